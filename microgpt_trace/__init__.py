@@ -1,0 +1,70 @@
+"""microgpt-trace shows every number a transformer computes.
+
+The public names are resolved when first used: importing the package loads no NumPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .checkpoint import load, save
+    from .errors import MicrogptError
+    from .events import HookBus, TraceEvent
+    from .gradient_check import gradcheck
+    from .model import Model, init
+    from .parameters import Config
+    from .sampling import sample
+    from .stats import TensorStats
+    from .tokenizer import Tokenizer
+    from .tracing import Trace, trace
+    from .training import train
+
+_HOME = {
+    "Config": "parameters",
+    "HookBus": "events",
+    "MicrogptError": "errors",
+    "Model": "model",
+    "TensorStats": "stats",
+    "Tokenizer": "tokenizer",
+    "Trace": "tracing",
+    "TraceEvent": "events",
+    "gradcheck": "gradient_check",
+    "init": "model",
+    "load": "checkpoint",
+    "sample": "sampling",
+    "save": "checkpoint",
+    "trace": "tracing",
+    "train": "training",
+}
+
+__all__ = [
+    "Config",
+    "HookBus",
+    "MicrogptError",
+    "Model",
+    "TensorStats",
+    "Tokenizer",
+    "Trace",
+    "TraceEvent",
+    "gradcheck",
+    "init",
+    "load",
+    "sample",
+    "save",
+    "trace",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,159 @@
+"""Checkpoints: a Model and the state of its training on disk.
+
+The file is safetensors with microgpt.py's names and [out, in] layout; config, vocabulary and the
+state of a training run travel in the metadata. Weights without metadata load too: what shapes
+cannot tell is assumed, and `assumed` says so in words.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import FileFormatError, InputError
+from .files import write_atomically
+from .model import Model, Schedule, TrainingState
+from .parameters import LAYER_PARAMETERS, Config, Parameters
+from .stats import Array
+from .tokenizer import Tokenizer
+
+FORMAT = "microgpt.checkpoint/1"
+ASSUMED_HEADS = 4
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a checkpoint, whole or not at all. Raises RunError where the disk does not let us."""
+    from safetensors.numpy import save as to_bytes
+
+    tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(model.config)),
+        "vocabulary": json.dumps({"chars": model.tokenizer.chars, "bos": model.tokenizer.bos}),
+    }
+    state = model.training
+    if state is not None:
+        schedule = asdict(state.schedule)
+        metadata["training"] = json.dumps({"step": state.step, "data": state.data, "schedule": schedule})
+        if state.moments is not None:
+            tensors["adam.m"], tensors["adam.v"] = np.split(state.moments, 2)
+    write_atomically(Path(path), to_bytes(tensors, metadata))
+
+
+def load(
+    path: str | Path, *, n_head: int | None = None, bos: Literal["first", "last"] | None = None
+) -> Model:
+    """Read a checkpoint of ours, or bare weights with microgpt.py's names.
+
+    `n_head` and `bos` are for bare weights, which cannot tell them; for our own checkpoints they
+    must agree with what the file says. Raises FileFormatError or InputError, naming the file.
+    """
+    path = Path(path)
+    tensors, metadata = _read(path)
+    if "format" not in metadata:
+        config, tokenizer, assumed = _infer(path, tensors, n_head, bos)
+        training = None
+    else:
+        config, tokenizer, training = _declared(path, metadata)
+        assumed = ()
+        _refuse_contradiction(path, "--n-head", n_head, config.n_head)
+        _refuse_contradiction(path, "--bos", bos, tokenizer.bos)
+    flat = np.concatenate([_fitting(path, tensors, name, shape) for name, shape in config.shapes().items()])
+    if training is not None and {"adam.m", "adam.v"} <= tensors.keys():
+        moments = [_fitting(path, tensors, name, (flat.size,)) for name in ("adam.m", "adam.v")]
+        training = replace(training, moments=np.concatenate(moments))
+    return Model(Parameters(config, flat), tokenizer, str(path), training, assumed)
+
+
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise FileFormatError(f"{path}: no such checkpoint; `microgpt train --out {path}` makes one")
+    if path.is_dir():
+        raise FileFormatError(f"{path}: expected a checkpoint file, found a folder")
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        size = path.stat().st_size
+        reason = str(error).splitlines()[0]
+        raise FileFormatError(
+            f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are none ({reason})"
+        ) from error
+    except (OSError, TypeError) as error:
+        raise FileFormatError(f"{path}: cannot read the checkpoint ({error})") from error
+
+
+def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, TrainingState | None]:
+    if metadata["format"] != FORMAT:
+        raise FileFormatError(f"{path}: expected format {FORMAT}, found {metadata['format']!r}")
+    try:
+        config = Config(**json.loads(metadata["config"]))
+        tokenizer = Tokenizer(**json.loads(metadata["vocabulary"]))
+        training = None
+        if "training" in metadata:
+            state = json.loads(metadata["training"])
+            training = TrainingState(Schedule(**state["schedule"]), state["step"], state["data"])
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({error})") from error
+    if tokenizer.vocab_size != config.vocab_size:
+        raise FileFormatError(
+            f"{path}: the metadata name {tokenizer.vocab_size} tokens but a vocab_size of {config.vocab_size}"
+        )
+    return config, tokenizer, training
+
+
+def _infer(
+    path: Path, tensors: dict[str, Array], n_head: int | None, bos: Literal["first", "last"] | None
+) -> tuple[Config, Tokenizer, tuple[str, ...]]:
+    missing = [n for n in ("wte", "wpe", "layer0.mlp_fc1") if n not in tensors or tensors[n].ndim != 2]
+    if missing:
+        found = ", ".join(sorted(tensors)[:4]) or "nothing"
+        raise FileFormatError(f"{path}: expected a microGPT with a matrix {missing[0]!r}, found {found}")
+    vocab_size, width = tensors["wte"].shape
+    plain = Tokenizer(bos=bos or "first")
+    if vocab_size != plain.vocab_size:
+        raise FileFormatError(
+            f"{path}: {vocab_size} tokens and no metadata that names them; without metadata "
+            f"the vocabulary must be a..z and BOS, {plain.vocab_size} tokens"
+        )
+    assumed = []
+    if n_head is None:
+        n_head = ASSUMED_HEADS
+        assumed.append(f"{n_head} heads (--n-head)")
+        if width % n_head:
+            raise FileFormatError(f"{path}: width {width} is not a multiple of 4 heads; say --n-head")
+    if bos is None:
+        assumed.append("BOS first, a = 1 (--bos first|last)")
+    layers = 0
+    while f"layer{layers}.{LAYER_PARAMETERS[0]}" in tensors:
+        layers += 1
+    config = Config(
+        vocab_size, width, n_head, max(layers, 1), len(tensors["wpe"]), len(tensors["layer0.mlp_fc1"])
+    )
+    unknown = sorted(tensors.keys() - config.shapes().keys())
+    if unknown:
+        raise FileFormatError(f"{path}: expected the tensors of a microGPT, found {unknown[0]!r} as well")
+    return config, plain, tuple(assumed)
+
+
+def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    if name not in tensors:
+        raise FileFormatError(f"{path}: tensor {name!r} is missing")
+    found = tensors[name]
+    if found.shape != shape or found.dtype.kind != "f":
+        raise FileFormatError(
+            f"{path}: tensor {name!r}: expected float32 {list(shape)}, "
+            f"found {found.dtype} {list(found.shape)}"
+        )
+    return found.astype(np.float32).ravel()
+
+
+def _refuse_contradiction(path: Path, option: str, said: Any, stored: Any) -> None:
+    if said is not None and said != stored:
+        raise InputError(f"{option} {said} contradicts {path}, which says {stored}")

@@ -1,0 +1,126 @@
+"""The self-check of a trace: invariants held against the values as they were computed.
+
+A `Checker` looks at events as they pass and keeps no more than one layer's stream. What goes into
+an operation is taken as used (a hook may have replaced it), what comes out as computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from .events import HookBus, TraceEvent
+from .stats import Array
+
+ROUNDING = {"float32": 1e-5, "float64": 1e-12}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An invariant and how far the run strayed from it.
+
+    `holds` is None where it could not be checked; `detail` says why, or where it was farthest off.
+    """
+
+    id: str
+    claim: str
+    holds: bool | None
+    deviation: float | None
+    tolerance: float
+    detail: str = ""
+
+
+@dataclass
+class _Worst:
+    deviation: float = 0.0
+    where: str = ""
+    checked: bool = False
+
+
+CLAIMS = {
+    "heads": "the heads sum to attn.out",
+    "residual": "residual = input + branch",
+    "softmax": "softmax rows sum to 1",
+    "causal": "no attention weight above the diagonal",
+}
+
+
+class Checker:
+    """Subscribes to a bus for one forward pass and judges what it saw."""
+
+    def __init__(self) -> None:
+        self.first_nonfinite: str | None = None
+        self._stream: Array | None = None  # the residual stream as used
+        self._branch: Array | None = None  # what attention or MLP adds to it, as used
+        self._heads: Array | None = None  # the sum of the heads so far
+        self._worst = {name: _Worst() for name in CLAIMS}
+        self._dtype = "float32"
+
+    @contextmanager
+    def watch(self, bus: HookBus) -> Iterator[None]:
+        """Look at every forward event, before any other hook and again after all of them."""
+        with bus.subscribe(self._computed, first=True), bus.subscribe(self._used):
+            yield
+
+    def _computed(self, event: TraceEvent, value: Array) -> None:
+        kind = event.name.rpartition(".")[2]
+        self._dtype = event.dtype
+        if self.first_nonfinite is None and not np.isfinite(value).all():
+            index = np.argwhere(~np.isfinite(value))[0].tolist()
+            self.first_nonfinite = f"{event.name}{index} = {value[tuple(index)]}"
+        if kind == "out" and self._heads is not None:
+            self._compare("heads", event, self._heads, value)
+        elif kind == "residual" and self._stream is not None and self._branch is not None:
+            self._compare("residual", event, self._stream + self._branch, value)
+        elif kind in ("weights", "probs"):
+            self._compare("softmax", event, value.sum(axis=-1, dtype=np.float64), np.ones(()))
+            if kind == "weights":
+                above = np.triu(np.ones(value.shape[-2:], dtype=bool), 1)
+                self._compare("causal", event, value[..., above], np.zeros(()))
+
+    def _used(self, event: TraceEvent, value: Array) -> None:
+        kind = event.name.rpartition(".")[2]
+        if event.name == "embed.norm" or kind == "residual":
+            self._stream, self._heads = value.copy(), None
+        elif kind in ("out", "down"):
+            self._branch = value.copy()
+        elif kind.startswith("head"):
+            self._heads = value.copy() if self._heads is None else self._heads + value
+
+    def _compare(self, claim: str, event: TraceEvent, found: Array, expected: Array) -> None:
+        """Record the largest difference, relative to the larger of 1 and the expected magnitude."""
+        worst = self._worst[claim]
+        scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        deviation = float(np.abs(found - expected).max(initial=0.0)) / scale
+        worst.checked = True
+        if not deviation <= worst.deviation:  # NaN counts as the worst
+            worst.deviation, worst.where = deviation, event.name
+
+    def checks(self, traced: Array, untraced: Array) -> list[Check]:
+        """The verdicts. `traced` and `untraced` are the logits with and without observers."""
+        rounding = ROUNDING[self._dtype]
+        same = np.array_equal(traced, untraced, equal_nan=True)
+        difference = 0.0 if same else float(np.abs(traced - untraced).max())
+        claim = "traced logits equal untraced ones"
+        result = [
+            Check(
+                "finite", "every value is finite", self.first_nonfinite is None, None, 0.0,
+                f"first: {self.first_nonfinite}" if self.first_nonfinite else "",
+            ),
+            Check("untraced", claim, same, difference, 0.0),
+        ]  # fmt: skip
+        tolerances = {"heads": rounding, "residual": 0.0, "softmax": rounding, "causal": 0.0}
+        for name, tolerance in tolerances.items():
+            worst = self._worst[name]
+            if not worst.checked:
+                result.append(Check(name, CLAIMS[name], None, None, tolerance, "no such event in this run"))
+            elif not np.isfinite(worst.deviation):
+                reason = f"{worst.where} is not finite"
+                result.append(Check(name, CLAIMS[name], None, None, tolerance, reason))
+            else:
+                holds = worst.deviation <= tolerance
+                result.append(Check(name, CLAIMS[name], holds, worst.deviation, tolerance, worst.where))
+        return result

@@ -1,0 +1,145 @@
+"""Documents: the names of a data file as one stream of ids, split and batched. Trains nothing."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from .batch import Batch, one_name, packed_names
+from .errors import FileFormatError
+from .parameters import Config
+from .stats import Array, DType
+from .tokenizer import Tokenizer
+
+HELD_OUT_SHARE = 10  # one name in ten
+
+
+def default_data() -> Path:
+    """The packaged names.txt, or the one of a source checkout."""
+    packaged = Path(__file__).with_name("names.txt")
+    return packaged if packaged.exists() else Path(__file__).parents[1] / "names.txt"
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file. Raises FileFormatError naming the file and what is wrong."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot read the data file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} "
+            f"at offset {error.start}"
+        ) from error
+    if not any(line.strip() for line in lines):
+        raise FileFormatError(f"{path}: expected one name a line, found an empty file")
+    return lines
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Names that fit a model, in file order, repetitions kept."""
+
+    names: list[str]
+    notes: tuple[str, ...] = ()  # what was changed or left out, in words
+
+    @classmethod
+    def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Documents:
+        """Keep the lines that the vocabulary can write and the block can hold; note the others."""
+        names, notes = [], []
+        left_out: dict[str, list[str]] = {}
+        lowered: list[str] = []
+        for number, line in enumerate(lines, 1):
+            name = line.strip()
+            if name.strip(tokenizer.chars):
+                lower = tokenizer.normalize(name)
+                if lower != name:
+                    lowered.append(f"line {number}: {name!r}")
+                name = lower
+            if not name:
+                reason = "blank"
+            elif name.strip(tokenizer.chars) or any(c not in tokenizer.chars for c in name):
+                reason = f"with a character outside {tokenizer.describe_chars()}"
+            elif len(name) >= block_size:
+                reason = f"longer than {block_size - 1} characters"
+            else:
+                names.append(name)
+                continue
+            left_out.setdefault(reason, []).append(f"line {number}: {line.strip()!r}")
+        if lowered:
+            notes.append(f"{_lines(len(lowered))} lowered (first: {lowered[0]})")
+        for reason, found in left_out.items():
+            notes.append(f"{_lines(len(found))} left out, {reason} (first: {found[0]})")
+        return cls(names, tuple(notes))
+
+    @cached_property
+    def _is_held_out(self) -> list[bool]:
+        return [held_out(name) for name in self.names]
+
+    @cached_property
+    def held_out(self) -> Array:
+        """Indices of the tenth that is never trained on."""
+        return np.flatnonzero(self._is_held_out)
+
+    @cached_property
+    def train(self) -> Array:
+        """Indices of the other nine tenths."""
+        return np.flatnonzero(np.logical_not(self._is_held_out))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the names and their order: a resumed run must see the same."""
+        return f"{len(self.names)} names, crc32 {zlib.crc32(chr(10).join(self.names).encode()):08x}"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def held_out(name: str) -> bool:
+    """Whether a name belongs to the held-out tenth: its BLAKE2b hash (64 bits) modulo 10 is 0.
+
+    It depends on the name alone, so that repetitions of a name fall on one side.
+    """
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
+
+
+class Encoded:
+    """Documents as one stream of ids, BOS name BOS name BOS: a name with both its BOS is a slice."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        tokenizer: Tokenizer,
+        config: Config,
+        dtype: DType = np.float32,
+    ) -> None:
+        text = "\n".join(["", *names, ""])
+        points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        ids = np.full(int(points.max()) + 1, tokenizer.bos_id, dtype=np.intp)
+        for index, char in enumerate(tokenizer.chars):
+            if ord(char) < len(ids):
+                ids[ord(char)] = index + tokenizer.first_id
+        self.stream = ids[points]
+        self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
+        self.starts = np.concatenate(([0], self.lengths.cumsum()))[:-1]
+        self.config, self.dtype = config, dtype
+        self._spans = list(zip(self.starts.tolist(), (self.starts + self.lengths + 1).tolist(), strict=True))
+
+    def one(self, index: int) -> Batch:
+        start, stop = self._spans[index]
+        return one_name(self.stream[start:stop], self.config, self.dtype)
+
+    def several(self, indices: Array) -> Batch:
+        reach = self.starts[indices][:, None] + np.arange(self.config.block_size + 1)
+        padded = self.stream.take(reach, mode="clip")  # what lies past a name's end is masked
+        return packed_names(padded, self.lengths[indices], self.config, self.dtype)

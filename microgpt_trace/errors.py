@@ -1,0 +1,28 @@
+"""What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
+
+
+class MicrogptError(Exception):
+    """Base of all errors raised on purpose; the message is one line for a person.
+
+    `exit_code` is what the command line ends with: 2, the request or an input file is wrong.
+    """
+
+    exit_code = 2
+
+
+class InputError(MicrogptError):
+    """A text, name, option or hook that does not fit the model."""
+
+
+class FileFormatError(MicrogptError):
+    """A file that is missing, foreign, cut short or of the wrong shape."""
+
+
+class RunError(MicrogptError):
+    """The request was right but the run failed: the disk is full, the loss is not finite."""
+
+    exit_code = 1
+
+
+class DivergedError(RunError):
+    """Training met a loss that is not finite."""

@@ -1,0 +1,283 @@
+"""TraceEvent, names and their aliases, and the hook bus. Knows no model: models bring their specs.
+
+A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Nobody listening, that is a
+function returning its argument (50 ns). Hooks are plain callables subscribed to a `HookBus`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .errors import InputError
+from .stats import Array, TensorStats
+
+Phase = Literal["forward", "backward", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpec:
+    """What is known of an event before the model runs."""
+
+    name: str
+    stage: str
+    layer: int | None
+    expr: str  # the operation as a person would write it
+    parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
+    causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
+    overview: bool = True  # shown without --verbose
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvent:
+    """One tensor of a run: where it stands in the computation, its shape and its summary.
+
+    `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the
+    loss with respect to the activation or parameter of that name; in phase "update" it is what the
+    optimizer adds to the parameter. `stats` and `seconds` are None where nobody asked for them.
+    """
+
+    seq: int
+    phase: Phase
+    stage: str
+    layer: int | None
+    name: str
+    expr: str
+    shape: tuple[int, ...]
+    dtype: str
+    stats: TensorStats | None = None
+    seconds: float | None = None
+
+
+Hook = Callable[[TraceEvent, Array], Any]
+
+# The stages of apr trace and the events that mean the same. An empty tuple: no counterpart here.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "embedding": ("embed.tok", "embed.sum"),
+    "attn_norm": ("layer*.attn.norm",),
+    "qkv_matmul": ("layer*.attn.q", "layer*.attn.k", "layer*.attn.v"),
+    "qkv_bias": (),
+    "q_post_rope": ("layer*.attn.q_rope",),
+    "k_post_rope": ("layer*.attn.k_rope",),
+    "attn_scores": ("layer*.attn.scores",),
+    "attn_softmax": ("layer*.attn.weights",),
+    "attention": ("layer*.attn.context",),
+    "attn_out": ("layer*.attn.out",),
+    "post_attn_residual": ("layer*.attn.residual",),
+    "ffn_norm": ("layer*.mlp.norm",),
+    "ffn_gate": ("layer*.mlp.gate",),
+    "ffn_up": ("layer*.mlp.up",),
+    "ffn_silu": ("layer*.mlp.act",),
+    "ffn_swigl": ("layer*.mlp.hidden",),
+    "ffn_out": ("layer*.mlp.down",),
+    "post_ffn_residual": ("layer*.mlp.residual",),
+    "layer_output": ("layer*.mlp.residual",),
+    "moe_router": (),
+    "moe_ffn_out": (),
+    "final_norm": ("final.norm",),
+    "lm_head": ("logits",),
+}
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """`*` stands for any characters and `?` for one; everything else for itself."""
+    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The names that the selectors (names, apr's stage names, globs) stand for, in their order.
+
+    An exact name beats an alias. Raises InputError where a selector matches nothing.
+    """
+    chosen: set[str] = set()
+    for selector in selectors:
+        globs = (selector,) if selector in names else ALIASES.get(selector, (selector,))
+        patterns = [glob_pattern(glob) for glob in globs]
+        matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
+        if not matched:
+            raise InputError(_nothing_matches(selector, names))
+        chosen |= matched
+    return [name for name in names if name in chosen]
+
+
+def _nothing_matches(selector: str, names: Sequence[str]) -> str:
+    if selector in ALIASES:
+        return f"apr's stage {selector!r} has no counterpart in this model"
+    from difflib import get_close_matches
+
+    plain = selector.replace("*", "").strip(".")
+    close = get_close_matches(selector, names, 4, 0.5) or [n for n in names if plain and plain in n][:4]
+    hint = f"close: {', '.join(close)}" if close else f"the names run from {names[0]} to {names[-1]}"
+    return f"{selector!r} matches no event of this model ({hint})"
+
+
+class Tap(Protocol):
+    """Where a model emits its values."""
+
+    def emit(self, name: str, value: Array) -> Array:
+        """Announce a value; what comes back is what the computation goes on with."""
+
+    def wants(self, name: str) -> bool:
+        """Whether a value that costs extra should be computed and emitted."""
+
+    def layer(self, index: int) -> Tap:
+        """The same tap for names below `layer{index}.`"""
+
+
+class SilentTap:
+    """The tap of a run that nobody listens to."""
+
+    @staticmethod
+    def emit(name: str, value: Array) -> Array:
+        return value
+
+    def wants(self, name: str) -> bool:
+        return False
+
+    def layer(self, index: int) -> Tap:
+        return self
+
+
+SILENT = SilentTap()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscription:
+    hook: Hook
+    names: frozenset[str]
+    phases: tuple[Phase, ...]
+    stats: bool
+
+
+class HookBus:
+    """Hooks subscribed to the events of one model.
+
+    A hook is any callable `hook(event, value)`; `value` is a read-only view, valid during the call.
+    It returns None, or an array of the same shape and dtype to stand in the value's place.
+    """
+
+    def __init__(self, specs: Sequence[EventSpec]) -> None:
+        self.specs = {spec.name: spec for spec in specs}
+        self._subscriptions: list[_Subscription] = []
+
+    @contextmanager
+    def subscribe(
+        self,
+        hook: Hook,
+        *names: str,
+        phases: Sequence[Phase] = ("forward",),
+        stats: bool = False,
+        first: bool = False,
+    ) -> Iterator[HookBus]:
+        """Call `hook` for the events that `names` (globs, all without any) stand for.
+
+        With `stats` the events carry statistics. With `first` the hook comes before those that
+        subscribed earlier. Raises InputError where a glob matches no event of the model.
+        """
+        chosen = frozenset(select_names(names or ("*",), list(self.specs)))
+        subscription = _Subscription(hook, chosen, tuple(phases), stats)
+        self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
+        try:
+            yield self
+        finally:
+            self._subscriptions.remove(subscription)
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    def begin(self, timed: bool = False) -> Run:
+        """Start a run: its taps share one count of events and one record of replacements."""
+        return Run(self.specs, tuple(self._subscriptions), timed)
+
+
+@dataclass
+class Run:
+    """One pass of a model under the hooks that were subscribed when it began."""
+
+    specs: dict[str, EventSpec]
+    subscriptions: tuple[_Subscription, ...]
+    timed: bool = False
+    seq: int = 0
+    replaced: dict[str, Array] = field(default_factory=dict)  # what forward hooks put in place
+    altered: bool = False  # a hook replaced a gradient or an update
+    resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
+
+    def tap(self, phase: Phase) -> Tap:
+        """Where the model emits the values of this phase."""
+        return _BusTap(self, phase, "")
+
+    def listeners(self, phase: Phase, name: str) -> list[_Subscription]:
+        return [s for s in self.subscriptions if phase in s.phases and name in s.names]
+
+    def deliver(self, phase: Phase, name: str, value: Array) -> Array:
+        seconds = perf_counter() - self.resumed if self.timed else None
+        value = self._through_hooks(phase, name, np.asarray(value), seconds)
+        if phase == "backward" and name in self.replaced:
+            # The loss no longer depends on what this value had been computed from.
+            value = np.zeros_like(value)
+        self.resumed = perf_counter()
+        return value
+
+    def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
+        spec = self.specs[name]
+        event = TraceEvent(
+            self.seq, phase, spec.stage, spec.layer, name,
+            spec.expr if phase == "forward" else f"{_SYMBOL[phase]}{name}",
+            value.shape, str(value.dtype), None, seconds,
+        )  # fmt: skip
+        self.seq += 1
+        stats: TensorStats | None = None
+        for subscription in self.listeners(phase, name):
+            if subscription.stats and stats is None:
+                stats = TensorStats.of(value, np.tri(value.shape[-1], dtype=bool) if spec.causal else None)
+            view = value.view()
+            view.flags.writeable = False
+            told = replace(event, stats=stats) if subscription.stats else event
+            result = subscription.hook(told, view)
+            if result is None or result is view:
+                continue
+            value, stats = _checked_replacement(subscription.hook, event, value, result), None
+            if phase == "forward":
+                self.replaced[name] = value
+            else:
+                self.altered = True
+        return value
+
+
+_SYMBOL = {"backward": "d loss / d ", "update": "update of "}
+
+
+def _checked_replacement(hook: Hook, event: TraceEvent, value: Array, result: Any) -> Array:
+    who = getattr(hook, "__name__", type(hook).__name__)
+    if not isinstance(result, np.ndarray):
+        found = type(result).__name__
+    elif result.shape != value.shape or result.dtype != value.dtype:
+        found = f"{result.dtype} {list(result.shape)}"
+    else:
+        return result.copy()
+    wanted = f"{value.dtype} {list(value.shape)}"
+    raise InputError(f"hook {who!r} on {event.name}: expected None or an array {wanted}, found {found}")
+
+
+@dataclass(frozen=True, slots=True)
+class _BusTap:
+    run: Run
+    phase: Phase
+    prefix: str
+
+    def emit(self, name: str, value: Array) -> Array:
+        return self.run.deliver(self.phase, self.prefix + name, value)
+
+    def wants(self, name: str) -> bool:
+        name = self.prefix + name
+        return name in self.run.replaced or bool(self.run.listeners(self.phase, name))
+
+    def layer(self, index: int) -> Tap:
+        return _BusTap(self.run, self.phase, f"layer{index}.")

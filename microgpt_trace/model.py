@@ -1,0 +1,91 @@
+"""Model: parameters with the tokenizer and the training they came with. Knows no file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .errors import InputError
+from .events import HookBus
+from .microgpt import event_specs
+from .parameters import Config, Parameters
+from .stats import Array
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run trains: Adam with a learning rate that falls linearly to zero over `steps`."""
+
+    steps: int = 5000
+    batch_size: int = 1
+    lr: float = 0.01
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr: expected a positive number, found {self.lr}")
+
+    def lr_at(self, step: int) -> float:
+        """The rate of a step, counted from 0."""
+        return self.lr * (1 - step / self.steps)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training run stands: what it takes to go on bit for bit."""
+
+    schedule: Schedule
+    step: int
+    data: str  # fingerprint of the documents
+    moments: Array | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
+
+    params: Parameters
+    tokenizer: Tokenizer
+    origin: str  # "untrained, seed 42" or the file
+    training: TrainingState | None = None
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> Config:
+        return self.params.config
+
+    @cached_property
+    def hooks(self) -> HookBus:
+        """The hook bus of this model's events; `trace` runs under it."""
+        return HookBus(event_specs(self.config))
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model, as plain data."""
+        training = self.training
+        return {
+            "family": "microgpt",
+            "origin": self.origin,
+            "parameters": self.config.parameter_count,
+            "dtype": str(self.params.flat.dtype),
+            "config": asdict(self.config),
+            "vocabulary": {"chars": self.tokenizer.chars, "bos": self.tokenizer.bos_id},
+            "trained_steps": training.step if training else 0,
+            "assumed": list(self.assumed),
+        }
+
+
+def init(config: Config | None = None, *, seed: int = 42, tokenizer: Tokenizer | None = None) -> Model:
+    """An untrained model, its parameters drawn from N(0, 0.08) by `seed`."""
+    tokenizer = tokenizer or Tokenizer()
+    config = config or Config(vocab_size=tokenizer.vocab_size)
+    if config.vocab_size != tokenizer.vocab_size:
+        raise InputError(
+            f"vocab_size {config.vocab_size} does not fit the tokenizer's {tokenizer.vocab_size} tokens"
+        )
+    return Model(Parameters.random(config, seed), tokenizer, f"untrained, seed {seed}")

@@ -1,0 +1,120 @@
+"""Config and Parameters of a microGPT: dimensions, names and one flat vector behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from . import ops
+from .errors import InputError
+from .stats import Array, DType
+
+INIT_STD = 0.08
+LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Dimensions of a microGPT. `n_inner`, the width of the MLP, is 4 * n_embd where it is 0."""
+
+    vocab_size: int = 27
+    n_embd: int = 16
+    n_head: int = 4
+    n_layer: int = 1
+    block_size: int = 16
+    n_inner: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_inner", self.n_inner or 4 * self.n_embd)
+        for name, value in vars(self).items():
+            least = 2 if name == "vocab_size" else 1
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+        if self.n_embd % self.n_head:
+            raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Name and shape of every parameter, [out, in], in the order of microgpt.py."""
+        width, inner = self.n_embd, self.n_inner
+        shapes = {
+            "wte": (self.vocab_size, width),
+            "wpe": (self.block_size, width),
+            "lm_head": (self.vocab_size, width),
+        }
+        square, up, down = (width, width), (inner, width), (width, inner)
+        for i in range(self.n_layer):
+            of_layer = (square, square, square, square, up, down)
+            shapes |= {f"layer{i}.{n}": s for n, s in zip(LAYER_PARAMETERS, of_layer, strict=True)}
+        return shapes
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(rows * cols for rows, cols in self.shapes().values())
+
+
+class LayerWeights(NamedTuple):
+    """A layer's parameters as views. q, k and v lie one after another: wqkv is all three."""
+
+    wqkv: Array  # [3C, C]
+    wo: Array  # [C, C]
+    fc1: Array  # [F, C]
+    fc2: Array  # [C, F]
+    wqkv_t: Array  # the same transposed, as the forward pass multiplies them
+    wo_t: Array
+    fc1_t: Array
+    fc2_t: Array
+
+
+class Parameters:
+    """All parameters of a model, or their gradients, as named [out, in] views of one flat vector."""
+
+    def __init__(self, config: Config, flat: Array) -> None:
+        self.config, self.flat, self.dtype = config, flat, flat.dtype.type
+        self._views: dict[str, Array] = {}
+        at = 0
+        for name, (rows, cols) in config.shapes().items():
+            self._views[name] = flat[at : at + rows * cols].reshape(rows, cols)
+            at += rows * cols
+        self.wte, self.wpe, self.lm_head = (self[name] for name in ("wte", "wpe", "lm_head"))
+        self.lm_head_t = self.lm_head.T
+        self.layers = tuple(self._layer(i) for i in range(config.n_layer))
+        self.norm = ops.norm_constants(config.n_embd, self.dtype)
+        self.zero = np.zeros((), self.dtype)
+        self.ones = np.ones((config.vocab_size, config.vocab_size), self.dtype)
+
+    @classmethod
+    def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
+        """Drawn from N(0, 0.08), the same for a seed on every machine and in both precisions."""
+        draws = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
+        return cls(config, draws.astype(np.float32).astype(dtype))
+
+    def _layer(self, i: int) -> LayerWeights:
+        width = self.config.n_embd
+        sizes = [self[f"layer{i}.{name}"].size for name in LAYER_PARAMETERS]
+        start = self.wte.size + self.wpe.size + self.lm_head.size + i * sum(sizes)
+        wqkv = self.flat[start : start + sum(sizes[:3])].reshape(3 * width, width)
+        wo, fc1, fc2 = (self[f"layer{i}.{name}"] for name in LAYER_PARAMETERS[3:])
+        return LayerWeights(wqkv, wo, fc1, fc2, wqkv.T, wo.T, fc1.T, fc2.T)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._views[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._views)
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def items(self) -> Iterator[tuple[str, Array]]:
+        return iter(self._views.items())
+
+    def copy(self, dtype: DType | None = None) -> Parameters:
+        """The same values in arrays of their own."""
+        return Parameters(self.config, self.flat.astype(dtype or self.dtype))

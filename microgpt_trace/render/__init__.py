@@ -1,0 +1,1 @@
+"""Trace -> text: tables for people, JSON for programs."""

@@ -1,0 +1,58 @@
+"""New names, drawn character by character from a model's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .batch import one_name
+from .errors import InputError
+from .microgpt import forward
+from .model import Model
+
+
+def sample(
+    model: Model, count: int = 20, *, temperature: float = 0.5, seed: int = 42, prefix: str = ""
+) -> Iterator[str]:
+    """Draw `count` names that begin with `prefix`, the same ones for a seed.
+
+    Temperature 0 takes the most probable character. A name ends with EOS or a full block. Raises
+    InputError for a prefix that does not fit and for a model whose predictions are not finite.
+    """
+    if not (np.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature: expected 0 or more, found {temperature}")
+    if count < 1:
+        raise InputError(f"the number of names: expected at least 1, found {count}")
+    tokenizer, block = model.tokenizer, model.config.block_size
+    start = [tokenizer.bos_id, *tokenizer.encode(tokenizer.normalize(prefix))]
+    if len(start) > block:
+        raise InputError(
+            f"prefix {prefix!r}: expected at most {block - 1} characters, found {len(start) - 1}"
+        )
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        ids = list(start)
+        while len(ids) <= block:
+            token = _draw(_next_logits(model, ids), temperature, rng)
+            if token == tokenizer.bos_id:
+                break
+            ids.append(token)
+        yield tokenizer.decode(ids)
+
+
+def _next_logits(model: Model, ids: list[int]) -> np.ndarray:
+    batch = one_name(np.array([*ids, model.tokenizer.bos_id]), model.config, model.params.dtype)
+    with np.errstate(all="ignore"):
+        logits = forward(model.params, batch).logits[-1].astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{model.origin}: the predictions are not finite; `microgpt trace` shows where")
+    return logits
+
+
+def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits - logits.max()) / temperature)
+    return int(np.searchsorted(weights.cumsum(), rng.random() * weights.sum(), side="right"))

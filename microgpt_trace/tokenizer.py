@@ -1,0 +1,95 @@
+"""Characters <-> ids. One special token, BOS, begins a name and ends it."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import InputError
+
+BOS_LABEL = "BOS"
+EOS_LABEL = "EOS"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """The characters of a vocabulary and where BOS stands: before them (id 0) or after them."""
+
+    chars: str = "abcdefghijklmnopqrstuvwxyz"
+    bos: Literal["first", "last"] = "first"
+
+    def __post_init__(self) -> None:
+        if len(set(self.chars)) != len(self.chars):
+            raise InputError(f"a vocabulary names each character once, found {self.chars!r}")
+        if self.bos not in ("first", "last"):
+            raise InputError(f"BOS stands first or last, found {self.bos!r}")
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Tokenizer:
+        """The sorted characters that occur in the names."""
+        return cls("".join(sorted(set().union(*names))))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.chars) + 1
+
+    @property
+    def bos_id(self) -> int:
+        return 0 if self.bos == "first" else len(self.chars)
+
+    @property
+    def first_id(self) -> int:
+        """The id of the first character."""
+        return 1 if self.bos == "first" else 0
+
+    def normalize(self, text: str) -> str:
+        """The text in the case the vocabulary has: capitals are lowered where it has none."""
+        return "".join(c if c in self.chars else c.lower() for c in text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters, without BOS. Raises InputError naming the first that is unknown."""
+        for index, char in enumerate(text):
+            if char not in self.chars:
+                hint = self._plain(text)
+                raise InputError(
+                    f"character {char!r} at position {index} of {text!r} is not in the vocabulary "
+                    f"{self.describe_chars()}" + (f"; try {hint!r}" if hint else "")
+                )
+        return [self.chars.index(char) + self.first_id for char in text]
+
+    def encode_name(self, text: str) -> list[int]:
+        """The name between two BOS: what the model reads is all but the last, its targets all but
+        the first."""
+        return [self.bos_id, *self.encode(text), self.bos_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The characters of ids; BOS is left out."""
+        return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
+
+    def label(self, token: int, target: bool = False) -> str:
+        """How a token is written: its character, BOS as an input and EOS as a target."""
+        if token == self.bos_id:
+            return EOS_LABEL if target else BOS_LABEL
+        return self.chars[token - self.first_id]
+
+    def describe_chars(self) -> str:
+        """The characters, runs of the alphabet shortened: "a..z"."""
+        runs: list[str] = []
+        for char in self.chars:
+            if runs and ord(runs[-1][-1]) + 1 == ord(char):
+                runs[-1] += char
+            else:
+                runs.append(char)
+        return "".join(run if len(run) < 4 else f"{run[0]}..{run[-1]}" for run in runs)
+
+    def describe(self) -> str:
+        """The convention in words: "0 = BOS and EOS, a..z = 1..26"."""
+        last = self.first_id + len(self.chars) - 1
+        return f"{self.bos_id} = BOS and EOS, {self.describe_chars()} = {self.first_id}..{last}"
+
+    def _plain(self, text: str) -> str:
+        """The text without accents and what else the vocabulary lacks, or nothing of it is left."""
+        decomposed = unicodedata.normalize("NFKD", text)
+        return "".join(c for c in self.normalize(decomposed) if c in self.chars)

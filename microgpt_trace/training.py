@@ -1,0 +1,233 @@
+"""Adam and the training loop. Yields a record per step; prints nothing and writes no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .batch import Batch, one_name
+from .documents import Documents, Encoded, default_data, read_lines
+from .errors import DivergedError, InputError
+from .events import SILENT, HookBus, Tap, TraceEvent
+from .microgpt import Pass, backward, event_specs, forward
+from .model import Model, Schedule, TrainingState, init
+from .parameters import Parameters
+from .stats import Array
+from .tokenizer import Tokenizer
+
+BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
+EVALUATION_BATCH = 256
+
+
+class Adam:
+    """Adam over one flat vector, in eight NumPy calls a step.
+
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1. The two
+    moments are kept without the factors (1 - beta), which the bias correction takes up together
+    with them; so [g, g^2] is added to [m, v] in one call, and both decay in another.
+    """
+
+    def __init__(self, params: Parameters, moments: Array | None = None) -> None:
+        size, dtype = params.flat.size, params.dtype
+        self.params = params
+        self.moments = np.zeros(2 * size, dtype) if moments is None else moments
+        self._m, self._v = self.moments[:size], self.moments[size:]
+        self._sources = np.zeros(2 * size, dtype)  # the gradient and its square
+        self._grad, self._square = self._sources[:size], self._sources[size:]
+        self.grads = Parameters(params.config, self._grad)
+        self.update = Parameters(params.config, np.zeros(size, dtype))  # added in the last step
+        self._decay = np.repeat(np.array([BETA1, BETA2], dtype), size)
+        self._eps, self._rate = np.zeros((), dtype), np.zeros((), dtype)
+
+    def step(self, number: int, lr: float, tap: Tap = SILENT) -> None:
+        """Apply the gradients in `grads` as the `number`-th step, counted from 1."""
+        root = math.sqrt((1 - BETA2**number) / (1 - BETA2))
+        self._eps[...] = ADAM_EPS * root
+        self._rate[...] = -lr * root * (1 - BETA1) / (1 - BETA1**number)
+        update = self.update.flat
+        np.multiply(self._grad, self._grad, self._square)
+        np.multiply(self.moments, self._decay, self.moments)
+        np.add(self.moments, self._sources, self.moments)
+        np.sqrt(self._v, update)
+        np.add(update, self._eps, update)
+        np.divide(self._m, update, update)
+        np.multiply(update, self._rate, update)
+        if tap is not SILENT:
+            for name, view in self.update.items():
+                view[...] = tap.emit(name, view)
+        np.add(self.params.flat, update, self.params.flat)
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the last gradient."""
+        return float(np.linalg.norm(self._grad))
+
+    def update_ratio(self) -> float:
+        """L2 norm of the last update over that of the parameters it was added to."""
+        before = self.params.flat - self.update.flat
+        return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
+
+
+class StepRecord(NamedTuple):
+    step: int  # counted from 1
+    loss: float  # mean over the batch's names, before the step's update
+    lr: float
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> Array:
+    """An order of the names that depends on nothing but the seed and the epoch, so that a resumed
+    run finds its place without a stored generator."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class Trainer:
+    """A training run that can stop after any step and go on from there bit for bit.
+
+    It trains the model's own parameters, from where the model's training state stands.
+    """
+
+    def __init__(self, model: Model, documents: Documents, schedule: Schedule) -> None:
+        if not len(documents.train):
+            raise InputError("no name is left to train on")
+        state = model.training
+        self.params, self.tokenizer, self.documents = model.params, model.tokenizer, documents
+        self.schedule, self.done = schedule, state.step if state else 0
+        self.adam = Adam(model.params, state.moments if state else None)
+        self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
+        self._keep_freed_memory()
+
+    def model(self, origin: str) -> Model:
+        """The model as trained so far; its arrays are those of the run, not copies."""
+        moments = self.adam.moments
+        state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments)
+        return Model(self.params, self.tokenizer, origin, state)
+
+    def _keep_freed_memory(self) -> None:
+        """Let the C allocator serve a large batch's arrays from memory it already has.
+
+        glibc maps every block above a threshold anew, which costs a page fault per 4 KB: half of
+        the time of a step at batch 256. Freeing one large block, never touched, raises that
+        threshold to its size. Elsewhere this does nothing.
+        """
+        if self.schedule.batch_size > 1:
+            np.empty(30_000_000, np.uint8)
+
+    def run(self) -> Iterator[StepRecord]:
+        """Train to the last step of the schedule. Raises DivergedError at a loss that is not finite."""
+        params, adam, schedule = self.params, self.adam, self.schedule
+        steps, grads, isfinite = schedule.steps, adam.grads, math.isfinite
+        with np.errstate(all="ignore"):
+            for step in range(self.done, steps):
+                batch = self.batch(step)
+                done = forward(params, batch)
+                loss = float(done.loss)
+                if not isfinite(loss):
+                    raise DivergedError(self._diagnosis(step, loss, batch))
+                backward(params, done, grads)
+                del done  # its arrays serve the next step
+                lr = schedule.lr_at(step)
+                adam.step(step + 1, lr)
+                self.done = step + 1
+                yield StepRecord(step + 1, loss, lr)
+
+    def batch(self, step: int) -> Batch:
+        """The names of a step, counted from 0: the next ones in the order of their epoch."""
+        train, size = self.documents.train, self.schedule.batch_size
+        epoch, at = divmod(step * size, len(train))
+        if size == 1:
+            return self._encoded.one(train[_epoch_order(len(train), self.schedule.seed, epoch)[at]])
+        return self._encoded.several(train[self._order_from(epoch, at, size)])
+
+    def _order_from(self, epoch: int, at: int, size: int) -> Array:
+        order = _epoch_order(len(self.documents.train), self.schedule.seed, epoch)[at : at + size]
+        if len(order) == size:
+            return order
+        return np.concatenate((order, self._order_from(epoch + 1, 0, size - len(order))))
+
+    def held_out_loss(self) -> float | None:
+        """Mean over the held-out names of the mean cross-entropy over their positions."""
+        return mean_loss(self.params, self._encoded, self.documents.held_out)
+
+    def train_loss(self) -> float | None:
+        """The same over as many names of the training set."""
+        return mean_loss(self.params, self._encoded, self.documents.train[: len(self.documents.held_out)])
+
+    def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
+        """Which event of which name first holds a number that is not finite."""
+        for group in batch.groups:
+            rows = batch.tokens[group.rows].reshape(group.n_names, group.length)
+            for tokens in rows:
+                event = first_nonfinite(self.params, self.tokenizer, tokens)
+                if event is not None:
+                    name = self.tokenizer.decode(tokens.tolist())
+                    where = f"the first event that is not finite is {event.name}, tracing {name!r}"
+                    return f"step {step + 1}: the loss is {loss}; {where}"
+        return f"step {step + 1}: the loss is {loss}, though every name of the batch alone is finite"
+
+
+def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> TraceEvent | None:
+    """The first event of a forward pass that holds a NaN or an infinity."""
+    found: list[TraceEvent] = []
+
+    def look(event: TraceEvent, value: Array) -> None:
+        if not found and not np.isfinite(value).all():
+            found.append(event)
+
+    bus = HookBus(event_specs(params.config))
+    ids = np.append(tokens, tokenizer.bos_id)
+    with bus.subscribe(look):
+        forward(params, one_name(ids, params.config, params.dtype), bus.begin().tap("forward"))
+    return found[0] if found else None
+
+
+def row_losses(done: Pass) -> Array:
+    """-log P(target) of every row, in float64 from the logits: exact where P itself vanishes. [N]"""
+    logits = done.logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    wanted = done.batch.targets.argmax(axis=1)
+    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), wanted]
+
+
+def train(
+    model: Model | None = None,
+    *,
+    steps: int = 5000,
+    batch_size: int = 1,
+    lr: float = 0.01,
+    seed: int = 42,
+    data: str | Path | None = None,
+    on_step: Callable[[StepRecord], object] | None = None,
+) -> Model:
+    """Train a model (a new one of `seed` without any) on a file of names and return it.
+
+    The given model is not changed. `on_step` is called with the record of every step. Raises
+    DivergedError where the loss is not finite, and FileFormatError or InputError for bad input.
+    """
+    from threadpoolctl import threadpool_limits
+
+    start = model or init(seed=seed)
+    fresh = Model(start.params.copy(), start.tokenizer, start.origin)
+    documents = Documents.fit(
+        read_lines(Path(data or default_data())), start.tokenizer, start.config.block_size
+    )
+    trainer = Trainer(fresh, documents, Schedule(steps, batch_size, lr, seed))
+    with threadpool_limits(1, "blas"):  # products this small only wait for other threads
+        for record in trainer.run():
+            if on_step is not None:
+                on_step(record)
+    return trainer.model(f"trained for {steps:,} steps")
+
+
+def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | None:
+    """Mean over names of their mean cross-entropy per position; None without names."""
+    total = 0.0
+    for start in range(0, len(indices), EVALUATION_BATCH):
+        batch = encoded.several(indices[start : start + EVALUATION_BATCH])
+        losses = row_losses(forward(params, batch))
+        total += sum(float(losses[g.rows].sum()) / g.length for g in batch.groups)
+    return total / len(indices) if len(indices) else None
