@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from .parameters import LAYER_PARAMETERS, Config, Parameters
 from .stats import Array
 from .tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from .tracing import Trace
+
 FORMAT = "microgpt.checkpoint/1"
+ARRAYS_FORMAT = "microgpt.arrays/1"
 ASSUMED_HEADS = 4
 
 
@@ -42,6 +46,24 @@ def save(model: Model, path: str | Path) -> None:
         if state.moments is not None:
             tensors["adam.m"], tensors["adam.v"] = np.split(state.moments, 2)
     write_atomically(Path(path), to_bytes(tensors, metadata))
+
+
+def save_arrays(trace: Trace, path: Path) -> None:
+    """Write the arrays that a trace kept: activations under their names, gradients and updates
+    under `backward/name` and `update/name`; text and tokens travel in the metadata."""
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {
+        name if phase == "forward" else f"{phase}/{name}": np.ascontiguousarray(array)
+        for (phase, name), array in trace.arrays.items()
+    }
+    metadata = {
+        "format": ARRAYS_FORMAT,
+        "text": trace.input.text,
+        "tokens": json.dumps(trace.input.tokens),
+        "model": json.dumps(trace.model),
+    }
+    write_atomically(path, to_bytes(arrays, metadata))
 
 
 def load(

@@ -74,7 +74,11 @@ class Model:
             "parameters": self.config.parameter_count,
             "dtype": str(self.params.flat.dtype),
             "config": asdict(self.config),
-            "vocabulary": {"chars": self.tokenizer.chars, "bos": self.tokenizer.bos_id},
+            "vocabulary": {
+                "chars": self.tokenizer.chars,
+                "bos": self.tokenizer.bos_id,
+                "convention": self.tokenizer.describe(),
+            },
             "trained_steps": training.step if training else 0,
             "assumed": list(self.assumed),
         }

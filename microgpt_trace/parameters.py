@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -76,7 +76,8 @@ class Parameters:
     """All parameters of a model, or their gradients, as named [out, in] views of one flat vector."""
 
     def __init__(self, config: Config, flat: Array) -> None:
-        self.config, self.flat, self.dtype = config, flat, flat.dtype.type
+        self.config, self.flat = config, flat
+        self.dtype = cast(DType, flat.dtype.type)
         self._views: dict[str, Array] = {}
         at = 0
         for name, (rows, cols) in config.shapes().items():

@@ -15,7 +15,7 @@ from .errors import InputError
 from .events import HookBus, Phase, Run, Tap, TraceEvent, select_names
 from .gradient_check import directional_check
 from .insights import Insight, insights_of
-from .microgpt import Pass, forward
+from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
 from .parameters import Parameters
@@ -296,6 +296,23 @@ def predictions_of(done: Pass, inputs: TraceInput, model: Model, top_k: int) -> 
             )
         )
     return tuple(predictions)
+
+
+def selection(model: Model, verbose: bool) -> list[str]:
+    """What is shown unless asked otherwise: the events of the overview or all of them."""
+    return [name for name, spec in model.hooks.specs.items() if verbose or spec.overview]
+
+
+def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
+    """The last step's update as events, counted from `seq`."""
+    return [
+        TraceEvent(
+            seq + i, "update", spec.stage, spec.layer, name, f"update of {name}",
+            update.shape, str(update.dtype), TensorStats.of(update),
+        )
+        for i, (name, update) in enumerate(adam.update.items())
+        for spec in [parameter_spec(name)]
+    ]  # fmt: skip
 
 
 def parameter_rows(params: Parameters, events: Iterable[TraceEvent]) -> tuple[ParameterRow, ...]:

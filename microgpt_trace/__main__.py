@@ -1,0 +1,5 @@
+"""python -m microgpt_trace"""
+
+from .cli import main
+
+main()

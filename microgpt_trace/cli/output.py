@@ -1,0 +1,82 @@
+"""Where results, notes and errors go: stdout or --out, stderr, and one line with an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, MicrogptError, RunError
+from ..files import write_atomically
+from ..render.screen import ReaderGone, Screen, to_text
+
+
+def show(paint: Callable[[Screen], None], out: Path | None) -> None:
+    """Paint on the terminal, or as plain text into the file."""
+    if out is None:
+        paint(Screen(emoji=False))
+        return
+    screen, buffer = to_text()
+    paint(screen)
+    write_atomically(out, buffer.getvalue().encode())
+
+
+def put(pieces: Iterable[str], out: Path | None) -> None:
+    """Write text as it is to stdout, or to the file, in UTF-8."""
+    if out is not None:
+        write_atomically(out, "".join(pieces).encode())
+        return
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
+def note(text: str) -> None:
+    """A remark that is no result."""
+    Screen(stderr=True, emoji=False).say(f"[dim]{text}[/dim]", soft_wrap=True)
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Call the command and turn every way it can end into an exit code and at most one line."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except SystemExit as end:
+        code = end.code
+    except (ReaderGone, BrokenPipeError):
+        # What is still buffered has no reader; without this Python complains when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MicrogptError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
+        raise
+    except Exception as error:
+        return _fail_or_raise(error)
+    return code if isinstance(code, int) else 0
+
+
+def _fail_or_raise(error: Exception) -> int:
+    """Click's own errors (Typer carries a copy of them) become one line; any other is a bug of ours."""
+    if type(error).__name__ == "Abort":
+        return _fail("interrupted", 130)
+    message = getattr(error, "format_message", None)
+    if message is None:
+        raise error
+    return _fail(message().rstrip("."), InputError.exit_code)
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"microgpt: {line}\n")
+    return code

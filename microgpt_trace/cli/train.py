@@ -1,0 +1,296 @@
+"""microgpt train"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DivergedError, FileFormatError, InputError
+from .options import DEFAULT_CHECKPOINT
+from .output import note, show
+
+if TYPE_CHECKING:
+    from ..render.training import Report
+    from ..tracing import Trace
+    from ..training import Trainer
+    from .log import TrainingLog
+
+WATCHED = "emma"
+SAMPLES = 20
+AUTOSAVE = 30.0  # seconds
+
+
+class Vocab(str, Enum):
+    az = "a-z"
+    data = "data"
+
+
+def _dimension(flag: str, what: str, default: int) -> Any:
+    return typer.Option(flag, help=what, min=1, show_default=str(default))
+
+
+File = Annotated[Path | None, typer.Option(metavar="FILE")]
+
+
+def train(
+    steps: Annotated[int | None, typer.Option(help="Adam steps.", min=1, show_default="5000")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="One name a line.", metavar="FILE", show_default="the packaged names.txt"),
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Names a step.", min=1, show_default="1")] = None,
+    lr: Annotated[float | None, typer.Option(help="First learning rate.", show_default="0.01")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and order.", min=0, show_default="42")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this checkpoint, bit for bit.", metavar="FILE")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checkpoint or log.")] = False,
+    vocab: Annotated[
+        Vocab | None, typer.Option(help="a-z, or the characters of the data.", show_default="a-z")
+    ] = None,
+    n_layer: Annotated[int | None, _dimension("--n-layer", "Layers.", 1)] = None,
+    n_embd: Annotated[int | None, _dimension("--n-embd", "Width of the stream.", 16)] = None,
+    n_head: Annotated[int | None, _dimension("--n-head", "Attention heads.", 4)] = None,
+    block_size: Annotated[int | None, _dimension("--block-size", "Longest name + 1.", 16)] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Write a JSON record per step.", metavar="FILE.jsonl")
+    ] = None,
+    trace_every: Annotated[
+        int | None, typer.Option(help="Add a trace to the log every N steps.", min=1, metavar="N")
+    ] = None,
+) -> None:
+    """Train microGPT on a file of names and leave a checkpoint."""
+    if trace_every is not None and log is None:
+        raise InputError("--trace-every adds to a log: it needs --log FILE.jsonl")
+    target = out or resume or DEFAULT_CHECKPOINT
+    _refuse_loss(target, resume, force)
+    if log is not None and log.exists() and not (force or resume):
+        raise InputError(f"{log} exists already; --force overwrites it")
+    asked = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
+    dimensions = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size}
+    trainer = _resumed(resume, asked, dimensions, vocab, data) if resume else _new(
+        asked, dimensions, vocab, data
+    )  # fmt: skip
+    from .log import TrainingLog
+
+    with TrainingLog(log, trainer, _watched(trainer), trace_every, append=resume is not None) as records:
+        _run(trainer, target, records)
+
+
+train.epilog = (  # type: ignore[attr-defined]
+    "Examples: microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
+    "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
+)
+
+
+def _refuse_loss(target: Path, resume: Path | None, force: bool) -> None:
+    """Find out before the run what would go wrong after it."""
+    if target.is_dir():
+        raise InputError(f"--out {target}: expected a file, found a folder")
+    if not target.resolve().parent.is_dir():
+        raise InputError(f"--out {target}: the folder {target.parent} does not exist")
+    same = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
+    if target.exists() and not (force or same):
+        raise InputError(f"{target} exists already: --force overwrites it, --resume {target} goes on with it")
+
+
+def _new(
+    asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None, data: Path | None
+) -> Trainer:
+    from ..documents import Documents, default_data, read_lines
+    from ..model import Schedule, init
+    from ..parameters import Config
+    from ..tokenizer import Tokenizer
+    from ..training import Trainer
+
+    schedule = Schedule(**{key: value for key, value in asked.items() if value is not None})
+    path = data or default_data()
+    lines = read_lines(path)
+    stripped = [line.strip() for line in lines]
+    tokenizer = Tokenizer.of(stripped) if vocab is Vocab.data else Tokenizer()
+    config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
+    documents = Documents.fit(lines, tokenizer, config.block_size)
+    _tell(documents.notes)
+    if not len(documents):
+        raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model")
+    return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
+
+
+def _resumed(
+    path: Path, asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None,
+    data: Path | None,
+) -> Trainer:  # fmt: skip
+    from ..checkpoint import load
+    from ..documents import Documents, default_data, read_lines
+    from ..tokenizer import Tokenizer
+    from ..training import Trainer
+
+    model = load(path)
+    state = model.training
+    if state is None or state.moments is None:
+        raise FileFormatError(f"{path}: holds weights but no training state to resume")
+    stored = vars(state.schedule) | vars(model.config)
+    for name, value in (asked | dimensions).items():
+        if value is not None and value != stored[name]:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} {value} contradicts {path}, which says {stored[name]}")
+    if state.step >= state.schedule.steps:
+        raise InputError(f"{path}: stands at its last step, {state.step:,}; nothing is left to resume")
+    lines = read_lines(data or default_data())
+    if vocab is not None:
+        wanted = Tokenizer() if vocab is Vocab.az else Tokenizer.of([line.strip() for line in lines])
+        if wanted != model.tokenizer:
+            said = model.tokenizer.describe_chars()
+            raise InputError(f"--vocab {vocab.value} contradicts {path}, whose characters are {said}")
+    documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
+    if documents.fingerprint != state.data:
+        raise InputError(
+            f"{path} was trained on other data: expected {state.data}, found {documents.fingerprint}"
+        )
+    _tell(documents.notes)
+    return Trainer(model, documents, state.schedule)
+
+
+def _tell(notes: tuple[str, ...]) -> None:
+    for text in notes:
+        note(text)
+
+
+def _watched(trainer: Trainer) -> str:
+    """The name whose probabilities are shown: emma, or the first of the data that can be written."""
+    names = trainer.documents.names
+    fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
+    return WATCHED if fits else names[0]
+
+
+def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
+    from ..render.training import Summary, print_summary, progress, stderr_screen
+
+    schedule, start = trainer.schedule, trainer.done
+    before = (trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, records.watched))
+    losses: list[float] = []
+    began = monotonic()
+    with progress(schedule.steps, start, stderr_screen()) as report, _interruptible() as interrupted:
+        saved = _steps(trainer, target, records, report, losses, interrupted)
+    seconds = monotonic() - began
+    _save(trainer, target)
+    if trainer.done < schedule.steps:
+        note(
+            f"interrupted at step {trainer.done:,} of {schedule.steps:,}: saved to {target}; "
+            f"`microgpt train --resume {target}` goes on"
+        )
+        raise typer.Exit(130)
+    del saved
+    after = (trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, records.watched))
+    steps = schedule.steps - start
+    summary = Summary(
+        facts=_facts(trainer, start),
+        losses=losses,
+        train_loss=(before[0], after[0]),
+        held_out_loss=(before[1], after[1]),
+        watched=records.watched,
+        targets=after[2].input.target_labels,
+        p_before=[p.target.p for p in before[2].predictions],
+        p_after=[p.target.p for p in after[2].predictions],
+        samples=_samples(trainer),
+        closing=[
+            ("time", f"{seconds:.2f} s for {steps:,} steps, {seconds / steps * 1e6:,.0f} µs a step"),
+            ("checkpoint", str(target)),
+            ("trace it", f"microgpt trace {records.watched} --model {target}"),
+        ],
+    )
+    show(lambda screen: print_summary(summary, screen), None)
+
+
+def _steps(
+    trainer: Trainer, target: Path, records: TrainingLog, report: Report, losses: list[float],
+    interrupted: list[bool],
+) -> int | None:  # fmt: skip
+    """Take the steps; save now and then. Returns the step of the last save."""
+    saved, last = None, monotonic()
+    try:
+        for record in trainer.run():
+            losses.append(record.loss)
+            report(record)
+            if records:
+                records.add(record)
+            if interrupted:
+                break
+            if record.step % 256 == 0 and monotonic() - last > AUTOSAVE:
+                _save(trainer, target)
+                saved, last = record.step, monotonic()
+    except DivergedError as error:
+        left = f"{target} holds step {saved:,}" if saved else f"{target} was not touched"
+        raise DivergedError(f"{error}; {left}") from error
+    return saved
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[bool]]:
+    """Let Ctrl-C end the run between two steps: a step half taken could not be resumed bit for bit.
+    A second Ctrl-C interrupts at once."""
+    interrupted: list[bool] = []
+
+    def remember(signum: int, frame: object) -> None:
+        interrupted.append(True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = signal.signal(signal.SIGINT, remember)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _save(trainer: Trainer, target: Path) -> None:
+    from ..checkpoint import save
+
+    save(trainer.model(str(target)), target)
+
+
+def _trace(trainer: Trainer, name: str) -> Trace:
+    from ..tracing import trace
+
+    return trace(trainer.model("this run"), name, values=False)
+
+
+def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
+    from ..sampling import sample
+
+    known = set(trainer.documents.names)
+    drawn = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
+    return [(name, name in known) for name in drawn]
+
+
+def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
+    documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
+    went = f"from step {start:,} " if start else ""
+    return [
+        (
+            "data",
+            f"{len(documents):,} names: {len(documents.train):,} to train on, "
+            f"{len(documents.held_out):,} held out by a hash of the name",
+        ),
+        ("vocabulary", trainer.tokenizer.describe()),
+        (
+            "model",
+            f"{config.parameter_count:,} parameters: {config.n_layer} × {config.n_head} heads, "
+            f"width {config.n_embd}, block {config.block_size}",
+        ),
+        (
+            "training",
+            f"{went}to step {schedule.steps:,}, {schedule.batch_size} a step, Adam, "
+            f"lr {schedule.lr:g} falling to 0, seed {schedule.seed}",
+        ),
+    ]

@@ -1,0 +1,112 @@
+"""Arrays as numbers with labelled rows and columns, and attention as shaded matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from rich.columns import Columns
+from rich.text import Text
+
+from ..model import Model
+from ..parameters import Config
+from ..stats import Array
+from ..tokenizer import Tokenizer
+from .screen import Screen, figure
+
+MAX_BLOCKS = 8  # of columns, one below the other
+MAX_ROWS = 128
+
+
+def attention_matrices(weights: Array, labels: Sequence[str], screen: Screen) -> None:
+    """Every head of [H, T, T], rows = queries and columns = keys, side by side where they fit."""
+    heads = [_attention_matrix(h, head, labels, screen) for h, head in enumerate(weights)]
+    screen.print(Columns(heads, padding=(0, 3)))
+
+
+def _attention_matrix(head: int, weights: Array, labels: Sequence[str], screen: Screen) -> Text:
+    margin = max(len(label) for label in labels) + 1
+    cell = 4 if margin + 4 * len(labels) <= screen.width else 2
+    fitting = min(len(labels), (screen.width - margin) // cell)
+    text = Text(f"head {head}\n", no_wrap=True)
+    text.append(" " * margin + "".join(f"{label:>{cell}}" for label in labels[:fitting]) + "\n", "dim")
+    for query, row in enumerate(weights):
+        text.append(f"{labels[query]:<{margin}}", "dim")
+        for key, weight in enumerate(row[:fitting]):
+            if key > query:
+                text.append(" " * cell)
+                continue
+            share = float(weight)
+            number = f"{share * 100:3.0f}" if np.isfinite(share) else "NaN"
+            level = int(45 + 150 * share) if np.isfinite(share) else 0
+            style = f"on rgb(0,{level // 2},{level})" if screen.colored else ""
+            text.append((screen.shade(share) + number) if cell == 4 else screen.shade(share) * 2, style)
+        text.append("\n")
+    if fitting < len(labels):
+        text.append(screen.words(f"… {len(labels) - fitting} more columns\n"), "dim")
+    return text
+
+
+def print_array(
+    name: str, array: Array, model: Model, labels: Sequence[str], screen: Screen, title: str = ""
+) -> None:
+    """An array in full, in as many blocks of columns as the width asks for."""
+    shape = screen.words("×".join(map(str, array.shape)) or "scalar")
+    screen.print(Text.assemble(("\n" + (title or name), "bold cyan"), (f"  {shape} {array.dtype}", "dim")))
+    if array.ndim == 0:
+        screen.print(Text(figure(float(array), 4)))
+        return
+    rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
+    if array.ndim == 2:
+        _print_matrix(array, rows, columns, screen)
+        return
+    for head, matrix in enumerate(array):
+        screen.print(Text(f"head {head}", "dim"))
+        _print_matrix(matrix, rows, columns, screen)
+
+
+def axis_labels(
+    name: str, shape: Sequence[int], config: Config, tokenizer: Tokenizer, labels: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What the rows and the columns of an event or parameter stand for: tokens, characters,
+    channels, or head.channel."""
+    characters = [tokenizer.label(i) for i in range(tokenizer.vocab_size)]
+    kind = name.rpartition(".")[2]
+    numbered = [[str(i) for i in range(size)] for size in shape[-2:]]
+    if name in config.shapes():
+        rows = characters if name in ("wte", "lm_head") else numbered[0]
+        return rows, numbered[1]
+    if kind in ("logits", "probs"):
+        columns = [tokenizer.label(i, target=True) for i in range(tokenizer.vocab_size)]
+    elif kind in ("scores", "weights"):
+        columns = list(labels)
+    elif kind in ("q", "k", "v", "context"):
+        columns = [f"{h}.{d}" for h in range(config.n_head) for d in range(config.head_dim)]
+    else:
+        columns = numbered[1]
+    return list(labels), columns
+
+
+def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> None:
+    cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
+    margin = max(len(row) for row in rows) + 1
+    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
+    fitting = max((screen.width - margin) // width, 1)
+    edges = [*range(0, len(columns), fitting), len(columns)]
+    for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
+        head = " " * margin + "".join(f"{label:>{width}}" for label in columns[start:stop])
+        screen.print(Text(head, "dim", no_wrap=True))
+        for label, row in zip(rows, cells, strict=False):
+            text = Text(f"{label:<{margin}}", "dim", no_wrap=True)
+            screen.print(text.append("".join(f"{cell:>{width}}" for cell in row[start:stop]), "not dim"))
+    left = len(columns) - min(len(columns), MAX_BLOCKS * fitting)
+    if left or len(matrix) > MAX_ROWS:
+        rest = f"{left} more columns" if left else f"{len(matrix) - MAX_ROWS} more rows"
+        screen.print(Text(screen.words(f"… {rest}; --save writes them all"), "dim"))
+
+
+def _cell(value: float) -> str:
+    if value != value or value in (float("inf"), float("-inf")):
+        return str(value)
+    return f"{value:.0e}" if value and (abs(value) < 5e-4 or abs(value) >= 1e4) else f"{value:.3f}"

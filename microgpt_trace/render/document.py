@@ -1,0 +1,84 @@
+"""A Trace as JSON: one document, or one record a line. RFC 8259; see schema.py for the shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from ..events import TraceEvent
+from ..stats import Array
+from ..tracing import SCHEMA_ID, Prediction, Trace
+
+
+def to_json(trace: Trace, values: bool = False) -> str:
+    """The document, indented for people who look into it."""
+    return dump(document(trace, values), indent=2) + "\n"
+
+
+def to_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
+    """The same facts, one record a line; `record` says which."""
+    whole = document(trace, values)
+    lists = {"events": "event", "predictions": "prediction", "parameters": "parameter",
+             "insights": "insight", "checks": "check"}  # fmt: skip
+    yield dump({"record": "trace", **{k: v for k, v in whole.items() if k not in lists}}) + "\n"
+    for key, record in lists.items():
+        for item in whole.get(key, ()):
+            yield dump({"record": record, **item}) + "\n"
+
+
+def document(trace: Trace, values: bool = False) -> dict[str, Any]:
+    """The trace as plain data; `values` adds the arrays that the trace kept."""
+    result: dict[str, Any] = {
+        "schema": SCHEMA_ID,
+        "model": trace.model,
+        "input": asdict(trace.input),
+        "loss": trace.loss,
+        "chance_loss": trace.chance_loss,
+        "events": [event_record(e, trace.arrays.get((e.phase, e.name)) if values else None) for e in trace],
+        "predictions": [_prediction(prediction) for prediction in trace.predictions],
+        "insights": [asdict(insight) for insight in trace.insights],
+        "checks": [asdict(check) for check in trace.checks],
+    }
+    if trace.parameters:
+        result["parameters"] = [
+            asdict(row) | {"gradient_ratio": row.gradient_ratio, "update_ratio": row.update_ratio}
+            for row in trace.parameters
+        ]
+    if trace.step is not None:
+        result["step"] = asdict(trace.step)
+    return result
+
+
+def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, Any]:
+    """An event as plain data. Times are left out where none were taken, values where none were kept."""
+    record = asdict(event)
+    if event.seconds is None:
+        del record["seconds"]
+    if values is not None:
+        record["values"] = values.tolist()
+    return record
+
+
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    return asdict(prediction)
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+    """JSON text. Numbers that JSON lacks become the strings "NaN", "Infinity" and "-Infinity"."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_spelled_out(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _spelled_out(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _spelled_out(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled_out(item) for item in value]
+    return value

@@ -1,0 +1,105 @@
+"""The terminal as a file of lines: what it can show, and words for what it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+__all__ = ["ReaderGone", "Screen", "escape", "figure", "interval", "ratio"]
+
+_ASCII = str.maketrans(
+    {
+        "→": "->", "√": "sqrt", "·": "*", "×": "x", "≤": "<=", "≥": ">=", "≈": "~", "…": "...", "±": "+-",
+        "–": "-", "█": "#", "▓": "+", "▒": ":", "░": ".", "▏": "|", "✓": "ok", "✗": "NO", "│": "|", "─": "-",
+        "µ": "u",
+    }
+)  # fmt: skip
+
+
+class ReaderGone(Exception):
+    """The reader of our output has closed its end; there is nobody left to write for."""
+
+
+class Screen(Console):
+    """A rich console that says what it can show and leaves broken pipes to the caller."""
+
+    def on_broken_pipe(self) -> None:
+        raise ReaderGone
+
+    @property
+    def ascii_only(self) -> bool:
+        return self.options.ascii_only
+
+    @property
+    def colored(self) -> bool:
+        return self.color_system is not None and not self.no_color
+
+    def words(self, text: str) -> str:
+        """The text in characters that this terminal has."""
+        return text.translate(_ASCII) if self.ascii_only else text
+
+    def say(self, text: str = "", **options: Any) -> None:
+        """Print rich markup; user text in it must be escaped."""
+        self.print(self.words(text), highlight=False, **options)
+
+    def bar(self, share: float, width: int) -> str:
+        """A bar of `share` of the width, in eighths of a character where these exist."""
+        share = min(max(share, 0.0), 1.0) if share == share else 0.0
+        if self.ascii_only:
+            return "#" * round(share * width)
+        whole, part = divmod(round(share * width * 8), 8)
+        return "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
+
+    def shade(self, share: float) -> str:
+        """One character, darker for a larger share of 1."""
+        shades = " .:+#" if self.ascii_only else " ░▒▓█"
+        return shades[min(int(share * 5), 4)] if share > 0 else " "
+
+
+def screen_for(file: IO[str] | None = None, width: int | None = None) -> Screen:
+    """A screen on a file; one that is no terminal gets no colour, and 80 columns if none are said."""
+    return Screen(file=file, width=width, soft_wrap=False, emoji=False)
+
+
+def to_text(width: int = 100) -> tuple[Screen, StringIO]:
+    """A screen that writes into a string."""
+    buffer = StringIO()
+    return Screen(file=buffer, width=width, force_terminal=False, emoji=False), buffer
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number for a table: two decimals where they say something, else an exponent."""
+    if value is None:
+        return "–"
+    if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
+        text = f"{value:.{digits}f}"
+        return text.lstrip("-") if float(text) == 0 else text
+    return f"{value:.1e}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """[min, max]"""
+    return "–" if low is None else f"[{figure(low, digits)}, {figure(high, digits)}]"
+
+
+def ratio(value: float | None) -> str:
+    """A ratio with three significant digits."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def labelled(pairs: Sequence[tuple[str, str]], screen: Screen) -> None:
+    """Lines "label  text", the labels in one column and the text wrapped beside it."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in pairs:
+        table.add_row(label, Text(screen.words(text)))
+    screen.print(Padding(table, (0, 0, 0, 0)))

@@ -1,0 +1,280 @@
+"""A Trace as tables for people. Every figure comes from the Trace; nothing is computed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..checks import Check
+from ..events import EventSpec, TraceEvent
+from ..stats import TensorStats
+from ..tracing import Prediction, Trace
+from .arrays import attention_matrices
+from .screen import Screen, escape, figure, interval, labelled, ratio, to_text
+
+STAGES = {
+    "embedding": "Stage 1: Embedding",
+    "attention": "Stage 2: Multi-Head Self-Attention",
+    "mlp": "Stage 3: MLP (FFN)",
+    "head": "Stage 4: Language Model Head",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as data: its title, its cell, and how it is set."""
+
+    title: str
+    cell: Callable[[Any], str]
+    right: bool = False
+    wrap: bool = False
+
+
+def make_table(columns: Sequence[Column], rows: Iterable[Any], screen: Screen) -> Table:
+    """A plain table of the rows, in characters that the screen has."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=False)
+    for column in columns:
+        table.add_column(
+            screen.words(column.title),
+            justify="right" if column.right else "left",
+            no_wrap=not column.wrap,
+            overflow="fold" if column.wrap else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*(Text.from_markup(screen.words(column.cell(row))) for column in columns))
+    return table
+
+
+def print_trace(trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, verbose: bool = False) -> None:
+    """The whole trace: header, stages, predictions, what it reveals, self-check, gradients."""
+    print_header(trace, screen)
+    print_headline(trace, screen)
+    print_stages(trace, screen, specs, verbose)
+    print_predictions(trace, screen)
+    print_insights(trace, screen)
+    if any(event.phase == "backward" for event in trace.events):
+        print_backward(trace, screen)
+    if trace.parameters:
+        print_parameters(trace, screen)
+    print_checks(trace.checks, screen)
+
+
+def print_header(trace: Trace, screen: Screen) -> None:
+    inputs, model = trace.input, trace.model
+    tokens = ", ".join(map(str, inputs.tokens))
+    screen.say(f'[bold]Input: "{escape(inputs.text)}" → tokens \\[{tokens}][/bold]')
+    read = " ".join(f"{label}={i}" for label, i in zip(inputs.labels, inputs.tokens, strict=True))
+    config = model["config"]
+    layers = "1 layer" if config["n_layer"] == 1 else f"{config['n_layer']} layers"
+    dimensions = (
+        f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
+        f"block {config['block_size']}"
+    )
+    pairs = [
+        ("reads", f"{read}, to predict {' '.join(inputs.target_labels)}"),
+        ("vocabulary", model["vocabulary"]["convention"]),
+        ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
+        ("", dimensions),
+    ]
+    if model["trained_steps"]:
+        pairs.insert(3, ("", f"trained for {model['trained_steps']:,} steps"))
+    pairs += [("assumed", text) for text in model["assumed"]]
+    pairs += [("note", text) for text in inputs.notes]
+    labelled(pairs, screen)
+
+
+def print_headline(trace: Trace, screen: Screen) -> None:
+    """The first value that is not finite, before anything else."""
+    for check in trace.checks:
+        if check.id == "finite" and check.holds is False:
+            screen.say(f"\n[bold red]Not finite: {escape(check.detail)}[/bold red]")
+
+
+def print_stages(trace: Trace, screen: Screen, specs: dict[str, EventSpec], verbose: bool) -> None:
+    layered = trace.model["config"]["n_layer"] > 1
+    forward = [event for event in trace.events if event.phase == "forward"]
+    if any(event.seconds is not None for event in forward):
+        timed = [Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True)]
+    else:
+        timed = []
+    shown_layer = None
+    for (stage, layer), group in groupby(forward, key=lambda event: (event.stage, event.layer)):
+        events = list(group)
+        if layered and layer is not None and layer != shown_layer:
+            screen.say(f"\n[bold magenta]Layer {layer}[/bold magenta]")
+            shown_layer = layer
+        screen.say(f"\n[bold cyan]{STAGES[stage]}[/bold cyan]")
+        screen.print(make_table([*_overview_columns(), *timed], events, screen))
+        if verbose:
+            screen.print()
+            screen.print(make_table(_statistics_columns(specs), events, screen))
+        weights = next((e for e in events if e.name.endswith("attn.weights")), None)
+        if verbose and weights and ("forward", weights.name) in trace.arrays:
+            screen.say("\n[dim]Attention weights in percent, row = query, column = key[/dim]")
+            attention_matrices(trace[weights.name], trace.input.labels, screen)
+
+
+def _overview_columns() -> list[Column]:
+    return [
+        Column("operation", lambda e: escape(e.expr), wrap=True),
+        Column("shape", lambda e: escape(str(list(e.shape)))),
+        Column("L2", lambda e: _of(e, "l2_norm"), right=True),
+        Column("range", lambda e: escape(interval(_stats(e).min, _stats(e).max))),
+        Column("note", _note, wrap=True),
+    ]
+
+
+def _statistics_columns(specs: dict[str, EventSpec]) -> list[Column]:
+    return [
+        Column("event", lambda e: e.name),
+        Column("mean", lambda e: _of(e, "mean", 3), right=True),
+        Column("std", lambda e: _of(e, "std", 3), right=True),
+        Column("zeros", lambda e: f"{_stats(e).zero_count:,}", right=True),
+        Column("NaN/Inf", lambda e: f"{_stats(e).nan_count}/{_stats(e).inf_count}", right=True),
+        Column("parameter", lambda e: escape(specs[e.name].parameter), wrap=True),
+    ]
+
+
+def _stats(event: TraceEvent) -> TensorStats:
+    assert event.stats is not None  # a Trace's events carry statistics
+    return event.stats
+
+
+def _of(event: TraceEvent, field: str, digits: int = 2) -> str:
+    return figure(getattr(_stats(event), field), digits)
+
+
+def _note(event: TraceEvent) -> str:
+    """What is worth saying about a tensor, from its own statistics."""
+    stats = _stats(event)
+    if stats.nonfinite_count:
+        return f"[red]{stats.nan_count} NaN, {stats.inf_count} Inf[/red]"
+    kind = event.name.rpartition(".")[2]
+    if kind == "act":
+        return f"← {stats.zero_count / stats.count:.0%} zeroed"
+    if kind == "norm" and stats.l2_norm is not None:
+        whole = math.sqrt(event.shape[0] * event.shape[1])
+        return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / whole - 1) < 0.01 else ""
+    if kind in ("scores", "weights") and len(event.shape) == 3:
+        return "causal entries"
+    return ""
+
+
+def print_predictions(trace: Trace, screen: Screen) -> None:
+    """One row per position, then the mean and what chance would give."""
+    depth = len(trace.predictions[0].top) if trace.predictions else 1
+    columns = [
+        Column("pos", lambda p: str(p.position), right=True),
+        Column("seen", lambda p: escape(p.seen) or "BOS"),
+        Column("target", lambda p: escape(p.target.label)),
+        Column("predicted", lambda p: escape(p.predicted.label)),
+        Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
+        Column("", lambda p: f"[cyan]{screen.bar(p.target.p, 10):<10}[/cyan]"),
+        Column("rank", lambda p: str(p.rank), right=True),
+        Column("loss", lambda p: figure(p.loss), right=True),
+    ]
+    if depth > 1:
+        columns.append(Column(f"top {depth}", _candidates, wrap=True))
+    screen.say("\n[bold cyan]Predictions[/bold cyan]")
+    screen.print(make_table(columns, trace.predictions, screen))
+    vocabulary = trace.model["config"]["vocab_size"]
+    screen.say(
+        f"mean loss [bold]{figure(trace.loss, 4)}[/bold], "
+        f"chance would give ln {vocabulary} = {trace.chance_loss:.4f}"
+    )
+
+
+def _candidates(prediction: Prediction) -> str:
+    return "  ".join(f"{escape(c.label)} {c.p:.3f}" for c in prediction.top)
+
+
+def print_insights(trace: Trace, screen: Screen) -> None:
+    from rich.padding import Padding
+
+    screen.say("\n[bold cyan]What the trace reveals[/bold cyan]")
+    for insight in trace.insights:
+        screen.say(f"[bold]{insight.title}[/bold]")
+        screen.print(Padding(Text(screen.words(insight.text)), (0, 0, 0, 2)))
+
+
+def print_backward(trace: Trace, screen: Screen) -> None:
+    """The gradients in the order of the backward pass, each beside the activation of its name."""
+    activations = {e.name: _stats(e) for e in trace.events if e.phase == "forward"}
+    gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
+    columns = [
+        Column("tensor", lambda e: e.name),
+        Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
+        Column("range", lambda e: escape(interval(activations[e.name].min, activations[e.name].max))),
+        Column("gradient L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
+        Column("gradient range", lambda e: escape(interval(_stats(e).min, _stats(e).max, 4))),
+    ]
+    if any(event.seconds is not None for event in gradients):
+        columns.append(Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True))
+    screen.say("\n[bold cyan]Backward pass[/bold cyan] [dim]d loss / d tensor, beside the tensor[/dim]")
+    screen.print(make_table(columns, gradients, screen))
+
+
+def print_parameters(trace: Trace, screen: Screen) -> None:
+    """Every parameter with its gradient, and its update where a step was taken."""
+    columns = [
+        Column("parameter", lambda p: p.name),
+        Column("shape", lambda p: escape(str(list(p.shape)))),
+        Column("L2", lambda p: figure(p.l2_norm), right=True),
+        Column("gradient L2", lambda p: figure(p.gradient_l2, 4), right=True),
+        Column("grad/weight", lambda p: ratio(p.gradient_ratio), right=True),
+    ]
+    if trace.step is not None:
+        columns += [
+            Column("update L2", lambda p: figure(p.update_l2, 4), right=True),
+            Column("update/weight", lambda p: ratio(p.update_ratio), right=True),
+        ]
+    screen.say("\n[bold cyan]Parameters[/bold cyan]")
+    screen.print(make_table(columns, trace.parameters, screen))
+    if trace.step is not None:
+        step = trace.step
+        screen.say(
+            f"Adam step {step.number:,} (lr {step.lr:g}, {step.note}): "
+            f"loss {step.loss_before:.4f} → {step.loss_after:.4f}"
+        )
+
+
+def print_checks(checks: Sequence[Check], screen: Screen) -> None:
+    """One line while all is well; a violation gets a red line of its own."""
+    held = [check for check in checks if check.holds]
+    failed = [check for check in checks if check.holds is False]
+    skipped = [check for check in checks if check.holds is None]
+    style = "red" if failed else "green"
+    screen.say(f"\n[bold {style}]Self-check: {len(held)} of {len(checks)} hold[/bold {style}]")
+    if held:
+        screen.say(f"[dim]{'; '.join(_measured(check) for check in held)}[/dim]")
+    for check in failed:
+        screen.say(f"[bold red]violated: {escape(_measured(check))} {escape(check.detail)}[/bold red]")
+    for check in skipped:
+        screen.say(f"not checked: {check.claim} ({escape(check.detail)})")
+
+
+def _measured(check: Check) -> str:
+    if check.deviation is None:
+        return check.claim
+    limit = f" ≤ {check.tolerance:.0e}" if check.holds and check.tolerance else ""
+    sign = "" if check.holds else f", allowed {check.tolerance:.0e}"
+    return f"{check.claim} (off by {check.deviation:.1e}{limit}{sign})" if check.deviation else check.claim
+
+
+def to_html(trace: Trace) -> str:
+    """The trace as HTML, for a notebook."""
+    screen, _ = to_text(110)
+    from html import escape as quote
+
+    from ..microgpt import event_specs
+    from ..parameters import Config
+
+    with screen.capture() as captured:
+        print_trace(trace, screen, {s.name: s for s in event_specs(Config(**trace.model["config"]))})
+    return f'<pre style="line-height: 1.2">{quote(captured.get())}</pre>'

@@ -1,0 +1,147 @@
+"""What a training run looks like: progress while it runs, a report when it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from time import monotonic
+from typing import Protocol
+
+from rich.columns import Columns
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ..training import StepRecord
+from .screen import Screen, escape, labelled
+
+REFRESH = 0.2  # seconds between two looks at the terminal
+LOOK_EVERY = 32  # steps between two looks at the clock
+SMOOTHING = 0.02  # weight of the newest loss in the one that is shown
+
+
+class Report(Protocol):
+    def __call__(self, record: StepRecord) -> None: ...
+
+
+@contextmanager
+def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
+    """A callable for every step: a bar on a terminal, else a plain line each tenth of the run."""
+    if not screen.is_terminal:
+        yield _plain_lines(total, start, screen)
+        return
+    bar = Progress(
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("lr {task.fields[lr]:.4f}"),
+        TextColumn("{task.fields[speed]:,.0f} steps/s"),
+        TimeRemainingColumn(compact=True),
+        console=screen,
+        auto_refresh=False,
+    )
+    task = bar.add_task("", total=total, completed=start, loss=float("nan"), lr=0.0, speed=0.0)
+    began = shown = monotonic()
+    smooth: float | None = None
+
+    def report(record: StepRecord) -> None:
+        nonlocal smooth, shown
+        smooth = record.loss if smooth is None else smooth + SMOOTHING * (record.loss - smooth)
+        if record.step % LOOK_EVERY and record.step != total:
+            return
+        now = monotonic()
+        if now - shown < REFRESH and record.step != total:
+            return
+        shown = now
+        speed = (record.step - start) / max(now - began, 1e-9)
+        bar.update(task, completed=record.step, loss=smooth, lr=record.lr, speed=speed, refresh=True)
+
+    with bar:
+        yield report
+
+
+def _plain_lines(total: int, start: int, screen: Screen) -> Report:
+    every = max((total - start) // 10, 1)
+    began = monotonic()
+    smooth: float | None = None
+
+    def report(record: StepRecord) -> None:
+        nonlocal smooth
+        smooth = record.loss if smooth is None else smooth + SMOOTHING * (record.loss - smooth)
+        if (record.step - start) % every == 0 or record.step == total:
+            speed = (record.step - start) / max(monotonic() - began, 1e-9)
+            screen.say(
+                f"step {record.step:,}/{total:,}  loss {smooth:.3f}  lr {record.lr:.4f}  {speed:,.0f} steps/s"
+            )
+
+    return report
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a run, as the report needs it."""
+
+    facts: Sequence[tuple[str, str]]
+    losses: Sequence[float]  # one a step
+    train_loss: tuple[float | None, float | None]  # before, after
+    held_out_loss: tuple[float | None, float | None]
+    watched: str
+    targets: Sequence[str]
+    p_before: Sequence[float]
+    p_after: Sequence[float]
+    samples: Sequence[tuple[str, bool]]  # a name, and whether the data has it
+    closing: Sequence[tuple[str, str]]
+
+
+def print_summary(summary: Summary, screen: Screen) -> None:
+    labelled(summary.facts, screen)
+    if len(summary.losses) > 1:
+        screen.say("\n[bold cyan]Loss[/bold cyan] [dim]per step, averaged over each column[/dim]")
+        for line in loss_curve(summary.losses, screen):
+            screen.print(Text(line, no_wrap=True))
+    screen.say("\n[bold cyan]Mean loss per name[/bold cyan]")
+    rows = [("train", summary.train_loss), ("held out", summary.held_out_loss)]
+    labelled([(label, _change(*pair)) for label, pair in rows], screen)
+    screen.say(f'\n[bold cyan]P(target) of "{escape(summary.watched)}"[/bold cyan]')
+    for target, before, after in zip(summary.targets, summary.p_before, summary.p_after, strict=True):
+        screen.say(f"{escape(target):>4}  {before:.3f} → {after:.3f}  [cyan]{screen.bar(after, 20)}[/cyan]")
+    new = sum(not known for _, known in summary.samples)
+    screen.say(
+        f"\n[bold cyan]Samples[/bold cyan] [dim]{new} of {len(summary.samples)} are not in the data (*)[/dim]"
+    )
+    names = [
+        Text(name or '""', "") if known else Text(f"{name}*", "green") for name, known in summary.samples
+    ]
+    screen.print(Columns(names, equal=True, column_first=False, padding=(0, 2)))
+    screen.say()
+    labelled(summary.closing, screen)
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "no name is held out"
+    return f"{before:.4f} → {after:.4f}"
+
+
+def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list[str]:
+    """The course of the loss as dots, one column for a run of steps, with the scale beside it."""
+    width = max(min(screen.width - 10, len(losses), 100), 1)
+    edges = [round(i * len(losses) / width) for i in range(width + 1)]
+    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(edges) if b > a]
+    low, high = min(means), max(means)
+    levels = [round((m - low) / ((high - low) or 1) * (height - 1)) for m in means]
+    dot, side = ("*", "|") if screen.ascii_only else ("•", "│")
+    lines = []
+    for level in reversed(range(height)):
+        scale = f"{low + (high - low) * level / (height - 1):6.2f}" if level in (0, height - 1) else " " * 6
+        lines.append(f"{scale} {side}" + "".join(dot if at == level else " " for at in levels))
+    first, last = "1", f"{len(losses):,}"
+    lines.append(" " * 8 + first + last.rjust(len(means) - len(first)))
+    return lines
+
+
+def stderr_screen() -> Screen:
+    """Where progress goes."""
+    return Screen(file=sys.stderr, emoji=False)
