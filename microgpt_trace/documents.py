@@ -131,13 +131,13 @@ class Encoded:
                 ids[ord(char)] = index + tokenizer.first_id
         self.stream = ids[points]
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
-        self.starts = np.concatenate(([0], self.lengths.cumsum()))[:-1]
+        self.starts = np.concatenate(([0], self.lengths.cumsum()))
         self.config, self.dtype = config, dtype
-        self._spans = list(zip(self.starts.tolist(), (self.starts + self.lengths + 1).tolist(), strict=True))
+        self._starts = self.starts.tolist()  # a list's integers are quicker to slice with
 
     def one(self, index: int) -> Batch:
-        start, stop = self._spans[index]
-        return one_name(self.stream[start:stop], self.config, self.dtype)
+        start, stop = self._starts[index], self._starts[index + 1]
+        return one_name(self.stream[start : stop + 1], self.config, self.dtype)
 
     def several(self, indices: Array) -> Batch:
         reach = self.starts[indices][:, None] + np.arange(self.config.block_size + 1)

@@ -278,7 +278,7 @@ def _layer_specs(i: int, config: Config) -> list[EventSpec]:
     heads = [
         EventSpec(
             f"{attn}.head{h}", "attention", i, f"head_{h}_out @ wo[{h}]",
-            f"wo[{h}] = layer{i}.attn_wo[:, {own.start}:{own.stop}].T",
+            f"layer{i}.attn_wo[:, {own.start}:{own.stop}]",
         )
         for h, own in enumerate(_head_columns(config))
     ]  # fmt: skip

@@ -21,7 +21,7 @@ from .stats import Array
 from .tokenizer import Tokenizer
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 128
 
 
 class Adam:

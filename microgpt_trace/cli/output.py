@@ -15,13 +15,14 @@ from ..render.screen import ReaderGone, Screen, to_text
 
 
 def show(paint: Callable[[Screen], None], out: Path | None) -> None:
-    """Paint on the terminal, or as plain text into the file."""
-    if out is None:
-        paint(Screen(emoji=False))
+    """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
+    screen = Screen(emoji=False) if out is None else to_text()
+    if screen.is_terminal:
+        paint(screen)
         return
-    screen, buffer = to_text()
-    paint(screen)
-    write_atomically(out, buffer.getvalue().encode())
+    with screen.capture() as captured:
+        paint(screen)
+    put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out)
 
 
 def put(pieces: Iterable[str], out: Path | None) -> None:

@@ -111,7 +111,7 @@ def _paint(result: Trace, model: Model, verbose: bool, names: list[str], screen:
 
     specs = model.hooks.specs
     print_trace(result, screen, specs, verbose=verbose)
-    for name in select_names(names, list(specs)) if names else []:
+    for name in [found for asked in names for found in select_names([asked], list(specs))]:
         labels = result.input.labels
         if name in model.config.shapes():
             print_array(name, model.params[name], model, labels, screen)

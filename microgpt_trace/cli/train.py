@@ -117,8 +117,7 @@ def _new(
     schedule = Schedule(**{key: value for key, value in asked.items() if value is not None})
     path = data or default_data()
     lines = read_lines(path)
-    stripped = [line.strip() for line in lines]
-    tokenizer = Tokenizer.of(stripped) if vocab is Vocab.data else Tokenizer()
+    tokenizer = Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
     documents = Documents.fit(lines, tokenizer, config.block_size)
     _tell(documents.notes)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import StringIO
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-
-__all__ = ["ReaderGone", "Screen", "escape", "figure", "interval", "ratio"]
+from rich.markup import escape as escape
+from rich.table import Table
+from rich.text import Text
 
 _ASCII = str.maketrans(
     {
@@ -60,15 +60,9 @@ class Screen(Console):
         return shades[min(int(share * 5), 4)] if share > 0 else " "
 
 
-def screen_for(file: IO[str] | None = None, width: int | None = None) -> Screen:
-    """A screen on a file; one that is no terminal gets no colour, and 80 columns if none are said."""
-    return Screen(file=file, width=width, soft_wrap=False, emoji=False)
-
-
-def to_text(width: int = 100) -> tuple[Screen, StringIO]:
-    """A screen that writes into a string."""
-    buffer = StringIO()
-    return Screen(file=buffer, width=width, force_terminal=False, emoji=False), buffer
+def to_text(width: int = 100) -> Screen:
+    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour."""
+    return Screen(file=StringIO(), width=width, force_terminal=False, emoji=False)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
@@ -93,13 +87,9 @@ def ratio(value: float | None) -> str:
 
 def labelled(pairs: Sequence[tuple[str, str]], screen: Screen) -> None:
     """Lines "label  text", the labels in one column and the text wrapped beside it."""
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in pairs:
         table.add_row(label, Text(screen.words(text)))
-    screen.print(Padding(table, (0, 0, 0, 0)))
+    screen.print(table)

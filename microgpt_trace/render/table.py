@@ -162,7 +162,7 @@ def _note(event: TraceEvent) -> str:
         whole = math.sqrt(event.shape[0] * event.shape[1])
         return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / whole - 1) < 0.01 else ""
     if kind in ("scores", "weights") and len(event.shape) == 3:
-        return "causal entries"
+        return "causal part"
     return ""
 
 
@@ -269,7 +269,7 @@ def _measured(check: Check) -> str:
 
 def to_html(trace: Trace) -> str:
     """The trace as HTML, for a notebook."""
-    screen, _ = to_text(110)
+    screen = to_text(110)
     from html import escape as quote
 
     from ..microgpt import event_specs
