@@ -105,7 +105,7 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         size = path.stat().st_size
         reason = str(error).splitlines()[0]
         raise FileFormatError(
-            f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are none ({reason})"
+            f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are not one ({reason})"
         ) from error
     except (OSError, TypeError) as error:
         raise FileFormatError(f"{path}: cannot read the checkpoint ({error})") from error

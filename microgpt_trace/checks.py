@@ -70,7 +70,8 @@ class Checker:
         self._dtype = event.dtype
         if self.first_nonfinite is None and not np.isfinite(value).all():
             index = np.argwhere(~np.isfinite(value))[0].tolist()
-            self.first_nonfinite = f"{event.name}{index} = {value[tuple(index)]}"
+            position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
+            self.first_nonfinite = f"{event.name}{position}, element {index} = {value[tuple(index)]}"
         if kind == "out" and self._heads is not None:
             self._compare("heads", event, self._heads, value)
         elif kind == "residual" and self._stream is not None and self._branch is not None:
@@ -108,7 +109,7 @@ class Checker:
         result = [
             Check(
                 "finite", "every value is finite", self.first_nonfinite is None, None, 0.0,
-                f"first: {self.first_nonfinite}" if self.first_nonfinite else "",
+                self.first_nonfinite or "",
             ),
             Check("untraced", claim, same, difference, 0.0),
         ]  # fmt: skip

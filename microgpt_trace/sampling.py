@@ -25,7 +25,7 @@ def sample(
     if count < 1:
         raise InputError(f"the number of names: expected at least 1, found {count}")
     tokenizer, block = model.tokenizer, model.config.block_size
-    start = [tokenizer.bos_id, *tokenizer.encode(tokenizer.normalize(prefix))]
+    start = [tokenizer.bos_id, *tokenizer.encode(prefix)]
     if len(start) > block:
         raise InputError(
             f"prefix {prefix!r}: expected at most {block - 1} characters, found {len(start) - 1}"

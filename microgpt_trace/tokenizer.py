@@ -45,19 +45,22 @@ class Tokenizer:
         return 1 if self.bos == "first" else 0
 
     def normalize(self, text: str) -> str:
-        """The text in the case the vocabulary has: capitals are lowered where it has none."""
-        return "".join(c if c in self.chars else c.lower() for c in text)
+        """The text in the case the vocabulary has: a capital that it lacks is lowered."""
+        return "".join(c if c in self.chars or len(c.lower()) > 1 else c.lower() for c in text)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters, without BOS. Raises InputError naming the first that is unknown."""
+        """Ids of the characters, without BOS; capitals as `normalize` has them.
+
+        Raises InputError naming the first character that is unknown.
+        """
         for index, char in enumerate(text):
-            if char not in self.chars:
+            if self.normalize(char) not in self.chars:
                 hint = self._plain(text)
                 raise InputError(
                     f"character {char!r} at position {index} of {text!r} is not in the vocabulary "
                     f"{self.describe_chars()}" + (f"; try {hint!r}" if hint else "")
                 )
-        return [self.chars.index(char) + self.first_id for char in text]
+        return [self.chars.index(char) + self.first_id for char in self.normalize(text)]
 
     def encode_name(self, text: str) -> list[int]:
         """The name between two BOS: what the model reads is all but the last, its targets all but
@@ -82,7 +85,7 @@ class Tokenizer:
                 runs[-1] += char
             else:
                 runs.append(char)
-        return "".join(run if len(run) < 4 else f"{run[0]}..{run[-1]}" for run in runs)
+        return "".join(run if len(run) < 6 else f"{run[0]}..{run[-1]}" for run in runs)
 
     def describe(self) -> str:
         """The convention in words: "0 = BOS and EOS, a..z = 1..26"."""

@@ -46,13 +46,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The model's guess at one position. `rank` 1 is the most probable; ties rank by id."""
+    """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
+
+    Where the probabilities are not finite nothing is predicted: `predicted` and `rank` are None.
+    """
 
     position: int
     seen: str
     target: Candidate
-    predicted: Candidate
-    rank: int
+    predicted: Candidate | None
+    rank: int | None
     loss: float
     top: tuple[Candidate, ...]
 
@@ -166,7 +169,7 @@ def prepare(model: Model, text: str) -> TraceInput:
     """Encode a text. Raises InputError for a character or a length that does not fit the model."""
     tokenizer, block = model.tokenizer, model.config.block_size
     lowered = tokenizer.normalize(text)
-    ids = tokenizer.encode_name(lowered)
+    ids = tokenizer.encode_name(text)
     if len(ids) - 1 > block:
         raise InputError(
             f"text {text!r}: expected at most {block - 1} characters (block_size {block}), found {len(text)}"
@@ -283,14 +286,14 @@ def predictions_of(done: Pass, inputs: TraceInput, model: Model, top_k: int) -> 
     losses = row_losses(done)
     predictions = []
     for position, (row, target) in enumerate(zip(done.probs, inputs.targets, strict=True)):
-        order = np.argsort(-row, kind="stable")  # NaN last
+        order = np.argsort(-row, kind="stable") if np.isfinite(row).all() else np.array([], np.intp)
         predictions.append(
             Prediction(
                 position=position,
                 seen=inputs.text[:position],
                 target=candidate(target, row),
-                predicted=candidate(int(order[0]), row),
-                rank=int(np.flatnonzero(order == target)[0]) + 1,
+                predicted=candidate(int(order[0]), row) if len(order) else None,
+                rank=int(np.flatnonzero(order == target)[0]) + 1 if len(order) else None,
                 loss=float(losses[position]),
                 top=tuple(candidate(int(token), row) for token in order[:top_k]),
             )

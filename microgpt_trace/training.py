@@ -154,8 +154,9 @@ class Trainer:
         return mean_loss(self.params, self._encoded, self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """The same over as many names of the training set."""
-        return mean_loss(self.params, self._encoded, self.documents.train[: len(self.documents.held_out)])
+        """The same over as many names of the training set, or 1,000 if fewer are held out."""
+        count = max(len(self.documents.held_out), 1000)
+        return mean_loss(self.params, self._encoded, self.documents.train[:count])
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Which event of which name first holds a number that is not finite."""

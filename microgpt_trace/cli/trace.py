@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
+from ..files import check_target
 from .options import BosPlace, Heads, Json, ModelFile, Out, Seed, Text, model_from
 from .output import note, put, show
 
@@ -62,8 +63,8 @@ def trace(
     if show_names and (as_json or as_jsonl):
         raise InputError("--show prints a table; with --json use --layer NAME --values")
     for path in (save, out):
-        if path is not None and path.exists() and not force:
-            raise InputError(f"{path} exists already; --force overwrites it")
+        if path is not None:
+            check_target(path, force)
     from ..tracing import selection
     from ..tracing import trace as run_trace
 

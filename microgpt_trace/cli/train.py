@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DivergedError, FileFormatError, InputError
+from ..files import check_target
 from .options import DEFAULT_CHECKPOINT
 from .output import note, show
 
@@ -74,9 +75,10 @@ def train(
     if trace_every is not None and log is None:
         raise InputError("--trace-every adds to a log: it needs --log FILE.jsonl")
     target = out or resume or DEFAULT_CHECKPOINT
-    _refuse_loss(target, resume, force)
-    if log is not None and log.exists() and not (force or resume):
-        raise InputError(f"{log} exists already; --force overwrites it")
+    resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
+    check_target(target, force or resumes_target, f"--force overwrites it, --resume {target} goes on with it")
+    if log is not None:
+        check_target(log, force or resume is not None)
     asked = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
     dimensions = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size}
     trainer = _resumed(resume, asked, dimensions, vocab, data) if resume else _new(
@@ -92,17 +94,6 @@ train.epilog = (  # type: ignore[attr-defined]
     "Examples: microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
     "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
 )
-
-
-def _refuse_loss(target: Path, resume: Path | None, force: bool) -> None:
-    """Find out before the run what would go wrong after it."""
-    if target.is_dir():
-        raise InputError(f"--out {target}: expected a file, found a folder")
-    if not target.resolve().parent.is_dir():
-        raise InputError(f"--out {target}: the folder {target.parent} does not exist")
-    same = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
-    if target.exists() and not (force or same):
-        raise InputError(f"{target} exists already: --force overwrites it, --resume {target} goes on with it")
 
 
 def _new(
@@ -181,7 +172,7 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
     losses: list[float] = []
     began = monotonic()
     with progress(schedule.steps, start, stderr_screen()) as report, _interruptible() as interrupted:
-        saved = _steps(trainer, target, records, report, losses, interrupted)
+        _steps(trainer, target, records, report, losses, interrupted)
     seconds = monotonic() - began
     _save(trainer, target)
     if trainer.done < schedule.steps:
@@ -190,7 +181,6 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
             f"`microgpt train --resume {target}` goes on"
         )
         raise typer.Exit(130)
-    del saved
     after = (trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, records.watched))
     steps = schedule.steps - start
     summary = Summary(
@@ -215,9 +205,10 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
 def _steps(
     trainer: Trainer, target: Path, records: TrainingLog, report: Report, losses: list[float],
     interrupted: list[bool],
-) -> int | None:  # fmt: skip
-    """Take the steps; save now and then. Returns the step of the last save."""
-    saved, last = None, monotonic()
+) -> None:  # fmt: skip
+    """Take the steps to the last one or the first Ctrl-C; save now and then."""
+    saved: int | None = None
+    last = monotonic()
     try:
         for record in trainer.run():
             losses.append(record.loss)
@@ -230,9 +221,9 @@ def _steps(
                 _save(trainer, target)
                 saved, last = record.step, monotonic()
     except DivergedError as error:
-        left = f"{target} holds step {saved:,}" if saved else f"{target} was not touched"
+        untouched = f"{target} is as it was" if target.exists() else "no checkpoint was written"
+        left = f"{target} holds step {saved:,}" if saved else untouched
         raise DivergedError(f"{error}; {left}") from error
-    return saved
 
 
 @contextmanager

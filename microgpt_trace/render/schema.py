@@ -84,8 +84,8 @@ def _definitions() -> dict[str, Any]:
                 "position": _COUNT,
                 "seen": _STRING,
                 "target": _ref("candidate"),
-                "predicted": _ref("candidate"),
-                "rank": {"type": "integer", "minimum": 1},
+                "predicted": {"anyOf": [_ref("candidate"), {"type": "null"}]},
+                "rank": {"type": ["integer", "null"], "minimum": 1},
                 "loss": _NUMBER,
                 "top": _list(_ref("candidate")),
             }

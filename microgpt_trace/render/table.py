@@ -125,7 +125,7 @@ def _overview_columns() -> list[Column]:
         Column("operation", lambda e: escape(e.expr), wrap=True),
         Column("shape", lambda e: escape(str(list(e.shape)))),
         Column("L2", lambda e: _of(e, "l2_norm"), right=True),
-        Column("range", lambda e: escape(interval(_stats(e).min, _stats(e).max))),
+        Column("range", lambda e: _range(_stats(e))),
         Column("note", _note, wrap=True),
     ]
 
@@ -150,11 +150,16 @@ def _of(event: TraceEvent, field: str, digits: int = 2) -> str:
     return figure(getattr(_stats(event), field), digits)
 
 
+def _range(stats: TensorStats, digits: int = 2) -> str:
+    """The range of the finite values, or how many are not finite."""
+    if stats.nonfinite_count:
+        return f"[red]{stats.nan_count} NaN, {stats.inf_count} Inf[/red]"
+    return escape(interval(stats.min, stats.max, digits))
+
+
 def _note(event: TraceEvent) -> str:
     """What is worth saying about a tensor, from its own statistics."""
     stats = _stats(event)
-    if stats.nonfinite_count:
-        return f"[red]{stats.nan_count} NaN, {stats.inf_count} Inf[/red]"
     kind = event.name.rpartition(".")[2]
     if kind == "act":
         return f"← {stats.zero_count / stats.count:.0%} zeroed"
@@ -173,10 +178,10 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         Column("pos", lambda p: str(p.position), right=True),
         Column("seen", lambda p: escape(p.seen) or "BOS"),
         Column("target", lambda p: escape(p.target.label)),
-        Column("predicted", lambda p: escape(p.predicted.label)),
+        Column("predicted", lambda p: escape(p.predicted.label) if p.predicted else "–"),
         Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
         Column("", lambda p: f"[cyan]{screen.bar(p.target.p, 10):<10}[/cyan]"),
-        Column("rank", lambda p: str(p.rank), right=True),
+        Column("rank", lambda p: str(p.rank or "–"), right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
     if depth > 1:
@@ -210,9 +215,9 @@ def print_backward(trace: Trace, screen: Screen) -> None:
     columns = [
         Column("tensor", lambda e: e.name),
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
-        Column("range", lambda e: escape(interval(activations[e.name].min, activations[e.name].max))),
-        Column("gradient L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
-        Column("gradient range", lambda e: escape(interval(_stats(e).min, _stats(e).max, 4))),
+        Column("range", lambda e: _range(activations[e.name])),
+        Column("grad L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
+        Column("grad range", lambda e: _range(_stats(e), 4)),
     ]
     if any(event.seconds is not None for event in gradients):
         columns.append(Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True))
@@ -226,7 +231,7 @@ def print_parameters(trace: Trace, screen: Screen) -> None:
         Column("parameter", lambda p: p.name),
         Column("shape", lambda p: escape(str(list(p.shape)))),
         Column("L2", lambda p: figure(p.l2_norm), right=True),
-        Column("gradient L2", lambda p: figure(p.gradient_l2, 4), right=True),
+        Column("grad L2", lambda p: figure(p.gradient_l2, 4), right=True),
         Column("grad/weight", lambda p: ratio(p.gradient_ratio), right=True),
     ]
     if trace.step is not None:

@@ -111,8 +111,10 @@ def print_summary(summary: Summary, screen: Screen) -> None:
     screen.say(
         f"\n[bold cyan]Samples[/bold cyan] [dim]{new} of {len(summary.samples)} are not in the data (*)[/dim]"
     )
+    empty = '""'
     names = [
-        Text(name or '""', "") if known else Text(f"{name}*", "green") for name, known in summary.samples
+        Text(name or empty) if known else Text(f"{name or empty}*", "green")
+        for name, known in summary.samples
     ]
     screen.print(Columns(names, equal=True, column_first=False, padding=(0, 2)))
     screen.say()
