@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .batch import Batch, one_name, packed_names
+from .batch import Batch, Packer
 from .errors import FileFormatError
 from .parameters import Config
 from .stats import Array, DType
@@ -56,22 +56,21 @@ class Documents:
         left_out: dict[str, list[str]] = {}
         lowered: list[str] = []
         for number, line in enumerate(lines, 1):
-            name = line.strip()
-            if name.strip(tokenizer.chars):
-                lower = tokenizer.normalize(name)
-                if lower != name:
-                    lowered.append(f"line {number}: {name!r}")
-                name = lower
+            written = line.strip()
+            # Stripping the vocabulary leaves nothing of a name that it can write.
+            name = written if not written.strip(tokenizer.chars) else tokenizer.normalize(written)
             if not name:
                 reason = "blank"
-            elif name.strip(tokenizer.chars) or any(c not in tokenizer.chars for c in name):
+            elif name.strip(tokenizer.chars):
                 reason = f"with a character outside {tokenizer.describe_chars()}"
             elif len(name) >= block_size:
                 reason = f"longer than {block_size - 1} characters"
             else:
                 names.append(name)
+                if name != written:
+                    lowered.append(f"line {number}: {written!r}")
                 continue
-            left_out.setdefault(reason, []).append(f"line {number}: {line.strip()!r}")
+            left_out.setdefault(reason, []).append(f"line {number}: {written!r}")
         if lowered:
             notes.append(f"{_lines(len(lowered))} lowered (first: {lowered[0]})")
         for reason, found in left_out.items():
@@ -132,14 +131,14 @@ class Encoded:
         self.stream = ids[points]
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
         self.starts = np.concatenate(([0], self.lengths.cumsum()))
-        self.config, self.dtype = config, dtype
+        self._packer, self._reach = Packer(config, dtype), np.arange(config.block_size + 1)
         self._starts = self.starts.tolist()  # a list's integers are quicker to slice with
 
     def one(self, index: int) -> Batch:
         start, stop = self._starts[index], self._starts[index + 1]
-        return one_name(self.stream[start : stop + 1], self.config, self.dtype)
+        return self._packer.one(self.stream[start : stop + 1])
 
     def several(self, indices: Array) -> Batch:
-        reach = self.starts[indices][:, None] + np.arange(self.config.block_size + 1)
+        reach = self.starts[indices][:, None] + self._reach
         padded = self.stream.take(reach, mode="clip")  # what lies past a name's end is masked
-        return packed_names(padded, self.lengths[indices], self.config, self.dtype)
+        return self._packer.several(padded, self.lengths[indices])

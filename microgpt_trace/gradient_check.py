@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Batch, one_name
+from .batch import Batch, Packer
 from .checks import Check
 from .microgpt import backward, forward
 from .model import Model
@@ -46,7 +46,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     inputs = prepare(model, text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    batch = one_name(ids, params.config, np.float64)
+    batch = Packer(params.config, np.float64).one(ids)
     grads = Parameters(params.config, np.zeros_like(params.flat))
     with np.errstate(all="ignore"):
         done = forward(params, batch)
@@ -90,7 +90,7 @@ def directional_check(params: Parameters, grads: Parameters, batch: Batch, repla
     if reason or norm == 0:
         return Check("gradient", claim, None, None, DIRECTION_TOLERANCE, reason or "the gradient is zero")
     direction = grads.flat.astype(np.float64) / norm
-    wide = one_name(np.append(batch.tokens, batch.targets[-1].argmax()), params.config, np.float64)
+    wide = Packer(params.config, np.float64).one(np.append(batch.tokens, batch.targets[-1].argmax()))
     losses = [
         float(forward(Parameters(params.config, params.flat + sign * STEP * direction), wide).loss)
         for sign in (1, -1)

@@ -146,11 +146,10 @@ def exponent(x: Array, heads: int = 1, mask: Array | None = None) -> Array:
     """
     flat = x.ravel()
     bound = SAFE_EXPONENT
-    safe = flat.dot(flat) < bound * bound or bool(flat.max() < bound and flat.min() > -bound)
+    if flat.dot(flat) < bound * bound or (flat.max() < bound and flat.min() > -bound):
+        return x if mask is None else x + mask
     if mask is not None:
-        x = x + mask
-    if safe:
-        return x
+        x = np.where(mask == 0, x, mask)  # what is masked stays unseen, be it NaN
     rows = x.reshape(*x.shape[:-1], heads, -1)
     return (rows - rows.max(axis=-1, keepdims=True)).reshape(x.shape)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .batch import one_name
+from .batch import Packer
 from .errors import InputError
 from .microgpt import forward
 from .model import Model
@@ -30,19 +30,19 @@ def sample(
         raise InputError(
             f"prefix {prefix!r}: expected at most {block - 1} characters, found {len(start) - 1}"
         )
-    rng = np.random.default_rng(seed)
+    rng, packer = np.random.default_rng(seed), Packer(model.config, model.params.dtype)
     for _ in range(count):
         ids = list(start)
         while len(ids) <= block:
-            token = _draw(_next_logits(model, ids), temperature, rng)
+            token = _draw(_next_logits(model, packer, ids), temperature, rng)
             if token == tokenizer.bos_id:
                 break
             ids.append(token)
         yield tokenizer.decode(ids)
 
 
-def _next_logits(model: Model, ids: list[int]) -> np.ndarray:
-    batch = one_name(np.array([*ids, model.tokenizer.bos_id]), model.config, model.params.dtype)
+def _next_logits(model: Model, packer: Packer, ids: list[int]) -> np.ndarray:
+    batch = packer.one(np.array([*ids, model.tokenizer.bos_id]))
     with np.errstate(all="ignore"):
         logits = forward(model.params, batch).logits[-1].astype(np.float64)
     if not np.isfinite(logits).all():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .batch import Batch, one_name
+from .batch import Batch, Packer
 from .checks import Check, Checker
 from .errors import InputError
 from .events import HookBus, Phase, Run, Tap, TraceEvent, select_names
@@ -209,7 +209,7 @@ def trace(
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    batch = one_name(ids, model.config, model.params.dtype)
+    batch = Packer(model.config, model.params.dtype).one(ids)
     collector, checker = _Collector(kept), Checker()
     summary: StepSummary | None = None
     phases: tuple[Phase, ...] = ("forward", "backward", "update")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .batch import Batch, one_name
+from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
 from .events import SILENT, HookBus, Tap, TraceEvent
@@ -79,10 +79,10 @@ class StepRecord(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> Array:
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     """An order of the names that depends on nothing but the seed and the epoch, so that a resumed
     run finds its place without a stored generator."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+    return np.random.default_rng([seed, epoch]).permutation(count).tolist()
 
 
 class Trainer:
@@ -99,6 +99,7 @@ class Trainer:
         self.schedule, self.done = schedule, state.step if state else 0
         self.adam = Adam(model.params, state.moments if state else None)
         self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
+        self._train: list[int] = documents.train.tolist()
         self._keep_freed_memory()
 
     def model(self, origin: str) -> Model:
@@ -137,17 +138,20 @@ class Trainer:
 
     def batch(self, step: int) -> Batch:
         """The names of a step, counted from 0: the next ones in the order of their epoch."""
-        train, size = self.documents.train, self.schedule.batch_size
-        epoch, at = divmod(step * size, len(train))
+        size = self.schedule.batch_size
+        epoch, at = divmod(step * size, len(self._train))
         if size == 1:
-            return self._encoded.one(train[_epoch_order(len(train), self.schedule.seed, epoch)[at]])
-        return self._encoded.several(train[self._order_from(epoch, at, size)])
+            return self._encoded.one(self._train[self._order(epoch)[at]])
+        return self._encoded.several(self.documents.train[self._several(epoch, at, size)])
 
-    def _order_from(self, epoch: int, at: int, size: int) -> Array:
-        order = _epoch_order(len(self.documents.train), self.schedule.seed, epoch)[at : at + size]
-        if len(order) == size:
-            return order
-        return np.concatenate((order, self._order_from(epoch + 1, 0, size - len(order))))
+    def _order(self, epoch: int) -> list[int]:
+        return _epoch_order(len(self._train), self.schedule.seed, epoch)
+
+    def _several(self, epoch: int, at: int, size: int) -> list[int]:
+        order = self._order(epoch)[at : at + size]
+        if len(order) < size:  # the rest is from the next epoch
+            order = order + self._several(epoch + 1, 0, size - len(order))
+        return order
 
     def held_out_loss(self) -> float | None:
         """Mean over the held-out names of the mean cross-entropy over their positions."""
@@ -182,7 +186,7 @@ def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> 
     bus = HookBus(event_specs(params.config))
     ids = np.append(tokens, tokenizer.bos_id)
     with bus.subscribe(look):
-        forward(params, one_name(ids, params.config, params.dtype), bus.begin().tap("forward"))
+        forward(params, Packer(params.config, params.dtype).one(ids), bus.begin().tap("forward"))
     return found[0] if found else None
 
 

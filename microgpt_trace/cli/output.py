@@ -14,6 +14,9 @@ from ..files import write_atomically
 from ..render.screen import ReaderGone, Screen, to_text
 
 
+INTERRUPTED = 130
+
+
 def show(paint: Callable[[Screen], None], out: Path | None) -> None:
     """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
     screen = Screen(emoji=False) if out is None else to_text()
@@ -47,8 +50,10 @@ def run(command: Callable[[], Any]) -> int:
     try:
         code = command()
         sys.stdout.flush()
+        if code == INTERRUPTED:  # how Typer reports a KeyboardInterrupt
+            return _fail("interrupted", INTERRUPTED)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:
         code = end.code
     except (ReaderGone, BrokenPipeError):
@@ -70,7 +75,7 @@ def run(command: Callable[[], Any]) -> int:
 def _fail_or_raise(error: Exception) -> int:
     """Click's own errors (Typer carries a copy of them) become one line; any other is a bug of ours."""
     if type(error).__name__ == "Abort":
-        return _fail("interrupted", 130)
+        return _fail("interrupted", INTERRUPTED)
     message = getattr(error, "format_message", None)
     if message is None:
         raise error

@@ -15,7 +15,7 @@ import typer
 from ..errors import DivergedError, FileFormatError, InputError
 from ..files import check_target
 from .options import DEFAULT_CHECKPOINT
-from .output import note, show
+from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:
     from ..render.training import Report
@@ -180,7 +180,7 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
             f"interrupted at step {trainer.done:,} of {schedule.steps:,}: saved to {target}; "
             f"`microgpt train --resume {target}` goes on"
         )
-        raise typer.Exit(130)
+        raise SystemExit(INTERRUPTED)
     after = (trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, records.watched))
     steps = schedule.steps - start
     summary = Summary(

@@ -94,6 +94,10 @@ def print_headline(trace: Trace, screen: Screen) -> None:
     for check in trace.checks:
         if check.id == "finite" and check.holds is False:
             screen.say(f"\n[bold red]Not finite: {escape(check.detail)}[/bold red]")
+            screen.say(
+                "[dim]The first such value is exact. All heads are one product, with zeros between them: "
+                "from attn.scores on, a NaN of one head shows in the others too.[/dim]"
+            )
 
 
 def print_stages(trace: Trace, screen: Screen, specs: dict[str, EventSpec], verbose: bool) -> None:

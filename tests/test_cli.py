@@ -1,0 +1,454 @@
+"""The real executable: results, exit codes, one line per error, and what a terminal cannot show."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from microgpt_trace import init, save, train
+
+LABELS = [
+    "tok_emb = one_hot(tokens) @ wte", "pos_emb = one_hot(pos) @ wpe", "x = tok_emb + pos_emb",
+    "x = RMSNorm(x)", "x_n = RMSNorm(x) [pre-attn]", "head_0_out @ wo[0]", "head_1_out @ wo[1]",
+    "head_2_out @ wo[2]", "head_3_out @ wo[3]", "x = x_res + attn_out [residual]",
+    "x_n = RMSNorm(x) [pre-MLP]", "h = x_n @ w_fc1 [up project]", "h = ReLU(h)",
+    "mlp_out = h @ w_fc2 [down project]", "x = x_res + mlp_out [residual]", "logits = x @ w_lm",
+]  # fmt: skip
+STAGES = [
+    "Stage 1: Embedding",
+    "Stage 2: Multi-Head Self-Attention",
+    "Stage 3: MLP (FFN)",
+    "Stage 4: Language Model Head",
+]
+
+
+def microgpt(*args, cwd=None, width=100, **env):
+    """Run the command line in a process of its own."""
+    environment = {**os.environ, "COLUMNS": str(width), "PYTHONPATH": str(Path(__file__).parents[1]), **env}
+    command = [sys.executable, "-m", "microgpt_trace", *map(str, args)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
+    )
+
+
+def refused(result, *words):
+    """Exit code 2, nothing on stdout, one line on stderr that holds the words."""
+    print(result.stderr)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("microgpt: ")
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trained") / "m.safetensors"
+    save(train(steps=300), path)
+    return path
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_trace_prints_the_transcript(width, encoding):
+    result = microgpt("trace", "emma", width=width, PYTHONIOENCODING=encoding)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == 'Input: "emma" %s tokens [0, 5, 13, 13, 1]' % ("->" if encoding == "ascii" else "→")
+    for wanted in STAGES + LABELS:
+        assert any(line.startswith(wanted) for line in lines), wanted
+    assert "[5, 16]  8.94" in result.stdout
+    assert max(map(len, lines)) <= width + (encoding == "ascii") * 8  # "->" is wider than its arrow
+    assert result.stdout.isascii() == (encoding == "ascii")
+    assert "Self-check: 6 of 6 hold" in result.stdout
+
+
+def test_stage_order_is_that_of_the_transcript():
+    output = microgpt("trace").stdout
+    places = [output.index(wanted) for wanted in STAGES]
+    assert places == sorted(places)
+
+
+def test_verbose_adds_events_parameters_and_matrices():
+    output = microgpt("trace", "emma", "-v", width=80).stdout
+    for wanted in ("q = x_n @ wq", "scores = q @ k.T", "w_fc1 = layer0.mlp_fc1.T", "NaN/Inf", "head 3"):
+        assert wanted in output
+    assert re.search(r"BOS █100", output)
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_longest_name_keeps_its_matrix_within_80_columns():
+    output = microgpt("trace", "a" * 15, "-v", width=80).stdout
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_several_layers_get_their_headers(tmp_path):
+    model = init_of(tmp_path, n_layer=2, n_head=2, n_embd=8)
+    output = microgpt("trace", "--model", model).stdout
+    assert "Layer 0" in output
+    assert output.count("Stage 3: MLP (FFN)") == 2
+
+
+def init_of(folder, **dimensions):
+    from microgpt_trace import Config
+
+    path = folder / "init.safetensors"
+    save(init(Config(**dimensions)), path)
+    return path
+
+
+def test_backward_and_step():
+    output = microgpt("trace", "--step", width=80).stdout
+    assert "Backward pass" in output
+    assert re.search(r"Adam step 1 \(lr 0.01, fresh moments\): loss 3.1700 → 2.6\d+", output)
+    assert "Self-check: 7 of 7 hold" in output
+
+
+def test_show_prints_every_number_with_its_labels():
+    output = microgpt("trace", "em", "--show", "layer0.attn.weights", "--show", "lm_head", width=80).stdout
+    assert "layer0.attn.weights  4×3×3 float32" in output
+    assert re.search(r"^BOS +1\.000 +0\.000 +0\.000$", output, re.MULTILINE)
+    assert re.search(r"^z +-?\d", output, re.MULTILINE)
+
+
+def test_top_k_and_time():
+    output = microgpt("trace", "--top-k", "3", "--time").stdout
+    assert "top 3" in output
+    assert " µs" in output
+
+
+def test_layer_shows_exactly_the_events(tmp_path):
+    document = json.loads(microgpt("trace", "--layer", "layer0.mlp.*", "--json").stdout)
+    kinds = ["norm", "up", "act", "down", "residual"]
+    assert [event["name"] for event in document["events"]] == [f"layer0.mlp.{kind}" for kind in kinds]
+
+
+@pytest.mark.parametrize("options", [[], ["--verbose"], ["--step", "--values"], ["--time"], ["--top-k", "5"]])
+def test_json_validates_against_the_printed_schema(options):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(microgpt("trace", "--schema").stdout)
+    document = json.loads(microgpt("trace", "emma", "--json", *options).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema, cls=jsonschema.Draft202012Validator)
+
+
+def test_json_of_a_model_with_nan_validates_and_exits_1(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    result = microgpt("trace", "--json", "--verbose", "--values", "--model", broken_model(tmp_path))
+    document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    jsonschema.validate(document, json.loads(microgpt("trace", "--schema").stdout))
+    assert result.returncode == 1
+    assert document["loss"] == "NaN"
+
+
+def broken_model(folder):
+    model, path = init(), folder / "nan.safetensors"
+    model.params["layer0.attn_wk"][3, 4] = np.nan
+    save(model, path)
+    return path
+
+
+def test_a_model_with_nan_gets_a_headline(tmp_path):
+    result = microgpt("trace", "--model", broken_model(tmp_path))
+    assert result.returncode == 1
+    assert "Not finite: layer0.attn.k, position 0, element [0, 3] = nan" in result.stdout
+
+
+def test_json_lines_validate_and_tell_the_same():
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(microgpt("trace", "--schema", "--jsonl").stdout))
+    lines = [json.loads(line) for line in microgpt("trace", "--jsonl", "--step").stdout.splitlines()]
+    for line in lines:
+        validator.validate(line)
+    events = json.loads(microgpt("trace", "--json", "--step").stdout)["events"]
+    assert [line["name"] for line in lines if line["record"] == "event"] == [e["name"] for e in events]
+
+
+def test_output_is_the_same_from_run_to_run():
+    assert microgpt("trace", "--step", "-v").stdout == microgpt("trace", "--step", "-v").stdout
+
+
+def test_values_and_save_hold_the_same_arrays(tmp_path):
+    saved = tmp_path / "arrays.safetensors"
+    result = microgpt("trace", "--backward", "--json", "--values", "--save", saved)
+    arrays = load_file(saved)
+    for event in json.loads(result.stdout)["events"]:
+        key = event["name"] if event["phase"] == "forward" else f"backward/{event['name']}"
+        np.testing.assert_array_equal(np.float32(event["values"]), arrays.pop(key))
+    assert arrays == {}
+
+
+def test_out_writes_utf8_and_does_not_overwrite(tmp_path):
+    out = tmp_path / "trace.txt"
+    assert microgpt("trace", "--out", out).returncode == 0
+    assert "√(5·16)" in out.read_text(encoding="utf-8")
+    refused(microgpt("trace", "--out", out), "exists already", "--force")
+    assert microgpt("trace", "--out", out, "--force", "--json").returncode == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["schema"] == "microgpt.trace/1"
+
+
+def test_upper_case_is_lowered_with_a_note():
+    result = microgpt("trace", "EmMa")
+    assert "'EmMa' was lowered to 'emma'" in result.stdout
+    assert "tokens [0, 5, 13, 13, 1]" in result.stdout
+
+
+def test_the_empty_text_traces_bos_alone():
+    document = json.loads(microgpt("trace", "", "--json").stdout)
+    assert document["input"]["tokens"] == [0]
+    assert len(document["predictions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trace", "José"], ["'é'", "position 3", "a..z", "'jose'"]),
+        (["trace", "a" * 16], ["at most 15", "found 16"]),
+        (["trace", "--model", "nope"], ["nope", "no such checkpoint"]),
+        (["trace", "--model", "."], ["found a folder"]),
+        (["trace", "--bogus"], ["--bogus"]),
+        (["trace", "emma", "extra"], ["extra"]),
+        (["trace", "--top-k", "0"], ["--top-k"]),
+        (["trace", "--seed", "x"], ["--seed"]),
+        (["trace", "--bos", "middle"], ["--bos", "first"]),
+        (["trace", "--n-head", "2"], ["--n-head", "--model"]),
+        (["trace", "--layer", "layer7.*"], ["'layer7.*' matches no event"]),
+        (["trace", "--layer", "qkv_bias"], ["no counterpart"]),
+        (["trace", "--layer", "wte"], ["--backward"]),
+        (["trace", "--show", "nothing"], ["matches no event"]),
+        (["trace", "--json", "--jsonl"], ["exclude"]),
+        (["trace", "--values"], ["--json"]),
+        (["trace", "--json", "--show", "logits"], ["--show"]),
+        (["trace", "--out", "no/such/place"], ["does not exist"]),
+        (["tarce"], ["tarce"]),
+        (["sample"], ["microgpt train"]),
+        (["sample", "--model", "nope"], ["nope"]),
+        (["inspect", "--model", "nope"], ["nope"]),
+        (["gradcheck", "é"], ["'é'"]),
+        (["train", "--steps", "0"], ["--steps"]),
+        (["train", "--lr", "nan"], ["lr", "nan"]),
+        (["train", "--n-head", "3"], ["n_embd 16", "n_head 3"]),
+        (["train", "--data", "nope"], ["nope", "cannot read"]),
+        (["train", "--resume", "nope"], ["nope"]),
+        (["train", "--out", "no/such/place"], ["does not exist"]),
+        (["train", "--out", "."], ["folder"]),
+        (["train", "--vocab", "greek"], ["--vocab"]),
+        (["train", "--trace-every", "5"], ["--log"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_one_line(tmp_path, args, words):
+    refused(microgpt(*args, cwd=tmp_path), *words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["0 bytes"]),
+        (b"not a checkpoint at all", ["safetensors"]),
+        (None, ["safetensors"]),  # a good one, cut short
+    ],
+)
+def test_a_foreign_or_cut_checkpoint_is_one_line(tmp_path, checkpoint, content, words):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(checkpoint.read_bytes()[:9000] if content is None else content)
+    refused(microgpt("trace", "--model", path), "bad.safetensors", *words)
+
+
+def test_a_misshapen_checkpoint_names_the_tensor(tmp_path, checkpoint):
+    tensors = load_file(checkpoint)
+    path = tmp_path / "bad.safetensors"
+    save_file({**tensors, "layer0.attn_wq": np.zeros((3, 3), np.float32)}, path)
+    refused(microgpt("inspect", "--model", path), "adam.m")
+    bare = {name: tensor for name, tensor in tensors.items() if not name.startswith("adam")}
+    save_file({**bare, "layer0.attn_wq": np.zeros((3, 3), np.float32)}, path)
+    refused(microgpt("inspect", "--model", path), "layer0.attn_wq", "[16, 16]", "[3, 3]")
+
+
+def test_bare_weights_say_what_is_assumed(tmp_path, checkpoint):
+    bare = {name: tensor for name, tensor in load_file(checkpoint).items() if not name.startswith("adam")}
+    path = tmp_path / "bare.safetensors"
+    save_file(bare, path)
+    output = microgpt("trace", "emma", "--model", path).stdout
+    assert "4 heads (--n-head)" in output
+    assert "BOS first" in output
+    output = microgpt("trace", "emma", "--model", path, "--bos", "last", "--n-head", "2").stdout
+    assert "tokens [26, 4, 12, 12, 0]" in output
+    assert "assumed" not in output
+
+
+@pytest.mark.parametrize("data", ["", "\n\n"])
+def test_an_empty_data_file_is_one_line(tmp_path, data):
+    (tmp_path / "d.txt").write_text(data)
+    refused(microgpt("train", "--data", "d.txt", cwd=tmp_path), "d.txt", "empty file")
+
+
+def test_lines_that_do_not_fit_are_counted(tmp_path):
+    (tmp_path / "d.txt").write_text("anna\nJosé\nbob\n\n" + "x" * 30 + "\nEVE\n", encoding="utf-8")
+    notes = microgpt("train", "--data", "d.txt", "--steps", "3", cwd=tmp_path).stderr
+    assert "1 line left out, with a character outside a..z (first: line 2: 'José')" in notes
+    assert "1 line left out, blank" in notes
+    assert "longer than 15 characters (first: line 5" in notes
+    assert "1 line lowered (first: line 6: 'EVE')" in notes
+
+
+def test_training_leaves_a_checkpoint_and_says_how_to_trace_it(tmp_path):
+    result = microgpt("train", "--steps", "40", cwd=tmp_path, width=80)
+    assert result.returncode == 0, result.stderr
+    assert "microgpt trace emma --model microgpt.safetensors" in result.stdout
+    assert re.search(r"held out  3\.\d{4} → 2\.\d{4}", result.stdout)
+    assert "step 40/40" in result.stderr
+    assert microgpt("sample", "-n", "3", cwd=tmp_path).stdout.count("\n") == 3
+    refused(microgpt("train", cwd=tmp_path), "exists already", "--force", "--resume")
+
+
+def test_stop_and_resume_equal_an_uninterrupted_run(tmp_path):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    steps = 30_000
+    assert microgpt("train", "--steps", steps, "--out", whole).returncode == 0
+    command = [sys.executable, "-m", "microgpt_trace", "train", "--steps", str(steps), "--out", str(half)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stderr.readline().startswith("step 3,000")
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read()
+    print(message)
+    assert process.returncode == 130
+    assert f"microgpt train --resume {half}" in message.replace("\n", " ")
+    assert microgpt("train", "--resume", half).returncode == 0
+    expected, found = load_file(whole), load_file(half)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(tensor, found[name])
+
+
+def test_resume_refuses_what_contradicts_the_checkpoint(tmp_path, checkpoint):
+    refused(microgpt("train", "--resume", checkpoint), "nothing is left")
+    part = half_done(tmp_path)
+    refused(microgpt("train", "--resume", part, "--lr", "0.5"), "--lr 0.5 contradicts", "0.01")
+    refused(microgpt("train", "--resume", part, "--n-layer", "3"), "--n-layer 3 contradicts")
+    (tmp_path / "other.txt").write_text("anna\nbob\n")
+    refused(microgpt("train", "--resume", part, "--data", tmp_path / "other.txt"), "other data")
+
+
+def half_done(folder):
+    from microgpt_trace.documents import Documents, default_data, read_lines
+    from microgpt_trace.model import Schedule
+    from microgpt_trace.training import Trainer
+
+    model, path = init(), folder / "part.safetensors"
+    trainer = Trainer(model, Documents.fit(read_lines(default_data()), model.tokenizer, 16), Schedule(20))
+    for record in trainer.run():
+        if record.step == 10:
+            break
+    save(trainer.model("part"), path)
+    return path
+
+
+def test_a_diverging_run_names_step_and_event(tmp_path):
+    out = tmp_path / "m.safetensors"
+    result = microgpt("train", "--steps", "50", "--lr", "1e20", "--out", out)
+    print(result.stderr)
+    assert result.returncode == 1
+    assert re.search(r"step \d+: the loss is \w+; the first event that is not finite is \S+", result.stderr)
+    assert "no checkpoint was written" in result.stderr
+    assert not out.exists()
+
+
+def test_the_log_can_be_replayed(tmp_path):
+    log = tmp_path / "log.jsonl"
+    microgpt("train", "--steps", "20", "--log", log, "--trace-every", "10", cwd=tmp_path)
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [record for record in records if record["record"] == "step"]
+    assert [record["step"] for record in steps] == list(range(1, 21))
+    assert {"loss", "lr", "gradient_norm", "update_ratio"} <= steps[0].keys()
+    events = [(r["step"], r["phase"], r["name"]) for r in records if r["record"] == "event"]
+    for step in (0, 10, 20):
+        assert (step, "forward", "layer0.mlp.act") in events
+        assert (step, "backward", "wte") in events
+    assert (10, "update", "lm_head") in events
+    assert (0, "update", "lm_head") not in events
+
+
+def test_training_on_other_dimensions_and_vocabulary(tmp_path):
+    (tmp_path / "d.txt").write_text("zoë\nANNA\nüwe\n" * 3, encoding="utf-8")
+    options = ["--vocab", "data", "--n-layer", "2", "--n-head", "2", "--n-embd", "8", "--block-size", "8"]
+    result = microgpt("train", "--data", "d.txt", "--steps", "9", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    output = microgpt("trace", "zoë", "--model", "microgpt.safetensors", cwd=tmp_path).stdout
+    assert "Layer 1" in output
+    assert "ë" in output
+
+
+def test_inspect_and_gradcheck(checkpoint):
+    output = microgpt("inspect", "--model", checkpoint, width=80).stdout
+    assert "layer0.mlp_fc2  [16, 64]  1,024" in output
+    document = json.loads(microgpt("inspect", "--json").stdout)
+    assert sum(row["stats"]["count"] for row in document["parameters"]) == 4192
+    result = microgpt("gradcheck", "ava", "--model", checkpoint)
+    assert result.returncode == 0
+    assert "all 4,192 gradients agree" in result.stdout
+
+
+def test_a_closed_pipe_ends_quietly():
+    command = f"{sys.executable} -m microgpt_trace trace --json --verbose --values | head -c 5"
+    script = f"set -o pipefail; {command}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, encoding="utf-8")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_full_disk_is_one_line_and_exit_1(option):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "microgpt_trace", "trace", *option]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command, env=environment, stdout=full, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+    assert result.returncode == 1
+    assert result.stderr == "microgpt: cannot write the output (No space left on device)\n"
+
+
+def test_no_color_and_no_terminal_have_no_escapes():
+    assert "\x1b" not in microgpt("trace", "-v").stdout
+    assert "\x1b[" in microgpt("trace", FORCE_COLOR="1").stdout
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", microgpt("trace", FORCE_COLOR="1", NO_COLOR="1").stdout)
+
+
+@pytest.mark.parametrize("command", [[], ["trace"], ["train"], ["sample"], ["inspect"], ["gradcheck"]])
+def test_help_loads_no_numpy(command):
+    code = (
+        "import sys; from microgpt_trace.cli import app\n"
+        f"try: app([*{command!r}, '--help'], standalone_mode=False)\n"
+        "finally: assert 'numpy' not in sys.modules, 'numpy is loaded'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd="/")
+    assert result.returncode == 0, result.stderr
+    assert "Usage" in result.stdout
+    assert "Examples" in result.stdout or not command
+
+
+def test_version_and_no_command():
+    assert re.fullmatch(r"microgpt \d+\.\d+\.\d+\n", microgpt("--version").stdout)
+    assert "Usage" in microgpt().stdout
+
+
+def test_ctrl_c_is_one_line(checkpoint):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "microgpt_trace", "sample", "-n", "10000000", "--model", str(checkpoint)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    ) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (130, "microgpt: interrupted\n")
