@@ -8,6 +8,7 @@ cannot tell is assumed, and `assumed` says so in words.
 from __future__ import annotations
 
 import json
+import operator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "microgpt.checkpoint/1"
 ARRAYS_FORMAT = "microgpt.arrays/1"
+MOMENTS = ("adam.m", "adam.v")
 ASSUMED_HEADS = 4
 
 
@@ -44,7 +46,7 @@ def save(model: Model, path: str | Path) -> None:
         schedule = asdict(state.schedule)
         metadata["training"] = json.dumps({"step": state.step, "data": state.data, "schedule": schedule})
         if state.moments is not None:
-            tensors["adam.m"], tensors["adam.v"] = np.split(state.moments, 2)
+            tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
     write_atomically(Path(path), to_bytes(tensors, metadata))
 
 
@@ -76,7 +78,7 @@ def load(
     """
     path = Path(path)
     tensors, metadata = _read(path)
-    if "format" not in metadata:
+    if "config" not in metadata and metadata.get("format") != FORMAT:  # others write "pt" there
         config, tokenizer, assumed = _infer(path, tensors, n_head, bos)
         training = None
     else:
@@ -84,9 +86,10 @@ def load(
         assumed = ()
         _refuse_contradiction(path, "--n-head", n_head, config.n_head)
         _refuse_contradiction(path, "--bos", bos, tokenizer.bos)
+    _refuse_strangers(path, tensors, config)
     flat = np.concatenate([_fitting(path, tensors, name, shape) for name, shape in config.shapes().items()])
-    if training is not None and {"adam.m", "adam.v"} <= tensors.keys():
-        moments = [_fitting(path, tensors, name, (flat.size,)) for name in ("adam.m", "adam.v")]
+    if training is not None and not tensors.keys().isdisjoint(MOMENTS):
+        moments = [_fitting(path, tensors, name, (flat.size,)) for name in MOMENTS]
         training = replace(training, moments=np.concatenate(moments))
     return Model(Parameters(config, flat), tokenizer, str(path), training, assumed)
 
@@ -112,15 +115,16 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 
 def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, TrainingState | None]:
-    if metadata["format"] != FORMAT:
-        raise FileFormatError(f"{path}: expected format {FORMAT}, found {metadata['format']!r}")
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(f"{path}: expected format {FORMAT}, found {metadata.get('format')!r}")
     try:
         config = Config(**json.loads(metadata["config"]))
         tokenizer = Tokenizer(**json.loads(metadata["vocabulary"]))
         training = None
         if "training" in metadata:
             state = json.loads(metadata["training"])
-            training = TrainingState(Schedule(**state["schedule"]), state["step"], state["data"])
+            schedule = Schedule(**state["schedule"])
+            training = TrainingState(schedule, operator.index(state["step"]), state["data"])
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({error})") from error
     if tokenizer.vocab_size != config.vocab_size:
@@ -155,13 +159,19 @@ def _infer(
     layers = 0
     while f"layer{layers}.{LAYER_PARAMETERS[0]}" in tensors:
         layers += 1
-    config = Config(
-        vocab_size, width, n_head, max(layers, 1), len(tensors["wpe"]), len(tensors["layer0.mlp_fc1"])
-    )
-    unknown = sorted(tensors.keys() - config.shapes().keys())
+    try:
+        config = Config(
+            vocab_size, width, n_head, max(layers, 1), len(tensors["wpe"]), len(tensors["layer0.mlp_fc1"])
+        )
+    except InputError as error:
+        raise FileFormatError(f"{path}: the shapes are not those of a microGPT ({error})") from error
+    return config, plain, tuple(assumed)
+
+
+def _refuse_strangers(path: Path, tensors: dict[str, Array], config: Config) -> None:
+    unknown = sorted(tensors.keys() - config.shapes().keys() - set(MOMENTS))
     if unknown:
         raise FileFormatError(f"{path}: expected the tensors of a microGPT, found {unknown[0]!r} as well")
-    return config, plain, tuple(assumed)
 
 
 def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:

@@ -29,7 +29,7 @@ def default_data() -> Path:
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file. Raises FileFormatError naming the file and what is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8").removeprefix("\ufeff").splitlines()
     except OSError as error:
         raise FileFormatError(f"{path}: cannot read the data file ({error.strerror})") from error
     except UnicodeDecodeError as error:

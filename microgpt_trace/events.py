@@ -255,6 +255,8 @@ _SYMBOL = {"backward": "d loss / d ", "update": "update of "}
 
 
 def _checked_replacement(hook: Hook, event: TraceEvent, value: Array, result: Any) -> Array:
+    if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
+        result = np.asarray(result)
     who = getattr(hook, "__name__", type(hook).__name__)
     if not isinstance(result, np.ndarray):
         found = type(result).__name__

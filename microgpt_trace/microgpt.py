@@ -30,6 +30,11 @@ class Pass(NamedTuple):
     layers: list[tuple[Any, ...]]
     final: Array  # [N, C] what the head reads
 
+    @property
+    def relus(self) -> list[Array]:
+        """The output of each layer's ReLU, as computed."""
+        return [cache[6] for cache in self.layers]
+
 
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
     """Predict every next token of the batch. A tap that listens takes one name at a time."""
@@ -135,7 +140,7 @@ def layer_backward(
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
     """attn_out = context @ wo.T, as one product unless a head's share was replaced"""
-    if not tap.wants("attn.head0"):
+    if not _heads_wanted(params.config, tap):
         return context.dot(w.wo_t)
     computed = [context[:, own].dot(w.wo[:, own].T) for own in _head_columns(params.config)]
     heads = [tap.emit(f"attn.head{h}", head) for h, head in enumerate(computed)]
@@ -148,7 +153,7 @@ def heads_backward(
     dattn_out: Array, context: Array, w: LayerWeights, g: LayerWeights, params: Parameters, tap: Tap
 ) -> Array:
     """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context; each head's gradient is dattn_out"""
-    if tap.wants("attn.head0"):
+    if _heads_wanted(params.config, tap):
         heads = [tap.emit(f"attn.head{h}", dattn_out) for h in range(params.config.n_head)]
         if any(head is not dattn_out for head in heads):
             dcontext = np.empty_like(context)
@@ -158,6 +163,10 @@ def heads_backward(
             return dcontext
     dattn_out.T.dot(context, g.wo)
     return dattn_out.dot(w.wo)
+
+
+def _heads_wanted(config: Config, tap: Tap) -> bool:
+    return tap is not SILENT and any(tap.wants(f"attn.head{h}") for h in range(config.n_head))
 
 
 def _head_columns(config: Config) -> list[slice]:

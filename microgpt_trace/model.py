@@ -15,6 +15,11 @@ from .stats import Array
 from .tokenizer import Tokenizer
 
 
+def check_seed(seed: int) -> None:
+    if seed < 0:
+        raise InputError(f"seed: expected 0 or more, found {seed}")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How a run trains: Adam with a learning rate that falls linearly to zero over `steps`."""
@@ -28,6 +33,7 @@ class Schedule:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        check_seed(self.seed)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr: expected a positive number, found {self.lr}")
 
@@ -86,6 +92,7 @@ class Model:
 
 def init(config: Config | None = None, *, seed: int = 42, tokenizer: Tokenizer | None = None) -> Model:
     """An untrained model, its parameters drawn from N(0, 0.08) by `seed`."""
+    check_seed(seed)
     tokenizer = tokenizer or Tokenizer()
     config = config or Config(vocab_size=tokenizer.vocab_size)
     if config.vocab_size != tokenizer.vocab_size:

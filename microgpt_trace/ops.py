@@ -151,7 +151,8 @@ def exponent(x: Array, heads: int = 1, mask: Array | None = None) -> Array:
     if mask is not None:
         x = np.where(mask == 0, x, mask)  # what is masked stays unseen, be it NaN
     rows = x.reshape(*x.shape[:-1], heads, -1)
-    return (rows - rows.max(axis=-1, keepdims=True)).reshape(x.shape)
+    shifted = rows - rows.max(axis=-1, keepdims=True)
+    return np.maximum(shifted, np.finfo(x.dtype).min).reshape(x.shape)  # -inf would spoil 0 * x
 
 
 def attention_weights_forward(scores: Array, c: HeadConstants) -> Array:

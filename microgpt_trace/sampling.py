@@ -9,7 +9,7 @@ import numpy as np
 from .batch import Packer
 from .errors import InputError
 from .microgpt import forward
-from .model import Model
+from .model import Model, check_seed
 
 
 def sample(
@@ -22,6 +22,7 @@ def sample(
     """
     if not (np.isfinite(temperature) and temperature >= 0):
         raise InputError(f"temperature: expected 0 or more, found {temperature}")
+    check_seed(seed)
     if count < 1:
         raise InputError(f"the number of names: expected at least 1, found {count}")
     tokenizer, block = model.tokenizer, model.config.block_size

@@ -13,7 +13,7 @@ from .batch import Batch, Packer
 from .checks import Check, Checker
 from .errors import InputError
 from .events import HookBus, Phase, Run, Tap, TraceEvent, select_names
-from .gradient_check import directional_check
+from .gradient_check import gradient_agreement
 from .insights import Insight, insights_of
 from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
@@ -221,7 +221,7 @@ def trace(
             adam = _adam_of(model)
             run_backward(adam.params, done, adam.grads, run.tap("backward"))
             checks.append(
-                directional_check(adam.params, adam.grads, batch, run.altered or bool(run.replaced))
+                gradient_agreement(done, adam.params, adam.grads, run.altered or bool(run.replaced))
             )
         if step:
             summary = _one_step(model, adam, done, run.tap("update"))
@@ -231,7 +231,7 @@ def trace(
         raise InputError(
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
-    predictions = predictions_of(done, inputs, model, top_k)
+    predictions = predictions_of(done, inputs, model, top_k, "probs" in run.replaced)
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
         model=model.describe(),
@@ -277,13 +277,16 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap) -> StepSummary:
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
 
 
-def predictions_of(done: Pass, inputs: TraceInput, model: Model, top_k: int) -> tuple[Prediction, ...]:
+def predictions_of(
+    done: Pass, inputs: TraceInput, model: Model, top_k: int, replaced: bool
+) -> tuple[Prediction, ...]:
     """One row per position, from the probabilities as used."""
 
     def candidate(token: int, row: Array) -> Candidate:
         return Candidate(token, model.tokenizer.label(token, target=True), float(row[token]))
 
-    losses = row_losses(done)
+    # From the logits, so that a vanishing probability has its exact loss, unless they no longer count.
+    losses = -np.log(done.probs[range(len(inputs.targets)), inputs.targets]) if replaced else row_losses(done)
     predictions = []
     for position, (row, target) in enumerate(zip(done.probs, inputs.targets, strict=True)):
         order = np.argsort(-row, kind="stable") if np.isfinite(row).all() else np.array([], np.intp)

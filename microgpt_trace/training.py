@@ -149,8 +149,9 @@ class Trainer:
 
     def _several(self, epoch: int, at: int, size: int) -> list[int]:
         order = self._order(epoch)[at : at + size]
-        if len(order) < size:  # the rest is from the next epoch
-            order = order + self._several(epoch + 1, 0, size - len(order))
+        while len(order) < size:  # the rest is from the epochs after it
+            epoch += 1
+            order = order + self._order(epoch)[: size - len(order)]
         return order
 
     def held_out_loss(self) -> float | None:

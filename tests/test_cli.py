@@ -265,8 +265,6 @@ def test_a_foreign_or_cut_checkpoint_is_one_line(tmp_path, checkpoint, content, 
 def test_a_misshapen_checkpoint_names_the_tensor(tmp_path, checkpoint):
     tensors = load_file(checkpoint)
     path = tmp_path / "bad.safetensors"
-    save_file({**tensors, "layer0.attn_wq": np.zeros((3, 3), np.float32)}, path)
-    refused(microgpt("inspect", "--model", path), "adam.m")
     bare = {name: tensor for name, tensor in tensors.items() if not name.startswith("adam")}
     save_file({**bare, "layer0.attn_wq": np.zeros((3, 3), np.float32)}, path)
     refused(microgpt("inspect", "--model", path), "layer0.attn_wq", "[16, 16]", "[3, 3]")

@@ -13,7 +13,6 @@ from ..errors import InputError, MicrogptError, RunError
 from ..files import write_atomically
 from ..render.screen import ReaderGone, Screen, to_text
 
-
 INTERRUPTED = 130
 
 

@@ -1,0 +1,208 @@
+"""The self-checks of a trace: they hold, and each fails when what it guards is broken."""
+
+import numpy as np
+import pytest
+from conftest import CASES
+
+from microgpt_trace import Model, microgpt, ops, trace
+
+IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
+
+
+def verdicts(model, text="emma"):
+    return {check.id: check.holds for check in trace(model, text, backward=True).checks}
+
+
+def failed(model, text="emma"):
+    return [name for name, holds in verdicts(model, text).items() if holds is False]
+
+
+def test_every_check_is_made_and_holds(case):
+    traced = trace(case.model, case.text, backward=True)
+    assert [check.id for check in traced.checks] == IDS
+    assert all(check.holds for check in traced.checks)
+    assert traced.ok
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "zaq", "maximilian", "nola", "nolan"]
+)  # a ReLU of the last two is almost at its kink
+def test_every_check_holds_in_float32(emma, text):
+    traced = trace(emma, text, backward=True)
+    assert {check.id: check.holds for check in traced.checks} == dict.fromkeys(IDS, True)
+    assert all(check.deviation <= check.tolerance for check in traced.checks if check.deviation is not None)
+
+
+def test_checks_do_not_depend_on_what_is_shown(emma):
+    assert trace(emma, names=["logits"], values=False).checks == trace(emma).checks
+
+
+def leak(weights):
+    weights = weights.copy()
+    weights[..., 0, 1] += 0.125  # the first position looks at the second
+    return weights
+
+
+def mutate(monkeypatch, module, name, change):
+    plain = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
+
+
+def test_a_weight_above_the_diagonal(monkeypatch, emma):
+    mutate(monkeypatch, ops, "attention_weights_forward", leak)
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["causal"].holds is False
+    assert found["causal"].deviation == 0.125
+    assert found["causal"].detail == "layer0.attn.weights"
+
+
+def test_weights_that_do_not_sum_to_one(monkeypatch, emma):
+    mutate(monkeypatch, ops, "attention_weights_forward", lambda weights: weights * np.float32(1.001))
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["softmax"].holds is False
+    assert found["softmax"].deviation == pytest.approx(1e-3, rel=1e-2)
+    assert found["softmax"].detail == "layer0.attn.weights"
+
+
+def test_probabilities_that_do_not_sum_to_one(monkeypatch, emma):
+    mutate(monkeypatch, ops, "cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]))
+    found = {check.id: check for check in trace(emma).checks}
+    assert (found["softmax"].holds, found["softmax"].detail) == (False, "probs")
+
+
+class Bend:
+    """A tap that bends a value between the computation and the model's use of it, unseen by hooks."""
+
+    def __init__(self, monkeypatch, name, factor):
+        plain = microgpt.layer_forward
+
+        def bent(x, w, params, groups, tap):
+            class Bent:
+                wants, layer = tap.wants, tap.layer
+
+                def emit(self, event, value):
+                    return tap.emit(event, value * factor if event == name else value)
+
+            return plain(x, w, params, groups, Bent())
+
+        monkeypatch.setattr(microgpt, "layer_forward", bent)
+
+
+@pytest.mark.parametrize("name", ["attn.residual", "mlp.residual"])
+def test_a_residual_that_is_not_input_and_branch(monkeypatch, emma, name):
+    Bend(monkeypatch, name, np.float32(1.0001))
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["residual"].holds is False
+    assert found["residual"].detail == f"layer0.{name}"
+    assert found["untraced"].holds
+
+
+@pytest.mark.parametrize("name", ["attn.out", "attn.head2"])
+def test_heads_that_do_not_sum_to_the_output(monkeypatch, emma, name):
+    Bend(monkeypatch, name, np.float32(1.5))
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["heads"].holds is False if name == "attn.out" else True
+    assert found["residual"].holds
+
+
+def test_heads_of_other_channels(monkeypatch, emma):
+    plain = microgpt._head_columns
+    monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*plain(config)[:3], slice(0, 4)])
+    assert failed(emma) == ["heads"]
+
+
+def test_observers_that_change_the_run(monkeypatch, emma):
+    plain = microgpt.heads_forward
+
+    def heads_forward(context, w, params, tap):
+        out = plain(context, w, params, tap)
+        return out * np.float32(1.001) if tap.wants("attn.head0") else out
+
+    monkeypatch.setattr(microgpt, "heads_forward", heads_forward)
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["untraced"].holds is False
+    assert 0 < found["untraced"].deviation < 0.1
+
+
+WRONG_GRADIENTS = [
+    ("rmsnorm_backward", lambda dx: -dx),
+    ("relu_backward", lambda dx: dx * np.float32(1.1)),
+    ("scores_backward", lambda grads: (grads[0], grads[1] * 0)),
+    ("context_backward", lambda grads: (grads[0], -grads[1])),
+    ("attention_weights_backward", lambda dx: dx * np.float32(1.5)),
+    ("cross_entropy_backward", lambda dx: dx * np.float32(1.01)),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG_GRADIENTS, ids=[name for name, _ in WRONG_GRADIENTS])
+def test_a_gradient_that_is_wrong(monkeypatch, name, change):
+    mutate(monkeypatch, ops, name, change)
+    case = CASES["2 layers, 2 heads"]
+    assert failed(case.model, case.text) == ["gradient"]
+
+
+def test_the_gradient_check_gives_both_numbers(emma):
+    check = trace(emma, backward=True).checks[-1]
+    analytic, _, numeric = check.detail.partition(": ")[2].partition(" against ")
+    assert float(analytic) == pytest.approx(float(numeric), rel=1e-4)
+
+
+def test_a_gradient_after_a_replacement_is_not_judged(emma):
+    with emma.hooks.subscribe(lambda event, value: value * 2, "logits"):
+        check = trace(emma, backward=True).checks[-1]
+    assert (check.holds, check.deviation, check.detail) == (None, None, "values were replaced")
+
+
+def test_a_gradient_of_zero_is_not_judged_by_itself(emma):
+    """A mean of the last layer's inputs that carries nothing: the loss does not depend on anything."""
+    params = emma.params.copy()
+    params.flat[...] = 0
+    check = trace(Model(params, emma.tokenizer, "zeros"), backward=True).checks[-1]
+    assert (check.holds, check.detail) == (None, "the gradient is zero")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "index", "value", "first"),
+    [
+        ("wte", (13, 2), np.nan, "embed.tok, position 2, element [2, 2] = nan"),
+        ("wpe", (1, 5), np.inf, "embed.pos, position 1, element [1, 5] = inf"),
+        ("layer0.attn_wq", (3, 0), np.nan, "layer0.attn.q, position 0, element [0, 3] = nan"),
+        ("layer0.attn_wo", (9, 15), np.nan, "layer0.attn.head3, position 0, element [0, 9] = nan"),
+        ("layer0.mlp_fc2", (4, 63), np.nan, "layer0.mlp.down, position 0, element [0, 4] = nan"),
+        ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = nan"),
+    ],
+)
+def test_the_first_element_that_is_not_finite_is_named(emma, parameter, index, value, first):
+    params = emma.params.copy()
+    params[parameter][index] = value
+    traced = trace(Model(params, emma.tokenizer, "broken"), backward=True)
+    found = {check.id: check for check in traced.checks}
+    assert (found["finite"].holds, found["finite"].detail) == (False, first)
+    assert found["untraced"].holds
+    assert found["gradient"].holds is None
+    assert not traced.ok
+
+
+def test_a_score_that_overflows_is_named_with_its_head_and_query(emma):
+    params = emma.params.copy()
+    for name in ("layer0.attn_wq", "layer0.attn_wk"):
+        params[name][8:12] *= 1e21  # head 2
+    detail = trace(Model(params, emma.tokenizer, "broken")).checks[0].detail
+    assert detail.startswith("layer0.attn.scores, position 0, element [2, 0, 0] = ")
+
+
+def test_what_cannot_be_judged_for_a_nan_says_why(emma):
+    params = emma.params.copy()
+    params.wte[...] = np.nan
+    found = {check.id: check for check in trace(Model(params, emma.tokenizer, "broken")).checks}
+    assert [found[name].holds for name in IDS[:-1]] == [False, True, None, None, None, None]
+    assert found["heads"].detail == "layer0.attn.out is not finite"
+    assert found["causal"].deviation is None
+
+
+def test_a_run_without_such_events_says_so():
+    from microgpt_trace.checks import Checker
+
+    checks = Checker().checks(np.zeros(2), np.zeros(2))
+    assert {c.holds for c in checks if c.id in ("heads", "residual", "softmax", "causal")} == {None}
+    assert {c.detail for c in checks[2:]} == {"no such event in this run"}

@@ -1,0 +1,123 @@
+"""The events of "emma", name by name in order of computation, written out."""
+
+from microgpt_trace import trace
+
+STREAM, HEADS, HIDDEN, VOCAB = (5, 16), (4, 5, 5), (5, 64), (5, 27)
+
+FORWARD = [
+    ("embed.tok", "embedding", None, STREAM, "tok_emb = one_hot(tokens) @ wte"),
+    ("embed.pos", "embedding", None, STREAM, "pos_emb = one_hot(pos) @ wpe"),
+    ("embed.sum", "embedding", None, STREAM, "x = tok_emb + pos_emb"),
+    ("embed.norm", "embedding", None, STREAM, "x = RMSNorm(x)"),
+    ("layer0.attn.norm", "attention", 0, STREAM, "x_n = RMSNorm(x) [pre-attn]"),
+    ("layer0.attn.q", "attention", 0, STREAM, "q = x_n @ wq"),
+    ("layer0.attn.k", "attention", 0, STREAM, "k = x_n @ wk"),
+    ("layer0.attn.v", "attention", 0, STREAM, "v = x_n @ wv"),
+    ("layer0.attn.scores", "attention", 0, HEADS, "scores = q @ k.T / sqrt(4)"),
+    ("layer0.attn.weights", "attention", 0, HEADS, "weights = softmax(scores + mask)"),
+    ("layer0.attn.context", "attention", 0, STREAM, "context = weights @ v"),
+    ("layer0.attn.head0", "attention", 0, STREAM, "head_0_out @ wo[0]"),
+    ("layer0.attn.head1", "attention", 0, STREAM, "head_1_out @ wo[1]"),
+    ("layer0.attn.head2", "attention", 0, STREAM, "head_2_out @ wo[2]"),
+    ("layer0.attn.head3", "attention", 0, STREAM, "head_3_out @ wo[3]"),
+    ("layer0.attn.out", "attention", 0, STREAM, "attn_out = context @ wo"),
+    ("layer0.attn.residual", "attention", 0, STREAM, "x = x_res + attn_out [residual]"),
+    ("layer0.mlp.norm", "mlp", 0, STREAM, "x_n = RMSNorm(x) [pre-MLP]"),
+    ("layer0.mlp.up", "mlp", 0, HIDDEN, "h = x_n @ w_fc1 [up project]"),
+    ("layer0.mlp.act", "mlp", 0, HIDDEN, "h = ReLU(h)"),
+    ("layer0.mlp.down", "mlp", 0, STREAM, "mlp_out = h @ w_fc2 [down project]"),
+    ("layer0.mlp.residual", "mlp", 0, STREAM, "x = x_res + mlp_out [residual]"),
+    ("logits", "head", None, VOCAB, "logits = x @ w_lm"),
+    ("probs", "head", None, VOCAB, "probs = softmax(logits)"),
+    ("loss", "head", None, (), "loss = mean(-log probs[target])"),
+]
+
+BACKWARD = [
+    "loss", "probs", "logits",
+    "layer0.mlp.residual", "layer0.mlp.down", "layer0.mlp.act", "layer0.mlp.up", "layer0.mlp.norm",
+    "layer0.attn.residual", "layer0.attn.out",
+    "layer0.attn.head0", "layer0.attn.head1", "layer0.attn.head2", "layer0.attn.head3",
+    "layer0.attn.context", "layer0.attn.weights", "layer0.attn.scores",
+    "layer0.attn.v", "layer0.attn.k", "layer0.attn.q", "layer0.attn.norm",
+    "embed.norm", "embed.sum", "embed.pos", "embed.tok",
+]  # fmt: skip
+
+PARAMETERS = [
+    ("wte", "embedding", None, (27, 16)),
+    ("wpe", "embedding", None, (16, 16)),
+    ("lm_head", "head", None, (27, 16)),
+    ("layer0.attn_wq", "attention", 0, (16, 16)),
+    ("layer0.attn_wk", "attention", 0, (16, 16)),
+    ("layer0.attn_wv", "attention", 0, (16, 16)),
+    ("layer0.attn_wo", "attention", 0, (16, 16)),
+    ("layer0.mlp_fc1", "mlp", 0, (64, 16)),
+    ("layer0.mlp_fc2", "mlp", 0, (16, 64)),
+]
+
+SHAPES = {name: shape for name, _, _, shape, _ in FORWARD} | {name: shape for name, _, _, shape in PARAMETERS}
+
+
+def of_phase(traced, phase):
+    return [event for event in traced if event.phase == phase]
+
+
+def test_forward(emma):
+    traced = trace(emma)
+    assert [(e.name, e.stage, e.layer, e.shape, e.expr) for e in traced] == FORWARD
+    assert {(e.phase, e.dtype) for e in traced} == {("forward", "float32")}
+
+
+def test_backward(emma):
+    traced = of_phase(trace(emma, backward=True), "backward")
+    names = [name for name, *_ in PARAMETERS]
+    assert [e.name for e in traced] == [*BACKWARD, *reversed(names)]
+    assert [e.shape for e in traced] == [SHAPES[e.name] for e in traced]
+    assert {e.dtype for e in traced} == {"float32"}
+
+
+def test_update(emma):
+    traced = of_phase(trace(emma, step=True), "update")
+    assert [(e.name, e.stage, e.layer, e.shape) for e in traced] == PARAMETERS
+
+
+def test_gradients_and_updates_are_written_as_such(emma):
+    traced = trace(emma, step=True)
+    assert traced.event("logits", "backward").expr == "d loss / d logits"
+    assert traced.event("wte", "update").expr == "update of wte"
+
+
+def test_events_are_counted_through_all_phases(emma):
+    traced = trace(emma, step=True)
+    assert [e.seq for e in traced] == list(range(25 + 25 + 9 + 9))
+    assert [len(of_phase(traced, p)) for p in ("forward", "backward", "update")] == [25, 34, 9]
+
+
+def test_every_event_of_a_trace_has_statistics_of_all_its_numbers(emma):
+    traced = trace(emma, step=True)
+    for event in traced:
+        size = traced.array(event.name, event.phase).size
+        causal = event.name.endswith((".scores", ".weights"))
+        assert event.stats.count == (4 * 15 if causal else size), event.name
+
+
+def test_two_layers_repeat_the_layer(deep):
+    names = [e.name for e in trace(deep.model, deep.text)]
+    kinds = [n.removeprefix("layer0.") for n, *_ in FORWARD if n.startswith("layer0.")]
+    kinds = [k for k in kinds if k not in ("attn.head2", "attn.head3")]
+    assert names == [
+        *[n for n, *_ in FORWARD[:4]],
+        *[f"layer{i}.{kind}" for i in (0, 1) for kind in kinds],
+        "logits", "probs", "loss",
+    ]  # fmt: skip
+
+
+def test_a_selection_holds_exactly_the_events_chosen(emma):
+    traced = trace(emma, names=["layer0.attn.head*", "logits"], backward=True)
+    chosen = [f"layer0.attn.head{h}" for h in range(4)]
+    assert [e.name for e in traced] == [*chosen, "logits", "logits", *chosen]
+    assert len(traced) == 10
+
+
+def test_seconds_come_only_when_asked_for(emma):
+    assert {e.seconds for e in trace(emma)} == {None}
+    assert all(e.seconds > 0 for e in trace(emma, time=True, backward=True))

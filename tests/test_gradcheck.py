@@ -1,0 +1,96 @@
+"""The gradient check agrees with the backward pass, and disagrees with a wrong one."""
+
+import numpy as np
+import pytest
+from conftest import CASES
+from judges import agree
+
+from microgpt_trace import Model, gradcheck, ops, trace
+from microgpt_trace.errors import InputError
+
+
+def test_every_parameter_agrees(case):
+    results = list(gradcheck(case.model, case.text))
+    assert [r.name for r in results] == list(case.model.params)
+    assert [r.name for r in results if not r.holds] == []
+    assert sum(r.count for r in results) == case.model.config.parameter_count
+    assert max(r.relative_error for r in results) <= 1e-6
+
+
+def test_the_default_model_has_no_elements_left_out(emma):
+    results = list(gradcheck(emma))
+    assert all(r.holds for r in results)
+    assert sum(r.kinks for r in results) <= 2
+
+
+def test_the_worst_element_is_given_with_both_numbers(emma):
+    result = next(gradcheck(emma))
+    exact = trace(Model(emma.params.copy(np.float64), emma.tokenizer, "test"), backward=True).gradient("wte")
+    agree(result.analytic, exact[result.worst_index], what="analytic")
+    agree(result.max_abs, np.abs(exact).max(), what="largest")
+    assert abs(result.analytic - result.numeric) / result.max_abs == pytest.approx(result.relative_error)
+
+
+def test_the_model_is_left_as_it_was(emma):
+    before = emma.params.flat.copy()
+    list(gradcheck(emma))
+    assert np.array_equal(emma.params.flat, before)
+
+
+WRONG = {
+    "sign of rmsnorm": ("rmsnorm_backward", lambda dx: -dx, {"wte", "wpe"}),
+    "relu without slope": ("relu_backward", lambda dx: dx * 1.001, {"layer0.mlp_fc1"}),
+    "keys without gradient": ("scores_backward", lambda g: (g[0], g[1] * 0), {"layer0.attn_wk"}),
+    "queries without gradient": ("scores_backward", lambda g: (g[0] * 0, g[1]), {"layer0.attn_wq"}),
+    "values without gradient": ("context_backward", lambda g: (g[0], g[1] * 0), {"layer0.attn_wv"}),
+    "sign of the values": ("context_backward", lambda g: (g[0], -g[1]), {"layer0.attn_wv"}),
+    "softmax": ("attention_weights_backward", lambda d: d * 0.5, {"layer0.attn_wq", "layer0.attn_wk"}),
+    "loss": ("cross_entropy_backward", lambda d: d * 1.0001, {"lm_head", "layer0.mlp_fc2"}),
+}
+
+
+@pytest.mark.parametrize(("name", "change", "hit"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_backward_is_found(monkeypatch, emma, name, change, hit):
+    plain = getattr(ops, name)
+    monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
+    wrong = {r.name for r in gradcheck(emma) if not r.holds}
+    assert hit <= wrong, f"found {sorted(wrong)}"
+
+
+def test_one_wrong_element_is_found(monkeypatch, emma):
+    plain = ops.relu_backward
+
+    def relu_backward(dy, y):
+        dx = plain(dy, y)
+        dx[2, np.flatnonzero(y[2])[0]] *= 1.01
+        return dx
+
+    monkeypatch.setattr(ops, "relu_backward", relu_backward)
+    assert not all(r.holds for r in gradcheck(emma))
+
+
+def test_a_model_that_is_not_finite_does_not_agree(emma):
+    params = emma.params.copy()
+    params["layer0.mlp_fc1"][0, 0] = np.nan
+    results = {r.name: r for r in gradcheck(Model(params, emma.tokenizer, "broken"))}
+    assert not any(r.holds for r in results.values())
+
+
+def test_a_confident_model_is_still_judged(emma):
+    """Gradients far below the curvature of the loss: elements must not all pass for kinks."""
+    params = emma.params.copy()
+    params.flat *= 8
+    results = list(gradcheck(Model(params, emma.tokenizer, "test")))
+    assert all(r.holds for r in results)
+    assert sum(r.kinks for r in results) <= 0.01 * sum(r.count for r in results)
+
+
+def test_other_texts_agree():
+    case = CASES["default"]
+    for text in ("", "zz"):
+        assert all(r.holds for r in gradcheck(case.model, text))
+
+
+def test_a_text_that_does_not_fit_is_refused(emma):
+    with pytest.raises(InputError, match="expected at most 15 characters"):
+        list(gradcheck(emma, "a" * 16))

@@ -1,0 +1,73 @@
+"""The package as a whole: lazy imports, public names, fences between modules, sizes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import microgpt_trace
+
+PACKAGE = Path(microgpt_trace.__file__).parent
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_the_package_loads_no_numpy():
+    heavy = ("numpy", "rich", "typer", "safetensors", "torch")
+    assert python(f"import sys, microgpt_trace; print(*[m for m in {heavy} if m in sys.modules])") == []
+
+
+def test_the_public_names_are_few_and_resolve():
+    assert 10 <= len(microgpt_trace.__all__) <= 15
+    assert microgpt_trace.__all__ == sorted(microgpt_trace.__all__)
+    for name in microgpt_trace.__all__:
+        assert getattr(microgpt_trace, name).__name__ == name
+    assert set(microgpt_trace.__all__) <= set(dir(microgpt_trace))
+
+
+def test_a_name_that_is_none_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'microgpt_trace' has no attribute 'nothing'"):
+        microgpt_trace.nothing  # noqa: B018
+
+
+def imports(module):
+    text = (PACKAGE / module).read_text(encoding="utf-8")
+    return set(re.findall(r"^\s*(?:import|from) ([a-z_]+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_screen_is_the_business_of_cli_and_render(module):
+    if not module.startswith(("cli/", "cli.py")):
+        assert "typer" not in imports(module)
+    if not module.startswith(("cli/", "cli.py", "render/")):
+        assert "rich" not in imports(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_is_longer_than_a_reader_bears(module):
+    assert len((PACKAGE / module).read_text(encoding="utf-8").splitlines()) <= 350
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "cli/__init__.py"])
+def test_every_module_imports_alone(module):
+    name = "microgpt_trace." + module.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    if module in ("__init__.py", "__main__.py"):
+        pytest.skip("the package itself, and its entry point, which runs")
+    python(f"import {name}")
+
+
+def test_the_mathematics_knows_no_file_and_no_screen():
+    for module in ("ops.py", "microgpt.py", "stats.py", "events.py", "parameters.py", "batch.py"):
+        text = (PACKAGE / module).read_text(encoding="utf-8")
+        assert not re.search(r"\bprint\(|\bopen\(|pathlib|\btokenizer\b import", text), module
+
+
+def test_the_package_is_marked_as_typed():
+    assert (PACKAGE / "py.typed").exists()
