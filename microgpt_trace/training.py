@@ -159,9 +159,10 @@ class Trainer:
         return mean_loss(self.params, self._encoded, self.documents.held_out)
 
     def train_loss(self) -> float | None:
-        """The same over as many names of the training set, or 1,000 if fewer are held out."""
-        count = max(len(self.documents.held_out), 1000)
-        return mean_loss(self.params, self._encoded, self.documents.train[:count])
+        """The same over as many names spread evenly over the training set, at least 1,000 if it has them."""
+        train = self.documents.train
+        count = min(max(len(self.documents.held_out), 1000), len(train))
+        return mean_loss(self.params, self._encoded, train[np.arange(count) * len(train) // count])
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Which event of which name first holds a number that is not finite."""

@@ -265,7 +265,9 @@ def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
 
 def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
     documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
-    went = f"from step {start:,} " if start else ""
+    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
+    size = "1 name" if schedule.batch_size == 1 else f"{schedule.batch_size} names"
+    went = f"steps {start + 1:,} to {schedule.steps:,}" if start else f"{schedule.steps:,} steps"
     return [
         (
             "data",
@@ -275,12 +277,8 @@ def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
         ("vocabulary", trainer.tokenizer.describe()),
         (
             "model",
-            f"{config.parameter_count:,} parameters: {config.n_layer} × {config.n_head} heads, "
+            f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, "
             f"width {config.n_embd}, block {config.block_size}",
         ),
-        (
-            "training",
-            f"{went}to step {schedule.steps:,}, {schedule.batch_size} a step, Adam, "
-            f"lr {schedule.lr:g} falling to 0, seed {schedule.seed}",
-        ),
+        ("training", f"{went} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"),
     ]
