@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import CASES
 
-from microgpt_trace import Model, microgpt, ops, trace
+from microgpt_trace import Model, microgpt, ops, trace, tracing
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
@@ -139,6 +139,18 @@ def test_a_gradient_that_is_wrong(monkeypatch, name, change):
     mutate(monkeypatch, ops, name, change)
     case = CASES["2 layers, 2 heads"]
     assert failed(case.model, case.text) == ["gradient"]
+
+
+@pytest.mark.parametrize("name", ["wpe", "lm_head", "layer0.attn_wv", "layer0.mlp_fc2"])
+def test_a_gradient_that_was_never_written(monkeypatch, emma, name):
+    plain = tracing.run_backward
+
+    def run_backward(params, done, grads, tap):
+        plain(params, done, grads, tap)
+        grads[name][...] = 0
+
+    monkeypatch.setattr(tracing, "run_backward", run_backward)
+    assert failed(emma) == ["gradient"]
 
 
 def test_the_gradient_check_gives_both_numbers(emma):

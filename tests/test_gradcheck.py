@@ -69,6 +69,33 @@ def test_one_wrong_element_is_found(monkeypatch, emma):
     assert not all(r.holds for r in gradcheck(emma))
 
 
+def at_a_kink(model):
+    """The model with a hidden unit that is exactly zero: its ReLU has two slopes there."""
+    params = model.params.copy()
+    params["layer0.mlp_fc1"][0] = 0
+    return Model(params, model.tokenizer, "test")
+
+
+@pytest.mark.parametrize("text", ["", "emma"], ids=["one position", "several"])
+def test_elements_at_a_kink_are_counted_and_not_judged(emma, text):
+    results = {r.name: r for r in gradcheck(at_a_kink(emma), text)}
+    assert all(r.holds for r in results.values())
+    assert 0 < results["layer0.mlp_fc1"].kinks <= 16
+
+
+def test_a_slope_that_is_on_neither_side_of_a_kink_is_found(monkeypatch, emma):
+    plain = ops.relu_backward
+
+    def relu_backward(dy, y):
+        dx = plain(dy, y)
+        dx[:, 0] = 5 * dy[:, 0]
+        return dx
+
+    monkeypatch.setattr(ops, "relu_backward", relu_backward)
+    results = list(gradcheck(at_a_kink(emma), ""))  # one position: one kink, so two slopes
+    assert [r.name for r in results if not r.holds] == ["layer0.mlp_fc1"]
+
+
 def test_a_model_that_is_not_finite_does_not_agree(emma):
     params = emma.params.copy()
     params["layer0.mlp_fc1"][0, 0] = np.nan

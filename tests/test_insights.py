@@ -58,6 +58,13 @@ def test_rmsnorm_of_tiny_embeddings(emma):
     assert f"L2 {l2(traced, 'embed.sum'):.3g} before the first norm" in found.text
 
 
+def test_rmsnorm_of_embeddings_whose_squares_overflow(emma):
+    model = mutated(emma, lambda params: np.multiply(params.wte, np.float32(1e22), params.wte))
+    found = insight(model, "rmsnorm")
+    assert found.holds is False
+    assert "so small" not in found.text
+
+
 def test_a_norm_that_was_replaced_is_named(emma):
     with emma.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.norm"):
         found = insight(emma, "rmsnorm")
@@ -92,7 +99,9 @@ def test_attention_in_the_second_layer(deep):
     loud = mutated(model, lambda params: np.multiply(params["layer1.attn_wo"], 50, params["layer1.attn_wo"]))
     found = insight(loud, "attention", deep.text)
     assert (small.holds, found.holds) == (True, False)
-    assert "In layer 1 it writes" in found.text
+    traced = trace(loud, deep.text)
+    share = l2(traced, "layer1.attn.out") / l2(traced, "layer0.mlp.residual")
+    assert f"In layer 1 it writes {share:.0%}" in found.text
 
 
 def test_relu_is_sparse_as_measured(emma):
@@ -164,6 +173,11 @@ def test_a_model_that_is_not_finite_is_not_evaluated(emma, bad):
         assert found[identifier].text == "Not evaluated: the run holds values that are not finite."
         assert found[identifier].numbers == {}
     assert found["pattern"].holds
+
+
+def test_an_infinite_loss_is_not_evaluated(emma):
+    with emma.hooks.subscribe(lambda event, value: np.full_like(value, np.inf), "loss"):
+        assert [i.holds for i in trace(emma).insights] == [None, None, None, None, True]
 
 
 def test_the_pattern_is_that_of_the_events(emma, deep):

@@ -152,6 +152,12 @@ def test_a_step_goes_on_with_the_moments_of_training(emma, tmp_path):
     trained = train(emma, steps=4, data=data)
     traced = trace(trained, step=True)
     assert (traced.step.number, traced.step.note) == (5, "moments of the checkpoint")
+    m, v = np.split(trained.training.moments, 2)
+    gradient = np.concatenate([traced.gradient(n).ravel() for n in emma.params])
+    first = 0.15 * (0.85 * m + gradient) / (1 - 0.85**5)
+    second = 0.01 * (0.99 * v + gradient**2) / (1 - 0.99**5)
+    update = np.concatenate([traced.array(n, "update").ravel() for n in emma.params])
+    agree(update, -traced.step.lr * first / (np.sqrt(second) + 1e-8), rtol=1e-4, atol=1e-8, what="update")
     fresh = trace(Model(trained.params, trained.tokenizer, "x"), step=True)
     assert not np.allclose(traced.array("wte", "update"), fresh.array("wte", "update"))
 
