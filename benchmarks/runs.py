@@ -36,7 +36,7 @@ def padded(names: Sequence[Sequence[int] | np.ndarray], block_size: int) -> np.n
 def rows_of(batch: Batch, config: Config) -> np.ndarray:
     """The names of a batch: [B, block_size + 1]"""
     wanted = batch.targets.argmax(axis=1)
-    first = np.flatnonzero(batch.positions == 0)[1:]  # where a name begins, but for the first name
+    first = np.flatnonzero(batch.rows.positions == 0)[1:]  # where a name begins, but for the first name
     pieces = zip(np.split(batch.tokens, first), np.split(wanted, first), strict=True)
     names = [np.append(tokens, wanted[-1]) for tokens, wanted in pieces]
     return padded(names, config.block_size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,23 +12,30 @@ from .stats import Array, DType
 
 
 class Group(NamedTuple):
-    """Names of equal length that stand one after another in a batch."""
+    """Names of equal length that stand one after another in a batch of several."""
 
     rows: slice
     n_names: int
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is known of a batch's rows without their characters."""
+
+    positions: Array  # [N] 0-based, within the name
+    positions_onehot: Array  # [N, block_size]
+    share: Array  # [] 1/T for one name, [N, 1] 1/(B*T) for several: every name counts the same
+    groups: tuple[Group, ...]  # empty for one name
+
+
 class Batch(NamedTuple):
     """Names packed row after row, without padding, shorter ones first."""
 
     tokens: Array  # [N] ids
-    positions: Array  # [N] 0-based, within the name
     tokens_onehot: Array  # [N, V]
-    positions_onehot: Array  # [N, block_size]
     targets: Array  # [N, V] each row's share of the loss at its target, 0 elsewhere
-    groups: tuple[Group, ...]
-    share: Array  # [] 1/T for one name, [N, 1] 1/(B*T) for several: every name counts the same
+    rows: Rows
 
 
 class Packer:
@@ -37,29 +45,20 @@ class Packer:
         self.config, self.dtype = config, dtype
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
         self._positions = np.eye(config.block_size, dtype=dtype)
-        self._of_length: dict[int, tuple[Any, ...]] = {}
+        self._of_length: dict[int, tuple[Rows, Array]] = {}
 
     def one(self, ids: Array) -> Batch:
         """A batch of one name from its [T+1] ids, both BOS included."""
-        tokens, wanted = ids[:-1], ids[1:]
-        length = len(tokens)
-        known = self._of_length.get(length) or self._know(length)
-        positions, positions_onehot, targets, groups, share = known
-        return Batch(
-            tokens,
-            positions,
-            self._tokens.take(tokens, 0),
-            positions_onehot,
-            targets.take(wanted, 0),
-            groups,
-            share,
-        )
+        tokens = ids[:-1]
+        known = self._of_length.get(len(tokens)) or self._know(len(tokens))
+        rows, targets = known
+        return Batch(tokens, self._tokens.take(tokens, 0), targets.take(ids[1:], 0), rows)
 
-    def _know(self, length: int) -> tuple[Any, ...]:
+    def _know(self, length: int) -> tuple[Rows, Array]:
+        """The rows of a name of this length, and the table of its targets."""
         share = np.array(1 / length, self.dtype)
-        groups = (Group(slice(0, length), 1, length),)
-        known = (np.arange(length), self._positions[:length], self._tokens * share, groups, share)
-        self._of_length[length] = known
+        rows = Rows(np.arange(length), self._positions[:length], share, ())
+        known = self._of_length[length] = rows, self._tokens * share
         return known
 
     def several(self, padded: Array, lengths: Array) -> Batch:
@@ -76,12 +75,5 @@ class Packer:
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
         targets = np.zeros((start, self.config.vocab_size), self.dtype)
         targets[np.arange(start), wanted] = share
-        return Batch(
-            tokens,
-            positions,
-            self._tokens.take(tokens, 0),
-            self._positions.take(positions, 0),
-            targets,
-            tuple(groups),
-            share[:, None],
-        )
+        rows = Rows(positions, self._positions.take(positions, 0), share[:, None], tuple(groups))
+        return Batch(tokens, self._tokens.take(tokens, 0), targets, rows)

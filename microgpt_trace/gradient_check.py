@@ -1,12 +1,12 @@
 """The hand-written gradients against differences of the loss in float64.
 
 Central differences err by O(h^2) from the third derivative and O(eps/h) from rounding; h = 1e-5
-leaves about 1e-9. A ReLU that switches within h spoils an element: it is counted and not judged,
-provided that the difference towards the side without the kink agrees.
+leaves about 1e-9. A ReLU that switches within h spoils an element, which is counted and not judged.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ from .stats import Array
 
 STEP = 1e-5
 TOLERANCE = 1e-6  # of the parameter's largest gradient
-KINK = 1e-3  # one-sided slopes that differ by this share of the largest gradient: a kink lies between
-AGREEMENT = 1e-3  # of the norm of a parameter's gradient in float32
+AGREEMENT = 1e-3  # of a parameter's slope, for gradients in float32
+NEXT_TO_NOTHING = 1e-6  # of the norm of the whole gradient: less is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +49,34 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
     batch = Packer(params.config, np.float64).one(ids)
     grads = Parameters(params.config, np.zeros_like(params.flat))
+    return _checks(params, grads, batch)
+
+
+def _checks(params: Parameters, grads: Parameters, batch: Batch) -> Iterator[GradientCheck]:
     with np.errstate(all="ignore"):
         done = forward(params, batch)
         backward(params, done, grads)
         for name in params:
-            yield _check_parameter(name, params, grads[name], batch, float(done.loss))
+            yield _check_parameter(name, params, grads[name], batch, done)
 
 
 def _check_parameter(
-    name: str, params: Parameters, analytic: Array, batch: Batch, middle: float
+    name: str, params: Parameters, analytic: Array, batch: Batch, middle: Pass
 ) -> GradientCheck:
     flat = params[name].reshape(-1)
-    above, below = np.empty(flat.size), np.empty(flat.size)
+    numeric, switched = np.empty(flat.size), np.zeros(flat.size, dtype=bool)
     for i, value in enumerate(flat.tolist()):
         flat[i] = value + STEP
-        above[i] = forward(params, batch).loss
+        above = forward(params, batch)
         flat[i] = value - STEP
-        below[i] = forward(params, batch).loss
+        below = forward(params, batch)
         flat[i] = value
-    numeric, expected = (above - below) / (2 * STEP), analytic.reshape(-1)
+        numeric[i] = (above.loss - below.loss) / (2 * STEP)
+        switched[i] = not (_same_relus(above, middle) and _same_relus(below, middle))
+    expected = analytic.reshape(-1)
     scale = max(float(np.abs(expected).max()), float(np.abs(numeric).max()), 1e-8)
     error = np.abs(expected - numeric) / scale
-    # Past a kink one side of the difference has another slope; the other side has the right one.
-    sides = np.stack([(above - middle) / STEP, (middle - below) / STEP]) / scale
-    one_side_agrees = np.abs(sides - expected / scale).min(axis=0) < KINK / 10
-    kink = (error > TOLERANCE) & (np.abs(sides[0] - sides[1]) > KINK) & one_side_agrees
+    kink = switched & (error > TOLERANCE)
     judged = np.where(kink, 0.0, error)
     worst = int(np.nan_to_num(judged, nan=np.inf).argmax())
     return GradientCheck(
@@ -84,11 +87,17 @@ def _check_parameter(
     )  # fmt: skip
 
 
-def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replaced: bool) -> Check:
-    """The traced gradient of every parameter against a difference of the loss along that gradient.
+def _same_relus(a: Pass, b: Pass) -> bool:
+    """Whether the same ReLUs let their input through."""
+    return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))
 
-    The differences are taken in float64 with three steps, of which the best counts: a ReLU that
-    switches within a step spoils the longer ones.
+
+def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replaced: bool) -> Check:
+    """The traced gradient of every parameter against a difference of the loss along that gradient, or
+    along a fixed random direction where the gradient is next to nothing.
+
+    The differences are taken in float64, with the longest of three steps within which no ReLU
+    switches; a parameter for which there is none is not judged.
     """
     claim = "gradients agree with finite differences"
     wide = params.copy(np.float64)
@@ -99,35 +108,42 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
         reason = "values were replaced"
     elif not np.isfinite(grads.flat).all():
         reason = "a gradient is not finite"
-    elif not _same_side_of_kinks(done, forward(wide, batch)):
+    elif not _same_relus(done, middle := forward(wide, batch)):
         reason = "a ReLU is at its kink, on another side in float64"
     if reason:
         return Check("gradient", claim, None, None, AGREEMENT, reason)
-    least = 1e-6 * float(np.linalg.norm(grads.flat))
-    worst, detail = 0.0, "the gradient is zero"
+    least = NEXT_TO_NOTHING * float(np.linalg.norm(grads.flat.astype(np.float64)))
+    rng = np.random.default_rng(0)
+    worst, detail = -1.0, "a ReLU is at its kink for every parameter"
     for name, grad in grads.items():
-        norm = float(np.linalg.norm(grad.astype(np.float64)))
-        if norm <= least:
+        exact = grad.astype(np.float64)
+        norm = float(np.linalg.norm(exact))
+        along = exact / norm if norm > least else rng.standard_normal(grad.shape) / math.sqrt(grad.size)
+        slope = _slope(wide, name, along, batch, middle)
+        if slope is None:
             continue
-        slopes = [_slope(wide, name, grad / norm, batch, step) for step in (1e-5, 1e-6, 1e-7)]
-        slope = min(slopes, key=lambda found: abs(found - norm))
-        if abs(slope - norm) / norm >= worst:
-            worst, detail = abs(slope - norm) / norm, f"{name}: {norm:.7g} against {slope:.7g}"
-    if least == 0:
+        expected = float((exact * along).sum())
+        largest = max(abs(slope), abs(expected))
+        deviation = abs(slope - expected) / largest if largest > max(least, 1e-9) else 0.0
+        if deviation > worst:
+            worst, detail = deviation, f"{name}: {expected:.7g} against {slope:.7g}"
+    if worst < 0:
         return Check("gradient", claim, None, None, AGREEMENT, detail)
     return Check("gradient", claim, worst <= AGREEMENT, worst, AGREEMENT, detail)
 
 
-def _same_side_of_kinks(narrow: Pass, wide: Pass) -> bool:
-    return all(np.array_equal(a > 0, b > 0) for a, b in zip(narrow.relus, wide.relus, strict=True))
-
-
-def _slope(params: Parameters, name: str, direction: Array, batch: Batch, step: float) -> float:
-    """The central difference of the loss along a direction of one parameter."""
+def _slope(params: Parameters, name: str, along: Array, batch: Batch, middle: Pass) -> float | None:
+    """The central difference of the loss along a direction of one parameter, if a step short enough
+    to switch no ReLU is found."""
     values, start = params[name], params[name].copy()
-    losses = []
-    for length in (step, -step):
-        values[...] = start + length * direction
-        losses.append(float(forward(params, batch).loss))
-    values[...] = start
-    return (losses[0] - losses[1]) / (2 * step)
+    slope = None
+    for step in (1e-5, 1e-6, 1e-7):
+        values[...] = start + step * along
+        above = forward(params, batch)
+        values[...] = start - step * along
+        below = forward(params, batch)
+        values[...] = start
+        if _same_relus(above, middle) and _same_relus(below, middle):
+            slope = float(above.loss - below.loss) / (2 * step)
+            break
+    return slope

@@ -86,11 +86,15 @@ def _rmsnorm(stats: Stats, rows: int, config: Config) -> Insight:
             f"{math.sqrt(config.n_embd):.2f} and {rows} rows have {shape}."
         )
     else:
-        where = names[found.index(worst)]
+        if before > 1e19 * math.sqrt(rows):
+            why = "The squares of an input this large leave the range of the numbers"
+        elif before < 0.1 * expected:
+            why = "The input is so small that eps = 1e-5 counts, or a value was replaced"
+        else:
+            why = "A value was replaced, or an input is too small or too large to be squared"
         text = (
-            f"The invariant does not hold: L2 = {worst:.3g} after {where}, where rows of RMS 1 would give "
-            f"{shape}. The input is so small that eps = 1e-5 counts (L2 {before:.3g} before the first norm), "
-            "or a value was replaced."
+            f"The invariant does not hold: L2 = {worst:.3g} after {names[found.index(worst)]}, where rows of "
+            f"RMS 1 would give {shape}. {why} (L2 {before:.3g} before the first norm)."
         )
     return Insight("rmsnorm", "RMSNorm normalization", holds, text, numbers)
 
@@ -105,9 +109,12 @@ def _attention(stats: Stats, config: Config) -> Insight:
     shares = [w / b if b else math.inf for w, b in zip(written, before, strict=True)]
     top = max(shares)
     numbers: dict[str, float | None] = {
-        "largest_share": top, "heads_min": min(heads), "heads_max": max(heads),
-        "stream_before": before[-1], "stream_after": after[-1],
-    }  # fmt: skip
+        "largest_share": top if math.isfinite(top) else None,
+        "heads_min": min(heads),
+        "heads_max": max(heads),
+        "stream_before": before[-1],
+        "stream_after": after[-1],
+    }
     moves = ", ".join(f"{b:.2f} → {a:.2f}" for b, a in zip(before, after, strict=True))
     measured = (
         f"the heads write L2 {_several(heads)} each, together {_several(written)}, into a residual stream "
@@ -120,9 +127,10 @@ def _attention(stats: Stats, config: Config) -> Insight:
         )
     else:
         layer = shares.index(top)
+        share = f"{top:.0%} of the stream's own L2" if math.isfinite(top) else "into a stream of zeros"
         text = (
-            f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {top:.0%} "
-            f"of the stream's own L2 (small would be {SMALL_BRANCH:.0%} or less)."
+            f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {share} "
+            f"(small would be {SMALL_BRANCH:.0%} or less)."
         )
     return Insight("attention", title, top <= SMALL_BRANCH, text, numbers)
 

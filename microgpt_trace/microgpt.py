@@ -6,13 +6,12 @@ The model is that of Andrej Karpathy's microgpt.py: a GPT over characters with R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import ops
-from .batch import Batch, Group
+from .batch import Batch, Rows
 from .errors import InputError
 from .events import SILENT, EventSpec, Tap
 from .parameters import Config, LayerWeights, Parameters
@@ -39,16 +38,16 @@ class Pass(NamedTuple):
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
     """Predict every next token of the batch. A tap that listens takes one name at a time."""
     emit, norm = tap.emit, params.norm
-    if tap is not SILENT and (len(batch.groups) > 1 or batch.groups[0].n_names > 1):
+    if tap is not SILENT and batch.rows.groups:
         raise InputError("hooks listen to one name at a time, found a batch of several")
     tok_emb = emit("embed.tok", params.wte.take(batch.tokens, 0))
-    pos_emb = emit("embed.pos", params.wpe.take(batch.positions, 0))
+    pos_emb = emit("embed.pos", params.wpe.take(batch.rows.positions, 0))
     x = emit("embed.sum", tok_emb + pos_emb)
     x, embed_norm = ops.rmsnorm_forward(x, norm)
     x = emit("embed.norm", x)
     layers = []
     for i, weights in enumerate(params.layers):
-        x, cache = layer_forward(x, weights, params, batch.groups, tap.layer(i))
+        x, cache = layer_forward(x, weights, params, batch.rows, tap.layer(i))
         layers.append(cache)
     logits = emit("logits", x.dot(params.lm_head_t))
     computed, loss = ops.cross_entropy_forward(logits, batch.targets, params.ones)
@@ -62,47 +61,51 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
     """Write d loss / d parameter into `grads`; the tap is given d loss / d activation on the way."""
     emit, batch = tap.emit, done.batch
-    dlogits = emit("logits", _dlogits(done, tap))
+    dlogits = ops.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
+    if tap is not SILENT:
+        dlogits = _by_way_of_probs(dlogits, params, done, tap)
+    dlogits = emit("logits", dlogits)
     dlogits.T.dot(done.final, grads.lm_head)
     dx = dlogits.dot(params.lm_head)
     for i in reversed(range(len(params.layers))):
         weights, into = params.layers[i], grads.layers[i]
-        dx = layer_backward(dx, done.layers[i], weights, into, params, batch.groups, tap.layer(i))
+        dx = layer_backward(dx, done.layers[i], weights, into, params, batch.rows, tap.layer(i))
     dx = emit("embed.norm", dx)
     dx = emit("embed.sum", ops.rmsnorm_backward(dx, done.embed_norm, params.norm))
-    batch.positions_onehot.T.dot(emit("embed.pos", dx), grads.wpe)
+    batch.rows.positions_onehot.T.dot(emit("embed.pos", dx), grads.wpe)
     batch.tokens_onehot.T.dot(emit("embed.tok", dx), grads.wte)
     if tap is not SILENT:
         for name, grad in reversed(list(grads.items())):
             grad[...] = emit(name, grad)
 
 
-def _dlogits(done: Pass, tap: Tap) -> Array:
-    """d loss / d logits in one step, or by way of the loss and the probabilities if these are wanted."""
-    batch, probs = done.batch, done.probs
-    dlogits = ops.cross_entropy_backward(probs, batch.targets, batch.share)
+def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -> Array:
+    """The same gradient by way of the loss and the probabilities, which a tap may want or replace."""
+    targets, probs = done.batch.targets, done.probs
     dloss = one = np.ones((), probs.dtype)
     if tap.wants("loss"):
         dloss = tap.emit("loss", one)
         dlogits = dlogits if dloss is one else dlogits * dloss
     if tap.wants("probs"):
-        hit = batch.targets > 0
+        hit = targets > 0
         computed = np.zeros_like(probs)
-        computed[hit] = -batch.targets[hit] / probs[hit] * dloss
+        computed[hit] = -targets[hit] / probs[hit] * dloss
         dprobs = tap.emit("probs", computed)
-        dlogits = dlogits if dprobs is computed else ops.softmax_backward(dprobs, probs)
+        if dprobs is not computed:
+            dlogits = ops.softmax_backward(np.ndarray.dot, dprobs, probs, params.ones)
     return dlogits
 
 
 def layer_forward(
-    x: Array, w: LayerWeights, params: Parameters, groups: Sequence[Group], tap: Tap
+    x: Array, w: LayerWeights, params: Parameters, rows: Rows, tap: Tap
 ) -> tuple[Array, tuple[Any, ...]]:
     """x + attention(norm(x)), then x + mlp(norm(x)): [N, C] -> [N, C]"""
     emit = tap.emit
     x_n, attn_norm = ops.rmsnorm_forward(x, params.norm)
     attn_in = emit("attn.norm", x_n)
-    context, attention = attention_forward(attn_in, w, params, groups, tap)
-    attn_out = emit("attn.out", heads_forward(context, w, params, tap))
+    context, attention = attention_forward(attn_in, w, params, rows, tap)
+    computed = context.dot(w.wo_t) if tap is SILENT else heads_forward(context, w, params, tap)
+    attn_out = emit("attn.out", computed)
     x = emit("attn.residual", x + attn_out)
 
     x_n, mlp_norm = ops.rmsnorm_forward(x, params.norm)
@@ -116,7 +119,7 @@ def layer_forward(
 
 def layer_backward(
     dx: Array, cache: tuple[Any, ...], w: LayerWeights, g: LayerWeights, params: Parameters,
-    groups: Sequence[Group], tap: Tap,
+    rows: Rows, tap: Tap,
 ) -> Array:  # fmt: skip
     """The lines of layer_forward in reverse; `g` are the gradients that belong to the weights `w`."""
     emit = tap.emit
@@ -131,42 +134,43 @@ def layer_backward(
     dx = emit("attn.residual", dx + ops.rmsnorm_backward(dx_n, mlp_norm, params.norm))
 
     dattn_out = emit("attn.out", dx)
-    dcontext = emit("attn.context", heads_backward(dattn_out, context, w, g, params, tap))
-    dqkv = attention_backward(dcontext, attention, params, groups, tap)
+    if tap is SILENT:
+        dattn_out.T.dot(context, g.wo)
+        dcontext = dattn_out.dot(w.wo)
+    else:
+        dcontext = emit("attn.context", heads_backward(dattn_out, context, w, g, params, tap))
+    dqkv = attention_backward(dcontext, attention, params, rows, tap)
     dqkv.T.dot(attn_in, g.wqkv)
     dx_n = emit("attn.norm", dqkv.dot(w.wqkv))
     return dx + ops.rmsnorm_backward(dx_n, attn_norm, params.norm)
 
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
-    """attn_out = context @ wo.T, as one product unless a head's share was replaced"""
-    if not _heads_wanted(params.config, tap):
-        return context.dot(w.wo_t)
+    """attn_out = context @ wo.T, by way of each head's share where these are wanted or replaced"""
+    attn_out = context.dot(w.wo_t)
+    if not any(tap.wants(f"attn.head{h}") for h in range(params.config.n_head)):
+        return attn_out
     computed = [context[:, own].dot(w.wo[:, own].T) for own in _head_columns(params.config)]
     heads = [tap.emit(f"attn.head{h}", head) for h, head in enumerate(computed)]
     if all(a is b for a, b in zip(heads, computed, strict=True)):
-        return context.dot(w.wo_t)
+        return attn_out
     return np.sum(heads, axis=0, dtype=context.dtype)
 
 
 def heads_backward(
     dattn_out: Array, context: Array, w: LayerWeights, g: LayerWeights, params: Parameters, tap: Tap
 ) -> Array:
-    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context; each head's gradient is dattn_out"""
-    if _heads_wanted(params.config, tap):
-        heads = [tap.emit(f"attn.head{h}", dattn_out) for h in range(params.config.n_head)]
-        if any(head is not dattn_out for head in heads):
-            dcontext = np.empty_like(context)
-            for own, dhead in zip(_head_columns(params.config), heads, strict=True):
+    """dcontext = dattn_out @ wo, dwo = dattn_out.T @ context, by way of the heads, whose gradient is
+    dattn_out"""
+    dattn_out.T.dot(context, g.wo)
+    dcontext = dattn_out.dot(w.wo)
+    for h, own in enumerate(_head_columns(params.config)):
+        if tap.wants(f"attn.head{h}"):
+            dhead = tap.emit(f"attn.head{h}", dattn_out)
+            if dhead is not dattn_out:
                 dcontext[:, own] = dhead.dot(w.wo[:, own])
                 g.wo[:, own] = dhead.T.dot(context[:, own])
-            return dcontext
-    dattn_out.T.dot(context, g.wo)
-    return dattn_out.dot(w.wo)
-
-
-def _heads_wanted(config: Config, tap: Tap) -> bool:
-    return tap is not SILENT and any(tap.wants(f"attn.head{h}") for h in range(config.n_head))
+    return dcontext
 
 
 def _head_columns(config: Config) -> list[slice]:
@@ -174,84 +178,74 @@ def _head_columns(config: Config) -> list[slice]:
 
 
 def attention_forward(
-    x_n: Array, w: LayerWeights, params: Parameters, groups: Sequence[Group], tap: Tap
-) -> tuple[Array, list[tuple[Any, ...]]]:
+    x_n: Array, w: LayerWeights, params: Parameters, rows: Rows, tap: Tap
+) -> tuple[Array, Any]:
     """Causal attention within each name, up to the output projection: [N, C] -> [N, C]"""
-    width = x_n.shape[1]
-    qkv = x_n.dot(w.wqkv_t)
-    if len(groups) == 1 and groups[0].n_names == 1:  # one name: its rows are all there is
-        q, k, v = qkv[:, :width], qkv[:, width : 2 * width], qkv[:, 2 * width :]
-        context, cache = attend_forward(q, k, v, _constants(groups[0], params), tap)
-        return tap.emit("attn.context", context), [cache]
-    # Contiguous copies of q, k and v pay for themselves in the products of every group.
-    q, k, v = qkv.reshape(len(qkv), 3, width).transpose(1, 0, 2).copy()
+    emit = tap.emit
+    q = emit("attn.q", x_n.dot(w.wq_t))
+    k = emit("attn.k", x_n.dot(w.wk_t))
+    v = emit("attn.v", x_n.dot(w.wv_t))
+    if not rows.groups:
+        context, cache = attend_forward(q, k, v, params.heads(len(q)), tap)
+        return emit("attn.context", context), cache
     context, caches = np.empty_like(q), []
-    for group in groups:
-        stack = (group.n_names, group.length, width)
+    for group in rows.groups:
+        stack = (group.n_names, group.length, -1)
         q_g, k_g, v_g = (a[group.rows].reshape(stack) for a in (q, k, v))
-        part, cache = attend_forward(q_g, k_g, v_g, _constants(group, params), tap)
-        context[group.rows] = part.reshape(-1, width)
+        part, cache = attend_forward(q_g, k_g, v_g, params.heads(group.length), tap)
+        context[group.rows].reshape(stack)[...] = part
         caches.append(cache)
     return context, caches
 
 
-def attention_backward(
-    dcontext: Array, caches: list[tuple[Any, ...]], params: Parameters, groups: Sequence[Group],
-    tap: Tap,
-) -> Array:  # fmt: skip
+def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Rows, tap: Tap) -> Array:
     """[N, C] -> [N, 3C], the gradients of q, k and v side by side"""
-    if len(groups) == 1 and groups[0].n_names == 1:
-        dq_dk_dv = attend_backward(dcontext, caches[0], _constants(groups[0], params), tap)
+    if not rows.groups:
+        dq_dk_dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
         return np.concatenate(dq_dk_dv, axis=1)
     width = dcontext.shape[1]
     dqkv = np.empty((len(dcontext), 3 * width), dcontext.dtype)
-    for group, cache in zip(groups, caches, strict=True):
+    for group, cache_of_group in zip(rows.groups, cache, strict=True):
         stack = (group.n_names, group.length, width)
         of_group = dcontext[group.rows].reshape(stack)
-        dq_dk_dv = attend_backward(of_group, cache, _constants(group, params), tap)
+        dq_dk_dv = attend_backward(of_group, cache_of_group, params.heads(group.length), tap)
         for i, part in enumerate(dq_dk_dv):
             dqkv[group.rows, i * width : (i + 1) * width].reshape(stack)[...] = part
     return dqkv
 
 
-def _constants(group: Group, params: Parameters) -> ops.HeadConstants:
-    config = params.config
-    return ops.head_constants(group.length, config.n_head, config.n_embd, params.dtype)
-
-
-def attend_forward(
-    q: Array, k: Array, v: Array, c: ops.HeadConstants, tap: Tap
-) -> tuple[Array, tuple[Any, ...]]:
+def attend_forward(q: Array, k: Array, v: Array, c: ops.HeadConstants, tap: Tap) -> tuple[Array, Any]:
     """Scores, weights and context of names of one length: [(n,) T, C] thrice -> [(n,) T, C]"""
-    q, k, v = tap.emit("attn.q", q), tap.emit("attn.k", k), tap.emit("attn.v", v)
-    scores, scores_cache = ops.scores_forward(q, k, c)
-    scores = emit_per_head("attn.scores", scores, c, tap)
-    computed = ops.attention_weights_forward(scores, c)
-    weights = emit_per_head("attn.weights", computed, c, tap)
-    context, context_cache = ops.context_forward(weights, v, c)
-    return context, (scores_cache, computed, context_cache)
+    mm = ops.product_for(q)
+    scores, spread_q = ops.scores_forward(mm, q, k, c)
+    if tap is not SILENT:
+        scores = emit_per_head("attn.scores", scores, c, tap)
+    weights = computed = ops.attention_weights_forward(mm, scores, c)
+    if tap is not SILENT:
+        weights = emit_per_head("attn.weights", computed, c, tap)
+    return ops.context_forward(mm, weights, v, c), (spread_q, k, v, computed, weights)
 
 
 def attend_backward(
-    dcontext: Array, cache: tuple[Any, ...], c: ops.HeadConstants, tap: Tap
+    dcontext: Array, cache: Any, c: ops.HeadConstants, tap: Tap
 ) -> tuple[Array, Array, Array]:
-    scores_cache, weights, context_cache = cache
-    dweights, dv = ops.context_backward(dcontext, context_cache, c)
-    dweights = emit_per_head("attn.weights", dweights, c, tap)
-    dscores = ops.attention_weights_backward(dweights, weights, c)
-    dscores = emit_per_head("attn.scores", dscores, c, tap)
-    dq, dk = ops.scores_backward(dscores, scores_cache, c)
+    """The lines of attend_forward in reverse: [(n,) T, C] -> [(n,) T, C] thrice"""
+    spread_q, k, v, computed, weights = cache
+    mm = ops.product_for(dcontext)
+    dweights, dv = ops.context_backward(mm, dcontext, weights, v, c)
+    if tap is not SILENT:
+        dweights = emit_per_head("attn.weights", dweights, c, tap)
+    dscores = ops.softmax_backward(mm, dweights, computed, c.ones)
+    if tap is not SILENT:
+        dscores = emit_per_head("attn.scores", dscores, c, tap)
+    dq, dk = ops.scores_backward(mm, dscores, spread_q, k, c)
     dv, dk, dq = tap.emit("attn.v", dv), tap.emit("attn.k", dk), tap.emit("attn.q", dq)
     return dq, dk, dv
 
 
 def emit_per_head(name: str, value: Array, c: ops.HeadConstants, tap: Tap) -> Array:
-    """Emit [T, H*T], heads side by side, as [H, T, T]."""
-    if not tap.wants(name):
-        return value
-    per_head = value.reshape(c.length, c.n_head, c.length).transpose(1, 0, 2)
-    used = tap.emit(name, per_head)
-    return value if used is per_head else used.transpose(1, 0, 2).reshape(value.shape)
+    """Emit [H*T, T], heads stacked as rows, as [H, T, T]."""
+    return tap.emit(name, value.reshape(c.n_head, c.length, c.length)).reshape(value.shape)
 
 
 def event_specs(config: Config) -> list[EventSpec]:

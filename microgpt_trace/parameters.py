@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -59,14 +59,17 @@ class Config:
         return sum(rows * cols for rows, cols in self.shapes().values())
 
 
-class LayerWeights(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
     """A layer's parameters as views. q, k and v lie one after another: wqkv is all three."""
 
     wqkv: Array  # [3C, C]
     wo: Array  # [C, C]
     fc1: Array  # [F, C]
     fc2: Array  # [C, F]
-    wqkv_t: Array  # the same transposed, as the forward pass multiplies them
+    wq_t: Array  # transposed, as the forward pass multiplies them
+    wk_t: Array
+    wv_t: Array
     wo_t: Array
     fc1_t: Array
     fc2_t: Array
@@ -86,7 +89,8 @@ class Parameters:
         self.wte, self.wpe, self.lm_head = (self[name] for name in ("wte", "wpe", "lm_head"))
         self.lm_head_t = self.lm_head.T
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
-        self.norm = ops.norm_constants(config.n_embd, self.dtype)
+        self.norm = ops.NormConstants.of(config.n_embd, self.dtype)
+        self._heads: dict[int, ops.HeadConstants] = {}
         self.zero = np.zeros((), self.dtype)
         self.ones = np.ones((config.vocab_size, config.vocab_size), self.dtype)
 
@@ -101,8 +105,17 @@ class Parameters:
         sizes = [self[f"layer{i}.{name}"].size for name in LAYER_PARAMETERS]
         start = self.wte.size + self.wpe.size + self.lm_head.size + i * sum(sizes)
         wqkv = self.flat[start : start + sum(sizes[:3])].reshape(3 * width, width)
-        wo, fc1, fc2 = (self[f"layer{i}.{name}"] for name in LAYER_PARAMETERS[3:])
-        return LayerWeights(wqkv, wo, fc1, fc2, wqkv.T, wo.T, fc1.T, fc2.T)
+        views = [self[f"layer{i}.{name}"] for name in LAYER_PARAMETERS]
+        return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
+
+    def heads(self, length: int) -> ops.HeadConstants:
+        """The constants of attention over names of this length."""
+        known = self._heads.get(length)
+        if known is None:
+            config = self.config
+            known = ops.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
+            self._heads[length] = known
+        return known
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]

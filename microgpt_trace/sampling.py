@@ -31,6 +31,11 @@ def sample(
         raise InputError(
             f"prefix {prefix!r}: expected at most {block - 1} characters, found {len(start) - 1}"
         )
+    return _names(model, start, count, temperature, seed)
+
+
+def _names(model: Model, start: list[int], count: int, temperature: float, seed: int) -> Iterator[str]:
+    tokenizer, block = model.tokenizer, model.config.block_size
     rng, packer = np.random.default_rng(seed), Packer(model.config, model.params.dtype)
     for _ in range(count):
         ids = list(start)
@@ -56,4 +61,5 @@ def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> i
         return int(logits.argmax())
     with np.errstate(over="ignore"):
         weights = np.exp((logits - logits.max()) / temperature)
-    return int(np.searchsorted(weights.cumsum(), rng.random() * weights.sum(), side="right"))
+    bounds = weights.cumsum()
+    return int(np.searchsorted(bounds, rng.random() * bounds[-1], side="right"))

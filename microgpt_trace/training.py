@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,13 +77,6 @@ class StepRecord(NamedTuple):
     lr: float
 
 
-@lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """An order of the names that depends on nothing but the seed and the epoch, so that a resumed
-    run finds its place without a stored generator."""
-    return np.random.default_rng([seed, epoch]).permutation(count).tolist()
-
-
 class Trainer:
     """A training run that can stop after any step and go on from there bit for bit.
 
@@ -99,7 +91,7 @@ class Trainer:
         self.schedule, self.done = schedule, state.step if state else 0
         self.adam = Adam(model.params, state.moments if state else None)
         self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
-        self._train: list[int] = documents.train.tolist()
+        self._epoch, self._order = -1, list[int]()
         self._keep_freed_memory()
 
     def model(self, origin: str) -> Model:
@@ -139,20 +131,22 @@ class Trainer:
     def batch(self, step: int) -> Batch:
         """The names of a step, counted from 0: the next ones in the order of their epoch."""
         size = self.schedule.batch_size
-        epoch, at = divmod(step * size, len(self._train))
+        epoch, at = divmod(step * size, len(self.documents.train))
         if size == 1:
-            return self._encoded.one(self._train[self._order(epoch)[at]])
-        return self._encoded.several(self.documents.train[self._several(epoch, at, size)])
-
-    def _order(self, epoch: int) -> list[int]:
-        return _epoch_order(len(self._train), self.schedule.seed, epoch)
-
-    def _several(self, epoch: int, at: int, size: int) -> list[int]:
-        order = self._order(epoch)[at : at + size]
-        while len(order) < size:  # the rest is from the epochs after it
+            return self._encoded.one(self._order_of(epoch)[at])
+        names = self._order_of(epoch)[at : at + size]
+        while len(names) < size:  # the rest is from the epochs after it
             epoch += 1
-            order = order + self._order(epoch)[: size - len(order)]
-        return order
+            names = names + self._order_of(epoch)[: size - len(names)]
+        return self._encoded.several(np.array(names))
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """The training names in an order that depends on nothing but the seed and the epoch, so that
+        a resumed run finds its place without a stored generator."""
+        if self._epoch != epoch:
+            train, rng = self.documents.train, np.random.default_rng([self.schedule.seed, epoch])
+            self._epoch, self._order = epoch, train[rng.permutation(len(train))].tolist()
+        return self._order
 
     def held_out_loss(self) -> float | None:
         """Mean over the held-out names of the mean cross-entropy over their positions."""
@@ -166,14 +160,13 @@ class Trainer:
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Which event of which name first holds a number that is not finite."""
-        for group in batch.groups:
-            rows = batch.tokens[group.rows].reshape(group.n_names, group.length)
-            for tokens in rows:
-                event = first_nonfinite(self.params, self.tokenizer, tokens)
-                if event is not None:
-                    name = self.tokenizer.decode(tokens.tolist())
-                    where = f"the first event that is not finite is {event.name}, tracing {name!r}"
-                    return f"step {step + 1}: the loss is {loss}; {where}"
+        begins = np.flatnonzero(batch.rows.positions == 0)
+        for tokens in np.split(batch.tokens, begins[1:]):
+            event = first_nonfinite(self.params, self.tokenizer, tokens)
+            if event is not None:
+                name = self.tokenizer.decode(tokens.tolist())
+                where = f"the first event that is not finite is {event.name}, tracing {name!r}"
+                return f"step {step + 1}: the loss is {loss}; {where}"
         return f"step {step + 1}: the loss is {loss}, though every name of the batch alone is finite"
 
 
@@ -236,5 +229,5 @@ def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | N
     for start in range(0, len(indices), EVALUATION_BATCH):
         batch = encoded.several(indices[start : start + EVALUATION_BATCH])
         losses = row_losses(forward(params, batch))
-        total += sum(float(losses[g.rows].sum()) / g.length for g in batch.groups)
+        total += sum(float(losses[g.rows].sum()) / g.length for g in batch.rows.groups)
     return total / len(indices) if len(indices) else None

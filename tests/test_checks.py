@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import CASES
 
-from microgpt_trace import Model, microgpt, ops, trace, tracing
+from microgpt_trace import Model, gradient_check, microgpt, ops, trace, tracing
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
@@ -129,7 +129,7 @@ WRONG_GRADIENTS = [
     ("relu_backward", lambda dx: dx * np.float32(1.1)),
     ("scores_backward", lambda grads: (grads[0], grads[1] * 0)),
     ("context_backward", lambda grads: (grads[0], -grads[1])),
-    ("attention_weights_backward", lambda dx: dx * np.float32(1.5)),
+    ("softmax_backward", lambda dx: dx * np.float32(1.5)),
     ("cross_entropy_backward", lambda dx: dx * np.float32(1.01)),
 ]
 
@@ -165,12 +165,27 @@ def test_a_gradient_after_a_replacement_is_not_judged(emma):
     assert (check.holds, check.deviation, check.detail) == (None, None, "values were replaced")
 
 
-def test_a_gradient_of_zero_is_not_judged_by_itself(emma):
-    """A mean of the last layer's inputs that carries nothing: the loss does not depend on anything."""
+def test_gradients_that_are_truly_zero_agree(emma):
+    """Nothing but zeros: the loss depends on no parameter, and every ReLU is exactly at its kink."""
     params = emma.params.copy()
     params.flat[...] = 0
     check = trace(Model(params, emma.tokenizer, "zeros"), backward=True).checks[-1]
-    assert (check.holds, check.detail) == (None, "the gradient is zero")
+    assert (check.holds, check.deviation) == (True, 0)
+
+
+def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
+    plain = gradient_check._same_relus
+    calls = []
+
+    def _same_relus(a, b):
+        calls.append((a, b))
+        return plain(a, b) and len(calls) > 1
+
+    monkeypatch.setattr(gradient_check, "_same_relus", _same_relus)
+    check = trace(emma, backward=True).checks[-1]
+    assert calls[0][0].logits.dtype == np.float32
+    assert calls[0][1].logits.dtype == np.float64
+    assert (check.holds, check.detail) == (None, "a ReLU is at its kink, on another side in float64")
 
 
 @pytest.mark.parametrize(

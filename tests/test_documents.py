@@ -152,7 +152,7 @@ def test_a_batch_of_one_name_is_its_ids(bos):
         assert batch.tokens.tolist() == ids[:-1]
         assert batch.targets.argmax(axis=1).tolist() == ids[1:]
         assert np.allclose(batch.targets.sum(axis=1), 1 / len(ids[1:]))
-        assert batch.positions.tolist() == list(range(len(ids) - 1))
+        assert batch.rows.positions.tolist() == list(range(len(ids) - 1))
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0], [1, 1, 2]])
@@ -163,9 +163,9 @@ def test_a_batch_of_several_names_holds_their_ids(order):
     expected = [tokenizer.encode_name(n) for n in sorted((names[i] for i in order), key=len)]
     assert batch.tokens.tolist() == [i for ids in expected for i in ids[:-1]]
     assert batch.targets.argmax(axis=1).tolist() == [i for ids in expected for i in ids[1:]]
-    assert batch.positions.tolist() == [p for ids in expected for p in range(len(ids) - 1)]
+    assert batch.rows.positions.tolist() == [p for ids in expected for p in range(len(ids) - 1)]
     assert batch.tokens_onehot.argmax(axis=1).tolist() == batch.tokens.tolist()
-    assert batch.positions_onehot.argmax(axis=1).tolist() == batch.positions.tolist()
+    assert batch.rows.positions_onehot.argmax(axis=1).tolist() == batch.rows.positions.tolist()
 
 
 def test_characters_beyond_the_basic_plane_are_encoded():

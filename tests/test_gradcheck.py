@@ -44,7 +44,7 @@ WRONG = {
     "queries without gradient": ("scores_backward", lambda g: (g[0] * 0, g[1]), {"layer0.attn_wq"}),
     "values without gradient": ("context_backward", lambda g: (g[0], g[1] * 0), {"layer0.attn_wv"}),
     "sign of the values": ("context_backward", lambda g: (g[0], -g[1]), {"layer0.attn_wv"}),
-    "softmax": ("attention_weights_backward", lambda d: d * 0.5, {"layer0.attn_wq", "layer0.attn_wk"}),
+    "softmax": ("softmax_backward", lambda d: d * 0.5, {"layer0.attn_wq", "layer0.attn_wk"}),
     "loss": ("cross_entropy_backward", lambda d: d * 1.0001, {"lm_head", "layer0.mlp_fc2"}),
 }
 
@@ -81,19 +81,6 @@ def test_elements_at_a_kink_are_counted_and_not_judged(emma, text):
     results = {r.name: r for r in gradcheck(at_a_kink(emma), text)}
     assert all(r.holds for r in results.values())
     assert 0 < results["layer0.mlp_fc1"].kinks <= 16
-
-
-def test_a_slope_that_is_on_neither_side_of_a_kink_is_found(monkeypatch, emma):
-    plain = ops.relu_backward
-
-    def relu_backward(dy, y):
-        dx = plain(dy, y)
-        dx[:, 0] = 5 * dy[:, 0]
-        return dx
-
-    monkeypatch.setattr(ops, "relu_backward", relu_backward)
-    results = list(gradcheck(at_a_kink(emma), ""))  # one position: one kink, so two slopes
-    assert [r.name for r in results if not r.holds] == ["layer0.mlp_fc1"]
 
 
 def test_a_model_that_is_not_finite_does_not_agree(emma):

@@ -144,7 +144,7 @@ def test_packed_rows_are_those_of_the_names_shorter_ones_first():
     ordered = [names[1], names[3], names[2], names[0]]
     rows = [forward(params, one_name(ids, config)).logits for ids in ordered]
     agree(done.logits, np.concatenate(rows), what="logits")
-    assert [(g.rows.start, g.rows.stop, g.length) for g in done.batch.groups] == [
+    assert [(g.rows.start, g.rows.stop, g.length) for g in done.batch.rows.groups] == [
         (0, 4, 2),
         (4, 9, 5),
         (9, 18, 9),

@@ -10,10 +10,10 @@ from microgpt_trace import ops
 
 T, HEADS, WIDTH, VOCAB = 5, 2, 6, 7
 F64 = np.float64
-HEAD = ops.head_constants(T, HEADS, WIDTH, F64)
+HEAD = ops.HeadConstants.of(T, HEADS, WIDTH, F64)
 ONES = np.ones((VOCAB, VOCAB))
 STACKS = pytest.mark.parametrize("stack", [(), (3,)], ids=["one name", "a group"])
-NORM = ops.norm_constants(WIDTH, F64)
+NORM = ops.NormConstants.of(WIDTH, F64)
 ZERO = np.zeros(())
 
 
@@ -58,31 +58,37 @@ def test_relu_backward():
 
 @STACKS
 def test_scores_backward(stack):
-    check_backward(
-        lambda q, k: ops.scores_forward(q, k, HEAD),
-        lambda dy, cache: ops.scores_backward(dy, cache, HEAD),
-        draw(*stack, T, WIDTH, seed=1),
-        draw(*stack, T, WIDTH, seed=2),
-    )
+    q, k = draw(*stack, T, WIDTH, seed=1), draw(*stack, T, WIDTH, seed=2)
+    mm = ops.product_for(q)
+
+    def forward(q, k):
+        scores, spread_q = ops.scores_forward(mm, q, k, HEAD)
+        return scores, (spread_q, k)
+
+    check_backward(forward, lambda dy, cache: ops.scores_backward(mm, dy, *cache, HEAD), q, k)
 
 
 @STACKS
 def test_context_backward(stack):
+    weights, v = draw(*stack, HEADS * T, T, seed=1), draw(*stack, T, WIDTH, seed=2)
+    mm = ops.product_for(v)
     check_backward(
-        lambda weights, v: ops.context_forward(weights, v, HEAD),
-        lambda dy, cache: ops.context_backward(dy, cache, HEAD),
-        draw(*stack, T, HEADS * T, seed=1),
-        draw(*stack, T, WIDTH, seed=2),
+        lambda weights, v: (ops.context_forward(mm, weights, v, HEAD), (weights, v)),
+        lambda dy, cache: ops.context_backward(mm, dy, *cache, HEAD),
+        weights,
+        v,
     )
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["plain", "with the maximum subtracted"])
 @STACKS
 def test_attention_weights_backward(stack, scale):
+    scores = draw(*stack, HEADS * T, T, scale=scale)
+    mm = ops.product_for(scores)
     check_backward(
-        lambda scores: (ops.attention_weights_forward(scores, HEAD),) * 2,
-        lambda dy, weights: [ops.attention_weights_backward(dy, weights, HEAD)],
-        draw(*stack, T, HEADS * T, scale=scale),
+        lambda scores: (ops.attention_weights_forward(mm, scores, HEAD),) * 2,
+        lambda dy, weights: [ops.softmax_backward(mm, dy, weights, HEAD.ones)],
+        scores,
     )
 
 
@@ -108,24 +114,23 @@ def test_softmax_backward():
     targets, _ = one_hot_share()
     check_backward(
         lambda logits: (ops.cross_entropy_forward(logits, targets, ONES)[0],) * 2,
-        lambda dy, probs: [ops.softmax_backward(dy, probs)],
+        lambda dy, probs: [ops.softmax_backward(np.matmul, dy, probs, ONES)],
         draw(4, VOCAB),
     )
 
 
-@pytest.mark.parametrize("own", [HEAD.keys, HEAD.values], ids=["keys", "values"])
 @STACKS
-def test_gather_is_the_gradient_of_spread(stack, own):
+def test_gather_is_the_gradient_of_spread(stack):
     check_backward(
-        lambda x: (ops.spread(x, own, HEAD), None),
-        lambda dy, _: [ops.gather(dy, own, HEAD)],
+        lambda x: (ops.spread(x, HEAD.own, HEAD), None),
+        lambda dy, _: [ops.gather(dy, HEAD)],
         draw(*stack, T, WIDTH),
     )
 
 
 def test_spread_keeps_each_head_its_own_channels():
     x = draw(T, WIDTH)
-    copies = ops.spread(x, HEAD.values, HEAD).reshape(HEADS, T, WIDTH)
+    copies = ops.spread(x, HEAD.own, HEAD).reshape(HEADS, T, WIDTH)
     assert np.array_equal(copies.sum(axis=0), x)
     assert not copies[0][:, 3:].any()
     assert not copies[1][:, :3].any()
@@ -144,20 +149,19 @@ def test_rmsnorm_of_zeros_is_zero():
 
 def test_scores_and_context_of_every_head_are_plain_products():
     q, k, v = (draw(T, WIDTH, seed=seed) for seed in range(3))
-    scores = ops.scores_forward(q, k, HEAD)[0]
-    context = ops.context_forward(scores, v, HEAD)[0]
+    scores = ops.scores_forward(np.matmul, q, k, HEAD)[0]
+    context = ops.context_forward(np.matmul, scores, v, HEAD)
     for head, own in enumerate((slice(0, 3), slice(3, 6))):
-        of_head = scores.reshape(T, HEADS, T)[:, head]
+        of_head = scores.reshape(HEADS, T, T)[head]
         agree(of_head, q[:, own] @ k[:, own].T / math.sqrt(3), what="scores")
         agree(context[:, own], of_head @ v[:, own], what="context")
 
 
 def weights_of(scores):
     """Attention weights of scores per head: [H, T, T] -> [H, T, T]"""
-    side_by_side = scores.transpose(1, 0, 2).reshape(T, HEADS * T)
     with np.errstate(over="ignore", invalid="ignore"):
-        weights = ops.attention_weights_forward(side_by_side, HEAD)
-    return weights.reshape(T, HEADS, T).transpose(1, 0, 2)
+        weights = ops.attention_weights_forward(np.matmul, scores.reshape(HEADS * T, T), HEAD)
+    return weights.reshape(HEADS, T, T)
 
 
 EXPONENTS = {
@@ -257,7 +261,7 @@ def test_a_nan_is_not_zeroed_by_relu():
 
 
 def test_constants_are_those_of_their_shape():
-    other = ops.head_constants(3, 3, WIDTH, np.float32)
-    assert (other.keys.shape, other.mask.shape) == ((9, WIDTH), (3, 9))
-    assert other.sum_rows.dtype == np.float32
-    agree(other.keys.max(), 1 / math.sqrt(2), rtol=1e-7)
+    other = ops.HeadConstants.of(3, 3, WIDTH, np.float32)
+    assert (other.own.shape, other.mask.shape, other.place.shape) == ((9, WIDTH), (9, 3), (3, WIDTH))
+    assert other.ones.dtype == np.float32
+    agree(other.own_scaled.max(), 1 / math.sqrt(2), rtol=1e-7)

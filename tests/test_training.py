@@ -92,7 +92,7 @@ def test_the_loss_of_a_step_is_that_of_plain_python(names):
     batch = trainer.batch(0)
     weights = {name: array.copy() for name, array in model.params.items()}
     singles = []
-    for group in batch.groups:
+    for group in batch.rows.groups:
         for tokens in batch.tokens[group.rows].reshape(-1, group.length).tolist():
             singles.append(scalar_loss(scalar_forward(weights, tokens, 4, 1), [*tokens[1:], 0]))
     agree(next(trainer.run()).loss, np.mean(singles), rtol=1e-5, what="loss")
@@ -209,9 +209,9 @@ def test_every_epoch_takes_each_name_once(batch_size):
     spelled = []
     for step in range(4 * len(docs.train)):
         batch = trainer.batch(step)
-        for group in batch.groups:
-            rows = batch.tokens[group.rows].reshape(-1, group.length)
-            spelled += [Tokenizer().decode(row.tolist()) for row in rows]
+        begins = np.flatnonzero(batch.rows.positions == 0)
+        rows = np.split(batch.tokens, begins[1:])
+        spelled += [Tokenizer().decode(row.tolist()) for row in rows]
     count = len(docs.train)
     expected = sorted(docs.names[i] for i in docs.train)
     if batch_size == 1:
