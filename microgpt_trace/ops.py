@@ -62,7 +62,9 @@ def rmsnorm_forward(x: Array, c: NormConstants) -> tuple[Array, tuple[Array, Arr
 def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) -> Array:
     """dx = (dy - y * mean(dy * y)) / rms: [N, C] -> [N, C]"""
     y, rms = cache
-    return (dy - y * (dy * y).dot(c.mean)) / rms
+    dx = np.multiply(dy, y).dot(c.mean)
+    np.subtract(dy, np.multiply(dx, y, dx), dx)
+    return np.divide(dx, rms, dx)
 
 
 def relu_forward(x: Array, zero: Array) -> Array:

@@ -92,6 +92,7 @@ class Trainer:
         self.adam = Adam(model.params, state.moments if state else None)
         self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
         self._epoch, self._order = -1, list[int]()
+        self._order_of(self.done * schedule.batch_size // len(documents.train))
         self._keep_freed_memory()
 
     def model(self, origin: str) -> Model:

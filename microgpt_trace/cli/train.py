@@ -207,19 +207,23 @@ def _steps(
     interrupted: list[bool],
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first Ctrl-C; save now and then."""
-    saved: int | None = None
-    last = monotonic()
+    from ..render.training import look_every
+
+    total, saved, last = trainer.schedule.steps, 0, monotonic()
+    look, write = look_every(total - trainer.done), records.add if records else None
     try:
         for record in trainer.run():
-            losses.append(record.loss)
-            report(record)
-            if records:
-                records.add(record)
+            step, loss, lr = record
+            losses.append(loss)
+            if write is not None:
+                write(record)
             if interrupted:
                 break
-            if record.step % 256 == 0 and monotonic() - last > AUTOSAVE:
-                _save(trainer, target)
-                saved, last = record.step, monotonic()
+            if step % look == 0 or step == total:
+                report(step, lr, losses)
+                if monotonic() - last > AUTOSAVE:
+                    _save(trainer, target)
+                    saved, last = step, monotonic()
     except DivergedError as error:
         untouched = f"{target} is as it was" if target.exists() else "no checkpoint was written"
         left = f"{target} holds step {saved:,}" if saved else untouched

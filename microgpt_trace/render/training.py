@@ -14,21 +14,26 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..training import StepRecord
 from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
-LOOK_EVERY = 32  # steps between two looks at the clock
-SMOOTHING = 0.02  # weight of the newest loss in the one that is shown
+SMOOTHED = 100  # losses whose mean is shown
 
 
 class Report(Protocol):
-    def __call__(self, record: StepRecord) -> None: ...
+    """Told of the run now and then, with the losses so far."""
+
+    def __call__(self, step: int, lr: float, losses: Sequence[float]) -> None: ...
+
+
+def look_every(steps: int) -> int:
+    """How many steps to take between two reports: looking at each would cost 1 us a step."""
+    return max(1, min(25, steps // 10))
 
 
 @contextmanager
 def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
-    """A callable for every step: a bar on a terminal, else a plain line each tenth of the run."""
+    """Report on a terminal by a bar, elsewhere by a plain line each tenth of the run."""
     if not screen.is_terminal:
         yield _plain_lines(total, start, screen)
         return
@@ -44,19 +49,15 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
     )
     task = bar.add_task("", total=total, completed=start, loss=float("nan"), lr=0.0, speed=0.0)
     began = shown = monotonic()
-    smooth: float | None = None
 
-    def report(record: StepRecord) -> None:
-        nonlocal smooth, shown
-        smooth = record.loss if smooth is None else smooth + SMOOTHING * (record.loss - smooth)
-        if record.step % LOOK_EVERY and record.step != total:
-            return
+    def report(step: int, lr: float, losses: Sequence[float]) -> None:
+        nonlocal shown
         now = monotonic()
-        if now - shown < REFRESH and record.step != total:
+        if now - shown < REFRESH and step != total:
             return
         shown = now
-        speed = (record.step - start) / max(now - began, 1e-9)
-        bar.update(task, completed=record.step, loss=smooth, lr=record.lr, speed=speed, refresh=True)
+        speed = (step - start) / max(now - began, 1e-9)
+        bar.update(task, completed=step, loss=_smoothed(losses), lr=lr, speed=speed, refresh=True)
 
     with bar:
         yield report
@@ -64,19 +65,24 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
 
 def _plain_lines(total: int, start: int, screen: Screen) -> Report:
     every = max((total - start) // 10, 1)
+    due = start + every
     began = monotonic()
-    smooth: float | None = None
 
-    def report(record: StepRecord) -> None:
-        nonlocal smooth
-        smooth = record.loss if smooth is None else smooth + SMOOTHING * (record.loss - smooth)
-        if (record.step - start) % every == 0 or record.step == total:
-            speed = (record.step - start) / max(monotonic() - began, 1e-9)
-            screen.say(
-                f"step {record.step:,}/{total:,}  loss {smooth:.3f}  lr {record.lr:.4f}  {speed:,.0f} steps/s"
-            )
+    def report(step: int, lr: float, losses: Sequence[float]) -> None:
+        nonlocal due
+        if step < due and step != total:
+            return
+        due += every
+        speed = (step - start) / max(monotonic() - began, 1e-9)
+        loss = _smoothed(losses)
+        screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4f}  {speed:,.0f} steps/s")
 
     return report
+
+
+def _smoothed(losses: Sequence[float]) -> float:
+    recent = losses[-SMOOTHED:]
+    return sum(recent) / len(recent)
 
 
 @dataclass(frozen=True)
