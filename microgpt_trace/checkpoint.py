@@ -51,13 +51,15 @@ def save(model: Model, path: str | Path) -> None:
 
 
 def save_arrays(trace: Trace, path: Path) -> None:
-    """Write the arrays that a trace kept: activations under their names, gradients and updates
+    """Write the arrays of a trace's events: activations under their names, gradients and updates
     under `backward/name` and `update/name`; text and tokens travel in the metadata."""
     from safetensors.numpy import save as to_bytes
 
     arrays = {
-        name if phase == "forward" else f"{phase}/{name}": np.ascontiguousarray(array)
-        for (phase, name), array in trace.arrays.items()
+        event.name if event.phase == "forward" else f"{event.phase}/{event.name}": np.ascontiguousarray(
+            trace.arrays[event.phase, event.name]
+        )
+        for event in trace
     }
     metadata = {
         "format": ARRAYS_FORMAT,

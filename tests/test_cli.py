@@ -186,6 +186,14 @@ def test_values_and_save_hold_the_same_arrays(tmp_path):
     assert arrays == {}
 
 
+def test_show_and_save_do_not_disturb_each_other(tmp_path):
+    saved = tmp_path / "arrays.safetensors"
+    options = ["--layer", "logits", "--save", saved, "--show", "layer0.attn.q"]
+    output = microgpt("trace", *options).stdout
+    assert "layer0.attn.q  5×16 float32" in output
+    assert list(load_file(saved)) == ["logits"]
+
+
 def test_out_writes_utf8_and_does_not_overwrite(tmp_path):
     out = tmp_path / "trace.txt"
     assert microgpt("trace", "--out", out).returncode == 0

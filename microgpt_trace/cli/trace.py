@@ -71,15 +71,16 @@ def trace(
     traced_model = model_from(model, seed, n_head, bos)
     names = layer or selection(traced_model, verbose)
     wanted = [*(show_names or ()), *(["layer*.attn.weights"] if verbose else [])]
+    wanted += names if values or save else []
     result = run_trace(
-        traced_model, text, names=names, values=True if values or save else wanted,
+        traced_model, text, names=names, values=wanted,
         top_k=top_k, backward=backward, step=step, time=time,
     )  # fmt: skip
     if save is not None:
         from ..checkpoint import save_arrays
 
         save_arrays(result, save)
-        note(f"saved {len(result.arrays)} arrays to {save}")
+        note(f"saved {len(result)} arrays to {save}")
     if as_json or as_jsonl:
         from ..render.document import to_json, to_json_lines
 
