@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .events import HookBus, TraceEvent
+from .events import PHASES, HookBus, TraceEvent
 from .stats import Array
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
@@ -56,13 +56,14 @@ class Checker:
         self._stream: Array | None = None  # the residual stream as used
         self._branch: Array | None = None  # what attention or MLP adds to it, as used
         self._heads: Array | None = None  # the sum of the heads so far
+        self._heads_magnitude = 0.0  # the sum of their largest elements
         self._worst = {name: _Worst() for name in CLAIMS}
         self._dtype = "float32"
 
     @contextmanager
     def watch(self, bus: HookBus) -> Iterator[None]:
-        """Look at every forward event, before any other hook and again after all of them."""
-        with bus.subscribe(self._computed, first=True), bus.subscribe(self._used):
+        """Look at every event, before any other hook, and at forward ones again after all of them."""
+        with bus.subscribe(self._computed, phases=PHASES, first=True), bus.subscribe(self._used):
             yield
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
@@ -71,9 +72,12 @@ class Checker:
         if self.first_nonfinite is None and not np.isfinite(value).all():
             index = np.argwhere(~np.isfinite(value))[0].tolist()
             position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
-            self.first_nonfinite = f"{event.name}{position}, element {index} = {value[tuple(index)]}"
+            phase = "" if event.phase == "forward" else f"{event.phase} of "
+            self.first_nonfinite = f"{phase}{event.name}{position}, element {index} = {value[tuple(index)]}"
+        if event.phase != "forward":
+            return
         if kind == "out" and self._heads is not None:
-            self._compare("heads", event, self._heads, value)
+            self._compare("heads", event, self._heads, value, self._heads_magnitude)
         elif kind == "residual" and self._stream is not None and self._branch is not None:
             self._compare("residual", event, self._stream + self._branch, value)
         elif kind in ("weights", "probs"):
@@ -85,34 +89,36 @@ class Checker:
     def _used(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
         if event.name == "embed.norm" or kind == "residual":
-            self._stream, self._heads = value.copy(), None
+            self._stream, self._heads, self._heads_magnitude = value.copy(), None, 0.0
         elif kind in ("out", "down"):
             self._branch = value.copy()
         elif kind.startswith("head"):
             self._heads = value.copy() if self._heads is None else self._heads + value
+            self._heads_magnitude += float(np.abs(value).max(initial=0.0))
 
-    def _compare(self, claim: str, event: TraceEvent, found: Array, expected: Array) -> None:
-        """Record the largest difference, relative to the larger of 1 and the expected magnitude."""
+    def _compare(
+        self, claim: str, event: TraceEvent, found: Array, expected: Array, magnitude: float = 1.0
+    ) -> None:
+        """Record the largest difference, relative to the magnitude of what was added up."""
         worst = self._worst[claim]
-        scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        scale = magnitude or 1.0
         deviation = float(np.abs(found - expected).max(initial=0.0)) / scale
         worst.checked = True
-        if not deviation <= worst.deviation:  # NaN counts as the worst
+        if np.isfinite(worst.deviation) and not deviation <= worst.deviation:  # NaN is the worst and stays
             worst.deviation, worst.where = deviation, event.name
 
+    def finite(self) -> Check:
+        """Whether every value of every phase so far is finite, and where the first is not."""
+        holds = self.first_nonfinite is None
+        return Check("finite", "every value is finite", holds, None, 0.0, self.first_nonfinite or "")
+
     def checks(self, traced: Array, untraced: Array) -> list[Check]:
-        """The verdicts. `traced` and `untraced` are the logits with and without observers."""
+        """The verdicts on the forward pass. `traced` and `untraced` are the logits with and without observers."""
         rounding = ROUNDING[self._dtype]
         same = np.array_equal(traced, untraced, equal_nan=True)
         difference = 0.0 if same else float(np.abs(traced - untraced).max())
         claim = "traced logits equal untraced ones"
-        result = [
-            Check(
-                "finite", "every value is finite", self.first_nonfinite is None, None, 0.0,
-                self.first_nonfinite or "",
-            ),
-            Check("untraced", claim, same, difference, 0.0),
-        ]  # fmt: skip
+        result = [Check("untraced", claim, same, difference, 0.0)]
         tolerances = {"heads": rounding, "residual": 0.0, "softmax": rounding, "causal": 0.0}
         for name, tolerance in tolerances.items():
             worst = self._worst[name]

@@ -19,6 +19,7 @@ from .errors import InputError
 from .stats import Array, TensorStats
 
 Phase = Literal["forward", "backward", "update"]
+PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class HookBus:
         self,
         hook: Hook,
         *names: str,
-        phases: Sequence[Phase] = ("forward",),
+        phases: Phase | Sequence[Phase] = ("forward",),
         stats: bool = False,
         first: bool = False,
     ) -> Iterator[HookBus]:
@@ -181,8 +182,14 @@ class HookBus:
         With `stats` the events carry statistics. With `first` the hook comes before those that
         subscribed earlier. Raises InputError where a glob matches no event of the model.
         """
+        phases = (phases,) if isinstance(phases, str) else tuple(phases)
+        for phase in phases:
+            if phase not in PHASES:
+                raise InputError(f"phase: expected one of {', '.join(PHASES)}, found {phase!r}")
         chosen = frozenset(select_names(names or ("*",), list(self.specs)))
-        subscription = _Subscription(hook, chosen, tuple(phases), stats)
+        if phases == ("forward",) and all(self.specs[name].parameter == name for name in chosen):
+            raise InputError(f"{', '.join(names)}: a parameter has events in the phases backward and update")
+        subscription = _Subscription(hook, chosen, phases, stats)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:
             yield self
@@ -237,10 +244,9 @@ class Run:
         for subscription in self.listeners(phase, name):
             if subscription.stats and stats is None:
                 stats = TensorStats.of(value, np.tri(value.shape[-1], dtype=bool) if spec.causal else None)
-            view = value.view()
-            view.flags.writeable = False
             told = replace(event, stats=stats) if subscription.stats else event
-            result = subscription.hook(told, view)
+            with _read_only(value) as view:
+                result = subscription.hook(told, view)
             if result is None or result is view:
                 continue
             value, stats = _checked_replacement(subscription.hook, event, value, result), None
@@ -254,6 +260,20 @@ class Run:
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}
 
 
+@contextmanager
+def _read_only(value: Array) -> Iterator[Array]:
+    """A view that cannot be made writeable, because the array behind it is not for the time being."""
+    owner = value if not isinstance(value.base, np.ndarray) else value.base
+    before = owner.flags.writeable
+    owner.flags.writeable = False
+    view = value.view()
+    view.flags.writeable = False
+    try:
+        yield view
+    finally:
+        owner.flags.writeable = before
+
+
 def _checked_replacement(hook: Hook, event: TraceEvent, value: Array, result: Any) -> Array:
     if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
         result = np.asarray(result)
@@ -263,7 +283,7 @@ def _checked_replacement(hook: Hook, event: TraceEvent, value: Array, result: An
     elif result.shape != value.shape or result.dtype != value.dtype:
         found = f"{result.dtype} {list(result.shape)}"
     else:
-        return result.copy()
+        return np.array(result)
     wanted = f"{value.dtype} {list(value.shape)}"
     raise InputError(f"hook {who!r} on {event.name}: expected None or an array {wanted}, found {found}")
 

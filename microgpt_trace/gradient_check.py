@@ -74,7 +74,9 @@ def _check_parameter(
         numeric[i] = (above.loss - below.loss) / (2 * STEP)
         switched[i] = not (_same_relus(above, middle) and _same_relus(below, middle))
     expected = analytic.reshape(-1)
-    scale = max(float(np.abs(expected).max()), float(np.abs(numeric).max()), 1e-8)
+    # What rounding alone makes of the difference of two losses.
+    noise = np.finfo(np.float64).eps * max(1.0, float(np.abs(middle.logits).max())) / STEP
+    scale = max(float(np.abs(expected).max()), float(np.abs(numeric).max()), 4 * noise / TOLERANCE)
     error = np.abs(expected - numeric) / scale
     kink = switched & (error > TOLERANCE)
     judged = np.where(kink, 0.0, error)
@@ -112,7 +114,9 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
         reason = "a ReLU is at its kink, on another side in float64"
     if reason:
         return Check("gradient", claim, None, None, AGREEMENT, reason)
-    least = NEXT_TO_NOTHING * float(np.linalg.norm(grads.flat.astype(np.float64)))
+    whole = float(np.linalg.norm(grads.flat.astype(np.float64)))
+    rounding = float(np.finfo(grads.dtype).eps) * max(1.0, float(np.abs(done.logits).max()))
+    least, floor = NEXT_TO_NOTHING * whole, max(1e-4 * whole, rounding / AGREEMENT)
     rng = np.random.default_rng(0)
     worst, detail = -1.0, "a ReLU is at its kink for every parameter"
     for name, grad in grads.items():
@@ -123,8 +127,7 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
         if slope is None:
             continue
         expected = float((exact * along).sum())
-        largest = max(abs(slope), abs(expected))
-        deviation = abs(slope - expected) / largest if largest > max(least, 1e-9) else 0.0
+        deviation = abs(slope - expected) / max(abs(slope), abs(expected), floor)
         if deviation > worst:
             worst, detail = deviation, f"{name}: {expected:.7g} against {slope:.7g}"
     if worst < 0:

@@ -173,14 +173,14 @@ def _predictions(losses: Sequence[float], config: Config) -> Insight:
     if abs(mean - chance) <= CHANCE_BAND:
         return Insight(
             "predictions",
-            "Predictions at chance level",
+            "Predictions",
             False,
             f"No better than chance: {measured}.",
             numbers,
         )
     if mean < chance:
         text = f"The model has learned something about this text: {measured}."
-        return Insight("predictions", "Learned predictions", True, text, numbers)
+        return Insight("predictions", "Predictions", True, text, numbers)
     text = f"Worse than chance: {measured}. The model is confident in other characters."
     return Insight("predictions", "Predictions", False, text, numbers)
 

@@ -12,7 +12,7 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Check, Checker
 from .errors import InputError
-from .events import HookBus, Phase, Run, Tap, TraceEvent, select_names
+from .events import PHASES, HookBus, Phase, Run, Tap, TraceEvent, select_names
 from .gradient_check import gradient_agreement
 from .insights import Insight, insights_of
 from .microgpt import Pass, forward, parameter_spec
@@ -96,7 +96,7 @@ class StepSummary:
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event."""
 
@@ -117,6 +117,9 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.events)
+
+    def __contains__(self, name: object) -> bool:
+        return ("forward", name) in self.arrays
 
     def __getitem__(self, name: str) -> Array:
         """The forward array of an event. Raises InputError where it was not kept."""
@@ -212,8 +215,7 @@ def trace(
     batch = Packer(model.config, model.params.dtype).one(ids)
     collector, checker = _Collector(kept), Checker()
     summary: StepSummary | None = None
-    phases: tuple[Phase, ...] = ("forward", "backward", "update")
-    with np.errstate(all="ignore"), checker.watch(bus), bus.subscribe(collector, phases=phases, stats=True):
+    with np.errstate(all="ignore"), checker.watch(bus), bus.subscribe(collector, phases=PHASES, stats=True):
         run = bus.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
         checks = checker.checks(done.logits, _untraced_logits(model, batch, run))
@@ -226,7 +228,8 @@ def trace(
         if step:
             summary = _one_step(model, adam, done, run.tap("update"))
 
-    visible = tuple(event for event in collector.events if event.name in set(shown))
+    chosen = set(shown)
+    visible = tuple(event for event in collector.events if event.name in chosen)
     if not visible:
         raise InputError(
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
@@ -240,9 +243,9 @@ def trace(
         predictions=predictions,
         loss=float(done.loss),
         chance_loss=math.log(model.config.vocab_size),
-        checks=tuple(checks),
+        checks=(checker.finite(), *checks),
         insights=tuple(insights_of(forward_events, [p.loss for p in predictions], model.config)),
-        parameters=parameter_rows(model.params, collector.events) if backward or step else (),
+        parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
         step=summary,
         arrays=collector.arrays,
     )
@@ -288,8 +291,11 @@ def predictions_of(
     # From the logits, so that a vanishing probability has its exact loss, unless they no longer count.
     losses = -np.log(done.probs[range(len(inputs.targets)), inputs.targets]) if replaced else row_losses(done)
     predictions = []
+    ranked = done.probs if replaced else done.logits  # logits tell apart what vanishes as a probability
     for position, (row, target) in enumerate(zip(done.probs, inputs.targets, strict=True)):
-        order = np.argsort(-row, kind="stable") if np.isfinite(row).all() else np.array([], np.intp)
+        order = (
+            np.argsort(-ranked[position], kind="stable") if np.isfinite(row).all() else np.array([], np.intp)
+        )
         predictions.append(
             Prediction(
                 position=position,
@@ -321,8 +327,10 @@ def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
     ]  # fmt: skip
 
 
-def parameter_rows(params: Parameters, events: Iterable[TraceEvent]) -> tuple[ParameterRow, ...]:
-    """Every parameter beside the gradient and the update that the events tell of."""
+def parameter_rows(
+    params: Parameters, events: Iterable[TraceEvent], chosen: set[str]
+) -> tuple[ParameterRow, ...]:
+    """The chosen parameters beside the gradient and the update that the events tell of."""
     norms = {(e.phase, e.name): e.stats.l2_norm for e in events if e.stats is not None}
     return tuple(
         ParameterRow(
@@ -330,4 +338,5 @@ def parameter_rows(params: Parameters, events: Iterable[TraceEvent]) -> tuple[Pa
             norms.get(("backward", name)), norms.get(("update", name)),
         )
         for name, array in params.items()
+        if name in chosen
     )  # fmt: skip

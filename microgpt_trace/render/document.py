@@ -10,7 +10,7 @@ from typing import Any
 
 from ..events import TraceEvent
 from ..stats import Array
-from ..tracing import SCHEMA_ID, Prediction, Trace
+from ..tracing import SCHEMA_ID, Trace
 
 
 def to_json(trace: Trace, values: bool = False) -> str:
@@ -38,7 +38,7 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
         "loss": trace.loss,
         "chance_loss": trace.chance_loss,
         "events": [event_record(e, trace.arrays.get((e.phase, e.name)) if values else None) for e in trace],
-        "predictions": [_prediction(prediction) for prediction in trace.predictions],
+        "predictions": [asdict(prediction) for prediction in trace.predictions],
         "insights": [asdict(insight) for insight in trace.insights],
         "checks": [asdict(check) for check in trace.checks],
     }
@@ -62,16 +62,13 @@ def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, An
     return record
 
 
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    return asdict(prediction)
-
-
 def dump(value: Any, indent: int | None = None) -> str:
-    """JSON text. Numbers that JSON lacks become the strings "NaN", "Infinity" and "-Infinity"."""
+    """JSON text in ASCII, which no terminal or pipe can spoil. Numbers that JSON lacks become the
+    strings "NaN", "Infinity" and "-Infinity"."""
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
-        return json.dumps(_spelled_out(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_spelled_out(value), indent=indent, allow_nan=False)
 
 
 def _spelled_out(value: Any) -> Any:

@@ -146,7 +146,7 @@ _OPTIONAL = {"step": _ref("step")}
 def document_schema() -> dict[str, Any]:
     """The schema of `microgpt trace --json`."""
     body = _object({**_HEAD, **_LISTS, **_OPTIONAL}, optional=("parameters", "step"))
-    return {**_preamble("A trace"), **body, "$defs": _definitions()}
+    return {**_preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
 
 
 def line_schema() -> dict[str, Any]:
@@ -158,8 +158,8 @@ def line_schema() -> dict[str, Any]:
         plain = definitions[name]
         properties = {"record": {"const": name}, **plain["properties"]}
         records.append({**plain, "properties": properties, "required": ["record", *plain["required"]]})
-    return {**_preamble("One record of a trace"), "oneOf": records, "$defs": definitions}
+    return {**_preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": definitions}
 
 
-def _preamble(title: str) -> dict[str, str]:
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, "title": title}
+def _preamble(title: str, identifier: str) -> dict[str, str]:
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": identifier, "title": title}

@@ -58,8 +58,7 @@ def print_trace(trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, ve
     print_stages(trace, screen, specs, verbose)
     print_predictions(trace, screen)
     print_insights(trace, screen)
-    if any(event.phase == "backward" for event in trace.events):
-        print_backward(trace, screen)
+    print_backward(trace, screen)
     if trace.parameters:
         print_parameters(trace, screen)
     print_checks(trace.checks, screen)
@@ -216,6 +215,8 @@ def print_backward(trace: Trace, screen: Screen) -> None:
     """The gradients in the order of the backward pass, each beside the activation of its name."""
     activations = {e.name: _stats(e) for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
+    if not gradients:
+        return
     columns = [
         Column("tensor", lambda e: e.name),
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
