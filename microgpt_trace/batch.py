@@ -44,7 +44,6 @@ class Packer:
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
-        self._positions = np.eye(config.block_size, dtype=dtype)
         self._of_length: dict[int, tuple[Rows, Array]] = {}
 
     def one(self, ids: Array) -> Batch:
@@ -57,7 +56,7 @@ class Packer:
     def _know(self, length: int) -> tuple[Rows, Array]:
         """The rows of a name of this length, and the table of its targets."""
         share = np.array(1 / length, self.dtype)
-        rows = Rows(np.arange(length), self._positions[:length], share, ())
+        rows = Rows(np.arange(length), np.eye(length, self.config.block_size, dtype=self.dtype), share, ())
         known = self._of_length[length] = rows, self._tokens * share
         return known
 
@@ -75,5 +74,7 @@ class Packer:
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
         targets = np.zeros((start, self.config.vocab_size), self.dtype)
         targets[np.arange(start), wanted] = share
-        rows = Rows(positions, self._positions.take(positions, 0), share[:, None], tuple(groups))
+        positions_onehot = np.zeros((start, self.config.block_size), self.dtype)
+        positions_onehot[np.arange(start), positions] = 1
+        rows = Rows(positions, positions_onehot, share[:, None], tuple(groups))
         return Batch(tokens, self._tokens.take(tokens, 0), targets, rows)

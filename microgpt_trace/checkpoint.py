@@ -19,7 +19,7 @@ from .errors import FileFormatError, InputError
 from .files import write_atomically
 from .model import Model, Schedule, TrainingState
 from .parameters import LAYER_PARAMETERS, Config, Parameters
-from .stats import Array
+from .stats import Array, DType
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = "microgpt.checkpoint/1"
 ARRAYS_FORMAT = "microgpt.arrays/1"
-MOMENTS = ("adam.m", "adam.v")
+MOMENTS = ("adam.m_sum", "adam.v_sum")  # decayed sums of g and g^2, without the factors 1 - beta
 ASSUMED_HEADS = 4
 
 
@@ -88,10 +88,19 @@ def load(
         assumed = ()
         _refuse_contradiction(path, "--n-head", n_head, config.n_head)
         _refuse_contradiction(path, "--bos", bos, tokenizer.bos)
+    if config.n_layer > len(tensors):
+        raise FileFormatError(f"{path}: the metadata name {config.n_layer} layers, which are not there")
     _refuse_strangers(path, tensors, config)
-    flat = np.concatenate([_fitting(path, tensors, name, shape) for name, shape in config.shapes().items()])
+    found = {tensors[name].dtype for name in config.shapes() if name in tensors}
+    dtype = np.float64 if found == {np.dtype(np.float64)} else np.float32
+    if not found <= {np.dtype(np.float32), np.dtype(np.float64)} or len(found) > 1:
+        kinds = ", ".join(sorted(map(str, found)))
+        assumed = (*assumed, f"weights in {kinds} are computed with in {np.dtype(dtype).name}")
+    flat = np.concatenate(
+        [_fitting(path, tensors, name, shape, dtype) for name, shape in config.shapes().items()]
+    )
     if training is not None and not tensors.keys().isdisjoint(MOMENTS):
-        moments = [_fitting(path, tensors, name, (flat.size,)) for name in MOMENTS]
+        moments = [_fitting(path, tensors, name, (flat.size,), dtype) for name in MOMENTS]
         training = replace(training, moments=np.concatenate(moments))
     return Model(Parameters(config, flat), tokenizer, str(path), training, assumed)
 
@@ -126,7 +135,10 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
         if "training" in metadata:
             state = json.loads(metadata["training"])
             schedule = Schedule(**state["schedule"])
-            training = TrainingState(schedule, operator.index(state["step"]), state["data"])
+            step = operator.index(state["step"])
+            if not 0 <= step <= schedule.steps:
+                raise InputError(f"step {step} of {schedule.steps}")
+            training = TrainingState(schedule, step, state["data"])
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({error})") from error
     if tokenizer.vocab_size != config.vocab_size:
@@ -176,7 +188,7 @@ def _refuse_strangers(path: Path, tensors: dict[str, Array], config: Config) -> 
         raise FileFormatError(f"{path}: expected the tensors of a microGPT, found {unknown[0]!r} as well")
 
 
-def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:
     if name not in tensors:
         raise FileFormatError(f"{path}: tensor {name!r} is missing")
     found = tensors[name]
@@ -185,7 +197,7 @@ def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int,
             f"{path}: tensor {name!r}: expected float32 {list(shape)}, "
             f"found {found.dtype} {list(found.shape)}"
         )
-    return found.astype(np.float32).ravel()
+    return found.astype(dtype).ravel()
 
 
 def _refuse_contradiction(path: Path, option: str, said: Any, stored: Any) -> None:

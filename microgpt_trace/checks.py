@@ -113,7 +113,8 @@ class Checker:
         return Check("finite", "every value is finite", holds, None, 0.0, self.first_nonfinite or "")
 
     def checks(self, traced: Array, untraced: Array) -> list[Check]:
-        """The verdicts on the forward pass. `traced` and `untraced` are the logits with and without observers."""
+        """The verdicts on the forward pass. `traced` and `untraced` are the logits with and without
+        observers."""
         rounding = ROUNDING[self._dtype]
         same = np.array_equal(traced, untraced, equal_nan=True)
         difference = 0.0 if same else float(np.abs(traced - untraced).max())

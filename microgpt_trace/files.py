@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from .errors import InputError, RunError
@@ -11,25 +12,23 @@ from .errors import InputError, RunError
 def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
     """Find out before the work what would keep its result from being written.
 
-    Raises InputError where the path is a folder, in no folder, in one that lets us write nothing,
-    or a file that stands there already and is not to be overwritten.
+    Raises InputError where the path is no regular file, in no folder, in one that lets us write
+    nothing, or a file that stands there already and is not to be overwritten.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file to write, found a folder")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; {hint}")
-    probe = _temporary(path)
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: expected a file to write, found a folder")
+        if not path.resolve().parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: expected a regular file to write, found a device or a pipe")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; {hint}")
+        probe = _temporary(path)
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as error:
-        raise InputError(f"{path}: cannot write there ({error.strerror})") from error
-
-
-def _temporary(path: Path) -> Path:
-    return path.resolve().with_name(f".{path.name}.{os.getpid()}.tmp")
+    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
+        raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -44,9 +43,18 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path.resolve())
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write ({error.strerror}); nothing there was changed") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RunError(f"{path}: cannot write ({_reason(error)}); nothing there was changed") from error
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own beside the target, so that two runs, or one that was killed, do not meet."""
+    target = path.resolve()
+    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -56,8 +56,10 @@ def _checks(params: Parameters, grads: Parameters, batch: Batch) -> Iterator[Gra
     with np.errstate(all="ignore"):
         done = forward(params, batch)
         backward(params, done, grads)
-        for name in params:
-            yield _check_parameter(name, params, grads[name], batch, done)
+    for name in params:
+        with np.errstate(all="ignore"):
+            row = _check_parameter(name, params, grads[name], batch, done)
+        yield row
 
 
 def _check_parameter(

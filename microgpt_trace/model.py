@@ -16,7 +16,7 @@ from .tokenizer import Tokenizer
 
 
 def check_seed(seed: int) -> None:
-    if seed < 0:
+    if not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed: expected 0 or more, found {seed}")
 
 
@@ -31,8 +31,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: expected at least 1, found {value}")
         check_seed(self.seed)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr: expected a positive number, found {self.lr}")

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class NormConstants:
     eps: Array
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(cls, width: int, dtype: DType) -> NormConstants:
         return cls(np.full((width, width), 1 / width, dtype), np.array(RMSNORM_EPS, dtype))
 
@@ -106,6 +108,12 @@ class HeadConstants:
             np.tile(mask, (n_head, 1)).astype(dtype),
             np.ones((length, length), dtype),
         )
+
+
+@lru_cache(maxsize=8)
+def all_ones(size: int, dtype: DType) -> Array:
+    """[size, size] of ones, whose product with rows repeats their sums."""
+    return np.ones((size, size), dtype)
 
 
 def product_for(x: Array) -> Product:

@@ -13,6 +13,7 @@ from .errors import InputError
 from .stats import Array, DType
 
 INIT_STD = 0.08
+MAX_LENGTHS = 64  # whose constants are kept
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
@@ -92,7 +93,7 @@ class Parameters:
         self.norm = ops.NormConstants.of(config.n_embd, self.dtype)
         self._heads: dict[int, ops.HeadConstants] = {}
         self.zero = np.zeros((), self.dtype)
-        self.ones = np.ones((config.vocab_size, config.vocab_size), self.dtype)
+        self.ones = ops.all_ones(config.vocab_size, self.dtype)
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
@@ -113,6 +114,8 @@ class Parameters:
         known = self._heads.get(length)
         if known is None:
             config = self.config
+            if len(self._heads) >= MAX_LENGTHS:
+                self._heads.clear()
             known = ops.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
             self._heads[length] = known
         return known

@@ -21,7 +21,7 @@ class Tokenizer:
     bos: Literal["first", "last"] = "first"
 
     def __post_init__(self) -> None:
-        if len(set(self.chars)) != len(self.chars):
+        if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):
             raise InputError(f"a vocabulary names each character once, found {self.chars!r}")
         if self.bos not in ("first", "last"):
             raise InputError(f"BOS stands first or last, found {self.bos!r}")

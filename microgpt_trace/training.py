@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -149,6 +150,12 @@ class Trainer:
             self._epoch, self._order = epoch, train[rng.permutation(len(train))].tolist()
         return self._order
 
+    def check_finite(self) -> None:
+        """Raise DivergedError where the last update left parameters or moments that are not finite,
+        which the loss would show only in the next step."""
+        if not (np.isfinite(self.params.flat).all() and np.isfinite(self.adam.moments).all()):
+            raise DivergedError(f"step {self.done}: the update left parameters that are not finite")
+
     def held_out_loss(self) -> float | None:
         """Mean over the held-out names of the mean cross-entropy over their positions."""
         return mean_loss(self.params, self._encoded, self.documents.held_out)
@@ -206,8 +213,10 @@ def train(
 ) -> Model:
     """Train a model (a new one of `seed` without any) on a file of names and return it.
 
-    The given model is not changed. `on_step` is called with the record of every step. Raises
-    DivergedError where the loss is not finite, and FileFormatError or InputError for bad input.
+    The given model is not changed; its parameters are where the run starts, with a schedule and
+    moments of its own. `on_step` is called with the record of every step. Lines of the data that do
+    not fit are told of in a warning. Raises DivergedError where the loss is not finite, and
+    FileFormatError or InputError for bad input.
     """
     from threadpoolctl import threadpool_limits
 
@@ -216,6 +225,8 @@ def train(
     documents = Documents.fit(
         read_lines(Path(data or default_data())), start.tokenizer, start.config.block_size
     )
+    for note in documents.notes:
+        warnings.warn(note, stacklevel=2)
     trainer = Trainer(fresh, documents, Schedule(steps, batch_size, lr, seed))
     with threadpool_limits(1, "blas"):  # products this small only wait for other threads
         for record in trainer.run():
@@ -229,6 +240,7 @@ def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | N
     total = 0.0
     for start in range(0, len(indices), EVALUATION_BATCH):
         batch = encoded.several(indices[start : start + EVALUATION_BATCH])
-        losses = row_losses(forward(params, batch))
+        with np.errstate(all="ignore"):
+            losses = row_losses(forward(params, batch))
         total += sum(float(losses[g.rows].sum()) / g.length for g in batch.rows.groups)
     return total / len(indices) if len(indices) else None

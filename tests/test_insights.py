@@ -141,7 +141,7 @@ def test_relu_speaks_of_every_layer(deep):
 
 def test_untrained_predictions_are_at_chance_level(emma):
     found, traced = insight(emma, "predictions"), trace(emma)
-    assert (found.title, found.holds) == ("Predictions at chance level", False)
+    assert (found.title, found.holds) == ("Predictions", False)
     assert f"mean loss {traced.loss:.2f} against ln 27 = 3.30" in found.text
     assert f"P = {math.exp(-traced.loss):.3f} against 1/27 = 0.037" in found.text
 
@@ -151,7 +151,7 @@ def test_a_trained_model_has_learned(tmp_path):
     data.write_text("emma\n")
     model = train(steps=60, data=data)
     found = insight(model, "predictions")
-    assert (found.title, found.holds) == ("Learned predictions", True)
+    assert (found.title, found.holds) == ("Predictions", True)
     assert f"mean loss {trace(model).loss:.2f}" in found.text
     assert "has learned something" in found.text
 

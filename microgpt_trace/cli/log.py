@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import RunError
+from ..errors import InputError, RunError
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from ..training import StepRecord, Trainer
@@ -34,6 +36,8 @@ class TrainingLog:
 
     def __enter__(self) -> TrainingLog:
         if self._path is not None:
+            if self._append and self._path.exists():
+                self._forget_later_steps(self._path)
             try:
                 self._file = self._path.open("a" if self._append else "w", encoding="utf-8")
             except OSError as error:
@@ -46,6 +50,20 @@ class TrainingLog:
     ) -> None:
         if self._file is not None:
             self._file.close()
+
+    def _forget_later_steps(self, path: Path) -> None:
+        """A run that was killed has logged more than it saved: what comes again is dropped."""
+        kept = []
+        try:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True)):
+                record = json.loads(line)
+                if number == 0 and record["schema"] != LOG_SCHEMA:
+                    raise ValueError
+                if record.get("step", record.get("start", 0)) <= self._trainer.done:
+                    kept.append(line)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: expected the log of a training run to go on with") from error
+        write_atomically(path, "".join(kept).encode())
 
     def _begin(self) -> None:
         trainer = self._trainer
@@ -87,6 +105,9 @@ class TrainingLog:
         updates = update_events(trainer.adam, len(result.events)) if step else []
         for event in [*result.events, *updates]:
             self._write({"record": "event", "step": step, **event_record(event)})
+        for check in result.checks:
+            if check.holds is False:
+                self._write({"record": "check", "step": step, "id": check.id, "detail": check.detail})
         for prediction in result.predictions:
             self._write(
                 {

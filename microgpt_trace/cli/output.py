@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, MicrogptError, RunError
 from ..files import write_atomically
-from ..render.screen import ReaderGone, Screen, to_text
+from ..render.screen import ReaderGone, Screen, escape, to_text
 
 INTERRUPTED = 130
 
@@ -41,12 +41,15 @@ def put(pieces: Iterable[str], out: Path | None) -> None:
 
 def note(text: str) -> None:
     """A remark that is no result."""
-    Screen(stderr=True, emoji=False).say(f"[dim]{text}[/dim]", soft_wrap=True)
+    with suppress(ReaderGone):  # nobody reads notes: no reason to stop
+        Screen(stderr=True, emoji=False).say(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
 
 
 def run(command: Callable[[], Any]) -> int:
     """Call the command and turn every way it can end into an exit code and at most one line."""
     try:
+        if sys.stdout is None or sys.stderr is None:
+            return RunError.exit_code  # closed by the caller: there is no way to tell anybody
         code = command()
         sys.stdout.flush()
         if code == INTERRUPTED:  # how Typer reports a KeyboardInterrupt
@@ -56,19 +59,25 @@ def run(command: Callable[[], Any]) -> int:
     except SystemExit as end:
         code = end.code
     except (ReaderGone, BrokenPipeError):
-        # What is still buffered has no reader; without this Python complains when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except MicrogptError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
-        raise
+        if error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}", InputError.exit_code)
+        _drop_output()
+        return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error})", RunError.exit_code)
     except Exception as error:
         return _fail_or_raise(error)
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """What is still buffered has no reader; without this Python complains when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail_or_raise(error: Exception) -> int:

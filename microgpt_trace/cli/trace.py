@@ -62,6 +62,8 @@ def trace(
         )
     if show_names and (as_json or as_jsonl):
         raise InputError("--show prints a table; with --json use --layer NAME --values")
+    if save is not None and out is not None and save.resolve() == out.resolve():
+        raise InputError(f"--save and --out both name {out}")
     for path in (save, out):
         if path is not None:
             check_target(path, force)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from enum import Enum
 from pathlib import Path
 from time import monotonic
@@ -35,9 +34,6 @@ class Vocab(str, Enum):
 
 def _dimension(flag: str, what: str, default: int) -> Any:
     return typer.Option(flag, help=what, min=1, show_default=str(default))
-
-
-File = Annotated[Path | None, typer.Option(metavar="FILE")]
 
 
 def train(
@@ -78,6 +74,8 @@ def train(
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
     check_target(target, force or resumes_target, f"--force overwrites it, --resume {target} goes on with it")
     if log is not None:
+        if log.resolve() == target.resolve():
+            raise InputError(f"--log {log}: the checkpoint is to be written there")
         check_target(log, force or resume is not None)
     asked = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
     dimensions = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size}
@@ -171,11 +169,15 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
     before = (trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, records.watched))
     losses: list[float] = []
     began = monotonic()
-    with progress(schedule.steps, start, stderr_screen()) as report, _interruptible() as interrupted:
-        _steps(trainer, target, records, report, losses, interrupted)
+    with progress(schedule.steps, start, stderr_screen()) as report, Interrupts() as interrupts:
+        try:
+            _steps(trainer, target, records, report, losses, interrupts)
+        finally:
+            interrupts.held_back = True  # nothing breaks the save
+            if not isinstance(sys.exc_info()[1], DivergedError):
+                _save(trainer, target)
     seconds = monotonic() - began
-    _save(trainer, target)
-    if trainer.done < schedule.steps:
+    if interrupts.times:
         note(
             f"interrupted at step {trainer.done:,} of {schedule.steps:,}: saved to {target}; "
             f"`microgpt train --resume {target}` goes on"
@@ -204,7 +206,7 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
 
 def _steps(
     trainer: Trainer, target: Path, records: TrainingLog, report: Report, losses: list[float],
-    interrupted: list[bool],
+    interrupts: Interrupts,
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first Ctrl-C; save now and then."""
     from ..render.training import look_every
@@ -217,34 +219,44 @@ def _steps(
             losses.append(loss)
             if write is not None:
                 write(record)
-            if interrupted:
+            if interrupts.times:
                 break
             if step % look == 0 or step == total:
                 report(step, lr, losses)
                 if monotonic() - last > AUTOSAVE:
+                    trainer.check_finite()
                     _save(trainer, target)
                     saved, last = step, monotonic()
+        trainer.check_finite()
     except DivergedError as error:
         untouched = f"{target} is as it was" if target.exists() else "no checkpoint was written"
         left = f"{target} holds step {saved:,}" if saved else untouched
         raise DivergedError(f"{error}; {left}") from error
 
 
-@contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """Let Ctrl-C end the run between two steps: a step half taken could not be resumed bit for bit.
-    A second Ctrl-C interrupts at once."""
-    interrupted: list[bool] = []
+class Interrupts:
+    """Lets Ctrl-C end the run between two steps: a step half taken could not be resumed bit for bit.
 
-    def remember(signum: int, frame: object) -> None:
-        interrupted.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    A second Ctrl-C a second later interrupts at once, unless it is held back while saving. (Signals
+    within a second are one: a wrapper may forward what the terminal sends as well.)
+    """
 
-    previous = signal.signal(signal.SIGINT, remember)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.held_back = False
+
+    def __enter__(self) -> Interrupts:
+        self._previous = signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _remember(self, signum: int, frame: object) -> None:
+        now = monotonic()
+        if self.times and now - self.times[0] > 1 and not self.held_back:
+            raise KeyboardInterrupt
+        self.times.append(now)
 
 
 def _save(trainer: Trainer, target: Path) -> None:

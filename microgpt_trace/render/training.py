@@ -14,7 +14,7 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .screen import Screen, escape, labelled
+from .screen import ReaderGone, Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
 SMOOTHED = 100  # losses whose mean is shown
@@ -65,17 +65,20 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
 
 def _plain_lines(total: int, start: int, screen: Screen) -> Report:
     every = max((total - start) // 10, 1)
-    due = start + every
+    due, quiet = start + every, False
     began = monotonic()
 
     def report(step: int, lr: float, losses: Sequence[float]) -> None:
-        nonlocal due
-        if step < due and step != total:
+        nonlocal due, quiet
+        if quiet or (step < due and step != total):
             return
         due += every
         speed = (step - start) / max(monotonic() - began, 1e-9)
         loss = _smoothed(losses)
-        screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4f}  {speed:,.0f} steps/s")
+        try:
+            screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4f}  {speed:,.0f} steps/s")
+        except ReaderGone:  # nobody watches: no reason to stop
+            quiet = True
 
     return report
 
