@@ -1,5 +1,18 @@
-"""python -m microgpt_trace"""
+"""python -m microgpt_trace, and the entry point of `microgpt`."""
 
-from .cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command line and run it; Ctrl-C while it loads is one line as well."""
+    try:
+        from .cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("microgpt: interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -83,7 +83,7 @@ def _rmsnorm(stats: Stats, rows: int, config: Config) -> Insight:
             f"L2 = {_several(found)} after each of the {len(names)} norms, whatever went in "
             f"({before:.2f} before the first). This is a structural invariant: RMSNorm scales every row "
             f"to RMS 1, so a row of width {config.n_embd} has L2 √{config.n_embd} = "
-            f"{math.sqrt(config.n_embd):.2f} and {rows} rows have {shape}."
+            f"{math.sqrt(config.n_embd):.2f} and {rows} of them {'has' if rows == 1 else 'have'} {shape}."
         )
     else:
         if before > 1e19 * math.sqrt(rows):
@@ -175,7 +175,7 @@ def _predictions(losses: Sequence[float], config: Config) -> Insight:
             "predictions",
             "Predictions",
             False,
-            f"No better than chance: {measured}.",
+            f"About what chance gives, within {CHANCE_BAND} of it: {measured}.",
             numbers,
         )
     if mean < chance:

@@ -121,7 +121,7 @@ def test_show_prints_every_number_with_its_labels():
 
 def test_top_k_and_time():
     output = microgpt("trace", "--top-k", "3", "--time").stdout
-    assert "top 3" in output
+    assert "Top 3" in output
     assert " µs" in output
 
 
@@ -424,6 +424,43 @@ def test_a_full_disk_is_one_line_and_exit_1(option):
     assert result.stderr == "microgpt: cannot write the output (No space left on device)\n"
 
 
+def test_a_device_is_no_target(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    refused(microgpt("trace", "--out", fifo, "--force"), "regular file")
+    assert fifo.is_fifo()
+
+
+def test_training_goes_on_when_nobody_watches(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = f"{sys.executable} -m microgpt_trace train --steps 3000 --out m.safetensors 2>&1 >out | head -1"
+    subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True)
+    assert (tmp_path / "m.safetensors").exists()
+    assert "held out" in (tmp_path / "out").read_text()
+
+
+def test_a_seed_beside_a_model_is_refused(checkpoint):
+    refused(microgpt("trace", "--seed", "3", "--model", checkpoint), "--seed", "untrained")
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+    part, log = half_done(tmp_path), tmp_path / "log.jsonl"
+    first = {"record": "run", "schema": "microgpt.log/1", "start": 0}
+    lines = [first, *({"record": "step", "step": step} for step in range(1, 15))]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert microgpt("train", "--resume", part, "--log", log).returncode == 0
+    steps = [json.loads(line).get("step") for line in log.read_text().splitlines() if '"step"' in line]
+    assert [step for step in steps if step] == list(range(1, 21))
+    log.write_text("keep me\n")
+    refused(microgpt("train", "--resume", half_done(tmp_path), "--log", log), "log of a training run")
+    assert log.read_text() == "keep me\n"
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal():
+    output = microgpt("trace", "--backward", "--top-k", "3", width=40).stdout
+    assert "…" not in output
+
+
 def test_no_color_and_no_terminal_have_no_escapes():
     assert "\x1b" not in microgpt("trace", "-v").stdout
     assert "\x1b[" in microgpt("trace", FORCE_COLOR="1").stdout
@@ -452,8 +489,9 @@ def test_ctrl_c_is_one_line(checkpoint):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "microgpt_trace", "sample", "-n", "10000000", "--model", str(checkpoint)]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as process:
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
+    ) as process:  # fmt: skip
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=60)

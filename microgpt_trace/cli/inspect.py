@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ..files import check_target
 from .options import (
+    STDOUT,
     BosPlace,
     CheckpointFile,
     Heads,
@@ -49,7 +51,7 @@ sample.epilog = (  # type: ignore[attr-defined]
 
 def inspect(
     model: ModelFile = None,
-    seed: Seed = 42,
+    seed: Seed = None,
     as_json: Json = False,
     out: Out = None,
     n_head: Heads = None,
@@ -58,7 +60,9 @@ def inspect(
     """Show the architecture and every parameter with its statistics."""
     from ..render.reports import inspection_json, print_inspection
 
-    loaded = model_from(model, seed, n_head, bos)
+    loaded, out = model_from(model, seed, n_head, bos), None if out == STDOUT else out
+    if out is not None:
+        check_target(out, overwrite=False, hint="choose another name")
     if as_json:
         put([inspection_json(loaded)], out)
     else:
@@ -73,7 +77,7 @@ inspect.epilog = (  # type: ignore[attr-defined]
 def gradcheck(
     text: Text = "emma",
     model: ModelFile = None,
-    seed: Seed = 42,
+    seed: Seed = None,
     n_head: Heads = None,
     bos: BosPlace = None,
 ) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..model import Model
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
+STDOUT = Path("-")
 
 
 class Bos(str, Enum):
@@ -29,7 +30,7 @@ CheckpointFile = Annotated[
     Path | None,
     typer.Option("--model", help="A checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of an untrained model.", min=0)]
+Seed = Annotated[int | None, typer.Option(help="Seed of an untrained model.", min=0, show_default="42")]
 Heads = Annotated[
     int | None, typer.Option("--n-head", help="Heads of weights that cannot tell.", min=1, show_default="4")
 ]
@@ -41,9 +42,11 @@ Out = Annotated[Path | None, typer.Option("--out", help="Write to this file, not
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
-def model_from(path: Path | None, seed: int, n_head: int | None, bos: Bos | None) -> Model:
+def model_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None) -> Model:
     """The checkpoint, or an untrained model of the seed."""
     if path is not None:
+        if seed is not None:
+            raise InputError(f"--seed is for an untrained model, but --model names {path}")
         from ..checkpoint import load
 
         return load(path, n_head=n_head, bos=bos.value if bos else None)
@@ -52,7 +55,7 @@ def model_from(path: Path | None, seed: int, n_head: int | None, bos: Bos | None
         raise InputError(f"{option} is for a file of weights without metadata: it needs --model")
     from ..model import init
 
-    return init(seed=seed)
+    return init(seed=42 if seed is None else seed)
 
 
 def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Model:
@@ -61,4 +64,4 @@ def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Mod
         raise FileFormatError(
             f"no {DEFAULT_CHECKPOINT} here: `microgpt train` makes one in a second, or name one with --model"
         )
-    return model_from(path or DEFAULT_CHECKPOINT, 0, n_head, bos)
+    return model_from(path or DEFAULT_CHECKPOINT, None, n_head, bos)

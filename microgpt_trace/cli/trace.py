@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_target
-from .options import BosPlace, Heads, Json, ModelFile, Out, Seed, Text, model_from
+from .options import STDOUT, BosPlace, Heads, Json, ModelFile, Out, Seed, Text, model_from
 from .output import note, put, show
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Save = Annotated[Path | None, typer.Option("--save", help="Save the arrays as sa
 def trace(
     text: Text = "emma",
     model: ModelFile = None,
-    seed: Seed = 42,
+    seed: Seed = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Every event, full statistics, attention matrices.")
     ] = False,
@@ -62,6 +62,7 @@ def trace(
         )
     if show_names and (as_json or as_jsonl):
         raise InputError("--show prints a table; with --json use --layer NAME --values")
+    out = None if out == STDOUT else out
     if save is not None and out is not None and save.resolve() == out.resolve():
         raise InputError(f"--save and --out both name {out}")
     for path in (save, out):

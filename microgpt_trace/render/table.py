@@ -26,6 +26,9 @@ STAGES = {
 }
 
 
+ROOMY = 72  # columns of a terminal from which on only texts wrap
+
+
 @dataclass(frozen=True)
 class Column:
     """A column as data: its title, its cell, and how it is set."""
@@ -43,8 +46,8 @@ def make_table(columns: Sequence[Column], rows: Iterable[Any], screen: Screen) -
         table.add_column(
             screen.words(column.title),
             justify="right" if column.right else "left",
-            no_wrap=not column.wrap,
-            overflow="fold" if column.wrap else "ellipsis",
+            no_wrap=not column.wrap and screen.width >= ROOMY,
+            overflow="fold",  # a figure may break into two lines, but is never cut short
         )
     for row in rows:
         table.add_row(*(Text.from_markup(screen.words(column.cell(row))) for column in columns))
@@ -187,10 +190,12 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         Column("rank", lambda p: str(p.rank or "–"), right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
-    if depth > 1:
-        columns.append(Column(f"top {depth}", _candidates, wrap=True))
     screen.say("\n[bold cyan]Predictions[/bold cyan]")
     screen.print(make_table(columns, trace.predictions, screen))
+    if depth > 1:
+        screen.say(f"\n[bold cyan]Top {depth}[/bold cyan]")
+        top = [*columns[:2], Column("candidates", _candidates, wrap=True)]
+        screen.print(make_table(top, trace.predictions, screen))
     vocabulary = trace.model["config"]["vocab_size"]
     screen.say(
         f"mean loss [bold]{figure(trace.loss, 4)}[/bold], "
@@ -199,7 +204,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
 
 
 def _candidates(prediction: Prediction) -> str:
-    return "  ".join(f"{escape(c.label)} {c.p:.3f}" for c in prediction.top)
+    return "  ".join(f"{escape(c.label)}={c.p:.3f}" for c in prediction.top)
 
 
 def print_insights(trace: Trace, screen: Screen) -> None:
@@ -264,7 +269,7 @@ def print_checks(checks: Sequence[Check], screen: Screen) -> None:
     if held:
         screen.say(f"[dim]{'; '.join(_measured(check) for check in held)}[/dim]")
     for check in failed:
-        screen.say(f"[bold red]violated: {escape(_measured(check))} {escape(check.detail)}[/bold red]")
+        screen.say(f"[bold red]violated: {escape(_measured(check))}: {escape(check.detail)}[/bold red]")
     for check in skipped:
         screen.say(f"not checked: {check.claim} ({escape(check.detail)})")
 

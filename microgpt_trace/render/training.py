@@ -41,7 +41,7 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("lr {task.fields[lr]:.4f}"),
+        TextColumn("lr {task.fields[lr]:.4g}"),
         TextColumn("{task.fields[speed]:,.0f} steps/s"),
         TimeRemainingColumn(compact=True),
         console=screen,
@@ -76,7 +76,7 @@ def _plain_lines(total: int, start: int, screen: Screen) -> Report:
         speed = (step - start) / max(monotonic() - began, 1e-9)
         loss = _smoothed(losses)
         try:
-            screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4f}  {speed:,.0f} steps/s")
+            screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4g}  {speed:,.0f} steps/s")
         except ReaderGone:  # nobody watches: no reason to stop
             quiet = True
 
