@@ -18,7 +18,7 @@ import numpy as np
 from .errors import FileFormatError, InputError
 from .files import write_atomically
 from .model import Model, Schedule, TrainingState
-from .parameters import LAYER_PARAMETERS, Config, Parameters
+from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .stats import Array, DType
 from .tokenizer import Tokenizer
 
@@ -102,7 +102,7 @@ def load(
     if training is not None and not tensors.keys().isdisjoint(MOMENTS):
         moments = [_fitting(path, tensors, name, (flat.size,), dtype) for name in MOMENTS]
         training = replace(training, moments=np.concatenate(moments))
-    return Model(Parameters(config, flat), tokenizer, str(path), training, assumed)
+    return Model(Parameters(config, aligned(flat)), tokenizer, str(path), training, assumed)
 
 
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,14 +13,15 @@ from .batch import Batch, Packer
 from .checks import Check, Checker
 from .errors import InputError
 from .events import PHASES, HookBus, Phase, Run, Tap, TraceEvent, select_names
-from .gradient_check import gradient_agreement
 from .insights import Insight, insights_of
-from .microgpt import Pass, forward, parameter_spec
+from .microgpt import Pass, forward, parameter_spec, row_losses
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
 from .parameters import Parameters
 from .stats import Array, TensorStats
-from .training import Adam, row_losses
+
+if TYPE_CHECKING:
+    from .training import Adam
 
 SCHEMA_ID = "microgpt.trace/1"
 
@@ -219,7 +220,9 @@ def trace(
         run = bus.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
         checks = checker.checks(done.logits, _untraced_logits(model, batch, run))
-        if backward or step:
+        if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
+            from .gradient_check import gradient_agreement
+
             adam = _adam_of(model)
             run_backward(adam.params, done, adam.grads, run.tap("backward"))
             checks.append(
@@ -262,6 +265,8 @@ def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:
 
 def _adam_of(model: Model) -> Adam:
     """An optimizer on a copy of the parameters, with the moments that the model came with."""
+    from .training import Adam
+
     moments = model.training.moments if model.training else None
     return Adam(model.params.copy(), None if moments is None else moments.copy())
 

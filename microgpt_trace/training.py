@@ -14,9 +14,9 @@ from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
 from .events import SILENT, HookBus, Tap, TraceEvent
-from .microgpt import Pass, backward, event_specs, forward
+from .microgpt import backward, event_specs, forward, row_losses
 from .model import Model, Schedule, TrainingState, init
-from .parameters import Parameters
+from .parameters import Parameters, aligned
 from .stats import Array
 from .tokenizer import Tokenizer
 
@@ -35,13 +35,13 @@ class Adam:
     def __init__(self, params: Parameters, moments: Array | None = None) -> None:
         size, dtype = params.flat.size, params.dtype
         self.params = params
-        self.moments = np.zeros(2 * size, dtype) if moments is None else moments
+        self.moments = aligned(np.zeros(2 * size, dtype) if moments is None else moments)
         self._m, self._v = self.moments[:size], self.moments[size:]
-        self._sources = np.zeros(2 * size, dtype)  # the gradient and its square
+        self._sources = aligned(np.zeros(2 * size, dtype))  # the gradient and its square
         self._grad, self._square = self._sources[:size], self._sources[size:]
         self.grads = Parameters(params.config, self._grad)
-        self.update = Parameters(params.config, np.zeros(size, dtype))  # added in the last step
-        self._decay = np.repeat(np.array([BETA1, BETA2], dtype), size)
+        self.update = Parameters(params.config, aligned(np.zeros(size, dtype)))  # added in the last step
+        self._decay = aligned(np.repeat(np.array([BETA1, BETA2], dtype), size))
         self._eps, self._rate = np.zeros((), dtype), np.zeros((), dtype)
 
     def step(self, number: int, lr: float, tap: Tap = SILENT) -> None:
@@ -191,14 +191,6 @@ def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> 
     with bus.subscribe(look):
         forward(params, Packer(params.config, params.dtype).one(ids), bus.begin().tap("forward"))
     return found[0] if found else None
-
-
-def row_losses(done: Pass) -> Array:
-    """-log P(target) of every row, in float64 from the logits: exact where P itself vanishes. [N]"""
-    logits = done.logits.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    wanted = done.batch.targets.argmax(axis=1)
-    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), wanted]
 
 
 def train(
