@@ -151,10 +151,15 @@ class Trainer:
         return self._order
 
     def check_finite(self) -> None:
-        """Raise DivergedError where the last update left parameters or moments that are not finite,
-        which the loss would show only in the next step."""
+        """Raise DivergedError where the last update left parameters, moments or a loss that are not
+        finite, which a run would show only in its next step."""
         if not (np.isfinite(self.params.flat).all() and np.isfinite(self.adam.moments).all()):
             raise DivergedError(f"step {self.done}: the update left parameters that are not finite")
+        batch = self.batch(max(self.done - 1, 0))
+        with np.errstate(all="ignore"):
+            loss = float(forward(self.params, batch).loss)
+            if not math.isfinite(loss):
+                raise DivergedError(self._diagnosis(self.done, loss, batch))
 
     def held_out_loss(self) -> float | None:
         """Mean over the held-out names of the mean cross-entropy over their positions."""

@@ -368,6 +368,15 @@ def test_a_diverging_run_names_step_and_event(tmp_path):
     assert not out.exists()
 
 
+def test_a_last_update_that_diverges_is_not_saved(tmp_path):
+    out = tmp_path / "m.safetensors"
+    result = microgpt("train", "--steps", "1", "--lr", "1e38", "--out", out)
+    print(result.stderr)
+    assert result.returncode == 1
+    assert "not finite" in result.stderr.splitlines()[-1]
+    assert not out.exists()
+
+
 def test_the_log_can_be_replayed(tmp_path):
     log = tmp_path / "log.jsonl"
     microgpt("train", "--steps", "20", "--log", log, "--trace-every", "10", cwd=tmp_path)
