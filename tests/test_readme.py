@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
 
 
-def sessions():
+def examples():
     """Every command of the console blocks, in order, with the lines that are shown below it."""
     for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -60,7 +60,7 @@ def assert_shown(shown, printed):
 
 
 def test_readme_commands(tmp_path):
-    for command, shown in sessions():
+    for command, shown in examples():
         result = run(command, tmp_path)
         print(command, result.returncode, result.stderr)
         assert result.returncode == (2 if "José" in command else 0)
