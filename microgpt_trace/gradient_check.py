@@ -18,6 +18,7 @@ from .microgpt import Pass, backward, forward
 from .model import Model
 from .parameters import Parameters
 from .stats import Array
+from .tracing import prepare
 
 STEP = 1e-5
 TOLERANCE = 1e-6  # of the parameter's largest gradient
@@ -42,8 +43,6 @@ class GradientCheck:
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     """Check every element of every parameter's gradient of the text's loss, parameter by parameter."""
-    from .tracing import prepare
-
     inputs = prepare(model, text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])

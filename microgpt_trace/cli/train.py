@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from enum import Enum
 from pathlib import Path
 from time import monotonic
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DivergedError, FileFormatError, InputError
+from ..errors import DivergedError, FileFormatError, InputError, RunError
 from ..files import check_target
 from .options import DEFAULT_CHECKPOINT
 from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:
     from ..render.training import Report
+    from ..tokenizer import Tokenizer
     from ..tracing import Trace
     from ..training import Trainer
     from .log import TrainingLog
@@ -100,13 +100,12 @@ def _new(
     from ..documents import Documents, default_data, read_lines
     from ..model import Schedule, init
     from ..parameters import Config
-    from ..tokenizer import Tokenizer
     from ..training import Trainer
 
     schedule = Schedule(**{key: value for key, value in asked.items() if value is not None})
     path = data or default_data()
     lines = read_lines(path)
-    tokenizer = Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
+    tokenizer = _tokenizer(vocab, lines)
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
     documents = Documents.fit(lines, tokenizer, config.block_size)
     _tell(documents.notes)
@@ -121,7 +120,6 @@ def _resumed(
 ) -> Trainer:  # fmt: skip
     from ..checkpoint import load
     from ..documents import Documents, default_data, read_lines
-    from ..tokenizer import Tokenizer
     from ..training import Trainer
 
     model = load(path)
@@ -136,11 +134,9 @@ def _resumed(
     if state.step >= state.schedule.steps:
         raise InputError(f"{path}: stands at its last step, {state.step:,}; nothing is left to resume")
     lines = read_lines(data or default_data())
-    if vocab is not None:
-        wanted = Tokenizer() if vocab is Vocab.az else Tokenizer.of([line.strip() for line in lines])
-        if wanted != model.tokenizer:
-            said = model.tokenizer.describe_chars()
-            raise InputError(f"--vocab {vocab.value} contradicts {path}, whose characters are {said}")
+    if vocab is not None and _tokenizer(vocab, lines) != model.tokenizer:
+        said = model.tokenizer.describe_chars()
+        raise InputError(f"--vocab {vocab.value} contradicts {path}, whose characters are {said}")
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     if documents.fingerprint != state.data:
         raise InputError(
@@ -148,6 +144,12 @@ def _resumed(
         )
     _tell(documents.notes)
     return Trainer(model, documents, state.schedule)
+
+
+def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
+    from ..tokenizer import Tokenizer
+
+    return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
 
 
 def _tell(notes: tuple[str, ...]) -> None:
@@ -170,12 +172,17 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
     losses: list[float] = []
     began = monotonic()
     with progress(schedule.steps, start, stderr_screen()) as report, Interrupts() as interrupts:
+        failed: RunError | None = None
         try:
             _steps(trainer, target, records, report, losses, interrupts)
-        finally:
-            interrupts.held_back = True  # nothing breaks the save
-            if not isinstance(sys.exc_info()[1], DivergedError):
-                _save(trainer, target)
+        except DivergedError:
+            raise
+        except RunError as error:  # the log cannot be written: between two steps, so the run is whole
+            failed = error
+        interrupts.held_back = True  # nothing breaks the save
+        _save(trainer, target)
+    if failed is not None:
+        raise failed
     seconds = monotonic() - began
     if interrupts.times:
         note(
