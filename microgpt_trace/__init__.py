@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .checkpoint import load, save
+    from .checkpoint import save
     from .errors import MicrogptError
     from .events import HookBus, TraceEvent
     from .gradient_check import gradcheck
+    from .loading import load
     from .model import Model, init
     from .parameters import Config
     from .sampling import sample
     from .stats import TensorStats
     from .tokenizer import Tokenizer
-    from .tracing import Trace, trace
+    from .traces import Trace
+    from .tracing import trace
     from .training import train
 
 _HOME = {
@@ -28,11 +30,11 @@ _HOME = {
     "Model": "model",
     "TensorStats": "stats",
     "Tokenizer": "tokenizer",
-    "Trace": "tracing",
+    "Trace": "traces",
     "TraceEvent": "events",
     "gradcheck": "gradient_check",
     "init": "model",
-    "load": "checkpoint",
+    "load": "loading",
     "sample": "sampling",
     "save": "checkpoint",
     "trace": "tracing",

@@ -23,7 +23,7 @@ from .stats import Array, DType
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from .tracing import Trace
+    from .traces import Trace
 
 FORMAT = "microgpt.checkpoint/1"
 ARRAYS_FORMAT = "microgpt.arrays/1"

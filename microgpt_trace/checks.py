@@ -6,7 +6,7 @@ an operation is taken as used (a hook may have replaced it), what comes out as c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,7 @@ class _Worst:
     checked: bool = False
 
 
+UNTRACED = "traced logits equal untraced ones"
 CLAIMS = {
     "heads": "the heads sum to attn.out",
     "residual": "residual = input + branch",
@@ -49,10 +50,14 @@ CLAIMS = {
 
 
 class Checker:
-    """Subscribes to a bus for one forward pass and judges what it saw."""
+    """Subscribes to a bus for one forward pass and judges what it saw.
 
-    def __init__(self) -> None:
+    `n_head` heads sum to attn.out, together with the layer's output bias where it has one.
+    """
+
+    def __init__(self, n_head: int, out_bias: Callable[[int], Array | None] = lambda layer: None) -> None:
         self.first_nonfinite: str | None = None
+        self._n_head, self._out_bias, self._heads_seen = n_head, out_bias, 0
         self._stream: Array | None = None  # the residual stream as used
         self._branch: Array | None = None  # what attention or MLP adds to it, as used
         self._heads: Array | None = None  # the sum of the heads so far
@@ -61,39 +66,41 @@ class Checker:
         self._dtype = "float32"
 
     @contextmanager
-    def watch(self, bus: HookBus) -> Iterator[None]:
-        """Look at every event, before any other hook, and at forward ones again after all of them."""
-        with bus.subscribe(self._computed, phases=PHASES, first=True), bus.subscribe(self._used):
+    def watch(self, bus: HookBus, *names: str) -> Iterator[None]:
+        """Look at the events, before any other hook, and at forward ones again after all of them."""
+        computed = bus.subscribe(self._computed, *names, phases=PHASES, stats=True, first=True, parts=True)
+        with computed, bus.subscribe(self._used, *names, parts=True):
             yield
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
         self._dtype = event.dtype
-        if self.first_nonfinite is None and not np.isfinite(value).all():
-            index = np.argwhere(~np.isfinite(value))[0].tolist()
-            position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
-            phase = "" if event.phase == "forward" else f"{event.phase} of "
-            self.first_nonfinite = f"{phase}{event.name}{position}, element {index} = {value[tuple(index)]}"
-        if event.phase != "forward":
+        if self.first_nonfinite is None and event.stats is not None and event.stats.nonfinite_count:
+            self.first_nonfinite = _first_nonfinite(event, value)
+        if event.phase != "forward" or not value.size:  # told of, but worked out in parts
             return
-        if kind == "out" and self._heads is not None:
-            self._compare("heads", event, self._heads, value, self._heads_magnitude)
+        if kind == "out" and self._heads is not None and self._heads_seen == self._n_head:
+            bias = self._out_bias(event.layer or 0)
+            heads = self._heads if bias is None else self._heads + bias
+            self._compare("heads", event, heads, value, self._heads_magnitude)
         elif kind == "residual" and self._stream is not None and self._branch is not None:
             self._compare("residual", event, self._stream + self._branch, value)
         elif kind in ("weights", "probs"):
-            self._compare("softmax", event, value.sum(axis=-1, dtype=np.float64), np.ones(()))
+            self._compare("softmax", event, value.sum(axis=-1), np.ones((), value.dtype))
             if kind == "weights":
-                above = np.triu(np.ones(value.shape[-2:], dtype=bool), 1)
-                self._compare("causal", event, value[..., above], np.zeros(()))
+                later = np.triu(value, value.shape[-1] - value.shape[-2] + 1)
+                self._compare("causal", event, later, np.zeros((), value.dtype))
 
     def _used(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
-        if event.name == "embed.norm" or kind == "residual":
+        if event.name in ("embed.tok", "embed.norm") or kind == "residual":
             self._stream, self._heads, self._heads_magnitude = value.copy(), None, 0.0
+            self._heads_seen = 0
         elif kind in ("out", "down"):
             self._branch = value.copy()
         elif kind.startswith("head"):
             self._heads = value.copy() if self._heads is None else self._heads + value
+            self._heads_seen += 1
             self._heads_magnitude += float(np.abs(value).max(initial=0.0))
 
     def _compare(
@@ -112,14 +119,9 @@ class Checker:
         holds = self.first_nonfinite is None
         return Check("finite", "every value is finite", holds, None, 0.0, self.first_nonfinite or "")
 
-    def checks(self, traced: Array, untraced: Array) -> list[Check]:
-        """The verdicts on the forward pass. `traced` and `untraced` are the logits with and without
-        observers."""
-        rounding = ROUNDING[self._dtype]
-        same = np.array_equal(traced, untraced, equal_nan=True)
-        difference = 0.0 if same else float(np.abs(traced - untraced).max())
-        claim = "traced logits equal untraced ones"
-        result = [Check("untraced", claim, same, difference, 0.0)]
+    def checks(self) -> list[Check]:
+        """The verdicts on what was seen of the forward pass."""
+        rounding, result = ROUNDING[self._dtype], []
         tolerances = {"heads": rounding, "residual": 0.0, "softmax": rounding, "causal": 0.0}
         for name, tolerance in tolerances.items():
             worst = self._worst[name]
@@ -132,3 +134,23 @@ class Checker:
                 holds = worst.deviation <= tolerance
                 result.append(Check(name, CLAIMS[name], holds, worst.deviation, tolerance, worst.where))
         return result
+
+
+def untraced_check(traced: Array, untraced: Array) -> Check:
+    """Whether a run that nobody observed gave the same numbers, bit for bit."""
+    same = np.array_equal(traced, untraced, equal_nan=True)
+    difference = 0.0 if same else float(np.abs(traced - untraced).max())
+    return Check("untraced", UNTRACED, same, difference, 0.0)
+
+
+def _first_nonfinite(event: TraceEvent, value: Array) -> str:
+    """Where the first such element of an event is."""
+    phase = "" if event.phase == "forward" else f"{event.phase} of "
+    if not value.size:
+        return f"{phase}{event.name}"
+    bad = ~np.isfinite(value)
+    if value.ndim == 3:  # [H, T, S]: what lies above the diagonal does not count
+        bad = np.tril(bad, value.shape[2] - value.shape[1])
+    index = np.argwhere(bad)[0].tolist()
+    position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
+    return f"{phase}{event.name}{position}, element {index} = {value[tuple(index)]}"

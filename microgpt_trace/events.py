@@ -33,6 +33,7 @@ class EventSpec:
     parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
     overview: bool = True  # shown without --verbose
+    extra: bool = False  # costs a computation of its own: shown only when asked for by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ class _Subscription:
     names: frozenset[str]
     phases: tuple[Phase, ...]
     stats: bool
+    parts: bool
 
 
 class HookBus:
@@ -176,11 +178,14 @@ class HookBus:
         phases: Phase | Sequence[Phase] = ("forward",),
         stats: bool = False,
         first: bool = False,
+        parts: bool = False,
     ) -> Iterator[HookBus]:
         """Call `hook` for the events that `names` (globs, all without any) stand for.
 
         With `stats` the events carry statistics. With `first` the hook comes before those that
-        subscribed earlier. Raises InputError where a glob matches no event of the model.
+        subscribed earlier. With `parts` the hook is content with the event alone, and gets an empty
+        value, where a model works a large value out in parts. Raises InputError where a glob matches no
+        event of the model.
         """
         phases = (phases,) if isinstance(phases, str) else tuple(phases)
         for phase in phases:
@@ -189,7 +194,7 @@ class HookBus:
         chosen = frozenset(select_names(names or ("*",), list(self.specs)))
         if phases == ("forward",) and all(self.specs[name].parameter == name for name in chosen):
             raise InputError(f"{', '.join(names)}: a parameter has events in the phases backward and update")
-        subscription = _Subscription(hook, chosen, phases, stats)
+        subscription = _Subscription(hook, chosen, phases, stats, parts)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:
             yield self
@@ -223,6 +228,25 @@ class Run:
     def listeners(self, phase: Phase, name: str) -> list[_Subscription]:
         return [s for s in self.subscriptions if phase in s.phases and name in s.names]
 
+    def wants_whole(self, name: str) -> bool:
+        """Whether a hook needs this forward value in one piece."""
+        return any(not s.parts for s in self.listeners("forward", name))
+
+    def announce(self, name: str, shape: tuple[int, ...], dtype: str, stats: TensorStats) -> None:
+        """Tell of a forward value that was worked out in parts, to hooks that are content with that."""
+        event = replace(self._event("forward", name, shape, dtype, None), stats=stats)
+        for subscription in self.listeners("forward", name):
+            subscription.hook(event, np.empty(0, dtype))
+
+    def _event(
+        self, phase: Phase, name: str, shape: tuple[int, ...], dtype: str, seconds: float | None
+    ) -> TraceEvent:
+        spec = self.specs[name]
+        expr = spec.expr if phase == "forward" else f"{_SYMBOL[phase]}{name}"
+        event = TraceEvent(self.seq, phase, spec.stage, spec.layer, name, expr, shape, dtype, None, seconds)
+        self.seq += 1
+        return event
+
     def deliver(self, phase: Phase, name: str, value: Array) -> Array:
         seconds = perf_counter() - self.resumed if self.timed else None
         value = self._through_hooks(phase, name, np.asarray(value), seconds)
@@ -233,17 +257,11 @@ class Run:
         return value
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
-        spec = self.specs[name]
-        event = TraceEvent(
-            self.seq, phase, spec.stage, spec.layer, name,
-            spec.expr if phase == "forward" else f"{_SYMBOL[phase]}{name}",
-            value.shape, str(value.dtype), None, seconds,
-        )  # fmt: skip
-        self.seq += 1
+        event = self._event(phase, name, value.shape, str(value.dtype), seconds)
         stats: TensorStats | None = None
         for subscription in self.listeners(phase, name):
             if subscription.stats and stats is None:
-                stats = TensorStats.of(value, np.tri(value.shape[-1], dtype=bool) if spec.causal else None)
+                stats = TensorStats.of(value, _causal(value) if self.specs[name].causal else None)
             told = replace(event, stats=stats) if subscription.stats else event
             with _read_only(value) as view:
                 result = subscription.hook(told, view)
@@ -255,6 +273,12 @@ class Run:
             else:
                 self.altered = True
         return value
+
+
+def _causal(value: Array) -> Array:
+    """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
+    queries, keys = value.shape[-2:]
+    return np.tri(queries, keys, keys - queries, dtype=bool)
 
 
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}

@@ -96,14 +96,6 @@ def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -
     return dlogits
 
 
-def row_losses(done: Pass) -> Array:
-    """-log P(target) of every row, in float64 from the logits: exact where P itself vanishes. [N]"""
-    logits = done.logits.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    wanted = done.batch.targets.argmax(axis=1)
-    return np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), wanted]
-
-
 def layer_forward(
     x: Array, w: LayerWeights, params: Parameters, rows: Rows, tap: Tap
 ) -> tuple[Array, tuple[Any, ...]]:

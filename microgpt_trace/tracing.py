@@ -1,172 +1,70 @@
-"""Run a model under its hook bus and collect a Trace: events, predictions, checks and insights."""
+"""trace: run a model under its hook bus and collect a Trace. What is here is microGPT's side of it;
+decoder_tracing.py has the other."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .batch import Batch, Packer
-from .checks import Check, Checker
+from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, HookBus, Phase, Run, Tap, TraceEvent, select_names
-from .insights import Insight, insights_of
-from .microgpt import Pass, forward, parameter_spec, row_losses
+from .events import PHASES, HookBus, Run, Tap, TraceEvent, select_names
+from .insights import insights_of
+from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
+from .ops import losses_of
 from .parameters import Parameters
+from .predictions import prediction_of
 from .stats import Array, TensorStats
+from .traces import Collector, ParameterRow, Prediction, StepSummary, Trace, TraceInput
 
 if TYPE_CHECKING:
+    from .decoder import Decoder
     from .training import Adam
 
-SCHEMA_ID = "microgpt.trace/1"
 
+def trace(
+    model: Model | Decoder,
+    text: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    values: bool | Sequence[str] | None = None,
+    top_k: int | None = None,
+    time: bool = False,
+    backward: bool = False,
+    step: bool = False,
+    **decoder_options: Any,
+) -> Trace:
+    """Trace a text through a model, under the hooks subscribed to `model.hooks`.
 
-@dataclass(frozen=True, slots=True)
-class TraceInput:
-    """What was traced. `notes` say what was changed before (capitals lowered)."""
-
-    text: str
-    tokens: tuple[int, ...]
-    targets: tuple[int, ...]
-    labels: tuple[str, ...]
-    target_labels: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    token: int
-    label: str
-    p: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
-
-    Where the probabilities are not finite nothing is predicted: `predicted` and `rank` are None.
+    `names` (names, globs, apr's stage names) choose the events that the Trace holds, and `values`
+    whether it keeps their arrays (or those of which names; by default a microGPT's are kept, a
+    decoder's are not); `top_k` candidates per position, `time` seconds per event. For a microGPT
+    `backward` adds the gradients of the text's loss and `step` one Adam step after them; what else a
+    decoder knows is said at `trace_decoder`. The model is not changed. Raises InputError for a text,
+    a name or an option that does not fit.
     """
+    if top_k is not None and top_k < 1:
+        raise InputError(f"top_k: expected at least 1, found {top_k}")
+    if isinstance(model, Model):
+        if decoder_options:
+            raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")
+        return _trace_microgpt(
+            model, "emma" if text is None else text, names or ("*",),
+            True if values is None else values, top_k or 1, backward, step, time,
+        )  # fmt: skip
+    if backward or step:
+        raise InputError("a production model is traced forward only: there are no gradients and no steps")
+    from .decoder_tracing import trace_decoder
 
-    position: int
-    seen: str
-    target: Candidate
-    predicted: Candidate | None
-    rank: int | None
-    loss: float
-    top: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterRow:
-    """A parameter with the L2 norms of its value, gradient and update; None where not computed."""
-
-    name: str
-    shape: tuple[int, ...]
-    l2_norm: float | None
-    gradient_l2: float | None
-    update_l2: float | None = None
-
-    @property
-    def gradient_ratio(self) -> float | None:
-        """|gradient| / |weight|"""
-        return _ratio(self.gradient_l2, self.l2_norm)
-
-    @property
-    def update_ratio(self) -> float | None:
-        """|update| / |weight|"""
-        return _ratio(self.update_l2, self.l2_norm)
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or not whole else part / whole
-
-
-@dataclass(frozen=True, slots=True)
-class StepSummary:
-    """One Adam step on this input."""
-
-    number: int
-    lr: float
-    loss_before: float
-    loss_after: float
-    note: str
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event."""
-
-    model: dict[str, Any]
-    input: TraceInput
-    events: tuple[TraceEvent, ...]
-    predictions: tuple[Prediction, ...]
-    loss: float
-    chance_loss: float
-    checks: tuple[Check, ...]
-    insights: tuple[Insight, ...]
-    parameters: tuple[ParameterRow, ...] = ()
-    step: StepSummary | None = None
-    arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
-
-    def __iter__(self) -> Iterator[TraceEvent]:
-        return iter(self.events)
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-    def __contains__(self, name: object) -> bool:
-        return ("forward", name) in self.arrays
-
-    def __getitem__(self, name: str) -> Array:
-        """The forward array of an event. Raises InputError where it was not kept."""
-        return self.array(name)
-
-    def array(self, name: str, phase: Phase = "forward") -> Array:
-        """The array of an event or parameter in a phase: an activation, a gradient, an update."""
-        if (phase, name) not in self.arrays:
-            kept = [n for p, n in self.arrays if p == phase]
-            chosen = select_names([name], kept) if kept else []
-            if len(chosen) != 1:
-                raise InputError(f"no array of {name!r} was kept in phase {phase}")
-            name = chosen[0]
-        return self.arrays[phase, name]
-
-    def gradient(self, name: str) -> Array:
-        """d loss / d the tensor or parameter of that name."""
-        return self.array(name, "backward")
-
-    def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
-        """The event of that name, if it is among those shown."""
-        return next((e for e in self.events if e.name == name and e.phase == phase), None)
-
-    @property
-    def ok(self) -> bool:
-        """No check failed."""
-        return all(check.holds is not False for check in self.checks)
-
-    def _repr_html_(self) -> str:
-        from .render.table import to_html
-
-        return to_html(self)
-
-
-class _Collector:
-    """An observer that keeps events with statistics, and copies of the arrays that are wanted."""
-
-    def __init__(self, keep: Iterable[str]) -> None:
-        self.events: list[TraceEvent] = []
-        self.arrays: dict[tuple[Phase, str], Array] = {}
-        self._keep = set(keep)
-
-    def __call__(self, event: TraceEvent, value: Array) -> None:
-        self.events.append(event)
-        if event.name in self._keep:
-            self.arrays[event.phase, event.name] = value.copy()
+    return trace_decoder(
+        model, text, names=names, values=values or False, top_k=top_k, time=time, **decoder_options
+    )
 
 
 def prepare(model: Model, text: str) -> TraceInput:
@@ -188,38 +86,22 @@ def prepare(model: Model, text: str) -> TraceInput:
     )
 
 
-def trace(
-    model: Model,
-    text: str = "emma",
-    *,
-    names: Sequence[str] = ("*",),
-    values: bool | Sequence[str] = True,
-    top_k: int = 1,
-    backward: bool = False,
-    step: bool = False,
-    time: bool = False,
-) -> Trace:
-    """Trace a text through a microGPT, under the hooks subscribed to `model.hooks`.
-
-    `names` (names, globs, apr's stage names) choose the events that the Trace holds, and `values`
-    whether it keeps their arrays (or those of which names); `backward` adds the gradients of the
-    text's loss, `step` one Adam step after them, `time` seconds per event. The model is not
-    changed. Raises InputError for a text or a name that does not fit.
-    """
-    if top_k < 1:
-        raise InputError(f"top_k: expected at least 1, found {top_k}")
+def _trace_microgpt(
+    model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
+    backward: bool, step: bool, time: bool,
+) -> Trace:  # fmt: skip
     bus, known = model.hooks, list(model.hooks.specs)
     shown = select_names(names, known)
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
     batch = Packer(model.config, model.params.dtype).one(ids)
-    collector, checker = _Collector(kept), Checker()
+    collector, checker = Collector(kept), Checker(model.config.n_head)
     summary: StepSummary | None = None
     with np.errstate(all="ignore"), checker.watch(bus), bus.subscribe(collector, phases=PHASES, stats=True):
         run = bus.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
-        checks = checker.checks(done.logits, _untraced_logits(model, batch, run))
+        checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
             from .gradient_check import gradient_agreement
 
@@ -238,6 +120,7 @@ def trace(
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
     predictions = predictions_of(done, inputs, model, top_k, "probs" in run.replaced)
+    losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
         model=model.describe(),
@@ -247,7 +130,7 @@ def trace(
         loss=float(done.loss),
         chance_loss=math.log(model.config.vocab_size),
         checks=(checker.finite(), *checks),
-        insights=tuple(insights_of(forward_events, [p.loss for p in predictions], model.config)),
+        insights=tuple(insights_of(forward_events, losses, model.config)),
         parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
         step=summary,
         arrays=collector.arrays,
@@ -289,30 +172,19 @@ def predictions_of(
     done: Pass, inputs: TraceInput, model: Model, top_k: int, replaced: bool
 ) -> tuple[Prediction, ...]:
     """One row per position, from the probabilities as used."""
-
-    def candidate(token: int, row: Array) -> Candidate:
-        return Candidate(token, model.tokenizer.label(token, target=True), float(row[token]))
-
+    targets = [target for target in inputs.targets if target is not None]
     # From the logits, so that a vanishing probability has its exact loss, unless they no longer count.
-    losses = -np.log(done.probs[range(len(inputs.targets)), inputs.targets]) if replaced else row_losses(done)
-    predictions = []
+    losses = (
+        -np.log(done.probs[range(len(targets)), targets]) if replaced else losses_of(done.logits, targets)
+    )
     ranked = done.probs if replaced else done.logits  # logits tell apart what vanishes as a probability
-    for position, (row, target) in enumerate(zip(done.probs, inputs.targets, strict=True)):
-        order = (
-            np.argsort(-ranked[position], kind="stable") if np.isfinite(row).all() else np.array([], np.intp)
+    return tuple(
+        prediction_of(
+            position, inputs.text[:position], ranked[position], done.probs[position], target,
+            float(losses[position]), lambda token: model.tokenizer.label(token, target=True), top_k,
         )
-        predictions.append(
-            Prediction(
-                position=position,
-                seen=inputs.text[:position],
-                target=candidate(target, row),
-                predicted=candidate(int(order[0]), row) if len(order) else None,
-                rank=int(np.flatnonzero(order == target)[0]) + 1 if len(order) else None,
-                loss=float(losses[position]),
-                top=tuple(candidate(int(token), row) for token in order[:top_k]),
-            )
-        )
-    return tuple(predictions)
+        for position, target in enumerate(targets)
+    )  # fmt: skip
 
 
 def selection(model: Model, verbose: bool) -> list[str]:

@@ -14,8 +14,9 @@ from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
 from .events import SILENT, HookBus, Tap, TraceEvent
-from .microgpt import backward, event_specs, forward, row_losses
+from .microgpt import backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, init
+from .ops import losses_of
 from .parameters import Parameters, aligned
 from .stats import Array
 from .tokenizer import Tokenizer
@@ -238,6 +239,6 @@ def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | N
     for start in range(0, len(indices), EVALUATION_BATCH):
         batch = encoded.several(indices[start : start + EVALUATION_BATCH])
         with np.errstate(all="ignore"):
-            losses = row_losses(forward(params, batch))
+            losses = losses_of(forward(params, batch).logits, batch.targets.argmax(axis=1))
         total += sum(float(losses[g.rows].sum()) / g.length for g in batch.rows.groups)
     return total / len(indices) if len(indices) else None

@@ -135,7 +135,7 @@ def test_a_missing_file_says_how_to_make_one(path):
 
 
 def test_a_folder_is_refused(tmp_path):
-    assert refused(tmp_path) == f"{tmp_path}: expected a checkpoint file, found a folder"
+    assert refused(tmp_path) == f"{tmp_path}: expected a model, found a folder without config.json"
 
 
 NOT_SAFETENSORS = {

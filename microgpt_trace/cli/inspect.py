@@ -17,7 +17,7 @@ from .options import (
     Out,
     Seed,
     Text,
-    model_from,
+    microgpt_from,
     trained_model,
 )
 from .output import note, put, show
@@ -60,7 +60,7 @@ def inspect(
     """Show the architecture and every parameter with its statistics."""
     from ..render.reports import inspection_json, print_inspection
 
-    loaded, out = model_from(model, seed, n_head, bos), None if out == STDOUT else out
+    loaded, out = microgpt_from(model, seed, n_head, bos), None if out == STDOUT else out
     if out is not None:
         check_target(out, overwrite=False, hint="choose another name")
     if as_json:
@@ -85,7 +85,7 @@ def gradcheck(
     from ..gradient_check import gradcheck as check
     from ..render.reports import print_gradcheck
 
-    loaded = model_from(model, seed, n_head, bos)
+    loaded = microgpt_from(model, seed, n_head, bos)
     rows = list(check(loaded, text))
     show(lambda screen: print_gradcheck(rows, text, screen), None)
     if not all(row.holds for row in rows):

@@ -108,14 +108,14 @@ class TrainingLog:
         for check in result.checks:
             if check.holds is False:
                 self._write({"record": "check", "step": step, "id": check.id, "detail": check.detail})
-        for prediction in result.predictions:
+        for prediction, target in zip(result.predictions, result.targets, strict=True):
             self._write(
                 {
                     "record": "prediction",
                     "step": step,
                     "position": prediction.position,
-                    "target": prediction.target.label,
-                    "p": prediction.target.p,
+                    "target": target.label,
+                    "p": target.p,
                     "loss": prediction.loss,
                 }
             )

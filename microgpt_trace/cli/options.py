@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import FileFormatError, InputError
 
 if TYPE_CHECKING:
+    from ..decoder import Decoder
     from ..model import Model
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 STDOUT = Path("-")
+MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 
 class Bos(str, Enum):
@@ -22,13 +26,41 @@ class Bos(str, Enum):
     last = "last"
 
 
+class RopePairs(str, Enum):
+    adjacent = "adjacent"
+    halves = "halves"
+
+
 Text = Annotated[str, typer.Argument(help="The name to look at.", show_default=True)]
 ModelFile = Annotated[
-    Path | None, typer.Option("--model", help="A checkpoint.", metavar="FILE", show_default="untrained")
+    Path | None,
+    typer.Option(
+        "--model",
+        help="A checkpoint, a model file or folder.",
+        metavar="PATH",
+        show_default="an untrained microGPT",
+    ),
 ]
 CheckpointFile = Annotated[
     Path | None,
     typer.Option("--model", help="A checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
+]
+ModelOrText = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL] [TEXT]",
+        help="A model file or folder, then the text to read; or the text alone.",
+        show_default="emma; of a production model: The capital of France is",
+    ),
+]
+TextAfterModel = Annotated[str | None, typer.Argument(hidden=True)]
+RopePairing = Annotated[
+    RopePairs | None,
+    typer.Option("--rope-pairs", help="How an .apr file pairs q and k, where it does not say."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="What an .apr file does not say: num_heads=14.", metavar="KEY=VALUE"),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of an untrained model.", min=0, show_default="42")]
 Heads = Annotated[
@@ -42,14 +74,52 @@ Out = Annotated[Path | None, typer.Option("--out", help="Write to this file, not
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
-def model_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None) -> Model:
-    """The checkpoint, or an untrained model of the seed."""
-    if path is not None:
-        if seed is not None:
-            raise InputError(f"--seed is for an untrained model, but --model names {path}")
-        from ..checkpoint import load
+def model_and_text(
+    first: str | None, second: str | None, model: Path | None
+) -> tuple[Path | None, str | None]:
+    """Which model was named and what text: a first argument that is a model is not the text."""
+    if second is not None and model is not None:
+        raise InputError(f"two models, {first} and --model {model}, or two texts")
+    if second is not None:
+        assert first is not None  # arguments fill up from the left
+        if not Path(first).exists():
+            raise InputError(f"{first}: no such model, to read the text {second!r}")
+        return Path(first), second
+    if first is not None and model is None and _names_a_model(first):
+        return Path(first), None
+    return model, first
 
-        return load(path, n_head=n_head, bos=bos.value if bos else None)
+
+def _names_a_model(text: str) -> bool:
+    """Whether a lone argument is a model: one that is there, or a name that only files have."""
+    path = Path(text)
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # too long for a file's name
+        return False
+    if there and path.is_dir():
+        return (path / "config.json").is_file() or os.sep in text
+    return there or path.suffix in MODEL_SUFFIXES
+
+
+def model_from(
+    path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None,
+    rope_pairs: RopePairs | None = None, settings: list[str] | None = None, draws: bool = False,
+) -> Model | Decoder:  # fmt: skip
+    """The model of the path, or an untrained microGPT of the seed. The seed of a run that draws tokens
+    is not the model's."""
+    if path is not None:
+        if seed is not None and not draws:
+            raise InputError(f"--seed is for an untrained model, but {path} was named")
+        from ..loading import load
+
+        return load(
+            path, n_head=n_head, bos=bos.value if bos else None,
+            rope_pairs=rope_pairs.value if rope_pairs else None, settings=_settings(settings or []),
+        )  # fmt: skip
+    for option, value in (("--rope-pairs", rope_pairs), ("--set", settings)):
+        if value:
+            raise InputError(f"{option} is for an .apr file: name one")
     if n_head is not None or bos is not None:
         option = "--n-head" if n_head is not None else "--bos"
         raise InputError(f"{option} is for a file of weights without metadata: it needs --model")
@@ -58,10 +128,34 @@ def model_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos
     return init(seed=42 if seed is None else seed)
 
 
+def microgpt_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None) -> Model:
+    """As `model_from`, for what a production model cannot do."""
+    from ..model import Model
+
+    model = model_from(path, seed, n_head, bos)
+    if not isinstance(model, Model):
+        raise InputError(f"{model.origin} is a production model: this command is for a microGPT")
+    return model
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE, the values as JSON has them: numbers, true, null; else text."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise InputError(f"--set: expected KEY=VALUE, found {pair!r}")
+        try:
+            settings[key] = json.loads(value)
+        except ValueError:
+            settings[key] = value
+    return settings
+
+
 def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Model:
     """The checkpoint, by default the one that `microgpt train` leaves here."""
     if path is None and not DEFAULT_CHECKPOINT.exists():
         raise FileFormatError(
             f"no {DEFAULT_CHECKPOINT} here: `microgpt train` makes one in a second, or name one with --model"
         )
-    return model_from(path or DEFAULT_CHECKPOINT, None, n_head, bos)
+    return microgpt_from(path or DEFAULT_CHECKPOINT, None, n_head, bos)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
 from ..files import check_target
-from .options import STDOUT, BosPlace, Heads, Json, ModelFile, Out, Seed, Text, model_from
-from .output import note, put, show
+from .options import (
+    STDOUT,
+    BosPlace,
+    Heads,
+    Json,
+    ModelFile,
+    ModelOrText,
+    Out,
+    RopePairing,
+    Seed,
+    Set,
+    TextAfterModel,
+    model_and_text,
+    model_from,
+)
+from .output import note, put
+from .run_trace import Request, run
 
-if TYPE_CHECKING:
-    from ..model import Model
-    from ..render.screen import Screen
-    from ..tracing import Trace
+MICROGPT, DECODER = "For a microGPT", "For a production model"
 
 Layer = Annotated[
     list[str] | None,
@@ -28,17 +40,17 @@ Save = Annotated[Path | None, typer.Option("--save", help="Save the arrays as sa
 
 
 def trace(
-    text: Text = "emma",
+    first: ModelOrText = None,
+    second: TextAfterModel = None,
     model: ModelFile = None,
-    seed: Seed = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Every event, full statistics, attention matrices.")
+        bool, typer.Option("--verbose", "-v", help="Every event with full statistics, layer by layer.")
     ] = False,
     layer: Layer = None,
     show_names: Show = None,
-    top_k: Annotated[int, typer.Option(help="Candidates per position.", min=1)] = 1,
-    backward: Annotated[bool, typer.Option("--backward", help="Add the gradients of the loss.")] = False,
-    step: Annotated[bool, typer.Option("--step", help="Go on to one Adam step.")] = False,
+    top_k: Annotated[
+        int | None, typer.Option(help="Candidates per position.", min=1, show_default="1, production 5")
+    ] = None,
     as_json: Json = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON record a line.")] = False,
     values: Annotated[bool, typer.Option("--values", help="Add the arrays to the JSON.")] = False,
@@ -47,59 +59,146 @@ def trace(
     time: Annotated[bool, typer.Option("--time", help="Add the time of each event.")] = False,
     out: Out = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, trace nothing.")] = False,
+    seed: Seed = None,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Add the gradients of the loss.", rich_help_panel=MICROGPT)
+    ] = False,
+    step: Annotated[
+        bool, typer.Option("--step", help="Go on to one Adam step.", rich_help_panel=MICROGPT)
+    ] = False,
     n_head: Heads = None,
     bos: BosPlace = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Render the text by the file's template.", rich_help_panel=DECODER)
+    ] = False,
+    special: Annotated[
+        bool, typer.Option("--special", help="Parse special tokens in the text.", rich_help_panel=DECODER)
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Only these layers (3-5: three of them).", metavar="A-B", rich_help_panel=DECODER),
+    ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Which get logits and predictions: all, last or 0,3,-1.",
+            metavar="LIST",
+            show_default="all",
+            rich_help_panel=DECODER,
+        ),
+    ] = None,
+    lens: Annotated[
+        bool, typer.Option("--lens", help="The top token after every layer.", rich_help_panel=DECODER)
+    ] = False,
+    generate: Annotated[
+        int | None, typer.Option(help="Continue for so many tokens.", min=1, rich_help_panel=DECODER)
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Draw the tokens.", min=0.0, show_default="0: greedy", rich_help_panel=DECODER),
+    ] = None,
+    fail_on: Annotated[
+        str | None, typer.Option(help="Exit 1 on: anomaly.", metavar="WHAT", rich_help_panel=DECODER)
+    ] = None,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Compare with a run unobserved.", rich_help_panel=DECODER)
+    ] = False,
+    rope_pairs: RopePairing = None,
+    settings: Set = None,
+    payload: Annotated[bool, typer.Option("--payload", hidden=True)] = False,
+    reference: Annotated[str | None, typer.Option("--reference", hidden=True)] = None,
+    diff: Annotated[bool, typer.Option("--diff", hidden=True)] = False,
+    save_tensor: Annotated[str | None, typer.Option("--save-tensor", hidden=True)] = None,
 ) -> None:
-    """Trace a name through every stage: shapes, norms, ranges and predictions."""
+    """Trace a text through every stage: shapes, norms, ranges and predictions."""
+    _answer_apr(payload, reference, diff, save_tensor)
     if schema:
         _put_schema(as_jsonl, out)
         return
-    if as_json and as_jsonl:
+    request = Request(
+        verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save,
+        None if out == STDOUT else out, fail_on,
+    )  # fmt: skip
+    _check(request, force)
+    path, text = model_and_text(first, second, model)
+    from ..model import Model
+
+    own: dict[str, Any] = {"backward": backward, "step": step}
+    theirs = {
+        "tokens": None if tokens is None else _numbers(tokens, "--tokens"), "chat": chat, "special": special,
+        "positions": _positions(positions), "lens": lens, "generate": generate, "temperature": temperature,
+        "recheck": recheck,
+    }  # fmt: skip
+    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=bool(temperature))
+    if not isinstance(loaded, Model):
+        _refuse(own, "is for a microGPT: a production model is traced forward only")
+        own = {name: value for name, value in theirs.items() if value} | ({"seed": seed} if seed else {})
+    else:
+        extra = {"layers": layers, "fail_on": fail_on}
+        _refuse(theirs | extra, f"is for a production model, and {loaded.origin} is a microGPT")
+    run(loaded, request, {"text": text, "top_k": top_k, "time": time} | own)
+
+
+trace.epilog = (  # type: ignore[attr-defined]
+    "Examples: microgpt trace olivia --verbose · microgpt trace emma --backward --step · "
+    'microgpt trace qwen2.5-0.5b-q4_k_m.gguf "The capital of France is" --verbose · '
+    "microgpt trace emma --json | jq .loss"
+)
+
+
+def _answer_apr(payload: bool, reference: str | None, diff: bool, save_tensor: str | None) -> None:
+    """Flags of `apr trace`: what they ask for goes by other names here."""
+    if payload:
+        note("--payload: every trace here runs the forward pass; the flag changes nothing")
+    if reference is not None or diff:
+        option = "--diff" if diff else "--reference"
+        raise InputError(f"{option}: comparing two runs is for `microgpt diff`, which this version lacks")
+    if save_tensor is not None:
+        raise InputError(f"--save-tensor: use --save FILE, with --layer {save_tensor} for only these stages")
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise InputError(f"--{name.replace('_', '-')} {why}")
+
+
+def _check(request: Request, force: bool) -> None:
+    """What can be known to be wrong before anything is loaded."""
+    json = request.as_json or request.as_jsonl
+    if request.as_json and request.as_jsonl:
         raise InputError("--json and --jsonl exclude each other")
-    if values and not (as_json or as_jsonl):
+    if request.values and not json:
         raise InputError(
             "--values adds the arrays to --json or --jsonl; --show prints one, --save saves them"
         )
-    if show_names and (as_json or as_jsonl):
+    if request.show and json:
         raise InputError("--show prints a table; with --json use --layer NAME --values")
-    out = None if out == STDOUT else out
+    if request.layer and request.layers:
+        raise InputError("--layer and --layers exclude each other: --layer 'layer3.*' is one layer")
+    if request.fail_on not in (None, "anomaly"):
+        raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
+    save, out = request.save, request.out
     if save is not None and out is not None and save.resolve() == out.resolve():
         raise InputError(f"--save and --out both name {out}")
     for path in (save, out):
         if path is not None:
             check_target(path, force)
-    from ..tracing import selection
-    from ..tracing import trace as run_trace
-
-    traced_model = model_from(model, seed, n_head, bos)
-    names = layer or selection(traced_model, verbose)
-    wanted = [*(show_names or ()), *(["layer*.attn.weights"] if verbose else [])]
-    wanted += names if values or save else []
-    result = run_trace(
-        traced_model, text, names=names, values=wanted,
-        top_k=top_k, backward=backward, step=step, time=time,
-    )  # fmt: skip
-    if save is not None:
-        from ..checkpoint import save_arrays
-
-        save_arrays(result, save)
-        note(f"saved {len(result)} arrays to {save}")
-    if as_json or as_jsonl:
-        from ..render.document import to_json, to_json_lines
-
-        for text_note in result.input.notes:
-            note(text_note)
-        put(to_json_lines(result, values) if as_jsonl else [to_json(result, values)], out)
-    else:
-        show(lambda screen: _paint(result, traced_model, verbose, show_names or [], screen), out)
-    if not result.ok:
-        raise typer.Exit(1)
 
 
-trace.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt trace olivia --verbose · microgpt trace emma --backward --step · "
-    "microgpt trace emma --show layer0.attn.weights · microgpt trace emma --json | jq .loss"
-)
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option}: expected numbers like 504,3575, found {text!r}") from error
+
+
+def _positions(text: str | None) -> str | list[int] | None:
+    return text if text in (None, "all", "last") else _numbers(text, "--positions")
 
 
 def _put_schema(of_lines: bool, out: Path | None) -> None:
@@ -107,20 +206,3 @@ def _put_schema(of_lines: bool, out: Path | None) -> None:
     from ..render.schema import document_schema, line_schema
 
     put([dump(line_schema() if of_lines else document_schema(), indent=2) + "\n"], out)
-
-
-def _paint(result: Trace, model: Model, verbose: bool, names: list[str], screen: Screen) -> None:
-    from ..events import select_names
-    from ..render.arrays import print_array
-    from ..render.table import print_trace
-
-    specs = model.hooks.specs
-    print_trace(result, screen, specs, verbose=verbose)
-    for name in [found for asked in names for found in select_names([asked], list(specs))]:
-        labels = result.input.labels
-        if name in model.config.shapes():
-            print_array(name, model.params[name], model, labels, screen)
-        if ("forward", name) in result.arrays:
-            print_array(name, result[name], model, labels, screen)
-        if ("backward", name) in result.arrays:
-            print_array(name, result.gradient(name), model, labels, screen, f"d loss / d {name}")

@@ -18,7 +18,7 @@ from .output import INTERRUPTED, note, show
 if TYPE_CHECKING:
     from ..render.training import Report
     from ..tokenizer import Tokenizer
-    from ..tracing import Trace
+    from ..traces import Trace
     from ..training import Trainer
     from .log import TrainingLog
 
@@ -198,9 +198,9 @@ def _run(trainer: Trainer, target: Path, records: TrainingLog) -> None:
         train_loss=(before[0], after[0]),
         held_out_loss=(before[1], after[1]),
         watched=records.watched,
-        targets=after[2].input.target_labels,
-        p_before=[p.target.p for p in before[2].predictions],
-        p_after=[p.target.p for p in after[2].predictions],
+        targets=[target.label for target in after[2].targets],
+        p_before=[target.p for target in before[2].targets],
+        p_after=[target.p for target in after[2].targets],
         samples=_samples(trainer),
         closing=[
             ("time", f"{seconds:.2f} s for {steps:,} steps, {seconds / steps * 1e6:,.0f} µs a step"),

@@ -9,6 +9,7 @@ import numpy as np
 from rich.columns import Columns
 from rich.text import Text
 
+from ..decoder import Decoder
 from ..model import Model
 from ..parameters import Config
 from ..stats import Array
@@ -49,7 +50,7 @@ def _attention_matrix(head: int, weights: Array, labels: Sequence[str], screen: 
 
 
 def print_array(
-    name: str, array: Array, model: Model, labels: Sequence[str], screen: Screen, title: str = ""
+    name: str, array: Array, model: Model | Decoder, labels: Sequence[str], screen: Screen, title: str = ""
 ) -> None:
     """An array in full, in as many blocks of columns as the width asks for."""
     shape = screen.words("×".join(map(str, array.shape)) or "scalar")
@@ -57,9 +58,12 @@ def print_array(
     if array.ndim == 0:
         screen.print(Text(figure(float(array), 4)))
         return
-    rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
-    if array.ndim == 2:
-        _print_matrix(array, rows, columns, screen)
+    if isinstance(model, Model):
+        rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
+    else:
+        rows, columns = decoder_axis_labels(name, array.shape, model, labels)
+    if array.ndim < 3:
+        _print_matrix(np.atleast_2d(array), rows, columns, screen)
         return
     for head, matrix in enumerate(array):
         screen.print(Text(f"head {head}", "dim"))
@@ -86,6 +90,31 @@ def axis_labels(
     else:
         columns = numbered[1]
     return list(labels), columns
+
+
+def decoder_axis_labels(
+    name: str, shape: Sequence[int], model: Decoder, labels: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """As `axis_labels`, for a production model."""
+    kind, config = name.rpartition(".")[2], model.config
+    rows, columns = (
+        [str(i) for i in range(size)] for size in ((1, *shape) if len(shape) == 1 else shape)[-2:]
+    )
+    shown = [label.replace(" ", "␣") for label in labels]
+    if kind in ("scores", "weights"):
+        return shown, shown
+    by_head = kind in ("q", "k", "v", "context") or kind.endswith(("_rope", "_norm"))
+    if by_head and name not in config.shapes():
+        columns = [f"{i // config.head_dim}.{i % config.head_dim}" for i in range(shape[-1])]
+    elif kind in ("logits", "probs") and model.vocabulary is not None:
+        columns = [_cut(model.vocabulary.label(i)) for i in range(shape[-1])]
+    if name in ("wte", "lm_head") and model.vocabulary is not None:
+        rows = [_cut(model.vocabulary.label(i)) for i in range(MAX_ROWS)]
+    return (rows if name in config.shapes() or len(rows) != len(shown) else shown), columns
+
+
+def _cut(label: str) -> str:
+    return label.replace(" ", "␣")[:12]
 
 
 def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> None:

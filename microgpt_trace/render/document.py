@@ -10,7 +10,7 @@ from typing import Any
 
 from ..events import TraceEvent
 from ..stats import Array
-from ..tracing import SCHEMA_ID, Trace
+from ..traces import SCHEMA_ID, Trace
 
 
 def to_json(trace: Trace, values: bool = False) -> str:
@@ -21,8 +21,11 @@ def to_json(trace: Trace, values: bool = False) -> str:
 def to_json_lines(trace: Trace, values: bool = False) -> Iterator[str]:
     """The same facts, one record a line; `record` says which."""
     whole = document(trace, values)
-    lists = {"events": "event", "predictions": "prediction", "parameters": "parameter",
-             "insights": "insight", "checks": "check"}  # fmt: skip
+    lists = {
+        "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
+        "generation": "token", "parameters": "parameter", "insights": "insight", "anomalies": "anomaly",
+        "checks": "check",
+    }  # fmt: skip
     yield dump({"record": "trace", **{k: v for k, v in whole.items() if k not in lists}}) + "\n"
     for key, record in lists.items():
         for item in whole.get(key, ()):
@@ -42,6 +45,16 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
         "insights": [asdict(insight) for insight in trace.insights],
         "checks": [asdict(check) for check in trace.checks],
     }
+    if trace.layers:
+        result["layers"] = [asdict(row) for row in trace.layers]
+        result["anomalies"] = [asdict(anomaly) for anomaly in trace.anomalies]
+    if trace.lens:
+        result["lens"] = [asdict(row) for row in trace.lens]
+    if trace.generation:
+        result["generation"] = [
+            asdict(token) | {"events": [event_record(event) for event in token.events]}
+            for token in trace.generation
+        ]
     if trace.parameters:
         result["parameters"] = [
             asdict(row) | {"gradient_ratio": row.gradient_ratio, "update_ratio": row.update_ratio}

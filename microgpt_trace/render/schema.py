@@ -1,19 +1,77 @@
-"""The JSON Schema (draft 2020-12) of a trace document and of one line of its JSON Lines form."""
+"""The JSON Schema (draft 2020-12) of a trace document and of one line of its JSON Lines form.
+
+Most of it follows from the dataclasses that the document is made of: see `_of`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..events import Phase
-from ..tracing import SCHEMA_ID
+from ..anomalies import Anomaly
+from ..checks import Check
+from ..decoder import DecoderConfig, Rope
+from ..events import TraceEvent
+from ..insights import Insight
+from ..parameters import Config
+from ..stats import TensorStats
+from ..traces import (
+    SCHEMA_ID,
+    Candidate,
+    GeneratedToken,
+    LayerRow,
+    LensRow,
+    ParameterRow,
+    Prediction,
+    StepSummary,
+    TraceInput,
+)
 
-_STRING = {"type": "string"}
-_INTEGER = {"type": "integer"}
 _COUNT = {"type": "integer", "minimum": 0}
-_BOOLEAN = {"type": "boolean"}
 _NUMBER = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
-_MAYBE_NUMBER = {"anyOf": [*_NUMBER["anyOf"], {"type": "null"}]}
-_SHAPE = {"type": "array", "items": _COUNT}
+_PLAIN: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: _COUNT,
+    bool: {"type": "boolean"},
+    float: _NUMBER,
+    NoneType: {"type": "null"},
+}
+_NAMES: dict[type, str] = {
+    TensorStats: "stats",
+    TraceEvent: "event",
+    TraceInput: "input",
+    Candidate: "candidate",
+    Prediction: "prediction",
+    Insight: "insight",
+    Check: "check",
+    ParameterRow: "parameter",
+    StepSummary: "step",
+    LayerRow: "layer",
+    Anomaly: "anomaly",
+    LensRow: "lens",
+    GeneratedToken: "token",
+    Config: "microgpt_config",
+    DecoderConfig: "decoder_config",
+    Rope: "rope",
+}
+
+
+def _of(kind: Any) -> dict[str, Any]:
+    """The schema of a value of this type."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind in _NAMES:
+        return {"$ref": f"#/$defs/{_NAMES[kind]}"}
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple:
+        return {"type": "array", "items": _of(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _of(arguments[1])}
+    assert origin is UnionType, kind  # a type that the table above does not know
+    return {"anyOf": [_of(argument) for argument in arguments]}
 
 
 def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -22,141 +80,85 @@ def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/$defs/{name}"}
+def _record(kind: type) -> dict[str, Any]:
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    return _object({field.name: _of(hints[field.name]) for field in fields(kind)})
 
 
 def _definitions() -> dict[str, Any]:
-    nullable_boolean = {"type": ["boolean", "null"]}
-    config = ("vocab_size", "n_embd", "n_head", "n_layer", "block_size", "n_inner")
-    return {
-        "values": {"anyOf": [_NUMBER, _list(_ref("values"))]},
-        "stats": _object(
-            {"count": _COUNT}
-            | dict.fromkeys(("mean", "std", "l2_norm", "min", "max", "max_abs"), _MAYBE_NUMBER)
-            | dict.fromkeys(("zero_count", "nan_count", "inf_count"), _COUNT)
-        ),
-        "model": _object(
-            {
-                "family": {"const": "microgpt"},
-                "origin": _STRING,
-                "parameters": _COUNT,
-                "dtype": {"enum": ["float32", "float64"]},
-                "config": _object({name: {"type": "integer", "minimum": 1} for name in config}),
-                "vocabulary": _object({"chars": _STRING, "bos": _COUNT, "convention": _STRING}),
-                "trained_steps": _COUNT,
-                "assumed": _list(_STRING),
-            }
-        ),
-        "input": _object(
-            {
-                "text": _STRING,
-                "tokens": _list(_COUNT),
-                "targets": _list(_COUNT),
-                "labels": _list(_STRING),
-                "target_labels": _list(_STRING),
-                "notes": _list(_STRING),
-            }
-        ),
-        "event": _object(
-            {
-                "seq": _COUNT,
-                "phase": {"enum": list(Phase.__args__)},  # type: ignore[attr-defined]
-                "stage": {"enum": ["embedding", "attention", "mlp", "head"]},
-                "layer": {"type": ["integer", "null"], "minimum": 0},
-                "name": _STRING,
-                "expr": _STRING,
-                "shape": _SHAPE,
-                "dtype": _STRING,
-                "stats": _ref("stats"),
-                "seconds": {"type": "number", "minimum": 0},
-                "values": _ref("values"),
-            },
-            optional=("seconds", "values"),
-        ),
-        "candidate": _object({"token": _COUNT, "label": _STRING, "p": _NUMBER}),
-        "prediction": _object(
-            {
-                "position": _COUNT,
-                "seen": _STRING,
-                "target": _ref("candidate"),
-                "predicted": {"anyOf": [_ref("candidate"), {"type": "null"}]},
-                "rank": {"type": ["integer", "null"], "minimum": 1},
-                "loss": _NUMBER,
-                "top": _list(_ref("candidate")),
-            }
-        ),
-        "insight": _object(
-            {
-                "id": _STRING,
-                "title": _STRING,
-                "holds": nullable_boolean,
-                "text": _STRING,
-                "numbers": {"type": "object", "additionalProperties": _MAYBE_NUMBER},
-            }
-        ),
-        "check": _object(
-            {
-                "id": _STRING,
-                "claim": _STRING,
-                "holds": nullable_boolean,
-                "deviation": _MAYBE_NUMBER,
-                "tolerance": {"type": "number"},
-                "detail": _STRING,
-            }
-        ),
-        "parameter": _object(
-            {"name": _STRING, "shape": _SHAPE}
-            | dict.fromkeys(("l2_norm", "gradient_l2", "update_l2"), _MAYBE_NUMBER)
-            | dict.fromkeys(("gradient_ratio", "update_ratio"), _MAYBE_NUMBER)
-        ),
-        "step": _object(
-            {
-                "number": {"type": "integer", "minimum": 1},
-                "lr": {"type": "number"},
-                "loss_before": _NUMBER,
-                "loss_after": _NUMBER,
-                "note": _STRING,
-            }
-        ),
+    definitions = {name: _record(kind) for kind, name in _NAMES.items()}
+    values = {"$ref": "#/$defs/values"}
+    definitions["values"] = {"anyOf": [_NUMBER, {"type": "array", "items": values}]}
+    event = definitions["event"]["properties"] | {
+        "stats": _of(TensorStats),
+        "seconds": {"type": "number", "minimum": 0},
+        "values": values,
     }
+    definitions["event"] = _object(event, optional=("seconds", "values"))
+    ratios = dict.fromkeys(("gradient_ratio", "update_ratio"), _of(float | None))
+    definitions["parameter"] = _object(definitions["parameter"]["properties"] | ratios)
+    known = {
+        "origin": _of(str),
+        "parameters": _COUNT,
+        "dtype": _of(str),
+        "assumed": _of(tuple[str, ...]),
+    }
+    microgpt = known | {
+        "family": {"const": "microgpt"},
+        "config": _of(Config),
+        "vocabulary": _object({"chars": _of(str), "bos": _COUNT, "convention": _of(str)}),
+        "trained_steps": _COUNT,
+    }
+    stored = _object({"type": _of(str), "tensors": _COUNT, "bytes": _COUNT})
+    decoder = known | {
+        "family": {"const": "decoder"},
+        "format": _of(str),
+        "config": _of(DecoderConfig),
+        "encodings": {"type": "array", "items": stored},
+        "layer": _of(tuple[str, ...]),
+        "vocabulary": _of(str | None),
+    }
+    definitions["model"] = {"oneOf": [_object(microgpt), _object(decoder)]}
+    return definitions
 
 
 _HEAD = {
     "schema": {"const": SCHEMA_ID},
-    "model": _ref("model"),
-    "input": _ref("input"),
-    "loss": _NUMBER,
+    "model": {"$ref": "#/$defs/model"},
+    "input": _of(TraceInput),
+    "loss": _of(float | None),
     "chance_loss": {"type": "number"},
 }
 _LISTS = {
-    "events": _list(_ref("event")),
-    "predictions": _list(_ref("prediction")),
-    "insights": _list(_ref("insight")),
-    "checks": _list(_ref("check")),
-    "parameters": _list(_ref("parameter")),
+    "events": TraceEvent,
+    "predictions": Prediction,
+    "insights": Insight,
+    "checks": Check,
+    "parameters": ParameterRow,
+    "layers": LayerRow,
+    "anomalies": Anomaly,
+    "lens": LensRow,
+    "generation": GeneratedToken,
 }
-_OPTIONAL = {"step": _ref("step")}
+_OPTIONAL = ("parameters", "step", "layers", "anomalies", "lens", "generation")
 
 
 def document_schema() -> dict[str, Any]:
     """The schema of `microgpt trace --json`."""
-    body = _object({**_HEAD, **_LISTS, **_OPTIONAL}, optional=("parameters", "step"))
+    lists = {name: {"type": "array", "items": _of(kind)} for name, kind in _LISTS.items()}
+    body = _object({**_HEAD, **lists, "step": _of(StepSummary)}, optional=_OPTIONAL)
     return {**_preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
 
 
 def line_schema() -> dict[str, Any]:
     """The schema of one line of `microgpt trace --jsonl`: which record it is decides its shape."""
     definitions = _definitions()
-    head = _object({"record": {"const": "trace"}, **_HEAD, **_OPTIONAL}, optional=("step",))
+    head = _object({"record": {"const": "trace"}, **_HEAD, "step": _of(StepSummary)}, optional=("step",))
     records = [head]
-    for name in ("event", "prediction", "insight", "check", "parameter"):
-        plain = definitions[name]
-        properties = {"record": {"const": name}, **plain["properties"]}
+    for kind in _LISTS.values():
+        plain = definitions[_NAMES[kind]]
+        properties = {"record": {"const": _NAMES[kind]}, **plain["properties"]}
         records.append({**plain, "properties": properties, "required": ["record", *plain["required"]]})
     return {**_preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": definitions}
 

@@ -76,9 +76,11 @@ def figure(value: float | None, digits: int = 2) -> str:
     return f"{value:.1e}"
 
 
-def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """[min, max]"""
-    return "–" if low is None else f"[{figure(low, digits)}, {figure(high, digits)}]"
+def significant(value: float | None) -> str:
+    """A number with four significant digits, written out from 0.0001 to a million."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def ratio(value: float | None) -> str:

@@ -1,0 +1,153 @@
+"""What the trace of a decoder reveals: sentences, each the outcome of a predicate on measured numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+
+from .anomalies import NORM_TOLERANCE
+from .decoder import Decoder
+from .insights import Insight
+from .traces import LayerRow, TraceInput
+
+GROWN = 2.0  # a stream that ends this many times longer than it began has grown
+MASSIVE = 100.0  # an element this many times the stream's typical one is massive
+SINK = 0.3  # attention on position 0 above this share is a sink
+STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
+
+
+def insights_of(
+    model: Decoder, layers: Sequence[LayerRow], norms: Mapping[str, float], inputs: TraceInput
+) -> Iterator[Insight]:
+    """Evaluate every predicate on the layers of a run."""
+    makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
+        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(norms)),
+        ("growth", "Growth of the residual stream", lambda: _growth(layers)),
+        ("massive", "Massive activations", lambda: _massive(layers, inputs, model.config.n_embd)),
+        ("sinks", "Attention sinks", lambda: _sinks(layers)),
+        ("turn", "Layers that barely turn the stream", lambda: _turn(layers)),
+    )
+    finite = all(math.isfinite(v) for row in layers for v in (row.row_norm, row.turn, row.peak)) and all(
+        math.isfinite(v) for v in norms.values()
+    )
+    for identifier, title, make in makers:
+        if finite:
+            yield make()
+        else:
+            text = "Not evaluated: the run holds values that are not finite."
+            yield Insight(identifier, title, None, text)
+    yield _pattern(model)
+
+
+def _rmsnorm(norms: Mapping[str, float]) -> Insight:
+    worst = max(norms, key=lambda name: norms[name])
+    holds = norms[worst] <= NORM_TOLERANCE
+    measured = f"at worst {norms[worst]:.1e} off, after {worst}"
+    if holds:
+        text = (
+            f"With the gain divided out, every row has RMS 1 (less what eps takes) after each of the "
+            f"{len(norms)} norms ({measured}). This is a structural invariant: a norm's L2 tells of its "
+            "gain, not of what went in."
+        )
+    else:
+        text = f"The invariant does not hold: with the gain divided out a row's RMS is not 1 ({measured})."
+    return Insight("rmsnorm", "RMSNorm normalization", holds, text, {"farthest": norms[worst]})
+
+
+def _growth(layers: Sequence[LayerRow]) -> Insight:
+    title = "Growth of the residual stream"
+    first, last = layers[0].row_norm, layers[-1].row_norm
+    factor = last / first if first else math.inf
+    steps = [b.row_norm / a.row_norm if a.row_norm else math.inf
+             for a, b in pairwise(layers)]  # fmt: skip
+    numbers: dict[str, float | None] = {"first": first, "last": last}
+    course = f"the median row norm goes from {first:.4g} to {last:.4g} over {len(layers)} layers"
+    if not steps:
+        return Insight("growth", title, None, "Not evaluated: the model has one layer.", numbers)
+    top = max(range(len(steps)), key=steps.__getitem__)
+    step = f"most in layer {top + 1} (× {steps[top]:.2f})"
+    if factor >= GROWN:
+        text = f"The stream grows with depth: {course}, {step}. Layers add to it and rarely take away."
+    else:
+        text = f"The stream keeps its size: {course} ({step}); growth would be × {GROWN:g} or more."
+    return Insight("growth", title, factor >= GROWN, text, numbers | {"largest_step": steps[top]})
+
+
+def _massive(layers: Sequence[LayerRow], inputs: TraceInput, width: int) -> Insight:
+    title = "Massive activations"
+
+    def times(row: LayerRow) -> float:
+        typical = row.row_norm / math.sqrt(width)
+        return abs(row.peak) / typical if typical else math.inf
+
+    row = max(layers, key=times)
+    place = (
+        f"{row.peak:.4g} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), channel "
+        f"{row.peak_channel}, after layer {row.layer}"
+    )
+    holds = times(row) >= MASSIVE
+    numbers: dict[str, float | None] = {"peak": row.peak, "times_typical": times(row)}
+    ratio = f"{times(row):,.0f} times the typical element of the stream there"
+    if not holds:
+        text = f"None: the largest element is {place}, {ratio}; massive would be {MASSIVE:g} times or more."
+        return Insight("massive", title, False, text, numbers)
+    same = [r.layer for r in layers if times(r) >= MASSIVE
+            and (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]  # fmt: skip
+    text = (
+        f"One element outweighs all others: {place}, {ratio}. It is there in {len(same)} of {len(layers)} "
+        "layers."
+    )
+    return Insight("massive", title, True, text, numbers)
+
+
+def _sinks(layers: Sequence[LayerRow]) -> Insight:
+    title = "Attention sinks"
+    shares = {row.layer: row.sink for row in layers if row.sink is not None}
+    if not shares:
+        return Insight("sinks", title, None, "Not evaluated: the prompt has one position.")
+    top = max(shares, key=lambda layer: shares[layer])
+    mean, sinking = fmean(shares.values()), [layer for layer, share in shares.items() if share >= SINK]
+    numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
+    measured = (
+        f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "
+        f"({shares[top]:.0%})"
+    )
+    if sinking:
+        text = f"{len(sinking)} of {len(shares)} layers put {SINK:.0%} or more on position 0: {measured}."
+    else:
+        text = f"No layer puts {SINK:.0%} or more on position 0: {measured}."
+    return Insight("sinks", title, bool(sinking), text, numbers)
+
+
+def _turn(layers: Sequence[LayerRow]) -> Insight:
+    title = "Layers that barely turn the stream"
+    still = [row.layer for row in layers if row.turn >= STILL]
+    most = min(layers, key=lambda row: row.turn)
+    numbers: dict[str, float | None] = {"layers": float(len(still)), "smallest_cosine": most.turn}
+    measured = f"layer {most.layer} turns it most (median cosine of output and input {most.turn:.3f})"
+    if still:
+        named = ", ".join(map(str, still[:12])) + (" …" if len(still) > 12 else "")
+        text = f"{len(still)} of {len(layers)} layers keep a cosine of {STILL} or more: {named}; {measured}."
+    else:
+        text = f"Every layer turns it (no cosine of {STILL} or more): {measured}."
+    return Insight("turn", title, bool(still), text, numbers)
+
+
+def _pattern(model: Decoder) -> Insight:
+    """Whether a layer is microGPT's with a gate: what both have, in the same order."""
+    shared = [step for step in model.chain if step not in ("gate_proj", "SiLU")]
+    holds = shared == [
+        "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj",
+        "ffn_down", "residual",
+    ]  # fmt: skip
+    count = model.config.n_layer
+    text = (
+        "microGPT runs the same norm → attn → residual → norm → ffn → residual, with 1 layer instead of "
+        f"{count}, ReLU(up) in place of SiLU(gate)·up, wpe in place of RoPE, as many key-value heads as "
+        "heads, and no gains."
+    )
+    if not holds:
+        text = f"The events of a layer do not follow microGPT's pattern: {' → '.join(model.chain)}."
+    return Insight("pattern", "Comparison with microGPT", holds, text, {"layers": float(count)})

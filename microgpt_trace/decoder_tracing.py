@@ -1,0 +1,237 @@
+"""trace_decoder: a prompt through a Llama/Qwen2-class model. Memory does not grow with its depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from .anomalies import anomalies_of
+from .checks import UNTRACED, Check, Checker, untraced_check
+from .decoder import Decoder
+from .decoder_insights import insights_of
+from .events import HookBus, Run, select_names
+from .llama import Cache, forward, head_forward
+from .ops import losses_of
+from .predictions import best_tokens, prediction_of, softmax
+from .prompt import chosen_positions, prepare
+from .stats import Array, TensorStats
+from .survey import NAMES, Survey
+from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
+
+PART = 1 << 23  # logits worked out at a time: 32 MB
+
+
+def trace_decoder(
+    model: Decoder,
+    text: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    values: bool | Sequence[str] = False,
+    top_k: int | None = None,
+    time: bool = False,
+    tokens: Sequence[int] | None = None,
+    special: bool = False,
+    chat: bool = False,
+    positions: str | Sequence[int] = "all",
+    lens: bool = False,
+    generate: int = 0,
+    temperature: float = 0.0,
+    seed: int = 42,
+    recheck: bool = False,
+) -> Trace:
+    """Trace a prompt through a decoder, under the hooks subscribed to `model.hooks`.
+
+    `tokens` take the place of a text; `special` parses special tokens in it, `chat` renders it with
+    the file's chat template. `positions` ("all", "last" or indices) get logits and predictions,
+    `top_k` candidates each. `lens` adds the top token after every layer; `generate` continues for
+    that many tokens, greedily at temperature 0. `recheck` runs once more without observers and
+    compares. `names` choose the events that are kept (by default all but those that cost a
+    computation of their own). Raises InputError for what does not fit.
+    """
+    everything = usual_names(model)
+    shown = select_names(names, list(model.hooks.specs)) if names else everything
+    kept = shown if values is True else select_names(values, list(model.hooks.specs)) if values else []
+    inputs = prepare(model, text, tokens, special, chat, generate)
+    rows = chosen_positions(positions, len(inputs.tokens))
+    watched = Watched(model, sorted({*everything, *shown}), kept, rows if lens else ())
+    cache = Cache(len(inputs.tokens) + generate) if generate else None
+    with watched.observe():
+        run = model.hooks.begin(time)
+        final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
+        predictions, loss = predict(model, final, inputs, rows, top_k or 1, run)
+    checks = [watched.checker.finite(), *watched.checker.checks()]
+    with np.errstate(all="ignore"):
+        checks.append(_untraced(model, inputs, final, run, recheck))
+        lenses = lens_rows(model, watched.survey.kept, rows) if lens else ()
+        if cache is not None:
+            from .generation import generate as continue_with
+
+            generation, check = continue_with(
+                model, inputs, final, cache, generate, temperature, seed, top_k or 3, watched, set(shown)
+            )
+            checks.append(check)
+        else:
+            generation = ()
+    chosen, events = set(shown), watched.collector.events
+    layers = watched.survey.rows(events)
+    return Trace(
+        model=model.describe(),
+        input=inputs,
+        events=tuple(event for event in events if event.name in chosen),
+        predictions=predictions,
+        loss=loss,
+        chance_loss=math.log(model.config.vocab_size),
+        checks=tuple(checks),
+        insights=tuple(insights_of(model, layers, watched.survey.norms, inputs)),
+        layers=layers,
+        anomalies=tuple(anomalies_of(events, layers, watched.survey.norms)),
+        lens=lenses,
+        generation=generation,
+        arrays=watched.collector.arrays,
+    )
+
+
+def usual_names(model: Decoder) -> list[str]:
+    """All events but those that cost a computation of their own."""
+    return [name for name, spec in model.hooks.specs.items() if not spec.extra]
+
+
+class Watched:
+    """Who observes a pass of the model, and what of it."""
+
+    def __init__(
+        self, model: Decoder, names: Sequence[str], kept: Sequence[str], lens: Sequence[int]
+    ) -> None:
+        tensors = model.tensors
+
+        def gain(name: str) -> Array:
+            layer, _, kind = name.rpartition(".norm")[0].rpartition(".")
+            return tensors["final_norm" if kind == "final" else f"{layer}.{kind}_norm"].read()
+
+        def out_bias(layer: int) -> Array | None:
+            bias = tensors.get(f"layer{layer}.attn_bo")
+            return None if bias is None else bias.read()
+
+        self.bus, self.names, self.kept = model.hooks, names, kept
+        self.collector = Collector(kept)
+        self.checker = Checker(model.config.n_head, out_bias)
+        self.survey = Survey(gain, model.config.norm_eps, lens)
+
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        parts = [name for name in self.names if name not in self.kept]
+        with np.errstate(all="ignore"), ExitStack() as stack:
+            stack.enter_context(self.checker.watch(self.bus, *self.names))
+            stack.enter_context(self.bus.subscribe(self.survey, *NAMES, stats=True))
+            for names, in_parts in ((parts, True), (self.kept, False)):
+                if names:
+                    observed = self.bus.subscribe(self.collector, *names, stats=True, parts=in_parts)
+                    stack.enter_context(observed)
+            yield
+
+
+def labeller(model: Decoder) -> Callable[[int], str]:
+    """How a token is written: its text, or its number where the file names no tokens."""
+    vocabulary = model.vocabulary
+    return str if vocabulary is None else vocabulary.label
+
+
+@dataclass
+class _Merged:
+    """The statistics of a value that comes in parts of [n, V]."""
+
+    rows: int = 0
+    stats: TensorStats | None = None
+
+    def add(self, part: Array) -> None:
+        own = TensorStats.of(part)
+        self.stats = own if self.stats is None else self.stats.merge(own)
+        self.rows += len(part)
+
+    def announce(self, run: Run, name: str, width: int) -> None:
+        assert self.stats is not None
+        run.announce(name, (self.rows, width), "float32", self.stats)
+
+
+def predict(
+    model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run
+) -> tuple[tuple[Prediction, ...], float | None]:
+    """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
+    size = max(1, PART // model.config.vocab_size)
+    if run.wants_whole("logits") or run.wants_whole("probs") or len(rows) <= size:
+        size = len(rows)
+        emit, merged = run.tap("forward").emit, None
+    else:
+        merged = {"logits": _Merged(), "probs": _Merged()}
+
+        def emit(name: str, value: Array) -> Array:
+            merged[name].add(value)
+            return value
+
+    label, predictions = labeller(model), list[Prediction]()
+    for start in range(0, len(rows), size):
+        group = rows[start : start + size]
+        logits = emit("logits", head_forward(model, final[list(group)]))
+        probs = emit("probs", softmax(logits))
+        predictions += _predictions(group, logits, probs, "probs" in run.replaced, inputs, label, top_k)
+    if merged is not None:
+        for name, part in merged.items():
+            part.announce(run, name, model.config.vocab_size)
+    losses = [p.loss for p in predictions if p.loss is not None]
+    if not losses:
+        return tuple(predictions), None
+    mean = np.asarray(np.float32(math.fsum(losses) / len(losses)))
+    return tuple(predictions), float(run.tap("forward").emit("loss", mean))
+
+
+def _predictions(
+    positions: Sequence[int], logits: Array, probs: Array, replaced: bool, inputs: TraceInput,
+    label: Callable[[int], str], top_k: int,
+) -> Iterator[Prediction]:  # fmt: skip
+    targets = [inputs.targets[p] for p in positions]
+    known = [0 if target is None else target for target in targets]
+    losses = -np.log(probs[range(len(known)), known]) if replaced else losses_of(logits, known)
+    ranked = probs if replaced else logits
+    for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
+        loss = None if target is None else float(losses[i])
+        yield prediction_of(
+            position, inputs.labels[position], ranked[i], probs[i], target, loss, label, top_k
+        )
+
+
+def _untraced(model: Decoder, inputs: TraceInput, final: Array, run: Run, wanted: bool) -> Check:
+    """Whether a run without observers, with what hooks replaced put in place again, gives the same."""
+    if not wanted:
+        return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
+    bus = HookBus(list(model.hooks.specs.values()))
+    replaced = run.replaced
+    with ExitStack() as stack:
+        if replaced:
+            stack.enter_context(bus.subscribe(lambda event, value: replaced[event.name], *replaced))
+        again = forward(model, np.array(inputs.tokens), bus.begin().tap("forward"))
+    return untraced_check(head_forward(model, final[-1:]), head_forward(model, again[-1:]))
+
+
+def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
+    """Final norm and head applied to the stream after each layer: the top token of every position."""
+    from .llama import rmsnorm
+
+    label, width = labeller(model), len(positions)
+    gain, eps = model.tensors["final_norm"].read(), model.config.norm_eps
+    stacked = rmsnorm(np.concatenate(streams), gain, eps)
+    size = max(1, PART // model.config.vocab_size)
+    found: list[Candidate | None] = []
+    for start in range(0, len(stacked), size):
+        logits = head_forward(model, stacked[start : start + size])
+        for row, probs in zip(logits, softmax(logits), strict=True):
+            token = best_tokens(row, 1)[0]
+            finite = math.isfinite(float(probs.sum()))
+            found.append(Candidate(token, label(token), float(probs[token])) if finite else None)
+    return tuple(
+        LensRow(layer, tuple(positions), tuple(found[layer * width : (layer + 1) * width]))
+        for layer in range(len(streams))
+    )

@@ -1,0 +1,85 @@
+"""Continue a prompt token by token with a KV cache, and hold the cache against a full pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .checks import Check
+from .decoder import Decoder
+from .errors import InputError
+from .llama import Cache, forward, head_forward
+from .predictions import best_tokens, softmax
+from .stats import Array
+from .traces import Candidate, Collector, GeneratedToken, TraceInput
+
+if TYPE_CHECKING:
+    from .decoder_tracing import Watched
+
+CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
+CLAIM = "decode steps equal the rows of a full pass"
+
+
+def generate(
+    model: Decoder, inputs: TraceInput, final: Array, cache: Cache, count: int, temperature: float,
+    seed: int, top_k: int, watched: Watched, shown: set[str],
+) -> tuple[tuple[GeneratedToken, ...], Check]:  # fmt: skip
+    """Up to `count` tokens after the prompt whose final stream [T, C] is given, fewer where the model
+    ends its text; and whether each step's stream equals that of a pass over everything.
+
+    A token carries the events of the pass that predicted it (the first: the prompt's own, not
+    repeated).
+    """
+    if temperature < 0:
+        raise InputError(f"temperature: expected 0 or more, found {temperature}")
+    rng = np.random.default_rng(seed)
+    vocabulary = model.vocabulary
+    steps, streams = list[GeneratedToken](), list[Array]()
+    ids, stream, events, replaced = list(inputs.tokens), final[-1:], list(), False  # noqa: C408
+    while len(steps) < count:
+        if steps:
+            collector = Collector(())
+            with model.hooks.subscribe(collector, *watched.names, stats=True):
+                run = model.hooks.begin()
+                stream = forward(model, np.array(ids[-1:]), run.tap("forward"), cache)
+                logits = run.tap("forward").emit("logits", head_forward(model, stream))
+                probs = run.tap("forward").emit("probs", softmax(logits))
+            replaced = replaced or bool(run.replaced)
+            events = [event for event in collector.events if event.name in shown]
+            streams.append(stream)
+        else:
+            logits = head_forward(model, stream)
+            probs = softmax(logits)
+        token = _draw(logits[0], temperature, rng)
+        ids.append(token)
+        best = [t for t in best_tokens(logits[0], top_k + 1) if t != token][:top_k]
+        chosen, *others = (
+            Candidate(t, vocabulary.label(t) if vocabulary else str(t), float(probs[0, t]))
+            for t in (token, *best)
+        )
+        steps.append(GeneratedToken(len(steps) + 1, len(ids) - 1, chosen, tuple(others), tuple(events)))
+        if vocabulary is not None and token == vocabulary.eos_id:
+            break
+    return tuple(steps), _cache_check(model, ids[:-1], streams, replaced)
+
+
+def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
+    """A token from softmax(logits / temperature); the most probable one at temperature 0."""
+    if temperature == 0 or not np.isfinite(logits).all():
+        return best_tokens(logits, 1)[0]
+    probs = softmax(logits.astype(np.float64) / temperature)
+    return int(rng.choice(len(probs), p=probs / probs.sum()))
+
+
+def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced: bool) -> Check:
+    if not streams or replaced:
+        why = "hooks replaced values" if replaced else "one token needs no decode step"
+        return Check("cache", CLAIM, None, None, CACHE_TOLERANCE, why)
+    full = forward(model, np.array(ids))[-len(streams) :]
+    decoded = np.concatenate(streams)
+    norms = np.linalg.norm(full, axis=1)
+    worst = float((np.linalg.norm(decoded - full, axis=1) / np.where(norms > 0, norms, 1)).max())
+    if not np.isfinite(worst):
+        return Check("cache", CLAIM, None, None, CACHE_TOLERANCE, "the stream is not finite")
+    return Check("cache", CLAIM, worst <= CACHE_TOLERANCE, worst, CACHE_TOLERANCE, "final.norm")

@@ -1,0 +1,141 @@
+"""Products of activations with stored weights that never expand a whole matrix.
+
+A chunk of rows at a time is unpacked into memory that is used again. Shape letters: T positions, K
+width of the input; a chunk has R rows of K/run runs, a run being `run` elements that share a scale.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+
+from .encodings import CHUNK, Quants, StoredTensor
+from .stats import Array
+
+MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
+PARALLEL = 32  # more positions than this are worth the workers
+IGNORE = np.errstate(over="ignore", invalid="ignore")  # activations and scales may be NaN or infinite
+
+
+class _Workspace(threading.local):
+    """Memory of one thread that lasts from product to product: fresh pages cost more than their use."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Array] = {}
+
+    def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
+        """An array of undefined content, valid until the same use asks again."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if use not in self.buffers or self.buffers[use].size < size:
+            self.buffers[use] = np.empty(size, np.uint8)
+        return self.buffers[use][:size].view(dtype).reshape(shape)
+
+
+_workspace = _Workspace()
+
+
+def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: int = 1) -> Array:
+    """x @ weight.T + bias: [T, K], [out, K], [out] -> [T, out] float32
+
+    The result is the same for any number of workers.
+    """
+    x = np.ascontiguousarray(x, np.float32)
+    y = np.empty((len(x), weight.shape[0]), np.float32)
+    fill = _quantised_product(x, weight, y) if _in_whole_blocks(weight) else _plain_product(x, weight, y)
+    chunks = _chunks(weight, len(x))
+    if workers > 1 and len(x) > PARALLEL:
+        list(_pool(workers).map(fill, chunks))
+    else:
+        for rows in chunks:
+            fill(rows)
+    if bias is not None:
+        y += bias
+    return y
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="linear")
+
+
+def _in_whole_blocks(weight: StoredTensor) -> bool:
+    padded = weight.stride != weight.row_length or weight.stride % weight.encoding.block_size
+    return not padded and weight.encoding.unpack is not None and weight.scale == 1.0
+
+
+def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
+    """Even shares of the rows of at most CHUNK elements; pairs of them where workers may share them."""
+    out = weight.shape[0]
+    most = min(MAX_ROWS, max(16, CHUNK // max(1, weight.stride)))
+    count = -(-out // most)
+    if positions > PARALLEL:
+        count += count % 2
+    rows = -(-out // count // 16) * 16
+    return [slice(start, min(start + rows, out)) for start in range(0, out, rows)]
+
+
+def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
+    """What fills columns of y with products of x and as many rows, decoded."""
+
+    @IGNORE
+    def fill(rows: slice) -> None:
+        np.matmul(x, weight.rows(rows.start, rows.stop).T, out=y[:, rows])
+
+    return fill
+
+
+def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
+    """What fills columns of y with products of x and as many rows, unpacked.
+
+    A row's sum of (d * q + m) * x is one product with q and, run by run, one of m and the sum of x.
+    """
+    positions, width = x.shape
+    minima = width // weight.encoding.block_size * weight.encoding.minima
+    sums = x.reshape(positions, minima, -1).sum(axis=2) if minima and positions else None
+
+    @IGNORE
+    def fill(rows: slice) -> None:
+        quants = _unpack(weight, rows)
+        runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
+        q = _workspace.take("q", (runs, width // runs, count), np.float32)
+        np.copyto(q.reshape(quants.runs().shape), quants.runs())
+        # One product by d per position, run and row, or one per weight and its way through the cache?
+        scale_results = 3 * positions * runs < 2 * width
+        product = _scale_results if scale_results else _scale_weights
+        product(x, q, quants.d.reshape(runs, count), y[:, rows])
+        if sums is not None and quants.m is not None:
+            y[:, rows] += sums.dot(quants.m.reshape(minima, count))
+
+    return fill
+
+
+def _unpack(weight: StoredTensor, rows: slice) -> Quants:
+    """The integers and scales of some rows, element by element: rows lie side by side, [..., R]."""
+    encoding, count = weight.encoding, rows.stop - rows.start
+    assert encoding.unpack is not None
+    row_bytes = weight.stride // encoding.block_size * encoding.block_bytes
+    stored = weight.data[rows.start * row_bytes : rows.stop * row_bytes].reshape(count, row_bytes)
+    blocks = _workspace.take("blocks", (row_bytes, count), np.uint8)
+    np.copyto(blocks, stored.T)
+    quants = encoding.unpack(blocks.reshape(-1, encoding.block_bytes, count))
+    # Not to subtract large sums from each other: 4e-7 from float64 where it was 2e-6, or 1e-5 for x > 0.
+    return quants.centred(encoding.centre) if encoding.minima else quants
+
+
+def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:
+    """y = the runs' products, weighted with their scales: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    runs, run, count = q.shape
+    products = _workspace.take("products", (runs, len(x), count), np.float32)
+    np.matmul(x.reshape(len(x), runs, run).transpose(1, 0, 2), q, out=products)
+    np.einsum("ntr,nr->tr", products, d, out=y)
+
+
+def _scale_weights(x: Array, q: Array, d: Array, y: Array) -> None:
+    """y = one product with the scaled weights: [T, K], [K/run, run, R], [K/run, R] -> [T, R]"""
+    q *= d[:, None]
+    np.matmul(x, q.reshape(x.shape[1], -1), out=y)

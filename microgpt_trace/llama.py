@@ -1,0 +1,244 @@
+"""Llama/Qwen2-class forward pass, a layer's weights at a time. Knows no file, no text and no screen.
+
+Shape letters as in ops.py, and: G key-value heads, S positions seen (those before and T new ones).
+Everything is float32. Rows of q and k come in Hugging Face order, whatever the file has: RoPE turns
+channel j of a head with channel j + D/2.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
+from .events import SILENT, Tap
+from .linear import linear
+from .stats import Array
+
+PARALLEL_FROM = 33  # rows from which on two workers share a product; below, waking them costs more
+
+
+@dataclass
+class Cache:
+    """Keys (after RoPE) and values of the positions a model has seen, layer by layer."""
+
+    capacity: int
+    length: int = 0
+    layers: dict[int, tuple[Array, Array]] = field(default_factory=dict)  # [G, capacity, D] each
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append [G, T, D]; what all positions have: [G, S, D]. `length` moves on after a pass."""
+        if layer not in self.layers:
+            shape = (k.shape[0], self.capacity, k.shape[2])
+            self.layers[layer] = np.empty(shape, k.dtype), np.empty(shape, v.dtype)
+        stop = self.length + k.shape[1]
+        for store, new in zip(self.layers[layer], (k, v), strict=True):
+            store[:, self.length : stop] = new
+        keys, values = self.layers[layer]
+        return keys[:, :stop], values[:, :stop]
+
+
+class Weights:
+    """The parameters of a decoder as its computation uses them."""
+
+    def __init__(self, model: Decoder, rows: int) -> None:
+        self.config, self.tensors = model.config, model.tensors
+        self.workers = 2 if rows >= PARALLEL_FROM and (os.cpu_count() or 1) > 1 else 1
+
+    def vector(self, name: str) -> Array:
+        return self.tensors[name].read()
+
+    def product(self, x: Array, name: str) -> Array:
+        """x @ W.T, and the bias where there is one: [T, in] -> [T, out]"""
+        bias = name.replace("_w", "_b")
+        known = self.tensors[bias].read() if bias != name and bias in self.tensors else None
+        y = linear(x, self.tensors[name], known, self.workers)
+        if name.endswith(("attn_wq", "attn_wk")) and self.config.adjacent_pairs:
+            pairs = y.reshape(len(y), -1, self.config.head_dim // 2, 2)
+            y = pairs.swapaxes(2, 3).reshape(y.shape)  # (0, 1), (2, 3) ... -> (0, D/2), (1, D/2 + 1) ...
+        return y
+
+
+def forward(model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None) -> Array:
+    """The residual stream after the final norm: tokens [T] -> [T, C].
+
+    With a cache the tokens follow those that it has seen, and are added to it.
+    """
+    config, start = model.config, cache.length if cache else 0
+    weights = Weights(model, len(tokens))
+    turns = rope_turns(config.rope, config.head_dim, np.arange(start, start + len(tokens)))
+    x = tap.emit("embed.tok", model.tensors["wte"].take(tokens))
+    for i in range(config.n_layer):
+        x = layer_forward(x, i, weights, turns, tap.layer(i), cache)
+    if cache is not None:
+        cache.length += len(tokens)
+    return tap.emit("final.norm", rmsnorm(x, weights.vector("final_norm"), config.norm_eps))
+
+
+def head_forward(model: Decoder, x: Array) -> Array:
+    """logits = x @ lm_head.T: [T, C] -> [T, V]"""
+    name = "wte" if model.config.tied else "lm_head"
+    return Weights(model, len(x)).product(x, name)
+
+
+def layer_forward(
+    x: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None
+) -> Array:
+    """x + attention(norm(x)), then x + mlp(norm(x)): [T, C] -> [T, C]"""
+    emit, eps, layer = tap.emit, w.config.norm_eps, f"layer{i}."
+    x_n = emit("attn.norm", rmsnorm(x, w.vector(layer + "attn_norm"), eps))
+    context = attention_forward(x_n, i, w, turns, tap, cache)
+    x = emit("attn.residual", x + emit("attn.out", heads_forward(context, layer, w, tap)))
+
+    x_n = emit("mlp.norm", rmsnorm(x, w.vector(layer + "mlp_norm"), eps))
+    gate = emit("mlp.gate", w.product(x_n, layer + "mlp_wgate"))
+    up = emit("mlp.up", w.product(x_n, layer + "mlp_wup"))
+    hidden = emit("mlp.hidden", emit("mlp.act", silu(gate)) * up)
+    return emit("mlp.residual", x + emit("mlp.down", w.product(hidden, layer + "mlp_wdown")))
+
+
+def attention_forward(
+    x_n: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None
+) -> Array:
+    """Causal attention up to the output projection: [T, C] -> [T, H*D]"""
+    emit, config, layer = tap.emit, w.config, f"layer{i}."
+    q, k, v = (emit(f"attn.{n}", w.product(x_n, f"{layer}attn_w{n}")) for n in "qkv")
+    if config.qk_norm:
+        q = emit("attn.q_norm", head_norm(q, w.vector(layer + "attn_q_norm"), config))
+        k = emit("attn.k_norm", head_norm(k, w.vector(layer + "attn_k_norm"), config))
+    q = emit("attn.q_rope", turn(q, turns, config.head_dim))
+    k = emit("attn.k_rope", turn(k, turns, config.head_dim))
+    length, groups, dim = len(q), config.n_kv_head, config.head_dim
+    keys, values = (a.reshape(length, groups, dim).swapaxes(0, 1) for a in (k, v))  # [G, T, D]
+    if cache is not None:
+        keys, values = cache.extend(i, keys, values)
+    seen = keys.shape[1]
+    # The heads of a group share keys: their queries are stacked as rows, [G, H/G * T, D].
+    queries = q.reshape(length, groups, -1, dim).transpose(1, 2, 0, 3).reshape(groups, -1, dim)
+    scores = queries @ keys.swapaxes(1, 2) * np.float32(1 / math.sqrt(dim))
+    scores = emit("attn.scores", scores.reshape(config.n_head, length, seen))
+    window = config.window if i in config.windowed_layers else None
+    weights = emit("attn.weights", masked_softmax(scores, visible(length, seen, window)))
+    context = weights.reshape(groups, -1, seen) @ values
+    heads = context.reshape(config.n_head, length, dim).swapaxes(0, 1)
+    return emit("attn.context", heads.reshape(length, -1))
+
+
+def heads_forward(context: Array, layer: str, w: Weights, tap: Tap) -> Array:
+    """attn_out = context @ wo.T + bo, by way of each head's share where these are wanted or replaced"""
+    attn_out = w.product(context, layer + "attn_wo")
+    wanted = [h for h in range(w.config.n_head) if tap.wants(f"attn.head{h}")]
+    if not wanted:
+        return attn_out
+    wo, dim = w.tensors[layer + "attn_wo"].read(), w.config.head_dim
+    for h in wanted:
+        own = slice(h * dim, (h + 1) * dim)
+        computed = context[:, own] @ wo[:, own].T
+        head = tap.emit(f"attn.head{h}", computed)
+        if head is not computed:
+            attn_out = attn_out + (head - computed)
+    return attn_out
+
+
+def rmsnorm(x: Array, gain: Array, eps: float) -> Array:
+    """y = x / sqrt(mean(x^2) + eps) * gain, row by row: [..., C] -> [..., C]
+
+    Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
+    """
+    rms = np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(eps))
+    return x / rms * gain
+
+
+def head_norm(x: Array, gain: Array, config: DecoderConfig) -> Array:
+    """RMSNorm of each head by itself: [T, H*D] -> [T, H*D]"""
+    heads = x.reshape(len(x), -1, config.head_dim)
+    return rmsnorm(heads, gain, config.norm_eps).reshape(x.shape)
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x)"""
+    return x / (np.float32(1) + np.exp(-x))
+
+
+def visible(length: int, seen: int, window: int | None) -> Array:
+    """Which positions a query may look at: [T, S] of booleans, the last T rows of a causal mask."""
+    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # how far back the key lies
+    return (back >= 0) if window is None else (back >= 0) & (back < window)
+
+
+def masked_softmax(scores: Array, mask: Array) -> Array:
+    """softmax over the keys where the mask holds, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
+    z = np.where(mask, scores, np.float32(-np.inf))
+    z -= z.max(axis=-1, keepdims=True)
+    np.exp(z, out=z)
+    z /= z.sum(axis=-1, keepdims=True)
+    return z
+
+
+def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
+    """Turn channel j of each head with channel j + D/2: [T, H*D] -> [T, H*D]
+
+    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
+    """
+    cos, sin = turns
+    half = head_dim // 2
+    heads = x.reshape(len(x), -1, head_dim)
+    first, second = heads[..., :half], heads[..., half:]
+    turned = np.empty_like(heads)
+    turned[..., :half] = first * cos - second * sin
+    turned[..., half:] = second * cos + first * sin
+    return turned.reshape(x.shape)
+
+
+def rope_turns(rope: Rope, head_dim: int, positions: Array) -> tuple[Array, Array]:
+    """cos and sin of every position and pair, [T, 1, D/2] each; angles are worked out in float64."""
+    frequencies, factor = rope_frequencies(rope, head_dim)
+    angles = positions[:, None, None] * frequencies
+    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
+
+
+def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
+    """Radians per position of each pair, [D/2], and what multiplies cos and sin."""
+    plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    if rope.factors:
+        plain = plain / np.array(rope.factors)
+    if rope.kind == "linear":
+        return plain / rope.factor, 1.0
+    if rope.kind == "llama3":
+        return _llama3(plain, rope), 1.0
+    if rope.kind == "yarn":
+        derived = yarn_attention_factor(rope.factor)
+        return _yarn(plain, rope, head_dim), rope.attention_factor or derived
+    return plain, 1.0
+
+
+def _llama3(plain: Array, rope: Rope) -> Array:
+    """Slow pairs are slowed by `factor`, fast ones kept, those between blended.
+
+    Meta, Llama 3.1 reference code (2024): by wavelengths that fit into the original context.
+    """
+    turns = rope.original_context * plain / (2 * math.pi)
+    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    kept = np.clip(blend, 0, 1)
+    return plain * (kept + (1 - kept) / rope.factor)
+
+
+def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
+    """Pairs that turn often within the original context are kept, the slow ones interpolated.
+
+    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
+    """
+
+    def pair_turning(times: float) -> float:
+        wavelength = rope.original_context / (times * 2 * math.pi)
+        return head_dim * math.log(wavelength) / (2 * math.log(rope.theta))
+
+    low, high = pair_turning(rope.beta_fast), pair_turning(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0, 1)
+    return plain * (1 - ramp) + plain / rope.factor * ramp

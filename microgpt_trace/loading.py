@@ -1,0 +1,90 @@
+"""load: any model file or folder, told apart by content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import FileFormatError, InputError
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+    from .model import Model
+
+RopePairs = Literal["adjacent", "halves"]
+
+
+def load(
+    path: str | Path,
+    *,
+    n_head: int | None = None,
+    bos: Literal["first", "last"] | None = None,
+    rope_pairs: RopePairs | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Model | Decoder:
+    """Open a microGPT checkpoint, or a decoder: a GGUF or .apr file, a Hugging Face folder.
+
+    `n_head` and `bos` are for bare weights of a microGPT, `rope_pairs` and `settings` for what an .apr
+    file does not say ({"num_heads": 14}); where the file does say it they must agree. Raises
+    FileFormatError, naming the file, where it is missing, damaged or of an unknown kind.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "checkpoint":
+        _refuse(path, "a microGPT checkpoint", {"--rope-pairs": rope_pairs, "--set": settings})
+        from .checkpoint import load as load_checkpoint
+
+        return load_checkpoint(path, n_head=n_head, bos=bos)
+    _refuse(path, "a decoder", {"--n-head": n_head, "--bos": bos})
+    if kind == "apr":
+        from .readers.apr import read_apr
+
+        file = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
+    else:
+        _refuse(path, f"a {kind} model", {"--rope-pairs": rope_pairs, "--set": settings})
+        if kind == "GGUF":
+            from .readers.gguf_model import read_gguf
+
+            file = read_gguf(path)
+        else:
+            from .readers.huggingface import read_huggingface
+
+            file = read_huggingface(path if path.is_dir() else path.parent)
+    from .decoder import Decoder
+
+    return Decoder(
+        file.config, file.tensors, str(path), file.format, file.vocabulary, file.metadata, file.notes
+    )
+
+
+def _refuse(path: Path, what: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if value:
+            raise InputError(f"{option} is not for {what}, which {path} is")
+
+
+def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
+    """What a file or folder holds, by its content. A file of no other kind is taken for a checkpoint.
+
+    Raises FileFormatError where there is nothing, or a folder without a model.
+    """
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileFormatError(f"{path}: expected a model, found a folder without config.json")
+        return "Hugging Face"
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except FileNotFoundError:
+        return "checkpoint"  # whose reader says how to make one
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+    if head[:4] == b"GGUF":
+        return "GGUF"
+    if head[:3] == b"APR":
+        return "apr"
+    described = path.name == "config.json" or b'"model.layers.' in head or b'"model.embed_tokens' in head
+    if described and (path.parent / "config.json").is_file():
+        return "Hugging Face"
+    return "checkpoint"

@@ -1,0 +1,54 @@
+"""What a row of logits predicts: the best tokens, a target's rank, its loss. Knows no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .stats import Array
+from .traces import Candidate, Prediction
+
+Label = Callable[[int], str]
+
+
+def best_tokens(row: Array, k: int) -> list[int]:
+    """The ids of the k largest values of [V], the largest first; ties go by id."""
+    k = min(k, row.size)
+    least = np.partition(row, row.size - k)[row.size - k]
+    among = np.flatnonzero(row >= least)
+    return among[np.argsort(-row[among], kind="stable")][:k].tolist()
+
+
+def rank_of(row: Array, token: int) -> int:
+    """1 for the largest value of [V]; ties go by id."""
+    return 1 + int(np.count_nonzero(row > row[token]) + np.count_nonzero(row[:token] == row[token]))
+
+
+def softmax(logits: Array) -> Array:
+    """[N, V] -> [N, V]"""
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def prediction_of(
+    position: int, seen: str, ranked: Array, probs: Array, target: int | None, loss: float | None,
+    label: Label, top_k: int,
+) -> Prediction:  # fmt: skip
+    """The prediction of one row: `ranked` [V] orders the tokens, `probs` [V] gives their P."""
+
+    def candidate(token: int) -> Candidate:
+        return Candidate(token, label(token), float(probs[token]))
+
+    finite = math.isfinite(float(probs.sum()))
+    best = [candidate(token) for token in best_tokens(ranked, top_k)] if finite else []
+    return Prediction(
+        position=position,
+        seen=seen,
+        target=None if target is None else candidate(target),
+        predicted=best[0] if best else None,
+        rank=rank_of(ranked, target) if best and target is not None else None,
+        loss=loss,
+        top=tuple(best),
+    )

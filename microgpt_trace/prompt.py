@@ -1,0 +1,78 @@
+"""What a decoder is given to read: text or tokens -> TraceInput."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .decoder import Decoder
+from .errors import InputError
+from .traces import TraceInput
+from .vocabulary import Vocabulary
+
+DEFAULT = "The capital of France is"
+
+
+def prepare(
+    model: Decoder,
+    text: str | None,
+    tokens: Sequence[int] | None = None,
+    special: bool = False,
+    chat: bool = False,
+    room: int = 0,
+) -> TraceInput:
+    """Encode a prompt that leaves room for so many tokens more.
+
+    Raises InputError for an empty prompt, one that is too long, and ids that the model does not have.
+    """
+    vocabulary, notes = model.vocabulary, []
+    if tokens is not None:
+        if text is not None or special or chat:
+            raise InputError("--tokens takes the place of a text: give no text, no --special and no --chat")
+        ids = list(tokens)
+        text = vocabulary.decode([i for i in ids if 0 <= i < vocabulary.size]) if vocabulary else ""
+        notes.append("tokens as given")
+    else:
+        text = DEFAULT if text is None else text
+        ids = _known(model, vocabulary).encode(text, special=special, chat=chat)
+        notes += _what_was_parsed(special, chat)
+    _check(model, ids, room)
+    labels = tuple(vocabulary.label(i) if vocabulary and i < vocabulary.size else str(i) for i in ids)
+    return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
+
+
+def _known(model: Decoder, vocabulary: Vocabulary | None) -> Vocabulary:
+    if vocabulary is None:
+        raise InputError(f"{model.origin} brings no tokenizer: give the prompt as --tokens 1,2,3")
+    return vocabulary
+
+
+def _what_was_parsed(special: bool, chat: bool) -> list[str]:
+    if chat:
+        return ["rendered with the file's chat template, special tokens parsed"]
+    return ["special tokens in the text parsed"] if special else []
+
+
+def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
+    limit, size = model.config.context_length, model.config.vocab_size
+    if not ids:
+        raise InputError("the prompt is empty, and this model puts no BOS before it: nothing to read")
+    wrong = next((i for i in ids if not 0 <= i < size), None)
+    if wrong is not None:
+        raise InputError(f"token {wrong}: this model has tokens 0 to {size - 1:,}")
+    if len(ids) + room > limit:
+        more = f" and {room:,} to generate" if room else ""
+        raise InputError(f"{len(ids):,} tokens{more}: this model's context holds {limit:,}")
+
+
+def chosen_positions(wanted: str | Sequence[int], length: int) -> list[int]:
+    """The positions that get logits: "all", "last" or indices, which may count from the end."""
+    if wanted == "all":
+        return list(range(length))
+    if wanted == "last":
+        return [length - 1]
+    if isinstance(wanted, str) or not wanted:
+        raise InputError(f"positions: expected all, last or a list like 0,3,-1, found {wanted!r}")
+    wrong = next((p for p in wanted if not -length <= p < length), None)
+    if wrong is not None:
+        raise InputError(f"position {wrong}: the prompt has positions 0 to {length - 1}")
+    return sorted({p % length for p in wanted})

@@ -1,0 +1,1 @@
+"""Model files: bytes -> config, named tensors and vocabulary."""

@@ -1,0 +1,102 @@
+"""What every reader brings: a config, tensors under our names, and what the file says besides."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..decoder import BIASES, DecoderConfig
+from ..encodings import StoredTensor
+from ..errors import FileFormatError, InputError
+from ..stats import Array
+from .names import our_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as a file describes it; nothing of its tensors has been read."""
+
+    path: Path
+    format: str  # "GGUF v3", "Hugging Face folder", ".apr v2"
+    config: DecoderConfig
+    tensors: Mapping[str, StoredTensor]  # under our names
+    metadata: Mapping[str, Any]  # as the file has it
+    vocabulary: Callable[[], Vocabulary | None]
+    notes: tuple[str, ...] = ()  # what the file does not say, and what was taken for it
+
+
+def map_file(path: Path) -> Array:
+    """The bytes of a file, mapped read-only. Raises FileFormatError."""
+    try:
+        with path.open("rb") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: the file is empty") from error
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+
+
+@contextmanager
+def blaming(path: Path) -> Iterator[None]:
+    """Say which file it was that described something impossible."""
+    try:
+        yield
+    except InputError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def by_our_names(path: Path, tensors: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors under our names. Raises FileFormatError for a name that is none of a decoder's."""
+    ours: dict[str, StoredTensor] = {}
+    for tensor in tensors:
+        name = our_name(tensor.name)
+        if name is None:
+            raise FileFormatError(f"{path}: tensor {tensor.name!r} is none of a Llama or Qwen2-class decoder")
+        if name in ours:
+            raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are the same")
+        ours[name] = tensor
+    return ours
+
+
+def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
+    """Which biases the layers have, in the order of BIASES."""
+    kinds = {name.rpartition(".")[2] for name in tensors}
+    return tuple(bias for bias in BIASES if bias in kinds)
+
+
+def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises FileFormatError naming a tensor that is missing, of another shape, or too many."""
+    shapes = config.shapes()
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise FileFormatError(f"{path}: tensor {name!r} is missing{_nearest(name, tensors)}")
+        found = tensors[name].shape
+        if found != shape:
+            theirs = tensors[name].name
+            raise FileFormatError(
+                f"{path}: tensor {theirs!r}: expected shape {list(shape)}, found {list(found)}"
+            )
+    extra = [tensor for name, tensor in tensors.items() if name not in shapes]
+    if extra:
+        raise FileFormatError(
+            f"{path}: tensor {extra[0].name!r} is one too many for {config.n_layer} layers of "
+            f"{config.architecture}{_nearest(our_name(extra[0].name) or '', shapes)}"
+        )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), 3)
+    return f" (nearest: {', '.join(close)})" if close else ""

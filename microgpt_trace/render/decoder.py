@@ -1,0 +1,266 @@
+"""The trace of a decoder as tables: header, a row per layer, predictions, lens, continuation, rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+
+from ..anomalies import Anomaly
+from ..events import EventSpec
+from ..traces import Candidate, GeneratedToken, LayerRow, Prediction, Trace
+from .screen import Screen, escape, figure, labelled, ratio, significant
+from .table import Column, print_checks, print_headline, print_insights, print_stages, print_table
+
+MAX_LABELS = 40  # tokens whose text the header spells out
+MAX_ROWS = 64  # positions whose predictions are listed before some are left out
+WIDE = 92  # columns of a terminal from which on the overview has all its columns
+
+
+def print_decoder_trace(
+    trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, verbose: bool = False, overview: bool = True
+) -> None:
+    """The whole trace. `overview` shows a row per layer in place of the layers' events."""
+    print_header(trace, screen)
+    print_headline(trace, screen)
+    whole = [event for event in trace.events if event.layer is None]
+    if overview:
+        print_stages(trace, [e for e in whole if e.stage == "embedding"], screen, specs, verbose)
+        print_layers(trace.layers, screen)
+        print_stages(trace, [e for e in whole if e.stage == "head"], screen, specs, verbose)
+    else:
+        print_stages(trace, trace.events, screen, specs, verbose)
+    print_predictions(trace, screen)
+    if trace.lens:
+        print_lens(trace, screen)
+    if trace.generation:
+        print_generation(trace, screen, specs, verbose)
+    print_insights(trace, screen)
+    print_anomalies(trace.anomalies, screen)
+    print_checks(trace.checks, screen)
+
+
+def print_header(trace: Trace, screen: Screen) -> None:
+    """What was read, the model, how it is stored, and the chain of its layers."""
+    inputs, model = trace.input, trace.model
+    config = model["config"]
+    tokens = ", ".join(map(str, inputs.tokens[:MAX_LABELS]))
+    more = len(inputs.tokens) - MAX_LABELS
+    tokens += f", … {more:,} more" if more > 0 else ""
+    screen.say(f"[bold]Input: {_quoted(inputs.text)} → tokens \\[{tokens}][/bold]")
+    read = " ".join(
+        f"{escape_blank(label)}={i}"
+        for label, i in zip(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS], strict=True)
+    )
+    count = len(inputs.tokens)
+    heads = f"{config['n_head']} heads of {config['head_dim']}"
+    if config["n_kv_head"] != config["n_head"]:
+        heads += f" on {config['n_kv_head']} key-value heads"
+    tied = "head tied to the embedding" if config["tied"] else "head of its own"
+    pairs = [
+        ("reads", f"{count:,} token{'s' * (count != 1)}: {read}{' …' * (more > 0)}"),
+        ("vocabulary", model["vocabulary"] or "none in the file: tokens are shown as numbers"),
+        ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
+        ("", f"{config['architecture']}: {config['n_layer']} layers, width {config['n_embd']}, {heads},"),
+        ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
+        ("RoPE", describe_rope(config)),
+        ("stored", describe_encodings(model["encodings"])),
+    ]
+    pairs += [("taken", text) for text in model["assumed"]]
+    pairs += [("note", text) for text in inputs.notes]
+    labelled(pairs, screen)
+    count, chain = config["n_layer"], " → ".join(model["layer"])
+    screen.say(f"\nLayer 0: {chain}" + (f" (same pattern × {count} layers)" if count > 1 else ""))
+
+
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= 200 else f"{text[:200]}…"
+    return '"' + escape(shown.replace("\n", "\\n")) + '"'
+
+
+def escape_blank(label: str) -> str:
+    """A token's text with its leading blank to be seen: " is" as ␣is."""
+    return label.replace(" ", "␣")
+
+
+def describe_rope(config: dict[str, Any]) -> str:
+    rope = config["rope"]
+    text = f"base {rope['theta']:,.10g}"
+    if rope["kind"] != "default":
+        text += f", {rope['kind']} × {rope['factor']:g}"
+    text += ", with frequency factors of the file" * bool(rope["factors"])
+    if config["adjacent_pairs"]:
+        text += ", adjacent pairs in the file (shown in Hugging Face order)"
+    return text
+
+
+def describe_encodings(encodings: Sequence[dict[str, Any]]) -> str:
+    total = sum(e["bytes"] for e in encodings)
+    return ", ".join(
+        f"{e['type']} {e['bytes'] / total:.0%} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
+        for e in encodings
+    )
+
+
+def print_layers(layers: Sequence[LayerRow], screen: Screen) -> None:
+    """The residual stream after each layer, and what the layer's branches wrote into it."""
+    columns = [
+        Column("layer", lambda r: str(r.layer), right=True),
+        Column("L2", lambda r: significant(r.stream.l2_norm), right=True),
+        Column("row L2", lambda r: significant(r.row_norm), right=True),
+        Column("min", lambda r: significant(r.stream.min), right=True),
+        Column("max", lambda r: significant(r.stream.max), right=True),
+        Column("attn", lambda r: ratio(r.attention_share), right=True),
+        Column("mlp", lambda r: ratio(r.mlp_share), right=True),
+        Column("~0", lambda r: f"{r.near_zero:.1%}", right=True),
+        Column("NaN/Inf", lambda r: f"{r.nan_count}/{r.inf_count}" if r.nan_count or r.inf_count else "0"),
+    ]
+    if screen.width >= WIDE:
+        columns[8:8] = [
+            Column("cosine", lambda r: f"{r.turn:.3f}", right=True),
+            Column("sink", lambda r: f"{r.sink:.0%}" if r.sink is not None else "–", right=True),
+        ]
+    screen.say("\n[bold cyan]Residual stream after each layer[/bold cyan]")
+    print_table(columns, layers, screen)
+    threshold = layers[0].near_zero_threshold if layers else 0
+    legend = (
+        "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
+        f"~0: SiLU outputs within ±{threshold:g}"
+    )
+    if screen.width >= WIDE:
+        legend += "; cosine: of output and input; sink: attention on position 0"
+    screen.say(f"[dim]{legend}[/dim]")
+
+
+def print_predictions(trace: Trace, screen: Screen) -> None:
+    """One row per position, then the candidates of the last."""
+    rows = trace.predictions
+    if not rows:
+        return
+    columns = [
+        Column("pos", lambda p: str(p.position), right=True),
+        Column("token", lambda p: _label(p.seen)),
+        Column("target", lambda p: _label(p.target.label) if p.target else "–"),
+        Column("predicted", lambda p: _label(p.predicted.label) if p.predicted else "–"),
+        Column("P", lambda p: _p(p.predicted), right=True),
+        Column("P(target)", lambda p: _p(p.target), right=True),
+        Column("", lambda p: f"[cyan]{screen.bar(p.target.p, 10) if p.target else '':<10}[/cyan]"),
+        Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–", right=True),
+        Column("loss", lambda p: figure(p.loss), right=True),
+    ]
+    screen.say("\n[bold cyan]Predictions[/bold cyan]")
+    left = len(rows) - MAX_ROWS
+    print_table(columns, rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]], screen)
+    if left > 0:
+        screen.say(f"[dim]{left:,} positions in the middle are left out; --json has them all[/dim]")
+    if trace.loss is not None:
+        vocabulary = trace.model["config"]["vocab_size"]
+        screen.say(
+            f"mean loss [bold]{figure(trace.loss, 4)}[/bold], "
+            f"chance would give ln {vocabulary} = {trace.chance_loss:.4f}"
+        )
+    _print_candidates(rows[-1], screen)
+
+
+def _print_candidates(prediction: Prediction, screen: Screen) -> None:
+    if len(prediction.top) < 2:
+        return
+    screen.say(
+        f"\n[bold cyan]Top {len(prediction.top)} after position {prediction.position}[/bold cyan] "
+        f"[dim]{escape(_label(prediction.seen))}[/dim]"
+    )
+    columns = [
+        Column("token", lambda c: _label(c.label)),
+        Column("id", lambda c: str(c.token), right=True),
+        Column("P", lambda c: f"{c.p:.4f}", right=True),
+        Column("", lambda c: f"[cyan]{screen.bar(c.p, 20)}[/cyan]"),
+    ]
+    print_table(columns, prediction.top, screen)
+
+
+def _p(candidate: Candidate | None) -> str:
+    return "–" if candidate is None else f"{candidate.p:.4f}"
+
+
+def _label(label: str) -> str:
+    return escape(escape_blank(label))
+
+
+def print_lens(trace: Trace, screen: Screen) -> None:
+    """Rows are layers, columns positions; in as many blocks as the width asks for."""
+    labels = trace.input.labels
+    cells = [[_shorten(c.label if c else "–") for c in row.predicted] for row in trace.lens]
+    heads = [_shorten(labels[p]) for p in trace.lens[0].positions]
+    widths = [max(map(len, column)) + 2 for column in zip(heads, *cells, strict=True)]
+    screen.say(
+        "\n[bold cyan]Logit lens[/bold cyan] [dim]the top token if the model ended after the layer[/dim]"
+    )
+    start = 0
+    while start < len(widths):
+        stop = start + 1
+        while stop < len(widths) and sum(widths[start : stop + 1]) + 7 <= screen.width:
+            stop += 1
+        head = "  after".ljust(7) + "".join(f"{h:>{w}}" for h, w in _span(heads, widths, start, stop))
+        screen.print(Text(screen.words(head), "dim", no_wrap=True))
+        for row, texts in zip(trace.lens, cells, strict=True):
+            line = f"{row.layer:>7}" + "".join(f"{t:>{w}}" for t, w in _span(texts, widths, start, stop))
+            screen.print(Text(screen.words(line), no_wrap=True))
+        start = stop
+
+
+def _span(texts: Sequence[str], widths: Sequence[int], start: int, stop: int) -> zip[tuple[str, int]]:
+    return zip(texts[start:stop], widths[start:stop], strict=True)
+
+
+def _shorten(label: str) -> str:
+    label = escape_blank(label)
+    return label if len(label) <= 12 else f"{label[:11]}…"
+
+
+def print_generation(trace: Trace, screen: Screen, specs: dict[str, EventSpec], verbose: bool) -> None:
+    """The continuation, each token with P and its runners-up; if verbose, every step's events."""
+    screen.say("\n[bold cyan]Continuation[/bold cyan]")
+    columns = [
+        Column("step", lambda g: str(g.step), right=True),
+        Column("pos", lambda g: str(g.position), right=True),
+        Column("token", lambda g: _label(g.token.label)),
+        Column("P", lambda g: f"{g.token.p:.4f}", right=True),
+        Column("runners-up", _runners_up, wrap=True),
+    ]
+    print_table(columns, trace.generation, screen)
+    if verbose:
+        for token in trace.generation:
+            if token.events:
+                screen.say(f"\n[bold magenta]Step {token.step}: {_label(token.token.label)}[/bold magenta]")
+                print_stages(trace, token.events, screen, specs, verbose)
+
+
+def _runners_up(token: GeneratedToken) -> str:
+    return "  ".join(f"{_label(c.label)}={c.p:.3f}" for c in token.runners_up)
+
+
+def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:
+    """Each rule that fired; how many did not; those that were not evaluated with the reason."""
+    found = [a for a in anomalies if a.found]
+    quiet = [a for a in anomalies if a.found is False]
+    style = "red" if found else "green"
+    screen.say(f"\n[bold {style}]Anomalies: {len(found) or 'none'}[/bold {style}]")
+    for rule in found:
+        screen.say(f"[bold red]{rule.id}: {rule.title}: {escape(_measured(rule))}[/bold red]")
+    if quiet:
+        screen.say(f"[dim]not found: {'; '.join(escape(_brief(rule)) for rule in quiet)}[/dim]")
+    for reason, rules in groupby((a for a in anomalies if a.found is None), key=lambda a: a.detail):
+        screen.say(f"not evaluated: {', '.join(rule.id for rule in rules)} ({escape(reason)})")
+
+
+def _measured(rule: Anomaly) -> str:
+    return f"{_brief(rule)}; {rule.detail}" if rule.detail else _brief(rule)
+
+
+def _brief(rule: Anomaly) -> str:
+    if rule.value is None:
+        return rule.id
+    where = "" if rule.source == "invariant" else " spreads of the layers"
+    return f"{rule.id} {rule.value:.3g} (allowed {rule.threshold:g}{where})"

@@ -1,0 +1,222 @@
+"""Trace: what a run showed, as plain data. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .checks import Check
+from .errors import InputError
+from .events import Phase, TraceEvent, select_names
+from .insights import Insight
+from .stats import Array, TensorStats
+
+if TYPE_CHECKING:
+    from .anomalies import Anomaly
+
+SCHEMA_ID = "microgpt.trace/1"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInput:
+    """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
+
+    `notes` say what was changed before (capitals lowered) or taken (special tokens parsed).
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    targets: tuple[int | None, ...]
+    labels: tuple[str, ...]
+    target_labels: tuple[str | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    token: int
+    label: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
+
+    Where the probabilities are not finite nothing is predicted: `predicted` and `rank` are None. Where
+    nothing follows there is no `target`, `rank` and `loss`.
+    """
+
+    position: int
+    seen: str
+    target: Candidate | None
+    predicted: Candidate | None
+    rank: int | None
+    loss: float | None
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRow:
+    """A parameter with the L2 norms of its value, gradient and update; None where not computed."""
+
+    name: str
+    shape: tuple[int, ...]
+    l2_norm: float | None
+    gradient_l2: float | None
+    update_l2: float | None = None
+
+    @property
+    def gradient_ratio(self) -> float | None:
+        """|gradient| / |weight|"""
+        return _ratio(self.gradient_l2, self.l2_norm)
+
+    @property
+    def update_ratio(self) -> float | None:
+        """|update| / |weight|"""
+        return _ratio(self.update_l2, self.l2_norm)
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+@dataclass(frozen=True, slots=True)
+class StepSummary:
+    """One Adam step on this input."""
+
+    number: int
+    lr: float
+    loss_before: float
+    loss_after: float
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """A decoder's layer at a glance. Rows are positions; medians are taken over them.
+
+    `attention_share` and `mlp_share` are the median of |write| / |stream|, `turn` that of the cosine of
+    the layer's output and input, `near_zero` the share of SiLU outputs within `near_zero_threshold`,
+    `sink` the attention on position 0, averaged over heads and later queries.
+    """
+
+    layer: int
+    stream: TensorStats
+    row_norm: float
+    attention_share: float
+    mlp_share: float
+    turn: float
+    near_zero: float
+    near_zero_threshold: float
+    sink: float | None
+    peak: float  # the element of largest magnitude, with its place
+    peak_position: int
+    peak_channel: int
+    nan_count: int  # in all the layer's events
+    inf_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LensRow:
+    """What the model would predict if it ended after this layer (final norm and head applied)."""
+
+    layer: int
+    positions: tuple[int, ...]
+    predicted: tuple[Candidate | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """A token of a continuation, with its probability, the runners-up and the events of its step."""
+
+    step: int
+    position: int
+    token: Candidate
+    runners_up: tuple[Candidate, ...]
+    events: tuple[TraceEvent, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event.
+
+    `loss` is None where no position that was predicted has a target.
+    """
+
+    model: dict[str, Any]
+    input: TraceInput
+    events: tuple[TraceEvent, ...]
+    predictions: tuple[Prediction, ...]
+    loss: float | None
+    chance_loss: float
+    checks: tuple[Check, ...]
+    insights: tuple[Insight, ...]
+    parameters: tuple[ParameterRow, ...] = ()
+    step: StepSummary | None = None
+    layers: tuple[LayerRow, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+    lens: tuple[LensRow, ...] = ()
+    generation: tuple[GeneratedToken, ...] = ()
+    arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
+
+    def __iter__(self) -> Iterator[TraceEvent]:
+        return iter(self.events)
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __contains__(self, name: object) -> bool:
+        return ("forward", name) in self.arrays
+
+    def __getitem__(self, name: str) -> Array:
+        """The forward array of an event. Raises InputError where it was not kept."""
+        return self.array(name)
+
+    def array(self, name: str, phase: Phase = "forward") -> Array:
+        """The array of an event or parameter in a phase: an activation, a gradient, an update."""
+        if (phase, name) not in self.arrays:
+            kept = [n for p, n in self.arrays if p == phase]
+            chosen = select_names([name], kept) if kept else []
+            if len(chosen) != 1:
+                raise InputError(f"no array of {name!r} was kept in phase {phase}")
+            name = chosen[0]
+        return self.arrays[phase, name]
+
+    def gradient(self, name: str) -> Array:
+        """d loss / d the tensor or parameter of that name."""
+        return self.array(name, "backward")
+
+    def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
+        """The event of that name, if it is among those shown."""
+        return next((e for e in self.events if e.name == name and e.phase == phase), None)
+
+    @property
+    def targets(self) -> tuple[Candidate, ...]:
+        """What follows each position that was predicted and has a target, with the P it got."""
+        return tuple(p.target for p in self.predictions if p.target is not None)
+
+    @property
+    def ok(self) -> bool:
+        """No check failed."""
+        return all(check.holds is not False for check in self.checks)
+
+    def _repr_html_(self) -> str:
+        from .render.table import to_html
+
+        return to_html(self)
+
+
+class Collector:
+    """An observer that keeps events with statistics, and copies of the arrays that are wanted."""
+
+    def __init__(self, keep: Iterable[str]) -> None:
+        self.events: list[TraceEvent] = []
+        self.arrays: dict[tuple[Phase, str], Array] = {}
+        self._keep = set(keep)
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        self.events.append(event)
+        if event.name in self._keep:
+            self.arrays[event.phase, event.name] = value.copy()

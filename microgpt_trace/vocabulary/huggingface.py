@@ -1,0 +1,228 @@
+"""The vocabulary in a Hugging Face folder: tokenizer.json, tokenizer_config.json and their like.
+
+BOS and EOS are added as transformers 5 does it: the post-processor of tokenizer.json decides, whatever
+add_bos_token says in tokenizer_config.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, InputError, MicrogptError
+from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes, tokenizers_package
+from .metadata import Metadata, check_tokens
+from .tokens import Vocabulary
+
+
+def from_huggingface(folder: Path) -> Vocabulary | None:
+    """The vocabulary of a folder, None where it has no tokenizer.json. Raises FileFormatError."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    tokenizer = _read_json(path)
+    config_path = folder / "tokenizer_config.json"
+    config = _read_json(config_path) if config_path.is_file() else {}
+    ids = _token_ids(tokenizer, path)
+    kind, spell = _alphabet(tokenizer)
+    ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
+    if ends.get("eos_id") is None:
+        ends["eos_id"] = _configured_eos(folder, max(ids.values()) + 1)
+    return Vocabulary(
+        path,
+        _by_id(ids, path),
+        f"{kind} (tokenizer.json)",
+        spell,
+        _TokenizerJson(path),
+        literal=frozenset(_added(tokenizer, path).values()),
+        templates=_templates(folder, config, config_path),
+        **ends,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: no JSON ({error})") from error
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path}: expected a JSON object, found {content!r:.40}")
+    return content
+
+
+def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """Every token's id, the added ones included."""
+    model = tokenizer.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list) and all(
+        isinstance(pair, list) and pair and type(pair[0]) is str for pair in vocab
+    ):
+        vocab = {entry[0]: i for i, entry in enumerate(vocab)}  # Unigram: pairs [token, score]
+    if not isinstance(vocab, dict):
+        raise FileFormatError(f"{path}: expected a vocabulary under model.vocab, found {vocab!r:.40}")
+    ids = vocab | _added(tokenizer, path)
+    if not ids or set(map(type, ids)) != {str} or set(map(type, ids.values())) != {int}:
+        raise FileFormatError(f"{path}: expected a vocabulary of tokens and ids, found {vocab!r:.40}")
+    return ids
+
+
+def _added(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
+    try:
+        return {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or ()}
+    except (TypeError, KeyError) as error:
+        raise FileFormatError(
+            f"{path}: added_tokens: expected a list of tokens with content and id"
+        ) from error
+
+
+def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
+    """The tokens in the order of their ids; an id that no token has is empty."""
+    size = max(ids.values()) + 1
+    if min(ids.values()) < 0 or size > 2 * len(ids) + 1024:
+        raise FileFormatError(
+            f"{path}: the ids of {len(ids):,} tokens go from {min(ids.values())} to {size - 1:,}"
+        )
+    check_tokens(list(ids), path)
+    tokens = [""] * size
+    for token, id_ in ids.items():
+        tokens[id_] = token
+    return tokens
+
+
+def _alphabet(tokenizer: Mapping[str, Any]) -> tuple[str, Callable[[str], bytes]]:
+    model = str(tokenizer["model"].get("type") or "BPE")
+    parts = {
+        str(part.get("type")) for key in ("decoder", "pre_tokenizer") for part in _nested(tokenizer.get(key))
+    }
+    if "ByteLevel" in parts:
+        return f"byte-level {model}", byte_level_bytes
+    if parts & {"Metaspace", "ByteFallback"}:
+        return f"SentencePiece {model}", sentencepiece_bytes
+    return model, literal_bytes
+
+
+def _nested(part: Any) -> Iterator[dict[str, Any]]:
+    """A part of tokenizer.json and, of a sequence, its members."""
+    if isinstance(part, dict):
+        yield part
+        for key in ("decoders", "pretokenizers", "processors"):
+            for member in part.get(key) or ():
+                yield from _nested(member)
+
+
+def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:
+    """bos_id and eos_id, from tokens that tokenizer_config.json gives as text or as {"content": text}."""
+    ends = {}
+    for name in ("bos", "eos"):
+        token = config.get(f"{name}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is not None and (not isinstance(token, str) or token not in ids):
+            raise FileFormatError(
+                f"{path}: {name}_token: expected a token of the vocabulary, found {token!r:.60}"
+            )
+        ends[f"{name}_id"] = None if token is None else ids[token]
+    return ends
+
+
+def _added_ends(
+    config: Mapping[str, Any], tokenizer: Mapping[str, Any], ids: Mapping[str, int], path: Path
+) -> dict[str, Any]:
+    """add_bos and add_eos, and the ids where the post-processor names them."""
+    before, after = _surroundings(tokenizer.get("post_processor"), path)
+    ends: dict[str, Any] = {"add_bos": bool(before), "add_eos": bool(after)}
+    if config.get("add_bos_token") not in (None, bool(before)):
+        ends["bos_note"] = f"tokenizer.json decides, not add_bos_token {config['add_bos_token']}"
+    for name, tokens in (("bos", before), ("eos", after)):
+        if len(tokens) > 1 or not all(type(token) is str and token in ids for token in tokens):
+            raise FileFormatError(
+                f"{path}: post_processor: expected one token as {name.upper()}, found {tokens}"
+            )
+        if tokens:
+            ends[f"{name}_id"] = ids[tokens[0]]
+    return ends
+
+
+def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]]:
+    """The special tokens that a post-processor puts before and after a text."""
+    before: list[str] = []
+    after: list[str] = []
+    try:
+        for part in _nested(post_processor):
+            if part.get("type") == "TemplateProcessing":
+                items = [item.get("SpecialToken", {}).get("id") for item in part["single"]]
+                text = items.index(None)
+                before, after = items[:text] + before, after + items[text + 1 :]
+            elif "cls" in part:
+                before, after = [part["cls"][0], *before], [*after, part["sep"][0]]
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise FileFormatError(f"{path}: post_processor: cannot be read ({error!r:.60})") from error
+    return before, after
+
+
+def _configured_eos(folder: Path, size: int) -> int | None:
+    """eos_token_id of the generation or model config; the first, where there are several."""
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        config = _read_json(path) if path.is_file() else {}
+        named = config.get("eos_token_id")
+        first = named[0] if isinstance(named, list) and named else named
+        if isinstance(first, int):
+            return Metadata(path, {"eos_token_id": first}).token("eos_token_id", size)
+    return None
+
+
+def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """chat_template.jinja, or chat_template: a text or a list of named ones."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return {"default": file.read_text(encoding="utf-8", errors="replace")}
+    said = config.get("chat_template")
+    entries = said if isinstance(said, list) else [{"name": "default", "template": said}] if said else []
+    try:
+        templates = {entry["name"]: entry["template"] for entry in entries}
+    except (TypeError, KeyError) as error:
+        raise FileFormatError(f"{path}: chat_template: expected templates with name and template") from error
+    if not all(isinstance(part, str) for entry in templates.items() for part in entry):
+        raise FileFormatError(f"{path}: chat_template: expected text, found {said!r:.40}")
+    return templates
+
+
+@contextmanager
+def _foreign_code(path: Path, kind: type[MicrogptError], what: str) -> Iterator[None]:
+    """What goes wrong inside, as an error of ours: `tokenizers` raises bare Exceptions, and a panic of its
+    Rust code, which a hostile file can provoke, is not even one of these."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{path}: {what}: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _TokenizerJson:
+    """The tokenizer that the file describes, as `tokenizers` builds it."""
+
+    path: Path
+
+    def __call__(self, text: str, special: bool) -> list[int]:
+        tokenizer = self._tokenizer
+        tokenizer.encode_special_tokens = not special
+        with _foreign_code(self.path, InputError, f"cannot encode {text!r:.60}"):
+            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        package = tokenizers_package()
+        with _foreign_code(self.path, FileFormatError, "no tokenizer"):
+            tokenizer = package.Tokenizer.from_file(str(self.path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer

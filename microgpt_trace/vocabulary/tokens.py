@@ -1,0 +1,113 @@
+"""Vocabulary: the tokens of a model, what they stand for and how text becomes ids. Knows no file format.
+
+Labels and decoding need nothing installed; `tokenizers` is loaded when text is encoded, jinja2 when
+a chat template is rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from .bpe import Encoder, literal_bytes
+from .chat import pick_template, render_chat
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens of a model by id, what they stand for, and how text becomes ids.
+
+    `spell` gives the bytes of a token as the file writes it; `literal` are the ids of tokens that
+    stand for their own spelling. `bos_note` says where add_bos was not read from the file.
+    """
+
+    path: Path
+    tokens: Sequence[str]
+    kind: str  # "byte-level BPE (smollm)"
+    spell: Callable[[str], bytes]
+    encoder: Encoder
+    literal: Collection[int] = frozenset()
+    bos_id: int | None = None
+    eos_id: int | None = None
+    add_bos: bool = False
+    add_eos: bool = False
+    bos_note: str = ""
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str, *, special: bool = False, chat: bool = False) -> list[int]:
+        """The ids of a text, BOS and EOS around them where the file's flags say so.
+
+        Special tokens spelled in the text are parsed only where `special` or `chat` says so. `chat` is
+        text from a chat template: a BOS it begins with is not doubled, and its open end gets no EOS.
+        Raises InputError for text that has no tokens or cannot be encoded here, FileFormatError where
+        the file's tokenizer is at fault or of a kind that is not supported.
+        """
+        if not text.isascii():
+            _check_text(text)
+        ids = self.encoder(text, special or chat)
+        if self.add_bos and self.bos_id is not None and not (chat and ids[:1] == [self.bos_id]):
+            ids = [self.bos_id, *ids]
+        if self.add_eos and self.eos_id is not None and not chat:
+            ids = [*ids, self.eos_id]
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        """The bytes a token stands for: none, where a model's table has more rows than tokens."""
+        if not 0 <= token < self.size:
+            return b""
+        spelling = self.tokens[token]
+        return literal_bytes(spelling) if token in self.literal else self.spell(spelling)
+
+    def label(self, token: int) -> str:
+        r"""A token as a person reads it, on one line: unprintable characters and the bytes of an incomplete
+        one escaped as \n, \u200b and \xe2, a backslash doubled."""
+        if not 0 <= token < self.size:
+            return f"(no token {token})"
+        return "".join(map(_printable, self.piece(token).decode("utf-8", "surrogateescape")))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 appear as U+FFFD."""
+        return b"".join(map(self.piece, ids)).decode("utf-8", "replace")
+
+    def chat(self, text: str) -> str:
+        """The file's chat template around one message of the user, up to where the answer begins.
+
+        Raises InputError where the file has no template.
+        """
+        bos, eos = (
+            "" if i is None else self.piece(i).decode("utf-8", "replace") for i in (self.bos_id, self.eos_id)
+        )
+        return render_chat(pick_template(self.templates, self.path), text, bos, eos, self.path)
+
+    def describe(self) -> str:
+        """In words: "49,152 tokens, byte-level BPE (smollm), no BOS added"."""
+        parts = [f"{self.size:,} tokens", self.kind]
+        bos = f"BOS {self.label(self.bos_id)}" if self.add_bos and self.bos_id is not None else "no BOS"
+        parts.append(f"{bos} added" + (f" ({self.bos_note})" if self.bos_note else ""))
+        if self.add_eos and self.eos_id is not None:
+            parts.append(f"EOS {self.label(self.eos_id)} added")
+        return ", ".join(parts)
+
+
+def _printable(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is part of no character
+        return f"\\x{code - 0xDC00:02x}"
+    if 0x7F < code < 0x100 and not char.isprintable():
+        return f"\\u{code:04x}"  # \xa0 is the byte, \u00a0 the character
+    return char if char.isprintable() and char != "\\" else char.encode("unicode_escape").decode()
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"character {text[error.start]!a} at position {error.start} of the text is no valid Unicode"
+        ) from error

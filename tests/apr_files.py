@@ -1,0 +1,175 @@
+"""A writer of .apr v2 files for the tests, a tiny model in either naming, and how it is read back."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from microgpt_trace.errors import FileFormatError
+from microgpt_trace.readers.apr import read_apr, read_apr_header
+
+ROW_MAJOR = 0x400
+HF = {
+    "wte": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "lm_head": "lm_head.weight",
+    "attn_norm": "input_layernorm.weight",
+    "attn_wq": "self_attn.q_proj.weight",
+    "attn_wk": "self_attn.k_proj.weight",
+    "attn_wv": "self_attn.v_proj.weight",
+    "attn_wo": "self_attn.o_proj.weight",
+    "attn_bq": "self_attn.q_proj.bias",
+    "attn_bk": "self_attn.k_proj.bias",
+    "attn_bv": "self_attn.v_proj.bias",
+    "attn_q_norm": "self_attn.q_norm.weight",
+    "attn_k_norm": "self_attn.k_norm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "mlp_wgate": "mlp.gate_proj.weight",
+    "mlp_wup": "mlp.up_proj.weight",
+    "mlp_wdown": "mlp.down_proj.weight",
+}
+GGUF = {
+    "wte": "token_embd.weight",
+    "final_norm": "output_norm.weight",
+    "lm_head": "output.weight",
+    "attn_norm": "attn_norm.weight",
+    "attn_wq": "attn_q.weight",
+    "attn_wk": "attn_k.weight",
+    "attn_wv": "attn_v.weight",
+    "attn_wo": "attn_output.weight",
+    "attn_bq": "attn_q.bias",
+    "attn_bk": "attn_k.bias",
+    "attn_bv": "attn_v.bias",
+    "attn_q_norm": "attn_q_norm.weight",
+    "attn_k_norm": "attn_k_norm.weight",
+    "mlp_norm": "ffn_norm.weight",
+    "mlp_wgate": "ffn_gate.weight",
+    "mlp_wup": "ffn_up.weight",
+    "mlp_wdown": "ffn_down.weight",
+}
+LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB = 2, 8, 4, 2, 4, 12, 10
+METADATA = {
+    "architecture": "qwen2",
+    "hidden_size": WIDTH,
+    "num_layers": LAYERS,
+    "num_heads": HEADS,
+    "num_kv_heads": KV_HEADS,
+    "head_dim": HEAD_DIM,
+    "vocab_size": VOCAB,
+    "intermediate_size": INNER,
+    "max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "rope_type": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+}
+QUIET = ("tensors have the names of Hugging Face",)  # the notes of a file that says everything
+SHAPES = {
+    "attn_norm": (WIDTH,),
+    "attn_wq": (HEADS * HEAD_DIM, WIDTH),
+    "attn_wk": (KV_HEADS * HEAD_DIM, WIDTH),
+    "attn_wv": (KV_HEADS * HEAD_DIM, WIDTH),
+    "attn_wo": (WIDTH, HEADS * HEAD_DIM),
+    "mlp_norm": (WIDTH,),
+    "mlp_wgate": (INNER, WIDTH),
+    "mlp_wup": (INNER, WIDTH),
+    "mlp_wdown": (WIDTH, INNER),
+}
+BIASES = {f"attn_b{x}": (SHAPES[f"attn_w{x}"][0],) for x in "qkv"}
+QK_NORMS = {"attn_q_norm": (HEAD_DIM,), "attn_k_norm": (HEAD_DIM,)}
+
+
+def up64(size):
+    return -(-size // 64) * 64
+
+
+def header(*, magic=b"APR\0", version=(2, 0), flags=ROW_MAJOR, count, metadata, index, data, checksum=None):
+    """`metadata` is (offset, size); a checksum of None is worked out."""
+    front = struct.pack("<4s2BHIQIQQ", magic, *version, flags, count, *metadata, index, data)
+    reserved = bytes(20)
+    return (
+        front + struct.pack("<I", zlib.crc32(front + reserved) if checksum is None else checksum) + reserved
+    )
+
+
+def entry(name, dtype, shape, offset, size):
+    name = name.encode() if isinstance(name, str) else name
+    dims = struct.pack(f"<{len(shape)}Q", *shape)
+    return (
+        struct.pack("<H", len(name))
+        + name
+        + bytes([dtype, len(shape)])
+        + dims
+        + struct.pack("<2Q", offset, size)
+    )
+
+
+def apr_bytes(metadata, tensors, *, checksum=None, footer=None, order=sorted, text=None, **fields):
+    """A file of `tensors`, name -> (dtype, shape, bytes); `text` stands in place of the metadata."""
+    text = json.dumps(metadata, separators=(",", ":")).encode() if text is None else text
+    index, data = b"", b""
+    for name in order(tensors):
+        dtype, shape, content = tensors[name]
+        index += entry(name, dtype, shape, len(data), len(content))
+        data += content.ljust(up64(len(content)), b"\0")
+    index_at = 64 + up64(len(text))
+    data_at = index_at + up64(len(index))
+    head = header(
+        count=len(tensors),
+        metadata=(64, len(text)),
+        index=index_at,
+        data=data_at,
+        checksum=checksum,
+        **fields,
+    )
+    body = head + text.ljust(index_at - 64, b"\0") + index.ljust(data_at - index_at, b"\0") + data
+    return body + struct.pack("<I", zlib.crc32(body) if footer is None else footer)
+
+
+def f32(array):
+    array = np.asarray(array, "<f4")
+    return 0, array.shape, array.tobytes()
+
+
+def tiny_model(names=HF, layer=SHAPES | BIASES, head=True, seed=3):
+    """Tensors of a model, all random, and what they are under our names."""
+    rng = np.random.default_rng(seed)
+    prefix = "model.layers." if names is HF else "blk."
+    theirs = {
+        f"layer{i}.{n}": (f"{prefix}{i}.{names[n]}", s) for i in range(LAYERS) for n, s in layer.items()
+    }
+    theirs |= {"wte": (names["wte"], (VOCAB, WIDTH)), "final_norm": (names["final_norm"], (WIDTH,))}
+    theirs |= {"lm_head": (names["lm_head"], (VOCAB, WIDTH))} if head else {}
+    arrays = {ours: rng.normal(size=shape).astype(np.float32) for ours, (_, shape) in theirs.items()}
+    return {theirs[ours][0]: f32(array) for ours, array in arrays.items()}, arrays
+
+
+def without(*keys, **changes):
+    return {key: value for key, value in METADATA.items() if key not in keys} | changes
+
+
+def read(path, metadata=METADATA, tensors=None, *, rope_pairs=None, overrides=None, **fields):
+    path.write_bytes(apr_bytes(metadata, tensors or tiny_model()[0], **fields))
+    return read_apr(path, rope_pairs=rope_pairs, overrides=overrides or {})
+
+
+def refused(path, act, error=FileFormatError):
+    """The one line that a file is refused with; it names the file."""
+    with pytest.raises(error) as refusal:
+        act()
+    message = str(refusal.value)
+    print(message)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def refuses(path, *args, error=FileFormatError, **options):
+    return refused(path, lambda: read(path, *args, **options), error)
+
+
+def refuses_bytes(path, content):
+    path.write_bytes(content)
+    return refused(path, lambda: read_apr_header(path))

@@ -1,0 +1,105 @@
+"""Chat templates against text worked out by hand (transformers renders them the same)."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.vocabulary import from_apr, from_gguf
+from microgpt_trace.vocabulary.chat import pick_template, render_chat
+from microgpt_trace.vocabulary.huggingface import _templates
+
+pytest.importorskip("jinja2", reason="chat templates need jinja2")
+PATH = Path("model.gguf")
+
+
+def render(template, text="Hi"):
+    return render_chat(template, text, "<s>", "</s>", PATH)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'] | trim }}{% endfor %}"
+            "{{ eos_token }}",
+            "<s>[user] Hi</s>",
+        ),
+        ("{% if add_generation_prompt %}go{% endif %}{% if tools %}tools{% endif %}", "go"),
+        ("  {% if true %}\nx\n  {% endif %}\ny", "x\ny"),
+        ("{% for i in range(9) %}{% if i > 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "012"),
+        ("{% set y = 3 %}{% generation %}{% set y = 4 %}{{ y }}{% endgeneration %}{{ y }}", "43"),
+        ("{{ tools is none }} {{ documents is none }} {{ nothing is defined }}", "True True False"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+    ],
+)
+def test_templates_find_what_transformers_gives_them(template, expected):
+    assert render(template) == expected
+
+
+def test_json_is_not_escaped_for_html():
+    messages = [{"role": "user", "content": "é <&> '\n"}]
+    for options in ({}, {"indent": 2}):
+        arguments = ", ".join(f"{key}={value}" for key, value in options.items())
+        expected = json.dumps(messages, ensure_ascii=False, **options)
+        assert render(f"{{{{ messages | tojson({arguments}) }}}}", "é <&> '\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "message"),
+    [
+        ("{{ raise_exception('only\nassistants') }}", InputError, "refuses the message: only assistants"),
+        ("{% if %}", FileFormatError, "line 1 of its chat template: "),
+        ("{{ 1 / 0 }}", FileFormatError, "its chat template fails: division by zero"),
+        ("{{ ''.__class__.__mro__ }}", InputError, "access to attribute '__class__'"),
+        ("{{ messages.append(1) }}", InputError, "append"),
+    ],
+)
+def test_a_template_that_fails_is_one_line_that_names_the_file(template, kind, message):
+    with pytest.raises(kind, match=f"^model.gguf: .*{message}") as error:
+        render(template)
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_or_only_template_is_taken():
+    assert pick_template({"rag": "r", "default": "d"}, PATH) == "d"
+    assert pick_template({"rag": "r"}, PATH) == "r"
+    with pytest.raises(InputError, match="the file has no chat template"):
+        pick_template({}, PATH)
+    with pytest.raises(InputError, match="none of its chat templates is the default: rag, tool_use"):
+        pick_template({"tool_use": "t", "rag": "r"}, PATH)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(InputError, match=r"jinja2: python -m pip install 'microgpt-trace\[models\]'"):
+        render("x")
+
+
+def test_gguf_files_name_templates_by_key():
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "<s>"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.chat_templates": ["rag"], "tokenizer.chat_template.rag": "R",
+        "tokenizer.chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}.",
+    }  # fmt: skip
+    vocabulary = from_gguf(metadata, PATH)
+    assert dict(vocabulary.templates).keys() == {"default", "rag"}
+    assert vocabulary.chat("Hi") == "<s>Hi."
+
+
+def test_apr_files_carry_one_template():
+    metadata = {"tokenizer.vocabulary": ["a"], "chat_template": "{{ messages[0].content }}!"}
+    assert from_apr(metadata, PATH).chat("Hi") == "Hi!"
+
+
+def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    named = [{"name": "default", "template": "d"}, {"name": "rag", "template": "r"}]
+    assert _templates(tmp_path, {"chat_template": named}, path) == {"default": "d", "rag": "r"}
+    assert _templates(tmp_path, {"chat_template": "t"}, path) == {"default": "t"}
+    assert _templates(tmp_path, {}, path) == {}
+    (tmp_path / "chat_template.jinja").write_text("é", encoding="utf-8")
+    assert _templates(tmp_path, {"chat_template": "t"}, path) == {"default": "é"}

@@ -1,0 +1,147 @@
+"""Products with stored weights against float64 products of the same weights, dequantised."""
+
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from test_encodings import HALVES, stored
+
+from microgpt_trace import linear as linear_module
+from microgpt_trace.encodings import CHUNK, ENCODINGS
+from microgpt_trace.linear import linear
+
+QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
+WITH_MINIMA = [name for name in ENCODINGS if ENCODINGS[name].minima]
+
+
+def activations(positions, width, seed=1):
+    return np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32)
+
+
+def agree(found, x, weight, bias=0.0, limit=1e-6):
+    """Every row of `found` within `limit` relative L2 of the float64 product."""
+    expected = x.astype(np.float64) @ weight.read().T.astype(np.float64) + bias
+    assert found.dtype == np.float32
+    error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    print(f"{weight.encoding.name} {weight.shape}: worst row {error.max():.1e}, allowed {limit:.0e}")
+    assert found.shape == expected.shape
+    assert (error < limit).all()
+
+
+@pytest.mark.parametrize("positions", [1, 3, 40])
+@pytest.mark.parametrize("shape", [(17, 256), (37, 512), (1601, 768)])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_products_are_those_of_float64(name, shape, positions):
+    weight, x = stored(name, *shape), activations(positions, shape[1])
+    agree(linear(x, weight), x, weight)
+
+
+@pytest.mark.parametrize("width", [1, 33, 100])
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "AprQ4", "AprQ8"])
+def test_any_width_without_blocks_or_in_a_flat_run(name, width):
+    weight, x = stored(name, 35, width, scale=0.5 if name == "AprQ8" else 1.0), activations(3, width)
+    agree(linear(x, weight), x, weight)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "AprQ4"])
+def test_padded_rows(name):
+    weight, x = stored(name, 35, 300, row_size=512), activations(3, 300)
+    agree(linear(x, weight), x, weight)
+
+
+def test_a_tensor_scale_multiplies_blocks_too():
+    weight, x = stored("Q4_0", 35, 64, scale=0.5), activations(3, 64)
+    agree(linear(x, weight), x, weight)
+    np.testing.assert_array_equal(weight.read() * 2, stored("Q4_0", 35, 64).read())
+
+
+def around_zero(name, *shape):
+    """Weights with minima that cancel the mean of q * d, as models have them."""
+    weight = stored(name, *shape)
+    blocks = weight.data.reshape(-1, weight.encoding.block_bytes)
+    d, m = HALVES[name]
+    middle = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}[name]
+    blocks[:, m : m + 2] = (blocks[:, d : d + 2].copy().view(np.float16) * np.float16(middle)).view(np.uint8)
+    if name == "Q2_K":  # minima t like scales s
+        blocks[:, :16] = blocks[:, :16] & 15 | blocks[:, :16] << 4
+    if name in ("Q4_K", "Q5_K"):
+        blocks[:, 8:12] = blocks[:, 4:8]
+        blocks[:, 12:16] = blocks[:, 12:16] & 15 | blocks[:, 12:16] << 4
+    return weight
+
+
+@pytest.mark.parametrize("name", WITH_MINIMA)
+def test_minima_are_no_difference_of_large_sums(name):
+    weight, x = around_zero(name, 64, 1536), np.abs(activations(3, 1536)) + 3
+    mean = weight.read().mean()
+    assert abs(mean) < 0.1 * weight.read().std(), mean
+    agree(linear(x, weight), x, weight, limit=3e-6)
+
+
+def test_a_bias_is_added():
+    weight, x, bias = stored("Q8_0", 50, 64), activations(3, 64), activations(1, 50)[0]
+    agree(linear(x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "Q4_1", "Q6_K"])
+def test_any_number_of_workers_gives_the_same_bits(name):
+    weight, x = stored(name, 1000, 1024), activations(40, 1024)
+    alone = linear(x, weight)
+    for workers in (1, 2, 3):
+        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
+
+
+def test_threads_do_not_share_a_workspace():
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(linear_module._workspace.take, "q", (4, 4), np.float32).result()
+    assert not np.shares_memory(theirs, linear_module._workspace.take("q", (4, 4), np.float32))
+
+
+@pytest.mark.parametrize(("out", "chunks"), [(192, 2), (768, 2), (1600, 4)])
+def test_workers_have_even_shares(out, chunks):
+    shares = linear_module._chunks(stored("Q8_0", out, 64), 40)
+    assert [rows.stop - rows.start for rows in shares] == [out // chunks] * chunks
+
+
+@pytest.mark.parametrize("positions", [3, 40])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_what_is_not_finite_stays_in_its_position(name, value, positions):
+    weight, x = stored(name, 37, 512), activations(positions, 512)
+    clean = linear(x, weight)
+    x[1, 77] = value
+    found = linear(x, weight)
+    assert not np.isfinite(found[1]).any()
+    np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(clean, 1, 0))
+
+
+@pytest.mark.parametrize("positions", [3, 40])
+@pytest.mark.parametrize("bits", [0x7E00, 0x7C00])
+@pytest.mark.parametrize("name", [name for name in QUANTISED if name != "AprQ4"])
+def test_a_scale_that_is_not_finite_stays_in_its_output(name, bits, positions):
+    weight, x = stored(name, 37, 512), activations(positions, 512)
+    clean = linear(x, weight)
+    at = weight.data.size // 37 * 5 + HALVES[name][-1]
+    weight.data[at : at + 2] = np.array([bits], np.uint16).view(np.uint8)
+    found = linear(x, weight)
+    assert not np.isfinite(found[:, 5]).any()
+    np.testing.assert_array_equal(np.delete(found, 5, 1), np.delete(clean, 5, 1))
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_no_positions_give_no_rows(name):
+    assert linear(np.empty((0, 512), np.float32), stored(name, 37, 512)).shape == (0, 37)
+
+
+@pytest.mark.parametrize("positions", [1, 8, 40])
+@pytest.mark.parametrize("name", ["F16", "Q4_1", "Q6_K"])
+def test_memory_is_the_result_and_the_workspace(name, positions):
+    weight, x = stored(name, 8000, 1024), activations(positions, 1024)
+    linear_module._workspace.buffers.clear()
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result; the matrix would have {4 * 8000 * 1024:,}")
+    assert peak < 5 * 4 * CHUNK // 2
