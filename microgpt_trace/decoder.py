@@ -232,7 +232,9 @@ def event_specs(config: DecoderConfig) -> list[EventSpec]:
 
 def _layer_specs(i: int, config: DecoderConfig) -> list[EventSpec]:
     def spec(stage: str, name: str, expr: str, *weights: str, **more: bool) -> EventSpec:
-        behind = ", ".join(f"{w} = layer{i}.{stage}_{w}" + ".T" * w.startswith("w") for w in weights)
+        behind = ", ".join(
+            f"{'g' if 'norm' in w else w} = layer{i}.{stage}_{w}" + ".T" * w.startswith("w") for w in weights
+        )
         family = "attention" if stage == "attn" else "mlp"
         return EventSpec(f"layer{i}.{stage}.{name}", family, i, expr, behind, **{"overview": False} | more)
 

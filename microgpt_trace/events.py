@@ -98,10 +98,12 @@ def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
 
     An exact name beats an alias. Raises InputError where a selector matches nothing.
     """
-    chosen: set[str] = set()
+    known, chosen = set(names), set[str]()
     for selector in selectors:
-        globs = (selector,) if selector in names else ALIASES.get(selector, (selector,))
-        patterns = [glob_pattern(glob) for glob in globs]
+        if selector in known:
+            chosen.add(selector)
+            continue
+        patterns = [glob_pattern(glob) for glob in ALIASES.get(selector, (selector,))]
         matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
         if not matched:
             raise InputError(_nothing_matches(selector, names))

@@ -11,8 +11,9 @@ from rich.text import Text
 from ..anomalies import Anomaly
 from ..events import EventSpec
 from ..traces import Candidate, GeneratedToken, LayerRow, Prediction, Trace
+from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant
-from .table import Column, print_checks, print_headline, print_insights, print_stages, print_table
+from .table import print_checks, print_headline, print_insights, print_stages
 
 MAX_LABELS = 40  # tokens whose text the header spells out
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out

@@ -9,8 +9,8 @@ from ..gradient_check import GradientCheck
 from ..model import Model
 from ..stats import TensorStats
 from .document import dump
+from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio
-from .table import Column, make_table
 
 INSPECT_SCHEMA = "microgpt.inspect/1"
 
@@ -52,7 +52,7 @@ def print_inspection(model: Model, screen: Screen) -> None:
         Column("L2", lambda r: figure(r[2].l2_norm), right=True),
     ]
     rows = [(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()]
-    screen.print(make_table(columns, rows, screen))
+    print_table(columns, rows, screen)
     bad = [(name, stats.nonfinite_count) for name, _, stats in rows if stats.nonfinite_count]
     for name, count in bad:
         screen.say(f"[bold red]{name}: {count:,} values are not finite[/bold red]")
@@ -83,7 +83,7 @@ def print_gradcheck(rows: Sequence[GradientCheck], text: str, screen: Screen) ->
     screen.say(
         f'[bold]Gradients of the loss of "{escape(text)}" against central differences in float64[/bold]'
     )
-    screen.print(make_table(columns, rows, screen))
+    print_table(columns, rows, screen)
     failed = [row.name for row in rows if not row.holds]
     kinks = sum(row.kinks for row in rows)
     if kinks:

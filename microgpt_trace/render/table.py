@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from ..checks import Check
@@ -16,6 +13,7 @@ from ..events import EventSpec, TraceEvent
 from ..stats import TensorStats
 from ..traces import Prediction, Trace
 from .arrays import attention_matrices
+from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
 
 STAGES = {
@@ -24,62 +22,6 @@ STAGES = {
     "mlp": "Stage 3: MLP (FFN)",
     "head": "Stage 4: Language Model Head",
 }
-
-
-ROOMY = 72  # columns of a terminal from which on only texts wrap
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as data: its title, its cell, and how it is set."""
-
-    title: str
-    cell: Callable[[Any], str]
-    right: bool = False
-    wrap: bool = False
-
-
-def make_table(columns: Sequence[Column], rows: Iterable[Any], screen: Screen) -> Table:
-    """A plain table of the rows, in characters that the screen has."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-    for column in columns:
-        table.add_column(
-            screen.words(column.title),
-            justify="right" if column.right else "left",
-            no_wrap=not column.wrap and screen.width >= ROOMY,
-            overflow="fold",  # a figure may break into two lines, but is never cut short
-        )
-    for row in rows:
-        table.add_row(*(Text.from_markup(screen.words(column.cell(row))) for column in columns))
-    return table
-
-
-def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> None:
-    """Print a table of the rows. One that fits and has no style is laid out here: 0.3 ms against 4."""
-    cells = [[screen.words(column.cell(row)) for column in columns] for row in rows]
-    texts = [[cell.replace("\\[", "[") for cell in row] for row in cells]
-    titles = [screen.words(column.title) for column in columns]
-    if all("[/" not in cell and cell.isascii() for row in cells for cell in row):
-        widths = [max(map(len, column)) for column in zip(titles, *texts, strict=True)]
-        if sum(widths) + 2 * len(widths) <= screen.width:
-            _print_plain([titles, *texts], widths, [column.right for column in columns], screen)
-            return
-    screen.print(make_table(columns, rows, screen))
-
-
-def _print_plain(
-    rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], screen: Screen
-) -> None:
-    lines = [
-        "  ".join(
-            cell.rjust(width) if on_the_right else cell.ljust(width)
-            for cell, width, on_the_right in zip(row, widths, right, strict=True)
-        )
-        for row in rows
-    ]
-    text = Text("\n".join(lines), no_wrap=True)
-    text.stylize("dim", 0, len(lines[0]))
-    screen.print(text)
 
 
 def print_trace(trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, verbose: bool = False) -> None:
@@ -148,7 +90,8 @@ def print_stages(
             screen.say(f"\n[bold magenta]Layer {layer}[/bold magenta]")
             shown_layer = layer
         screen.say(f"\n[bold cyan]{STAGES[stage]}[/bold cyan]")
-        print_table([*overview, *timed], events, screen)
+        said = overview if any(overview[-1].cell(event) for event in events) else overview[:-1]
+        print_table([*said, *timed], events, screen)
         if verbose:
             screen.print()
             print_table(statistics, events, screen)
@@ -228,11 +171,11 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
     screen.say("\n[bold cyan]Predictions[/bold cyan]")
-    screen.print(make_table(columns, trace.predictions, screen))
+    print_table(columns, trace.predictions, screen)
     if depth > 1:
         screen.say(f"\n[bold cyan]Top {depth}[/bold cyan]")
         top = [*columns[:2], Column("candidates", _candidates, wrap=True)]
-        screen.print(make_table(top, trace.predictions, screen))
+        print_table(top, trace.predictions, screen)
     vocabulary = trace.model["config"]["vocab_size"]
     screen.say(
         f"mean loss [bold]{figure(trace.loss, 4)}[/bold], "
@@ -269,7 +212,7 @@ def print_backward(trace: Trace, screen: Screen) -> None:
     if any(event.seconds is not None for event in gradients):
         columns.append(Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True))
     screen.say("\n[bold cyan]Backward pass[/bold cyan] [dim]d loss / d tensor, beside the tensor[/dim]")
-    screen.print(make_table(columns, gradients, screen))
+    print_table(columns, gradients, screen)
 
 
 def print_parameters(trace: Trace, screen: Screen) -> None:
@@ -287,7 +230,7 @@ def print_parameters(trace: Trace, screen: Screen) -> None:
             Column("update/weight", lambda p: ratio(p.update_ratio), right=True),
         ]
     screen.say("\n[bold cyan]Parameters[/bold cyan]")
-    screen.print(make_table(columns, trace.parameters, screen))
+    print_table(columns, trace.parameters, screen)
     if trace.step is not None:
         step = trace.step
         screen.say(
