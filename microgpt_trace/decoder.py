@@ -11,17 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 from .encodings import StoredTensor
 from .errors import InputError
 from .events import EventSpec, HookBus
+from .stats import TensorStats
 
 if TYPE_CHECKING:
     from .vocabulary import Vocabulary
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+_DECODED = 1 << 20  # elements
 BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
 
 
@@ -207,6 +209,16 @@ class Decoder:
             "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
             "assumed": list(self.assumed),
         }
+
+
+def tensor_stats(tensor: StoredTensor) -> TensorStats:
+    """The statistics of a stored tensor, a few rows of which are decoded at a time."""
+    rows = max(1, _DECODED // max(1, tensor.row_length))
+    parts = (
+        TensorStats.of(tensor.rows(start, min(start + rows, tensor.shape[0])))
+        for start in range(0, tensor.shape[0], rows)
+    )
+    return reduce(TensorStats.merge, parts)
 
 
 _CHAIN = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import InputError
 from ..files import check_target
 from .options import (
     STDOUT,
@@ -15,12 +18,16 @@ from .options import (
     Json,
     ModelFile,
     Out,
+    RopePairing,
     Seed,
+    Set,
     Text,
     microgpt_from,
+    model_from,
     trained_model,
 )
 from .output import note, put, show
+from .progress import progress
 
 
 def sample(
@@ -50,27 +57,56 @@ sample.epilog = (  # type: ignore[attr-defined]
 
 
 def inspect(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="A model file or folder.", show_default=False)
+    ] = None,
     model: ModelFile = None,
     seed: Seed = None,
     as_json: Json = False,
     out: Out = None,
     n_head: Heads = None,
     bos: BosPlace = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Decode stored tensors for their statistics.")
+    ] = False,
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", help="Only tensors of this name or glob.", metavar="GLOB")
+    ] = None,
+    metadata: Annotated[bool, typer.Option("--metadata", help="What the file says besides.")] = False,
+    rope_pairs: RopePairing = None,
+    settings: Set = None,
 ) -> None:
-    """Show the architecture and every parameter with its statistics."""
-    from ..render.reports import inspection_json, print_inspection
+    """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
+    from ..model import Model
 
-    loaded, out = microgpt_from(model, seed, n_head, bos), None if out == STDOUT else out
+    if path is not None and model is not None:
+        raise InputError(f"two models, {path} and --model {model}")
+    loaded = model_from(path or model, seed, n_head, bos, rope_pairs, settings)
+    out = None if out == STDOUT else out
     if out is not None:
         check_target(out, overwrite=False, hint="choose another name")
-    if as_json:
-        put([inspection_json(loaded)], out)
+    if isinstance(loaded, Model):
+        from ..render.inspection import inspection_json, print_inspection
+
+        for option, wanted in (("--stats", stats), ("--filter", filters), ("--metadata", metadata)):
+            if wanted:
+                raise InputError(f"{option} is for a production model, and {loaded.origin} is a microGPT")
+        as_text, paint = partial(inspection_json, loaded), partial(print_inspection, loaded)
     else:
-        show(lambda screen: print_inspection(loaded, screen), out)
+        from ..render.inspection import decoder_inspection_json, print_decoder_inspection, stored_tensors
+
+        with progress("tensor") as report:
+            tensors = stored_tensors(loaded, filters or [], stats, report)
+        as_text = partial(decoder_inspection_json, loaded, tensors, metadata)
+        paint = partial(print_decoder_inspection, loaded, tensors, metadata)
+    if as_json:
+        put([as_text()], out)
+    else:
+        show(paint, out)
 
 
 inspect.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt inspect --model microgpt.safetensors · microgpt inspect --json"
+    "Examples: microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"
 )
 
 

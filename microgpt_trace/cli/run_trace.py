@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,14 @@ import typer
 
 from ..errors import InputError
 from .output import note, put, show
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
+    from ..events import TraceEvent
     from ..model import Model
     from ..render.screen import Screen
+    from ..stats import Array
     from ..traces import Trace
 
 
@@ -53,7 +58,11 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
     wanted = [name for name in wanted if not production or name not in parameters]
-    result = trace(model, names=names, values=wanted, **options)
+    if production:
+        with following(model):
+            result = trace(model, names=names, values=wanted, **options)
+    else:
+        result = trace(model, names=names, values=wanted, **options)
     if chosen:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
     if request.save is not None:
@@ -75,6 +84,19 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     found = any(anomaly.found for anomaly in result.anomalies)
     if not result.ok or (request.fail_on and found):
         raise typer.Exit(1)
+
+
+@contextmanager
+def following(model: Model | Decoder) -> Iterator[None]:
+    """Report each layer on stderr where the run takes long."""
+    count = model.config.n_layer
+    with progress("layer") as report:
+
+        def told(event: TraceEvent, value: Array) -> None:
+            report((event.layer or 0) + 1, count)
+
+        with model.hooks.subscribe(told, "layer*.mlp.residual"):
+            yield
 
 
 def _selection(model: Model | Decoder, verbose: bool, layers: list[int]) -> list[str]:

@@ -46,7 +46,6 @@ def print_decoder_trace(
 def print_header(trace: Trace, screen: Screen) -> None:
     """What was read, the model, how it is stored, and the chain of its layers."""
     inputs, model = trace.input, trace.model
-    config = model["config"]
     tokens = ", ".join(map(str, inputs.tokens[:MAX_LABELS]))
     more = len(inputs.tokens) - MAX_LABELS
     tokens += f", … {more:,} more" if more > 0 else ""
@@ -56,24 +55,30 @@ def print_header(trace: Trace, screen: Screen) -> None:
         for label, i in zip(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS], strict=True)
     )
     count = len(inputs.tokens)
+    pairs = [("reads", f"{count:,} token{'s' * (count != 1)}: {read}{' …' * (more > 0)}")]
+    pairs += model_facts(model)
+    pairs += [("note", text) for text in inputs.notes]
+    labelled(pairs, screen)
+    count, chain = model["config"]["n_layer"], " → ".join(model["layer"])
+    screen.say(f"\nLayer 0: {chain}" + (f" (same pattern × {count} layers)" if count > 1 else ""))
+
+
+def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a model's description says, as labelled lines."""
+    config = model["config"]
     heads = f"{config['n_head']} heads of {config['head_dim']}"
     if config["n_kv_head"] != config["n_head"]:
         heads += f" on {config['n_kv_head']} key-value heads"
     tied = "head tied to the embedding" if config["tied"] else "head of its own"
-    pairs = [
-        ("reads", f"{count:,} token{'s' * (count != 1)}: {read}{' …' * (more > 0)}"),
+    return [
         ("vocabulary", model["vocabulary"] or "none in the file: tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {config['n_layer']} layers, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
         ("RoPE", describe_rope(config)),
         ("stored", describe_encodings(model["encodings"])),
+        *(("taken", text) for text in model["assumed"]),
     ]
-    pairs += [("taken", text) for text in model["assumed"]]
-    pairs += [("note", text) for text in inputs.notes]
-    labelled(pairs, screen)
-    count, chain = config["n_layer"], " → ".join(model["layer"])
-    screen.say(f"\nLayer 0: {chain}" + (f" (same pattern × {count} layers)" if count > 1 else ""))
 
 
 def _quoted(text: str) -> str:

@@ -1,0 +1,163 @@
+"""What `inspect` shows: the architecture, and a row per parameter or stored tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ..decoder import Decoder, tensor_stats
+from ..encodings import StoredTensor
+from ..errors import InputError
+from ..events import glob_pattern
+from ..model import Model
+from ..stats import TensorStats
+from .decoder import model_facts
+from .document import to_text
+from .layout import Column, print_table
+from .screen import Screen, escape, figure, labelled, ratio, significant
+
+INSPECT_SCHEMA = "microgpt.inspect/1"
+SHOWN = 3  # items of a long list in the metadata
+
+
+def print_inspection(model: Model, screen: Screen) -> None:
+    """The architecture, then a row per parameter."""
+    config, known = model.config, model.describe()
+    pairs = [
+        ("model", f"{model.origin}, {config.parameter_count:,} parameters ({known['dtype']})"),
+        (
+            "architecture",
+            f"{config.n_layer} × [RMSNorm → {config.n_head} heads of {config.head_dim} → residual → "
+            f"RMSNorm → MLP {config.n_inner} with ReLU → residual]",
+        ),
+        ("stream", f"width {config.n_embd}, {config.block_size} positions, {config.vocab_size} tokens"),
+        ("vocabulary", model.tokenizer.describe()),
+    ]
+    state = model.training
+    if state is not None:
+        schedule = state.schedule
+        pairs.append(
+            (
+                "training",
+                f"step {state.step:,} of {schedule.steps:,}, batch {schedule.batch_size}, "
+                f"lr {schedule.lr:g}, seed {schedule.seed}, on {state.data}",
+            )
+        )
+    pairs += [("assumed", text) for text in model.assumed]
+    labelled(pairs, screen)
+    screen.say()
+    columns = [
+        Column("name", lambda r: r[0]),
+        Column("shape", lambda r: escape(str(list(r[1])))),
+        Column("count", lambda r: f"{r[2].count:,}", right=True),
+        *(
+            Column(title, lambda r, field=field: figure(getattr(r[2], field), 3), right=True)  # type: ignore[misc]
+            for title, field in (("mean", "mean"), ("std", "std"), ("min", "min"), ("max", "max"))
+        ),
+        Column("L2", lambda r: figure(r[2].l2_norm), right=True),
+    ]
+    rows = [(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()]
+    print_table(columns, rows, screen)
+    bad = [(name, stats.nonfinite_count) for name, _, stats in rows if stats.nonfinite_count]
+    for name, count in bad:
+        screen.say(f"[bold red]{name}: {count:,} values are not finite[/bold red]")
+
+
+def inspection_json(model: Model) -> str:
+    """The same as one JSON document."""
+    tensors = [
+        {"name": name, "shape": list(array.shape), "stats": asdict(TensorStats.of(array))}
+        for name, array in model.params.items()
+    ]
+    return to_text({"schema": INSPECT_SCHEMA, "model": model.describe(), "parameters": tensors})
+
+
+Stored = tuple[str, StoredTensor, TensorStats | None]
+
+
+def stored_tensors(
+    model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
+) -> list[Stored]:
+    """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
+    wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
+    chosen = dict.fromkeys(model.tensors, False)
+    for glob in globs or ("*",):
+        pattern = glob_pattern(glob)
+        matched = [n for n, t in model.tensors.items() if pattern.fullmatch(n) or pattern.fullmatch(t.name)]
+        if not matched:
+            raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
+        chosen |= dict.fromkeys(matched, True)
+    wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
+    found: list[Stored] = []
+    for name, tensor in wanted:
+        report(len(found), len(wanted))
+        found.append((name, tensor, tensor_stats(tensor) if stats else None))
+    return found
+
+
+def print_decoder_inspection(
+    model: Decoder, tensors: Sequence[Stored], metadata: bool, screen: Screen
+) -> None:
+    """The architecture, then a row per tensor as the file has it, then its metadata."""
+    labelled(model_facts(model.describe()), screen)
+    screen.say()
+    columns = [
+        Column("tensor", lambda r: r[0]),
+        Column("type", lambda r: r[1].encoding.name),
+        Column("shape", lambda r: escape(str(list(r[1].shape)))),
+    ]
+    if tensors and tensors[0][2] is None:
+        columns += [
+            Column("bytes", lambda r: f"{r[1].data.size:,}", right=True),
+            Column("stored as", lambda r: escape(r[1].name)),
+        ]
+    else:
+        columns += [
+            Column("mean", lambda r: ratio(r[2].mean), right=True),
+            Column("std", lambda r: ratio(r[2].std), right=True),
+            Column("min", lambda r: ratio(r[2].min), right=True),
+            Column("max", lambda r: ratio(r[2].max), right=True),
+            Column("L2", lambda r: significant(r[2].l2_norm), right=True),
+        ]
+    print_table(columns, tensors, screen)
+    total, stored = sum(t.data.size for _, t, _ in tensors), len(tensors)
+    screen.say(f"[dim]{stored:,} of {len(model.tensors):,} tensors, {total:,} bytes[/dim]")
+    for name, _, stats in tensors:
+        if stats is not None and stats.nonfinite_count:
+            screen.say(f"[bold red]{name}: {stats.nonfinite_count:,} values are not finite[/bold red]")
+    if metadata:
+        screen.say("\n[bold cyan]Metadata[/bold cyan]")
+        labelled([(key, _one_line(value)) for key, value in model.metadata.items()], screen)
+
+
+def decoder_inspection_json(model: Decoder, tensors: Sequence[Stored], metadata: bool) -> str:
+    """The same as one JSON document."""
+    rows = [
+        {"name": name, "stored_as": tensor.name, "type": tensor.encoding.name, "shape": list(tensor.shape),
+         "bytes": tensor.data.size, "stats": None if stats is None else asdict(stats)}
+        for name, tensor, stats in tensors
+    ]  # fmt: skip
+    document: dict[str, Any] = {"schema": INSPECT_SCHEMA, "model": model.describe(), "parameters": rows}
+    if metadata:
+        document["metadata"] = {key: _brief(value) for key, value in model.metadata.items()}
+    return to_text(document)
+
+
+def _brief(value: Any) -> Any:
+    """Long lists as their length and first items: a vocabulary has 150,000."""
+    if isinstance(value, np.ndarray | list | tuple):
+        items = value.tolist() if isinstance(value, np.ndarray) else list(value)
+        return items if len(items) <= 64 else {"count": len(items), "first": items[:SHOWN]}
+    return value
+
+
+def _one_line(value: Any) -> str:
+    brief = _brief(value)
+    if isinstance(brief, dict) and "first" in brief and "count" in brief:
+        return f"{brief['count']:,} items: {', '.join(map(repr, brief['first']))}, …"
+    text = str(brief)
+    shown = text if len(text) <= 300 else f"{text[:300]}… ({len(text):,} characters; --json has them)"
+    return shown.replace("\n", "\\n")
