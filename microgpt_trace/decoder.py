@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .encodings import StoredTensor
 from .errors import InputError
@@ -20,7 +20,7 @@ from .events import EventSpec, HookBus
 from .stats import TensorStats
 
 if TYPE_CHECKING:
-    from .vocabulary import Vocabulary
+    from .vocabulary.tokens import Vocabulary
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 _DECODED = 1 << 20  # elements
@@ -165,6 +165,7 @@ def yarn_attention_factor(factor: float) -> float:
 class Decoder:
     """A decoder one can trace: its weights stay in their file until a computation needs them."""
 
+    family: ClassVar[Literal["decoder"]] = "decoder"
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
     origin: str  # the file
@@ -196,7 +197,7 @@ class Decoder:
             tensors[tensor.encoding.name] += 1
             bytes_[tensor.encoding.name] += tensor.data.size
         return {
-            "family": "decoder",
+            "family": self.family,
             "origin": self.origin,
             "format": self.format,
             "parameters": self.config.parameter_count,

@@ -216,6 +216,10 @@ def _untraced(model: Decoder, inputs: TraceInput, final: Array, run: Run, wanted
     return untraced_check(head_forward(model, final[-1:]), head_forward(model, again[-1:]))
 
 
+def _candidate(token: int, label: Callable[[int], str], probs: Array) -> Candidate:
+    return Candidate(token, label(token), float(probs[token]))
+
+
 def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
     """Final norm and head applied to the stream after each layer: the top token of every position."""
     from .llama import rmsnorm
@@ -228,9 +232,8 @@ def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]
     for start in range(0, len(stacked), size):
         logits = head_forward(model, stacked[start : start + size])
         for row, probs in zip(logits, softmax(logits), strict=True):
-            token = best_tokens(row, 1)[0]
             finite = math.isfinite(float(probs.sum()))
-            found.append(Candidate(token, label(token), float(probs[token])) if finite else None)
+            found.append(_candidate(best_tokens(row, 1)[0], label, probs) if finite else None)
     return tuple(
         LensRow(layer, tuple(positions), tuple(found[layer * width : (layer + 1) * width]))
         for layer in range(len(streams))

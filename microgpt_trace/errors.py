@@ -26,3 +26,7 @@ class RunError(MicrogptError):
 
 class DivergedError(RunError):
     """Training met a loss that is not finite."""
+
+
+class ReaderGone(Exception):
+    """The reader of our output has closed its end; there is nobody left to write for."""

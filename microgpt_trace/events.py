@@ -260,21 +260,31 @@ class Run:
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
         event = self._event(phase, name, value.shape, str(value.dtype), seconds)
-        stats: TensorStats | None = None
-        for subscription in self.listeners(phase, name):
-            if subscription.stats and stats is None:
-                stats = TensorStats.of(value, _causal(value) if self.specs[name].causal else None)
-            told = replace(event, stats=stats) if subscription.stats else event
+        hooks = iter(self.listeners(phase, name))
+        while True:
             with _read_only(value) as view:
-                result = subscription.hook(told, view)
-            if result is None or result is view:
-                continue
-            value, stats = _checked_replacement(subscription.hook, event, value, result), None
+                hook, result = self._first_replacement(event, view, hooks)
+            if hook is None:
+                return value
+            value = _checked_replacement(hook, event, value, result)
             if phase == "forward":
                 self.replaced[name] = value
             else:
                 self.altered = True
-        return value
+
+    def _first_replacement(
+        self, event: TraceEvent, view: Array, hooks: Iterator[_Subscription]
+    ) -> tuple[Hook | None, Any]:
+        """Call one hook after the other until one gives something to stand in the value's place."""
+        told = event
+        for subscription in hooks:
+            if subscription.stats and told is event:
+                mask = _causal(view) if self.specs[event.name].causal else None
+                told = replace(event, stats=TensorStats.of(view, mask))
+            result = subscription.hook(told if subscription.stats else event, view)
+            if result is not None and result is not view:
+                return subscription.hook, result
+        return None, None
 
 
 def _causal(value: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 from .errors import InputError, RunError
@@ -53,7 +52,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def _temporary(path: Path) -> Path:
     """A name of its own beside the target, so that two runs, or one that was killed, do not meet."""
     target = path.resolve()
-    return target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    return target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.tmp")
 
 
 def _reason(error: Exception) -> str:

@@ -15,10 +15,10 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Check
 from .microgpt import Pass, backward, forward
+from .microgpt_tracing import prepare
 from .model import Model
 from .parameters import Parameters
 from .stats import Array
-from .tracing import prepare
 
 STEP = 1e-5
 TOLERANCE = 1e-6  # of the parameter's largest gradient

@@ -15,10 +15,8 @@ import numpy as np
 
 from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
 from .events import SILENT, Tap
-from .linear import linear
+from .linear import PARALLEL, keep_freed_memory, linear
 from .stats import Array
-
-PARALLEL_FROM = 33  # rows from which on two workers share a product; below, waking them costs more
 
 
 @dataclass
@@ -46,7 +44,7 @@ class Weights:
 
     def __init__(self, model: Decoder, rows: int) -> None:
         self.config, self.tensors = model.config, model.tensors
-        self.workers = 2 if rows >= PARALLEL_FROM and (os.cpu_count() or 1) > 1 else 1
+        self.workers = 2 if rows > PARALLEL and (os.cpu_count() or 1) > 1 else 1
 
     def vector(self, name: str) -> Array:
         return self.tensors[name].read()
@@ -67,6 +65,7 @@ def forward(model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | Non
 
     With a cache the tokens follow those that it has seen, and are added to it.
     """
+    keep_freed_memory()
     config, start = model.config, cache.length if cache else 0
     weights = Weights(model, len(tokens))
     turns = rope_turns(config.rope, config.head_dim, np.arange(start, start + len(tokens)))

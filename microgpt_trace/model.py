@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from .errors import InputError
 from .events import HookBus
@@ -57,6 +57,7 @@ class TrainingState:
 class Model:
     """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
 
+    family: ClassVar[Literal["microgpt"]] = "microgpt"
     params: Parameters
     tokenizer: Tokenizer
     origin: str  # "untrained, seed 42" or the file
@@ -76,7 +77,7 @@ class Model:
         """What identifies the model, as plain data."""
         training = self.training
         return {
-            "family": "microgpt",
+            "family": self.family,
             "origin": self.origin,
             "parameters": self.config.parameter_count,
             "dtype": str(self.params.flat.dtype),

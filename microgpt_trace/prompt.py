@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .decoder import Decoder
 from .errors import InputError
 from .traces import TraceInput
-from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from .vocabulary.tokens import Vocabulary
 
 DEFAULT = "The capital of France is"
 

@@ -69,7 +69,7 @@ class Survey:
 
     def _share(self, write: Array) -> float:
         """The median over the positions of |write| / |stream|."""
-        return float(np.median(row_norms(write) / row_norms(self._stream)))
+        return median(row_norms(write) / row_norms(self._stream))
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())
@@ -78,8 +78,8 @@ class Survey:
         row = self._measured | {
             "layer": event.layer,
             "stream": event.stats,
-            "row_norm": float(np.median(norms)),
-            "turn": float(np.median(cosines)),
+            "row_norm": median(norms),
+            "turn": median(cosines),
             "peak": float(value.flat[place]),
             "peak_position": place // value.shape[1],
             "peak_channel": place % value.shape[1],
@@ -107,3 +107,10 @@ class Survey:
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
     return np.sqrt(np.einsum("tc,tc->t", x, x))
+
+
+def median(x: Array) -> float:
+    """NaN where one is among them. (np.median would load numpy.ma, 6 ms.)"""
+    ordered = np.sort(x)  # NaN comes last
+    middle = (ordered[(len(x) - 1) // 2] + ordered[len(x) // 2]) / 2
+    return float(middle if ordered[-1] == ordered[-1] else ordered[-1])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.vocabulary import from_apr, from_gguf
+from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.chat import pick_template, render_chat
+from microgpt_trace.vocabulary.gguf import from_gguf
 from microgpt_trace.vocabulary.huggingface import _templates
 
 pytest.importorskip("jinja2", reason="chat templates need jinja2")

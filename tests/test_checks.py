@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import CASES
 
-from microgpt_trace import Model, gradient_check, microgpt, ops, trace, tracing
+from microgpt_trace import Model, gradient_check, microgpt, microgpt_tracing, ops, trace
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
@@ -143,13 +143,13 @@ def test_a_gradient_that_is_wrong(monkeypatch, name, change):
 
 @pytest.mark.parametrize("name", ["wpe", "lm_head", "layer0.attn_wv", "layer0.mlp_fc2"])
 def test_a_gradient_that_was_never_written(monkeypatch, emma, name):
-    plain = tracing.run_backward
+    plain = microgpt_tracing.run_backward
 
     def run_backward(params, done, grads, tap):
         plain(params, done, grads, tap)
         grads[name][...] = 0
 
-    monkeypatch.setattr(tracing, "run_backward", run_backward)
+    monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
     assert failed(emma) == ["gradient"]
 
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.readers.gguf import read_gguf_header
-from microgpt_trace.vocabulary import from_apr, from_gguf, from_huggingface
+from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed
+from microgpt_trace.vocabulary.gguf import from_gguf
+from microgpt_trace.vocabulary.huggingface import from_huggingface
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 PATH = Path("model.gguf")

@@ -97,8 +97,9 @@ class TrainingLog:
             self._add_trace(record.step)
 
     def _add_trace(self, step: int) -> None:
+        from ..microgpt_tracing import update_events
         from ..render.document import event_record
-        from ..tracing import trace, update_events
+        from ..tracing import trace
 
         trainer = self._trainer
         result = trace(trainer.model("this run"), self.watched, values=False, backward=True)

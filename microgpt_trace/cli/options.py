@@ -130,10 +130,8 @@ def model_from(
 
 def microgpt_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None) -> Model:
     """As `model_from`, for what a production model cannot do."""
-    from ..model import Model
-
     model = model_from(path, seed, n_head, bos)
-    if not isinstance(model, Model):
+    if model.family == "decoder":
         raise InputError(f"{model.origin} is a production model: this command is for a microGPT")
     return model
 

@@ -7,17 +7,21 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, MicrogptError, RunError
+from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import write_atomically
-from ..render.screen import ReaderGone, Screen, escape, to_text
+
+if TYPE_CHECKING:
+    from ..render.screen import Screen
 
 INTERRUPTED = 130
 
 
 def show(paint: Callable[[Screen], None], out: Path | None) -> None:
     """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
+    from ..render.screen import Screen, to_text
+
     screen = Screen(emoji=False) if out is None else to_text()
     if screen.is_terminal:
         paint(screen)
@@ -41,8 +45,8 @@ def put(pieces: Iterable[str], out: Path | None) -> None:
 
 def note(text: str) -> None:
     """A remark that is no result."""
-    with suppress(ReaderGone):  # nobody reads notes: no reason to stop
-        Screen(stderr=True, emoji=False).say(f"[dim]{escape(text)}[/dim]", soft_wrap=True)
+    with suppress(OSError):  # nobody reads notes: no reason to stop
+        sys.stderr.write(f"{text}\n")
 
 
 def run(command: Callable[[], Any]) -> int:

@@ -45,10 +45,9 @@ class Request:
 
 def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
-    from ..model import Model
     from ..tracing import trace
 
-    production = not isinstance(model, Model)
+    production = model.family == "decoder"
     chosen = _layers(request.layers, model.config.n_layer)
     names = request.layer or _selection(model, request.verbose, chosen)
     wanted = [*request.show, *(names if request.values or request.save else [])]
@@ -58,10 +57,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
     wanted = [name for name in wanted if not production or name not in parameters]
-    if production:
-        with following(model):
-            result = trace(model, names=names, values=wanted, **options)
-    else:
+    with following(model):
         result = trace(model, names=names, values=wanted, **options)
     if chosen:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
@@ -127,11 +123,10 @@ def _layers(text: str | None, count: int) -> list[int]:
 
 def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
     from ..events import select_names
-    from ..model import Model
     from ..render.arrays import print_array
 
     specs = model.hooks.specs
-    if isinstance(model, Model):
+    if model.family == "microgpt":
         from ..render.table import print_trace
 
         print_trace(result, screen, specs, verbose=request.verbose)
@@ -145,7 +140,7 @@ def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Scre
     labels = result.input.labels
     for name in [found for asked in request.show for found in select_names([asked], known)]:
         if name in model.config.shapes():
-            array = model.params[name] if isinstance(model, Model) else model.tensors[name].read()
+            array = model.params[name] if model.family == "microgpt" else model.tensors[name].read()
             print_array(name, array, model, labels, screen)
         if ("forward", name) in result.arrays:
             print_array(name, result[name], model, labels, screen)

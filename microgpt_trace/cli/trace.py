@@ -125,8 +125,6 @@ def trace(
     )  # fmt: skip
     _check(request, force)
     path, text = model_and_text(first, second, model)
-    from ..model import Model
-
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
         "tokens": None if tokens is None else _numbers(tokens, "--tokens"), "chat": chat, "special": special,
@@ -134,7 +132,7 @@ def trace(
         "recheck": recheck,
     }  # fmt: skip
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=bool(temperature))
-    if not isinstance(loaded, Model):
+    if loaded.family == "decoder":
         _refuse(own, "is for a microGPT: a production model is traced forward only")
         own = {name: value for name, value in theirs.items() if value} | ({"seed": seed} if seed else {})
     else:

@@ -26,7 +26,7 @@ from .apr_facts import Facts
 from .model_file import ModelFile, by_our_names, check_tensors, map_file
 
 if TYPE_CHECKING:
-    from ..vocabulary import Vocabulary
+    from ..vocabulary.tokens import Vocabulary
 
 MAGICS = (b"APR\0", b"APR2")  # the second one is written by some converters
 OLD_MAGICS = (b"APR1", b"APRN")
@@ -104,7 +104,7 @@ def read_apr(
     check_tensors(path, config, tensors)
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary import from_apr
+        from ..vocabulary.apr import from_apr
 
         return from_apr(file.metadata, path)
 

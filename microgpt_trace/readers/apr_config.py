@@ -9,26 +9,12 @@ from typing import Any, Literal
 from ..decoder import DecoderConfig, Rope
 from ..encodings import StoredTensor
 from ..errors import InputError
-from .apr_facts import Facts, is_positive
+from .apr_facts import Facts
+from .conventions import Settings, scaled_rope, windowed_layers
 from .model_file import biases_of, blaming
 
 Pairs = Literal["adjacent", "halves"]
 
-_SCALING = {  # Hugging Face's names of what scales RoPE: ours
-    "factor": "factor",
-    "original_max_position_embeddings": "original_context",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "beta_fast": "beta_fast",
-    "beta_slow": "beta_slow",
-    "attention_factor": "attention_factor",
-}
-_SCALING_NEEDS = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "original_max_position_embeddings"),
-}
 _UNROTATED = ("safetensors", "hf", "huggingface", "hugging_face", "pytorch", "transformers")
 _STATED: dict[Any, Pairs] = {0: "adjacent", 2: "halves"}
 
@@ -50,9 +36,9 @@ def decoder_config(
     sizes = _sizes(facts, tensors)
     context, eps, theta = map(facts.needed, ("max_position_embeddings", "rms_norm_eps", "rope_theta"))
     facts.ask()
-    window, windowed = _window(facts, architecture, sizes["n_layer"])
     pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
     with blaming(facts.path):
+        window, windowed = _window(facts, architecture, sizes["n_layer"])
         return DecoderConfig(
             architecture=architecture,
             **sizes,
@@ -171,18 +157,14 @@ def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
-    """The sliding window and the layers that have it, by the rules of each architecture."""
+    """The sliding window and the layers that have it."""
     window = facts.said("sliding_window")
-    if architecture == "mistral":
-        if window is None and "sliding_window" not in facts.metadata:
+    if window is None:
+        if architecture == "mistral" and "sliding_window" not in facts.metadata:
             facts.notes.append("sliding_window: the file does not say; none is applied")
-        return window, tuple(range(n_layer)) if window else ()
-    if architecture == "llama" or window is None or not facts.metadata.get("use_sliding_window"):
         return None, ()
-    first = facts.metadata.get("max_window_layers")
-    if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= n_layer:
-        facts.fail(f"max_window_layers: expected 0 to {n_layer}, found {brief(first)}")
-    return window, tuple(range(first, n_layer))
+    layers = windowed_layers(Settings(facts.metadata, facts.notes), architecture, n_layer)
+    return (window, layers) if layers else (None, ())
 
 
 def _rope(facts: Facts, theta: float, head_dim: int, frequencies: StoredTensor | None) -> Rope:
@@ -196,16 +178,7 @@ def _rope(facts: Facts, theta: float, head_dim: int, frequencies: StoredTensor |
         return Rope(theta, factors=tuple(frequencies.read().tolist()))
     if scaling is None and "rope_scaling" not in facts.metadata:
         facts.notes.append("rope_scaling: the file does not say; none is applied")
-    scaling = dict(scaling or {})
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
-    needs = _SCALING_NEEDS.get(kind) if isinstance(kind, str) else None
-    if needs is None:
-        facts.fail(f"RoPE scaling {brief(kind)} is not supported; these are: {', '.join(_SCALING_NEEDS)}")
-    said = {key: value for key, value in scaling.items() if key != "type" and value is not None}
-    for key in (*needs, *said):
-        if key not in said or key not in _SCALING or not is_positive(said[key]):
-            facts.fail(f"RoPE scaling {kind!r}: cannot use {key} {brief(said.get(key))}")
-    return Rope(theta, kind, **{_SCALING[key]: value for key, value in said.items()})
+    return scaled_rope(theta, scaling or {})
 
 
 def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:

@@ -14,14 +14,7 @@ from typing import Any, NoReturn
 
 from ..decoder import ARCHITECTURES
 from ..errors import FileFormatError, InputError
-
-
-def is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31
-
-
-def is_positive(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1e38
+from .conventions import is_positive, is_whole
 
 
 # name in the metadata: (other names for it, what it is, the test of it)

@@ -15,7 +15,7 @@ from .gguf import read_gguf_header
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_tensors
 
 if TYPE_CHECKING:
-    from ..vocabulary import Vocabulary
+    from ..vocabulary.tokens import Vocabulary
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral is written as llama
 ROPE_FACTORS = "rope_freqs.weight"
@@ -38,7 +38,7 @@ def read_gguf(path: Path) -> ModelFile:
     check_tensors(path, config, tensors)
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary import from_gguf
+        from ..vocabulary.gguf import from_gguf
 
         return from_gguf(header.metadata, path)
 

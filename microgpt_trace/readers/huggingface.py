@@ -18,7 +18,7 @@ from ..errors import FileFormatError, InputError
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_tensors, map_file
 
 if TYPE_CHECKING:
-    from ..vocabulary import Vocabulary
+    from ..vocabulary.tokens import Vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -43,7 +43,7 @@ def read_huggingface(folder: Path) -> ModelFile:
     check_tensors(folder, config, tensors)
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary import from_huggingface
+        from ..vocabulary.huggingface import from_huggingface
 
         return from_huggingface(folder)
 

@@ -15,12 +15,13 @@ from ..decoder import BIASES, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
 from ..stats import Array
-from .names import our_name
+from .conventions import brief
+from .names import names_like, our_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..vocabulary import Vocabulary
+    from ..vocabulary.tokens import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,20 @@ class ModelFile:
 
 def map_file(path: Path) -> Array:
     """The bytes of a file, mapped read-only. Raises FileFormatError."""
-    try:
+    with reading(path):
+        if not path.is_file():
+            raise FileFormatError(f"{path}: no such file")
+        if not path.stat().st_size:
+            raise FileFormatError(f"{path}: the file is empty")
         with path.open("rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except ValueError as error:
-        raise FileFormatError(f"{path}: the file is empty") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What the system refuses, as a FileFormatError."""
+    try:
+        yield
     except OSError as error:
         raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
 
@@ -57,16 +67,37 @@ def blaming(path: Path) -> Iterator[None]:
 
 
 def by_our_names(path: Path, tensors: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors under our names. Raises FileFormatError for a name that is none of a decoder's."""
+    """The tensors under our names. Raises FileFormatError for a name that is none of a decoder's, and
+    where all tensors of a layer are missing before the last one."""
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
         name = our_name(tensor.name)
         if name is None:
-            raise FileFormatError(f"{path}: tensor {tensor.name!r} is none of a Llama or Qwen2-class decoder")
+            raise FileFormatError(
+                f"{path}: tensor {brief(tensor.name)} is none of a Llama or Qwen2-class decoder"
+                f"{_listed(names_like(tensor.name))}"
+            )
         if name in ours:
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are the same")
         ours[name] = tensor
+    numbers = _layers_of(ours)
+    for i, number in enumerate(sorted(numbers)):
+        if i != number:
+            raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
     return ours
+
+
+def _layers_of(tensors: Iterable[str]) -> set[int]:
+    """The numbers of the layers that have a tensor."""
+    layers = {name.partition(".")[0] for name in tensors if "." in name}
+    return {int(layer.removeprefix("layer")) for layer in layers}
+
+
+def check_depth(n_layer: int, tensors: Iterable[str]) -> None:
+    """Raises InputError where there are fewer layers; before anything is made for each of them."""
+    found = len(_layers_of(tensors))
+    if n_layer > found:
+        raise InputError(f"expected {n_layer:,} layers, found tensors of {found}")
 
 
 def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
@@ -98,5 +129,8 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
 def _nearest(name: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, list(names), 3)
-    return f" (nearest: {', '.join(close)})" if close else ""
+    return _listed(get_close_matches(name, list(names), 3))
+
+
+def _listed(names: list[str]) -> str:
+    return f" (nearest: {', '.join(names)})" if names else ""

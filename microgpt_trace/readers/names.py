@@ -23,7 +23,7 @@ _LAYER = {
     "mlp_wup": ("ffn_up", "mlp.up_proj"),
     "mlp_wdown": ("ffn_down", "mlp.down_proj"),
 }
-_OURS: dict[str, str] = {}
+_OURS: dict[str, str] = {}  # without the number of the layer
 for _ours, _theirs in _WHOLE.items():
     _OURS |= {f"{name}.weight": _ours for name in _theirs}
 for _ours, (_gguf, _hf) in _LAYER.items():
@@ -31,7 +31,7 @@ for _ours, (_gguf, _hf) in _LAYER.items():
         _OURS[f"{_prefix}.{_name}.weight"] = _ours
         if "_w" in _ours:
             _OURS[f"{_prefix}.{_name}.bias"] = _ours.replace("_w", "_b")
-_LAYERED = re.compile(r"(blk|model\.layers)\.(\d{1,4})\.(.+)")
+_LAYERED = re.compile(r"(blk|model\.layers)\.(0|[1-9][0-9]{0,3})\.(.+)")
 
 
 def our_name(name: str) -> str | None:
@@ -42,4 +42,14 @@ def our_name(name: str) -> str | None:
         return ours if ours in _WHOLE else None
     prefix, index, rest = layered.groups()
     ours = _OURS.get(f"{prefix}.{rest}")
-    return f"layer{int(index)}.{ours}" if ours in _OURS.values() and ours not in _WHOLE else None
+    return f"layer{index}.{ours}" if ours else None
+
+
+def names_like(name: str) -> list[str]:
+    """The names of a file's tensors that exist, nearest first: up to three, for the layer of `name`."""
+    from difflib import get_close_matches
+
+    number = re.search(r"\.([0-9]{1,4})\.", name)
+    index = number[1] if number else "0"
+    known = [re.sub(r"^(blk|model\.layers)\.", rf"\1.{index}.", pattern) for pattern in _OURS]
+    return get_close_matches(name[:200], known, 3)

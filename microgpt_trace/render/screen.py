@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from io import StringIO
 from typing import Any
 
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape as escape
 from rich.table import Table
 from rich.text import Text
+
+from ..errors import ReaderGone
 
 _ASCII = str.maketrans(
     {
@@ -21,17 +24,13 @@ _ASCII = str.maketrans(
 )  # fmt: skip
 
 
-class ReaderGone(Exception):
-    """The reader of our output has closed its end; there is nobody left to write for."""
-
-
 class Screen(Console):
     """A rich console that says what it can show and leaves broken pipes to the caller."""
 
     def on_broken_pipe(self) -> None:
         raise ReaderGone
 
-    @property
+    @cached_property  # rich asks the terminal anew: 10 us, for each of 7,000 cells
     def ascii_only(self) -> bool:
         return self.options.ascii_only
 

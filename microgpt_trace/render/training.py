@@ -14,7 +14,8 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .screen import ReaderGone, Screen, escape, labelled
+from ..errors import ReaderGone
+from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
 SMOOTHED = 100  # losses whose mean is shown

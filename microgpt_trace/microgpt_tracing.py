@@ -1,0 +1,178 @@
+"""Trace a text through a microGPT: events, gradients, one Adam step, predictions, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .batch import Batch, Packer
+from .checks import Checker, untraced_check
+from .errors import InputError
+from .events import PHASES, HookBus, Run, Tap, TraceEvent, select_names
+from .insights import insights_of
+from .microgpt import Pass, forward, parameter_spec
+from .microgpt import backward as run_backward
+from .model import Model, Schedule
+from .ops import losses_of
+from .parameters import Parameters
+from .predictions import prediction_of
+from .stats import Array, TensorStats
+from .traces import Collector, ParameterRow, Prediction, StepSummary, Trace, TraceInput
+
+if TYPE_CHECKING:
+    from .training import Adam
+
+
+def prepare(model: Model, text: str) -> TraceInput:
+    """Encode a text. Raises InputError for a character or a length that does not fit the model."""
+    tokenizer, block = model.tokenizer, model.config.block_size
+    lowered = tokenizer.normalize(text)
+    ids = tokenizer.encode_name(text)
+    if len(ids) - 1 > block:
+        raise InputError(
+            f"text {text!r}: expected at most {block - 1} characters (block_size {block}), found {len(text)}"
+        )
+    return TraceInput(
+        lowered,
+        tuple(ids[:-1]),
+        tuple(ids[1:]),
+        tuple(tokenizer.label(i) for i in ids[:-1]),
+        tuple(tokenizer.label(i, target=True) for i in ids[1:]),
+        (f"{text!r} was lowered to {lowered!r}",) if lowered != text else (),
+    )
+
+
+def trace_microgpt(
+    model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
+    backward: bool, step: bool, time: bool,
+) -> Trace:  # fmt: skip
+    bus, known = model.hooks, list(model.hooks.specs)
+    shown = select_names(names, known)
+    kept = shown if values is True else select_names(values, known) if values else []
+    inputs = prepare(model, text)
+    ids = np.array([*inputs.tokens, inputs.targets[-1]])
+    batch = Packer(model.config, model.params.dtype).one(ids)
+    collector, checker = Collector(kept), Checker(model.config.n_head)
+    summary: StepSummary | None = None
+    with np.errstate(all="ignore"), checker.watch(bus), bus.subscribe(collector, phases=PHASES, stats=True):
+        run = bus.begin(time)
+        done = forward(model.params, batch, run.tap("forward"))
+        checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
+        if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
+            from .gradient_check import gradient_agreement
+
+            adam = _adam_of(model)
+            run_backward(adam.params, done, adam.grads, run.tap("backward"))
+            checks.append(
+                gradient_agreement(done, adam.params, adam.grads, run.altered or bool(run.replaced))
+            )
+        if step:
+            summary = _one_step(model, adam, done, run.tap("update"))
+
+    chosen = set(shown)
+    visible = tuple(event for event in collector.events if event.name in chosen)
+    if not visible:
+        raise InputError(
+            f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
+        )
+    predictions = predictions_of(done, inputs, model, top_k, "probs" in run.replaced)
+    losses = [p.loss for p in predictions if p.loss is not None]
+    forward_events = [event for event in collector.events if event.phase == "forward"]
+    return Trace(
+        model=model.describe(),
+        input=inputs,
+        events=visible,
+        predictions=predictions,
+        loss=float(done.loss),
+        chance_loss=math.log(model.config.vocab_size),
+        checks=(checker.finite(), *checks),
+        insights=tuple(insights_of(forward_events, losses, model.config)),
+        parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
+        step=summary,
+        arrays=collector.arrays,
+    )
+
+
+def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:
+    """The logits of a run that nobody observes, with what hooks had replaced put in place again."""
+    if not traced.replaced:
+        return forward(model.params, batch).logits
+    bus = HookBus(list(model.hooks.specs.values()))
+    with bus.subscribe(lambda event, value: traced.replaced[event.name], *traced.replaced):
+        return forward(model.params, batch, bus.begin().tap("forward")).logits
+
+
+def _adam_of(model: Model) -> Adam:
+    """An optimizer on a copy of the parameters, with the moments that the model came with."""
+    from .training import Adam
+
+    moments = model.training.moments if model.training else None
+    return Adam(model.params.copy(), None if moments is None else moments.copy())
+
+
+def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap) -> StepSummary:
+    state = model.training
+    schedule = state.schedule if state else Schedule()
+    if state is None or state.moments is None:
+        number, note = 1, "fresh moments"
+    else:
+        number, note = state.step + 1, "moments of the checkpoint"
+    unfinished = state is not None and state.step < schedule.steps
+    lr = schedule.lr_at(state.step) if state and unfinished else schedule.lr
+    adam.step(number, lr, tap)
+    after = forward(adam.params, done.batch)
+    return StepSummary(number, lr, float(done.loss), float(after.loss), note)
+
+
+def predictions_of(
+    done: Pass, inputs: TraceInput, model: Model, top_k: int, replaced: bool
+) -> tuple[Prediction, ...]:
+    """One row per position, from the probabilities as used."""
+    targets = [target for target in inputs.targets if target is not None]
+    # From the logits, so that a vanishing probability has its exact loss, unless they no longer count.
+    losses = (
+        -np.log(done.probs[range(len(targets)), targets]) if replaced else losses_of(done.logits, targets)
+    )
+    ranked = done.probs if replaced else done.logits  # logits tell apart what vanishes as a probability
+    return tuple(
+        prediction_of(
+            position, inputs.text[:position], ranked[position], done.probs[position], target,
+            float(losses[position]), lambda token: model.tokenizer.label(token, target=True), top_k,
+        )
+        for position, target in enumerate(targets)
+    )  # fmt: skip
+
+
+def selection(model: Model, verbose: bool) -> list[str]:
+    """What is shown unless asked otherwise: the events of the overview or all of them."""
+    return [name for name, spec in model.hooks.specs.items() if verbose or spec.overview]
+
+
+def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
+    """The last step's update as events, counted from `seq`."""
+    return [
+        TraceEvent(
+            seq + i, "update", spec.stage, spec.layer, name, f"update of {name}",
+            update.shape, str(update.dtype), TensorStats.of(update),
+        )
+        for i, (name, update) in enumerate(adam.update.items())
+        for spec in [parameter_spec(name)]
+    ]  # fmt: skip
+
+
+def parameter_rows(
+    params: Parameters, events: Iterable[TraceEvent], chosen: set[str]
+) -> tuple[ParameterRow, ...]:
+    """The chosen parameters beside the gradient and the update that the events tell of."""
+    norms = {(e.phase, e.name): e.stats.l2_norm for e in events if e.stats is not None}
+    return tuple(
+        ParameterRow(
+            name, array.shape, TensorStats.of(array).l2_norm,
+            norms.get(("backward", name)), norms.get(("update", name)),
+        )
+        for name, array in params.items()
+        if name in chosen
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""What files of every format say of a decoder in the same terms: typed values, RoPE, sliding windows."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..decoder import Rope
+from ..errors import InputError
+
+WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
+FLAG, TEXT, OBJECT = "true or false", "text", "an object"
+
+
+def is_whole(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1e38
+
+
+_FITS = {
+    WHOLE: is_whole,
+    COUNT: is_count,
+    POSITIVE: is_positive,
+    FLAG: lambda value: isinstance(value, bool),
+    TEXT: lambda value: isinstance(value, str),
+    OBJECT: lambda value: isinstance(value, dict),
+}
+
+
+class _Brief(reprlib.Repr):
+    """Of whatever a file holds, as much as one line of an error message has room for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 80, 80, 40
+
+    def repr_ndarray(self, value: Any, level: int) -> str:
+        return self.repr_list(value[: self.maxlist + 1].tolist(), level)
+
+
+brief = _Brief().repr
+
+
+class Settings:
+    """The settings of a model as a file has them, with types checked, and notes of what was taken for
+    those that it lacks.
+
+    Needs no note: what the shapes of the tensors prove.
+    """
+
+    def __init__(self, values: Mapping[str, Any], notes: list[str], prefix: str = "") -> None:
+        self.values, self.notes, self.prefix = values, notes, prefix
+
+    def get(self, key: str, kind: str) -> Any | None:
+        """A value, None where it is missing or null; a list of one value for all layers is that value."""
+        value = self.values.get(self.prefix + key)
+        if isinstance(value, np.ndarray):
+            if not value.size or (value != value[0]).any():
+                raise InputError(f"{self.prefix}{key} differs from layer to layer")
+            value = value[0].item()
+        if value is not None and not _FITS[kind](value):
+            raise InputError(f"{self.prefix}{key}: expected {kind}, found {brief(value)}")
+        return value
+
+    def need(self, key: str, kind: str) -> Any:
+        value = self.get(key, kind)
+        if value is None:
+            raise InputError(f"'{self.prefix}{key}' is missing")
+        return value
+
+    def assume(self, key: str, kind: str, default: Any, why: str) -> Any:
+        """A value, or the default of those who define the format."""
+        value = self.get(key, kind)
+        if value is None:
+            shown = f"{default:,}" if is_count(default) else str(default).lower()
+            self.notes.append(f"{key} = {shown} ({why})")
+            return default
+        return value
+
+
+_SCALING = {  # Hugging Face's names of what scales RoPE: ours
+    "factor": "factor",
+    "original_max_position_embeddings": "original_context",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+    "truncate": "truncate",
+}
+_SCALING_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+
+
+def scaling_kind(scaling: Mapping[str, Any]) -> Any:
+    """The kind of RoPE scaling, by its new name or its old one."""
+    return scaling.get("rope_type", scaling.get("type", "default"))
+
+
+def scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...] = ()) -> Rope:
+    """RoPE from its base and what scales it, in the words of Hugging Face's `rope_scaling`.
+
+    Raises InputError for a kind or a setting that is not supported, and for one that is missing.
+    """
+    kind = scaling_kind(scaling)
+    needs = _SCALING_NEEDS.get(kind) if isinstance(kind, str) else None
+    if needs is None:
+        works = ", ".join(_SCALING_NEEDS)
+        raise InputError(f"RoPE scaling {brief(kind)} is not supported; these are: {works}")
+    said = {key: v for key, v in scaling.items() if key not in ("rope_type", "type") and v is not None}
+    for key in (*needs, *said):
+        fits = _FITS[FLAG] if key == "truncate" else is_positive
+        if key not in said or key not in _SCALING or not fits(said[key]):
+            raise InputError(f"RoPE scaling {kind!r}: cannot use {brief(key)[1:-1]} {brief(said.get(key))}")
+    if kind == "yarn" and theta <= 1:
+        raise InputError(f"RoPE scaling 'yarn' over a base of {theta}")
+    return Rope(theta, kind, factors=factors, **{_SCALING[key]: value for key, value in said.items()})
+
+
+def windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
+    """The layers that have a sliding window where a file names one: all of a mistral, none of a llama, of
+    a qwen those from max_window_layers on, where use_sliding_window says so."""
+    if architecture == "mistral":
+        return tuple(range(n_layer))
+    if architecture == "llama" or not settings.get("use_sliding_window", FLAG):
+        return ()
+    return tuple(range(settings.need("max_window_layers", COUNT), n_layer))
