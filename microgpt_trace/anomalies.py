@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 NORM_TOLERANCE = 1e-3
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
-FAR = 8.0  # times the layers' own spread
+FEWEST_POSITIONS = 4  # below, position 0 and its massive activations rule the medians
+FAR = 6.0  # times the layers' own spread
 CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much
 
 
@@ -41,8 +42,9 @@ def anomalies_of(
     yield _nonfinite(events)
     yield _constant(events)
     yield _norms(norms)
+    positions = next((event.shape[0] for event in events if event.name == "embed.tok"), FEWEST_POSITIONS)
     for identifier, title, measure in _LAYER_RULES:
-        yield _odd_layer(identifier, title, layers, measure)
+        yield _odd_layer(identifier, title, layers, positions, measure)
 
 
 def _nonfinite(events: Sequence[TraceEvent]) -> Anomaly:
@@ -72,18 +74,27 @@ def _norms(norms: Mapping[str, float]) -> Anomaly:
     return Anomaly("rmsnorm", title, off > NORM_TOLERANCE, off, NORM_TOLERANCE, "invariant", name)
 
 
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
 _LAYER_RULES: tuple[tuple[str, str, Callable[[LayerRow, LayerRow], float]], ...] = (
-    ("growth", "a layer that scales the stream unlike the others", lambda a, b: b.row_norm / a.row_norm),
-    ("attention-share", "attention that writes unlike the others", lambda a, b: b.attention_share),
-    ("mlp-share", "an MLP that writes unlike the others", lambda a, b: b.mlp_share),
+    (
+        "growth",
+        "a layer that scales the stream unlike the others",
+        lambda a, b: _ratio(b.typical, a.typical),
+    ),
+    ("attention-write", "attention that writes unlike the others", lambda a, b: b.attention_typical),
+    ("mlp-write", "an MLP that writes unlike the others", lambda a, b: b.mlp_typical),
     ("silence", "SiLU outputs near zero unlike the others", lambda a, b: 1 - b.near_zero),
     ("turn", "a layer that turns the stream unlike the others", lambda a, b: 1 + b.turn),
 )
 
 
 def _odd_layer(
-    identifier: str, title: str, layers: Sequence[LayerRow], measure: Callable[[LayerRow, LayerRow], float]
-) -> Anomaly:
+    identifier: str, title: str, layers: Sequence[LayerRow], positions: int,
+    measure: Callable[[LayerRow, LayerRow], float],
+) -> Anomaly:  # fmt: skip
     """The layer whose logarithm lies farthest from the median of all, in units of their spread.
 
     First and last layer read the embedding and feed the head: they are unlike the others in sound
@@ -94,11 +105,14 @@ def _odd_layer(
         return Anomaly(identifier, title, None, None, FAR, "other layers", reason)
 
     inner = list(pairwise(layers[:-1]))
+    if positions < FEWEST_POSITIONS:
+        return skipped(f"needs {FEWEST_POSITIONS} positions, found {positions}")
     if len(inner) < FEWEST_LAYERS:
         return skipped(f"needs {FEWEST_LAYERS} layers between the first and the last, found {len(inner)}")
     values = [measure(before, layer) for before, layer in inner]
     if not all(math.isfinite(v) and v >= 0 for v in values):
-        return skipped("a layer is not finite")
+        bad = any(row.nan_count or row.inf_count for row in layers)
+        return skipped("a layer is not finite" if bad else "a row of a layer's stream is zero")
     logs = [math.log(max(v, 1e-12)) for v in values]
     middle = median(logs)
     spread = max(1.4826 * median(abs(v - middle) for v in logs), CLOSE)

@@ -13,8 +13,8 @@ from .insights import Insight
 from .traces import LayerRow, TraceInput
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
-MASSIVE = 100.0  # an element this many times the stream's typical one is massive
-SINK = 0.3  # attention on position 0 above this share is a sink
+MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
+SINK = 0.3  # of what even attention leaves to the others, position 0 draws this share: a sink
 STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
 
 
@@ -25,20 +25,24 @@ def insights_of(
     makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
         ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(norms)),
         ("growth", "Growth of the residual stream", lambda: _growth(layers)),
-        ("massive", "Massive activations", lambda: _massive(layers, inputs, model.config.n_embd)),
-        ("sinks", "Attention sinks", lambda: _sinks(layers)),
+        ("massive", "Massive activations", lambda: _massive(layers, inputs)),
+        ("sinks", "Attention sinks", lambda: _sinks(layers, inputs)),
         ("turn", "Layers that barely turn the stream", lambda: _turn(layers)),
     )
-    finite = all(math.isfinite(v) for row in layers for v in (row.row_norm, row.turn, row.peak)) and all(
-        math.isfinite(v) for v in norms.values()
-    )
+    reason = _unfit(layers, norms)
     for identifier, title, make in makers:
-        if finite:
-            yield make()
-        else:
-            text = "Not evaluated: the run holds values that are not finite."
-            yield Insight(identifier, title, None, text)
+        yield Insight(identifier, title, None, f"Not evaluated: {reason}.") if reason else make()
     yield _pattern(model)
+
+
+def _unfit(layers: Sequence[LayerRow], norms: Mapping[str, float]) -> str:
+    """Why the layers' figures say nothing, or nothing of the kind."""
+    if any(row.nan_count or row.inf_count for row in layers):
+        return "the run holds values that are not finite"
+    figures = [*norms.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
+    if all(map(math.isfinite, figures)):
+        return ""
+    return "a row of the stream is zero, of which no share can be taken"
 
 
 def _rmsnorm(norms: Mapping[str, float]) -> Insight:
@@ -75,12 +79,11 @@ def _growth(layers: Sequence[LayerRow]) -> Insight:
     return Insight("growth", title, factor >= GROWN, text, numbers | {"largest_step": steps[top]})
 
 
-def _massive(layers: Sequence[LayerRow], inputs: TraceInput, width: int) -> Insight:
+def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
     title = "Massive activations"
 
     def times(row: LayerRow) -> float:
-        typical = row.row_norm / math.sqrt(width)
-        return abs(row.peak) / typical if typical else math.inf
+        return abs(row.peak) / row.typical if row.typical else math.inf
 
     row = max(layers, key=times)
     place = (
@@ -89,7 +92,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput, width: int) -> Insi
     )
     holds = times(row) >= MASSIVE
     numbers: dict[str, float | None] = {"peak": row.peak, "times_typical": times(row)}
-    ratio = f"{times(row):,.0f} times the typical element of the stream there"
+    ratio = f"{times(row):,.0f} times the median magnitude there"
     if not holds:
         text = f"None: the largest element is {place}, {ratio}; massive would be {MASSIVE:g} times or more."
         return Insight("massive", title, False, text, numbers)
@@ -102,22 +105,25 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput, width: int) -> Insi
     return Insight("massive", title, True, text, numbers)
 
 
-def _sinks(layers: Sequence[LayerRow]) -> Insight:
+def _sinks(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
     title = "Attention sinks"
     shares = {row.layer: row.sink for row in layers if row.sink is not None}
+    later = range(1, len(inputs.tokens))
     if not shares:
         return Insight("sinks", title, None, "Not evaluated: the prompt has one position.")
     top = max(shares, key=lambda layer: shares[layer])
-    mean, sinking = fmean(shares.values()), [layer for layer, share in shares.items() if share >= SINK]
+    even = fmean(1 / (position + 1) for position in later)
+    limit = even + SINK * (1 - even)
+    mean, sinking = fmean(shares.values()), [layer for layer, share in shares.items() if share >= limit]
     numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     measured = (
         f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "
-        f"({shares[top]:.0%})"
+        f"({shares[top]:.0%}); spread evenly it would be {even:.0%}"
     )
     if sinking:
-        text = f"{len(sinking)} of {len(shares)} layers put {SINK:.0%} or more on position 0: {measured}."
+        text = f"{len(sinking)} of {len(shares)} layers put {limit:.0%} or more on position 0: {measured}."
     else:
-        text = f"No layer puts {SINK:.0%} or more on position 0: {measured}."
+        text = f"No layer puts {limit:.0%} or more on position 0: {measured}."
     return Insight("sinks", title, bool(sinking), text, numbers)
 
 

@@ -13,6 +13,7 @@ from .anomalies import anomalies_of
 from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder
 from .decoder_insights import insights_of
+from .errors import InputError
 from .events import HookBus, Run, select_names
 from .llama import Cache, forward, head_forward
 from .ops import losses_of
@@ -22,7 +23,7 @@ from .stats import Array, TensorStats
 from .survey import NAMES, Survey
 from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
 
-PART = 1 << 23  # logits worked out at a time: 32 MB
+PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
 def trace_decoder(
@@ -52,6 +53,12 @@ def trace_decoder(
     compares. `names` choose the events that are kept (by default all but those that cost a
     computation of their own). Raises InputError for what does not fit.
     """
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"temperature: expected 0 or more, found {temperature}")
+    if temperature and not generate:
+        raise InputError("--temperature draws the tokens of a continuation: say how many, --generate N")
+    if generate < 0:
+        raise InputError(f"generate: expected 0 or more, found {generate}")
     everything = usual_names(model)
     shown = select_names(names, list(model.hooks.specs)) if names else everything
     kept = shown if values is True else select_names(values, list(model.hooks.specs)) if values else []
@@ -71,7 +78,17 @@ def trace_decoder(
             from .generation import generate as continue_with
 
             generation, check = continue_with(
-                model, inputs, final, cache, generate, temperature, seed, top_k or 3, watched, set(shown)
+                model,
+                inputs,
+                final,
+                cache,
+                generate,
+                temperature,
+                seed,
+                top_k or 3,
+                watched,
+                set(shown),
+                bool(run.replaced),
             )
             checks.append(check)
         else:
@@ -216,8 +233,13 @@ def _untraced(model: Decoder, inputs: TraceInput, final: Array, run: Run, wanted
     return untraced_check(head_forward(model, final[-1:]), head_forward(model, again[-1:]))
 
 
-def _candidate(token: int, label: Callable[[int], str], probs: Array) -> Candidate:
-    return Candidate(token, label(token), float(probs[token]))
+def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:
+    """The most probable token of [V], if the logits are finite."""
+    total = float(np.exp(logits - logits.max()).sum())
+    if not math.isfinite(total):
+        return None
+    token = best_tokens(logits, 1)[0]
+    return Candidate(token, label(token), 1 / total)
 
 
 def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
@@ -231,9 +253,7 @@ def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]
     found: list[Candidate | None] = []
     for start in range(0, len(stacked), size):
         logits = head_forward(model, stacked[start : start + size])
-        for row, probs in zip(logits, softmax(logits), strict=True):
-            finite = math.isfinite(float(probs.sum()))
-            found.append(_candidate(best_tokens(row, 1)[0], label, probs) if finite else None)
+        found += (_best(row, label) for row in logits)
     return tuple(
         LensRow(layer, tuple(positions), tuple(found[layer * width : (layer + 1) * width]))
         for layer in range(len(streams))

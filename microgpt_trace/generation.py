@@ -8,7 +8,7 @@ import numpy as np
 
 from .checks import Check
 from .decoder import Decoder
-from .errors import InputError
+from .events import TraceEvent
 from .llama import Cache, forward, head_forward
 from .predictions import best_tokens, softmax
 from .stats import Array
@@ -23,37 +23,38 @@ CLAIM = "decode steps equal the rows of a full pass"
 
 def generate(
     model: Decoder, inputs: TraceInput, final: Array, cache: Cache, count: int, temperature: float,
-    seed: int, top_k: int, watched: Watched, shown: set[str],
+    seed: int, top_k: int, watched: Watched, shown: set[str], replaced: bool,
 ) -> tuple[tuple[GeneratedToken, ...], Check]:  # fmt: skip
     """Up to `count` tokens after the prompt whose final stream [T, C] is given, fewer where the model
-    ends its text; and whether each step's stream equals that of a pass over everything.
+    ends its text or its logits are not finite; and whether each step's stream equals that of a pass
+    over everything, if hooks have not `replaced` values.
 
     A token carries the events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
-    if temperature < 0:
-        raise InputError(f"temperature: expected 0 or more, found {temperature}")
     rng = np.random.default_rng(seed)
     vocabulary = model.vocabulary
-    steps, streams = list[GeneratedToken](), list[Array]()
-    ids, stream, events, replaced = list(inputs.tokens), final[-1:], list(), False  # noqa: C408
+    steps, streams, events = list[GeneratedToken](), list[Array](), list[TraceEvent]()
+    ids, stream = list(inputs.tokens), final[-1:]
     while len(steps) < count:
-        if steps:
-            collector = Collector(())
-            with model.hooks.subscribe(collector, *watched.names, stats=True):
-                run = model.hooks.begin()
+        collector = Collector(())
+        with model.hooks.subscribe(collector, *watched.names, stats=True):
+            run = model.hooks.begin()
+            emit = run.tap("forward").emit
+            if steps:
                 stream = forward(model, np.array(ids[-1:]), run.tap("forward"), cache)
-                logits = run.tap("forward").emit("logits", head_forward(model, stream))
-                probs = run.tap("forward").emit("probs", softmax(logits))
-            replaced = replaced or bool(run.replaced)
+                streams.append(stream)
+            logits = emit("logits", head_forward(model, stream))
+            probs = emit("probs", softmax(logits))
+        replaced = replaced or bool(run.replaced)
+        if steps:
             events = [event for event in collector.events if event.name in shown]
-            streams.append(stream)
-        else:
-            logits = head_forward(model, stream)
-            probs = softmax(logits)
-        token = _draw(logits[0], temperature, rng)
+        if not np.isfinite(probs).all():
+            break
+        row = np.log(probs[0]) if "probs" in run.replaced else logits[0]
+        token = _draw(row, temperature, rng)
         ids.append(token)
-        best = [t for t in best_tokens(logits[0], top_k + 1) if t != token][:top_k]
+        best = [t for t in best_tokens(row, top_k + 1) if t != token][:top_k]
         chosen, *others = (
             Candidate(t, vocabulary.label(t) if vocabulary else str(t), float(probs[0, t]))
             for t in (token, *best)
@@ -61,12 +62,12 @@ def generate(
         steps.append(GeneratedToken(len(steps) + 1, len(ids) - 1, chosen, tuple(others), tuple(events)))
         if vocabulary is not None and token == vocabulary.eos_id:
             break
-    return tuple(steps), _cache_check(model, ids[:-1], streams, replaced)
+    return tuple(steps), _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, replaced)
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     """A token from softmax(logits / temperature); the most probable one at temperature 0."""
-    if temperature == 0 or not np.isfinite(logits).all():
+    if temperature == 0:
         return best_tokens(logits, 1)[0]
     probs = softmax(logits.astype(np.float64) / temperature)
     return int(rng.choice(len(probs), p=probs / probs.sum()))

@@ -50,7 +50,7 @@ def load(
         else:
             from .readers.huggingface import read_huggingface
 
-            file = read_huggingface(path if path.is_dir() else path.parent)
+            file = read_huggingface(path)
     from .decoder import Decoder
 
     return Decoder(
@@ -64,27 +64,45 @@ def _refuse(path: Path, what: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"{option} is not for {what}, which {path} is")
 
 
+def is_model(path: Path) -> bool:
+    """Whether a file or folder that is there looks like a model of any kind."""
+    if path.is_dir():
+        return (path / "config.json").is_file()
+    if kind_of(path) != "checkpoint":
+        return True
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
 def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
     """What a file or folder holds, by its content. A file of no other kind is taken for a checkpoint.
 
     Raises FileFormatError where there is nothing, or a folder without a model.
     """
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise FileFormatError(f"{path}: expected a model, found a folder without config.json")
-        return "Hugging Face"
     try:
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise FileFormatError(f"{path}: expected a model, found a folder without config.json")
+            return "Hugging Face"
+        if path.exists() and not path.is_file():
+            raise FileFormatError(f"{path}: expected a regular file, found a device or a pipe")
         with path.open("rb") as file:
             head = file.read(1 << 16)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.suffix in (".gguf", ".apr"):
+            raise FileFormatError(f"{path}: no such file") from error
         return "checkpoint"  # whose reader says how to make one
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path}: cannot read it ({getattr(error, 'strerror', error)})") from error
     if head[:4] == b"GGUF":
         return "GGUF"
     if head[:3] == b"APR":
         return "apr"
-    described = path.name == "config.json" or b'"model.layers.' in head or b'"model.embed_tokens' in head
-    if described and (path.parent / "config.json").is_file():
+    if path.name == "config.json":
         return "Hugging Face"
+    if b'"model.layers.' in head or b'"model.embed_tokens' in head:
+        if (path.parent / "config.json").is_file():
+            return "Hugging Face"
+        raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")
     return "checkpoint"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING
 
 from .decoder import Decoder
@@ -31,12 +32,14 @@ def prepare(
     if tokens is not None:
         if text is not None or special or chat:
             raise InputError("--tokens takes the place of a text: give no text, no --special and no --chat")
-        ids = list(tokens)
+        ids = list(map(index, tokens))
         text = vocabulary.decode([i for i in ids if 0 <= i < vocabulary.size]) if vocabulary else ""
         notes.append("tokens as given")
     else:
         text = DEFAULT if text is None else text
-        ids = _known(model, vocabulary).encode(text, special=special, chat=chat)
+        known = _known(model, vocabulary)
+        text = known.chat(text) if chat else text
+        ids = known.encode(text, special=special, chat=chat)
         notes += _what_was_parsed(special, chat)
     _check(model, ids, room)
     labels = tuple(vocabulary.label(i) if vocabulary and i < vocabulary.size else str(i) for i in ids)

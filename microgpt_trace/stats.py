@@ -117,7 +117,7 @@ def _in_one_pass(values: Array) -> TensorStats | None:
     if variance < 1e-6 * mean * mean:
         return None
     return TensorStats(
-        count, mean, math.sqrt(variance), math.sqrt(squares), low, high, max(-low, high), zeros, 0, 0
+        count, mean, math.sqrt(variance), math.sqrt(squares), low, high, max(abs(low), abs(high)), zeros, 0, 0
     )
 
 
@@ -132,7 +132,7 @@ def _in_two_passes(values: Array) -> TensorStats:
     if values.size == 0:
         return TensorStats(count, None, None, None, None, None, None, 0, nan_count, inf_count)
     low, high = float(values.min()), float(values.max())
-    max_abs = max(-low, high)
+    max_abs = max(abs(low), abs(high))
     # Squares and sums leave the range of float64 for magnitudes that float64 itself can hold.
     scale = max_abs if max_abs > 1e150 or 0 < max_abs < 1e-140 else 1.0
     scaled = values / scale if scale != 1.0 else values

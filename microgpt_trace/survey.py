@@ -16,6 +16,7 @@ NAMES = (
     "embed.tok", "*.norm", "layer*.attn.weights", "layer*.attn.out", "layer*.attn.residual",
     "layer*.mlp.act", "layer*.mlp.down", "layer*.mlp.residual",
 )  # fmt: skip
+SAMPLE = 4096  # elements
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 
 
@@ -44,12 +45,12 @@ class Survey:
         elif kind == "weights":
             self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
         elif kind == "out":
-            self._measured["attention_share"] = self._share(value)
+            self._measure_write("attention", value)
         elif kind == "act":
             near = np.count_nonzero(np.abs(value) <= NEAR_ZERO) / value.size
             self._measured |= {"near_zero": near, "near_zero_threshold": NEAR_ZERO}
         elif kind == "down":
-            self._measured["mlp_share"] = self._share(value)
+            self._measure_write("mlp", value)
         elif event.name.endswith("mlp.residual"):
             self._finish(event, value)
         else:
@@ -62,14 +63,17 @@ class Survey:
         """
         gain = self._gain(name)
         used = gain != 0
+        if not used.any():
+            return 0.0
         rms = np.sqrt(np.square(value[:, used] / gain[used]).mean(axis=1))
         square = np.square(self._stream).mean(axis=1, keepdims=True)
         expected = np.sqrt((np.square(self._stream[:, used]) / (square + self._eps)).mean(axis=1))
         return float(np.abs(rms - expected).max(initial=0.0))
 
-    def _share(self, write: Array) -> float:
-        """The median over the positions of |write| / |stream|."""
-        return median(row_norms(write) / row_norms(self._stream))
+    def _measure_write(self, branch: str, write: Array) -> None:
+        """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
+        self._measured[f"{branch}_typical"] = typical(write)
+        self._measured[f"{branch}_share"] = median(row_norms(write) / row_norms(self._stream))
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())
@@ -79,6 +83,7 @@ class Survey:
             "layer": event.layer,
             "stream": event.stats,
             "row_norm": median(norms),
+            "typical": typical(value),
             "turn": median(cosines),
             "peak": float(value.flat[place]),
             "peak_position": place // value.shape[1],
@@ -107,6 +112,13 @@ class Survey:
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
     return np.sqrt(np.einsum("tc,tc->t", x, x))
+
+
+def typical(x: Array) -> float:
+    """The median magnitude of the elements, or of some thousands of them spread evenly. The few massive
+    ones that sound models have do not move it."""
+    flat = x.ravel()
+    return median(np.abs(flat[:: (flat.size // SAMPLE) | 1]))
 
 
 def median(x: Array) -> float:

@@ -97,15 +97,19 @@ class StepSummary:
 class LayerRow:
     """A decoder's layer at a glance. Rows are positions; medians are taken over them.
 
-    `attention_share` and `mlp_share` are the median of |write| / |stream|, `turn` that of the cosine of
-    the layer's output and input, `near_zero` the share of SiLU outputs within `near_zero_threshold`,
-    `sink` the attention on position 0, averaged over heads and later queries.
+    `typical` is the stream's median magnitude of an element, `attention_typical` and `mlp_typical` that
+    of what each writes; `attention_share` and `mlp_share` are the median of |write| / |stream|, `turn`
+    that of the cosine of the layer's output and input, `near_zero` the share of SiLU outputs within
+    `near_zero_threshold`, `sink` the attention on position 0, averaged over heads and later queries.
     """
 
     layer: int
     stream: TensorStats
     row_norm: float
+    typical: float
+    attention_typical: float
     attention_share: float
+    mlp_typical: float
     mlp_share: float
     turn: float
     near_zero: float

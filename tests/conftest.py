@@ -1,9 +1,12 @@
 """Models that several test modules share. All are small, seeded and untrained."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from tiny_models import CASES as DECODERS
+from tiny_models import random_weights, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, init
 from microgpt_trace.batch import Packer
@@ -71,3 +74,36 @@ def deep() -> Case:
 def emma() -> Model:
     """The untrained default model in float32, as `trace` shows it."""
     return init()
+
+
+TINY_TOKENS = ("<unk>", "<s>", "</s>", "Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'")
+
+
+def write_tokenizer(folder, template=None, eos="</s>"):
+    """A tokenizer of 61 tokens, a character each, that adds no BOS; as transformers saves it."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": i, "content": TINY_TOKENS[i], "special": True, **flags} for i in range(3)]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    vocab = {token: i for i, token in enumerate(TINY_TOKENS)}
+    parts = {"normalizer": None, "pre_tokenizer": byte_level, "decoder": byte_level, "post_processor": None}
+    model = {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []}
+    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | parts | {"model": model}))
+    config = {"bos_token": "<s>", "eos_token": eos} | ({"chat_template": template} if template else {})
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(tmp_path_factory):
+    """A function that writes a tiny decoder's folder; `edit` changes its weights, `changes` its config."""
+
+    def write(case="llama_gqa", edit=None, template=None, eos="</s>", **changes):
+        config = DECODERS[case] | changes
+        weights = random_weights(config, case)
+        if edit is not None:
+            edit(weights)
+        folder = write_folder(tmp_path_factory.mktemp(case), config, weights)
+        write_tokenizer(folder, template, eos)
+        return folder
+
+    return write

@@ -97,9 +97,11 @@ def _names_a_model(text: str) -> bool:
         there = path.exists()
     except (OSError, ValueError):  # too long for a file's name
         return False
-    if there and path.is_dir():
-        return (path / "config.json").is_file() or os.sep in text
-    return there or path.suffix in MODEL_SUFFIXES
+    if path.suffix or os.sep in text:
+        return there or path.suffix in MODEL_SUFFIXES
+    from ..loading import is_model  # a bare word, which a file or folder may have for its name by chance
+
+    return there and is_model(path)
 
 
 def model_from(

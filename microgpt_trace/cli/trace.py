@@ -131,10 +131,12 @@ def trace(
         "positions": _positions(positions), "lens": lens, "generate": generate, "temperature": temperature,
         "recheck": recheck,
     }  # fmt: skip
-    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=bool(temperature))
+    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=temperature is not None)
     if loaded.family == "decoder":
         _refuse(own, "is for a microGPT: a production model is traced forward only")
-        own = {name: value for name, value in theirs.items() if value} | ({"seed": seed} if seed else {})
+        own = {name: value for name, value in theirs.items() if value} | (
+            {} if seed is None else {"seed": seed}
+        )
     else:
         extra = {"layers": layers, "fail_on": fail_on}
         _refuse(theirs | extra, f"is for a production model, and {loaded.origin} is a microGPT")

@@ -16,7 +16,6 @@ from ..decoder import ARCHITECTURES
 from ..errors import FileFormatError, InputError
 from .conventions import is_positive, is_whole
 
-
 # name in the metadata: (other names for it, what it is, the test of it)
 FIELDS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], bool]]] = {
     name: (tuple(others.split()), *kind)

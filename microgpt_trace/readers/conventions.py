@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def is_positive(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1e38
 
 
-_FITS = {
+_FITS: dict[str, Callable[[Any], bool]] = {
     WHOLE: is_whole,
     COUNT: is_count,
     POSITIVE: is_positive,
@@ -48,7 +48,7 @@ class _Brief(reprlib.Repr):
         return self.repr_list(value[: self.maxlist + 1].tolist(), level)
 
 
-brief = _Brief().repr
+brief: Callable[[Any], str] = _Brief().repr
 
 
 class Settings:
@@ -82,7 +82,7 @@ class Settings:
         """A value, or the default of those who define the format."""
         value = self.get(key, kind)
         if value is None:
-            shown = f"{default:,}" if is_count(default) else str(default).lower()
+            shown = f"{default:,.10g}" if is_positive(default) else str(default).lower()
             self.notes.append(f"{key} = {shown} ({why})")
             return default
         return value

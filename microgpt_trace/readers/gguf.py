@@ -20,7 +20,8 @@ import numpy as np
 
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from .model_file import map_file
+from .conventions import COUNT, WHOLE, Settings, brief
+from .model_file import blaming, map_file
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -36,7 +37,8 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-MAX_DIMS, MAX_DEPTH = 4, 3
+MAX_DIMS, MAX_NAME = 4, 256
+_RUN, _LONGEST = 1 << 20, 1 << 16  # bytes of strings decoded together, and of one of them
 
 
 @dataclass(frozen=True)
@@ -55,28 +57,36 @@ def read_gguf_header(path: Path) -> GgufFile:
     """
     first = _first_part(path)
     whole = _Part(first)
-    count = whole.metadata.get("split.count", 1)
-    if count == 1:
-        return GgufFile(whole.version, whole.metadata, tuple(whole.tensors))
+    count, _ = whole.place()
+    parts = [whole] if count == 1 else _parts(first, whole, count)
+    tensors: dict[str, StoredTensor] = {}
+    for part in parts:
+        for tensor in part.tensors:
+            if tensor.name in tensors:
+                raise FileFormatError(f"{part.path}: tensor {tensor.name!r} is in another part, too")
+            tensors[tensor.name] = tensor
+    with blaming(first):
+        expected = whole.said.get("split.tensors.count", COUNT)
+    if expected not in (None, len(tensors)):
+        raise FileFormatError(f"{first}: expected {expected:,} tensors in all parts, found {len(tensors):,}")
+    return GgufFile(whole.version, whole.metadata, tuple(tensors.values()))
+
+
+def _parts(first: Path, whole: _Part, count: int) -> list[_Part]:
     split = _SPLIT.fullmatch(first.name)
-    if split is None or not isinstance(count, int) or int(split[3]) != count or int(split[2]) != 1:
+    if split is None or int(split[3]) != count:
         raise FileFormatError(
-            f"{first}: the file says it is part of {count}, but is not named NAME-00001-of-{count:0>5}.gguf"
+            f"{first}: the file says it is part of {count}, but is not named NAME-00001-of-{count:05}.gguf"
         )
-    tensors = list(whole.tensors)
-    for number in range(2, count + 1):
-        part = _Part(first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf"))
-        if part.metadata.get("split.no") != number - 1 or part.metadata.get("split.count") != count:
-            raise FileFormatError(f"{part.path}: expected part {number} of {count}, found another file")
-        tensors += part.tensors
-    names = {tensor.name for tensor in tensors}
-    expected = whole.metadata.get("split.tensors.count", len(names))
-    if len(names) != len(tensors) or len(names) != expected:
-        raise FileFormatError(
-            f"{first}: expected {expected} tensors in {count} parts, found {len(names)} names "
-            f"of {len(tensors)}"
-        )
-    return GgufFile(whole.version, whole.metadata, tuple(tensors))
+    parts = []
+    for number in range(1, count + 1):
+        path = first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf")
+        part = whole if number == 1 else _Part(path)
+        if part.place() != (count, number):
+            of, found = part.place()
+            raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
+        parts.append(part)
+    return parts
 
 
 def _first_part(path: Path) -> Path:
@@ -89,8 +99,6 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
         self.bytes = map_file(path)
         self.buffer = self.bytes.data  # struct and slices work on it without a copy
         self.at = 0
@@ -106,7 +114,13 @@ class _Part:
         self._fits(tensor_count, 24, "tensors")
         self._fits(pair_count, 13, "metadata pairs")
         self.metadata = self._pairs(pair_count)
+        self.said = Settings(self.metadata, [])
         self.tensors = self._tensors(tensor_count)
+
+    def place(self) -> tuple[int, int]:
+        """Of how many parts this is one, and which, from 1."""
+        with blaming(self.path):
+            return self.said.get("split.count", WHOLE) or 1, (self.said.get("split.no", COUNT) or 0) + 1
 
     def _fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.path}: {what}, at byte {self.at:,} of {len(self.bytes):,}")
@@ -123,51 +137,66 @@ class _Part:
         if count * least > len(self.bytes) - self.at:
             raise self._fail(f"{count:,} {what} do not fit into the file")
 
-    def _string(self, what: str) -> str:
+    def _string(self, what: str, most: int | None = None) -> str:
         length = self._number(_U64, what)
         if length > len(self.bytes) - self.at:
             raise self._fail(f"{what} of {length:,} bytes does not fit into the file")
+        if most is not None and length > most:
+            raise self._fail(f"{what} of {length:,} bytes; at most {most} are expected")
         self.at += length
         return str(self.buffer[self.at - length : self.at], "utf-8", "surrogateescape")
 
     def _pairs(self, count: int) -> dict[str, Any]:
         pairs: dict[str, Any] = {}
         for _ in range(count):
-            key = self._string("a metadata key")
+            key = self._string("a metadata key", MAX_NAME)
+            if key in pairs:
+                raise self._fail(f"the metadata have {key!r} twice")
             pairs[key] = self._value(self._number(_U32, f"{key!r}"), key)
         return pairs
 
-    def _value(self, kind: int, key: str, depth: int = 0) -> Any:
+    def _value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], f"the value of {key!r}")
         if kind == _STRING:
             return self._string(f"the value of {key!r}")
-        if kind != _ARRAY or depth == MAX_DEPTH:
+        if kind != _ARRAY:
             raise self._fail(f"{key!r} has a value of unknown type {kind}")
         kind, count = self._number(_U32, f"{key!r}"), self._number(_U64, f"{key!r}")
-        if kind in _SCALARS:
-            self._fits(count, _SCALARS[kind].size, f"values of {key!r}")
-            stop = self.at + count * _SCALARS[kind].size
-            numbers = np.frombuffer(self.buffer[self.at : stop], _SCALARS[kind].format)
-            self.at = stop
-            return numbers
-        self._fits(count, 8, f"values of {key!r}")
-        return self._strings(count, key) if kind == _STRING else [
-            self._value(kind, key, depth + 1) for _ in range(count)
-        ]  # fmt: skip
+        if kind == _STRING:
+            self._fits(count, 8, f"values of {key!r}")
+            return self._strings(count, key)
+        if kind not in _SCALARS:  # arrays of arrays included: no engine reads them
+            raise self._fail(f"{key!r} is an array of unknown type {kind}")
+        self._fits(count, _SCALARS[kind].size, f"values of {key!r}")
+        start, self.at = self.at, self.at + count * _SCALARS[kind].size
+        return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
     def _strings(self, count: int, key: str) -> list[str]:
-        """As `_string` count times, decoded together: a vocabulary has 150,000 of them (10 ms, not 40).
+        strings: list[str] = []
+        while len(strings) < count:
+            strings += self._run_of_strings(count - len(strings), key)
+        return strings
+
+    def _run_of_strings(self, most: int, key: str) -> list[str]:
+        """As `_string` many times, decoded together: a vocabulary has 150,000 of them (10 ms, not 40).
 
         Each length makes way for one byte 0xFF, which stands nowhere in UTF-8, and parts the text.
         """
         start, at, size, unpack = self.at, self.at, len(self.bytes), _U64.unpack_from
-        lengths_at = []
-        for _ in range(count):
-            lengths_at.append(at)
+        lengths_at: list[int] = []
+        for _ in range(most):
+            if at - start > _RUN:
+                break
             if at + 8 > size:
                 raise self._fail(f"the file ends within {key!r}")
-            at += 8 + unpack(self.buffer, at)[0]
+            (length,) = unpack(self.buffer, at)
+            if length > _LONGEST:
+                raise self._fail(
+                    f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
+                )
+            lengths_at.append(at)
+            at += 8 + length
         if at > size:
             raise self._fail(f"a string of {key!r} does not fit into the file")
         self.at = at
@@ -176,15 +205,15 @@ class _Part:
         kept[(places[:, None] + np.arange(1, 8)).ravel()] = False
         region[places] = 0xFF
         strings = region[kept].tobytes().decode("utf-8", "surrogateescape").split("\udcff")[1:]
-        if len(strings) == count:
+        if len(strings) == len(places):
             return strings
         raise self._fail(f"a string of {key!r} is not UTF-8")
 
     def _tensors(self, count: int) -> list[StoredTensor]:
         index = [self._entry() for _ in range(count)]
         alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise self._fail(f"general.alignment: expected a power of two, found {alignment!r}")
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise self._fail(f"general.alignment: expected a power of two, found {brief(alignment)}")
         start = -(-self.at // alignment) * alignment
         last_stop, last_name = 0, ""
         tensors: dict[str, StoredTensor] = {}
@@ -200,7 +229,7 @@ class _Part:
         return [tensors[entry[0]] for entry in index]
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string("a tensor's name")
+        name = self._string("a tensor's name", MAX_NAME)
         n_dims = self._number(_U32, f"tensor {name!r}")
         if not 1 <= n_dims <= MAX_DIMS:
             raise self._fail(f"tensor {name!r}: expected 1 to {MAX_DIMS} dimensions, found {n_dims}")

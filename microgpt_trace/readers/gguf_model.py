@@ -10,9 +10,10 @@ import numpy as np
 
 from ..decoder import DecoderConfig, Rope, yarn_attention_factor
 from ..encodings import StoredTensor
-from ..errors import FileFormatError, InputError
+from ..errors import InputError
+from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, brief, scaled_rope
 from .gguf import read_gguf_header
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_tensors
+from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -30,11 +31,11 @@ def read_gguf(path: Path) -> ModelFile:
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
     factors = stored.pop(ROPE_FACTORS, None)
-    keys = _Keys(path, header.metadata, notes)
-    keys.check_architecture()
-    tensors = by_our_names(path, stored.values())
     with blaming(path):
-        config = _config(keys, tensors, factors)
+        architecture = _architecture(header.metadata)
+        tensors = by_our_names(path, stored.values())
+        keys = Settings(header.metadata, notes, f"{architecture}.")
+        config = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
 
     def vocabulary() -> Vocabulary | None:
@@ -47,59 +48,34 @@ def read_gguf(path: Path) -> ModelFile:
     )
 
 
-class _Keys:
-    """Metadata of one architecture; what is missing raises, or is noted as taken."""
-
-    def __init__(self, path: Path, metadata: Mapping[str, Any], notes: list[str]) -> None:
-        self.path, self.metadata, self.notes = path, metadata, notes
-        self.architecture = metadata.get("general.architecture")
-
-    def check_architecture(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise FileFormatError(
-                f"{self.path}: architecture {self.architecture!r} is not supported; these are: "
-                f"{', '.join(ARCHITECTURES)} (mistral as llama)"
-            )
-        if self.get("expert_count"):
-            raise FileFormatError(f"{self.path}: a mixture of {self.get('expert_count')} experts")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key; a list of one value for all layers is that value."""
-        value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, np.ndarray):
-            if len(set(value.tolist())) != 1:
-                raise InputError(f"{key} differs from layer to layer")
-            value = value[0].item()
-        return value
-
-    def need(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            raise InputError(f"the metadata lack {self.architecture}.{key}")
-        return value
-
-    def assume(self, key: str, default: Any, why: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            self.notes.append(f"{key} = {default:,} ({why})")
-            return default
-        return value
+def _architecture(metadata: Mapping[str, Any]) -> str:
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise InputError(
+            f"architecture {brief(architecture)} is not supported; these are: "
+            f"{', '.join(ARCHITECTURES)} (mistral as llama)"
+        )
+    return architecture
 
 
-def _config(keys: _Keys, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None) -> DecoderConfig:
+def _config(
+    architecture: str, keys: Settings, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None
+) -> DecoderConfig:
+    experts = keys.get("expert_count", COUNT)
+    if experts:
+        raise InputError(f"a mixture of {experts} experts is not supported")
     if "wte" not in tensors:
         raise InputError("tensor 'token_embd.weight' is missing")
-    width, n_head = keys.need("embedding_length"), keys.need("attention.head_count")
-    if not isinstance(n_head, int) or n_head < 1:
-        raise InputError(f"attention.head_count: expected at least 1, found {n_head!r}")
-    head_dim = keys.get("attention.key_length", width // n_head)
+    width, n_head = keys.need("embedding_length", WHOLE), keys.need("attention.head_count", WHOLE)
+    head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
     for key in ("attention.value_length", "rope.dimension_count"):
-        if keys.get(key, head_dim) != head_dim:
-            raise InputError(f"{key} {keys.get(key)} differs from the head's {head_dim} channels")
-    n_layer, window = keys.need("block_count"), keys.get("attention.sliding_window") or None
+        found = keys.get(key, WHOLE) or head_dim
+        if found != head_dim:
+            raise InputError(f"{key} {found} differs from the head's {head_dim} channels")
+    n_layer, window = keys.need("block_count", WHOLE), keys.get("attention.sliding_window", COUNT) or None
+    check_depth(n_layer, tensors)
     if window:
         keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")
-    architecture = str(keys.architecture)
     biases = biases_of(tensors)
     if architecture == "qwen2" and not {"attn_bq", "attn_bk", "attn_bv"} <= set(biases):
         raise InputError("qwen2 needs biases of q, k and v, which are not there")
@@ -108,13 +84,13 @@ def _config(keys: _Keys, tensors: Mapping[str, StoredTensor], factors: StoredTen
         n_layer=n_layer,
         n_embd=width,
         n_head=n_head,
-        n_kv_head=keys.get("attention.head_count_kv", n_head),
+        n_kv_head=keys.get("attention.head_count_kv", WHOLE) or n_head,
         head_dim=head_dim,
-        n_inner=keys.need("feed_forward_length"),
+        n_inner=keys.need("feed_forward_length", WHOLE),
         vocab_size=tensors["wte"].shape[0],
-        context_length=keys.need("context_length"),
-        norm_eps=keys.need("attention.layer_norm_rms_epsilon"),
-        rope=_rope(keys, factors),
+        context_length=keys.need("context_length", WHOLE),
+        norm_eps=keys.need("attention.layer_norm_rms_epsilon", POSITIVE),
+        rope=_rope(keys, _read_factors(factors, head_dim)),
         tied="lm_head" not in tensors,
         biases=biases,
         qk_norm=architecture == "qwen3",
@@ -124,27 +100,43 @@ def _config(keys: _Keys, tensors: Mapping[str, StoredTensor], factors: StoredTen
     )
 
 
-def _rope(keys: _Keys, factors: StoredTensor | None) -> Rope:
-    theta = keys.assume("rope.freq_base", 10000.0, "what GGUF says where the file does not")
-    kind = keys.get("rope.scaling.type", "none")
-    named: dict[str, Any] = {"kind": "default"}
-    if kind == "linear" or (kind == "none" and keys.get("rope.scale_linear", 1.0) != 1.0):
-        factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear"))
-        named = {"kind": "linear", "factor": factor}
+def _read_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
+    if factors is None:
+        return ()
+    if factors.shape != (head_dim // 2,):
+        found = list(factors.shape)
+        raise InputError(f"tensor {factors.name!r}: expected shape [{head_dim // 2}], found {found}")
+    return tuple(factors.read().tolist())
+
+
+def _rope(keys: Settings, factors: tuple[float, ...]) -> Rope:
+    theta = keys.assume("rope.freq_base", POSITIVE, 10000.0, "what llama.cpp takes")
+    kind = keys.get("rope.scaling.type", TEXT)
+    factor = keys.get("rope.scaling.factor", POSITIVE) or keys.get("rope.scale_linear", POSITIVE)
+    if kind is None and factor not in (None, 1):
+        kind = keys.assume(
+            "rope.scaling.type", TEXT, "linear", "what llama.cpp takes where there is a factor"
+        )
+    scaling: dict[str, Any] = {}
+    if kind == "linear":
+        scaling = {"type": kind, "factor": factor}
     elif kind == "yarn":
-        factor = keys.need("rope.scaling.factor")
-        named = {"kind": "yarn", "factor": factor}
-        named["original_context"] = keys.need("rope.scaling.original_context_length")
-        for key in ("beta_fast", "beta_slow"):
-            named[key] = keys.get(f"rope.scaling.yarn_{key}", 32.0 if key == "beta_fast" else 1.0)
-        if keys.get("rope.scaling.yarn_log_multiplier") or keys.get("rope.scaling.yarn_ext_factor", 1) != 1:
-            raise InputError("RoPE yarn with a log multiplier or ext factor is not supported")
-        if keys.get("rope.scaling.yarn_attn_factor", 1.0) != 1.0:
-            raise InputError("RoPE yarn with yarn_attn_factor is not supported: engines read it in two ways")
-        extra = keys.get("rope.scaling.attn_factor", 1.0)
-        named["attention_factor"] = extra * yarn_attention_factor(factor)
-    elif kind != "none":
-        named = {"kind": kind}
-    if factors is not None:
-        named["factors"] = tuple(factors.read().ravel().tolist())
-    return Rope(theta=theta, **named)
+        scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
+    elif kind not in (None, "none"):
+        raise InputError(f"RoPE scaling {brief(kind)} is not supported; these are: none, linear, yarn")
+    return scaled_rope(theta, scaling, factors)
+
+
+def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
+    """What yarn has besides its factor. Engines read yarn_attn_factor in two ways, so it is refused."""
+    for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
+        value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)
+        if isinstance(value, np.ndarray) or value != neutral:
+            raise InputError(f"RoPE yarn with {key} {brief(value)} is not supported")
+    original = keys.need("rope.scaling.original_context_length", WHOLE)
+    why = "what yarn's authors recommend"
+    betas = (("beta_fast", 32.0), ("beta_slow", 1.0))
+    named = {name: keys.assume(f"rope.scaling.yarn_{name}", POSITIVE, usual, why) for name, usual in betas}
+    extra = keys.get("rope.scaling.attn_factor", POSITIVE) or 1.0
+    attention = extra * yarn_attention_factor(factor or 1.0)
+    return {"original_max_position_embeddings": original, "attention_factor": attention, **named}

@@ -269,4 +269,5 @@ def _brief(rule: Anomaly) -> str:
     if rule.value is None:
         return rule.id
     where = "" if rule.source == "invariant" else " spreads of the layers"
-    return f"{rule.id} {rule.value:.3g} (allowed {rule.threshold:g}{where})"
+    value = f"{rule.value:,.0f}" if rule.value.is_integer() else f"{rule.value:.3g}"
+    return f"{rule.id} {value} (allowed {rule.threshold:g}{where})"

