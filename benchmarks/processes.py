@@ -32,10 +32,11 @@ class Usage(NamedTuple):
 
 def commands(folder: Path) -> dict[str, list[str]]:
     """What is measured, by the name it has in the table."""
-    train = ["-m", "microgpt_trace", "train", "--out", str(folder / "model.safetensors"), "--force"]
+    microgpt = [sys.executable, "-m", "microgpt_trace"]
+    train = [*microgpt, "train", "--out", str(folder / "model.safetensors"), "--force"]
     return {
-        "import numpy": ["-c", "import numpy"],
-        "trace emma": ["-m", "microgpt_trace", "trace", "emma"],
+        "import numpy": [sys.executable, "-c", "import numpy"],
+        "trace emma": [*microgpt, "trace", "emma"],
         "train --steps 1": [*train, "--steps", "1"],
         f"train --steps {STEPS}": [*train, "--steps", str(STEPS)],
     }
@@ -67,16 +68,17 @@ def drained_terminal():
         os.close(reader)
 
 
-def measure(arguments: list[str]) -> Usage:
-    """Run Python with these arguments to its end. Raises RuntimeError if it fails."""
+def measure(command: list[str], to_terminal: bool = True) -> Usage:
+    """Run a command to its end; what it prints goes to a terminal or nowhere. RuntimeError if it fails."""
     with drained_terminal() as terminal:
         start = time.perf_counter()
-        child = subprocess.Popen([sys.executable, *arguments], stdout=terminal, stderr=terminal)
+        output = terminal if to_terminal else subprocess.DEVNULL
+        child = subprocess.Popen(command, stdout=output, stderr=terminal)
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        raise RuntimeError(f"python {' '.join(arguments)} ended with exit code {child.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {child.returncode}")
     return Usage(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * KIB_PER_UNIT / 1024)
 
 
@@ -92,8 +94,8 @@ def report() -> None:
     found: dict[str, list[Usage]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(REPEATS):
-            for name, arguments in commands(Path(folder)).items():
-                found.setdefault(name, []).append(measure(arguments))
+            for name, command in commands(Path(folder)).items():
+                found.setdefault(name, []).append(measure(command))
     usages = {name: best(each) for name, each in found.items()}
     numpy, trace, one, many = usages.values()
     rows = [[name, f"{u.wall:.3f} s", f"{u.cpu:.3f} s", f"{u.memory:.1f} MB"] for name, u in usages.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -88,8 +89,8 @@ class Checker:
         elif kind in ("weights", "probs"):
             self._compare("softmax", event, value.sum(axis=-1), np.ones((), value.dtype))
             if kind == "weights":
-                later = np.triu(value, value.shape[-1] - value.shape[-2] + 1)
-                self._compare("causal", event, later, np.zeros((), value.dtype))
+                above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
+                self._record("causal", event, max(float(above.max()), -float(above.min())))
 
     def _used(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
@@ -107,9 +108,10 @@ class Checker:
         self, claim: str, event: TraceEvent, found: Array, expected: Array, magnitude: float = 1.0
     ) -> None:
         """Record the largest difference, relative to the magnitude of what was added up."""
+        self._record(claim, event, float(np.abs(found - expected).max(initial=0.0)) / (magnitude or 1.0))
+
+    def _record(self, claim: str, event: TraceEvent, deviation: float) -> None:
         worst = self._worst[claim]
-        scale = magnitude or 1.0
-        deviation = float(np.abs(found - expected).max(initial=0.0)) / scale
         worst.checked = True
         if np.isfinite(worst.deviation) and not deviation <= worst.deviation:  # NaN is the worst and stays
             worst.deviation, worst.where = deviation, event.name
@@ -134,6 +136,12 @@ class Checker:
                 holds = worst.deviation <= tolerance
                 result.append(Check(name, CLAIMS[name], holds, worst.deviation, tolerance, worst.where))
         return result
+
+
+@lru_cache(maxsize=4)
+def _above_diagonal(queries: int, keys: int, dtype: str) -> Array:
+    """1 where a key [.., S] is later than its query, one of the last T: [T, S]"""
+    return 1 - np.tri(queries, keys, keys - queries, dtype=dtype)
 
 
 def untraced_check(traced: Array, untraced: Array) -> Check:

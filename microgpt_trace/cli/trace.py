@@ -10,6 +10,8 @@ import typer
 from ..errors import InputError
 from ..files import check_target
 from .options import (
+    DECODER,
+    MICROGPT,
     STDOUT,
     BosPlace,
     Heads,
@@ -26,8 +28,6 @@ from .options import (
 )
 from .output import note, put
 from .run_trace import Request, run
-
-MICROGPT, DECODER = "For a microGPT", "For a production model"
 
 Layer = Annotated[
     list[str] | None,

@@ -105,9 +105,13 @@ def describe_rope(config: dict[str, Any]) -> str:
 def describe_encodings(encodings: Sequence[dict[str, Any]]) -> str:
     total = sum(e["bytes"] for e in encodings)
     return ", ".join(
-        f"{e['type']} {e['bytes'] / total:.0%} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
+        f"{e['type']} {_share(e['bytes'] / total)} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
         for e in encodings
     )
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else f"{share:.2g}" if share < 0.0005 else f"{share:.1%}"
 
 
 def print_layers(layers: Sequence[LayerRow], screen: Screen) -> None:

@@ -9,6 +9,9 @@ from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from .screen import Screen, escape
@@ -34,7 +37,24 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
     cells = [titles, *([screen.words(column.cell(row)) for column in columns] for row in rows)]
     widths = _fitting_widths(columns, [[_width(cell) for cell in row] for row in cells], screen.width)
     lines = [line for row in cells for line in _lines_of(row, widths, columns)]
-    screen.print(Text.from_markup("\n".join([f"[dim]{lines[0]}[/dim]", *lines[1:]])), no_wrap=True)
+    screen.print(_Lines(lines))
+
+
+class _Lines:
+    """Lines that fit, the first of them dim, without rich's search for places to break them."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        style = console.get_style("dim")
+        for line in self.lines:
+            if _styled(line):
+                yield from Text.from_markup(line).render(console)
+            else:
+                yield Segment(line.replace("\\[", "["), style)
+            yield Segment.line()
+            style = Style.null()
 
 
 def _styled(cell: str) -> bool:

@@ -7,7 +7,7 @@ from functools import cached_property
 from io import StringIO
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape as escape
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +30,11 @@ class Screen(Console):
     def on_broken_pipe(self) -> None:
         raise ReaderGone
 
-    @cached_property  # rich asks the terminal anew: 10 us, for each of 7,000 cells
+    @cached_property  # rich would ask the terminal anew, for each of 7,000 cells
+    def size(self) -> ConsoleDimensions:
+        return super().size
+
+    @cached_property
     def ascii_only(self) -> bool:
         return self.options.ascii_only
 
