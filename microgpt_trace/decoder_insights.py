@@ -45,6 +45,11 @@ def _unfit(layers: Sequence[LayerRow], norms: Mapping[str, float]) -> str:
     return "a row of the stream is zero, of which no share can be taken"
 
 
+def _number(value: float) -> str:
+    """Four significant digits, none of them as an exponent at 22,552."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
 def _rmsnorm(norms: Mapping[str, float]) -> Insight:
     worst = max(norms, key=lambda name: norms[name])
     holds = norms[worst] <= NORM_TOLERANCE
@@ -87,8 +92,8 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
 
     row = max(layers, key=times)
     place = (
-        f"{row.peak:.4g} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), channel "
-        f"{row.peak_channel}, after layer {row.layer}"
+        f"{_number(row.peak)} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), "
+        f"channel {row.peak_channel}, after layer {row.layer}"
     )
     holds = times(row) >= MASSIVE
     numbers: dict[str, float | None] = {"peak": row.peak, "times_typical": times(row)}

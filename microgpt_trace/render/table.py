@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 
 from rich.text import Text
@@ -86,7 +87,8 @@ def print_stages(
     layers = dict[int | None, LayerRow]()
     if events is trace.events:
         layers = {row.layer: row for row in trace.layers}
-    overview, statistics = _overview_columns(trace, layers), _statistics_columns(specs)
+    number = partial(figure, digits=3) if trace.model["family"] == "microgpt" else significant
+    overview, statistics = _overview_columns(trace, layers), _statistics_columns(specs, number)
     if any(event.seconds is not None for event in forward):
         timed = [Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True)]
     else:
@@ -121,11 +123,11 @@ def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> li
     ]
 
 
-def _statistics_columns(specs: dict[str, EventSpec]) -> list[Column]:
+def _statistics_columns(specs: dict[str, EventSpec], number: Callable[[float | None], str]) -> list[Column]:
     return [
         Column("event", lambda e: e.name),
-        Column("mean", lambda e: _of(e, "mean", 3), right=True),
-        Column("std", lambda e: _of(e, "std", 3), right=True),
+        Column("mean", lambda e: number(_stats(e).mean), right=True),
+        Column("std", lambda e: number(_stats(e).std), right=True),
         Column("zeros", lambda e: f"{_stats(e).zero_count:,}", right=True),
         Column("NaN/Inf", lambda e: f"{_stats(e).nan_count}/{_stats(e).inf_count}", right=True),
         Column("parameter", lambda e: escape(specs[e.name].parameter), wrap=True),
@@ -135,10 +137,6 @@ def _statistics_columns(specs: dict[str, EventSpec]) -> list[Column]:
 def _stats(event: TraceEvent) -> TensorStats:
     assert event.stats is not None  # a Trace's events carry statistics
     return event.stats
-
-
-def _of(event: TraceEvent, field: str, digits: int = 2) -> str:
-    return figure(getattr(_stats(event), field), digits)
 
 
 def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -> str:
