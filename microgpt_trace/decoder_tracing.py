@@ -13,15 +13,16 @@ from .anomalies import anomalies_of
 from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder
 from .decoder_insights import insights_of
-from .errors import InputError
 from .events import HookBus, Run, select_names
-from .llama import Cache, forward, head_forward
+from .generation import Sampling, continue_prompt
+from .llama import Cache, forward, head_forward, rmsnorm
 from .ops import losses_of
 from .predictions import best_tokens, prediction_of, softmax
 from .prompt import chosen_positions, prepare
 from .stats import Array, TensorStats
 from .survey import NAMES, Survey
-from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
+from .threads import one_blas_thread
+from .traces import Candidate, Collector, GeneratedToken, LensRow, Prediction, Trace, TraceInput
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 PART = 1 << 21  # logits worked out at a time: 8 MB
@@ -54,60 +55,49 @@ def trace_decoder(
     compares. `names` choose the events that are kept (by default all but those that cost a
     computation of their own). Raises InputError for what does not fit.
     """
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise InputError(f"temperature: expected 0 or more, found {temperature}")
-    if temperature and not generate:
-        raise InputError("--temperature draws the tokens of a continuation: say how many, --generate N")
-    if generate < 0:
-        raise InputError(f"generate: expected 0 or more, found {generate}")
-    everything = usual_names(model)
-    shown = select_names(names, list(model.hooks.specs)) if names else everything
-    kept = shown if values is True else select_names(values, list(model.hooks.specs)) if values else []
+    sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
+    known, everything = list(model.hooks.specs), usual_names(model)
+    shown = select_names(names, known) if names else everything
+    kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions(positions, len(inputs.tokens))
     watched = Watched(model, sorted({*everything, *shown}), kept, rows if lens else ())
-    cache = Cache(len(inputs.tokens) + generate) if generate else None
+    with one_blas_thread(), np.errstate(all="ignore"):
+        return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
+
+
+def _run(
+    model: Decoder, inputs: TraceInput, rows: Sequence[int], watched: Watched, shown: set[str],
+    sampling: Sampling, top_k: int, time: bool, recheck: bool,
+) -> Trace:  # fmt: skip
+    """The pass over the prompt, then what goes on from it."""
+    cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
     with watched.observe():
         run = model.hooks.begin(time)
         final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-        predictions, loss = predict(model, final, inputs, rows, top_k or TOP, run)
+        predictions, loss = predict(model, final, inputs, rows, top_k, run)
     checks = [watched.checker.finite(), *watched.checker.checks()]
-    with np.errstate(all="ignore"):
-        checks.append(_untraced(model, inputs, final, run, recheck))
-        lenses = lens_rows(model, watched.survey.kept, rows) if lens else ()
-        if cache is not None:
-            from .generation import generate as continue_with
-
-            generation, check = continue_with(
-                model,
-                inputs,
-                final,
-                cache,
-                generate,
-                temperature,
-                seed,
-                top_k or 3,
-                watched,
-                set(shown),
-                bool(run.replaced),
-            )
-            checks.append(check)
-        else:
-            generation = ()
-    chosen, events = set(shown), watched.collector.events
-    layers = watched.survey.rows(events)
+    checks.append(_untraced(model, inputs, final, run, recheck))
+    generation: tuple[GeneratedToken, ...] = ()
+    if cache is not None:
+        generation, check = continue_prompt(
+            model, inputs, final, cache, sampling, watched.names, shown, bool(run.replaced)
+        )
+        checks.append(check)
+    events, survey = watched.collector.events, watched.survey
+    layers = survey.rows(events)
     return Trace(
         model=model.describe(),
         input=inputs,
-        events=tuple(event for event in events if event.name in chosen),
+        events=tuple(event for event in events if event.name in shown),
         predictions=predictions,
         loss=loss,
         chance_loss=math.log(model.config.vocab_size),
         checks=tuple(checks),
-        insights=tuple(insights_of(model, layers, watched.survey.norms, inputs)),
+        insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of(events, layers, watched.survey.norms)),
-        lens=lenses,
+        anomalies=tuple(anomalies_of(events, layers, survey.norms)),
+        lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
         generation=generation,
         arrays=watched.collector.arrays,
     )
@@ -142,7 +132,7 @@ class Watched:
     @contextmanager
     def observe(self) -> Iterator[None]:
         parts = [name for name in self.names if name not in self.kept]
-        with np.errstate(all="ignore"), ExitStack() as stack:
+        with ExitStack() as stack:
             stack.enter_context(self.checker.watch(self.bus, *self.names))
             stack.enter_context(self.bus.subscribe(self.survey, *NAMES, stats=True))
             for names, in_parts in ((parts, True), (self.kept, False)):
@@ -245,8 +235,6 @@ def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:
 
 def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
     """Final norm and head applied to the stream after each layer: the top token of every position."""
-    from .llama import rmsnorm
-
     label, width = labeller(model), len(positions)
     gain, eps = model.tensors["final_norm"].read(), model.config.norm_eps
     stacked = rmsnorm(np.concatenate(streams), gain, eps)

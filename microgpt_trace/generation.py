@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .checks import Check
 from .decoder import Decoder
+from .errors import InputError
 from .events import TraceEvent
 from .llama import Cache, forward, head_forward
 from .predictions import best_tokens, softmax
 from .stats import Array
 from .traces import Candidate, Collector, GeneratedToken, TraceInput
 
-if TYPE_CHECKING:
-    from .decoder_tracing import Watched
-
 CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
 CLAIM = "decode steps equal the rows of a full pass"
 
 
-def generate(
-    model: Decoder, inputs: TraceInput, final: Array, cache: Cache, count: int, temperature: float,
-    seed: int, top_k: int, watched: Watched, shown: set[str], replaced: bool,
+@dataclass(frozen=True)
+class Sampling:
+    """How a prompt is continued: `count` tokens, drawn at a temperature by a seed (0: greedily), each
+    with so many runners-up."""
+
+    count: int
+    temperature: float
+    seed: int
+    runners_up: int
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise InputError(f"generate: expected 0 or more, found {self.count}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InputError(f"temperature: expected 0 or more, found {self.temperature}")
+        if self.temperature and not self.count:
+            raise InputError("--temperature draws the tokens of --generate N: say how many")
+
+
+def continue_prompt(
+    model: Decoder, inputs: TraceInput, final: Array, cache: Cache, sampling: Sampling,
+    observed: Sequence[str], shown: set[str], replaced: bool,
 ) -> tuple[tuple[GeneratedToken, ...], Check]:  # fmt: skip
-    """Up to `count` tokens after the prompt whose final stream [T, C] is given, fewer where the model
-    ends its text or its logits are not finite; and whether each step's stream equals that of a pass
-    over everything, if hooks have not `replaced` values.
+    """Up to `sampling.count` tokens after the prompt whose final stream [T, C] is given, fewer where
+    the model ends its text or its logits are not finite; and whether each step's stream equals that
+    of a pass over everything, if hooks have not `replaced` values.
 
     A token carries the events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(sampling.seed)
     vocabulary = model.vocabulary
     steps, streams, events = list[GeneratedToken](), list[Array](), list[TraceEvent]()
     ids, stream = list(inputs.tokens), final[-1:]
-    while len(steps) < count:
+    while len(steps) < sampling.count:
         collector = Collector(())
-        with model.hooks.subscribe(collector, *watched.names, stats=True):
+        with model.hooks.subscribe(collector, *observed, stats=True):
             run = model.hooks.begin()
             emit = run.tap("forward").emit
             if steps:
@@ -52,12 +71,12 @@ def generate(
         if not np.isfinite(probs).all():
             break
         row = np.log(probs[0]) if "probs" in run.replaced else logits[0]
-        token = _draw(row, temperature, rng)
+        token = _draw(row, sampling.temperature, rng)
         ids.append(token)
-        best = [t for t in best_tokens(row, top_k + 1) if t != token][:top_k]
+        best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != token]
         chosen, *others = (
             Candidate(t, vocabulary.label(t) if vocabulary else str(t), float(probs[0, t]))
-            for t in (token, *best)
+            for t in (token, *best[: sampling.runners_up])
         )
         steps.append(GeneratedToken(len(steps) + 1, len(ids) - 1, chosen, tuple(others), tuple(events)))
         if vocabulary is not None and token == vocabulary.eos_id:

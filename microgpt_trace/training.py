@@ -19,6 +19,7 @@ from .model import Model, Schedule, TrainingState, init
 from .ops import losses_of
 from .parameters import Parameters, aligned
 from .stats import Array
+from .threads import one_blas_thread
 from .tokenizer import Tokenizer
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
@@ -216,8 +217,6 @@ def train(
     not fit are told of in a warning. Raises DivergedError where the loss is not finite, and
     FileFormatError or InputError for bad input.
     """
-    from threadpoolctl import threadpool_limits
-
     start = model or init(seed=seed)
     fresh = Model(start.params.copy(), start.tokenizer, start.origin)
     documents = Documents.fit(
@@ -226,7 +225,7 @@ def train(
     for note in documents.notes:
         warnings.warn(note, stacklevel=2)
     trainer = Trainer(fresh, documents, Schedule(steps, batch_size, lr, seed))
-    with threadpool_limits(1, "blas"):  # products this small only wait for other threads
+    with one_blas_thread():
         for record in trainer.run():
             if on_step is not None:
                 on_step(record)

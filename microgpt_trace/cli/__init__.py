@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..threads import VARIABLES
 from .inspect import gradcheck, inspect, sample
 from .output import run
 from .trace import trace
 from .train import train
-
-_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 app = typer.Typer(
     name="microgpt",
@@ -47,7 +46,7 @@ def _root(
 
 def main() -> None:
     """Entry point of `microgpt`: one BLAS thread unless the user says otherwise, one line per error."""
-    for name in _THREADS:  # read by the BLAS when NumPy loads; more threads only wait at this size
+    for name in VARIABLES:  # read by the BLAS when NumPy loads; more threads only wait at this size
         os.environ.setdefault(name, "1")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
