@@ -479,8 +479,8 @@ def test_no_color_and_no_terminal_have_no_escapes():
 @pytest.mark.parametrize("command", [[], ["trace"], ["train"], ["sample"], ["inspect"], ["gradcheck"]])
 def test_help_loads_no_numpy(command):
     code = (
-        "import sys; from microgpt_trace.cli import app\n"
-        f"try: app([*{command!r}, '--help'], standalone_mode=False)\n"
+        "import sys; from microgpt_trace.cli import COMMANDS, build\n"
+        f"try: build(COMMANDS)([*{command!r}, '--help'], standalone_mode=False)\n"
         "finally: assert 'numpy' not in sys.modules, 'numpy is loaded'"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd="/")

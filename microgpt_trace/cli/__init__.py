@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from .. import __version__
 from ..threads import VARIABLES
-from .inspect import gradcheck, inspect, sample
 from .output import run
-from .trace import trace
-from .train import train
 
-app = typer.Typer(
-    name="microgpt",
-    help="Shows every number a transformer computes.",
-    epilog="Try: microgpt trace emma · microgpt train · microgpt trace emma --model microgpt.safetensors",
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (trace, train, sample, inspect, gradcheck):
-    app.command(epilog=getattr(command, "epilog", None))(command)
+COMMANDS = {
+    "trace": "trace",
+    "train": "train",
+    "sample": "inspect",
+    "inspect": "inspect",
+    "gradcheck": "inspect",
+}
+
+
+def build(names: Iterable[str]) -> typer.Typer:
+    """The program with these commands; each is loaded from its module, COMMANDS[name], only now."""
+    app = typer.Typer(
+        name="microgpt",
+        help="Shows every number a transformer computes.",
+        epilog='Try: microgpt trace emma · microgpt train · microgpt trace model.gguf "Paris is"',
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        command = getattr(import_module(f".{COMMANDS[name]}", __name__), name)
+        app.command(epilog=getattr(command, "epilog", None))(command)
+    app.callback(invoke_without_command=True)(_root)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -33,7 +46,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
     version: Annotated[
@@ -52,4 +64,6 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+    first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    app = build([first] if first in COMMANDS else COMMANDS)  # typer takes 2 ms to look at a command
     sys.exit(run(lambda: app(standalone_mode=False, prog_name="microgpt")))
