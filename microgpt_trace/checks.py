@@ -6,14 +6,13 @@ an operation is taken as used (a hook may have replaced it), what comes out as c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from .events import PHASES, HookBus, TraceEvent
+from .events import PHASES, HookBus, Subscription, TraceEvent
 from .stats import Array
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
@@ -58,6 +57,7 @@ class Checker:
 
     def __init__(self, n_head: int, out_bias: Callable[[int], Array | None] = lambda layer: None) -> None:
         self.first_nonfinite: str | None = None
+        self.where = ""  # which pass it is that the checker looks at
         self._n_head, self._out_bias, self._heads_seen = n_head, out_bias, 0
         self._stream: Array | None = None  # the residual stream as used
         self._branch: Array | None = None  # what attention or MLP adds to it, as used
@@ -66,18 +66,18 @@ class Checker:
         self._worst = {name: _Worst() for name in CLAIMS}
         self._dtype = "float32"
 
-    @contextmanager
-    def watch(self, bus: HookBus, *names: str) -> Iterator[None]:
-        """Look at the events, before any other hook, and at forward ones again after all of them."""
-        computed = bus.subscribe(self._computed, *names, phases=PHASES, stats=True, first=True, parts=True)
-        with computed, bus.subscribe(self._used, *names, parts=True):
-            yield
+    def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
+        """Who looks at the events before any other hook, and who at forward ones after all of them."""
+        return (
+            bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=True),
+            bus.subscription(self._used, *names, parts=True),
+        )
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
         self._dtype = event.dtype
         if self.first_nonfinite is None and event.stats is not None and event.stats.nonfinite_count:
-            self.first_nonfinite = _first_nonfinite(event, value)
+            self.first_nonfinite = self.where + _first_nonfinite(event, value)
         if event.phase != "forward" or not value.size:  # told of, but worked out in parts
             return
         if kind == "out" and self._heads is not None and self._heads_seen == self._n_head:
@@ -87,10 +87,10 @@ class Checker:
         elif kind == "residual" and self._stream is not None and self._branch is not None:
             self._compare("residual", event, self._stream + self._branch, value)
         elif kind in ("weights", "probs"):
-            self._compare("softmax", event, value.sum(axis=-1), np.ones((), value.dtype))
+            self.rows_sum_to_1(event.name, value)
             if kind == "weights":
                 above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
-                self._record("causal", event, max(float(above.max()), -float(above.min())))
+                self._record("causal", event.name, max(float(above.max()), -float(above.min())))
 
     def _used(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
@@ -104,17 +104,21 @@ class Checker:
             self._heads_seen += 1
             self._heads_magnitude += float(np.abs(value).max(initial=0.0))
 
+    def rows_sum_to_1(self, name: str, value: Array) -> None:
+        """Record how far the rows of probabilities [..., V] stray from that."""
+        self._record("softmax", name, float(np.abs(value.sum(axis=-1) - 1).max(initial=0.0)))
+
     def _compare(
         self, claim: str, event: TraceEvent, found: Array, expected: Array, magnitude: float = 1.0
     ) -> None:
         """Record the largest difference, relative to the magnitude of what was added up."""
-        self._record(claim, event, float(np.abs(found - expected).max(initial=0.0)) / (magnitude or 1.0))
+        self._record(claim, event.name, float(np.abs(found - expected).max(initial=0.0)) / (magnitude or 1.0))
 
-    def _record(self, claim: str, event: TraceEvent, deviation: float) -> None:
+    def _record(self, claim: str, where: str, deviation: float) -> None:
         worst = self._worst[claim]
         worst.checked = True
         if np.isfinite(worst.deviation) and not deviation <= worst.deviation:  # NaN is the worst and stays
-            worst.deviation, worst.where = deviation, event.name
+            worst.deviation, worst.where = deviation, where
 
     def finite(self) -> Check:
         """Whether every value of every phase so far is finite, and where the first is not."""

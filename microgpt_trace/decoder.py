@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .encodings import StoredTensor
 from .errors import InputError
 from .events import EventSpec, HookBus
-from .stats import TensorStats
+from .names import glob_pattern
+from .stats import Array, TensorStats
 
 if TYPE_CHECKING:
     from .vocabulary.tokens import Vocabulary
@@ -75,13 +76,6 @@ class Rope:
             raise InputError(f"RoPE high_freq_factor {self.high_freq_factor} is not above low_freq_factor")
         for factor in self.factors:
             _positive_number("RoPE factors", factor)
-
-    def describe(self) -> str:
-        """In words: "base 10,000, linear x 4"."""
-        text = f"base {self.theta:,.10g}"
-        if self.kind != "default":
-            text += f", {self.kind} × {self.factor:g}"
-        return text + (", with frequency factors of the file" if self.factors else "")
 
 
 @dataclass(frozen=True)
@@ -212,6 +206,23 @@ class Decoder:
         }
 
 
+def parameter(model: Decoder, name: str, most: int | None = None) -> Array:
+    """A parameter, or its first rows, float32; rows of wq and wk in Hugging Face order, whatever the
+    file has."""
+    tensor, config = model.tensors[name], model.config
+    rows = tensor.shape[0] if most is None else min(most, tensor.shape[0])
+    if not (config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))):
+        return tensor.rows(0, rows)
+    whole = tensor.read()
+    pairs = whole.reshape(-1, config.head_dim // 2, 2, *whole.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(whole.shape)[:rows]
+
+
+def labeller(model: Decoder) -> Callable[[int], str]:
+    """How a token is written: its text, or its number where the file names no tokens."""
+    return str if model.vocabulary is None else model.vocabulary.label
+
+
 def tensor_stats(tensor: StoredTensor) -> TensorStats:
     """The statistics of a stored tensor, a few rows of which are decoded at a time."""
     rows = max(1, _DECODED // max(1, tensor.row_length))
@@ -220,6 +231,29 @@ def tensor_stats(tensor: StoredTensor) -> TensorStats:
         for start in range(0, tensor.shape[0], rows)
     )
     return reduce(TensorStats.merge, parts)
+
+
+Stored = tuple[str, StoredTensor, TensorStats | None]
+
+
+def stored_tensors(
+    model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
+) -> list[Stored]:
+    """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
+    wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
+    chosen = dict.fromkeys(model.tensors, False)
+    for glob in globs or ("*",):
+        pattern = glob_pattern(glob)
+        matched = [n for n, t in model.tensors.items() if pattern.fullmatch(n) or pattern.fullmatch(t.name)]
+        if not matched:
+            raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
+        chosen |= dict.fromkeys(matched, True)
+    wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
+    found: list[Stored] = []
+    for name, tensor in wanted:
+        report(len(found), len(wanted))
+        found.append((name, tensor, tensor_stats(tensor) if stats else None))
+    return found
 
 
 _CHAIN = {

@@ -26,7 +26,7 @@ def insights_of(
         ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(norms)),
         ("growth", "Growth of the residual stream", lambda: _growth(layers)),
         ("massive", "Massive activations", lambda: _massive(layers, inputs)),
-        ("sinks", "Attention sinks", lambda: _sinks(layers, inputs)),
+        ("sinks", "Attention sinks", lambda: _sinks(model, layers, inputs)),
         ("turn", "Layers that barely turn the stream", lambda: _turn(layers)),
     )
     reason = _unfit(layers, norms)
@@ -110,12 +110,14 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
     return Insight("massive", title, True, text, numbers)
 
 
-def _sinks(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
+def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
     title = "Attention sinks"
-    shares = {row.layer: row.sink for row in layers if row.sink is not None}
+    windowed = model.config.windowed_layers
+    shares = {row.layer: row.sink for row in layers if row.sink is not None and row.layer not in windowed}
     later = range(1, len(inputs.tokens))
     if not shares:
-        return Insight("sinks", title, None, "Not evaluated: the prompt has one position.")
+        reason = "every layer has a sliding window" if windowed else "the prompt has one position"
+        return Insight("sinks", title, None, f"Not evaluated: {reason}.")
     top = max(shares, key=lambda layer: shares[layer])
     even = fmean(1 / (position + 1) for position in later)
     limit = even + SINK * (1 - even)
@@ -147,18 +149,25 @@ def _turn(layers: Sequence[LayerRow]) -> Insight:
 
 
 def _pattern(model: Decoder) -> Insight:
-    """Whether a layer is microGPT's with a gate: what both have, in the same order."""
-    shared = [step for step in model.chain if step not in ("gate_proj", "SiLU")]
-    holds = shared == [
-        "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj",
-        "ffn_down", "residual",
-    ]  # fmt: skip
-    count = model.config.n_layer
-    text = (
-        "microGPT runs the same norm → attn → residual → norm → ffn → residual, with 1 layer instead of "
-        f"{count}, ReLU(up) in place of SiLU(gate)·up, wpe in place of RoPE, as many key-value heads as "
-        "heads, and no gains."
+    """What a layer has that microGPT's has not, as the config and the events say."""
+    config, chain = model.config, " → ".join(model.chain)
+    differences = [
+        f"{config.n_layer} layers instead of 1" if config.n_layer > 1 else "",
+        "SiLU(gate)·up in place of ReLU(up)" if "gate_proj" in model.chain else "",
+        "RoPE in place of wpe",
+        f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head),
+        f"attention no further back than {config.window} positions" if config.windowed_layers else "",
+        "a gain in every norm and a norm before the head",
+        "a norm of each head's q and k" if config.qk_norm else "",
+        "biases" if config.biases else "",
+    ]
+    said = ", ".join(difference for difference in differences if difference)
+    branches = [step for step in model.chain if step in ("attn", "ffn_down", "residual")]
+    holds = branches == ["attn", "residual", "ffn_down", "residual"]
+    lead = (
+        "microGPT runs the same norm → attn → residual → norm → ffn → residual; this model has"
+        if holds
+        else f"A layer does not follow microGPT's pattern ({chain}); it has"
     )
-    if not holds:
-        text = f"The events of a layer do not follow microGPT's pattern: {' → '.join(model.chain)}."
-    return Insight("pattern", "Comparison with microGPT", holds, text, {"layers": float(count)})
+    numbers: dict[str, float | None] = {"layers": float(config.n_layer)}
+    return Insight("pattern", "Comparison with microGPT", holds, f"{lead} {said}.", numbers)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from .anomalies import anomalies_of
 from .checks import UNTRACED, Check, Checker, untraced_check
-from .decoder import Decoder
+from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
-from .events import HookBus, Run, select_names
-from .generation import Sampling, continue_prompt
+from .errors import InputError
+from .events import HookBus, Run
+from .generation import Continuation, Sampling, continue_prompt
 from .llama import Cache, forward, head_forward, rmsnorm
+from .names import select_names
 from .ops import losses_of
 from .predictions import best_tokens, prediction_of, softmax
 from .prompt import chosen_positions, prepare
-from .stats import Array, TensorStats
+from .stats import Array
 from .survey import NAMES, Survey
 from .threads import one_blas_thread
-from .traces import Candidate, Collector, GeneratedToken, LensRow, Prediction, Trace, TraceInput
+from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 PART = 1 << 21  # logits worked out at a time: 8 MB
@@ -72,34 +73,36 @@ def _run(
 ) -> Trace:  # fmt: skip
     """The pass over the prompt, then what goes on from it."""
     cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
-    with watched.observe():
-        run = model.hooks.begin(time)
-        final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-        predictions, loss = predict(model, final, inputs, rows, top_k, run)
-    checks = [watched.checker.finite(), *watched.checker.checks()]
-    checks.append(_untraced(model, inputs, final, run, recheck))
-    generation: tuple[GeneratedToken, ...] = ()
+    run = watched.begin(time)
+    final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
+    predicted = predict(model, final, inputs, rows, top_k, run, watched.checker)
+    survey, checker, prompted = watched.survey, watched.checker, list(watched.collector.events)
+    if not any(event.name in shown for event in prompted):
+        raise InputError("none of the chosen events is computed here: the last position has no loss")
+    checks = [_untraced(model, inputs, final, predicted, run, recheck)]
+    continued = Continuation()
     if cache is not None:
-        generation, check = continue_prompt(
-            model, inputs, final, cache, sampling, watched.names, shown, bool(run.replaced)
+        continued, check = continue_prompt(
+            model, inputs, final, predicted.last, cache, sampling, watched, bool(run.replaced)
         )
         checks.append(check)
-    events, survey = watched.collector.events, watched.survey
-    layers = survey.rows(events)
+    layers = survey.rows(prompted)
     return Trace(
         model=model.describe(),
         input=inputs,
-        events=tuple(event for event in events if event.name in shown),
-        predictions=predictions,
-        loss=loss,
+        events=tuple(event for event in prompted if event.name in shown),
+        predictions=predicted.rows,
+        loss=predicted.loss,
         chance_loss=math.log(model.config.vocab_size),
-        checks=tuple(checks),
+        checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of(events, layers, survey.norms)),
+        anomalies=tuple(anomalies_of(watched.collector.events, layers, survey.norms)),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
-        generation=generation,
+        generation=continued.only(shown),
+        generation_end=continued.end,
         arrays=watched.collector.arrays,
+        specs=model.hooks.specs,
     )
 
 
@@ -124,76 +127,64 @@ class Watched:
             bias = tensors.get(f"layer{layer}.attn_bo")
             return None if bias is None else bias.read()
 
-        self.bus, self.names, self.kept = model.hooks, names, kept
         self.collector = Collector(kept)
         self.checker = Checker(model.config.n_head, out_bias)
         self.survey = Survey(gain, model.config.norm_eps, lens)
+        bus = model.hooks
+        self._bus = bus
+        self._first, self._last = self.checker.observers(bus, *names)
+        self._surveying = bus.subscription(self.survey, *NAMES, stats=True)
+        in_parts, whole = [name for name in names if name not in kept], kept
+        self._collecting = [
+            bus.subscription(self.collector, *chosen, stats=True, parts=parts)
+            for chosen, parts in ((in_parts, True), (whole, False))
+            if chosen
+        ]
 
-    @contextmanager
-    def observe(self) -> Iterator[None]:
-        parts = [name for name in self.names if name not in self.kept]
-        with ExitStack() as stack:
-            stack.enter_context(self.checker.watch(self.bus, *self.names))
-            stack.enter_context(self.bus.subscribe(self.survey, *NAMES, stats=True))
-            for names, in_parts in ((parts, True), (self.kept, False)):
-                if names:
-                    observed = self.bus.subscribe(self.collector, *names, stats=True, parts=in_parts)
-                    stack.enter_context(observed)
-            yield
+    def begin(self, time: bool) -> Run:
+        """Start the pass over the prompt."""
+        return self._bus.begin(time, [self._first], [self._last, self._surveying, *self._collecting])
+
+    def begin_step(self, number: int) -> Run:
+        """Start the pass that predicts token `number` of a continuation."""
+        self.checker.where = f"step {number}: "
+        return self._bus.begin(False, [self._first], [self._last, self._collecting[0]])
 
 
-def labeller(model: Decoder) -> Callable[[int], str]:
-    """How a token is written: its text, or its number where the file names no tokens."""
-    vocabulary = model.vocabulary
-    return str if vocabulary is None else vocabulary.label
+class Predicted(NamedTuple):
+    """What the head gave: predictions, their mean loss, and logits to go on with and to compare."""
 
-
-@dataclass
-class _Merged:
-    """The statistics of a value that comes in parts of [n, V]."""
-
-    rows: int = 0
-    stats: TensorStats | None = None
-
-    def add(self, part: Array) -> None:
-        own = TensorStats.of(part)
-        self.stats = own if self.stats is None else self.stats.merge(own)
-        self.rows += len(part)
-
-    def announce(self, run: Run, name: str, width: int) -> None:
-        assert self.stats is not None
-        run.announce(name, (self.rows, width), "float32", self.stats)
+    rows: tuple[Prediction, ...]
+    loss: float | None
+    last: tuple[Array, Array] | None  # logits and probs [V] after the last position, as used
+    compared: Sequence[int]  # the positions of `computed`
+    computed: Array  # logits [n, V] before any hook
 
 
 def predict(
-    model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run
-) -> tuple[tuple[Prediction, ...], float | None]:
+    model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
+    checker: Checker,
+) -> Predicted:  # fmt: skip
     """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
+    emit: Callable[[str, Array], Array] = run.take_part
     size = max(1, PART // model.config.vocab_size)
     if run.wants_whole("logits") or run.wants_whole("probs") or len(rows) <= size:
-        size = len(rows)
-        emit, merged = run.tap("forward").emit, None
-    else:
-        merged = {"logits": _Merged(), "probs": _Merged()}
-
-        def emit(name: str, value: Array) -> Array:
-            merged[name].add(value)
-            return value
-
+        size, emit = len(rows), run.tap("forward").emit
     label, predictions = labeller(model), list[Prediction]()
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
-        logits = emit("logits", head_forward(model, final[list(group)]))
+        computed = head_forward(model, final[list(group)])
+        logits = emit("logits", computed)
         probs = emit("probs", softmax(logits))
+        checker.rows_sum_to_1("probs", probs)
         predictions += _predictions(group, logits, probs, "probs" in run.replaced, inputs, label, top_k)
-    if merged is not None:
-        for name, part in merged.items():
-            part.announce(run, name, model.config.vocab_size)
-    losses = [p.loss for p in predictions if p.loss is not None]
-    if not losses:
-        return tuple(predictions), None
-    mean = np.asarray(np.float32(math.fsum(losses) / len(losses)))
-    return tuple(predictions), float(run.tap("forward").emit("loss", mean))
+    run.announce_parts()
+    losses, loss = [p.loss for p in predictions if p.loss is not None], None
+    if losses:
+        mean = np.asarray(np.float32(math.fsum(losses) / len(losses)))
+        loss = float(run.tap("forward").emit("loss", mean))
+    last = (logits[-1], probs[-1]) if rows[-1] == len(final) - 1 else None
+    return Predicted(tuple(predictions), loss, last, group, computed)
 
 
 def _predictions(
@@ -211,17 +202,17 @@ def _predictions(
         )
 
 
-def _untraced(model: Decoder, inputs: TraceInput, final: Array, run: Run, wanted: bool) -> Check:
+def _untraced(
+    model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, wanted: bool
+) -> Check:
     """Whether a run without observers, with what hooks replaced put in place again, gives the same."""
     if not wanted:
         return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
-    bus = HookBus(list(model.hooks.specs.values()))
-    replaced = run.replaced
-    with ExitStack() as stack:
-        if replaced:
-            stack.enter_context(bus.subscribe(lambda event, value: replaced[event.name], *replaced))
-        again = forward(model, np.array(inputs.tokens), bus.begin().tap("forward"))
-    return untraced_check(head_forward(model, final[-1:]), head_forward(model, again[-1:]))
+    bus, replaced = HookBus(list(model.hooks.specs.values())), run.replaced
+    again = [bus.subscription(lambda event, value: replaced[event.name], *replaced)] if replaced else []
+    untraced = forward(model, np.array(inputs.tokens), bus.begin(after=again).tap("forward"))
+    check = untraced_check(predicted.computed, head_forward(model, untraced[list(predicted.compared)]))
+    return check if check.holds is False else untraced_check(final, untraced)
 
 
 def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:

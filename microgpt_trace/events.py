@@ -1,4 +1,4 @@
-"""TraceEvent, names and their aliases, and the hook bus. Knows no model: models bring their specs.
+"""TraceEvent and the hook bus. Knows no model: models bring their specs.
 
 A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Nobody listening, that is a
 function returning its argument (50 ns). Hooks are plain callables subscribed to a `HookBus`.
@@ -6,8 +6,7 @@ function returning its argument (50 ns). Hooks are plain callables subscribed to
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -16,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from .errors import InputError
+from .names import select_names
 from .stats import Array, TensorStats
 
 Phase = Literal["forward", "backward", "update"]
@@ -59,68 +59,6 @@ class TraceEvent:
 
 Hook = Callable[[TraceEvent, Array], Any]
 
-# The stages of apr trace and the events that mean the same. An empty tuple: no counterpart here.
-ALIASES: dict[str, tuple[str, ...]] = {
-    "embedding": ("embed.tok", "embed.sum"),
-    "attn_norm": ("layer*.attn.norm",),
-    "qkv_matmul": ("layer*.attn.q", "layer*.attn.k", "layer*.attn.v"),
-    "qkv_bias": (),
-    "q_post_rope": ("layer*.attn.q_rope",),
-    "k_post_rope": ("layer*.attn.k_rope",),
-    "attn_scores": ("layer*.attn.scores",),
-    "attn_softmax": ("layer*.attn.weights",),
-    "attention": ("layer*.attn.context",),
-    "attn_out": ("layer*.attn.out",),
-    "post_attn_residual": ("layer*.attn.residual",),
-    "ffn_norm": ("layer*.mlp.norm",),
-    "ffn_gate": ("layer*.mlp.gate",),
-    "ffn_up": ("layer*.mlp.up",),
-    "ffn_silu": ("layer*.mlp.act",),
-    "ffn_swigl": ("layer*.mlp.hidden",),
-    "ffn_out": ("layer*.mlp.down",),
-    "post_ffn_residual": ("layer*.mlp.residual",),
-    "layer_output": ("layer*.mlp.residual",),
-    "moe_router": (),
-    "moe_ffn_out": (),
-    "final_norm": ("final.norm",),
-    "lm_head": ("logits",),
-}
-
-
-def glob_pattern(glob: str) -> re.Pattern[str]:
-    """`*` stands for any characters and `?` for one; everything else for itself."""
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
-    return re.compile("".join(parts), re.DOTALL)
-
-
-def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
-    """The names that the selectors (names, apr's stage names, globs) stand for, in their order.
-
-    An exact name beats an alias. Raises InputError where a selector matches nothing.
-    """
-    known, chosen = set(names), set[str]()
-    for selector in selectors:
-        if selector in known:
-            chosen.add(selector)
-            continue
-        patterns = [glob_pattern(glob) for glob in ALIASES.get(selector, (selector,))]
-        matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
-        if not matched:
-            raise InputError(_nothing_matches(selector, names))
-        chosen |= matched
-    return [name for name in names if name in chosen]
-
-
-def _nothing_matches(selector: str, names: Sequence[str]) -> str:
-    if selector in ALIASES:
-        return f"apr's stage {selector!r} has no counterpart in this model"
-    from difflib import get_close_matches
-
-    plain = selector.replace("*", "").strip(".")
-    close = get_close_matches(selector, names, 4, 0.5) or [n for n in names if plain and plain in n][:4]
-    hint = f"close: {', '.join(close)}" if close else f"the names run from {names[0]} to {names[-1]}"
-    return f"{selector!r} matches no event of this model ({hint})"
-
 
 class Tap(Protocol):
     """Where a model emits its values."""
@@ -153,7 +91,9 @@ SILENT = SilentTap()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Subscription:
+class Subscription:
+    """A hook and the events that it is called for; see `HookBus.subscription`."""
+
     hook: Hook
     names: frozenset[str]
     phases: tuple[Phase, ...]
@@ -170,7 +110,30 @@ class HookBus:
 
     def __init__(self, specs: Sequence[EventSpec]) -> None:
         self.specs = {spec.name: spec for spec in specs}
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: list[Subscription] = []
+
+    def subscription(
+        self,
+        hook: Hook,
+        *names: str,
+        phases: Phase | Sequence[Phase] = ("forward",),
+        stats: bool = False,
+        parts: bool = False,
+    ) -> Subscription:
+        """What calls `hook` for the events that `names` (globs, all without any) stand for.
+
+        With `stats` the events carry statistics. With `parts` the hook is content with the event
+        alone, and gets an empty value, where a model works a large value out in parts. Raises
+        InputError where a glob matches no event of the model.
+        """
+        phases = (phases,) if isinstance(phases, str) else tuple(phases)
+        for phase in phases:
+            if phase not in PHASES:
+                raise InputError(f"phase: expected one of {', '.join(PHASES)}, found {phase!r}")
+        chosen = frozenset(select_names(names or ("*",), list(self.specs)))
+        if phases == ("forward",) and all(self.specs[name].parameter == name for name in chosen):
+            raise InputError(f"{', '.join(names)}: a parameter has events in the phases backward and update")
+        return Subscription(hook, chosen, phases, stats, parts)
 
     @contextmanager
     def subscribe(
@@ -182,21 +145,9 @@ class HookBus:
         first: bool = False,
         parts: bool = False,
     ) -> Iterator[HookBus]:
-        """Call `hook` for the events that `names` (globs, all without any) stand for.
-
-        With `stats` the events carry statistics. With `first` the hook comes before those that
-        subscribed earlier. With `parts` the hook is content with the event alone, and gets an empty
-        value, where a model works a large value out in parts. Raises InputError where a glob matches no
-        event of the model.
-        """
-        phases = (phases,) if isinstance(phases, str) else tuple(phases)
-        for phase in phases:
-            if phase not in PHASES:
-                raise InputError(f"phase: expected one of {', '.join(PHASES)}, found {phase!r}")
-        chosen = frozenset(select_names(names or ("*",), list(self.specs)))
-        if phases == ("forward",) and all(self.specs[name].parameter == name for name in chosen):
-            raise InputError(f"{', '.join(names)}: a parameter has events in the phases backward and update")
-        subscription = _Subscription(hook, chosen, phases, stats, parts)
+        """Call `hook` in every run that begins meanwhile; see `subscription`. With `first` it comes
+        before those that subscribed earlier."""
+        subscription = self.subscription(hook, *names, phases=phases, stats=stats, parts=parts)
         self._subscriptions.insert(0 if first else len(self._subscriptions), subscription)
         try:
             yield self
@@ -206,9 +157,14 @@ class HookBus:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
-    def begin(self, timed: bool = False) -> Run:
-        """Start a run: its taps share one count of events and one record of replacements."""
-        return Run(self.specs, tuple(self._subscriptions), timed)
+    def begin(
+        self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = ()
+    ) -> Run:
+        """Start a run: its taps share one count of events and one record of replacements.
+
+        Subscriptions of this run alone come before and after those of the bus.
+        """
+        return Run(self.specs, (*before, *self._subscriptions, *after), timed)
 
 
 @dataclass
@@ -216,29 +172,42 @@ class Run:
     """One pass of a model under the hooks that were subscribed when it began."""
 
     specs: dict[str, EventSpec]
-    subscriptions: tuple[_Subscription, ...]
+    subscriptions: tuple[Subscription, ...]
     timed: bool = False
     seq: int = 0
     replaced: dict[str, Array] = field(default_factory=dict)  # what forward hooks put in place
     altered: bool = False  # a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
+    parts: dict[str, _Parts] = field(default_factory=dict)
 
     def tap(self, phase: Phase) -> Tap:
         """Where the model emits the values of this phase."""
         return _BusTap(self, phase, "")
 
-    def listeners(self, phase: Phase, name: str) -> list[_Subscription]:
+    def listeners(self, phase: Phase, name: str) -> list[Subscription]:
         return [s for s in self.subscriptions if phase in s.phases and name in s.names]
 
     def wants_whole(self, name: str) -> bool:
         """Whether a hook needs this forward value in one piece."""
         return any(not s.parts for s in self.listeners("forward", name))
 
-    def announce(self, name: str, shape: tuple[int, ...], dtype: str, stats: TensorStats) -> None:
-        """Tell of a forward value that was worked out in parts, to hooks that are content with that."""
-        event = replace(self._event("forward", name, shape, dtype, None), stats=stats)
-        for subscription in self.listeners("forward", name):
-            subscription.hook(event, np.empty(0, dtype))
+    def take_part(self, name: str, part: Array) -> Array:
+        """Note rows of a forward value that is worked out in parts, [n, ...] each."""
+        seconds = perf_counter() - self.resumed
+        self.parts.setdefault(name, _Parts()).add(part, seconds)
+        self.resumed = perf_counter()
+        return part
+
+    def announce_parts(self) -> None:
+        """Tell of the values that came in parts, to hooks that are content with that."""
+        for name, parts in self.parts.items():
+            seconds = parts.seconds if self.timed else None
+            event = replace(
+                self._event("forward", name, parts.shape, parts.dtype, seconds), stats=parts.stats
+            )
+            for subscription in self.listeners("forward", name):
+                subscription.hook(event, np.empty(0, parts.dtype))
+        self.resumed = perf_counter()
 
     def _event(
         self, phase: Phase, name: str, shape: tuple[int, ...], dtype: str, seconds: float | None
@@ -273,7 +242,7 @@ class Run:
                 self.altered = True
 
     def _first_replacement(
-        self, event: TraceEvent, view: Array, hooks: Iterator[_Subscription]
+        self, event: TraceEvent, view: Array, hooks: Iterator[Subscription]
     ) -> tuple[Hook | None, Any]:
         """Call one hook after the other until one gives something to stand in the value's place."""
         told = event
@@ -285,6 +254,22 @@ class Run:
             if result is not None and result is not view:
                 return subscription.hook, result
         return None, None
+
+
+@dataclass
+class _Parts:
+    """What is known of a value of which rows come and go."""
+
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+    stats: TensorStats | None = None
+    seconds: float = 0.0
+
+    def add(self, part: Array, seconds: float) -> None:
+        own = TensorStats.of(part)
+        self.stats = own if self.stats is None else self.stats.merge(own)
+        self.shape = (len(part) + (self.shape[0] if self.shape else 0), *part.shape[1:])
+        self.dtype, self.seconds = str(part.dtype), self.seconds + seconds
 
 
 def _causal(value: Array) -> Array:

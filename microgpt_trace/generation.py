@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .checks import Check
-from .decoder import Decoder
+from .decoder import Decoder, labeller
 from .errors import InputError
 from .events import TraceEvent
 from .llama import Cache, forward, head_forward
 from .predictions import best_tokens, softmax
 from .stats import Array
-from .traces import Candidate, Collector, GeneratedToken, TraceInput
+from .traces import Candidate, GeneratedToken, TraceInput
+
+if TYPE_CHECKING:
+    from .decoder_tracing import Watched
 
 CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
 CLAIM = "decode steps equal the rows of a full pass"
@@ -40,55 +44,68 @@ class Sampling:
             raise InputError("--temperature draws the tokens of --generate N: say how many")
 
 
+@dataclass
+class Continuation:
+    """The tokens so far, and why there are no more."""
+
+    tokens: list[GeneratedToken] = field(default_factory=list)
+    end: str = ""
+
+    def only(self, names: Collection[str]) -> tuple[GeneratedToken, ...]:
+        """The tokens, of their events only those with these names."""
+        return tuple(
+            replace(token, events=tuple(event for event in token.events if event.name in names))
+            for token in self.tokens
+        )
+
+
 def continue_prompt(
-    model: Decoder, inputs: TraceInput, final: Array, cache: Cache, sampling: Sampling,
-    observed: Sequence[str], shown: set[str], replaced: bool,
-) -> tuple[tuple[GeneratedToken, ...], Check]:  # fmt: skip
-    """Up to `sampling.count` tokens after the prompt whose final stream [T, C] is given, fewer where
-    the model ends its text or its logits are not finite; and whether each step's stream equals that
-    of a pass over everything, if hooks have not `replaced` values.
+    model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
+    sampling: Sampling, watched: Watched, replaced: bool,
+) -> tuple[Continuation, Check]:  # fmt: skip
+    """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
+    each step's stream against a pass over everything, if hooks have not `replaced` values.
 
     A token carries the events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
-    rng = np.random.default_rng(sampling.seed)
-    vocabulary = model.vocabulary
-    steps, streams, events = list[GeneratedToken](), list[Array](), list[TraceEvent]()
-    ids, stream = list(inputs.tokens), final[-1:]
-    while len(steps) < sampling.count:
-        collector = Collector(())
-        with model.hooks.subscribe(collector, *observed, stats=True):
-            run = model.hooks.begin()
+    rng, label = np.random.default_rng(sampling.seed), labeller(model)
+    done, streams, events = Continuation(), list[Array](), list[TraceEvent]()
+    ids, chosen_by_probs = list(inputs.tokens), False
+    if last is None:
+        logits = head_forward(model, final[-1:])[0]
+        last = logits, softmax(logits)
+    while len(done.tokens) < sampling.count and not done.end:
+        if done.tokens:
+            seen, run = len(watched.collector.events), watched.begin_step(len(done.tokens) + 1)
             emit = run.tap("forward").emit
-            if steps:
-                stream = forward(model, np.array(ids[-1:]), run.tap("forward"), cache)
-                streams.append(stream)
-            logits = emit("logits", head_forward(model, stream))
-            probs = emit("probs", softmax(logits))
-        replaced = replaced or bool(run.replaced)
-        if steps:
-            events = [event for event in collector.events if event.name in shown]
-        if not np.isfinite(probs).all():
+            streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
+            logits = emit("logits", head_forward(model, streams[-1]))
+            last = logits[0], emit("probs", softmax(logits))[0]
+            replaced, chosen_by_probs = replaced or bool(run.replaced), "probs" in run.replaced
+            events = watched.collector.events[seen:]
+        if not np.isfinite(last[1]).all():
+            done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
             break
-        row = np.log(probs[0]) if "probs" in run.replaced else logits[0]
-        token = _draw(row, sampling.temperature, rng)
-        ids.append(token)
-        best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != token]
+        row = np.log(last[1]) if chosen_by_probs else last[0]
+        ids.append(_draw(row, sampling.temperature, rng))
+        best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
         chosen, *others = (
-            Candidate(t, vocabulary.label(t) if vocabulary else str(t), float(probs[0, t]))
-            for t in (token, *best[: sampling.runners_up])
+            Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
         )
-        steps.append(GeneratedToken(len(steps) + 1, len(ids) - 1, chosen, tuple(others), tuple(events)))
-        if vocabulary is not None and token == vocabulary.eos_id:
-            break
-    return tuple(steps), _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, replaced)
+        done.tokens.append(
+            GeneratedToken(len(done.tokens) + 1, len(ids) - 1, chosen, tuple(others), tuple(events))
+        )
+        if model.vocabulary is not None and ids[-1] == model.vocabulary.eos_id:
+            done.end = f"the model ended its text with {chosen.label}"
+    return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, replaced)
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     """A token from softmax(logits / temperature); the most probable one at temperature 0."""
     if temperature == 0:
         return best_tokens(logits, 1)[0]
-    probs = softmax(logits.astype(np.float64) / temperature)
+    probs = softmax((logits - logits.max()).astype(np.float64) / temperature)
     return int(rng.choice(len(probs), p=probs / probs.sum()))
 
 

@@ -101,7 +101,7 @@ def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
         return "apr"
     if path.name == "config.json":
         return "Hugging Face"
-    if b'"model.layers.' in head or b'"model.embed_tokens' in head:
+    if any(name in head for name in (b'"model.layers.', b'"model.embed_tokens', b'"lm_head.weight')):
         if (path.parent / "config.json").is_file():
             return "Hugging Face"
         raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")

@@ -11,11 +11,12 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, HookBus, Run, Tap, TraceEvent, select_names
+from .events import PHASES, HookBus, Run, Tap, TraceEvent
 from .insights import insights_of
 from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
+from .names import select_names
 from .ops import losses_of
 from .parameters import Parameters
 from .predictions import prediction_of
@@ -57,8 +58,10 @@ def trace_microgpt(
     batch = Packer(model.config, model.params.dtype).one(ids)
     collector, checker = Collector(kept), Checker(model.config.n_head)
     summary: StepSummary | None = None
-    with np.errstate(all="ignore"), checker.watch(bus), bus.subscribe(collector, phases=PHASES, stats=True):
-        run = bus.begin(time)
+    before, after = checker.observers(bus)
+    collecting = bus.subscription(collector, phases=PHASES, stats=True)
+    with np.errstate(all="ignore"):
+        run = bus.begin(time, [before], [after, collecting])
         done = forward(model.params, batch, run.tap("forward"))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
@@ -93,6 +96,7 @@ def trace_microgpt(
         parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
         step=summary,
         arrays=collector.arrays,
+        specs=bus.specs,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import TYPE_CHECKING
 
-from .decoder import Decoder
+from .decoder import Decoder, labeller
 from .errors import InputError
 from .traces import TraceInput
 
@@ -41,8 +41,10 @@ def prepare(
         text = known.chat(text) if chat else text
         ids = known.encode(text, special=special, chat=chat)
         notes += _what_was_parsed(special, chat)
+        if chat and any("strftime_now" in template for template in known.templates.values()):
+            notes.append("the chat template may ask for today's date")
     _check(model, ids, room)
-    labels = tuple(vocabulary.label(i) if vocabulary and i < vocabulary.size else str(i) for i in ids)
+    labels = tuple(map(labeller(model), ids))
     return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
 
 

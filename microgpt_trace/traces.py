@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .checks import Check
 from .errors import InputError
-from .events import Phase, TraceEvent, select_names
+from .events import EventSpec, Phase, TraceEvent
 from .insights import Insight
+from .names import select_names
 from .stats import Array, TensorStats
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class Trace:
     anomalies: tuple[Anomaly, ...] = ()
     lens: tuple[LensRow, ...] = ()
     generation: tuple[GeneratedToken, ...] = ()
+    generation_end: str = ""  # why a continuation ended before it had all its tokens
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
+    specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
 
     def __iter__(self) -> Iterator[TraceEvent]:
         return iter(self.events)

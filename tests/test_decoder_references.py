@@ -170,7 +170,7 @@ def test_missing_bias(bias, tmp_path):
 
 def test_missing_q_and_k_norm(tmp_path):
     config, weights = tiny_model("qwen3")
-    config |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    config = config | {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     plain = {name: w for name, w in weights.items() if "q_norm" not in name and "k_norm" not in name}
     assert_far(run(write_folder(tmp_path, config, plain))["logits"], reference("qwen3")["logits"])
 

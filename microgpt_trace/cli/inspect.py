@@ -93,7 +93,8 @@ def inspect(
                 raise InputError(f"{option} is for a production model, and {loaded.origin} is a microGPT")
         as_text, paint = partial(inspection_json, loaded), partial(print_inspection, loaded)
     else:
-        from ..render.inspection import decoder_inspection_json, print_decoder_inspection, stored_tensors
+        from ..decoder import stored_tensors
+        from ..render.inspection import decoder_inspection_json, print_decoder_inspection
 
         with progress("tensor") as report:
             tensors = stored_tensors(loaded, filters or [], stats, report)

@@ -129,7 +129,7 @@ def model_from(
     is not the model's."""
     if path is not None:
         if seed is not None and not draws:
-            raise InputError(f"--seed is for an untrained model, but {path} was named")
+            raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
         from ..loading import load
 
         return load(

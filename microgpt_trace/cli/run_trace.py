@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError
+from ..names import select_names
 from .output import note, put, show
 from .progress import progress
 
@@ -50,12 +52,13 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     production = model.family == "decoder"
     chosen = _layers(request.layers, model.config.n_layer)
     names = request.layer or _selection(model, request.verbose, chosen)
-    wanted = [*request.show, *(names if request.values or request.save else [])]
+    shown = [name for asked in request.show for name in select_names([asked], _known(model))]
+    wanted = [*shown, *(names if request.values or request.save else [])]
     if request.verbose and not production:
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
     wanted = [name for name in wanted if not production or name not in parameters]
-    with following(model):
+    with following(model, max(1, options.get("generate") or 1)):
         result = trace(model, names=names, values=wanted, **options)
     if chosen:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
@@ -81,13 +84,15 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
 
 
 @contextmanager
-def following(model: Model | Decoder) -> Iterator[None]:
-    """Report each layer on stderr where the run takes long."""
-    count = model.config.n_layer
+def following(model: Model | Decoder, passes: int) -> Iterator[None]:
+    """Report each layer of so many passes on stderr where the run takes long."""
+    done, count = 0, model.config.n_layer * passes
     with progress("layer") as report:
 
         def told(event: TraceEvent, value: Array) -> None:
-            report((event.layer or 0) + 1, count)
+            nonlocal done
+            done += 1
+            report(done, count)
 
         with model.hooks.subscribe(told, "layer*.mlp.residual"):
             yield
@@ -110,37 +115,48 @@ def _layers(text: str | None, count: int) -> list[int]:
         return []
     chosen: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        bounds = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        if bounds is None:
             raise InputError(f"--layers: expected something like 3-5 or 0,7, found {text!r}")
-        chosen += range(int(first), int(last if dash else first) + 1)
-    if not chosen or max(chosen) >= count:
-        raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if not first <= last < count:
+            raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
+        chosen += range(first, last + 1)
     return chosen
 
 
 def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
-    from ..events import select_names
     from ..render.arrays import print_array
 
-    specs = model.hooks.specs
     if model.family == "microgpt":
         from ..render.table import print_trace
 
-        print_trace(result, screen, specs, verbose=request.verbose)
+        print_trace(result, screen, verbose=request.verbose)
     else:
         from ..render.decoder import print_decoder_trace
 
-        print_decoder_trace(
-            result, screen, specs, verbose=request.verbose, overview=not (request.layer or request.verbose)
-        )
-    known = [*specs, *(name for name in model.config.shapes() if name not in specs)]
-    labels = result.input.labels
-    for name in [found for asked in request.show for found in select_names([asked], known)]:
-        if name in model.config.shapes():
-            array = model.params[name] if model.family == "microgpt" else model.tensors[name].read()
-            print_array(name, array, model, labels, screen)
+        overview = not (request.layer or request.verbose)
+        print_decoder_trace(result, screen, verbose=request.verbose, overview=overview)
+    labels, parameters = result.input.labels, model.config.shapes()
+    for name in [found for asked in request.show for found in select_names([asked], _known(model))]:
+        if name in parameters:
+            print_array(name, _parameter(model, name), model, labels, screen)
         if ("forward", name) in result.arrays:
             print_array(name, result[name], model, labels, screen)
         if ("backward", name) in result.arrays:
             print_array(name, result.gradient(name), model, labels, screen, f"d loss / d {name}")
+
+
+def _known(model: Model | Decoder) -> list[str]:
+    """The names of events and parameters."""
+    events = list(model.hooks.specs)
+    return [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
+
+
+def _parameter(model: Model | Decoder, name: str) -> Array:
+    if model.family == "microgpt":
+        return model.params[name]
+    from ..decoder import parameter
+    from ..render.arrays import MAX_ROWS
+
+    return parameter(model, name, MAX_ROWS)

@@ -140,6 +140,7 @@ def trace(
     else:
         extra = {"layers": layers, "fail_on": fail_on}
         _refuse(theirs | extra, f"is for a production model, and {loaded.origin} is a microGPT")
+    _refuse_over_model(loaded.origin, request)
     run(loaded, request, {"text": text, "top_k": top_k, "time": time} | own)
 
 
@@ -163,7 +164,7 @@ def _answer_apr(payload: bool, reference: str | None, diff: bool, save_tensor: s
 
 def _refuse(options: dict[str, Any], why: str) -> None:
     for name, value in options.items():
-        if value:
+        if value is not None and value is not False:
             raise InputError(f"--{name.replace('_', '-')} {why}")
 
 
@@ -188,6 +189,15 @@ def _check(request: Request, force: bool) -> None:
     for path in (save, out):
         if path is not None:
             check_target(path, force)
+
+
+def _refuse_over_model(origin: str, request: Request) -> None:
+    """Nothing is written over the model that is traced, or into its folder."""
+    for option, path in (("--save", request.save), ("--out", request.out)):
+        if path is not None and Path(origin).exists():
+            model, target = Path(origin).resolve(), path.resolve()
+            if model in (target, target.parent):
+                raise InputError(f"{option} {path}: the model itself is there")
 
 
 def _numbers(text: str, option: str) -> list[int]:

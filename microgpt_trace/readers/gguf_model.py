@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..decoder import DecoderConfig, Rope, yarn_attention_factor
 from ..encodings import StoredTensor
 from ..errors import InputError
@@ -131,7 +129,7 @@ def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
     """What yarn has besides its factor. Engines read yarn_attn_factor in two ways, so it is refused."""
     for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
         value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)
-        if isinstance(value, np.ndarray) or value != neutral:
+        if type(value) not in (int, float) or value != neutral:
             raise InputError(f"RoPE yarn with {key} {brief(value)} is not supported")
     original = keys.need("rope.scaling.original_context_length", WHOLE)
     why = "what yarn's authors recommend"

@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> list[StoredTensor]:
     """The tensors of a file, in the order of their data, which they fill from its start to its end."""
     content = map_file(path)
     size = int.from_bytes(content[:8].tobytes(), "little")
-    if len(content) < 8 or size > len(content) - 8:
+    if size > len(content) - 8:
         raise FileFormatError(f"{path}: expected a safetensors file, found a header past its end")
     header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
     header.pop("__metadata__", None)

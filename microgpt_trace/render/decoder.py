@@ -9,7 +9,6 @@ from typing import Any
 from rich.text import Text
 
 from ..anomalies import Anomaly
-from ..events import EventSpec
 from ..traces import Candidate, GeneratedToken, LayerRow, Prediction, Trace
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant
@@ -21,23 +20,23 @@ WIDE = 92  # columns of a terminal from which on the overview has all its column
 
 
 def print_decoder_trace(
-    trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, verbose: bool = False, overview: bool = True
+    trace: Trace, screen: Screen, *, verbose: bool = False, overview: bool = True
 ) -> None:
     """The whole trace. `overview` shows a row per layer in place of the layers' events."""
     print_header(trace, screen)
     print_headline(trace, screen)
     whole = [event for event in trace.events if event.layer is None]
     if overview:
-        print_stages(trace, [e for e in whole if e.stage == "embedding"], screen, specs, verbose)
+        print_stages(trace, [e for e in whole if e.stage == "embedding"], screen, verbose)
         print_layers(trace.layers, screen)
-        print_stages(trace, [e for e in whole if e.stage == "head"], screen, specs, verbose)
+        print_stages(trace, [e for e in whole if e.stage == "head"], screen, verbose)
     else:
-        print_stages(trace, trace.events, screen, specs, verbose)
+        print_stages(trace, trace.events, screen, verbose)
     print_predictions(trace, screen)
     if trace.lens:
         print_lens(trace, screen)
-    if trace.generation:
-        print_generation(trace, screen, specs, verbose)
+    if trace.generation or trace.generation_end:
+        print_generation(trace, screen, verbose)
     print_insights(trace, screen)
     print_anomalies(trace.anomalies, screen)
     print_checks(trace.checks, screen)
@@ -156,7 +155,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         Column("predicted", lambda p: _label(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),
         Column("P(target)", lambda p: _p(p.target), right=True),
-        Column("", lambda p: f"[cyan]{screen.bar(p.target.p, 10) if p.target else '':<10}[/cyan]"),
+        Column("", lambda p: f"{screen.bar(p.target.p, 10) if p.target else '':<10}", style=_cyan),
         Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–", right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
@@ -185,9 +184,13 @@ def _print_candidates(prediction: Prediction, screen: Screen) -> None:
         Column("token", lambda c: _label(c.label)),
         Column("id", lambda c: str(c.token), right=True),
         Column("P", lambda c: f"{c.p:.4f}", right=True),
-        Column("", lambda c: f"[cyan]{screen.bar(c.p, 20)}[/cyan]"),
+        Column("", lambda c: screen.bar(c.p, 20), style=_cyan),
     ]
     print_table(columns, prediction.top, screen)
+
+
+def _cyan(row: Any) -> str:
+    return "cyan"
 
 
 def _p(candidate: Candidate | None) -> str:
@@ -195,7 +198,7 @@ def _p(candidate: Candidate | None) -> str:
 
 
 def _label(label: str) -> str:
-    return escape(escape_blank(label))
+    return escape_blank(label)
 
 
 def print_lens(trace: Trace, screen: Screen) -> None:
@@ -229,7 +232,7 @@ def _shorten(label: str) -> str:
     return label if len(label) <= 12 else f"{label[:11]}…"
 
 
-def print_generation(trace: Trace, screen: Screen, specs: dict[str, EventSpec], verbose: bool) -> None:
+def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
     """The continuation, each token with P and its runners-up; if verbose, every step's events."""
     screen.say("\n[bold cyan]Continuation[/bold cyan]")
     columns = [
@@ -240,11 +243,15 @@ def print_generation(trace: Trace, screen: Screen, specs: dict[str, EventSpec], 
         Column("runners-up", _runners_up, wrap=True),
     ]
     print_table(columns, trace.generation, screen)
+    if trace.generation_end:
+        screen.say(f"[dim]ended: {escape(trace.generation_end)}[/dim]")
     if verbose:
         for token in trace.generation:
             if token.events:
-                screen.say(f"\n[bold magenta]Step {token.step}: {_label(token.token.label)}[/bold magenta]")
-                print_stages(trace, token.events, screen, specs, verbose)
+                screen.say(
+                    f"\n[bold magenta]Step {token.step}: {escape(_label(token.token.label))}[/bold magenta]"
+                )
+                print_stages(trace, token.events, screen, verbose)
 
 
 def _runners_up(token: GeneratedToken) -> str:

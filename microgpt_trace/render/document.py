@@ -66,6 +66,7 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
             plain(token) | {"events": [event_record(event) for event in token.events]}
             for token in trace.generation
         ]
+        result["generation_end"] = trace.generation_end
     if trace.parameters:
         result["parameters"] = [
             plain(row) | {"gradient_ratio": row.gradient_ratio, "update_ratio": row.update_ratio}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from ..decoder import Decoder, tensor_stats
-from ..encodings import StoredTensor
-from ..errors import InputError
-from ..events import glob_pattern
+from ..decoder import Decoder, Stored
 from ..model import Model
 from ..stats import TensorStats
 from .decoder import model_facts
 from .document import to_text
 from .layout import Column, print_table
-from .screen import Screen, escape, figure, labelled, ratio, significant
+from .screen import Screen, figure, labelled, ratio, significant
 
 INSPECT_SCHEMA = "microgpt.inspect/1"
 SHOWN = 3  # items of a long list in the metadata
@@ -51,7 +48,7 @@ def print_inspection(model: Model, screen: Screen) -> None:
     screen.say()
     columns = [
         Column("name", lambda r: r[0]),
-        Column("shape", lambda r: escape(str(list(r[1])))),
+        Column("shape", lambda r: str(list(r[1]))),
         Column("count", lambda r: f"{r[2].count:,}", right=True),
         *(
             Column(title, lambda r, field=field: figure(getattr(r[2], field), 3), right=True)  # type: ignore[misc]
@@ -75,29 +72,6 @@ def inspection_json(model: Model) -> str:
     return to_text({"schema": INSPECT_SCHEMA, "model": model.describe(), "parameters": tensors})
 
 
-Stored = tuple[str, StoredTensor, TensorStats | None]
-
-
-def stored_tensors(
-    model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
-) -> list[Stored]:
-    """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
-    wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
-    chosen = dict.fromkeys(model.tensors, False)
-    for glob in globs or ("*",):
-        pattern = glob_pattern(glob)
-        matched = [n for n, t in model.tensors.items() if pattern.fullmatch(n) or pattern.fullmatch(t.name)]
-        if not matched:
-            raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
-        chosen |= dict.fromkeys(matched, True)
-    wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
-    found: list[Stored] = []
-    for name, tensor in wanted:
-        report(len(found), len(wanted))
-        found.append((name, tensor, tensor_stats(tensor) if stats else None))
-    return found
-
-
 def print_decoder_inspection(
     model: Decoder, tensors: Sequence[Stored], metadata: bool, screen: Screen
 ) -> None:
@@ -107,12 +81,12 @@ def print_decoder_inspection(
     columns = [
         Column("tensor", lambda r: r[0]),
         Column("type", lambda r: r[1].encoding.name),
-        Column("shape", lambda r: escape(str(list(r[1].shape)))),
+        Column("shape", lambda r: str(list(r[1].shape))),
     ]
     if tensors and tensors[0][2] is None:
         columns += [
             Column("bytes", lambda r: f"{r[1].data.size:,}", right=True),
-            Column("stored as", lambda r: escape(r[1].name)),
+            Column("stored as", lambda r: r[1].name),
         ]
     else:
         columns += [

@@ -9,18 +9,20 @@ from .layout import Column, print_table
 from .screen import Screen, escape, ratio
 
 
+def _verdict(row: GradientCheck) -> str:
+    return "NO" if not row.holds else "not judged" if row.kinks == row.count else "ok"
+
+
 def print_gradcheck(rows: Sequence[GradientCheck], text: str, screen: Screen) -> None:
     """A row per parameter, then the verdict."""
     columns = [
         Column("parameter", lambda r: r.name),
         Column("elements", lambda r: f"{r.count:,}", right=True),
-        Column("worst at", lambda r: escape(str(list(r.worst_index)))),
+        Column("worst at", lambda r: str(list(r.worst_index))),
         Column("analytic", lambda r: f"{r.analytic:.8f}", right=True),
         Column("numeric", lambda r: f"{r.numeric:.8f}", right=True),
         Column("error", lambda r: ratio(r.relative_error), right=True),
-        Column(
-            "", lambda r: "[red]NO[/red]" if not r.holds else "not judged" if r.kinks == r.count else "ok"
-        ),
+        Column("", _verdict, style=lambda r: "" if r.holds else "red"),
     ]
     screen.say(
         f'[bold]Gradients of the loss of "{escape(text)}" against central differences in float64[/bold]'

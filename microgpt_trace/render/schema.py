@@ -141,20 +141,23 @@ _LISTS = {
     "lens": LensRow,
     "generation": GeneratedToken,
 }
-_OPTIONAL = ("parameters", "step", "layers", "anomalies", "lens", "generation")
+_OPTIONAL = ("parameters", "step", "layers", "anomalies", "lens", "generation", "generation_end")
 
 
 def document_schema() -> dict[str, Any]:
     """The schema of `microgpt trace --json`."""
     lists = {name: {"type": "array", "items": _of(kind)} for name, kind in _LISTS.items()}
-    body = _object({**_HEAD, **lists, "step": _of(StepSummary)}, optional=_OPTIONAL)
+    body = _object(
+        {**_HEAD, **lists, "step": _of(StepSummary), "generation_end": _of(str)}, optional=_OPTIONAL
+    )
     return {**_preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
 
 
 def line_schema() -> dict[str, Any]:
     """The schema of one line of `microgpt trace --jsonl`: which record it is decides its shape."""
     definitions = _definitions()
-    head = _object({"record": {"const": "trace"}, **_HEAD, "step": _of(StepSummary)}, optional=("step",))
+    members = {"record": {"const": "trace"}, **_HEAD, "step": _of(StepSummary), "generation_end": _of(str)}
+    head = _object(members, optional=("step", "generation_end"))
     records = [head]
     for kind in _LISTS.values():
         plain = definitions[_NAMES[kind]]

@@ -25,11 +25,11 @@ STAGES = {
 }
 
 
-def print_trace(trace: Trace, screen: Screen, specs: dict[str, EventSpec], *, verbose: bool = False) -> None:
+def print_trace(trace: Trace, screen: Screen, *, verbose: bool = False) -> None:
     """The whole trace: header, stages, predictions, what it reveals, self-check, gradients."""
     print_header(trace, screen)
     print_headline(trace, screen)
-    print_stages(trace, trace.events, screen, specs, verbose)
+    print_stages(trace, trace.events, screen, verbose)
     print_predictions(trace, screen)
     print_insights(trace, screen)
     print_backward(trace, screen)
@@ -78,9 +78,7 @@ def print_headline(trace: Trace, screen: Screen) -> None:
             screen.say(f"[dim]The first such value is exact. {_SPREADS[trace.model['family']]}[/dim]")
 
 
-def print_stages(
-    trace: Trace, events: Sequence[TraceEvent], screen: Screen, specs: dict[str, EventSpec], verbose: bool
-) -> None:
+def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, verbose: bool) -> None:
     """A table per stage of the forward events, with a second one of full statistics if verbose."""
     layered = trace.model["config"]["n_layer"] > 1
     forward = [event for event in events if event.phase == "forward"]
@@ -88,9 +86,9 @@ def print_stages(
     if events is trace.events:
         layers = {row.layer: row for row in trace.layers}
     number = partial(figure, digits=3) if trace.model["family"] == "microgpt" else significant
-    overview, statistics = _overview_columns(trace, layers), _statistics_columns(specs, number)
+    overview, statistics = _overview_columns(trace, layers), _statistics_columns(trace.specs, number)
     if any(event.seconds is not None for event in forward):
-        timed = [Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True)]
+        timed = [Column("time", _microseconds, right=True)]
     else:
         timed = []
     shown_layer = None
@@ -115,22 +113,24 @@ def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> li
     """microGPT's figures have two decimals; a decoder's, which reach 2e4, four significant digits."""
     number = figure if trace.model["family"] == "microgpt" else significant
     return [
-        Column("operation", lambda e: escape(e.expr), wrap=True),
-        Column("shape", lambda e: escape(str(list(e.shape)))),
+        Column("operation", lambda e: e.expr, wrap=True),
+        Column("shape", lambda e: str(list(e.shape))),
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
-        Column("range", lambda e: _range(_stats(e), number)),
+        Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         Column("note", lambda e: _note(e, trace.model["family"], layers), wrap=True),
     ]
 
 
-def _statistics_columns(specs: dict[str, EventSpec], number: Callable[[float | None], str]) -> list[Column]:
+def _statistics_columns(
+    specs: Mapping[str, EventSpec], number: Callable[[float | None], str]
+) -> list[Column]:
     return [
         Column("event", lambda e: e.name),
         Column("mean", lambda e: number(_stats(e).mean), right=True),
         Column("std", lambda e: number(_stats(e).std), right=True),
         Column("zeros", lambda e: f"{_stats(e).zero_count:,}", right=True),
         Column("NaN/Inf", lambda e: f"{_stats(e).nan_count}/{_stats(e).inf_count}", right=True),
-        Column("parameter", lambda e: escape(specs[e.name].parameter), wrap=True),
+        Column("parameter", lambda e: specs[e.name].parameter, wrap=True),
     ]
 
 
@@ -142,8 +142,16 @@ def _stats(event: TraceEvent) -> TensorStats:
 def _range(stats: TensorStats, number: Callable[[float | None], str] = figure) -> str:
     """The range of the finite values, or how many are not finite."""
     if stats.nonfinite_count:
-        return f"[red]{stats.nan_count} NaN, {stats.inf_count} Inf[/red]"
-    return "–" if stats.min is None else escape(f"[{number(stats.min)}, {number(stats.max)}]")
+        return f"{stats.nan_count} NaN, {stats.inf_count} Inf"
+    return "–" if stats.min is None else f"[{number(stats.min)}, {number(stats.max)}]"
+
+
+def _microseconds(event: TraceEvent) -> str:
+    return "–" if event.seconds is None else f"{event.seconds * 1e6:,.0f} µs"
+
+
+def _alarm(event: TraceEvent) -> str:
+    return "red" if _stats(event).nonfinite_count else ""
 
 
 def _note(event: TraceEvent, family: str, layers: Mapping[int | None, LayerRow]) -> str:
@@ -168,11 +176,11 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
     depth = len(trace.predictions[0].top) if trace.predictions else 1
     columns = [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("seen", lambda p: escape(p.seen) or "BOS"),
-        Column("target", lambda p: escape(p.target.label)),
-        Column("predicted", lambda p: escape(p.predicted.label) if p.predicted else "–"),
+        Column("seen", lambda p: p.seen or "BOS"),
+        Column("target", lambda p: p.target.label),
+        Column("predicted", lambda p: p.predicted.label if p.predicted else "–"),
         Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
-        Column("", lambda p: f"[cyan]{screen.bar(p.target.p, 10):<10}[/cyan]"),
+        Column("", lambda p: f"{screen.bar(p.target.p, 10):<10}", style=lambda _: "cyan"),
         Column("rank", lambda p: str(p.rank or "–"), right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
@@ -190,7 +198,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
 
 
 def _candidates(prediction: Prediction) -> str:
-    return "  ".join(f"{escape(c.label)}={c.p:.3f}" for c in prediction.top)
+    return "  ".join(f"{c.label}={c.p:.3f}" for c in prediction.top)
 
 
 def print_insights(trace: Trace, screen: Screen) -> None:
@@ -213,10 +221,10 @@ def print_backward(trace: Trace, screen: Screen) -> None:
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
         Column("range", lambda e: _range(activations[e.name])),
         Column("grad L2", lambda e: figure(_stats(e).l2_norm, 4), right=True),
-        Column("grad range", lambda e: _range(_stats(e), lambda v: figure(v, 4))),
+        Column("grad range", lambda e: _range(_stats(e), lambda v: figure(v, 4)), style=_alarm),
     ]
     if any(event.seconds is not None for event in gradients):
-        columns.append(Column("time", lambda e: f"{e.seconds * 1e6:,.0f} µs", right=True))
+        columns.append(Column("time", _microseconds, right=True))
     screen.say("\n[bold cyan]Backward pass[/bold cyan] [dim]d loss / d tensor, beside the tensor[/dim]")
     print_table(columns, gradients, screen)
 
@@ -225,7 +233,7 @@ def print_parameters(trace: Trace, screen: Screen) -> None:
     """Every parameter with its gradient, and its update where a step was taken."""
     columns = [
         Column("parameter", lambda p: p.name),
-        Column("shape", lambda p: escape(str(list(p.shape)))),
+        Column("shape", lambda p: str(list(p.shape))),
         Column("L2", lambda p: figure(p.l2_norm), right=True),
         Column("grad L2", lambda p: figure(p.gradient_l2, 4), right=True),
         Column("grad/weight", lambda p: ratio(p.gradient_ratio), right=True),
@@ -270,12 +278,14 @@ def _measured(check: Check) -> str:
 
 def to_html(trace: Trace) -> str:
     """The trace as HTML, for a notebook."""
-    screen = to_text(110)
     from html import escape as quote
 
-    from ..microgpt import event_specs
-    from ..parameters import Config
-
+    screen = to_text(110)
     with screen.capture() as captured:
-        print_trace(trace, screen, {s.name: s for s in event_specs(Config(**trace.model["config"]))})
+        if trace.model["family"] == "microgpt":
+            print_trace(trace, screen)
+        else:
+            from .decoder import print_decoder_trace
+
+            print_decoder_trace(trace, screen)
     return f'<pre style="line-height: 1.2">{quote(captured.get())}</pre>'

@@ -1,0 +1,70 @@
+"""How events are chosen by name: exact names, globs, and the stage names of apr trace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from .errors import InputError
+
+# The stages of apr trace and the events that mean the same. An empty tuple: no counterpart here.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "embedding": ("embed.tok", "embed.sum"),
+    "attn_norm": ("layer*.attn.norm",),
+    "qkv_matmul": ("layer*.attn.q", "layer*.attn.k", "layer*.attn.v"),
+    "qkv_bias": (),
+    "q_post_rope": ("layer*.attn.q_rope",),
+    "k_post_rope": ("layer*.attn.k_rope",),
+    "attn_scores": ("layer*.attn.scores",),
+    "attn_softmax": ("layer*.attn.weights",),
+    "attention": ("layer*.attn.context",),
+    "attn_out": ("layer*.attn.out",),
+    "post_attn_residual": ("layer*.attn.residual",),
+    "ffn_norm": ("layer*.mlp.norm",),
+    "ffn_gate": ("layer*.mlp.gate",),
+    "ffn_up": ("layer*.mlp.up",),
+    "ffn_silu": ("layer*.mlp.act",),
+    "ffn_swigl": ("layer*.mlp.hidden",),
+    "ffn_out": ("layer*.mlp.down",),
+    "post_ffn_residual": ("layer*.mlp.residual",),
+    "layer_output": ("layer*.mlp.residual",),
+    "moe_router": (),
+    "moe_ffn_out": (),
+    "final_norm": ("final.norm",),
+    "lm_head": ("logits",),
+}
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """`*` stands for any characters and `?` for one; everything else for itself."""
+    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The names that the selectors (names, apr's stage names, globs) stand for, in their order.
+
+    An exact name beats an alias. Raises InputError where a selector matches nothing.
+    """
+    known, chosen = set(names), set[str]()
+    for selector in selectors:
+        if selector in known:
+            chosen.add(selector)
+            continue
+        patterns = [glob_pattern(glob) for glob in ALIASES.get(selector, (selector,))]
+        matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
+        if not matched:
+            raise InputError(_nothing_matches(selector, names))
+        chosen |= matched
+    return [name for name in names if name in chosen]
+
+
+def _nothing_matches(selector: str, names: Sequence[str]) -> str:
+    if selector in ALIASES:
+        return f"apr's stage {selector!r} has no counterpart in this model"
+    from difflib import get_close_matches
+
+    plain = selector.replace("*", "").strip(".")
+    close = get_close_matches(selector, names, 4, 0.5) or [n for n in names if plain and plain in n][:4]
+    hint = f"close: {', '.join(close)}" if close else f"the names run from {names[0]} to {names[-1]}"
+    return f"{selector!r} matches no event of this model ({hint})"

