@@ -413,7 +413,7 @@ def test_eos_comes_from_the_configs_when_nothing_else_says(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", "{", "no JSON"),
+        ("tokenizer.json", "{", "expected a JSON object"),
         ("tokenizer.json", "[]", "expected a JSON object"),
         ("tokenizer.json", "{}", "expected a vocabulary under model.vocab, found None"),
         ("tokenizer.json", '{"model": {"vocab": {"a": "b"}}}', "expected a vocabulary of tokens and ids"),

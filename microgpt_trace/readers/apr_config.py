@@ -10,7 +10,7 @@ from ..decoder import DecoderConfig, Rope
 from ..encodings import StoredTensor
 from ..errors import InputError
 from .apr_facts import Facts
-from .conventions import Settings, scaled_rope, windowed_layers
+from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults
 from .model_file import biases_of, blaming
 
 Pairs = Literal["adjacent", "halves"]
@@ -44,7 +44,7 @@ def decoder_config(
             **sizes,
             context_length=context,
             norm_eps=eps,
-            rope=_rope(facts, theta, sizes["head_dim"], frequencies),
+            rope=_rope(facts, theta, context, sizes["head_dim"], frequencies),
             tied=_tied(facts, tensors),
             biases=_biases(facts, architecture, tensors),
             qk_norm=architecture == "qwen3",
@@ -153,6 +153,8 @@ def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
     tied = "lm_head" not in tensors
     if tied and facts.metadata.get("tie_word_embeddings") is False:
         facts.fail("tie_word_embeddings is false, but tensor 'lm_head' is missing")
+    if not tied and facts.metadata.get("tie_word_embeddings") is True:
+        facts.fail("tie_word_embeddings is true, but there is a tensor 'lm_head' of its own")
     return tied
 
 
@@ -163,11 +165,15 @@ def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, 
         if architecture == "mistral" and "sliding_window" not in facts.metadata:
             facts.notes.append("sliding_window: the file does not say; none is applied")
         return None, ()
-    layers = windowed_layers(Settings(facts.metadata, facts.notes), architecture, n_layer)
+    said = Settings({**facts.metadata, "sliding_window": window}, facts.notes)
+    layers = windowed_layers(said, architecture, n_layer)
+    if not layers:
+        why = "a llama has none" if architecture == "llama" else "no layer is said to have it"
+        facts.notes.append(f"sliding_window {window} is not used: {why}")
     return (window, layers) if layers else (None, ())
 
 
-def _rope(facts: Facts, theta: float, head_dim: int, frequencies: StoredTensor | None) -> Rope:
+def _rope(facts: Facts, theta: float, context: int, head_dim: int, frequencies: StoredTensor | None) -> Rope:
     scaling = facts.said("rope_scaling")
     if frequencies is not None:
         if scaling:
@@ -176,9 +182,14 @@ def _rope(facts: Facts, theta: float, head_dim: int, frequencies: StoredTensor |
             found = list(frequencies.shape)
             facts.fail(f"tensor {frequencies.name!r}: expected shape [{head_dim // 2}], found {found}")
         return Rope(theta, factors=tuple(frequencies.read().tolist()))
+    if facts.metadata.get("rope_parameters") is not None:
+        facts.fail("rope_parameters are not supported: rope_theta and rope_scaling are")
     if scaling is None and "rope_scaling" not in facts.metadata:
         facts.notes.append("rope_scaling: the file does not say; none is applied")
-    return scaled_rope(theta, scaling or {})
+    scaling = dict(scaling or {})
+    if scaling_kind(scaling) == "yarn":
+        scaling |= yarn_defaults(context, Settings(scaling, facts.notes), "what yarn's authors recommend")
+    return scaled_rope(theta, scaling)
 
 
 def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
@@ -194,7 +205,8 @@ def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None)
     unrotated = not is_gguf and isinstance(origin, str) and any(w in origin.lower() for w in _UNROTATED)
     why = architecture if architecture.startswith("qwen") else f"{architecture} from {brief(origin)}"
     rows: Pairs | None = "halves" if unrotated or why == architecture else None
-    if said is not None and rows in (None, said):
+    expected = rows or ("adjacent" if is_gguf or "gguf" in str(origin).lower() else None)
+    if said is not None and expected in (None, said):
         if option not in (None, said):
             raise InputError(f"--rope-pairs {option} contradicts {facts.path}: rope_type {kind} is {said}")
         return said
@@ -205,6 +217,6 @@ def _pairs(facts: Facts, architecture: str, is_gguf: bool, option: Pairs | None)
         facts.notes.append(f"RoPE pairs: {rows}, as in {why}; the file has no rope_type")
         return rows
     doubt = "does not say which channels RoPE pairs" if said is None else (
-        f"says rope_type {kind} ({said}), but {why} has its rows in {rows}"
+        f"says rope_type {kind} ({said}), but {why} has its rows in {expected}"
     )  # fmt: skip
     raise InputError(f"{facts.path} {doubt}; --rope-pairs adjacent|halves does")

@@ -131,11 +131,39 @@ def scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, 
     return Rope(theta, kind, factors=factors, **{_SCALING[key]: value for key, value in said.items()})
 
 
-def windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
-    """The layers that have a sliding window where a file names one: all of a mistral, none of a llama, of
-    a qwen those from max_window_layers on, where use_sliding_window says so."""
+def yarn_defaults(context: int, scaling: Settings, why: str) -> dict[str, Any]:
+    """What yarn's settings lack, noted."""
+    usual = {"original_max_position_embeddings": context, "beta_fast": 32.0, "beta_slow": 1.0}
+    return {key: scaling.assume(key, POSITIVE, value, why) for key, value in usual.items()}
+
+
+def windowed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
+    """The layers that have a sliding window where a file names one: those that `layer_types` says; else
+    all of a mistral, none of a llama, of a qwen those from max_window_layers on, where
+    use_sliding_window says so."""
+    typed = _typed_layers(said, architecture, n_layer)
+    if typed is not None:
+        return typed
     if architecture == "mistral":
         return tuple(range(n_layer))
-    if architecture == "llama" or not settings.get("use_sliding_window", FLAG):
+    if architecture == "llama" or not said.get("use_sliding_window", FLAG):
         return ()
-    return tuple(range(settings.need("max_window_layers", COUNT), n_layer))
+    return tuple(range(said.need("max_window_layers", COUNT), n_layer))
+
+
+def _typed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...] | None:
+    """The windowed layers by `layer_types`, None where it is not there. It must agree with the rest."""
+    kinds, known = said.values.get("layer_types"), ("full_attention", "sliding_attention")
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
+        raise InputError(f"layer_types: expected {n_layer} of {' and '.join(known)}, found {brief(kinds)}")
+    layers = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+    given = said.get("sliding_window", WHOLE) is not None
+    if architecture in ("llama", "mistral"):
+        agree = layers == (tuple(range(n_layer)) if given and architecture == "mistral" else ())
+    else:
+        agree = not layers or (given and said.get("use_sliding_window", FLAG) is True)
+    if not agree:
+        raise InputError(f"layer_types {brief(kinds)} contradict sliding_window or a {architecture}'s rules")
+    return layers

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from .conventions import COUNT, WHOLE, Settings, brief
+from .conventions import COUNT, Settings, brief
 from .model_file import blaming, map_file
 
 MAGIC = b"GGUF"
@@ -120,7 +120,9 @@ class _Part:
     def place(self) -> tuple[int, int]:
         """Of how many parts this is one, and which, from 1."""
         with blaming(self.path):
-            return self.said.get("split.count", WHOLE) or 1, (self.said.get("split.no", COUNT) or 0) + 1
+            count = self.said.get("split.count", COUNT) or 1  # 0 where parts were merged
+            number = self.said.get("split.no", COUNT) or 0
+            return count, number + 1 if count > 1 else 1
 
     def _fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.path}: {what}, at byte {self.at:,} of {len(self.bytes):,}")

@@ -56,6 +56,27 @@ def _architecture(metadata: Mapping[str, Any]) -> str:
     return architecture
 
 
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the computation, and where it does not
+    "attention.causal": (True,),
+    "attention.scale": (0,),
+    "attention.clamp_kqv": (0,),
+    "attn_logit_softcapping": (0,),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "use_parallel_residual": (False,),
+}
+
+
+def _refuse_variants(keys: Settings) -> None:
+    """Decoders that compute something else, as far as their metadata say so."""
+    for key, neutral in _NEUTRAL.items():
+        value = keys.values.get(keys.prefix + key)
+        if value is not None and not (type(value) in (int, float, bool) and value in neutral):
+            raise InputError(f"{keys.prefix}{key} = {brief(value)} is not supported")
+
+
 def _config(
     architecture: str, keys: Settings, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None
 ) -> DecoderConfig:
@@ -64,6 +85,11 @@ def _config(
         raise InputError(f"a mixture of {experts} experts is not supported")
     if "wte" not in tensors:
         raise InputError("tensor 'token_embd.weight' is missing")
+    _refuse_variants(keys)
+    vocab_size = tensors["wte"].shape[0]
+    said = keys.get("vocab_size", WHOLE) or vocab_size
+    if said != vocab_size:
+        raise InputError(f"vocab_size {said:,} differs from the {vocab_size:,} rows of token_embd.weight")
     width, n_head = keys.need("embedding_length", WHOLE), keys.need("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -85,7 +111,7 @@ def _config(
         n_kv_head=keys.get("attention.head_count_kv", WHOLE) or n_head,
         head_dim=head_dim,
         n_inner=keys.need("feed_forward_length", WHOLE),
-        vocab_size=tensors["wte"].shape[0],
+        vocab_size=vocab_size,
         context_length=keys.need("context_length", WHOLE),
         norm_eps=keys.need("attention.layer_norm_rms_epsilon", POSITIVE),
         rope=_rope(keys, _read_factors(factors, head_dim)),
@@ -116,6 +142,8 @@ def _rope(keys: Settings, factors: tuple[float, ...]) -> Rope:
             "rope.scaling.type", TEXT, "linear", "what llama.cpp takes where there is a factor"
         )
     scaling: dict[str, Any] = {}
+    if kind != "yarn" and (keys.get("rope.scaling.attn_factor", POSITIVE) or 1) != 1:
+        raise InputError("rope.scaling.attn_factor is supported with yarn alone")
     if kind == "linear":
         scaling = {"type": kind, "factor": factor}
     elif kind == "yarn":

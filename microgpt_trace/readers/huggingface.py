@@ -19,6 +19,7 @@ from .conventions import (
     scaled_rope,
     scaling_kind,
     windowed_layers,
+    yarn_defaults,
 )
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, reading
 from .safetensors import read_json, read_safetensors
@@ -169,33 +170,13 @@ def _window(said: Settings, architecture: str, n_layer: int) -> tuple[int | None
         said.notes.append("sliding_window is not used: a llama has none")
     if given and architecture.startswith("qwen"):
         said.assume("use_sliding_window", FLAG, False, _TRANSFORMERS)
-    layers = _typed_layers(said, architecture, n_layer)
-    if layers is None:
-        layers = windowed_layers(said, architecture, n_layer)
+    layers = windowed_layers(said, architecture, n_layer)
     if not layers:
         return None, ()
     size = said.get("sliding_window", WHOLE)
     if "sliding_window" not in said.values:
         size = said.assume("sliding_window", WHOLE, 4096, _TRANSFORMERS)
     return (size, layers) if size else (None, ())
-
-
-def _typed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...] | None:
-    """The windowed layers by `layer_types`, None where it is not there. It must agree with the rest."""
-    kinds, known = said.values.get("layer_types"), ("full_attention", "sliding_attention")
-    if kinds is None:
-        return None
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
-        raise InputError(f"layer_types: expected {n_layer} of {' and '.join(known)}, found {brief(kinds)}")
-    layers = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
-    given = said.get("sliding_window", WHOLE) is not None
-    if architecture in ("llama", "mistral"):
-        agree = layers == (tuple(range(n_layer)) if given and architecture == "mistral" else ())
-    else:
-        agree = not layers or (given and said.get("use_sliding_window", FLAG) is True)
-    if not agree:
-        raise InputError(f"layer_types {brief(kinds)} contradict sliding_window or a {architecture}'s rules")
-    return layers
 
 
 def _rope(said: Settings) -> Rope:
@@ -213,12 +194,10 @@ def _rope(said: Settings) -> Rope:
     partial = inner.get("partial_rotary_factor", POSITIVE)
     if partial not in (None, 1):
         raise InputError(f"partial_rotary_factor {partial}: RoPE over a part of the head is not supported")
-    taken = _yarn_defaults(said, inner) if scaling_kind(scaling) == "yarn" else {}
+    taken = (
+        yarn_defaults(said.need("max_position_embeddings", WHOLE), inner, _TRANSFORMERS)
+        if scaling_kind(scaling) == "yarn"
+        else {}
+    )
     outside = ("rope_theta", "partial_rotary_factor")
     return scaled_rope(theta, {key: value for key, value in (scaling | taken).items() if key not in outside})
-
-
-def _yarn_defaults(said: Settings, inner: Settings) -> dict[str, Any]:
-    context = said.need("max_position_embeddings", WHOLE)
-    usual = {"original_max_position_embeddings": context, "beta_fast": 32.0, "beta_slow": 1.0}
-    return {key: inner.assume(key, POSITIVE, value, _TRANSFORMERS) for key, value in usual.items()}

@@ -6,7 +6,6 @@ add_bos_token says in tokenizer_config.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError, MicrogptError
+from ..readers.safetensors import read_json
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes, tokenizers_package
 from .metadata import Metadata, check_tokens
 from .tokens import Vocabulary
@@ -25,9 +25,9 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
-    tokenizer = _read_json(path)
+    tokenizer = read_json(path)
     config_path = folder / "tokenizer_config.json"
-    config = _read_json(config_path) if config_path.is_file() else {}
+    config = read_json(config_path) if config_path.is_file() else {}
     ids = _token_ids(tokenizer, path)
     kind, spell = _alphabet(tokenizer)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
@@ -43,18 +43,6 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         templates=_templates(folder, config, config_path),
         **ends,
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: no JSON ({error})") from error
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{path}: expected a JSON object, found {content!r:.40}")
-    return content
 
 
 def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
@@ -169,7 +157,7 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
 def _configured_eos(folder: Path, size: int) -> int | None:
     """eos_token_id of the generation or model config; the first, where there are several."""
     for path in (folder / "generation_config.json", folder / "config.json"):
-        config = _read_json(path) if path.is_file() else {}
+        config = read_json(path) if path.is_file() else {}
         named = config.get("eos_token_id")
         first = named[0] if isinstance(named, list) and named else named
         if isinstance(first, int):
