@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from .events import TraceEvent
+from .stats import median
 
 if TYPE_CHECKING:
     from .traces import LayerRow
@@ -115,7 +115,7 @@ def _odd_layer(
         return skipped("a layer is not finite" if bad else "a row of a layer's stream is zero")
     logs = [math.log(max(v, 1e-12)) for v in values]
     middle = median(logs)
-    spread = max(1.4826 * median(abs(v - middle) for v in logs), CLOSE)
+    spread = max(1.4826 * median([abs(v - middle) for v in logs]), CLOSE)
     far = [abs(v - middle) / spread for v in logs]
     worst = max(range(len(far)), key=far.__getitem__)
     where = f"layer {inner[worst][1].layer}: {values[worst]:.4g}, median {math.exp(middle):.4g}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean
 
 from .anomalies import NORM_TOLERANCE
 from .decoder import Decoder
@@ -119,9 +118,10 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> In
         reason = "every layer has a sliding window" if windowed else "the prompt has one position"
         return Insight("sinks", title, None, f"Not evaluated: {reason}.")
     top = max(shares, key=lambda layer: shares[layer])
-    even = fmean(1 / (position + 1) for position in later)
+    even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
     limit = even + SINK * (1 - even)
-    mean, sinking = fmean(shares.values()), [layer for layer, share in shares.items() if share >= limit]
+    mean = math.fsum(shares.values()) / len(shares)
+    sinking = [layer for layer, share in shares.items() if share >= limit]
     numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     measured = (
         f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
 KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
-PARALLEL = 32  # more positions than this are worth the workers
+PARALLEL, MANY = 32, 8  # more positions than the first, or this many chunks, are worth the workers
 IGNORE = np.errstate(over="ignore", invalid="ignore")  # activations and scales may be NaN or infinite
 
 
@@ -52,7 +52,7 @@ def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: i
     y = np.empty((len(x), weight.shape[0]), np.float32)
     fill = _quantised_product(x, weight, y) if _in_whole_blocks(weight) else _plain_product(x, weight, y)
     chunks = _chunks(weight, len(x))
-    if workers > 1 and len(x) > PARALLEL:
+    if workers > 1 and (len(x) > PARALLEL or len(chunks) >= MANY):
         list(_pool(workers).map(fill, chunks))
     else:
         for rows in chunks:

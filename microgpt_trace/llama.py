@@ -8,15 +8,15 @@ channel j of a head with channel j + D/2.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
 from .events import SILENT, Tap
-from .linear import PARALLEL, keep_freed_memory, linear
+from .linear import keep_freed_memory, linear
 from .stats import Array
+from .threads import available_cores
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Cache:
 class Weights:
     """The parameters of a decoder as its computation uses them."""
 
-    def __init__(self, model: Decoder, rows: int) -> None:
+    def __init__(self, model: Decoder) -> None:
         self.config, self.tensors = model.config, model.tensors
-        self.workers = 2 if rows > PARALLEL and (os.cpu_count() or 1) > 1 else 1
+        self.workers = min(2, available_cores())
 
     def vector(self, name: str) -> Array:
         return self.tensors[name].read()
@@ -67,7 +67,7 @@ def forward(model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | Non
     """
     keep_freed_memory()
     config, start = model.config, cache.length if cache else 0
-    weights = Weights(model, len(tokens))
+    weights = Weights(model)
     turns = rope_turns(config.rope, config.head_dim, np.arange(start, start + len(tokens)))
     x = tap.emit("embed.tok", model.tensors["wte"].take(tokens))
     for i in range(config.n_layer):
@@ -80,7 +80,7 @@ def forward(model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | Non
 def head_forward(model: Decoder, x: Array) -> Array:
     """logits = x @ lm_head.T: [T, C] -> [T, V]"""
     name = "wte" if model.config.tied else "lm_head"
-    return Weights(model, len(x)).product(x, name)
+    return Weights(model).product(x, name)
 
 
 def layer_forward(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_models import TOKENS
+from tiny_models import CASES, TOKENS
 
 from microgpt_trace import llama, load, trace
 from microgpt_trace.anomalies import FAR, FEWEST_LAYERS, anomalies_of
@@ -259,6 +259,26 @@ def test_one_position_has_no_sink_to_speak_of(faulty):
     assert insight(faulty(tokens=[5]), "sinks").holds is None
 
 
+def first_alone(event, value):
+    return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
+
+
+@pytest.mark.parametrize(("layer", "holds"), [(0, True), (1, False)])
+def test_layers_with_a_window_are_no_sinks(decoder_folder, layer, holds):
+    """Of the two layers the second has a window, within which position 0 is soon out of sight."""
+    model = load(decoder_folder("qwen2_window"))
+    with model.hooks.subscribe(first_alone, f"layer{layer}.attn.weights"):
+        found = insight(trace(model, tokens=list(TOKENS)), "sinks")
+    assert found.holds is holds
+    assert "of 1 layers" in found.text or not holds
+    assert "layer 1" not in found.text
+
+
+def test_windows_in_every_layer_leave_no_sink_to_speak_of(decoder_folder):
+    found = insight(trace(load(decoder_folder("mistral_window")), tokens=list(TOKENS)), "sinks")
+    assert (found.holds, found.text) == (None, "Not evaluated: every layer has a sliding window.")
+
+
 def test_layers_that_barely_turn_the_stream(faulty):
     still, turning = insight(faulty(small), "turn"), insight(faulty(), "turn")
     assert (still.holds, turning.holds) == (True, False)
@@ -282,6 +302,27 @@ def test_the_pattern_is_microgpts_unless_the_layers_differ(ten):
     other = SimpleNamespace(config=ten.config, chain=("ffn_norm", "attn"))
     found = list(insights_of(other, traced.layers, {"final.norm": 0.0}, traced.input))
     assert (found[-1].id, found[-1].holds) == ("pattern", False)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["llama_gqa", "llama_mqa", "llama_mha_bias", "mistral", "mistral_window", "qwen2", "qwen2_window", "qwen3"],
+)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_pattern_names_what_the_config_has(decoder_folder, case, layers):
+    config = CASES[case] | {"num_hidden_layers": layers}
+    text = insight(trace(load(decoder_folder(case, **config)), tokens=list(TOKENS)), "pattern").text
+    windowed = config["model_type"] == "mistral" or (config.get("use_sliding_window") and layers > 1)
+    groups = config["num_key_value_heads"]
+    expected = {
+        "2 layers instead of 1": layers == 2,
+        f"{groups} key-value heads for 4 heads": groups < 4,
+        "attention no further back than 3 positions": bool(windowed and config["sliding_window"]),
+        "a norm of each head's q and k": config["model_type"] == "qwen3",
+        "biases": config["model_type"] == "qwen2" or config.get("attention_bias", False),
+    }
+    assert {words: words in text for words in expected} == expected
+    assert text.count(",") == 2 + sum(expected.values())
 
 
 def test_every_insight_is_given_once_and_in_order(ten):

@@ -53,6 +53,13 @@ def test_without_a_head_it_is_tied(path):
     assert read(path, tensors=tensors).config.tied
     said = METADATA | {"tie_word_embeddings": False}
     assert "'lm_head' is missing" in refuses(path, said, tensors)
+    assert read(path, METADATA | {"tie_word_embeddings": True}, tensors).config.tied
+
+
+def test_a_head_beside_tied_embeddings_is_refused(path):
+    message = refuses(path, METADATA | {"tie_word_embeddings": True})
+    assert "tie_word_embeddings is true, but there is a tensor 'lm_head' of its own" in message
+    assert not read(path, METADATA | {"tie_word_embeddings": False}).config.tied
 
 
 def test_qwen3_has_gains_of_q_and_k(path):
@@ -263,6 +270,62 @@ def test_an_option_against_the_file_is_refused(path):
     assert not read(path, rope_pairs="halves").config.adjacent_pairs
 
 
+def test_a_llama_with_the_names_of_gguf_has_its_rows_permuted(path):
+    """Whatever rope_type says: it is often set by the architecture's name alone."""
+    tensors, _ = tiny_model(GGUF, layer=SHAPES)
+    metadata = METADATA | {"architecture": "llama", "rope_type": 2}
+    message = refuses(path, metadata, tensors, error=InputError)
+    assert "says rope_type 2 (halves), but llama from None has its rows in adjacent" in message
+    assert "--rope-pairs adjacent|halves" in message
+    assert read(path, metadata | {"rope_type": 0}, tensors).config.adjacent_pairs
+    for pairs in ("adjacent", "halves"):
+        file = read(path, metadata, tensors, rope_pairs=pairs)
+        assert file.config.adjacent_pairs == (pairs == "adjacent")
+        assert f"RoPE pairs: {pairs}, as --rope-pairs says" in file.notes
+
+
+def test_a_llama_from_a_gguf_has_its_rows_permuted(path):
+    metadata = without("architecture", rope_type=2, original_format="GGUF")
+    message = refused(path, lambda: llama(path, metadata), InputError)
+    assert "llama from 'GGUF' has its rows in adjacent" in message
+
+
+def test_a_qwen_with_the_names_of_gguf_has_halves(path):
+    tensors, _ = tiny_model(GGUF)
+    assert not read(path, METADATA | {"rope_type": 2}, tensors).config.adjacent_pairs
+
+
+def test_rope_parameters_are_refused(path):
+    message = refuses(path, METADATA | {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}})
+    assert "rope_parameters are not supported" in message
+
+
+@pytest.mark.xfail(reason="rope_freqs.weight is looked at first")
+def test_rope_parameters_are_refused_beside_factors_too(path):
+    tensors, _ = tiny_model(GGUF)
+    changes = METADATA | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}
+    assert "rope_parameters" in refuses(path, changes, tensors | {"rope_freqs.weight": f32([1, 8])})
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0, "beta_slow": 2.0}
+YARN_DEFAULTS = {
+    "original_max_position_embeddings": ("original_context", 64),
+    "beta_fast": ("beta_fast", 32.0),
+    "beta_slow": ("beta_slow", 1.0),
+}
+
+
+@pytest.mark.parametrize("key", YARN_DEFAULTS)
+def test_what_yarn_leaves_open_is_noted(key, path):
+    name, value = YARN_DEFAULTS[key]
+    left = {k: v for k, v in YARN.items() if k != key}
+    file = read(path, METADATA | {"rope_scaling": left})
+    assert (file.config.rope.kind, getattr(file.config.rope, name)) == ("yarn", value)
+    assert file.notes == (*QUIET, f"{key} = {value:g} (what yarn's authors recommend)")
+    whole = read(path, METADATA | {"rope_scaling": YARN})
+    assert (whole.notes, getattr(whole.config.rope, name)) == (QUIET, YARN[key])
+
+
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -318,6 +381,52 @@ def test_sliding_windows(path):
     config = read(path, METADATA | qwen).config
     assert (config.window, config.windowed_layers) == (4, (1,))
     assert "max_window_layers" in refuses(path, METADATA | qwen | {"max_window_layers": None})
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_sliding_window": False, "max_window_layers": 0}])
+def test_a_window_that_no_layer_has_is_noted(changes, path):
+    file = read(path, METADATA | {"sliding_window": 4} | changes)
+    assert (file.config.window, file.config.windowed_layers) == (None, ())
+    assert file.notes == (*QUIET, "sliding_window 4 is not used: no layer is said to have it")
+    assert read(path, METADATA | {"sliding_window": None} | changes).notes == QUIET
+
+
+def test_a_window_of_a_llama_is_noted(path):
+    file = llama(path, METADATA | {"architecture": "llama", "sliding_window": 4})
+    assert file.config.window is None
+    assert file.notes == (*QUIET, "sliding_window 4 is not used: a llama has none")
+
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+WINDOW = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+
+
+@pytest.mark.parametrize("kinds", [[SLIDING, FULL], [FULL, SLIDING], [SLIDING, SLIDING]])
+def test_layer_types_say_which_layers_have_the_window(kinds, path):
+    config = read(path, METADATA | WINDOW | {"layer_types": kinds}).config
+    assert (config.window, config.windowed_layers) == (4, tuple(i for i in (0, 1) if kinds[i] == SLIDING))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (WINDOW | {"layer_types": [SLIDING]}, "layer_types: expected 2 of full_attention and sliding"),
+        (WINDOW | {"layer_types": [FULL, "linear_attention"]}, "layer_types: expected 2 of"),
+        (WINDOW | {"layer_types": "sliding_attention"}, "layer_types: expected 2 of"),
+        (WINDOW | {"layer_types": [SLIDING, FULL], "use_sliding_window": False}, "contradict"),
+        ({"sliding_window": 4, "layer_types": [FULL, SLIDING]}, "contradict"),
+        ({"architecture": "mistral", "sliding_window": 4, "layer_types": [FULL, FULL]}, "contradict"),
+        ({"architecture": "llama", "sliding_window": 4, "layer_types": [FULL, SLIDING]}, "contradict"),
+    ],
+)
+def test_layer_types_must_agree_with_the_rest(changes, words, path):
+    assert words in refuses(path, METADATA | changes)
+
+
+@pytest.mark.xfail(reason="without a sliding_window nothing else that speaks of windows is looked at")
+@pytest.mark.parametrize("changes", [{"layer_types": [FULL, SLIDING]}, {"layer_types": [FULL]}])
+def test_layer_types_without_a_window_are_refused(changes, path):
+    assert "layer_types" in refuses(path, METADATA | changes)
 
 
 # Tensors that are missing, strange or of another shape

@@ -185,12 +185,48 @@ REFUSED = {
         "layers, found tensors of 2",
     ),
     "shape": ({"qwen2.feed_forward_length": 49}, "ffn_gate.weight': expected shape [49, 32], found [48, 32]"),
+    "vocabulary": ({"qwen2.vocab_size": 62}, "vocab_size 62 differs from the 61 rows of token_embd.weight"),
+    "attention factor": (
+        {"qwen2.rope.scaling.attn_factor": 1.2},
+        "rope.scaling.attn_factor is supported with yarn alone",
+    ),
+    "attention factor of linear": (
+        {"qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 2.0}
+        | {"qwen2.rope.scaling.attn_factor": 1.2},
+        "rope.scaling.attn_factor is supported with yarn alone",
+    ),
 }
+# What makes another computation of it: values that do, and values that change nothing
+VARIANTS = {
+    "attention.causal": ([False, 0, "yes"], [True]),
+    "attention.scale": ([0.125, [0.125, 0.25]], [0.0]),
+    "attention.clamp_kqv": ([8.0], [0.0]),
+    "attn_logit_softcapping": ([50.0], [0.0]),
+    "final_logit_softcapping": ([30.0], [0.0]),
+    "logit_scale": ([0.0625, -1.0], [1.0, 0.0, 1]),
+    "residual_scale": ([0.22], [1.0, 0.0]),
+    "embedding_scale": ([12.0], [1.0, 0.0]),
+    "use_parallel_residual": ([True], [False]),
+}
+REFUSED_VALUES = [(key, value) for key, (wrong, _) in VARIANTS.items() for value in wrong]
+NEUTRAL_VALUES = [(key, value) for key, (_, neutral) in VARIANTS.items() for value in neutral]
+NEUTRAL_VALUES += [("vocab_size", 61), ("rope.scaling.attn_factor", 1.0), ("expert_count", 0)]
 
 
 @pytest.mark.parametrize(("changes", "word"), REFUSED.values(), ids=REFUSED)
 def test_models_that_are_not_supported_or_contradict_themselves(changes, word, path, whole):
     assert word in refuses(changed(path, whole, changes))
+
+
+@pytest.mark.parametrize(("key", "value"), REFUSED_VALUES)
+def test_what_would_compute_something_else_is_refused(key, value, path, whole):
+    assert f"qwen2.{key} = {value!r} is not supported" in refuses(changed(path, whole, {f"qwen2.{key}": value}))
+
+
+@pytest.mark.parametrize(("key", "value"), NEUTRAL_VALUES)
+def test_what_changes_nothing_is_read(key, value, path, whole):
+    model = load(changed(path, whole, {f"qwen2.{key}": value}))
+    assert (model.config, model.assumed) == (load(changed(path, whole)).config, ())
 
 
 # --- Missing, extra and strange tensors -------------------------------------------------------
@@ -259,6 +295,15 @@ def test_any_part_opens_the_whole(parts, tmp_path):
         assert model.config == single.config
         for name, tensor in single.tensors.items():
             np.testing.assert_array_equal(model.tensors[name].data, tensor.data)
+
+
+@pytest.mark.parametrize("number", [0, 2, 65535])
+def test_parts_that_were_merged_are_one_file(number, path, whole):
+    """As tools that merge parts leave it: of no parts, and which one no longer counts."""
+    keys = {"split.count": 0, "split.no": number, "split.tensors.count": len(whole.tensors)}
+    model = load(changed(path, whole, keys))
+    assert model.config == load(changed(path, whole)).config
+    assert len(model.tensors) == len(whole.tensors)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

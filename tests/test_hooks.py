@@ -373,3 +373,36 @@ def test_a_bus_knows_only_its_own_names():
         assert len(bus) == 1
     with pytest.raises(InputError, match="'logits' matches no event"), bus.subscribe(my_hook, "logits"):
         pass
+
+
+def test_a_run_has_the_hooks_of_its_beginning(deep):
+    """What subscribes later, and what belongs to another run, is not called."""
+    heard, bus = [], deep.model.hooks
+    batch = one_name(deep.ids, deep.model.config)
+    of_another = bus.subscription(lambda e, v: heard.append("another's"), "logits")
+    own = bus.subscription(lambda e, v: heard.append("own"), "logits")
+    run = bus.begin(after=[own])
+    bus.begin(after=[of_another])
+    with bus.subscribe(lambda e, v: heard.append("later"), "logits"):
+        forward(deep.model.params, batch, run.tap("forward"))
+    assert heard == ["own"]
+    assert len(bus) == 0
+
+
+def test_hooks_of_a_run_stand_around_those_of_the_bus(deep):
+    heard, bus = [], deep.model.hooks
+    first, last = (bus.subscription(lambda e, v, n=n: heard.append(n), "logits") for n in ("first", "last"))
+    with bus.subscribe(lambda e, v: heard.append("bus"), "logits"):
+        run = bus.begin(before=[first], after=[last])
+    forward(deep.model.params, one_name(deep.ids, deep.model.config), run.tap("forward"))
+    assert heard == ["first", "bus", "last"]
+
+
+def test_runs_have_their_own_count_and_replacements(deep):
+    bus, batch, seqs = deep.model.hooks, one_name(deep.ids, deep.model.config), ([], [])
+    one = bus.begin(after=[bus.subscription(lambda e, v: seqs[0].append(e.seq) or v * 2, "logits")])
+    two = bus.begin(after=[bus.subscription(lambda e, v: seqs[1].append(e.seq), "logits")])
+    for run in (one, two):
+        forward(deep.model.params, batch, run.tap("forward"))
+    assert seqs[0] == seqs[1]
+    assert (list(one.replaced), list(two.replaced)) == (["logits"], [])

@@ -1,6 +1,7 @@
 """A Trace: its input, predictions, arrays and one Adam step."""
 
 import math
+from threading import Barrier, Thread
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from judges import agree, scalar_forward, softmax_of
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace, train
 from microgpt_trace.errors import InputError
+from microgpt_trace.render.document import to_json
 
 
 def test_the_input_is_told_with_its_characters(emma):
@@ -195,3 +197,32 @@ def test_a_trace_is_the_same_each_time(emma):
         second.checks,
         second.insights,
     )
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"step": True, "time": True}], ids=["plain", "step"])
+def test_a_trace_shows_itself_in_a_notebook(layers, options):
+    traced = trace(init(Config(n_layer=layers)), "emma", top_k=3, **options)
+    shown = traced._repr_html_()
+    assert shown.startswith("<pre")
+    for wanted in ("Input: &quot;emma&quot;", "Stage 4", "Predictions", "Top 3", "Self-check"):
+        assert wanted in shown, wanted
+    assert ("Layer 1" in shown) == (layers == 2)
+    assert ("Adam step 1" in shown) == bool(options)
+    assert shown.count("logits = x @ w_lm") == 1
+
+
+def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
+    """Both wait for each other at the beginning, in the middle and at the end of the model."""
+    texts, barrier, found = ("emma", "olivia"), Barrier(2, timeout=30), {}
+    alone = {text: trace(emma, text, step=True) for text in texts}
+    with emma.hooks.subscribe(lambda e, v: barrier.wait() and None, "embed.*", "layer0.*", "loss"):
+        threads = [Thread(target=lambda t=t: found.update({t: trace(emma, t, step=True)})) for t in texts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+    for text in texts:
+        print(text, len(found[text]), len(alone[text]))
+        assert to_json(found[text]) == to_json(alone[text])
+        assert [event.seq for event in found[text]] == list(range(len(alone[text])))
