@@ -67,7 +67,7 @@ def _norms(norms: Mapping[str, float]) -> Anomaly:
     title = "RMSNorm rows, gain divided out, away from RMS 1"
     bad = next((name for name, off in norms.items() if not math.isfinite(off)), None)
     if bad is not None:
-        reason = f"{bad} is not finite"
+        reason = f"{bad}, or what went in, is not finite or too large to be squared"
         return Anomaly("rmsnorm", title, None, None, NORM_TOLERANCE, "invariant", reason)
     name = max(norms, key=lambda n: norms[n])
     off = norms[name]

@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import FileFormatError, InputError
 from .files import write_atomically
-from .model import Model, Schedule, TrainingState
+from .model import Model, Schedule, TrainingState, check_microgpt
 from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .stats import Array, DType
 from .tokenizer import Tokenizer
@@ -35,6 +35,7 @@ def save(model: Model, path: str | Path) -> None:
     """Write a checkpoint, whole or not at all. Raises RunError where the disk does not let us."""
     from safetensors.numpy import save as to_bytes
 
+    check_microgpt(model, "save")
     tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
     metadata = {
         "format": FORMAT,

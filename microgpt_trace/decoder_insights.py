@@ -41,7 +41,7 @@ def _unfit(layers: Sequence[LayerRow], norms: Mapping[str, float]) -> str:
     figures = [*norms.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
     if all(map(math.isfinite, figures)):
         return ""
-    return "a row of the stream is zero, of which no share can be taken"
+    return "a row of the stream is zero, or too large to be squared"
 
 
 def _number(value: float) -> str:
@@ -77,7 +77,7 @@ def _growth(layers: Sequence[LayerRow]) -> Insight:
     top = max(range(len(steps)), key=steps.__getitem__)
     step = f"most in layer {top + 1} (× {steps[top]:.2f})"
     if factor >= GROWN:
-        text = f"The stream grows with depth: {course}, {step}. Layers add to it and rarely take away."
+        text = f"The stream grows with depth: {course}, {step}."
     else:
         text = f"The stream keeps its size: {course} ({step}); growth would be × {GROWN:g} or more."
     return Insight("growth", title, factor >= GROWN, text, numbers | {"largest_step": steps[top]})

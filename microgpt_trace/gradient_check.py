@@ -16,7 +16,7 @@ from .batch import Batch, Packer
 from .checks import Check
 from .microgpt import Pass, backward, forward
 from .microgpt_tracing import prepare
-from .model import Model
+from .model import Model, check_microgpt
 from .parameters import Parameters
 from .stats import Array
 
@@ -43,6 +43,7 @@ class GradientCheck:
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     """Check every element of every parameter's gradient of the text's loss, parameter by parameter."""
+    check_microgpt(model, "gradcheck")
     inputs = prepare(model, text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])

@@ -68,8 +68,11 @@ def is_model(path: Path) -> bool:
     """Whether a file or folder that is there looks like a model of any kind."""
     if path.is_dir():
         return (path / "config.json").is_file()
-    if kind_of(path) != "checkpoint":
-        return True
+    try:
+        if kind_of(path) != "checkpoint":
+            return True
+    except FileFormatError:
+        return False
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
@@ -90,7 +93,7 @@ def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except FileNotFoundError as error:
-        if path.suffix in (".gguf", ".apr"):
+        if path.suffix != ".safetensors":
             raise FileFormatError(f"{path}: no such file") from error
         return "checkpoint"  # whose reader says how to make one
     except (OSError, ValueError) as error:
@@ -105,4 +108,6 @@ def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
         if (path.parent / "config.json").is_file():
             return "Hugging Face"
         raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")
+    if path.suffix != ".safetensors" and head[8:9] != b"{":
+        raise FileFormatError(f"{path}: expected a GGUF, .apr or safetensors file, found {head[:8]!r}")
     return "checkpoint"

@@ -92,6 +92,12 @@ class Model:
         }
 
 
+def check_microgpt(model: Any, what: str) -> None:
+    """Raises InputError for a production model, which can only be traced."""
+    if not isinstance(model, Model):
+        raise InputError(f"{what} is for a microGPT: {getattr(model, 'origin', model)!s:.200} is none")
+
+
 def init(config: Config | None = None, *, seed: int = 42, tokenizer: Tokenizer | None = None) -> Model:
     """An untrained model, its parameters drawn from N(0, 0.08) by `seed`."""
     check_seed(seed)

@@ -9,7 +9,7 @@ import numpy as np
 from .batch import Packer
 from .errors import InputError
 from .microgpt import forward
-from .model import Model, check_seed
+from .model import Model, check_microgpt, check_seed
 
 
 def sample(
@@ -20,6 +20,7 @@ def sample(
     Temperature 0 takes the most probable character. A name ends with EOS or a full block. Raises
     InputError for a prefix that does not fit and for a model whose predictions are not finite.
     """
+    check_microgpt(model, "sample")
     if not (np.isfinite(temperature) and temperature >= 0):
         raise InputError(f"temperature: expected 0 or more, found {temperature}")
     check_seed(seed)

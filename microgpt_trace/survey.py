@@ -113,7 +113,10 @@ class Survey:
 
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
-    return np.sqrt(np.einsum("tc,tc->t", x, x))
+    norms = np.sqrt(np.einsum("tc,tc->t", x, x))
+    if np.isinf(norms).any():  # squares that leave float32
+        norms = np.sqrt(np.einsum("tc,tc->t", x, x, dtype=np.float64))
+    return norms
 
 
 def typical(x: Array) -> float:

@@ -184,6 +184,10 @@ class Trace:
     def array(self, name: str, phase: Phase = "forward") -> Array:
         """The array of an event or parameter in a phase: an activation, a gradient, an update."""
         if (phase, name) not in self.arrays:
+            if name in self.specs:
+                raise InputError(
+                    f"the array of {name!r} was not kept in phase {phase}: ask for it by `values`"
+                )
             kept = [n for p, n in self.arrays if p == phase]
             chosen = select_names([name], kept) if kept else []
             if len(chosen) != 1:

@@ -30,13 +30,21 @@ def trace(
 
     `names` (names, globs, apr's stage names) choose the events that the Trace holds, and `values`
     whether it keeps their arrays (or those of which names; by default a microGPT's are kept, a
-    decoder's are not); `top_k` candidates per position, `time` seconds per event. For a microGPT
-    `backward` adds the gradients of the text's loss and `step` one Adam step after them; what else a
-    decoder knows is said at `trace_decoder`. The model is not changed. Raises InputError for a text,
+    decoder's are not); `top_k` candidates per position, `time` seconds per event.
+
+    For a microGPT `backward` adds the gradients of the text's loss and `step` one Adam step after
+    them. For a decoder `tokens` take the place of the text, `special` parses special tokens in it,
+    `chat` renders it by the file's chat template, `positions` ("all", "last" or indices) get logits
+    and predictions, `lens` adds the top token after every layer, `generate` continues for so many
+    tokens (`temperature`, `seed`), `recheck` compares with a run that nobody observes.
+
+    The model is not changed. Raises InputError for a text,
     a name or an option that does not fit.
     """
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k: expected at least 1, found {top_k}")
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"text: expected a string, found {type(text).__name__}; ids are given as tokens=")
     if model.family == "microgpt":
         if decoder_options:
             raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")

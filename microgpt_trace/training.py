@@ -15,7 +15,7 @@ from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
 from .events import SILENT, HookBus, Tap, TraceEvent
 from .microgpt import backward, event_specs, forward
-from .model import Model, Schedule, TrainingState, init
+from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .ops import losses_of
 from .parameters import Parameters, aligned
 from .stats import Array
@@ -218,6 +218,7 @@ def train(
     FileFormatError or InputError for bad input.
     """
     start = model or init(seed=seed)
+    check_microgpt(start, "train")
     fresh = Model(start.params.copy(), start.tokenizer, start.origin)
     documents = Documents.fit(
         read_lines(Path(data or default_data())), start.tokenizer, start.config.block_size

@@ -307,7 +307,13 @@ def test_rope_parameters_are_refused_beside_factors_too(path):
     assert "rope_parameters" in refuses(path, changes, tensors | {"rope_freqs.weight": f32([1, 8])})
 
 
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 16.0, "beta_slow": 2.0}
+YARN = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 16.0,
+    "beta_slow": 2.0,
+}
 YARN_DEFAULTS = {
     "original_max_position_embeddings": ("original_context", 64),
     "beta_fast": ("beta_fast", 32.0),

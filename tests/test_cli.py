@@ -220,7 +220,7 @@ def test_the_empty_text_traces_bos_alone():
     [
         (["trace", "José"], ["'é'", "position 3", "a..z", "'jose'"]),
         (["trace", "a" * 16], ["at most 15", "found 16"]),
-        (["trace", "--model", "nope"], ["nope", "no such checkpoint"]),
+        (["trace", "--model", "nope"], ["nope: no such file"]),
         (["trace", "--model", "."], ["found a folder"]),
         (["trace", "--bogus"], ["--bogus"]),
         (["trace", "emma", "extra"], ["extra"]),

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from safetensors.numpy import load_file
 from test_cli import microgpt, refused
 from tiny_models import CASES, random_weights, write_folder, write_gguf
 
-from microgpt_trace import load, trace
+from microgpt_trace import init, load, save, trace
+from microgpt_trace.cli.run_trace import _layers
+from microgpt_trace.errors import InputError
 
 HELLO = [37, 8, 15, 15, 18]
 TEMPLATE = (
@@ -178,6 +181,14 @@ REFUSED = {
     "layers": (["--layers", "0-2"], ["--layers 0-2", "0 to 1"]),
     "backwards": (["--layers", "1-0"], ["--layers 1-0"]),
     "no layers": (["--layers", "first"], ["--layers", "'first'"]),
+    "a raised 2": (["--layers", "²"], ["--layers", "expected something like 3-5 or 0,7", "²"]),
+    "a huge layer": (["--layers", "0-99999999999"], ["--layers", "'0-99999999999'"]),
+    "too many layers": (["--layers", "0-999999999"], ["--layers 0-999999999", "0 to 1"]),
+    "backwards and more": (["--layers", "1-0,0"], ["--layers 1-0,0"]),
+    "half a range": (["--layers", "3-"], ["--layers", "'3-'"]),
+    "nothing": (["--layers", ""], ["--layers", "''"]),
+    "a comma too many": (["--layers", "0,"], ["--layers", "'0,'"]),
+    "a loss that is none": (["--layer", "loss", "--positions", "last"], ["last position has no loss"]),
     "layer and layers": (["--layers", "0", "--layer", "logits"], ["--layer ", "--layers"]),
     "positions": (["Hello", "--positions", "5"], ["position 5", "0 to 4"]),
     "no positions": (["--positions", "some"], ["--positions", "'some'"]),
@@ -192,7 +203,8 @@ REFUSED = {
     "step": (["--step"], ["--step", "forward only"]),
     "heads": (["--n-head", "4"], ["--n-head"]),
     "bos": (["--bos", "last"], ["--bos"]),
-    "seed": (["--seed", "1"], ["--seed"]),
+    "seed": (["--seed", "1"], ["--seed is for an untrained model or for --temperature"]),
+    "seed of greed": (["--seed", "1", "--generate", "2"], ["or for --temperature"]),
     "pairs": (["--rope-pairs", "halves"], ["--rope-pairs"]),
     "set": (["--set", "num_heads=4"], ["--set"]),
     "reference": (["--reference", "other.apr"], ["--reference", "microgpt diff"]),
@@ -212,6 +224,22 @@ OF_DECODERS = {
     "--lens": [], "--generate": ["2"], "--temperature": ["0.5"], "--fail-on": ["anomaly"], "--recheck": [],
     "--rope-pairs": ["halves"], "--set": ["a=1"],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["0", "0.0"])
+def test_no_heat_is_refused_by_a_microgpt_all_the_same(value):
+    refused(microgpt("trace", "emma", "--temperature", value), "--temperature is for a production model")
+
+
+@pytest.mark.parametrize("text", ["0-99999999", "0-9999999,1", "9999999-0"])
+def test_layers_cost_no_memory(text):
+    tracemalloc.start()
+    with pytest.raises(InputError, match=f"--layers {text}"):
+        _layers(text, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(peak)
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("option", OF_DECODERS)
@@ -272,7 +300,14 @@ def test_verbose_is_every_event_but_the_heads(model):
 
 @pytest.mark.parametrize(
     ("options", "layers"),
-    [(["--layers", "3-5"], {3, 4, 5}), (["--layers", "0,9"], {0, 9}), (["--layers", "4", "-v"], {4})],
+    [
+        (["--layers", "3-5"], {3, 4, 5}),
+        (["--layers", "0,9"], {0, 9}),
+        (["--layers", "4", "-v"], {4}),
+        (["--layers", "0,1"], {0, 1}),
+        (["--layers", "0-1"], {0, 1}),
+        (["--layers", "8-9,2,2-2"], {2, 8, 9}),
+    ],
 )
 def test_layers(plain, options, layers):
     read = document(plain, "Hello", *options)
@@ -354,6 +389,136 @@ def test_save_and_values_hold_the_arrays_of_the_trace(model, tmp_path):
     refused(microgpt("trace", model, "--save", saved), "exists already", "--force")
 
 
+@pytest.fixture
+def split(tmp_path):
+    """A GGUF file in three parts."""
+    pytest.importorskip("gguf")
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")
+    write_gguf(tmp_path / "split.gguf", CASES["llama_gqa"], weights, split=8)
+    return sorted(tmp_path.glob("*.gguf"))
+
+
+def kept_from_writing(model, target, option, *more):
+    """A request to write over a model's file is refused, and the file is as it was."""
+    before = target.read_bytes()
+    result = microgpt("trace", model, "--tokens", "3,5", option, target, "--force", *more)
+    assert target.read_bytes() == before
+    refused(result, f"{option} {target}: the model itself is there")
+
+
+WRITING = pytest.mark.parametrize("option", ["--save", "--out"])
+
+
+@WRITING
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_nothing_is_written_over_a_models_folder(decoder_folder, option, name):
+    folder = decoder_folder()
+    kept_from_writing(folder, folder / name, option, *(["--json"] if option == "--out" else []))
+
+
+@WRITING
+def test_nothing_is_written_into_a_models_folder(model, option):
+    result = microgpt("trace", model, "Hello", option, model / "new", "--force")
+    refused(result, f"{option} {model / 'new'}: the model itself is there")
+    assert not (model / "new").exists()
+
+
+@WRITING
+def test_nothing_is_written_over_a_models_file(split, tmp_path, option):
+    path = write_gguf(tmp_path / "m.bin", CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "x"))
+    kept_from_writing(path, path, option)
+    (tmp_path / "link").symlink_to(path)
+    kept_from_writing(path, tmp_path / "link", option)
+    kept_from_writing(tmp_path / "link", path, option)
+
+
+def test_a_microgpt_is_not_written_over(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(init(), path)
+    before = path.read_bytes()
+    result = microgpt("trace", "emma", "--model", path, "--save", path, "--force")
+    refused(result, "the model itself is there")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.xfail(reason="only the first part is known as the model")
+def test_no_part_of_a_model_is_written_over(split):
+    kept_from_writing(split[0], split[1], "--save")
+
+
+@pytest.mark.xfail(reason="only the file that was named is known as the model")
+@pytest.mark.parametrize("named", ["config.json", "model.safetensors"])
+def test_a_folder_named_by_one_of_its_files_is_not_written_over(decoder_folder, named):
+    folder = decoder_folder()
+    kept_from_writing(folder / named, folder / "tokenizer.json", "--save")
+
+
+@pytest.mark.xfail(reason="the folder is compared with where the link leads")
+def test_weights_behind_a_link_are_not_written_over(decoder_folder, tmp_path):
+    """As the cache of huggingface_hub has them."""
+    folder = decoder_folder()
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    kept_from_writing(folder, folder / "model.safetensors", "--save")
+
+
+# --- Parameters in full ---------------------------------------------------------------------------
+
+
+def shown(*args):
+    """The lines of what --show prints, on a screen as wide as it needs."""
+    result = microgpt("trace", *args, width=2000)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    return lines[max(i for i, line in enumerate(lines) if line.startswith("not checked")) + 1 :]
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """One llama as GGUF, whose rows of q and k are permuted, and as a folder, where they are not."""
+    pytest.importorskip("gguf")
+    config, weights = CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa")
+    return write_gguf(tmp_path / "m.gguf", config, weights), write_folder(tmp_path / "hf", config, weights)
+
+
+@pytest.mark.parametrize("name", ["layer0.attn_wq", "layer1.attn_wk", "layer0.attn_wv"])
+def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(twins, name):
+    of_gguf, of_folder = (shown(path, "--tokens", "3,5", "--show", name) for path in twins)
+    print(*of_gguf[:4], sep="\n")
+    assert of_gguf == of_folder
+    kind = f"model.layers.{name[5]}.self_attn.{name[-1]}_proj.weight"
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")[kind]
+    numbers = [[float(text) for text in line.split()[1:]] for line in of_gguf[3:]]
+    np.testing.assert_allclose(numbers, weights, atol=6e-4)
+
+
+def test_show_takes_globs_of_parameters_and_events(twins):
+    lines = shown(twins[0], "--tokens", "3,5", "--show", "layer0.attn_w*", "--show", "layer1.mlp.*rm")
+    titles = [line.split()[0] for line in lines if re.match(r"layer\d", line)]
+    assert titles == [f"layer0.attn_w{x}" for x in "qkvo"] + ["layer1.mlp.norm"]
+    refused(microgpt("trace", twins[0], "--tokens", "3", "--show", "layer0.attn_x*"), "'layer0.attn_x*'")
+
+
+@pytest.fixture(scope="module")
+def many(decoder_folder):
+    """A vocabulary of 200."""
+    return decoder_folder(vocab_size=200)
+
+
+@pytest.mark.parametrize("name", ["wte", "lm_head"])
+def test_show_prints_so_many_rows_and_no_more(many, name):
+    rows = [line for line in shown(many, "--tokens", "3,5", "--show", name) if len(line.split()) == 33]
+    print(len(rows), rows[0][:60])
+    assert len(rows) == 128
+
+
+def test_show_says_how_many_rows_there_are(many):
+    lines = shown(many, "--tokens", "3,5", "--show", "wte")
+    print(lines[1], lines[-1], sep="\n")
+    assert lines[1] == "wte  200×32 float32"
+    assert "72 more rows" in lines[-1]
+
+
 # --- Exit codes -----------------------------------------------------------------------------------
 
 
@@ -363,6 +528,30 @@ def test_a_nan_ends_with_1_and_is_named(broken, options):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def spoiled(model, decoder_folder):
+    """A NaN that the first decode step meets, and no earlier pass."""
+    first = trace(load(model), "Hello", generate=1).generation[0].token.token
+    assert first not in HELLO
+
+    def spoil(weights):
+        weights["model.embed_tokens.weight"][first, 4] = np.nan
+
+    return decoder_folder(edit=spoil)
+
+
+def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled, validators):
+    assert microgpt("trace", spoiled, "Hello").returncode == 0
+    result = microgpt("trace", spoiled, "Hello", "--generate", "3")
+    text = " ".join(result.stdout.split())
+    assert result.returncode == 1
+    assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = nan" in text
+    assert "ended: the logits of step 2 are not finite" in text
+    read = document(spoiled, "Hello", "--generate", "3", code=1)
+    validators[0].validate(read)
+    assert (len(read["generation"]), read["generation_end"]) == (1, "the logits of step 2 are not finite")
 
 
 @pytest.fixture(scope="module")
@@ -410,6 +599,89 @@ def test_the_wide_overview_has_cosines_and_sinks(plain):
     assert re.search(r"cosine +sink", wide)
     assert not re.search(r"cosine +sink", narrow)
     assert wide.count("\n") >= 10
+
+
+LABELS = [
+    "[/",
+    "[b]",
+    "[/INST]",
+    "[/bold]",
+    "[red]",
+    "[link=x]",
+    "[@",
+    "[#",
+    "]",
+    "[",
+    "[[b]]",
+    "[dim]x[/dim]",
+]
+
+
+def renamed(folder, names):
+    """The tokenizer of a folder with tokens 4, 5, ... renamed."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocab = {token: i for token, i in content["model"]["vocab"].items() if not 4 <= i < 4 + len(names)}
+    content["model"]["vocab"] = vocab | {name: 4 + i for i, name in enumerate(names)}
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bracketed(decoder_folder):
+    """Tokens that look like markup, each many times: wherever a label stands, it is one of them."""
+    return renamed(
+        decoder_folder(), [LABELS[i % len(LABELS)] + f"{i}" * (i >= len(LABELS)) for i in range(57)]
+    )
+
+
+@pytest.mark.parametrize("i", range(len(LABELS)))
+def test_labels_that_look_like_markup_are_text(bracketed, i):
+    args = ("trace", bracketed, "--tokens", f"7,{i + 4}")
+    lines, label = microgpt(*args, width=140).stdout.splitlines(), LABELS[i]
+    assert lines[0].startswith(f'Input: "{LABELS[3]}{label}" → tokens [7, {i + 4}]')
+    assert f"{LABELS[3]}=7 {label}={i + 4}" in lines[1]
+    assert f"Top 5 after position 1 {label}" in lines
+    traced = trace(load(bracketed), tokens=[7, i + 4])
+    for candidate in traced.predictions[-1].top:
+        row = rf"{re.escape(candidate.label)} +{candidate.token} +{candidate.p:.4f}"
+        assert any(re.match(row, line) for line in lines), row
+    assert any(line.split()[1:3] == [LABELS[3], label] for line in lines if line.startswith("  0"))
+
+
+def test_labels_that_look_like_markup_are_text_in_lens_continuation_and_arrays(bracketed):
+    options = {"lens": True, "generate": 4}
+    traced = trace(load(bracketed), tokens=[4, 5, 6], **options)
+    args = ["trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v"]
+    output = microgpt(*args, "--show", "wte", "--show", "layer0.attn.weights", width=140).stdout
+    for step in traced.generation:
+        assert f"\nStep {step.step}: {step.token.label}\n" in output or step.step == 1
+        assert f"  {step.runners_up[0].label}={step.runners_up[0].p:.3f}" in output
+    for row in traced.lens:
+        labels = [c.label if len(c.label) <= 12 else f"{c.label[:11]}…" for c in row.predicted]
+        assert any(line.split() == [str(row.layer), *labels] for line in output.splitlines())
+    for label in LABELS:
+        assert re.search(rf"^{re.escape(label[:12])} +-?\d", output, re.MULTILINE), label
+    assert re.search(rf"^ +{re.escape(LABELS[0])} +{re.escape(LABELS[1])}", output, re.MULTILINE)
+
+
+def test_labels_that_look_like_markup_are_text_in_colours(bracketed):
+    args = ("trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v", "--show", "wte")
+    plain, coloured = microgpt(*args), microgpt(*args, FORCE_COLOR="1")
+    assert coloured.returncode == 0, coloured.stderr
+    assert "\x1b[" in coloured.stdout
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured.stdout)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.stdout.splitlines()
+
+
+@pytest.mark.xfail(reason="rich takes a backslash before a bracket away, and every second one before a tag")
+@pytest.mark.parametrize("token", ["\\[", "\\", "a\\", "\\\\["])
+def test_a_backslash_is_text(decoder_folder, token):
+    """LaTeX begins formulas so; a label writes a backslash as two."""
+    lines = microgpt("trace", renamed(decoder_folder(), [token]), "--tokens", "5,4").stdout.splitlines()
+    print(lines[0], *(line for line in lines if line.startswith("Top")), sep="\n")
+    assert lines[0] == f'Input: "b{token}" → tokens [5, 4]'
+    assert "Top 5 after position 1 " + token.replace("\\", "\\\\") in lines
 
 
 def test_the_header_says_what_is_traced(plain):

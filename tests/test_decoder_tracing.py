@@ -1,7 +1,8 @@
 """Traces of a decoder: hooks, selection, statistics, predictions, logits in parts, lens and survey."""
 
 import math
-from threading import Barrier, Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from time import sleep
 
 import numpy as np
@@ -12,8 +13,8 @@ from tiny_models import TOKENS
 from microgpt_trace import decoder_tracing, llama, load, trace
 from microgpt_trace.errors import InputError
 from microgpt_trace.events import HookBus
-from microgpt_trace.render.document import to_json
 from microgpt_trace.render.decoder import print_decoder_trace
+from microgpt_trace.render.document import to_json
 from microgpt_trace.render.screen import to_text
 
 VOCAB = 61
@@ -197,7 +198,7 @@ def test_the_recheck_holds_where_the_end_was_replaced(tiny, name):
 def in_its_first_call(function, change):
     """What `function` gives, changed in the first call (the observed run) alone."""
     calls = iter(range(10**6))
-    return lambda *args: function(*args) + np.float32(change * (next(calls) == 0))
+    return lambda *args: function(*args) + np.float32(np.multiply(change, next(calls) == 0))
 
 
 @pytest.mark.parametrize("name", ["head_forward", "forward"])
@@ -208,6 +209,18 @@ def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, n
     found = check_of(run(tiny, recheck=True), "untraced")
     print(found)
     assert found.holds is False
+
+
+def test_the_recheck_compares_positions_that_have_no_logits(tiny, monkeypatch):
+    """What strays is the stream of position 0; logits are compared at the last one alone."""
+    change = (np.arange(7) == 0)[:, None] * 0.25
+    monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(llama.forward, change))
+    for positions in ("last", "all"):
+        monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+        found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
+        print(found)
+        assert found.holds is False
+        monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(llama.forward, change))
 
 
 def test_the_recheck_compares_what_hooks_let_through(tiny, monkeypatch):
@@ -259,30 +272,16 @@ def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, mon
 # --- Two traces at once -------------------------------------------------------------------------
 
 
-def together(*runs):
-    """Results of functions run in threads of their own, or the error that one of them met."""
-    results = [None] * len(runs)
-
-    def put(i):
-        try:
-            results[i] = runs[i]()
-        except BaseException as error:
-            results[i] = error
-
-    threads = [Thread(target=put, args=(i,)) for i in range(len(runs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    return results
-
-
 def test_traces_of_one_model_at_the_same_time_do_not_mix(tiny):
-    """Both wait for each other at the beginning, in the middle and at the end of the model."""
-    prompts, barrier = (TOKENS, (5, 9, 11)), Barrier(2, timeout=30)
+    """They wait for each other at the beginning, in a layer and at the end."""
+    prompts, barrier = (TOKENS, (5, 9, 11)), Barrier(2, timeout=10)
+
+    def meet(event, value):
+        barrier.wait()
+
     alone = [run(tiny, tokens, names=["*"], lens=True) for tokens in prompts]
-    with tiny.hooks.subscribe(lambda e, v: barrier.wait() and None, "embed.tok", "layer0.*", "probs"):
-        found = together(*(lambda t=t: run(tiny, t, names=["*"], lens=True) for t in prompts))
+    with tiny.hooks.subscribe(meet, "embed.tok", "layer0.*", "probs"), ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda tokens: run(tiny, tokens, names=["*"], lens=True), prompts)
     for one, other in zip(found, alone, strict=True):
         print(len(one), len(other), len(one.layers), len(other.layers))
         assert to_json(one) == to_json(other)

@@ -76,7 +76,7 @@ def test_any_values_in_the_metadata(path, whole, changes):
 ONE, F32 = entry("t", (4,)), bytes(16)
 ALIGN = {value: pair("general.alignment", value) for value in (0, 33, True, "32", 2**40)}
 HOSTILE = {
-    "another magic": (b"GGML" + bytes(40), "expected a safetensors checkpoint"),
+    "another magic": (b"GGML" + bytes(40), "expected a GGUF, .apr or safetensors file"),
     "no version": (b"GGUF\3", "the file ends within the version"),
     "version 1": (raw(version=1), "expected GGUF version 2 or 3, found 1"),
     "version 4": (raw(version=4), "expected GGUF version 2 or 3, found 4"),

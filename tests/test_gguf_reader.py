@@ -220,7 +220,9 @@ def test_models_that_are_not_supported_or_contradict_themselves(changes, word, p
 
 @pytest.mark.parametrize(("key", "value"), REFUSED_VALUES)
 def test_what_would_compute_something_else_is_refused(key, value, path, whole):
-    assert f"qwen2.{key} = {value!r} is not supported" in refuses(changed(path, whole, {f"qwen2.{key}": value}))
+    assert f"qwen2.{key} = {value!r} is not supported" in refuses(
+        changed(path, whole, {f"qwen2.{key}": value})
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), NEUTRAL_VALUES)

@@ -109,7 +109,7 @@ def test_empty_and_short_files(name, content, tmp_path):
     ("name", "word"),
     [
         ("missing.gguf", "no such file"),
-        ("missing", "no such checkpoint"),
+        ("missing", "no such file"),
         ("x" * 300, "cannot read it"),
         ("nul\0", "cannot read it"),
         ("file/inside", "cannot read it"),
@@ -153,11 +153,10 @@ def test_the_command_line_says_it_in_one_line(command, tmp_path):
 
 def test_kinds(folder, tmp_path):
     (tmp_path / "text").write_text("hello")
-    kinds = [
-        kind_of(path)
-        for path in (folder, folder / "config.json", write_apr(tmp_path / "a"), tmp_path / "text")
-    ]
-    assert kinds == ["Hugging Face", "Hugging Face", "apr", "checkpoint"]
+    kinds = [kind_of(path) for path in (folder, folder / "config.json", write_apr(tmp_path / "a"))]
+    assert kinds == ["Hugging Face", "Hugging Face", "apr"]
+    with pytest.raises(FileFormatError, match=r"expected a GGUF, \.apr or safetensors file, found b'hello'"):
+        kind_of(tmp_path / "text")
 
 
 starts = st.sampled_from(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import microgpt_trace
+from microgpt_trace.cli import COMMANDS, build
 
 PACKAGE = Path(microgpt_trace.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -22,6 +23,47 @@ def python(code):
 def test_importing_the_package_loads_no_numpy():
     heavy = ("numpy", "rich", "typer", "safetensors", "torch")
     assert python(f"import sys, microgpt_trace; print(*[m for m in {heavy} if m in sys.modules])") == []
+
+
+def commands_loaded(*args):
+    """The modules of commands that the program has loaded when it is done."""
+    program = (
+        "import atexit, sys\n"
+        "from microgpt_trace.cli import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=60)
+    prefix = "microgpt_trace.cli."
+    modules = [m.removeprefix(prefix) for m in done.stderr.split() if m.startswith(prefix)]
+    return {module for module in modules if module in COMMANDS.values()}
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["trace", "emma", "--json"], {"trace"}),
+        (["train", "--help"], {"train"}),
+        (["sample", "--help"], {"inspect"}),
+        (["--help"], {"trace", "train", "inspect"}),
+        (["--version"], {"trace", "train", "inspect"}),
+    ],
+)
+def test_only_the_command_that_is_asked_for_is_loaded(args, expected):
+    assert commands_loaded(*args) == expected
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], []])
+def test_help_lists_every_command(args):
+    program = [sys.executable, "-m", "microgpt_trace", *args]
+    output = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=60).stdout
+    for name in COMMANDS:
+        assert re.search(rf"^\W*{name} +[A-Z]", output, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_found_alone(name):
+    assert name in build([name]).registered_commands[0].callback.__name__
 
 
 def test_the_public_names_are_few_and_resolve():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -60,6 +61,9 @@ def main() -> None:
     """Entry point of `microgpt`: one BLAS thread unless the user says otherwise, one line per error."""
     for name in VARIABLES:  # read by the BLAS when NumPy loads; more threads only wait at this size
         os.environ.setdefault(name, "1")
+    if sys.stdout is not None and not isinstance(sys.stdout.buffer, io.BufferedWriter):
+        # Unbuffered (python -u), Python takes no notice when a full disk takes only a part.
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(sys.stdout.buffer), sys.stdout.encoding)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -79,7 +79,10 @@ Set = Annotated[
         rich_help_panel=DECODER,
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of an untrained model.", min=0, show_default="42")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Seed of an untrained model, or of --temperature.", min=0, show_default="42"),
+]
 Heads = Annotated[
     int | None, typer.Option("--n-head", help="Heads of weights that cannot tell.", min=1, show_default="4")
 ]
@@ -95,12 +98,15 @@ def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
     """Which model was named and what text: a first argument that is a model is not the text."""
+    if model is not None and first is not None and _names_a_model(first):
+        raise InputError(f"two models, {first} and --model {model}")
     if second is not None and model is not None:
         raise InputError(f"two models, {first} and --model {model}, or two texts")
     if second is not None:
         assert first is not None  # arguments fill up from the left
         if not Path(first).exists():
-            raise InputError(f"{first}: no such model, to read the text {second!r}")
+            swapped = f"; the model comes first, {second} then {first!r}" if _names_a_model(second) else ""
+            raise InputError(f"{first}: no such model, to read the text {second!r}{swapped}")
         return Path(first), second
     if first is not None and model is None and _names_a_model(first):
         return Path(first), None

@@ -51,7 +51,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
 
     production = model.family == "decoder"
     chosen = _layers(request.layers, model.config.n_layer)
-    names = request.layer or _selection(model, request.verbose, chosen)
+    names = _selection(model, request, chosen)
     shown = [name for asked in request.show for name in select_names([asked], _known(model))]
     wanted = [*shown, *(names if request.values or request.save else [])]
     if request.verbose and not production:
@@ -66,7 +66,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
         from ..checkpoint import save_arrays
 
         save_arrays(result, request.save)
-        note(f"saved {len(result)} arrays to {request.save}")
+        note(f"saved {len(result):,} array{'s' * (len(result) != 1)} to {request.save}")
     if request.is_json:
         from ..render.document import to_json, to_json_lines
 
@@ -98,15 +98,18 @@ def following(model: Model | Decoder, passes: int) -> Iterator[None]:
             yield
 
 
-def _selection(model: Model | Decoder, verbose: bool, layers: list[int]) -> list[str]:
-    """What is shown unless asked otherwise: the events of the overview or all of them, but for those
-    that cost a computation of their own."""
-    return [
-        name
-        for name, spec in model.hooks.specs.items()
-        if (verbose and not spec.extra) or spec.overview
-        if not layers or spec.layer is None or spec.layer in layers
-    ]
+def _selection(model: Model | Decoder, request: Request, layers: list[int]) -> list[str]:
+    """What is shown: the events asked for by name, else those of the overview or all of them but for
+    those that cost a computation of their own; and of these the chosen layers'."""
+    specs = model.hooks.specs
+    asked = request.layer and select_names(request.layer, list(specs))
+    names = asked or [n for n, s in specs.items() if (request.verbose and not s.extra) or s.overview]
+    if not layers:
+        return names
+    found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
+    if not found:
+        raise InputError(f"--layers {request.layers} has none of the events that --layer names")
+    return found
 
 
 def _layers(text: str | None, count: int) -> list[int]:
@@ -119,7 +122,9 @@ def _layers(text: str | None, count: int) -> list[int]:
         if bounds is None:
             raise InputError(f"--layers: expected something like 3-5 or 0,7, found {text!r}")
         first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-        if not first <= last < count:
+        if last < first:
+            raise InputError(f"--layers {text}: {part} ends before it begins")
+        if last >= count:
             raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
         chosen += range(first, last + 1)
     return chosen
@@ -140,7 +145,7 @@ def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Scre
     labels, parameters = result.input.labels, model.config.shapes()
     for name in [found for asked in request.show for found in select_names([asked], _known(model))]:
         if name in parameters:
-            print_array(name, _parameter(model, name), model, labels, screen)
+            print_array(name, _parameter(model, name), model, labels, screen, shape=parameters[name])
         if ("forward", name) in result.arrays:
             print_array(name, result[name], model, labels, screen)
         if ("backward", name) in result.arrays:

@@ -139,7 +139,7 @@ def trace(
         )
     else:
         extra = {"layers": layers, "fail_on": fail_on}
-        _refuse(theirs | extra, f"is for a production model, and {loaded.origin} is a microGPT")
+        _refuse(theirs | extra, f"is for a production model, and this is a microGPT ({loaded.origin})")
     _refuse_over_model(loaded.origin, request)
     run(loaded, request, {"text": text, "top_k": top_k, "time": time} | own)
 
@@ -179,8 +179,6 @@ def _check(request: Request, force: bool) -> None:
         )
     if request.show and json:
         raise InputError("--show prints a table; with --json use --layer NAME --values")
-    if request.layer and request.layers:
-        raise InputError("--layer and --layers exclude each other: --layer 'layer3.*' is one layer")
     if request.fail_on not in (None, "anomaly"):
         raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
     save, out = request.save, request.out
@@ -200,15 +198,17 @@ def _refuse_over_model(origin: str, request: Request) -> None:
                 raise InputError(f"{option} {path}: the model itself is there")
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def _numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option}: expected numbers like 504,3575, found {text!r}") from error
+        raise InputError(f"{option}: expected {wanted}, found {text!r}") from error
 
 
 def _positions(text: str | None) -> str | list[int] | None:
-    return text if text in (None, "all", "last") else _numbers(text, "--positions")
+    if text is None or text in ("all", "last"):
+        return text
+    return _numbers(text, "--positions", "all, last or a list like 0,3,-1")
 
 
 def _put_schema(of_lines: bool, out: Path | None) -> None:

@@ -38,7 +38,7 @@ _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 MAX_DIMS, MAX_NAME = 4, 256
-_RUN, LONGEST = 1 << 20, 1 << 16  # bytes of strings decoded together, and of one of them
+_RUN, _LONGEST = 1 << 20, 1 << 16  # bytes of strings decoded together, and of one of them
 
 
 @dataclass(frozen=True)
@@ -181,33 +181,35 @@ class _Part:
         return strings
 
     def _run_of_strings(self, most: int, key: str) -> list[str]:
-        """As `_string` many times, decoded together: a vocabulary has 150,000 of them (9 ms, not 40).
+        """As `_string` many times, decoded together: a vocabulary has 150,000 of them (10 ms, not 40).
 
-        The walk reads two bytes of each length; that the other six are zero is seen afterwards. Each
-        length makes way for one byte 0xFF, which stands nowhere in UTF-8, and parts the text.
+        Each length makes way for one byte 0xFF, which stands nowhere in UTF-8, and parts the text.
         """
-        data = self.bytes[self.at : self.at + _RUN].tobytes()
-        at, last, lengths_at = 0, len(data) - 8, list[int]()
+        start, at, size, unpack = self.at, self.at, len(self.bytes), _U64.unpack_from
+        lengths_at: list[int] = []
         for _ in range(most):
-            if at > last:
+            if at - start > _RUN:
                 break
+            if at + 8 > size:
+                raise self._fail(f"the file ends within {key!r}")
+            (length,) = unpack(self.buffer, at)
+            if length > _LONGEST:
+                raise self._fail(
+                    f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
+                )
             lengths_at.append(at)
-            at += 8 + data[at] + (data[at + 1] << 8)
-        if not lengths_at:
-            raise self._fail(f"the file ends within {key!r}")
-        if at > len(data):  # the last one goes on behind the run, or the file's end
-            at = lengths_at.pop()
-        places, region = np.array(lengths_at, dtype=np.int64), np.frombuffer(bytearray(data[:at]), np.uint8)
-        if not len(places) or region[(places[:, None] + np.arange(2, 8)).ravel()].any():
-            return [self._string(f"a string of {key!r}", LONGEST)]
-        kept = np.ones(at, dtype=bool)
+            at += 8 + length
+        if at > size:
+            raise self._fail(f"a string of {key!r} does not fit into the file")
+        self.at = at
+        region, places = self.bytes[start:at].copy(), np.array(lengths_at, dtype=np.int64) - start
+        kept = np.ones(len(region), dtype=bool)
         kept[(places[:, None] + np.arange(1, 8)).ravel()] = False
         region[places] = 0xFF
         strings = region[kept].tobytes().decode("utf-8", "surrogateescape").split("\udcff")[1:]
-        if len(strings) != len(places):
-            raise self._fail(f"a string of {key!r} is not UTF-8")
-        self.at += at
-        return strings
+        if len(strings) == len(places):
+            return strings
+        raise self._fail(f"a string of {key!r} is not UTF-8")
 
     def _tensors(self, count: int) -> list[StoredTensor]:
         index = [self._entry() for _ in range(count)]

@@ -50,11 +50,14 @@ def _attention_matrix(head: int, weights: Array, labels: Sequence[str], screen: 
 
 
 def print_array(
-    name: str, array: Array, model: Model | Decoder, labels: Sequence[str], screen: Screen, title: str = ""
-) -> None:
-    """An array in full, in as many blocks of columns as the width asks for."""
-    shape = screen.words("×".join(map(str, array.shape)) or "scalar")
-    screen.print(Text.assemble(("\n" + (title or name), "bold cyan"), (f"  {shape} {array.dtype}", "dim")))
+    name: str, array: Array, model: Model | Decoder, labels: Sequence[str], screen: Screen, title: str = "",
+    shape: Sequence[int] | None = None,
+) -> None:  # fmt: skip
+    """An array in full, in as many blocks of columns as the width asks for, or the first rows of one
+    of that shape."""
+    shape = tuple(shape or array.shape)
+    said = screen.words("×".join(map(str, shape)) or "scalar")
+    screen.print(Text.assemble(("\n" + (title or name), "bold cyan"), (f"  {said} {array.dtype}", "dim")))
     if array.ndim == 0:
         screen.print(Text(figure(float(array), 4)))
         return
@@ -62,12 +65,15 @@ def print_array(
         rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
     else:
         rows, columns = decoder_axis_labels(name, array.shape, model, labels)
+    hint = "" if name in model.config.shapes() and not title else "; --save writes them all"
     if array.ndim < 3:
         _print_matrix(np.atleast_2d(array), rows, columns, screen)
+        _print_rest(shape[0] if array.ndim == 2 else 1, columns, rows, array, hint, screen)
         return
     for head, matrix in enumerate(array):
         screen.print(Text(f"head {head}", "dim"))
         _print_matrix(matrix, rows, columns, screen)
+    _print_rest(shape[1], columns, rows, array, hint, screen)
 
 
 def axis_labels(
@@ -119,20 +125,39 @@ def _cut(label: str) -> str:
 
 def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> None:
     cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
-    margin = max(len(row) for row in rows) + 1
-    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
-    fitting = max((screen.width - margin) // width, 1)
+    margin, width, fitting = _measures(cells, rows, columns, screen)
     edges = [*range(0, len(columns), fitting), len(columns)]
     for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
         head = " " * margin + "".join(f"{label:>{width}}" for label in columns[start:stop])
-        screen.print(Text(head, "dim", no_wrap=True))
+        screen.print(Text(screen.words(head), "dim", no_wrap=True))
         for label, row in zip(rows, cells, strict=False):
-            text = Text(f"{label:<{margin}}", "dim", no_wrap=True)
+            text = Text(screen.words(f"{label:<{margin}}"), "dim", no_wrap=True)
             screen.print(text.append("".join(f"{cell:>{width}}" for cell in row[start:stop]), "not dim"))
-    left = len(columns) - min(len(columns), MAX_BLOCKS * fitting)
-    if left or len(matrix) > MAX_ROWS:
-        rest = f"{left} more columns" if left else f"{len(matrix) - MAX_ROWS} more rows"
-        screen.print(Text(screen.words(f"… {rest}; --save writes them all"), "dim"))
+
+
+def _measures(
+    cells: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], screen: Screen
+) -> tuple[int, int, int]:
+    """The width of the labels, that of a column, and how many columns fit."""
+    margin = max(len(row) for row in rows) + 1
+    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
+    return margin, width, max((screen.width - margin) // width, 1)
+
+
+def _print_rest(
+    row_count: int, columns: Sequence[str], rows: Sequence[str], array: Array, hint: str, screen: Screen
+) -> None:
+    """What was left out."""
+    matrix = np.atleast_2d(array)[-1] if array.ndim == 3 else np.atleast_2d(array)
+    cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
+    fitting = _measures(cells, rows, columns, screen)[2]
+    left = {
+        "rows": row_count - min(len(matrix), MAX_ROWS),
+        "columns": len(columns) - min(len(columns), MAX_BLOCKS * fitting),
+    }
+    said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
+    if said:
+        screen.print(Text(screen.words(f"… {said}{hint}"), "dim"))
 
 
 def _cell(value: float) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from ..anomalies import Anomaly
 from ..traces import Candidate, GeneratedToken, LayerRow, Prediction, Trace
 from .layout import Column, print_table
-from .screen import Screen, escape, figure, labelled, ratio, significant
+from .screen import Screen, escape, figure, labelled, on_one_line, probability, ratio, significant
 from .table import print_checks, print_headline, print_insights, print_stages
 
 MAX_LABELS = 40  # tokens whose text the header spells out
@@ -82,7 +82,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _quoted(text: str) -> str:
     shown = text if len(text) <= 200 else f"{text[:200]}…"
-    return '"' + escape(shown.replace("\n", "\\n")) + '"'
+    return f'"{escape(on_one_line(shown))}"'
 
 
 def escape_blank(label: str) -> str:
@@ -151,13 +151,13 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
     columns = [
         Column("pos", lambda p: str(p.position), right=True),
         Column("token", lambda p: _label(p.seen)),
-        Column("target", lambda p: _label(p.target.label) if p.target else "–"),
+        Column("target", lambda p: _label(p.target.label) if p.target else ""),
         Column("predicted", lambda p: _label(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),
         Column("P(target)", lambda p: _p(p.target), right=True),
-        Column("", lambda p: f"{screen.bar(p.target.p, 10) if p.target else '':<10}", style=_cyan),
-        Column("rank", lambda p: f"{p.rank:,}" if p.rank else "–", right=True),
-        Column("loss", lambda p: figure(p.loss), right=True),
+        Column("", lambda p: f"{screen.bar(p.target.p, 10) if p.target else '':<10}", bar=True, style=_cyan),
+        Column("rank", lambda p: f"{p.rank:,}" if p.rank else "", right=True),
+        Column("loss", lambda p: "" if p.loss is None else figure(p.loss), right=True),
     ]
     screen.say("\n[bold cyan]Predictions[/bold cyan]")
     left = len(rows) - MAX_ROWS
@@ -183,8 +183,8 @@ def _print_candidates(prediction: Prediction, screen: Screen) -> None:
     columns = [
         Column("token", lambda c: _label(c.label)),
         Column("id", lambda c: str(c.token), right=True),
-        Column("P", lambda c: f"{c.p:.4f}", right=True),
-        Column("", lambda c: screen.bar(c.p, 20), style=_cyan),
+        Column("P", lambda c: probability(c.p), right=True),
+        Column("", lambda c: screen.bar(c.p, 20), bar=True, style=_cyan),
     ]
     print_table(columns, prediction.top, screen)
 
@@ -194,7 +194,7 @@ def _cyan(row: Any) -> str:
 
 
 def _p(candidate: Candidate | None) -> str:
-    return "–" if candidate is None else f"{candidate.p:.4f}"
+    return "" if candidate is None else probability(candidate.p)
 
 
 def _label(label: str) -> str:
@@ -239,7 +239,7 @@ def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
         Column("step", lambda g: str(g.step), right=True),
         Column("pos", lambda g: str(g.position), right=True),
         Column("token", lambda g: _label(g.token.label)),
-        Column("P", lambda g: f"{g.token.p:.4f}", right=True),
+        Column("P", lambda g: probability(g.token.p), right=True),
         Column("runners-up", _runners_up, wrap=True),
     ]
     print_table(columns, trace.generation, screen)
@@ -255,7 +255,7 @@ def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
 
 
 def _runners_up(token: GeneratedToken) -> str:
-    return "  ".join(f"{_label(c.label)}={c.p:.3f}" for c in token.runners_up)
+    return "  ".join(f"{_label(c.label)}={probability(c.p, 3)}" for c in token.runners_up)
 
 
 def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:

@@ -14,7 +14,7 @@ from ..stats import TensorStats
 from .decoder import model_facts
 from .document import to_text
 from .layout import Column, print_table
-from .screen import Screen, figure, labelled, ratio, significant
+from .screen import Screen, figure, labelled, significant
 
 INSPECT_SCHEMA = "microgpt.inspect/1"
 SHOWN = 3  # items of a long list in the metadata
@@ -79,23 +79,20 @@ def print_decoder_inspection(
     labelled(model_facts(model.describe()), screen)
     screen.say()
     columns = [
-        Column("tensor", lambda r: r[0]),
-        Column("type", lambda r: r[1].encoding.name),
-        Column("shape", lambda r: str(list(r[1].shape))),
+        Column("tensor", lambda r: r[0], whole=True),
+        Column("type", lambda r: r[1].encoding.name, whole=True),
+        Column("shape", lambda r: str(list(r[1].shape)), whole=True),
+        Column("bytes", lambda r: f"{r[1].data.size:,}", right=True),
     ]
-    if tensors and tensors[0][2] is None:
+    if tensors and tensors[0][2] is not None:
         columns += [
-            Column("bytes", lambda r: f"{r[1].data.size:,}", right=True),
-            Column("stored as", lambda r: r[1].name),
-        ]
-    else:
-        columns += [
-            Column("mean", lambda r: ratio(r[2].mean), right=True),
-            Column("std", lambda r: ratio(r[2].std), right=True),
-            Column("min", lambda r: ratio(r[2].min), right=True),
-            Column("max", lambda r: ratio(r[2].max), right=True),
+            Column("mean", lambda r: significant(r[2].mean), right=True),
+            Column("std", lambda r: significant(r[2].std), right=True),
+            Column("min", lambda r: significant(r[2].min), right=True),
+            Column("max", lambda r: significant(r[2].max), right=True),
             Column("L2", lambda r: significant(r[2].l2_norm), right=True),
         ]
+    columns.append(Column("stored as", lambda r: r[1].name, whole=True))
     print_table(columns, tensors, screen)
     total, stored = sum(t.data.size for _, t, _ in tensors), len(tensors)
     screen.say(f"[dim]{stored:,} of {len(model.tensors):,} tensors, {total:,} bytes[/dim]")

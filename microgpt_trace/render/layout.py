@@ -27,6 +27,8 @@ class Column:
     cell: Callable[[Any], str]
     right: bool = False
     wrap: bool = False
+    bar: bool = False  # what does not fit of it may be missing
+    whole: bool = False  # never broken: a name that one searches for
     style: Callable[[Any], str] | None = None
 
 
@@ -35,7 +37,7 @@ Piece = tuple[str, str]  # a text and its style
 
 def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> None:
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
-    and a verbose trace of 30 layers has 120. A figure may break into two lines, but is never cut."""
+    and a verbose trace of 30 layers has 120. No figure is ever cut."""
     texts = [[screen.words(column.title) for column in columns]]
     texts += [[screen.words(column.cell(row)) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
@@ -46,7 +48,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
         for text, style in zip(texts, styles, strict=True)
         for line in _lines_of(text, style, widths, columns)
     ]
-    screen.print(_Lines(lines))
+    screen.print(_Lines(lines), crop=False)
 
 
 class _Lines:
@@ -66,13 +68,12 @@ class _Lines:
 
 
 def _fitting_widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], room: int) -> list[int]:
-    """The widths of the columns, narrowed to fit: first those that wrap, then, if must be, all."""
+    """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
+    Figures, which stand on the right, keep theirs: rather is a line too long."""
     widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
-    for wrapping, least in ((True, NARROW), (False, NARROWEST)):
+    for kind, least in ((_is_bar, 0), (_may_wrap, NARROW), (_is_text, NARROWEST)):
         while (excess := sum(widths) + GAP * (len(widths) - 1) - room) > 0:
-            flexible = [
-                i for i, width in enumerate(widths) if width > least and (columns[i].wrap or not wrapping)
-            ]
+            flexible = [i for i, width in enumerate(widths) if width > least and kind(columns[i])]
             if not flexible:
                 break
             widest = max(flexible, key=widths.__getitem__)
@@ -80,13 +81,27 @@ def _fitting_widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], r
     return widths
 
 
+def _is_bar(column: Column) -> bool:
+    return column.bar
+
+
+def _may_wrap(column: Column) -> bool:
+    return column.wrap
+
+
+def _is_text(column: Column) -> bool:
+    return not column.right and not column.whole
+
+
 def _lines_of(
     row: Sequence[str], styles: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
 ) -> Iterator[list[Piece]]:
     """The lines of one row: more than one where a cell wraps."""
     wrapped = [
-        [cell] if cell_len(cell) <= width else textwrap.wrap(cell, width, break_on_hyphens=False)
-        for cell, width in zip(row, widths, strict=True)
+        [cell[:width]]
+        if column.bar or cell_len(cell) <= width
+        else textwrap.wrap(cell, width, break_on_hyphens=False)
+        for cell, width, column in zip(row, widths, columns, strict=True)
     ]
     for parts in zip_longest(*wrapped, fillvalue=""):
         line: list[Piece] = []

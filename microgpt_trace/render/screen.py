@@ -83,7 +83,18 @@ def significant(value: float | None) -> str:
     """A number with four significant digits, written out from 0.0001 to a million."""
     if value is None:
         return "–"
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+    text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+    return text.replace("nan", "NaN")
+
+
+def probability(p: float, digits: int = 4) -> str:
+    """A probability; a small one with an exponent, for it is not zero."""
+    return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits or p != p else f"{p:.1e}"
+
+
+def on_one_line(text: str) -> str:
+    """The text with what a terminal would obey spelled out: a line's end as \\n, ESC as \\x1b."""
+    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
 
 
 def ratio(value: float | None) -> str:

@@ -180,7 +180,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         Column("target", lambda p: p.target.label),
         Column("predicted", lambda p: p.predicted.label if p.predicted else "–"),
         Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
-        Column("", lambda p: f"{screen.bar(p.target.p, 10):<10}", style=lambda _: "cyan"),
+        Column("", lambda p: f"{screen.bar(p.target.p, 10):<10}", bar=True, style=lambda _: "cyan"),
         Column("rank", lambda p: str(p.rank or "–"), right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
     ]
@@ -259,7 +259,9 @@ def print_checks(checks: Sequence[Check], screen: Screen) -> None:
     failed = [check for check in checks if check.holds is False]
     skipped = [check for check in checks if check.holds is None]
     style = "red" if failed else "green"
-    screen.say(f"\n[bold {style}]Self-check: {len(held)} of {len(checks)} hold[/bold {style}]")
+    made = len(held) + len(failed)
+    rest = f", {len(skipped)} not checked" if skipped else ""
+    screen.say(f"\n[bold {style}]Self-check: {len(held)} of {made} hold{rest}[/bold {style}]")
     if held:
         screen.say(f"[dim]{'; '.join(_measured(check) for check in held)}[/dim]")
     for check in failed:

@@ -51,7 +51,7 @@ def tokenizers_package() -> Any:
     except ImportError as error:
         raise InputError(
             "turning text into tokens needs the package tokenizers: "
-            "python -m pip install 'microgpt-trace[models]'"
+            "python -m pip install 'microgpt-trace[models]', or tokenizers alone"
         ) from error
     return tokenizers
 

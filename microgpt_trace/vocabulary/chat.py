@@ -64,7 +64,8 @@ def _environment() -> Any:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise InputError(
-            "chat templates need the package jinja2: python -m pip install 'microgpt-trace[models]'"
+            "chat templates need the package jinja2: "
+            "python -m pip install 'microgpt-trace[models]', or jinja2 alone"
         ) from error
 
     class Generation(Extension):
