@@ -76,14 +76,14 @@ def _run(
     run = watched.begin(time)
     final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
     predicted = predict(model, final, inputs, rows, top_k, run, watched.checker)
-    survey, checker, prompted = watched.survey, watched.checker, list(watched.collector.events)
+    survey, checker, prompted = watched.survey, watched.checker, watched.collector.events
     if not any(event.name in shown for event in prompted):
         raise InputError("none of the chosen events is computed here: the last position has no loss")
     checks = [_untraced(model, inputs, final, predicted, run, recheck)]
     continued = Continuation()
     if cache is not None:
         continued, check = continue_prompt(
-            model, inputs, final, predicted.last, cache, sampling, watched, bool(run.replaced)
+            model, inputs, final, predicted.last, cache, sampling, watched, set(run.replaced)
         )
         checks.append(check)
     layers = survey.rows(prompted)
@@ -97,7 +97,7 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of(watched.collector.events, layers, survey.norms)),
+        anomalies=tuple(anomalies_of([*prompted, *watched.steps.events], layers, survey.norms)),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
         generation=continued.only(shown),
         generation_end=continued.end,
@@ -128,12 +128,14 @@ class Watched:
             return None if bias is None else bias.read()
 
         self.collector = Collector(kept)
+        self.steps = Collector(())  # of a continuation
         self.checker = Checker(model.config.n_head, out_bias)
         self.survey = Survey(gain, model.config.norm_eps, lens)
         bus = model.hooks
         self._bus = bus
         self._first, self._last = self.checker.observers(bus, *names)
         self._surveying = bus.subscription(self.survey, *NAMES, stats=True)
+        self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
         in_parts, whole = [name for name in names if name not in kept], kept
         self._collecting = [
             bus.subscription(self.collector, *chosen, stats=True, parts=parts)
@@ -148,7 +150,7 @@ class Watched:
     def begin_step(self, number: int) -> Run:
         """Start the pass that predicts token `number` of a continuation."""
         self.checker.where = f"step {number}: "
-        return self._bus.begin(False, [self._first], [self._last, self._collecting[0]])
+        return self._bus.begin(False, [self._first], [self._last, self._stepping])
 
 
 class Predicted(NamedTuple):
@@ -173,6 +175,7 @@ def predict(
     label, predictions = labeller(model), list[Prediction]()
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
+        run.resume()
         computed = head_forward(model, final[list(group)])
         logits = emit("logits", computed)
         probs = emit("probs", softmax(logits))

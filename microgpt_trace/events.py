@@ -191,6 +191,10 @@ class Run:
         """Whether a hook needs this forward value in one piece."""
         return any(not s.parts for s in self.listeners("forward", name))
 
+    def resume(self) -> None:
+        """Let the time of the next value begin now."""
+        self.resumed = perf_counter()
+
     def take_part(self, name: str, part: Array) -> Array:
         """Note rows of a forward value that is worked out in parts, [n, ...] each."""
         seconds = perf_counter() - self.resumed

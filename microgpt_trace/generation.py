@@ -12,7 +12,7 @@ import numpy as np
 from .checks import Check
 from .decoder import Decoder, labeller
 from .errors import InputError
-from .events import TraceEvent
+from .events import Run, TraceEvent
 from .llama import Cache, forward, head_forward
 from .predictions import best_tokens, softmax
 from .stats import Array
@@ -61,29 +61,27 @@ class Continuation:
 
 def continue_prompt(
     model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
-    sampling: Sampling, watched: Watched, replaced: bool,
+    sampling: Sampling, watched: Watched, replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
-    each step's stream against a pass over everything, if hooks have not `replaced` values.
+    each step's stream against a pass over everything, if hooks have `replaced` none of the prompt's values.
 
     A token carries the events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
     rng, label = np.random.default_rng(sampling.seed), labeller(model)
     done, streams, events = Continuation(), list[Array](), list[TraceEvent]()
-    ids, chosen_by_probs = list(inputs.tokens), False
-    if last is None:
-        logits = head_forward(model, final[-1:])[0]
-        last = logits, softmax(logits)
+    ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
+    if last is None:  # the last position was not among those predicted
+        last, run = _head(model, final[-1:], watched.begin_step(1))
+        altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
     while len(done.tokens) < sampling.count and not done.end:
         if done.tokens:
-            seen, run = len(watched.collector.events), watched.begin_step(len(done.tokens) + 1)
-            emit = run.tap("forward").emit
+            seen, run = len(watched.steps.events), watched.begin_step(len(done.tokens) + 1)
             streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
-            logits = emit("logits", head_forward(model, streams[-1]))
-            last = logits[0], emit("probs", softmax(logits))[0]
-            replaced, chosen_by_probs = replaced or bool(run.replaced), "probs" in run.replaced
-            events = watched.collector.events[seen:]
+            last, run = _head(model, streams[-1], run)
+            altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
+            events = watched.steps.events[seen:]
         if not np.isfinite(last[1]).all():
             done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
             break
@@ -98,7 +96,14 @@ def continue_prompt(
         )
         if model.vocabulary is not None and ids[-1] == model.vocabulary.eos_id:
             done.end = f"the model ended its text with {chosen.label}"
-    return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, replaced)
+    return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
+
+
+def _head(model: Decoder, stream: Array, run: Run) -> tuple[tuple[Array, Array], Run]:
+    """Logits and probs [V] after a stream [1, C], as the hooks of the run leave them."""
+    emit = run.tap("forward").emit
+    logits = emit("logits", head_forward(model, stream))
+    return (logits[0], emit("probs", softmax(logits))[0]), run
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:

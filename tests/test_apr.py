@@ -300,7 +300,6 @@ def test_rope_parameters_are_refused(path):
     assert "rope_parameters are not supported" in message
 
 
-@pytest.mark.xfail(reason="rope_freqs.weight is looked at first")
 def test_rope_parameters_are_refused_beside_factors_too(path):
     tensors, _ = tiny_model(GGUF)
     changes = METADATA | {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}
@@ -429,7 +428,6 @@ def test_layer_types_must_agree_with_the_rest(changes, words, path):
     assert words in refuses(path, METADATA | changes)
 
 
-@pytest.mark.xfail(reason="without a sliding_window nothing else that speaks of windows is looked at")
 @pytest.mark.parametrize("changes", [{"layer_types": [FULL, SLIDING]}, {"layer_types": [FULL]}])
 def test_layer_types_without_a_window_are_refused(changes, path):
     assert "layer_types" in refuses(path, METADATA | changes)

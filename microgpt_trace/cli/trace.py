@@ -125,6 +125,7 @@ def trace(
     )  # fmt: skip
     _check(request, force)
     path, text = model_and_text(first, second, model)
+    _refuse_over_model(request, path)
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
         "tokens": None if tokens is None else _numbers(tokens, "--tokens"), "chat": chat, "special": special,
@@ -140,7 +141,6 @@ def trace(
     else:
         extra = {"layers": layers, "fail_on": fail_on}
         _refuse(theirs | extra, f"is for a production model, and this is a microGPT ({loaded.origin})")
-    _refuse_over_model(loaded.origin, request)
     run(loaded, request, {"text": text, "top_k": top_k, "time": time} | own)
 
 
@@ -189,13 +189,19 @@ def _check(request: Request, force: bool) -> None:
             check_target(path, force)
 
 
-def _refuse_over_model(origin: str, request: Request) -> None:
-    """Nothing is written over the model that is traced, or into its folder."""
+def _refuse_over_model(request: Request, model: Path | None) -> None:
+    """Nothing is written over a model, or into the folder of one, not even by force."""
     for option, path in (("--save", request.save), ("--out", request.out)):
-        if path is not None and Path(origin).exists():
-            model, target = Path(origin).resolve(), path.resolve()
-            if model in (target, target.parent):
-                raise InputError(f"{option} {path}: the model itself is there")
+        if path is None:
+            continue
+        folders = (path.parent, path.resolve().parent)
+        is_model = any((folder / "config.json").is_file() for folder in folders)
+        is_model = is_model or (model is not None and model.resolve() == path.resolve())
+        if path.is_file():
+            with path.open("rb") as file:
+                is_model = is_model or file.read(4)[:3] in (b"GGU", b"APR")
+        if is_model:
+            raise InputError(f"{option} {path}: a model is there")
 
 
 def _numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> list[int]:

@@ -161,19 +161,24 @@ def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
 def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
     """The sliding window and the layers that have it."""
     window = facts.said("sliding_window")
-    if window is None:
+    spoken = any(facts.metadata.get(key) for key in ("layer_types", "use_sliding_window"))
+    if window is None and not spoken:
         if architecture == "mistral" and "sliding_window" not in facts.metadata:
             facts.notes.append("sliding_window: the file does not say; none is applied")
         return None, ()
     said = Settings({**facts.metadata, "sliding_window": window}, facts.notes)
     layers = windowed_layers(said, architecture, n_layer)
-    if not layers:
+    if layers and window is None:
+        facts.fail("sliding_window is missing, of which use_sliding_window speaks")
+    if window and not layers:
         why = "a llama has none" if architecture == "llama" else "no layer is said to have it"
         facts.notes.append(f"sliding_window {window} is not used: {why}")
     return (window, layers) if layers else (None, ())
 
 
 def _rope(facts: Facts, theta: float, context: int, head_dim: int, frequencies: StoredTensor | None) -> Rope:
+    if facts.metadata.get("rope_parameters") is not None:
+        facts.fail("rope_parameters are not supported: rope_theta and rope_scaling are")
     scaling = facts.said("rope_scaling")
     if frequencies is not None:
         if scaling:
@@ -182,8 +187,6 @@ def _rope(facts: Facts, theta: float, context: int, head_dim: int, frequencies: 
             found = list(frequencies.shape)
             facts.fail(f"tensor {frequencies.name!r}: expected shape [{head_dim // 2}], found {found}")
         return Rope(theta, factors=tuple(frequencies.read().tolist()))
-    if facts.metadata.get("rope_parameters") is not None:
-        facts.fail("rope_parameters are not supported: rope_theta and rope_scaling are")
     if scaling is None and "rope_scaling" not in facts.metadata:
         facts.notes.append("rope_scaling: the file does not say; none is applied")
     scaling = dict(scaling or {})

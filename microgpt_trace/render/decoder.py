@@ -48,7 +48,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     tokens = ", ".join(map(str, inputs.tokens[:MAX_LABELS]))
     more = len(inputs.tokens) - MAX_LABELS
     tokens += f", … {more:,} more" if more > 0 else ""
-    screen.say(f"[bold]Input: {_quoted(inputs.text)} → tokens \\[{tokens}][/bold]")
+    screen.print(Text(screen.words(f"Input: {_quoted(inputs.text)} → tokens [{tokens}]"), "bold"))
     read = " ".join(
         f"{escape_blank(label)}={i}"
         for label, i in zip(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS], strict=True)
@@ -82,7 +82,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _quoted(text: str) -> str:
     shown = text if len(text) <= 200 else f"{text[:200]}…"
-    return f'"{escape(on_one_line(shown))}"'
+    return f'"{on_one_line(shown)}"'
 
 
 def escape_blank(label: str) -> str:
@@ -176,10 +176,8 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
 def _print_candidates(prediction: Prediction, screen: Screen) -> None:
     if len(prediction.top) < 2:
         return
-    screen.say(
-        f"\n[bold cyan]Top {len(prediction.top)} after position {prediction.position}[/bold cyan] "
-        f"[dim]{escape(_label(prediction.seen))}[/dim]"
-    )
+    title = (f"\nTop {len(prediction.top)} after position {prediction.position} ", "bold cyan")
+    screen.print(Text.assemble(title, (screen.words(_label(prediction.seen)), "dim")))
     columns = [
         Column("token", lambda c: _label(c.label)),
         Column("id", lambda c: str(c.token), right=True),
