@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
 from .errors import InputError
-from .events import HookBus, Run
+from .events import HookBus, Run, TraceEvent
 from .generation import Continuation, Sampling, continue_prompt
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
@@ -83,7 +83,7 @@ def _run(
     continued = Continuation()
     if cache is not None:
         continued, check = continue_prompt(
-            model, inputs, final, predicted.last, cache, sampling, watched, set(run.replaced)
+            model, inputs, final, predicted.last, cache, sampling, watched, shown, set(run.replaced)
         )
         checks.append(check)
     layers = survey.rows(prompted)
@@ -97,9 +97,9 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of([*prompted, *watched.steps.events], layers, survey.norms)),
+        anomalies=tuple(anomalies_of([*prompted, *watched.broken], layers, survey.norms)),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
-        generation=continued.only(shown),
+        generation=tuple(continued.tokens),
         generation_end=continued.end,
         arrays=watched.collector.arrays,
         specs=model.hooks.specs,
@@ -128,7 +128,8 @@ class Watched:
             return None if bias is None else bias.read()
 
         self.collector = Collector(kept)
-        self.steps = Collector(())  # of a continuation
+        self.steps = Collector(())  # of the step of a continuation that goes on
+        self.broken: list[TraceEvent] = []  # events of steps that are not finite
         self.checker = Checker(model.config.n_head, out_bias)
         self.survey = Survey(gain, model.config.norm_eps, lens)
         bus = model.hooks
@@ -151,6 +152,12 @@ class Watched:
         """Start the pass that predicts token `number` of a continuation."""
         self.checker.where = f"step {number}: "
         return self._bus.begin(False, [self._first], [self._last, self._stepping])
+
+    def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
+        """The events of the step that are to be shown; of the others only what is not finite is kept."""
+        events, self.steps.events = self.steps.events, []
+        self.broken += [e for e in events if e.stats is not None and e.stats.nonfinite_count]
+        return tuple(event for event in events if event.name in shown)
 
 
 class Predicted(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,37 +51,30 @@ class Continuation:
     tokens: list[GeneratedToken] = field(default_factory=list)
     end: str = ""
 
-    def only(self, names: Collection[str]) -> tuple[GeneratedToken, ...]:
-        """The tokens, of their events only those with these names."""
-        return tuple(
-            replace(token, events=tuple(event for event in token.events if event.name in names))
-            for token in self.tokens
-        )
-
 
 def continue_prompt(
     model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
-    sampling: Sampling, watched: Watched, replaced: Collection[str],
+    sampling: Sampling, watched: Watched, shown: Collection[str], replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
-    each step's stream against a pass over everything, if hooks have `replaced` none of the prompt's values.
+    each step's stream against a pass over everything, unless hooks have `replaced` values.
 
-    A token carries the events of the pass that predicted it (the first: the prompt's own, not
+    A token carries the `shown` events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
     rng, label = np.random.default_rng(sampling.seed), labeller(model)
-    done, streams, events = Continuation(), list[Array](), list[TraceEvent]()
+    done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     if last is None:  # the last position was not among those predicted
         last, run = _head(model, final[-1:], watched.begin_step(1))
         altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
     while len(done.tokens) < sampling.count and not done.end:
         if done.tokens:
-            seen, run = len(watched.steps.events), watched.begin_step(len(done.tokens) + 1)
+            run = watched.begin_step(len(done.tokens) + 1)
             streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
             last, run = _head(model, streams[-1], run)
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
-            events = watched.steps.events[seen:]
+            events = watched.end_step(shown)
         if not np.isfinite(last[1]).all():
             done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
             break
@@ -91,9 +84,7 @@ def continue_prompt(
         chosen, *others = (
             Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
         )
-        done.tokens.append(
-            GeneratedToken(len(done.tokens) + 1, len(ids) - 1, chosen, tuple(others), tuple(events))
-        )
+        done.tokens.append(GeneratedToken(len(done.tokens) + 1, len(ids) - 1, chosen, tuple(others), events))
         if model.vocabulary is not None and ids[-1] == model.vocabulary.eos_id:
             done.end = f"the model ended its text with {chosen.label}"
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
