@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .stats import Array
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+Item = TypeVar("Item")
 MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
 KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
 PARALLEL, MANY = 32, 8  # more positions than the first, or this many chunks, are worth the workers
@@ -52,14 +53,19 @@ def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: i
     y = np.empty((len(x), weight.shape[0]), np.float32)
     fill = _quantised_product(x, weight, y) if _in_whole_blocks(weight) else _plain_product(x, weight, y)
     chunks = _chunks(weight, len(x))
-    if workers > 1 and (len(x) > PARALLEL or len(chunks) >= MANY):
-        list(_pool(workers).map(fill, chunks))
-    else:
-        for rows in chunks:
-            fill(rows)
+    share(fill, chunks, workers if len(x) > PARALLEL or len(chunks) >= MANY else 1)
     if bias is not None:
         y += bias
     return y
+
+
+def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
+    """Call `fill` with every item, on so many threads."""
+    if workers > 1:
+        list(_pool(workers).map(fill, items))
+    else:
+        for item in items:
+            fill(item)
 
 
 @cache

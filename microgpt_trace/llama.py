@@ -14,7 +14,7 @@ import numpy as np
 
 from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
 from .events import SILENT, Tap
-from .linear import keep_freed_memory, linear
+from .linear import IGNORE, PARALLEL, keep_freed_memory, linear, share
 from .stats import Array
 from .threads import available_cores
 
@@ -110,20 +110,65 @@ def attention_forward(
         k = emit("attn.k_norm", head_norm(k, w.vector(layer + "attn_k_norm"), config))
     q = emit("attn.q_rope", turn(q, turns, config.head_dim))
     k = emit("attn.k_rope", turn(k, turns, config.head_dim))
-    length, groups, dim = len(q), config.n_kv_head, config.head_dim
-    keys, values = (a.reshape(length, groups, dim).swapaxes(0, 1) for a in (k, v))  # [G, T, D]
+    keys, values = (a.reshape(len(a), -1, config.head_dim).swapaxes(0, 1) for a in (k, v))  # [G, T, D]
     if cache is not None:
         keys, values = cache.extend(i, keys, values)
-    seen = keys.shape[1]
-    # The heads of a group share keys: their queries are stacked as rows, [G, H/G * T, D].
-    queries = q.reshape(length, groups, -1, dim).transpose(1, 2, 0, 3).reshape(groups, -1, dim)
-    scores = queries @ keys.swapaxes(1, 2) * np.float32(1 / math.sqrt(dim))
-    scores = emit("attn.scores", scores.reshape(config.n_head, length, seen))
+    queries = q.reshape(len(q), -1, config.head_dim).swapaxes(0, 1)  # [H, T, D]
+    group = np.arange(config.n_head) * config.n_kv_head // config.n_head  # whose keys a head has
+    workers = w.workers if len(q) > PARALLEL else 1
+    scores = emit("attn.scores", scores_forward(queries, keys, group, workers))
     window = config.window if i in config.windowed_layers else None
-    weights = emit("attn.weights", masked_softmax(scores, visible(length, seen, window)))
-    context = weights.reshape(groups, -1, seen) @ values
-    heads = context.reshape(config.n_head, length, dim).swapaxes(0, 1)
-    return emit("attn.context", heads.reshape(length, -1))
+    mask = visible(len(q), scores.shape[2], window)
+    weights = emit("attn.weights", softmax_forward(scores, mask, workers))
+    context = context_forward(weights, values, group, workers)
+    return emit("attn.context", context.swapaxes(0, 1).reshape(len(q), -1))
+
+
+def scores_forward(queries: Array, keys: Array, group: Array, workers: int) -> Array:
+    """scores = q @ k.T / sqrt(D), head h with the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
+    heads, length, dim = queries.shape
+    scores = np.empty((heads, length, keys.shape[1]), np.float32)
+    scale = np.float32(1 / math.sqrt(dim))
+
+    @IGNORE
+    def fill(own: slice) -> None:
+        np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
+        scores[own] *= scale
+
+    share(fill, shares(heads, workers), workers)
+    return scores
+
+
+def softmax_forward(scores: Array, mask: Array, workers: int) -> Array:
+    """softmax over the keys where the mask holds, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
+    weights = np.empty_like(scores)
+
+    @IGNORE
+    def fill(own: slice) -> None:
+        z = np.where(mask, scores[own], np.float32(-np.inf))
+        z -= z.max(axis=-1, keepdims=True)
+        np.exp(z, out=z)
+        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
+
+    share(fill, shares(len(scores), workers), workers)
+    return weights
+
+
+def context_forward(weights: Array, values: Array, group: Array, workers: int) -> Array:
+    """context = weights @ v, head h with the values group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
+    context = np.empty((*weights.shape[:2], values.shape[2]), np.float32)
+
+    @IGNORE
+    def fill(own: slice) -> None:
+        np.matmul(weights[own], values[group[own]], out=context[own])
+
+    share(fill, shares(len(weights), workers), workers)
+    return context
+
+
+def shares(heads: int, workers: int) -> list[slice]:
+    """The heads that each worker has."""
+    return [slice(heads * n // workers, heads * (n + 1) // workers) for n in range(workers)]
 
 
 def heads_forward(context: Array, layer: str, w: Weights, tap: Tap) -> Array:
@@ -166,15 +211,6 @@ def visible(length: int, seen: int, window: int | None) -> Array:
     """Which positions a query may look at: [T, S] of booleans, the last T rows of a causal mask."""
     back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # how far back the key lies
     return (back >= 0) if window is None else (back >= 0) & (back < window)
-
-
-def masked_softmax(scores: Array, mask: Array) -> Array:
-    """softmax over the keys where the mask holds, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
-    z = np.where(mask, scores, np.float32(-np.inf))
-    z -= z.max(axis=-1, keepdims=True)
-    np.exp(z, out=z)
-    z /= z.sum(axis=-1, keepdims=True)
-    return z
 
 
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
