@@ -263,20 +263,22 @@ def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:
     style = "red" if found else "green"
     screen.say(f"\n[bold {style}]Anomalies: {len(found) or 'none'}[/bold {style}]")
     for rule in found:
-        screen.say(f"[bold red]{rule.id}: {rule.title}: {escape(_measured(rule))}[/bold red]")
-    if quiet:
-        screen.say(f"[dim]not found: {'; '.join(escape(_brief(rule)) for rule in quiet)}[/dim]")
+        where = f"; {rule.detail}" if rule.detail else ""
+        said = f"{rule.id} {_value(rule)}, allowed {rule.threshold:g}{_UNITS[rule.source]}{where}"
+        screen.say(f"[bold red]{escape(rule.title)}: {escape(said)}[/bold red]")
+    for source, lead in (("invariant", "invariants"), ("other layers", "layers unlike the others")):
+        held = ", ".join(
+            f"{rule.id} {_value(rule)} of {rule.threshold:g}" for rule in quiet if rule.source == source
+        )
+        if held:
+            screen.say(f"[dim]{lead}, none beyond what is allowed{_UNITS[source]}: {held}[/dim]")
     for reason, rules in groupby((a for a in anomalies if a.found is None), key=lambda a: a.detail):
         screen.say(f"not evaluated: {', '.join(rule.id for rule in rules)} ({escape(reason)})")
 
 
-def _measured(rule: Anomaly) -> str:
-    return f"{_brief(rule)}; {rule.detail}" if rule.detail else _brief(rule)
+_UNITS = {"invariant": "", "other layers": " in spreads of the layers"}
 
 
-def _brief(rule: Anomaly) -> str:
-    if rule.value is None:
-        return rule.id
-    where = "" if rule.source == "invariant" else " spreads of the layers"
-    value = f"{rule.value:,.0f}" if rule.value.is_integer() else f"{rule.value:.3g}"
-    return f"{rule.id} {value} (allowed {rule.threshold:g}{where})"
+def _value(rule: Anomaly) -> str:
+    value = rule.value or 0.0
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
