@@ -48,7 +48,8 @@ def print_header(trace: Trace, screen: Screen) -> None:
     tokens = ", ".join(map(str, inputs.tokens[:MAX_LABELS]))
     more = len(inputs.tokens) - MAX_LABELS
     tokens += f", … {more:,} more" if more > 0 else ""
-    screen.print(Text(screen.words(f"Input: {_quoted(inputs.text)} → tokens [{tokens}]"), "bold"))
+    said = f"{_quoted(inputs.text)} → " if inputs.text else ""
+    screen.print(Text(screen.words(f"Input: {said}tokens [{tokens}]"), "bold"))
     read = " ".join(
         f"{escape_blank(label)}={i}"
         for label, i in zip(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS], strict=True)
