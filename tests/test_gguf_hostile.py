@@ -12,8 +12,6 @@ from gguf_files import (
     gguf_bytes,
     pair,
     raw,
-    smollm2,
-    smollm2_path,
     string,
     u32,
     u64,
@@ -22,6 +20,7 @@ from hostile import fuzzing, json_values, survives
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from real_model import SMOLLM2, needs_smollm2
 from tiny_models import tiny_model, write_gguf
 
 from microgpt_trace.readers.gguf import read_gguf_header
@@ -218,15 +217,15 @@ def test_random_bytes_after_the_magic(path, content):
     survives(path)
 
 
-@smollm2
+@needs_smollm2
 @hypothesis_settings(fuzzing, max_examples=25)
 @given(st.data())
 def test_the_real_header_with_numbers_replaced(path, data):
     """SmolLM2's header before a hole of the size of its tensors."""
-    tensors = read_gguf_header(smollm2_path()).tensors
-    size = smollm2_path().stat().st_size
+    tensors = read_gguf_header(SMOLLM2).tensors
+    size = SMOLLM2.stat().st_size
     header_size = size - sum(-(-tensor.data.size // 32) * 32 for tensor in tensors)
-    with smollm2_path().open("rb") as file:
+    with SMOLLM2.open("rb") as file:
         content = bytearray(file.read(header_size))
     places = (
         st.integers(4, 2000)

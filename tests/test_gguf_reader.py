@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gguf_files import NEEDED, YARN, changed, smollm2, smollm2_path
+from gguf_files import NEEDED, YARN, changed
 from hostile import refuses
+from real_model import SMOLLM2, needs_smollm2
 from tiny_models import (
     CASES,
     TOKENS,
@@ -74,9 +75,9 @@ def test_more_strings_than_are_decoded_together(path, whole):
     assert_as_judged(changed(path, whole, {"a.texts": [chr(300 + i) * (i * 997 % 30000) for i in range(99)]}))
 
 
-@smollm2
+@needs_smollm2
 def test_smollm2_as_the_judge_reads_it():
-    assert_as_judged(smollm2_path())
+    assert_as_judged(SMOLLM2)
 
 
 # --- What the config says ---------------------------------------------------------------------
