@@ -85,7 +85,7 @@ def continue_prompt(
             Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
         )
         done.tokens.append(GeneratedToken(len(done.tokens) + 1, len(ids) - 1, chosen, tuple(others), events))
-        if model.vocabulary is not None and ids[-1] == model.vocabulary.eos_id:
+        if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
 

@@ -239,6 +239,13 @@ def test_flags_or_else_llama_cpps_defaults_decide_about_bos(metadata, begins, en
     assert says in vocabulary.describe()
 
 
+def test_the_end_of_a_turn_ends_a_text_as_well():
+    vocabulary = from_gguf(byte_level(eot_token_id=3, eom_token_id=4), PATH)
+    assert {token for token in range(vocabulary.size) if vocabulary.ends_text(token)} == {
+        vocabulary.eos_id, 3, 4,
+    }  # fmt: skip
+
+
 def test_a_chat_gets_one_bos_and_no_eos():
     vocabulary = from_gguf(byte_level(add_bos_token=True, add_eos_token=True), PATH)
     assert spelled(vocabulary, f"{BOS}a", chat=True) == [BOS, "a"] == spelled(vocabulary, "a", chat=True)
@@ -406,7 +413,9 @@ def test_eos_comes_from_the_configs_when_nothing_else_says(tmp_path):
     assert huggingface_folder(tmp_path, config=None).eos_id is None
     (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
     assert huggingface_folder(tmp_path).eos_id == 7
-    assert huggingface_folder(tmp_path, generation_config={"eos_token_id": [5, 6]}).eos_id == 5
+    vocabulary = huggingface_folder(tmp_path, generation_config={"eos_token_id": [5, 6]})
+    assert vocabulary.eos_id == 5
+    assert [vocabulary.ends_text(token) for token in (4, 5, 6)] == [False, True, True]
     assert huggingface_folder(tmp_path, {"eos_token": EOS}).eos_id == 1
 
 

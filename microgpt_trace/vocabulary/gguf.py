@@ -48,6 +48,7 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         literal=_of_types(marked, UNKNOWN, CONTROL, USER_DEFINED, UNUSED),
         bos_id=said.token("tokenizer.ggml.bos_token_id", size),
         eos_id=said.token("tokenizer.ggml.eos_token_id", size),
+        stop_ids=_stops(said, size),
         templates=_templates(metadata, path),
     )
     if model == "gpt2":
@@ -55,6 +56,12 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     elif model == "llama":
         vocabulary = _sentencepiece(said, vocabulary, marked)
     return _with_flags(said, vocabulary)
+
+
+def _stops(said: Metadata, size: int) -> frozenset[int]:
+    """The ends of a turn and of a message."""
+    ends = (said.token(f"tokenizer.ggml.{end}_token_id", size) for end in ("eot", "eom"))
+    return frozenset(end for end in ends if end is not None)
 
 
 def _of_types(marked: Mapping[int, int], *wanted: int) -> frozenset[int]:

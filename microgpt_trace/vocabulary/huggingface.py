@@ -31,8 +31,9 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     ids = _token_ids(tokenizer, path)
     kind, spell = _alphabet(tokenizer)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
-    if ends.get("eos_id") is None:
-        ends["eos_id"] = _configured_eos(folder, max(ids.values()) + 1)
+    stops = _configured_stops(folder, max(ids.values()) + 1)
+    if ends.get("eos_id") is None and stops:
+        ends["eos_id"] = stops[0]
     return Vocabulary(
         path,
         _by_id(ids, path),
@@ -40,6 +41,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         spell,
         _TokenizerJson(path),
         literal=frozenset(_added(tokenizer, path).values()),
+        stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path),
         **ends,
     )
@@ -154,15 +156,16 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
     return before, after
 
 
-def _configured_eos(folder: Path, size: int) -> int | None:
-    """eos_token_id of the generation or model config; the first, where there are several."""
+def _configured_stops(folder: Path, size: int) -> list[int]:
+    """eos_token_id of the generation config, or else of the model's: one id or several."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.is_file() else {}
         named = config.get("eos_token_id")
-        first = named[0] if isinstance(named, list) and named else named
-        if isinstance(first, int):
-            return Metadata(path, {"eos_token_id": first}).token("eos_token_id", size)
-    return None
+        stops = named if isinstance(named, list) else [named]
+        if stops and all(isinstance(stop, int) for stop in stops):
+            found = [Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size) for stop in stops]
+            return [stop for stop in found if stop is not None]
+    return []
 
 
 def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:

@@ -31,10 +31,15 @@ class Vocabulary:
     literal: Collection[int] = frozenset()
     bos_id: int | None = None
     eos_id: int | None = None
+    stop_ids: Collection[int] = frozenset()  # what else ends a text: the end of a turn, say
     add_bos: bool = False
     add_eos: bool = False
     bos_note: str = ""
     templates: Mapping[str, str] = field(default_factory=dict)
+
+    def ends_text(self, token: int) -> bool:
+        """Whether a model that predicts this token has no more to say."""
+        return token == self.eos_id or token in self.stop_ids
 
     @property
     def size(self) -> int:
