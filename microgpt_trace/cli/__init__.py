@@ -6,8 +6,9 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -70,4 +71,13 @@ def main() -> None:
             reconfigure(errors="backslashreplace")
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     app = build([first] if first in COMMANDS else COMMANDS)  # typer takes 2 ms to look at a command
-    sys.exit(run(lambda: app(standalone_mode=False, prog_name="microgpt")))
+    _leave(run(lambda: app(standalone_mode=False, prog_name="microgpt")))
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process as it stands: all is written and closed by now, and giving back a vocabulary and
+    everything else piece by piece takes 20 ms of a trace's 320."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
