@@ -131,8 +131,6 @@ def _layers(text: str | None, count: int) -> list[int]:
 
 
 def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
-    from ..render.arrays import print_array
-
     if model.family == "microgpt":
         from ..render.table import print_trace
 
@@ -142,6 +140,13 @@ def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Scre
 
         overview = not (request.layer or request.verbose)
         print_decoder_trace(result, screen, verbose=request.verbose, overview=overview)
+    if request.show:
+        _paint_arrays(result, model, request, screen)
+
+
+def _paint_arrays(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
+    from ..render.arrays import print_array
+
     labels, parameters = result.input.labels, model.config.shapes()
     for name in [found for asked in request.show for found in select_names([asked], _known(model))]:
         if name in parameters:

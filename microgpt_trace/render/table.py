@@ -13,7 +13,6 @@ from ..checks import Check
 from ..events import EventSpec, TraceEvent
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
-from .arrays import attention_matrices
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
 
@@ -105,6 +104,8 @@ def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, ver
             print_table(statistics, events, screen)
         weights = next((e for e in events if e.name.endswith("attn.weights")), None)
         if verbose and weights and ("forward", weights.name) in trace.arrays:
+            from .arrays import attention_matrices  # what only this needs costs 6 ms
+
             screen.say("\n[dim]Attention weights in percent, row = query, column = key[/dim]")
             attention_matrices(trace[weights.name], trace.input.labels, screen)
 
