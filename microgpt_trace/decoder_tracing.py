@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +17,7 @@ from .events import HookBus, Run, TraceEvent
 from .generation import Continuation, Sampling, continue_prompt
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
-from .ops import losses_of
-from .predictions import best_tokens, prediction_of, softmax
+from .predictions import best_tokens, predictions_of, softmax
 from .prompt import chosen_positions, prepare
 from .stats import Array
 from .survey import NAMES, Survey
@@ -177,7 +176,8 @@ def predict(
     """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
     emit: Callable[[str, Array], Array] = run.take_part
     size = max(1, PART // model.config.vocab_size)
-    if run.wants_whole("logits") or run.wants_whole("probs") or len(rows) <= size:
+    in_parts = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
+    if not in_parts:
         size, emit = len(rows), run.tap("forward").emit
     label, predictions = labeller(model), list[Prediction]()
     for start in range(0, len(rows), size):
@@ -185,9 +185,13 @@ def predict(
         run.resume()
         computed = head_forward(model, final[list(group)])
         logits = emit("logits", computed)
-        probs = emit("probs", softmax(logits))
-        checker.rows_sum_to_1("probs", probs)
-        predictions += _predictions(group, logits, probs, "probs" in run.replaced, inputs, label, top_k)
+        likely = softmax(logits)
+        if in_parts:  # else the checker sees them as an event
+            checker.rows_sum_to_1("probs", likely)
+        probs = emit("probs", likely)
+        seen, targets = [inputs.labels[p] for p in group], [inputs.targets[p] for p in group]
+        replaced = "probs" in run.replaced
+        predictions += predictions_of(group, seen, targets, logits, probs, replaced, label, top_k)
     run.announce_parts()
     losses, loss = [p.loss for p in predictions if p.loss is not None], None
     if losses:
@@ -195,21 +199,6 @@ def predict(
         loss = float(run.tap("forward").emit("loss", mean))
     last = (logits[-1], probs[-1]) if rows[-1] == len(final) - 1 else None
     return Predicted(tuple(predictions), loss, last, group, computed)
-
-
-def _predictions(
-    positions: Sequence[int], logits: Array, probs: Array, replaced: bool, inputs: TraceInput,
-    label: Callable[[int], str], top_k: int,
-) -> Iterator[Prediction]:  # fmt: skip
-    targets = [inputs.targets[p] for p in positions]
-    known = [0 if target is None else target for target in targets]
-    losses = -np.log(probs[range(len(known)), known]) if replaced else losses_of(logits, known)
-    ranked = probs if replaced else logits
-    for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
-        loss = None if target is None else float(losses[i])
-        yield prediction_of(
-            position, inputs.labels[position], ranked[i], probs[i], target, loss, label, top_k
-        )
 
 
 def _untraced(

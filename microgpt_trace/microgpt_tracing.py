@@ -17,11 +17,10 @@ from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
 from .names import select_names
-from .ops import losses_of
 from .parameters import Parameters
-from .predictions import prediction_of
+from .predictions import predictions_of
 from .stats import Array, TensorStats
-from .traces import Collector, ParameterRow, Prediction, StepSummary, Trace, TraceInput
+from .traces import Collector, ParameterRow, StepSummary, Trace, TraceInput
 
 if TYPE_CHECKING:
     from .training import Adam
@@ -81,7 +80,13 @@ def trace_microgpt(
         raise InputError(
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
-    predictions = predictions_of(done, inputs, model, top_k, "probs" in run.replaced)
+    predictions = tuple(
+        predictions_of(
+            range(len(inputs.targets)), [inputs.text[:i] for i in range(len(inputs.targets))], inputs.targets,
+            done.logits, done.probs, "probs" in run.replaced,
+            lambda token: model.tokenizer.label(token, target=True), top_k,
+        )
+    )  # fmt: skip
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
@@ -129,30 +134,6 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap) -> StepSummary:
     adam.step(number, lr, tap)
     after = forward(adam.params, done.batch)
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
-
-
-def predictions_of(
-    done: Pass, inputs: TraceInput, model: Model, top_k: int, replaced: bool
-) -> tuple[Prediction, ...]:
-    """One row per position, from the probabilities as used."""
-    targets = [target for target in inputs.targets if target is not None]
-    # From the logits, so that a vanishing probability has its exact loss, unless they no longer count.
-    losses = (
-        -np.log(done.probs[range(len(targets)), targets]) if replaced else losses_of(done.logits, targets)
-    )
-    ranked = done.probs if replaced else done.logits  # logits tell apart what vanishes as a probability
-    return tuple(
-        prediction_of(
-            position, inputs.text[:position], ranked[position], done.probs[position], target,
-            float(losses[position]), lambda token: model.tokenizer.label(token, target=True), top_k,
-        )
-        for position, target in enumerate(targets)
-    )  # fmt: skip
-
-
-def selection(model: Model, verbose: bool) -> list[str]:
-    """What is shown unless asked otherwise: the events of the overview or all of them."""
-    return [name for name, spec in model.hooks.specs.items() if verbose or spec.overview]
 
 
 def update_events(adam: Adam, seq: int) -> list[TraceEvent]:

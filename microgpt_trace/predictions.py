@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from .ops import losses_of
 from .stats import Array
 from .traces import Candidate, Prediction
 
@@ -30,6 +31,23 @@ def softmax(logits: Array) -> Array:
     """[N, V] -> [N, V]"""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+def predictions_of(
+    positions: Sequence[int], seen: Sequence[str], targets: Sequence[int | None], logits: Array, probs: Array,
+    replaced: bool, label: Label, top_k: int,
+) -> Iterator[Prediction]:  # fmt: skip
+    """The prediction of each row of logits and probs [N, V] as used, which a hook may have replaced.
+
+    Losses and order come from the logits, which tell apart what vanishes as a probability, unless the
+    probabilities were `replaced` and the logits no longer count.
+    """
+    known = [0 if target is None else target for target in targets]
+    losses = -np.log(probs[range(len(known)), known]) if replaced else losses_of(logits, known)
+    ranked = probs if replaced else logits
+    for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
+        loss = None if target is None else float(losses[i])
+        yield prediction_of(position, seen[i], ranked[i], probs[i], target, loss, label, top_k)
 
 
 def prediction_of(

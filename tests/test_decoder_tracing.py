@@ -270,6 +270,13 @@ def test_a_broken_model_violates_the_check(tiny, monkeypatch, identifier):
     assert not traced.ok
 
 
+def test_probabilities_are_judged_as_computed_not_as_a_hook_leaves_them(tiny):
+    with tiny.hooks.subscribe(lambda event, value: value * np.float32(0.5), "probs"):
+        found = check_of(run(tiny), "softmax")
+    print(found)
+    assert found.holds
+
+
 @pytest.mark.parametrize("part", [VOCAB, 2 * VOCAB, 7 * VOCAB])
 def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, monkeypatch, part):
     monkeypatch.setattr(decoder_tracing, "PART", part)
@@ -498,14 +505,14 @@ def test_parts_have_the_time_they_took_and_the_loss_its_own(tiny, monkeypatch):
 
 
 def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
-    sound = decoder_tracing._predictions
+    sound = decoder_tracing.predictions_of
 
     def slow(*args):
         sleep(0.01)
         return sound(*args)
 
     monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
-    monkeypatch.setattr(decoder_tracing, "_predictions", slow)
+    monkeypatch.setattr(decoder_tracing, "predictions_of", slow)
     seconds = run(tiny, time=True).event("logits").seconds
     print(seconds)
     assert seconds < 0.05

@@ -66,14 +66,16 @@ def print_array(
     else:
         rows, columns = decoder_axis_labels(name, array.shape, model, labels)
     hint = "" if name in model.config.shapes() and not title else "; --save writes them all"
-    if array.ndim < 3:
-        _print_matrix(np.atleast_2d(array), rows, columns, screen)
-        _print_rest(shape[0] if array.ndim == 2 else 1, columns, rows, array, hint, screen)
-        return
-    for head, matrix in enumerate(array):
-        screen.print(Text(f"head {head}", "dim"))
-        _print_matrix(matrix, rows, columns, screen)
-    _print_rest(shape[1], columns, rows, array, hint, screen)
+    matrices = list(array) if array.ndim == 3 else [np.atleast_2d(array)]
+    for head, matrix in enumerate(matrices):
+        if array.ndim == 3:
+            screen.print(Text(f"head {head}", "dim"))
+        columns_left = _print_matrix(matrix, rows, columns, screen)
+    rows_left = (shape[-2] if len(shape) > 1 else 1) - min(len(matrices[0]), MAX_ROWS)
+    left = {"rows": rows_left, "columns": columns_left}
+    said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
+    if said:
+        screen.print(Text(screen.words(f"… {said}{hint}"), "dim"))
 
 
 def axis_labels(
@@ -123,9 +125,12 @@ def _cut(label: str) -> str:
     return label.replace(" ", "␣")[:12]
 
 
-def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> None:
+def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> int:
+    """Print the first rows in blocks of columns; how many columns are left out."""
     cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
-    margin, width, fitting = _measures(cells, rows, columns, screen)
+    margin = max(len(row) for row in rows) + 1
+    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
+    fitting = max((screen.width - margin) // width, 1)
     edges = [*range(0, len(columns), fitting), len(columns)]
     for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
         head = " " * margin + "".join(f"{label:>{width}}" for label in columns[start:stop])
@@ -133,31 +138,7 @@ def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], sc
         for label, row in zip(rows, cells, strict=False):
             text = Text(screen.words(f"{label:<{margin}}"), "dim", no_wrap=True)
             screen.print(text.append("".join(f"{cell:>{width}}" for cell in row[start:stop]), "not dim"))
-
-
-def _measures(
-    cells: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], screen: Screen
-) -> tuple[int, int, int]:
-    """The width of the labels, that of a column, and how many columns fit."""
-    margin = max(len(row) for row in rows) + 1
-    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
-    return margin, width, max((screen.width - margin) // width, 1)
-
-
-def _print_rest(
-    row_count: int, columns: Sequence[str], rows: Sequence[str], array: Array, hint: str, screen: Screen
-) -> None:
-    """What was left out."""
-    matrix = np.atleast_2d(array)[-1] if array.ndim == 3 else np.atleast_2d(array)
-    cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
-    fitting = _measures(cells, rows, columns, screen)[2]
-    left = {
-        "rows": row_count - min(len(matrix), MAX_ROWS),
-        "columns": len(columns) - min(len(columns), MAX_BLOCKS * fitting),
-    }
-    said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
-    if said:
-        screen.print(Text(screen.words(f"… {said}{hint}"), "dim"))
+    return len(columns) - min(len(columns), MAX_BLOCKS * fitting)
 
 
 def _cell(value: float) -> str:
