@@ -11,7 +11,7 @@ import json
 import operator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,11 +22,7 @@ from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
 from .stats import Array, DType
 from .tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from .traces import Trace
-
 FORMAT = "microgpt.checkpoint/1"
-ARRAYS_FORMAT = "microgpt.arrays/1"
 MOMENTS = ("adam.m_sum", "adam.v_sum")  # decayed sums of g and g^2, without the factors 1 - beta
 ASSUMED_HEADS = 4
 
@@ -49,26 +45,6 @@ def save(model: Model, path: str | Path) -> None:
         if state.moments is not None:
             tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
     write_atomically(Path(path), to_bytes(tensors, metadata))
-
-
-def save_arrays(trace: Trace, path: Path) -> None:
-    """Write the arrays of a trace's events: activations under their names, gradients and updates
-    under `backward/name` and `update/name`; text and tokens travel in the metadata."""
-    from safetensors.numpy import save as to_bytes
-
-    arrays = {
-        event.name if event.phase == "forward" else f"{event.phase}/{event.name}": np.ascontiguousarray(
-            trace.arrays[event.phase, event.name]
-        )
-        for event in trace
-    }
-    metadata = {
-        "format": ARRAYS_FORMAT,
-        "text": trace.input.text,
-        "tokens": json.dumps(trace.input.tokens),
-        "model": json.dumps(trace.model),
-    }
-    write_atomically(path, to_bytes(arrays, metadata))
 
 
 def load(

@@ -63,7 +63,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     if chosen:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
     if request.save is not None:
-        from ..checkpoint import save_arrays
+        from ..dumps.arrays_file import save_arrays
 
         save_arrays(result, request.save)
         note(f"saved {len(result):,} array{'s' * (len(result) != 1)} to {request.save}")

@@ -1,0 +1,54 @@
+"""The arrays of a run as a safetensors file: names, text, tokens and positions travel along."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..files import write_atomically
+from ..stats import Array
+
+if TYPE_CHECKING:
+    from ..traces import Trace
+
+ARRAYS_FORMAT = "microgpt.arrays/1"
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
+    model: Any,
+) -> None:  # fmt: skip
+    """Write arrays under their names. `positions` are those of the rows of logits and probs.
+
+    Raises RunError where the disk does not let us.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    metadata = {
+        "format": ARRAYS_FORMAT,
+        "text": text,
+        "tokens": json.dumps([int(token) for token in tokens]),
+        "positions": json.dumps([int(position) for position in positions]),
+        "model": json.dumps(model),
+    }
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, to_bytes(whole, metadata))
+
+
+def save_arrays(trace: Trace, path: Path) -> None:
+    """Write the arrays of a trace's events: activations under their names, gradients and updates
+    under `backward/name` and `update/name`."""
+    arrays = {
+        event.name if event.phase == "forward" else f"{event.phase}/{event.name}": trace.arrays[
+            event.phase, event.name
+        ]
+        for event in trace
+    }
+    positions = [prediction.position for prediction in trace.predictions]
+    write_arrays(
+        path, arrays, text=trace.input.text, tokens=trace.input.tokens, positions=positions, model=trace.model
+    )

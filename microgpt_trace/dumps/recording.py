@@ -1,0 +1,66 @@
+"""Recording: the tensors that another run left behind, as plain data. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..events import TraceEvent
+from ..stats import Array
+
+OWN = "own"  # a layout: shape and order are those of our events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A tensor of a recording, which nothing has been read of before `read()`.
+
+    `layout` is OWN, letters where a map says them ("HTD", "THD", "CT", "TC", "last"), or empty: to be
+    found out from the shapes. `beside` names the events whose rows lie side by side in the stored rows,
+    this one among them (apr's qkv). `adjacent` says that rows of q and k may come in GGUF's order.
+    """
+
+    source: str  # for messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
+    shape: tuple[int, ...]  # as stored
+    read: Callable[[], Array]  # float32 or float64, of that shape
+    layout: str = ""
+    beside: tuple[str, ...] = ()
+    adjacent: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leftover:
+    """A tensor that stands for no event of ours, and why."""
+
+    recorded: Recorded
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What a dump holds, under the names of our events (gradients and updates are left out).
+
+    `statistics` are the events of a JSON document, which has no arrays. `positions` are those that
+    logits and probs have, None where the dump does not say.
+    """
+
+    origin: str
+    kind: str  # "arrays of a trace", "statistics of a trace", "APRT dumps", ".npy files", ...
+    tensors: Mapping[str, Recorded]
+    tokens: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+    statistics: Mapping[str, TraceEvent] = field(default_factory=dict)
+    leftovers: tuple[Leftover, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A recorded tensor as our event has it: [T, W], [H, T, S] or [].
+
+    `positions` are those of its rows, None where it has all of them; `note` says what was done to it.
+    """
+
+    array: Array
+    positions: tuple[int, ...] | None = None
+    note: str = ""
