@@ -35,7 +35,7 @@ def write_arrays(
         "positions": json.dumps([int(position) for position in positions]),
         "model": json.dumps(model),
     }
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays 0-d
     write_atomically(path, to_bytes(whole, metadata))
 
 

@@ -1,0 +1,266 @@
+"""APRT directories: the tensor dumps of apr trace, written with a manifest and read with or without one.
+
+`layer-N/STAGE.bin` and, for the whole model, `STAGE.bin`: the letters APRT, the layer as u32 LE (all
+ones: the whole model), the count of elements as u32 LE, then float32 LE. A file tells no shape, no
+tokens and no position; our manifest.json does. The embedding lies in layer-0, and lm_head is the row
+of the last position alone, as apr has them. Knows no model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import FileFormatError
+from ..names import ALIASES
+from ..readers.conventions import brief, is_count
+from ..readers.model_file import reading
+from ..readers.safetensors import read_json
+from ..stats import Array
+from .layouts import LAST
+from .recording import OWN, Leftover, Recorded, Recording
+
+if TYPE_CHECKING:
+    pass
+
+KIND = "APRT dumps"
+MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"
+MAGIC, HEADER, WHOLE_MODEL = b"APRT", struct.Struct("<4sII"), 0xFFFFFFFF
+_IN_GGUF_ORDER = ("q", "k", "q_rope", "k_rope")
+_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
+
+
+def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
+    """The events that a stage of a layer, or of the whole model, stands for; none where it has no
+    counterpart, or does not belong there. Several lie side by side; those of the embedding are the
+    residual stream of a decoder and of a microGPT."""
+    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # ours are after the bias
+    if stage == "embedding":
+        return globs if layer == 0 else ()
+    if any(glob.startswith("layer*") == (layer is None) for glob in globs):
+        return ()
+    return tuple(glob.replace("*", str(layer)) for glob in globs)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of a dump as the manifest has it."""
+
+    file: str
+    stage: str
+    layer: int | None
+    events: tuple[str, ...]
+    shape: tuple[int, ...]
+    positions: tuple[int, ...] | None = None  # of its rows; None: all
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A file of a dump as its name and its header have it."""
+
+    path: Path
+    file: str
+    stage: str
+    layer: int | None
+    count: int
+
+    def recorded(
+        self,
+        events: tuple[str, ...] = (),
+        shape: tuple[int, ...] = (),
+        layout: str = "",
+        adjacent: bool = False,
+    ) -> Recorded:
+        """The tensor, whose rows are those of one event or of several side by side."""
+        shape, beside = shape or (self.count,), events if len(events) > 1 else ()
+        source = self.file if self.file.isprintable() else brief(self.file)
+        return Recorded(source, shape, partial(_read, self.path, shape), layout, beside, adjacent)
+
+
+def is_aprt(folder: Path) -> bool:
+    """Whether a folder holds APRT dumps: one of its files begins like one."""
+    try:
+        return any(_head(path)[:4] == MAGIC for path in _bin_files(folder) if path.is_file())
+    except OSError:
+        return False
+
+
+def open_aprt(folder: Path) -> Recording:
+    """The dumps of a folder, none of which is read yet. Without a manifest of ours, as apr leaves them,
+    shapes and tokens are not known. Raises FileFormatError, naming the file."""
+    with reading(folder):
+        found = [_stored(path, folder) for path in _bin_files(folder)]
+    if not found:
+        raise FileFormatError(f"{folder}: expected APRT dumps (layer-N/STAGE.bin), found none")
+    order = {stage: rank for rank, stage in enumerate(ALIASES)}
+    found.sort(key=lambda one: (one.layer is None, one.layer, order.get(one.stage, len(order))))
+    manifest = _manifest(folder / MANIFEST)
+    return _bare(folder, found) if manifest is None else _described(folder, found, manifest)
+
+
+def _bin_files(folder: Path) -> list[Path]:
+    return sorted((*folder.glob("*.bin"), *folder.glob("layer-*/*.bin")))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER.size)
+
+
+def _stored(path: Path, folder: Path) -> _Stored:
+    """A file whose header agrees with its place and its size."""
+    layer = None
+    if path.parent != folder:
+        number = _LAYER.fullmatch(path.parent.name)
+        if number is None:
+            raise FileFormatError(f"{folder}: expected layer-0, layer-1 ..., found {brief(path.parent.name)}")
+        layer = int(number[1])
+    with reading(path):
+        if not path.is_file():
+            raise FileFormatError(f"{path}: expected a file of APRT, found a folder or a device")
+        head, size = _head(path), path.stat().st_size
+    if len(head) < HEADER.size or head[:4] != MAGIC:
+        raise FileFormatError(f"{path}: expected APRT and a header of 12 bytes, found {head!r}")
+    _, said, count = HEADER.unpack(head)
+    if said != (WHOLE_MODEL if layer is None else layer):
+        found = _place(None if said == WHOLE_MODEL else said)
+        raise FileFormatError(f"{path}: expected a header of {_place(layer)}, found that of {found}")
+    if size != HEADER.size + 4 * count:
+        raise FileFormatError(
+            f"{path}: expected {HEADER.size + 4 * count:,} bytes for {count:,} elements, found {size:,}"
+        )
+    return _Stored(path, path.relative_to(folder).as_posix(), path.stem, layer, count)
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Array:
+    """The elements of a file, float32, bit for bit."""
+    count = math.prod(shape)
+    with reading(path):
+        values = np.fromfile(path, "<f4", count, offset=HEADER.size)
+    if values.size != count:
+        raise FileFormatError(f"{path}: expected {count:,} elements, found {values.size:,}")
+    return values.astype(np.float32, copy=False).reshape(shape)
+
+
+def _bare(folder: Path, found: Sequence[_Stored]) -> Recording:
+    """What apr leaves: neither shapes nor tokens."""
+    tensors, leftovers = dict[str, Recorded](), list[Leftover]()
+    biased = {one.layer for one in found if one.stage == "qkv_bias"}
+    for one in found:
+        events = events_of(one.stage, one.layer)[: 1 if one.stage == "embedding" else None]  # a decoder's
+        reason = _no_event(one, events)
+        if one.stage == "qkv_matmul" and one.layer in biased:
+            reason = "it is before the biases; q, k and v are taken from qkv_bias"
+        elif events and events[0] in tensors:
+            reason = f"{events[0]} is taken from {tensors[events[0]].source}"
+        if reason:
+            leftovers.append(Leftover(one.recorded(), reason))
+            continue
+        layout = LAST if one.stage == "lm_head" else ""
+        for event in events:
+            adjacent = event.rpartition(".")[2] in _IN_GGUF_ORDER
+            tensors[event] = one.recorded(events, layout=layout, adjacent=adjacent)
+    before = {one.layer for one in found if one.stage == "qkv_matmul"} - biased
+    note = "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some"
+    return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=(note,) if before else ())
+
+
+def _no_event(one: _Stored, events: Sequence[str]) -> str:
+    """Why a file stands for no event, if it does not."""
+    if events:
+        return ""
+    if one.stage not in ALIASES:
+        return "apr has no such stage"
+    if not ALIASES[one.stage] and one.stage != "qkv_bias":
+        return "there is no such event"
+    return f"the stage does not belong to {_place(one.layer)}"
+
+
+def _place(layer: int | None) -> str:
+    return "the whole model" if layer is None else f"layer {layer}"
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Our manifest, None where there is none, or somebody else's."""
+    if not path.exists():
+        return None
+    manifest = read_json(path)
+    schema = manifest.get("schema")
+    if schema != MANIFEST_FORMAT and isinstance(schema, str) and schema.startswith("microgpt.aprt/"):
+        raise FileFormatError(f"{path}: expected the schema {MANIFEST_FORMAT}, found {brief(schema)}")
+    return manifest if schema == MANIFEST_FORMAT else None
+
+
+def _described(folder: Path, found: Sequence[_Stored], manifest: Mapping[str, Any]) -> Recording:
+    """What we wrote: the manifest must agree with the files."""
+    path = folder / MANIFEST
+    tokens = _counts(path, "tokens", manifest.get("tokens"))
+    entries = _entries(path, manifest.get("files"))
+    there = {one.file for one in found}
+    for file in entries:
+        if file not in there:
+            raise FileFormatError(f"{folder}: {brief(file)} is missing, which {MANIFEST} names")
+    tensors, leftovers, positions = dict[str, Recorded](), list[Leftover](), None
+    for one in found:
+        if one.file not in entries:
+            leftovers.append(Leftover(one.recorded(), f"{MANIFEST} does not name it"))
+            continue
+        entry = _checked(path, one, entries[one.file], len(tokens))
+        positions = entry.positions or positions
+        for event in entry.events:
+            if event in tensors:
+                raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {one.file}")
+            layout = OWN if entry.positions is None else LAST
+            tensors[event] = one.recorded(entry.events, entry.shape, layout)
+    return Recording(str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers))
+
+
+def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
+    """The manifest's entries by file."""
+    if not isinstance(files, list):
+        raise FileFormatError(f"{path}: files: expected a list, found {brief(files)}")
+    entries: dict[str, Mapping[str, Any]] = {}
+    for entry in files:
+        file = entry.get("file") if isinstance(entry, dict) else None
+        if not isinstance(file, str) or file in entries:
+            raise FileFormatError(f"{path}: files: expected one entry for each file, found {brief(entry)}")
+        entries[file] = entry
+    return entries
+
+
+def _checked(path: Path, one: _Stored, entry: Mapping[str, Any], length: int) -> Entry:
+    """An entry that agrees with its file and with the tokens."""
+
+    def fail(key: str, expected: object) -> FileFormatError:
+        found = brief(entry.get(key))
+        return FileFormatError(f"{path}: {one.file}: {key}: expected {expected}, found {found}")
+
+    for key, expected in (("stage", one.stage), ("layer", one.layer), ("dtype", "float32")):
+        if entry.get(key) != expected:
+            raise fail(key, expected)
+    known, events = events_of(one.stage, one.layer), entry.get("events")
+    ways = [[event] for event in known] if one.stage == "embedding" else [list(known)]
+    if not known or events not in ways:
+        raise fail("events", " or ".join(", ".join(way) for way in ways) or "none of ours")
+    shape = _counts(path, f"{one.file}: shape", entry.get("shape"))
+    if math.prod(shape) != one.count:
+        raise fail("shape", f"{one.count:,} elements, which the file has")
+    rows = (length - 1,) if one.stage == "lm_head" else None
+    if entry.get("positions") != (None if rows is None else [*rows]):
+        raise fail("positions", "null, all of them" if rows is None else [*rows])
+    return Entry(one.file, one.stage, one.layer, tuple(events), shape, rows)
+
+
+def _counts(path: Path, what: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(map(is_count, value)):
+        raise FileFormatError(f"{path}: {what}: expected whole numbers, found {brief(value)}")
+    return tuple(value)

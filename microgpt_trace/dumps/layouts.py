@@ -1,0 +1,276 @@
+"""Layouts: how a stored shape relates to the shape of our event, found without a look at values.
+
+Shape letters as in ops.py and llama.py; C stands for the width of any row, [T, C] for what ops.py says
+of the stream and [T, H*D] for q, k, v and context. A length of 1 may stand anywhere or be missing.
+Knows no file format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..stats import Array
+from .recording import OWN, Fitted, Recorded
+
+Shape = tuple[int, ...]
+
+LAST = "last"
+LAYOUTS: tuple[str, ...] = (
+    "TC",  # a row per position
+    "CT",  # a column per position
+    "HTD",  # of q, k, v and context: a head after the other
+    "THD",  # the same, a position after the other: the rows of TC cut into heads
+    "HTS",  # of scores and weights: a square of queries and keys for each head
+    "THS",  # the same, a query after the other
+    LAST,  # the last position's row alone
+)
+_IN_HEADS = ("q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context")
+_IN_PAIRS = ("q", "k", "q_norm", "k_norm", "q_rope", "k_rope")  # rows that GGUF's order reaches
+_OF_POSITIONS = ("logits", "probs")  # which may have rows of some positions alone
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One way to take a stored tensor: cut into `axes`, put into `order`, as our event's `shape`."""
+
+    letters: str
+    axes: Shape  # as the letters name them
+    order: tuple[int, ...]  # which axis comes first, second ...
+    shape: Shape
+    last_of: int = 0  # the number of positions, where the last one's row is all there is
+
+    def takes(self, stored: Shape, flat: bool) -> bool:
+        """Whether a tensor of that shape can be read so; `flat` allows one axis for all of them."""
+        found = _without_ones(stored)
+        if found == _without_ones(self.axes):
+            return True
+        return flat and len(found) == 1 and found[0] == math.prod(self.axes)
+
+    def apply(self, array: Array) -> Array:
+        return array.reshape(self.axes).transpose(self.order).reshape(self.shape)
+
+    @property
+    def written(self) -> str:
+        """[T, H, D], or what else a person would call it."""
+        if self.letters in (OWN, LAST):
+            return "one number" if self.letters == OWN else "the last row"
+        return f"[{', '.join(self.letters)}]"
+
+    @property
+    def moves(self) -> tuple[tuple[int, int], ...]:
+        """Length and stride, in stored elements, of the axes in our order; as few axes as will do.
+
+        Two readings of one stored shape give the same values exactly if their moves are the same.
+        """
+        moves: list[tuple[int, int]] = []
+        for axis in self.order:
+            length, stride = self.axes[axis], math.prod(self.axes[axis + 1 :])
+            if length == 1:
+                continue
+            if moves and moves[-1][1] == length * stride:
+                length *= moves.pop()[0]
+            moves.append((length, stride))
+        return tuple(moves)
+
+
+def readings_of(
+    stored: Shape, expected: Shape, *, layout: str = "", head_dims: Collection[int] = ()
+) -> list[Reading]:
+    """The readings of a stored shape that give [T, C], [H, T, S] or [], each with values of its own.
+
+    `layout` leaves one reading. `head_dims` are the widths that a head may have: several where it is
+    not known, none where a row has no heads. One axis alone is taken in our order, unless told.
+    """
+    distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
+    for reading in _candidates(expected, head_dims):
+        chosen = layout == reading.letters
+        flat = chosen or reading.letters in ("TC", "HTS", LAST)
+        if (chosen or not layout) and reading.takes(stored, flat):
+            distinct.setdefault(reading.moves, reading)
+    return list(distinct.values())
+
+
+def _candidates(expected: Shape, head_dims: Collection[int]) -> Iterator[Reading]:
+    if not expected:
+        yield Reading(OWN, (), (), ())
+    elif len(expected) == 3:
+        heads, length, keys = expected
+        yield Reading("HTS", expected, (0, 1, 2), expected)
+        yield Reading("THS", (length, heads, keys), (1, 0, 2), expected)
+        yield Reading(LAST, (heads, 1, keys), (0, 1, 2), (heads, 1, keys), length)
+    else:
+        length, width = expected
+        yield Reading("TC", expected, (0, 1), expected)
+        yield Reading("CT", (width, length), (1, 0), expected)
+        yield Reading(LAST, (1, width), (0, 1), (1, width), length)
+        for dim in head_dims:
+            heads = width // dim
+            yield Reading("HTD", (heads, length, dim), (1, 0, 2), expected)
+            yield Reading("THD", (length, heads, dim), (0, 1, 2), expected)
+            yield Reading(LAST, (heads, 1, dim), (0, 1, 2), (1, width), length)
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(length for length in shape if length != 1)
+
+
+def fits(
+    name: str, recorded: Recorded, shapes: Mapping[str, Shape], head_dim: int | None = None
+) -> list[str]:
+    """The letters of the readings of a tensor as an event; none where it cannot be that event.
+
+    The letters are OWN for a number alone, and for a tensor that is in our order.
+    """
+    expected = _expected(name, recorded, shapes)
+    if recorded.layout == OWN:
+        some = (
+            name in _OF_POSITIONS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
+        )
+        return [OWN] if some or recorded.shape == expected else []
+    dims = _head_dims(name, recorded, expected, head_dim)
+    found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
+    return [reading.letters for reading in found]
+
+
+def fit(
+    name: str,
+    recorded: Recorded,
+    shapes: Mapping[str, Shape],
+    *,
+    head_dim: int | None = None,
+    adjacent_pairs: bool = False,
+    positions: tuple[int, ...] | None = None,
+) -> Fitted:
+    """A recorded tensor as the event `name` has it; `shapes` are those of all events.
+
+    `positions` are those that the rows of logits and probs have in a tensor in our order.
+    `adjacent_pairs` says that the model's rows of q and k come in GGUF's order, which a tensor that may
+    have it is taken to follow. Raises InputError where the shape fits in no way or in several.
+    """
+    expected = _expected(name, recorded, shapes)
+    if recorded.layout == OWN:
+        reading, rows = _own(name, recorded, expected, positions)
+    else:
+        dims = _head_dims(name, recorded, expected, head_dim)
+        reading = _the_reading(name, recorded, expected, dims)
+        rows = (reading.last_of - 1,) if reading.last_of > 1 else None
+    array, notes = reading.apply(recorded.read()), _taken(recorded.shape, reading)
+    if recorded.beside:
+        array, columns = _columns(array, name, recorded, shapes)
+        notes.append(columns)
+    if adjacent_pairs and recorded.adjacent and _kind(name) in _IN_PAIRS:
+        assert head_dim is not None
+        array = _halves(array, head_dim)
+        notes.append("rows put from GGUF's order into Hugging Face order")
+    return Fitted(array, rows, "; ".join(notes))
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _expected(name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> Shape:
+    """The shape of the event, or of all events whose rows lie side by side."""
+    for event in (name, *recorded.beside):
+        if event not in shapes:
+            raise InputError(f"{recorded.source}: {event!r} is no event of this model")
+        if recorded.beside and len(shapes[event]) != 2:
+            raise InputError(f"{recorded.source}: {event} is no event whose rows lie beside others")
+    if not recorded.beside:
+        return shapes[name]
+    return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
+
+
+def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
+    """The widths of a head to try: those that the shape has, where the model's is not known."""
+    if not _has_heads(name, recorded):
+        return ()
+    tried = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
+    return [dim for dim in sorted(tried) if expected[1] % dim == 0]
+
+
+def _has_heads(name: str, recorded: Recorded) -> bool:
+    """Whether the rows are heads side by side."""
+    return all(_kind(event) in _IN_HEADS for event in recorded.beside or (name,))
+
+
+def _own(
+    name: str, recorded: Recorded, expected: Shape, positions: tuple[int, ...] | None
+) -> tuple[Reading, tuple[int, ...] | None]:
+    """The tensor as it is, and the positions of its rows, None where it has all of them."""
+    if positions is not None and name in _OF_POSITIONS and positions != tuple(range(expected[0])):
+        wrong = [position for position in positions if not 0 <= position < expected[0]]
+        if wrong:
+            raise InputError(f"{recorded.source}: position {wrong[0]} is none of {expected[0]} tokens")
+        expected = (len(positions), *expected[1:])
+    else:
+        positions = None
+    if recorded.shape != expected:
+        raise InputError(
+            f"{recorded.source}: expected {list(expected)} for {name}, found {list(recorded.shape)}"
+        )
+    return Reading(OWN, expected, tuple(range(len(expected))), expected), positions
+
+
+def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:
+    found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=head_dims)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{recorded.source}: {list(recorded.shape)} is {name} as "
+            f"{' or as '.join(f'{reading.written} ({reading.letters})' for reading in found)}; "
+            f"--layout {name}=LETTERS, or layout in a map, decides"
+        )
+    letters = _letters(name, recorded, expected)
+    if recorded.layout and recorded.layout not in letters:
+        works = f"these are: {', '.join(letters)}" if letters else "a number has none"
+        raise InputError(f"{recorded.source}: {recorded.layout!r} is no layout of {name}; {works}")
+    wanted = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
+    expectation = _listed(wanted) or f"{recorded.layout} of {list(expected)}"
+    raise InputError(f"{recorded.source}: {list(recorded.shape)} does not fit {name}; expected {expectation}")
+
+
+def _letters(name: str, recorded: Recorded, expected: Shape) -> tuple[str, ...]:
+    """The layouts that the tensor of an event may have."""
+    if len(expected) != 2:
+        return ("HTS", "THS", LAST) if expected else ()
+    return ("TC", "CT", *(("HTD", "THD") if _has_heads(name, recorded) else ()), LAST)
+
+
+def _listed(readings: Sequence[Reading]) -> str:
+    """The shapes that would fit; of those of a last row the first."""
+    last = [reading for reading in readings if reading.last_of][:1]
+    shown = [*(reading for reading in readings if not reading.last_of), *last]
+    return ", ".join(f"{reading.written} {list(reading.axes)}" for reading in shown)
+
+
+def _taken(stored: Shape, reading: Reading) -> list[str]:
+    """What was done to a shape, unless it was ours but for ones in front."""
+    if reading.letters == OWN:
+        return []
+    plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
+    if plain and len(reading.moves) < 2 and not reading.last_of:
+        return []
+    cut = _without_ones(stored) != _without_ones(reading.axes) and not reading.last_of
+    return [f"{list(stored)} taken as {reading.written}" + f" = {list(reading.axes)}" * cut]
+
+
+def _columns(array: Array, name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> tuple[Array, str]:
+    """The columns of an event among those of all whose rows lie side by side."""
+    before = recorded.beside[: recorded.beside.index(name)]
+    start = sum(shapes[event][1] for event in before)
+    stop = start + shapes[name][1]
+    return array[:, start:stop], f"columns {start} to {stop - 1} of {array.shape[1]}"
+
+
+def _halves(rows: Array, head_dim: int) -> Array:
+    """Rows of q or k from GGUF's order into Hugging Face order: [T, H*D] -> [T, H*D]
+
+    Within a head (0, 1), (2, 3) ... -> (0, D/2), (1, D/2 + 1) ...
+    """
+    pairs = rows.reshape(len(rows), -1, head_dim // 2, 2)
+    return pairs.swapaxes(2, 3).reshape(rows.shape)

@@ -1,0 +1,202 @@
+"""A map of names: which tensor of a dump is which event of ours, read from TOML. Knows no dump's files.
+
+    tokens = [1, 2, 3]
+    [events]
+    "layer0.attn.q" = "t003[:, :896]"
+    "layer0.attn.scores" = { from = "t010", layout = "HTS" }
+    "layer{i}.mlp.gate" = "blk{i}_gate"
+
+A tensor's name is that in the dump, with or without the suffix of its file; {i} is the number of a layer,
+the same one on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError, InputError
+from ..readers.conventions import brief
+from .event_names import is_event, known_events
+from .layouts import LAYOUTS
+from .recording import OWN
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SUFFIXES = (".npy", ".bin")
+_MAX_BYTES = 1 << 24
+_SLICED = re.compile(r"(?P<source>.*?)\s*\[(?P<axes>[^\[\]]*)\]", re.DOTALL)
+_AXIS = re.compile(r"([+-]?[0-9]{1,18})?\s*(:)?\s*([+-]?[0-9]{1,18})?\s*(?::\s*([+-]?[0-9]{1,18})?)?")
+Index = tuple[int | slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a map: an event, the tensor that it is, which part of it and in which layout."""
+
+    event: str
+    source: str
+    index: Index = ()
+    layout: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NameMap:
+    """The lines of a map, and the tokens of the dump where the map says them."""
+
+    origin: str
+    entries: tuple[Entry, ...] = ()
+    tokens: tuple[int, ...] | None = None
+
+    def assigned(self, found: Sequence[str], dump: str) -> list[Entry]:
+        """The lines for the tensors of a dump: names as they are there, layers as numbers.
+
+        Raises InputError, naming map and dump, where a tensor is not there or an event is said twice.
+        """
+        chosen: dict[str, Entry] = {}
+        for entry in self.entries:
+            matches = list(_matches(entry, found))
+            if not matches:
+                raise InputError(self._nothing(entry, found, dump))
+            for match in matches:
+                if match.event in chosen:
+                    both = f"{chosen[match.event].source!r} and {match.source!r}"
+                    raise InputError(f"{self.origin}: {match.event} of {dump} is both {both}")
+                chosen[match.event] = match
+        return list(chosen.values())
+
+    def _nothing(self, entry: Entry, found: Sequence[str], dump: str) -> str:
+        from difflib import get_close_matches
+
+        close = get_close_matches(entry.source, found, 4, 0.5) or list(found[:4])
+        hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
+        return f"{self.origin}: {entry.event}: {dump} has no tensor {brief(entry.source)} ({hint})"
+
+
+def read_map(path: Path) -> NameMap:
+    """A map from a TOML file. Raises FileFormatError, naming the key of a line that is wrong."""
+    content = _read_toml(path)
+    unknown = [key for key in content if key not in ("tokens", "events")]
+    if unknown:
+        raise FileFormatError(f"{path}: expected tokens and [events], found {brief(unknown[0])} as well")
+    events = content.get("events", {})
+    if not isinstance(events, dict):
+        raise FileFormatError(f"{path}: events: expected a table [events], found {brief(events)}")
+    entries = tuple(_entry(path, event, line) for event, line in events.items())
+    return NameMap(str(path), entries, _tokens(path, content.get("tokens")))
+
+
+def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:
+    """The shape of a part of an array. Raises InputError, beginning with `what`, where the array has no
+    such part; unlike Python's, slices may not reach past the end."""
+    if len(index) > len(shape):
+        raise InputError(f"{what}: {len(index)} indices for the {len(shape)} axes of {list(shape)}")
+    kept = []
+    for axis, (part, size) in enumerate(zip(index, shape, strict=False)):
+        bounds = [part] if isinstance(part, int) else [part.start, part.stop]
+        room = size if isinstance(part, int) else size + 1
+        outside = [b for b in bounds if b is not None and not -size <= b < room]
+        length = 1 if isinstance(part, int) else len(range(*part.indices(size)))
+        if outside or not length:
+            asked = f"{outside[0]} is outside" if outside else "the slice is empty"
+            raise InputError(f"{what}: axis {axis} of {list(shape)} has {size} places: {asked}")
+        if isinstance(part, slice):
+            kept.append(length)
+    return (*kept, *shape[len(index) :])
+
+
+def without_suffix(name: str) -> str:
+    """A tensor's name without the suffix of its file."""
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            raise FileFormatError(f"{path}: no such file")
+        if path.stat().st_size > _MAX_BYTES:
+            raise FileFormatError(f"{path}: expected a map of names, found {path.stat().st_size:,} bytes")
+        return tomllib.loads(str(path.read_bytes(), "utf-8"))
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, nested too deeply
+        reason = " ".join(str(error).split())[:200]
+        raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
+
+
+def _tokens(path: Path, value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(type(t) is int and 0 <= t < 2**31 for t in value):
+        raise FileFormatError(f"{path}: tokens: expected a list of token ids, found {brief(value)}")
+    return tuple(value)
+
+
+def _entry(path: Path, event: str, line: Any) -> Entry:
+    where = f"{path}: [events] {brief(event)}"
+    if not is_event(event.replace("{i}", "0", 1)):
+        from difflib import get_close_matches
+
+        known = [name.replace("#", "{i}", 1).replace("#", "0") for name in known_events()]
+        close = get_close_matches(re.sub(r"^layer[0-9]+", "layer{i}", event), known, 3, 0.5) or known[:3]
+        raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
+    if isinstance(line, str):
+        line = {"from": line}
+    if (
+        not isinstance(line, Mapping)
+        or not isinstance(line.get("from"), str)
+        or line.keys() - {"from", "layout"}
+    ):
+        raise FileFormatError(
+            f'{where}: expected a name or {{ from = "name", layout = "HTD" }}, found {brief(line)}'
+        )
+    layout = line.get("layout", "")
+    if "layout" in line and layout not in (OWN, *LAYOUTS):
+        raise FileFormatError(f"{where}: layout {brief(layout)} is none of {', '.join((OWN, *LAYOUTS))}")
+    source, index = _source(where, line["from"])
+    if ("{i}" in event) != ("{i}" in source):
+        raise FileFormatError(f"{where}: {{i}} must stand on both sides, found {brief(source)}")
+    return Entry(event, source, index, layout)
+
+
+def _source(where: str, text: str) -> tuple[str, Index]:
+    """The name and the slice of "qkv[:, :896]"."""
+    match = _SLICED.fullmatch(text)
+    source, axes = (match["source"], match["axes"].split(",")) if match else (text, [])
+    if not source:
+        raise FileFormatError(f"{where}: expected the name of a tensor, found {brief(text)}")
+    if len(axes) > 1 and not axes[-1].strip():  # "[0,]"
+        axes = axes[:-1]
+    return source, tuple(_axis(where, text, axis.strip()) for axis in axes)
+
+
+def _axis(where: str, text: str, axis: str) -> int | slice:
+    match = _AXIS.fullmatch(axis)
+    numbers = [None if n is None else int(n) for n in match.group(1, 3, 4)] if match else []
+    if match and match[2] and numbers[2] != 0:
+        return slice(*numbers)
+    if match and not match[2] and numbers[0] is not None and numbers[1:] == [None, None] and ":" not in axis:
+        return numbers[0]
+    raise FileFormatError(f"{where}: expected indices and slices such as [:, 0:64], found {brief(text)}")
+
+
+def _matches(entry: Entry, found: Sequence[str]) -> Iterator[Entry]:
+    """The line once for each tensor that it names."""
+    head, *rest = map(re.escape, entry.source.split("{i}"))
+    number = r"(?P<i>[0-9]{1,4})"
+    pattern = re.compile(head + "".join((r"(?P=i)" if n else number) + part for n, part in enumerate(rest)))
+    exact = [name for name in found if name == entry.source]
+    for name in exact or found:
+        match = pattern.fullmatch(name) or pattern.fullmatch(without_suffix(name))
+        if match or exact:
+            event = entry.event.replace("{i}", str(int(match["i"]))) if match and rest else entry.event
+            yield Entry(event, name, entry.index, entry.layout)
