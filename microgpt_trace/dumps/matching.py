@@ -1,0 +1,197 @@
+"""Matching: how well each tensor of a recording goes with each event, by its values and shape.
+
+Every tensor is read once, and of tensors and events only sketches stay in memory. Letters: F recorded
+tensors, E events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ..stats import Array
+from .layouts import fit, fits
+from .recording import OWN, Recorded
+from .sketches import SAME, Likeness, Sketch, Stack, sketch
+
+# What speaks for a pair, in one currency
+FITS, COSINE, PROFILE, SIGN, NORMS = 0.3, 1.0, 0.7, 0.7, 1.0
+
+FUSED = (("attn.q", "attn.k", "attn.v"), ("attn.q", "attn.k"), ("attn.k", "attn.v"), ("mlp.gate", "mlp.up"))
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Part(NamedTuple):
+    """A recorded tensor, or a slice of it."""
+
+    recorded: Recorded
+    name: str
+    way: int = 0  # of several to cut it; 0 for the whole
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The events of one kind and shape; `whole` and `last` are sketches of all rows and the last one."""
+
+    events: list[int] = field(default_factory=list)  # their places among all events
+    whole: list[Sketch] = field(default_factory=list)
+    last: list[Sketch] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """How well each recorded tensor goes with each event: [F, E]."""
+
+    score: Array  # 0 where no layout fits
+    distance: Array
+    cosine: Array
+    alike: Array  # booleans
+    layout: Array  # letters
+
+    @classmethod
+    def empty(cls, rows: int, columns: int) -> Table:
+        size = (rows, columns)
+        letters = np.full(size, "", "U8")
+        return cls(np.zeros(size), np.full(size, np.inf), np.zeros(size), np.zeros(size, bool), letters)
+
+    @property
+    def agreeing(self) -> Array:
+        """Where values agree, and with no other event much better (a stream may change by 1e-3): [F, E]."""
+        best = self.distance.min(axis=1, keepdims=True)
+        agree: Array = (self.distance < SAME) & (self.distance <= 3 * best + 1e-5)
+        return agree
+
+    def take(self, rows: Array) -> Table:
+        return Table(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    def put(self, row: int, events: Sequence[int], layout: str, found: Likeness) -> None:
+        """Note how a tensor in a layout goes with events, where no earlier layout did better."""
+        score = FITS + COSINE * np.maximum(found.cosine, 0) + PROFILE * found.profile
+        score = score + SIGN * found.sign + NORMS * found.norms
+        better = (score > self.score[row, events]) & (found.distance <= self.distance[row, events])
+        better |= self.score[row, events] == 0
+        at = np.array(events)[better]
+        self.score[row, at], self.layout[row, at] = score[better], layout
+        self.distance[row, at], self.cosine[row, at] = found.distance[better], found.cosine[better]
+        self.alike[row, at] = found.alike[better]
+
+
+def source_name(recorded: Recorded) -> str:
+    """What a map calls a recorded tensor: its file without `.npy`, where that does not look like a slice."""
+    short = recorded.source.removesuffix(".npy")
+    return recorded.source if short.endswith("]") else short
+
+
+# --- How well each tensor goes with each event -----------------------------------------------
+
+
+def sketch_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[list[str], list[Group]]:
+    """The events by name, and what is kept of them."""
+    names: list[str] = []
+    groups: dict[tuple[str, tuple[int, ...]], Group] = {}
+    for name, value in events:
+        if value.shape != shapes.get(name):
+            continue
+        group = groups.setdefault((kind_of(name), value.shape), Group())
+        group.events.append(len(names))
+        group.whole.append(sketch(value, is_causal(name)))
+        group.last.append(sketch(value[..., -1:, :] if value.ndim > 1 else value, is_causal(name)))
+        names.append(name)
+    return names, list(groups.values())
+
+
+def kind_of(event: str) -> str:
+    return event.rpartition(".")[2]
+
+
+def is_causal(event: str) -> bool:
+    return kind_of(event) in ("scores", "weights")
+
+
+def compare(
+    parts: Sequence[Part], names: Sequence[str], groups: Sequence[Group], shapes: Shapes, head_dim: int
+) -> Table:
+    table = Table.empty(len(parts), len(names))
+    stacks = [(group.events, Stack.of(group.whole), Stack.of(group.last)) for group in groups]
+    for row, part in enumerate(parts):
+        read: list[Array] = []
+
+        def once(source: Recorded = part.recorded, read: list[Array] = read) -> Array:
+            if not read:
+                read.append(source.read())
+            return read[0]
+
+        for events, whole, last in stacks:
+            name = names[events[0]]
+            for layout in fits(name, part.recorded, shapes, head_dim):
+                forced = part.recorded.layout if layout == OWN else layout  # of a number [1] too
+                recorded = replace(part.recorded, layout=forced, read=once)
+                array = fit(name, recorded, shapes, head_dim=head_dim).array
+                stack = whole if array.shape == shapes[name] else last
+                with np.errstate(all="ignore"):
+                    found = stack.compare(sketch(array, is_causal(name)))
+                if found is not None:
+                    table.put(row, events, layout, found)
+    return table
+
+
+# --- Slices of fused tensors -----------------------------------------------------------------
+
+
+def parts_of(whole: Recorded, names: Sequence[str], shapes: Shapes) -> Iterator[Part]:
+    """The tensor, then its slices, if it is as wide as q, k and v side by side, or gate and up."""
+    yield Part(whole, source_name(whole))
+    widths = {name.partition(".")[2]: shapes[name] for name in names if name.startswith("layer")}
+    for way, kinds in enumerate(FUSED, start=1):
+        if any(kind not in widths for kind in kinds):
+            continue
+        ends = np.cumsum([0, *(widths[kind][1] for kind in kinds)]).tolist()
+        axes = [axis for axis, length in enumerate(whole.shape) if length == ends[-1]]
+        if axes and math.prod(whole.shape) in (ends[-1], ends[-1] * widths[kinds[0]][0]):
+            for start, stop in pairwise(ends):
+                yield _slice(whole, axes[-1], start, stop, way)
+
+
+def _slice(whole: Recorded, axis: int, start: int, stop: int, way: int) -> Part:
+    index, words = [slice(None)] * len(whole.shape), [":"] * len(whole.shape)
+    index[axis] = slice(start, stop)
+    words[axis] = f"{start or ''}:{'' if stop == whole.shape[axis] else stop}"
+    name = f"{source_name(whole)}[{', '.join(words)}]"
+    shape = (*whole.shape[:axis], stop - start, *whole.shape[axis + 1 :])
+    return Part(replace(whole, shape=shape, read=partial(_read_slice, whole, tuple(index))), name, way)
+
+
+def _read_slice(whole: Recorded, index: tuple[slice, ...]) -> Array:
+    return whole.read()[index]
+
+
+def whole_or_sliced(parts: Sequence[Part], table: Table) -> list[int]:
+    """The rows to go on with: of each tensor either the whole or one way to cut it. Agreeing values
+    decide, then whether its shape fits, then the whole is taken."""
+    kept: list[int] = []
+    agreeing: Array = np.asarray(table.agreeing.any(axis=1))
+    best: Array = table.score.max(axis=1)
+
+    def rank(rows: list[int]) -> tuple[bool, bool, bool, int, float]:
+        agree, scores = agreeing[rows], best[rows]
+        whole = parts[rows[0]].way == 0
+        return bool(agree.any()), bool(scores.all()), whole, int(agree.sum()), float(scores.mean())
+
+    for ways in _ways(parts):
+        chosen: list[int] = max(ways, key=rank)
+        kept += chosen
+    return kept
+
+
+def _ways(parts: Sequence[Part]) -> Iterator[list[list[int]]]:
+    """The rows of each tensor: the whole's, then those of the slices of each way to cut it."""
+    starts = [row for row, part in enumerate(parts) if part.way == 0]
+    for start, stop in pairwise([*starts, len(parts)]):
+        yield [list(rows) for _, rows in groupby(range(start, stop), key=lambda row: parts[row].way)]

@@ -1,0 +1,349 @@
+"""record: the forward pass of a PyTorch decoder, kept under the names of our events.
+
+Knows the modules of transformers' Llama, Mistral, Qwen2 and Qwen3. torch is the user's: it is reached
+by the model alone and imported nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..files import check_target
+from ..stats import Array
+from .arrays_file import write_arrays
+from .event_names import meaning_of
+
+# The modules of a decoder layer whose outputs are events, and those whose inputs are events as well.
+_OUTPUTS = (
+    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm",
+    "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+    "mlp.act_fn", "mlp.down_proj",
+)  # fmt: skip
+_INPUTS = ("self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj")
+_OPTIONAL = ("self_attn.q_norm", "self_attn.k_norm", "mlp.act_fn")
+_CACHES = ("cache", "past_key_values", "past_key_value")  # what versions of transformers call it
+_ROTARY = "apply_rotary_pos_emb"
+_NOWHERE = "attn.scores, attn.head*, probs, loss: no module gives them"
+
+
+@contextmanager
+def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
+    """Record the one forward pass that `model` makes inside, and save it as safetensors at the end.
+
+    `model` is a decoder of Llama's, Mistral's, Qwen2's or Qwen3's modules, with or without its head,
+    wrapped or not. The file has our names, float32 values [T, width] (narrower types are widened
+    exactly, float64 is rounded), the tokens and the positions of the logits. attn.scores are no value
+    that a hook could see and are left out, as are the events that follow from others (heads, probs,
+    loss); attn.weights are there where the attention returns them (eager; before transformers 4.48 only
+    with output_attentions=True). After an exception nothing is written; hooks are removed in any case.
+    All arrays stay in memory until then.
+
+    Raises InputError for a model with other modules, a file that exists (unless `force`), and for
+    a pass that a trace cannot be compared with: several texts, padding, cached tokens, a second pass.
+    """
+    target = Path(path)
+    check_target(target, force, "force=True overwrites it")
+    recording = TorchRecording(_find_decoder(model))
+    with ExitStack() as hooks:
+        recording.listen(hooks)
+        yield recording
+    recording.check_whole()
+    write_arrays(
+        target, recording.arrays, text="", tokens=recording.tokens, positions=recording.positions,
+        model=_describe(model) | {"left_out": recording.left_out},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _TorchDecoder:
+    """Where a model has its decoder."""
+
+    stack: Any  # the module with embed_tokens, layers and norm
+    layers: Sequence[Any]
+    head: Any  # lm_head or None
+
+
+class TorchRecording:
+    """What was recorded so far: `arrays` by event, the `tokens`, the `positions` of the logits."""
+
+    def __init__(self, decoder: _TorchDecoder) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.tokens: tuple[int, ...] = ()
+        self.positions: tuple[int, ...] = ()
+        self._decoder = decoder
+        self._layer: int | None = None  # the layer that is being computed
+
+    @property
+    def left_out(self) -> list[str]:
+        """The events that are missing, with the reason."""
+        reasons = {
+            "attn.q_rope": f"attn.q_rope, attn.k_rope: the attention calls no {_ROTARY} of its module",
+            "attn.weights": "attn.weights: not returned; eager attention does, asked for output_attentions",
+            "mlp.act": "mlp.act: the activation is no module",
+        }
+        layers = range(len(self._decoder.layers))
+        said = [
+            r for name, r in reasons.items() if any(f"layer{i}.{name}" not in self.arrays for i in layers)
+        ]
+        return [_NOWHERE, *said, *(["logits: the head did not run"] if not self.positions else [])]
+
+    def check_whole(self) -> None:
+        """Raises InputError where no pass was made, or one that did not call every module."""
+        if not self.tokens:
+            raise InputError("nothing to save: the model made no forward pass inside record()")
+        missing = [name for name in _expected(self._decoder) if name not in self.arrays]
+        if missing:
+            raise InputError(
+                f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
+                " pass did not end, or does not call the modules behind them"
+            )
+
+    def listen(self, hooks: ExitStack) -> None:
+        """Hook the decoder until `hooks` closes."""
+
+        def before(module: Any, hook: Callable[..., None]) -> None:
+            hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+        def after(module: Any, hook: Callable[..., None]) -> None:
+            hooks.callback(module.register_forward_hook(hook).remove)
+
+        decoder = self._decoder
+        before(decoder.stack, _check_mask)
+        before(decoder.stack.embed_tokens, self._begin)
+        after(decoder.stack.embed_tokens, partial(self._take, "embed.tok"))
+        for index, layer in enumerate(decoder.layers):
+            before(layer, partial(self._enter_layer, index))
+            after(layer, self._leave_layer)
+        for path in _INPUTS:
+            for module in self._distinct(path):
+                before(module, partial(self._take_input, _event(f"{path}.input")))
+        for path in _OUTPUTS:
+            for module in self._distinct(path):
+                after(module, partial(self._take_output, _event(path)))
+        for module in self._distinct("self_attn"):
+            after(module, self._take_weights)
+        after(decoder.stack.norm, partial(self._take, "final.norm"))
+        if decoder.head is not None:
+            before(decoder.head, self._take_positions)
+            after(decoder.head, partial(self._take, "logits"))
+        self._wrap_rotary(hooks)
+
+    def _distinct(self, path: str) -> list[Any]:
+        """The modules at a path of every layer, each once: an activation may be shared by all."""
+        found = [_module_at(layer, path) for layer in self._decoder.layers]
+        return list({id(module): module for module in found if module is not None}.values())
+
+    def _wrap_rotary(self, hooks: ExitStack) -> None:
+        """Listen to the function that turns q and k, which is a global of the attention's module."""
+        for home in {id(home): home for home in map(_home_of, self._distinct("self_attn"))}.values():
+            original = getattr(home, _ROTARY, None)
+            if original is not None:
+                setattr(home, _ROTARY, self._listening(original))
+                hooks.callback(setattr, home, _ROTARY, original)
+
+    def _listening(self, rotary: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(rotary)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            turned = rotary(*args, **kwargs)
+            if self._layer is not None:  # else another model of the same class is running
+                heads = kwargs.get("unsqueeze_dim", 1)  # [1, H, T, D], or 2: [1, T, H, D]
+                for name, tensor in zip("qk", turned, strict=True):
+                    rows = tensor.transpose(1, 2) if heads == 1 else tensor
+                    self._take(f"layer{self._layer}.attn.{name}_rope", None, None, rows)
+            return turned
+
+        return wrapped
+
+    def _begin(self, module: Any, args: Any, kwargs: Any) -> None:
+        """The tokens: what the embedding is asked for."""
+        if self.tokens:
+            raise InputError(
+                "record() takes one forward pass, and a second began: record model(tokens) by itself,"
+                " or generate with max_new_tokens=1"
+            )
+        ids = args[0] if args else kwargs["input"]
+        if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():
+            raise InputError(
+                f"input_ids: expected whole numbers of shape (1, T), one text, found {tuple(ids.shape)}"
+                f" of {_dtype(ids)}"
+            )
+        self.tokens = tuple(ids[0].tolist())
+
+    def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
+        self._layer = index
+        if not self.tokens:
+            raise InputError("record() takes the tokens from input_ids, and the model was given embeddings")
+        if index == 0:
+            _check_start(kwargs, len(self.tokens))
+
+    def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
+        self._take(f"layer{self._layer}.mlp.residual", module, args, output)
+        self._layer = None
+
+    def _take_input(self, event: str, module: Any, args: Any, kwargs: Any) -> None:
+        self._take_output(event, module, args, args[0])
+
+    def _take_output(self, event: str, module: Any, args: Any, output: Any) -> None:
+        if self._layer is not None:  # else somebody uses the module by itself
+            self._take(f"layer{self._layer}.{event}", module, args, output)
+
+    def _take_weights(self, module: Any, args: Any, output: Any) -> None:
+        """What eager attention returns beside its output: [1, H, T, T]"""
+        weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
+        if self._layer is not None and weights is not None and weights.shape[-2:] == (length, length):
+            self._keep(f"layer{self._layer}.attn.weights", _values(weights)[0])
+
+    def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
+        """Which positions the head is asked for: all of them or the last few (logits_to_keep)."""
+        if "final.norm" not in self.arrays:
+            raise InputError("record() expected a pass of the decoder before the head, found none")
+        rows, stream = _values(args[0])[0], self.arrays["final.norm"]
+        if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
+            raise InputError("logits_to_keep: expected all positions or the last few, found others")
+        self.positions = tuple(range(len(stream) - len(rows), len(stream)))
+
+    def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
+        """Keep what a module gave, [1, T, ...] alone or first in a tuple, as rows [T, width]."""
+        tensor = output[0] if isinstance(output, tuple) else output
+        length = len(self.positions if name == "logits" else self.tokens)
+        if tensor.shape[:2] != (1, length):
+            raise InputError(f"{name}: expected shape (1, {length}, ...), found {tuple(tensor.shape)}")
+        self._keep(name, _values(tensor).reshape(length, -1))
+
+    def _keep(self, name: str, array: Array) -> None:
+        if name in self.arrays:
+            raise InputError(f"record() takes one forward pass, and {name} was computed again")
+        self.arrays[name] = array
+
+
+def _find_decoder(model: Any) -> _TorchDecoder:
+    """The decoder in a model, by the names of its modules. Raises InputError where there is not one."""
+    kind, wanted = type(model).__name__, ("embed_tokens", "layers", "norm")
+    if not hasattr(model, "named_modules"):
+        raise InputError(f"record(): expected a PyTorch model, found {kind}")
+    modules = dict(model.named_modules())
+    found = [name for name, module in modules.items() if module._modules.keys() >= set(wanted)]
+    if not found:
+        raise InputError(
+            f"{kind}: expected a decoder with the modules {', '.join(wanted)} beside each other, as Llama,"
+            f" Mistral, Qwen2 and Qwen3 have them; found {', '.join(list(modules)[1:6]) or 'no modules'} ..."
+        )
+    if len(found) > 1:
+        raise InputError(f"{kind} holds {len(found)} decoders ({', '.join(found)}): record one of them")
+    name, stack = found[0], modules[found[0]]
+    layers = list(stack.layers)
+    for i, layer in enumerate(layers):
+        _check_layer(f"{name}.layers.{i}".lstrip("."), layer)
+    head = modules[name.rpartition(".")[0]]._modules.get("lm_head") if name else None
+    return _TorchDecoder(stack, layers, head)
+
+
+def _expected(decoder: _TorchDecoder) -> list[str]:
+    """The events that a whole pass gives, in the order of the modules."""
+    layers = [
+        f"layer{i}.{event}"
+        for i, layer in enumerate(decoder.layers)
+        for event in (
+            *(_event(path) for path in _OUTPUTS if _module_at(layer, path) is not None),
+            *(_event(f"{path}.input") for path in _INPUTS),
+            "mlp.residual",
+        )
+    ]
+    return ["embed.tok", *layers, "final.norm"]
+
+
+def _event(path: str) -> str:
+    """The event, without its layer, of what a layer's module gives: "mlp.up_proj" -> "mlp.up"."""
+    meaning = meaning_of(f"model.layers.0.{path}")
+    assert meaning is not None
+    return meaning.events[0].removeprefix("layer0.")
+
+
+def _check_layer(name: str, layer: Any) -> None:
+    """Raises InputError unless the layer has every module that we know, and no other with weights: one
+    between those (Gemma's norms after the branches) would change what they mean."""
+    for path in _OUTPUTS:
+        if path not in _OPTIONAL and _module_at(layer, path) is None:
+            raise InputError(
+                f"{name}: expected a module {path}, as Llama, Mistral, Qwen2 and Qwen3 have it, found none"
+            )
+    for parent in ("", "self_attn.", "mlp."):
+        for child, module in _module_at(layer, parent.rstrip("."))._modules.items():
+            known = f"{parent}{child}" in {*_OUTPUTS, "self_attn", "mlp"}
+            if not known and module is not None and any(True for _ in module.parameters()):
+                raise InputError(
+                    f"{name}: the module {parent}{child} is none of Llama's, Mistral's or Qwen's"
+                )
+
+
+def _module_at(layer: Any, path: str) -> Any:
+    """The module at a path below a layer, None where there is none."""
+    for name in path.split(".") if path else ():
+        layer = None if layer is None else layer._modules.get(name)
+    return layer
+
+
+def _home_of(attention: Any) -> Any:
+    """The Python module whose functions an attention's forward calls."""
+    owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
+    return sys.modules[owner.__module__]
+
+
+def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises InputError unless every token may be seen."""
+    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    if mask is None:
+        return
+    if getattr(mask, "ndim", None) != 2:
+        found = f"shape {tuple(mask.shape)}" if hasattr(mask, "shape") else f"a {type(mask).__name__}"
+        raise InputError(f"attention_mask: expected none, or ones of shape (1, T), found {found}")
+    padding = int((mask == 0).sum())
+    if padding:
+        raise InputError(f"attention_mask: expected no padding, found {padding} zeros: leave the padding out")
+
+
+def _check_start(kwargs: Mapping[str, Any], length: int) -> None:
+    """Raises InputError where tokens came before, or positions are not 0, 1, 2 ...; asked of the first
+    layer, which is told both in every version, before it adds to the cache."""
+    for cache in [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]:
+        if int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)):
+            raise InputError("record() takes a text from its first token, and the cache holds earlier ones")
+    if kwargs.get("position_ids") is not None:
+        found = kwargs["position_ids"].detach().cpu().numpy()
+        if not np.array_equal(found, np.broadcast_to(np.arange(length), found.shape)):
+            raise InputError(f"position_ids: expected 0 to {length - 1}, found {found.ravel().tolist()}")
+
+
+def _values(tensor: Any) -> Array:
+    """A float32 copy of a tensor, whatever its device and dtype."""
+    return np.array(tensor.detach().cpu().float().numpy())
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _describe(model: Any) -> dict[str, Any]:
+    """What identifies the model that was recorded, as plain data."""
+    config = getattr(model, "config", None)
+    versions = {
+        name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers")
+    }
+    return {
+        "family": "recorded",
+        "class": type(model).__name__,
+        "origin": str(getattr(config, "_name_or_path", "") or type(model).__name__),
+        "dtype": ", ".join(sorted({_dtype(parameter) for parameter in model.parameters()})),
+        "attention": getattr(config, "_attn_implementation", None),
+        **versions,
+    }

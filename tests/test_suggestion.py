@@ -1,0 +1,329 @@
+"""The map drafted for a folder of arrays without names, held against the names that they had."""
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tiny_models import TOKENS
+
+from microgpt_trace import load, trace
+from microgpt_trace.dumps.alignment import align
+from microgpt_trace.dumps.mapping import read_map
+from microgpt_trace.dumps.recording import Leftover, Recorded, Recording
+from microgpt_trace.dumps.shapes import event_shapes
+from microgpt_trace.dumps.sketches import Stack, sketch
+from microgpt_trace.dumps.suggestion import suggest, to_toml, unplaced
+
+HEADS = ("q", "k", "v", "q_rope", "k_rope", "context")
+
+
+def values_of(model, text=None):
+    """The model's own values by event, in order of computation."""
+    inputs = {"text": text} if text else {"tokens": TOKENS}
+    run = trace(model, values=True, **inputs)
+    return {event.name: run[event.name] for event in run}
+
+
+@pytest.fixture(scope="module")
+def decoder(decoder_folder):
+    model = load(decoder_folder("llama_gqa"))
+    return model, values_of(model)
+
+
+def recording_of(files, known=()):
+    def recorded(name):
+        return Recorded(name, files[name].shape, lambda: files[name])
+
+    leftovers = tuple(Leftover(recorded(name), "no name we know") for name in files if name not in known)
+    return Recording("dump", ".npy files", {n: recorded(n) for n in known}, leftovers=leftovers)
+
+
+def numbered(arrays):
+    """Files t0.npy, t1.npy ... (t10 after t9) of pairs (event or None, array), and their events."""
+    files = {f"t{i}.npy": array for i, (_, array) in enumerate(arrays)}
+    return dict(sorted(files.items())), {f"t{i}": event for i, (event, _) in enumerate(arrays) if event}
+
+
+def drafted(decoder, files):
+    model, own = decoder
+    length = next(iter(own.values())).shape[0]
+    return suggest(recording_of(files), model, own.items(), event_shapes(model, length))
+
+
+def check(decoder, arrays):
+    """Every array is placed right, and nothing else is; returns the suggestions."""
+    files, truth = numbered(arrays)
+    found = drafted(decoder, files)
+    assert {one.source: one.event for one in found} == truth
+    return found
+
+
+def noise(shape, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def rounded_to_bf16(array):
+    bits = np.array(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def run_with(model, name, replacement):
+    with model.hooks.subscribe(lambda event, value: replacement(value), name):
+        return values_of(model)
+
+
+# --- Values that agree -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "qwen2", "qwen3"])
+def test_a_clean_dump_is_placed_by_its_values(decoder_folder, case):
+    model = load(decoder_folder(case))
+    found = check((model, values_of(model)), list(values_of(model).items()))
+    assert {one.why for one in found} == {"values"}
+    assert all(one.sure and one.similarity == 1 for one in found)
+
+
+def test_a_clean_dump_of_a_microgpt_is_placed(emma):
+    own = values_of(emma, "emma")
+    assert all(one.sure for one in check((emma, own), list(own.items())))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_arrays_that_are_missing_or_no_events_change_nothing(decoder, seed):
+    rng = np.random.default_rng(seed)
+    arrays = [item for item in decoder[1].items() if rng.random() > 0.3]
+    for i, shape in enumerate([(7, 32), (7, 48), (7, 32), (7, 16), (4, 7, 7), (5, 9), (3,)]):
+        arrays.insert(rng.integers(len(arrays)), (None, noise(shape, i)))
+    check(decoder, arrays)
+
+
+@pytest.mark.parametrize(("layout", "axes"), [("THD", (0, 1, 2)), ("HTD", (1, 0, 2))])
+def test_heads_are_found_in_both_layouts(decoder, layout, axes):
+    def cut(event, array):
+        kind = event.rpartition(".")[2]
+        return array.reshape(7, -1, 8).transpose(axes)[None] if kind in HEADS else array
+
+    found = check(decoder, [(event, cut(event, array)) for event, array in decoder[1].items()])
+    turned = {one.layout for one in found if one.event.rpartition(".")[2] in HEADS}
+    assert turned == {layout}
+
+
+def test_columns_and_last_rows_are_found(decoder):
+    own = decoder[1]
+    arrays = [("embed.tok", own["embed.tok"].T), ("logits", own["logits"][-1:]), ("probs", own["probs"][-1])]
+    assert [one.layout for one in check(decoder, arrays)] == ["CT", "last", "last"]
+
+
+def test_values_rounded_to_bf16_agree(decoder):
+    found = check(decoder, [(event, rounded_to_bf16(array)) for event, array in decoder[1].items()])
+    assert {one.why for one in found} == {"values"}
+    assert all(0.99 < one.similarity < 1 for one in found if one.event.endswith("residual"))
+
+
+def test_values_beat_the_order_of_the_names(decoder):
+    arrays = list(decoder[1].items())
+    np.random.default_rng(0).shuffle(arrays)
+    check(decoder, arrays)
+
+
+def test_a_copy_of_an_array_is_left_over(decoder):
+    own = decoder[1]
+    files = {"a.npy": own["layer0.mlp.residual"], "b.npy": own["layer0.mlp.residual"]}
+    found = drafted(decoder, files)
+    assert [one.event for one in found] == ["layer0.mlp.residual"]
+    assert len(unplaced(found, recording_of(files))) == 1
+
+
+def test_an_array_with_one_nan_is_still_known(decoder):
+    broken = decoder[1]["layer1.mlp.gate"].copy()
+    broken[2, 3] = np.nan
+    check(decoder, [("layer1.mlp.gate", broken)])
+
+
+def test_events_that_are_known_by_name_are_not_suggested(decoder):
+    model, own = decoder
+    files = {"embed.tok": own["embed.tok"], "t0": own["embed.tok"], "t1": own["layer0.attn.norm"]}
+    found = suggest(recording_of(files, ["embed.tok"]), model, own.items(), event_shapes(model, 7))
+    assert [(one.event, one.source) for one in found] == [("layer0.attn.norm", "t1")]
+
+
+# --- After a fault ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_follows_a_fault_is_placed_by_order(decoder, seed):
+    def shuffled(value):
+        return np.random.default_rng(seed).permutation(value.ravel()).reshape(value.shape)
+
+    faulty = run_with(decoder[0], "layer0.attn.q_rope", shuffled)
+    found = {one.event: one for one in check(decoder, list(faulty.items()))}
+    assert found["layer0.attn.q_rope"].why == "order"
+    assert not found["layer0.attn.q_rope"].sure
+    assert found["layer0.attn.k_rope"].why == "values"
+
+
+def test_noise_after_a_fault_is_placed_by_order_and_shape_alone(decoder):
+    arrays = [
+        (event, array if i < 4 else noise(array.shape, i, array.std()))
+        for i, (event, array) in enumerate(decoder[1].items())
+    ]
+    found = check(decoder, arrays)
+    assert sum(one.sure for one in found if one.why == "order") == 0
+
+
+def test_a_scaled_event_is_sure_by_its_cosine(decoder):
+    faulty = run_with(decoder[0], "layer1.attn.q", lambda value: value * np.float32(1.5))
+    (found,) = (one for one in check(decoder, list(faulty.items())) if one.event == "layer1.attn.q")
+    assert (found.why, found.sure) == ("order", True)
+    assert found.similarity > 0.95
+
+
+def test_rows_in_gguf_order_are_placed_where_they_belong_but_not_put_right(decoder):
+    own = decoder[1]
+    q = own["layer0.attn.q"]
+    pairs = q.reshape(7, 4, 2, 4).swapaxes(2, 3).reshape(q.shape)
+    arrays = [(event, pairs if event == "layer0.attn.q" else array) for event, array in own.items()]
+    (found,) = (one for one in check(decoder, arrays) if one.why == "order")
+    assert found.event == "layer0.attn.q"
+    assert not found.sure
+
+
+def test_noise_before_agreeing_values_is_not_placed(decoder):
+    arrays = [item for item in decoder[1].items() if item[0] != "layer0.attn.out"]
+    check(decoder, [*arrays[:10], (None, noise((7, 32))), *arrays[10:]])
+
+
+def test_an_event_that_fits_as_well_is_named(decoder):
+    own = decoder[1]
+    found = drafted(decoder, {"t0": own["embed.tok"], "t1": noise((7, 48), 1)})
+    assert found[1].also.rpartition(".")[2] in ("gate", "up", "act", "hidden")
+
+
+def test_names_that_count_layers_place_what_values_do_not(decoder):
+    own = decoder[1]
+    files = {f"{kind}_x{1 + i}.npy": own[f"layer{i}.{event}"] for i in (0, 1) for kind, event in (
+        ("zz", "attn.norm"), ("mm", "attn.out"), ("aa", "mlp.down"))}  # fmt: skip
+    files["mm_x2.npy"] = noise((7, 32))
+    found = {one.event: one for one in drafted(decoder, files)}
+    assert len(found) == 6
+    assert (found["layer1.attn.out"].source, found["layer1.attn.out"].why) == ("mm_x2", "name")
+
+
+# --- Fused tensors ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])  # of qwen3's q, k and v are as wide as gate and up
+def test_fused_products_are_sliced(decoder_folder, case):
+    model = load(decoder_folder(case))
+    own = values_of(model)
+    qkv = np.concatenate([own[f"layer1.attn.{n}"] for n in "qkv"], axis=1)
+    both = np.concatenate([own["layer1.mlp.gate"], own["layer1.mlp.up"]], axis=1)
+    found = drafted((model, own), {"t0.npy": qkv, "t1.npy": both[None]})
+    q, k = own["layer1.attn.q"].shape[1], own["layer1.attn.k"].shape[1]
+    assert {one.event: one.source for one in found} == {
+        "layer1.attn.q": f"t0[:, :{q}]",
+        "layer1.attn.k": f"t0[:, {q}:{q + k}]",
+        "layer1.attn.v": f"t0[:, {q + k}:]",
+        "layer1.mlp.gate": "t1[:, :, :48]",
+        "layer1.mlp.up": "t1[:, :, 48:]",
+    }
+
+
+# --- TOML ------------------------------------------------------------------------------------
+
+
+def parsed(text):
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib comes with Python 3.11")
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+def test_the_draft_is_toml(decoder):
+    own = decoder[1]
+    q = own["layer0.attn.q_rope"].reshape(7, 4, 8).swapaxes(0, 1)
+    files = {'a "b"\\\x7f\n.npy': own["embed.tok"], "q.npy": q, "odd.npy": noise((5, 7))}
+    found, recording = drafted(decoder, files), recording_of(files)
+    text = to_toml(found, unplaced(found, recording), recording, TOKENS)
+    assert parsed(text) == {
+        "tokens": list(TOKENS),
+        "events": {
+            "embed.tok": 'a "b"\\\x7f\n',
+            "layer0.attn.q_rope": {"from": "q", "layout": "HTD"},
+        },
+    }
+    assert '# not placed: "odd" [5, 7]' in text
+    assert "# values agree, 0.0e+00" in text
+
+
+def test_the_draft_is_read_as_a_map(decoder, tmp_path):
+    own = decoder[1]
+    files = {"odd[1].npy": own["embed.tok"], "qkv.npy": np.hstack([own[f"layer0.attn.{n}"] for n in "qkv"])}
+    found = drafted(decoder, files)
+    (tmp_path / "map.toml").write_text(to_toml(found, (), recording_of(files), TOKENS))
+    lines = read_map(tmp_path / "map.toml").assigned(list(files), "dump")
+    assert [(line.event, line.source) for line in lines] == [
+        ("embed.tok", "odd[1].npy"), *((f"layer0.attn.{n}", "qkv.npy") for n in "qkv")]  # fmt: skip
+    v = next(line for line in lines if line.event == "layer0.attn.v")
+    assert np.array_equal(files["qkv.npy"][v.index], own["layer0.attn.v"])
+
+
+def test_the_cosine_of_two_numbers_is_not_taken(decoder):
+    (found,) = drafted(decoder, {"t0": decoder[1]["loss"] * np.float32(1.6)})
+    assert (found.event, found.sure) == ("loss", False)
+    assert found.similarity == pytest.approx(0.4, abs=1e-5)
+
+
+def test_what_is_undecided_is_commented_out(decoder):
+    files = {"t0": noise((7, 48), 1)}
+    found, recording = drafted(decoder, files), recording_of(files)
+    text = to_toml(found, unplaced(found, recording), recording, None)
+    assert parsed(text) == {"events": {}}
+    assert f"unsure: also fits {found[0].also}" in text
+
+
+def test_a_square_array_is_written_with_its_layout(decoder_folder):
+    model = load(decoder_folder("llama_gqa", intermediate_size=7))
+    own = values_of(model)
+    files = {"t0": own["layer0.mlp.up"]}
+    found = drafted((model, own), files)
+    assert parsed(to_toml(found, (), recording_of(files), None))["events"] == {
+        "layer0.mlp.up": {"from": "t0", "layout": "TC"}
+    }
+
+
+# --- Parts -----------------------------------------------------------------------------------
+
+
+def test_alignment_finds_the_best_of_all_increasing_pairings():
+    scores = np.random.default_rng(3).integers(0, 9, (4, 5)).astype(float)
+
+    def best(rows, columns):
+        if not rows or not columns:
+            return 0
+        pair = best(rows - 1, columns - 1) + scores[rows - 1, columns - 1]
+        return max(pair, best(rows - 1, columns), best(rows, columns - 1))
+
+    pairs = align(scores)
+    assert sum(scores[pair.row, pair.column] for pair in pairs) == best(4, 5)
+    assert all(a.row < b.row and a.column < b.column for a, b in pairwise(pairs))
+
+
+def test_the_loss_of_an_alignment_is_that_of_the_next_best_column():
+    (pair,) = align(np.array([[1.0, 3.0, 2.5]]))
+    assert (pair.column, pair.other, pair.loss) == (1, 2, 0.5)
+
+
+def test_one_huge_channel_does_not_make_two_streams_alike():
+    a, b = noise((7, 32), 1), noise((7, 32), 2)
+    a[:, 3] = b[:, 3] = 1e4
+    found = Stack.of([sketch(b, False)]).compare(sketch(a, False))
+    assert found.distance[0] > 0.5 > found.cosine[0]
+
+
+def test_scores_above_the_diagonal_do_not_count():
+    scores = noise((4, 7, 7))
+    masked = np.where(np.tri(7, dtype=bool), scores, -np.inf)
+    assert Stack.of([sketch(scores, True)]).compare(sketch(masked, True)).distance[0] == 0
