@@ -1,0 +1,205 @@
+"""How far apart two stored tensors may lie because of the types that hold them. Knows no model.
+
+Rounding to a grid of step d leaves errors that are uniform within d/2, d / sqrt(12) in the root mean
+square (Widrow and Kollar, "Quantization Noise", 2008). The steps are read from the blocks themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..encodings import Encoding, StoredTensor
+from ..stats import Array
+
+BLOCK = 32  # elements that are judged together besides the whole tensor
+# Allowed over a tensor: this many times the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
+# to 1.08 times, rounding to F16 and BF16 1.00 times; the first where outliers are clipped.
+FACTOR = 1.25
+# And in every block: rounding to the nearest leaves at most sqrt(3); clipping left up to 3.0 in the types
+# without K and 8.0 in those with it, where an importance matrix neglected the clipped elements.
+_NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
+_BLOCK_FACTORS = {
+    **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4"), _CLIPPED),
+}
+EXACT = ("F32", "F64")
+_CHUNK = 1 << 17  # elements compared at once
+# The largest integer scale of a run in types whose runs share one float16 unit.
+_LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}
+_FRACTION_BITS = {"F16": 10, "BF16": 7, "F32": 23}
+_LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
+
+
+def step_tensor(tensor: StoredTensor) -> StoredTensor:
+    """A tensor that holds, for each element of this one, the step of the grid it was rounded to."""
+    decode = _float_steps if tensor.encoding.name in _FRACTION_BITS else _quantised_steps
+    encoding = replace(tensor.encoding, decode=decode(tensor.encoding))
+    return replace(tensor, encoding=encoding, scale=abs(tensor.scale))
+
+
+def float_steps(values: Array, type: str) -> Array:
+    """The distance of float32 values to the next that their type has."""
+    powers = (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0x7F800000).view(np.float32)
+    return np.maximum(powers * np.float32(2.0 ** -_FRACTION_BITS[type]), np.float32(_LEAST_STEP[type]))
+
+
+def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
+    return lambda blocks: float_steps(encoding.decode(blocks), encoding.name)
+
+
+def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
+    """The scale of each element's run and, beside it, what the rounding of scales leaves.
+
+    A scale is off by up to half its unit, which the integers q multiply (as many as bits give, evenly
+    spread): that is what a run has whose scale was rounded to 0.
+    """
+    unpack, size = encoding.unpack, encoding.block_size
+    if unpack is None:  # AprQ8: integers times the tensor's scale
+        return lambda blocks: np.ones((len(blocks), size), np.float32)
+    largest = _LARGEST_SCALE.get(encoding.name, 1)
+    middle = 2 ** (8 * encoding.block_bytes // size - 1)
+
+    def decode(blocks: Array) -> Array:
+        d = np.abs(unpack(blocks[:, :, None]).d[:, :, 0])  # [N, k]
+        unit = d.max(axis=1, keepdims=True) / (largest if largest > 1 else 1024) + largest * 2.0**-24
+        steps = np.hypot(d, unit * (middle / math.sqrt(3)))
+        return np.repeat(steps.astype(np.float32), size // d.shape[1], axis=1)
+
+    return decode
+
+
+@dataclass(frozen=True)
+class Values:
+    """A parameter of one side: rows start to stop, and the steps that these were rounded to."""
+
+    type: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Array]
+    steps: Callable[[int, int], Array]
+
+
+class Distance:
+    """How far b lies from a, summed up over pieces; elements that are not finite are counted apart.
+
+    `block_factor` is how many times the expected error a block may have.
+    """
+
+    def __init__(self, shape: tuple[int, ...], exact: bool, block_factor: float) -> None:
+        self.shape, self.exact, self.block_factor = shape, exact, block_factor
+        self.count = 0
+        self.aa = self.bb = self.ab = self.dd = self.ee = 0.0  # sums of products; ee of expected squares
+        self.max_abs, self.worst_block = 0.0, 0.0
+        self.values = (0.0, 0.0)
+        self.at = self.block_at = 0  # flat indices
+        self.unequal = self.nonfinite = self.blocks_off = 0
+
+    @property
+    def relative_l2(self) -> float:
+        """|b - a| / |a|, 0 where nothing differs."""
+        return 0.0 if self.dd == 0 else math.sqrt(self.dd / self.aa) if self.aa else math.inf
+
+    @property
+    def expected(self) -> float | None:
+        """What the types explain of it, None where both hold the numbers as they are."""
+        if self.exact:
+            return None
+        return math.sqrt(self.ee / self.aa) if self.aa else math.inf if self.ee else 0.0
+
+    @property
+    def scale(self) -> float | None:
+        """The c with which c * a comes closest to b, None where a is all zeros."""
+        return self.ab / self.aa if self.aa else None
+
+    def index(self, flat: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.unravel_index(flat, self.shape))
+
+    def holds(self, limit: float, rtol: float | None = None) -> bool:
+        """Whether b is a as far as the types can tell; `limit` is for exact types, `rtol` stands in for
+        what is expected."""
+        if self.nonfinite:
+            return False
+        expected = self.expected
+        if rtol is not None or expected is None:
+            return self.relative_l2 <= (limit if rtol is None else rtol)
+        near = self.relative_l2 <= FACTOR * expected and self.worst_block <= self.block_factor
+        return near and self._keeps_scale(expected)
+
+    def _keeps_scale(self, expected: float) -> bool:
+        """Whether b is as large as a. Quantisers that minimise the error shrink by its square, those that
+        clip by up to an eighth of it; the rest is chance."""
+        if self.scale is None:
+            return True
+        slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))
+        return abs(self.scale - 1) <= slack
+
+    def add(self, a: Array, b: Array, squares: Array | None) -> None:
+        """Take in the next float64 elements [n]; `squares` are the expected errors'."""
+        diff = b - a
+        if not np.isfinite(diff).all():
+            a, b, diff = self._without_nonfinite(a, b, diff)
+        magnitude = np.abs(diff)
+        self.unequal += int(np.count_nonzero(diff != 0))
+        self._keep_largest(int(magnitude.argmax()), magnitude, a, b)
+        self.aa, self.bb, self.ab = self.aa + _dot(a, a), self.bb + _dot(b, b), self.ab + _dot(a, b)
+        self.dd += _dot(diff, diff)
+        if squares is not None:
+            self.ee += float(squares.sum())
+            self._add_blocks(np.square(diff, out=diff), squares)
+        self.count += a.size
+
+    def _keep_largest(self, place: int, magnitude: Array, a: Array, b: Array) -> None:
+        if magnitude[place] > self.max_abs:
+            self.max_abs, self.at = float(magnitude[place]), self.count + place
+            self.values = (float(a[place]), float(b[place]))
+
+    def _add_blocks(self, found: Array, squares: Array) -> None:
+        starts = np.arange(0, found.size, BLOCK)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.add.reduceat(found, starts) / np.add.reduceat(squares, starts)
+        ratios[np.isnan(ratios)] = 0  # nothing found, nothing expected
+        self.blocks_off += int(np.count_nonzero(ratios > self.block_factor**2))
+        place = int(ratios.argmax())
+        worst = math.sqrt(ratios[place])
+        if worst > self.worst_block:
+            self.worst_block, self.block_at = worst, self.count + int(starts[place])
+
+    def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
+        """Zeros in the place of elements of which one is not finite; the first that differs is kept."""
+        bad = ~np.isfinite(diff)
+        odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
+        if odd.any() and not self.nonfinite:
+            self._keep_largest(int(odd.argmax()), np.where(odd, math.inf, 0), a, b)
+        self.nonfinite += int(np.count_nonzero(odd))
+        self.unequal += int(np.count_nonzero(odd))
+        return np.where(bad, 0, a), np.where(bad, 0, b), np.where(bad, 0, diff)
+
+
+def _dot(a: Array, b: Array) -> float:
+    """a @ b without BLAS, whose threads cost more than a product of this size."""
+    return float(np.einsum("n,n", a, b))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def measure(a: Values, b: Values, most: int | None = None) -> Distance:
+    """The distance of b from a of the same shape, or of their first rows, a few rows at a time."""
+    exact = a.type == b.type and a.type in EXACT
+    count = a.shape[0] if most is None else min(most, a.shape[0])
+    rows = max(1, _CHUNK // max(1, math.prod(a.shape[1:])))
+    factors = (_BLOCK_FACTORS.get(side.type, _OPTIMISED) for side in (a, b))
+    found = Distance(a.shape, exact, max(factors))
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
+        left, right = (side.rows(start, stop).ravel().astype(np.float64) for side in (a, b))
+        found.add(left, right, None if exact else _expected_squares(a, b, start, stop))
+    return found
+
+
+def _expected_squares(a: Values, b: Values, start: int, stop: int) -> Array:
+    """The squared error that rounding on both sides leaves on average: [n] float64"""
+    left, right = (side.steps(start, stop).ravel().astype(np.float64) for side in (a, b))
+    squares: Array = (left * left + right * right) / 12
+    return squares if np.isfinite(squares.sum()) else np.nan_to_num(squares, nan=0.0, posinf=0.0)

@@ -1,0 +1,232 @@
+"""Two models' parameters by name: whether they are the same as far as their stored types can tell.
+
+Knows no screen. What may differ is measured from the stored blocks: see quantisation_error.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoder import Decoder, DecoderConfig
+from ..encodings import StoredTensor
+from ..errors import InputError
+from ..model import Model
+from ..names import glob_pattern
+from ..stats import Array
+from .quantisation_error import FACTOR, Distance, Values, float_steps, measure, step_tensor
+from .weight_relations import ROTATED, find_cause, in_halves
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """A parameter of both models.
+
+    `relative_l2` is |B - A| / |A| over the finite elements, `expected` what the rounding of both stored
+    types explains of it (None where both are exact or the stored bytes are the same). `max_abs` is the
+    largest difference, at `index`, where the sides have `value_a` and `value_b`; a value that is not
+    finite on one side counts as the largest. `unequal` elements differ at all. `scale` times A comes
+    closest to B. `worst_block` is the largest error of 32 neighbours relative to what is expected of
+    them, which begin at `block`; `blocks_off` are further off than rounding explains. Measures are None
+    where the shapes differ.
+    """
+
+    name: str
+    name_b: str  # "wte" for a head that is tied in B; else the same
+    shape_a: tuple[int, ...]
+    shape_b: tuple[int, ...]
+    type_a: str
+    type_b: str
+    holds: bool
+    cause: str = ""
+    relative_l2: float | None = None
+    expected: float | None = None
+    unequal: int | None = None
+    max_abs: float | None = None
+    index: Index | None = None
+    value_a: float | None = None
+    value_b: float | None = None
+    scale: float | None = None
+    blocks_off: int | None = None
+    worst_block: float | None = None
+    block: Index | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsComparison:
+    """Two models' parameters. `factor` times the expected error is allowed, or `rtol` where it is given.
+
+    `only_a` and `only_b` are parameters that the other side lacks; `worst` names the row that is furthest
+    off, of those that do not hold if there are any.
+    """
+
+    a: str
+    b: str
+    factor: float
+    rtol: float | None
+    same: bool
+    differing: int
+    worst: str | None
+    rows: tuple[WeightRow, ...]
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A model's parameters by name, in order of use; `stored` where they lie in a file."""
+
+    origin: str
+    values: Mapping[str, Values]
+    stored: Mapping[str, StoredTensor]
+    head_dim: int
+    tied: bool
+    adjacent_pairs: bool
+
+    def counterpart(self, name: str) -> str:
+        """The parameter that does the work of one of that name."""
+        return "wte" if name == "lm_head" and self.tied else name
+
+    def file_name(self, name: str) -> str:
+        return self.stored[name].name if name in self.stored else name
+
+
+def compare_weights(
+    a: Model | Decoder,
+    b: Model | Decoder,
+    *,
+    names: Sequence[str] = (),
+    rtol: float | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> WeightsComparison:
+    """Compare the parameters whose name, ours or a file's, matches one of the globs `names` (all without).
+
+    Without `rtol` parameters of exact types must be equal, others may differ by what rounding explains;
+    with it their relative L2 may be that much. A few rows are in memory at a time, except where the
+    cause of a difference is sought. `report` is told how many are done. Raises InputError where the
+    models are of two families, or a glob matches nothing, or rtol is not a number of at least 0.
+    """
+    if a.family != b.family:
+        raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")
+    if rtol is not None and not 0 <= rtol < math.inf:
+        raise InputError(f"rtol: expected a number of at least 0, found {rtol}")
+    left, right = _side(a), _side(b)
+    every = list(left.values) + [name for name in right.values if name not in left.values]
+    chosen = _chosen(every, names, left, right)
+    both = [n for n in chosen if left.counterpart(n) in left.values and right.counterpart(n) in right.values]
+    rows: list[WeightRow] = []
+    for name in both:
+        report(len(rows), len(both))
+        rows.append(_row(name, left, right, rtol))
+    lacking = [name for name in chosen if name not in both]
+    failing = [row for row in rows if not row.holds]
+    return WeightsComparison(
+        a=left.origin,
+        b=right.origin,
+        factor=FACTOR,
+        rtol=rtol,
+        same=not failing and not lacking,
+        differing=len(failing),
+        worst=max(failing or rows, key=_badness).name if rows else None,
+        rows=tuple(rows),
+        only_a=tuple(name for name in lacking if name in left.values),
+        only_b=tuple(name for name in lacking if name in right.values),
+    )
+
+
+def _chosen(every: Iterable[str], globs: Sequence[str], a: _Side, b: _Side) -> list[str]:
+    spellings = {name: (name, a.file_name(name), b.file_name(name)) for name in every}
+    chosen: set[str] = set()
+    for glob in globs or ("*",):
+        pattern = glob_pattern(glob)
+        matched = {name for name, known in spellings.items() if any(map(pattern.fullmatch, known))}
+        if not matched:
+            raise InputError(f"{glob!r} matches no parameter of {a.origin} or {b.origin}")
+        chosen |= matched
+    return [name for name in spellings if name in chosen]
+
+
+def _badness(row: WeightRow) -> float:
+    """How far off a row is, relative to what is expected of it where something is."""
+    if row.relative_l2 is None or math.inf in (row.relative_l2, row.max_abs):
+        return math.inf
+    return row.relative_l2 / row.expected if row.expected else row.relative_l2 * 2.0**24
+
+
+def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
+    name_a, name_b = a.counterpart(name), b.counterpart(name)
+    left, right = a.values[name_a], b.values[name_b]
+    told = (name, name_b, left.shape, right.shape, left.type, right.type)
+    if left.shape != right.shape:
+        return WeightRow(*told, holds=False, cause="shapes differ")
+    if _same_bytes(name_a, name_b, a, b):
+        return WeightRow(*told, holds=True, relative_l2=0.0, unequal=0, max_abs=0.0, scale=1.0)
+    found = measure(left, right)
+    holds = found.holds(0.0, rtol)
+    dims = (a.head_dim, b.head_dim)
+    cause = "" if holds else find_cause(name_a, a.values, right, found, dims)
+    return _measured(told, holds, cause, found)
+
+
+def _measured(
+    told: tuple[str, str, Index, Index, str, str], holds: bool, cause: str, found: Distance
+) -> WeightRow:
+    differs, blocks = found.unequal > 0, found.worst_block > 0
+    return WeightRow(
+        *told,
+        holds=holds,
+        cause=cause,
+        relative_l2=found.relative_l2,
+        expected=found.expected,
+        unequal=found.unequal,
+        max_abs=found.max_abs,
+        index=found.index(found.at) if differs else None,
+        value_a=found.values[0] if differs else None,
+        value_b=found.values[1] if differs else None,
+        scale=found.scale,
+        blocks_off=None if found.exact else found.blocks_off,
+        worst_block=None if found.exact else found.worst_block,
+        block=found.index(found.block_at) if blocks else None,
+    )
+
+
+def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
+    """Whether two stored tensors are the same bytes with the same meaning."""
+    left, right = a.stored.get(name_a), b.stored.get(name_b)
+    if left is None or right is None:
+        return False
+    ordered = (a.adjacent_pairs, a.head_dim) == (b.adjacent_pairs, b.head_dim) or not name_a.endswith(ROTATED)
+    alike = (left.encoding, left.scale, left.stride) == (right.encoding, right.scale, right.stride)
+    return ordered and alike and (left.data is right.data or np.array_equal(left.data, right.data))
+
+
+def _side(model: Model | Decoder) -> _Side:
+    config = model.config
+    if isinstance(model, Model):
+        values = {name: _of_array(array) for name, array in model.params.items()}
+        return _Side(model.origin, values, {}, config.head_dim, tied=False, adjacent_pairs=False)
+    assert isinstance(config, DecoderConfig)
+    stored = {name: model.tensors[name] for name in config.shapes()}
+    values = {name: _of_tensor(name, tensor, config) for name, tensor in stored.items()}
+    return _Side(model.origin, values, stored, config.head_dim, config.tied, config.adjacent_pairs)
+
+
+def _of_array(array: Array) -> Values:
+    type = "F64" if array.dtype == np.float64 else "F32"
+
+    def steps(start: int, stop: int) -> Array:
+        return float_steps(array[start:stop], "F32") if type == "F32" else np.zeros_like(array[start:stop])
+
+    return Values(type, array.shape, lambda start, stop: array[start:stop], steps)
+
+
+def _of_tensor(name: str, tensor: StoredTensor, config: DecoderConfig) -> Values:
+    """Rows of q and k in Hugging Face order, whatever the file has."""
+    values = Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows)
+    rotated = config.adjacent_pairs and name.endswith(ROTATED)
+    return in_halves(values, config.head_dim) if rotated else values
