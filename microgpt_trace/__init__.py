@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .checkpoint import save
+    from .comparison.diff import diff
+    from .dumps.recorder import record
     from .errors import MicrogptError
     from .events import HookBus, TraceEvent
     from .gradient_check import gradcheck
@@ -32,9 +34,11 @@ _HOME = {
     "Tokenizer": "tokenizer",
     "Trace": "traces",
     "TraceEvent": "events",
+    "diff": "comparison.diff",
     "gradcheck": "gradient_check",
     "init": "model",
     "load": "loading",
+    "record": "dumps.recorder",
     "sample": "sampling",
     "save": "checkpoint",
     "trace": "tracing",
@@ -50,9 +54,11 @@ __all__ = [
     "Tokenizer",
     "Trace",
     "TraceEvent",
+    "diff",
     "gradcheck",
     "init",
     "load",
+    "record",
     "sample",
     "save",
     "trace",

@@ -46,8 +46,9 @@ def commands_loaded(*args):
         (["trace", "emma", "--json"], {"trace"}),
         (["train", "--help"], {"train"}),
         (["sample", "--help"], {"inspect"}),
-        (["--help"], {"trace", "train", "inspect"}),
-        (["--version"], {"trace", "train", "inspect"}),
+        (["diff", "--help"], {"diff"}),
+        (["--help"], {*COMMANDS.values()}),
+        (["--version"], {*COMMANDS.values()}),
     ],
 )
 def test_only_the_command_that_is_asked_for_is_loaded(args, expected):
@@ -68,7 +69,7 @@ def test_every_command_is_found_alone(name):
 
 
 def test_the_public_names_are_few_and_resolve():
-    assert 10 <= len(microgpt_trace.__all__) <= 15
+    assert 10 <= len(microgpt_trace.__all__) <= 18
     assert microgpt_trace.__all__ == sorted(microgpt_trace.__all__)
     for name in microgpt_trace.__all__:
         assert getattr(microgpt_trace, name).__name__ == name

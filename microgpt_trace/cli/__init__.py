@@ -18,6 +18,7 @@ from .output import run
 
 COMMANDS = {
     "trace": "trace",
+    "diff": "diff",
     "train": "train",
     "sample": "inspect",
     "inspect": "inspect",

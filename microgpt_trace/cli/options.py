@@ -140,7 +140,7 @@ def model_from(
 
         return load(
             path, n_head=n_head, bos=bos.value if bos else None,
-            rope_pairs=rope_pairs.value if rope_pairs else None, settings=_settings(settings or []),
+            rope_pairs=rope_pairs.value if rope_pairs else None, settings=settings_of(settings or []),
         )  # fmt: skip
     for option, value in (("--rope-pairs", rope_pairs), ("--set", settings)):
         if value:
@@ -161,7 +161,7 @@ def microgpt_from(path: Path | None, seed: int | None, n_head: int | None, bos: 
     return model
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def settings_of(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE, the values as JSON has them: numbers, true, null; else text."""
     settings = {}
     for pair in pairs:
@@ -173,6 +173,19 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[key] = value
     return settings
+
+
+def numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option}: expected {wanted}, found {text!r}") from error
+
+
+def positions_of(text: str | None) -> str | list[int] | None:
+    if text is None or text in ("all", "last"):
+        return text
+    return numbers(text, "--positions", "all, last or a list like 0,3,-1")
 
 
 def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Model:

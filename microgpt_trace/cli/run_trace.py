@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError
-from ..names import select_names
+from ..names import ALIASES, glob_pattern, select_names
 from .output import note, put, show
 from .progress import progress
 
@@ -37,6 +37,7 @@ class Request:
     as_jsonl: bool
     values: bool
     save: Path | None
+    save_aprt: Path | None
     out: Path | None
     fail_on: str | None
 
@@ -57,6 +58,8 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     if request.verbose and not production:
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
+    if request.save_aprt is not None:
+        wanted += _with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
     wanted = [name for name in wanted if not production or name not in parameters]
     with following(model, max(1, options.get("generate") or 1)):
         result = trace(model, names=names, values=wanted, **options)
@@ -67,6 +70,10 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
 
         save_arrays(result, request.save)
         note(f"saved {len(result):,} array{'s' * (len(result) != 1)} to {request.save}")
+    if request.save_aprt is not None:
+        from ..dumps.aprt_writing import write_aprt
+
+        note(f"saved {write_aprt(result, request.save_aprt):,} APRT dumps to {request.save_aprt}")
     if request.is_json:
         from ..render.document import to_json, to_json_lines
 
@@ -109,6 +116,15 @@ def _selection(model: Model | Decoder, request: Request, layers: list[int]) -> l
     found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
     if not found:
         raise InputError(f"--layers {request.layers} has none of the events that --layer names")
+    return found
+
+
+def _with_stages(model: Model | Decoder, names: list[str]) -> list[str]:
+    """Those of the names that a stage of apr stands for."""
+    stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
+    found = [name for name in names if any(stage.fullmatch(name) for stage in stages)]
+    if not found:
+        raise InputError("--save-aprt: none of the chosen events is a stage of apr")
     return found
 
 

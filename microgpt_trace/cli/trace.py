@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import check_target
+from ..files import check_new_folder, check_target
 from .options import (
     DECODER,
     MICROGPT,
@@ -25,6 +25,8 @@ from .options import (
     TextAfterModel,
     model_and_text,
     model_from,
+    numbers,
+    positions_of,
 )
 from .output import note, put
 from .run_trace import Request, run
@@ -55,6 +57,12 @@ def trace(
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON record a line.")] = False,
     values: Annotated[bool, typer.Option("--values", help="Add the arrays to the JSON.")] = False,
     save: Save = None,
+    save_aprt: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-aprt", help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --save and --out overwrite.")] = False,
     time: Annotated[bool, typer.Option("--time", help="Add the time of each event.")] = False,
     out: Out = None,
@@ -120,7 +128,7 @@ def trace(
         _put_schema(as_jsonl, out)
         return
     request = Request(
-        verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save,
+        verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save, save_aprt,
         None if out == STDOUT else out, fail_on,
     )  # fmt: skip
     _check(request, force)
@@ -128,8 +136,8 @@ def trace(
     _refuse_over_model(request, path)
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
-        "tokens": None if tokens is None else _numbers(tokens, "--tokens"), "chat": chat, "special": special,
-        "positions": _positions(positions), "lens": lens, "generate": generate, "temperature": temperature,
+        "tokens": None if tokens is None else numbers(tokens, "--tokens"), "chat": chat, "special": special,
+        "positions": positions_of(positions), "lens": lens, "generate": generate, "temperature": temperature,
         "recheck": recheck,
     }  # fmt: skip
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=temperature is not None)
@@ -157,9 +165,11 @@ def _answer_apr(payload: bool, reference: str | None, diff: bool, save_tensor: s
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
     if reference is not None or diff:
         option = "--diff" if diff else "--reference"
-        raise InputError(f"{option}: comparing two runs is for `microgpt diff`, which this version lacks")
+        raise InputError(f"{option}: comparing two runs is `microgpt diff A B`")
     if save_tensor is not None:
-        raise InputError(f"--save-tensor: use --save FILE, with --layer {save_tensor} for only these stages")
+        raise InputError(
+            f"--save-tensor: use --save-aprt DIR or --save FILE, with --layer {save_tensor} for these stages"
+        )
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
@@ -187,6 +197,8 @@ def _check(request: Request, force: bool) -> None:
     for path in (save, out):
         if path is not None:
             check_target(path, force)
+    if request.save_aprt is not None:
+        check_new_folder(request.save_aprt)
 
 
 def _refuse_over_model(request: Request, model: Path | None) -> None:
@@ -202,19 +214,6 @@ def _refuse_over_model(request: Request, model: Path | None) -> None:
                 is_model = is_model or file.read(4)[:3] in (b"GGU", b"APR")
         if is_model:
             raise InputError(f"{option} {path}: a model is there")
-
-
-def _numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{option}: expected {wanted}, found {text!r}") from error
-
-
-def _positions(text: str | None) -> str | list[int] | None:
-    if text is None or text in ("all", "last"):
-        return text
-    return _numbers(text, "--positions", "all, last or a list like 0,3,-1")
 
 
 def _put_schema(of_lines: bool, out: Path | None) -> None:

@@ -1,10 +1,11 @@
 """The JSON Schema (draft 2020-12) of a trace document and of one line of its JSON Lines form.
 
-Most of it follows from the dataclasses that the document is made of: see `_of`.
+Most of it follows from the dataclasses that the document is made of: see `schema_of`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -57,77 +58,78 @@ _NAMES: dict[type, str] = {
 }
 
 
-def _of(kind: Any) -> dict[str, Any]:
-    """The schema of a value of this type."""
+def schema_of(kind: Any, names: Mapping[Any, str] = _NAMES) -> dict[str, Any]:
+    """The schema of a value of this type; dataclasses that have a name are referred to by it."""
     if kind in _PLAIN:
         return _PLAIN[kind]
-    if kind in _NAMES:
-        return {"$ref": f"#/$defs/{_NAMES[kind]}"}
+    if kind in names:
+        return {"$ref": f"#/$defs/{names[kind]}"}
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is tuple:
-        return {"type": "array", "items": _of(arguments[0])}
+        return {"type": "array", "items": schema_of(arguments[0], names)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _of(arguments[1])}
+        return {"type": "object", "additionalProperties": schema_of(arguments[1], names)}
     assert origin is UnionType, kind  # a type that the table above does not know
-    return {"anyOf": [_of(argument) for argument in arguments]}
+    return {"anyOf": [schema_of(argument, names) for argument in arguments]}
 
 
-def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """A closed object: every property required but the optional ones, no other allowed."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _record(kind: type) -> dict[str, Any]:
+def record(kind: type, names: Mapping[Any, str] = _NAMES) -> dict[str, Any]:
+    """The schema of a dataclass, with all its fields."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
-    return _object({field.name: _of(hints[field.name]) for field in fields(kind)})
+    return closed_object({field.name: schema_of(hints[field.name], names) for field in fields(kind)})
 
 
 def _definitions() -> dict[str, Any]:
-    definitions = {name: _record(kind) for kind, name in _NAMES.items()}
+    definitions = {name: record(kind) for kind, name in _NAMES.items()}
     values = {"$ref": "#/$defs/values"}
     definitions["values"] = {"anyOf": [_NUMBER, {"type": "array", "items": values}]}
     event = definitions["event"]["properties"] | {
-        "stats": _of(TensorStats),
+        "stats": schema_of(TensorStats),
         "seconds": {"type": "number", "minimum": 0},
         "values": values,
     }
-    definitions["event"] = _object(event, optional=("seconds", "values"))
-    ratios = dict.fromkeys(("gradient_ratio", "update_ratio"), _of(float | None))
-    definitions["parameter"] = _object(definitions["parameter"]["properties"] | ratios)
+    definitions["event"] = closed_object(event, optional=("seconds", "values"))
+    ratios = dict.fromkeys(("gradient_ratio", "update_ratio"), schema_of(float | None))
+    definitions["parameter"] = closed_object(definitions["parameter"]["properties"] | ratios)
     known = {
-        "origin": _of(str),
+        "origin": schema_of(str),
         "parameters": _COUNT,
-        "dtype": _of(str),
-        "assumed": _of(tuple[str, ...]),
+        "dtype": schema_of(str),
+        "assumed": schema_of(tuple[str, ...]),
     }
     microgpt = known | {
         "family": {"const": "microgpt"},
-        "config": _of(Config),
-        "vocabulary": _object({"chars": _of(str), "bos": _COUNT, "convention": _of(str)}),
+        "config": schema_of(Config),
+        "vocabulary": closed_object({"chars": schema_of(str), "bos": _COUNT, "convention": schema_of(str)}),
         "trained_steps": _COUNT,
     }
-    stored = _object({"type": _of(str), "tensors": _COUNT, "bytes": _COUNT})
+    stored = closed_object({"type": schema_of(str), "tensors": _COUNT, "bytes": _COUNT})
     decoder = known | {
         "family": {"const": "decoder"},
-        "format": _of(str),
-        "config": _of(DecoderConfig),
+        "format": schema_of(str),
+        "config": schema_of(DecoderConfig),
         "encodings": {"type": "array", "items": stored},
-        "layer": _of(tuple[str, ...]),
-        "vocabulary": _of(str | None),
+        "layer": schema_of(tuple[str, ...]),
+        "vocabulary": schema_of(str | None),
     }
-    definitions["model"] = {"oneOf": [_object(microgpt), _object(decoder)]}
+    definitions["model"] = {"oneOf": [closed_object(microgpt), closed_object(decoder)]}
     return definitions
 
 
 _HEAD = {
     "schema": {"const": SCHEMA_ID},
     "model": {"$ref": "#/$defs/model"},
-    "input": _of(TraceInput),
-    "loss": _of(float | None),
+    "input": schema_of(TraceInput),
+    "loss": schema_of(float | None),
     "chance_loss": {"type": "number"},
 }
 _LISTS = {
@@ -146,25 +148,32 @@ _OPTIONAL = ("parameters", "step", "layers", "anomalies", "lens", "generation", 
 
 def document_schema() -> dict[str, Any]:
     """The schema of `microgpt trace --json`."""
-    lists = {name: {"type": "array", "items": _of(kind)} for name, kind in _LISTS.items()}
-    body = _object(
-        {**_HEAD, **lists, "step": _of(StepSummary), "generation_end": _of(str)}, optional=_OPTIONAL
+    lists = {name: {"type": "array", "items": schema_of(kind)} for name, kind in _LISTS.items()}
+    body = closed_object(
+        {**_HEAD, **lists, "step": schema_of(StepSummary), "generation_end": schema_of(str)},
+        optional=_OPTIONAL,
     )
-    return {**_preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
+    return {**preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
 
 
 def line_schema() -> dict[str, Any]:
     """The schema of one line of `microgpt trace --jsonl`: which record it is decides its shape."""
     definitions = _definitions()
-    members = {"record": {"const": "trace"}, **_HEAD, "step": _of(StepSummary), "generation_end": _of(str)}
-    head = _object(members, optional=("step", "generation_end"))
+    members = {
+        "record": {"const": "trace"},
+        **_HEAD,
+        "step": schema_of(StepSummary),
+        "generation_end": schema_of(str),
+    }
+    head = closed_object(members, optional=("step", "generation_end"))
     records = [head]
     for kind in _LISTS.values():
         plain = definitions[_NAMES[kind]]
         properties = {"record": {"const": _NAMES[kind]}, **plain["properties"]}
         records.append({**plain, "properties": properties, "required": ["record", *plain["required"]]})
-    return {**_preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": definitions}
+    return {**preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": definitions}
 
 
-def _preamble(title: str, identifier: str) -> dict[str, str]:
+def preamble(title: str, identifier: str) -> dict[str, str]:
+    """What a schema begins with."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": identifier, "title": title}

@@ -1,0 +1,104 @@
+"""What stands on a command line for a run to compare: a model, or what another run left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .options import Bos, RopePairs, settings_of
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..dumps.mapping import NameMap
+    from ..dumps.recording import Recording
+    from ..model import Model
+
+MapFile = Annotated[
+    Path | None,
+    typer.Option("--map", help="TOML that says which of a dump's names is which event.", metavar="FILE"),
+]
+Layouts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layout",
+        help="How a dump's array lies, where its shape leaves that open: layer0.attn.q=HTD.",
+        metavar="NAME=LETTERS",
+    ),
+]
+Tokens = Annotated[str | None, typer.Option(help="The token ids, in place of a text.", metavar="ID,ID...")]
+
+
+@dataclass
+class Opener:
+    """Opens models and recordings by their paths, each once."""
+
+    n_head: int | None = None
+    bos: Bos | None = None
+    rope_pairs: RopePairs | None = None
+    settings: list[str] | None = None
+    names: NameMap | None = None
+    _known: dict[Path, Any] = field(default_factory=dict)
+
+    def open(self, path: Path) -> Model | Decoder | Recording:
+        """What lies under the path. Raises FileFormatError where that is nothing to compare."""
+        key = path.resolve()
+        if key not in self._known:
+            self._known[key] = self._open(path)
+        return self._known[key]
+
+    def model(self, path: Path) -> Model | Decoder:
+        """The model under the path. Raises InputError where a dump is."""
+        from ..dumps.recording import Recording
+
+        found = self.open(path)
+        if isinstance(found, Recording):
+            raise InputError(f"{path}: expected a model, found {found.kind}")
+        return found
+
+    def dump(self, path: Path) -> Recording:
+        """The dump under the path. Raises InputError where a model is."""
+        from ..dumps.recording import Recording
+
+        found = self.open(path)
+        if not isinstance(found, Recording):
+            raise InputError(
+                f"{path}: expected a dump, found a {found.family} model; `microgpt trace {path} --save FILE` "
+                "makes a dump of its run"
+            )
+        return found
+
+    def _open(self, path: Path) -> Model | Decoder | Recording:
+        from ..comparison.sides import opened
+
+        return opened(
+            path, self.names, n_head=self.n_head, bos=self.bos.value if self.bos else None,
+            rope_pairs=self.rope_pairs.value if self.rope_pairs else None,
+            settings=settings_of(self.settings or []),
+        )  # fmt: skip
+
+
+def name_map(path: Path | None) -> NameMap | None:
+    if path is None:
+        return None
+    from ..dumps.mapping import read_map
+
+    return read_map(path)
+
+
+def layouts_of(pairs: list[str] | None) -> dict[str, str]:
+    """NAME=LETTERS, the letters known. Raises InputError."""
+    from ..dumps.layouts import LAYOUTS
+
+    found = {}
+    for pair in pairs or []:
+        name, equals, letters = pair.partition("=")
+        if not name or not equals:
+            raise InputError(f"--layout: expected NAME=LETTERS, found {pair!r}")
+        if letters not in LAYOUTS:
+            raise InputError(f"--layout {pair}: expected one of {', '.join(LAYOUTS)}, found {letters!r}")
+        found[name] = letters
+    return found

@@ -1,0 +1,154 @@
+"""diff: two runs event by event, and the first place where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..dumps.recording import Recording
+from ..errors import InputError
+from ..events import EventSpec
+from ..model import Model
+from ..names import select_names
+from ..prompt import chosen_positions
+from ..threads import one_blas_thread
+from .bands import Bands, Tolerance, tolerance_of
+from .differences import Comparison, EventDifference, SideSummary, jump_of
+from .lockstep import side_by_side
+from .meters import RowMeter
+from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
+from .rounding import COMPUTES, Compute
+from .sides import ModelSide, RecordingSide, Side
+from .statistics import StatisticsMeter
+
+if TYPE_CHECKING:
+    from ..dumps.mapping import NameMap
+
+Source = str | Path | Model | Decoder | Recording
+
+
+def diff(
+    a: Source,
+    b: Source,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    names: Sequence[str] = (),
+    map: NameMap | None = None,
+    layouts: Mapping[str, str] | None = None,
+    compute: str | None = None,
+    calibrate: Source | None = None,
+    factor: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    positions: str | Sequence[int] = "all",
+) -> Comparison:
+    """Compare two runs: models, which run on the text or tokens now, recordings, or paths of either.
+
+    `names` choose events (globs, apr's stages), `map` and `layouts` name and lay out what a foreign
+    dump holds. The band within which an event counts as the same is float32 rounding; or `factor` times
+    what our own forward strays when it computes in `compute` ("bf16", "f16", "q8"); or `factor` times
+    the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an element.
+    `positions` are those of the view by position. Raises InputError where the two cannot be compared.
+    """
+    asked = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
+    given = [option for option, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: one band at a time")
+    if factor is not None and ((compute is None and calibrate is None) or not factor >= 0):
+        raise InputError("factor: a number of at least 0, for what compute or calibrate measures")
+    if compute is not None and compute not in COMPUTES:
+        raise InputError(f"compute: expected one of {', '.join(COMPUTES)}, found {compute!r}")
+    sources = [a, b] if calibrate is None else [a, b, calibrate]
+    sides = prepare_sides(sources, text, tokens, map, layouts or {})
+    rounded = COMPUTES[compute] if compute else None
+    origin = sides[2].origin if calibrate is not None else None
+    tolerance = tolerance_of(rounded, origin, factor, rtol, atol)
+    with one_blas_thread(), np.errstate(all="ignore"):
+        return compare(sides, names, tolerance, rounded, positions)
+
+
+def compare(
+    sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, compute: Compute | None,
+    positions: str | Sequence[int] = "all",
+) -> Comparison:  # fmt: skip
+    """Compare two sides that were prepared; a third one gives the band, as does `compute`."""
+    a, b, *third = sides
+    if not third and compute is not None:
+        third = [_rounded_side(sides, compute)]
+    specs = event_specs_of(sides)
+    known = paired_names([a, b, *third], specs)
+    usual = [name for name in known if not specs[name].extra or _kept(name, sides)]
+    chosen = select_names(names, known) if names else usual
+    meter = _meter([a, b, *third], specs, tolerance, compute)
+    for pieces in side_by_side([a, b, *third], chosen, compute):
+        meter.add(pieces)
+    events = tuple(meter.finish(chosen))
+    first = next((event.name for event in events if not event.holds), None)
+    since, between = _gap(events, first, list(specs))
+    length = len(a.tokens or b.tokens or ())
+    return Comparison(
+        a=_summary(a, b, known, specs),
+        b=_summary(b, a, known, specs),
+        tokens=a.tokens or b.tokens,
+        labels=next((labels_of(side.inputs) for side in sides if isinstance(side, ModelSide)), ()),
+        tolerance=tolerance,
+        events=events,
+        first=first,
+        since=since,
+        between=between,
+        jump=jump_of(events) if first else None,
+        agreement=meter.agreeing.result(),
+        positions=tuple(chosen_positions(positions, length)) if length else (),
+    )
+
+
+def _kept(name: str, sides: Sequence[Side]) -> bool:
+    """Whether an event that costs a computation of its own was recorded: then it is compared."""
+    return any(isinstance(side, RecordingSide) and name in side.names for side in sides[:2])
+
+
+def _rounded_side(sides: Sequence[Side], compute: Compute) -> ModelSide:
+    """A second run of the model, to be rounded as `compute` says."""
+    model = next((side for side in sides if isinstance(side, ModelSide)), None)
+    if model is None:
+        raise InputError(
+            f"--compute {compute.name} measures on a model's own forward what rounding does: "
+            "name the model as one of the two, or say --rtol"
+        )
+    return ModelSide(model.model, model.inputs)
+
+
+def _meter(
+    sides: Sequence[Side], specs: Mapping[str, EventSpec], tolerance: Tolerance, compute: Compute | None
+) -> RowMeter | StatisticsMeter:
+    layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
+    bands = Bands(tolerance, layers, compute)
+    models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelSide)]
+    base = models[0] if models and compute is not None else 0  # a rounded run strays from its own model
+    if any(side.statistics for side in sides):
+        return StatisticsMeter(sides, specs, bands, base)
+    model = next((side.model for side in sides if isinstance(side, ModelSide)), None)
+    return RowMeter(specs, bands, model, base)
+
+
+def _gap(
+    events: Sequence[EventDifference], first: str | None, order: Sequence[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """The last event that holds before the first that does not, and what was not compared in between."""
+    if first is None:
+        return None, ()
+    compared = [event.name for event in events]
+    before = compared[: compared.index(first)]
+    since = before[-1] if before else None
+    start = order.index(since) + 1 if since else 0
+    return since, tuple(name for name in order[start : order.index(first)] if ".head" not in name)
+
+
+def _summary(side: Side, other: Side, known: Sequence[str], specs: Mapping[str, EventSpec]) -> SideSummary:
+    unpaired = (*unpaired_of(side, other, known, specs), *side.unpaired)
+    return SideSummary(side.origin, side.kind, tuple(side.notes), unpaired)

@@ -1,0 +1,231 @@
+"""What a comparison found, as plain data: an event's difference, where two runs part, how they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..events import EventSpec
+from ..stats import Array, median
+from .bands import Tolerance
+from .measures import Rows
+from .sides import Unpaired
+
+DIFF_SCHEMA = "microgpt.diff/1"
+
+
+@dataclass(frozen=True, slots=True)
+class EventDifference:
+    """How far two runs lie apart in one event.
+
+    `relative` is the worst row's |a - b| / max(|a|, |b|), or what is left of it without the elements
+    that `measured` names; `tolerance` is that row's band and `median` the median row's. `cosine` is the
+    smallest of all rows. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`,
+    `a` and `b` tell the first row beyond its band, or the worst, and its element farthest apart. Of
+    statistics alone there is neither median nor cosine nor place.
+    """
+
+    name: str
+    stage: str
+    layer: int | None
+    expr: str
+    shape: tuple[int, ...]
+    relative: float
+    median: float | None
+    cosine: float | None
+    max_abs: float
+    max_index: tuple[int, ...]
+    tolerance: float
+    holds: bool
+    position: int | None
+    head: int | None
+    index: tuple[int, ...]
+    a: float
+    b: float
+    measured: str  # "", "without outlying elements", "without the bias", "max of the statistics"
+    by_position: tuple[float, ...]  # the worst row of each position that was compared
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """The event at which the distance grew most, over the largest before it or its own band."""
+
+    name: str
+    ratio: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How two runs' predictions agree. KL is sum p_a log(p_a / p_b), in nats, by position."""
+
+    positions: int
+    same_argmax: int
+    mean_kl: float
+    max_kl: float
+    max_kl_position: int
+    first_other: int | None  # the first position with another most probable token
+
+
+@dataclass(frozen=True, slots=True)
+class SideSummary:
+    """One of the two sides."""
+
+    origin: str
+    kind: str
+    notes: tuple[str, ...]
+    unpaired: tuple[Unpaired, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs compared event by event, in order of computation.
+
+    `first` is the first event beyond its band, `since` the last one before it that was compared and
+    holds, `between` those in between that one side lacks.
+    """
+
+    a: SideSummary
+    b: SideSummary
+    tokens: tuple[int, ...] | None
+    labels: tuple[str, ...]
+    tolerance: Tolerance
+    events: tuple[EventDifference, ...]
+    first: str | None
+    since: str | None
+    between: tuple[str, ...]
+    jump: Jump | None
+    agreement: Agreement | None
+    positions: tuple[int, ...]
+
+    @property
+    def same(self) -> bool:
+        """Every event lies within its band."""
+        return self.first is None
+
+    def event(self, name: str) -> EventDifference:
+        return next(event for event in self.events if event.name == name)
+
+    @property
+    def worst(self) -> EventDifference:
+        """The event that lies farthest from its band."""
+        return max(self.events, key=_excess)
+
+
+def _excess(event: EventDifference) -> float:
+    if event.tolerance > 0:
+        return event.relative / event.tolerance
+    return float("inf") if event.relative > 0 else 0.0
+
+
+def difference(
+    spec: EventSpec, shape: tuple[int, ...], rows: Rows, bands: Array, positions: Sequence[int],
+    atol: float, statistic: str = "",
+) -> EventDifference:  # fmt: skip
+    """The difference of an event from its rows [n], or [H * n], at these positions."""
+    plain, found = rows.relative(), rows.strict()
+    beyond = found > bands
+    if atol:
+        beyond &= rows.largest > atol
+    count = max(1, len(positions))
+    excess = np.divide(found, bands, out=np.where(found > 0, np.inf, 0.0), where=bands > 0)
+    row = int(excess.argmax()) if not beyond.any() else _first(beyond, count)
+    worst = int(found.argmax())
+    placed = bool(positions) and not statistic
+    grid = found.reshape(-1, count)
+    largest = int(rows.largest.argmax())
+    return EventDifference(
+        name=spec.name,
+        stage=spec.stage,
+        layer=spec.layer,
+        expr=spec.expr,
+        shape=shape,
+        relative=float(found[worst]),
+        median=None if statistic else median(plain),
+        cosine=None if statistic else float(rows.cosine.min()),
+        max_abs=float(rows.largest[largest]),
+        max_index=_index(largest, int(rows.column[largest]), shape, positions, statistic),
+        tolerance=float(bands[worst]),
+        holds=not beyond.any(),
+        position=positions[row % count] if placed else None,
+        head=row // count if len(shape) == 3 and placed else None,
+        index=_index(row, int(rows.column[row]), shape, positions, statistic),
+        a=float(rows.of_a[row]),
+        b=float(rows.of_b[row]),
+        measured=statistic or _what_was_left_out(rows, worst, float(plain[worst]), float(found[worst])),
+        by_position=tuple(grid.max(axis=0).tolist()) if placed else (),
+    )
+
+
+def _first(beyond: Array, count: int) -> int:
+    """The row beyond its band at the smallest position: the diverging one causes the later ones."""
+    grid = beyond.reshape(-1, count)
+    position = int(grid.any(axis=0).argmax())
+    return int(grid[:, position].argmax()) * count + position
+
+
+def _index(
+    row: int, column: int, shape: tuple[int, ...], positions: Sequence[int], statistic: str
+) -> tuple[int, ...]:
+    """Where an element stands in the whole tensor."""
+    if not shape or statistic:
+        return ()
+    head, position = divmod(row, max(1, len(positions)))
+    return (head, positions[position], column) if len(shape) == 3 else (positions[position], column)
+
+
+def _what_was_left_out(rows: Rows, row: int, plain: float, strict: float) -> str:
+    if not strict > plain * 1.0001 or np.isinf(strict):
+        return ""
+    unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
+    return "without the bias" if unbiased > 0.999 * strict else "without outlying elements"
+
+
+def jump_of(events: Sequence[EventDifference]) -> Jump | None:
+    """Where the distance grew most, if it grew beyond a band anywhere."""
+    found, before = None, 0.0
+    for event in events:
+        base = max(before, event.tolerance)
+        ratio = event.relative / base if base > 0 else float("inf") * (event.relative > 0) or 0.0
+        if ratio > 1 and (found is None or ratio > found.ratio):
+            found = Jump(event.name, ratio, before, event.relative)
+        before = max(before, event.relative)
+    return found
+
+
+class Agreeing:
+    """Takes logits of both runs, rows at a time, and tells how the predictions agree."""
+
+    def __init__(self) -> None:
+        self._same: list[Array] = []
+        self._kl: list[Array] = []
+        self._positions: list[int] = []
+
+    def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
+        """Logits [n, V] of both."""
+        with np.errstate(all="ignore"):
+            log_a, log_b = _log_softmax(a), _log_softmax(b)
+            terms = np.where(np.isneginf(log_a), 0.0, np.exp(log_a) * (log_a - log_b))
+            self._kl.append(terms.sum(axis=1))
+        self._same.append(a.argmax(axis=1) == b.argmax(axis=1))
+        self._positions += positions
+
+    def result(self) -> Agreement | None:
+        if not self._positions:
+            return None
+        same, kl = np.concatenate(self._same), np.concatenate(self._kl)
+        kl = np.maximum(kl, 0.0)  # NaN stays
+        worst = int(np.argmax(np.where(np.isnan(kl), np.inf, kl)))
+        first = None if same.all() else self._positions[int((~same).argmax())]
+        return Agreement(
+            len(same), int(same.sum()), float(kl.mean()), float(kl[worst]), self._positions[worst], first
+        )
+
+
+def _log_softmax(logits: Array) -> Array:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))

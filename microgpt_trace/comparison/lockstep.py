@@ -1,0 +1,45 @@
+"""Sides that advance together: at any time an event or two of each is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+from .rounding import Compute
+from .sides import ModelSide, Side
+from .streams import Piece
+
+
+def side_by_side(
+    sides: Sequence[Side], names: Sequence[str], compute: Compute | None = None
+) -> Iterator[list[Piece | None]]:
+    """What every side has of an event, event by event; None of a side that has statistics alone.
+
+    The last side computes as `compute` says. Attention scores that are not among `names` come from the
+    first model only, because bands grow with them.
+    """
+    models = [side for side in sides if isinstance(side, ModelSide)]
+    driver = models[0] if models else next((side for side in sides if not side.statistics), None)
+    if driver is None:  # statistics alone: nothing passes by
+        return
+    chosen, observed = set(names), [*names, *_other_scores(models, names)]
+    with ExitStack() as stack:
+        for i, side in enumerate(sides):
+            stack.enter_context(side.run(observed, compute if i == len(sides) - 1 else None))
+        for piece in driver.pieces(names):
+            taken = [
+                piece if side is driver else side.take(piece) if _has(side, piece.name, chosen) else None
+                for side in sides
+            ]
+            yield taken if piece.name in chosen else [piece]
+
+
+def _has(side: Side, name: str, chosen: set[str]) -> bool:
+    """Whether the side must give its part now: a model goes on only when it is taken."""
+    return isinstance(side, ModelSide) or (name in chosen and not side.statistics)
+
+
+def _other_scores(models: Sequence[ModelSide], names: Sequence[str]) -> list[str]:
+    """Events of attention scores that all models have and that are not among the names."""
+    common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
+    return [name for name in common if name.endswith(".scores") and name not in names]

@@ -1,0 +1,148 @@
+"""How far two tensors lie apart, row by row. Knows no model and no tolerance.
+
+A row is a position's vector, or of [H, T, S] a head's scores of one query. Shape letters: n rows of K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ..stats import Array, median
+
+FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
+HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Two tensors compared row by row: arrays [n].
+
+    `a`, `b` and `d` are the RMS of the rows and of their difference, `rest_a` and `rest_d` the same
+    without the elements that hide the others, `plain_a` that of a with the bias taken out (NaN where
+    there is nothing to leave out). `largest` is the largest |difference|, in column `column`, between
+    the values `of_a` and `of_b`; `odd` is the first column where only one of them is finite, which then
+    counts as the largest, or -1.
+    """
+
+    a: Array
+    b: Array
+    d: Array
+    rest_a: Array
+    rest_d: Array
+    plain_a: Array
+    cosine: Array
+    largest: Array
+    column: Array
+    of_a: Array
+    of_b: Array
+    odd: Array
+
+    def relative(self) -> Array:
+        """|a - b| / max(|a|, |b|) of every row; a row smaller than the median row counts as that."""
+        return _relative(self.d, np.maximum(self.a, self.b))
+
+    def strict(self) -> Array:
+        """The largest of: `relative`, the same without outliers, the same with the bias taken out."""
+        found = self.relative()
+        for d, size in ((self.rest_d, self.rest_a), (self.d, self.plain_a)):
+            there = ~np.isnan(size)
+            if there.any():
+                found[there] = np.fmax(found[there], _relative(d[there], size[there]))
+        found[self.odd >= 0] = np.inf
+        return found
+
+
+def _relative(d: Array, size: Array) -> Array:
+    size = np.maximum(size, median(size)) if len(size) else size
+    return np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
+
+
+def join(parts: Sequence[Rows]) -> Rows:
+    """The rows of several parts, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    return Rows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Rows)))
+
+
+@np.errstate(all="ignore")
+def compare_rows(a: Array, b: Array, causal: bool = False, bias: Array | None = None) -> Rows:
+    """Compare two tensors of one shape: [T, K], or [H, T, S] with what lies above the diagonal left out
+    where `causal`. `bias` [K] is what both were given in the same way."""
+    if causal:
+        seen = causal_mask(*a.shape[-2:])
+        a, b = np.where(seen, a, 0), np.where(seen, b, 0)
+        counts = np.broadcast_to(seen.sum(axis=1), a.shape[:-1]).reshape(-1)
+    a = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
+    b = b.reshape(a.shape)
+    if not causal:
+        counts = np.full(len(a), a.shape[1])
+    rows = _measured(a, b, counts, np.full(len(a), -1), bias)
+    if np.isfinite(rows.a + rows.b).all():
+        return rows
+    finite_a, finite_b, odd = _finite_in_both(a, b)
+    rows, unlike, every = _measured(finite_a, finite_b, counts, odd, bias), odd >= 0, np.arange(len(a))
+    return replace(
+        rows,
+        largest=np.where(unlike, np.inf, rows.largest),
+        column=np.where(unlike, odd, rows.column),
+        of_a=np.where(unlike, a[every, odd], rows.of_a),
+        of_b=np.where(unlike, b[every, odd], rows.of_b),
+    )
+
+
+def causal_mask(queries: int, keys: int) -> Array:
+    """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
+    return np.tri(queries, keys, keys - queries, dtype=bool)
+
+
+def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Both with 0 where one is not finite, and the first column of each row where they differ in that."""
+    same = (np.isnan(a) & np.isnan(b)) | (a == b)
+    bad = ~(np.isfinite(a) & np.isfinite(b))
+    unlike = bad & ~same
+    odd = np.where(unlike.any(axis=1), unlike.argmax(axis=1), -1)
+    return np.where(bad, 0, a), np.where(bad, 0, b), odd
+
+
+def _measured(a: Array, b: Array, counts: Array, odd: Array, bias: Array | None) -> Rows:
+    nothing = np.full(len(a), np.nan)
+    wide_a = a.astype(np.float64)
+    rms_a = _rms(wide_a, counts)
+    plain_a = nothing if bias is None else _rms(wide_a - bias, counts)
+    if np.array_equal(a, b):
+        zero, first = np.zeros(len(a)), a[:, 0]
+        where = np.zeros(len(a), np.intp)
+        return Rows(rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, where, first, first, odd)
+    wide_b = b.astype(np.float64)
+    d = wide_a - wide_b
+    rms_b, rms_d = _rms(wide_b, counts), _rms(d, counts)
+    column, row = np.abs(d).argmax(axis=1), np.arange(len(a))
+    rest_a, rest_d = _without_outliers(wide_a, d, rms_a, counts)
+    both = rms_a * rms_b * counts
+    dot = np.einsum("nk,nk->n", wide_a, wide_b)
+    cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
+    return Rows(
+        rms_a, rms_b, rms_d, rest_a, rest_d, plain_a, cosine, np.abs(d[row, column]), column,
+        a[row, column], b[row, column], odd,
+    )  # fmt: skip
+
+
+def _rms(x: Array, counts: Array) -> Array:
+    return np.sqrt(np.einsum("nk,nk->n", x, x) / counts)
+
+
+def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
+    """RMS of a and of the difference over the elements that a few large ones hide; NaN where none do."""
+    rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
+    largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
+    for row in np.flatnonzero(largest > FAR * rms):
+        kept = np.abs(a[row]) <= FAR * rms[row]
+        count = counts[row] - np.count_nonzero(~kept)
+        size = np.sqrt(a[row][kept].dot(a[row][kept]) / count)
+        if size < HIDDEN * rms[row]:
+            rest_a[row] = size
+            rest_d[row] = np.sqrt(d[row][kept].dot(d[row][kept]) / count)
+    return rest_a, rest_d

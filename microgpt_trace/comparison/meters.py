@@ -1,0 +1,81 @@
+"""Meters: take the pieces of two sides as they come and tell how far the sides lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..decoder import Decoder, parameter
+from ..errors import InputError
+from ..events import EventSpec
+from ..model import Model
+from ..stats import Array
+from .bands import Bands
+from .differences import Agreeing, EventDifference, difference
+from .measures import Rows, compare_rows, join
+from .streams import Piece
+
+BIASES_OF = {
+    "attn.q": "attn_bq", "attn.k": "attn_bk", "attn.v": "attn_bv", "attn.out": "attn_bo",
+    "mlp.gate": "mlp_bgate", "mlp.up": "mlp_bup", "mlp.down": "mlp_bdown",
+}  # fmt: skip
+
+
+class _Part(NamedTuple):
+    """What was compared of an event at some positions; `third` is the third run's distance from a."""
+
+    rows: Rows
+    third: Rows | None
+    positions: Sequence[int]
+    shape: tuple[int, ...]
+
+
+class RowMeter:
+    """Compares values row by row. `model` tells the biases that were added to rows, `base` which of the
+    two sides a third one's distance is taken from."""
+
+    def __init__(
+        self, specs: Mapping[str, EventSpec], bands: Bands, model: Model | Decoder | None, base: int = 0
+    ) -> None:
+        self.agreeing = Agreeing()
+        self._specs, self._bands, self._model, self._base = specs, bands, model, base
+        self._parts: dict[str, list[_Part]] = {}
+
+    def add(self, pieces: Sequence[Piece | None]) -> None:
+        """Compare what the sides have of an event: a, b and a third one that gives the band."""
+        a, *others = (piece for piece in pieces if piece is not None)
+        spec = self._specs[a.name]
+        self._bands.note(spec, [piece.value for piece in (a, *others)])
+        common = [p for p in a.positions if all(p in piece.positions for piece in others)]
+        if not others or (a.value.ndim and not common):
+            return
+        at = [piece.at(common) for piece in (a, *others)]
+        bias = self._bias(spec)
+        rows = compare_rows(at[0], at[1], spec.causal, bias)
+        third = [compare_rows(at[self._base], other, spec.causal, bias) for other in at[2:]]
+        if a.name == "logits":
+            self.agreeing.add(at[0], at[1], common)
+        part = _Part(rows, third[0] if third else None, common, at[0].shape)
+        self._parts.setdefault(a.name, []).append(part)
+
+    def _bias(self, spec: EventSpec) -> Array | None:
+        """What a product added to every row, where there is such a bias."""
+        if not isinstance(self._model, Decoder):
+            return None
+        name = f"layer{spec.layer}.{BIASES_OF.get(spec.name.partition('.')[2])}"
+        return parameter(self._model, name) if name in self._model.tensors else None
+
+    def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
+        """The differences in order of computation. Raises InputError where two sides share no position."""
+        for name in names:
+            spec, parts = self._specs[name], self._parts.get(name)
+            if not parts:
+                raise InputError(f"{name}: the two sides hold different positions of it, none in common")
+            rows = join([part.rows for part in parts])
+            thirds = [part.third for part in parts if part.third is not None]
+            bands = self._bands.of(spec, rows, join(thirds) if thirds else None)
+            positions = [position for part in parts for position in part.positions]
+            shape = parts[0].shape
+            if len(parts) > 1:
+                shape = (len(positions), *shape[1:])
+            yield difference(spec, shape, rows, bands, positions, self._bands.atol)

@@ -1,0 +1,277 @@
+"""Which events two sides have in common, on which tokens; what cannot be compared is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..decoder import Decoder
+from ..dumps.recording import OWN, Recording
+from ..errors import InputError
+from ..events import EventSpec
+from ..model import Model
+from ..prompt import prepare
+from ..traces import TraceInput
+from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened, recognise
+
+if TYPE_CHECKING:
+    from ..dumps.mapping import NameMap
+
+# Events of both families in order of computation, for recordings that no model stands beside.
+_BEFORE = ("embed.tok", "embed.pos", "embed.sum", "embed.norm")
+_LAYER = (
+    "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope", "attn.k_rope",
+    "attn.scores", "attn.weights", "attn.context", "attn.out", "attn.residual", "mlp.norm", "mlp.gate",
+    "mlp.up", "mlp.act", "mlp.hidden", "mlp.down", "mlp.residual",
+)  # fmt: skip
+_AFTER = ("final.norm", "logits", "probs", "loss")
+
+
+def prepare_sides(
+    sources: Sequence[Any], text: str | None, tokens: Sequence[int] | None, names: NameMap | None,
+    layouts: Mapping[str, str],
+) -> list[Side]:  # fmt: skip
+    """The sources as sides that read the same tokens. Raises InputError where they do not."""
+    found = open_all(sources, names)
+    models = [source for source in found if not isinstance(source, Recording)]
+    recordings = [source for source in found if isinstance(source, Recording)]
+    if tokens is None and names is not None:
+        tokens = names.tokens
+    if models:
+        _refuse_two_families(models)
+        given = tokens
+        if given is None and text is None:
+            given = _tokens_of(recordings, models[0])
+        inputs = _read_by(models, text, given)
+        _refuse_other_tokens(models, inputs)
+        _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
+        tokens = inputs[0].tokens
+    else:
+        inputs, tokens = [], _tokens_between(recordings, text, tokens)
+    reading = {id(model): inputs[i] for i, model in enumerate(models)}
+    shapes = _shapes_of(models, recordings, tokens)
+    model = models[0] if models else None
+    return [
+        RecordingSide(source, shapes, tokens, layouts, model)
+        if isinstance(source, Recording)
+        else ModelSide(source, reading[id(source)])
+        for source in found
+    ]
+
+
+def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
+    """Each opened; what is named twice only once."""
+    paths = {str(source): Path(source) for source in sources if isinstance(source, str | Path)}
+    known = {key: opened(path, names) for key, path in paths.items()}
+    return [known[str(s)] if isinstance(s, str | Path) else s for s in sources]
+
+
+def _read_by(
+    models: Sequence[Model | Decoder], text: str | None, tokens: Sequence[int] | None
+) -> list[TraceInput]:
+    """What each model reads; one that names no tokens reads those that another makes of the text."""
+    speaking = [model for model in models if model.family == "microgpt" or model.vocabulary is not None]
+    if tokens is None and speaking and len(speaking) < len(models):
+        tokens = prepared(speaking[0], text, None).tokens
+    return [prepared(model, text if tokens is None else None, tokens) for model in models]
+
+
+def prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | None) -> TraceInput:
+    """What a model of either family reads. Raises InputError for what it cannot."""
+    if isinstance(model, Decoder):
+        read = prepare(model, text, tokens)
+        return read if tokens is None else replace(read, notes=())  # which would say "tokens as given"
+    from ..microgpt_tracing import prepare as prepare_name
+
+    if tokens is None:
+        return prepare_name(model, "emma" if text is None else text)
+    bos, size = model.tokenizer.bos_id, model.tokenizer.vocab_size
+    if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
+        raise InputError(
+            f"tokens {list(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
+        )
+    return prepare_name(model, model.tokenizer.decode(list(tokens[1:])))
+
+
+def labels_of(inputs: TraceInput) -> tuple[str, ...]:
+    """The text of each token; none where the model names no tokens."""
+    return () if inputs.labels == tuple(map(str, inputs.tokens)) else inputs.labels
+
+
+def _refuse_two_families(models: Sequence[Model | Decoder]) -> None:
+    first = models[0]
+    for model in models[1:]:
+        if model.family != first.family:
+            raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
+
+
+def _refuse_other_tokens(models: Sequence[Model | Decoder], inputs: Sequence[TraceInput]) -> None:
+    for model, read in zip(models[1:], inputs[1:], strict=True):
+        if read.tokens != inputs[0].tokens:
+            raise InputError(
+                f"the same text is other tokens: {_listed(inputs[0].tokens)} for {models[0].origin}, "
+                f"{_listed(read.tokens)} for {model.origin}; --tokens gives both the same"
+            )
+
+
+def _tokens_of(recordings: Sequence[Recording], model: Model | Decoder) -> tuple[int, ...] | None:
+    """The tokens that the recordings name, or whose embedding they hold."""
+    for recording in recordings:
+        if recording.tokens is not None:
+            return recording.tokens
+    for recording in recordings:
+        recorded = recording.tensors.get("embed.tok")
+        found = None if recorded is None else recognise(model, recorded)
+        if found is not None:
+            return found
+    if recordings:
+        raise InputError(
+            f"{recordings[0].origin} does not say its tokens, and holds no embedding of {model.origin} to "
+            "tell them from: give the text or --tokens"
+        )
+    return None
+
+
+def _refuse_other_tokens_of(
+    recordings: Sequence[Recording], model: Model | Decoder, tokens: tuple[int, ...]
+) -> None:
+    for recording in recordings:
+        if recording.tokens is not None and recording.tokens != tokens:
+            raise InputError(
+                f"other tokens: {recording.origin} was recorded on {_listed(recording.tokens)}, "
+                f"{model.origin} reads {_listed(tokens)}"
+            )
+
+
+def _tokens_between(
+    recordings: Sequence[Recording], text: str | None, tokens: Sequence[int] | None
+) -> tuple[int, ...] | None:
+    """The tokens of recordings that no model stands beside: they must say the same ones."""
+    if text is not None:
+        raise InputError(
+            "a text is for a model to read, and neither side is one: --tokens says what was read"
+        )
+    said = {r.origin: r.tokens for r in recordings if r.tokens is not None}
+    if tokens is not None:
+        said["--tokens"] = tuple(tokens)
+    for first, second in pairwise(said):
+        if said[first] != said[second]:
+            raise InputError(
+                f"other tokens: {_listed(said[first])} in {first}, {_listed(said[second])} in {second}"
+            )
+    silent = [r.origin for r in recordings if r.tokens is None]
+    if silent and tokens is None:
+        raise InputError(f"{silent[0]} does not say its tokens: --tokens says what both sides read")
+    return next(iter(said.values()), None)
+
+
+def _listed(tokens: Sequence[int] | None) -> str:
+    shown = ", ".join(map(str, (tokens or ())[:12]))
+    more = len(tokens or ()) - 12
+    return f"[{shown}{f', … {more} more' if more > 0 else ''}]"
+
+
+def _shapes_of(
+    models: Sequence[Model | Decoder], recordings: Sequence[Recording], tokens: Sequence[int] | None
+) -> Shapes:
+    """The shapes of our events: of the models, which must have the same, or else of the recordings."""
+    from ..dumps.shapes import event_shapes
+
+    length = len(tokens or ())
+    if models:
+        shapes = event_shapes(models[0], length)
+        for model in models[1:]:
+            _refuse_other_shapes(shapes, event_shapes(model, length), models[0].origin, model.origin)
+        return shapes
+    shapes = {}
+    for recording in sorted(recordings, key=_is_foreign):
+        for name, recorded in recording.tensors.items():
+            shapes.setdefault(name, _shape_without_model(name, recorded.shape, length))
+        for name, event in recording.statistics.items():
+            shapes.setdefault(name, event.shape)
+    return shapes
+
+
+def _is_foreign(recording: Recording) -> bool:
+    """Whether the layout of its arrays has to be found out."""
+    return any(recorded.layout != OWN for recorded in recording.tensors.values())
+
+
+def _shape_without_model(name: str, stored: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """What a stored shape alone tells: axes of length 1 in front do not count, and logits have all
+    positions."""
+    while len(stored) > (3 if name.endswith((".scores", ".weights")) else 2) and stored[0] == 1:
+        stored = stored[1:]
+    return (length, stored[-1]) if name in ("logits", "probs") and length and stored else stored
+
+
+def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> None:
+    for name in a:
+        if name in b and a[name] != b[name]:
+            raise InputError(
+                f"{name}: {list(a[name])} in {origin_a}, {list(b[name])} in {origin_b}: not the same model"
+            )
+
+
+def event_specs_of(sides: Sequence[Side]) -> dict[str, EventSpec]:
+    """Every event that a side has, in order of computation."""
+    models = [side for side in sides if isinstance(side, ModelSide)]
+    if models:
+        specs = models[0].model.hooks.specs
+        return {name: spec for name, spec in specs.items() if name in models[0].shapes}
+    names = {name for side in sides for name in side.names}
+    return {name: _spec_of(name) for name in sorted(names, key=_order)}
+
+
+def _order(name: str) -> tuple[int, int, str]:
+    layer, _, rest = name.partition(".")
+    if layer.startswith("layer"):
+        place = _LAYER.index(rest) if rest in _LAYER else _LAYER.index("attn.out")
+        return int(layer.removeprefix("layer")), place, name
+    return (-1, _BEFORE.index(name), name) if name in _BEFORE else (1 << 31, _AFTER.index(name), name)
+
+
+def _spec_of(name: str) -> EventSpec:
+    layer, stage = name.partition(".")[0], "head"
+    if layer.startswith("layer"):
+        stage = "attention" if ".attn." in name else "mlp"
+    elif layer == "embed":
+        stage = "embedding"
+    index = int(layer.removeprefix("layer")) if layer.startswith("layer") else None
+    return EventSpec(name, stage, index, "", causal=name.endswith((".scores", ".weights")))
+
+
+def paired_names(sides: Sequence[Side], specs: Mapping[str, EventSpec]) -> list[str]:
+    """The events that all sides have, in order of computation. Raises InputError where there is none."""
+    have = [set(side.names) for side in sides]
+    common = [name for name in specs if all(name in names for names in have)]
+    if not common:
+        a, b = sides[:2]
+        raise InputError(
+            f"{a.origin} and {b.origin} have no event in common{_hint(a)}{_hint(b)}; --suggest-map drafts a "
+            "map of the names"
+        )
+    return common
+
+
+def _hint(side: Side) -> str:
+    if isinstance(side, ModelSide):
+        return ""
+    names = [unpaired.name for unpaired in side.unpaired[:3]] or side.names[:3]
+    return f"; {side.origin} has {', '.join(names)}" if names else ""
+
+
+def unpaired_of(
+    side: Side, other: Side, paired: Sequence[str], specs: Mapping[str, EventSpec]
+) -> list[Unpaired]:
+    """The events that this side has and the other does not."""
+    common = set(paired)
+    missing = [name for name in side.names if name not in common]
+    return [
+        Unpaired(name, f"not in {other.origin}")
+        for name in missing
+        if name not in specs or not specs[name].extra
+    ]

@@ -1,0 +1,90 @@
+"""Many prompts through two models: the gate for a CI job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..decoder import Decoder
+from ..errors import FileFormatError, InputError
+from ..model import Model
+from .diff import diff
+
+PROMPTS_SCHEMA = "microgpt.prompts/1"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptComparison:
+    """What one prompt showed: how the predictions agree, and the event farthest from its band."""
+
+    text: str
+    tokens: int
+    same: bool
+    first: str | None
+    worst: str
+    relative: float
+    tolerance: float
+    positions: int
+    same_argmax: int
+    mean_kl: float
+    max_kl: float
+
+
+def read_prompts(path: Path) -> list[str | list[int]]:
+    """A prompt a line, as text, or as JSON: a list of token ids, or a string with its escapes.
+
+    Empty lines are left out. Raises FileFormatError.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise FileFormatError(f"{path}: cannot read the prompts ({reason})") from error
+    found = [_prompt(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise FileFormatError(f"{path}: expected a prompt a line, found none")
+    return found
+
+
+def _prompt(path: Path, number: int, line: str) -> str | list[int]:
+    if line[0] not in '["':
+        return line
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return line
+    tokens = isinstance(value, list) and value and all(type(item) is int for item in value)
+    if not tokens and not isinstance(value, str):
+        raise FileFormatError(
+            f"{path}, line {number}: expected a text or a list of token ids, found {line:.60}"
+        )
+    return value
+
+
+def diff_prompts(
+    a: Model | Decoder,
+    b: Model | Decoder,
+    prompts: Sequence[str | list[int]],
+    report: Callable[[int, int], None] = lambda done, count: None,
+    **options: Any,
+) -> Iterator[PromptComparison]:
+    """Compare two models on every prompt; `options` are those of `diff`. Raises InputError, saying which
+    prompt it is that does not fit."""
+    for number, prompt in enumerate(prompts):
+        report(number, len(prompts))
+        said: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}
+        try:
+            result = diff(a, b, **said, **options)
+        except InputError as error:
+            raise InputError(f"prompt {number + 1}: {error}") from error
+        worst, agreement = result.worst, result.agreement
+        if agreement is None:
+            raise InputError("prompts are judged by their logits, which --layer leaves out")
+        yield PromptComparison(
+            prompt if isinstance(prompt, str) else str(prompt), len(result.tokens or ()), result.same,
+            result.first, worst.name, worst.relative, worst.tolerance, agreement.positions,
+            agreement.same_argmax, agreement.mean_kl, agreement.max_kl,
+        )  # fmt: skip

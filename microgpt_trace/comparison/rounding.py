@@ -1,0 +1,64 @@
+"""What an engine of lower precision does to a value: the roundings of bf16, f16 and 8-bit blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..stats import Array
+
+BLOCK = 32  # elements of Q8_0 that share a scale
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How an engine computes: how it rounds, where, and the largest relative error of one rounding.
+
+    `inputs` are the events that are rounded only on their way into a product; empty: every event's
+    own value is rounded.
+    """
+
+    name: str
+    words: str
+    round: Callable[[Array], Array]
+    unit: float
+    inputs: tuple[str, ...] = ()
+
+
+def to_bf16(x: Array) -> Array:
+    """The nearest bfloat16, ties to even, as float32: 8 of the 24 bits of a fraction remain."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
+
+
+def to_f16(x: Array) -> Array:
+    """The nearest float16 as float32, infinite above 65,504."""
+    with np.errstate(over="ignore"):
+        return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
+
+
+def to_q8(x: Array) -> Array:
+    """Blocks of 32 along the rows as 8-bit integers with a scale each, as engines for quantised weights
+    round what goes into a product: [..., K] -> [..., K]"""
+    width = x.shape[-1]
+    padded = np.zeros((*x.shape[:-1], -(-width // BLOCK) * BLOCK), np.float32)
+    padded[..., :width] = x
+    blocks = padded.reshape(-1, BLOCK)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quants = np.where(scale > 0, np.rint(blocks / scale), 0)
+    return (quants * scale).reshape(padded.shape)[..., :width].astype(np.float32)
+
+
+INTO_PRODUCTS = (
+    "layer*.attn.norm", "layer*.attn.context", "layer*.mlp.norm", "layer*.mlp.hidden", "final.norm",
+)  # fmt: skip
+INTO_PRODUCTS_OF_MICROGPT = ("layer*.attn.norm", "layer*.attn.context", "layer*.mlp.norm", "layer*.mlp.act")
+COMPUTES = {
+    "bf16": Compute("bf16", "every value rounded to bfloat16", to_bf16, 2**-8),
+    "f16": Compute("f16", "every value rounded to float16", to_f16, 2**-11),
+    "q8": Compute("q8", "8-bit blocks go into the products", to_q8, 2**-8, INTO_PRODUCTS),
+}

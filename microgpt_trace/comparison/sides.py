@@ -1,0 +1,201 @@
+"""What is compared: a model that is run now, or a recording. Either gives pieces of events by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..decoder import Decoder, parameter
+from ..dumps.layouts import fit
+from ..dumps.recording import OWN, Fitted, Recorded, Recording
+from ..dumps.shapes import event_shapes
+from ..errors import InputError
+from ..events import TraceEvent
+from ..model import Model
+from ..stats import Array
+from ..traces import TraceInput
+from .rounding import Compute
+from .streams import EventStream, Piece
+
+if TYPE_CHECKING:
+    from ..dumps.mapping import NameMap
+
+# apr's and llama.cpp's names of products without their biases, and which biases these are
+BEFORE_BIASES = (
+    (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
+    (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
+)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """What one side has and the other lacks, and why it was not compared."""
+
+    name: str
+    reason: str
+
+
+class ModelSide:
+    """A model that runs on the tokens now."""
+
+    kind = "model, run now"
+    statistics: Mapping[str, TraceEvent] = {}  # it has values
+    logit_positions: Sequence[int] | None = None  # all
+
+    def __init__(self, model: Model | Decoder, inputs: TraceInput) -> None:
+        self.model, self.inputs, self.origin = model, inputs, model.origin
+        self.shapes = event_shapes(model, len(inputs.tokens))
+        self.tokens: tuple[int, ...] | None = inputs.tokens
+        self.names = [n for n in self.shapes if n != "loss" or any(t is not None for t in inputs.targets)]
+        self.unpaired: list[Unpaired] = []
+        self.notes = [*getattr(model, "assumed", ()), *inputs.notes]
+        self._pieces: Iterator[Piece] = iter(())
+
+    def run(self, names: Sequence[str], compute: Compute | None = None) -> EventStream:
+        """Start the pass; `pieces` or `take` then give what comes."""
+        stream = EventStream(self.model, self.inputs, names, compute)
+        self._pieces = iter(stream)
+        return stream
+
+    def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
+        return self._pieces
+
+    def take(self, piece: Piece) -> Piece:
+        """What this side has beside another side's piece."""
+        own = next(self._pieces)
+        if (own.name, own.positions) != (piece.name, piece.positions):
+            raise InputError(f"{self.origin} computes {own.name} where the other computes {piece.name}")
+        return own
+
+
+@dataclass
+class RecordingSide:
+    """What another run left, laid out as `shapes` say."""
+
+    recording: Recording
+    shapes: Shapes
+    tokens: tuple[int, ...] | None
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    model: Model | Decoder | None = None  # whose events these are taken for
+    notes: list[str] = field(default_factory=list)
+    unpaired: list[Unpaired] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.origin, self.kind = self.recording.origin, self.recording.kind
+        self.statistics = {} if self.recording.tensors else self.recording.statistics
+        self.logit_positions = self.recording.positions
+        self.notes += self.recording.notes
+        self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
+        self.names = [name for name in self.recording.tensors or self.statistics if not self._unbiased(name)]
+        self._name, self._fitted = "", Fitted(np.empty(0))
+
+    def _unbiased(self, name: str) -> bool:
+        """Whether a tensor is known by a name that is before the bias, which our event is after."""
+        recorded, config = self.recording.tensors.get(name), self.model and self.model.config
+        biases = {*getattr(config, "biases", ())}
+        if recorded is None or not any(
+            before.fullmatch(Path(recorded.source).stem) and biases & of for before, of in BEFORE_BIASES
+        ):
+            return False
+        reason = "before the bias, which our event is after"
+        self.unpaired.append(Unpaired(f"{name} in {recorded.source}", reason))
+        return True
+
+    def run(self, names: Sequence[str], compute: Compute | None = None) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
+        for name in names:
+            yield self._piece(name)
+
+    def take(self, piece: Piece) -> Piece:
+        """What this side has beside another side's piece."""
+        return self._piece(piece.name)
+
+    def _piece(self, name: str) -> Piece:
+        fitted = self.fitted(name)
+        whole = range(fitted.array.shape[-2] if fitted.array.ndim else 0)
+        return Piece(name, fitted.array, fitted.positions or whole)
+
+    def fitted(self, name: str) -> Fitted:
+        """The event's array in our shape. Raises InputError where its layout cannot be told."""
+        if name != self._name:
+            self._name, self._fitted = name, self._fit(name, self.recording.tensors[name])
+            if self._fitted.note and (said := f"{name}: {self._fitted.note}") not in self.notes:
+                self.notes.append(said)
+        return self._fitted
+
+    def _fit(self, name: str, recorded: Recorded) -> Fitted:
+        recorded = _without_padding(name, recorded, self.shapes[name])
+        layout = self.layouts.get(name, recorded.layout)
+        config = self.model.config if self.model is not None else None
+        logits = name in ("logits", "probs")
+        return fit(
+            name,
+            replace(recorded, layout=layout),
+            self.shapes,
+            head_dim=config.head_dim if config is not None else None,
+            adjacent_pairs=bool(getattr(config, "adjacent_pairs", False)),
+            positions=self.recording.positions if logits and layout == OWN else None,
+        )
+
+
+def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
+    """llama.cpp's attention weights without the columns of keys that no position has yet, which are 0."""
+    if not name.endswith(".weights") or not Path(recorded.source).stem.startswith("kq_soft_max"):
+        return recorded
+    keys = shape[-1]
+    if recorded.shape[-1] <= keys:
+        return recorded
+
+    def read() -> Array:
+        values = recorded.read()
+        if values[..., keys:].any():
+            raise InputError(f"{recorded.source}: expected {keys} keys, found weights of more")
+        return values[..., :keys]
+
+    return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
+
+
+Side = ModelSide | RecordingSide
+
+
+def recognise(model: Model | Decoder, recorded: Recorded) -> tuple[int, ...] | None:
+    """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
+
+    A row counts as a token's where it lies within 1 % of it, the nearest one's.
+    """
+    length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
+    if rest or not length or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
+        return None
+    try:
+        rows = fit("embed.tok", recorded, event_shapes(model, length)).array
+    except InputError:
+        return None
+    table = parameter(model, "wte") if isinstance(model, Decoder) else model.params["wte"]
+    size = np.einsum("vc,vc->v", table, table)
+    tokens = (size - 2 * rows @ table.T).argmin(axis=1)  # of |row - token|^2 what depends on the token
+    off = np.linalg.norm(rows - table[tokens], axis=1)
+    near = off <= 0.01 * np.linalg.norm(table[tokens], axis=1)
+    return tuple(tokens.tolist()) if near.all() else None
+
+
+def opened(path: Path, names: NameMap | None = None, **options: Any) -> Model | Decoder | Recording:
+    """The model or the recording under a path; `options` are those of `load`. Raises FileFormatError."""
+    from ..loading import load
+
+    surely_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
+    if not surely_model:
+        from ..dumps.files import is_recording, open_recording
+
+        if is_recording(path):
+            return open_recording(path, names)
+    return load(path, **options)

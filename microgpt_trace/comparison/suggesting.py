@@ -1,0 +1,68 @@
+"""A map drafted for a dump beside a model: which of its names is which event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..dumps.recording import Recording
+from ..dumps.shapes import event_shapes
+from ..dumps.suggestion import suggest, to_toml, unplaced
+from ..errors import InputError
+from ..model import Model
+from ..stats import Array
+from ..threads import one_blas_thread
+from .pairing import prepared
+from .sides import recognise
+from .streams import EventStream
+
+
+def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
+    """The TOML of a map from a dump's names to events, for `--map`.
+
+    One side is a dump and the other a model, which runs on the text, the tokens, or those that the dump
+    says or whose embedding it holds. Raises InputError where it is otherwise.
+    """
+    dumps = [side for side in sides if isinstance(side, Recording)]
+    models = [side for side in sides if not isinstance(side, Recording)]
+    if len(dumps) != 1:
+        raise InputError("--suggest-map compares a dump with a model: one of each")
+    (dump,), (model,) = dumps, models
+    if text is None and tokens is None:
+        tokens = dump.tokens or _found_tokens(model, dump)
+        if tokens is None:
+            raise InputError(
+                f"{dump.origin} does not say its tokens, and no array of it is rows of the embedding: give "
+                "the text or --tokens"
+            )
+    inputs = prepared(model, text if tokens is None else None, tokens)
+    shapes = event_shapes(model, len(inputs.tokens))
+    names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
+    with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
+        found = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
+    return to_toml(found, unplaced(found, dump), dump, inputs.tokens)
+
+
+def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
+    """Whole events; logits that come in parts are put together."""
+    parts: dict[str, list[Array]] = {}
+    for name, value, positions in stream:
+        if value.ndim and len(positions) < length:
+            parts.setdefault(name, []).append(value)
+        else:
+            yield name, value
+    for name, values in parts.items():
+        yield name, np.concatenate(values)
+
+
+def _found_tokens(model: Model | Decoder, dump: Recording) -> tuple[int, ...] | None:
+    """The tokens of the first array that is rows of the embedding."""
+    named = dump.tensors.get("embed.tok")
+    for recorded in [named] if named else [left.recorded for left in dump.leftovers]:
+        tokens = recognise(model, recorded)
+        if tokens is not None:
+            return tokens
+    return None

@@ -1,0 +1,276 @@
+"""A comparison as tables: where two runs part on top, then every event in order of computation."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from ..comparison.differences import Comparison, EventDifference
+from ..comparison.prompts import PromptComparison
+from ..comparison.sides import Unpaired
+from .decoder import escape_blank
+from .layout import Column, print_table
+from .screen import Screen, escape, labelled, on_one_line, significant
+
+WIDE = 100  # columns of a terminal from which on tables have all columns
+FEW = 64  # events that are all shown without --verbose
+MAX_TOKENS = 40  # that a header spells out
+MAX_LISTED = 8  # names of a list before some are left out
+
+
+def print_comparison(
+    result: Comparison, screen: Screen, *, verbose: bool = False, by_position: bool = False
+) -> None:
+    """The whole comparison: sides, verdict, first divergence, tables, what was not compared."""
+    _print_sides(result, screen)
+    _print_verdict(result, screen)
+    if not verbose and all(event.relative == 0 for event in result.events):
+        pass  # there is nothing to tell apart
+    elif verbose or len(result.events) <= FEW:
+        _print_events(result, result.events, screen)
+    else:
+        _print_overview(result, screen)
+    if by_position:
+        _print_positions(result, screen)
+    for side, letter in ((result.a, "A"), (result.b, "B")):
+        print_unpaired(side.unpaired, f"{letter}, not compared", screen)
+
+
+def _print_sides(result: Comparison, screen: Screen) -> None:
+    pairs = []
+    for side, letter in ((result.a, "A"), (result.b, "B")):
+        pairs.append((letter, f"{side.origin} ({side.kind})"))
+        pairs += [("", note) for note in of_all_layers(side.notes)]
+    if result.tokens is not None:
+        pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
+    pairs.append(("band", result.tolerance.reason))
+    labelled(pairs, screen)
+
+
+def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
+    """How many, and each with its text where that is known."""
+    known = [f"{escape_blank(label)}=" for label in labels] or [""] * len(tokens)
+    shown = " ".join(f"{label}{token}" for label, token in zip(known, tokens[:MAX_TOKENS], strict=False))
+    return f"{len(tokens):,}: {on_one_line(shown)}{' …' * (len(tokens) > MAX_TOKENS)}"
+
+
+def _print_verdict(result: Comparison, screen: Screen) -> None:
+    if result.same:
+        worst, count = result.worst, len(result.events)
+        if worst.relative == 0:
+            screen.say(f"\n[bold green]The same, bit for bit: all {count:,} events[/bold green]")
+        else:
+            screen.say(f"\n[bold green]The same: all {count:,} events lie within their bands[/bold green]")
+            nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
+            screen.say(f"nearest to its band: {worst.name}, {nearest}")
+    else:
+        _print_first(result, screen)
+    if result.agreement is not None:
+        agreement = result.agreement
+        screen.say(
+            f"predictions: the same token at {agreement.same_argmax:,} of {agreement.positions:,} positions, "
+            f"KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
+            f"(position {agreement.max_kl_position})"
+        )
+
+
+def _print_first(result: Comparison, screen: Screen) -> None:
+    first = result.event(result.first or "")
+    screen.say(f"\n[bold red]First divergence: {_place(first)}{_at(result, first)}[/bold red]")
+    if first.expr:
+        screen.say(f"  {escape(first.expr)}", style="dim")
+    element = f"element {list(first.index)}: " if first.index else "value: "
+    screen.say(f"  {escape(element)}A has {number(first.a)}, B has {number(first.b)}")
+    screen.say(f"  off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
+    count = sum(not event.holds for event in result.events)
+    later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
+    since = f"up to {result.since} all events agree" if result.since else "no event before it was compared"
+    screen.say(f"  {since}{later}")
+    if result.between:
+        screen.say(f"  not compared in between: {_listed(result.between)}")
+    if result.jump is not None:
+        jump = result.jump
+        where = "there" if jump.name == first.name else f"at {jump.name}"
+        screen.say(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
+
+
+def _place(event: EventDifference) -> str:
+    return event.name if event.layer is None else f"layer {event.layer}, {event.name}"
+
+
+def _at(result: Comparison, event: EventDifference) -> str:
+    if event.position is None:
+        return ""
+    labels = result.labels
+    known = f" ({escape(escape_blank(labels[event.position]))})" if event.position < len(labels) else ""
+    head = f", head {event.head}" if event.head is not None else ""
+    return f", position {event.position}{known}{head}"
+
+
+def _of(event: EventDifference) -> str:
+    """What the error is a share of."""
+    if not event.by_position:
+        return f" ({event.measured})"
+    return " of the worst row" + (f" {event.measured}" if event.measured else "")
+
+
+def error(value: float) -> str:
+    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same."""
+    if not math.isfinite(value):
+        return "not finite on one side alone"
+    return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
+
+
+def number(value: float) -> str:
+    return significant(value).replace("inf", "Infinity")
+
+
+def _short(value: float) -> str:
+    return error(value) if math.isfinite(value) else "NaN/Inf"
+
+
+def _of_band(result: PromptComparison) -> str:
+    """The error as a share of its band."""
+    share = result.relative / result.tolerance if result.tolerance else math.inf * result.relative
+    return f"{share:.2g}" if math.isfinite(share) else "–"
+
+
+def _columns(screen: Screen) -> list[Column]:
+    shape = [Column("shape", lambda e: str(list(e.shape)))] if screen.width >= WIDE else []
+    return [
+        Column("", _mark, style=_alarm, whole=True),
+        Column("event", lambda e: e.name, whole=True, style=_alarm),
+        *shape,
+        Column("worst", lambda e: _short(e.relative), right=True, style=_alarm),
+        Column(
+            "band", lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else error(e.tolerance), right=True
+        ),
+        Column("median", lambda e: "–" if e.median is None else _short(e.median), right=True),
+        Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
+        Column("max |d|", lambda e: f"{e.max_abs:.2g}" if e.max_abs < math.inf else "NaN/Inf", right=True),
+        Column("at", lambda e: str(list(e.max_index)) if e.max_index else "–", whole=True),
+    ]
+
+
+def _mark(event: EventDifference) -> str:
+    return "" if event.holds else "✗"
+
+
+def _alarm(event: EventDifference) -> str:
+    return "" if event.holds else "red"
+
+
+def _print_events(result: Comparison, events: Sequence[EventDifference], screen: Screen) -> None:
+    screen.say("\n[bold cyan]Events in order of computation[/bold cyan]")
+    print_table(_columns(screen), events, screen)
+    _print_legend(events, screen)
+
+
+def _print_legend(events: Sequence[EventDifference], screen: Screen) -> None:
+    legend = "worst, median: |a - b| / |a| of a row"
+    hidden = sorted({event.measured for event in events if event.measured and event.by_position})
+    legend += f", or {' or '.join(hidden)} where that is larger" if hidden else ""
+    legend += "; max |d|: the largest |a - b|"
+    screen.say(f"[dim]{legend}[/dim]")
+
+
+def _print_overview(result: Comparison, screen: Screen) -> None:
+    """The worst event of every layer; and all events of the layer where the runs part."""
+    rows = [_worst_of(events) for _, events in groupby(result.events, key=_part)]
+    screen.say("\n[bold cyan]The worst event of each layer (--verbose shows all)[/bold cyan]")
+    print_table(_columns(screen), rows, screen)
+    _print_legend(rows, screen)
+    if result.first is None:
+        return
+    first = result.event(result.first)
+    around = [event for event in result.events if event.layer == first.layer]
+    where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
+    screen.say(f"\n[bold cyan]All of {where}[/bold cyan]")
+    print_table(_columns(screen), around, screen)
+
+
+def _part(event: EventDifference) -> str:
+    """A layer, or what comes before them all or after."""
+    return event.stage if event.layer is None else str(event.layer)
+
+
+def _worst_of(events: Iterator[EventDifference]) -> EventDifference:
+    return max(events, key=lambda e: (not e.holds, e.relative / e.tolerance if e.tolerance else e.relative))
+
+
+def _print_positions(result: Comparison, screen: Screen) -> None:
+    """The worst row of every event at each of the positions."""
+    events = [event for event in result.events if len(event.by_position) == len(result.tokens or ())]
+    titles = [str(position) for position in result.positions]
+    columns = [Column("event", lambda e: e.name, whole=True, style=_alarm)]
+    room = max(1, (screen.width - max(len(e.name) for e in events)) // 10) if events else 1
+    screen.say("\n[bold cyan]Worst row by position[/bold cyan]")
+    for start in range(0, len(titles), room):
+        shown = result.positions[start : start + room]
+        cells = [
+            Column(_title(result, p), lambda e, p=p: _short(e.by_position[p]), right=True)  # type: ignore[misc]
+            for p in shown
+        ]
+        print_table([*columns, *cells], events, screen)
+
+
+def _title(result: Comparison, position: int) -> str:
+    if position >= len(result.labels):
+        return str(position)
+    return f"{position} {on_one_line(escape_blank(result.labels[position]))[:6]}"
+
+
+def of_all_layers(texts: Sequence[str]) -> list[str]:
+    """What is said of several layers in the same words, said once."""
+    grouped: dict[str, list[str]] = {}
+    for text in texts:
+        grouped.setdefault(re.sub(r"\blayer\d+\b", "layer*", text), []).append(text)
+    return [
+        same[0] if len(same) == 1 else f"{pattern} ({len(same)} layers)" for pattern, same in grouped.items()
+    ]
+
+
+def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) -> None:
+    """What one side has and the other lacks, by the reason."""
+    if not left_over:
+        return
+    screen.say(f"\n[bold cyan]Only in {title}[/bold cyan]")
+    by_reason: dict[str, list[str]] = {}
+    for unpaired in left_over:
+        by_reason.setdefault(unpaired.reason, []).append(unpaired.name)
+    for reason, names in by_reason.items():
+        screen.say(escape(f"{_listed(of_all_layers(names))}: {reason}"))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
+    """A row per prompt, then the verdict over all."""
+    figures = [
+        Column("error", lambda r: _short(r.relative), right=True),
+        Column("band", lambda r: error(r.tolerance), right=True),
+    ]
+    columns = [
+        Column("", lambda r: "" if r.same else "✗", style=lambda r: "red", whole=True),
+        Column("prompt", lambda r: on_one_line(r.text), wrap=True),
+        Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
+        Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
+        Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
+        Column("worst event", lambda r: r.worst, whole=True),
+        *(figures if screen.width >= WIDE else []),
+        Column("of band", _of_band, right=True),
+    ]
+    print_table(columns, results, screen)
+    failed = [r for r in results if not r.same]
+    agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
+    screen.say(f"\nthe same token at {agreed:,} of {positions:,} positions")
+    if failed:
+        first = failed[0].first
+        screen.say(f"[bold red]{len(failed)} of {len(results)} prompts part[/bold red], the first at {first}")
+    else:
+        screen.say(f"[bold green]The same: all {len(results)} prompts lie within their bands[/bold green]")

@@ -1,0 +1,96 @@
+"""Comparisons as JSON, and the schemas of these documents, which follow from their dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..comparison.bands import Tolerance
+from ..comparison.differences import (
+    DIFF_SCHEMA,
+    Agreement,
+    Comparison,
+    EventDifference,
+    Jump,
+    SideSummary,
+)
+from ..comparison.prompts import PROMPTS_SCHEMA, PromptComparison
+from ..comparison.sides import Unpaired
+from ..comparison.weights import WeightRow, WeightsComparison
+from .document import plain
+from .document import to_text as to_json
+from .schema import closed_object, preamble, record, schema_of
+
+WEIGHTS_SCHEMA = "microgpt.weights/1"
+_DIFF = {
+    EventDifference: "event",
+    Jump: "jump",
+    Agreement: "agreement",
+    SideSummary: "side",
+    Unpaired: "unpaired",
+    Tolerance: "tolerance",
+}
+__all__ = ["SCHEMAS", "comparison_document", "prompts_document", "to_json", "weights_document"]
+
+
+def comparison_document(result: Comparison) -> dict[str, Any]:
+    """A comparison as plain data."""
+    return {"schema": DIFF_SCHEMA, "same": result.same, **plain(result)}
+
+
+def weights_document(result: WeightsComparison) -> dict[str, Any]:
+    """A comparison of parameters as plain data."""
+    return {"schema": WEIGHTS_SCHEMA, **plain(result)}
+
+
+def prompts_document(a: str, b: str, results: Sequence[PromptComparison]) -> dict[str, Any]:
+    """The comparisons of many prompts as plain data."""
+    same = all(result.same for result in results)
+    return {"schema": PROMPTS_SCHEMA, "a": a, "b": b, "same": same, "prompts": plain(list(results))}
+
+
+def _schema(identifier: str, title: str, kind: type, names: dict[type, str], **more: Any) -> dict[str, Any]:
+    whole = record(kind, names)
+    head = {"schema": {"const": identifier}, **more}
+    body = closed_object({**head, **whole["properties"]})
+    definitions = {name: record(part, names) for part, name in names.items()}
+    return {**preamble(title, identifier), **body, "$defs": definitions}
+
+
+def _diff_schema() -> dict[str, Any]:
+    return _schema(DIFF_SCHEMA, "Two runs compared", Comparison, _DIFF, same={"type": "boolean"})
+
+
+def _weights_schema() -> dict[str, Any]:
+    return _schema(WEIGHTS_SCHEMA, "Two models' parameters", WeightsComparison, {WeightRow: "parameter"})
+
+
+def _prompts_schema() -> dict[str, Any]:
+    names: dict[type, str] = {PromptComparison: "prompt"}
+    prompts = {"type": "array", "items": schema_of(PromptComparison, names)}
+    sides = {side: {"type": "string"} for side in "ab"}
+    head = {"schema": {"const": PROMPTS_SCHEMA}, **sides, "same": {"type": "boolean"}, "prompts": prompts}
+    definitions = {"prompt": record(PromptComparison, names)}
+    return {**preamble("Many prompts compared", PROMPTS_SCHEMA), **closed_object(head), "$defs": definitions}
+
+
+def _diagnosis_schema() -> dict[str, Any]:
+    from ..diagnosis.diagnose import Diagnosis
+    from ..diagnosis.hypotheses import Finding
+    from ..diagnosis.judging import OperationResult
+    from .diagnosis import DIAGNOSIS_SCHEMA
+
+    names: dict[type, str] = {OperationResult: "operation", Finding: "finding", Unpaired: "unpaired"}
+    text = {"type": "string"}
+    dump = closed_object({"origin": text, "kind": text, "notes": {"type": "array", "items": text}})
+    unpaired = {"type": "array", "items": schema_of(Unpaired, names)}
+    head = {"clean": {"type": "boolean"}, "dump": dump, "model": text, "unpaired": unpaired}
+    return _schema(DIAGNOSIS_SCHEMA, "A dump diagnosed", Diagnosis, names, **head)
+
+
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "diff": _diff_schema,
+    "weights": _weights_schema,
+    "prompts": _prompts_schema,
+    "diagnosis": _diagnosis_schema,
+}

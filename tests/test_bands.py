@@ -1,0 +1,122 @@
+"""Bands: how they grow with depth and with scores, what a third run adds, and the words for it."""
+
+import numpy as np
+import pytest
+
+from microgpt_trace.comparison.bands import AMPLIFIED, FACTOR, ROUNDING, Bands, tolerance_of
+from microgpt_trace.comparison.measures import compare_rows
+from microgpt_trace.comparison.rounding import COMPUTES
+from microgpt_trace.events import EventSpec
+
+NOTHING = (None, None, None, None, None)
+
+
+def spec(name):
+    layer = int(name[5 : name.index(".")]) if name.startswith("layer") else None
+    stage = "embedding" if name.startswith("embed") else "head" if layer is None else "attention"
+    return EventSpec(name, stage, layer, "")
+
+
+def rows(size=1.0, off=0.0, count=3):
+    a = np.full((count, 4), size)
+    return compare_rows(a, a * (1 - off))
+
+
+def band(bands, name, third=None):
+    found = bands.of(spec(name), rows(), third)
+    assert found.shape == (3,)
+    return float(found.max())
+
+
+def plain(layers=30):
+    return Bands(tolerance_of(*NOTHING), layers)
+
+
+def test_the_band_grows_with_the_root_of_the_depth():
+    bands = plain()
+    found = [band(bands, f"layer{i}.attn.q") / ROUNDING for i in (0, 1, 7, 29)]
+    print(found)
+    assert found == pytest.approx([2**0.5, 3**0.5, 3, 31**0.5])
+    assert band(bands, "embed.tok") == ROUNDING
+    assert band(bands, "logits") == pytest.approx(ROUNDING * 32**0.5)
+
+
+@pytest.mark.parametrize("name", ["layer3.attn.weights", "probs", "loss"])
+def test_what_a_softmax_gives_may_differ_more(name):
+    other = "logits" if "." not in name else "layer3.attn.q"
+    assert band(plain(), name) == pytest.approx(AMPLIFIED * band(plain(), other))
+
+
+def test_large_scores_widen_the_bands_from_their_layer_on():
+    bands, usual = plain(), plain()
+    bands.note(spec("layer3.attn.scores"), [np.full((2, 3, 3), 500.0)] * 2)
+    assert band(bands, "layer2.mlp.down") == band(usual, "layer2.mlp.down")
+    for name in ("layer3.attn.weights", "layer4.attn.q", "layer29.mlp.down", "logits"):
+        assert band(bands, name) > 2 * band(usual, name)
+
+
+@pytest.mark.parametrize("wrong", [1e8, 3.4e38, np.inf, np.nan])
+def test_scores_of_one_side_alone_do_not_widen_a_band(wrong):
+    usual, fine = np.ones((1, 2, 2)), np.full((1, 2, 2), wrong)
+    widths = []
+    for sides in ([usual, usual], [fine, usual], [usual, fine]):
+        bands = plain()
+        bands.note(spec("layer0.attn.scores"), sides)
+        widths.append(band(bands, "layer0.attn.weights"))
+    print(widths)
+    assert max(widths) <= 1.01 * band(plain(), "layer0.attn.weights")
+
+
+def test_what_stands_for_a_mask_is_no_score():
+    bands = plain()
+    bands.note(spec("layer0.attn.scores"), [np.full((1, 2, 2), -3.4e38)] * 2)
+    assert band(bands, "layer0.attn.q") < 0.01
+
+
+def test_other_events_are_not_noted():
+    bands = plain()
+    bands.note(spec("layer0.attn.q"), [np.full((2, 2), 1e4)] * 2)
+    assert band(bands, "layer0.attn.q") == band(plain(), "layer0.attn.q")
+
+
+def test_a_third_run_widens_the_band():
+    bands = Bands(tolerance_of(None, "third", None, None, None), 30)
+    found = band(bands, "layer0.attn.q", rows(off=0.02))
+    assert found == pytest.approx(FACTOR * 0.02, rel=0.01)
+    assert band(bands, "layer0.attn.q", rows()) == pytest.approx(band(plain(), "layer0.attn.q"))
+
+
+def test_the_factor_that_was_given():
+    bands = Bands(tolerance_of(None, "third", 9.0, None, None), 30)
+    assert band(bands, "layer0.attn.q", rows(off=0.02)) == pytest.approx(0.18, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "unit"), [("bf16", 2**-8), ("f16", 2**-11), ("q8", 0)])
+def test_one_rounding_is_allowed_even_where_ours_was_exact(name, unit):
+    bands = Bands(tolerance_of(COMPUTES[name], None, None, None, None), 30, COMPUTES[name])
+    own = band(plain(), "layer0.attn.q")
+    assert band(bands, "layer0.attn.q", rows()) == pytest.approx(FACTOR * unit + own)
+
+
+def test_a_band_that_was_given():
+    bands = Bands(tolerance_of(None, None, None, 0.03, None), 30)
+    for name in ("embed.tok", "layer29.attn.weights", "logits"):
+        assert band(bands, name) == 0.03
+    assert band(Bands(tolerance_of(None, None, None, None, 1e-3), 30), "logits") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "words"),
+    [
+        (NOTHING, "float32", "float32 rounding"),
+        ((COMPUTES["bf16"], None, None, None, None), "bf16", f"{FACTOR:g} times what our own forward strays"),
+        ((COMPUTES["q8"], None, 2.0, None, None), "q8", "2 times what our own"),
+        ((None, "r.gguf", None, None, None), "calibrated", f"{FACTOR:g} times the distance of r.gguf"),
+        ((None, None, None, 0.1, None), "given", "rtol 0.1, atol 0"),
+        ((None, None, None, None, 0.5), "given", "rtol 0, atol 0.5"),
+    ],
+)
+def test_the_reason_is_said(asked, kind, words):
+    found = tolerance_of(*asked)
+    assert found.kind == kind
+    assert words in found.reason

@@ -1,0 +1,199 @@
+"""Row by row distances: worked by hand, and as laws that hold for any two tensors."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from microgpt_trace.comparison.measures import Rows, compare_rows, join
+
+SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
+NUMBERS = st.floats(-100, 100, width=32)
+
+
+def normal(*shape, seed=1):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_equal(found, wanted):
+    """Two Rows, field by field."""
+    for field in fields(Rows):
+        a, b = getattr(found, field.name), getattr(wanted, field.name)
+        np.testing.assert_allclose(a, b, rtol=1e-12, err_msg=field.name)
+
+
+def test_a_row_by_hand():
+    a, b = np.array([[3.0, 4.0, 0.0]]), np.array([[3.0, 3.0, 0.0]])
+    rows = compare_rows(a, b)
+    assert rows.a == pytest.approx(5 / 3**0.5)
+    assert rows.b == pytest.approx((18 / 3) ** 0.5)
+    assert rows.d == pytest.approx(1 / 3**0.5)
+    assert rows.relative() == pytest.approx(1 / 5)  # of the larger of the two
+    assert rows.cosine == pytest.approx((9 + 12) / (5 * 18**0.5))
+    assert (rows.largest, rows.column, rows.of_a, rows.of_b, rows.odd) == (1, 1, 4, 3, -1)
+
+
+@pytest.mark.parametrize("factor", [1.01, 0.99, -1.0, 0.0])
+def test_a_scaled_row_is_off_by_the_factor(factor):
+    a = normal(5, 64)
+    a /= np.linalg.norm(a, axis=1, keepdims=True)  # so that no row is smaller than the median row
+    found = compare_rows(a, a * np.float32(factor)).relative()
+    wanted = abs(1 - factor) / max(1, abs(factor))
+    print(found, wanted)
+    assert found == pytest.approx(np.full(5, wanted), rel=1e-5, abs=1e-7)
+
+
+def test_identical_rows_are_zero_apart():
+    rows = compare_rows(normal(4, 8), normal(4, 8))
+    assert not rows.relative().any()
+    assert not rows.strict().any()
+    assert not rows.largest.any()
+    assert (rows.cosine == 1).all()
+
+
+def test_rows_of_zeros_are_the_same_and_a_row_lost_is_all_of_it():
+    a = normal(3, 8)
+    a[1] = 0
+    b = a.copy()
+    b[2] = 0
+    assert compare_rows(a, a).relative().tolist() == [0, 0, 0]
+    assert compare_rows(a, b).relative().tolist() == [0, 0, 1]
+    zero = np.zeros((2, 4))
+    assert compare_rows(zero, zero).strict().tolist() == [0, 0]
+    assert (compare_rows(zero, zero + 1).strict() == 1).all()
+
+
+def test_a_small_row_counts_as_the_median_row():
+    a = normal(5, 64)
+    a[3] *= np.float32(1e-6)
+    b = a.copy()
+    b[3] *= 2
+    found = compare_rows(a, b).relative()
+    print(found)
+    assert 0 < found[3] < 1e-5
+
+
+def test_an_outlying_channel_does_not_hide_the_others():
+    a = normal(4, 256)
+    a[:, 7] = 3000
+    b = a * np.float32(1.01)
+    b[:, 7] = 3000
+    rows = compare_rows(a, b)
+    print(rows.relative(), rows.strict())
+    assert (rows.relative() < 1e-4).all()
+    assert rows.strict() == pytest.approx(np.full(4, 0.01), rel=0.15)
+
+
+def test_an_error_of_the_outlying_channel_is_seen_as_well():
+    a = normal(4, 256)
+    a[:, 7] = 3000
+    b = a.copy()
+    b[:, 7] = 2970
+    assert compare_rows(a, b).strict() == pytest.approx(np.full(4, 0.01), rel=0.02)
+
+
+def test_the_bias_is_taken_out():
+    bias = 600 * normal(64, seed=2)
+    plain = normal(6, 64)
+    rows = compare_rows(plain + bias, plain * np.float32(1.01) + bias, bias=bias)
+    print(rows.relative(), rows.strict())
+    assert (rows.relative() < 1e-4).all()
+    assert rows.plain_a == pytest.approx(np.sqrt(np.square(plain).mean(axis=1)), rel=1e-3)
+    assert rows.strict() == pytest.approx(np.full(6, 0.01), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("in_a", "in_b", "column"),
+    [
+        (1.0, np.nan, 2),
+        (np.nan, 1.0, 2),
+        (np.inf, 1.0, 2),
+        (np.inf, -np.inf, 2),
+        (np.nan, np.inf, 2),
+        (np.nan, np.nan, -1),
+        (np.inf, np.inf, -1),
+        (-np.inf, -np.inf, -1),
+    ],
+)
+def test_not_finite_on_one_side(in_a, in_b, column):
+    a, b = normal(3, 5), normal(3, 5)
+    a[1, 2], b[1, 2] = in_a, in_b
+    rows = compare_rows(a, b)
+    assert rows.odd.tolist() == [-1, column, -1]
+    assert rows.strict().tolist() == [0, 0 if column < 0 else np.inf, 0]
+
+
+def test_not_finite_in_both_leaves_the_other_elements_to_be_compared():
+    a, b = normal(3, 5), normal(3, 5)
+    a[1, 2] = b[1, 2] = np.nan
+    b[1, 4] += 1
+    rows = compare_rows(a, b)
+    assert rows.odd.tolist() == [-1, -1, -1]
+    assert (rows.largest[1], rows.column[1]) == (pytest.approx(1), 4)
+    assert rows.relative()[1] > 0.1
+
+
+def test_causal_leaves_out_what_lies_above_the_diagonal():
+    a = normal(2, 4, 4)
+    b = a + np.triu(np.full((4, 4), 100, np.float32), 1)
+    b[1, 3, 0] += 1
+    rows = compare_rows(a, b, causal=True)
+    assert np.flatnonzero(rows.d).tolist() == [7]  # head 1, query 3
+    assert rows.d[7] == pytest.approx((1 / 4) ** 0.5, rel=1e-5)
+    assert rows.a[1] == pytest.approx(np.sqrt(np.square(a[0, 1, :2]).mean()))
+
+
+def test_nan_above_the_diagonal_is_none():
+    a = normal(1, 3, 3)
+    b = a.copy()
+    b[0, 0, 2] = np.nan
+    assert not compare_rows(a, b, causal=True).strict().any()
+    b[0, 2, 0] = np.nan
+    assert compare_rows(a, b, causal=True).odd.tolist() == [-1, -1, 0]
+
+
+def test_the_last_queries_see_all_keys():
+    a = normal(1, 2, 5)
+    b = a.copy()
+    b[0, 0, 4] += 9
+    assert not compare_rows(a, b, causal=True).d.any()
+    b[0, 0, 3] += 9
+    assert compare_rows(a, b, causal=True).d[0] > 1
+
+
+def test_a_single_number_is_a_row():
+    rows = compare_rows(np.float32(3.0).reshape(()), np.float32(3.3).reshape(()))
+    assert rows.strict() == pytest.approx([0.3 / 3.3], rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), SHAPES)
+def test_the_distance_is_symmetric(data, shape):
+    a, b = (data.draw(arrays.arrays(np.float32, shape, elements=NUMBERS)) for _ in "ab")
+    one, other = compare_rows(a, b), compare_rows(b, a)
+    for name in ("d", "cosine", "largest", "column", "odd"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name)), name
+    assert one.relative() == pytest.approx(other.relative())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), SHAPES)
+def test_no_distance_is_above_two_nor_any_cosine_above_one(data, shape):
+    a, b = (data.draw(arrays.arrays(np.float32, shape, elements=NUMBERS)) for _ in "ab")
+    rows = compare_rows(a, b)
+    assert (rows.relative() <= 2 + 1e-9).all()
+    assert (np.abs(rows.cosine) <= 1 + 1e-9).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), SHAPES, st.booleans())
+def test_parts_joined_are_the_whole(data, shape, odd):
+    a, b = (data.draw(arrays.arrays(np.float32, shape, elements=NUMBERS)) for _ in "ab")
+    if odd:
+        b[-1, 0] = np.nan
+    cut = data.draw(st.integers(0, len(a)))
+    parts = [compare_rows(a[own], b[own]) for own in (slice(0, cut), slice(cut, None))]
+    assert_equal(join(parts), compare_rows(a, b))

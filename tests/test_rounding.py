@@ -1,0 +1,98 @@
+"""The roundings of bf16, f16 and 8-bit blocks, bit for bit as torch and gguf do them."""
+
+import numpy as np
+import pytest
+
+from microgpt_trace.comparison.rounding import BLOCK, COMPUTES, to_bf16, to_f16, to_q8
+
+SPECIAL = np.array(
+    [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 65504, 65520, 3.3895314e38, 3.4e38, 1e-40, -1e-45, 6e-8, 5.9e-8],
+    np.float32,
+)
+
+
+def every_kind(count=200_000, seed=3):
+    """float32 values of any bits, infinite and subnormal ones too, and ties of both formats; no NaN."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**32, count, dtype=np.uint32)
+    ties = bits & np.uint32(0xFFFF0000) | np.uint32(0x8000)
+    halves = rng.integers(0, 2**16, count // 4).astype(np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(all="ignore"):
+        halfway = halves * np.float32(1 + 2**-11)
+    found = np.concatenate([bits.view(np.float32), ties.view(np.float32), halves, halfway, SPECIAL])
+    return found[~np.isnan(found)]
+
+
+@pytest.mark.parametrize(("ours", "dtype"), [(to_bf16, "bfloat16"), (to_f16, "float16")])
+def test_rounds_as_torch_bit_for_bit(ours, dtype):
+    torch = pytest.importorskip("torch")
+    x = every_kind()
+    found = ours(x).view(np.uint32)
+    wanted = torch.from_numpy(x.copy()).to(getattr(torch, dtype)).float().numpy().view(np.uint32)
+    apart = np.flatnonzero(found != wanted)
+    print(f"{len(x):,} values, {len(apart)} apart", x[apart][:4], ours(x)[apart][:4])
+    assert len(x) > 400_000
+    assert not len(apart)
+
+
+@pytest.mark.parametrize("compute", COMPUTES.values(), ids=COMPUTES)
+def test_nan_stays_and_shape_and_dtype_too(compute):
+    x = np.ones((2, 3, 40), np.float32)
+    x[1, 2, 3] = np.nan
+    found = compute.round(x)
+    assert (found.shape, found.dtype) == (x.shape, np.float32)
+    assert np.isnan(found[1, 2, 3])
+    assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000])
+def test_no_nan_becomes_infinite(bits):
+    x = np.array([bits], np.uint32).view(np.float32)
+    assert np.isnan(to_bf16(x)).all()
+    assert np.isnan(to_f16(x)).all()
+
+
+@pytest.mark.parametrize("name", ["bf16", "f16"])
+def test_a_number_alone_and_a_view_are_rounded(name):
+    compute, x = COMPUTES[name], np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    whole = compute.round(x)
+    np.testing.assert_array_equal(compute.round(x.T), whole.T)
+    assert compute.round(x[1, 2].reshape(())) == whole[1, 2]
+    np.testing.assert_array_equal(compute.round(whole), whole)
+
+
+@pytest.mark.parametrize("name", ["bf16", "f16"])
+def test_the_unit_bounds_the_relative_error_and_is_nearly_met(name):
+    compute = COMPUTES[name]
+    x = np.linspace(1, 4, 100_001, dtype=np.float32)
+    largest = (np.abs(compute.round(x) - x) / x).max()
+    print(largest, compute.unit)
+    assert 0.9 * compute.unit < 2 * largest <= 2 * compute.unit
+
+
+def test_q8_is_the_round_trip_of_q8_0_but_for_its_scale_in_float16():
+    quants = pytest.importorskip("gguf.quants")
+    from gguf import GGMLQuantizationType
+
+    x = np.random.default_rng(5).standard_normal((64, 256)).astype(np.float32)
+    theirs = quants.dequantize(quants.quantize(x, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0)
+    ours, step = to_q8(x), np.abs(x.reshape(-1, BLOCK)).max(axis=1).repeat(BLOCK).reshape(x.shape) / 127
+    print(f"off by {np.abs(ours - x).max()}, theirs by {np.abs(theirs - x).max()}")
+    assert (np.abs(ours - theirs) <= 2**-11 * np.abs(theirs) + 1e-7).all()
+    assert (np.abs(ours - x) <= step / 2 * 1.0001).all()
+
+
+def test_q8_of_a_width_that_is_no_multiple_of_a_block():
+    x = np.random.default_rng(5).standard_normal((3, 40)).astype(np.float32)
+    found = to_q8(x)
+    np.testing.assert_array_equal(found[:, :32], to_q8(x[:, :32].copy()))
+    np.testing.assert_array_equal(found[:, 32:], to_q8(x[:, 32:].copy()))
+
+
+def test_q8_of_zeros_and_of_infinity():
+    x = np.zeros((1, 64), np.float32)
+    x[0, 40] = np.inf
+    with np.errstate(invalid="ignore"):  # as a comparison does
+        found = to_q8(x)
+    assert not found[0, :32].any()
+    assert not np.isfinite(found[0, 40])
