@@ -8,7 +8,7 @@ import pytest
 from tiny_models import CASES as DECODERS
 from tiny_models import random_weights, write_folder
 
-from microgpt_trace import Config, Model, Tokenizer, init
+from microgpt_trace import Config, Model, Tokenizer, init, load
 from microgpt_trace.batch import Packer
 from microgpt_trace.parameters import Parameters
 
@@ -107,3 +107,20 @@ def decoder_folder(tmp_path_factory):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def compared_folders(decoder_folder):
+    return {case: decoder_folder(case) for case in ("llama_gqa", "qwen3", "qwen2")}
+
+
+@pytest.fixture(scope="session")
+def pairs(compared_folders):
+    """Every model twice, with hooks of their own."""
+    decoders = {case: (load(folder), load(folder)) for case, folder in compared_folders.items()}
+    return decoders | {"microgpt": (init(), init())}
+
+
+@pytest.fixture
+def llama(pairs):
+    return pairs["llama_gqa"]

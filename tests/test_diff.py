@@ -1,89 +1,15 @@
 """diff: the event that was altered is the one named; what cannot be compared is refused."""
 
-from contextlib import ExitStack
-
 import numpy as np
 import pytest
+from comparing import FAULTS, MODELS, altered, document, events_of, reads, saved, with_nan
 from safetensors.numpy import load_file, save_file
 from tiny_models import TOKENS
 
 from microgpt_trace import Config, Model, Tokenizer, init, load, trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.comparison.prompts import diff_prompts, read_prompts
-from microgpt_trace.comparison.rounding import to_bf16
 from microgpt_trace.dumps.arrays_file import save_arrays
-from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.render.document import to_json as trace_to_json
-
-MODELS = ("microgpt", "llama_gqa", "qwen3")
-FAULTS = {
-    "x1.01": lambda value: value * value.dtype.type(1.01),
-    "sign": lambda value: -value,
-    "one NaN": lambda value: with_nan(value),
-    "one wrong row": lambda value: with_wrong_row(value),
-}
-
-
-def with_nan(value):
-    changed = value.copy()
-    changed[(0,) * value.ndim] = np.nan
-    return changed
-
-
-def with_wrong_row(value):
-    """The last position's row, of the last head where there are heads, turned around and twice as large."""
-    changed = value.copy()
-    changed[(-1,) * max(0, value.ndim - 1)] *= -2
-    return changed
-
-
-@pytest.fixture(scope="module")
-def folders(decoder_folder):
-    return {case: decoder_folder(case) for case in ("llama_gqa", "qwen3", "qwen2")}
-
-
-@pytest.fixture(scope="module")
-def pairs(folders):
-    """Every model twice, with hooks of their own."""
-    decoders = {case: (load(folder), load(folder)) for case, folder in folders.items()}
-    return decoders | {"microgpt": (init(), init())}
-
-
-@pytest.fixture
-def llama(pairs):
-    return pairs["llama_gqa"]
-
-
-def reads(model):
-    return {"tokens": TOKENS} if model.family == "decoder" else {"text": "emma"}
-
-
-def events_of(model):
-    return [n for n, s in model.hooks.specs.items() if not s.extra and n not in model.config.shapes()]
-
-
-def altered(pair, name, change, **options):
-    """A against B, where a hook on B changes one event."""
-    a, b = pair
-    with b.hooks.subscribe(lambda event, value: change(value), name):
-        return diff(a, b, **reads(a), **options)
-
-
-def saved(model, path, change=None, at=None, **options):
-    """The arrays of a trace as a file; a hook may change an event."""
-    with ExitStack() as hooks:
-        if change is not None:
-            hooks.enter_context(model.hooks.subscribe(lambda event, value: change(value), at))
-        names = None if model.family == "microgpt" else ["*"]
-        save_arrays(trace(model, values=True, names=names, **reads(model), **options), path)
-    return path
-
-
-def document(model, path, values, **options):
-    names = ["*"]
-    found = trace(model, values=values, names=names, **reads(model), **options)
-    path.write_text(trace_to_json(found, values), encoding="utf-8")
-    return path
+from microgpt_trace.errors import InputError
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -308,128 +234,6 @@ def test_what_one_side_lacks_is_listed(llama, tmp_path):
     assert "strange" in [u.name for u in found.b.unpaired]
 
 
-# --- What must not be hidden ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("row", [slice(None), 3])
-def test_an_error_of_k_is_not_hidden_by_a_huge_bias(decoder_folder, row):
-    def enlarge(weights):
-        weights["model.layers.0.self_attn.k_proj.bias"] *= 600
-
-    folder = decoder_folder("qwen2", enlarge)
-    a, b = load(folder), load(folder)
-    bias = a.tensors["layer0.attn_bk"].read()
-
-    def change(value):
-        changed = value.copy()
-        changed[row] = (value[row] - bias) * np.float32(1.001) + bias
-        return changed
-
-    found = altered((a, b), "layer0.attn.k", change)
-    event = found.event("layer0.attn.k")
-    print(event.relative, event.tolerance)
-    assert found.first == "layer0.attn.k"
-    assert event.measured == "without the bias"
-    assert event.relative == pytest.approx(1e-3, rel=0.5)
-
-
-def test_a_massive_channel_does_not_hide_an_error_of_the_others(decoder_folder):
-    def enlarge(weights):
-        weights["model.layers.0.mlp.down_proj.weight"][7] *= 2000
-
-    folder = decoder_folder("llama_gqa", enlarge, hidden_size=64)
-
-    def change(value):
-        changed = value * np.float32(1.001)
-        changed[:, 7] = value[:, 7]
-        return changed
-
-    found = altered((load(folder), load(folder)), "layer0.mlp.residual", change)
-    event = found.event("layer0.mlp.residual")
-    print(event.relative, event.tolerance)
-    assert found.first == "layer0.mlp.residual"
-    assert event.measured == "without outlying elements"
-
-
-# --- Bands ------------------------------------------------------------------------------------
-
-
-def rounded_to_bf16(model):
-    return model.hooks.subscribe(lambda event, value: to_bf16(value), *events_of(model))
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_bf16_is_no_alarm_where_it_was_said(pairs, case):
-    a, b = pairs[case]
-    with rounded_to_bf16(b):
-        assert not diff(a, b, **reads(a)).same
-        found = diff(a, b, compute="bf16", **reads(a))
-    print(found.worst)
-    assert found.same
-
-
-@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.weights", "layer1.mlp.down", "logits"])
-def test_a_large_fault_is_an_alarm_in_bf16(llama, name):
-    a, b = llama
-    with b.hooks.subscribe(lambda event, value: value * np.float32(1.3), name), rounded_to_bf16(b):
-        assert diff(a, b, compute="bf16", tokens=TOKENS).first == name
-
-
-def test_a_third_run_calibrates(llama, decoder_folder):
-    a, b = llama
-    other = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.002) for v in w.values()]))
-    third = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.003) for v in w.values()]))
-    assert not diff(a, other, tokens=TOKENS).same
-    found = diff(a, other, tokens=TOKENS, calibrate=third)
-    assert found.same
-    assert third.origin in found.tolerance.reason
-    assert not diff(a, other, tokens=TOKENS, calibrate=b).same
-    assert not diff(a, other, tokens=TOKENS, calibrate=third, factor=0.1).same
-
-
-@pytest.mark.parametrize(("rtol", "same"), [(0.011, True), (0.009, False)])
-def test_rtol_is_a_share_of_the_row(llama, rtol, same):
-    found = altered(llama, "logits", lambda value: value * np.float32(1 / 0.99), rtol=rtol, names=["logits"])
-    assert found.same == same
-
-
-@pytest.mark.parametrize(("atol", "same"), [(0.6, True), (0.4, False)])
-def test_atol_is_a_difference_of_an_element(llama, atol, same):
-    def change(value):
-        changed = value.copy()
-        changed[2, 3] += 0.5
-        return changed
-
-    assert altered(llama, "logits", change, atol=atol, names=["logits"]).same == same
-
-
-def test_a_nan_is_within_no_tolerance(llama):
-    assert altered(llama, "logits", with_nan, atol=1e9, rtol=1e9).first == "logits"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol exclude each other"),
-        ({"compute": "bf16", "rtol": 0.0}, "exclude each other"),
-        ({"compute": "int3"}, "expected one of bf16, f16, q8"),
-        ({"factor": 2.0}, "factor"),
-        ({"factor": -1.0, "compute": "bf16"}, "factor"),
-        ({"names": ["nothing*"]}, "nothing"),
-        ({"positions": [99]}, "99"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(llama, options, words):
-    with pytest.raises(InputError, match=words):
-        diff(*llama, tokens=TOKENS, **options)
-
-
-def test_compute_needs_a_model(llama, tmp_path):
-    path = saved(llama[0], tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="name the model as one of the two"):
-        diff(path, path, compute="bf16")
-
-
 # --- Predictions and prompts ------------------------------------------------------------------
 
 
@@ -447,35 +251,3 @@ def test_agreement_by_hand(llama):
     assert (found.positions, found.same_argmax, found.first_other) == (7, 6, 2)
     assert (found.max_kl, found.max_kl_position) == (pytest.approx(kl, rel=1e-5), 2)
     assert found.mean_kl == pytest.approx(kl / 7, rel=1e-5)
-
-
-def test_prompts_are_a_line_each(tmp_path):
-    path = tmp_path / "p.txt"
-    path.write_text('emma\n\n[1, 2]\n"a\\nb"\n[INST] hi\n', encoding="utf-8")
-    assert read_prompts(path) == ["emma", [1, 2], "a\nb", "[INST] hi"]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "found none"), (b"[1.5]", "line 1"), (b"\xff", "not UTF-8"), (None, "No such")],
-)
-def test_prompts_that_cannot_be_read(tmp_path, content, words):
-    path = tmp_path / "p.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=words):
-        read_prompts(path)
-
-
-def test_every_prompt_is_compared(llama):
-    a, b = llama
-    with b.hooks.subscribe(lambda event, value: -value, "logits"):
-        found = list(diff_prompts(a, b, [[1, 2, 3], "abc"]))
-    assert [(r.first, r.same) for r in found] == [("logits", False)] * 2
-    assert [r.tokens for r in found] == [3, 3]
-    assert all(r.same for r in diff_prompts(a, b, [[1, 2, 3]]))
-
-
-def test_a_prompt_that_does_not_fit_is_named(llama):
-    with pytest.raises(InputError, match="prompt 2: "):
-        list(diff_prompts(*llama, [[1, 2], [999]]))

@@ -148,3 +148,9 @@ def test_rounding_is_of_this_pass_alone(model):
     whole(model, compute=COMPUTES["bf16"])
     assert len(model.hooks) == 0
     np.testing.assert_array_equal(whole(model)["logits"], usual["logits"])
+
+
+def test_a_stream_that_has_ended_has_ended(model):
+    pieces = stream(model)
+    assert len(list(pieces)) > 1
+    assert list(pieces) == []

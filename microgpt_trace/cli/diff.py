@@ -79,7 +79,7 @@ def diff(
     factor: Annotated[
         float | None,
         typer.Option(
-            help="Times the distance that --compute or --calibrate measures.", min=0.0, show_default="8",
+            help="Times the distance that --compute or --calibrate measures.", min=0.0, show_default="12",
             rich_help_panel=BAND,
         ),
     ] = None,

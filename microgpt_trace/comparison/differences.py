@@ -20,11 +20,11 @@ DIFF_SCHEMA = "microgpt.diff/1"
 class EventDifference:
     """How far two runs lie apart in one event.
 
-    `relative` is the worst row's |a - b| / max(|a|, |b|), or what is left of it without the elements
-    that `measured` names; `tolerance` is that row's band and `median` the median row's. `cosine` is the
-    smallest of all rows. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`,
-    `a` and `b` tell the first row beyond its band, or the worst, and its element farthest apart. Of
-    statistics alone there is neither median nor cosine nor place.
+    `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
+    without the elements that `measured` names; `tolerance` is its band. `median` is the median row's,
+    `cosine` the smallest of all rows. `max_abs` is the largest |a - b|, at `max_index`. `position`,
+    `head`, `index`, `a` and `b` tell the first row beyond its band, or the worst, and its element
+    farthest apart. Of statistics alone there is neither median nor cosine nor place.
     """
 
     name: str
@@ -132,8 +132,8 @@ def difference(
         beyond &= rows.largest > atol
     count = max(1, len(positions))
     excess = np.divide(found, bands, out=np.where(found > 0, np.inf, 0.0), where=bands > 0)
-    row = int(excess.argmax()) if not beyond.any() else _first(beyond, count)
-    worst = int(found.argmax())
+    worst = int(excess.argmax())
+    row = _first(beyond, count) if beyond.any() else worst
     placed = bool(positions) and not statistic
     grid = found.reshape(-1, count)
     largest = int(rows.largest.argmax())

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ..decoder import Decoder, parameter
 from ..errors import InputError
 from ..events import EventSpec
+from ..llama import rope_turns, turn
 from ..model import Model
 from ..stats import Array
 from .bands import Bands
@@ -50,7 +53,7 @@ class RowMeter:
         if not others or (a.value.ndim and not common):
             return
         at = [piece.at(common) for piece in (a, *others)]
-        bias = self._bias(spec)
+        bias = self._bias(spec, common)
         rows = compare_rows(at[0], at[1], spec.causal, bias)
         third = [compare_rows(at[self._base], other, spec.causal, bias) for other in at[2:]]
         if a.name == "logits":
@@ -58,12 +61,21 @@ class RowMeter:
         part = _Part(rows, third[0] if third else None, common, at[0].shape)
         self._parts.setdefault(a.name, []).append(part)
 
-    def _bias(self, spec: EventSpec) -> Array | None:
-        """What a product added to every row, where there is such a bias."""
+    def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
+        """What a product added to every row, where there is such a bias: [K], or turned as q and k are by
+        RoPE, [n, K]"""
         if not isinstance(self._model, Decoder):
             return None
-        name = f"layer{spec.layer}.{BIASES_OF.get(spec.name.partition('.')[2])}"
-        return parameter(self._model, name) if name in self._model.tensors else None
+        kind, config = spec.name.partition(".")[2], self._model.config
+        turned = kind.endswith("_rope") and not config.qk_norm
+        name = f"layer{spec.layer}.{BIASES_OF.get(kind.removesuffix('_rope') if turned else kind)}"
+        if name not in self._model.tensors:
+            return None
+        bias = parameter(self._model, name)
+        if not turned:
+            return bias
+        turns = rope_turns(config.rope, config.head_dim, np.array(positions))
+        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, config.head_dim)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
         """The differences in order of computation. Raises InputError where two sides share no position."""

@@ -184,6 +184,7 @@ def _shapes_of(
     if models:
         shapes = event_shapes(models[0], length)
         for model in models[1:]:
+            _refuse_other_depth(models[0], model)
             _refuse_other_shapes(shapes, event_shapes(model, length), models[0].origin, model.origin)
         return shapes
     shapes = {}
@@ -206,6 +207,13 @@ def _shape_without_model(name: str, stored: tuple[int, ...], length: int) -> tup
     while len(stored) > (3 if name.endswith((".scores", ".weights")) else 2) and stored[0] == 1:
         stored = stored[1:]
     return (length, stored[-1]) if name in ("logits", "probs") and length and stored else stored
+
+
+def _refuse_other_depth(a: Model | Decoder, b: Model | Decoder) -> None:
+    if a.config.n_layer != b.config.n_layer:
+        raise InputError(
+            f"{a.config.n_layer} layers in {a.origin}, {b.config.n_layer} in {b.origin}: not the same model"
+        )
 
 
 def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> None:

@@ -39,11 +39,11 @@ def read_prompts(path: Path) -> list[str | list[int]]:
     Empty lines are left out. Raises FileFormatError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise FileFormatError(f"{path}: cannot read the prompts ({reason})") from error
-    found = [_prompt(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise FileFormatError(f"{path}: expected a prompt a line, found none")
     return found

@@ -67,6 +67,7 @@ class EventStream:
         while True:
             piece = self._queue.get()
             if piece is None:
+                self._queue.put(None)  # for whoever asks again
                 return
             if isinstance(piece, BaseException):
                 raise piece

@@ -1,0 +1,161 @@
+"""diff: what must not be hidden, and how far apart right runs may lie."""
+
+import numpy as np
+import pytest
+from comparing import MODELS, altered, events_of, reads, saved, with_nan
+from tiny_models import TOKENS
+
+from microgpt_trace import load
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.comparison.differences import difference
+from microgpt_trace.comparison.measures import compare_rows
+from microgpt_trace.comparison.rounding import to_bf16
+from microgpt_trace.errors import InputError
+from microgpt_trace.events import EventSpec
+
+# --- What must not be hidden ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [slice(None), 3])
+def test_an_error_of_k_is_not_hidden_by_a_huge_bias(decoder_folder, row):
+    def enlarge(weights):
+        weights["model.layers.0.self_attn.k_proj.bias"] *= 600
+
+    folder = decoder_folder("qwen2", enlarge)
+    a, b = load(folder), load(folder)
+    bias = a.tensors["layer0.attn_bk"].read()
+
+    def change(value):
+        changed = value.copy()
+        changed[row] = (value[row] - bias) * np.float32(1.001) + bias
+        return changed
+
+    found = altered((a, b), "layer0.attn.k", change)
+    event = found.event("layer0.attn.k")
+    print(event.relative, event.tolerance)
+    assert found.first == "layer0.attn.k"
+    assert event.measured == "without the bias"
+    assert event.relative == pytest.approx(1e-3, rel=0.5)
+
+
+def test_a_massive_channel_does_not_hide_an_error_of_the_others(decoder_folder):
+    def enlarge(weights):
+        weights["model.layers.0.mlp.down_proj.weight"][7] *= 2000
+
+    folder = decoder_folder("llama_gqa", enlarge, hidden_size=64)
+
+    def change(value):
+        changed = value * np.float32(1.001)
+        changed[:, 7] = value[:, 7]
+        return changed
+
+    found = altered((load(folder), load(folder)), "layer0.mlp.residual", change)
+    event = found.event("layer0.mlp.residual")
+    print(event.relative, event.tolerance)
+    assert found.first == "layer0.mlp.residual"
+    assert event.measured == "without outlying elements"
+
+
+# --- Bands ------------------------------------------------------------------------------------
+
+
+def rounded_to_bf16(model):
+    return model.hooks.subscribe(lambda event, value: to_bf16(value), *events_of(model))
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_bf16_is_no_alarm_where_it_was_said(pairs, case):
+    a, b = pairs[case]
+    with rounded_to_bf16(b):
+        assert not diff(a, b, **reads(a)).same
+        found = diff(a, b, compute="bf16", **reads(a))
+    print(found.worst)
+    assert found.same
+
+
+@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.weights", "layer1.mlp.down", "logits"])
+def test_a_large_fault_is_an_alarm_in_bf16(llama, name):
+    a, b = llama
+    with b.hooks.subscribe(lambda event, value: value * np.float32(1.3), name), rounded_to_bf16(b):
+        assert diff(a, b, compute="bf16", tokens=TOKENS).first == name
+
+
+def test_a_third_run_calibrates(llama, decoder_folder):
+    a, b = llama
+    other = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.002) for v in w.values()]))
+    third = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.003) for v in w.values()]))
+    assert not diff(a, other, tokens=TOKENS).same
+    found = diff(a, other, tokens=TOKENS, calibrate=third)
+    assert found.same
+    assert third.origin in found.tolerance.reason
+    assert not diff(a, other, tokens=TOKENS, calibrate=b).same
+    assert not diff(a, other, tokens=TOKENS, calibrate=third, factor=0.1).same
+
+
+@pytest.mark.parametrize(("rtol", "same"), [(0.011, True), (0.009, False)])
+def test_rtol_is_a_share_of_the_row(llama, rtol, same):
+    found = altered(llama, "logits", lambda value: value * np.float32(1 / 0.99), rtol=rtol, names=["logits"])
+    assert found.same == same
+
+
+@pytest.mark.parametrize(("atol", "same"), [(0.6, True), (0.4, False)])
+def test_atol_is_a_difference_of_an_element(llama, atol, same):
+    def change(value):
+        changed = value.copy()
+        changed[2, 3] += 0.5
+        return changed
+
+    assert altered(llama, "logits", change, atol=atol, names=["logits"]).same == same
+
+
+def test_a_nan_is_within_no_tolerance(llama):
+    assert altered(llama, "logits", with_nan, atol=1e9, rtol=1e9).first == "logits"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol exclude each other"),
+        ({"compute": "bf16", "rtol": 0.0}, "exclude each other"),
+        ({"compute": "int3"}, "expected one of bf16, f16, q8"),
+        ({"factor": 2.0}, "factor"),
+        ({"factor": -1.0, "compute": "bf16"}, "factor"),
+        ({"names": ["nothing*"]}, "nothing"),
+        ({"positions": [99]}, "99"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(llama, options, words):
+    with pytest.raises(InputError, match=words):
+        diff(*llama, tokens=TOKENS, **options)
+
+
+def test_compute_needs_a_model(llama, tmp_path):
+    path = saved(llama[0], tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="name the model as one of the two"):
+        diff(path, path, compute="bf16")
+
+
+def test_figures_are_those_of_the_row_that_is_worst_for_its_band():
+    a = np.ones((3, 4), np.float32)
+    b = a * np.array([[1.0], [1.02], [1.1]], np.float32)
+    bands = np.array([0.01, 0.01, 0.5])
+    found = difference(EventSpec("x", "head", None, ""), (3, 4), compare_rows(a, b), bands, (0, 1, 2), 0.0)
+    print(found)
+    assert not found.holds
+    assert (found.position, found.tolerance) == (1, 0.01)
+    assert found.relative == pytest.approx(0.02 / 1.02, rel=1e-5)
+
+
+def test_an_error_of_k_after_rope_is_not_hidden_by_a_huge_bias(decoder_folder):
+    def enlarge(weights):
+        weights["model.layers.0.self_attn.k_proj.bias"] *= 600
+
+    folder = decoder_folder("qwen2", enlarge)
+    a, b = load(folder), load(folder)
+    bias = a.tensors["layer0.attn_bk"].read()
+    with b.hooks.subscribe(lambda event, k: (k - bias) * np.float32(1.001) + bias, "layer0.attn.k"):
+        found = diff(a, b, names=["*.k_rope"], **reads(a))
+    event = found.event("layer0.attn.k_rope")
+    print(event.relative, event.tolerance)
+    assert event.measured == "without the bias"
+    assert event.relative == pytest.approx(1e-3, rel=0.5)

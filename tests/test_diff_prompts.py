@@ -1,0 +1,44 @@
+"""Many prompts through two models."""
+
+import pytest
+
+from microgpt_trace.comparison.prompts import diff_prompts, read_prompts
+from microgpt_trace.errors import FileFormatError, InputError
+
+
+def test_prompts_are_a_line_each(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text('emma\n\n[1, 2]\n"a\\nb"\n[INST] hi\n', encoding="utf-8")
+    assert read_prompts(path) == ["emma", [1, 2], "a\nb", "[INST] hi"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "found none"), (b"[1.5]", "line 1"), (b"\xff", "not UTF-8"), (None, "No such")],
+)
+def test_prompts_that_cannot_be_read(tmp_path, content, words):
+    path = tmp_path / "p.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FileFormatError, match=words):
+        read_prompts(path)
+
+
+def test_every_prompt_is_compared(llama):
+    a, b = llama
+    with b.hooks.subscribe(lambda event, value: -value, "logits"):
+        found = list(diff_prompts(a, b, [[1, 2, 3], "abc"]))
+    assert [(r.first, r.same) for r in found] == [("logits", False)] * 2
+    assert [r.tokens for r in found] == [3, 3]
+    assert all(r.same for r in diff_prompts(a, b, [[1, 2, 3]]))
+
+
+def test_a_prompt_that_does_not_fit_is_named(llama):
+    with pytest.raises(InputError, match="prompt 2: "):
+        list(diff_prompts(*llama, [[1, 2], [999]]))
+
+
+def test_a_mark_at_the_beginning_and_odd_separators_end_no_prompt(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_bytes("\ufeffemma\r\na\u2028b\x0cc\r\n".encode())
+    assert read_prompts(path) == ["emma", "a\u2028b\x0cc"]
