@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checkpoint import save
     from .comparison.diff import diff
+    from .diagnosis.dumped import diagnose
     from .dumps.recorder import record
     from .errors import MicrogptError
     from .events import HookBus, TraceEvent
@@ -34,6 +35,7 @@ _HOME = {
     "Tokenizer": "tokenizer",
     "Trace": "traces",
     "TraceEvent": "events",
+    "diagnose": "diagnosis.dumped",
     "diff": "comparison.diff",
     "gradcheck": "gradient_check",
     "init": "model",
@@ -54,6 +56,7 @@ __all__ = [
     "Tokenizer",
     "Trace",
     "TraceEvent",
+    "diagnose",
     "diff",
     "gradcheck",
     "init",

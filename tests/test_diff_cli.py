@@ -151,7 +151,7 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
         (["{model}", "{good}", "--compute", "bf16", "--rtol", "1"], ["exclude each other"]),
         (["{model}", "{good}", "--factor", "2"], ["factor"]),
         (["{model}", "{good}", "--rtol", "-1"], ["--rtol"]),
-        (["{model}", "{good}", "--layout", "x"], ["--layout", "NAME=LETTERS"]),
+        (["{model}", "{good}", "--layout", "x"], ["--layout", "GLOB=LETTERS"]),
         (["{model}", "{good}", "--map", "missing.toml"], ["missing.toml"]),
         (["{model}", "{good}", "--weights"], ["--weights is for two models"]),
         (["{model}", "{good}", "--prompts", "missing.txt"], ["--prompts is for two models"]),

@@ -19,6 +19,7 @@ from .output import run
 COMMANDS = {
     "trace": "trace",
     "diff": "diff",
+    "diagnose": "diagnose",
     "train": "train",
     "sample": "inspect",
     "inspect": "inspect",

@@ -16,7 +16,7 @@ from .options import STDOUT, BosPlace, Heads, Json, Out, RopePairing, Set, numbe
 from .output import put, show
 from .progress import progress
 from .run_trace import following
-from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map
+from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map, refuse_idle
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
 
@@ -49,7 +49,9 @@ def diff(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Argument(metavar="[TEXT]", help="What models read.", show_default="what a dump was made of"),
+        typer.Argument(
+            metavar="[TEXT]", help="What models read.", show_default="what a dump was made of, else as trace"
+        ),
     ] = None,
     tokens: Tokens = None,
     layer: Annotated[
@@ -64,7 +66,7 @@ def diff(
     map_file: MapFile = None,
     layouts: Layouts = None,
     suggest_map: Annotated[
-        bool, typer.Option("--suggest-map", help="Draft a map of the dump's names, compare nothing.")
+        bool, typer.Option("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
     ] = False,
     compute: Annotated[
         Precision | None,
@@ -120,13 +122,15 @@ def diff(
     _refuse_mixtures(locals())
     opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
     sides = [opener.open(a), opener.open(b)]
+    given = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
+    refuse_idle(sides, given, {"--map": map_file, "--layout": layouts})
     view = View(verbose, as_json, positions is not None, out)
     options: dict[str, Any] = {
         "names": layer or [], "rtol": rtol, "atol": atol, "factor": factor,
         "compute": compute.value if compute else None,
         "calibrate": opener.open(calibrate) if calibrate else None,
     }  # fmt: skip
-    given = None if tokens is None else numbers(tokens, "--tokens")
+    ids = None if tokens is None else numbers(tokens, "--tokens")
     if weights:
         same = _weights(sides, layer or [], rtol, view)
     elif prompts is not None:
@@ -134,18 +138,20 @@ def diff(
     elif suggest_map:
         from ..comparison.suggesting import drafted_map
 
-        put([drafted_map(sides, text, given)], out)
+        put([drafted_map(sides, text, ids)], out)
         same = True
     else:
         options |= {"map": opener.names, "layouts": layouts_of(layouts)}
         options["positions"] = positions_of(positions) or "all"
-        same = _compare(sides, text, given, options, view)
+        same = _compare(sides, text, ids, options, view)
     if not same:
         raise typer.Exit(1)
 
 
 diff.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt diff model.gguf dumps/ · microgpt diff a.safetensors b.safetensors emma · "
+    "Examples: microgpt diff model.gguf dumps/ · "
+    "microgpt diff model.gguf dumps/ --suggest-map --out map.toml · "
+    "microgpt diff a.safetensors b.safetensors emma · "
     "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf · "
     "microgpt diff old.gguf new.gguf --prompts prompts.txt"
 )

@@ -96,5 +96,6 @@ def _fail_or_raise(error: Exception) -> int:
 
 def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     sys.stderr.write(f"microgpt: {line}\n")
     return code

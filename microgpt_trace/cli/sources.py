@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
 
 MapFile = Annotated[
     Path | None,
-    typer.Option("--map", help="TOML that says which of a dump's names is which event.", metavar="FILE"),
+    typer.Option(
+        "--map",
+        help='TOML of a dump\'s names: an [events] table of lines like "layer{i}.mlp.up" = "up_{i}".',
+        metavar="FILE",
+    ),
 ]
 Layouts = Annotated[
     list[str] | None,
     typer.Option(
         "--layout",
-        help="How a dump's array lies, where its shape leaves that open: layer0.attn.q=HTD.",
-        metavar="NAME=LETTERS",
+        help="How arrays lie, where their shape leaves that open: '*.attn.q=HTD'.",
+        metavar="GLOB=LETTERS",
     ),
 ]
 Tokens = Annotated[str | None, typer.Option(help="The token ids, in place of a text.", metavar="ID,ID...")]
@@ -97,8 +102,17 @@ def layouts_of(pairs: list[str] | None) -> dict[str, str]:
     for pair in pairs or []:
         name, equals, letters = pair.partition("=")
         if not name or not equals:
-            raise InputError(f"--layout: expected NAME=LETTERS, found {pair!r}")
+            raise InputError(f"--layout: expected GLOB=LETTERS, found {pair!r}")
         if letters not in LAYOUTS:
             raise InputError(f"--layout {pair}: expected one of {', '.join(LAYOUTS)}, found {letters!r}")
         found[name] = letters
     return found
+
+
+def refuse_idle(sides: Sequence[Any], of_models: Mapping[str, Any], of_dumps: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that concerns none of the sides."""
+    models = [hasattr(side, "family") for side in sides]
+    for options, idle, what in ((of_models, not any(models), "model"), (of_dumps, all(models), "dump")):
+        for option, value in options.items():
+            if idle and value not in (None, False, []):
+                raise InputError(f"{option} is for a {what}, and neither side is one")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..events import EventSpec
 from ..stats import Array, median
-from .measures import Rows
+from .measures import Rows, causal_mask
 from .rounding import Compute
 
 # Relative error of a float32 engine after one layer. On SmolLM2 PyTorch's worst row of any event lies
@@ -24,6 +24,7 @@ LARGEST = 1e4  # a score beyond is no score: it stands for a mask
 # f16 lie at most 7.5 times as far from ours as our own rounded ones and nine tenths of all rows do (10.7
 # times in attention weights, where a row may have two elements), and the median row 2.4 times.
 FACTOR, PEAKED, TYPICAL = 12.0, 1.5, 3.0
+UNRELATED = 1.0  # rows that have nothing to do with each other lie 1.4 apart
 MOST, ENOUGH = 0.9, 4  # of the rows; rows whose median says something
 
 
@@ -36,6 +37,12 @@ class Tolerance:
     factor: float | None = None
     rtol: float | None = None
     atol: float | None = None
+
+
+def _largest_seen(scores: Array) -> float:
+    """The largest magnitude among scores [H, T, S] that a query may look at."""
+    seen = np.where(causal_mask(*scores.shape[-2:]), scores, 0)
+    return float(np.nanmax(np.abs(seen), initial=0.0))
 
 
 class Bands:
@@ -51,7 +58,7 @@ class Bands:
         side with the smaller ones counts: the other's may be wrong, or hold what stands for a mask."""
         if not spec.name.endswith(".scores") or spec.layer is None:
             return
-        largest = min(float(np.nanmax(np.abs(np.tril(value)), initial=0.0)) for value in values)
+        largest = min(_largest_seen(value) for value in values)
         own = SUMS * UNIT * min(largest, LARGEST) / ROUNDING
         self._noise[spec.layer] = self._before(spec.layer) + 1 + own * own
 
@@ -71,13 +78,18 @@ class Bands:
         if given.rtol is not None:
             return np.full(len(rows.d), given.rtol)
         noise = self._noise_in(spec)
-        peaked = spec.name.endswith(".weights") or spec.name in ("probs", "loss")
+        peaked = is_peaked(spec)
         amplified = peaked or spec.name.endswith(".scores")
         own = ROUNDING * math.sqrt(noise) * (AMPLIFIED if amplified else 1.0)
         if third is None or given.factor is None:
             return np.full(len(rows.d), own)
         factor = given.factor * (PEAKED if peaked else 1.0)
-        return own + _strayed(rows.strict(), third.strict(), factor, self._floor)
+        return np.minimum(own + _strayed(rows.strict(), third.strict(), factor, self._floor), UNRELATED)
+
+
+def is_peaked(spec: EventSpec) -> bool:
+    """Whether the values are exponentials: probabilities, or what follows from them."""
+    return spec.name.endswith(".weights") or spec.name in ("probs", "loss")
 
 
 def _strayed(found: Array, third: Array, factor: float, floor: float) -> Array:

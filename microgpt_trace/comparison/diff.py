@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from .lockstep import side_by_side
 from .meters import RowMeter
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
 from .rounding import COMPUTES, Compute
-from .sides import ModelSide, RecordingSide, Side
+from .sides import ModelSide, RecordingSide, Side, Unpaired
 from .statistics import StatisticsMeter
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def diff(
     given = [option for option, value in asked.items() if value is not None]
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other: one band at a time")
+    for option, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not 0 <= value < math.inf:
+            raise InputError(f"{option}: expected a number of at least 0, found {value}")
     if factor is not None and ((compute is None and calibrate is None) or not factor >= 0):
         raise InputError("factor: a number of at least 0, for what compute or calibrate measures")
     if compute is not None and compute not in COMPUTES:
@@ -81,7 +85,11 @@ def compare(
     if not third and compute is not None:
         third = [_rounded_side(sides, compute)]
     specs = event_specs_of(sides)
-    known = paired_names([a, b, *third], specs)
+    paired = paired_names([a, b], specs)
+    known = [name for name in paired if all(name in side.names for side in third)]
+    for name in paired:
+        if name not in known:
+            a.unpaired.append(Unpaired(name, f"not in {third[0].origin}, which gives the band"))
     usual = [name for name in known if not specs[name].extra or _kept(name, sides)]
     chosen = select_names(names, known) if names else usual
     meter = _meter([a, b, *third], specs, tolerance, compute)
@@ -92,8 +100,8 @@ def compare(
     since, between = _gap(events, first, list(specs))
     length = len(a.tokens or b.tokens or ())
     return Comparison(
-        a=_summary(a, b, known, specs),
-        b=_summary(b, a, known, specs),
+        a=_summary(a, b, paired, specs),
+        b=_summary(b, a, paired, specs),
         tokens=a.tokens or b.tokens,
         labels=next((labels_of(side.inputs) for side in sides if isinstance(side, ModelSide)), ()),
         tolerance=tolerance,
@@ -104,7 +112,15 @@ def compare(
         jump=jump_of(events) if first else None,
         agreement=meter.agreeing.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
+        hint=_hint(meter.rounded, tolerance, b) if first else "",
     )
+
+
+def _hint(rounded: str, tolerance: Tolerance, side: Side) -> str:
+    """What a run that was rounded should have been compared with."""
+    if not rounded or tolerance.kind != "float32":
+        return ""
+    return f"all values of {side.origin} are {rounded}: --compute {rounded} measures what that alone does"
 
 
 def _kept(name: str, sides: Sequence[Side]) -> bool:

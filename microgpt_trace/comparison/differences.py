@@ -45,7 +45,8 @@ class EventDifference:
     a: float
     b: float
     measured: str  # "", "without outlying elements", "without the bias", "max of the statistics"
-    by_position: tuple[float, ...]  # the worst row of each position that was compared
+    positions: tuple[int, ...]  # those that were compared
+    by_position: tuple[float, ...]  # the worst row of each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Comparison:
     jump: Jump | None
     agreement: Agreement | None
     positions: tuple[int, ...]
+    hint: str = ""  # what else to ask for
 
     @property
     def same(self) -> bool:
@@ -127,7 +129,7 @@ def difference(
 ) -> EventDifference:  # fmt: skip
     """The difference of an event from its rows [n], or [H * n], at these positions."""
     plain, found = rows.relative(), rows.strict()
-    beyond = found > bands
+    beyond = ~(found <= bands)
     if atol:
         beyond &= rows.largest > atol
     count = max(1, len(positions))
@@ -156,6 +158,7 @@ def difference(
         a=float(rows.of_a[row]),
         b=float(rows.of_b[row]),
         measured=statistic or _what_was_left_out(rows, worst, float(plain[worst]), float(found[worst])),
+        positions=tuple(positions) if placed else (),
         by_position=tuple(grid.max(axis=0).tolist()) if placed else (),
     )
 

@@ -14,6 +14,7 @@ from ..stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
 HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
+NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,8 @@ class Rows:
 
 def _relative(d: Array, size: Array) -> Array:
     size = np.maximum(size, median(size)) if len(size) else size
-    return np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
+    found = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
+    return np.where(np.isnan(found), np.inf, found)  # both beyond what float64 holds
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -68,9 +70,12 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 @np.errstate(all="ignore")
-def compare_rows(a: Array, b: Array, causal: bool = False, bias: Array | None = None) -> Rows:
+def compare_rows(
+    a: Array, b: Array, causal: bool = False, bias: Array | None = None, outliers: bool = True
+) -> Rows:
     """Compare two tensors of one shape: [T, K], or [H, T, S] with what lies above the diagonal left out
-    where `causal`. `bias` [K] is what both were given in the same way."""
+    where `causal`. `bias`, [K] or [T, K], is what both were given in the same way. Without `outliers`
+    large elements may hide small ones: of probabilities, the small ones do not count."""
     if causal:
         seen = causal_mask(*a.shape[-2:])
         a, b = np.where(seen, a, 0), np.where(seen, b, 0)
@@ -79,11 +84,15 @@ def compare_rows(a: Array, b: Array, causal: bool = False, bias: Array | None = 
     b = b.reshape(a.shape)
     if not causal:
         counts = np.full(len(a), a.shape[1])
-    rows = _measured(a, b, counts, np.full(len(a), -1), bias)
+    rows = _measured(a, b, counts, np.full(len(a), -1), bias, outliers)
     if np.isfinite(rows.a + rows.b).all():
         return rows
     finite_a, finite_b, odd = _finite_in_both(a, b)
-    rows, unlike, every = _measured(finite_a, finite_b, counts, odd, bias), odd >= 0, np.arange(len(a))
+    rows, unlike, every = (
+        _measured(finite_a, finite_b, counts, odd, bias, outliers),
+        odd >= 0,
+        np.arange(len(a)),
+    )
     return replace(
         rows,
         largest=np.where(unlike, np.inf, rows.largest),
@@ -107,7 +116,9 @@ def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array]:
     return np.where(bad, 0, a), np.where(bad, 0, b), odd
 
 
-def _measured(a: Array, b: Array, counts: Array, odd: Array, bias: Array | None) -> Rows:
+def _measured(
+    a: Array, b: Array, counts: Array, odd: Array, bias: Array | None, outliers: bool
+) -> Rows:  # fmt: skip
     nothing = np.full(len(a), np.nan)
     wide_a = a.astype(np.float64)
     rms_a = _rms(wide_a, counts)
@@ -120,7 +131,7 @@ def _measured(a: Array, b: Array, counts: Array, odd: Array, bias: Array | None)
     d = wide_a - wide_b
     rms_b, rms_d = _rms(wide_b, counts), _rms(d, counts)
     column, row = np.abs(d).argmax(axis=1), np.arange(len(a))
-    rest_a, rest_d = _without_outliers(wide_a, d, rms_a, counts)
+    rest_a, rest_d = _without_outliers(wide_a, d, rms_a, counts) if outliers else (nothing, nothing)
     both = rms_a * rms_b * counts
     dot = np.einsum("nk,nk->n", wide_a, wide_b)
     cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
@@ -142,7 +153,7 @@ def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Ar
         kept = np.abs(a[row]) <= FAR * rms[row]
         count = counts[row] - np.count_nonzero(~kept)
         size = np.sqrt(a[row][kept].dot(a[row][kept]) / count)
-        if size < HIDDEN * rms[row]:
+        if NOTHING * rms[row] < size < HIDDEN * rms[row]:
             rest_a[row] = size
             rest_d[row] = np.sqrt(d[row][kept].dot(d[row][kept]) / count)
     return rest_a, rest_d

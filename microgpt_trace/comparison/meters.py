@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,13 @@ from ..events import EventSpec
 from ..llama import rope_turns, turn
 from ..model import Model
 from ..stats import Array
-from .bands import Bands
+from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows, compare_rows, join
+from .rounding import looks_rounded
 from .streams import Piece
 
+LOOKED_AT = 12  # events, whose values tell whether an engine rounds them
 BIASES_OF = {
     "attn.q": "attn_bq", "attn.k": "attn_bk", "attn.v": "attn_bv", "attn.out": "attn_bo",
     "mlp.gate": "mlp_bgate", "mlp.up": "mlp_bup", "mlp.down": "mlp_bdown",
@@ -43,6 +46,13 @@ class RowMeter:
         self.agreeing = Agreeing()
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
         self._parts: dict[str, list[_Part]] = {}
+        self._rounded: list[set[str]] = []  # the narrower types of each of the first events of b
+
+    @property
+    def rounded(self) -> str:
+        """The narrower type that holds all values of b; empty where none does."""
+        types = set.intersection(*self._rounded) if self._rounded else set()
+        return min(types, default="")
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
         """Compare what the sides have of an event: a, b and a third one that gives the band."""
@@ -52,10 +62,17 @@ class RowMeter:
         common = [p for p in a.positions if all(p in piece.positions for piece in others)]
         if not others or (a.value.ndim and not common):
             return
+        if self._model is None and len(common) < min(len(a.positions), len(others[0].positions)):
+            raise InputError(
+                f"{a.name}: the two sides hold other positions of it; {_positions(a, others[0])}"
+            )
         at = [piece.at(common) for piece in (a, *others)]
+        if len(self._rounded) < LOOKED_AT and at[1].any():
+            self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
-        rows = compare_rows(at[0], at[1], spec.causal, bias)
-        third = [compare_rows(at[self._base], other, spec.causal, bias) for other in at[2:]]
+        compare = partial(compare_rows, causal=spec.causal, bias=bias, outliers=not is_peaked(spec))
+        rows = compare(at[0], at[1])
+        third = [compare(at[self._base], other) for other in at[2:]]
         if a.name == "logits":
             self.agreeing.add(at[0], at[1], common)
         part = _Part(rows, third[0] if third else None, common, at[0].shape)
@@ -91,3 +108,7 @@ class RowMeter:
             if len(parts) > 1:
                 shape = (len(positions), *shape[1:])
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
+
+
+def _positions(a: Piece, b: Piece) -> str:
+    return f"A {list(a.positions)}, B {list(b.positions)}"

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..decoder import Decoder
-from ..dumps.recording import OWN, Recording
+from ..dumps.recording import Recording
 from ..errors import InputError
 from ..events import EventSpec
 from ..model import Model
+from ..names import select_names
 from ..prompt import prepare
 from ..traces import TraceInput
 from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened, recognise
+from .unmodelled import shapes_between
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -52,6 +54,8 @@ def prepare_sides(
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
     reading = {id(model): inputs[i] for i, model in enumerate(models)}
+    _refuse_other_positions(recordings)
+    layouts = _by_names(layouts, recordings)
     shapes = _shapes_of(models, recordings, tokens)
     model = models[0] if models else None
     return [
@@ -91,7 +95,7 @@ def prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | N
     bos, size = model.tokenizer.bos_id, model.tokenizer.vocab_size
     if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
         raise InputError(
-            f"tokens {list(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
+            f"tokens {_listed(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
         )
     return prepare_name(model, model.tokenizer.decode(list(tokens[1:])))
 
@@ -139,9 +143,12 @@ def _refuse_other_tokens_of(
     recordings: Sequence[Recording], model: Model | Decoder, tokens: tuple[int, ...]
 ) -> None:
     for recording in recordings:
-        if recording.tokens is not None and recording.tokens != tokens:
+        said, how = recording.tokens, "was recorded on"
+        if said is None and "embed.tok" in recording.tensors:
+            said, how = recognise(model, recording.tensors["embed.tok"]), "holds the embedding of"
+        if said is not None and said != tokens:
             raise InputError(
-                f"other tokens: {recording.origin} was recorded on {_listed(recording.tokens)}, "
+                f"other tokens: {recording.origin} {how} {_listed(said)}, "
                 f"{model.origin} reads {_listed(tokens)}"
             )
 
@@ -168,6 +175,29 @@ def _tokens_between(
     return next(iter(said.values()), None)
 
 
+def _by_names(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
+    """The layouts that were said for names, globs or stages of apr, by name. Raises InputError where a
+    glob matches nothing that a dump holds."""
+    names = list(dict.fromkeys(name for recording in recordings for name in recording.tensors))
+    found: dict[str, str] = {}
+    for glob, letters in layouts.items():
+        if not names:
+            raise InputError(f"layout of {glob!r}: no dump holds arrays")
+        found |= dict.fromkeys(select_names([glob], names), letters)
+    return found
+
+
+def _refuse_other_positions(recordings: Sequence[Recording]) -> None:
+    """Statistics of logits at some positions say nothing of those at others."""
+    said = {r.origin: r.positions for r in recordings if r.positions is not None and "logits" in r.statistics}
+    for first, second in pairwise(said):
+        if said[first] != said[second]:
+            raise InputError(
+                f"logits of other positions: {_listed(said[first])} in {first}, {_listed(said[second])} in "
+                f"{second}"
+            )
+
+
 def _listed(tokens: Sequence[int] | None) -> str:
     shown = ", ".join(map(str, (tokens or ())[:12]))
     more = len(tokens or ()) - 12
@@ -187,26 +217,7 @@ def _shapes_of(
             _refuse_other_depth(models[0], model)
             _refuse_other_shapes(shapes, event_shapes(model, length), models[0].origin, model.origin)
         return shapes
-    shapes = {}
-    for recording in sorted(recordings, key=_is_foreign):
-        for name, recorded in recording.tensors.items():
-            shapes.setdefault(name, _shape_without_model(name, recorded.shape, length))
-        for name, event in recording.statistics.items():
-            shapes.setdefault(name, event.shape)
-    return shapes
-
-
-def _is_foreign(recording: Recording) -> bool:
-    """Whether the layout of its arrays has to be found out."""
-    return any(recorded.layout != OWN for recorded in recording.tensors.values())
-
-
-def _shape_without_model(name: str, stored: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """What a stored shape alone tells: axes of length 1 in front do not count, and logits have all
-    positions."""
-    while len(stored) > (3 if name.endswith((".scores", ".weights")) else 2) and stored[0] == 1:
-        stored = stored[1:]
-    return (length, stored[-1]) if name in ("logits", "probs") and length and stored else stored
+    return shapes_between(recordings, length)
 
 
 def _refuse_other_depth(a: Model | Decoder, b: Model | Decoder) -> None:

@@ -62,3 +62,9 @@ COMPUTES = {
     "f16": Compute("f16", "every value rounded to float16", to_f16, 2**-11),
     "q8": Compute("q8", "8-bit blocks go into the products", to_q8, 2**-8, INTO_PRODUCTS),
 }
+
+
+def looks_rounded(value: Array) -> set[str]:
+    """The narrower types ("bf16", "f16") that hold every element exactly."""
+    with np.errstate(all="ignore"):
+        return {name for name in ("bf16", "f16") if np.array_equal(COMPUTES[name].round(value), value)}

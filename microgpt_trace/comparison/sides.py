@@ -23,6 +23,7 @@ from ..stats import Array
 from ..traces import TraceInput
 from .rounding import Compute
 from .streams import EventStream, Piece
+from .unmodelled import BESIDE
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -94,8 +95,18 @@ class RecordingSide:
         self.logit_positions = self.recording.positions
         self.notes += self.recording.notes
         self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
-        self.names = [name for name in self.recording.tensors or self.statistics if not self._unbiased(name)]
+        known = self.recording.tensors or self.statistics
+        self.names = [name for name in known if self._has_shape(name) and not self._unbiased(name)]
         self._name, self._fitted = "", Fitted(np.empty(0))
+
+    def _has_shape(self, name: str) -> bool:
+        """Whether it is known where the event begins and ends, or another side's business."""
+        recorded = self.recording.tensors.get(name)
+        if name in self.shapes or recorded is None or not recorded.beside:
+            return True
+        others = ", ".join(event for event in recorded.beside if event != name)
+        self.unpaired.append(Unpaired(name, BESIDE.format(others)))
+        return False
 
     def _unbiased(self, name: str) -> bool:
         """Whether a tensor is known by a name that is before the bias, which our event is after."""
@@ -171,10 +182,11 @@ Side = ModelSide | RecordingSide
 def recognise(model: Model | Decoder, recorded: Recorded) -> tuple[int, ...] | None:
     """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
 
-    A row counts as a token's where it lies within 1 % of it, the nearest one's.
+    A row counts as a token's where it lies within 1 % of it, the nearest one's. One row alone may be
+    the last of many, and tells nothing.
     """
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
-    if rest or not length or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
+    if rest or length < 2 or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
         return None
     try:
         rows = fit("embed.tok", recorded, event_shapes(model, length)).array

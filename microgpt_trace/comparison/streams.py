@@ -7,7 +7,8 @@ does not grow with depth, and two passes have two cores.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import NamedTuple
@@ -116,10 +117,13 @@ def _begin(model: Model | Decoder, observing: Subscription, compute: Compute | N
     decoder = model.family == "decoder"
     inputs = compute.inputs and (compute.inputs if decoder else INTO_PRODUCTS_OF_MICROGPT)
     names = inputs or [name for name in model.hooks.specs if name not in model.config.shapes()]
-    rounded: Callable[[TraceEvent, Array], Array] = lambda event, value: compute.round(value)  # noqa: E731
-    rounding = model.hooks.subscription(rounded, *names)
+    rounding = model.hooks.subscription(partial(_rounded, compute=compute), *names)
     order = [observing, rounding] if inputs else [rounding, observing]
     return model.hooks.begin(after=order)
+
+
+def _rounded(event: TraceEvent, value: Array, compute: Compute) -> Array:
+    return compute.round(value).astype(value.dtype)
 
 
 def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 from ..comparison.differences import Comparison, EventDifference
@@ -41,8 +42,8 @@ def print_comparison(
 def _print_sides(result: Comparison, screen: Screen) -> None:
     pairs = []
     for side, letter in ((result.a, "A"), (result.b, "B")):
-        pairs.append((letter, f"{side.origin} ({side.kind})"))
-        pairs += [("", note) for note in of_all_layers(side.notes)]
+        pairs.append((letter, on_one_line(f"{side.origin} ({side.kind})")))
+        pairs += [("", on_one_line(note)) for note in of_all_layers(side.notes)]
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
     pairs.append(("band", result.tolerance.reason))
@@ -59,41 +60,46 @@ def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
 def _print_verdict(result: Comparison, screen: Screen) -> None:
     if result.same:
         worst, count = result.worst, len(result.events)
-        if worst.relative == 0:
+        if all(event.median is None for event in result.events):
+            screen.say(f"\n[bold green]The statistics of all {count:,} events agree[/bold green]")
+            screen.tell("values were not compared: one side has none")
+        elif worst.relative == 0:
             screen.say(f"\n[bold green]The same, bit for bit: all {count:,} events[/bold green]")
         else:
             screen.say(f"\n[bold green]The same: all {count:,} events lie within their bands[/bold green]")
             nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
-            screen.say(f"nearest to its band: {worst.name}, {nearest}")
+            screen.tell(f"nearest to its band: {worst.name}, {nearest}")
     else:
         _print_first(result, screen)
     if result.agreement is not None:
         agreement = result.agreement
-        screen.say(
+        screen.tell(
             f"predictions: the same token at {agreement.same_argmax:,} of {agreement.positions:,} positions, "
             f"KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
             f"(position {agreement.max_kl_position})"
         )
+    if result.hint:
+        screen.tell(result.hint)
 
 
 def _print_first(result: Comparison, screen: Screen) -> None:
     first = result.event(result.first or "")
     screen.say(f"\n[bold red]First divergence: {_place(first)}{_at(result, first)}[/bold red]")
     if first.expr:
-        screen.say(f"  {escape(first.expr)}", style="dim")
+        screen.tell(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
-    screen.say(f"  {escape(element)}A has {number(first.a)}, B has {number(first.b)}")
-    screen.say(f"  off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
+    screen.tell(f"{element}A has {number(first.a)}, B has {number(first.b)}")
+    screen.tell(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
     since = f"up to {result.since} all events agree" if result.since else "no event before it was compared"
-    screen.say(f"  {since}{later}")
+    screen.tell(f"{since}{later}")
     if result.between:
-        screen.say(f"  not compared in between: {_listed(result.between)}")
+        screen.tell(f"not compared in between: {listed(result.between)}")
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
-        screen.say(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
+        screen.tell(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
 
 
 def _place(event: EventDifference) -> str:
@@ -112,23 +118,20 @@ def _at(result: Comparison, event: EventDifference) -> str:
 def _of(event: EventDifference) -> str:
     """What the error is a share of."""
     if not event.by_position:
-        return f" ({event.measured})"
+        return f" ({event.measured})" if event.measured else ""
     return " of the worst row" + (f" {event.measured}" if event.measured else "")
 
 
 def error(value: float) -> str:
-    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same."""
+    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
+    is not finite."""
     if not math.isfinite(value):
-        return "not finite on one side alone"
+        return "NaN/Inf"
     return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
 
 
 def number(value: float) -> str:
     return significant(value).replace("inf", "Infinity")
-
-
-def _short(value: float) -> str:
-    return error(value) if math.isfinite(value) else "NaN/Inf"
 
 
 def _of_band(result: PromptComparison) -> str:
@@ -143,11 +146,11 @@ def _columns(screen: Screen) -> list[Column]:
         Column("", _mark, style=_alarm, whole=True),
         Column("event", lambda e: e.name, whole=True, style=_alarm),
         *shape,
-        Column("worst", lambda e: _short(e.relative), right=True, style=_alarm),
+        Column("worst", lambda e: error(e.relative), right=True, style=_alarm),
         Column(
             "band", lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else error(e.tolerance), right=True
         ),
-        Column("median", lambda e: "–" if e.median is None else _short(e.median), right=True),
+        Column("median", lambda e: "–" if e.median is None else error(e.median), right=True),
         Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
         Column("max |d|", lambda e: f"{e.max_abs:.2g}" if e.max_abs < math.inf else "NaN/Inf", right=True),
         Column("at", lambda e: str(list(e.max_index)) if e.max_index else "–", whole=True),
@@ -169,7 +172,7 @@ def _print_events(result: Comparison, events: Sequence[EventDifference], screen:
 
 
 def _print_legend(events: Sequence[EventDifference], screen: Screen) -> None:
-    legend = "worst, median: |a - b| / |a| of a row"
+    legend = "worst, median: |a - b| of a row over the larger of |a| and |b|"
     hidden = sorted({event.measured for event in events if event.measured and event.by_position})
     legend += f", or {' or '.join(hidden)} where that is larger" if hidden else ""
     legend += "; max |d|: the largest |a - b|"
@@ -201,19 +204,24 @@ def _worst_of(events: Iterator[EventDifference]) -> EventDifference:
 
 
 def _print_positions(result: Comparison, screen: Screen) -> None:
-    """The worst row of every event at each of the positions."""
-    events = [event for event in result.events if len(event.by_position) == len(result.tokens or ())]
-    titles = [str(position) for position in result.positions]
+    """The worst row of every event at each of the positions; – where it was not compared."""
+    events = [event for event in result.events if event.positions]
+    if not events:
+        screen.say("\nStatistics alone have no view by position.")
+        return
     columns = [Column("event", lambda e: e.name, whole=True, style=_alarm)]
-    room = max(1, (screen.width - max(len(e.name) for e in events)) // 10) if events else 1
+    room = max(1, (screen.width - max(len(e.name) for e in events)) // 10)
     screen.say("\n[bold cyan]Worst row by position[/bold cyan]")
-    for start in range(0, len(titles), room):
+    for start in range(0, len(result.positions), room):
         shown = result.positions[start : start + room]
-        cells = [
-            Column(_title(result, p), lambda e, p=p: _short(e.by_position[p]), right=True)  # type: ignore[misc]
-            for p in shown
-        ]
+        cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in shown]
         print_table([*columns, *cells], events, screen)
+
+
+def _error_at(event: EventDifference, position: int) -> str:
+    if position not in event.positions:
+        return "–"
+    return error(event.by_position[event.positions.index(position)])
 
 
 def _title(result: Comparison, position: int) -> str:
@@ -237,14 +245,29 @@ def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) ->
     if not left_over:
         return
     screen.say(f"\n[bold cyan]Only in {title}[/bold cyan]")
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[str, list[Unpaired]] = {}
     for unpaired in left_over:
-        by_reason.setdefault(unpaired.reason, []).append(unpaired.name)
-    for reason, names in by_reason.items():
-        screen.say(escape(f"{_listed(of_all_layers(names))}: {reason}"))
+        by_reason.setdefault(_without_numbers(unpaired.reason), []).append(unpaired)
+    for pattern, same in by_reason.items():
+        names = _of_all_numbers([unpaired.name for unpaired in same])
+        alike = all(unpaired.reason == same[0].reason for unpaired in same)
+        screen.tell(f"{listed(names)}: {same[0].reason if alike else pattern}", indent=0)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "*", text)
+
+
+def _of_all_numbers(names: Sequence[str]) -> list[str]:
+    """Names that differ in their numbers alone, said once with how many there are."""
+    grouped: dict[str, list[str]] = {}
+    for name in names:
+        grouped.setdefault(_without_numbers(name), []).append(name)
+    return [same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in grouped.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
     more = len(names) - MAX_LISTED
     return ", ".join(names[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -252,7 +275,7 @@ def _listed(names: Sequence[str]) -> str:
 def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
     """A row per prompt, then the verdict over all."""
     figures = [
-        Column("error", lambda r: _short(r.relative), right=True),
+        Column("error", lambda r: error(r.relative), right=True),
         Column("band", lambda r: error(r.tolerance), right=True),
     ]
     columns = [

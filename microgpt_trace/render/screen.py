@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from io import StringIO
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console, ConsoleDimensions
@@ -49,6 +50,14 @@ class Screen(Console):
     def say(self, text: str = "", **options: Any) -> None:
         """Print rich markup; user text in it must be escaped."""
         self.print(self.words(text), highlight=False, **options)
+
+    def tell(self, text: str, style: str = "", indent: int = 2) -> None:
+        """Print plain text, its further lines indented like the first one."""
+        for line in wrap(
+            self.words(on_one_line(text)), max(self.width, 20), initial_indent=" " * indent,
+            subsequent_indent=" " * indent, break_on_hyphens=False,
+        ):  # fmt: skip
+            self.print(Text(line, style))
 
     def bar(self, share: float, width: int) -> str:
         """A bar of `share` of the width, in eighths of a character where these exist."""

@@ -22,7 +22,9 @@ def print_weights(result: WeightsComparison, screen: Screen, *, verbose: bool = 
     if result.same:
         screen.say(f"\n[bold green]The same: all {len(result.rows):,} parameters agree[/bold green]")
     else:
-        screen.say(f"\n[bold red]{len(failed):,} of {len(result.rows):,} parameters differ[/bold red]")
+        lacking = len(result.only_a) + len(result.only_b)
+        lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
+        screen.say(f"\n[bold red]{len(failed):,} of {len(result.rows):,} parameters differ{lack}[/bold red]")
         for row in failed[:FEW]:
             screen.say(escape(f"  {row.name}: {_what(row)}"))
     rows = result.rows if verbose or len(result.rows) <= FEW else _shown(result)

@@ -1,0 +1,108 @@
+"""The arrays of a dump as a diagnosis reads them: laid out as our events, loaded when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared
+from ..comparison.sides import ModelSide, RecordingSide, recognise
+from ..decoder import Decoder
+from ..dumps.recording import Recording
+from ..errors import InputError
+from ..model import Model
+from ..stats import Array
+from .diagnose import Diagnosis, diagnose_values
+
+if TYPE_CHECKING:
+    from ..dumps.mapping import NameMap
+
+
+class Dumped(Mapping[str, Array]):
+    """The events of which a dump has all positions, in order of computation."""
+
+    def __init__(self, side: RecordingSide, names: Sequence[str]) -> None:
+        self._side, self._names = side, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._side.fitted(name).array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+class DumpDiagnosis(NamedTuple):
+    """A diagnosis with what it was made of: the dump's side and what the model calls its tokens."""
+
+    diagnosis: Diagnosis
+    dump: RecordingSide
+    labels: tuple[str, ...]
+    model: str
+
+
+def diagnose(
+    dump: str | Path | Recording,
+    model: str | Path | Model | Decoder,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    map: NameMap | None = None,
+    layouts: Mapping[str, str] | None = None,
+    compute: str | None = None,
+) -> DumpDiagnosis:
+    """Diagnose a recording, or one under a path, as `microgpt diagnose` does.
+
+    The tokens are those given, those that the dump says, or those whose embedding it holds; a text
+    beside them is what they should have been. Raises InputError where the dump holds no values, or none
+    that has an event.
+    """
+    opened_dump, opened_model = open_all([dump, model], map)
+    if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):
+        raise InputError(
+            f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
+        )
+    known = _known_tokens(opened_dump, opened_model, tokens, map)
+    expected = prepared(opened_model, text, None).tokens if text is not None else None
+    sides = [opened_dump, opened_model]
+    dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
+    assert isinstance(dumped, RecordingSide)
+    assert isinstance(ours, ModelSide)
+    names = [name for name in ours.names if name in set(dumped.names)]
+    if dumped.statistics:
+        raise InputError(f"{dumped.origin} holds statistics alone: what an operation gives needs its values")
+    if not names:
+        raise InputError(
+            f"{dumped.origin} has no event of {ours.origin}; `microgpt diff --suggest-map` drafts a map"
+        )
+    partial = {name: dumped.fitted(name) for name in names if _of_some_positions(dumped, name)}
+    values = Dumped(dumped, [name for name in names if name not in partial])
+    found = diagnose_values(
+        opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
+    )
+    return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
+
+
+def _known_tokens(
+    dump: Recording, model: Model | Decoder, tokens: Sequence[int] | None, map: NameMap | None
+) -> Sequence[int] | None:
+    """The tokens that were given, that the map or the dump says, or whose embedding the dump holds."""
+    for said in (tokens, map.tokens if map else None, dump.tokens):
+        if said is not None:
+            return said
+    recorded = dump.tensors.get("embed.tok")
+    return None if recorded is None else recognise(model, recorded)
+
+
+def _of_some_positions(side: RecordingSide, name: str) -> bool:
+    recorded = side.recording.tensors[name]
+    return not recorded.beside and math.prod(recorded.shape) < math.prod(side.shapes[name])

@@ -1,0 +1,107 @@
+"""Evaluation: events recomputed from what a dump has of their inputs, or of the nearest before them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+import numpy as np
+
+from ..stats import Array
+from .operations import Weights, apply, inputs_of, kind_of, layer_of
+from .precision import Precision, chain_floor, floor_of
+from .rules import Rules
+
+ONE_ROUNDING = 3**-0.5  # rms of errors evenly spread between -1 and 1
+
+
+class Evaluation:
+    """Values of a dump, and what the rules make of them.
+
+    With `noise`, a seed, every value that is read is moved at random by one rounding, and every one
+    recomputed by its operation's own error: another evaluation that tells how far rounding carries.
+    """
+
+    def __init__(
+        self, weights: Weights, rules: Rules, values: Mapping[str, Array], order: Mapping[str, int],
+        precision: Precision, noise: int | None = None,
+    ) -> None:  # fmt: skip
+        self.weights, self.rules, self.values, self.order = weights, rules, values, order
+        self.precision = precision
+        self._noise = None if noise is None else np.random.default_rng(noise)
+        self._recomputed: dict[str, Array] = {}
+
+    def between(self, name: str) -> list[str]:
+        """The events before `name` that the dump lacks, back to those that it has, in order."""
+        return self._missing(name, self.values)
+
+    def _missing(self, name: str, *known: Container[str]) -> list[str]:
+        """The events before `name` that nobody knows, back to those that are known, in order."""
+        found, open_ = set[str](), [name]
+        while open_:
+            for own in inputs_of(self.rules, open_.pop()):
+                if own not in found and not any(own in place for place in known):
+                    found.add(own)
+                    open_.append(own)
+        return sorted(found, key=self.order.__getitem__)
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """The dump's own events that `name` is computed from, in order."""
+        read = {own for n in (*self.between(name), name) for own in inputs_of(self.rules, n)}
+        return tuple(sorted(read & set(self.values), key=self.order.__getitem__))
+
+    def value(self, name: str) -> Array:
+        """The dump's own value, or what follows for one that it lacks; float64."""
+        return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
+
+    def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
+        """What follows for `name`, or for some rows of it where each row follows from the same row."""
+        for missing in self._missing(name, self.values, self._recomputed):
+            value = self._apply(missing)
+            by = self.floor(missing) / self.precision.roundings
+            self._recomputed[missing] = self._moved(value, by)
+        return self._apply(name, rows)
+
+    def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
+        inputs = [self._value(own) for own in inputs_of(self.rules, name)]
+        if rows is not None:
+            inputs = [own[list(rows)] for own in inputs]
+        return apply(self.weights, self.rules, name, inputs)
+
+    def _value(self, name: str) -> Array:
+        if name in self._recomputed:
+            return self._recomputed[name]
+        return self._moved(np.asarray(self.values[name], np.float64), self.precision.unit)
+
+    def _moved(self, value: Array, by: float) -> Array:
+        if self._noise is None:
+            return value
+        return value * (1 + by * self._noise.uniform(-1, 1, value.shape))
+
+    def forget_before(self, layer: int) -> None:
+        """Drop what was recomputed in earlier layers but their output."""
+        for name in list(self._recomputed):
+            own = layer_of(name)
+            if own is not None and own < layer - 1:
+                del self._recomputed[name]
+
+    def floor(self, name: str) -> float:
+        """The error that the operation alone may have."""
+        kind, config = kind_of(name), self.weights.model.config
+        weight = self.weights.behind.get(kind)
+        prefix = name.partition(".")[0] + "." if layer_of(name) is not None else ""
+        length, terms = len(self.rules.tokens), 1
+        if weight is not None:
+            terms = self.weights.shapes[prefix + weight][1]
+        elif kind in ("attn.scores", "attn.head"):
+            terms = config.head_dim
+        elif kind in ("attn.weights", "attn.context"):
+            terms = length
+        elif kind.endswith("norm"):
+            terms = config.n_embd // 4  # of squares, whose root halves their error
+        elif kind in ("probs", "loss"):
+            terms = config.vocab_size
+        return floor_of(self.precision, kind, terms, length)
+
+    def chain_floor(self, name: str) -> float:
+        """The error that the operation and those recomputed before it may have together."""
+        return chain_floor([self.floor(own) for own in (*self.between(name), name)])

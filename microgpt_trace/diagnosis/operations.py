@@ -1,0 +1,337 @@
+"""The operations of both families, one function each: what an event is, given its inputs and rules.
+
+One table serves for recomputing and for every hypothesis. Products are float32, as `linear` works
+them out; everything else is float64. Shape letters as in llama.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..decoder import Decoder, parameter
+from ..linear import linear
+from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
+from ..model import Model
+from ..ops import losses_of
+from ..stats import Array
+from ..threads import available_cores
+from .rules import Rotation, Rules
+
+
+def kind_of(name: str) -> str:
+    """An event's or parameter's name without its layer (and its head): layer3.attn.q -> attn.q"""
+    kind = name.partition(".")[2] if name.startswith("layer") else name
+    return "attn.head" if kind.startswith("attn.head") else kind
+
+
+def layer_of(name: str) -> int | None:
+    """3 of layer3.attn.q, None of logits"""
+    return int(name.partition(".")[0].removeprefix("layer")) if name.startswith("layer") else None
+
+
+class Weights:
+    """The parameters of a model of either family, rows of q and k in Hugging Face order."""
+
+    def __init__(self, model: Model | Decoder) -> None:
+        self.model = model
+        self.shapes = dict(model.config.shapes())
+        self.workers = min(2, available_cores())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.shapes
+
+    def array(self, name: str) -> Array:
+        """A parameter, [out, in] or [out]"""
+        return parameter(self.model, name) if isinstance(self.model, Decoder) else self.model.params[name]
+
+    def rows(self, name: str, indices: Array) -> Array:
+        """Rows of an embedding: [n] -> [n, C]"""
+        if isinstance(self.model, Decoder):
+            return self.model.tensors[name].take(indices)
+        return self.model.params[name][indices]
+
+    def product(self, x: Array, name: str) -> Array:
+        """x @ W.T without a bias: [T, in] -> [T, out]"""
+        if not isinstance(self.model, Decoder):
+            return x @ self.model.params[name].T
+        config = self.model.config
+        y = linear(x, self.model.tensors[name], workers=self.workers)
+        if config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):
+            y = in_halves(y, config.head_dim)
+        return y
+
+    @cached_property
+    def behind(self) -> dict[str, str]:
+        """The matrix of each kind of product, without its layer: attn.q -> attn_wq"""
+        own = {f"attn.{n}": f"attn_w{n}" for n in "qkv"} | {"attn.out": "attn_wo"}
+        own["logits"] = "lm_head" if "lm_head" in self else "wte"
+        if not isinstance(self.model, Decoder):
+            return own | {"mlp.up": "mlp_fc1", "mlp.down": "mlp_fc2"}
+        return own | {f"mlp.{n}": f"mlp_w{n}" for n in ("gate", "up", "down")}
+
+    @cached_property
+    def head_dim(self) -> int:
+        return self.model.config.head_dim
+
+
+def in_halves(x: Array, dim: int) -> Array:
+    """Channels (or rows) of heads from pairs side by side to halves: (0, 1), (2, 3) -> (0, D/2), ..."""
+    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
+    return pairs.swapaxes(-1, -2).reshape(x.shape)
+
+
+def in_pairs(x: Array, dim: int) -> Array:
+    """The way back from `in_halves`, to the order that GGUF stores llama's rows of q and k in."""
+    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
+    return halves.swapaxes(-1, -2).reshape(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where an operation stands: the model's weights, the rules, and the name of its event."""
+
+    weights: Weights
+    rules: Rules
+    name: str
+
+    @property
+    def prefix(self) -> str:
+        return "" if layer_of(self.name) is None else f"layer{layer_of(self.name)}."
+
+    def has(self, kind: str) -> bool:
+        return kind in self.rules.instead or self.prefix + kind in self.weights
+
+    def parameter(self, kind: str) -> Array:
+        """A parameter of this layer, or what stands in its place."""
+        name = self.prefix + kind
+        instead = self.rules.instead.get(kind)
+        return self.weights.array(name) if instead is None else instead(name)
+
+    def product(self, x: Array, kind: str) -> Array:
+        """x @ W.T + b: [T, in] -> [T, out]"""
+        own = kind not in self.rules.instead
+        y = self.weights.product(x, self.prefix + kind) if own else x @ self.parameter(kind).T
+        bias = kind.replace("_w", "_b")
+        return y + self.parameter(bias) if bias != kind and self.has(bias) else y
+
+    def heads(self, x: Array) -> Array:
+        """[T, H*D] -> [H, T, D]"""
+        return x.reshape(len(x), -1, self.weights.head_dim).swapaxes(0, 1)
+
+
+Function = Callable[..., Array]
+
+
+def apply(weights: Weights, rules: Rules, name: str, inputs: Sequence[Array]) -> Array:
+    """The value of an event from its inputs, float64 each."""
+    with np.errstate(all="ignore"):
+        return _FUNCTIONS[kind_of(name)](Place(weights, rules, name), *inputs)
+
+
+def inputs_of(rules: Rules, name: str) -> tuple[str, ...]:
+    """The events that an event is computed from."""
+    layer = layer_of(name)
+    return tuple(_whole_name(rules, kind, layer) for kind in rules.inputs[kind_of(name)])
+
+
+def _whole_name(rules: Rules, kind: str, layer: int | None) -> str:
+    embedded = "embed.norm" if "embed.norm" in rules.inputs else "embed.tok"
+    if kind == "stream" and layer is not None:
+        return f"layer{layer - 1}.mlp.residual" if layer else embedded
+    if kind == "last":
+        return f"layer{len(rules.windows) - 1}.mlp.residual"
+    return f"layer{layer}.{kind}" if kind.startswith(("attn.", "mlp.")) else kind
+
+
+# --- The operations -----------------------------------------------------------------------------
+
+
+def _embed_tokens(at: Place) -> Array:
+    rows = at.rules.rows_of_tokens or (lambda tokens: at.weights.rows("wte", tokens))
+    return rows(at.rules.tokens).astype(np.float64) * at.rules.embedding_scale
+
+
+def _embed_positions(at: Place) -> Array:
+    positions = np.arange(len(at.rules.tokens)) + at.rules.position_offset
+    table = at.parameter("wpe")
+    return table[positions % len(table)].astype(np.float64)
+
+
+def _norm(gain: str) -> Function:
+    def norm(at: Place, x: Array) -> Array:
+        return normalise(at.rules, x, at.parameter(gain) if at.has(gain) else np.float64(1))
+
+    return norm
+
+
+def _head_norm(gain: str) -> Function:
+    def norm(at: Place, x: Array) -> Array:
+        own = at.parameter(gain)
+        if at.rules.rotation_before_norm and kind_of(at.name).endswith("_norm"):
+            assert at.rules.rotation is not None
+            x = rotate(x, at.rules.rotation, at.weights.head_dim)
+        if not at.rules.per_head:
+            return normalise(at.rules, x, np.tile(own, x.shape[1] // len(own)))
+        return normalise(at.rules, x.reshape(len(x), -1, at.weights.head_dim), own).reshape(x.shape)
+
+    return norm
+
+
+def normalise(rules: Rules, x: Array, gain: Array | np.float64) -> Array:
+    """RMSNorm, or what a fault makes of it: [..., C] -> [..., C]"""
+    if rules.centred:
+        x = x - x.mean(axis=-1, keepdims=True)
+    if not rules.normalised:
+        return x * gain
+    if rules.eps_outside:
+        return x / (np.sqrt(np.square(x).mean(axis=-1, keepdims=True)) + rules.eps) * gain
+    return rmsnorm(x, np.asarray(gain), rules.eps)
+
+
+def _product(at: Place, x: Array) -> Array:
+    return at.product(x, at.weights.behind[kind_of(at.name)])
+
+
+def _rope(norm_gain: str) -> Function:
+    def rope(at: Place, x: Array) -> Array:
+        assert at.rules.rotation is not None
+        if at.rules.rotation_before_norm:
+            return x
+        turned = rotate(x, at.rules.rotation, at.weights.head_dim)
+        return _head_norm(norm_gain)(at, turned) if at.rules.norm_after_rotation else turned
+
+    return rope
+
+
+def rotate(x: Array, rotation: Rotation, head_dim: int) -> Array:
+    """RoPE: [T, H*D] -> [T, H*D]"""
+    count = 2 * len(rotation.frequencies)
+    angles = (np.arange(len(x)) + rotation.offset)[:, None, None] * rotation.frequencies
+    turns = np.cos(angles) * rotation.factor, np.sin(angles) * rotation.factor
+    heads = x.reshape(len(x), -1, head_dim)
+    part = heads[..., :count].reshape(len(x), -1)
+    if rotation.adjacent:
+        turned = in_pairs(turn(in_halves(part, count), turns, count), count)
+    else:
+        turned = turn(part, turns, count)
+    whole = [turned.reshape(*heads.shape[:2], count), heads[..., count:]]
+    return np.concatenate(whole, axis=-1).reshape(x.shape)
+
+
+def _scores(at: Place, q: Array, k: Array) -> Array:
+    scores = scores_forward(at.heads(q), at.heads(k), np.array(at.rules.group), 1)
+    return scores * np.float64(at.rules.scale * math.sqrt(at.weights.head_dim))
+
+
+def _attention_weights(at: Place, scores: Array) -> Array:
+    mask = visible_to(at.rules, at.name, len(scores[0]))
+    scores = scores * math.log(at.rules.softmax_base)
+    if at.rules.softmax_axis == -1:
+        return softmax_forward(scores, mask, 1)
+    masked = np.where(mask, scores, -np.inf)
+    exp = np.exp(masked - masked.max(axis=at.rules.softmax_axis, keepdims=True))
+    return np.where(mask, exp / exp.sum(axis=at.rules.softmax_axis, keepdims=True), 0)
+
+
+def visible_to(rules: Rules, name: str, length: int) -> Array:
+    """Which keys each query of a layer sees: [T, T] of booleans"""
+    window = rules.windows[layer_of(name) or 0]
+    if not rules.ahead:
+        return visible(length, length, window)
+    back = np.arange(length)[:, None] - np.arange(length)
+    return (back >= -rules.ahead) & (back < (window or length))
+
+
+def _context(at: Place, weights: Array, v: Array) -> Array:
+    group = np.array(at.rules.group_of_values or at.rules.group)
+    context = context_forward(weights, at.heads(v), group, 1)
+    return context.swapaxes(0, 1).reshape(len(v), -1)
+
+
+def _head(at: Place, context: Array) -> Array:
+    head = int(at.name.rpartition("head")[2])
+    own = slice(head * at.weights.head_dim, (head + 1) * at.weights.head_dim)
+    return context[:, own] @ at.parameter("attn_wo")[:, own].T
+
+
+def _sum(at: Place, a: Array, b: Array) -> Array:
+    factor_a, factor_b = at.rules.parts.get(kind_of(at.name), (1, 1))
+    return a * factor_a + b * factor_b
+
+
+def _act(at: Place, x: Array) -> Array:
+    return ACTIVATIONS[at.rules.activation](x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "SiLU": silu,
+    "ReLU": lambda x: np.maximum(x, 0),
+    "GELU": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
+    "GELU by tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "GELU by 1.702": lambda x: x * _sigmoid(1.702 * x),
+    "leaky ReLU (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "squared ReLU": lambda x: np.square(np.maximum(x, 0)),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "no activation": lambda x: x,
+}
+
+
+def _hidden(at: Place, act: Array, up: Array) -> Array:
+    return act * up
+
+
+def _probs(at: Place, logits: Array) -> Array:
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def _loss(at: Place, logits: Array) -> Array:
+    """The mean over the positions whose next token is known; a microGPT's name ends with BOS."""
+    targets = np.asarray(at.rules.tokens)[1:]
+    if isinstance(at.weights.model, Model):
+        targets = np.append(targets, at.weights.model.tokenizer.bos_id)
+    return np.asarray(losses_of(logits[: len(targets)], targets).mean())
+
+
+_FUNCTIONS: dict[str, Function] = {
+    "embed.tok": _embed_tokens,
+    "embed.pos": _embed_positions,
+    "embed.sum": _sum,
+    "embed.norm": _norm(""),
+    "attn.norm": _norm("attn_norm"),
+    "attn.q": _product,
+    "attn.k": _product,
+    "attn.v": _product,
+    "attn.q_norm": _head_norm("attn_q_norm"),
+    "attn.k_norm": _head_norm("attn_k_norm"),
+    "attn.q_rope": _rope("attn_q_norm"),
+    "attn.k_rope": _rope("attn_k_norm"),
+    "attn.scores": _scores,
+    "attn.weights": _attention_weights,
+    "attn.context": _context,
+    "attn.head": _head,
+    "attn.out": _product,
+    "attn.residual": _sum,
+    "mlp.norm": _norm("mlp_norm"),
+    "mlp.gate": _product,
+    "mlp.up": _product,
+    "mlp.act": _act,
+    "mlp.hidden": _hidden,
+    "mlp.down": _product,
+    "mlp.residual": _sum,
+    "final.norm": _norm("final_norm"),
+    "logits": _product,
+    "probs": _probs,
+    "loss": _loss,
+}

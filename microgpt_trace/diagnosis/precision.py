@@ -1,0 +1,111 @@
+"""How far a right operation may lie from ours: the roundings of float32 and of coarser engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..stats import Array
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How an engine computes.
+
+    `unit` is the largest relative error of one rounding, `roundings` how many of them an operation may
+    have, `product` the relative error of a product beyond that. Where `exact_sums` is False the sum of
+    K products has rounding errors that grow with sqrt(K).
+    """
+
+    name: str
+    unit: float
+    roundings: float
+    product: float = 0.0
+    exact_sums: bool = True
+
+
+# One rounding moves a row by 0.4 units (rms). The numbers are about twice what PyTorch's right runs of
+# SmolLM2 need (eager and sdpa, five prompts). float32: 16 units, for the engine's roundings and ours, of
+# exp and 1/sqrt by polynomials too. bf16 and f16: 3 units, sums being float32 there. q8: 8-bit blocks of 32
+# going into a product err by max/254 each, 0.5 to 1.5 % of a row; keys and values are often kept as f16.
+PRECISIONS = {
+    precision.name: precision
+    for precision in (
+        Precision("f32", 2.0**-24, 16.0, exact_sums=False),
+        Precision("f16", 2.0**-11, 3.0),
+        Precision("bf16", 2.0**-8, 3.0),
+        Precision("q8", 2.0**-11, 3.0, product=1.5e-2),
+    )
+}
+PEAKED = 3.0  # of weights and probabilities: a row may be two numbers that stray alike
+SAMPLED = 12  # events whose bits are looked at
+ENOUGH = 16  # numbers that tell a precision
+
+
+class Found(NamedTuple):
+    """The precision that an engine computes in, and how that is known."""
+
+    precision: Precision
+    how: str
+
+
+def precision_of(compute: str | None, values: Mapping[str, Array]) -> Found:
+    """The precision that was named, or that the bits of the values show.
+
+    The embedding is left out: it is a copy of weights, which may be bf16 whatever computes.
+    """
+    if compute is not None:
+        if compute not in PRECISIONS:
+            raise InputError(f"compute: expected one of {', '.join(PRECISIONS)}, found {compute!r}")
+        return Found(PRECISIONS[compute], "as given")
+    names = [name for name in values if not name.startswith("embed.")]
+    sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
+    for kind, words in (("bf16", "bfloat16"), ("f16", "float16")):
+        fits = [representable(values[name], kind) for name in sample]
+        told = [fit for fit in fits if fit is not None]
+        if told and sum(told) * 2 > len(told):
+            how = f"every value of {sum(told)} events of {len(told)} looked at is a {words}"
+            return Found(PRECISIONS[kind], how)
+    return Found(PRECISIONS["f32"], f"values of {len(sample)} events looked at need float32")
+
+
+def representable(array: Array, kind: str) -> bool | None:
+    """Whether every finite number of an array is one of bf16 or f16; None where there are too few."""
+    numbers = np.asarray(array, np.float64).ravel()
+    numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
+    if numbers.size < ENOUGH:
+        return None
+    if kind == "f16":
+        with np.errstate(over="ignore"):
+            return bool((numbers.astype(np.float16) == numbers).all())
+    single = numbers.astype(np.float32)
+    return bool((single == numbers).all() and not (single.view(np.uint32) & 0xFFFF).any())
+
+
+def floor_of(precision: Precision, kind: str, terms: int, length: int) -> float:
+    """What an operation's rows may err relative to themselves where nothing cancels.
+
+    `terms` is how many products each of its sums has (1: none), `length` how many positions there are.
+    """
+    units = precision.roundings
+    if not precision.exact_sums:
+        units += 2 * math.sqrt(terms)
+        if kind.endswith("_rope"):
+            units += 2 * length  # the angle position * frequency is rounded, to a unit of itself
+    own = units * precision.unit * (PEAKED if kind in ("attn.weights", "probs") else 1)
+    return max(own, precision.product) if kind in PRODUCTS else own
+
+
+PRODUCTS = (
+    "attn.q", "attn.k", "attn.v", "attn.head", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "logits",
+)  # fmt: skip
+
+
+def chain_floor(floors: Sequence[float]) -> float:
+    """The errors of several operations one after the other, which are independent."""
+    return math.sqrt(math.fsum(f * f for f in floors))

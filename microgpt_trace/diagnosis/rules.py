@@ -1,0 +1,148 @@
+"""Rules: how a model of either family computes, as plain data. Knows no values and no weights.
+
+A hypothesis about a faulty engine is these rules with something replaced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..decoder import Decoder, DecoderConfig
+from ..llama import rope_frequencies
+from ..model import Model
+from ..stats import Array
+
+EPS = 1e-5  # of microGPT's norms
+
+Inputs = Mapping[str, tuple[str, ...]]
+Instead = Mapping[str, Callable[[str], Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """RoPE: radians per position of each pair [n/2], and which channels make a pair.
+
+    The first n channels of a head turn and the others stay; `factor` multiplies cos and sin, `offset`
+    is the position of the first token.
+    """
+
+    frequencies: Array
+    factor: float = 1.0
+    adjacent: bool = False  # pairs (0, 1), (2, 3) ... where False is (0, n/2), (1, n/2 + 1) ...
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """How a model computes.
+
+    `inputs` are what an operation reads, by its name without its layer ("stream" is what enters the
+    layer, "last" what leaves the last one). `instead` gives what stands in the place of a parameter,
+    by its name without its layer, from its whole name.
+    """
+
+    inputs: Inputs
+    eps: float
+    activation: str
+    scale: float  # of the scores
+    group: tuple[int, ...]  # whose keys and values each head has
+    tokens: Array
+    rotation: Rotation | None = None
+    windows: tuple[int | None, ...] = ()  # of each layer
+    instead: Instead = field(default_factory=dict)
+    group_of_values: tuple[int, ...] = ()  # where it is not that of the keys
+    eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
+    centred: bool = False  # the mean is subtracted first
+    normalised: bool = True  # False: the gain alone
+    per_head: bool = True  # norms of q and k
+    norm_after_rotation: bool = False
+    rotation_before_norm: bool = False  # q_norm is the norm of q turned, q_rope passes it on
+    embedding_scale: float = 1.0
+    rows_of_tokens: Callable[[Array], Array] | None = None  # [T] -> [T, C], where they are read otherwise
+    position_offset: int = 0  # of learned positions
+    ahead: int = 0  # how many later positions a query sees; -1: not even itself
+    softmax_base: float = math.e
+    softmax_axis: int = -1
+    parts: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # factors of a sum's two parts
+
+    def reading(self, **inputs: tuple[str, ...]) -> Rules:
+        """The same rules where operations read other inputs; `attn_q` stands for attn.q."""
+        return replace(self, inputs={**self.inputs, **{k.replace("_", ".", 1): v for k, v in inputs.items()}})
+
+    def with_instead(self, instead: Instead) -> Rules:
+        """The same rules where something stands in the place of parameters."""
+        return replace(self, instead={**self.instead, **instead})
+
+    def turning(self, **changes: object) -> Rules:
+        """The same rules with another rotation."""
+        assert self.rotation is not None
+        return replace(self, rotation=replace(self.rotation, **changes))  # type: ignore[arg-type]
+
+
+def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
+    """How the model says that it computes."""
+    config = model.config
+    if not isinstance(config, DecoderConfig):
+        heads = tuple(range(config.n_head))
+        scale = 1 / math.sqrt(config.head_dim)
+        return Rules(_MICROGPT, EPS, "ReLU", scale, heads, tokens, windows=(None,) * config.n_layer)
+    frequencies, factor = rope_frequencies(config.rope, config.head_dim)
+    return Rules(
+        inputs={**_DECODER, **(_HEAD_NORMS if config.qk_norm else {})},
+        eps=config.norm_eps,
+        activation="SiLU",
+        scale=1 / math.sqrt(config.head_dim),
+        group=tuple(h * config.n_kv_head // config.n_head for h in range(config.n_head)),
+        tokens=tokens,
+        rotation=Rotation(np.asarray(frequencies), factor),
+        windows=tuple(config.window if i in config.windowed_layers else None for i in range(config.n_layer)),
+    )
+
+
+_BOTH = {
+    "embed.tok": (),
+    "attn.norm": ("stream",),
+    "attn.q": ("attn.norm",),
+    "attn.k": ("attn.norm",),
+    "attn.v": ("attn.norm",),
+    "attn.weights": ("attn.scores",),
+    "attn.context": ("attn.weights", "attn.v"),
+    "attn.head": ("attn.context",),
+    "attn.out": ("attn.context",),
+    "attn.residual": ("stream", "attn.out"),
+    "mlp.norm": ("attn.residual",),
+    "mlp.up": ("mlp.norm",),
+    "mlp.residual": ("attn.residual", "mlp.down"),
+    "probs": ("logits",),
+    "loss": ("logits",),
+}
+_MICROGPT = _BOTH | {
+    "embed.pos": (),
+    "embed.sum": ("embed.tok", "embed.pos"),
+    "embed.norm": ("embed.sum",),
+    "attn.scores": ("attn.q", "attn.k"),
+    "mlp.act": ("mlp.up",),
+    "mlp.down": ("mlp.act",),
+    "logits": ("last",),
+}
+_DECODER = _BOTH | {
+    "attn.q_rope": ("attn.q",),
+    "attn.k_rope": ("attn.k",),
+    "attn.scores": ("attn.q_rope", "attn.k_rope"),
+    "mlp.gate": ("mlp.norm",),
+    "mlp.act": ("mlp.gate",),
+    "mlp.hidden": ("mlp.act", "mlp.up"),
+    "mlp.down": ("mlp.hidden",),
+    "final.norm": ("last",),
+    "logits": ("final.norm",),
+}
+_HEAD_NORMS = {
+    "attn.q_norm": ("attn.q",),
+    "attn.k_norm": ("attn.k",),
+    "attn.q_rope": ("attn.q_norm",),
+    "attn.k_rope": ("attn.k_norm",),
+}

@@ -1,0 +1,150 @@
+"""The operations of the engine with faults to order, in float64. Options that no right model has are faults.
+
+It imports nothing of the package.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from judges_decoder import head_dim_of, kv_heads_of, rope_frequencies, rope_of, softmax
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an operation may read: `step[name]` is an event so far, of its own layer first."""
+
+    config: dict
+    weights: dict
+    tokens: list
+    targets: list
+    events: dict
+    layer: int | None
+
+    def __getitem__(self, name):
+        own = f"layer{self.layer}.{name}"
+        return self.events[own if own in self.events else name].astype(np.float64)
+
+    def key(self, name, shift=0):
+        layer = (self.layer or 0) + shift
+        return name if name in self.weights else f"model.layers.{layer % self.config['n_layer']}.{name}"
+
+    def weight(self, name, shift=0):
+        return self.weights[self.key(name, shift)]
+
+    def heads(self, x):  # [T, H*D] -> [T, H, D]
+        return x.reshape(len(x), -1, head_dim_of(self.config))
+
+
+def embed(s, table, positions=False, offset=0, scale=1.0, misread=False):
+    ids = np.arange(len(s.tokens)) + offset if positions else np.array(s.tokens)
+    rows = s.weight(f"{table}.weight")
+    wrong = ids == ids[len(ids) // 2] if misread else np.zeros(len(ids), bool)
+    return rows[np.where(wrong, (ids + 1) % len(rows), ids)] * scale
+
+
+def norm(
+    s, of, gain="", eps=None, inside=True, centred=False, plus=0.0, skip=False, per_head=False, turned=False
+):
+    x = rope(s, of) if turned else s[of]
+    if skip:
+        return x
+    shape, eps = x.shape, s.config["rms_norm_eps"] if eps is None else eps
+    x = s.heads(x) if per_head else x
+    x = x - x.mean(-1, keepdims=True) if centred else x
+    square = (x * x).mean(-1, keepdims=True)
+    rms = np.sqrt(square + eps) if inside else np.sqrt(square) + eps
+    return (x / rms * ((s.weight(f"{gain}.weight") if gain else 1.0) + plus)).reshape(shape)
+
+
+def product(
+    s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_shift=0, columns=None
+):
+    """x @ W.T + bias; `permuted` rows are GGUF's, channel i of a head next to i + D/2."""
+    w = s.weight(f"{weight or by}.weight", shift)
+    w = w.T if transposed else w
+    y = s[of] @ w.T if columns is None else s[of][:, columns] @ w[:, columns].T
+    if s.key(f"{by}.bias") in s.weights:
+        y = y + bias * s.weight(f"{by}.bias", bias_shift)
+    if permuted:
+        halves = s.heads(y)
+        y = np.stack(np.split(halves, 2, -1), -1).reshape(y.shape)
+    return y
+
+
+def total(s, parts):
+    return sum(s[part] for part in parts)
+
+
+def rope(s, of, interleaved=False, settings=None, offset=0, direction=1, skip=False):
+    x = s[of]
+    if skip:
+        return x
+    dim, length = head_dim_of(s.config), len(x)
+    changed = {"head_dim": dim, "rope_parameters": rope_of(s.config) | (settings or {})}
+    frequencies, factor = rope_frequencies(changed)
+    angles = direction * (np.arange(length) + offset)[:, None, None] * frequencies
+    pairs = x.reshape(length, -1, dim // 2, 2) if interleaved else x.reshape(length, -1, 2, dim // 2)
+    pairs = pairs if interleaved else pairs.swapaxes(2, 3)
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles) * factor
+    back = np.stack([turned.real, turned.imag], -1)
+    return (back if interleaved else back.swapaxes(2, 3)).reshape(x.shape)
+
+
+def _shared(s, x, modulo):
+    """The keys or values that each query head has: [T, G*D] -> [T, H, D]"""
+    heads, kv_heads = s.config["num_attention_heads"], kv_heads_of(s.config)
+    group = np.arange(heads) % kv_heads if modulo else np.arange(heads) * kv_heads // heads
+    return s.heads(x)[:, group]
+
+
+def scores(s, q, k, power=-0.5, modulo=False):
+    products = np.einsum("qhd,khd->hqk", s.heads(s[q]), _shared(s, s[k], modulo))
+    return products * head_dim_of(s.config) ** power
+
+
+def attention_weights(s, window, masked=True, ahead=0, strict=False):
+    x = s["attn.scores"]
+    back = np.arange(x.shape[1])[:, None] - np.arange(x.shape[2])
+    seen = (back >= -ahead) & (back < (window or x.shape[2]))
+    if strict:  # itself left out, but for position 0, which would see nothing
+        seen &= (back > 0) | (np.arange(x.shape[1]) == 0)[:, None]
+    return softmax(np.where(seen | (not masked), x, -np.inf))
+
+
+def context(s, modulo=False):
+    mixed = np.einsum("hqk,khd->qhd", s["attn.weights"], _shared(s, s["attn.v"], modulo))
+    return mixed.reshape(len(mixed), -1)
+
+
+def _gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {
+    "relu": lambda x: np.where(x < 0, 0.0, x),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "gelu_tanh": _gelu_tanh,
+}
+
+
+def activation(s, of, kind):
+    return ACTIVATIONS[kind](s[of])
+
+
+def times(s, a, b):
+    return s[a] * s[b]
+
+
+def residual(s, stream, branch, kept=1.0, added=1.0):
+    return kept * s[stream] + added * s[branch] if kept else added * s[branch]
+
+
+def probabilities(s):
+    return softmax(s["logits"])
+
+
+def cross_entropy(s):
+    hits = s["probs"][np.arange(len(s.targets)), s.targets]
+    return -np.log(hits).mean()
