@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from tiny_models import CASES as DECODERS
-from tiny_models import random_weights, write_folder
+from tiny_models import random_weights, tiny_model, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, init, load
 from microgpt_trace.batch import Packer
@@ -124,3 +124,17 @@ def pairs(compared_folders):
 @pytest.fixture
 def llama(pairs):
     return pairs["llama_gqa"]
+
+
+@pytest.fixture(scope="session")
+def decoders(tmp_path_factory):
+    """A function that gives (model, config, weights) of a case."""
+    known = {}
+
+    def model(case):
+        if case not in known:
+            config, weights = tiny_model(case)
+            known[case] = load(write_folder(tmp_path_factory.mktemp(case), config, weights)), config, weights
+        return known[case]
+
+    return model

@@ -1,39 +1,24 @@
-"""APRT directories: golden bytes, what apr leaves, our own with a manifest, and damaged ones."""
+"""APRT directories: golden bytes, our own with a manifest, and what apr leaves."""
 
 import json
-import shutil
 import struct
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.dumps.aprt import events_of, is_aprt, open_aprt
+from microgpt_trace.dumps.aprt import events_of, open_aprt
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST, fit
-from microgpt_trace.dumps.recording import OWN
 from microgpt_trace.dumps.shapes import event_shapes
-from microgpt_trace.errors import FileFormatError, InputError, MicrogptError, RunError
+from microgpt_trace.errors import InputError, MicrogptError, RunError
 from microgpt_trace.names import ALIASES
 
-FINAL_NORM = "41505254 ffffffff 02000000 0000803f 000020c0"  # [1, -2.5] of the whole model
 QKV = ("layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
-
-
-def bare(folder, **files):
-    """Files as apr leaves them: `layer3__ffn_up` lies in layer-3."""
-    for place, values in files.items():
-        layer, _, stage = place.rpartition("__")
-        path = folder / layer.replace("layer", "layer-") / f"{stage}.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number = int(layer.removeprefix("layer")) if layer else 0xFFFFFFFF
-        values = np.asarray(values, "<f4")
-        path.write_bytes(b"APRT" + struct.pack("<II", number, values.size) + values.tobytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,35 +30,11 @@ def traced(model, **options):
     return trace(model, tokens=TOKENS, values=True, **options)
 
 
-@pytest.fixture(scope="module")
-def dump(models, tmp_path_factory):
-    """A folder of dumps that tests copy before they damage it."""
-    folder = tmp_path_factory.mktemp("dump") / "qwen2"
-    write_aprt(traced(models["qwen2"]), folder)
-    return folder
-
-
-def refusal(folder, error=FileFormatError):
-    with pytest.raises(error) as caught:
-        open_aprt(folder)
-    print(caught.value)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
-
-
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
-
-
-def edit_manifest(folder, **changes):
-    (folder / "manifest.json").write_text(json.dumps(manifest_of(folder) | changes))
+def replaced_arrays(done, **arrays):
+    return replace(done, arrays={("forward", name.replace("__", ".")): a for name, a in arrays.items()})
 
 
 # --- Bytes -----------------------------------------------------------------------------------
-
-
-def replaced_arrays(done, **arrays):
-    return replace(done, arrays={("forward", name.replace("__", ".")): a for name, a in arrays.items()})
 
 
 def test_the_bytes_of_a_file(models, tmp_path):
@@ -181,7 +142,9 @@ def test_rows_after_a_bias_are_no_bare_product(models, tmp_path, case, biased):
 # --- What is written -------------------------------------------------------------------------
 
 
-def test_the_manifest_says_what_bytes_cannot(dump, models):
+def test_the_manifest_says_what_bytes_cannot(models, tmp_path):
+    dump = tmp_path / "out"
+    write_aprt(traced(models["qwen2"]), dump)
     manifest = manifest_of(dump)
     assert manifest["schema"] == "microgpt.aprt/1"
     assert (manifest["tokens"], manifest["positions"]) == (list(TOKENS), [6])
@@ -222,6 +185,20 @@ def test_a_fused_stage_needs_all_its_events(models, tmp_path):
     ]
 
 
+def test_what_the_manifest_says_is_noted(models, tmp_path):
+    write_aprt(traced(models["qwen3"]), tmp_path / "out")
+    *notes, of_layers = open_aprt(tmp_path / "out").notes
+    assert notes == ["lm_head holds the last position only, as apr has it"]
+    assert of_layers.startswith("left out: layer*.attn.q_norm, layer*.attn.k_norm, probs and 1 more: apr has")
+
+
+def test_an_event_left_out_is_noted_with_its_reason(models, tmp_path):
+    done = trace(models["qwen2"], tokens=TOKENS, values=["layer0.attn.q", "layer1.mlp.up"])
+    write_aprt(done, tmp_path / "out")
+    expected = "left out: layer*.attn.q: qkv_bias is written together with layer0.attn.k, layer0.attn.v"
+    assert open_aprt(tmp_path / "out").notes == (expected,)
+
+
 def test_a_trace_without_arrays(models, tmp_path):
     with pytest.raises(InputError, match="kept no array of a stage"):
         write_aprt(trace(models["qwen2"], tokens=TOKENS), tmp_path / "out")
@@ -255,6 +232,13 @@ def test_a_full_disk_leaves_nothing(emma, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(RunError, match=r"out: cannot write \(No space left on device\)"):
         write_aprt(trace(emma, "emma"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_elements_than_a_header_counts(models, tmp_path):
+    huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
+    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
+        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,10 +281,6 @@ def test_apr_of_a_model_comes_back(models, tmp_path):
     assert recording.tensors.keys() == {name for _, name in done.arrays} - {"probs", "loss"}
 
 
-def reasons_of(folder):
-    return {left.recorded.source: left.reason for left in open_aprt(folder).leftovers}
-
-
 def test_rows_after_the_bias_win(tmp_path):
     bare(tmp_path, layer0__qkv_matmul=[1, 2, 3], layer0__qkv_bias=[4, 5, 6], layer1__qkv_bias=[7])
     recording = open_aprt(tmp_path)
@@ -339,135 +319,3 @@ def test_stages_stand_for_events_of_their_layer(stage):
     per_layer, whole = events_of(stage, 3), events_of(stage, None)
     assert not (per_layer and whole)
     assert all(event.startswith("layer3.") for event in per_layer)
-
-
-# --- Damage ----------------------------------------------------------------------------------
-
-
-def test_is_aprt(dump, tmp_path):
-    assert is_aprt(dump)
-    assert is_aprt(bare(tmp_path / "bare", layer3__ffn_up=[1]))
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/weights.bin").write_bytes(b"GGUF")
-    for name in ("other", "gone", "other/weights.bin"):
-        assert not is_aprt(tmp_path / name)
-
-
-def test_nothing_is_read_before_it_is_wanted(tmp_path):
-    recorded = open_aprt(bare(tmp_path, final_norm=[1, 2])).tensors["final.norm"]
-    (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM)[:16])
-    with pytest.raises(FileFormatError, match="expected 2 elements, found 1"):
-        recorded.read()
-    (tmp_path / "final_norm.bin").unlink()
-    with pytest.raises(FileFormatError, match="cannot read it"):
-        recorded.read()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "expected APRT and a header of 12 bytes, found b''"),
-        ("41505254 ffffffff 0200", "expected APRT and a header of 12 bytes"),
-        ("41505300 ffffffff 00000000", "expected APRT and a header of 12 bytes, found b'APS"),
-        (FINAL_NORM[:-2], "expected 20 bytes for 2 elements, found 19"),
-        (FINAL_NORM + "00", "expected 20 bytes for 2 elements, found 21"),
-        ("41505254 ffffffff ffffffff 00", "expected 17,179,869,192 bytes for 4,294,967,295 elements"),
-        ("41505254 03000000 00000000", "expected a header of the whole model, found that of layer 3"),
-    ],
-)
-def test_a_file_that_is_wrong(tmp_path, content, message):
-    (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(content))
-    assert message in refusal(tmp_path)
-
-
-def test_a_folder_that_is_wrong(tmp_path):
-    assert "found none" in refusal(tmp_path)
-    assert "found none" in refusal(tmp_path / "gone")
-    bare(tmp_path, layer3__ffn_up=[1])
-    (tmp_path / "layer-3").rename(tmp_path / "layer-4")
-    assert "expected a header of layer 4, found that of layer 3" in refusal(tmp_path)
-    (tmp_path / "layer-4").rename(tmp_path / "layer-x")
-    assert "expected layer-0, layer-1 ..., found 'layer-x'" in refusal(tmp_path)
-    shutil.rmtree(tmp_path / "layer-x")
-    (tmp_path / "a.bin").mkdir()
-    assert "expected a file of APRT" in refusal(tmp_path)
-
-
-@pytest.fixture
-def copy(dump, tmp_path):
-    return shutil.copytree(dump, tmp_path / "copy")
-
-
-def test_files_and_manifest_that_disagree(copy):
-    bare(copy, layer0__moe_router=[1])
-    assert reasons_of(copy) == {"layer-0/moe_router.bin": "manifest.json does not name it"}
-    bare(copy, layer1__ffn_up=[1, 2])
-    assert "manifest.json: layer-1/ffn_up.bin: shape: expected 2 elements" in refusal(copy)
-    (copy / "layer-1/ffn_up.bin").unlink()
-    assert "'layer-1/ffn_up.bin' is missing, which manifest.json names" in refusal(copy)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("file", "../dump/x.bin"), ("file", 3), ("stage", "ffn_gate"), ("layer", 1), ("events", ["logits"]),
-        ("events", []), ("events", "embed.tok"), ("shape", [7, 31]), ("shape", [-7, -32]), ("shape", None),
-        ("shape", [7.0, 32]), ("positions", [6]), ("dtype", "float64"),
-    ],
-)  # fmt: skip
-def test_an_entry_that_is_wrong(copy, key, value):
-    files = manifest_of(copy)["files"]
-    edit_manifest(copy, files=[files[0] | {key: value}, *files[1:]])
-    assert "manifest" in refusal(copy)
-
-
-def test_an_event_that_two_files_claim(copy):
-    shutil.copy(copy / "layer-1/post_ffn_residual.bin", copy / "layer-1/layer_output.bin")
-    files = manifest_of(copy)["files"]
-    twin = next(entry for entry in files if entry["file"] == "layer-1/post_ffn_residual.bin")
-    alias = {"file": "layer-1/layer_output.bin", "stage": "layer_output"}
-    edit_manifest(copy, files=[*files, twin | alias])
-    assert "layer1.mlp.residual is in layer-1/post_ffn_residual.bin and in layer-1/" in refusal(copy)
-
-
-def test_more_elements_than_a_header_counts(models, tmp_path):
-    huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
-    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
-        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"tokens": None}, "tokens: expected whole numbers, found None"),
-        ({"tokens": [1, -1]}, "tokens: expected whole numbers, found [1, -1]"),
-        ({"tokens": [1, 2]}, "lm_head.bin: positions: expected [1], found [6]"),
-        ({"files": {}}, "files: expected a list"),
-        ({"files": [1]}, "files: expected one entry for each file, found 1"),
-        ({"schema": "microgpt.aprt/2"}, "expected the schema microgpt.aprt/1, found 'microgpt.aprt/2'"),
-    ],
-)
-def test_a_manifest_that_is_wrong(copy, changes, message):
-    edit_manifest(copy, **changes)
-    assert message in refusal(copy)
-
-
-def test_cuts_anywhere(copy):
-    """Whatever end is missing of whatever file, it is refused in one line."""
-    for path in [*sorted(copy.rglob("*.bin"))[::6], copy / "manifest.json"]:
-        whole = path.read_bytes()
-        for size in {0, 1, 4, 11, 12, 13, len(whole) // 2, len(whole) - 2}:
-            path.write_bytes(whole[:size])
-            assert refusal(copy, MicrogptError)
-        path.write_bytes(whole)
-    assert all(recorded.layout in (OWN, LAST) for recorded in open_aprt(copy).tensors.values())
-
-
-def test_bytes_changed_anywhere(copy):
-    path, rng = copy / "manifest.json", np.random.default_rng(3)
-    whole = path.read_bytes()
-    for place in rng.integers(0, len(whole), 150):
-        path.write_bytes(whole[:place] + bytes([rng.integers(256)]) + whole[place + 1 :])
-        with suppress(MicrogptError):
-            open_aprt(copy)

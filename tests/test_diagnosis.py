@@ -18,8 +18,6 @@ from tiny_models import (
     pair_neighbours,
     random_quantised_weights,
     rounded,
-    tiny_model,
-    write_folder,
     write_gguf,
 )
 
@@ -27,20 +25,6 @@ from microgpt_trace import load, trace
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.dumps.recording import Fitted
 from microgpt_trace.errors import InputError
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A function that gives (model, config, weights) of a case."""
-    known = {}
-
-    def model(case):
-        if case not in known:
-            config, weights = tiny_model(case)
-            known[case] = load(write_folder(tmp_path_factory.mktemp(case), config, weights)), config, weights
-        return known[case]
-
-    return model
 
 
 def run(model, faults=None, source=TOKENS):
@@ -78,8 +62,8 @@ def explained(found):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_right_run_is_clean(models, case):
-    model, config, weights = models(case)
+def test_a_right_run_is_clean(decoders, case):
+    model, config, weights = decoders(case)
     events = {n: a.astype(np.float32) for n, a in decoder_events(config, weights, TOKENS).items()}
     found = diagnose_values(model, TOKENS, events)
     worst = max(found.operations, key=lambda o: o.error / o.tolerance)
@@ -93,8 +77,8 @@ def to_bf16(values):
     return rounded({"": np.asarray(values)}, "BF16")[""]
 
 
-def test_a_run_in_bf16_is_clean_and_recognised(models):
-    model, *_ = models("qwen2")
+def test_a_run_in_bf16_is_clean_and_recognised(decoders):
+    model, *_ = decoders("qwen2")
     names = [n for n, s in model.hooks.specs.items() if not s.extra and n not in ("loss", "embed.tok")]
     found = diagnose_values(model, TOKENS, run(model, {n: lambda seen, n=n: to_bf16(seen[n]) for n in names}))
     worst = max(found.operations, key=lambda o: (o.error or 0) / o.tolerance)
@@ -103,17 +87,17 @@ def test_a_run_in_bf16_is_clean_and_recognised(models):
     assert found.compute == "bf16"
 
 
-def test_the_same_run_is_not_clean_as_float32(models):
-    model, *_ = models("qwen2")
+def test_the_same_run_is_not_clean_as_float32(decoders):
+    model, *_ = decoders("qwen2")
     found = diagnose_values(
         model, TOKENS, run(model, {"layer0.attn.q": lambda s: to_bf16(s["layer0.attn.q"])})
     )
     assert explained(found) == ["rounded-bf16"]
 
 
-def test_a_precision_it_does_not_know(models):
+def test_a_precision_it_does_not_know(decoders):
     with pytest.raises(InputError, match="compute: expected one of f32"):
-        diagnose_values(models("qwen2")[0], TOKENS, {}, compute="fp4")
+        diagnose_values(decoders("qwen2")[0], TOKENS, {}, compute="fp4")
 
 
 def test_our_own_microgpt_is_clean(case):
@@ -274,8 +258,8 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("id", "case", "event", "fault"), MISTAKES, ids=[f"{i}-{m[0]}" for i, m in enumerate(MISTAKES)]
 )
-def test_a_mistake_is_named(models, id, case, event, fault):
-    model, _, weights = models(case)
+def test_a_mistake_is_named(decoders, id, case, event, fault):
+    model, _, weights = decoders(case)
     found = found_for(model, {event: lambda seen: fault(seen, weights)})
     assert id in explained(found)
     assert not found.clean
@@ -306,22 +290,22 @@ LOOKS = [
 
 @pytest.mark.parametrize(("id", "change"), LOOKS, ids=[f"{i}-{look[0]}" for i, look in enumerate(LOOKS)])
 @pytest.mark.parametrize("event", ["layer0.attn.q", "layer1.attn.context"])
-def test_what_no_mistake_explains_is_described(models, id, change, event):
-    model, *_ = models("llama_gqa")
+def test_what_no_mistake_explains_is_described(decoders, id, change, event):
+    model, *_ = decoders("llama_gqa")
     found = found_for(model, {event: lambda seen: change(seen[event].astype(np.float64))})
     assert id in explained(found)
 
 
-def test_nothing_explains_noise(models):
-    model, *_ = models("llama_gqa")
+def test_nothing_explains_noise(decoders):
+    model, *_ = decoders("llama_gqa")
     noise = np.random.default_rng(1).standard_normal((7, 32))
     found = found_for(model, {"layer0.attn.q": lambda seen: noise})
     assert explained(found) == []
     assert found.tried
 
 
-def test_a_cause_is_followed_through_all_layers(models):
-    model, *_ = models("llama_gqa")
+def test_a_cause_is_followed_through_all_layers(decoders):
+    model, *_ = decoders("llama_gqa")
     faults = {
         f"layer{i}.attn.{n}_rope": lambda s, i=i, n=n: turned(s[f"layer{i}.attn.{n}"], adjacent=True)
         for i in range(2)
@@ -334,8 +318,8 @@ def test_a_cause_is_followed_through_all_layers(models):
     )
 
 
-def test_a_measured_base_is_said_in_round_numbers(models):
-    model, *_ = models("qwen2")
+def test_a_measured_base_is_said_in_round_numbers(decoders):
+    model, *_ = decoders("qwen2")
     found = found_for(model, {"layer0.attn.q_rope": lambda s: turned(s["layer0.attn.q"], theta=10000.0)})
     assert "the base is 10,000, the model says 1e+06" in found.findings[0].claim
 
@@ -349,8 +333,8 @@ def lacking(values, *kinds):
     return {n: a for n, a in values.items() if n.rpartition(".")[2] not in kinds}
 
 
-def test_a_clean_dump_without_intermediates(models):
-    model, *_ = models("llama_gqa")
+def test_a_clean_dump_without_intermediates(decoders):
+    model, *_ = decoders("llama_gqa")
     found = diagnose_values(model, TOKENS, lacking(run(model), *WITHOUT))
     context = next(o for o in found.operations if o.name == "layer0.attn.context")
     assert found.clean
@@ -367,8 +351,8 @@ def test_a_clean_dump_without_intermediates(models):
         ("rope-missing", {"scale": 0.0}),
     ],
 )
-def test_rope_is_blamed_where_only_the_context_shows_it(models, id, turn):
-    model, *_ = models("llama_gqa")
+def test_rope_is_blamed_where_only_the_context_shows_it(decoders, id, turn):
+    model, *_ = decoders("llama_gqa")
     faults = {f"layer0.attn.{n}_rope": lambda s, n=n: turned(s[f"layer0.attn.{n}"], **turn) for n in "qk"}
     found = diagnose_values(model, TOKENS, lacking(run(model, faults), *WITHOUT))
     print(found.findings)
@@ -376,8 +360,8 @@ def test_rope_is_blamed_where_only_the_context_shows_it(models, id, turn):
     assert id in explained(found)
 
 
-def test_rows_in_ggufs_order_where_only_the_scores_show_it(models):
-    model, _, weights = models("llama_gqa")
+def test_rows_in_ggufs_order_where_only_the_scores_show_it(decoders):
+    model, _, weights = decoders("llama_gqa")
     faults = {
         f"layer0.attn.{n}": lambda s, n=n, h=h: (
             s["layer0.attn.norm"] @ pair_neighbours(weights[f"{ATTN}{n}_proj.weight"], h).T
@@ -389,8 +373,8 @@ def test_rows_in_ggufs_order_where_only_the_scores_show_it(models):
     assert "rows-in-pairs" in explained(found)
 
 
-def test_a_dump_of_the_logits_alone(models):
-    model, config, weights = models("llama_gqa")
+def test_a_dump_of_the_logits_alone(decoders):
+    model, config, weights = decoders("llama_gqa")
     right = run(model)["logits"]
     assert diagnose_values(model, TOKENS, {"logits": right}).clean
     wrong = decoder_events({**config, "rms_norm_eps": 1e-2}, weights, TOKENS)["logits"]
@@ -399,8 +383,8 @@ def test_a_dump_of_the_logits_alone(models):
     assert found.first_wrong == "logits"
 
 
-def test_logits_of_the_last_position(models):
-    model, *_ = models("llama_gqa")
+def test_logits_of_the_last_position(decoders):
+    model, *_ = decoders("llama_gqa")
     values = run(model)
     logits = values.pop("logits")[-1:]
     values.pop("probs"), values.pop("loss")
@@ -410,8 +394,8 @@ def test_logits_of_the_last_position(models):
     assert found.operations[-1].position == 6
 
 
-def test_what_is_not_finite_is_judged_once(models):
-    model, *_ = models("llama_gqa")
+def test_what_is_not_finite_is_judged_once(decoders):
+    model, *_ = decoders("llama_gqa")
     values = run(model, {"layer0.attn.v": lambda s: with_element(s["layer0.attn.v"], (3, 2), np.nan)})
     found = diagnose_values(model, TOKENS, values)
     assert [o.name for o in found.wrong] == ["layer0.attn.v"]
@@ -419,8 +403,8 @@ def test_what_is_not_finite_is_judged_once(models):
     assert "NaN though the inputs are finite, the first at [3, 2]" in found.wrong[0].nonfinite
 
 
-def test_masked_scores_may_hold_anything(models):
-    model, *_ = models("llama_gqa")
+def test_masked_scores_may_hold_anything(decoders):
+    model, *_ = decoders("llama_gqa")
     values = run(model)
     for i in range(2):
         name = f"layer{i}.attn.scores"
@@ -434,8 +418,8 @@ def test_masked_scores_may_hold_anything(models):
 @pytest.mark.parametrize(
     ("id", "text"), [("bos-missing", (1, *TOKENS)), ("bos-added", TOKENS[1:]), ("other-tokens", (9, 8))]
 )
-def test_tokens_that_are_not_those_of_the_text(models, id, text):
-    model, *_ = models("llama_gqa")
+def test_tokens_that_are_not_those_of_the_text(decoders, id, text):
+    model, *_ = decoders("llama_gqa")
     found = diagnose_values(model, TOKENS, run(model), text_tokens=text)
     assert explained(found) == [id]
     assert found.first_wrong is None

@@ -46,6 +46,8 @@ def test_file_names_with_other_separators_mean_the_same(separator):
         "layer0.attn_wq",
         "",
         "layer0.attn.q\n",
+        "layer#.attn.q",
+        "layer0.attn.head#",
     ],
 )
 def test_no_event_is_called_so(name):

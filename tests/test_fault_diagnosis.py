@@ -12,7 +12,7 @@ from conftest import CASES as MICROGPTS
 from faults import decoder_faults, generic_fault, generic_faults, microgpt_faults, quantised_faults
 from faulty_engine import decoder_run, microgpt_run
 from foreign_dumps import write_dump
-from tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, tiny_model, write_folder, write_gguf
+from tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, write_gguf
 
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
@@ -46,20 +46,6 @@ MISREAD = {
 }
 # Nothing tells an untrained head from any other wrong matrix.
 UNKNOWABLE = ("tied_head_missing",)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A function that gives (model, config, weights) of a case."""
-    known = {}
-
-    def model(case):
-        if case not in known:
-            config, weights = tiny_model(case)
-            known[case] = load(write_folder(tmp_path_factory.mktemp(case), config, weights)), config, weights
-        return known[case]
-
-    return model
 
 
 def changed(found, right):
@@ -96,8 +82,8 @@ def rate(model, run, faults, words, tokens=TOKENS, at_least=0.95):
 
 
 @pytest.mark.parametrize("case", FAMILIES)
-def test_structural_faults_of_a_decoder_are_named(models, case):
-    model, config, weights = models(case)
+def test_structural_faults_of_a_decoder_are_named(decoders, case):
+    model, config, weights = decoders(case)
     faults = decoder_faults(config)
     run = lambda fault: decoder_run(config, weights, TOKENS, fault)  # noqa: E731
     assert diagnose_values(model, TOKENS, run(None)).clean
@@ -119,8 +105,8 @@ def test_structural_faults_of_a_microgpt_are_named(name):
     assert rate(model, run, microgpt_faults(params, heads), lambda f: f.cause, tokens) == []
 
 
-def test_whatever_happens_to_an_event_of_a_decoder_is_named(models):
-    model, config, weights = models("qwen3")
+def test_whatever_happens_to_an_event_of_a_decoder_is_named(decoders):
+    model, config, weights = decoders("qwen3")
     run = lambda fault: decoder_run(config, weights, TOKENS, fault)  # noqa: E731
     faults = [f for f in generic_faults(run(None)) if not f.event.startswith("layer1")]
     assert rate(model, run, faults, lambda fault: NAMED[fault.cause[0]]) == []
@@ -153,8 +139,8 @@ def test_misread_quantisation_is_named(tmp_path, type):
 @pytest.mark.parametrize(
     ("id", "text", "own"), [("bos_added", TOKENS, (1, *TOKENS)), ("bos_missing", (1, *TOKENS), TOKENS)]
 )
-def test_a_bos_too_many_or_missing_is_named(models, id, text, own):
-    model, config, weights = models("llama_gqa")
+def test_a_bos_too_many_or_missing_is_named(decoders, id, text, own):
+    model, config, weights = decoders("llama_gqa")
     fault = next(f for f in decoder_faults(config) if f.id == id)
     found = diagnose_values(model, own, decoder_run(config, weights, text, fault), text_tokens=text)
     assert found.first_wrong is None
@@ -174,16 +160,16 @@ def smallest(model, config, weights, kind, event, base):
 
 
 @pytest.mark.parametrize(("kind", "base", "most"), [("scale", 1, 1e-4), ("wrong_element", 0, 1e-4)])
-def test_the_smallest_fault_that_is_found(models, kind, base, most):
-    model, config, weights = models("llama_gqa")
+def test_the_smallest_fault_that_is_found(decoders, kind, base, most):
+    model, config, weights = decoders("llama_gqa")
     events = ("embed.tok", "layer0.attn.q", "layer0.attn.scores", "layer0.mlp.down", "final.norm", "logits")
     sizes = {event: smallest(model, config, weights, kind, event, base) for event in events}
     print({event: f"{size:.1e}" for event, size in sizes.items()})
     assert max(sizes.values()) <= most
 
 
-def test_ten_times_the_tolerance_is_always_found(models):
-    model, config, weights = models("qwen3")
+def test_ten_times_the_tolerance_is_always_found(decoders):
+    model, config, weights = decoders("qwen3")
     right = diagnose_values(model, TOKENS, decoder_run(config, weights, TOKENS))
     for operation in right.operations:
         fault = generic_fault("scale", operation.name, 1 + 10 * operation.tolerance)
@@ -196,8 +182,8 @@ def test_ten_times_the_tolerance_is_always_found(models):
 
 
 @pytest.mark.parametrize("rounding", ["bf16", "f16"])
-def test_structural_faults_of_an_engine_that_rounds(models, rounding):
-    model, config, weights = models("qwen2")
+def test_structural_faults_of_an_engine_that_rounds(decoders, rounding):
+    model, config, weights = decoders("qwen2")
     right = decoder_run(config, weights, TOKENS, rounding=rounding)
     assert diagnose_values(model, TOKENS, right).clean
     for fault in decoder_faults(config):
@@ -222,8 +208,8 @@ IN_GAPS = ("rope_interleaved", "scale_missing", "mask_missing", "kv_grouping_sco
 
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("id", IN_GAPS)
-def test_faults_in_dumps_with_gaps(models, gap, id):
-    model, config, weights = models("qwen2")
+def test_faults_in_dumps_with_gaps(decoders, gap, id):
+    model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == id)
     events = decoder_run(config, weights, TOKENS, fault)
     kept = {name: value for name, value in events.items() if re.fullmatch(GAPS[gap], name)}
@@ -235,8 +221,8 @@ def test_faults_in_dumps_with_gaps(models, gap, id):
     assert names(found, fault.cause)
 
 
-def test_an_offset_of_q_and_k_cannot_be_seen_in_the_scores(models):
-    model, config, weights = models("qwen2")
+def test_an_offset_of_q_and_k_cannot_be_seen_in_the_scores(decoders):
+    model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == "rope_offset")
     events = decoder_run(config, weights, TOKENS, fault)
     assert diagnose_values(model, TOKENS, {n: v for n, v in events.items() if "rope" not in n}).clean
@@ -246,8 +232,8 @@ def test_an_offset_of_q_and_k_cannot_be_seen_in_the_scores(models):
 
 
 @pytest.mark.parametrize("style", ["ours", "huggingface", "llama.cpp", "transformerlens"])
-def test_a_decoders_dump_of_another_engine(models, tmp_path, style):
-    model, config, weights = models("qwen2")
+def test_a_decoders_dump_of_another_engine(decoders, tmp_path, style):
+    model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == "rope_interleaved")
     write_dump(tmp_path / style, decoder_run(config, weights, TOKENS, fault), style)
     found = diagnose(open_recording(tmp_path / style), model).diagnosis

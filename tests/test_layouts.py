@@ -227,6 +227,15 @@ def test_a_number(shape):
     assert (fitted.array.shape, float(fitted.array), fitted.note) == ((), 2.5, "")
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_number_in_our_own_order(shape):
+    number = record(np.full(shape, 2.5), OWN)
+    fitted = fit("loss", number, SHAPES)
+    assert (fits("loss", number, SHAPES), fitted.array.shape, float(fitted.array)) == ([OWN], (), 2.5)
+    assert "expected [] for loss, found [2]" in refusal("loss", record(numbers(2), OWN))
+    assert fits("loss", record(numbers(2), OWN), SHAPES) == []
+
+
 def test_one_position_keeps_its_axis():
     shapes = {UP: (1, 48), SCORES: (4, 1, 1)}
     for name, stored in (

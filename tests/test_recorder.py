@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
+from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import InputError
 
@@ -95,6 +96,14 @@ def test_sdpa_gives_all_but_the_attention_weights(folder, target):
     assert [line.partition(":")[0] for line in left_out] == [
         "attn.scores, attn.head*, probs, loss",
         "attn.weights",
+    ]
+
+
+def test_what_is_left_out_is_noted_where_the_file_is_opened(folder, target):
+    recorded(torch_model(folder, "sdpa"), target)
+    assert [note.split(": ")[:2] for note in open_recording(target).notes] == [
+        ["left out", "attn.scores, attn.head*, probs, loss"],
+        ["left out", "attn.weights"],
     ]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_target
-from .options import STDOUT, BosPlace, Heads, Json, Out, RopePairing, Set, numbers, positions_of
+from .options import STDOUT, BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
 from .output import put, show
 from .progress import progress
 from .run_trace import following
@@ -54,10 +54,7 @@ def diff(
         ),
     ] = None,
     tokens: Tokens = None,
-    layer: Annotated[
-        list[str] | None,
-        typer.Option("--layer", help="Only the events this name, glob or apr stage matches.", metavar="GLOB"),
-    ] = None,
+    layer: Layer = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every event of every layer.")] = False,
     positions: Annotated[
         str | None,

@@ -64,6 +64,10 @@ TextAfterModel = Annotated[
         show_default="emma; of a production model: The capital of France is",
     ),
 ]
+Layer = Annotated[
+    list[str] | None,
+    typer.Option("--layer", help="Only the events this name, glob or apr stage matches.", metavar="GLOB"),
+]
 RopePairing = Annotated[
     RopePairs | None,
     typer.Option(

@@ -22,7 +22,7 @@ MapFile = Annotated[
     Path | None,
     typer.Option(
         "--map",
-        help='TOML of a dump\'s names: an [events] table of lines like "layer{i}.mlp.up" = "up_{i}".',
+        help='TOML of a dump\'s names: lines below \\[events] like "layer{i}.mlp.up" = "up_{i}".',
         metavar="FILE",
     ),
 ]

@@ -16,6 +16,7 @@ from .options import (
     BosPlace,
     Heads,
     Json,
+    Layer,
     ModelFile,
     ModelOrText,
     Out,
@@ -31,10 +32,6 @@ from .options import (
 from .output import note, put
 from .run_trace import Request, run
 
-Layer = Annotated[
-    list[str] | None,
-    typer.Option("--layer", help="Only the events this name, glob or apr stage matches.", metavar="GLOB"),
-]
 Show = Annotated[
     list[str] | None, typer.Option("--show", help="Print this tensor or parameter in full.", metavar="NAME")
 ]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +26,13 @@ from ..readers.model_file import reading
 from ..readers.safetensors import read_json
 from ..stats import Array
 from .layouts import LAST
-from .recording import OWN, Leftover, Recorded, Recording
-
-if TYPE_CHECKING:
-    pass
+from .recording import OWN, Leftover, Recorded, Recording, listed, printable
 
 KIND = "APRT dumps"
 MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"
 MAGIC, HEADER, WHOLE_MODEL = b"APRT", struct.Struct("<4sII"), 0xFFFFFFFF
 _IN_GGUF_ORDER = ("q", "k", "q_rope", "k_rope")
-_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
+_LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[0-9]+\.")
 
 
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
@@ -82,16 +79,16 @@ class _Stored:
     ) -> Recorded:
         """The tensor, whose rows are those of one event or of several side by side."""
         shape, beside = shape or (self.count,), events if len(events) > 1 else ()
-        source = self.file if self.file.isprintable() else brief(self.file)
-        return Recorded(source, shape, partial(_read, self.path, shape), layout, beside, adjacent)
+        return Recorded(
+            printable(self.file), shape, partial(_read, self.path, shape), layout, beside, adjacent
+        )
 
 
 def is_aprt(folder: Path) -> bool:
-    """Whether a folder holds APRT dumps: one of its files begins like one."""
-    try:
+    """Whether a folder holds APRT dumps: one of its files begins like one. Raises FileFormatError, naming
+    the file, where it cannot be read."""
+    with reading(folder):
         return any(_head(path)[:4] == MAGIC for path in _bin_files(folder) if path.is_file())
-    except OSError:
-        return False
 
 
 def open_aprt(folder: Path) -> Recording:
@@ -112,7 +109,7 @@ def _bin_files(folder: Path) -> list[Path]:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         return file.read(HEADER.size)
 
 
@@ -221,7 +218,26 @@ def _described(folder: Path, found: Sequence[_Stored], manifest: Mapping[str, An
                 raise FileFormatError(f"{path}: {event} is in {tensors[event].source} and in {one.file}")
             layout = OWN if entry.positions is None else LAST
             tensors[event] = one.recorded(entry.events, entry.shape, layout)
-    return Recording(str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers))
+    return Recording(
+        str(folder), KIND, tensors, tokens, positions, leftovers=tuple(leftovers), notes=_said(path, manifest)
+    )
+
+
+def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the manifest says of the whole dump: its notes, then what was left out, by the reason."""
+    notes, reasons = manifest.get("notes", []), dict[str, dict[str, None]]()
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise FileFormatError(f"{path}: notes: expected a list of sentences, found {brief(notes)}")
+    left_out = manifest.get("left_out", [])
+    if not isinstance(left_out, list):
+        raise FileFormatError(f"{path}: left_out: expected a list, found {brief(left_out)}")
+    for array in left_out:
+        name, reason = (array.get("name"), array.get("reason")) if isinstance(array, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(reason, str):
+            raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
+        reasons.setdefault(reason, {})[_A_LAYER.sub("layer*.", name)] = None
+    lines = [*notes, *(f"left out: {listed([*names])}: {reason}" for reason, names in reasons.items())]
+    return tuple(map(printable, lines))
 
 
 def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:

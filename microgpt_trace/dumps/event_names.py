@@ -47,8 +47,7 @@ def meaning_of(name: str) -> Meaning | None:
     name tells. TransformerLens's `blocks.0.hook_resid_pre` is taken for `embed.tok`, where a microGPT's
     first layer reads `embed.norm`. llama.cpp's `ffn_gate` and `ffn_up` are taken before the biases.
     """
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
+    name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
         return Meaning(reason="a parameter, not an activation")
     if not _ALLOWED.fullmatch(name):
@@ -59,8 +58,17 @@ def meaning_of(name: str) -> Meaning | None:
     return _looked_up(words) or _looked_up(_without_wrapping(words))
 
 
+def without_suffix(name: str) -> str:
+    """A tensor's name without the suffix of its file."""
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
 def is_event(name: str) -> bool:
     """Whether a forward event of either family has exactly this name, in a model of enough layers."""
+    if "#" in name:
+        return False
     pattern = re.sub(r"^layer(0|[1-9][0-9]{0,3})\.", "layer#.", name)
     return re.sub(r"\.head[0-9]+$", ".head#", pattern) in _own_events()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from ..readers.conventions import brief
 from ..readers.model_file import reading
 from ..stats import Array
 from .arrays_file import ARRAYS_FORMAT
-from .event_names import Meaning, meaning_of
-from .mapping import Entry, NameMap, sliced_shape, without_suffix
-from .recording import OWN, Leftover, Recorded, Recording
+from .event_names import Meaning, meaning_of, without_suffix
+from .mapping import Entry, NameMap, sliced_shape
+from .recording import OWN, Leftover, Recorded, Recording, listed, printable
 from .stored import (
     NPY_MAGIC,
     ZIP_MAGIC,
     Stored,
+    check_regular,
     npy_array,
     npz_arrays,
     safetensors_arrays,
@@ -43,21 +44,33 @@ _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a file or folder that is there is a dump of tensors, by its content; a model is none."""
+    """Whether a file or folder that is there is a dump of tensors, by its content; a model is none.
+
+    A folder without config.json counts as one, whatever it holds: `open_recording` says what it lacks.
+    """
     try:
         if path.is_dir():
-            return not (path / "config.json").is_file() and (_is_aprt(path) or bool(_npy_files(path)[0]))
+            return not (path / "config.json").is_file()
         if not path.is_file():
             return False
         with path.open("rb") as file:
             head = file.read(_HEAD)
         if head[8:9] == b"{" and not _DOCUMENT.match(head):
-            header, metadata = safetensors_header(path)
-            declared = metadata.get("format") == ARRAYS_FORMAT
-            return declared or (bool(header) and not any(map(_PARAMETER.fullmatch, header)))
+            return _holds_values(*safetensors_header(path))
     except (OSError, FileFormatError):
         return False
     return head.startswith((NPY_MAGIC, ZIP_MAGIC)) or bool(_DOCUMENT.match(head))
+
+
+def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file holds values of a run: ours, some that an event is called like, or at least
+    no parameters."""
+    if metadata.get("format") == ARRAYS_FORMAT:
+        return True
+    meanings = {name: meaning_of(name) for name in header if name != "lm_head"}  # a microGPT's matrix
+    if any(meaning is not None and meaning.events for meaning in meanings.values()):
+        return True
+    return bool(header) and not any(map(_PARAMETER.fullmatch, header))
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
@@ -70,9 +83,7 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
     with reading(path):
         if path.is_dir():
             return _open_folder(path, names)
-        if not path.is_file():
-            found = "a device or a pipe" if path.exists() else "nothing"
-            raise FileFormatError(f"{path}: expected a dump of tensors, found {found}")
+        check_regular(path, "a dump of tensors")
         with path.open("rb") as file:
             head = file.read(_HEAD)
     if head.startswith(NPY_MAGIC):
@@ -95,29 +106,28 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
 
 
 def _open_folder(path: Path, names: NameMap | None) -> Recording:
-    if _is_aprt(path):
-        from .aprt import open_aprt
+    from .aprt import is_aprt, open_aprt
 
+    if is_aprt(path):
         return _with_tokens(open_aprt(path), names, "a directory of APRT dumps")
     files, others = _npy_files(path)
     if not files:
-        raise FileFormatError(f"{path}: expected a folder of .npy files or APRT dumps, found none of them")
+        expected = "a model (a folder with config.json) or a dump (.npy files, APRT)"
+        found = f"a folder of {listed([*map(brief, others)])}" if others else "an empty folder"
+        raise FileFormatError(f"{path}: expected {expected}, found {found}")
     arrays = [npy_array(path / name, name) for name in files]
     return _recording(path, ".npy files", arrays, names, notes=_unread(others))
 
 
-def _is_aprt(path: Path) -> bool:
-    from .aprt import is_aprt
-
-    return is_aprt(path)
-
-
 def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """The .npy files of a folder and its subfolders, and the other files: their names from there."""
+    """The .npy files of a folder and its subfolders, and the other files: their names from there.
+
+    Raises FileFormatError, naming the subfolder, where one cannot be read.
+    """
     found: tuple[list[str], list[str]] = [], []
 
     def refuse(error: OSError) -> None:
-        raise error
+        raise FileFormatError(f"{error.filename}: cannot read it ({error.strerror})") from error
 
     for base, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
@@ -127,12 +137,7 @@ def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _unread(others: Sequence[str]) -> list[str]:
-    if not others:
-        return []
-    return [
-        f"not read: {', '.join(map(brief, others[:3]))}"
-        + f" and {len(others) - 3:,} more" * (len(others) > 3)
-    ]
+    return [f"not read: {listed([*map(brief, others)])}"] if others else []
 
 
 def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
@@ -142,7 +147,16 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays = [_as_number(array) if array.name == "loss" else array for array in arrays]
     said = {key: _whole_numbers(path, key, metadata.get(key)) for key in ("tokens", "positions")}
     found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said["tokens"])
-    return replace(found, positions=said["positions"])
+    return replace(found, positions=said["positions"], notes=_left_out(path, metadata.get("model", "null")))
+
+
+def _left_out(path: Path, text: str) -> tuple[str, ...]:
+    """What `record` says that it could not give, from what a file of arrays tells about the model."""
+    model = _from_json(text)
+    said = model.get("left_out", []) if isinstance(model, dict) else []
+    if isinstance(said, list) and all(isinstance(line, str) for line in said):
+        return tuple(f"left out: {printable(line)}" for line in said)
+    raise FileFormatError(f"{path}: metadata model: left_out: expected sentences, found {brief(said)}")
 
 
 def _as_number(array: Stored) -> Stored:
@@ -156,13 +170,18 @@ def _whole_numbers(path: Path, key: str, text: str | None) -> tuple[int, ...] | 
     """A list in the metadata of a file of `--save`; older files have no positions."""
     if text is None:
         return None
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
+    values = _from_json(text)
     if isinstance(values, list) and all(type(value) is int and 0 <= value < 2**31 for value in values):
         return tuple(values)
     raise FileFormatError(f"{path}: metadata {key}: expected a list of whole numbers, found {brief(text)}")
+
+
+def _from_json(text: str) -> Any:
+    """What a text says, None where it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _with_tokens(found: Recording, names: NameMap | None, what: str) -> Recording:
@@ -206,7 +225,8 @@ def _recording(
         elif (ids := _token_ids(array)) is not None:
             said.append((f"{path}: {array.name}", ids))
         else:
-            leftovers.append(Leftover(_recorded(array), f"numbers of type {array.dtype}, which no event has"))
+            reason = f"numbers of type {array.dtype}, which no event has"
+            leftovers.append(Leftover(_recorded(array), reason, readable=array.kind != "other"))
     tensors, unnamed = _named(path, named, lines, layout)
     return Recording(
         str(path), kind, tensors, _agreed(said), leftovers=(*unnamed, *leftovers), notes=tuple(notes)
@@ -263,7 +283,7 @@ def _recorded(array: Stored, meaning: Meaning | None = None, layout: str = "") -
 
 def _floats(array: Stored) -> Array:
     if array.kind == "other":
-        raise FileFormatError(f"{array.name}: numbers of type {array.dtype} are not read")
+        raise InputError(f"{array.name}: numbers of type {array.dtype} are not read")
     values = array.read()
     return values.astype(np.float64) if array.kind == "whole" else values
 

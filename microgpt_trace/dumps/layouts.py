@@ -129,7 +129,7 @@ def fits(
         some = (
             name in _OF_POSITIONS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         )
-        return [OWN] if some or recorded.shape == expected else []
+        return [OWN] if some or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, expected, head_dim)
     found = readings_of(recorded.shape, expected, layout=recorded.layout, head_dims=dims)
     return [reading.letters for reading in found]
@@ -208,11 +208,16 @@ def _own(
         expected = (len(positions), *expected[1:])
     else:
         positions = None
-    if recorded.shape != expected:
+    if recorded.shape != expected and not _is_number(recorded, expected):
         raise InputError(
             f"{recorded.source}: expected {list(expected)} for {name}, found {list(recorded.shape)}"
         )
     return Reading(OWN, expected, tuple(range(len(expected))), expected), positions
+
+
+def _is_number(recorded: Recorded, expected: Shape) -> bool:
+    """Whether it is the one number that the event is, on however many axes."""
+    return not expected and math.prod(recorded.shape) == 1
 
 
 def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import FileFormatError, InputError
 from ..readers.conventions import brief
-from .event_names import is_event, known_events
+from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
 from .recording import OWN
 
@@ -30,7 +30,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SUFFIXES = (".npy", ".bin")
 _MAX_BYTES = 1 << 24
 _SLICED = re.compile(r"(?P<source>.*?)\s*\[(?P<axes>[^\[\]]*)\]", re.DOTALL)
 _AXIS = re.compile(r"([+-]?[0-9]{1,18})?\s*(:)?\s*([+-]?[0-9]{1,18})?\s*(?::\s*([+-]?[0-9]{1,18})?)?")
@@ -110,13 +109,6 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
         if isinstance(part, slice):
             kept.append(length)
     return (*kept, *shape[len(index) :])
-
-
-def without_suffix(name: str) -> str:
-    """A tensor's name without the suffix of its file."""
-    for suffix in SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Recording: the tensors that another run left behind, as plain data. Knows no file format."""
+"""Recording: the tensors that another run left behind, as plain data, and how its notes are written. Knows
+no file format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..events import TraceEvent
+from ..readers.conventions import brief
 from ..stats import Array
 
 OWN = "own"  # a layout: shape and order are those of our events
@@ -30,10 +32,12 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leftover:
-    """A tensor that stands for no event of ours, and why."""
+    """A tensor that stands for no event of ours, and why. Of one that is not `readable` the dump has no
+    numbers, or some of a type that is not read: `read()` raises InputError."""
 
     recorded: Recorded
     reason: str
+    readable: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +68,13 @@ class Fitted:
     array: Array
     positions: tuple[int, ...] | None = None
     note: str = ""
+
+
+def printable(text: str) -> str:
+    """A file's own words, on one line whatever they are."""
+    return text if text.isprintable() else brief(text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)

@@ -47,6 +47,7 @@ class Stored:
 
 def npy_array(path: Path, name: str) -> Stored:
     """The array of a .npy file. Raises FileFormatError."""
+    check_regular(path, "a .npy file")
     with reading(path), path.open("rb") as file:
         size = path.stat().st_size
         shape, dtype = _header(file, str(path), size)
@@ -61,6 +62,14 @@ def npy_array(path: Path, name: str) -> Stored:
         return _widened(array)
 
     return Stored(name, shape, str(dtype), _kind(dtype), read)
+
+
+def check_regular(path: Path, expected: str) -> None:
+    """Raises FileFormatError where there is no file, or one that gives bytes without end, or never any."""
+    with reading(path):
+        if not path.is_file():
+            found = "a device or a pipe" if path.exists() else "nothing"
+            raise FileFormatError(f"{path}: expected {expected}, found {found}")
 
 
 def npz_arrays(path: Path) -> tuple[list[Stored], list[str]]:

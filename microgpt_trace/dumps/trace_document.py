@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, InputError
 from ..events import PHASES, TraceEvent
-from ..readers.conventions import brief
+from ..readers.conventions import brief, is_count
 from ..readers.safetensors import read_json
 from ..stats import Array, TensorStats
 from ..traces import SCHEMA_ID
 from .event_names import is_event
-from .recording import OWN, Leftover, Recorded, Recording
+from .recording import OWN, Leftover, Recorded, Recording, printable
 
-_SPELLED = ("NaN", "Infinity", "-Infinity")  # numbers that JSON lacks
+_INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
+_MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
+_MAX_DIMS = 8
 
 
 def open_document(path: Path) -> Recording:
-    """The forward events of a document, and the arrays that `--values` put there.
+    """The forward events of a document, and the arrays that `--values` put there. What has a name that no
+    event has is left over.
 
     Raises FileFormatError where the file is no such document.
     """
@@ -34,24 +39,35 @@ def open_document(path: Path) -> Recording:
         )
     statistics: dict[str, TraceEvent] = {}
     tensors: dict[str, Recorded] = {}
-    leftovers: list[Leftover] = []
+    leftovers: dict[str, Leftover] = {}
     for i, record in enumerate(_list(path, document, "events")):
         event = _event(f"{path}: event {i}", record)
         if event.phase != "forward":
             continue
-        if event.name in statistics:
+        if event.name in statistics or event.name in leftovers:
             raise FileFormatError(f"{path}: {brief(event.name)} is there twice")
+        recorded = _recorded(path, event, record)
+        if not is_event(event.name):
+            leftovers[event.name] = Leftover(recorded, "no event has that name", "values" in record)
+            continue
         statistics[event.name] = event
         if "values" in record:
-            values = _values(f"{path}: {event.name}", record["values"], event)
-            recorded = Recorded(event.name, event.shape, partial(np.asarray, values), OWN)
-            if is_event(event.name):
-                tensors[event.name] = recorded
-            else:
-                leftovers.append(Leftover(recorded, "no event has that name"))
+            tensors[event.name] = replace(recorded, layout=OWN)
     kind = "statistics and arrays of a trace" if tensors else "statistics of a trace"
     tokens, positions = _tokens(path, document), _positions(path, document)
-    return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers))
+    return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers.values()))
+
+
+def _recorded(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Recorded:
+    """The array of an event; one that cannot be read where the document has its statistics alone."""
+    if "values" in record:
+        values = _values(f"{path}: {printable(event.name)}", record["values"], event)
+        return Recorded(event.name, event.shape, partial(np.asarray, values))
+
+    def refuse() -> Array:
+        raise InputError(f"{path}: {printable(event.name)}: there are statistics and no values of it")
+
+    return Recorded(event.name, event.shape, refuse)
 
 
 def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
@@ -64,7 +80,7 @@ def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
 def _tokens(path: Path, document: dict[str, Any]) -> tuple[int, ...]:
     said = document.get("input")
     tokens = said.get("tokens") if isinstance(said, dict) else None
-    if not isinstance(tokens, list) or not all(map(_is_count, tokens)):
+    if not isinstance(tokens, list) or not all(map(is_count, tokens)):
         raise FileFormatError(f"{path}: input: expected a list of tokens, found {brief(tokens)}")
     return tuple(tokens)
 
@@ -72,7 +88,7 @@ def _tokens(path: Path, document: dict[str, Any]) -> tuple[int, ...]:
 def _positions(path: Path, document: dict[str, Any]) -> tuple[int, ...]:
     predictions = _list(path, document, "predictions")
     found: list[Any] = [p.get("position") if isinstance(p, dict) else p for p in predictions]
-    if not all(map(_is_count, found)):
+    if not all(map(is_count, found)):
         raise FileFormatError(f"{path}: predictions: expected positions, found {brief(found)}")
     return tuple(found)
 
@@ -83,34 +99,56 @@ def _event(where: str, record: Any) -> TraceEvent:
     said: dict[str, Any] = {field.name: record.get(field.name) for field in fields(TraceEvent)}
     shape, layer, seconds = said["shape"], said["layer"], said["seconds"]
     fits = {
-        "seq": _is_count(said["seq"]),
+        "seq": is_count(said["seq"]),
         "phase": said["phase"] in PHASES,
-        "layer": layer is None or _is_count(layer),
-        "shape": isinstance(shape, list) and all(map(_is_count, shape)),
+        "layer": layer is None or is_count(layer),
+        "shape": isinstance(shape, list) and len(shape) <= _MAX_DIMS and all(map(is_count, shape)),
         "seconds": seconds is None or type(seconds) in (int, float),
         **{key: isinstance(said[key], str) for key in ("stage", "name", "expr", "dtype")},
     }
     for key, fit in fits.items():
         if not fit:
             raise FileFormatError(f"{where}: {key} cannot be {brief(said[key])}")
-    said["stats"] = None if said["stats"] is None else _stats(where, said["stats"])
-    return TraceEvent(**said | {"shape": tuple(said["shape"])})
+    if said["stats"] is not None:
+        said["stats"] = _stats(f"{where}, {printable(said['name'])}", said["stats"], math.prod(shape))
+    return TraceEvent(**said | {"shape": tuple(shape)})
 
 
-def _stats(where: str, record: Any) -> TensorStats:
+def _stats(where: str, record: Any, size: int) -> TensorStats:
+    """The statistics of `size` elements, or of some of them (of the keys that a query may see)."""
     names = [field.name for field in fields(TensorStats)]
     if not isinstance(record, dict) or record.keys() != set(names):
         raise FileFormatError(f"{where}: expected the statistics {', '.join(names)}, found {brief(record)}")
-    values: dict[str, Any] = {}
-    for name, value in record.items():
-        number = value is None or value in _SPELLED or type(value) in (int, float)
-        if not (_is_count(value) if name in _COUNTS else number):
-            raise FileFormatError(f"{where}: {name} cannot be {brief(value)}")
-        try:
-            values[name] = value if value is None or name in _COUNTS else float(value)
-        except OverflowError as error:
-            raise FileFormatError(f"{where}: {name} cannot be {brief(value)}") from error
-    return TensorStats(**values)
+
+    def fail(name: str, expected: str) -> FileFormatError:
+        return FileFormatError(f"{where}: {name}: expected {expected}, found {brief(record[name])}")
+
+    count = record["count"]
+    for name in _COUNTS:
+        most = size if name == "count" else count
+        if type(record[name]) is not int or not 0 <= record[name] <= most:
+            raise fail(name, f"a whole number up to {most:,}")
+    finite = count - record["nan_count"] - record["inf_count"]
+    if record["zero_count"] > finite:
+        raise fail("nan_count", f"with zero_count and inf_count at most {count:,}")
+    values: dict[str, Any] = {name: _number(record[name]) for name in _MOMENTS}
+    for name, value in values.items():
+        if not finite and record[name] is not None:
+            raise fail(name, "null, as no element is finite")
+        if finite and (value is None or (value < 0 and name in ("std", "l2_norm", "max_abs"))):
+            raise fail(name, f"a number, as {finite:,} elements are finite")
+    return TensorStats(**values, **{name: record[name] for name in _COUNTS})
+
+
+def _number(value: Any) -> float | None:
+    """A statistic as a number, None where it is none; it is no NaN, as it covers finite elements."""
+    if type(value) not in (int, float) and value not in _INFINITE:
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return None if math.isnan(number) else number
 
 
 def _values(where: str, nested: Any, event: TraceEvent) -> Array:
@@ -125,7 +163,3 @@ def _values(where: str, nested: Any, event: TraceEvent) -> Array:
     if array.shape != event.shape:
         raise FileFormatError(f"{where}: expected values {list(event.shape)}, found {list(array.shape)}")
     return array
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63

@@ -1,0 +1,73 @@
+"""Dumps made by hand in every format, and what a test asks of them."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.mapping import Entry, NameMap
+from microgpt_trace.errors import FileFormatError
+
+
+def numbers(*shape, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def write_folder(folder, arrays):
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+    return folder
+
+
+def write_npz(path, arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def write_compressed(path, arrays):
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def write_safetensors(path, arrays, metadata=None):
+    save_file({name: np.array(array, order="C") for name, array in arrays.items()}, path, metadata)
+    return path
+
+
+def write_bf16(path, bits, name="layer0.attn.q"):
+    """A safetensors file of one bfloat16 matrix, from its uint16 bits."""
+    entry = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [0, bits.nbytes]}
+    header = json.dumps({name: entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
+    return path
+
+
+WRITERS = {
+    "folder": lambda base, arrays: write_folder(base / "dump", arrays),
+    "npz": lambda base, arrays: write_npz(base / "dump.npz", arrays),
+    "compressed": lambda base, arrays: write_compressed(base / "dump.npz", arrays),
+    "safetensors": lambda base, arrays: write_safetensors(base / "dump.safetensors", arrays),
+}
+
+
+def left(recording):
+    return {
+        leftover.recorded.source.removesuffix(".npy"): leftover.reason for leftover in recording.leftovers
+    }
+
+
+def refused(path, *words, names=None, kind=FileFormatError):
+    with pytest.raises(kind) as caught:
+        open_recording(path, names)
+    print(caught.value)
+    assert str(caught.value).isprintable()
+    assert all(word in str(caught.value) for word in (path.name, *words))
+
+
+def names_of(*entries, tokens=None):
+    return NameMap("map.toml", tuple(Entry(*entry) for entry in entries), tokens)
