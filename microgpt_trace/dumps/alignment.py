@@ -1,4 +1,4 @@
-"""Alignment: pair two sequences in their order so that the scores of the pairs add up to the most.
+"""Alignment: pair rows with columns, in their order or not, so that the scores add up to the most.
 
 Knows only numbers. Letters: F rows and E columns of a table of scores, 0 where a pair is ruled out.
 """
@@ -17,8 +17,8 @@ class Aligned(NamedTuple):
 
     row: int
     column: int
-    other: int
-    loss: float  # infinite where no other column is possible
+    other: int  # of `assign` -1 where that is none
+    loss: float  # of `align` infinite where no other column is possible
 
 
 def align(scores: Array) -> list[Aligned]:
@@ -60,3 +60,69 @@ def _trace_back(scores: Array, sums: Array) -> list[tuple[int, int]]:
             row, column = row - 1, column - 1
             pairs.append((row, column))
     return pairs[::-1]
+
+
+def assign(scores: Array) -> list[Aligned]:
+    """The pairs, in any order, of a table [F, E] that score most together, no row or column twice."""
+    chosen = _assigned(scores)
+    found = []
+    for row in np.flatnonzero(chosen >= 0).tolist():
+        without = scores.copy()
+        without[row, chosen[row]] = 0
+        others = _assigned(without)
+        loss = _total(scores, chosen) - _total(without, others)
+        found.append(Aligned(row, int(chosen[row]), int(others[row]), float(loss)))
+    return found
+
+
+def _total(scores: Array, chosen: Array) -> float:
+    rows = np.flatnonzero(chosen >= 0)
+    return float(scores[rows, chosen[rows]].sum())
+
+
+def _assigned(scores: Array) -> Array:
+    """The column of each row, -1 for none: [F, E] -> [F]
+
+    Shortest augmenting paths: Jonker and Volgenant, "A shortest augmenting path algorithm for dense and
+    sparse linear assignment problems" (1987). A row may stay alone for nothing: each has a column of 0.
+    """
+    count, width = scores.shape
+    costs = np.hstack([-scores, np.zeros((count, count))])  # [F, E + F]
+    by_row, by_column = np.zeros(count), np.zeros(width + count)  # prices
+    owner = np.full(width + count, -1)  # the row of each column
+    for start in range(count):
+        _augment(costs, by_row, by_column, owner, start)
+    chosen = np.full(count, -1)
+    for column in np.flatnonzero(owner[:width] >= 0).tolist():
+        if scores[owner[column], column] > 0:
+            chosen[owner[column]] = column
+    return chosen
+
+
+def _augment(costs: Array, by_row: Array, by_column: Array, owner: Array, start: int) -> None:
+    """Give a row its column, and others new ones where that is cheaper; changes prices and owners."""
+    shortest, before = np.full(costs.shape[1], np.inf), np.full(costs.shape[1], -1)
+    done = np.zeros(costs.shape[1], bool)
+    row, reached, visited = start, 0.0, [start]
+    while True:
+        paths = reached + costs[row] - by_row[row] - by_column
+        shorter = ~done & (paths < shortest)
+        shortest[shorter], before[shorter] = paths[shorter], row
+        column = int(np.where(done, np.inf, shortest).argmin())
+        reached = float(shortest[column])
+        if owner[column] < 0:
+            break
+        done[column] = True
+        row = int(owner[column])
+        visited.append(row)
+    mine = {int(owner[at]): at for at in np.flatnonzero(done).tolist()}
+    by_row[start] += reached
+    for other in visited[1:]:
+        by_row[other] += reached - shortest[mine[other]]
+    by_column[done] -= reached - shortest[done]
+    while True:
+        row = int(before[column])
+        owner[column] = row
+        column = mine.get(row, -1)
+        if row == start:
+            break

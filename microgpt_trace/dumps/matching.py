@@ -17,12 +17,13 @@ import numpy as np
 
 from ..stats import Array
 from .layouts import fit, fits
-from .recording import OWN, Recorded
+from .recording import Recorded
 from .sketches import SAME, Likeness, Sketch, Stack, sketch
 
 # What speaks for a pair, in one currency
 FITS, COSINE, PROFILE, SIGN, NORMS = 0.3, 1.0, 0.7, 0.7, 1.0
 
+BY_CHANCE = ("weights", "loss")  # these agree although others do not: of one position, of one number
 FUSED = (("attn.q", "attn.k", "attn.v"), ("attn.q", "attn.k"), ("attn.k", "attn.v"), ("mlp.gate", "mlp.up"))
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -121,25 +122,41 @@ def compare(
     table = Table.empty(len(parts), len(names))
     stacks = [(group.events, Stack.of(group.whole), Stack.of(group.last)) for group in groups]
     for row, part in enumerate(parts):
-        read: list[Array] = []
-
-        def once(source: Recorded = part.recorded, read: list[Array] = read) -> Array:
-            if not read:
-                read.append(source.read())
-            return read[0]
-
+        sketched = _Sketched(part.recorded, head_dim)
         for events, whole, last in stacks:
             name = names[events[0]]
             for layout in fits(name, part.recorded, shapes, head_dim):
-                forced = part.recorded.layout if layout == OWN else layout  # of a number [1] too
-                recorded = replace(part.recorded, layout=forced, read=once)
-                array = fit(name, recorded, shapes, head_dim=head_dim).array
-                stack = whole if array.shape == shapes[name] else last
+                one, is_whole = sketched.as_event(name, layout, shapes)
                 with np.errstate(all="ignore"):
-                    found = stack.compare(sketch(array, is_causal(name)))
+                    found = (whole if is_whole else last).compare(one)
                 if found is not None:
                     table.put(row, events, layout, found)
     return table
+
+
+class _Sketched:
+    """A recorded tensor, read once and sketched once for all events of one shape."""
+
+    def __init__(self, recorded: Recorded, head_dim: int) -> None:
+        self.recorded = replace(recorded, read=self._read)
+        self.head_dim = head_dim
+        self.source, self.array = recorded, np.empty(0)
+        self.sketches: dict[tuple[str, tuple[int, ...], bool], tuple[Sketch, bool]] = {}
+
+    def _read(self) -> Array:
+        if self.array.shape != self.source.shape:
+            self.array = np.asarray(self.source.read())  # views of a memory map cost 3 µs instead of 0.5
+        return self.array
+
+    def as_event(self, name: str, layout: str, shapes: Shapes) -> tuple[Sketch, bool]:
+        """Its sketch in a layout, and whether it has all rows of the event."""
+        key = layout, shapes[name], is_causal(name)
+        if key not in self.sketches:
+            recorded = replace(self.recorded, layout=layout)
+            array = fit(name, recorded, shapes, head_dim=self.head_dim).array
+            with np.errstate(all="ignore"):
+                self.sketches[key] = sketch(array, is_causal(name)), array.shape == shapes[name]
+        return self.sketches[key]
 
 
 # --- Slices of fused tensors -----------------------------------------------------------------
@@ -172,10 +189,10 @@ def _read_slice(whole: Recorded, index: tuple[slice, ...]) -> Array:
     return whole.read()[index]
 
 
-def whole_or_sliced(parts: Sequence[Part], table: Table) -> list[int]:
-    """The rows to go on with: of each tensor either the whole or one way to cut it. Agreeing values
-    decide, then whether its shape fits, then the whole is taken."""
-    kept: list[int] = []
+def whole_or_sliced(parts: Sequence[Part], table: Table, same: Mapping[str, str]) -> list[int]:
+    """The rows to go on with: of each tensor either the whole or one way to cut it, and of those that
+    are the `same` in other layers the same. Agreeing values decide, then whether its shape fits, then
+    the whole is taken."""
     agreeing: Array = np.asarray(table.agreeing.any(axis=1))
     best: Array = table.score.max(axis=1)
 
@@ -184,10 +201,17 @@ def whole_or_sliced(parts: Sequence[Part], table: Table) -> list[int]:
         whole = parts[rows[0]].way == 0
         return bool(agree.any()), bool(scores.all()), whole, int(agree.sum()), float(scores.mean())
 
-    for ways in _ways(parts):
+    together: dict[tuple[str, tuple[int, ...]], list[list[list[int]]]] = {}
+    for tensor in _ways(parts):
+        source = source_name(parts[tensor[0][0]].recorded)
+        key = same.get(source, source), tuple(parts[rows[0]].way for rows in tensor)
+        together.setdefault(key, []).append(tensor)
+    kept: list[int] = []
+    for tensors in together.values():
+        ways = [[row for rows in way for row in rows] for way in zip(*tensors, strict=True)]
         chosen: list[int] = max(ways, key=rank)
         kept += chosen
-    return kept
+    return sorted(kept)
 
 
 def _ways(parts: Sequence[Part]) -> Iterator[list[list[int]]]:

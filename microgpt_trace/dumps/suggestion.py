@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..decoder import Decoder
 from ..model import Model
 from ..stats import Array
-from .alignment import align
+from .alignment import align, assign
 from .matching import (
+    BY_CHANCE,
     Part,
     Shapes,
     Table,
@@ -27,22 +29,24 @@ from .matching import (
     source_name,
     whole_or_sliced,
 )
+from .patterns import Decided, cut, decide, find_patterns
 from .recording import OWN, Leftover, Recording
+from .relations import related
 
 CLOSE, NEARLY = 0.9, 0.01  # cosine from which a pair by order is sure, if no other is that much closer
 UNDECIDED = 0.2  # another event that scores so little less would do as well
 IN_ORDER = 0.8  # of the anchors, for the order to tell about the rest
 ANCHOR = 100.0  # outweighs all that else speaks for a pair
-BY_CHANCE = ("weights", "loss")  # these agree although others do not: of one position, of one number
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
     """A recorded tensor, or a slice of one, and the event that it seems to be.
 
-    `why` is "values" where they agree, "name" where tensors of such names agree in other layers, else
-    "order". `similarity` is 1 - relative L2 where values agree and the cosine elsewhere, over a sample
-    of the elements with magnitudes clipped at 4 medians. `also` names an event that fits about as well.
+    `why` is "values" where they agree, "name" where a `pattern` such as "blk{i}_ffu" has been decided for
+    all layers, else "order". `similarity` is 1 - relative L2 where values agree and the cosine elsewhere,
+    over a sample of the elements with magnitudes clipped at 4 medians. `also` names an event that fits
+    about as well. `pattern` is empty where the number in the name is not the layer's own.
     """
 
     event: str
@@ -52,6 +56,7 @@ class Suggestion:
     why: str
     sure: bool
     also: str = ""
+    pattern: str = ""
 
 
 def suggest(
@@ -60,20 +65,38 @@ def suggest(
     """Guess which events the leftovers of a recording are; the answer is in order of computation.
 
     `events` are the model's own values in order of computation, [T, W] or [H, T, S]; each is looked at
-    during its step alone. Where values agree they decide. What remains is aligned by order, tensors in
-    the natural order of their names (t2 before t10) with events, so that what follows a fault finds its
-    place too, unless the agreeing ones are in no order.
+    during its step alone. Names that differ in the number of the layer alone are one pattern, and
+    that is one kind of event, whatever the values of one layer say. Elsewhere values decide where they
+    agree. What remains is aligned by order, tensors in the natural order of their names (t2 before t10)
+    with events, so that what follows a fault finds its place too, unless the agreeing ones are in no
+    order. Leftovers without numbers to read are passed over.
     """
     names, groups = sketch_events(events, shapes)
-    leftovers = sorted((left.recorded for left in recording.leftovers), key=lambda one: _natural(one.source))
+    readable = [left.recorded for left in recording.leftovers if left.readable]
+    leftovers = sorted(readable, key=lambda one: _natural(one.source))
     parts = [part for whole in leftovers for part in parts_of(whole, names, shapes)]
     if not names or not parts:
         return ()
     table = compare(parts, names, groups, shapes, model.config.head_dim)
     taken = np.array([name in recording.tensors for name in names])
     table.score[taken & ~table.agreeing] = 0  # what agrees is a copy, and gets no other place
-    kept = whole_or_sliced(parts, table)
-    found = _place([parts[row] for row in kept], names, table.take(np.array(kept)))
+    counting = find_patterns(parts, names, table)
+    same = {source: one.name for one in counting for source in one.sources.values()}
+    kept = whole_or_sliced(parts, table, same)
+    parts, table = [parts[row] for row in kept], table.take(np.array(kept))
+    if counting:
+        at = {one.source: place for place, one in enumerate(readable)}
+        places = {row: at[part.recorded.source] for row, part in enumerate(parts)}
+        relate = None
+        if isinstance(model, Decoder):
+            relate = partial(related, model, parts=parts, names=names, shapes=shapes, table=table)
+        decided = decide(cut(counting, parts), names, table, places, UNDECIDED, relate)
+        found = [*_of_patterns(decided, parts, names, table)]
+        rest = [row for row, part in enumerate(parts) if source_name(part.recorded) not in same]
+        found += _alone(rest, parts, names, table, {one.kind for one in decided})
+    else:
+        found = _place(parts, names, table)
+    found.sort(key=lambda one: names.index(one.event))
     return tuple(one for one in found if one.event not in recording.tensors)
 
 
@@ -94,13 +117,61 @@ def _natural(name: str) -> list[tuple[int, str]]:
 # --- Placing ---------------------------------------------------------------------------------
 
 
+def _of_patterns(
+    decided: Iterable[Decided], parts: Sequence[Part], names: Sequence[str], table: Table
+) -> Iterator[Suggestion]:
+    """What patterns are, layer by layer; the layout is what speaks for itself in most layers."""
+    agreeing = table.agreeing
+    for one in decided:
+        pairs = [(row, one.columns[layer]) for layer, row in one.pattern.rows.items() if layer in one.columns]
+        pairs = [pair for pair in pairs if table.score[pair] > 0]
+        name = "" if one.pattern.ahead else one.pattern.name
+        for row, column in pairs:
+            shape = parts[row].recorded.shape
+            layouts = [str(table.layout[pair]) for pair in pairs if parts[pair[0]].recorded.shape == shape]
+            layout = max(layouts, key=layouts.count)
+            also = names[column].removesuffix(one.kind) + one.also if one.also else ""
+            why = "values" if agreeing[row, column] else "name"
+            yield _suggestion((row, column), parts, names, table, why, layout=layout, also=also, pattern=name)
+
+
+def _suggestion(
+    pair: tuple[int, int], parts: Sequence[Part], names: Sequence[str], table: Table, why: str,
+    *, layout: str = "", also: str = "", pattern: str = "",
+) -> Suggestion:  # fmt: skip
+    row, column = pair
+    best = table.cosine[pair] > CLOSE and (pattern or table.cosine[pair] > table.cosine[row].max() - NEARLY)
+    likeness = 1 - table.distance[pair] if why == "values" else table.cosine[pair]
+    sure = not also and (why == "values" or bool(best))
+    layout = layout or str(table.layout[pair])
+    return Suggestion(names[column], parts[row].name, layout, float(likeness), why, sure, also, pattern)
+
+
+def _alone(
+    rows: Sequence[int], parts: Sequence[Part], names: Sequence[str], table: Table, taken: set[str]
+) -> Iterator[Suggestion]:
+    """Tensors without a layer's number beside some with one: events of no layer, or by agreeing values.
+    What agrees with a kind of event that is `taken` is unsure: a norm that does nothing leaves a copy."""
+    agreeing, some = table.agreeing, np.array(rows, int)
+    of_layers = np.array([name.startswith("layer") for name in names])
+    known = of_layers & [name.partition(".")[2] in taken for name in names]
+    free = np.where(known, False, agreeing)
+    scores = table.score + ANCHOR * np.where(agreeing, 2 - table.distance, 0)
+    scores *= ~known & (free | ~(of_layers | free.any(axis=1, keepdims=True)))
+    for at, column, other, loss in assign(scores[some]):
+        pair = (int(some[at]), column)
+        why = "values" if agreeing[pair] else "order"
+        copied = np.flatnonzero(agreeing[pair[0]] & known)
+        if copied.size:
+            other, loss = int(copied[0]), 0.0
+        also = names[other] if other >= 0 and loss < UNDECIDED else ""
+        yield _suggestion(pair, parts, names, table, why, also=also)
+
+
 def _place(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Suggestion]:
-    """The pairs that the table speaks for, in order of computation."""
+    """The pairs that the table speaks for, where no name says a layer."""
     agreeing = table.agreeing
     strength = np.where(agreeing, 2 - table.distance, 0)
-    named = _named(parts, names, table, _anchors(strength))
-    named[np.any(agreeing, axis=1)] = False
-    strength[named] = 1
     anchors = _anchors(strength)
     in_order = {(pair.row, pair.column) for pair in align(strength)} & anchors
     if len(in_order) >= IN_ORDER * len(anchors):
@@ -108,17 +179,13 @@ def _place(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Su
     else:  # the names are in no order of computation
         rest = np.where(table.cosine > CLOSE, table.cosine, 0)
         others = dict.fromkeys(anchors | _anchors(_without(rest, anchors)), -1)
-    found = []
-    for (row, column), other in sorted(others.items(), key=lambda item: item[0][1]):
-        why = "values" if agreeing[row, column] else "name" if named[row, column] else "order"
-        likeness = 1 - table.distance[row, column] if why == "values" else table.cosine[row, column]
-        best = CLOSE < table.cosine[row, column] > table.cosine[row].max() - NEARLY
-        sure = other < 0 and (why == "values" or best)
-        layout, also = str(table.layout[row, column]), names[other] if other >= 0 else ""
-        found.append(
-            Suggestion(names[column], parts[row].name, layout, float(likeness), why, bool(sure), also)
+    return [
+        _suggestion(
+            pair, parts, names, table, "values" if agreeing[pair] else "order",
+            also=names[other] if other >= 0 else "",
         )
-    return found
+        for pair, other in others.items()
+    ]  # fmt: skip
 
 
 def _anchors(strength: Array) -> set[tuple[int, int]]:
@@ -167,39 +234,6 @@ def _healthy(names: Sequence[str], table: Table, anchors: set[tuple[int, int]]) 
     return max(streams, default=-1) + 1
 
 
-def _named(parts: Sequence[Part], names: Sequence[str], table: Table, agreed: set[tuple[int, int]]) -> Array:
-    """Where a name says the event, [F, E]: names that differ in one number, which counts layers in those
-    whose values agree."""
-    of_event = {name: column for column, name in enumerate(names)}
-    layers = len({name.partition(".")[0] for name in names if name.startswith("layer")})
-    families: dict[tuple[str, str, str], list[tuple[int, int]]] = {}  # rows and their numbers
-    for row, part in enumerate(parts):
-        source = source_name(part.recorded)
-        for number in re.finditer(r"[0-9]+", source):
-            key = source[: number.start()], source[number.end() :], part.name.removeprefix(source)
-            families.setdefault(key, []).append((row, int(number[0])))
-    event_of = dict(agreed)
-    named = np.zeros(table.score.shape, bool)
-    for (before, after, _), members in families.items():
-        if len(members) > layers or len(re.findall("[a-zA-Z]", before + after)) < 2:
-            continue
-        meant = {
-            _layer_andkind_of(names[event_of[row]], number) for row, number in members if row in event_of
-        }
-        if len(meant) == 1 and (only := meant.pop()) is not None:
-            for row, count in members:
-                column = of_event.get(f"layer{count - only[0]}.{only[1]}")
-                if column is not None and table.score[row, column] > 0:
-                    named[row, column] = True
-    return named
-
-
-def _layer_andkind_of(event: str, number: int) -> tuple[int, str] | None:
-    """By how much a number is ahead of the event's layer, and the event within it."""
-    layer, _, kind = event.partition(".")
-    return (number - int(layer.removeprefix("layer")), kind) if layer.startswith("layer") else None
-
-
 # --- TOML ------------------------------------------------------------------------------------
 
 
@@ -207,39 +241,93 @@ def to_toml(
     suggestions: Sequence[Suggestion], leftovers: Iterable[Leftover], recording: Recording,
     tokens: Sequence[int] | None,
 ) -> str:  # fmt: skip
-    """The draft as a map in TOML. Undecided suggestions are commented out, and the `leftovers` that no
-    suggestion takes are listed."""
+    """The draft as a map in TOML. A pattern is one line with {i}. Undecided suggestions are commented
+    out, and the `leftovers` that no suggestion takes are listed."""
     shapes = {source_name(left.recorded): left.recorded.shape for left in recording.leftovers}
+    leftovers = tuple(leftovers)
     lines = ["# drafted from names, shapes and values; check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
     if tokens is not None:
         lines.append(f"tokens = {[int(token) for token in tokens]}")
     lines.append("[events]")
-    written = [(_entry(one, shapes), _comment(one)) for one in suggestions]
+    written = [(_entry(together, shapes), _comment(together)) for together in _lines(suggestions, recording)]
     width = min(max((len(entry) for entry, _ in written), default=0), 60)
     lines += [f"{entry:<{width}}  # {comment}" for entry, comment in written]
     for left in leftovers:
-        lines.append(f"# not placed: {_quoted(source_name(left.recorded))} {list(left.recorded.shape)}")
+        why = "" if left.readable else f": {left.reason}"
+        lines.append(f"# not placed: {_quoted(source_name(left.recorded))} {list(left.recorded.shape)}{why}")
+    unsure = sum(bool(one.also) for one in suggestions)
+    lines.append(
+        f"# events: {len(suggestions) - unsure} placed, {unsure} unsure; tensors not placed: {len(leftovers)}"
+    )
     return "\n".join(lines) + "\n"
 
 
-def _entry(one: Suggestion, shapes: Shapes) -> str:
-    whole = one.source if one.source in shapes else one.source.rpartition("[")[0]
-    lengths = [length for length in shapes.get(whole, ()) if length > 1]
-    plain = one.layout in ("TC", "HTS", OWN) and len({*lengths[:2]}) == len(lengths[:2])
-    source = _quoted(one.source)
-    value = source if plain else f"{{ from = {source}, layout = {_quoted(one.layout)} }}"
-    return f"{'# ' if one.also else ''}{_quoted(one.event)} = {value}"
+def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
+    """The suggestions of each line: those of a pattern together, if a line with {i} says just that."""
+    together: dict[tuple[str, str], list[Suggestion]] = {}
+    for one in suggestions:
+        together.setdefault((one.pattern, _kind(one) if one.pattern else one.event), []).append(one)
+    sources = [left.recorded.source for left in recording.leftovers]
+    sources += [recorded.source for recorded in recording.tensors.values()]
+    found: list[list[Suggestion]] = []
+    for (pattern, _), members in together.items():
+        if pattern and len(members) > 1 and _is_one_line(pattern, members, sources):
+            found.append(members)
+        else:
+            found += [[one] for one in members]
+    return found
 
 
-def _comment(one: Suggestion) -> str:
-    how = f"by {one.why}; values differ: cosine {one.similarity:.2g}"
-    if one.why == "values":
+def _kind(one: Suggestion) -> str:
+    return one.event.partition(".")[2]
+
+
+def _is_one_line(pattern: str, members: Sequence[Suggestion], sources: Sequence[str]) -> bool:
+    """Whether the pattern stands for these tensors and no others, each in the same layout."""
+    whole = pattern if not members[0].source.endswith("]") else pattern.rpartition("[")[0]
+    head, *rest = map(re.escape, whole.split("{i}"))
+    number = rf"{head}([0-9]{{1,4}}){''.join(f'{chr(92)}1' * bool(n) + part for n, part in enumerate(rest))}"
+    matching = [name for name in sources if re.fullmatch(rf"{number}(\.npy)?", name)]
+    return len({one.layout for one in members}) == 1 and len(matching) == len(members)
+
+
+def _entry(together: Sequence[Suggestion], shapes: Shapes) -> str:
+    plain, event = True, together[0].event
+    for one in together:
+        whole = one.source if one.source in shapes else one.source.rpartition("[")[0]
+        lengths = [length for length in shapes.get(whole, ()) if length > 1]
+        plain &= one.layout in ("TC", "HTS", OWN) and len({*lengths[:2]}) == len(lengths[:2])
+    source = _quoted(together[0].source)
+    if len(together) > 1:
+        event, source = f"layer{{i}}.{_kind(together[0])}", _quoted(together[0].pattern)
+    value = source if plain else f"{{ from = {source}, layout = {_quoted(together[0].layout)} }}"
+    return f"{'# ' if together[0].also else ''}{_quoted(event)} = {value}"
+
+
+def _comment(together: Sequence[Suggestion]) -> str:
+    one = together[0]
+    if len(together) > 1:
+        how = _comment_on_layers(together)
+    elif one.why == "values":
         how = f"values agree, {1 - one.similarity:.1e}"
     elif one.similarity > CLOSE:
         how = f"by {one.why}; values are close: cosine {one.similarity:.4f}"
-    return f"unsure: also fits {one.also}; {how}" if one.also else how
+    else:
+        how = f"by {one.why}; values differ: cosine {one.similarity:.2g}"
+    also = one.also if len(together) == 1 else f"layer{{i}}.{one.also.partition('.')[2]}"
+    return f"unsure: also fits {also}; {how}" if one.also else how
+
+
+def _comment_on_layers(together: Sequence[Suggestion]) -> str:
+    """In how many layers values agree, and how far they are from it in the others."""
+    agreeing = sum(one.why == "values" for one in together)
+    if agreeing == len(together):
+        worst = 1 - min(one.similarity for one in together)
+        return f"values agree in all {agreeing} layers, {worst:.1e} at most"
+    least = min(one.similarity for one in together if one.why != "values")
+    return f"values agree in {agreeing} of {len(together)} layers; cosine {least:.4f} or more in the others"
 
 
 def _quoted(text: str) -> str:
