@@ -32,7 +32,10 @@ def build(names: Iterable[str]) -> typer.Typer:
     app = typer.Typer(
         name="microgpt",
         help="Shows every number a transformer computes.",
-        epilog='Try: microgpt trace emma · microgpt trace model.gguf "Paris is" · microgpt diff model.gguf dumps/',
+        epilog=(
+            'Try: microgpt trace emma · microgpt trace model.gguf "Paris is" · '
+            "microgpt diff model.gguf dumps/"
+        ),
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -24,7 +24,7 @@ LARGEST = 1e4  # a score beyond is no score: it stands for a mask
 # f16 lie at most 7.5 times as far from ours as our own rounded ones and nine tenths of all rows do (10.7
 # times in attention weights, where a row may have two elements), and the median row 2.4 times.
 FACTOR, PEAKED, TYPICAL = 12.0, 1.5, 3.0
-UNRELATED = 1.0  # rows that have nothing to do with each other lie 1.4 apart
+UNRELATED = 1.2  # rows of a size that have nothing to do with each other lie 1.4 apart
 MOST, ENOUGH = 0.9, 4  # of the rows; rows whose median says something
 
 
