@@ -64,7 +64,7 @@ class RowMeter:
             return
         if self._model is None and len(common) < min(len(a.positions), len(others[0].positions)):
             raise InputError(
-                f"{a.name}: the two sides hold other positions of it; {_positions(a, others[0])}"
+                f"{a.name}: the two sides hold different positions of it, {_positions(a, others[0])}"
             )
         at = [piece.at(common) for piece in (a, *others)]
         if len(self._rounded) < LOOKED_AT and at[1].any():
