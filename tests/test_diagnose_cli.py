@@ -1,0 +1,85 @@
+"""microgpt diagnose from the shell: exit codes, its document, and requests that do not fit."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+from faults import decoder_faults
+from faulty_engine import decoder_run
+from foreign_dumps import write_dump
+from test_cli import microgpt, refused
+from tiny_models import TOKENS, tiny_model, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model `m`, a dump `right` of it, and `wrong`, whose q is NaN in one place and whose GELU is none."""
+    root = tmp_path_factory.mktemp("diagnose")
+    config, weights = tiny_model("llama_gqa")
+    write_folder(root / "m", config, weights)
+    write_dump(root / "right", decoder_run(config, weights, TOKENS), "ours")
+    gelu = next(fault for fault in decoder_faults(config) if fault.id.startswith("gelu"))
+    write_dump(root / "wrong", decoder_run(config, weights, TOKENS, gelu), "ours")
+    return root
+
+
+def diagnose(folder, *args, **options):
+    return microgpt("diagnose", *args, cwd=folder, **options)
+
+
+def test_a_right_dump_is_clean(folder):
+    done = diagnose(folder, "right", "m")
+    assert done.returncode == 0
+    assert "All 40 operations follow from their own inputs" in done.stdout
+
+
+@pytest.mark.parametrize("dump", ["right", "wrong"])
+def test_the_document_fits_its_schema(folder, dump):
+    document = json.loads(diagnose(folder, dump, "m", "--json").stdout)
+    schema = json.loads(diagnose(folder, "--schema").stdout)
+    jsonschema.Draft202012Validator(schema).validate(document)
+    assert document["clean"] == (dump == "right")
+    assert document["tokens"] == list(TOKENS)
+
+
+def test_a_fault_ends_with_1_and_names_the_cause(folder):
+    done = diagnose(folder, "wrong", "m")
+    said = " ".join(done.stdout.split())
+    print(done.stdout)
+    assert done.returncode == 1
+    assert "First wrong operation: layer 0, layer0.mlp.act" in said
+    assert "GELU" in said
+
+
+def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
+    write_dump(tmp_path / "d", decoder_run(*tiny_model("llama_gqa"), TOKENS), "ours")
+    q = np.load(tmp_path / "d" / "layer0.attn.q.npy")
+    q[2, 3] = np.nan
+    np.save(tmp_path / "d" / "layer0.attn.q.npy", q)
+    document = json.loads(diagnose(folder, str(tmp_path / "d"), "m", "--json").stdout)
+    jsonschema.Draft202012Validator(json.loads(diagnose(folder, "--schema").stdout)).validate(document)
+    assert document["first_wrong"] == "layer0.attn.q"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_longer_than_the_terminal(folder, width):
+    lines = diagnose(folder, "wrong", "m", width=width).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "a dump and a model are needed"),
+        (("right",), "a dump and a model are needed"),
+        (("m", "right"), "expected a dump, found a decoder model"),
+        (("right", "right"), "expected a model"),
+        (("nothing", "m"), "nothing"),
+        (("right", "m", "--tokens", "1,2"), "tokens"),
+        (("right", "m", "--compute", "int4"), "int4"),
+        (("right", "m", "--layout", "layer0.attn.q=XY"), "XY"),
+    ],
+)
+def test_requests_that_do_not_fit(folder, args, words):
+    refused(diagnose(folder, *args), words)
