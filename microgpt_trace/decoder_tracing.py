@@ -17,7 +17,7 @@ from .events import HookBus, Run, TraceEvent
 from .generation import Continuation, Sampling, continue_prompt
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
-from .predictions import best_tokens, predictions_of, softmax
+from .predictions import PART, best_tokens, predictions_of, softmax
 from .prompt import chosen_positions, prepare
 from .stats import Array
 from .survey import NAMES, Survey
@@ -25,7 +25,6 @@ from .threads import one_blas_thread
 from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
-PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
 def trace_decoder(

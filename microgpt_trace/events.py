@@ -252,7 +252,7 @@ class Run:
         told = event
         for subscription in hooks:
             if subscription.stats and told is event:
-                mask = _causal(view) if self.specs[event.name].causal else None
+                mask = causal_mask(*view.shape[-2:]) if self.specs[event.name].causal else None
                 told = replace(event, stats=TensorStats.of(view, mask))
             result = subscription.hook(told if subscription.stats else event, view)
             if result is not None and result is not view:
@@ -276,9 +276,8 @@ class _Parts:
         self.dtype, self.seconds = str(part.dtype), self.seconds + seconds
 
 
-def _causal(value: Array) -> Array:
+def causal_mask(queries: int, keys: int) -> Array:
     """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
-    queries, keys = value.shape[-2:]
     return np.tri(queries, keys, keys - queries, dtype=bool)
 
 

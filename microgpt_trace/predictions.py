@@ -12,6 +12,7 @@ from .stats import Array
 from .traces import Candidate, Prediction
 
 Label = Callable[[int], str]
+PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
 def best_tokens(row: Array, k: int) -> list[int]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..events import EventSpec
+from ..events import EventSpec, causal_mask
 from ..stats import Array, median
-from .measures import Rows, causal_mask
+from .measures import Rows
 from .rounding import Compute
 
 # Relative error of a float32 engine after one layer. On SmolLM2 PyTorch's worst row of any event lies

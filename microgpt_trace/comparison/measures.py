@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from ..events import causal_mask
 from ..stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
@@ -100,11 +101,6 @@ def compare_rows(
         of_a=np.where(unlike, a[every, odd], rows.of_a),
         of_b=np.where(unlike, b[every, odd], rows.of_b),
     )
-
-
-def causal_mask(queries: int, keys: int) -> Array:
-    """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
-    return np.tri(queries, keys, keys - queries, dtype=bool)
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array]:

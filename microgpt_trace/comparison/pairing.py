@@ -44,12 +44,13 @@ def prepare_sides(
         tokens = names.tokens
     if models:
         _refuse_two_families(models)
+        said = [tokens_said(recording, models[0]) for recording in recordings]
         given = tokens
         if given is None and text is None:
-            given = _tokens_of(recordings, models[0])
+            given = _tokens_of(recordings, said, models[0])
         inputs = _read_by(models, text, given)
         _refuse_other_tokens(models, inputs)
-        _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
+        _refuse_other_tokens_of(recordings, said, models[0], inputs[0].tokens)
         tokens = inputs[0].tokens
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
@@ -121,34 +122,36 @@ def _refuse_other_tokens(models: Sequence[Model | Decoder], inputs: Sequence[Tra
             )
 
 
-def _tokens_of(recordings: Sequence[Recording], model: Model | Decoder) -> tuple[int, ...] | None:
-    """The tokens that the recordings name, or whose embedding they hold."""
-    for recording in recordings:
-        if recording.tokens is not None:
-            return recording.tokens
-    for recording in recordings:
-        recorded = recording.tensors.get("embed.tok")
-        found = None if recorded is None else recognise(model, recorded)
-        if found is not None:
-            return found
-    if recordings:
+def tokens_said(recording: Recording, model: Model | Decoder) -> tuple[int, ...] | None:
+    """The tokens that a recording names, or else those whose embedding it holds."""
+    if recording.tokens is not None or "embed.tok" not in recording.tensors:
+        return recording.tokens
+    return recognise(model, recording.tensors["embed.tok"])
+
+
+def _tokens_of(
+    recordings: Sequence[Recording], said: Sequence[tuple[int, ...] | None], model: Model | Decoder
+) -> tuple[int, ...] | None:
+    """The tokens that the recordings say: what one names goes before what another's embedding tells."""
+    known = [*(recording.tokens for recording in recordings), *said]
+    found = next((tokens for tokens in known if tokens is not None), None)
+    if recordings and found is None:
         raise InputError(
             f"{recordings[0].origin} does not say its tokens, and holds no embedding of {model.origin} to "
             "tell them from: give the text or --tokens"
         )
-    return None
+    return found
 
 
 def _refuse_other_tokens_of(
-    recordings: Sequence[Recording], model: Model | Decoder, tokens: tuple[int, ...]
-) -> None:
-    for recording in recordings:
-        said, how = recording.tokens, "was recorded on"
-        if said is None and "embed.tok" in recording.tensors:
-            said, how = recognise(model, recording.tensors["embed.tok"]), "holds the embedding of"
-        if said is not None and said != tokens:
+    recordings: Sequence[Recording], said: Sequence[tuple[int, ...] | None], model: Model | Decoder,
+    tokens: tuple[int, ...],
+) -> None:  # fmt: skip
+    for recording, own in zip(recordings, said, strict=True):
+        if own is not None and own != tokens:
+            how = "holds the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(
-                f"other tokens: {recording.origin} {how} {_listed(said)}, "
+                f"other tokens: {recording.origin} {how} {_listed(own)}, "
                 f"{model.origin} reads {_listed(tokens)}"
             )
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..events import EventSpec
+from ..events import EventSpec, causal_mask
 from ..stats import TensorStats
 from .bands import Bands
 from .differences import Agreeing, EventDifference, difference
-from .measures import Rows, causal_mask
+from .measures import Rows
 from .sides import Side
 from .streams import Piece
 

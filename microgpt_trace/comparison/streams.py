@@ -19,13 +19,12 @@ from ..decoder import Decoder
 from ..events import Run, Subscription, TraceEvent
 from ..model import Model
 from ..ops import losses_of
-from ..predictions import softmax
+from ..predictions import PART, softmax
 from ..stats import Array
 from ..traces import TraceInput
 from .rounding import INTO_PRODUCTS_OF_MICROGPT, Compute
 
 AHEAD = 2  # values
-PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
 class Piece(NamedTuple):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared
-from ..comparison.sides import ModelSide, RecordingSide, recognise
+from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared, tokens_said
+from ..comparison.sides import ModelSide, RecordingSide
 from ..decoder import Decoder
 from ..dumps.recording import Recording
 from ..errors import InputError
@@ -71,7 +72,10 @@ def diagnose(
         raise InputError(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
-    known = _known_tokens(opened_dump, opened_model, tokens, map)
+    known = _given_tokens(opened_dump, tokens, map)
+    if known is None:  # the embedding tells, looked up once
+        known = tokens_said(opened_dump, opened_model)
+        opened_dump = replace(opened_dump, tokens=known)
     expected = prepared(opened_model, text, None).tokens if text is not None else None
     sides = [opened_dump, opened_model]
     dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
@@ -92,15 +96,10 @@ def diagnose(
     return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
 
 
-def _known_tokens(
-    dump: Recording, model: Model | Decoder, tokens: Sequence[int] | None, map: NameMap | None
-) -> Sequence[int] | None:
-    """The tokens that were given, that the map or the dump says, or whose embedding the dump holds."""
-    for said in (tokens, map.tokens if map else None, dump.tokens):
-        if said is not None:
-            return said
-    recorded = dump.tensors.get("embed.tok")
-    return None if recorded is None else recognise(model, recorded)
+def _given_tokens(dump: Recording, tokens: Sequence[int] | None, map: NameMap | None) -> Sequence[int] | None:
+    """The tokens that were given, or that the map or the dump says."""
+    said = (tokens, map.tokens if map else None, dump.tokens)
+    return next((known for known in said if known is not None), None)
 
 
 def _of_some_positions(side: RecordingSide, name: str) -> bool:
