@@ -75,6 +75,6 @@ def printable(text: str) -> str:
     return text if text.isprintable() else brief(text)
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more" * (len(names) > 3)
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)

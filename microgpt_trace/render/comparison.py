@@ -11,6 +11,7 @@ from itertools import groupby
 from ..comparison.differences import Comparison, EventDifference
 from ..comparison.prompts import PromptComparison
 from ..comparison.sides import Unpaired
+from ..dumps.recording import listed
 from .decoder import escape_blank
 from .layout import Column, print_table
 from .screen import Screen, escape, labelled, on_one_line, significant
@@ -95,7 +96,7 @@ def _print_first(result: Comparison, screen: Screen) -> None:
     since = f"up to {result.since} all events agree" if result.since else "no event before it was compared"
     screen.tell(f"{since}{later}")
     if result.between:
-        screen.tell(f"not compared in between: {listed(result.between)}")
+        screen.tell(f"not compared in between: {listed(result.between, MAX_LISTED)}")
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
@@ -232,12 +233,15 @@ def _title(result: Comparison, position: int) -> str:
 
 def of_all_layers(texts: Sequence[str]) -> list[str]:
     """What is said of several layers in the same words, said once."""
+    return _said_once(texts, r"\blayer\d+\b", "layer*", " layers")
+
+
+def _said_once(texts: Sequence[str], pattern: str, instead: str, unit: str) -> list[str]:
+    """Texts that are alike but for what the pattern matches, once each with how many there are."""
     grouped: dict[str, list[str]] = {}
     for text in texts:
-        grouped.setdefault(re.sub(r"\blayer\d+\b", "layer*", text), []).append(text)
-    return [
-        same[0] if len(same) == 1 else f"{pattern} ({len(same)} layers)" for pattern, same in grouped.items()
-    ]
+        grouped.setdefault(re.sub(pattern, instead, text), []).append(text)
+    return [same[0] if len(same) == 1 else f"{like} ({len(same)}{unit})" for like, same in grouped.items()]
 
 
 def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) -> None:
@@ -249,27 +253,13 @@ def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) ->
     for unpaired in left_over:
         by_reason.setdefault(_without_numbers(unpaired.reason), []).append(unpaired)
     for pattern, same in by_reason.items():
-        names = _of_all_numbers([unpaired.name for unpaired in same])
+        names = _said_once([unpaired.name for unpaired in same], r"\d+", "*", "")
         alike = all(unpaired.reason == same[0].reason for unpaired in same)
-        screen.tell(f"{listed(names)}: {same[0].reason if alike else pattern}", indent=0)
+        screen.tell(f"{listed(names, MAX_LISTED)}: {same[0].reason if alike else pattern}", indent=0)
 
 
 def _without_numbers(text: str) -> str:
     return re.sub(r"\d+", "*", text)
-
-
-def _of_all_numbers(names: Sequence[str]) -> list[str]:
-    """Names that differ in their numbers alone, said once with how many there are."""
-    grouped: dict[str, list[str]] = {}
-    for name in names:
-        grouped.setdefault(_without_numbers(name), []).append(name)
-    return [same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in grouped.items()]
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first of many names, and how many more there are."""
-    more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:

@@ -9,7 +9,8 @@ from ..diagnosis.diagnose import Diagnosis
 from ..diagnosis.dumped import DumpDiagnosis
 from ..diagnosis.hypotheses import Finding
 from ..diagnosis.judging import OperationResult
-from .comparison import error, listed, of_all_layers, print_unpaired, tokens_line
+from ..dumps.recording import listed
+from .comparison import MAX_LISTED, error, of_all_layers, print_unpaired, tokens_line
 from .decoder import escape_blank
 from .document import plain
 from .layout import Column, print_table
@@ -56,7 +57,7 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
     if first.nonfinite:
         screen.tell(first.nonfinite)
     if first.error is not None:
-        of = f"the dump's own {listed(first.inputs)}" if first.inputs else "the tokens"
+        of = f"the dump's own {listed(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
         screen.tell(f"from {of} follows another value: off by {error(first.error)} of the row")
         screen.tell(f"rounding explains {error(first.tolerance)}")
     if first.found is not None and first.expected is not None:
@@ -64,7 +65,7 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
         has, wanted = significant(first.found), significant(first.expected)
         screen.tell(f"{there}the dump has {has}, from its inputs follows {wanted}")
     if first.recomputed:
-        screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed)}")
+        screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed, MAX_LISTED)}")
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
     screen.tell(f"{wrong:,} of {count:,} operations {adds}; the others pass on what they were given")
 
@@ -154,7 +155,7 @@ def _print_untested(untested: Sequence[tuple[str, str]], screen: Screen) -> None
     if by_reason:
         screen.say("\n[bold cyan]Not judged[/bold cyan]")
     for reason, names in by_reason.items():
-        screen.tell(f"{listed(of_all_layers(names))}: {reason}", indent=0)
+        screen.tell(f"{listed(of_all_layers(names), MAX_LISTED)}: {reason}", indent=0)
 
 
 def diagnosis_document(found: DumpDiagnosis) -> dict[str, Any]:
