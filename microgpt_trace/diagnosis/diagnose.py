@@ -12,6 +12,7 @@ import numpy as np
 
 from ..decoder import Decoder
 from ..dumps.recording import Fitted
+from ..graph import kind_of, layer_of
 from ..model import Model
 from ..stats import Array
 from ..threads import one_blas_thread
@@ -25,7 +26,7 @@ from . import hypotheses_weights as matrices
 from .evaluation import Evaluation
 from .hypotheses import Case, Finding, Generator, findings_of, try_all
 from .judging import Judge, OperationResult
-from .operations import Weights, kind_of, layer_of
+from .operations import Weights
 from .precision import PRECISIONS, PRODUCTS, Found, precision_of
 from .rules import rules_of
 

@@ -6,8 +6,9 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
+from ..graph import kind_of, layer_of
 from ..stats import Array
-from .operations import Weights, apply, inputs_of, kind_of, layer_of
+from .operations import Weights, apply, inputs_of
 from .precision import Precision, chain_floor, floor_of
 from .rules import Rules
 

@@ -13,10 +13,11 @@ from functools import partial as bind
 
 import numpy as np
 
+from ..graph import kind_of, layer_of
 from ..stats import Array
 from .evaluation import Evaluation
 from .judging import Judge, Rows, row_errors
-from .operations import Weights, inputs_of, kind_of, layer_of
+from .operations import Weights, inputs_of
 from .rules import Rules
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..graph import kind_of
 from ..stats import Array
 from .hypotheses import Case, Hypothesis
-from .operations import ACTIVATIONS, kind_of
+from .operations import ACTIVATIONS
 from .rules import Rules
 
 GAINS = {

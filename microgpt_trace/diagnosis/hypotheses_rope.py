@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..decoder import Decoder, Rope
+from ..graph import kind_of
 from ..llama import rope_frequencies
 from ..stats import Array
 from .hypotheses import COMBINED, DESCRIBED, PLAIN, Case, Hypothesis, words_of_kind
-from .operations import inputs_of, kind_of
+from .operations import inputs_of
 from .rules import Rotation
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones

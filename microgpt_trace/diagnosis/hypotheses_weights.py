@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..graph import kind_of, layer_of
 from ..stats import Array
 from .hypotheses import Case, Hypothesis
 from .hypotheses_layers import GAINS
-from .operations import in_halves, in_pairs, kind_of, layer_of
+from .operations import in_halves, in_pairs
 
 
 def biases(case: Case) -> Iterator[Hypothesis]:

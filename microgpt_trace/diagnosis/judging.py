@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..graph import kind_of
 from ..stats import Array
 from .evaluation import ONE_ROUNDING, Evaluation
-from .operations import kind_of, visible_to
+from .operations import visible_to
 
 BLOCK = 1 << 21  # elements compared at a time
 

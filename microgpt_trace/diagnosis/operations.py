@@ -13,7 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
+from .. import graph
 from ..decoder import Decoder, parameter
+from ..graph import kind_of, layer_of
 from ..linear import linear
 from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
 from ..model import Model
@@ -21,17 +23,6 @@ from ..ops import losses_of
 from ..stats import Array
 from ..threads import available_cores
 from .rules import Rotation, Rules
-
-
-def kind_of(name: str) -> str:
-    """An event's or parameter's name without its layer (and its head): layer3.attn.q -> attn.q"""
-    kind = name.partition(".")[2] if name.startswith("layer") else name
-    return "attn.head" if kind.startswith("attn.head") else kind
-
-
-def layer_of(name: str) -> int | None:
-    """3 of layer3.attn.q, None of logits"""
-    return int(name.partition(".")[0].removeprefix("layer")) if name.startswith("layer") else None
 
 
 class Weights:
@@ -135,17 +126,7 @@ def apply(weights: Weights, rules: Rules, name: str, inputs: Sequence[Array]) ->
 
 def inputs_of(rules: Rules, name: str) -> tuple[str, ...]:
     """The events that an event is computed from."""
-    layer = layer_of(name)
-    return tuple(_whole_name(rules, kind, layer) for kind in rules.inputs[kind_of(name)])
-
-
-def _whole_name(rules: Rules, kind: str, layer: int | None) -> str:
-    embedded = "embed.norm" if "embed.norm" in rules.inputs else "embed.tok"
-    if kind == "stream" and layer is not None:
-        return f"layer{layer - 1}.mlp.residual" if layer else embedded
-    if kind == "last":
-        return f"layer{len(rules.windows) - 1}.mlp.residual"
-    return f"layer{layer}.{kind}" if kind.startswith(("attn.", "mlp.")) else kind
+    return graph.inputs_of(rules.inputs, name, len(rules.windows))
 
 
 # --- The operations -----------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..decoder import Decoder, DecoderConfig
+from ..graph import Inputs, inputs_by_kind
 from ..llama import rope_frequencies
 from ..model import Model
 from ..stats import Array
 
 EPS = 1e-5  # of microGPT's norms
 
-Inputs = Mapping[str, tuple[str, ...]]
 Instead = Mapping[str, Callable[[str], Array]]
 
 
@@ -89,10 +89,12 @@ def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
     if not isinstance(config, DecoderConfig):
         heads = tuple(range(config.n_head))
         scale = 1 / math.sqrt(config.head_dim)
-        return Rules(_MICROGPT, EPS, "ReLU", scale, heads, tokens, windows=(None,) * config.n_layer)
+        return Rules(
+            inputs_by_kind(model), EPS, "ReLU", scale, heads, tokens, windows=(None,) * config.n_layer
+        )
     frequencies, factor = rope_frequencies(config.rope, config.head_dim)
     return Rules(
-        inputs={**_DECODER, **(_HEAD_NORMS if config.qk_norm else {})},
+        inputs=inputs_by_kind(model),
         eps=config.norm_eps,
         activation="SiLU",
         scale=1 / math.sqrt(config.head_dim),
@@ -101,48 +103,3 @@ def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
         rotation=Rotation(np.asarray(frequencies), factor),
         windows=tuple(config.window if i in config.windowed_layers else None for i in range(config.n_layer)),
     )
-
-
-_BOTH = {
-    "embed.tok": (),
-    "attn.norm": ("stream",),
-    "attn.q": ("attn.norm",),
-    "attn.k": ("attn.norm",),
-    "attn.v": ("attn.norm",),
-    "attn.weights": ("attn.scores",),
-    "attn.context": ("attn.weights", "attn.v"),
-    "attn.head": ("attn.context",),
-    "attn.out": ("attn.context",),
-    "attn.residual": ("stream", "attn.out"),
-    "mlp.norm": ("attn.residual",),
-    "mlp.up": ("mlp.norm",),
-    "mlp.residual": ("attn.residual", "mlp.down"),
-    "probs": ("logits",),
-    "loss": ("logits",),
-}
-_MICROGPT = _BOTH | {
-    "embed.pos": (),
-    "embed.sum": ("embed.tok", "embed.pos"),
-    "embed.norm": ("embed.sum",),
-    "attn.scores": ("attn.q", "attn.k"),
-    "mlp.act": ("mlp.up",),
-    "mlp.down": ("mlp.act",),
-    "logits": ("last",),
-}
-_DECODER = _BOTH | {
-    "attn.q_rope": ("attn.q",),
-    "attn.k_rope": ("attn.k",),
-    "attn.scores": ("attn.q_rope", "attn.k_rope"),
-    "mlp.gate": ("mlp.norm",),
-    "mlp.act": ("mlp.gate",),
-    "mlp.hidden": ("mlp.act", "mlp.up"),
-    "mlp.down": ("mlp.hidden",),
-    "final.norm": ("last",),
-    "logits": ("final.norm",),
-}
-_HEAD_NORMS = {
-    "attn.q_norm": ("attn.q",),
-    "attn.k_norm": ("attn.k",),
-    "attn.q_rope": ("attn.q_norm",),
-    "attn.k_rope": ("attn.k_norm",),
-}

@@ -1,0 +1,142 @@
+"""Sites: which part of which events is meant, as one writes it on a command line. Knows no values.
+
+    layer0.attn.head2        the whole event; a glob or a stage of apr stands for several
+    layer*.mlp.act@3         position 3 of each; -1 is the last one, 0-2 and 0,4 are several
+    layer0.mlp.act@3:5       and of it channel 5; @:5 is channel 5 at every position
+    layer0.attn.weights[1]   head 1; in brackets the axes of the event as it is shown, here [H, T, T]
+
+In scores and weights a position is the query's and a channel the key's position.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+from .names import select_names
+from .stats import Array
+
+_SITE = re.compile(r"(?P<name>[^@\[\]]+)(?:@(?P<position>[^:]*)(?::(?P<channel>.*))?|\[(?P<index>.+)\])?")
+_RANGE = re.compile(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?")
+AXES = {0: (), 1: ("channel",), 2: ("position", "channel"), 3: ("head", "query", "key")}
+
+TokenOf = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A selector of events and, of them, a part: texts of numbers, empty where all are meant."""
+
+    text: str
+    selector: str
+    position: str = ""
+    channel: str = ""
+    index: tuple[str, ...] = ()  # what stood in brackets, an axis each
+
+    def names(self, known: Sequence[str]) -> list[str]:
+        """The events meant, in order of computation. Raises InputError where there are none."""
+        return select_names([self.selector], known)
+
+    def part(self, name: str, shape: Sequence[int], token_of: TokenOf | None = None) -> Part:
+        """What is meant of an event of that shape. `token_of` gives the id of a token named in place of
+        a channel of logits or probs. Raises InputError where the event has no such place."""
+        axes = self._axes(name, shape)
+        chosen = [
+            None if text in ("", ":", "*") else self._numbers(text, axis, name, shape, token_of)
+            for axis, text in enumerate(axes)
+        ]
+        heads = chosen.pop(0) if len(shape) == 3 else None
+        positions = chosen.pop(0) if len(shape) > 1 else None
+        return Part(heads, positions, chosen.pop(0) if chosen else None)
+
+    def _axes(self, name: str, shape: Sequence[int]) -> list[str]:
+        """The text for each axis of the event."""
+        words = AXES[len(shape)]
+        if len(self.index) > len(shape):
+            raise InputError(f"{self.text}: {describe_shape(name, shape)}; found {len(self.index)} indices")
+        if self.index:
+            return [*self.index, *[""] * (len(shape) - len(self.index))]
+        if (self.position and len(words) < 2) or (self.channel and not words):
+            raise InputError(f"{self.text}: {describe_shape(name, shape)}: it has no such places")
+        return ["", "", self.position, self.channel][-len(shape) :] if shape else []
+
+    def _numbers(
+        self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None
+    ) -> tuple[int, ...]:
+        """ "0,3-5,-1" as indices of the axis."""
+        size, what = shape[axis], AXES[len(shape)][axis]
+        if token_of is not None and axis == len(shape) - 1 and not _RANGE.fullmatch(text.partition(",")[0]):
+            return (token_of(text),)
+        found: list[int] = []
+        for part in text.split(","):
+            bounds = _RANGE.fullmatch(part.strip())
+            if bounds is None:
+                raise InputError(f"{self.text}: expected a {what} like 3, -1, 0-2 or 0,4, found {text!r}")
+            first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+            if not -size <= first < size or not -size <= last < size:
+                wrong = last if -size <= first < size else first
+                raise InputError(f"{self.text}: {what} {wrong} of {name}, which has {_span(what, size)}")
+            if bounds[2] and last < first % size:
+                raise InputError(f"{self.text}: {part} ends before it begins")
+            found += range(first % size, last % size + 1)
+        return tuple(dict.fromkeys(found))
+
+
+def _span(what: str, size: int) -> str:
+    plural = {"query": "queries"}.get(what, f"{what}s")
+    return f"one {what}, 0" if size == 1 else f"{plural} 0 to {size - 1:,}"
+
+
+def describe_shape(name: str, shape: Sequence[int]) -> str:
+    """In words: "layer0.mlp.act is [5, 64], position and channel" """
+    words = AXES[len(shape)]
+    said = "one number" if not words else f"{list(shape)}, {', '.join(words[:-1])} and {words[-1]}"
+    return f"{name} is {said}" if len(words) != 1 else f"{name} is {list(shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Indices of each axis of an event, None where all are meant."""
+
+    heads: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.heads is None and self.positions is None and self.channels is None
+
+    def mask(self, shape: Sequence[int], rows: Sequence[int]) -> Array:
+        """Where the part is in an array whose rows have these positions, booleans of that shape."""
+        mask = np.ones(shape, bool)
+        if self.heads is not None:
+            mask &= np.isin(np.arange(shape[0]), self.heads)[:, None, None]
+        if self.positions is not None:
+            mask &= np.isin(rows, self.positions)[:, None]
+        if self.channels is not None:
+            mask &= np.isin(np.arange(shape[-1]), self.channels)
+        return mask
+
+    def element(self, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """The index of the one element meant; None where several are."""
+        axes = [self.heads, self.positions, self.channels][-len(shape) :] if shape else []
+        if any(axis is None or len(axis) != 1 for axis in axes):
+            return None
+        return tuple(axis[0] for axis in axes if axis is not None)
+
+
+def parse_site(text: str) -> Site:
+    """NAME, NAME@POSITIONS, NAME@POSITIONS:CHANNELS or NAME[INDEX, ...]. Raises InputError."""
+    found = _SITE.fullmatch(text.strip())
+    if found is None or ("@" in text and not (found["position"] or found["channel"])):
+        raise InputError(f"{text!r}: expected NAME, NAME@3, NAME@3:5 or NAME[1,3,2]")
+    if found["index"] is None:
+        return Site(text, found["name"], found["position"] or "", found["channel"] or "")
+    index = tuple(part.strip() for part in found["index"].split(","))
+    if not all(index):
+        raise InputError(f"{text!r}: an index is missing between the brackets")
+    return Site(text, found["name"], index=index)
