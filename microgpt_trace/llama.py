@@ -84,12 +84,12 @@ def head_forward(model: Decoder, x: Array) -> Array:
 
 
 def layer_forward(
-    x: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None
+    x: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None, n: int = 1
 ) -> Array:
-    """x + attention(norm(x)), then x + mlp(norm(x)): [T, C] -> [T, C]"""
+    """x + attention(norm(x)), then x + mlp(norm(x)): [n*T, C] -> [n*T, C], n sequences one after another"""
     emit, eps, layer = tap.emit, w.config.norm_eps, f"layer{i}."
     x_n = emit("attn.norm", rmsnorm(x, w.vector(layer + "attn_norm"), eps))
-    context = attention_forward(x_n, i, w, turns, tap, cache)
+    context = attention_forward(x_n, i, w, turns, tap, cache, n)
     x = emit("attn.residual", x + emit("attn.out", heads_forward(context, layer, w, tap)))
 
     x_n = emit("mlp.norm", rmsnorm(x, w.vector(layer + "mlp_norm"), eps))
@@ -100,9 +100,12 @@ def layer_forward(
 
 
 def attention_forward(
-    x_n: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None
+    x_n: Array, i: int, w: Weights, turns: tuple[Array, Array], tap: Tap, cache: Cache | None, n: int
 ) -> Array:
-    """Causal attention up to the output projection: [T, C] -> [T, H*D]"""
+    """Causal attention up to the output projection: [n*T, C] -> [n*T, H*D]
+
+    The heads of n sequences are n*H heads with n*G keys and values; a cache is for one sequence.
+    """
     emit, config, layer = tap.emit, w.config, f"layer{i}."
     q, k, v = (emit(f"attn.{n}", w.product(x_n, f"{layer}attn_w{n}")) for n in "qkv")
     if config.qk_norm:
@@ -110,18 +113,30 @@ def attention_forward(
         k = emit("attn.k_norm", head_norm(k, w.vector(layer + "attn_k_norm"), config))
     q = emit("attn.q_rope", turn(q, turns, config.head_dim))
     k = emit("attn.k_rope", turn(k, turns, config.head_dim))
-    keys, values = (a.reshape(len(a), -1, config.head_dim).swapaxes(0, 1) for a in (k, v))  # [G, T, D]
+    keys, values = (in_heads(a, n, config.head_dim) for a in (k, v))  # [n*G, T, D]
     if cache is not None:
         keys, values = cache.extend(i, keys, values)
-    queries = q.reshape(len(q), -1, config.head_dim).swapaxes(0, 1)  # [H, T, D]
-    group = np.arange(config.n_head) * config.n_kv_head // config.n_head  # whose keys a head has
+    queries = in_heads(q, n, config.head_dim)  # [n*H, T, D]
+    group = np.arange(n * config.n_head) * config.n_kv_head // config.n_head  # whose keys a head has
     workers = w.workers if len(q) > PARALLEL else 1
     scores = emit("attn.scores", scores_forward(queries, keys, group, workers))
     window = config.window if i in config.windowed_layers else None
-    mask = visible(len(q), scores.shape[2], window)
+    mask = visible(scores.shape[1], scores.shape[2], window)
     weights = emit("attn.weights", softmax_forward(scores, mask, workers))
     context = context_forward(weights, values, group, workers)
-    return emit("attn.context", context.swapaxes(0, 1).reshape(len(q), -1))
+    return emit("attn.context", out_of_heads(context, n))
+
+
+def in_heads(x: Array, n: int, head_dim: int) -> Array:
+    """The heads of n sequences: [n*T, H*D] -> [n*H, T, D]"""
+    heads = x.reshape(n, len(x) // n, -1, head_dim).swapaxes(1, 2)
+    return heads.reshape(-1, *heads.shape[2:])
+
+
+def out_of_heads(x: Array, n: int) -> Array:
+    """The way back: [n*H, T, D] -> [n*T, H*D]"""
+    heads = x.reshape(n, -1, *x.shape[1:]).swapaxes(1, 2)
+    return heads.reshape(n * x.shape[1], -1)
 
 
 def scores_forward(queries: Array, keys: Array, group: Array, workers: int) -> Array:
