@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
 from .errors import InputError
-from .events import HookBus, Run, TraceEvent
+from .events import HookBus, Run, Subscription, TraceEvent, differs
 from .generation import Continuation, Sampling, continue_prompt
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
@@ -23,6 +23,10 @@ from .stats import Array
 from .survey import NAMES, Survey
 from .threads import one_blas_thread
 from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
+
+if TYPE_CHECKING:
+    from .decoder_effects import Beside
+    from .interventions import Intervention
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
@@ -44,6 +48,7 @@ def trace_decoder(
     temperature: float = 0.0,
     seed: int = 42,
     recheck: bool = False,
+    interventions: Sequence[Intervention] = (),
 ) -> Trace:
     """Trace a prompt through a decoder, under the hooks subscribed to `model.hooks`.
 
@@ -51,7 +56,8 @@ def trace_decoder(
     the file's chat template. `positions` ("all", "last" or indices) get logits and predictions,
     `top_k` candidates each. `lens` adds the top token after every layer; `generate` continues for
     that many tokens, greedily at temperature 0. `recheck` runs once more without observers and
-    compares. `names` choose the events that are kept (by default all but those that cost a
+    compares. `interventions` change events of every pass, and the Trace tells what that did to the
+    prompt. `names` choose the events that are kept (by default all but those that cost a
     computation of their own). Raises InputError for what does not fit.
     """
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
@@ -62,7 +68,13 @@ def trace_decoder(
     rows = chosen_positions(positions, len(inputs.tokens))
     watched = Watched(model, sorted({*everything, *shown}), kept, rows if lens else ())
     with one_blas_thread(), np.errstate(all="ignore"):
-        return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
+        if not interventions:
+            return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
+        from .decoder_effects import Beside
+
+        with Beside(model, inputs, rows, interventions, shown, top_k or TOP) as beside:
+            watched.let_in(beside, len(inputs.tokens))
+            return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
 
 
 def _run(
@@ -73,7 +85,7 @@ def _run(
     cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
     run = watched.begin(time)
     final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-    predicted = predict(model, final, inputs, rows, top_k, run, watched.checker)
+    predicted = predict(model, final, inputs, rows, top_k, run, watched)
     survey, checker, prompted = watched.survey, watched.checker, watched.collector.events
     if not any(event.name in shown for event in prompted):
         raise InputError("none of the chosen events is computed here: the last position has no loss")
@@ -101,6 +113,7 @@ def _run(
         generation_end=continued.end,
         arrays=watched.collector.arrays,
         specs=model.hooks.specs,
+        intervened=watched.beside.result(run, shown, predicted.loss) if watched.beside else None,
     )
 
 
@@ -132,6 +145,10 @@ class Watched:
         self.survey = Survey(gain, model.config.norm_eps, lens)
         bus = model.hooks
         self._bus = bus
+        self.beside: Beside | None = None
+        self._editing: list[Subscription] = []
+        self._comparing: list[Subscription] = []
+        self._length = 0
         self._first, self._last = self.checker.observers(bus, *names)
         self._surveying = bus.subscription(self.survey, *NAMES, stats=True)
         self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
@@ -142,14 +159,22 @@ class Watched:
             if chosen
         ]
 
+    def let_in(self, beside: Beside, length: int) -> None:
+        """Have interventions take part in every pass; the prompt has so many positions."""
+        self.beside, self._length = beside, length
+        self._editing, self._comparing = beside.subscriptions(self._bus)
+
     def begin(self, time: bool) -> Run:
         """Start the pass over the prompt."""
-        return self._bus.begin(time, [self._first], [self._last, self._surveying, *self._collecting])
+        after = [self._last, *self._comparing, self._surveying, *self._collecting]
+        return self._bus.begin(time, [self._first, *self._editing], after)
 
     def begin_step(self, number: int) -> Run:
         """Start the pass that predicts token `number` of a continuation."""
         self.checker.where = f"step {number}: "
-        return self._bus.begin(False, [self._first], [self._last, self._stepping])
+        if self.beside is not None:
+            self.beside.editor.start = self._length + number - 2
+        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping])
 
     def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
         """The events of the step that are to be shown; of the others only what is not finite is kept."""
@@ -170,7 +195,7 @@ class Predicted(NamedTuple):
 
 def predict(
     model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
-    checker: Checker,
+    watched: Watched,
 ) -> Predicted:  # fmt: skip
     """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
     emit: Callable[[str, Array], Array] = run.take_part
@@ -186,11 +211,13 @@ def predict(
         logits = emit("logits", computed)
         likely = softmax(logits)
         if in_parts:  # else the checker sees them as an event
-            checker.rows_sum_to_1("probs", likely)
+            watched.checker.rows_sum_to_1("probs", likely)
         probs = emit("probs", likely)
         seen, targets = [inputs.labels[p] for p in group], [inputs.targets[p] for p in group]
-        replaced = "probs" in run.replaced
+        replaced = differs(probs, likely)
         predictions += predictions_of(group, seen, targets, logits, probs, replaced, label, top_k)
+        if watched.beside is not None:
+            watched.beside.take(group, logits, probs, replaced)
     run.announce_parts()
     losses, loss = [p.loss for p in predictions if p.loss is not None], None
     if losses:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -60,6 +60,17 @@ class TraceEvent:
 Hook = Callable[[TraceEvent, Array], Any]
 
 
+class Replacement(NamedTuple):
+    """What a hook returns for a value that goes on depending on the one it replaces.
+
+    `slope` is d replacement / d value, element by element (or broadcast to them): 0 where the
+    replacement is a constant, 1 where the value stays as it is. A bare array is a constant.
+    """
+
+    value: Array
+    slope: Array
+
+
 class Tap(Protocol):
     """Where a model emits its values."""
 
@@ -105,7 +116,8 @@ class HookBus:
     """Hooks subscribed to the events of one model.
 
     A hook is any callable `hook(event, value)`; `value` is a read-only view, valid during the call.
-    It returns None, or an array of the same shape and dtype to stand in the value's place.
+    It returns None, or an array of the same shape and dtype to stand in the value's place, or a
+    `Replacement` of one.
     """
 
     def __init__(self, specs: Sequence[EventSpec]) -> None:
@@ -176,6 +188,7 @@ class Run:
     timed: bool = False
     seq: int = 0
     replaced: dict[str, Array] = field(default_factory=dict)  # what forward hooks put in place
+    slopes: dict[str, Array] = field(default_factory=dict)  # d what they put / d what was computed
     altered: bool = False  # a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
     parts: dict[str, _Parts] = field(default_factory=dict)
@@ -226,8 +239,9 @@ class Run:
         seconds = perf_counter() - self.resumed if self.timed else None
         value = self._through_hooks(phase, name, np.asarray(value), seconds)
         if phase == "backward" and name in self.replaced:
-            # The loss no longer depends on what this value had been computed from.
-            value = np.zeros_like(value)
+            # Where the slope is 0 the loss no longer depends on what this value had been computed from.
+            slope = np.broadcast_to(self.slopes[name], value.shape)
+            value = np.where(slope == 0, 0, value * slope).astype(value.dtype, copy=False)
         self.resumed = perf_counter()
         return value
 
@@ -239,8 +253,12 @@ class Run:
                 hook, result = self._first_replacement(event, view, hooks)
             if hook is None:
                 return value
+            slope = np.zeros((), value.dtype)
+            if isinstance(result, Replacement):
+                result, slope = result
             value = _checked_replacement(hook, event, value, result)
             if phase == "forward":
+                self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope
                 self.replaced[name] = value
             else:
                 self.altered = True
@@ -279,6 +297,11 @@ class _Parts:
 def causal_mask(queries: int, keys: int) -> Array:
     """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
     return np.tri(queries, keys, keys - queries, dtype=bool)
+
+
+def differs(used: Array, computed: Array) -> bool:
+    """Whether what a tap gave back is another value than it was given; a copy is none."""
+    return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}

@@ -13,7 +13,7 @@ import numpy as np
 from . import ops
 from .batch import Batch, Rows
 from .errors import InputError
-from .events import SILENT, EventSpec, Tap
+from .events import SILENT, EventSpec, Tap, differs
 from .parameters import Config, LayerWeights, Parameters
 from .stats import Array
 
@@ -24,7 +24,8 @@ class Pass(NamedTuple):
     batch: Batch
     loss: Any  # [] mean cross-entropy over the rows
     logits: Array  # [N, V]
-    probs: Array  # [N, V]
+    probs: Array  # [N, V] as used
+    softmax: Array  # [N, V] as computed
     embed_norm: tuple[Array, Array]
     layers: list[tuple[Any, ...]]
     final: Array  # [N, C] what the head reads
@@ -52,10 +53,10 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
     logits = emit("logits", x.dot(params.lm_head_t))
     computed, loss = ops.cross_entropy_forward(logits, batch.targets, params.ones)
     probs = emit("probs", computed)
-    if probs is not computed:
+    if differs(probs, computed):
         loss = -np.log(probs[batch.targets > 0]).dot(batch.targets[batch.targets > 0])
     loss = emit("loss", loss)
-    return Pass(batch, loss, logits, probs, embed_norm, layers, x)
+    return Pass(batch, loss, logits, probs, computed, embed_norm, layers, x)
 
 
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
@@ -92,7 +93,7 @@ def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -
         computed[hit] = -targets[hit] / probs[hit] * dloss
         dprobs = tap.emit("probs", computed)
         if dprobs is not computed:
-            dlogits = ops.softmax_backward(np.ndarray.dot, dprobs, probs, params.ones)
+            dlogits = ops.softmax_backward(np.ndarray.dot, dprobs, done.softmax, params.ones)
     return dlogits
 
 
@@ -152,7 +153,7 @@ def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap)
         return attn_out
     computed = [context[:, own].dot(w.wo[:, own].T) for own in _head_columns(params.config)]
     heads = [tap.emit(f"attn.head{h}", head) for h, head in enumerate(computed)]
-    if all(a is b for a, b in zip(heads, computed, strict=True)):
+    if not any(map(differs, heads, computed)):
         return attn_out
     return np.sum(heads, axis=0, dtype=context.dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, HookBus, Run, Tap, TraceEvent
+from .events import PHASES, HookBus, Run, Subscription, Tap, TraceEvent, differs
+from .graph import forward_names
 from .insights import insights_of
 from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
@@ -20,9 +21,10 @@ from .names import select_names
 from .parameters import Parameters
 from .predictions import predictions_of
 from .stats import Array, TensorStats
-from .traces import Collector, ParameterRow, StepSummary, Trace, TraceInput
+from .traces import Collector, Intervened, ParameterRow, Prediction, StepSummary, Trace, TraceInput
 
 if TYPE_CHECKING:
+    from .interventions import Intervention
     from .training import Adam
 
 
@@ -47,7 +49,7 @@ def prepare(model: Model, text: str) -> TraceInput:
 
 def trace_microgpt(
     model: Model, text: str, names: Sequence[str], values: bool | Sequence[str], top_k: int,
-    backward: bool, step: bool, time: bool,
+    backward: bool, step: bool, time: bool, interventions: Sequence[Intervention] = (),
 ) -> Trace:  # fmt: skip
     bus, known = model.hooks, list(model.hooks.specs)
     shown = select_names(names, known)
@@ -59,8 +61,10 @@ def trace_microgpt(
     summary: StepSummary | None = None
     before, after = checker.observers(bus)
     collecting = bus.subscription(collector, phases=PHASES, stats=True)
+    untouched = _Untouched(model, inputs, batch, interventions) if interventions else None
+    editing, comparing = untouched.subscriptions() if untouched else ([], [])
     with np.errstate(all="ignore"):
-        run = bus.begin(time, [before], [after, collecting])
+        run = bus.begin(time, [before, *editing], [after, *comparing, collecting])
         done = forward(model.params, batch, run.tap("forward"))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
@@ -80,13 +84,7 @@ def trace_microgpt(
         raise InputError(
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
-    predictions = tuple(
-        predictions_of(
-            range(len(inputs.targets)), [inputs.text[:i] for i in range(len(inputs.targets))], inputs.targets,
-            done.logits, done.probs, "probs" in run.replaced,
-            lambda token: model.tokenizer.label(token, target=True), top_k,
-        )
-    )  # fmt: skip
+    predictions = _predictions(model, inputs, done, top_k)
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
     return Trace(
@@ -102,7 +100,58 @@ def trace_microgpt(
         step=summary,
         arrays=collector.arrays,
         specs=bus.specs,
+        intervened=untouched.beside(done, run, chosen, top_k) if untouched else None,
     )
+
+
+def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> tuple[Prediction, ...]:
+    positions = range(len(inputs.targets))
+    return tuple(
+        predictions_of(
+            positions, [inputs.text[:i] for i in positions], inputs.targets, done.logits, done.probs,
+            differs(done.probs, done.softmax), lambda token: model.tokenizer.label(token, target=True), top_k,
+        )
+    )  # fmt: skip
+
+
+class _Untouched:
+    """A pass that no hook takes part in, and how far the one with interventions lies from it."""
+
+    def __init__(
+        self, model: Model, inputs: TraceInput, batch: Batch, interventions: Sequence[Intervention]
+    ) -> None:
+        from .effects import Comparer
+        from .interventions import Editor
+
+        self.model, self.inputs = model, inputs
+        self.editor = Editor(model, inputs, range(len(inputs.tokens)), interventions)
+        bus = HookBus(list(model.hooks.specs.values()))
+        names = forward_names(model)
+        collector = Collector(names)
+        with np.errstate(all="ignore"):
+            run = bus.begin(after=[bus.subscription(collector, *names)])
+            self.done = forward(model.params, batch, run.tap("forward"))
+        arrays = collector.arrays
+        self.comparer = Comparer(lambda name: arrays["forward", name])
+
+    def subscriptions(self) -> tuple[list[Subscription], list[Subscription]]:
+        """The interventions, and who looks at what they led to."""
+        bus = self.model.hooks
+        comparing = bus.subscription(self.comparer, *forward_names(self.model))
+        return self.editor.subscriptions(bus), [comparing]
+
+    def beside(self, done: Pass, run: Run, shown: Collection[str], top_k: int) -> Intervened:
+        """What the interventions did, seen from the untouched pass."""
+        from .effects import divergences
+
+        instead = done.probs if differs(done.probs, done.softmax) else None
+        return Intervened(
+            self.editor.applied,
+            self.comparer.changes(shown, run.replaced),
+            _predictions(self.model, self.inputs, self.done, top_k),
+            float(self.done.loss),
+            tuple(divergences(self.done.logits, done.logits, instead)),
+        )
 
 
 def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:

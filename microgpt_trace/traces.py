@@ -143,6 +143,46 @@ class GeneratedToken:
     events: tuple[TraceEvent, ...] = field(default=(), repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An intervention as it was carried out: what stands in how many elements of which events."""
+
+    kind: str  # ablate, ablate-mean, scale, patch, add
+    target: str  # as it was asked for
+    text: str  # "zero", "× 0.5", "from clean.safetensors"
+    events: tuple[str, ...]
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventChange:
+    """How far an event lies from where it would be: |after - before| / |before| (of attention the causal
+    part). None where that is not finite; a `replaced` event is one that an intervention changed."""
+
+    name: str
+    replaced: bool
+    change: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Intervened:
+    """What interventions did, beside the run without them.
+
+    `before` are that run's predictions and `loss_before` its loss; `kl` is KL(before || after) of every
+    position's prediction, in nats, None where it is not finite.
+    """
+
+    interventions: tuple[Applied, ...]
+    changes: tuple[EventChange, ...]
+    before: tuple[Prediction, ...]
+    loss_before: float | None
+    kl: tuple[float | None, ...]
+
+    def change_of(self, name: str) -> EventChange | None:
+        """How far the event of that name was changed, if it is among those shown."""
+        return next((change for change in self.changes if change.name == name), None)
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event.
@@ -165,6 +205,7 @@ class Trace:
     lens: tuple[LensRow, ...] = ()
     generation: tuple[GeneratedToken, ...] = ()
     generation_end: str = ""  # why a continuation ended before it had all its tokens
+    intervened: Intervened | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
 

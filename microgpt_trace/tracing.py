@@ -10,6 +10,7 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .decoder import Decoder
+    from .interventions import Intervention
     from .model import Model
     from .traces import Trace
 
@@ -24,6 +25,7 @@ def trace(
     time: bool = False,
     backward: bool = False,
     step: bool = False,
+    interventions: Sequence[Intervention] = (),
     **decoder_options: Any,
 ) -> Trace:
     """Trace a text through a model, under the hooks subscribed to `model.hooks`.
@@ -52,12 +54,13 @@ def trace(
 
         return trace_microgpt(
             model, "emma" if text is None else text, names or ("*",),
-            True if values is None else values, top_k or 1, backward, step, time,
+            True if values is None else values, top_k or 1, backward, step, time, interventions,
         )  # fmt: skip
     if backward or step:
         raise InputError("a production model is traced forward only: there are no gradients and no steps")
     from .decoder_tracing import trace_decoder
 
     return trace_decoder(
-        model, text, names=names, values=values or False, top_k=top_k, time=time, **decoder_options
-    )
+        model, text, names=names, values=values or False, top_k=top_k, time=time,
+        interventions=interventions, **decoder_options,
+    )  # fmt: skip

@@ -93,8 +93,8 @@ def scalar_loss(rows, targets):
 def torch_run(weights, tokens, targets, config, replaced=None, dtype="float64"):
     """Forward and backward in PyTorch: (events, parameters) by our names, gradients in `.grad`.
 
-    `replaced` puts constants in the place of events; what they replace stays in `events`, without
-    a gradient of its own.
+    `replaced` puts constants in the place of events, or what a function makes of the tensor; what they
+    replace stays in `events`, without a gradient of its own.
     """
     torch = pytest.importorskip("torch")
     F = torch.nn.functional
@@ -107,6 +107,8 @@ def torch_run(weights, tokens, targets, config, replaced=None, dtype="float64"):
             value.retain_grad()
         events[name] = value
         if replaced is not None and name in replaced:
+            if callable(replaced[name]):
+                return replaced[name](value)
             return torch.tensor(replaced[name], dtype=kind)
         return value
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
+from .interventions import Ablate, AblateMean, Add, Patch, Scale, interventions_of
 from .options import (
     DECODER,
     MICROGPT,
@@ -31,6 +32,7 @@ from .options import (
 )
 from .output import note, put
 from .run_trace import Request, run
+from .validation import run_validation
 
 Show = Annotated[
     list[str] | None, typer.Option("--show", help="Print this tensor or parameter in full.", metavar="NAME")
@@ -65,6 +67,13 @@ def trace(
     out: Out = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, trace nothing.")] = False,
     seed: Seed = None,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate",
+            help="Show of each event that the computation uses it: replace it, see what changes.",
+        ),
+    ] = False,
     backward: Annotated[
         bool, typer.Option("--backward", help="Add the gradients of the loss.", rich_help_panel=MICROGPT)
     ] = False,
@@ -114,6 +123,11 @@ def trace(
     ] = False,
     rope_pairs: RopePairing = None,
     settings: Set = None,
+    ablate: Ablate = None,
+    ablate_mean: AblateMean = None,
+    scale: Scale = None,
+    patch: Patch = None,
+    add: Add = None,
     payload: Annotated[bool, typer.Option("--payload", hidden=True)] = False,
     reference: Annotated[str | None, typer.Option("--reference", hidden=True)] = None,
     diff: Annotated[bool, typer.Option("--diff", hidden=True)] = False,
@@ -122,7 +136,7 @@ def trace(
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
     _answer_apr(payload, reference, diff, save_tensor)
     if schema:
-        _put_schema(as_jsonl, out)
+        _put_schema("validation" if validate else "line" if as_jsonl else "document", out)
         return
     request = Request(
         verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save, save_aprt,
@@ -131,6 +145,7 @@ def trace(
     _check(request, force)
     path, text = model_and_text(first, second, model)
     _refuse_over_model(request, path)
+    interventions = interventions_of(ablate, ablate_mean, scale, patch, add)
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
         "tokens": None if tokens is None else numbers(tokens, "--tokens"), "chat": chat, "special": special,
@@ -146,7 +161,11 @@ def trace(
     else:
         extra = {"layers": layers, "fail_on": fail_on}
         _refuse(theirs | extra, f"is for a production model, and this is a microGPT ({loaded.origin})")
-    run(loaded, request, {"text": text, "top_k": top_k, "time": time} | own)
+    shared = {"text": text, "top_k": top_k, "time": time, "interventions": interventions}
+    if validate:
+        run_validation(loaded, request, shared | own | {"fail_on": fail_on})
+    else:
+        run(loaded, request, shared | own)
 
 
 trace.epilog = (  # type: ignore[attr-defined]
@@ -213,8 +232,15 @@ def _refuse_over_model(request: Request, model: Path | None) -> None:
             raise InputError(f"{option} {path}: a model is there")
 
 
-def _put_schema(of_lines: bool, out: Path | None) -> None:
+def _put_schema(what: str, out: Path | None) -> None:
     from ..render.document import dump
-    from ..render.schema import document_schema, line_schema
 
-    put([dump(line_schema() if of_lines else document_schema(), indent=2) + "\n"], out)
+    if what == "validation":
+        from ..render.results import SCHEMAS
+
+        schema = SCHEMAS[what]()
+    else:
+        from ..render.schema import document_schema, line_schema
+
+        schema = line_schema() if what == "line" else document_schema()
+    put([dump(schema, indent=2) + "\n"], out)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..decoder import Decoder
-from ..events import Run, Subscription, TraceEvent
+from ..events import HookBus, Run, Subscription, TraceEvent, differs
 from ..model import Model
 from ..ops import losses_of
 from ..predictions import PART, softmax
@@ -49,18 +49,20 @@ class _Stopped(Exception):
 class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
-    The hooks that are subscribed to the model's bus take part: values come as the computation uses
-    them. With `compute` each is rounded as an engine does that computes so. Close it, or use it as a
-    context manager, where it is not read to its end.
+    The hooks that are subscribed to the model's bus take part, or those of another `bus`: values come as
+    the computation uses them. With `compute` each is rounded as an engine does that computes so. Close
+    it, or use it as a context manager, where it is not read to its end.
     """
 
     def __init__(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], compute: Compute | None = None
-    ) -> None:
+        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str],
+        compute: Compute | None = None, bus: HookBus | None = None,
+    ) -> None:  # fmt: skip
         self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD)
         self._stop = Event()
         self._starts: dict[str, int] = {}
-        self._thread = Thread(target=self._run, args=(model, inputs, names, compute), daemon=True)
+        used = model.hooks if bus is None else bus
+        self._thread = Thread(target=self._run, args=(model, inputs, names, compute, used), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -96,12 +98,13 @@ class EventStream:
         self._queue.put(Piece(event.name, value, range(start, stop)))
 
     def _run(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], compute: Compute | None
-    ) -> None:
+        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], compute: Compute | None,
+        bus: HookBus,
+    ) -> None:  # fmt: skip
         try:
-            observing = model.hooks.subscription(self._put, *names)
+            observing = bus.subscription(self._put, *names)
             with np.errstate(all="ignore"):
-                _pass(model, inputs, _begin(model, observing, compute))
+                _pass(model, inputs, _begin(model, bus, observing, compute))
         except _Stopped:
             pass
         except BaseException as error:
@@ -109,16 +112,16 @@ class EventStream:
         self._queue.put(None)
 
 
-def _begin(model: Model | Decoder, observing: Subscription, compute: Compute | None) -> Run:
+def _begin(model: Model | Decoder, bus: HookBus, observing: Subscription, compute: Compute | None) -> Run:
     """A run in which values are rounded before they are looked at, or only on their way into products."""
     if compute is None:
-        return model.hooks.begin(after=[observing])
+        return bus.begin(after=[observing])
     decoder = model.family == "decoder"
     inputs = compute.inputs and (compute.inputs if decoder else INTO_PRODUCTS_OF_MICROGPT)
     names = inputs or [name for name in model.hooks.specs if name not in model.config.shapes()]
-    rounding = model.hooks.subscription(partial(_rounded, compute=compute), *names)
+    rounding = bus.subscription(partial(_rounded, compute=compute), *names)
     order = [observing, rounding] if inputs else [rounding, observing]
-    return model.hooks.begin(after=order)
+    return bus.begin(after=order)
 
 
 def _rounded(event: TraceEvent, value: Array, compute: Compute) -> Array:
@@ -126,7 +129,7 @@ def _rounded(event: TraceEvent, value: Array, compute: Compute) -> Array:
 
 
 def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:
-    """Forward through the whole model, the logits in parts where they are many."""
+    """Forward through the whole model, the logits in parts where they are many and somebody listens."""
     tap = run.tap("forward")
     if isinstance(model, Model):
         from ..batch import Packer
@@ -139,13 +142,17 @@ def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:
     from ..llama import head_forward
 
     final, losses = decode(model, np.array(inputs.tokens), tap), list[float]()
+    if not any(tap.wants(name) for name in ("logits", "probs", "loss")):
+        return
     size = max(1, PART // model.config.vocab_size)
     for start in range(0, len(final), size):
         logits = tap.emit("logits", head_forward(model, final[start : start + size]))
         computed = softmax(logits)
         probs, targets = tap.emit("probs", computed), inputs.targets[start : start + size]
         known = [target or 0 for target in targets]
-        of_rows = losses_of(logits, known) if probs is computed else -np.log(probs[range(len(known)), known])
+        of_rows = (
+            -np.log(probs[range(len(known)), known]) if differs(probs, computed) else losses_of(logits, known)
+        )
         losses += [float(loss) for loss, target in zip(of_rows, targets, strict=True) if target is not None]
     if losses:
         tap.emit("loss", np.asarray(np.float32(math.fsum(losses) / len(losses))))

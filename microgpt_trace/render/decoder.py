@@ -9,7 +9,8 @@ from typing import Any
 from rich.text import Text
 
 from ..anomalies import Anomaly
-from ..traces import Candidate, GeneratedToken, LayerRow, Prediction, Trace
+from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
+from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, on_one_line, probability, ratio, significant
 from .table import print_checks, print_headline, print_insights, print_stages
@@ -25,14 +26,18 @@ def print_decoder_trace(
     """The whole trace. `overview` shows a row per layer in place of the layers' events."""
     print_header(trace, screen)
     print_headline(trace, screen)
+    if trace.intervened is not None:
+        print_interventions(trace.intervened, screen)
     whole = [event for event in trace.events if event.layer is None]
     if overview:
         print_stages(trace, [e for e in whole if e.stage == "embedding"], screen, verbose)
-        print_layers(trace.layers, screen)
+        print_layers(trace.layers, screen, trace.intervened)
         print_stages(trace, [e for e in whole if e.stage == "head"], screen, verbose)
     else:
         print_stages(trace, trace.events, screen, verbose)
     print_predictions(trace, screen)
+    if trace.intervened is not None:
+        print_before_and_after(trace.intervened, trace.predictions, trace.loss, screen, escape_blank)
     if trace.lens:
         print_lens(trace, screen)
     if trace.generation or trace.generation_end:
@@ -114,7 +119,7 @@ def _share(share: float) -> str:
     return f"{share:.0%}" if share >= 0.005 else f"{share:.2g}" if share < 0.0005 else f"{share:.1%}"
 
 
-def print_layers(layers: Sequence[LayerRow], screen: Screen) -> None:
+def print_layers(layers: Sequence[LayerRow], screen: Screen, intervened: Intervened | None = None) -> None:
     """The residual stream after each layer, and what the layer's branches wrote into it."""
     columns = [
         Column("layer", lambda r: str(r.layer), right=True),
@@ -132,6 +137,8 @@ def print_layers(layers: Sequence[LayerRow], screen: Screen) -> None:
             Column("cosine", lambda r: f"{r.turn:.3f}", right=True),
             Column("sink", lambda r: f"{r.sink:.0%}" if r.sink is not None else "–", right=True),
         ]
+    if intervened is not None:
+        columns.append(layer_change_column(intervened))
     screen.say("\n[bold cyan]Residual stream after each layer[/bold cyan]")
     print_table(columns, layers, screen)
     threshold = layers[0].near_zero_threshold if layers else 0

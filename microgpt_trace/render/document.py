@@ -72,6 +72,8 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
             plain(row) | {"gradient_ratio": row.gradient_ratio, "update_ratio": row.update_ratio}
             for row in trace.parameters
         ]
+    if trace.intervened is not None:
+        result["intervened"] = plain(trace.intervened)
     if trace.step is not None:
         result["step"] = plain(trace.step)
     return result

@@ -88,9 +88,19 @@ def _diagnosis_schema() -> dict[str, Any]:
     return _schema(DIAGNOSIS_SCHEMA, "A dump diagnosed", Diagnosis, names, **head)
 
 
+def _validation_schema() -> dict[str, Any]:
+    from ..validation import Validation, Verdict
+    from .validation import VALIDATION_SCHEMA
+
+    names: dict[type, str] = {Verdict: "verdict"}
+    title = "Captured values validated"
+    return _schema(VALIDATION_SCHEMA, title, Validation, names, ok={"type": "boolean"})
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "diff": _diff_schema,
     "weights": _weights_schema,
     "prompts": _prompts_schema,
     "diagnosis": _diagnosis_schema,
+    "validation": _validation_schema,
 }

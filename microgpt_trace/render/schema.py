@@ -19,8 +19,11 @@ from ..parameters import Config
 from ..stats import TensorStats
 from ..traces import (
     SCHEMA_ID,
+    Applied,
     Candidate,
+    EventChange,
     GeneratedToken,
+    Intervened,
     LayerRow,
     LensRow,
     ParameterRow,
@@ -51,6 +54,9 @@ _NAMES: dict[type, str] = {
     LayerRow: "layer",
     Anomaly: "anomaly",
     LensRow: "lens",
+    Applied: "intervention",
+    EventChange: "change",
+    Intervened: "intervened",
     GeneratedToken: "token",
     Config: "microgpt_config",
     DecoderConfig: "decoder_config",
@@ -143,14 +149,19 @@ _LISTS = {
     "lens": LensRow,
     "generation": GeneratedToken,
 }
-_OPTIONAL = ("parameters", "step", "layers", "anomalies", "lens", "generation", "generation_end")
+_ONES = {
+    "step": schema_of(StepSummary),
+    "generation_end": schema_of(str),
+    "intervened": schema_of(Intervened),
+}
+_OPTIONAL = ("parameters", "layers", "anomalies", "lens", "generation", *_ONES)
 
 
 def document_schema() -> dict[str, Any]:
     """The schema of `microgpt trace --json`."""
     lists = {name: {"type": "array", "items": schema_of(kind)} for name, kind in _LISTS.items()}
     body = closed_object(
-        {**_HEAD, **lists, "step": schema_of(StepSummary), "generation_end": schema_of(str)},
+        {**_HEAD, **lists, **_ONES},
         optional=_OPTIONAL,
     )
     return {**preamble("A trace", SCHEMA_ID), **body, "$defs": _definitions()}
@@ -159,13 +170,7 @@ def document_schema() -> dict[str, Any]:
 def line_schema() -> dict[str, Any]:
     """The schema of one line of `microgpt trace --jsonl`: which record it is decides its shape."""
     definitions = _definitions()
-    members = {
-        "record": {"const": "trace"},
-        **_HEAD,
-        "step": schema_of(StepSummary),
-        "generation_end": schema_of(str),
-    }
-    head = closed_object(members, optional=("step", "generation_end"))
+    head = closed_object({"record": {"const": "trace"}, **_HEAD, **_ONES}, optional=tuple(_ONES))
     records = [head]
     for kind in _LISTS.values():
         plain = definitions[_NAMES[kind]]

@@ -13,6 +13,7 @@ from ..checks import Check
 from ..events import EventSpec, TraceEvent
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
+from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
 
@@ -28,8 +29,12 @@ def print_trace(trace: Trace, screen: Screen, *, verbose: bool = False) -> None:
     """The whole trace: header, stages, predictions, what it reveals, self-check, gradients."""
     print_header(trace, screen)
     print_headline(trace, screen)
+    if trace.intervened is not None:
+        print_interventions(trace.intervened, screen)
     print_stages(trace, trace.events, screen, verbose)
     print_predictions(trace, screen)
+    if trace.intervened is not None:
+        print_before_and_after(trace.intervened, trace.predictions, trace.loss, screen)
     print_insights(trace, screen)
     print_backward(trace, screen)
     if trace.parameters:
@@ -113,11 +118,13 @@ def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, ver
 def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
     """microGPT's figures have two decimals; a decoder's, which reach 2e4, four significant digits."""
     number = figure if trace.model["family"] == "microgpt" else significant
+    changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
         Column("operation", lambda e: e.expr, wrap=True),
         Column("shape", lambda e: str(list(e.shape))),
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
+        *changed,
         Column("note", lambda e: _note(e, trace.model["family"], layers), wrap=True),
     ]
 

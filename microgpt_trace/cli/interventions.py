@@ -1,0 +1,79 @@
+"""Options of `trace` that change what the model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..interventions import Intervention
+
+PANEL = "Interventions, of events like layer0.attn.head2, NAME@3 (position) or NAME@3:5 (channel)"
+
+
+def _option(flag: str, text: str, metavar: str) -> typer.models.OptionInfo:
+    return typer.Option(flag, help=text, metavar=metavar, rich_help_panel=PANEL)
+
+
+Ablate = Annotated[list[str] | None, _option("--ablate", "Put zeros in its place.", "NAME")]
+AblateMean = Annotated[
+    list[str] | None, _option("--ablate-mean", "Put its mean over the positions in its place.", "NAME")
+]
+Scale = Annotated[
+    list[str] | None,
+    _option("--scale", "Multiply it; of a NAME that --add names too, multiply what is added.", "NAME=NUMBER"),
+]
+Patch = Annotated[
+    list[str] | None, _option("--patch", "Put there what a saved trace or another dump has.", "NAME=FILE")
+]
+Add = Annotated[
+    list[str] | None, _option("--add", "Add an array, or one row to every position.", "NAME=FILE")
+]
+
+
+def interventions_of(
+    ablate: Sequence[str] | None, ablate_mean: Sequence[str] | None, scale: Sequence[str] | None,
+    patch: Sequence[str] | None, add: Sequence[str] | None,
+) -> list[Intervention]:  # fmt: skip
+    """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
+    if not (ablate or ablate_mean or scale or patch or add):
+        return []
+    from ..dumps.files import open_recording
+    from ..interventions import Intervention
+
+    factors = {name: _number(name, text) for name, text in _pairs("--scale", scale)}
+    patches, additions = _pairs("--patch", patch), _pairs("--add", add)
+    files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
+    added = {name for name, _ in additions}
+    return [
+        *(Intervention("patch", name, 1.0, files[path], path) for name, path in patches),
+        *(Intervention("add", name, factors.get(name, 1.0), files[path], path) for name, path in additions),
+        *(Intervention("scale", name, factor) for name, factor in factors.items() if name not in added),
+        *(Intervention("ablate-mean", name) for name in ablate_mean or ()),
+        *(Intervention("ablate", name) for name in ablate or ()),
+    ]
+
+
+def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            wanted = "NUMBER" if option == "--scale" else "FILE"
+            raise InputError(f"{option}: expected NAME={wanted}, found {text!r}")
+        if option == "--scale" and name in dict(pairs):
+            raise InputError(f"--scale: {name} is scaled twice")
+        pairs.append((name, value))
+    return pairs
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--scale {name}: expected a number, found {text!r}") from error

@@ -1,0 +1,86 @@
+"""What interventions change: the distance of events and predictions from a run without them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
+
+from .events import TraceEvent, causal_mask
+from .stats import Array
+from .traces import EventChange
+
+
+class Comparer:
+    """A hook that measures how far forward events lie from those of the run without interventions.
+
+    `before` gives that run's value of an event, and is asked in order of computation.
+    """
+
+    def __init__(self, before: Callable[[str], Array]) -> None:
+        self._before, self._distances = before, dict[str, _Distance]()
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        before = self._before(event.name)
+        if value.ndim == 3:
+            below = causal_mask(*value.shape[-2:])
+            value, before = np.where(below, value, 0), np.where(below, before, 0)
+        self.add(event.name, value, before)
+
+    def add(self, name: str, after: Array, before: Array) -> None:
+        """Take values of an event, or some rows of them."""
+        self._distances.setdefault(name, _Distance()).add(after, before)
+
+    def changes(self, shown: Collection[str], replaced: Iterable[str]) -> tuple[EventChange, ...]:
+        """The measured changes of the events shown, in order of computation."""
+        put = set(replaced)
+        return tuple(
+            EventChange(name, name in put, distance.relative())
+            for name, distance in self._distances.items()
+            if name in shown
+        )
+
+
+class _Distance:
+    def __init__(self) -> None:
+        self.squares = self.size = 0.0
+
+    def add(self, after: Array, before: Array) -> None:
+        wide = before.astype(np.float64).ravel()
+        off = after.astype(np.float64).ravel() - wide
+        self.squares += float(off.dot(off))
+        self.size += float(wide.dot(wide))
+
+    def relative(self) -> float | None:
+        """|after - before| / |before|"""
+        if self.squares == 0:
+            return 0.0
+        ratio = math.sqrt(self.squares / self.size) if self.size else math.inf
+        return ratio if math.isfinite(ratio) else None
+
+
+def divergences(before: Array, after: Array, probs: Array | None = None) -> list[float | None]:
+    """KL(before || after) of every row, in nats, from logits; `probs` stand in place of those after.
+
+    [N, V], [N, V] -> N numbers, None where one is not finite
+    """
+    log_p = _log_softmax(before)
+    with np.errstate(all="ignore"):
+        log_q = _log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
+        p = np.exp(log_p)
+        found = np.where(p > 0, p * (log_p - log_q), 0).sum(axis=-1)
+    return [max(0.0, kl) if math.isfinite(kl) else None for kl in found.tolist()]
+
+
+def _log_softmax(logits: Array) -> Array:
+    wide = logits.astype(np.float64)
+    with np.errstate(all="ignore"):
+        wide -= wide.max(axis=-1, keepdims=True)
+        return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one is missing, or there are none."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,0 +1,259 @@
+"""Interventions: changes of a run's events, and the hooks that carry them out.
+
+    Intervention("ablate", "layer0.attn.head2")              zeros
+    Intervention("ablate-mean", "layer0.mlp.down")           the mean over the positions
+    Intervention("scale", "layer*.mlp.act@-1", 0.5)          times 0.5
+    Intervention("patch", "layer1.mlp.residual@3", source=r) what another run had there
+    Intervention("add", "layer1.mlp.residual", 4.0, v)       and 4 times a steering vector
+
+What is put in place of a value (zeros, means, another run's values) is a constant: no gradient flows
+through it. Scaling and adding keep the gradient, as the chain rule has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from .decoder import Decoder
+from .dumps.layouts import fit
+from .dumps.recording import OWN, Recording
+from .dumps.shapes import event_shapes
+from .errors import InputError
+from .events import Hook, HookBus, Replacement, Subscription, TraceEvent
+from .graph import forward_names, kind_of
+from .model import Model
+from .sites import Part, parse_site
+from .stats import Array
+from .token_names import token_of
+from .traces import Applied, TraceInput
+
+Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
+Source = Recording | Mapping[str, Array] | Array
+HEAD_EVENTS = ("logits", "probs")  # which may have rows of some positions alone
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """A change of the events that `target` names: a name, glob or stage of apr, with a part of it
+    behind @ or in brackets (see `sites`).
+
+    `source` is what "patch" and "add" take values from: arrays by name, a recording of another run, or
+    for "add" one array, [C] for every position or [T, C]. `factor` is that of "scale", or multiplies
+    what "add" adds. Raises InputError for what does not go together.
+    """
+
+    kind: Kind
+    target: str
+    factor: float = 1.0
+    source: Source | None = field(default=None, repr=False)
+    origin: str = ""  # how the source is called
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            kinds = ", ".join(get_args(Kind))
+            raise InputError(f"an intervention is one of {kinds}, found {self.kind!r}")
+        if not math.isfinite(self.factor):
+            raise InputError(f"{self.target}: expected a finite factor, found {self.factor}")
+        if (self.source is not None) != (self.kind in ("patch", "add")):
+            needs = "needs" if self.kind in ("patch", "add") else "takes no"
+            raise InputError(f"{self.kind} {self.target}: {needs} source of values")
+        parse_site(self.target)
+
+    def describe(self) -> str:
+        """In words: "zero", "× 0.5", "+ 4 × happy.npy"."""
+        if self.kind == "scale":
+            return f"× {self.factor:g}"
+        if self.kind == "add":
+            return f"+ {self.factor:g} × {self.origin or 'values'}"
+        return {"ablate": "zero", "ablate-mean": "mean over the positions"}.get(
+            self.kind, f"from {self.origin or 'values'}"
+        )
+
+
+class Changed(NamedTuple):
+    """What a change makes of a value: the new one, its slope, and where it could be made."""
+
+    value: Any
+    slope: float
+    where: Array | bool = True
+
+
+Change = Callable[[Array, Sequence[int]], Changed]  # of a value whose rows have these positions
+
+
+class Editor:
+    """The interventions of one trace, resolved for a model and what it reads.
+
+    `rows` are the positions that logits and probs have. Before a pass whose first position is not 0,
+    `start` is set to it.
+    """
+
+    def __init__(
+        self, model: Model | Decoder, inputs: TraceInput, rows: Sequence[int],
+        interventions: Sequence[Intervention],
+    ) -> None:  # fmt: skip
+        self.start, self._model, self._rows = 0, model, rows
+        self._length = len(inputs.tokens)
+        self._shapes = event_shapes(model, self._length)
+        self._hooks: list[tuple[str, Hook]] = []
+        self.applied = tuple(self._resolve(intervention) for intervention in interventions)
+
+    def subscriptions(self, bus: HookBus) -> list[Subscription]:
+        """The hooks that carry out the interventions, in their order."""
+        return [bus.subscription(hook, name) for name, hook in self._hooks]
+
+    def _resolve(self, intervention: Intervention) -> Applied:
+        site = parse_site(intervention.target)
+        names, elements = site.names(forward_names(self._model)), 0
+        for name in names:
+            part = site.part(name, self._shapes[name], lambda text: token_of(self._model, text))
+            _check(intervention, name, part, self._rows)
+            change = self._change(intervention, name, part)
+            self._hooks.append((name, self._hook(part, change)))
+            rows = self._rows if name in HEAD_EVENTS else range(self._length)
+            shape = self._shapes[name]
+            if name in HEAD_EVENTS:
+                shape = len(rows), *shape[1:]
+            elements += int(np.count_nonzero(part.mask(shape, rows)))
+        return Applied(
+            intervention.kind, intervention.target, intervention.describe(), tuple(names), elements
+        )
+
+    def _positions(self, name: str, value: Array) -> Sequence[int]:
+        """The positions of a value's rows."""
+        if self.start == 0 and name in HEAD_EVENTS:
+            return self._rows
+        return range(self.start, self.start + (value.shape[-2] if value.ndim > 1 else 0))
+
+    def _hook(self, part: Part, change: Change) -> Hook:
+        def intervention(event: TraceEvent, value: Array) -> Replacement | None:
+            positions = self._positions(event.name, value)
+            changed = change(value, positions)
+            mask = part.mask(value.shape, positions) & changed.where
+            if not mask.any():  # of a step of a continuation, which has other positions
+                return None
+            new = np.where(mask, changed.value, value).astype(value.dtype, copy=False)
+            return Replacement(new, np.where(mask, changed.slope, 1).astype(value.dtype))
+
+        return intervention
+
+    def _change(self, intervention: Intervention, name: str, part: Part) -> Change:
+        if intervention.kind == "ablate":
+            return lambda value, positions: Changed(0, 0)
+        if intervention.kind == "scale":
+            factor = intervention.factor
+            return lambda value, positions: Changed(value * value.dtype.type(factor), factor)
+        if intervention.kind == "ablate-mean":
+            return _mean_of_prompt()
+        array, known = _values(intervention, name, self._model, self._length)
+        positions = part.positions or (self._rows if name in HEAD_EVENTS else range(self._length))
+        missing = [] if known is None else [p for p in positions if p not in known]
+        if missing:
+            raise InputError(
+                f"{intervention.kind} {intervention.target}: {intervention.origin or 'the source'} has no "
+                f"position {missing[0]} of {name}"
+            )
+        rows = _rows_of(array, known)
+        if intervention.kind == "patch":
+            return lambda value, positions: Changed(rows(positions)[0], 0, rows(positions)[1])
+        factor = intervention.factor
+        return lambda value, positions: Changed(
+            value + value.dtype.type(factor) * rows(positions)[0], 1, rows(positions)[1]
+        )
+
+
+def _check(intervention: Intervention, name: str, part: Part, rows: Sequence[int]) -> None:
+    """Raises InputError for what would do nothing, or look ahead."""
+    kind = kind_of(name)
+    if intervention.kind == "ablate-mean" and kind in ("attn.scores", "attn.weights", "loss"):
+        why = "has no positions" if kind == "loss" else "would let a query attend to later positions"
+        raise InputError(f"ablate-mean {intervention.target}: the mean of {name} over the positions {why}")
+    lacking = [p for p in part.positions or () if p not in rows] if name in HEAD_EVENTS else []
+    if lacking:
+        raise InputError(f"{intervention.target}: position {lacking[0]} gets no {name} here (--positions)")
+
+
+def _mean_of_prompt() -> Change:
+    """The mean over the positions of the first pass, which the steps of a continuation go on with."""
+    known: list[Array] = []
+
+    def change(value: Array, positions: Sequence[int]) -> Changed:
+        if not known:
+            known.append(value.mean(axis=-2, keepdims=True, dtype=np.float64))
+        return Changed(known[0], 0)
+
+    return change
+
+
+def _values(
+    intervention: Intervention, name: str, model: Model | Decoder, length: int
+) -> tuple[Array, Sequence[int] | None]:
+    """What a source has for an event, [T, W] or [H, T, T], and the positions of its rows (None: one row
+    for every position)."""
+    source, what = intervention.source, f"{intervention.kind} {intervention.target}"
+    shape = event_shapes(model, length)[name]
+    if isinstance(source, Recording):
+        array, known = _recorded(source, name, model, length, what, intervention.kind == "add")
+    else:
+        if isinstance(source, Mapping):
+            if name not in source:
+                raise InputError(f"{what}: the source has no {name}")
+            source = source[name]
+        array, known = np.asarray(source), None
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{what}: expected floating-point values, found {array.dtype}")
+    if not shape and array.size == 1:
+        return array.reshape(()), None
+    vector = intervention.kind == "add" and len(shape) == 2
+    if vector and array.size == shape[-1] and not known:
+        return array.reshape(1, -1), None
+    square = array.ndim == len(shape) > 1
+    if not square or array.shape[-1] != shape[-1] or array.shape[:-2] != shape[:-2]:
+        either = f" or [{shape[-1]}]" if vector else ""
+        raise InputError(f"{what}: {name} is {list(shape)}{either}, found {list(array.shape)}")
+    return array, range(array.shape[-2]) if known is None else known
+
+
+def _recorded(
+    source: Recording, name: str, model: Model | Decoder, length: int, what: str, vector: bool
+) -> tuple[Array, Sequence[int] | None]:
+    """An event's values in a recording. A `vector` may be the only array of a file, whatever its name."""
+    recorded = source.tensors.get(name)
+    if recorded is None:
+        alone = [*source.tensors.values(), *(left.recorded for left in source.leftovers)]
+        if vector and len(alone) == 1:
+            return np.asarray(alone[0].read()), None
+        held = f"has {len(source.tensors):,} events" if source.tensors else "has no array of an event"
+        raise InputError(f"{what}: {source.origin} {held}, not {name}")
+    if vector and math.prod(recorded.shape) == event_shapes(model, 1)[name][-1]:
+        return np.asarray(recorded.read()), None
+    own = recorded.layout == OWN and len(recorded.shape) > 1
+    rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(source.tokens or ()) or length
+    adjacent = bool(getattr(model.config, "adjacent_pairs", False))
+    positions = source.positions if own and name in HEAD_EVENTS else None
+    fitted = fit(
+        name, recorded, event_shapes(model, rows), head_dim=model.config.head_dim, adjacent_pairs=adjacent,
+        positions=positions,
+    )  # fmt: skip
+    return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
+
+
+def _rows_of(array: Array, known: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
+    """The rows of [T, W] or [H, T, S] at some positions, and where there are such: booleans [n, 1]."""
+    if known is None:
+        return lambda positions: (array, True)
+    at = {position: row for row, position in enumerate(known)}
+
+    def rows(positions: Sequence[int]) -> tuple[Array, Any]:
+        found = np.array([position in at for position in positions])
+        if not found.any():
+            return np.zeros(()), False
+        taken = array.take([at.get(position, 0) for position in positions], axis=-2)
+        return taken, found[:, None]
+
+    return rows

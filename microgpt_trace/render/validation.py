@@ -1,0 +1,103 @@
+"""The verdicts on captured values as a table, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..graph import kind_of
+from ..validation import Validation, Verdict
+from .document import plain
+from .layout import Column, print_table
+from .screen import Screen, on_one_line, ratio
+
+VALIDATION_SCHEMA = "microgpt.validation/1"
+_STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An event, or the events of one kind in several layers that have one verdict."""
+
+    event: str
+    verdicts: Sequence[Verdict]
+
+    @property
+    def by_itself(self) -> float:
+        return max(verdict.by_itself for verdict in self.verdicts)
+
+    @property
+    def perturbed(self) -> float | None:
+        return min((v.perturbed for v in self.verdicts if v.perturbed is not None), default=None)
+
+
+def print_validation(found: Validation, screen: Screen, *, verbose: bool = False) -> None:
+    """A row per event, or per kind of event where many layers have it and `verbose` is not wanted."""
+    tokens = ", ".join(map(str, found.tokens))
+    screen.tell(f"{found.model}: {on_one_line(found.text)!r} → tokens [{tokens}]", "bold", indent=0)
+    screen.tell(
+        "Each event was replaced by itself, which may change nothing, and by a perturbed copy, which must "
+        "change what follows it.",
+        indent=0,
+    )
+    columns = [
+        Column("event", lambda r: r.event),
+        Column("by itself", lambda r: "nothing" if r.by_itself == 0 else f"{r.by_itself:.1e}", right=True),
+        Column("perturbed", lambda r: ratio(r.perturbed), right=True),
+        Column("verdict", _verdict, style=lambda r: _STYLES[r.verdicts[0].verdict]),
+    ]
+    screen.say()
+    print_table(columns, _rows(found.verdicts, grouped=not verbose), screen)
+    screen.tell(
+        "by itself: largest difference of a logit; perturbed: |after − before| / |before| of the logits, of "
+        "the head's own events of what follows them (of several events the smallest)", "dim", indent=0,
+    )  # fmt: skip
+    _print_exceptions(found, screen)
+    count = {kind: sum(v.verdict == kind for v in found.verdicts) for kind in _STYLES}
+    style = "green" if found.ok else "bold red"
+    dead = f", {count['dead']} cannot matter here" if count["dead"] else ""
+    failed = f", {count['failed']} FAILED" if count["failed"] else ""
+    screen.say(
+        f"\n[{style}]{count['used']} of {len(found.verdicts)} events are what the computation uses"
+        f"{dead}{failed}[/{style}]"
+    )
+
+
+def _verdict(row: _Row) -> str:
+    return row.verdicts[0].verdict if row.verdicts[0].verdict != "failed" else "FAILED"
+
+
+def _rows(verdicts: Sequence[Verdict], grouped: bool) -> list[_Row]:
+    rows: dict[Any, list[Verdict]] = {}
+    for verdict in verdicts:
+        layered = grouped and verdict.name.startswith("layer") and verdict.verdict != "failed"
+        key = (kind_of(verdict.name), verdict.verdict) if layered else verdict.name
+        rows.setdefault(key, []).append(verdict)
+    return [_Row(_name(group), group) for group in rows.values()]
+
+
+def _name(group: Sequence[Verdict]) -> str:
+    """ "layer0.attn.q", or "layer*.attn.q (30)" """
+    if len(group) == 1:
+        return group[0].name
+    layers = {verdict.name.partition(".")[0] for verdict in group}
+    kind = kind_of(group[0].name) + "*" * (kind_of(group[0].name) == "attn.head")
+    return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
+
+
+def _print_exceptions(found: Validation, screen: Screen) -> None:
+    """Why events are dead or failed, once for all events of a kind."""
+    said: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in found.verdicts:
+        if verdict.verdict != "used":
+            said.setdefault((kind_of(verdict.name), verdict.verdict), []).append(verdict)
+    for (_, kind), verdicts in said.items():
+        more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
+        text = f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}"
+        screen.tell(text, _STYLES[kind], indent=0)
+
+
+def validation_document(found: Validation) -> dict[str, Any]:
+    """A validation as plain data."""
+    return {"schema": VALIDATION_SCHEMA, "ok": found.ok, **plain(found)}

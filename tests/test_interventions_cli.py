@@ -1,0 +1,106 @@
+"""microgpt trace with interventions, from the shell."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+
+from microgpt_trace import init, trace
+from microgpt_trace.interventions import Intervention
+
+
+def run(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "microgpt_trace", "trace", *map(str, arguments)], cwd=folder,
+        capture_output=True, encoding="utf-8", env={**os.environ, "COLUMNS": "80", **environment},
+    )  # fmt: skip
+
+
+def document(folder, *arguments):
+    result = run(folder, *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
+    result = run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act@3:5=0.5")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines.index("Interventions") < lines.index("Stage 1: Embedding")
+    assert "layer0.mlp.act@3:5  × 0.5         1         1" in lines
+    (head,) = (line for line in lines if line.startswith("head_2_out"))
+    assert head.split()[-2:] == ["*", "100.0%"]
+    (tok,) = (line for line in lines if line.startswith("tok_emb"))
+    assert "→" not in tok
+    assert "mean loss 3.1700 → 3.1665 (-0.0035), mean KL 0.0001" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
+    found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2")
+    jsonschema.validate(found, json.loads(run(tmp_path, "--schema").stdout))
+    expected = trace(init(), "emma", interventions=[Intervention("ablate", "layer0.attn.head2")]).intervened
+    assert found["intervened"]["kl"] == list(expected.kl)
+    assert found["intervened"]["loss_before"] == expected.loss_before
+    line_schema = json.loads(run(tmp_path, "--schema", "--jsonl").stdout)
+    for line in run(tmp_path, "emma", "--ablate", "logits", "--jsonl").stdout.splitlines():
+        jsonschema.validate(json.loads(line), line_schema)
+
+
+def test_patching_with_a_saved_trace(tmp_path):
+    assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").returncode == 0
+    patched = document(
+        tmp_path, "emma", "--patch", "layer0.mlp.residual=anna.safetensors", "--values", "--verbose"
+    )
+    wanted = document(tmp_path, "anna", "--values", "--verbose")
+    logits = [next(e["values"] for e in run["events"] if e["name"] == "logits") for run in (patched, wanted)]
+    np.testing.assert_allclose(*logits, rtol=1e-6)
+    (applied,) = patched["intervened"]["interventions"]
+    assert applied["text"] == "from anna.safetensors"
+
+
+def test_scale_is_the_strength_of_what_is_added(tmp_path):
+    vector = np.random.default_rng(1).normal(size=16).astype(np.float32)
+    np.save(tmp_path / "happy.npy", vector)
+    found = document(
+        tmp_path, "emma", "--add", "layer0.mlp.residual=happy.npy", "--scale", "layer0.mlp.residual=-3"
+    )
+    expected = trace(init(), "emma", interventions=[Intervention("add", "layer0.mlp.residual", -3, vector)])
+    assert found["loss"] == expected.loss
+    (applied,) = found["intervened"]["interventions"]
+    assert applied["text"] == "+ -3 × happy.npy"
+
+
+def test_ascii_and_no_colour(tmp_path):
+    result = run(tmp_path, "emma", "--ablate", "layer0.mlp.act", PYTHONIOENCODING="ascii", NO_COLOR="1")
+    assert result.returncode == 0
+    assert result.stdout.isascii()
+    assert "-> " in result.stdout
+
+
+REFUSED = {
+    "no number": (["--scale", "logits=much"], "--scale logits: expected a number, found 'much'"),
+    "no value": (["--scale", "logits"], "--scale: expected NAME=NUMBER, found 'logits'"),
+    "no file": (["--patch", "logits="], "--patch: expected NAME=FILE"),
+    "twice": (["--scale", "logits=2", "--scale", "logits=3"], "scaled twice"),
+    "missing file": (["--patch", "logits=none.safetensors"], "none.safetensors"),
+    "no dump": (["--patch", "logits=text.txt"], "text.txt: expected a dump"),
+    "other shape": (["--add", "logits=happy.npy"], "logits is [5, 27] or [27], found [16]"),
+    "no event": (["--ablate", "layer0.mlp.upp"], "matches no event"),
+    "position": (["--ablate", "layer0.mlp.up@7"], "position 7 of layer0.mlp.up, which has positions 0 to 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_one_line_says_what_is_wrong(tmp_path, options, message):
+    np.save(tmp_path / "happy.npy", np.ones(16, np.float32))
+    (tmp_path / "text.txt").write_text("not numbers at all")
+    result = run(tmp_path, "emma", *options)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""

@@ -1,0 +1,197 @@
+"""trace --validate: sound models pass, what cannot matter is proved so, what is only shown fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+from real_model import SMOLLM2, needs_smollm2
+
+from microgpt_trace import init, llama, load, microgpt, ops
+from microgpt_trace.errors import InputError
+from microgpt_trace.graph import forward_names
+from microgpt_trace.validation import validate
+
+TOKENS = [17, 3, 44, 3, 60, 0]
+
+
+def verdicts(found):
+    return {verdict.name: verdict.verdict for verdict in found.verdicts}
+
+
+def those(found, verdict):
+    return [name for name, said in verdicts(found).items() if said == verdict]
+
+
+def test_every_event_of_a_microgpt_is_used(case):
+    found = validate(case.model, case.text)
+    assert found.ok
+    assert [v.name for v in found.verdicts] == forward_names(case.model)
+    assert {v.by_itself for v in found.verdicts} == {0.0}
+    if case.text:
+        assert those(found, "dead") == []
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "qwen2", "qwen3", "mistral_window"])
+def test_every_event_of_a_decoder_is_used(decoders, name):
+    model = decoders(name)[0]
+    found = validate(model, tokens=TOKENS)
+    assert [v.name for v in found.verdicts if v.verdict != "used"] == []
+    assert [v.name for v in found.verdicts] == forward_names(model)
+
+
+def test_one_position_attends_to_itself_whatever_the_scores(decoders, emma):
+    found = validate(emma, "")
+    assert those(found, "dead") == [f"layer0.attn.{n}" for n in ("q", "k", "scores")]
+    found = validate(decoders("llama_gqa")[0], tokens=[17])
+    kinds = ("q", "k", "q_rope", "k_rope", "scores")
+    assert those(found, "dead") == [f"layer{i}.attn.{n}" for i in (0, 1) for n in kinds]
+    assert "loss" not in verdicts(found)
+
+
+def test_units_that_are_silent_are_dead():
+    """A matrix that sends every unit below zero: the ReLU passes nothing on, whatever mlp.up is."""
+    model = init()
+    model.params["layer0.mlp_fc1"][...] = 0
+    model.params["layer0.mlp_fc2"][...] = 0
+    found = validate(model, "emma")
+    assert found.ok
+    assert "layer0.mlp.act" in those(found, "dead")
+    assert "layer0.mlp.down" not in those(found, "dead")
+
+
+def test_a_head_whose_matrix_is_zero_is_still_used(emma):
+    """What the head writes is zero, but what stands in its place would count."""
+    emma.params["layer0.attn_wo"][:, :4] = 0
+    found = validate(emma, "emma")
+    assert verdicts(found)["layer0.attn.head0"] == "used"
+
+
+class Deaf:
+    """A tap whose model does not use what comes back for one event."""
+
+    def __init__(self, tap, name):
+        self.tap, self.name = tap, name
+
+    def emit(self, name, value):
+        used = self.tap.emit(name, value)
+        return value if name == self.name else used
+
+    def wants(self, name):
+        return self.tap.wants(name)
+
+
+@pytest.mark.parametrize("name", ["attn.q", "attn.weights", "attn.out", "mlp.act", "mlp.residual"])
+def test_a_value_that_is_only_shown_fails_in_a_microgpt(emma, name, monkeypatch):
+    layer_forward = microgpt.layer_forward
+    monkeypatch.setattr(
+        microgpt, "layer_forward", lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Deaf(tap, name))
+    )
+    assert those(validate(emma, "emma"), "failed") == [f"layer0.{name}"]
+
+
+@pytest.mark.parametrize("name", ["attn.k_rope", "attn.scores", "attn.head1", "mlp.gate", "mlp.down"])
+def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypatch):
+    layer_forward = llama.layer_forward
+
+    def deaf(x, i, w, turns, tap, cache, n=1):
+        return layer_forward(x, i, w, turns, Deaf(tap, name) if i == 1 else tap, cache, n)
+
+    monkeypatch.setattr(llama, "layer_forward", deaf)
+    monkeypatch.setattr("microgpt_trace.variants.layer_forward", deaf)
+    found = validate(decoders("qwen2")[0], tokens=TOKENS)
+    assert those(found, "failed") == [f"layer1.{name}"]
+    (failed,) = (v for v in found.verdicts if v.verdict == "failed")
+    print(failed)
+    assert "the logits do not" in failed.reason
+
+
+def test_a_copy_that_changes_something_fails(emma, monkeypatch):
+    """A model that computes on with another value than it shows: replaced by itself it must change."""
+    relu = ops.relu_forward
+    layer_forward = microgpt.layer_forward
+
+    class Scaled(Deaf):
+        def emit(self, name, value):
+            if name != self.name:
+                return self.tap.emit(name, value)
+            used = self.tap.emit(name, value)
+            return value * 2 if used is value else used
+
+    monkeypatch.setattr(
+        microgpt,
+        "layer_forward",
+        lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Scaled(tap, "mlp.act")),
+    )
+    found = validate(emma, "emma")
+    assert those(found, "failed") == ["layer0.mlp.act"]
+    assert next(v for v in found.verdicts if v.verdict == "failed").by_itself > 0
+    assert relu is ops.relu_forward
+
+
+def test_values_that_are_not_finite_fail_and_crash_nothing(emma):
+    emma.params["wte"][5, 0] = np.nan
+    assert not validate(emma, "emma").ok
+
+
+def test_names_choose_and_are_checked(emma):
+    assert [v.name for v in validate(emma, "emma", names=["*.mlp.*"]).verdicts] == [
+        f"layer0.mlp.{n}" for n in ("norm", "up", "act", "down", "residual")
+    ]
+    with pytest.raises(InputError, match="matches no event"):
+        validate(emma, "emma", names=["mlp.upp"])
+
+
+@needs_smollm2
+def test_smollm2_is_valid():
+    found = validate(load(SMOLLM2), "The capital of France is", names=["layer1[0-9].mlp.*", "layer3.*"][1:])
+    assert {v.verdict for v in found.verdicts} == {"used"}
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "microgpt_trace", "trace", *arguments], capture_output=True, encoding="utf-8",
+        env={**os.environ, "COLUMNS": "80", **environment},
+    )  # fmt: skip
+
+
+def test_the_command_prints_a_table_and_a_document():
+    result = run("emma", "--validate")
+    assert result.returncode == 0, result.stderr
+    assert "25 of 25 events are what the computation uses" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    document = json.loads(run("emma", "--validate", "--json").stdout)
+    schema = json.loads(run("--validate", "--schema").stdout)
+    jsonschema.validate(document, schema)
+    assert document["ok"]
+    assert len(document["verdicts"]) == 25
+
+
+def test_the_command_tells_by_its_exit_code(tmp_path):
+    from safetensors.numpy import save_file
+
+    weights = {name: array.copy() for name, array in init().params.items()}
+    weights["wte"][5, 0] = np.nan
+    save_file(weights, tmp_path / "nan.safetensors")
+    result = run("emma", "--validate", "--model", str(tmp_path / "nan.safetensors"))
+    assert result.returncode == 1
+    assert "FAILED" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "option", [["--step"], ["--backward"], ["--jsonl"], ["--show", "logits"], ["--top-k", "3"], ["--time"],
+               ["--ablate", "logits"], ["--values", "--json"]],
+)  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(option):
+    result = run("emma", "--validate", *option)
+    assert result.returncode == 2
+    assert "--validate" in result.stderr
+
+
+def test_ascii():
+    result = run("emma", "--validate", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0
+    assert result.stdout.isascii()
