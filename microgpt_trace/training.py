@@ -73,6 +73,17 @@ class Adam:
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 
+    def update_ratios(self) -> dict[str, tuple[float, float | None]]:
+        """Of each parameter the L2 norm of its last update, and that over the norm it had before; None
+        where it was zero."""
+        found = {}
+        with np.errstate(all="ignore"):
+            for name, view in self.update.items():
+                update, after = view.astype(np.float64), self.params[name].astype(np.float64)
+                size, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
+                found[name] = size, size / before if before else None
+        return found
+
 
 class StepRecord(NamedTuple):
     step: int  # counted from 1
@@ -173,6 +184,11 @@ class Trainer:
         count = min(max(len(self.documents.held_out), 1000), len(train))
         return mean_loss(self.params, self._encoded, train[np.arange(count) * len(train) // count])
 
+    def dead_units(self) -> list[list[int]] | None:
+        """Of each layer the ReLU units that are zero at every position of every held-out name; None
+        where no name is held out."""
+        return silent_units(self.params, self._encoded, self.documents.held_out)
+
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Which event of which name first holds a number that is not finite."""
         begins = np.flatnonzero(batch.rows.positions == 0)
@@ -242,3 +258,18 @@ def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | N
             losses = losses_of(forward(params, batch).logits, batch.targets.argmax(axis=1))
         total += sum(float(losses[g.rows].sum()) / g.length for g in batch.rows.groups)
     return total / len(indices) if len(indices) else None
+
+
+def silent_units(params: Parameters, encoded: Encoded, indices: Array) -> list[list[int]] | None:
+    """Of each layer the ReLU units that are zero wherever the names are read; None without names."""
+    if not len(indices):
+        return None
+    config = params.config
+    alive = np.zeros((config.n_layer, config.n_inner), bool)
+    for start in range(0, len(indices), EVALUATION_BATCH):
+        batch = encoded.several(indices[start : start + EVALUATION_BATCH])
+        with np.errstate(all="ignore"):
+            relus = forward(params, batch).relus
+        for layer, relu in enumerate(relus):  # [N, F]
+            alive[layer] |= (relu != 0).any(axis=0)
+    return [np.flatnonzero(~row).tolist() for row in alive]

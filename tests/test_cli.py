@@ -390,6 +390,19 @@ def test_the_log_can_be_replayed(tmp_path):
         assert (step, "backward", "wte") in events
     assert (10, "update", "lm_head") in events
     assert (0, "update", "lm_head") not in events
+    kinds = {
+        kind: [r for r in records if r["record"] == kind] for kind in ("prediction", "parameter", "relu")
+    }
+    assert [len(found) for found in kinds.values()] == [3 * 5, 3 * 9, 3 * 1]
+    assert {"position", "target", "p", "loss", "rank", "predicted"} <= kinds["prediction"][0].keys()
+    first, *_, last = kinds["parameter"]
+    assert (first["name"], first["update_l2"], first["update_ratio"]) == ("wte", None, None)
+    assert (last["name"], last["update_l2"] > 0, 0 < last["update_ratio"] < 1) == (
+        "layer0.mlp_fc2",
+        True,
+        True,
+    )
+    assert kinds["relu"][0] == {"record": "relu", "step": 0, "layer": 0, "units": 64, "dead": []}
 
 
 def test_training_on_other_dimensions_and_vocabulary(tmp_path):
@@ -476,7 +489,9 @@ def test_no_color_and_no_terminal_have_no_escapes():
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", microgpt("trace", FORCE_COLOR="1", NO_COLOR="1").stdout)
 
 
-@pytest.mark.parametrize("command", [[], ["trace"], ["train"], ["sample"], ["inspect"], ["gradcheck"]])
+@pytest.mark.parametrize(
+    "command", [[], ["trace"], ["train"], ["timeline"], ["sample"], ["inspect"], ["gradcheck"]]
+)
 def test_help_loads_no_numpy(command):
     code = (
         "import sys; from microgpt_trace.cli import COMMANDS, build\n"

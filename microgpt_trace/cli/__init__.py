@@ -21,6 +21,7 @@ COMMANDS = {
     "diff": "diff",
     "diagnose": "diagnose",
     "train": "train",
+    "timeline": "timeline",
     "sample": "inspect",
     "inspect": "inspect",
     "gradcheck": "inspect",

@@ -9,18 +9,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, RunError
 from ..files import write_atomically
+from ..log_records import LOG_SCHEMA
 
 if TYPE_CHECKING:
-    from ..training import StepRecord, Trainer
-
-LOG_SCHEMA = "microgpt.log/1"
+    from ..traces import Trace
+    from ..training import Adam, StepRecord, Trainer
 
 
 class TrainingLog:
-    """Falsy and idle without a file. Records: "run" first, then "step", and "event" for traces.
+    """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
+    "check" (a failed one), "prediction", "parameter" and "relu".
 
-    The events after step N are those of a trace of the watched name with the parameters that step
-    left, forward and backward, and the update that the step made.
+    A trace after step N is one of the watched name with the parameters that step left, forward and
+    backward, and the update that the step made. "relu" tells of all held-out names.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class TrainingLog:
         """A run that was killed has logged more than it saved: what comes again is dropped."""
         kept = []
         try:
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True)):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if len(lines) > 1 and not lines[-1].endswith("\n"):
+                lines.pop()  # cut when the run was killed
+            for number, line in enumerate(lines):
                 record = json.loads(line)
                 if number == 0 and record["schema"] != LOG_SCHEMA:
                     raise ValueError
@@ -109,6 +113,11 @@ class TrainingLog:
         for check in result.checks:
             if check.holds is False:
                 self._write({"record": "check", "step": step, "id": check.id, "detail": check.detail})
+        self._add_predictions(step, result)
+        self._add_parameters(step, result, trainer.adam)
+        self._add_dead_units(step)
+
+    def _add_predictions(self, step: int, result: Trace) -> None:
         for prediction, target in zip(result.predictions, result.targets, strict=True):
             self._write(
                 {
@@ -118,7 +127,36 @@ class TrainingLog:
                     "target": target.label,
                     "p": target.p,
                     "loss": prediction.loss,
+                    "rank": prediction.rank,
+                    "predicted": prediction.predicted.label if prediction.predicted else None,
                 }
+            )
+
+    def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
+        """`update_ratio` is |update| / |parameter before it|, as that of a "step" record."""
+        ratios = adam.update_ratios() if step else {}
+        for row in result.parameters:
+            update_l2, update_ratio = ratios.get(row.name, (None, None))
+            self._write(
+                {
+                    "record": "parameter",
+                    "step": step,
+                    "name": row.name,
+                    "l2_norm": row.l2_norm,
+                    "gradient_l2": row.gradient_l2,
+                    "update_l2": update_l2,
+                    "update_ratio": update_ratio,
+                }
+            )
+
+    def _add_dead_units(self, step: int) -> None:
+        """The ReLU units that are zero on all that is held out; null where nothing is."""
+        trainer = self._trainer
+        config, dead = trainer.params.config, trainer.dead_units()
+        for layer in range(config.n_layer):
+            units = None if dead is None else dead[layer]
+            self._write(
+                {"record": "relu", "step": step, "layer": layer, "units": config.n_inner, "dead": units}
             )
 
     def _write(self, record: dict[str, Any]) -> None:

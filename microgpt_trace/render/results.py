@@ -88,6 +88,26 @@ def _diagnosis_schema() -> dict[str, Any]:
     return _schema(DIAGNOSIS_SCHEMA, "A dump diagnosed", Diagnosis, names, **head)
 
 
+def _timeline_schema() -> dict[str, Any]:
+    from .. import courses
+    from ..parameters import Config
+
+    names: dict[type, str] = {
+        courses.PositionCourse: "position",
+        courses.LayerUnits: "layer",
+        courses.DeadUnit: "dead_unit",
+        courses.ReturnedUnit: "returned_unit",
+        courses.EventCourse: "event",
+        courses.ParameterCourse: "parameter",
+        courses.LossCourse: "loss",
+        courses.RunStart: "run",
+        courses.FailedCheck: "failed_check",
+        courses.TrainingPlan: "plan",
+        Config: "config",
+    }
+    return _schema(courses.TIMELINE_SCHEMA, "A training run over its steps", courses.Timeline, names)
+
+
 def _validation_schema() -> dict[str, Any]:
     from ..validation import Validation, Verdict
     from .validation import VALIDATION_SCHEMA
@@ -103,4 +123,5 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "prompts": _prompts_schema,
     "diagnosis": _diagnosis_schema,
     "validation": _validation_schema,
+    "timeline": _timeline_schema,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from io import StringIO
+from itertools import pairwise
+from math import inf, isfinite
 from textwrap import wrap
 from typing import Any
 
@@ -67,10 +69,38 @@ class Screen(Console):
         whole, part = divmod(round(share * width * 8), 8)
         return "█" * whole + (" ▏▎▍▌▋▊▉"[part] if part else "")
 
+    def sparkline(self, values: Sequence[float | None], width: int) -> str:
+        """The course of a series from its least to its largest value, a character for each value, or for
+        the mean of several where there are more than the width.
+
+        A blank stands for no value, "?" for one that is not finite. What varies by less than a thousandth
+        is flat: a norm that stays the same would show its rounding.
+        """
+        levels = "_.-=+*#@" if self.ascii_only else "▁▂▃▄▅▆▇█"
+        finite = [value for value in values if value is not None and isfinite(value)]
+        low, high = min(finite, default=0.0), max(finite, default=0.0)
+        span = high / 2 - low / 2  # halves, for the whole may be too large for a float
+        if span * 2 <= 1e-3 * max(abs(low), abs(high)):
+            span = inf
+        columns = max(min(width, len(values)), 0)
+        edges = [i * len(values) // columns for i in range(columns + 1)] if columns else []
+        return "".join(_mark(values[a:b], low, span, levels) for a, b in pairwise(edges))
+
     def shade(self, share: float) -> str:
         """One character, darker for a larger share of 1."""
         shades = " .:+#" if self.ascii_only else " ░▒▓█"
         return shades[min(int(share * 5), 4)] if share > 0 else " "
+
+
+def _mark(values: Sequence[float | None], low: float, span: float, levels: str) -> str:
+    """The character of a sparkline for the mean of these values."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return " "
+    if not all(map(isfinite, known)):
+        return "?"
+    half = sum(value / 2 / len(known) for value in known)
+    return levels[min(max(int((half - low / 2) / span * len(levels)), 0), len(levels) - 1)]
 
 
 def to_text(width: int = 100) -> Screen:

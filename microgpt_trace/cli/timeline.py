@@ -1,0 +1,63 @@
+"""microgpt timeline"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from ..files import check_target
+from .options import STDOUT, Json, Out
+from .output import note, put, show
+
+
+def timeline(
+    log: Annotated[
+        Path | None,
+        typer.Argument(metavar="LOG.jsonl", help="What train --log --trace-every wrote.", show_default=False),
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--event",
+            help="Only the events and parameters this name, glob or apr stage matches.",
+            metavar="GLOB",
+        ),
+    ] = None,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, read nothing.")] = False,
+    out: Out = None,
+) -> None:
+    """Show how a model changed while it was trained, and when it learned each letter."""
+    out = None if out == STDOUT else out
+    if out is not None:
+        check_target(out, overwrite=False, hint="choose another name")
+    if schema:
+        from ..render.document import dump
+        from ..render.results import SCHEMAS
+
+        put([dump(SCHEMAS["timeline"](), indent=2) + "\n"], out)
+        return
+    if log is None:
+        raise InputError("a log is needed: microgpt timeline LOG.jsonl")
+    from ..timeline import read_timeline
+
+    found = read_timeline(log)
+    for text in found.notes:
+        note(text)
+    from ..render.timeline import print_timeline, timeline_document
+
+    if as_json:
+        from ..render.document import to_text
+
+        put([to_text(timeline_document(found, event or []))], out)
+    else:
+        show(lambda screen: print_timeline(found, screen, event or []), out)
+
+
+timeline.epilog = (  # type: ignore[attr-defined]
+    "Examples: microgpt train --log run.jsonl --trace-every 250 · microgpt timeline run.jsonl · "
+    "microgpt timeline run.jsonl --event 'layer0.mlp.*' --event wte"
+)

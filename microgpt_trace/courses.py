@@ -1,0 +1,163 @@
+"""How a model changed while it was trained, as plain data: courses over the traced steps of a run. Knows
+no log file and no screen.
+
+A course has one entry per traced step: None where the log tells nothing, or says null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .errors import InputError
+from .microgpt import event_specs
+from .names import select_names
+from .parameters import Config
+
+TIMELINE_SCHEMA = "microgpt.timeline/1"
+Course = tuple[float | None, ...]
+Counts = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventCourse:
+    """An event of the watched name's trace: the L2 norm of its finite elements, the share of elements that
+    are zero, how many are not finite, and the L2 norm of the gradient of the name's loss."""
+
+    name: str
+    l2: Course
+    zeros: Course
+    nonfinite: Counts
+    gradient: Course
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCourse:
+    """A parameter after the step, the gradient there of the watched name's loss, the update that the step
+    made, and |update| / |parameter before it|. There is no update at step 0."""
+
+    name: str
+    l2: Course
+    gradient: Course
+    update: Course
+    update_ratio: Course
+
+
+@dataclass(frozen=True, slots=True)
+class PositionCourse:
+    """What is predicted at one position of the watched name.
+
+    `learned` is the first traced step from which on the target is the first choice (rank 1) to the end,
+    `halfway` that from which on P(target) stays above half the way from its first to its last value. Each
+    is None where there is no such step; `halfway` also where P is no higher in the end.
+    """
+
+    position: int
+    seen: str
+    target: str
+    p: Course
+    loss: Course
+    rank: Counts
+    predicted: tuple[str | None, ...]
+    learned: int | None
+    halfway: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadUnit:
+    """A ReLU unit that is zero at every position of every held-out name from this traced step to the end."""
+
+    unit: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnedUnit:
+    """A unit that is alive in the end but was dead before: last from one traced step until another."""
+
+    unit: int
+    died: int
+    returned: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerUnits:
+    """The ReLU units of a layer: how many were dead at each traced step, which still are, which returned."""
+
+    layer: int
+    units: int
+    dead_count: Counts
+    dead: tuple[DeadUnit, ...]
+    returned: tuple[ReturnedUnit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LossCourse:
+    """The loss of every logged training step."""
+
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """Where a run began or went on: after which step, and the mean loss over held-out names there."""
+
+    step: int
+    held_out_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCheck:
+    step: int
+    id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Everything a log tells, by traced step. `absent` says what it does not tell and why, `notes` what
+    is odd about the file."""
+
+    log: str
+    watched: str
+    config: Config
+    plan: TrainingPlan
+    runs: tuple[RunStart, ...]
+    steps: tuple[int, ...]
+    positions: tuple[PositionCourse, ...]
+    layers: tuple[LayerUnits, ...]
+    events: tuple[EventCourse, ...]
+    parameters: tuple[ParameterCourse, ...]
+    failed_checks: tuple[FailedCheck, ...]
+    loss: LossCourse
+    absent: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
+    """The timeline of these events and parameters (names, globs, apr's stage names); of the overview's
+    events and all parameters without any. Raises InputError where one matches nothing."""
+    known = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
+    if names and not known:
+        raise InputError(f"{timeline.log}: tells of no event")
+    try:
+        chosen = set(select_names(names, known))
+    except InputError as error:
+        raise InputError(f"{timeline.log}: {error}") from error
+    if not names:
+        hidden = {spec.name for spec in event_specs(timeline.config) if not spec.overview}
+        chosen = set(known) - hidden
+    return replace(
+        timeline,
+        events=tuple(event for event in timeline.events if event.name in chosen),
+        parameters=tuple(row for row in timeline.parameters if row.name in chosen),
+    )
