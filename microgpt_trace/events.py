@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from .errors import InputError
 from .names import select_names
+from .replacements import Replacement, checked_replacement, read_only
 from .stats import Array, TensorStats
 
 Phase = Literal["forward", "backward", "update"]
@@ -58,17 +59,6 @@ class TraceEvent:
 
 
 Hook = Callable[[TraceEvent, Array], Any]
-
-
-class Replacement(NamedTuple):
-    """What a hook returns for a value that goes on depending on the one it replaces.
-
-    `slope` is d replacement / d value, element by element (or broadcast to them): 0 where the
-    replacement is a constant, 1 where the value stays as it is. A bare array is a constant.
-    """
-
-    value: Array
-    slope: Array
 
 
 class Tap(Protocol):
@@ -249,14 +239,14 @@ class Run:
         event = self._event(phase, name, value.shape, str(value.dtype), seconds)
         hooks = iter(self.listeners(phase, name))
         while True:
-            with _read_only(value) as view:
+            with read_only(value) as view:
                 hook, result = self._first_replacement(event, view, hooks)
             if hook is None:
                 return value
             slope = np.zeros((), value.dtype)
             if isinstance(result, Replacement):
                 result, slope = result
-            value = _checked_replacement(hook, event, value, result)
+            value = checked_replacement(hook, event, value, result)
             if phase == "forward":
                 self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope
                 self.replaced[name] = value
@@ -299,40 +289,7 @@ def causal_mask(queries: int, keys: int) -> Array:
     return np.tri(queries, keys, keys - queries, dtype=bool)
 
 
-def differs(used: Array, computed: Array) -> bool:
-    """Whether what a tap gave back is another value than it was given; a copy is none."""
-    return used is not computed and not np.array_equal(used, computed, equal_nan=True)
-
-
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}
-
-
-@contextmanager
-def _read_only(value: Array) -> Iterator[Array]:
-    """A view that cannot be made writeable, because the array behind it is not for the time being."""
-    owner = value if not isinstance(value.base, np.ndarray) else value.base
-    before = owner.flags.writeable
-    owner.flags.writeable = False
-    view = value.view()
-    view.flags.writeable = False
-    try:
-        yield view
-    finally:
-        owner.flags.writeable = before
-
-
-def _checked_replacement(hook: Hook, event: TraceEvent, value: Array, result: Any) -> Array:
-    if isinstance(result, np.generic):  # arithmetic on a 0-d array gives a scalar
-        result = np.asarray(result)
-    who = getattr(hook, "__name__", type(hook).__name__)
-    if not isinstance(result, np.ndarray):
-        found = type(result).__name__
-    elif result.shape != value.shape or result.dtype != value.dtype:
-        found = f"{result.dtype} {list(result.shape)}"
-    else:
-        return np.array(result)
-    wanted = f"{value.dtype} {list(value.shape)}"
-    raise InputError(f"hook {who!r} on {event.name}: expected None or an array {wanted}, found {found}")
 
 
 @dataclass(frozen=True, slots=True)

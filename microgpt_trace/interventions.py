@@ -24,9 +24,10 @@ from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
 from .dumps.shapes import event_shapes
 from .errors import InputError
-from .events import Hook, HookBus, Replacement, Subscription, TraceEvent
+from .events import Hook, HookBus, Subscription, TraceEvent
 from .graph import forward_names, kind_of
 from .model import Model
+from .replacements import Replacement
 from .sites import Part, parse_site
 from .stats import Array
 from .token_names import token_of

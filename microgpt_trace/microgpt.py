@@ -13,8 +13,9 @@ import numpy as np
 from . import ops
 from .batch import Batch, Rows
 from .errors import InputError
-from .events import SILENT, EventSpec, Tap, differs
+from .events import SILENT, EventSpec, Tap
 from .parameters import Config, LayerWeights, Parameters
+from .replacements import differs
 from .stats import Array
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, HookBus, Run, Subscription, Tap, TraceEvent, differs
+from .events import PHASES, HookBus, Run, Subscription, Tap, TraceEvent
 from .graph import forward_names
 from .insights import insights_of
 from .microgpt import Pass, forward, parameter_spec
@@ -20,6 +20,7 @@ from .model import Model, Schedule
 from .names import select_names
 from .parameters import Parameters
 from .predictions import predictions_of
+from .replacements import differs
 from .stats import Array, TensorStats
 from .traces import Collector, Intervened, ParameterRow, Prediction, StepSummary, Trace, TraceInput
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..decoder import Decoder
-from ..events import HookBus, Run, Subscription, TraceEvent, differs
+from ..events import HookBus, Run, Subscription, TraceEvent
 from ..model import Model
 from ..ops import losses_of
 from ..predictions import PART, softmax
+from ..replacements import differs
 from ..stats import Array
 from ..traces import TraceInput
 from .rounding import INTO_PRODUCTS_OF_MICROGPT, Compute
