@@ -7,13 +7,14 @@ leaves about 1e-9. A ReLU that switches within h spoils an element, which is cou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from .batch import Batch, Packer
 from .checks import Check
+from .events import SILENT, Tap
 from .microgpt import Pass, backward, forward
 from .microgpt_tracing import prepare
 from .model import Model, check_microgpt
@@ -96,12 +97,15 @@ def _same_relus(a: Pass, b: Pass) -> bool:
     return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))
 
 
-def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replaced: bool) -> Check:
+def gradient_agreement(
+    done: Pass, params: Parameters, grads: Parameters, replaced: bool, tap: Callable[[], Tap] = lambda: SILENT
+) -> Check:
     """The traced gradient of every parameter against a difference of the loss along that gradient, or
     along a fixed random direction where the gradient is next to nothing.
 
     The differences are taken in float64, with the longest of three steps within which no ReLU
-    switches; a parameter for which there is none is not judged.
+    switches; a parameter for which there is none is not judged. `tap` gives what each pass runs under;
+    where hooks have `replaced` values that it does not, nothing is judged.
     """
     claim = "gradients agree with finite differences"
     wide = params.copy(np.float64)
@@ -112,7 +116,7 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
         reason = "values were replaced"
     elif not np.isfinite(grads.flat).all():
         reason = "a gradient is not finite"
-    elif not _same_relus(done, middle := forward(wide, batch)):
+    elif not _same_relus(done, middle := forward(wide, batch, tap())):
         reason = "a ReLU is at its kink, on another side in float64"
     if reason:
         return Check("gradient", claim, None, None, AGREEMENT, reason)
@@ -125,7 +129,7 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
         exact = grad.astype(np.float64)
         norm = float(np.linalg.norm(exact))
         along = exact / norm if norm > least else rng.standard_normal(grad.shape) / math.sqrt(grad.size)
-        slope = _slope(wide, name, along, batch, middle)
+        slope = _slope(wide, name, along, batch, middle, tap)
         if slope is None:
             continue
         expected = float((exact * along).sum())
@@ -137,16 +141,18 @@ def gradient_agreement(done: Pass, params: Parameters, grads: Parameters, replac
     return Check("gradient", claim, worst <= AGREEMENT, worst, AGREEMENT, detail)
 
 
-def _slope(params: Parameters, name: str, along: Array, batch: Batch, middle: Pass) -> float | None:
+def _slope(
+    params: Parameters, name: str, along: Array, batch: Batch, middle: Pass, tap: Callable[[], Tap]
+) -> float | None:
     """The central difference of the loss along a direction of one parameter, if a step short enough
     to switch no ReLU is found."""
     values, start = params[name], params[name].copy()
     slope = None
     for step in (1e-5, 1e-6, 1e-7):
         values[...] = start + step * along
-        above = forward(params, batch)
+        above = forward(params, batch, tap())
         values[...] = start - step * along
-        below = forward(params, batch)
+        below = forward(params, batch, tap())
         values[...] = start
         if _same_relus(above, middle) and _same_relus(below, middle):
             slope = float(above.loss - below.loss) / (2 * step)

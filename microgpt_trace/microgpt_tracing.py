@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from .batch import Batch, Packer
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, HookBus, Run, Subscription, Tap, TraceEvent
+from .events import PHASES, SILENT, HookBus, Run, Subscription, Tap, TraceEvent
 from .graph import forward_names
 from .insights import insights_of
 from .microgpt import Pass, forward, parameter_spec
@@ -73,11 +73,11 @@ def trace_microgpt(
 
             adam = _adam_of(model)
             run_backward(adam.params, done, adam.grads, run.tap("backward"))
-            checks.append(
-                gradient_agreement(done, adam.params, adam.grads, run.altered or bool(run.replaced))
-            )
+            by_others = bool(run.replaced) and (len(bus) > 0 or untouched is None)
+            tap = untouched.edited if untouched else lambda: SILENT
+            checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, tap))
         if step:
-            summary = _one_step(model, adam, done, run.tap("update"))
+            summary = _one_step(model, adam, done, run.tap("update"), tap)
 
     chosen = set(shown)
     visible = tuple(event for event in collector.events if event.name in chosen)
@@ -141,6 +141,11 @@ class _Untouched:
         comparing = bus.subscription(self.comparer, *forward_names(self.model))
         return self.editor.subscriptions(bus), [comparing]
 
+    def edited(self) -> Tap:
+        """What a pass runs under that has the interventions and nothing else."""
+        bus = HookBus(list(self.model.hooks.specs.values()))
+        return bus.begin(before=self.editor.subscriptions(bus)).tap("forward")
+
     def beside(self, done: Pass, run: Run, shown: Collection[str], top_k: int) -> Intervened:
         """What the interventions did, seen from the untouched pass."""
         from .effects import divergences
@@ -172,7 +177,8 @@ def _adam_of(model: Model) -> Adam:
     return Adam(model.params.copy(), None if moments is None else moments.copy())
 
 
-def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap) -> StepSummary:
+def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Callable[[], Tap]) -> StepSummary:
+    """An Adam step, and the loss after it under the same interventions."""
     state = model.training
     schedule = state.schedule if state else Schedule()
     if state is None or state.moments is None:
@@ -182,7 +188,7 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap) -> StepSummary:
     unfinished = state is not None and state.step < schedule.steps
     lr = schedule.lr_at(state.step) if state and unfinished else schedule.lr
     adam.step(number, lr, tap)
-    after = forward(adam.params, done.batch)
+    after = forward(adam.params, done.batch, edited())
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
 
 

@@ -6,7 +6,7 @@ from conftest import CASES
 from judges import agree, softmax_of, torch_grad, torch_run
 from judges_decoder import decoder_events
 
-from microgpt_trace import load, trace
+from microgpt_trace import Model, load, trace
 from microgpt_trace.comparison.pairing import prepared
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.files import open_recording
@@ -88,6 +88,21 @@ def test_torch_gives_the_same_values_and_gradients(kind, name, part):
     for parameter, tensor in weights.items():
         agree(found.gradient(parameter), torch_grad(tensor), what=f"{kind} {target}: d {parameter}")
     assert [check for check in found.checks if check.holds is False] == []
+
+
+def test_gradients_and_steps_are_those_of_the_changed_computation():
+    """The check differentiates the loss with the interventions in place; a step is judged by that loss."""
+    changes = [Intervention("scale", "layer0.mlp.act@1-3", 0.5), Intervention("ablate", "layer1.attn.head0")]
+    found = traced(*changes, backward=True, step=True)
+    check = next(check for check in found.checks if check.id == "gradient")
+    print(check)
+    assert check.holds
+    assert found.step.loss_before == found.loss
+    before, updates = CASE.model.params, {name: found.array(name, "update") for name in CASE.model.params}
+    after = Model(before.copy(), CASE.model.tokenizer, "after the step")
+    for name, update in updates.items():
+        after.params[name][...] += update
+    assert found.step.loss_after == trace(after, CASE.text, interventions=changes).loss
 
 
 def test_several_interventions_are_made_one_after_the_other():
