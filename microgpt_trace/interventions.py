@@ -99,7 +99,7 @@ class Editor:
         interventions: Sequence[Intervention],
     ) -> None:  # fmt: skip
         self.start, self._model, self._rows = 0, model, rows
-        self._length = len(inputs.tokens)
+        self._tokens, self._length = inputs.tokens, len(inputs.tokens)
         self._shapes = event_shapes(model, self._length)
         self._hooks: list[tuple[str, Hook]] = []
         self.applied = tuple(self._resolve(intervention) for intervention in interventions)
@@ -121,9 +121,13 @@ class Editor:
             if name in HEAD_EVENTS:
                 shape = len(rows), *shape[1:]
             elements += int(np.count_nonzero(part.mask(shape, rows)))
-        return Applied(
-            intervention.kind, intervention.target, intervention.describe(), tuple(names), elements
-        )
+        text = intervention.describe() + self._of_other_tokens(intervention.source)
+        return Applied(intervention.kind, intervention.target, text, tuple(names), elements)
+
+    def _of_other_tokens(self, source: Source | None) -> str:
+        """A remark where a source is known to have read something else."""
+        read = source.tokens if isinstance(source, Recording) else None
+        return "" if read is None or read == self._tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
         """The positions of a value's rows."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from microgpt_trace import init, trace
+from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.interventions import Intervention
 
 
@@ -60,7 +61,13 @@ def test_patching_with_a_saved_trace(tmp_path):
     logits = [next(e["values"] for e in run["events"] if e["name"] == "logits") for run in (patched, wanted)]
     np.testing.assert_allclose(*logits, rtol=1e-6)
     (applied,) = patched["intervened"]["interventions"]
-    assert applied["text"] == "from anna.safetensors"
+    assert applied["text"] == "from anna.safetensors, which read other tokens"
+
+
+def test_a_saved_trace_remembers_that_it_was_changed(tmp_path):
+    run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--save", "changed.safetensors")
+    source = open_recording(tmp_path / "changed.safetensors")
+    assert source.notes == ("of a run with an intervention: layer0.attn.head2 zero",)
 
 
 def test_scale_is_the_strength_of_what_is_added(tmp_path):

@@ -20,9 +20,10 @@ ARRAYS_FORMAT = "microgpt.arrays/1"
 
 def write_arrays(
     path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
-    model: Any,
+    model: Any, notes: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write arrays under their names. `positions` are those of the rows of logits and probs.
+    """Write arrays under their names. `positions` are those of the rows of logits and probs, `notes` are
+    told by whoever reads the file.
 
     Raises RunError where the disk does not let us.
     """
@@ -34,6 +35,7 @@ def write_arrays(
         "tokens": json.dumps([int(token) for token in tokens]),
         "positions": json.dumps([int(position) for position in positions]),
         "model": json.dumps(model),
+        "notes": json.dumps(list(notes)),
     }
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays 0-d
     write_atomically(path, to_bytes(whole, metadata))
@@ -49,6 +51,9 @@ def save_arrays(trace: Trace, path: Path) -> None:
         for event in trace
     }
     positions = [prediction.position for prediction in trace.predictions]
+    changes = trace.intervened.interventions if trace.intervened else ()
+    notes = [f"of a run with an intervention: {change.target} {change.text}" for change in changes]
     write_arrays(
-        path, arrays, text=trace.input.text, tokens=trace.input.tokens, positions=positions, model=trace.model
-    )
+        path, arrays, text=trace.input.text, tokens=trace.input.tokens, positions=positions,
+        model=trace.model, notes=notes,
+    )  # fmt: skip

@@ -147,16 +147,23 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays = [_as_number(array) if array.name == "loss" else array for array in arrays]
     said = {key: _whole_numbers(path, key, metadata.get(key)) for key in ("tokens", "positions")}
     found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said["tokens"])
-    return replace(found, positions=said["positions"], notes=_left_out(path, metadata.get("model", "null")))
+    left_out = _left_out(path, metadata.get("model", "null"))
+    notes = _sentences(path, "notes", _from_json(metadata.get("notes", "[]")))
+    return replace(found, positions=said["positions"], notes=(*left_out, *notes))
 
 
 def _left_out(path: Path, text: str) -> tuple[str, ...]:
     """What `record` says that it could not give, from what a file of arrays tells about the model."""
     model = _from_json(text)
     said = model.get("left_out", []) if isinstance(model, dict) else []
+    return tuple(f"left out: {line}" for line in _sentences(path, "model: left_out", said))
+
+
+def _sentences(path: Path, key: str, said: Any) -> tuple[str, ...]:
+    """A list of texts in the metadata of a file of arrays."""
     if isinstance(said, list) and all(isinstance(line, str) for line in said):
-        return tuple(f"left out: {printable(line)}" for line in said)
-    raise FileFormatError(f"{path}: metadata model: left_out: expected sentences, found {brief(said)}")
+        return tuple(map(printable, said))
+    raise FileFormatError(f"{path}: metadata {key}: expected sentences, found {brief(said)}")
 
 
 def _as_number(array: Stored) -> Stored:
