@@ -108,6 +108,24 @@ def _timeline_schema() -> dict[str, Any]:
     return _schema(courses.TIMELINE_SCHEMA, "A training run over its steps", courses.Timeline, names)
 
 
+def _attribution_schema() -> dict[str, Any]:
+    from ..attribution import parts
+    from ..contrast import Contrast
+    from .attribution import ATTRIBUTION_SCHEMA
+
+    names: dict[type, str] = {
+        parts.PositionAttribution: "position",
+        parts.Part: "part",
+        parts.LogitSum: "logit",
+        parts.Removal: "removal",
+        parts.HeadRole: "head",
+        parts.Attention: "attention",
+        Contrast: "contrast",
+    }
+    title, ok = "Who wrote a model's predictions", {"type": "boolean"}
+    return _schema(ATTRIBUTION_SCHEMA, title, parts.AttributionResult, names, ok=ok)
+
+
 def _validation_schema() -> dict[str, Any]:
     from ..validation import Validation, Verdict
     from .validation import VALIDATION_SCHEMA
@@ -124,4 +142,5 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "diagnosis": _diagnosis_schema,
     "validation": _validation_schema,
     "timeline": _timeline_schema,
+    "attribution": _attribution_schema,
 }

@@ -1,0 +1,63 @@
+"""Zero ablation: the loss of a target when one component writes nothing, at any position.
+
+An MLP that is removed leaves its bias, which is a component of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ops import losses_of
+from ..stats import Array
+from ..threads import one_blas_thread
+from ..traces import TraceInput
+from ..variants import Edit, Report, edited_logits
+from .components import Component, bias_of
+from .observing import run_once
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+
+
+def removal(model: Model | Decoder, component: Component) -> Edit:
+    """The edit that takes a component's write away."""
+    if component.kind == "bias":
+        bias = bias_of(model, component.name)
+        assert bias is not None  # a component is there
+        event = "attn.out" if component.name.endswith("attn_bo") else "mlp.down"
+        return Edit(f"layer{component.layer}.{event}", lambda value: value - bias)
+    left = bias_of(model, f"layer{component.layer}.mlp_bdown") if component.kind == "mlp" else None
+    return Edit(component.name, lambda value: np.zeros_like(value) + (0 if left is None else left))
+
+
+def losses_without(
+    model: Model | Decoder, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
+    targets: Sequence[int], hooked: bool, report: Report = lambda done, total: None,
+) -> dict[str, Array]:  # fmt: skip
+    """-log P(target) at the asked positions without each component: by name [n].
+
+    The runs share the work before their edits, unless the model is `hooked`: then each is a run under
+    its hooks.
+    """
+    edits = [removal(model, component) for component in components]
+    logits: Iterable[tuple[int, Array]] = edited_logits(model, inputs, edits, rows, report)
+    if hooked:
+        logits = ((i, _under_hooks(model, inputs, edit, rows)) for i, edit in enumerate(edits))
+    with np.errstate(all="ignore"):
+        return {components[number].name: losses_by_row(edited, targets) for number, edited in logits}
+
+
+def _under_hooks(model: Model | Decoder, inputs: TraceInput, edit: Edit, rows: Sequence[int]) -> Array:
+    """The logits [n, V] of a run under the model's hooks, with the edit after them."""
+    last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)
+    with one_blas_thread(), np.errstate(all="ignore"):
+        return run_once(model, inputs, rows, model.hooks.begin(after=[last]))
+
+
+def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:
+    """-log P(target): [n, V], [n] -> [n], a row at a time, for float64 takes twice the room"""
+    return np.array([losses_of(logits[i : i + 1], targets[i : i + 1])[0] for i in range(len(targets))])

@@ -1,0 +1,152 @@
+"""attribute: who wrote a model's predictions of a text, and what its heads look at over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import ROUNDING
+from ..comparison.pairing import prepared
+from ..contrast import Contrast, runner_up
+from ..errors import InputError
+from ..predictions import best_tokens
+from ..prompt import chosen_positions
+from ..stats import Array
+from ..token_names import token_label, token_of
+from ..traces import TraceInput
+from ..variants import Report
+from .ablation import losses_by_row, losses_without
+from .components import Component
+from .direct import direct_writes
+from .observing import Observed, observe
+from .parts import AttributionResult, LogitSum, Part, PositionAttribution, Removal
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+
+
+def attribute(
+    model: Model | Decoder,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    target: str | int | None = None,
+    against: str | int | None = None,
+    positions: str | Sequence[int] | None = None,
+    ablation: bool = True,
+    report: Report = lambda done, total: None,
+) -> AttributionResult:
+    """What every component writes towards a target's logit and towards that of a second token.
+
+    `target` and `against` are tokens' texts (␣ for a blank, #ID) or ids; by default the token that
+    follows a position, and the most probable one beside it. `positions` ("all", "last" or indices) are
+    by default all of a microGPT and the last of a decoder. With `ablation` every component is removed
+    once, its write set to zero at all positions; `report` is told how far that is. The model runs under
+    the hooks subscribed to `model.hooks`. Raises InputError for what does not fit.
+    """
+    if text is not None and tokens is not None:
+        raise InputError("a text and tokens: give one of them")
+    named, other = _token(model, target), _token(model, against)
+    if named is not None and named == other:
+        raise InputError(f"target and against are the same token, {_quoted(model, named)}")
+    inputs = prepared(model, text, tokens)
+    if positions is None:
+        positions = "all" if model.family == "microgpt" else "last"
+    rows = chosen_positions(positions, len(inputs.tokens))
+    seen = observe(model, inputs, rows)
+    contrasts = [
+        _contrast(model, inputs, row, logits, named, other)
+        for row, logits in zip(rows, seen.logits, strict=True)
+    ]
+    components, writes = direct_writes(model, seen, np.array([(c.target, c.against) for c in contrasts]))
+    targets = [contrast.target for contrast in contrasts]
+    losses, changes = losses_by_row(seen.logits, targets), {}
+    if ablation:
+        removed = [component for component in components if component.kind != "hook"]
+        without = losses_without(model, inputs, removed, rows, targets, seen.hooked, report)
+        changes = {name: loss - losses for name, loss in without.items()}
+    of_positions = tuple(
+        _position(i, contrast, seen, components, writes, changes, float(losses[i]))
+        for i, contrast in enumerate(contrasts)
+    )
+    removals = tuple(
+        Removal(c.name, c.kind, c.layer, float(changes[c.name].mean()))
+        for c in components
+        if c.name in changes
+    )
+    labels = tuple(token_label(model, token) for token in inputs.tokens)
+    return AttributionResult(
+        model.origin, model.family, inputs.text, inputs.tokens, labels, inputs.notes, ablation,
+        float(losses.mean()), of_positions, removals, seen.roles,
+    )  # fmt: skip
+
+
+def _token(model: Model | Decoder, named: str | int | None) -> int | None:
+    return token_of(model, f"#{named}" if isinstance(named, int) else named) if named is not None else None
+
+
+def _quoted(model: Model | Decoder, token: int) -> str:
+    return repr(token_label(model, token, target=True))
+
+
+def _contrast(
+    model: Model | Decoder, inputs: TraceInput, row: int, logits: Array, target: int | None,
+    against: int | None,
+) -> Contrast:  # fmt: skip
+    """Which two tokens are told apart at a position. Raises InputError where that is left open."""
+    label = token_label(model, inputs.tokens[row])
+    seen = label if model.family != "microgpt" or not row else inputs.text[:row]
+    finite = bool(np.isfinite(logits).all())
+    if target is None:
+        target = inputs.targets[row]
+    if target is None:
+        best = f"; the model predicts {_label(model, best_tokens(logits, 1)[0])}" if finite else ""
+        raise InputError(f"nothing follows position {row} ({label}): name a token with --target{best}")
+    if against is None and not finite:
+        raise InputError(
+            f"position {row} ({label}): the logits are not finite, so there is no runner-up: name a token "
+            "with --against"
+        )
+    against = runner_up(logits, target) if against is None else against
+    if against == target:
+        raise InputError(f"position {row} ({label}): {_quoted(model, target)} is its target, and against it")
+    return Contrast(row, seen, target, _label(model, target), against, _label(model, against))
+
+
+def _label(model: Model | Decoder, token: int) -> str:
+    return token_label(model, token, target=True)
+
+
+def _position(
+    i: int, contrast: Contrast, seen: Observed, components: Sequence[Component], writes: dict[str, Array],
+    changes: dict[str, Array], loss: float,
+) -> PositionAttribution:  # fmt: skip
+    """The i-th of the asked positions."""
+    parts = []
+    for component in components:
+        target, against = writes[component.name][i].tolist()
+        change = float(changes[component.name][i]) if component.name in changes else None
+        kind, layer = component.kind, component.layer
+        parts.append(Part(component.name, kind, layer, target, against, target - against, change))
+    logits = seen.logits[i]
+    return PositionAttribution(
+        contrast,
+        loss,
+        logit_sum(logits, contrast.target, [part.target for part in parts]),
+        logit_sum(logits, contrast.against, [part.against for part in parts]),
+        tuple(parts),
+    )
+
+
+def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
+    """A token's logit of [V] beside what its parts add up to."""
+    tolerance = ROUNDING[str(logits.dtype)]
+    logit, total, magnitude = float(logits[token]), sum(parts), sum(map(abs, parts))
+    deviation = abs(total - logit) / (magnitude or 1.0)
+    holds = deviation <= tolerance if math.isfinite(deviation) else None
+    p = math.exp(-float(losses_by_row(logits[None], [token])[0]))
+    return LogitSum(p, logit, total, magnitude, deviation, tolerance, holds)

@@ -1,0 +1,43 @@
+"""The components of a model that write into its residual stream, in order of computation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..stats import Array
+from .parts import Kind
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+
+
+class Component(NamedTuple):
+    """A writer: the name of its event, of a bias that of the parameter."""
+
+    name: str
+    kind: Kind
+    layer: int | None = None
+    head: int | None = None
+
+
+def components_of(model: Model | Decoder) -> list[Component]:
+    """All that write: their writes add up to what the unembedding reads."""
+    config = model.config
+    found = [Component("embed.tok", "embedding")]
+    if model.family == "microgpt":
+        found.append(Component("embed.pos", "embedding"))
+    biases = () if model.family == "microgpt" else model.config.biases
+    for i in range(config.n_layer):
+        found += [Component(f"layer{i}.attn.head{h}", "head", i, h) for h in range(config.n_head)]
+        found += [Component(f"layer{i}.attn_bo", "bias", i)] * ("attn_bo" in biases)
+        found.append(Component(f"layer{i}.mlp.down", "mlp", i))
+        found += [Component(f"layer{i}.mlp_bdown", "bias", i)] * ("mlp_bdown" in biases)
+    return found
+
+
+def bias_of(model: Model | Decoder, name: str) -> Array | None:
+    """A bias by its name, [C]; None where the model has none."""
+    if model.family == "microgpt" or name not in model.tensors:
+        return None
+    return model.tensors[name].read()

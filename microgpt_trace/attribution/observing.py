@@ -1,0 +1,120 @@
+"""One run of a model, of which the asked positions of every write are kept. Knows no text.
+
+Values are kept as they were used. Where a hook replaced an event that is no write of its own (attn.out,
+a residual), the difference that it made is kept: it is a write into the stream as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..events import TraceEvent
+from ..graph import forward_names, kind_of
+from ..stats import Array
+from ..threads import one_blas_thread
+from ..traces import TraceInput
+from .parts import HeadRole
+from .roles import RoleMeter
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..events import Run, Subscription
+    from ..model import Model
+
+WRITES = ("embed.tok", "embed.pos", "attn.context", "mlp.down")
+PASSED_ON = ("embed.sum", "embed.norm", "attn.out", "attn.residual", "mlp.residual", "final.norm", "logits")
+
+
+class Observed:
+    """What a run showed at the positions `rows`: arrays [n, W] by the names of events.
+
+    `writes` are as used, `changes` what hooks added to other events, `normed` is what the one norm read
+    through which the writes are seen (a decoder's final norm, a microGPT's after the embedding).
+    """
+
+    def __init__(self, model: Model | Decoder, inputs: TraceInput, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self.writes: dict[str, Array] = {}
+        self.changes: dict[str, Array] = {}
+        self.normed = self.logits = np.empty((0, 0))
+        self.hooked = False  # a hook replaced something
+        self._computed = np.empty((0, 0))
+        windows: dict[int, int | None] = {}
+        if model.family == "microgpt":
+            self._normed, self._logits_of_all = "embed.sum", True
+        else:
+            config, self._logits_of_all = model.config, False  # only the asked positions pass the head
+            self._normed = f"layer{config.n_layer - 1}.mlp.residual"
+            windows = dict.fromkeys(config.windowed_layers, config.window)
+        self._meter = RoleMeter(inputs.tokens, windows)
+
+    @property
+    def roles(self) -> tuple[HeadRole, ...]:
+        """What each head looked at."""
+        return tuple(self._meter.roles)
+
+    def observers(self, model: Model | Decoder) -> tuple[Subscription, Subscription, Subscription]:
+        """Who looks at values before the model's hooks, and who after them."""
+        bus, names = model.hooks, forward_names(model)
+        listening = bus.begin()  # a head costs a product: only where a hook may replace it
+        passed_on = [
+            name
+            for name in names
+            if kind_of(name) in PASSED_ON
+            or (kind_of(name) == "attn.head" and listening.listeners("forward", name))
+        ]
+        writes = [name for name in names if kind_of(name) in WRITES]
+        return (
+            bus.subscription(self._before, *passed_on),
+            bus.subscription(self._after, *writes, *passed_on),
+            bus.subscription(self._meter, "layer*.attn.weights"),
+        )
+
+    def _before(self, event: TraceEvent, value: Array) -> None:
+        self._computed = self._rows_of(event, value)
+
+    def _after(self, event: TraceEvent, value: Array) -> None:
+        used = self._rows_of(event, value)
+        if kind_of(event.name) in WRITES:
+            self.writes[event.name] = used
+        elif not np.array_equal(used, self._computed, equal_nan=True):
+            self.changes[event.name] = used.astype(np.float64) - self._computed
+        if event.name == self._normed:
+            self.normed = used
+        if event.name == "logits":
+            self.logits = used
+
+    def _rows_of(self, event: TraceEvent, value: Array) -> Array:
+        """A copy of the asked rows."""
+        return value.copy() if event.name == "logits" and not self._logits_of_all else value[self.rows]
+
+
+def observe(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int]) -> Observed:
+    """Run the model under its hooks."""
+    seen = Observed(model, inputs, rows)
+    before, *after = seen.observers(model)
+    with one_blas_thread(), np.errstate(all="ignore"):
+        run = model.hooks.begin(before=[before], after=after)
+        run_once(model, inputs, rows, run)
+    seen.hooked = bool(run.replaced)
+    return seen
+
+
+def run_once(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int], run: Run) -> Array:
+    """The logits [n, V] of the asked positions, as used."""
+    if model.family == "microgpt":
+        from ..batch import Packer
+        from ..microgpt import forward
+
+        ids = np.array([*inputs.tokens, inputs.targets[-1]])
+        batch = Packer(model.config, model.params.dtype).one(ids)
+        return forward(model.params, batch, run.tap("forward")).logits[list(rows)]
+    from ..llama import forward as forward_decoder
+    from ..llama import head_forward
+
+    tap = run.tap("forward")
+    final = forward_decoder(model, np.array(inputs.tokens), tap)
+    return tap.emit("logits", head_forward(model, final[list(rows)]))
