@@ -20,6 +20,7 @@ COMMANDS = {
     "trace": "trace",
     "diff": "diff",
     "diagnose": "diagnose",
+    "patch": "patch",
     "attribute": "attribute",
     "train": "train",
     "timeline": "timeline",

@@ -135,11 +135,35 @@ def _validation_schema() -> dict[str, Any]:
     return _schema(VALIDATION_SCHEMA, title, Validation, names, ok={"type": "boolean"})
 
 
+def _patch_schema() -> dict[str, Any]:
+    from ..patching import results
+
+    return _schema(results.PATCH_SCHEMA, "Activation patching", results.PatchResult, _patch_names())
+
+
+def _patch_pairs_schema() -> dict[str, Any]:
+    from ..patching import results
+
+    names = {**_patch_names(), results.MeanPatched: "mean_cell", results.PatchedPair: "pair"}
+    del names[results.Patched]
+    return _schema(results.PAIRS_SCHEMA, "Activation patching over pairs", results.PairsResult, names)
+
+
+def _patch_names() -> dict[type, str]:
+    from ..checks import Check
+    from ..contrast import Contrast
+    from ..patching import results
+
+    return {Contrast: "contrast", results.Unpatched: "run", Check: "check", results.Patched: "cell"}
+
+
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "diff": _diff_schema,
     "weights": _weights_schema,
     "prompts": _prompts_schema,
     "diagnosis": _diagnosis_schema,
+    "patch": _patch_schema,
+    "patch_pairs": _patch_pairs_schema,
     "validation": _validation_schema,
     "timeline": _timeline_schema,
     "attribution": _attribution_schema,

@@ -1,0 +1,1 @@
+"""Activation patching: which clean activations bring a corrupted run back."""

@@ -1,0 +1,185 @@
+"""patch: clean activations put into the corrupted run, site by site. Knows no file and no screen.
+
+The method is that of Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation
+Analysis" (2020), and Meng et al., "Locating and Editing Factual Associations in GPT" (2022), with the
+logit difference as its measure (Wang et al., "Interpretability in the Wild", 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..checks import ROUNDING, Check
+from ..comparison.pairing import prepared
+from ..contrast import Contrast
+from ..errors import InputError
+from ..graph import stream_before
+from ..predictions import best_tokens, softmax
+from ..stats import Array
+from ..token_names import token_label, token_of
+from ..traces import TraceInput
+from ..variants import Edit, Report, edited_logits
+from .places import WHOLE, Place, places_of
+from .recording import recorded
+from .results import Patched, PatchResult, Spot, Unpatched
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+
+Text = str | Sequence[int]  # or its token ids
+Token = str | int | None
+CLAIM = "with the clean embedding at all positions the corrupted run is the clean one"
+MOST = 40  # tokens of a text that an error shows
+
+
+def patch(
+    model: Model | Decoder, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
+    target: Token = None, against: Token = None, position: int = -1,
+    report: Report = lambda done, total: None,
+) -> PatchResult:  # fmt: skip
+    """Put the clean run's activations into the corrupted run, one site at a time, and tell how much of
+    logit(target) - logit(against) at a position each restores: 0 is the corrupted run, 1 the clean one.
+
+    Both are texts of equally many tokens, or lists of ids. `sites` (see sites.py; by default the
+    residual stream) are patched position by position, heads at all positions at once, and parts
+    (`layer3.mlp.act@2:5`) as they are. By default `target` is what the clean run predicts at the
+    position and `against` what the corrupted one does; tokens are texts or ids. `report` is told how
+    many layers are done. Raises InputError for what does not fit, and where hooks are subscribed: the
+    runs go without.
+    """
+    return patch_read(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
+
+
+def read_pair(model: Model | Decoder, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
+    """Both texts as tokens. Raises InputError where these are the same or not equally many."""
+    if len(model.hooks):
+        raise InputError("patching runs without hooks, and some are subscribed to this model")
+    a, b = (
+        prepared(model, text, None) if isinstance(text, str) else prepared(model, None, text)
+        for text in (clean, corrupt)
+    )
+    if len(a.tokens) != len(b.tokens):
+        raise InputError(
+            f"the texts have {len(a.tokens):,} and {len(b.tokens):,} tokens and cannot be patched position "
+            f"by position: {_shown(a)} | {_shown(b)}"
+        )
+    if a.tokens == b.tokens:
+        raise InputError(f"both texts are the same tokens, {_shown(a)}: nothing to patch")
+    return a, b
+
+
+def _shown(inputs: TraceInput) -> str:
+    labels = " ".join(label.replace(" ", "␣") for label in inputs.labels[:MOST])
+    return labels + " …" * (len(inputs.labels) > MOST)
+
+
+@np.errstate(all="ignore")
+def patch_read(
+    model: Model | Decoder, pair: tuple[TraceInput, TraceInput], sites: Sequence[str] | None,
+    target: Token, against: Token, position: int, report: Report,
+) -> PatchResult:  # fmt: skip
+    """`patch` of texts that are read."""
+    length = len(pair[0].tokens)
+    if not -length <= position < length:
+        raise InputError(f"position {position}: the texts have positions 0 to {length - 1}")
+    row, places = position % length, places_of(model, sites, length)
+    names = sorted({stream_before(model, 0), *(place.spot.name for place in places)})
+    (clean_logits, clean), (corrupt_logits, corrupt) = (
+        recorded(model, inputs, names, row) for inputs in pair
+    )
+    logits = np.stack([clean_logits, corrupt_logits])
+    contrast = _contrast(model, pair[0], row, logits, target, against)
+    runs = [_unpatched(inputs, own, contrast) for inputs, own in zip(pair, logits, strict=True)]
+    noise = ROUNDING[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
+    _refuse_nothing_to_explain(contrast, runs, noise)
+    low, span = runs[1].difference, runs[0].difference - runs[1].difference
+
+    entering = stream_before(model, 0)
+    whole = Place(Spot(entering, entering, None, None, None), WHOLE)  # what is checked
+    changing = [p for p in places if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
+    edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
+    differences = {
+        number: contrast.difference(edited[0])
+        for number, edited in edited_logits(model, pair[1], edits, [row], report)
+    }
+    check = _check((differences[0] - low) / span, noise / abs(span))
+    by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
+    cells = tuple(_cell(place.spot, by_site.get(place.spot.site, low), low, span) for place in places)
+    return PatchResult(contrast, runs[0], runs[1], check, model.origin, cells)
+
+
+def _cell(spot: Spot, difference: float, low: float, span: float) -> Patched:
+    """Where both runs have the same bits the difference stays that of the corrupted run."""
+    restored = (difference - low) / span
+    return Patched(spot.site, spot.name, spot.layer, spot.head, spot.position, restored, difference)
+
+
+def _contrast(
+    model: Model | Decoder, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
+) -> Contrast:
+    """Which two tokens are told apart by the logits [2, V] of both runs; those not named are what the
+    runs predict."""
+    ids = []
+    for which, said, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
+        if said is None and not np.isfinite(own).all():
+            raise InputError(f"the {which} run's logits at position {row} are not finite: name the tokens")
+        ids.append(best_tokens(own, 1)[0] if said is None else _token(model, said))
+    labels = [token_label(model, token, target=True) for token in ids]
+    if ids[0] == ids[1]:
+        raise InputError(_same_token(model, row, logits, labels[0], target, against))
+    return Contrast(row, clean.labels[row], ids[0], labels[0], ids[1], labels[1])
+
+
+def _token(model: Model | Decoder, said: str | int) -> int:
+    return token_of(model, said if isinstance(said, str) else f"#{said}")
+
+
+def _same_token(
+    model: Model | Decoder, row: int, logits: Array, label: str, target: Token, against: Token
+) -> str:
+    """Why there is nothing to tell apart, with the tokens whose probabilities move the most."""
+    if target is not None and against is not None:
+        return f"--target and --against are both {label}"
+    moved = np.subtract(*softmax(logits).astype(np.float64))
+    if target is None and against is None:
+        more, less = (token_label(model, int(t), target=True) for t in (moved.argmax(), moved.argmin()))
+        return (
+            f"both runs predict {label} at position {row}: name the two tokens to tell apart; most is gained "
+            f"and lost between the runs by --target {more} --against {less}"
+        )
+    given = _token(model, target if target is not None else against or 0)
+    rises, moved[given] = moved[given] > 0, np.nan
+    other = token_label(model, int(np.nanargmin(moved) if rises else np.nanargmax(moved)), target=True)
+    missing, run = ("--against", "corrupted") if against is None else ("--target", "clean")
+    return (
+        f"the {run} run predicts {label} itself at position {row}: name another token, as {missing} {other}"
+    )
+
+
+def _unpatched(inputs: TraceInput, logits: Array, contrast: Contrast) -> Unpatched:
+    probs = softmax(logits)
+    return Unpatched(
+        inputs.text, inputs.tokens, inputs.labels, inputs.notes, contrast.difference(logits),
+        float(probs[contrast.target]), float(probs[contrast.against]),
+    )  # fmt: skip
+
+
+def _refuse_nothing_to_explain(contrast: Contrast, runs: Sequence[Unpatched], noise: float) -> None:
+    clean, corrupt = runs
+    said = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {contrast.position}"
+    for which, run in zip(("clean", "corrupted"), runs, strict=True):
+        if not math.isfinite(run.difference):
+            raise InputError(f"{said} is {run.difference} in the {which} run: nothing to compare")
+    if not abs(clean.difference - corrupt.difference) > noise:
+        raise InputError(f"{said} is {clean.difference:.6g} in both runs: nothing to explain")
+
+
+def _check(restored: float, tolerance: float) -> Check:
+    """The built-in check: the whole embedding restores everything."""
+    deviation = abs(restored - 1)
+    return Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)

@@ -1,0 +1,101 @@
+"""From sites to the places that are patched one by one, and what stands there. Knows no run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..dumps.shapes import event_shapes
+from ..errors import InputError
+from ..graph import forward_names, kind_of, layer_of, stream_before
+from ..names import ALIASES
+from ..sites import Part, Site, parse_site
+from ..stats import Array
+from ..token_names import token_of
+from .results import Spot
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+
+AFTER_LOGITS = ("probs", "loss")
+WHOLE = Part()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A part of an event, and what is said of it."""
+
+    spot: Spot
+    part: Part
+
+    def change(self, clean: Array) -> Callable[[Array], Array]:
+        """What puts the clean value [T, W] or [H, T, T] there."""
+
+        def put(value: Array) -> Array:
+            return np.where(self._mask(value), clean, value)
+
+        return put
+
+    def same(self, clean: Array, corrupt: Array) -> bool:
+        """Whether both runs have the same there, bit for bit: then nothing changes."""
+        mask = self._mask(clean)
+        return np.array_equal(clean[mask], corrupt[mask])
+
+    def _mask(self, value: Array) -> Array:
+        return self.part.mask(value.shape, range(value.shape[-2]))
+
+
+def default_sites(model: Model | Decoder) -> tuple[str, ...]:
+    """The residual stream: what enters the first layer, and what leaves each."""
+    return stream_before(model, 0), "layer*.mlp.residual"
+
+
+def places_of(model: Model | Decoder, sites: Sequence[str] | None, length: int) -> list[Place]:
+    """What is patched in prompts of that length: each position of an event, each head as a whole, and
+    parts that a site names. Raises InputError for a site that the model does not have."""
+    shapes = event_shapes(model, length)
+    whole, parts = set[str](), dict[str, Place]()
+    for site in map(parse_site, default_sites(model) if sites is None else sites):
+        for name in _patchable(site, model):
+            said = site.text.strip()[len(site.selector) :]
+            part = site.part(name, shapes[name], partial(token_of, model) if name == "logits" else None)
+            if said:
+                parts[name + said] = Place(Spot(name + said, name, layer_of(name), None, None), part)
+            else:
+                whole.add(name)
+    if not whole and not parts:
+        raise InputError("sites: expected at least one")
+    places: list[Place] = []
+    for name in forward_names(model):
+        if name in whole:
+            places += _of_event(name, length)
+    return [*places, *parts.values()]
+
+
+def _patchable(site: Site, model: Model | Decoder) -> list[str]:
+    """The events that a site names. Raises InputError, with the reason, for what cannot be patched."""
+    names, exact = forward_names(model), site.selector
+    parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
+    if exact in parameters:
+        event = f" (the event is {ALIASES[exact][0]})" if exact in ALIASES else ""
+        raise InputError(f"{exact} is a parameter, which both runs share: nothing to patch{event}")
+    found = site.names(names)
+    patchable = [name for name in found if name not in AFTER_LOGITS]
+    if not patchable:
+        raise InputError(f"{' and '.join(found)}: computed after the logits that are compared")
+    return patchable
+
+
+def _of_event(name: str, length: int) -> list[Place]:
+    if kind_of(name) == "attn.head":
+        head = int(name.rpartition("head")[2])
+        return [Place(Spot(name, name, layer_of(name), head, None), WHOLE)]
+    return [
+        Place(Spot(f"{name}@{position}", name, layer_of(name), None, position), Part(positions=(position,)))
+        for position in range(length)
+    ]

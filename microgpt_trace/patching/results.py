@@ -1,0 +1,183 @@
+"""What patching showed, as plain data. Knows no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Generic, Literal, TypeVar
+
+from ..checks import Check
+from ..contrast import Contrast
+from ..graph import kind_of
+
+PATCH_SCHEMA = "microgpt.patch/1"
+PAIRS_SCHEMA = "microgpt.patch_pairs/1"
+STREAM = "mlp.residual"  # the kind whose table the events outside the layers join
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """What was patched: a part of an event, as --sites names it.
+
+    With a `position` it is that position, with a `head` that head at all positions; with neither it
+    is what the site says.
+    """
+
+    site: str
+    name: str
+    layer: int | None
+    head: int | None
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Patched(Spot):
+    """The corrupted run with the clean value there: its logit difference, and how much of the way from
+    the corrupted run's to the clean run's that is."""
+
+    restored: float
+    difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeanPatched(Spot):
+    """`restored` over several pairs: mean and population std of the `count` values that are finite."""
+
+    mean: float | None
+    spread: float | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpatched:
+    """One of the two runs as it is, at the position judged."""
+
+    text: str
+    tokens: tuple[int, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    difference: float  # logit(target) - logit(against)
+    p_target: float
+    p_against: float
+
+
+@dataclass(frozen=True)
+class PatchedPair:
+    """A clean and a corrupted run, what tells them apart, and whether patching all of it ends clean."""
+
+    contrast: Contrast
+    clean: Unpatched
+    corrupt: Unpatched
+    check: Check
+
+    @property
+    def differing(self) -> tuple[int, ...]:
+        """The positions at which the two texts have different tokens."""
+        both = zip(self.clean.tokens, self.corrupt.tokens, strict=True)
+        return tuple(position for position, (a, b) in enumerate(both) if a != b)
+
+
+@dataclass(frozen=True)
+class PatchResult(PatchedPair):
+    """Every site's share of the difference between the two runs: 0 is the corrupted, 1 the clean one."""
+
+    model: str
+    cells: tuple[Patched, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.check.holds is True
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """The same sites over several pairs."""
+
+    model: str
+    pairs: tuple[PatchedPair, ...]
+    cells: tuple[MeanPatched, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(pair.check.holds is True for pair in self.pairs)
+
+
+Cell = TypeVar("Cell", bound=Spot)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchTable(Generic[Cell]):
+    """Cells of one kind of event: a row for each event (or layer), a column for each position or head."""
+
+    kind: str
+    title: str
+    across: Literal["position", "head"]
+    columns: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]  # the row's label, its cells
+
+
+def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
+    """The cells that have a position or a head, a table for each kind of event. Events outside the
+    layers stand above the residual stream that leaves the layers."""
+    grouped: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.position is not None or cell.head is not None:
+            kind = STREAM if cell.layer is None else kind_of(cell.name)
+            grouped.setdefault(kind, []).append(cell)
+    return [_table(kind, own) for kind, own in grouped.items()]
+
+
+def parts_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that stand for themselves: parts of events that a site named."""
+    return [cell for cell in cells if cell.position is None and cell.head is None]
+
+
+def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:
+    across: Literal["position", "head"] = "position" if cells[0].head is None else "head"
+    placed = [(cell.position if cell.head is None else cell.head, cell) for cell in cells]
+    columns = tuple(sorted({column for column, _ in placed if column is not None}))
+    rows: dict[str, dict[int | None, Cell]] = {}
+    for column, cell in placed:
+        label = cell.name if cell.layer is None else f"layer {cell.layer}"
+        rows.setdefault(label, {})[column] = cell
+    named = list(dict.fromkeys(cell.name for cell in cells if cell.layer is None))
+    in_layers = [f"layer*.{kind}{'*' * (across == 'head')}"] if len(rows) > len(named) else []
+    return PatchTable(
+        kind, ", ".join([*named, *in_layers]), across, columns,
+        tuple((label, tuple(row.get(c) for c in columns)) for label, row in rows.items()),
+    )  # fmt: skip
+
+
+Value = Callable[[Cell], float | None]
+
+
+def runs_above(
+    table: PatchTable[Cell], least: float, value: Value[Cell]
+) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    """For each column the runs of rows (first, last) in which it restores more than `least`."""
+    for n, column in enumerate(table.columns):
+        above = [_at_least(row[n], value) > least for _, row in table.rows]
+        labelled = zip(above, (label for label, _ in table.rows), strict=True)
+        groups = [[label for _, label in own] for high, own in groupby(labelled, itemgetter(0)) if high]
+        if groups:
+            yield column, [(group[0], group[-1]) for group in groups]
+
+
+def moves(table: PatchTable[Cell], least: float, value: Value[Cell]) -> Iterator[tuple[int, int, str, str]]:
+    """Where the position that restores most, and more than `least`, is another one in the next row:
+    (from position, to position, this row, the next)."""
+    best = [
+        max(zip((_at_least(cell, value) for cell in row), table.columns, strict=True), key=itemgetter(0))
+        for _, row in table.rows
+    ]
+    for (a, b), ((low, here), (high, there)) in zip(pairwise(table.rows), pairwise(best), strict=True):
+        if here != there and min(low, high) > least:
+            yield here, there, a[0], b[0]
+
+
+def _at_least(cell: Cell | None, value: Value[Cell]) -> float:
+    known = None if cell is None else value(cell)
+    return -math.inf if known is None or math.isnan(known) else known
