@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batch import Batch, Packer
+from .batch import Batch
 from .checks import Checker, untraced_check
 from .errors import InputError
 from .events import PHASES, SILENT, HookBus, Run, Subscription, Tap, TraceEvent
@@ -19,6 +19,7 @@ from .microgpt import backward as run_backward
 from .model import Model, Schedule
 from .names import select_names
 from .parameters import Parameters
+from .passes import batch_of
 from .predictions import predictions_of
 from .replacements import differs
 from .stats import Array, TensorStats
@@ -56,8 +57,7 @@ def trace_microgpt(
     shown = select_names(names, known)
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text)
-    ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    batch = Packer(model.config, model.params.dtype).one(ids)
+    batch = batch_of(model, inputs)
     collector, checker = Collector(kept), Checker(model.config.n_head)
     summary: StepSummary | None = None
     before, after = checker.observers(bus)

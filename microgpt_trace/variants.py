@@ -18,6 +18,7 @@ from .events import SILENT, Tap
 from .graph import layer_of
 from .llama import Weights, head_forward, layer_forward, rmsnorm, rope_turns
 from .model import Model
+from .passes import logits_of
 from .predictions import PART
 from .stats import Array
 from .threads import one_blas_thread
@@ -49,13 +50,8 @@ def edited_logits(
 def _one_by_one(
     model: Model, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int]
 ) -> Iterator[tuple[int, Array]]:
-    from .batch import Packer
-    from .microgpt import forward
-
-    ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    batch = Packer(model.config, model.params.dtype).one(ids)
     for number, edit in enumerate(edits):
-        yield number, forward(model.params, batch, EditTap({edit.name: [(0, edit)]}, 1)).logits[list(rows)]
+        yield number, logits_of(model, inputs, rows, EditTap({edit.name: [(0, edit)]}, 1))
 
 
 def _together(

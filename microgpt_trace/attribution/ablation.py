@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ops import losses_of
+from ..passes import logits_of
 from ..stats import Array
 from ..threads import one_blas_thread
 from ..traces import TraceInput
 from ..variants import Edit, Report, edited_logits
 from .components import Component, bias_of
-from .observing import run_once
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -55,7 +55,7 @@ def _under_hooks(model: Model | Decoder, inputs: TraceInput, edit: Edit, rows: S
     """The logits [n, V] of a run under the model's hooks, with the edit after them."""
     last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return run_once(model, inputs, rows, model.hooks.begin(after=[last]))
+        return logits_of(model, inputs, rows, model.hooks.begin(after=[last]).tap("forward"))
 
 
 def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:

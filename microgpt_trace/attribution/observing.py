@@ -13,6 +13,7 @@ import numpy as np
 
 from ..events import TraceEvent
 from ..graph import forward_names, kind_of
+from ..passes import logits_of
 from ..stats import Array
 from ..threads import one_blas_thread
 from ..traces import TraceInput
@@ -21,7 +22,7 @@ from .roles import RoleMeter
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
-    from ..events import Run, Subscription
+    from ..events import Subscription
     from ..model import Model
 
 WRITES = ("embed.tok", "embed.pos", "attn.context", "mlp.down")
@@ -98,23 +99,6 @@ def observe(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int]) -> 
     before, *after = seen.observers(model)
     with one_blas_thread(), np.errstate(all="ignore"):
         run = model.hooks.begin(before=[before], after=after)
-        run_once(model, inputs, rows, run)
+        logits_of(model, inputs, rows, run.tap("forward"))
     seen.hooked = bool(run.replaced)
     return seen
-
-
-def run_once(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int], run: Run) -> Array:
-    """The logits [n, V] of the asked positions, as used."""
-    if model.family == "microgpt":
-        from ..batch import Packer
-        from ..microgpt import forward
-
-        ids = np.array([*inputs.tokens, inputs.targets[-1]])
-        batch = Packer(model.config, model.params.dtype).one(ids)
-        return forward(model.params, batch, run.tap("forward")).logits[list(rows)]
-    from ..llama import forward as forward_decoder
-    from ..llama import head_forward
-
-    tap = run.tap("forward")
-    final = forward_decoder(model, np.array(inputs.tokens), tap)
-    return tap.emit("logits", head_forward(model, final[list(rows)]))

@@ -19,6 +19,7 @@ from ..decoder import Decoder
 from ..events import HookBus, Run, Subscription, TraceEvent
 from ..model import Model
 from ..ops import losses_of
+from ..passes import logits_of
 from ..predictions import PART, softmax
 from ..replacements import differs
 from ..stats import Array
@@ -133,11 +134,7 @@ def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:
     """Forward through the whole model, the logits in parts where they are many and somebody listens."""
     tap = run.tap("forward")
     if isinstance(model, Model):
-        from ..batch import Packer
-        from ..microgpt import forward
-
-        ids = np.array([*inputs.tokens, inputs.targets[-1]])
-        forward(model.params, Packer(model.config, model.params.dtype).one(ids), tap)
+        logits_of(model, inputs, (), tap)
         return
     from ..llama import forward as decode
     from ..llama import head_forward
