@@ -13,14 +13,21 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..interventions import Intervention
 
-PANEL = "Interventions, of events like layer0.attn.head2, NAME@3 (position) or NAME@3:5 (channel)"
+PANEL = "Interventions"
 
 
 def _option(flag: str, text: str, metavar: str) -> typer.models.OptionInfo:
     return typer.Option(flag, help=text, metavar=metavar, rich_help_panel=PANEL)
 
 
-Ablate = Annotated[list[str] | None, _option("--ablate", "Put zeros in its place.", "NAME")]
+Ablate = Annotated[
+    list[str] | None,
+    _option(
+        "--ablate",
+        "Put zeros in the place of an event or head; NAME@3 is its position 3, NAME@3:5 of it channel 5.",
+        "NAME",
+    ),
+]
 AblateMean = Annotated[
     list[str] | None, _option("--ablate-mean", "Put its mean over the positions in its place.", "NAME")
 ]
