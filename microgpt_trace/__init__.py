@@ -9,63 +9,78 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .attribution.attribute import attribute
     from .checkpoint import save
     from .comparison.diff import diff
     from .diagnosis.dumped import diagnose
     from .dumps.recorder import record
     from .errors import MicrogptError
     from .events import HookBus, TraceEvent
+    from .explaining.explain import explain
     from .gradient_check import gradcheck
+    from .interventions import Intervention
     from .loading import load
     from .model import Model, init
     from .parameters import Config
+    from .patching.patch import patch
     from .sampling import sample
     from .stats import TensorStats
     from .tokenizer import Tokenizer
     from .traces import Trace
     from .tracing import trace
     from .training import train
+    from .validation import validate
 
 _HOME = {
     "Config": "parameters",
     "HookBus": "events",
+    "Intervention": "interventions",
     "MicrogptError": "errors",
     "Model": "model",
     "TensorStats": "stats",
     "Tokenizer": "tokenizer",
     "Trace": "traces",
     "TraceEvent": "events",
+    "attribute": "attribution.attribute",
     "diagnose": "diagnosis.dumped",
     "diff": "comparison.diff",
+    "explain": "explaining.explain",
     "gradcheck": "gradient_check",
     "init": "model",
     "load": "loading",
+    "patch": "patching.patch",
     "record": "dumps.recorder",
     "sample": "sampling",
     "save": "checkpoint",
     "trace": "tracing",
     "train": "training",
+    "validate": "validation",
 }
 
 __all__ = [
     "Config",
     "HookBus",
+    "Intervention",
     "MicrogptError",
     "Model",
     "TensorStats",
     "Tokenizer",
     "Trace",
     "TraceEvent",
+    "attribute",
     "diagnose",
     "diff",
+    "explain",
     "gradcheck",
     "init",
     "load",
+    "patch",
     "record",
     "sample",
     "save",
     "trace",
     "train",
+    "validate",
 ]
 
 

@@ -18,7 +18,7 @@ from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.document import to_text as to_json
 from microgpt_trace.render.grid import Grid, print_grid
 from microgpt_trace.render.patching import patch_document, print_patch
-from microgpt_trace.render.results import SCHEMAS
+from microgpt_trace.render.schemas import SCHEMAS
 from microgpt_trace.render.screen import Screen, to_text
 
 EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")

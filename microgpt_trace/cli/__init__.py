@@ -20,6 +20,7 @@ COMMANDS = {
     "trace": "trace",
     "diff": "diff",
     "diagnose": "diagnose",
+    "explain": "explain",
     "attribute": "attribute",
     "patch": "patch",
     "train": "train",

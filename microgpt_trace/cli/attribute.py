@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..files import check_target
 from .options import (
     DECODER,
-    STDOUT,
     BosPlace,
     Heads,
     Json,
@@ -25,7 +23,7 @@ from .options import (
     model_from,
     numbers,
 )
-from .output import note, put, show
+from .output import note, out_file, put, put_schema, show
 from .progress import progress
 
 
@@ -80,14 +78,9 @@ def attribute(
 
     Exit code 0: the parts sum to the logits. 1: they do not. 2: the request does not fit.
     """
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if schema:
-        from ..render.document import dump
-        from ..render.results import SCHEMAS
-
-        put([dump(SCHEMAS["attribution"](), indent=2) + "\n"], out)
+        put_schema("attribution", out)
         return
     positions = _positions(position)
     path, text = model_and_text(first, second, model)

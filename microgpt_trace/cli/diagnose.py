@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..files import check_target
-from .options import STDOUT, BosPlace, Heads, Json, Out, RopePairing, Set, numbers
-from .output import put, show
+from .options import BosPlace, Heads, Json, Out, RopePairing, Set, numbers
+from .output import out_file, put, put_schema, show
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map
 
 
@@ -57,14 +56,9 @@ def diagnose(
 
     Exit code 0: every operation is right. 1: a fault was found. 2: nothing could be judged.
     """
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if schema:
-        from ..render.document import dump as to_json_text
-        from ..render.results import SCHEMAS
-
-        put([to_json_text(SCHEMAS["diagnosis"](), indent=2) + "\n"], out)
+        put_schema("diagnosis", out)
         return
     if dump is None or model is None:
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import check_target
-from .options import STDOUT, BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
-from .output import put, show
+from .options import BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
+from .output import out_file, put, put_schema, show
 from .progress import progress
 from .run_trace import following
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map, refuse_idle
@@ -108,11 +107,9 @@ def diff(
 
     Exit code 0: the same. 1: they differ. 2: they cannot be compared.
     """
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if schema:
-        _put_schema("weights" if weights else "prompts" if prompts else "diff", out)
+        put_schema("weights" if weights else "prompts" if prompts else "diff", out)
         return
     if a is None or b is None:
         raise InputError("two sides are needed: microgpt diff A B")
@@ -244,10 +241,3 @@ def _two_models(sides: Sequence[Any], option: str) -> tuple[Any, Any]:
         if not hasattr(side, "family"):
             raise InputError(f"{option} is for two models, and {side.origin} is none ({side.kind})")
     return sides[0], sides[1]
-
-
-def _put_schema(kind: str, out: Path | None) -> None:
-    from ..render.document import dump
-    from ..render.results import SCHEMAS
-
-    put([dump(SCHEMAS[kind](), indent=2) + "\n"], out)

@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..files import check_target
 from .options import (
-    STDOUT,
     BosPlace,
     CheckpointFile,
     Heads,
@@ -26,7 +24,7 @@ from .options import (
     model_from,
     trained_model,
 )
-from .output import note, put, show
+from .output import note, out_file, put, show
 from .progress import progress
 
 
@@ -82,9 +80,7 @@ def inspect(
     if path is not None and model is not None:
         raise InputError(f"two models, {path} and --model {model}")
     loaded = model_from(path or model, seed, n_head, bos, rope_pairs, settings)
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if isinstance(loaded, Model):
         from ..render.inspection import inspection_json, print_inspection
 

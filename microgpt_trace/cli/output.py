@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
-from ..files import write_atomically
+from ..files import check_target, write_atomically
+from .options import STDOUT
 
 if TYPE_CHECKING:
     from ..render.screen import Screen
@@ -41,6 +42,23 @@ def put(pieces: Iterable[str], out: Path | None) -> None:
             sys.stdout.write(piece)
     except BrokenPipeError as error:
         raise ReaderGone from error
+
+
+def out_file(out: Path | None) -> Path | None:
+    """The file that --out names, None for stdout. Raises InputError where it is there already, or cannot
+    be written."""
+    if out is None or out == STDOUT:
+        return None
+    check_target(out, overwrite=False, hint="choose another name")
+    return out
+
+
+def put_schema(name: str, out: Path | None) -> None:
+    """Write the JSON Schema of a kind of document, one of render.schemas.SCHEMAS."""
+    from ..render.document import dump
+    from ..render.schemas import SCHEMAS
+
+    put([dump(SCHEMAS[name](), indent=2) + "\n"], out)
 
 
 def note(text: str) -> None:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import check_target
 from .options import (
-    STDOUT,
     BosPlace,
     Heads,
     Json,
@@ -23,7 +21,7 @@ from .options import (
     model_and_text,
     model_from,
 )
-from .output import put, show
+from .output import out_file, put, put_schema, show
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -85,14 +83,9 @@ def patch(
 
     Exit code 1: the built-in check failed.
     """
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if schema:
-        from ..render.document import dump
-        from ..render.results import SCHEMAS
-
-        put([dump(SCHEMAS["patch_pairs" if pairs else "patch"](), indent=2) + "\n"], out)
+        put_schema("patch_pairs" if pairs else "patch", out)
         return
     path, texts = _model_and_texts(arguments or [], model_file, pairs)
     model = model_from(path, seed, n_head, bos, rope_pairs, settings)

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..files import check_target
-from .options import STDOUT, Json, Out
-from .output import note, put, show
+from .options import Json, Out
+from .output import note, out_file, put, put_schema, show
 
 
 def timeline(
@@ -31,14 +30,9 @@ def timeline(
     out: Out = None,
 ) -> None:
     """Show how a model changed while it was trained, and when it learned each letter."""
-    out = None if out == STDOUT else out
-    if out is not None:
-        check_target(out, overwrite=False, hint="choose another name")
+    out = out_file(out)
     if schema:
-        from ..render.document import dump
-        from ..render.results import SCHEMAS
-
-        put([dump(SCHEMAS["timeline"](), indent=2) + "\n"], out)
+        put_schema("timeline", out)
         return
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")

@@ -30,7 +30,7 @@ from .options import (
     numbers,
     positions_of,
 )
-from .output import note, put
+from .output import note, out_file, put_schema
 from .run_trace import Request, run
 from .validation import run_validation
 
@@ -136,7 +136,7 @@ def trace(
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
     _answer_apr(payload, reference, diff, save_tensor)
     if schema:
-        _put_schema("validation" if validate else "line" if as_jsonl else "document", out)
+        put_schema("validation" if validate else "trace_line" if as_jsonl else "trace", out_file(out))
         return
     request = Request(
         verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save, save_aprt,
@@ -230,17 +230,3 @@ def _refuse_over_model(request: Request, model: Path | None) -> None:
                 is_model = is_model or file.read(4)[:3] in (b"GGU", b"APR")
         if is_model:
             raise InputError(f"{option} {path}: a model is there")
-
-
-def _put_schema(what: str, out: Path | None) -> None:
-    from ..render.document import dump
-
-    if what == "validation":
-        from ..render.results import SCHEMAS
-
-        schema = SCHEMAS[what]()
-    else:
-        from ..render.schema import document_schema, line_schema
-
-        schema = line_schema() if what == "line" else document_schema()
-    put([dump(schema, indent=2) + "\n"], out)

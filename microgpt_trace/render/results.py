@@ -1,36 +1,18 @@
-"""Comparisons as JSON, and the schemas of these documents, which follow from their dataclasses."""
+"""Comparisons as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..comparison.bands import Tolerance
-from ..comparison.differences import (
-    DIFF_SCHEMA,
-    Agreement,
-    Comparison,
-    EventDifference,
-    Jump,
-    SideSummary,
-)
+from ..comparison.differences import DIFF_SCHEMA, Comparison
 from ..comparison.prompts import PROMPTS_SCHEMA, PromptComparison
-from ..comparison.sides import Unpaired
-from ..comparison.weights import WeightRow, WeightsComparison
+from ..comparison.weights import WeightsComparison
 from .document import plain
 from .document import to_text as to_json
-from .schema import closed_object, preamble, record, schema_of
 
 WEIGHTS_SCHEMA = "microgpt.weights/1"
-_DIFF = {
-    EventDifference: "event",
-    Jump: "jump",
-    Agreement: "agreement",
-    SideSummary: "side",
-    Unpaired: "unpaired",
-    Tolerance: "tolerance",
-}
-__all__ = ["SCHEMAS", "comparison_document", "prompts_document", "to_json", "weights_document"]
+__all__ = ["comparison_document", "prompts_document", "to_json", "weights_document"]
 
 
 def comparison_document(result: Comparison) -> dict[str, Any]:
@@ -47,124 +29,3 @@ def prompts_document(a: str, b: str, results: Sequence[PromptComparison]) -> dic
     """The comparisons of many prompts as plain data."""
     same = all(result.same for result in results)
     return {"schema": PROMPTS_SCHEMA, "a": a, "b": b, "same": same, "prompts": plain(list(results))}
-
-
-def _schema(identifier: str, title: str, kind: type, names: dict[type, str], **more: Any) -> dict[str, Any]:
-    whole = record(kind, names)
-    head = {"schema": {"const": identifier}, **more}
-    body = closed_object({**head, **whole["properties"]})
-    definitions = {name: record(part, names) for part, name in names.items()}
-    return {**preamble(title, identifier), **body, "$defs": definitions}
-
-
-def _diff_schema() -> dict[str, Any]:
-    return _schema(DIFF_SCHEMA, "Two runs compared", Comparison, _DIFF, same={"type": "boolean"})
-
-
-def _weights_schema() -> dict[str, Any]:
-    return _schema(WEIGHTS_SCHEMA, "Two models' parameters", WeightsComparison, {WeightRow: "parameter"})
-
-
-def _prompts_schema() -> dict[str, Any]:
-    names: dict[type, str] = {PromptComparison: "prompt"}
-    prompts = {"type": "array", "items": schema_of(PromptComparison, names)}
-    sides = {side: {"type": "string"} for side in "ab"}
-    head = {"schema": {"const": PROMPTS_SCHEMA}, **sides, "same": {"type": "boolean"}, "prompts": prompts}
-    definitions = {"prompt": record(PromptComparison, names)}
-    return {**preamble("Many prompts compared", PROMPTS_SCHEMA), **closed_object(head), "$defs": definitions}
-
-
-def _diagnosis_schema() -> dict[str, Any]:
-    from ..diagnosis.diagnose import Diagnosis
-    from ..diagnosis.hypotheses import Finding
-    from ..diagnosis.judging import OperationResult
-    from .diagnosis import DIAGNOSIS_SCHEMA
-
-    names: dict[type, str] = {OperationResult: "operation", Finding: "finding", Unpaired: "unpaired"}
-    text = {"type": "string"}
-    dump = closed_object({"origin": text, "kind": text, "notes": {"type": "array", "items": text}})
-    unpaired = {"type": "array", "items": schema_of(Unpaired, names)}
-    head = {"clean": {"type": "boolean"}, "dump": dump, "model": text, "unpaired": unpaired}
-    return _schema(DIAGNOSIS_SCHEMA, "A dump diagnosed", Diagnosis, names, **head)
-
-
-def _timeline_schema() -> dict[str, Any]:
-    from .. import courses
-    from ..parameters import Config
-
-    names: dict[type, str] = {
-        courses.PositionCourse: "position",
-        courses.LayerUnits: "layer",
-        courses.DeadUnit: "dead_unit",
-        courses.ReturnedUnit: "returned_unit",
-        courses.EventCourse: "event",
-        courses.ParameterCourse: "parameter",
-        courses.LossCourse: "loss",
-        courses.RunStart: "run",
-        courses.FailedCheck: "failed_check",
-        courses.TrainingPlan: "plan",
-        Config: "config",
-    }
-    return _schema(courses.TIMELINE_SCHEMA, "A training run over its steps", courses.Timeline, names)
-
-
-def _attribution_schema() -> dict[str, Any]:
-    from ..attribution import parts
-    from ..contrast import Contrast
-    from .attribution import ATTRIBUTION_SCHEMA
-
-    names: dict[type, str] = {
-        parts.PositionAttribution: "position",
-        parts.Part: "part",
-        parts.LogitSum: "logit",
-        parts.Removal: "removal",
-        parts.HeadRole: "head",
-        parts.Attention: "attention",
-        Contrast: "contrast",
-    }
-    title, ok = "Who wrote a model's predictions", {"type": "boolean"}
-    return _schema(ATTRIBUTION_SCHEMA, title, parts.AttributionResult, names, ok=ok)
-
-
-def _validation_schema() -> dict[str, Any]:
-    from ..validation import Validation, Verdict
-    from .validation import VALIDATION_SCHEMA
-
-    names: dict[type, str] = {Verdict: "verdict"}
-    title = "Captured values validated"
-    return _schema(VALIDATION_SCHEMA, title, Validation, names, ok={"type": "boolean"})
-
-
-def _patch_schema() -> dict[str, Any]:
-    from ..patching import results
-
-    return _schema(results.PATCH_SCHEMA, "Activation patching", results.PatchResult, _patch_names())
-
-
-def _patch_pairs_schema() -> dict[str, Any]:
-    from ..patching import results
-
-    names = {**_patch_names(), results.MeanPatched: "mean_cell", results.PatchedPair: "pair"}
-    del names[results.Patched]
-    return _schema(results.PAIRS_SCHEMA, "Activation patching over pairs", results.PairsResult, names)
-
-
-def _patch_names() -> dict[type, str]:
-    from ..checks import Check
-    from ..contrast import Contrast
-    from ..patching import results
-
-    return {Contrast: "contrast", results.Unpatched: "run", Check: "check", results.Patched: "cell"}
-
-
-SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
-    "diff": _diff_schema,
-    "weights": _weights_schema,
-    "prompts": _prompts_schema,
-    "diagnosis": _diagnosis_schema,
-    "patch": _patch_schema,
-    "patch_pairs": _patch_pairs_schema,
-    "validation": _validation_schema,
-    "timeline": _timeline_schema,
-    "attribution": _attribution_schema,
-}

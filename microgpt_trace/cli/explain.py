@@ -1,0 +1,151 @@
+"""microgpt explain"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .options import (
+    DECODER,
+    MICROGPT,
+    BosPlace,
+    Heads,
+    Json,
+    ModelFile,
+    Out,
+    RopePairing,
+    Seed,
+    Set,
+    model_and_text,
+    model_from,
+    numbers,
+)
+from .output import out_file, put, put_schema, show
+
+EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
+
+
+def explain(
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A model file or folder.", show_default="an untrained microGPT"
+        ),
+    ] = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ELEMENT",
+            help="An event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
+            show_default=False,
+        ),
+    ] = None,
+    third: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TEXT]",
+            help="What it reads.",
+            show_default="emma; of a production model: The capital of France is",
+        ),
+    ] = None,
+    model: ModelFile = None,
+    backward: Annotated[
+        bool,
+        typer.Option("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT),
+    ] = False,
+    terms: Annotated[int, typer.Option(help="How many terms of a sum are listed.", min=1)] = 16,
+    as_json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, explain nothing.")] = False,
+    out: Out = None,
+    seed: Seed = None,
+    n_head: Heads = None,
+    bos: BosPlace = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER),
+    ] = None,
+    rope_pairs: RopePairing = None,
+    settings: Set = None,
+) -> None:
+    """Write out the arithmetic of one number: formula, terms, sum, what it came from and goes to.
+
+    Exit code 0: it equals the traced value. 1: it does not. 2: there is no such element.
+    """
+    out = out_file(out)
+    if schema:
+        put_schema("explanation", out)
+        return
+    path, element, text = _request([word for word in (first, second, third) if word is not None], model)
+    from ..explaining.explain import explain as explain_element
+
+    known = None if tokens is None else numbers(tokens, "--tokens")
+    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
+    found = explain_element(loaded, element, text, tokens=known, backward=backward, terms=terms)
+    if as_json:
+        from ..render.document import to_text
+        from ..render.explanation import explanation_document
+
+        put([to_text(explanation_document(found))], out)
+    else:
+        from ..render.explanation import print_explanation
+
+        options = {
+            "--model": model, "--seed": seed, "--tokens": tokens, "--n-head": n_head, "--bos": bos,
+            "--rope-pairs": rope_pairs,
+        }  # fmt: skip
+        before = first if first != element else None
+
+        def again(name: str, gradient: bool) -> str:
+            return _command(before, name, text, options, settings or [], gradient)
+
+        show(lambda screen: print_explanation(found, screen, again), out)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+explain.epilog = (  # type: ignore[attr-defined]
+    f"Examples: {EXAMPLE} · microgpt explain 'logits\\[-1,a]' emma --backward · "
+    "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\""
+)
+
+
+def _command(
+    model: str | None, element: str, text: str | None, options: Mapping[str, Any], settings: Sequence[str],
+    gradient: bool,
+) -> str:  # fmt: skip
+    """What one types to have another element of the same run explained."""
+    words = ["microgpt", "explain", *filter(None, (model, element, text))]
+    for option, value in options.items():
+        words += [] if value is None else [option, str(getattr(value, "value", value))]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return " ".join(map(quote, [*words, *["--backward"] * gradient]))
+
+
+def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str, str | None]:
+    """Which model, which element and what text: a first word that is no element names the model."""
+    path, rest = model, list(words)
+    if rest and not _is_element(rest[0]):
+        path, no_model = model_and_text(rest[0], None, model)
+        if no_model is None:
+            rest = rest[1:]
+        elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
+            raise InputError(f"{rest[0]}: no such model, to explain {rest[1]!r}")
+    if not rest:
+        raise InputError(f"an element is needed, like {EXAMPLE}")
+    if len(rest) > 2:
+        raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a third word after {rest[0]}: {rest[2]!r}")
+    return path, rest[0], rest[1] if len(rest) == 2 else None
+
+
+def _is_element(text: str) -> bool:
+    """Whether a word has brackets or an @, as an element has and no file that is here."""
+    try:
+        there = Path(text).exists()
+    except (OSError, ValueError):  # too long for a file's name
+        there = False
+    return not there and ("@" in text or text.endswith("]"))

@@ -1,0 +1,1 @@
+"""The arithmetic of one element of an event, a gradient or a parameter, written out."""

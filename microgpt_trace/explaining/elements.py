@@ -1,0 +1,157 @@
+"""Which element is meant, and where it stands, in words. Knows shapes, no values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..decoder import Decoder
+from ..errors import InputError
+from ..graph import kind_of, layer_of
+from ..model import Model
+from ..sites import Site, describe_shape, parse_site
+from ..token_names import token_label, token_of
+from ..traces import TraceInput
+from .explanation import element_name
+
+Shapes = Mapping[str, tuple[int, ...]]
+_OF_TOKENS = ("logits", "probs")  # columns that are tokens
+_TABLES = ("wte", "lm_head")  # rows that are tokens
+_HEAD = re.compile(r"head([0-9]+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of an event or a parameter."""
+
+    name: str
+    index: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return element_name(self.name, self.index)
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.name)
+
+    @property
+    def layer(self) -> int | None:
+        return layer_of(self.name)
+
+    @property
+    def prefix(self) -> str:
+        """ "layer3." of an element in layer 3"""
+        return "" if self.layer is None else f"layer{self.layer}."
+
+    @property
+    def head(self) -> int:
+        """Which head's share an attn.head is."""
+        found = _HEAD.search(self.name)
+        assert found is not None
+        return int(found[1])
+
+
+def find_element(model: Model | Decoder, text: str, shapes: Shapes) -> Element:
+    """The element that a text names. Raises InputError where that is none, or several."""
+    site = parse_site(text)
+    names = site.names(list(shapes))
+    if len(names) > 1:
+        some = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        raise InputError(f"{text}: {site.selector} means {len(names)} events ({some}): name one of them")
+    name = names[0]
+    shape = shapes[name]
+    parameter = name in model.config.shapes()
+    if len(site.index or ((site.position, site.channel) if site.position else ())) not in (0, len(shape)):
+        raise InputError(f"{text}: {_asked_for(name, shape, parameter)}")
+    if parameter:
+        index = _of_parameter(model, site, name, shape)
+    else:
+        part = site.part(name, shape, (lambda t: token_of(model, t)) if name in _OF_TOKENS else None)
+        index = part.element(shape)
+    if index is None:
+        raise InputError(f"{text}: {_asked_for(name, shape, parameter)}")
+    return Element(name, index)
+
+
+def _asked_for(name: str, shape: tuple[int, ...], parameter: bool) -> str:
+    example = element_name(name, tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False)))
+    if len(shape) == 3:
+        example = element_name(name, (min(1, shape[0] - 1), shape[1] - 1, max(0, shape[2] - 2)))
+    if parameter and len(shape) == 2:
+        described = f"{name} is {list(shape)}, row and column"
+    else:
+        described = describe_shape(name, shape)
+    return f"{described}; one element of it is for example {example}"
+
+
+def _of_parameter(
+    model: Model | Decoder, site: Site, name: str, shape: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Row and column, or the one index of a vector; a row of an embedding may be a token."""
+    texts = site.index or tuple(filter(None, (site.position, site.channel)))
+    if len(texts) != len(shape):
+        return None
+    if name in _TABLES and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
+        texts = (str(token_of(model, texts[0])), *texts[1:])
+    found = []
+    for text, size, axis in zip(
+        texts, shape, ("row", "column") if len(shape) > 1 else ("index",), strict=True
+    ):
+        if not re.fullmatch("-?[0-9]{1,9}", text):
+            raise InputError(f"{site.text}: expected a {axis} of {name} like 3 or -1, found {text!r}")
+        if not -size <= int(text) < size:
+            raise InputError(f"{site.text}: {axis} {text} of {name}, which has {size:,}: 0 to {size - 1:,}")
+        found.append(int(text) % size)
+    return tuple(found)
+
+
+def place_of(model: Model | Decoder, element: Element, inputs: TraceInput, group: tuple[int, ...]) -> str:
+    """In words: "head 1, query at position 3 (m), key at position 2 (m)" """
+    index, kind = element.index, element.kind
+    if not index:
+        return f"the mean over {sum(target is not None for target in inputs.targets)} predictions"
+    if element.name in model.config.shapes():
+        return _place_of_parameter(model, element)
+    if len(index) == 3:
+        query, key = (position_of(inputs, p) for p in index[1:])
+        return f"head {index[0]}, query at {query}, key at {key}"
+    position, channel = index
+    where = position_of(inputs, position)
+    if kind in _OF_TOKENS:
+        return f"after {where}: token {token_label(model, channel, target=True)} (#{channel})"
+    if kind == "attn.head":
+        return f"the share of head {element.head}, {where}, channel {channel}"
+    return f"{where}, channel {channel}{_in_head(model, kind, channel, group)}"
+
+
+def _in_head(model: Model | Decoder, kind: str, channel: int, group: tuple[int, ...]) -> str:
+    part = kind.removeprefix("attn.").partition("_")[0]
+    if part not in ("q", "k", "v", "context"):
+        return ""
+    head, own = divmod(channel, model.config.head_dim)
+    if part in ("q", "context") or len(set(group)) == len(group):
+        return f": head {head}, its channel {own}"
+    users = [str(h) for h, of in enumerate(group) if of == head]
+    return f": key-value head {head} (of heads {', '.join(users)}), its channel {own}"
+
+
+def _place_of_parameter(model: Model | Decoder, element: Element) -> str:
+    if element.name in _TABLES:
+        token, channel = element.index
+        label = token_label(model, token, target=element.name == "lm_head")
+        return f"a parameter: token {label} (#{token}), channel {channel}"
+    if element.name == "wpe":
+        return f"a parameter: position {element.index[0]}, channel {element.index[1]}"
+    if len(element.index) == 2:
+        return f"a parameter: from input {element.index[1]} to output {element.index[0]}"
+    return f"a parameter: channel {element.index[0]}"
+
+
+def blanks_shown(label: str) -> str:
+    return label.replace(" ", "␣")
+
+
+def position_of(inputs: TraceInput, position: int) -> str:
+    """ "position 3 (m)" """
+    return f"position {position} ({blanks_shown(inputs.labels[position])})"

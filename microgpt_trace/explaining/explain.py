@@ -1,0 +1,152 @@
+"""explain: the arithmetic of one element, held against what a run had there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..checks import ROUNDING
+from ..decoder import Decoder
+from ..dumps.shapes import event_shapes
+from ..errors import InputError
+from ..model import Model
+from ..traces import TraceInput
+from .backward import gradient_worked_out
+from .elements import find_element, place_of
+from .explanation import Explanation, Pass, Use
+from .forward import worked_out
+from .place import Place, Worked
+from .running import run_for
+from .traced import Traced
+from .uses import uses_of
+from .uses_backward import gradient_uses
+from .uses_of_parameters import uses_of_parameter
+
+
+def explain(
+    model: Model | Decoder,
+    element: str,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    backward: bool = False,
+    terms: int = 16,
+) -> Explanation:
+    """Write out the arithmetic of one element of a text's run, under the hooks subscribed to `model.hooks`.
+
+    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]");
+    with `backward`, for a microGPT, its gradient is explained. `tokens` take the place of a text for a
+    decoder. `terms` of each sum are written out, the largest. Raises InputError for what does not fit.
+    """
+    if not isinstance(terms, int) or terms < 1:
+        raise InputError(f"terms: expected at least 1, found {terms}")
+    if backward and isinstance(model, Decoder):
+        raise InputError("--backward is for a microGPT: a production model is traced forward only")
+    inputs = _prepared(model, text, tokens)
+    shapes = {**event_shapes(model, len(inputs.tokens)), **model.config.shapes()}
+    found = find_element(model, element, shapes)
+    if found.name == "loss" and not any(target is not None for target in inputs.targets):
+        raise InputError("loss: nothing follows the only token, so there is no loss")
+    traced = run_for(model, inputs, found, shapes, backward)
+    return _explanation(Place(traced, found, terms), "backward" if backward else "forward")
+
+
+def _prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | None) -> TraceInput:
+    if isinstance(model, Decoder):
+        from ..prompt import prepare
+
+        return prepare(model, text, tokens)
+    from ..microgpt_tracing import prepare as prepare_name
+
+    if tokens is not None:
+        raise InputError(f"--tokens is for a production model, and this is a microGPT ({model.origin})")
+    return prepare_name(model, "emma" if text is None else text)
+
+
+def _explanation(at: Place, phase: Pass) -> Explanation:
+    traced, gradient = at.traced, phase == "backward"
+    value = traced.value(at.name, at.index, phase)
+    worked = _worked(at, phase, value)
+    dtype = "float32" if isinstance(traced.model, Decoder) else traced.model.params.flat.dtype.name
+    deviation = _deviation(worked.value, value, dtype)
+    magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
+    tolerance = ROUNDING[dtype] * magnitude + float(np.finfo(dtype).tiny)
+    place = place_of(traced.model, at.element, traced.inputs, traced.rules.group)
+    spec = traced.model.hooks.specs.get(at.name)
+    return Explanation(
+        name=at.name,
+        index=at.index,
+        phase=phase,
+        model=traced.model.origin,
+        text=traced.inputs.text,
+        tokens=traced.inputs.tokens,
+        place=place,
+        expr=f"d loss / d {at.name}" if gradient else spec.expr if spec else at.name,
+        formula=worked.formula,
+        steps=worked.steps,
+        value=worked.value,
+        traced=value,
+        deviation=deviation,
+        tolerance=tolerance,
+        holds=deviation <= tolerance,
+        uses=tuple(_uses(at, gradient)),
+        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *_of_text(traced)),
+    )
+
+
+def _worked(at: Place, phase: Pass, value: float) -> Worked:
+    if phase == "backward":
+        return gradient_worked_out(at)
+    if not at.traced.is_parameter(at.name):
+        return worked_out(at)
+    return Worked(f"{at.element} is stored, not computed", (), abs(value), _of_stored(at), value)
+
+
+def _of_stored(at: Place) -> tuple[str, ...]:
+    """How a parameter's element lies in its file, or where its gradient is explained."""
+    model = at.traced.model
+    if not isinstance(model, Decoder):
+        return ("a parameter, which training sets; --backward explains its gradient",)
+    tensor = model.tensors[at.name]
+    note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
+    moved = model.config.adjacent_pairs and at.name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
+    return (note + (", whose rows the file has in another order" if moved else ""),)
+
+
+def _uses(at: Place, gradient: bool) -> list[Use]:
+    if gradient:
+        return gradient_uses(at)
+    return uses_of_parameter(at) if at.traced.is_parameter(at.name) else uses_of(at)
+
+
+def _deviation(value: float, traced: float, dtype: str) -> float:
+    """How far the two are apart; 0 where both are NaN, or the same beyond what the type holds."""
+    if math.isfinite(value) and math.isfinite(traced):
+        return abs(value - traced)
+    with np.errstate(over="ignore"):
+        same = np.array_equal(np.asarray(value, dtype), np.asarray(traced, dtype), equal_nan=True)
+    return 0.0 if same else math.inf
+
+
+def _of_text(traced: Traced) -> tuple[str, ...]:
+    """What was changed of a name before it was read."""
+    return traced.inputs.notes if isinstance(traced.model, Model) else ()
+
+
+def _of_nan(value: float, traced: float) -> tuple[str, ...]:
+    """A NaN that is none of the terms'."""
+    spread = "a NaN of another head or position has spread, for zero times NaN is NaN"
+    return (spread,) if math.isnan(traced) and math.isfinite(value) else ()
+
+
+def _of_replaced(at: Place) -> list[str]:
+    """What hooks put in the place of what the model computed, here or where it was read from."""
+    read = () if at.traced.is_parameter(at.name) else at.inputs
+    found = [(phase, name) for phase, name in at.traced.replaced if name in (at.name, *read)]
+    gradient = {"backward": "the gradient of "}
+    return [
+        f"a hook put other values in the place of {gradient.get(phase, '')}{name}"
+        for phase, name in sorted(found)
+    ]

@@ -1,0 +1,119 @@
+"""What an explanation reads: the numbers of one run, and the parameters row by row. Explains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoder import Decoder, parameter_row
+from ..diagnosis.rules import Rules
+from ..encodings import StoredTensor
+from ..errors import InputError
+from ..events import Phase
+from ..model import Model
+from ..stats import Array
+from ..traces import Prediction, TraceInput
+from .explanation import Pass
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """The arrays of a run that were kept, and the model that ran.
+
+    `rows` are the positions that logits and probs have, row by row; `behind` is the matrix of each
+    kind of product, without its layer.
+    """
+
+    model: Model | Decoder
+    inputs: TraceInput
+    arrays: Mapping[tuple[Phase, str], Array]
+    rows: Sequence[int]
+    predictions: Sequence[Prediction]
+    rules: Rules
+    behind: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]  # of events and parameters
+    replaced: frozenset[tuple[Phase, str]]  # what hooks put other values in the place of
+
+    @property
+    def length(self) -> int:
+        return len(self.inputs.tokens)
+
+    @property
+    def head_dim(self) -> int:
+        return self.model.config.head_dim
+
+    def is_parameter(self, name: str) -> bool:
+        return name in self.model.config.shapes()
+
+    def has(self, name: str, kind: Pass = "forward") -> bool:
+        return (kind, name) in self.arrays
+
+    def array(self, name: str, kind: Pass = "forward") -> Array:
+        """A kept array. Raises InputError where the run had none."""
+        if (kind, name) not in self.arrays:
+            raise InputError(f"{name}: this run did not compute it")
+        return self.arrays[kind, name]
+
+    def row(self, name: str, *place: int, kind: Pass = "forward") -> Array:
+        """A row of an event, its gradient or a parameter's gradient, float64: a position of [T, C], a
+        head and a query of [H, T, T]."""
+        if kind == "forward" and self.is_parameter(name):
+            return self.parameter_row(name, place[0])
+        if kind == "forward" and name in ("logits", "probs"):
+            place = (self.rows.index(place[0]),)
+        return self.array(name, kind)[place].astype(np.float64)
+
+    def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
+        """An element of every row, float64: [T, C] -> [T]"""
+        return self.array(name, kind)[..., column].astype(np.float64)
+
+    def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
+        """One element of an event, a gradient or a parameter."""
+        if not index:
+            return float(self.array(name, kind))
+        if len(index) == 1 and kind == "forward":
+            return float(self.parameter_row(name, index[0])[0])
+        return float(self.row(name, *index[:-1], kind=kind)[index[-1]])
+
+    def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
+        """The same, or None where the run did not keep it."""
+        if not (self.has(name, kind) or self.is_parameter(name)):
+            return None
+        if name in ("logits", "probs") and kind == "forward" and index[0] not in self.rows:
+            return None
+        return self.value(name, index, kind)
+
+    def parameter_row(self, name: str, row: int) -> Array:
+        """A row of a parameter, float64: [out, in] -> [in], [out] -> [1]"""
+        if isinstance(self.model, Decoder):
+            return parameter_row(self.model, name, row).astype(np.float64)
+        return self.model.params[name][row].astype(np.float64)
+
+    def parameter_column(self, name: str, column: int) -> Array:
+        """A column of a matrix, float64: [out, in] -> [out]"""
+        if not isinstance(self.model, Decoder):
+            return self.model.params[name][:, column].astype(np.float64)
+        stored = stored_column(self.model.tensors[name], column).astype(np.float64)
+        config = self.model.config
+        if not (config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk"))):
+            return stored
+        return stored.reshape(-1, config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+
+    def vector(self, name: str) -> Array:
+        """A bias or a norm's gain in full, float64; it is stored in Hugging Face order."""
+        assert isinstance(self.model, Decoder)
+        return self.model.tensors[name].read().astype(np.float64)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def stored_column(tensor: StoredTensor, column: int) -> Array:
+    """A column of a stored matrix, float32: of every row only the block that holds it is decoded."""
+    encoding = tensor.encoding
+    if tensor.stride % encoding.block_size:
+        return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])
+    at, within = divmod(column, encoding.block_size)
+    blocks = tensor.data.reshape(tensor.shape[0], -1, encoding.block_bytes)[:, at]
+    values = encoding.decode(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)[:, within]
+    return values if tensor.scale == 1.0 else values * np.float32(tensor.scale)

@@ -1,0 +1,129 @@
+"""Every gradient explained: the chain rule of each element against PyTorch's, and name by name."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from conftest import CASES
+from judges import agree, torch_grad, torch_run
+from test_explain import asking, check_names, check_steps, check_uses, sampled
+
+from microgpt_trace import init
+from microgpt_trace.dumps.shapes import event_shapes
+from microgpt_trace.explaining.backward import gradient_worked_out
+from microgpt_trace.explaining.elements import Element
+from microgpt_trace.explaining.explain import explain
+from microgpt_trace.explaining.explanation import element_name
+from microgpt_trace.explaining.forward import worked_out
+from microgpt_trace.explaining.place import Place
+from microgpt_trace.explaining.running import run_for
+from microgpt_trace.microgpt_tracing import prepare
+
+DEEP = CASES["2 layers, 2 heads"].model
+EVENTS = event_shapes(DEEP, 9)
+
+
+def test_every_element_of_every_gradient_equals_pytorch(case):
+    ids, model = case.ids, case.model
+    events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
+    shapes = {**event_shapes(model, len(ids) - 1), **model.config.shapes()}
+    traced = run_for(model, prepare(model, case.text), Element("loss", ()), shapes, True)
+    for name, shape in shapes.items():
+        places = list(product(*map(range, shape)))
+        found = [gradient_worked_out(Place(traced, Element(name, index), 4)).value for index in places]
+        expected = torch_grad((events | parameters)[name])
+        agree(np.reshape(found, shape), expected, rtol=1e-9, atol=1e-12, what=f"d {name}")
+
+
+def test_float32_lies_well_within_the_tolerance():
+    """Every element of both passes of the model as the command line has it."""
+    model = init()
+    events = event_shapes(model, 5)
+    shapes = events | model.config.shapes()
+    traced, worst = run_for(model, prepare(model, "emma"), Element("loss", ()), shapes, True), 0.0
+    for name, shape in shapes.items():
+        for index in product(*map(range, shape)):
+            at = Place(traced, Element(name, index), 1)
+            for phase, worked in [("backward", gradient_worked_out(at))] + [
+                ("forward", worked_out(at)) for _ in range(name in events)
+            ]:
+                off = abs(worked.value - traced.value(name, index, phase))
+                worst = max(worst, off / (1e-5 * worked.magnitude + 1e-38))
+    print(worst)
+    assert 0 < worst < 0.1
+
+
+@pytest.mark.parametrize("terms", [1, 16])
+def test_the_chain_rule_adds_up_and_every_name_can_be_explained(case, terms):
+    shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
+    explained = asking(case.model, text=case.text, terms=terms)
+    for name, index in sampled(shapes, seed=2):
+        found = explained(element_name(name, index), "backward")
+        print(f"d {found.element}", found.value, found.traced)
+        assert found.holds
+        check_steps(found)
+        check_names(found, explained)
+
+
+def test_what_a_gradient_adds_is_a_term_where_it_goes(case):
+    shapes = event_shapes(case.model, len(case.ids) - 1)
+    explained = asking(case.model, text=case.text, terms=10**6)
+    for name, index in sampled(shapes, seed=5):
+        if name not in ("loss", "embed.norm"):
+            check_uses(explained(element_name(name, index), "backward"), explained)
+
+
+def test_two_paths_lead_to_the_stream():
+    found = explain(init(), "layer0.attn.residual[3,5]", backward=True)
+    last = found.steps[-1]
+    assert [term.factors[0].name for term in last.terms] == [
+        "by way of layer0.mlp.residual",
+        "by way of layer0.mlp.norm",
+    ]
+    assert found.traced == pytest.approx(sum(term.value for term in last.terms))
+
+
+def test_relu_stops_the_gradient_of_what_it_switched_off():
+    model = init()
+    slopes = [explain(model, f"layer0.mlp.up[2,{c}]", backward=True).steps[0] for c in range(20)]
+    assert {step.value for step in slopes} == {0.0, 1.0}
+    assert all(step.value == (step.terms[0].factors[0].value > 0) for step in slopes)
+
+
+def test_a_parameters_gradient_is_a_sum_over_the_positions():
+    (step,) = explain(init(), "layer0.attn_wq[5,3]", "emma", backward=True).steps
+    assert [term.label for term in step.terms] == ["BOS", "e", "m", "m", "a"]
+    assert [f.name for f in step.terms[2].factors] == ["layer0.attn.q[2,5]", "layer0.attn.norm[2,3]"]
+    assert [f.kind for f in step.terms[2].factors] == ["backward", "forward"]
+
+
+def test_an_embedding_gathers_the_positions_of_its_token():
+    twice, never = (explain(init(), f"wte[{token},3]", "emma", backward=True) for token in "mz")
+    assert [f.name for f in twice.factors()] == ["embed.tok[2,3]", "embed.tok[3,3]"]
+    assert (never.value, never.traced) == (0, 0)
+    assert "the text does not read it" in never.formula
+
+
+def test_following_a_gradient_ends_at_the_loss():
+    name, seen = "wte[m,3]", []
+    while name not in seen:
+        seen.append(name)
+        factors = [f.name for f in explain(init(), name, backward=True).factors() if f.kind == "backward"]
+        name = factors[0] if factors else name
+    print(" <- ".join(seen))
+    assert seen[-1].startswith("logits[")
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("victim", [name for name in EVENTS if not name.startswith("layer1")])
+def test_gradients_under_a_hook(deep, victim, phase):
+    """A replaced event takes no gradient on; a replaced gradient is the only wrong one."""
+
+    def changed(event, value):
+        return value * 1.1 + 0.01
+
+    with deep.model.hooks.subscribe(changed, victim, phases=phase):
+        for name, index in sampled(EVENTS | deep.model.config.shapes(), seed=len(victim)):
+            found = explain(deep.model, element_name(name, index), deep.text, backward=True)
+            wanted = name != victim or phase == "forward"
+            assert found.holds == wanted, (found.element, found.value, found.traced, found.formula)
