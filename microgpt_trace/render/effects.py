@@ -12,8 +12,8 @@ from .layout import Column, print_table
 from .screen import Screen, figure, probability
 
 LEGEND = (
-    "in the tables: * replaced by an intervention, → downstream of one, with |after − before| / |before|, "
-    "before being the run without interventions"
+    "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
+    "before| / |before|, before being the run without interventions"
 )
 
 
