@@ -9,10 +9,10 @@ import numpy as np
 from .comparison.streams import EventStream, Piece
 from .decoder import Decoder, labeller
 from .effects import Comparer, divergences, mean_of
-from .events import HookBus, Run, Subscription
+from .events import HookBus, Subscription
 from .interventions import HEAD_EVENTS, Editor, Intervention
 from .llama import head_forward
-from .predictions import predictions_of, softmax
+from .predictions import PART, predictions_of, softmax
 from .stats import Array
 from .traces import Intervened, Prediction, TraceInput
 
@@ -58,6 +58,12 @@ class Beside:
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Hold predictions [n, V] of some positions against those without interventions."""
+        size = max(1, PART // self._model.config.vocab_size)
+        for start in range(0, len(positions), size):
+            own = slice(start, start + size)
+            self._take(positions[own], logits[own], probs[own], replaced)
+
+    def _take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         before = head_forward(self._model, self._final[list(positions)])
         likely, inputs = softmax(before), self._inputs
         self._comparer.add("logits", logits, before)
@@ -68,12 +74,13 @@ class Beside:
             positions, seen, targets, before, likely, False, labeller(self._model), self._top_k
         )
 
-    def result(self, run: Run, shown: Collection[str], loss: float | None) -> Intervened:
+    def result(self, shown: Collection[str], loss: float | None) -> Intervened:
         """What was found, beside the loss of the traced run."""
         before = mean_of([p.loss for p in self._before if p.target is not None])
+        before = None if before is None else float(np.float32(before))  # as the traced run has it
         if loss is not None and before is not None:
             self._comparer.add("loss", np.asarray(loss), np.asarray(before))
         return Intervened(
-            self.editor.applied, self._comparer.changes(shown, run.replaced), tuple(self._before), before,
-            tuple(self._kl),
+            self.editor.applied, self._comparer.changes(shown, self.editor.names), tuple(self._before),
+            before, tuple(self._kl),
         )  # fmt: skip

@@ -84,7 +84,7 @@ def _run(
 ) -> Trace:  # fmt: skip
     """The pass over the prompt, then what goes on from it."""
     cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
-    run = watched.begin(time)
+    run = watched.begin(time, keep=recheck)
     final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
     predicted = predict(model, final, inputs, rows, top_k, run, watched)
     survey, checker, prompted = watched.survey, watched.checker, watched.collector.events
@@ -114,7 +114,7 @@ def _run(
         generation_end=continued.end,
         arrays=watched.collector.arrays,
         specs=model.hooks.specs,
-        intervened=watched.beside.result(run, shown, predicted.loss) if watched.beside else None,
+        intervened=watched.beside.result(shown, predicted.loss) if watched.beside else None,
     )
 
 
@@ -165,17 +165,17 @@ class Watched:
         self.beside, self._length = beside, length
         self._editing, self._comparing = beside.subscriptions(self._bus)
 
-    def begin(self, time: bool) -> Run:
-        """Start the pass over the prompt."""
+    def begin(self, time: bool, keep: bool) -> Run:
+        """Start the pass over the prompt; only a run that is checked again must keep replacements."""
         after = [self._last, *self._comparing, self._surveying, *self._collecting]
-        return self._bus.begin(time, [self._first, *self._editing], after)
+        return self._bus.begin(time, [self._first, *self._editing], after, keep)
 
     def begin_step(self, number: int) -> Run:
         """Start the pass that predicts token `number` of a continuation."""
         self.checker.where = f"step {number}: "
         if self.beside is not None:
             self.beside.editor.start = self._length + number - 2
-        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping])
+        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping], False)
 
     def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
         """The events of the step that are to be shown; of the others only what is not finite is kept."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 
 from .events import TraceEvent, causal_mask
-from .stats import Array
+from .predictions import log_softmax
+from .stats import PIECE, Array
 from .traces import EventChange
 
 
@@ -19,7 +20,7 @@ class Comparer:
     """
 
     def __init__(self, before: Callable[[str], Array]) -> None:
-        self._before, self._distances = before, dict[str, _Distance]()
+        self._before, self._distances = before, dict[str, Distance]()
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         before = self._before(event.name)
@@ -30,7 +31,7 @@ class Comparer:
 
     def add(self, name: str, after: Array, before: Array) -> None:
         """Take values of an event, or some rows of them."""
-        self._distances.setdefault(name, _Distance()).add(after, before)
+        self._distances.setdefault(name, Distance()).add(after, before)
 
     def changes(self, shown: Collection[str], replaced: Iterable[str]) -> tuple[EventChange, ...]:
         """The measured changes of the events shown, in order of computation."""
@@ -42,15 +43,19 @@ class Comparer:
         )
 
 
-class _Distance:
+class Distance:
+    """|after - before| / |before| of values that come piece by piece."""
+
     def __init__(self) -> None:
         self.squares = self.size = 0.0
 
     def add(self, after: Array, before: Array) -> None:
-        wide = before.astype(np.float64).ravel()
-        off = after.astype(np.float64).ravel() - wide
-        self.squares += float(off.dot(off))
-        self.size += float(wide.dot(wide))
+        a, b = np.ravel(after), np.ravel(before)
+        for start in range(0, a.size, PIECE):
+            wide = b[start : start + PIECE].astype(np.float64)
+            off = a[start : start + PIECE].astype(np.float64) - wide
+            self.squares += float(off.dot(off))
+            self.size += float(wide.dot(wide))
 
     def relative(self) -> float | None:
         """|after - before| / |before|"""
@@ -60,24 +65,29 @@ class _Distance:
         return ratio if math.isfinite(ratio) else None
 
 
+def distance(after: Array, before: Array) -> float:
+    """|after - before| / |before|; |after| where that is zero"""
+    found = Distance()
+    found.add(after, before)
+    return math.sqrt(found.squares / (found.size or 1.0))
+
+
 def divergences(before: Array, after: Array, probs: Array | None = None) -> list[float | None]:
     """KL(before || after) of every row, in nats, from logits; `probs` stand in place of those after.
 
     [N, V], [N, V] -> N numbers, None where one is not finite
     """
-    log_p = _log_softmax(before)
-    with np.errstate(all="ignore"):
-        log_q = _log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
-        p = np.exp(log_p)
-        found = np.where(p > 0, p * (log_p - log_q), 0).sum(axis=-1)
-    return [max(0.0, kl) if math.isfinite(kl) else None for kl in found.tolist()]
+    rows = range(len(before))  # one at a time: float64 takes twice the room
+    return [_divergence(before[i], after[i], None if probs is None else probs[i]) for i in rows]
 
 
-def _log_softmax(logits: Array) -> Array:
-    wide = logits.astype(np.float64)
-    with np.errstate(all="ignore"):
-        wide -= wide.max(axis=-1, keepdims=True)
-        return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+@np.errstate(all="ignore")
+def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
+    log_p = log_softmax(before)
+    log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
+    p = np.exp(log_p)
+    kl = float(np.where(p > 0, p * (log_p - log_q), 0).sum())
+    return max(0.0, kl) if math.isfinite(kl) else None
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

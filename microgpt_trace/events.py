@@ -160,13 +160,15 @@ class HookBus:
         return len(self._subscriptions)
 
     def begin(
-        self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = ()
-    ) -> Run:
+        self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = (),
+        keep: bool = True,
+    ) -> Run:  # fmt: skip
         """Start a run: its taps share one count of events and one record of replacements.
 
-        Subscriptions of this run alone come before and after those of the bus.
+        Subscriptions of this run alone come before and after those of the bus. A run that is not to
+        `keep` what hooks put in place of values knows only of which ones.
         """
-        return Run(self.specs, (*before, *self._subscriptions, *after), timed)
+        return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 
 @dataclass
@@ -176,8 +178,10 @@ class Run:
     specs: dict[str, EventSpec]
     subscriptions: tuple[Subscription, ...]
     timed: bool = False
+    keep: bool = True
     seq: int = 0
-    replaced: dict[str, Array] = field(default_factory=dict)  # what forward hooks put in place
+    # By forward event what hooks put in its place; an empty array where that is not to be kept.
+    replaced: dict[str, Array] = field(default_factory=dict)
     slopes: dict[str, Array] = field(default_factory=dict)  # d what they put / d what was computed
     altered: bool = False  # a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
@@ -248,8 +252,9 @@ class Run:
                 result, slope = result
             value = checked_replacement(hook, event, value, result)
             if phase == "forward":
-                self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope
-                self.replaced[name] = value
+                if self.keep:
+                    self.slopes[name] = self.slopes[name] * slope if name in self.replaced else slope
+                self.replaced[name] = value if self.keep else np.empty(0)
             else:
                 self.altered = True
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
 from .dumps.shapes import event_shapes
 from .errors import InputError
-from .events import Hook, HookBus, Subscription, TraceEvent
+from .events import Hook, HookBus, Subscription, TraceEvent, causal_mask
 from .graph import forward_names, kind_of
 from .model import Model
 from .replacements import Replacement
@@ -99,7 +100,7 @@ class Editor:
         interventions: Sequence[Intervention],
     ) -> None:  # fmt: skip
         self.start, self._model, self._rows = 0, model, rows
-        self._tokens, self._length = inputs.tokens, len(inputs.tokens)
+        self._inputs, self._length = inputs, len(inputs.tokens)
         self._shapes = event_shapes(model, self._length)
         self._hooks: list[tuple[str, Hook]] = []
         self.applied = tuple(self._resolve(intervention) for intervention in interventions)
@@ -108,26 +109,58 @@ class Editor:
         """The hooks that carry out the interventions, in their order."""
         return [bus.subscription(hook, name) for name, hook in self._hooks]
 
+    @property
+    def names(self) -> set[str]:
+        """The events that are changed."""
+        return {name for name, _ in self._hooks}
+
     def _resolve(self, intervention: Intervention) -> Applied:
         site = parse_site(intervention.target)
-        names, elements = site.names(forward_names(self._model)), 0
+        if site.selector in self._model.config.shapes() and site.selector != "lm_head":
+            raise InputError(f"{intervention.target} is a parameter: interventions change events")
+        names, elements = self._computed(site.names(forward_names(self._model)), intervention), 0
         for name in names:
-            part = site.part(name, self._shapes[name], lambda text: token_of(self._model, text))
-            _check(intervention, name, part, self._rows)
+            words = partial(token_of, self._model) if name in HEAD_EVENTS else None
+            part = site.part(name, self._shapes[name], words)
+            _check(intervention, name, part, self._rows, self._length)
             change = self._change(intervention, name, part)
             self._hooks.append((name, self._hook(part, change)))
             rows = self._rows if name in HEAD_EVENTS else range(self._length)
             shape = self._shapes[name]
             if name in HEAD_EVENTS:
                 shape = len(rows), *shape[1:]
-            elements += int(np.count_nonzero(part.mask(shape, rows)))
+            elements += int(np.count_nonzero(_seen(part, shape, rows)))
+        if not elements:
+            raise InputError(f"{intervention.kind} {intervention.target}: the mask hides all of it")
         text = intervention.describe() + self._of_other_tokens(intervention.source)
         return Applied(intervention.kind, intervention.target, text, tuple(names), elements)
+
+    def _refuse_other_length(
+        self, intervention: Intervention, name: str, known: Sequence[int] | None
+    ) -> None:
+        """Positions of a text of another length are not those of this one, unless they are named."""
+        position = parse_site(intervention.target).position
+        named = position != "" and not position.startswith("-") and ",-" not in position
+        if name in HEAD_EVENTS or known is None or named or len(known) == self._length:
+            return
+        raise InputError(
+            f"{intervention.kind} {intervention.target}: {intervention.origin or 'the source'} has "
+            f"{len(known):,} positions of {name} and this text {self._length:,}; name one from the front, as "
+            f"{parse_site(intervention.target).selector}@3"
+        )
+
+    def _computed(self, names: list[str], intervention: Intervention) -> list[str]:
+        """Those of the events that this run computes: no loss where no position has a target."""
+        has_loss = any(self._inputs.targets[row] is not None for row in self._rows)
+        found = [name for name in names if name != "loss" or has_loss]
+        if not found:
+            raise InputError(f"{intervention.kind} {intervention.target}: no loss is computed here")
+        return found
 
     def _of_other_tokens(self, source: Source | None) -> str:
         """A remark where a source is known to have read something else."""
         read = source.tokens if isinstance(source, Recording) else None
-        return "" if read is None or read == self._tokens else ", which read other tokens"
+        return "" if read is None or read == self._inputs.tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
         """The positions of a value's rows."""
@@ -139,7 +172,7 @@ class Editor:
         def intervention(event: TraceEvent, value: Array) -> Replacement | None:
             positions = self._positions(event.name, value)
             changed = change(value, positions)
-            mask = part.mask(value.shape, positions) & changed.where
+            mask = _seen(part, value.shape, positions) & changed.where
             if not mask.any():  # of a step of a continuation, which has other positions
                 return None
             new = np.where(mask, changed.value, value).astype(value.dtype, copy=False)
@@ -156,6 +189,7 @@ class Editor:
         if intervention.kind == "ablate-mean":
             return _mean_of_prompt()
         array, known = _values(intervention, name, self._model, self._length)
+        self._refuse_other_length(intervention, name, known)
         positions = part.positions or (self._rows if name in HEAD_EVENTS else range(self._length))
         missing = [] if known is None else [p for p in positions if p not in known]
         if missing:
@@ -172,9 +206,20 @@ class Editor:
         )
 
 
-def _check(intervention: Intervention, name: str, part: Part, rows: Sequence[int]) -> None:
+def _seen(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
+    """Where the part is, of attention without what the causal mask hides."""
+    mask = part.mask(shape, rows)
+    return mask & causal_mask(shape[1], shape[2]) if len(shape) == 3 else mask
+
+
+def _check(intervention: Intervention, name: str, part: Part, rows: Sequence[int], length: int) -> None:
     """Raises InputError for what would do nothing, or look ahead."""
     kind = kind_of(name)
+    if intervention.kind == "ablate-mean" and length == 1:
+        raise InputError(f"ablate-mean {intervention.target}: a single position is its own mean")
+    if intervention.kind == "ablate-mean" and name in HEAD_EVENTS and len(rows) < length:
+        why = f"not all positions get {name} here (--positions)"
+        raise InputError(f"ablate-mean {intervention.target}: {why}")
     if intervention.kind == "ablate-mean" and kind in ("attn.scores", "attn.weights", "loss"):
         why = "has no positions" if kind == "loss" else "would let a query attend to later positions"
         raise InputError(f"ablate-mean {intervention.target}: the mean of {name} over the positions {why}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,7 @@ from .stats import Array, TensorStats
 from .traces import Collector, Intervened, ParameterRow, Prediction, StepSummary, Trace, TraceInput
 
 if TYPE_CHECKING:
-    from .interventions import Intervention
+    from .interventions import Editor, Intervention
     from .training import Adam
 
 
@@ -77,7 +77,8 @@ def trace_microgpt(
             tap = untouched.edited if untouched else lambda: SILENT
             checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, tap))
         if step:
-            summary = _one_step(model, adam, done, run.tap("update"), tap)
+            changed = untouched.afresh() if untouched else SILENT
+            summary = _one_step(model, adam, done, run.tap("update"), changed)
 
     chosen = set(shown)
     visible = tuple(event for event in collector.events if event.name in chosen)
@@ -101,7 +102,7 @@ def trace_microgpt(
         step=summary,
         arrays=collector.arrays,
         specs=bus.specs,
-        intervened=untouched.beside(done, run, chosen, top_k) if untouched else None,
+        intervened=untouched.beside(done, chosen, top_k) if untouched else None,
     )
 
 
@@ -122,10 +123,9 @@ class _Untouched:
         self, model: Model, inputs: TraceInput, batch: Batch, interventions: Sequence[Intervention]
     ) -> None:
         from .effects import Comparer
-        from .interventions import Editor
 
-        self.model, self.inputs = model, inputs
-        self.editor = Editor(model, inputs, range(len(inputs.tokens)), interventions)
+        self.model, self.inputs, self.interventions = model, inputs, interventions
+        self.editor = self._editor()
         bus = HookBus(list(model.hooks.specs.values()))
         names = forward_names(model)
         collector = Collector(names)
@@ -142,18 +142,30 @@ class _Untouched:
         return self.editor.subscriptions(bus), [comparing]
 
     def edited(self) -> Tap:
-        """What a pass runs under that has the interventions and nothing else."""
-        bus = HookBus(list(self.model.hooks.specs.values()))
-        return bus.begin(before=self.editor.subscriptions(bus)).tap("forward")
+        """What a pass runs under that has the interventions and nothing else, means as they were."""
+        return self._tap(self.editor)
 
-    def beside(self, done: Pass, run: Run, shown: Collection[str], top_k: int) -> Intervened:
+    def afresh(self) -> Tap:
+        """The same for other parameters: means are those of the pass."""
+        return self._tap(self._editor())
+
+    def _editor(self) -> Editor:
+        from .interventions import Editor
+
+        return Editor(self.model, self.inputs, range(len(self.inputs.tokens)), self.interventions)
+
+    def _tap(self, editor: Editor) -> Tap:
+        bus = HookBus(list(self.model.hooks.specs.values()))
+        return bus.begin(before=editor.subscriptions(bus)).tap("forward")
+
+    def beside(self, done: Pass, shown: Collection[str], top_k: int) -> Intervened:
         """What the interventions did, seen from the untouched pass."""
         from .effects import divergences
 
         instead = done.probs if differs(done.probs, done.softmax) else None
         return Intervened(
             self.editor.applied,
-            self.comparer.changes(shown, run.replaced),
+            self.comparer.changes(shown, self.editor.names),
             _predictions(self.model, self.inputs, self.done, top_k),
             float(self.done.loss),
             tuple(divergences(self.done.logits, done.logits, instead)),
@@ -177,7 +189,7 @@ def _adam_of(model: Model) -> Adam:
     return Adam(model.params.copy(), None if moments is None else moments.copy())
 
 
-def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Callable[[], Tap]) -> StepSummary:
+def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, changed: Tap) -> StepSummary:
     """An Adam step, and the loss after it under the same interventions."""
     state = model.training
     schedule = state.schedule if state else Schedule()
@@ -188,7 +200,7 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Callable[[
     unfinished = state is not None and state.step < schedule.steps
     lr = schedule.lr_at(state.step) if state and unfinished else schedule.lr
     adam.step(number, lr, tap)
-    after = forward(adam.params, done.batch, edited())
+    after = forward(adam.params, done.batch, changed)
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
 
 

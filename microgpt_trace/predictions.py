@@ -34,6 +34,13 @@ def softmax(logits: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def log_softmax(logits: Array) -> Array:
+    """In float64: [N, V] -> [N, V]"""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
 def predictions_of(
     positions: Sequence[int], seen: Sequence[str], targets: Sequence[int | None], logits: Array, probs: Array,
     replaced: bool, label: Label, top_k: int,

@@ -46,7 +46,7 @@ class Site:
         a channel of logits or probs. Raises InputError where the event has no such place."""
         axes = self._axes(name, shape)
         chosen = [
-            None if text in ("", ":", "*") else self._numbers(text, axis, name, shape, token_of)
+            None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of)
             for axis, text in enumerate(axes)
         ]
         heads = chosen.pop(0) if len(shape) == 3 else None
@@ -136,7 +136,10 @@ def parse_site(text: str) -> Site:
         raise InputError(f"{text!r}: expected NAME, NAME@3, NAME@3:5 or NAME[1,3,2]")
     if found["index"] is None:
         return Site(text, found["name"], found["position"] or "", found["channel"] or "")
-    index = tuple(part.strip() for part in found["index"].split(","))
+    parts = found["index"].split(",")
+    index = tuple(
+        part.strip() if part.strip() == ":" or _RANGE.fullmatch(part.strip()) else part for part in parts
+    )
     if not all(index):
         raise InputError(f"{text!r}: an index is missing between the brackets")
     return Site(text, found["name"], index=index)

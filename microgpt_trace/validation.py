@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,18 +18,20 @@ import numpy as np
 from .comparison.pairing import prepared
 from .comparison.streams import EventStream
 from .decoder import Decoder
+from .effects import distance
 from .events import HookBus, TraceEvent
-from .graph import forward_names, kind_of, layer_of, stream_before
+from .graph import forward_names, kind_of, layer_of
 from .model import Model
 from .names import select_names
 from .stats import Array
 from .threads import one_blas_thread
 from .traces import TraceInput
+from .tracing import trace
 from .variants import Edit, Report, edited_logits
 
 AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)
 ROUNDING = 1e-5  # of the logits: products of other shapes round otherwise
-LOST = 1e-6  # of what a layer gives: less is lost when float32 rounds it
+LOST = 8.0  # roundings of what a layer gives: less is lost in it
 HEAD = ("logits", "probs", "loss")
 
 Values = Mapping[str, Array]
@@ -88,46 +90,117 @@ def validate(
 def _verdicts(
     model: Model | Decoder, inputs: TraceInput, names: Sequence[str], report: Report
 ) -> Iterator[Verdict]:
-    untouched = _run(model, inputs)
-    own = _replaced_by_itself(model, inputs, names, untouched)
+    judge = _Judge(model, inputs)
+    own = _replaced_by_itself(model, inputs, names, judge.untouched)
     body = [name for name in names if name not in HEAD]
     edits = [Edit(name, perturbation(name)) for name in body]
-    moved = {
-        body[number]: _distance(logits, untouched["logits"])
-        for number, logits in edited_logits(model, inputs, edits, range(len(inputs.tokens)), report)
-    }
-    moved |= {name: _moved_in_head(model, inputs, name, untouched) for name in names if name in HEAD}
+    for number, logits in edited_logits(model, inputs, edits, range(len(inputs.tokens)), report):
+        judge.moved[body[number]] = distance(logits, judge.untouched["logits"])
     for name in names:
-        yield _verdict(model, inputs, name, own[name], moved[name])
+        yield judge.verdict(name, own[name])
 
 
-def _verdict(model: Model | Decoder, inputs: TraceInput, name: str, own: float, moved: float) -> Verdict:
-    if own != 0:
-        return Verdict(name, own, moved, "failed", "a copy of itself changes the logits")
-    if not np.isfinite(moved):
-        return Verdict(name, own, None, "failed", "the logits are not finite")
-    if moved > ROUNDING:
-        return Verdict(name, own, moved, "used")
-    if name in HEAD:
-        return Verdict(name, own, moved, "failed", "what follows it does not depend on it")
-    lost, where = _what_is_left(model, inputs, name)
-    if lost > LOST:
-        reason = f"recomputed from the perturbed value, {where} moves by {lost:.0e}; the logits do not"
-        return Verdict(name, own, moved, "failed", reason)
-    if lost == 0:
-        return Verdict(name, own, moved, "dead", f"recomputed from the perturbed value, {where} is the same")
-    reason = f"recomputed from the perturbed value, {where} moves by {lost:.0e}, less than float32 keeps"
-    return Verdict(name, own, moved, "dead", reason)
+class _Judge:
+    """Verdicts on the events of one run. `moved` is how far the logits were seen to move by perturbing an
+    event, in a pass with others, in which rounding moves them as well."""
+
+    def __init__(self, model: Model | Decoder, inputs: TraceInput) -> None:
+        self.model, self.inputs = model, inputs
+        self.untouched = _run(model, inputs)
+        self.moved: dict[str, float] = {}
+        self._known: dict[str, Verdict] = {}
+        self._values: dict[str, Array] = {}
+
+    def verdict(self, name: str, own: float = 0.0) -> Verdict:
+        """The verdict on an event that differs by `own` when it is replaced by itself."""
+        if name not in self._known or own:
+            self._known[name] = self._judged(name, own)
+        return self._known[name]
+
+    def _judged(self, name: str, own: float) -> Verdict:
+        if not np.isfinite(self.untouched["logits"]).all():
+            return Verdict(name, own, None, "failed", "the logits are not finite")
+        moved = self._move(name)
+        if own != 0:
+            return Verdict(name, own, moved, "failed", "a copy of itself changes the logits")
+        if moved > 0:
+            return Verdict(name, own, moved, "used")
+        if name in HEAD:
+            return Verdict(name, own, moved, "failed", "what follows it does not depend on it")
+        return Verdict(name, own, moved, *self._why_not(name))
+
+    def _move(self, name: str) -> float:
+        """How far what follows the event moves when it is perturbed: where rounding could have done as
+        much, in a pass of its own, in which it does nothing."""
+        if name in HEAD:
+            return _moved_in_head(self.model, self.inputs, name)
+        moved = self.moved.get(name, 0.0)
+        if moved > ROUNDING:
+            return moved
+        alone = _run(self.model, self.inputs, {name: perturbation(name)})
+        return distance(alone["logits"], self.untouched["logits"])
+
+    def _why_not(self, name: str) -> tuple[Literal["dead", "failed"], str]:
+        """Whether nothing can depend on an event whose perturbation does not reach the logits."""
+        lost, where = self._what_is_left(name)
+        said = f"recomputed from the perturbed value, {where} "
+        if lost == 0:
+            return "dead", f"{said}is the same"
+        if lost <= LOST * float(np.finfo(self.untouched["logits"].dtype).eps):
+            return "dead", f"{said}moves by {lost:.0e}, less than its type keeps"
+        if where not in (name, "logits") and self.verdict(where).verdict == "dead":
+            return "dead", f"{said}moves by {lost:.0e}, and that is dead"
+        return "failed", f"{said}moves by {lost:.0e}; the logits do not"
+
+    def _what_is_left(self, name: str) -> tuple[float, str]:
+        """How far a perturbed value moves the events after it in its layer (of what leaves a layer those of
+        the next), recomputed in float64: the distance of the last one that it reaches, and its name."""
+        from .diagnosis.operations import Weights, apply, inputs_of
+        from .diagnosis.rules import rules_of
+
+        weights, rules = Weights(self.model), rules_of(self.model, np.array(self.inputs.tokens))
+        after = self._after(name)
+        read = {own: inputs_of(rules, own) for own in after}
+        computed = self._kept([name, *after, *(source for sources in read.values() for source in sources)])
+        values = {own: array.astype(np.float64) for own, array in computed.items()}
+        changed = {name: perturbation(name)(computed[name]).astype(np.float64)}
+        left, where = distance(changed[name], values[name]), name
+        for own in after:
+            heads = [h for h in changed if kind_of(h) == "attn.head"] if own.endswith("attn.out") else []
+            if not (set(read[own]) & set(changed) or heads):
+                continue
+            before = apply(weights, rules, own, [values[source] for source in read[own]])
+            moved = apply(weights, rules, own, [changed.get(source, values[source]) for source in read[own]])
+            moved = moved + sum(changed[head] - values[head] for head in heads)
+            left, where = distance(moved, before), own
+            if left:
+                changed[own] = values[own] + (moved - before)
+        return left, where
+
+    def _after(self, name: str) -> list[str]:
+        """The events after it in its layer, else those of the next; a head is a part of attn.out."""
+        order = forward_names(self.model)
+        later = [n for n in order[order.index(name) + 1 :] if kind_of(n) not in ("attn.head", *HEAD[1:])]
+        own = [n for n in later if layer_of(n) is not None and layer_of(n) == layer_of(name)]
+        return own or [n for n in later if layer_of(n) == layer_of(later[0])]
+
+    def _kept(self, names: Sequence[str]) -> dict[str, Array]:
+        """The values of these events, of one layer at a time."""
+        if not set(names) <= set(self._values):
+            self._values = _run(self.model, self.inputs, names=list(dict.fromkeys(names)))
+        return self._values
 
 
 def perturbation(name: str) -> Change:
-    """A change that moves every element by some 10 % of itself and of a typical one, the same each time."""
+    """A change that moves every element by some 10 % of itself and of a typical one, the same each time;
+    probabilities by 10 % of themselves, for they are positive."""
 
     def change(value: Array) -> Array:
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
+        if name == "probs":
+            return np.asarray(value * np.exp(noise)).astype(value.dtype)
         typical = np.median(np.abs(value)) or np.sqrt(np.square(value).mean()) or 1.0
-        size = np.abs(value) + typical
-        return np.asarray(value + AMOUNT * size * rng.normal(size=value.shape)).astype(value.dtype)
+        return np.asarray(value + noise * (np.abs(value) + typical)).astype(value.dtype)
 
     return change
 
@@ -170,43 +243,22 @@ def _replaced_by_itself(
     return {name: moved([name]) for name in names}
 
 
-def _moved_in_head(model: Model | Decoder, inputs: TraceInput, name: str, untouched: Values) -> float:
-    """How far what follows the event moves when it is perturbed: the loss, which nothing follows, itself."""
-    found = _run(model, inputs, {name: perturbation(name)})
-    follows = "probs" if name == "logits" or "loss" not in untouched else "loss"
-    return _distance(found[follows], untouched[follows])
+def _moved_in_head(model: Model | Decoder, inputs: TraceInput, name: str) -> float:
+    """How far what a trace tells of predictions and loss moves when an event of the head is perturbed."""
+    before, after = (_told(model, inputs, changed) for changed in ("", name))
+    return distance(after, before)
 
 
-def _distance(after: Array, before: Array) -> float:
-    """|after - before| / |before|"""
-    wide = before.astype(np.float64)
-    return float(np.linalg.norm(after.astype(np.float64) - wide) / (np.linalg.norm(wide) or 1))
-
-
-def _what_is_left(model: Model | Decoder, inputs: TraceInput, name: str) -> tuple[float, str]:
-    """How far a perturbed value moves the events after it in its layer, recomputed in float64: the
-    distance of the last one that it reaches, and its name."""
-    from .diagnosis.operations import Weights, apply, inputs_of
-    from .diagnosis.rules import rules_of
-
-    tokens = np.array(inputs.tokens)
-    weights, rules, layer = Weights(model), rules_of(model, tokens), layer_of(name)
-    order = forward_names(model)
-    segment = [own for own in order if layer_of(own) == layer and own not in HEAD]
-    sources = segment if layer is None else [stream_before(model, layer), *segment]
-    computed = _run(model, inputs, names=sources)
-    values = {own: array.astype(np.float64) for own, array in computed.items()}
-    changed = {name: perturbation(name)(computed[name]).astype(np.float64)}
-    left, where = _distance(changed[name], values[name]), name
-    for own in segment[segment.index(name) + 1 :]:
-        read = inputs_of(rules, own)
-        heads = [head for head in changed if kind_of(head) == "attn.head"] if own.endswith("attn.out") else []
-        if not (set(read) & set(changed) or heads) or kind_of(own) == "attn.head":
-            continue
-        before = apply(weights, rules, own, [values[source] for source in read])
-        after = apply(weights, rules, own, [changed.get(source, values[source]) for source in read])
-        after = after + sum(changed[head] - values[head] for head in heads)
-        left, where = _distance(after, before), own
-        if left:
-            changed[own] = values[own] + (after - before)
-    return left, where
+def _told(model: Model | Decoder, inputs: TraceInput, changed: str) -> Array:
+    """The loss, and each position's P of its prediction and of its target, in a trace."""
+    alone = replace(model)  # with a bus of its own
+    with ExitStack() as stack:
+        if changed:
+            change = perturbation(changed)
+            stack.enter_context(alone.hooks.subscribe(lambda event, value: change(value), changed))
+        if alone.family == "microgpt":
+            found = trace(alone, inputs.text, names=["logits"], values=False)
+        else:
+            found = trace(alone, tokens=inputs.tokens, names=["logits"], values=False)
+    candidates = [c for p in found.predictions for c in (p.predicted, p.target) if c is not None]
+    return np.array([found.loss or 0.0, *(candidate.p for candidate in candidates)])

@@ -57,6 +57,8 @@ def _one_by_one(
 def _together(
     model: Decoder, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
 ) -> Iterator[tuple[int, Array]]:
+    if not edits:
+        return
     config, length = model.config, len(inputs.tokens)
     widest = max(config.n_inner, config.n_head * max(config.head_dim, length))
     size = max(1, ELEMENTS // (length * widest) - 1)

@@ -35,7 +35,8 @@ def torch_mask(target, name, value):
     import torch
 
     part = parse_site(target).part(name, tuple(value.shape))
-    return torch.tensor(part.mask(tuple(value.shape), range(len(CASE.text) + 1)))
+    mask = torch.tensor(part.mask(tuple(value.shape), range(len(CASE.text) + 1)))
+    return mask.tril() if value.ndim == 3 else mask  # what lies above the diagonal is never touched
 
 
 def judge_of(kind, target, name, other):
@@ -262,6 +263,72 @@ def test_a_position_of_the_prompt_is_left_alone_in_a_continuation(decoders):
         assert token.events[0].stats.zero_count == 0
 
 
+def test_nothing_is_kept_of_what_a_decoder_replaced(decoders):
+    """Memory does not grow with the layers of a glob."""
+    from microgpt_trace.events import Run
+
+    kept, runs = [], []
+    begin = Run.__init__
+
+    def watch(self, *arguments, **more):
+        begin(self, *arguments, **more)
+        runs.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "__init__", watch)
+        decoder_values(decoders("llama_gqa")[0], Intervention("scale", "layer*.*", 2.0), generate=2)
+    kept = [array.size for run in runs for array in (*run.replaced.values(), *run.slopes.values())]
+    assert len(kept) > 50
+    assert max(kept) == 0
+
+
+def test_a_run_of_one_position_has_no_mean_and_no_loss(decoders):
+    model = decoders("llama_gqa")[0]
+    for change, message in (
+        (Intervention("ablate-mean", "embed.tok"), "a single position is its own mean"),
+        (Intervention("ablate", "loss"), "no loss is computed here"),
+    ):
+        with pytest.raises(InputError, match=message):
+            trace(model, tokens=[17], interventions=[change])
+    with pytest.raises(InputError, match="not all positions get logits"):
+        trace(model, tokens=TOKENS, positions=[1, 3], interventions=[Intervention("ablate-mean", "logits")])
+    found = trace(model, tokens=[17], interventions=[Intervention("scale", "*", 0.5)])
+    assert "loss" not in found.intervened.interventions[0].events
+
+
+def test_changes_are_those_of_the_interventions_not_of_other_hooks(decoders):
+    model = decoders("qwen2")[0]
+    with model.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.down"):
+        found = decoder_values(model, Intervention("scale", "layer0.attn.out", 1.0))
+    assert [c.name for c in found.intervened.changes if c.replaced] == ["layer0.attn.out"]
+
+
+def test_scaling_by_one_leaves_the_loss_of_a_decoder(decoders):
+    found = decoder_values(decoders("llama_gqa")[0], Intervention("scale", "layer0.attn.out", 1.0))
+    assert found.loss == found.intervened.loss_before
+    assert {change.change for change in found.intervened.changes} == {0.0}
+
+
+def test_a_step_under_a_mean_is_judged_by_the_mean_after_it():
+    change = [Intervention("ablate-mean", "layer0.mlp.down")]
+    found = traced(*change, step=True)
+    after = Model(CASE.model.params.copy(), CASE.model.tokenizer, "after the step")
+    for name in CASE.model.params:
+        after.params[name][...] += found.array(name, "update")
+    assert found.step.loss_after == trace(after, CASE.text, interventions=change).loss
+
+
+def test_positions_of_another_length_must_be_named(tmp_path):
+    shorter = trace(CASE.model, CASE.text[:5])
+    save_arrays(shorter, tmp_path / "shorter.safetensors")
+    source = open_recording(tmp_path / "shorter.safetensors")
+    for target in ("layer0.mlp.act", "layer0.mlp.act@-1"):
+        with pytest.raises(InputError, match=r"has 6 positions of .* and this text 9"):
+            traced(Intervention("patch", target, source=source))
+    found = traced(Intervention("patch", "layer0.mlp.act@3", source=source))
+    agree(found["layer0.mlp.act"][3], shorter["layer0.mlp.act"][3], what="act")
+
+
 def test_interventions_read_a_decoder_from_its_folder(decoder_folder):
     model = load(decoder_folder("qwen2_tied"))
     inputs = prepared(model, None, TOKENS)
@@ -273,13 +340,14 @@ def test_interventions_read_a_decoder_from_its_folder(decoder_folder):
 REFUSED = {
     "kind": (("halve", "logits"), "one of ablate, ablate-mean, scale, patch, add"),
     "no event": (("ablate", "layer9.mlp.act"), "matches no event"),
-    "parameter": (("ablate", "wte"), "matches no event"),
+    "parameter": (("ablate", "wte"), "wte is a parameter"),
     "position": (("ablate", "layer0.mlp.act@9"), "positions 0 to 8"),
     "channel": (("ablate", "layer0.mlp.act@1:99"), "channels 0 to 19"),
     "head": (("ablate", "layer0.attn.weights[2]"), "heads 0 to 1"),
     "too many axes": (("ablate", "layer0.mlp.act[1,2,3]"), "found 3 indices"),
     "syntax": (("ablate", "layer0.mlp.act@"), "expected NAME, NAME@3"),
     "places of a number": (("ablate", "loss@1"), "is one number"),
+    "masked": (("ablate", "layer0.attn.scores@1:3"), "the mask hides all of it"),
     "mean of scores": (("ablate-mean", "layer0.attn.weights"), "attend to later positions"),
     "mean of the loss": (("ablate-mean", "loss"), "has no positions"),
     "factor": (("scale", "logits", float("nan")), "finite factor"),
@@ -288,6 +356,7 @@ REFUSED = {
     "missing": (("patch", "logits", 1.0, {"probs": np.ones((9, 10))}), "has no logits"),
     "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"is \[9, 10\], found \[9, 11\]"),
     "rows": (("patch", "logits", 1.0, {"logits": np.ones((7, 10))}), "has no position 7"),
+    "length": (("patch", "embed.tok", 1.0, {"embed.tok": np.ones((7, 12))}), "has 7 positions"),
     "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"is \[9, 12\], found \[12\]"),
     "integers": (("add", "embed.norm", 1.0, np.ones(12, int)), "floating-point"),
     "vector of weights": (("add", "layer0.attn.weights", 1.0, np.ones(9)), r"is \[2, 9, 9\], found"),

@@ -169,7 +169,7 @@ def test_a_check_that_fails_is_told(deep, monkeypatch):
         (("abba", "abb"), {}, "5 and 4 tokens and cannot be patched position by position: BOS a b b a | BOS"),
         (("abba", "ABBA"), {}, "both texts are the same tokens, BOS a b b a"),
         (("abba", "abbb"), {"position": 5}, "position 5: the texts have positions 0 to 4"),
-        (("abba", "abbb"), {"position": 2}, "in both runs: nothing to explain"),
+        (("abba", "abbb"), {"position": 2}, "up to there both texts are the same tokens"),
         (("abba", "abbb"), {"target": "a", "against": "a"}, "--target and --against are both a"),
         (("abba", "abbb"), {"target": "z"}, "'z'"),
         (("abba", "abbb"), {"target": 99}, "#99"),
@@ -192,8 +192,8 @@ def test_requests_that_do_not_fit(deep, texts, options, words):
 
 def test_runs_that_predict_the_same_ask_for_tokens(deep):
     model = deep.model
-    with pytest.raises(InputError, match=r"both runs predict (\S+) at position 1: .*--target \S+ --against"):
-        patch(model, "ab", "ac", position=1)
+    with pytest.raises(InputError, match=r"both runs predict (\S+) at position 2: .*--target \S+ --against"):
+        patch(model, "ab", "ac")
     # where only one is named the other one's default may be the same
     best = trace(model, "ac", top_k=1).predictions[-1].predicted.label
     with pytest.raises(InputError, match=f"predicts {best} itself .* name another token, as --against"):

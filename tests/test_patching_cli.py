@@ -202,7 +202,7 @@ TWO = ("--target", "e", "--against", "k")
         (("emma", "emmy", "--target", "ab"), "'ab'"),
         (("emma", "emmy", "--target", "a", "--against", "a"), "both a"),
         (("emma", "emmy", *TWO, "--position", "9"), "position 9"),
-        (("emma", "emmy", *TWO, "--position", "3"), "nothing to explain"),
+        (("emma", "emmy", *TWO, "--position", "3"), "up to there both texts are the same"),
         (("emma", "emmy", *TWO, "--position", "x"), "'x'"),
         (("emma", "emmy", *TWO, "--sites", "probs"), "computed after the logits"),
         (("emma", "emmy", *TWO, "--sites", "wte"), "a parameter"),

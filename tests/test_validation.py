@@ -132,6 +132,48 @@ def test_a_copy_that_changes_something_fails(emma, monkeypatch):
     assert relu is ops.relu_forward
 
 
+def test_a_model_that_is_nearly_sure_of_its_letters(emma):
+    """P that are next to nothing: perturbed they stay probabilities."""
+    for name in emma.params:
+        emma.params[name][...] *= 12
+    assert those(validate(emma, "qxzq"), "failed") == []
+
+
+def test_small_effects_count(decoder_folder):
+    """An MLP whose writes are too small to be told from rounding among other variants."""
+
+    def shrink(weights):
+        weights["model.layers.1.mlp.down_proj.weight"] *= 1e-4
+
+    found = validate(load(decoder_folder("llama_gqa", shrink)), tokens=[3, 4, 5, 3])
+    assert those(found, "used") == [v.name for v in found.verdicts]
+    assert min(v.perturbed for v in found.verdicts) < 1e-5
+
+
+def test_what_a_head_of_zeros_reads_is_dead(emma):
+    emma.params["lm_head"][...] = 0
+    found = validate(emma, "emma")
+    assert found.ok
+    assert those(found, "used") == ["logits", "probs", "loss"]
+
+
+def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
+    from microgpt_trace import microgpt_tracing
+
+    real = microgpt_tracing.forward
+
+    def deaf(params, batch, *tap):
+        return real(params, batch, *tap)._replace(loss=real(params, batch).loss)
+
+    monkeypatch.setattr(microgpt_tracing, "forward", deaf)
+    assert those(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
+
+
+@pytest.mark.parametrize("name", ["logits", "probs", "loss"])
+def test_an_event_of_the_head_alone(decoders, name):
+    assert those(validate(decoders("llama_gqa")[0], tokens=TOKENS, names=[name]), "used") == [name]
+
+
 def test_values_that_are_not_finite_fail_and_crash_nothing(emma):
     emma.params["wte"][5, 0] = np.nan
     assert not validate(emma, "emma").ok

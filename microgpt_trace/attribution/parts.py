@@ -127,5 +127,5 @@ class AttributionResult:
 
     @property
     def ok(self) -> bool:
-        """No sum of parts strays from its logit."""
-        return all(s.holds is not False for p in self.positions for s in (p.target, p.against))
+        """Every sum of parts is its logit; one that is not finite is not."""
+        return all(s.holds is True for p in self.positions for s in (p.target, p.against))

@@ -11,7 +11,9 @@ import typer
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..decoder import Decoder
     from ..interventions import Intervention
+    from ..model import Model
 
 PANEL = "Interventions"
 
@@ -45,22 +47,39 @@ Add = Annotated[
 
 def interventions_of(
     ablate: Sequence[str] | None, ablate_mean: Sequence[str] | None, scale: Sequence[str] | None,
-    patch: Sequence[str] | None, add: Sequence[str] | None,
+    patch: Sequence[str] | None, add: Sequence[str] | None, model: Model | Decoder,
 ) -> list[Intervention]:  # fmt: skip
     """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
     if not (ablate or ablate_mean or scale or patch or add):
         return []
     from ..dumps.files import open_recording
+    from ..graph import forward_names
     from ..interventions import Intervention
+    from ..sites import parse_site
+
+    known = forward_names(model)
+
+    def meant(target: str) -> tuple[object, ...]:
+        """What a target stands for, however it is spelled."""
+        site = parse_site(target)
+        return tuple(site.names(known)), site.position, site.channel, site.index
 
     factors = {name: _number(name, text) for name, text in _pairs("--scale", scale)}
+    strength = {meant(name): factor for name, factor in factors.items()}
     patches, additions = _pairs("--patch", patch), _pairs("--add", add)
     files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
-    added = {name for name, _ in additions}
+    added = {meant(name) for name, _ in additions}
     return [
         *(Intervention("patch", name, 1.0, files[path], path) for name, path in patches),
-        *(Intervention("add", name, factors.get(name, 1.0), files[path], path) for name, path in additions),
-        *(Intervention("scale", name, factor) for name, factor in factors.items() if name not in added),
+        *(
+            Intervention("add", name, strength.get(meant(name), 1.0), files[path], path)
+            for name, path in additions
+        ),
+        *(
+            Intervention("scale", name, factor)
+            for name, factor in factors.items()
+            if meant(name) not in added
+        ),
         *(Intervention("ablate-mean", name) for name in ablate_mean or ()),
         *(Intervention("ablate", name) for name in ablate or ()),
     ]

@@ -145,7 +145,6 @@ def trace(
     _check(request, force)
     path, text = model_and_text(first, second, model)
     _refuse_over_model(request, path)
-    interventions = interventions_of(ablate, ablate_mean, scale, patch, add)
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
         "tokens": None if tokens is None else numbers(tokens, "--tokens"), "chat": chat, "special": special,
@@ -153,6 +152,7 @@ def trace(
         "recheck": recheck,
     }  # fmt: skip
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=temperature is not None)
+    interventions = interventions_of(ablate, ablate_mean, scale, patch, add, loaded)
     if loaded.family == "decoder":
         _refuse(own, "is for a microGPT: a production model is traced forward only")
         own = {name: value for name, value in theirs.items() if value} | (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..events import EventSpec
+from ..predictions import log_softmax
 from ..stats import Array, median
 from .bands import Tolerance
 from .measures import Rows
@@ -210,7 +211,7 @@ class Agreeing:
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
         """Logits [n, V] of both."""
         with np.errstate(all="ignore"):
-            log_a, log_b = _log_softmax(a), _log_softmax(b)
+            log_a, log_b = log_softmax(a), log_softmax(b)
             terms = np.where(np.isneginf(log_a), 0.0, np.exp(log_a) * (log_a - log_b))
             self._kl.append(terms.sum(axis=1))
         self._same.append(a.argmax(axis=1) == b.argmax(axis=1))
@@ -226,9 +227,3 @@ class Agreeing:
         return Agreement(
             len(same), int(same.sum()), float(kl.mean()), float(kl[worst]), self._positions[worst], first
         )
-
-
-def _log_softmax(logits: Array) -> Array:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))

@@ -117,13 +117,13 @@ class EventStream:
 def _begin(model: Model | Decoder, bus: HookBus, observing: Subscription, compute: Compute | None) -> Run:
     """A run in which values are rounded before they are looked at, or only on their way into products."""
     if compute is None:
-        return bus.begin(after=[observing])
+        return bus.begin(after=[observing], keep=False)
     decoder = model.family == "decoder"
     inputs = compute.inputs and (compute.inputs if decoder else INTO_PRODUCTS_OF_MICROGPT)
     names = inputs or [name for name in model.hooks.specs if name not in model.config.shapes()]
     rounding = bus.subscription(partial(_rounded, compute=compute), *names)
     order = [observing, rounding] if inputs else [rounding, observing]
-    return bus.begin(after=order)
+    return bus.begin(after=order, keep=False)
 
 
 def _rounded(event: TraceEvent, value: Array, compute: Compute) -> Array:

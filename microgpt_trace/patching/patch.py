@@ -87,7 +87,10 @@ def patch_read(
     length = len(pair[0].tokens)
     if not -length <= position < length:
         raise InputError(f"position {position}: the texts have positions 0 to {length - 1}")
-    row, places = position % length, places_of(model, sites, length)
+    row = position % length
+    if pair[0].tokens[: row + 1] == pair[1].tokens[: row + 1]:
+        raise InputError(f"position {row}: up to there both texts are the same tokens, nothing differs")
+    places = places_of(model, sites, length)
     names = sorted({stream_before(model, 0), *(place.spot.name for place in places)})
     (clean_logits, clean), (corrupt_logits, corrupt) = (
         recorded(model, inputs, names, row) for inputs in pair
