@@ -8,7 +8,7 @@ import numpy as np
 
 from .comparison.streams import EventStream, Piece
 from .decoder import Decoder, labeller
-from .effects import Comparer, divergences, mean_of
+from .effects import Comparer, divergences, mean_of, p_after
 from .events import HookBus, Subscription
 from .interventions import HEAD_EVENTS, Editor, Intervention
 from .llama import head_forward
@@ -35,6 +35,7 @@ class Beside:
         self._final = np.empty((0, 0), np.float32)
         self._before: list[Prediction] = []
         self._kl: list[float | None] = []
+        self._p_after: list[float | None] = []
 
     def __enter__(self) -> Beside:
         bus = HookBus(list(self._model.hooks.specs.values()))
@@ -70,9 +71,13 @@ class Beside:
         self._comparer.add("probs", probs, likely)
         self._kl += divergences(before, logits, probs if replaced else None)
         seen, targets = [inputs.labels[p] for p in positions], [inputs.targets[p] for p in positions]
-        self._before += predictions_of(
-            positions, seen, targets, before, likely, False, labeller(self._model), self._top_k
+        predicted = list(
+            predictions_of(
+                positions, seen, targets, before, likely, False, labeller(self._model), self._top_k
+            )
         )
+        self._before += predicted
+        self._p_after += p_after(predicted, probs)
 
     def result(self, shown: Collection[str], loss: float | None) -> Intervened:
         """What was found, beside the loss of the traced run."""
@@ -82,5 +87,5 @@ class Beside:
             self._comparer.add("loss", np.asarray(loss), np.asarray(before))
         return Intervened(
             self.editor.applied, self._comparer.changes(shown, self.editor.names), tuple(self._before),
-            before, tuple(self._kl),
+            before, tuple(self._p_after), tuple(self._kl),
         )  # fmt: skip

@@ -108,7 +108,7 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of([*prompted, *watched.broken], layers, survey.norms)),
+        anomalies=tuple(anomalies_of([*watched.found(prompted), *watched.broken], layers, survey.norms)),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
         generation=tuple(continued.tokens),
         generation_end=continued.end,
@@ -169,6 +169,11 @@ class Watched:
         """Start the pass over the prompt; only a run that is checked again must keep replacements."""
         after = [self._last, *self._comparing, self._surveying, *self._collecting]
         return self._bus.begin(time, [self._first, *self._editing], after, keep)
+
+    def found(self, events: Sequence[TraceEvent]) -> list[TraceEvent]:
+        """Those that are the model's own: what an intervention put there is no anomaly of it."""
+        put = self.beside.editor.names if self.beside is not None else set()
+        return [event for event in events if event.name not in put]
 
     def begin_step(self, number: int) -> Run:
         """Start the pass that predicts token `number` of a continuation."""

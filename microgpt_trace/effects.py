@@ -10,7 +10,7 @@ import numpy as np
 from .events import TraceEvent, causal_mask
 from .predictions import log_softmax
 from .stats import PIECE, Array
-from .traces import EventChange
+from .traces import EventChange, Prediction
 
 
 class Comparer:
@@ -88,6 +88,12 @@ def _divergence(before: Array, after: Array, probs: Array | None) -> float | Non
     p = np.exp(log_p)
     kl = float(np.where(p > 0, p * (log_p - log_q), 0).sum())
     return max(0.0, kl) if math.isfinite(kl) else None
+
+
+def p_after(before: Sequence[Prediction], probs: Array) -> list[float | None]:
+    """The P that each prediction of a run has in probs [N, V] of another; None where there was none."""
+    pairs = zip(before, probs, strict=True)
+    return [None if p.predicted is None else float(row[p.predicted.token]) for p, row in pairs]
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:

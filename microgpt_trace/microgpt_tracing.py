@@ -160,14 +160,16 @@ class _Untouched:
 
     def beside(self, done: Pass, shown: Collection[str], top_k: int) -> Intervened:
         """What the interventions did, seen from the untouched pass."""
-        from .effects import divergences
+        from .effects import divergences, p_after
 
+        predicted = _predictions(self.model, self.inputs, self.done, top_k)
         instead = done.probs if differs(done.probs, done.softmax) else None
         return Intervened(
             self.editor.applied,
             self.comparer.changes(shown, self.editor.names),
-            _predictions(self.model, self.inputs, self.done, top_k),
+            predicted,
             float(self.done.loss),
+            tuple(p_after(predicted, done.probs)),
             tuple(divergences(self.done.logits, done.logits, instead)),
         )
 

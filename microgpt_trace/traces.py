@@ -168,14 +168,16 @@ class EventChange:
 class Intervened:
     """What interventions did, beside the run without them.
 
-    `before` are that run's predictions and `loss_before` its loss; `kl` is KL(before || after) of every
-    position's prediction, in nats, None where it is not finite.
+    `before` are that run's predictions and `loss_before` its loss; `p_after` is the P that what it predicts
+    has with them. `kl` is KL(before || after) of every position's prediction, in nats, None where it is
+    not finite.
     """
 
     interventions: tuple[Applied, ...]
     changes: tuple[EventChange, ...]
     before: tuple[Prediction, ...]
     loss_before: float | None
+    p_after: tuple[float | None, ...]
     kl: tuple[float | None, ...]
 
     def change_of(self, name: str) -> EventChange | None:

@@ -388,7 +388,7 @@ def test_logits_that_are_not_finite(decoder_folder):
     with pytest.raises(InputError, match="not finite, so there is no runner-up"):
         attribute(model, tokens=TOKENS, target=4)
     result = attribute(model, tokens=TOKENS, target=4, against=5)
-    assert result.ok  # nothing could be compared
+    assert not result.ok  # what cannot be compared is no sum
     assert result.positions[0].target.holds is None
     assert math.isnan(result.positions[0].by_difference()[0].difference)
 

@@ -70,6 +70,13 @@ def test_a_saved_trace_remembers_that_it_was_changed(tmp_path):
     assert source.notes == ("of a run with an intervention: layer0.attn.head2 zero",)
 
 
+def test_scale_is_the_strength_however_the_event_is_spelled(tmp_path):
+    np.save(tmp_path / "v.npy", np.ones(16, np.float32))
+    found = document(tmp_path, "emma", "--add", "layer0.attn.out=v.npy", "--scale", "attn_out=2")
+    (applied,) = found["intervened"]["interventions"]
+    assert applied["text"] == "+ 2 × v.npy"
+
+
 def test_scale_is_the_strength_of_what_is_added(tmp_path):
     vector = np.random.default_rng(1).normal(size=16).astype(np.float32)
     np.save(tmp_path / "happy.npy", vector)

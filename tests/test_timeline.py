@@ -15,7 +15,7 @@ from judges import _matvec, _plus, _rmsnorm, _scalar_attention, agree, scalar_fo
 from test_cli import microgpt, refused
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.cli.log import TrainingLog
+from microgpt_trace.cli.log import TrainingLog, watched_before
 from microgpt_trace.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.log_records import LOG_SCHEMA
 from microgpt_trace.model import Schedule
@@ -562,3 +562,31 @@ def test_resuming_drops_a_cut_last_line_of_a_log_but_of_nothing_else(tmp_path):
     with pytest.raises(Exception, match="log of a training run"):
         write_log(path, trainer, append=True)
     assert path.read_text() == "keep me"
+
+
+def test_another_name_can_be_watched(tmp_path):
+    path = tmp_path / "run.jsonl"
+    options = (
+        "train",
+        "--steps",
+        20,
+        "--log",
+        path,
+        "--trace-every",
+        10,
+        "--out",
+        tmp_path / "m.safetensors",
+    )
+    assert microgpt(*options, "--watch", "Anna").returncode == 0
+    found = read_timeline(path)
+    assert found.watched == watched_before(path) == "anna"
+    assert [position.target for position in found.positions] == ["a", "n", "n", "a", "EOS"]
+    assert "The double n" in microgpt("timeline", path).stdout
+    refused(microgpt(*options, "--force", "--watch", "José"), "'é'")
+    refused(microgpt(*options, "--force", "--watch", "a" * 16), "at most 15 characters")
+
+
+def test_a_log_that_is_none_watches_nothing(tmp_path):
+    (tmp_path / "text").write_text("no log\n")
+    assert watched_before(tmp_path / "text") is None
+    assert watched_before(tmp_path / "missing") is None

@@ -135,6 +135,8 @@ def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
             raise InputError(f"{rest[0]}: no such model, to explain {rest[1]!r}")
+    if rest and rest[0].startswith("d "):
+        raise InputError(f"{rest[0]!r} is a gradient: explain {rest[0][2:]!r} --backward")
     if not rest:
         raise InputError(f"an element is needed, like {EXAMPLE}")
     if len(rest) > 2:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from ..training import Adam, StepRecord, Trainer
 
 
+def watched_before(path: Path) -> str | None:
+    """The name that a log which is gone on with watches; None where there is no such log."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            watched = json.loads(file.readline()).get("watched")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return watched if isinstance(watched, str) else None
+
+
 class TrainingLog:
     """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
     "check" (a failed one), "prediction", "parameter" and "relu".

@@ -66,6 +66,10 @@ def train(
     trace_every: Annotated[
         int | None, typer.Option(help="Add a trace to the log every N steps.", min=1, metavar="N")
     ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(help="The name that is traced and reported.", metavar="NAME", show_default="emma"),
+    ] = None,
 ) -> None:
     """Train microGPT on a file of names and leave a checkpoint."""
     if trace_every is not None and log is None:
@@ -82,9 +86,10 @@ def train(
     trainer = _resumed(resume, asked, dimensions, vocab, data) if resume else _new(
         asked, dimensions, vocab, data
     )  # fmt: skip
-    from .log import TrainingLog
+    from .log import TrainingLog, watched_before
 
-    with TrainingLog(log, trainer, _watched(trainer), trace_every, append=resume is not None) as records:
+    watched = _watched(trainer, watch or (watched_before(log) if log and resume else None))
+    with TrainingLog(log, trainer, watched, trace_every, append=resume is not None) as records:
         _run(trainer, target, records)
 
 
@@ -157,8 +162,13 @@ def _tell(notes: tuple[str, ...]) -> None:
         note(text)
 
 
-def _watched(trainer: Trainer) -> str:
-    """The name whose probabilities are shown: emma, or the first of the data that can be written."""
+def _watched(trainer: Trainer, asked: str | None) -> str:
+    """The name whose probabilities are shown: the one asked for, emma, or the first of the data that can be
+    written. Raises InputError for one that does not fit."""
+    if asked is not None:
+        from ..microgpt_tracing import prepare
+
+        return prepare(trainer.model("this run"), asked).text
     names = trainer.documents.names
     fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
     return WATCHED if fits else names[0]

@@ -48,7 +48,7 @@ def _added(at: Place, reader: str) -> Use:
 def _normed(at: Place, reader: str) -> Use:
     per_head = kind_of(reader) in ("attn.q_norm", "attn.k_norm")
     size = at.traced.head_dim if per_head else at.traced.shapes[at.name][-1]
-    words = f"divided by the rms of the {'head' if per_head else 'row'}, which it is 1/{size} of"
+    words = f"divided by the rms of the {'head' if per_head else 'row'}, of {size} squares its own is one"
     return use_of(at, reader, at.index, None, size, words)
 
 

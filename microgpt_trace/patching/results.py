@@ -144,7 +144,9 @@ def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:
         label = cell.name if cell.layer is None else f"layer {cell.layer}"
         rows.setdefault(label, {})[column] = cell
     named = list(dict.fromkeys(cell.name for cell in cells if cell.layer is None))
-    in_layers = [f"layer*.{kind}{'*' * (across == 'head')}"] if len(rows) > len(named) else []
+    layers = sorted({cell.layer for cell in cells if cell.layer is not None})
+    layer = f"layer{layers[0]}" if len(layers) == 1 else "layer*"
+    in_layers = [f"{layer}.{kind}{'*' * (across == 'head')}"] if layers else []
     return PatchTable(
         kind, ", ".join([*named, *in_layers]), across, columns,
         tuple((label, tuple(row.get(c) for c in columns)) for label, row in rows.items()),

@@ -110,7 +110,9 @@ def _print_check(found: PositionAttribution, screen: Screen, digits: int) -> Non
     sums = (found.target, found.against)
     logits = " and ".join(figure(s.logit, digits).replace("nan", "NaN") for s in sums)
     worst = max(sums, key=_worse)
-    off = f"off by {worst.deviation:.0e} of their magnitudes' sum {figure(worst.magnitude, digits)}"
+    label = _shown((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
+    whole = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
+    off = f"off by {worst.deviation:.0e} of {whole}"
     if worst.holds is None:
         screen.tell(f"not checked: the logits {logits} or the parts are not finite", "red", indent=0)
     elif worst.holds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from ..effects import mean_of
 from ..events import TraceEvent
@@ -11,6 +11,8 @@ from ..traces import Candidate, EventChange, Intervened, LayerRow, Prediction
 from .layout import Column, print_table
 from .screen import Screen, figure, probability
 
+LABEL = 12  # characters of a token
+WIDE = 92  # columns from which on a decoder's losses stand side by side
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
     "before| / |before|, before being the run without interventions"
@@ -69,28 +71,61 @@ def _style(change: EventChange | None) -> str:
     return "" if change is None or change.change == 0 else "yellow" if change.replaced else "cyan"
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A position without and with the interventions; its target, or else what it predicted without."""
+
+    before: Prediction
+    after: Prediction
+    p_after: float | None
+    kl: float | None
+
+    @property
+    def told(self) -> tuple[float | None, float | None]:
+        """The P of the target, or of the former prediction where nothing follows, before and after."""
+        if self.before.target is not None and self.after.target is not None:
+            return self.before.target.p, self.after.target.p
+        return self.before.predicted.p if self.before.predicted else None, self.p_after
+
+
 def print_before_and_after(
     intervened: Intervened, after: tuple[Prediction, ...], loss: float | None, screen: Screen,
     label: Callable[[str], str] = str,
 ) -> None:  # fmt: skip
     """Every position's prediction without and with the interventions, then the means."""
-    rows = list(zip(intervened.before, after, intervened.kl, strict=True))
+    whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
+    rows = [_Row(*row) for row in whole]
+
+    def target(row: _Row) -> str:
+        if row.before.target is not None:
+            return _cut(label(row.before.target.label))
+        return f"({_label(row.before.predicted, label)})"
+
+    def predicted(row: _Row) -> str:
+        before, now = (_label(p.predicted, label) for p in (row.before, row.after))
+        return before if before == now else f"{before} → {now}"
+
+    wide = label is str or screen.width >= WIDE
     columns = [
-        Column("pos", lambda r: str(r[1].position), right=True),
-        Column("seen", lambda r: label(r[1].seen) or "BOS"),
-        Column("target", lambda r: label(r[1].target.label) if r[1].target else ""),
-        Column("predicted", lambda r: _arrow(*(_label(p.predicted, label) for p in r[:2]))),
-        Column("P(target)", lambda r: _arrow(*(_p(p.target) for p in r[:2])), right=True),
+        Column("pos", lambda r: str(r.after.position), right=True),
+        Column("seen", lambda r: _cut(label(r.after.seen)) or "BOS"),
+        Column("target", target),
+        Column("predicted", predicted),
+        Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
         Column("change", _gain, right=True, style=_gained),
-        Column("loss", lambda r: _arrow(*(_loss(p) for p in r[:2])), right=True),
-        Column("KL", lambda r: "–" if r[2] is None else kl(r[2]), right=True),
+        Column("loss", _losses if wide else _loss_change, right=True),
+        Column("KL", lambda r: "–" if r.kl is None else kl(r.kl), right=True),
     ]
     screen.say(
         "\n[bold cyan]Before and after[/bold cyan] [dim]without and with the interventions; KL(before, "
         "after) in nats[/dim]"
     )
+    if not wide:
+        screen.say("[dim]loss: by how much it changes[/dim]")
     print_table(columns, rows, screen)
     mean = mean_of(intervened.kl)
+    if any(row.before.target is None for row in rows):
+        screen.say("[dim]in parentheses: nothing follows, so P is that of what was predicted before[/dim]")
     said = [] if mean is None else [f"mean KL {kl(mean)}"]
     if loss is not None and intervened.loss_before is not None:
         gap = loss - intervened.loss_before
@@ -108,27 +143,41 @@ def _arrow(before: str, after: str) -> str:
 
 
 def _label(candidate: Candidate | None, label: Callable[[str], str]) -> str:
-    return "–" if candidate is None else label(candidate.label)
+    return "–" if candidate is None else _cut(label(candidate.label))
 
 
-def _p(candidate: Candidate | None) -> str:
-    return "" if candidate is None else probability(candidate.p, 3)
+def _cut(text: str) -> str:
+    """A token's text as far as a table has room for it."""
+    return text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else probability(p, 3)
 
 
 def _loss(prediction: Prediction) -> str:
     return "" if prediction.target is None else figure(prediction.loss)
 
 
-def _gain(row: Any) -> str:
-    before, after = row[0].target, row[1].target
+def _losses(row: _Row) -> str:
+    return _arrow(_loss(row.before), _loss(row.after))
+
+
+def _loss_change(row: _Row) -> str:
+    before, after = row.before.loss, row.after.loss
+    return "" if before is None or after is None else f"{after - before:+.2f}"
+
+
+def _gain(row: _Row) -> str:
+    before, after = row.told
     if before is None or after is None:
         return ""
-    gap = after.p - before.p
+    gap = after - before
     return f"{gap:+.3f}" if gap == 0 or abs(gap) >= 5e-4 else f"{gap:+.0e}"
 
 
-def _gained(row: Any) -> str:
-    before, after = row[0].target, row[1].target
-    if before is None or after is None or before.p == after.p:
+def _gained(row: _Row) -> str:
+    before, after = row.told
+    if before is None or after is None or before == after:
         return ""
-    return "green" if after.p > before.p else "red"
+    return "green" if after > before else "red"

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from rich.cells import cell_len
+from rich.text import Text
 
 from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation, Factor, Step, Term, Use
+from ..graph import kind_of
 from .document import plain
 from .layout import Column, print_table
 from .screen import Screen, escape, on_one_line
@@ -230,13 +232,19 @@ def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
 
 
 def _print_next(found: Explanation, screen: Screen, command: Callable[[str, bool], str]) -> None:
-    """What to type for the next number on the way back, where there is one and the line has room."""
-    steps = [(factor.name, factor.kind == "backward") for factor, _ in sources_of(found)]
-    steps += [(use.name, use.kind == "backward") for use in found.uses]
-    steps.sort(key=lambda step: step[1] != (found.phase == "backward"))  # first what leads on
-    line = f"Next: {command(*steps[0])}" if steps else ""
-    if line and cell_len(line) <= screen.width:
-        screen.say(f"\n[dim]{escape(line)}[/dim]")
+    """What to type for the next number on the way back, for both parts of a plain sum. A line may be longer
+    than the screen is wide: it is there to be copied."""
+    computed = [f.name for f, _ in sources_of(found) if f.kind == found.phase and not _is_stored(f.name)]
+    plain = bool(found.steps) and all(len(term.factors) == 1 for term in found.steps[-1].terms)
+    for i, name in enumerate(computed[: 2 if plain and found.steps[-1].count == 2 else 1]):
+        line = ("or: " if i else "Next: ") + command(name, found.phase == "backward")
+        screen.print(Text("\n" * (not i) + screen.words(line), "dim"), soft_wrap=True)
+
+
+def _is_stored(element: str) -> bool:
+    """Whether it is a parameter's, by its name: layer0.attn_wq[5,3], wte[5,2]"""
+    kind = kind_of(element.partition("[")[0])
+    return "." not in kind and kind not in ("logits", "probs", "loss")
 
 
 def _of_many(count: int, own: int) -> str:

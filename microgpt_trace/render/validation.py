@@ -50,8 +50,9 @@ def print_validation(found: Validation, screen: Screen, *, verbose: bool = False
     screen.say()
     print_table(columns, _rows(found.verdicts, grouped=not verbose), screen)
     screen.tell(
-        "by itself: largest difference of a logit; perturbed: |after − before| / |before| of the logits, of "
-        "the head's own events of what follows them (of several events the smallest)", "dim", indent=0,
+        "by itself: largest difference of a logit; perturbed: how far some 10 % more or less in every "
+        "element move the logits, |after − before| / |before| (for logits, probs and loss: what the trace "
+        "tells of P and loss); of several events the smallest", "dim", indent=0,
     )  # fmt: skip
     _print_exceptions(found, screen)
     count = {kind: sum(v.verdict == kind for v in found.verdicts) for kind in _STYLES}
