@@ -73,8 +73,8 @@ def trace_microgpt(
 
             adam = _adam_of(model)
             run_backward(adam.params, done, adam.grads, run.tap("backward"))
-            by_others = bool(run.replaced) and (len(bus) > 0 or untouched is None)
             tap = untouched.edited if untouched else lambda: SILENT
+            by_others = bool(run.replaced) and (untouched is None or not untouched.explains(done))
             checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, tap))
         if step:
             changed = untouched.afresh() if untouched else SILENT
@@ -140,6 +140,11 @@ class _Untouched:
         bus = self.model.hooks
         comparing = bus.subscription(self.comparer, *forward_names(self.model))
         return self.editor.subscriptions(bus), [comparing]
+
+    def explains(self, done: Pass) -> bool:
+        """Whether the interventions alone give these logits, or other hooks took part."""
+        alone = forward(self.model.params, done.batch, self.edited())
+        return np.array_equal(alone.logits, done.logits, equal_nan=True)
 
     def edited(self) -> Tap:
         """What a pass runs under that has the interventions and nothing else, means as they were."""

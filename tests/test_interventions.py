@@ -106,6 +106,12 @@ def test_gradients_and_steps_are_those_of_the_changed_computation():
     assert found.step.loss_after == trace(after, CASE.text, interventions=changes).loss
 
 
+def test_other_hooks_leave_the_gradients_unjudged():
+    with CASE.model.hooks.subscribe(lambda event, value: value * 2, "layer0.mlp.act"):
+        found = traced(Intervention("ablate", "layer1.attn.head0"), backward=True)
+    assert next(check for check in found.checks if check.id == "gradient").holds is None
+
+
 def test_several_interventions_are_made_one_after_the_other():
     found = traced(
         Intervention("scale", "layer0.mlp.act@2", 3.0),

@@ -89,6 +89,12 @@ def test_scale_is_the_strength_of_what_is_added(tmp_path):
     assert applied["text"] == "+ -3 × happy.npy"
 
 
+def test_the_gradients_are_checked_under_interventions(tmp_path):
+    found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--backward", "--step")
+    check = next(check for check in found["checks"] if check["id"] == "gradient")
+    assert check["holds"] is True
+
+
 def test_ascii_and_no_colour(tmp_path):
     result = run(tmp_path, "emma", "--ablate", "layer0.mlp.act", PYTHONIOENCODING="ascii", NO_COLOR="1")
     assert result.returncode == 0
