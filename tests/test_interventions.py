@@ -32,7 +32,7 @@ def by_torch(function, name):
 
 
 def torch_mask(target, name, value):
-    import torch
+    torch = pytest.importorskip("torch")
 
     part = parse_site(target).part(name, tuple(value.shape))
     mask = torch.tensor(part.mask(tuple(value.shape), range(len(CASE.text) + 1)))
@@ -41,7 +41,7 @@ def torch_mask(target, name, value):
 
 def judge_of(kind, target, name, other):
     """What PyTorch makes of an intervention, from its definition."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     def function(value):
         mask = torch_mask(target, name, value)
