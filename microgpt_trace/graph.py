@@ -94,6 +94,12 @@ def layer_of(name: str) -> int | None:
     return int(name.partition(".")[0].removeprefix("layer")) if name.startswith("layer") else None
 
 
+def prefix_of(name: str) -> str:
+    """ "layer3." of layer3.attn.q, nothing of logits"""
+    layer = layer_of(name)
+    return "" if layer is None else f"layer{layer}."
+
+
 def stream_before(model: Model | Decoder, layer: int) -> str:
     """The event that enters a layer."""
     return _whole_name(inputs_by_kind(model), "stream", layer, model.config.n_layer)

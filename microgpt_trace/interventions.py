@@ -29,7 +29,7 @@ from .events import Hook, HookBus, Subscription, TraceEvent, causal_mask
 from .graph import forward_names, kind_of
 from .model import Model
 from .replacements import Replacement
-from .sites import Part, parse_site
+from .sites import Part, Site, parse_site
 from .stats import Array
 from .token_names import token_of
 from .traces import Applied, TraceInput
@@ -123,12 +123,10 @@ class Editor:
             words = partial(token_of, self._model) if name in HEAD_EVENTS else None
             part = site.part(name, self._shapes[name], words)
             _check(intervention, name, part, self._rows, self._length)
-            change = self._change(intervention, name, part)
+            change = self._change(intervention, site, name, part)
             self._hooks.append((name, self._hook(part, change)))
             rows = self._rows if name in HEAD_EVENTS else range(self._length)
-            shape = self._shapes[name]
-            if name in HEAD_EVENTS:
-                shape = len(rows), *shape[1:]
+            shape = (len(rows), *self._shapes[name][1:]) if name in HEAD_EVENTS else self._shapes[name]
             elements += int(np.count_nonzero(_seen(part, shape, rows)))
         if not elements:
             raise InputError(f"{intervention.kind} {intervention.target}: the mask hides all of it")
@@ -136,17 +134,16 @@ class Editor:
         return Applied(intervention.kind, intervention.target, text, tuple(names), elements)
 
     def _refuse_other_length(
-        self, intervention: Intervention, name: str, known: Sequence[int] | None
+        self, intervention: Intervention, site: Site, name: str, known: Sequence[int] | None
     ) -> None:
         """Positions of a text of another length are not those of this one, unless they are named."""
-        position = parse_site(intervention.target).position
-        named = position != "" and not position.startswith("-") and ",-" not in position
+        named = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
         if name in HEAD_EVENTS or known is None or named or len(known) == self._length:
             return
         raise InputError(
             f"{intervention.kind} {intervention.target}: {intervention.origin or 'the source'} has "
             f"{len(known):,} positions of {name} and this text {self._length:,}; name one from the front, as "
-            f"{parse_site(intervention.target).selector}@3"
+            f"{site.selector}@3"
         )
 
     def _computed(self, names: list[str], intervention: Intervention) -> list[str]:
@@ -180,7 +177,7 @@ class Editor:
 
         return intervention
 
-    def _change(self, intervention: Intervention, name: str, part: Part) -> Change:
+    def _change(self, intervention: Intervention, site: Site, name: str, part: Part) -> Change:
         if intervention.kind == "ablate":
             return lambda value, positions: Changed(0, 0)
         if intervention.kind == "scale":
@@ -189,7 +186,7 @@ class Editor:
         if intervention.kind == "ablate-mean":
             return _mean_of_prompt()
         array, known = _values(intervention, name, self._model, self._length)
-        self._refuse_other_length(intervention, name, known)
+        self._refuse_other_length(intervention, site, name, known)
         positions = part.positions or (self._rows if name in HEAD_EVENTS else range(self._length))
         missing = [] if known is None else [p for p in positions if p not in known]
         if missing:

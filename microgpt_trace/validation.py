@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -111,6 +112,11 @@ class _Judge:
         self._known: dict[str, Verdict] = {}
         self._values: dict[str, Array] = {}
 
+    @cached_property
+    def told(self) -> Array:
+        """What a trace tells of the untouched run."""
+        return _told(self.model, self.inputs, "")
+
     def verdict(self, name: str, own: float = 0.0) -> Verdict:
         """The verdict on an event that differs by `own` when it is replaced by itself."""
         if name not in self._known or own:
@@ -133,7 +139,7 @@ class _Judge:
         """How far what follows the event moves when it is perturbed: where rounding could have done as
         much, in a pass of its own, in which it does nothing."""
         if name in HEAD:
-            return _moved_in_head(self.model, self.inputs, name)
+            return distance(_told(self.model, self.inputs, name), self.told)
         moved = self.moved.get(name, 0.0)
         if moved > ROUNDING:
             return moved
@@ -243,14 +249,9 @@ def _replaced_by_itself(
     return {name: moved([name]) for name in names}
 
 
-def _moved_in_head(model: Model | Decoder, inputs: TraceInput, name: str) -> float:
-    """How far what a trace tells of predictions and loss moves when an event of the head is perturbed."""
-    before, after = (_told(model, inputs, changed) for changed in ("", name))
-    return distance(after, before)
-
-
 def _told(model: Model | Decoder, inputs: TraceInput, changed: str) -> Array:
-    """The loss, and each position's P of its prediction and of its target, in a trace."""
+    """The loss, and each position's P of its prediction and of its target, in a trace in which one event
+    of the head is perturbed, or none."""
     alone = replace(model)  # with a bus of its own
     with ExitStack() as stack:
         if changed:

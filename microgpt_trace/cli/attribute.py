@@ -8,7 +8,6 @@ import typer
 
 from ..errors import InputError
 from .options import (
-    DECODER,
     BosPlace,
     Heads,
     Json,
@@ -19,9 +18,11 @@ from .options import (
     Seed,
     Set,
     TextAfterModel,
+    TokenIds,
     model_and_text,
     model_from,
     numbers,
+    positions_of,
 )
 from .output import note, out_file, put, put_schema, show
 from .progress import progress
@@ -67,10 +68,7 @@ def attribute(
     seed: Seed = None,
     n_head: Heads = None,
     bos: BosPlace = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER),
-    ] = None,
+    tokens: TokenIds = None,
     rope_pairs: RopePairing = None,
     settings: Set = None,
 ) -> None:
@@ -82,7 +80,7 @@ def attribute(
     if schema:
         put_schema("attribution", out)
         return
-    positions = _positions(position)
+    positions = positions_of(position, "--position", "a number, all, last or a list like 0,3,-1")
     path, text = model_and_text(first, second, model)
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
     if tokens is not None and loaded.family == "microgpt":
@@ -114,9 +112,3 @@ attribute.epilog = (  # type: ignore[attr-defined]
     "microgpt attribute emma --position 2 --against n · "
     'microgpt attribute smollm2.gguf "The capital of France is" --target ␣Paris'
 )
-
-
-def _positions(text: str | None) -> str | list[int] | None:
-    if text in (None, "all", "last"):
-        return text
-    return numbers(text, "--position", "a number, all, last or a list like 0,3,-1")

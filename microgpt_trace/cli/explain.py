@@ -11,7 +11,6 @@ import typer
 
 from ..errors import InputError
 from .options import (
-    DECODER,
     MICROGPT,
     BosPlace,
     Heads,
@@ -21,6 +20,7 @@ from .options import (
     RopePairing,
     Seed,
     Set,
+    TokenIds,
     model_and_text,
     model_from,
     numbers,
@@ -65,10 +65,7 @@ def explain(
     seed: Seed = None,
     n_head: Heads = None,
     bos: BosPlace = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER),
-    ] = None,
+    tokens: TokenIds = None,
     rope_pairs: RopePairing = None,
     settings: Set = None,
 ) -> None:

@@ -83,6 +83,12 @@ Set = Annotated[
         rich_help_panel=DECODER,
     ),
 ]
+TokenIds = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens", help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(help="Seed of an untrained model, or of --temperature.", min=0, show_default="42"),
@@ -186,10 +192,12 @@ def numbers(text: str, option: str, wanted: str = "numbers like 504,3575") -> li
         raise InputError(f"{option}: expected {wanted}, found {text!r}") from error
 
 
-def positions_of(text: str | None) -> str | list[int] | None:
+def positions_of(
+    text: str | None, option: str = "--positions", wanted: str = "all, last or a list like 0,3,-1"
+) -> str | list[int] | None:
     if text is None or text in ("all", "last"):
         return text
-    return numbers(text, "--positions", "all, last or a list like 0,3,-1")
+    return numbers(text, option, wanted)
 
 
 def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Model:

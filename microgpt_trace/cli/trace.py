@@ -25,6 +25,7 @@ from .options import (
     Seed,
     Set,
     TextAfterModel,
+    TokenIds,
     model_and_text,
     model_from,
     numbers,
@@ -82,10 +83,7 @@ def trace(
     ] = False,
     n_head: Heads = None,
     bos: BosPlace = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(help="Token ids in place of a text.", metavar="ID,ID...", rich_help_panel=DECODER),
-    ] = None,
+    tokens: TokenIds = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Render the text by the file's template.", rich_help_panel=DECODER)
     ] = False,

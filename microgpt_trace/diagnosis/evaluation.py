@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from ..graph import kind_of, layer_of
+from ..graph import kind_of, layer_of, prefix_of
 from ..stats import Array
 from .operations import Weights, apply, inputs_of
 from .precision import Precision, chain_floor, floor_of
@@ -89,7 +89,7 @@ class Evaluation:
         """The error that the operation alone may have."""
         kind, config = kind_of(name), self.weights.model.config
         weight = self.weights.behind.get(kind)
-        prefix = name.partition(".")[0] + "." if layer_of(name) is not None else ""
+        prefix = prefix_of(name)
         length, terms = len(self.rules.tokens), 1
         if weight is not None:
             terms = self.weights.shapes[prefix + weight][1]

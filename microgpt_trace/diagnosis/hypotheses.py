@@ -13,7 +13,7 @@ from functools import partial as bind
 
 import numpy as np
 
-from ..graph import kind_of, layer_of
+from ..graph import kind_of, layer_of, prefix_of
 from ..stats import Array
 from .evaluation import Evaluation
 from .judging import Judge, Rows, row_errors
@@ -98,7 +98,7 @@ class Case:
 
     @property
     def prefix(self) -> str:
-        return "" if self.layer is None else f"layer{self.layer}."
+        return prefix_of(self.name)
 
     @cached_property
     def kinds(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import graph
 from ..decoder import Decoder, parameter
-from ..graph import kind_of, layer_of
+from ..graph import kind_of, layer_of, prefix_of
 from ..linear import linear
 from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
 from ..model import Model
@@ -92,7 +92,7 @@ class Place:
 
     @property
     def prefix(self) -> str:
-        return "" if layer_of(self.name) is None else f"layer{layer_of(self.name)}."
+        return prefix_of(self.name)
 
     def has(self, kind: str) -> bool:
         return kind in self.rules.instead or self.prefix + kind in self.weights

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..decoder import Decoder
 from ..errors import InputError
-from ..graph import kind_of, layer_of
+from ..graph import kind_of, layer_of, prefix_of
 from ..model import Model
 from ..sites import Site, describe_shape, parse_site
 from ..token_names import token_label, token_of
@@ -42,7 +42,7 @@ class Element:
     @property
     def prefix(self) -> str:
         """ "layer3." of an element in layer 3"""
-        return "" if self.layer is None else f"layer{self.layer}."
+        return prefix_of(self.name)
 
     @property
     def head(self) -> int:

@@ -19,10 +19,9 @@ from ..attribution.parts import (
 )
 from ..attribution.roles import ROLES, SHARE, TIMES
 from .comparison import tokens_line
-from .decoder import escape_blank
 from .document import plain
 from .layout import GAP, Column, print_table
-from .screen import Screen, escape, figure, labelled, on_one_line, probability
+from .screen import Screen, escape, escape_blank, figure, labelled, on_one_line, probability
 
 ATTRIBUTION_SCHEMA = "microgpt.attribution/1"
 ROLE_WORDS = {

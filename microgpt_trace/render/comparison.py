@@ -12,9 +12,8 @@ from ..comparison.differences import Comparison, EventDifference
 from ..comparison.prompts import PromptComparison
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
-from .decoder import escape_blank
 from .layout import Column, print_table
-from .screen import Screen, escape, labelled, on_one_line, significant
+from .screen import Screen, escape, escape_blank, labelled, on_one_line, significant
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose

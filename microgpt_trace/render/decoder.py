@@ -12,7 +12,18 @@ from ..anomalies import Anomaly
 from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
-from .screen import Screen, escape, figure, labelled, on_one_line, probability, ratio, significant
+from .screen import (
+    Screen,
+    escape,
+    escape_blank,
+    figure,
+    labelled,
+    on_one_line,
+    probability,
+    ratio,
+    shorten,
+    significant,
+)
 from .table import print_checks, print_headline, print_insights, print_stages
 
 MAX_LABELS = 40  # tokens whose text the header spells out
@@ -89,11 +100,6 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 def _quoted(text: str) -> str:
     shown = text if len(text) <= 200 else f"{text[:200]}…"
     return f'"{on_one_line(shown)}"'
-
-
-def escape_blank(label: str) -> str:
-    """A token's text with its leading blank to be seen: " is" as ␣is."""
-    return label.replace(" ", "␣")
 
 
 def describe_rope(config: dict[str, Any]) -> str:
@@ -210,8 +216,8 @@ def _label(label: str) -> str:
 def print_lens(trace: Trace, screen: Screen) -> None:
     """Rows are layers, columns positions; in as many blocks as the width asks for."""
     labels = trace.input.labels
-    cells = [[_shorten(c.label if c else "–") for c in row.predicted] for row in trace.lens]
-    heads = [_shorten(labels[p]) for p in trace.lens[0].positions]
+    cells = [[shorten(escape_blank(c.label if c else "–")) for c in row.predicted] for row in trace.lens]
+    heads = [shorten(escape_blank(labels[p])) for p in trace.lens[0].positions]
     widths = [max(map(len, column)) + 2 for column in zip(heads, *cells, strict=True)]
     screen.say(
         "\n[bold cyan]Logit lens[/bold cyan] [dim]the top token if the model ended after the layer[/dim]"
@@ -231,11 +237,6 @@ def print_lens(trace: Trace, screen: Screen) -> None:
 
 def _span(texts: Sequence[str], widths: Sequence[int], start: int, stop: int) -> zip[tuple[str, int]]:
     return zip(texts[start:stop], widths[start:stop], strict=True)
-
-
-def _shorten(label: str) -> str:
-    label = escape_blank(label)
-    return label if len(label) <= 12 else f"{label[:11]}…"
 
 
 def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:

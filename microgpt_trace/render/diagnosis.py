@@ -11,10 +11,9 @@ from ..diagnosis.hypotheses import Finding
 from ..diagnosis.judging import OperationResult
 from ..dumps.recording import listed
 from .comparison import MAX_LISTED, error, of_all_layers, print_unpaired, tokens_line
-from .decoder import escape_blank
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, escape, labelled, significant
+from .screen import Screen, escape, escape_blank, labelled, significant
 
 DIAGNOSIS_SCHEMA = "microgpt.diagnosis/1"
 

@@ -9,9 +9,8 @@ from ..effects import mean_of
 from ..events import TraceEvent
 from ..traces import Candidate, EventChange, Intervened, LayerRow, Prediction
 from .layout import Column, print_table
-from .screen import Screen, figure, probability
+from .screen import Screen, figure, probability, shorten
 
-LABEL = 12  # characters of a token
 WIDE = 92  # columns from which on a decoder's losses stand side by side
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
@@ -98,7 +97,7 @@ def print_before_and_after(
 
     def target(row: _Row) -> str:
         if row.before.target is not None:
-            return _cut(label(row.before.target.label))
+            return shorten(label(row.before.target.label))
         return f"({_label(row.before.predicted, label)})"
 
     def predicted(row: _Row) -> str:
@@ -108,7 +107,7 @@ def print_before_and_after(
     wide = label is str or screen.width >= WIDE
     columns = [
         Column("pos", lambda r: str(r.after.position), right=True),
-        Column("seen", lambda r: _cut(label(r.after.seen)) or "BOS"),
+        Column("seen", lambda r: shorten(label(r.after.seen)) or "BOS"),
         Column("target", target),
         Column("predicted", predicted),
         Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
@@ -143,12 +142,7 @@ def _arrow(before: str, after: str) -> str:
 
 
 def _label(candidate: Candidate | None, label: Callable[[str], str]) -> str:
-    return "–" if candidate is None else _cut(label(candidate.label))
-
-
-def _cut(text: str) -> str:
-    """A token's text as far as a table has room for it."""
-    return text if len(text) <= LABEL else f"{text[: LABEL - 1]}…"
+    return "–" if candidate is None else shorten(label(candidate.label))
 
 
 def _p(p: float | None) -> str:

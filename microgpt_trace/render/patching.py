@@ -28,7 +28,7 @@ from ..patching.results import (
 from .document import plain
 from .grid import Grid, print_grid
 from .layout import Column, print_table
-from .screen import Screen, labelled, on_one_line, probability
+from .screen import Screen, escape_blank, labelled, on_one_line, probability, shorten
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
@@ -137,7 +137,7 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
         own = {row[position] for row in labels if position < len(row)}
-        return _cut(own.pop()) if len(own) == 1 else ""
+        return shorten(_label(own.pop())) if len(own) == 1 else ""
 
     def corrupted(position: int) -> str:
         said = common(corrupt, position)
@@ -245,9 +245,4 @@ def _off(deviation: float | None) -> float:
 
 
 def _label(label: str) -> str:
-    return on_one_line(label.replace(" ", "␣"))
-
-
-def _cut(label: str) -> str:
-    label = _label(label)
-    return label if len(label) <= 12 else f"{label[:11]}…"
+    return on_one_line(escape_blank(label))

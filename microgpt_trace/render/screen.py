@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..errors import ReaderGone
 
+LABEL = 12  # characters of a token in a table
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -135,6 +136,16 @@ def probability(p: float, digits: int = 4) -> str:
 def on_one_line(text: str) -> str:
     """The text with what a terminal would obey spelled out: a line's end as \\n, ESC as \\x1b."""
     return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape_blank(label: str) -> str:
+    """A token's text with its blanks to be seen: " is" as ␣is."""
+    return label.replace(" ", "␣")
+
+
+def shorten(label: str) -> str:
+    """A token's text as far as a table has room for it."""
+    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
 
 
 def ratio(value: float | None) -> str:
