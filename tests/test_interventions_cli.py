@@ -52,6 +52,23 @@ def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
         jsonschema.validate(json.loads(line), line_schema)
 
 
+def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
+    name = "layer0.mlp.residual"
+    np.save(tmp_path / "v.npy", np.ones(16, np.float32))
+    run(tmp_path, "anna", "--layer", name, "--save", "anna.safetensors")
+    given = ["--ablate", f"{name}@0", "--ablate-mean", f"{name}@1", "--scale", f"{name}@2=2"]
+    found = document(
+        tmp_path, "emma", *given, "--patch", f"{name}@3=anna.safetensors", "--add", f"{name}@4=v.npy"
+    )
+    made = [(applied["kind"], applied["target"]) for applied in found["intervened"]["interventions"]]
+    kinds = ("patch", "add", "scale", "ablate-mean", "ablate")
+    assert made == [
+        (kind, f"{name}@{position}") for kind, position in zip(kinds, (3, 4, 2, 1, 0), strict=True)
+    ]
+    assert None not in found["intervened"]["kl"]
+    assert min(found["intervened"]["kl"]) > 0  # each changes its position
+
+
 def test_patching_with_a_saved_trace(tmp_path):
     assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").returncode == 0
     patched = document(
