@@ -19,7 +19,7 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

@@ -10,7 +10,8 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        sys.stderr.write("microgpt: interrupted\n")
+        if sys.stderr is not None:
+            sys.stderr.write("microgpt: interrupted\n")
         sys.exit(130)
 
 

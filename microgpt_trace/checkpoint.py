@@ -41,7 +41,8 @@ def save(model: Model, path: str | Path) -> None:
     state = model.training
     if state is not None:
         schedule = asdict(state.schedule)
-        metadata["training"] = json.dumps({"step": state.step, "data": state.data, "schedule": schedule})
+        said = {"step": state.step, "data": state.data, "schedule": schedule, "run_id": state.run_id}
+        metadata["training"] = json.dumps(said)
         if state.moments is not None:
             tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
     write_atomically(Path(path), to_bytes(tensors, metadata))
@@ -115,7 +116,7 @@ def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, 
             step = operator.index(state["step"])
             if not 0 <= step <= schedule.steps:
                 raise InputError(f"step {step} of {schedule.steps}")
-            training = TrainingState(schedule, step, state["data"])
+            training = TrainingState(schedule, step, state["data"], run_id=str(state.get("run_id", "")))
     except (KeyError, TypeError, ValueError, InputError) as error:
         raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({error})") from error
     if tokenizer.vocab_size != config.vocab_size:

@@ -1,14 +1,21 @@
-"""Files and folders written whole or not at all."""
+"""Files and folders written whole or not at all, by one process at a time."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from .errors import InputError, RunError
+from .signals import uninterrupted
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_LONGEST_NAME = 200  # bytes of the target's name in that of a file beside it; file systems take 255
 
 
 def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it") -> None:
@@ -17,6 +24,7 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
     Raises InputError where the path is no regular file, in no folder, in one that lets us write
     nothing, or a file that stands there already and is not to be overwritten.
     """
+    _refuse_stdout(path)
     try:
         if path.is_dir():
             raise InputError(f"{path}: expected a file to write, found a folder")
@@ -26,34 +34,87 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
             raise InputError(f"{path}: expected a regular file to write, found a device or a pipe")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already; {hint}")
-        probe = _temporary(path)
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        _probe(path)
     except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write next to `path` and rename into place: readers see the old file or the new one.
+    """Write next to `path` and rename into place: readers see the old file or the new one, which keeps the
+    old one's permissions. A signal takes effect when it is written.
 
     Raises RunError naming the file where the disk or the folder does not let us.
     """
-    temporary = _temporary(path)
+    target, temporary = path.resolve(), _temporary(path)
+    with uninterrupted():
+        try:
+            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+            with os.fdopen(os.open(temporary, _NEW, 0o666 if mode is None else 0o600), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if mode is not None:
+                temporary.chmod(mode)
+            temporary.replace(target)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise RunError(
+                    f"{path}: cannot write ({_reason(error)}); nothing there was changed"
+                ) from error
+            raise
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keep a file for this process: one that another one is about to write as well would be lost.
+
+    A lock of the system on a file beside it, which ends with its process, however that ends. What a run
+    that was killed has left beside the file is removed. Raises InputError where another process holds it.
+    """
+    from fasteners import InterProcessLock
+
+    lock = _beside(path, "lock")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path.resolve())
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise RunError(f"{path}: cannot write ({_reason(error)}); nothing there was changed") from error
-        raise
+        while True:
+            held = InterProcessLock(lock)
+            if not held.acquire(blocking=False):
+                held.lockfile.close()
+                raise InputError(f"{path}: another run is writing it")
+            if _is_open_file(held.lockfile.fileno(), lock):
+                break
+            held.release()  # the one who held it before has just removed it
+        _remove_leftovers(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot lock it ({_reason(error)})") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows does not remove what is open
+            lock.unlink()
+        held.release()
+        with suppress(OSError):
+            if os.name == "nt":
+                lock.unlink()
+
+
+def _is_open_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftovers(path: Path) -> None:
+    ours = re.compile(re.escape(_beside(path, "").name) + r"[0-9a-f]{8}\.tmp")
+    for found in path.resolve().parent.iterdir():
+        if ours.fullmatch(found.name):
+            found.unlink(missing_ok=True)
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raises InputError for a folder that is not new or empty, or has no place to be in."""
+    """Raises InputError for a folder that is not new or empty, or where there is no place for it."""
+    _refuse_stdout(folder)
     try:
         target = folder.resolve()
         if not target.parent.is_dir():
@@ -61,6 +122,7 @@ def check_new_folder(folder: Path) -> None:
         if target.exists() and not target.is_dir():
             raise InputError(f"{folder}: expected a new or an empty folder, found a file")
         found = next(target.iterdir(), None) if target.exists() else None
+        _probe(folder)
     except (OSError, RuntimeError, ValueError) as error:  # Python says RuntimeError of a loop of links
         raise InputError(f"{folder}: cannot write there ({_reason(error)})") from error
     if found is not None:
@@ -69,28 +131,53 @@ def check_new_folder(folder: Path) -> None:
 
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside to write into, which takes the place of `folder`, new or empty, in the end.
+    """A folder beside to write into, which takes the place of `folder`, new or empty, in the end. A signal
+    takes effect when it is written.
 
     Raises RunError naming the folder where the disk does not let us.
     """
     target, temporary = folder.resolve(), _temporary(folder)
-    try:
-        temporary.mkdir()
-        yield temporary
-        if target.exists():
-            target.rmdir()  # Windows puts nothing in the place of a folder
-        temporary.rename(target)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
-        raise
+    with uninterrupted():
+        try:
+            temporary.mkdir()
+            yield temporary
+            if target.exists():
+                target.rmdir()  # Windows puts nothing in the place of a folder
+            temporary.rename(target)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
+            raise
+
+
+def _refuse_stdout(path: Path) -> None:
+    if path == Path("-"):
+        raise InputError("-: expected the name of a file; only --out knows - for the standard output")
+
+
+def _probe(path: Path) -> None:
+    """Whether a file can be made beside the target. Raises OSError."""
+    probe = _temporary(path)
+    probe.touch(exist_ok=False)
+    probe.unlink()
 
 
 def _temporary(path: Path) -> Path:
     """A name of its own beside the target, so that two runs, or one that was killed, do not meet."""
+    return _beside(path, f"{os.urandom(4).hex()}.tmp")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name beside the target, told by it."""
     target = path.resolve()
-    return target.with_name(f".{target.name[:200]}.{os.urandom(4).hex()}.tmp")
+    name = os.fsencode(target.name)
+    if len(name) > _LONGEST_NAME:
+        name = (
+            name[:_LONGEST_NAME].decode(errors="ignore").encode()
+            + blake2b(name, digest_size=8).hexdigest().encode()
+        )
+    return target.with_name(f".{os.fsdecode(name)}.{ending}")
 
 
 def _reason(error: BaseException) -> str:

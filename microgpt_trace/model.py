@@ -51,6 +51,7 @@ class TrainingState:
     step: int
     data: str  # fingerprint of the documents
     moments: Array | None = field(default=None, repr=False, compare=False)
+    run_id: str = field(default="", compare=False)  # drawn when the run began; empty in older checkpoints
 
 
 @dataclass(frozen=True)

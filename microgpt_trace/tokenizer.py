@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .errors import InputError
+from .printable import on_one_line
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
@@ -72,10 +73,11 @@ class Tokenizer:
         return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
 
     def label(self, token: int, target: bool = False) -> str:
-        """How a token is written: its character, BOS as an input and EOS as a target."""
+        """How a token is written: its character, BOS as an input and EOS as a target. A character that a
+        terminal would obey is spelled out."""
         if token == self.bos_id:
             return EOS_LABEL if target else BOS_LABEL
-        return self.chars[token - self.first_id]
+        return on_one_line(self.chars[token - self.first_id])
 
     def describe_chars(self) -> str:
         """The characters, runs of the alphabet shortened: "a..z"."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import secrets
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +105,7 @@ class Trainer:
         state = model.training
         self.params, self.tokenizer, self.documents = model.params, model.tokenizer, documents
         self.schedule, self.done = schedule, state.step if state else 0
+        self.run_id = (state and state.run_id) or secrets.token_hex(8)
         self.adam = Adam(model.params, state.moments if state else None)
         self._encoded = Encoded(documents.names, model.tokenizer, model.config, model.params.dtype)
         self._epoch, self._order = -1, list[int]()
@@ -112,7 +115,7 @@ class Trainer:
     def model(self, origin: str) -> Model:
         """The model as trained so far; its arrays are those of the run, not copies."""
         moments = self.adam.moments
-        state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments)
+        state = TrainingState(self.schedule, self.done, self.documents.fingerprint, moments, self.run_id)
         return Model(self.params, self.tokenizer, origin, state)
 
     def _keep_freed_memory(self) -> None:
@@ -127,21 +130,23 @@ class Trainer:
 
     def run(self) -> Iterator[StepRecord]:
         """Train to the last step of the schedule. Raises DivergedError at a loss that is not finite."""
-        params, adam, schedule = self.params, self.adam, self.schedule
-        steps, grads, isfinite = schedule.steps, adam.grads, math.isfinite
-        with np.errstate(all="ignore"):
-            for step in range(self.done, steps):
-                batch = self.batch(step)
-                done = forward(params, batch)
-                loss = float(done.loss)
-                if not isfinite(loss):
-                    raise DivergedError(self._diagnosis(step, loss, batch))
-                backward(params, done, grads)
-                del done  # its arrays serve the next step
-                lr = schedule.lr_at(step)
-                adam.step(step + 1, lr)
-                self.done = step + 1
-                yield StepRecord(step + 1, loss, lr)
+        own = copy_context()  # what is ignored in a step is not ignored by who is told of it
+        own.run(np.seterr, all="ignore")
+        for step in range(self.done, self.schedule.steps):
+            yield own.run(self._step, step)
+
+    def _step(self, step: int) -> StepRecord:
+        batch = self.batch(step)
+        done = forward(self.params, batch)
+        loss = float(done.loss)
+        if not math.isfinite(loss):
+            raise DivergedError(self._diagnosis(step, loss, batch))
+        backward(self.params, done, self.adam.grads)
+        del done  # its arrays serve the next step
+        lr = self.schedule.lr_at(step)
+        self.adam.step(step + 1, lr)
+        self.done = step + 1
+        return StepRecord(step + 1, loss, lr)
 
     def batch(self, step: int) -> Batch:
         """The names of a step, counted from 0: the next ones in the order of their epoch."""

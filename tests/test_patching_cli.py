@@ -138,7 +138,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
 
 
 def test_colours_tell_what_is_restored_from_what_is_reversed():
-    screen = Screen(force_terminal=True, color_system="truecolor", width=80, emoji=False, no_color=False)
+    screen = Screen(force_terminal=True, color_system="truecolor", width=80, no_color=False)
     rows = [("layer 0", [1.0, -1.0, 0.0])]
     text = painted(lambda s: print_grid(Grid([("head", str)], (0, 1, 2), rows), s), screen)
     assert 0 < text.index("48;2;0;97;195m") < text.index("48;2;195;48;0m")

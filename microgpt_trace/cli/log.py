@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, RunError
-from ..files import write_atomically
-from ..log_records import LOG_SCHEMA
+from ..log_records import LOG_SCHEMA, LONGEST
+from .output import note
 
 if TYPE_CHECKING:
     from ..traces import Trace
     from ..training import Adam, StepRecord, Trainer
 
+_BEGIN = b'{"record": "run", "schema": "microgpt.log/'
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file that is there is a log, maybe one cut in its first line, or empty."""
+    with path.open("rb") as file:
+        head = file.read(len(_BEGIN))
+    return _BEGIN.startswith(head)
+
 
 def watched_before(path: Path) -> str | None:
     """The name that a log which is gone on with watches; None where there is no such log."""
     try:
-        with path.open(encoding="utf-8") as file:
-            watched = json.loads(file.readline()).get("watched")
+        with path.open("rb") as file:
+            watched = json.loads(file.readline(LONGEST)).get("watched")
     except (OSError, ValueError, AttributeError):
         return None
     return watched if isinstance(watched, str) else None
@@ -32,6 +45,9 @@ class TrainingLog:
 
     A trace after step N is one of the watched name with the parameters that step left, forward and
     backward, and the update that the step made. "relu" tells of all held-out names.
+
+    A log that is gone on with begins with what the run had logged when its checkpoint was saved: `sync`
+    comes before each save, and what was logged after it is dropped.
     """
 
     def __init__(
@@ -49,10 +65,8 @@ class TrainingLog:
         if self._path is not None:
             if self._append and self._path.exists():
                 self._forget_later_steps(self._path)
-            try:
+            with self._writing():
                 self._file = self._path.open("a" if self._append else "w", encoding="utf-8")
-            except OSError as error:
-                raise RunError(f"{self._path}: cannot write the log ({error.strerror})") from error
             self._begin()
         return self
 
@@ -60,24 +74,73 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            try:
+                with self._writing():
+                    self._file.close()
+            except RunError:
+                if error is None:  # else the same is under way already
+                    raise
+
+    def sync(self) -> None:
+        """See to it that all records so far are on the disk. Raises RunError."""
+        if self._file is not None:
+            with self._writing():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot write the log ({error.strerror})") from error
 
     def _forget_later_steps(self, path: Path) -> None:
-        """A run that was killed has logged more than it saved: what comes again is dropped."""
-        kept = []
+        """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is
+        where the log is another run's."""
+        done, end, last = self._trainer.done, 0, 0
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if len(lines) > 1 and not lines[-1].endswith("\n"):
-                lines.pop()  # cut when the run was killed
-            for number, line in enumerate(lines):
-                record = json.loads(line)
-                if number == 0 and record["schema"] != LOG_SCHEMA:
+            with path.open("rb") as file:
+                while (line := file.readline(LONGEST)).endswith(
+                    b"\n"
+                ):  # or it was cut when the run was killed
+                    record = json.loads(line)
+                    if not end:
+                        self._refuse_another_run(path, record)
+                    step = record.get("step", record.get("start", 0))
+                    if step > done:
+                        break
+                    end, last = end + len(line), max(last, step)
+                if not end and not _BEGIN.startswith(line[: len(_BEGIN)]):
                     raise ValueError
-                if record.get("step", record.get("start", 0)) <= self._trainer.done:
-                    kept.append(line)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: expected the log of a training run to go on with") from error
-        write_atomically(path, "".join(kept).encode())
+        with self._writing():
+            os.truncate(path, end)
+        if last < done:
+            note(f"{path} has no records of steps {last + 1:,} to {done:,}")
+
+    def _refuse_another_run(self, path: Path, record: dict[str, Any]) -> None:
+        """The first record of a log names its run; an older one tells at least how it trained."""
+        if record["schema"] != LOG_SCHEMA:
+            raise ValueError
+        own = self._identity()
+        keys = ["run_id"] if record.get("run_id") else ["data", "schedule"]
+        said = {key: record[key] for key in keys} | {"config": record["model"]["config"]}
+        for key, value in said.items():
+            if value != own[key]:
+                raise InputError(
+                    f"--log {path}: the log of another run, {key} {value!s:.60}; this one is {own[key]!s:.60}"
+                )
+
+    def _identity(self) -> dict[str, Any]:
+        trainer = self._trainer
+        return {
+            "run_id": trainer.run_id,
+            "data": trainer.documents.fingerprint,
+            "schedule": vars(trainer.schedule),
+            "config": asdict(trainer.params.config),
+        }
 
     def _begin(self) -> None:
         trainer = self._trainer
@@ -85,6 +148,7 @@ class TrainingLog:
             {
                 "record": "run",
                 "schema": LOG_SCHEMA,
+                "run_id": trainer.run_id,
                 "model": trainer.model("this run").describe(),
                 "data": trainer.documents.fingerprint,
                 "schedule": vars(trainer.schedule),
@@ -173,7 +237,5 @@ class TrainingLog:
         from ..render.document import dump
 
         assert self._file is not None
-        try:
+        with self._writing():
             self._file.write(dump(record) + "\n")
-        except OSError as error:
-            raise RunError(f"{self._path}: cannot write the log ({error.strerror})") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
+from ..printable import as_message, in_lines
 from .options import STDOUT
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def show(paint: Callable[[Screen], None], out: Path | None) -> None:
     """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
     from ..render.screen import Screen, to_text
 
-    screen = Screen(emoji=False) if out is None else to_text()
+    screen = Screen() if out is None else to_text()
     if screen.is_terminal:
         paint(screen)
         return
@@ -33,15 +33,12 @@ def show(paint: Callable[[Screen], None], out: Path | None) -> None:
 
 
 def put(pieces: Iterable[str], out: Path | None) -> None:
-    """Write text as it is to stdout, or to the file, in UTF-8."""
+    """Write lines of text to stdout, or to the file, in UTF-8."""
     if out is not None:
-        write_atomically(out, "".join(pieces).encode())
+        write_atomically(out, "".join(map(in_lines, pieces)).encode())
         return
-    try:
-        for piece in pieces:
-            sys.stdout.write(piece)
-    except BrokenPipeError as error:
-        raise ReaderGone from error
+    for piece in pieces:
+        sys.stdout.write(in_lines(piece))
 
 
 def out_file(out: Path | None) -> Path | None:
@@ -62,16 +59,13 @@ def put_schema(name: str, out: Path | None) -> None:
 
 
 def note(text: str) -> None:
-    """A remark that is no result."""
-    with suppress(OSError):  # nobody reads notes: no reason to stop
-        sys.stderr.write(f"{text}\n")
+    """A remark that is no result, on one line."""
+    sys.stderr.write(f"{as_message(text)}\n")
 
 
 def run(command: Callable[[], Any]) -> int:
     """Call the command and turn every way it can end into an exit code and at most one line."""
     try:
-        if sys.stdout is None or sys.stderr is None:
-            return RunError.exit_code  # closed by the caller: there is no way to tell anybody
         code = command()
         sys.stdout.flush()
         if code == INTERRUPTED:  # how Typer reports a KeyboardInterrupt
@@ -80,7 +74,7 @@ def run(command: Callable[[], Any]) -> int:
         return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:
         code = end.code
-    except (ReaderGone, BrokenPipeError):
+    except ReaderGone:
         _drop_output()
         return 0
     except MicrogptError as error:
@@ -113,7 +107,5 @@ def _fail_or_raise(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    sys.stderr.write(f"microgpt: {line}\n")
+    note(f"microgpt: {message}")
     return code

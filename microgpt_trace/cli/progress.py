@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import monotonic
 
 PATIENCE = 1.0  # seconds before anything is said
@@ -24,15 +24,13 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             return
         due = now + AGAIN[on_terminal]
         line = f"{what} {done:,} of {total:,}"
-        with suppress(OSError):  # nobody watches: no reason to stop
-            sys.stderr.write(f"\r{line:<{written}}" if on_terminal else f"{line}\n")
-            sys.stderr.flush()
+        sys.stderr.write(f"\r{line:<{written}}" if on_terminal else f"{line}\n")
+        sys.stderr.flush()
         written = len(line)
 
     try:
         yield report
     finally:
         if on_terminal and written:
-            with suppress(OSError):
-                sys.stderr.write(f"\r{' ' * written}\r")
-                sys.stderr.flush()
+            sys.stderr.write(f"\r{' ' * written}\r")
+            sys.stderr.flush()

@@ -33,6 +33,7 @@ from .options import (
 )
 from .output import note, out_file, put_schema
 from .run_trace import Request, run
+from .targets import refuse_over_model
 from .validation import run_validation
 
 Show = Annotated[
@@ -142,7 +143,9 @@ def trace(
     )  # fmt: skip
     _check(request, force)
     path, text = model_and_text(first, second, model)
-    _refuse_over_model(request, path)
+    for option, target in (("--save", save), ("--out", request.out)):
+        if target is not None:
+            refuse_over_model(option, target, path)
     own: dict[str, Any] = {"backward": backward, "step": step}
     theirs = {
         "tokens": None if tokens is None else numbers(tokens, "--tokens"), "chat": chat, "special": special,
@@ -213,18 +216,3 @@ def _check(request: Request, force: bool) -> None:
             check_target(path, force)
     if request.save_aprt is not None:
         check_new_folder(request.save_aprt)
-
-
-def _refuse_over_model(request: Request, model: Path | None) -> None:
-    """Nothing is written over a model, or into the folder of one, not even by force."""
-    for option, path in (("--save", request.save), ("--out", request.out)):
-        if path is None:
-            continue
-        folders = (path.parent, path.resolve().parent)
-        is_model = any((folder / "config.json").is_file() for folder in folders)
-        is_model = is_model or (model is not None and model.resolve() == path.resolve())
-        if path.is_file():
-            with path.open("rb") as file:
-                is_model = is_model or file.read(4)[:3] in (b"GGU", b"APR")
-        if is_model:
-            raise InputError(f"{option} {path}: a model is there")

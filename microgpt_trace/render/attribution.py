@@ -18,10 +18,11 @@ from ..attribution.parts import (
     size,
 )
 from ..attribution.roles import ROLES, SHARE, TIMES
+from ..printable import on_one_line
 from .comparison import tokens_line
 from .document import plain
 from .layout import GAP, Column, print_table
-from .screen import Screen, escape, escape_blank, figure, labelled, on_one_line, probability
+from .screen import Screen, escape, escape_blank, figure, labelled, probability
 
 ATTRIBUTION_SCHEMA = "microgpt.attribution/1"
 ROLE_WORDS = {
@@ -36,7 +37,7 @@ OF_EACH_ROLE = 3  # heads of a large model that are shown for each role
 def print_attribution(result: AttributionResult, screen: Screen, *, top: int = 20) -> None:
     """The whole attribution; `top` parts of each position, the others together."""
     pairs = [
-        ("model", on_one_line(result.model)),
+        ("model", result.model),
         ("tokens", tokens_line(result.tokens, result.labels)),
         ("parts", "what each writes to a logit, the scale of the norm it passes frozen"),
     ]

@@ -12,8 +12,9 @@ from ..comparison.differences import Comparison, EventDifference
 from ..comparison.prompts import PromptComparison
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
+from ..printable import on_one_line
 from .layout import Column, print_table
-from .screen import Screen, escape, escape_blank, labelled, on_one_line, significant
+from .screen import Screen, escape, escape_blank, labelled, significant
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
@@ -42,8 +43,8 @@ def print_comparison(
 def _print_sides(result: Comparison, screen: Screen) -> None:
     pairs = []
     for side, letter in ((result.a, "A"), (result.b, "B")):
-        pairs.append((letter, on_one_line(f"{side.origin} ({side.kind})")))
-        pairs += [("", on_one_line(note)) for note in of_all_layers(side.notes)]
+        pairs.append((letter, f"{side.origin} ({side.kind})"))
+        pairs += [("", note) for note in of_all_layers(side.notes)]
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
     pairs.append(("band", result.tolerance.reason))
@@ -269,7 +270,7 @@ def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
     ]
     columns = [
         Column("", lambda r: "" if r.same else "✗", style=lambda r: "red", whole=True),
-        Column("prompt", lambda r: on_one_line(r.text), wrap=True),
+        Column("prompt", lambda r: r.text, wrap=True),
         Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
         Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
         Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from ..anomalies import Anomaly
+from ..printable import on_one_line
 from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
@@ -18,7 +19,6 @@ from .screen import (
     escape_blank,
     figure,
     labelled,
-    on_one_line,
     probability,
     ratio,
     shorten,

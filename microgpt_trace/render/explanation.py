@@ -15,7 +15,7 @@ from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation, Factor, St
 from ..graph import kind_of
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, escape, on_one_line
+from .screen import Screen, escape
 
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant ones of the largest number of a column
@@ -118,7 +118,7 @@ def _print_terms(step: Step, screen: Screen) -> None:
     values = [term.value for term in step.terms] + [value for _, value in ends]
     title = function or ("product" if slots > 1 else "value")
     columns.append((_column(title, right=True), _aligned(values)))
-    columns.append((_column("", bar=True), [on_one_line(term.label) for term in step.terms]))
+    columns.append((_column("", bar=True), [term.label for term in step.terms]))
     _print_columns(columns, len(values), screen)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
+from ..printable import on_one_line
 from .screen import Screen
 
 GAP = 2  # blanks between columns
@@ -38,8 +39,8 @@ Piece = tuple[str, str]  # a text and its style
 def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> None:
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
     and a verbose trace of 30 layers has 120. No figure is ever cut."""
-    texts = [[screen.words(column.title) for column in columns]]
-    texts += [[screen.words(column.cell(row)) for column in columns] for row in rows]
+    texts = [[screen.words(on_one_line(column.title)) for column in columns]]
+    texts += [[screen.words(on_one_line(column.cell(row))) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
     widths = _fitting_widths(columns, texts, screen.width)

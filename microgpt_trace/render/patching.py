@@ -25,10 +25,11 @@ from ..patching.results import (
     runs_above,
     tables_of,
 )
+from ..printable import on_one_line
 from .document import plain
 from .grid import Grid, print_grid
 from .layout import Column, print_table
-from .screen import Screen, escape_blank, labelled, on_one_line, probability, shorten
+from .screen import Screen, escape_blank, labelled, probability, shorten
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
@@ -87,7 +88,7 @@ def _spread(cell: MeanPatched) -> float | None:
 def _print_runs(result: PatchResult, screen: Screen) -> None:
     contrast = result.contrast
     runs = (("clean", result.clean), ("corrupted", result.corrupt))
-    pairs = [("model", on_one_line(result.model))]
+    pairs = [("model", result.model)]
     for which, run in runs:
         more = " …" * (len(run.labels) > MAX_TOKENS)
         pairs.append((which, " ".join(map(_label, run.labels[:MAX_TOKENS])) + more))
@@ -109,14 +110,14 @@ def _print_runs(result: PatchResult, screen: Screen) -> None:
 
 
 def _question(contrast: Contrast) -> str:
-    return on_one_line(f"logit({_label(contrast.target_label)}) - logit({_label(contrast.against_label)})")
+    return f"logit({_label(contrast.target_label)}) - logit({_label(contrast.against_label)})"
 
 
 def _print_list_of_pairs(result: PairsResult, screen: Screen) -> None:
-    labelled([("model", on_one_line(result.model)), ("pairs", f"{len(result.pairs):,}")], screen)
+    labelled([("model", result.model), ("pairs", f"{len(result.pairs):,}")], screen)
     columns = [
-        Column("clean", lambda p: on_one_line(p.clean.text), wrap=True),
-        Column("corrupted", lambda p: on_one_line(p.corrupt.text), wrap=True),
+        Column("clean", lambda p: p.clean.text, wrap=True),
+        Column("corrupted", lambda p: p.corrupt.text, wrap=True),
         Column("target", lambda p: _label(p.contrast.target_label)),
         Column("against", lambda p: _label(p.contrast.against_label)),
         Column("clean", lambda p: f"{p.clean.difference:.2f}", right=True),

@@ -1,8 +1,11 @@
-"""The terminal as a file of lines: what it can show, and words for what it cannot."""
+"""The terminal as a file of lines: what it can show, and words for what it cannot.
+
+Whatever is printed here may come from a file: a Screen spells out what a terminal would obey.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from io import StringIO
 from itertools import pairwise
@@ -10,12 +13,13 @@ from math import inf, isfinite
 from textwrap import wrap
 from typing import Any
 
-from rich.console import Console, ConsoleDimensions
-from rich.markup import escape as escape
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
+from rich.markup import escape as escape_markup
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ReaderGone
+from ..printable import in_lines, on_one_line
 
 LABEL = 12  # characters of a token in a table
 _ASCII = str.maketrans(
@@ -30,10 +34,17 @@ _ASCII = str.maketrans(
 
 
 class Screen(Console):
-    """A rich console that says what it can show and leaves broken pipes to the caller."""
+    """A rich console that says what it can show. It takes text as it is; only `say` reads markup."""
 
-    def on_broken_pipe(self) -> None:
-        raise ReaderGone
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The last place that all text passes: what styles it is rich's own, what is in it may be foreign."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            safe = control is not None or text.isprintable() or text == "\n"
+            yield segment if safe else Segment(in_lines(text), style)
 
     @cached_property  # rich would ask the terminal anew, for each of 7,000 cells
     def size(self) -> ConsoleDimensions:
@@ -48,12 +59,13 @@ class Screen(Console):
         return self.color_system is not None and not self.no_color
 
     def words(self, text: str) -> str:
-        """The text in characters that this terminal has."""
+        """The text in characters that this terminal has, and none that it would obey."""
+        text = in_lines(text)
         return text.translate(_ASCII) if self.ascii_only else text
 
     def say(self, text: str = "", **options: Any) -> None:
         """Print rich markup; user text in it must be escaped."""
-        self.print(self.words(text), highlight=False, **options)
+        self.print(self.words(text), markup=True, **options)
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
         """Print plain text, its further lines indented like the first one."""
@@ -107,7 +119,7 @@ def _mark(values: Sequence[float | None], low: float, span: float, levels: str) 
 
 def to_text(width: int = 100) -> Screen:
     """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour."""
-    return Screen(file=StringIO(), width=width, force_terminal=False, emoji=False)
+    return Screen(file=StringIO(), width=width, force_terminal=False)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
@@ -133,9 +145,9 @@ def probability(p: float, digits: int = 4) -> str:
     return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits or p != p else f"{p:.1e}"
 
 
-def on_one_line(text: str) -> str:
-    """The text with what a terminal would obey spelled out: a line's end as \\n, ESC as \\x1b."""
-    return "".join(c if c.isprintable() or c == " " else c.encode("unicode_escape").decode() for c in text)
+def escape(text: str) -> str:
+    """Foreign text within markup, on one line."""
+    return escape_markup(on_one_line(text))
 
 
 def escape_blank(label: str) -> str:
@@ -159,5 +171,5 @@ def labelled(pairs: Sequence[tuple[str, str]], screen: Screen) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for label, text in pairs:
-        table.add_row(label, Text(screen.words(text)))
+        table.add_row(*(screen.words(on_one_line(cell)) for cell in (label, text)))
     screen.print(table)

@@ -21,7 +21,7 @@ from .courses import (
 )
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, escape, labelled, on_one_line, probability
+from .screen import Screen, escape, labelled, probability
 from .training import loss_curve
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
@@ -68,7 +68,7 @@ def _print_facts(timeline: Timeline, screen: Screen) -> None:
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
             + ("" if len(steps) == 1 else "; each course runs over these")),
     ]  # fmt: skip
-    labelled([(label, on_one_line(text)) for label, text in facts], screen)
+    labelled(facts, screen)
     for check in timeline.failed_checks:
         failed = f"step {check.step:,}: the check {check.id} failed, {check.detail}"
         screen.tell(failed, style="bold red", indent=0)
@@ -90,11 +90,11 @@ def _step(value: int | None) -> str:
 def _print_predictions(timeline: Timeline, screen: Screen) -> None:
     if not timeline.positions:
         return
-    screen.say(f'\n[bold cyan]P(target) of "{escape(on_one_line(timeline.watched))}"[/bold cyan]')
+    screen.say(f'\n[bold cyan]P(target) of "{escape(timeline.watched)}"[/bold cyan]')
     columns = [
         Column("pos", lambda c: str(c.position), right=True),
-        Column("seen", lambda c: on_one_line(c.seen), whole=True),
-        Column("target", lambda c: on_one_line(c.target), whole=True),
+        Column("seen", lambda c: c.seen, whole=True),
+        Column("target", lambda c: c.target, whole=True),
         *ends("first", lambda c: c.p, _p),
         Column("rank", _last_rank, right=True),
         Column("half way", lambda c: _step(c.halfway), right=True),
@@ -186,7 +186,7 @@ def _print_events(timeline: Timeline, screen: Screen) -> None:
         return
     screen.say("\n[bold cyan]Events[/bold cyan] [dim]L2 norm, and that of the gradient[/dim]")
     columns = [
-        Column("event", lambda event: on_one_line(event.name), whole=True),
+        Column("event", lambda event: event.name, whole=True),
         *ends("L2", lambda event: event.l2, number_text),
         *ends("gradient", lambda event: event.gradient, number_text),
     ]
@@ -200,7 +200,7 @@ def _print_sparsity(timeline: Timeline, screen: Screen) -> None:
     screen.say("\n[bold cyan]Sparsity[/bold cyan] [dim]share of an event's elements that are zero[/dim]")
     if sparse:
         columns = [
-            Column("event", lambda event: on_one_line(event.name), whole=True),
+            Column("event", lambda event: event.name, whole=True),
             *ends("first", lambda e: e.zeros, percent_text),
         ]
         print_courses(columns, sparse, screen)
@@ -214,7 +214,7 @@ def _print_parameters(timeline: Timeline, screen: Screen) -> None:
         return
     screen.say("\n[bold cyan]Parameters[/bold cyan] [dim]L2 norm, and |update| / |weight|[/dim]")
     columns = [
-        Column("parameter", lambda row: on_one_line(row.name), whole=True),
+        Column("parameter", lambda row: row.name, whole=True),
         *ends("L2", lambda row: row.l2, number_text),
         *ends("update/weight", lambda row: row.update_ratio, number_text),
     ]
@@ -224,11 +224,11 @@ def _print_parameters(timeline: Timeline, screen: Screen) -> None:
 def _measures(timeline: Timeline) -> Iterator[tuple[str, list[Measure]]]:
     for event in timeline.events:
         l2, gradient = measure("L2", event.l2), measure("gradient", event.gradient)
-        yield on_one_line(event.name), [l2, measure("zeros", event.zeros, percent_text), gradient]
+        yield event.name, [l2, measure("zeros", event.zeros, percent_text), gradient]
     for row in timeline.parameters:
         courses = {"L2": row.l2, "gradient": row.gradient, "update": row.update}
         ratios = measure("update/weight", row.update_ratio)
-        yield on_one_line(row.name), [*(measure(what, course) for what, course in courses.items()), ratios]
+        yield row.name, [*(measure(what, course) for what, course in courses.items()), ratios]
 
 
 def _print_loss(loss: LossCourse, screen: Screen) -> None:

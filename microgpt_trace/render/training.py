@@ -14,7 +14,6 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..errors import ReaderGone
 from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
@@ -66,20 +65,17 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
 
 def _plain_lines(total: int, start: int, screen: Screen) -> Report:
     every = max((total - start) // 10, 1)
-    due, quiet = start + every, False
+    due = start + every
     began = monotonic()
 
     def report(step: int, lr: float, losses: Sequence[float]) -> None:
-        nonlocal due, quiet
-        if quiet or (step < due and step != total):
+        nonlocal due
+        if step < due and step != total:
             return
         due += every
         speed = (step - start) / max(monotonic() - began, 1e-9)
         loss = _smoothed(losses)
-        try:
-            screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4g}  {speed:,.0f} steps/s")
-        except ReaderGone:  # nobody watches: no reason to stop
-            quiet = True
+        screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4g}  {speed:,.0f} steps/s")
 
     return report
 
@@ -156,4 +152,4 @@ def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list
 
 def stderr_screen() -> Screen:
     """Where progress goes."""
-    return Screen(file=sys.stderr, emoji=False)
+    return Screen(file=sys.stderr)

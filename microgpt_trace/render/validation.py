@@ -10,7 +10,7 @@ from ..graph import kind_of
 from ..validation import Validation, Verdict
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, on_one_line, ratio
+from .screen import Screen, ratio
 
 VALIDATION_SCHEMA = "microgpt.validation/1"
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
@@ -35,7 +35,7 @@ class _Row:
 def print_validation(found: Validation, screen: Screen, *, verbose: bool = False) -> None:
     """A row per event, or per kind of event where many layers have it and `verbose` is not wanted."""
     tokens = ", ".join(map(str, found.tokens))
-    screen.tell(f"{found.model}: {on_one_line(found.text)!r} → tokens [{tokens}]", "bold", indent=0)
+    screen.tell(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold", indent=0)
     screen.tell(
         "Each event was replaced by itself, which may change nothing, and by a perturbed copy, which must "
         "change what follows it.",

@@ -1,0 +1,58 @@
+"""What may be written where: no model, and nothing that the command reads, is lost to an option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import FileFormatError, InputError
+from ..files import check_target
+
+
+def refuse_over_model(option: str, path: Path, model: Path | None = None) -> None:
+    """Raises InputError for a target that is the command's model, a production model, or in the folder of
+    one: not even --force writes there."""
+    folders = (path.parent, path.resolve().parent)
+    is_model = any((folder / "config.json").is_file() for folder in folders)
+    is_model = is_model or (model is not None and model.resolve() == path.resolve())
+    if path.is_file():
+        with path.open("rb") as file:
+            is_model = is_model or file.read(3) in (b"GGU", b"APR")
+    if is_model:
+        raise InputError(f"{option} {path}: a model is there")
+
+
+def check_training_targets(
+    target: Path, log: Path | None, data: Path | None, resume: Path | None, force: bool
+) -> None:
+    """Raises InputError where `train` would lose something by its checkpoint or its log."""
+    resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
+    check_target(target, force or resumes_target, f"--force overwrites it, --resume {target} goes on with it")
+    _refuse_over_data("--out", target, data)
+    refuse_over_model("--out", target)
+    if target.exists() and not _is_checkpoint(target):
+        raise InputError(f"--out {target}: --force overwrites checkpoints, and this is none")
+    if log is None:
+        return
+    if log.resolve() == target.resolve():
+        raise InputError(f"--log {log}: the checkpoint is to be written there")
+    check_target(log, force or resume is not None)
+    _refuse_over_data("--log", log, data)
+    refuse_over_model("--log", log)
+    from .log import is_log
+
+    if log.exists() and not is_log(log):
+        raise InputError(f"--log {log}: expected the log of a training run, found something else")
+
+
+def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
+    if data is not None and data.resolve() == path.resolve():
+        raise InputError(f"{option} {path}: --data reads it")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    from ..loading import is_model, kind_of
+
+    try:
+        return not path.stat().st_size or (is_model(path) and kind_of(path) == "checkpoint")
+    except FileFormatError:
+        return False

@@ -1,0 +1,202 @@
+"""A training run from its first step to the report: progress, saves, and how it is interrupted."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import DivergedError, RunError
+from ..signals import handled
+from .output import INTERRUPTED, note, show
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from ..render.training import Report
+    from ..traces import Trace
+    from ..training import Trainer
+    from .log import TrainingLog
+
+SAMPLES = 20
+PATIENCE = 1.0  # seconds: a wrapper may forward the Ctrl-C that the terminal sends as well
+
+
+class Interrupts:
+    """Lets a signal that asks to end (Ctrl-C, a shutdown, a terminal that closes) end the run between two
+    steps: a step half taken could not be resumed bit for bit.
+
+    A second Ctrl-C a while later interrupts the step, unless it is held back because the run is saved.
+    """
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.held_back = False
+
+    def remember(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals."""
+        now = monotonic()
+        again = self.times and now - self.times[0] > PATIENCE
+        if again and number == signal.SIGINT and not self.held_back:
+            raise KeyboardInterrupt
+        self.times.append(now)
+
+
+def train_and_report(trainer: Trainer, target: Path, records: TrainingLog, autosave: float) -> None:
+    """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
+    where something could not be written."""
+    from ..render.training import progress, stderr_screen
+
+    start, losses = trainer.done, list[float]()
+    before = _measured(trainer, records.watched)
+    began = monotonic()
+    interrupts, failed = Interrupts(), list[RunError]()
+    with ExitStack() as stack:
+        stack.enter_context(handled(interrupts.remember))
+        report = stack.enter_context(progress(trainer.schedule.steps, start, stderr_screen()))
+        try:
+            _steps(trainer, target, records, report, losses, interrupts, autosave)
+        except DivergedError:
+            raise
+        except RunError as error:  # the log cannot be written: between two steps, so the run is whole
+            failed.append(error)
+        interrupts.held_back = True
+        _save(trainer, target, records, failed)
+        if failed:
+            raise failed[0]
+        if interrupts.times:
+            _end_interrupted(trainer, target)
+    seconds = monotonic() - began
+    _print_summary(trainer, target, start, losses, records.watched, before, seconds)
+
+
+def _steps(
+    trainer: Trainer, target: Path, records: TrainingLog, report: Report, losses: list[float],
+    interrupts: Interrupts, autosave: float,
+) -> None:  # fmt: skip
+    """Take the steps to the last one or the first signal; save when the clock says so."""
+    from ..render.training import look_every
+
+    total, saved, last = trainer.schedule.steps, 0, monotonic()
+    look, write = look_every(total - trainer.done), records.add if records else None
+    try:
+        for record in trainer.run():
+            step, loss, lr = record
+            losses.append(loss)
+            if write is not None:
+                write(record)
+            if interrupts.times:
+                break
+            if step % look == 0 or step == total:
+                report(step, lr, losses)
+            if monotonic() - last >= autosave and step < total:
+                trainer.check_finite()
+                saved = _autosave(trainer, target, records) or saved
+                last = monotonic()
+        trainer.check_finite()
+    except DivergedError as error:
+        untouched = f"{target} is as it was" if target.exists() else "no checkpoint was written"
+        left = f"{target} holds step {saved:,}" if saved else untouched
+        raise DivergedError(f"{error}; {left}") from error
+
+
+def _autosave(trainer: Trainer, target: Path, records: TrainingLog) -> int | None:
+    """Save in the middle of the run, and the step if that went well: else there may be room again later."""
+    failed: list[RunError] = []
+    try:
+        _save(trainer, target, records, failed)
+    except RunError as error:
+        failed.append(error)
+        note(f"step {trainer.done:,} was not saved: {error}")
+        return None
+    if failed:
+        raise failed[0]
+    return trainer.done
+
+
+def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[RunError]) -> None:
+    """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
+    checkpoint; what keeps the log from the disk does not keep the checkpoint from it."""
+    from ..checkpoint import save
+
+    try:
+        records.sync()
+    except RunError as error:
+        failed.append(error)
+    save(trainer.model(str(target)), target)
+
+
+def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
+    note(
+        f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {target}; "
+        f"`microgpt train --resume {target}` goes on"
+    )
+    raise SystemExit(INTERRUPTED)
+
+
+def _measured(trainer: Trainer, watched: str) -> tuple[float | None, float | None, Trace]:
+    """Loss of training and held-out names, and a trace of the watched one."""
+    return trainer.train_loss(), trainer.held_out_loss(), _trace(trainer, watched)
+
+
+def _print_summary(
+    trainer: Trainer, target: Path, start: int, losses: list[float], watched: str,
+    before: tuple[float | None, float | None, Trace], seconds: float,
+) -> None:  # fmt: skip
+    from ..render.training import Summary, print_summary
+
+    after, steps = _measured(trainer, watched), trainer.schedule.steps - start
+    summary = Summary(
+        facts=_facts(trainer, start),
+        losses=losses,
+        train_loss=(before[0], after[0]),
+        held_out_loss=(before[1], after[1]),
+        watched=watched,
+        targets=[target.label for target in after[2].targets],
+        p_before=[target.p for target in before[2].targets],
+        p_after=[target.p for target in after[2].targets],
+        samples=_samples(trainer),
+        closing=[
+            ("time", f"{seconds:.2f} s for {steps:,} steps, {seconds / steps * 1e6:,.0f} µs a step"),
+            ("checkpoint", str(target)),
+            ("trace it", f"microgpt trace {watched} --model {target}"),
+        ],
+    )
+    show(lambda screen: print_summary(summary, screen), None)
+
+
+def _trace(trainer: Trainer, name: str) -> Trace:
+    from ..tracing import trace
+
+    return trace(trainer.model("this run"), name, values=False)
+
+
+def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
+    from ..sampling import sample
+
+    known = set(trainer.documents.names)
+    drawn = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
+    return [(name, name in known) for name in drawn]
+
+
+def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
+    documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
+    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
+    size = "1 name" if schedule.batch_size == 1 else f"{schedule.batch_size} names"
+    went = f"steps {start + 1:,} to {schedule.steps:,}" if start else f"{schedule.steps:,} steps"
+    return [
+        (
+            "data",
+            f"{len(documents):,} names: {len(documents.train):,} to train on, "
+            f"{len(documents.held_out):,} held out by a hash of the name",
+        ),
+        ("vocabulary", trainer.tokenizer.describe()),
+        (
+            "model",
+            f"{config.parameter_count:,} parameters: {layers} of {config.n_head} heads, "
+            f"width {config.n_embd}, block {config.block_size}",
+        ),
+        ("training", f"{went} of {size}, Adam, lr {schedule.lr:g} falling to 0, seed {schedule.seed}"),
+    ]

@@ -1,0 +1,32 @@
+"""Text as a terminal may be given it: whatever is in a file, nothing of it is obeyed. Knows no terminal.
+
+Control characters (C0, C1), those that turn the reading direction, and all others without a shape of
+their own are spelled out: ESC as \\x1b, U+202E as \\u202e, half of a surrogate pair as \\udcff.
+"""
+
+from __future__ import annotations
+
+LONGEST = 2000  # characters of a note or an error
+
+
+def on_one_line(text: str) -> str:
+    """The text without anything that a terminal would obey; a line's end becomes \\n."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def in_lines(text: str) -> str:
+    """The same, but the ends of lines stay what they are."""
+    if text.isprintable() or text.replace("\n", "").isprintable():
+        return text
+    return "\n".join(map(on_one_line, text.split("\n")))
+
+
+def as_message(text: str) -> str:
+    """A note or an error: one line, and of a very long one its beginning and its end."""
+    line = on_one_line(" ".join(text.split()))
+    if len(line) <= LONGEST:
+        return line
+    kept = LONGEST // 2
+    return f"{line[:kept]} ... ({len(line) - 2 * kept:,} characters left out) ... {line[-kept:]}"
