@@ -331,5 +331,8 @@ def _comment_on_layers(together: Sequence[Suggestion]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string on one line; DEL, which JSON leaves as it is, must be escaped too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """A TOML basic string on one line, whatever has no shape of its own escaped."""
+    return "".join(
+        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
+        for c in json.dumps(text, ensure_ascii=False)
+    )
