@@ -1,156 +1,181 @@
-"""A pass as an iterator: the events of `trace`, in its order, and its end whatever happens."""
+"""The streams and signals of a real process: closed, full, without a reader, and what is written then."""
 
-import numpy as np
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from tiny_models import TOKENS
+from commands import refused
+from safetensors.numpy import load_file
 
-from microgpt_trace import init, load, trace
-from microgpt_trace.comparison import streams
-from microgpt_trace.comparison.pairing import prepared
-from microgpt_trace.comparison.rounding import COMPUTES, INTO_PRODUCTS, to_bf16
-from microgpt_trace.comparison.streams import EventStream, Piece
+from microgpt_trace import init, save
+from microgpt_trace.errors import RunError
+from microgpt_trace.files import write_atomically, write_folder
+from microgpt_trace.signals import handled
 
+pytest.importorskip("resource", reason="this system closes no streams by a shell's >&-")
 
-@pytest.fixture(scope="module")
-def folders(decoder_folder):
-    return {case: decoder_folder(case) for case in ("llama_gqa", "qwen3")}
-
-
-@pytest.fixture(params=["microgpt", "llama_gqa", "qwen3"])
-def model(request, folders):
-    return init() if request.param == "microgpt" else load(folders[request.param])
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+MICROGPT = f"{sys.executable} -m microgpt_trace"
 
 
-@pytest.fixture
-def llama(folders):
-    return load(folders["llama_gqa"])
+def shell(script, folder, **options):
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"], cwd=folder, env=ENVIRONMENT, capture_output=True,
+        encoding="utf-8", timeout=60, **options,
+    )  # fmt: skip
 
 
-def inputs_of(model):
-    return prepared(model, None, TOKENS) if model.family == "decoder" else prepared(model, "emma", None)
+@pytest.mark.parametrize(
+    "words", ["--help", "trace --help", "--version", "trace emma", "trace --json -v --values"]
+)
+def test_a_reader_that_leaves_is_no_failure(words, tmp_path):
+    result = shell(f"{MICROGPT} {words} | true", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def names_of(model):
-    return [n for n, s in model.hooks.specs.items() if not s.extra and n not in model.config.shapes()]
+CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
 
 
-def stream(model, names=None, compute=None):
-    return EventStream(model, inputs_of(model), names or names_of(model), compute)
+@pytest.mark.parametrize(
+    ("words", "streams", "code", "error", "files"),
+    [
+        ("trace emma", ">&-", 1, CLOSED, []),
+        ("--help", ">&-", 1, CLOSED, []),
+        ("trace emma --out t.txt", ">&-", 0, "", ["t.txt"]),  # nothing was to go there
+        ("trace emma --out t.txt --save a.safetensors", "2>&- >&- <&-", 0, "", ["a.safetensors", "t.txt"]),
+        ("train --steps 3", ">&- 2>&-", 1, "", ["microgpt.safetensors"]),
+        ("trace emma", "2>&-", 0, "", []),
+        ("trace José", "2>&-", 2, "", []),
+        ("trace José", "2>/dev/full", 2, "", []),
+        ("train --steps 3", "2>&-", 0, "", ["microgpt.safetensors"]),
+        ("trace emma", ">/dev/full 2>&1", 1, "", []),
+    ],
+)  # fmt: skip
+def test_closed_and_full_streams(words, streams, code, error, files, tmp_path):
+    result = shell(f"{MICROGPT} {words} {streams}", tmp_path)
+    print(result.returncode, result.stderr)
+    assert (result.returncode, result.stderr) == (code, error)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
-def whole(model, names=None, compute=None):
-    """What a stream gives, parts put together."""
-    found = {}
-    for piece in stream(model, names, compute):
-        found.setdefault(piece.name, []).append(piece.value.copy())
-    return {n: parts[0] if len(parts) == 1 else np.concatenate(parts) for n, parts in found.items()}
+def test_what_is_said_on_a_closed_stderr_goes_into_no_file(tmp_path):
+    """The first file that is opened would get its number."""
+    result = shell(f"{MICROGPT} trace EMMA --save a.safetensors 2>&-", tmp_path)
+    assert result.returncode == 0
+    assert load_file(tmp_path / "a.safetensors")["logits"].shape == (5, 27)
 
 
-def traced(model):
-    given = {"tokens": TOKENS} if model.family == "decoder" else {"text": "emma"}
-    found = trace(model, names=names_of(model), values=True, **given)
-    return {event.name: found[event.name] for event in found}
+def test_results_and_files_of_a_command_whose_stdout_is_closed(tmp_path):
+    result = shell(f"{MICROGPT} trace emma --save a.safetensors >&-", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"saved 16 arrays to a.safetensors\n{CLOSED}"
+    assert len(load_file(tmp_path / "a.safetensors")) == 16
 
 
-def test_the_events_of_trace_in_its_order(model):
-    found, wanted = whole(model), traced(model)
-    assert list(found) == list(wanted)
-    for name, array in wanted.items():
-        np.testing.assert_allclose(found[name], array, rtol=3e-7 if name == "loss" else 0, err_msg=name)
+# --- Signals ----------------------------------------------------------------------------------
 
 
-def test_logits_in_parts_are_the_whole(llama, monkeypatch):
-    at_once = whole(llama)
-    monkeypatch.setattr(streams, "PART", 3 * llama.config.vocab_size)
-    pieces = list(stream(llama))
-    positions = [list(p.positions) for p in pieces if p.name == "logits"]
-    assert positions == [[0, 1, 2], [3, 4, 5], [6]]
-    found = whole(llama)
-    for name in ("logits", "probs", "loss"):
-        np.testing.assert_allclose(found[name], at_once[name], rtol=1e-5, atol=1e-6, err_msg=name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monkeypatch):
+    """Two of them while it is written; both the file and the folder are whole."""
+    path, folder, seen = tmp_path / "file", tmp_path / "folder", []
+    before = signal.signal(number, lambda *_: seen.append(path.read_bytes()))
+    flush = os.fsync
+
+    def slow(descriptor):
+        for _ in range(2):
+            signal.raise_signal(number)
+        assert not seen
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    try:
+        write_atomically(path, b"whole")
+        with write_folder(folder) as temporary:
+            signal.raise_signal(number)
+            (temporary / "one").write_bytes(b"1")
+        assert (folder / "one").exists()
+    finally:
+        signal.signal(number, before)
+    assert seen == [b"whole"] * 2
+    assert sorted(tmp_path.iterdir()) == [path, folder]
 
 
-def test_rows_at_some_positions():
-    piece = Piece("layer0.attn.q", np.arange(12).reshape(4, 3), range(2, 6))
-    assert piece.at([3, 5]).tolist() == [[3, 4, 5], [9, 10, 11]]
-    assert piece.at(range(2, 6)) is piece.value
-    scores = Piece("layer0.attn.scores", np.arange(8).reshape(2, 2, 2), range(2))
-    assert scores.at([1]).tolist() == [[[2, 3]], [[6, 7]]]
+def test_ctrl_c_during_a_save_is_an_interrupt_after_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
 
 
-def test_an_exception_of_a_hook_arrives(model):
-    def broken(event, value):
-        raise ZeroDivisionError("of the hook")
+def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch):
+    def full(_):
+        signal.raise_signal(signal.SIGHUP)
+        raise OSError(28, "No space left on device")
 
-    name = names_of(model)[5]
-    with (
-        model.hooks.subscribe(broken, name),
-        pytest.raises(ZeroDivisionError, match="of the hook"),
-        stream(model) as pieces,
-    ):
-        list(pieces)
-
-
-def test_closing_early_ends_the_thread(model):
-    pieces = stream(model)
-    next(iter(pieces))
-    pieces.close()
-    assert not pieces._thread.is_alive()
-    pieces.close()
-
-
-def test_a_consumer_that_fails_ends_the_thread(model):
-    pieces = stream(model)
-
-    def consume():
-        with pieces:
-            raise ZeroDivisionError(next(iter(pieces)))
-
-    with pytest.raises(ZeroDivisionError):
-        consume()
-    assert not pieces._thread.is_alive()
-
-
-def test_a_pass_is_never_far_ahead(llama):
+    monkeypatch.setattr(os, "fsync", full)
     seen = []
-    with llama.hooks.subscribe(lambda event, value: seen.append(event.name)), stream(llama) as pieces:
-        for count, _ in enumerate(pieces, 1):
-            assert len([n for n in seen if ".head" not in n]) <= count + streams.AHEAD + 1
+    with handled(lambda number, frame: seen.append(number)), pytest.raises(RunError, match="No space left"):
+        write_atomically(tmp_path / "file", b"whole")
+    assert (seen, list(tmp_path.iterdir())) == ([signal.SIGHUP], [])
 
 
-def test_interventions_are_seen(model):
-    name = names_of(model)[4]
-    with model.hooks.subscribe(lambda event, value: value * 2, name):
-        changed = whole(model)
-    usual = whole(model)
-    np.testing.assert_array_equal(changed[name], usual[name] * 2)
-    assert not np.array_equal(changed["logits"], usual["logits"])
+def test_a_signal_that_the_caller_ignores_stays_ignored():
+    before, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
+    try:
+        with handled(lambda number, frame: seen.append(number)):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIGTERM]
 
 
-def test_bf16_rounds_every_value_before_it_is_looked_at(model):
-    found = whole(model, compute=COMPUTES["bf16"])
-    for name, value in found.items():
-        np.testing.assert_array_equal(value, to_bf16(value), err_msg=name)
+# --- Places that cannot be written ------------------------------------------------------------
 
 
-def test_q8_rounds_what_goes_into_products_after_it_is_looked_at(llama):
-    usual, found = whole(llama), whole(llama, compute=COMPUTES["q8"])
-    assert "layer*.attn.norm" in INTO_PRODUCTS
-    np.testing.assert_array_equal(found["layer0.attn.norm"], usual["layer0.attn.norm"])
-    wq = llama.tensors["layer0.attn_wq"].read()
-    wanted = COMPUTES["q8"].round(usual["layer0.attn.norm"]) @ wq.T
-    np.testing.assert_allclose(found["layer0.attn.q"], wanted, atol=1e-5)
-    assert not np.allclose(found["layer0.attn.q"], usual["layer0.attn.q"], atol=1e-5)
+def _as_others():
+    """Without root's right to write where nobody may (Linux: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
 
-def test_rounding_is_of_this_pass_alone(model):
-    usual = whole(model)
-    whole(model, compute=COMPUTES["bf16"])
-    assert len(model.hooks) == 0
-    np.testing.assert_array_equal(whole(model)["logits"], usual["logits"])
+TARGETS = [
+    "trace emma --save X", "trace emma --out X", "trace emma --save-aprt X", "train --steps 2 --out X",
+    "train --steps 2 --log X", "inspect --out X", "diff M M --out X", "explain logits emma --out X",
+    "attribute emma --out X", "patch emma emmy --out X", "timeline --schema --out X",
+    "trace emma --validate --json --out X",
+]  # fmt: skip
 
 
-def test_a_stream_that_has_ended_has_ended(model):
-    pieces = stream(model)
-    assert len(list(pieces)) > 1
-    assert list(pieces) == []
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights as Linux has them")
+@pytest.mark.parametrize("command", TARGETS)
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
+    shut, model = tmp_path / "shut", tmp_path / "m.safetensors"
+    shut.mkdir(mode=0o555)
+    save(init(), model)
+    (tmp_path / "regular").write_text("a file")
+    for target, word in ((shut / "new", "Permission denied"), (tmp_path / "regular" / "new", "folder")):
+        words = [{"X": str(target), "M": str(model)}.get(word, word) for word in command.split()]
+        result = subprocess.run(
+            [sys.executable, "-m", "microgpt_trace", *words], cwd=tmp_path, env=ENVIRONMENT, encoding="utf-8",
+            capture_output=True, timeout=60, preexec_fn=_as_others,
+        )  # fmt: skip
+        print(result.returncode, result.stderr)
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        assert word in result.stderr
+    assert list(shut.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["trace emma --save -", "trace emma --save-aprt -", "train --log -"])
+def test_a_dash_is_no_name_of_a_file(command, tmp_path, monkeypatch):
+    from commands import microgpt
+
+    monkeypatch.chdir(tmp_path)
+    refused(microgpt(command), "expected the name of a file")
+    assert list(tmp_path.iterdir()) == []
