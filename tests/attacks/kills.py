@@ -57,15 +57,17 @@ def records(log: Path) -> list[dict[str, object]]:
     return [record for record in lines if record["record"] != "run"]
 
 
-def _wait_for_the_first_steps(
-    process: subprocess.Popen[str], log: Path, before: os.stat_result | None
-) -> None:
-    """Until the log is another than before."""
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _has_saved(process: subprocess.Popen[str], checkpoint: Path, before: int) -> bool:
+    """Wait for the first autosave of the process. False where it ends first."""
     while process.poll() is None:
-        now = log.stat() if log.exists() else None
-        if now and (before is None or (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size)):
-            return
+        if _changed(checkpoint) != before:
+            return True
         time.sleep(0.005)
+    return False
 
 
 def _last_step(log: Path) -> int:
@@ -83,10 +85,9 @@ def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Outcome:
     while sum(outcome.kills.values()) < kills:
         new = ["--out", checkpoint.name, "--steps", steps, "--force"]
         how = ["--resume", checkpoint.name] if checkpoint.exists() else new
-        before = log.stat() if log.exists() else None
+        before = _changed(checkpoint)
         process = start(folder, *how, *options)
-        if rng.random() < 0.8:
-            _wait_for_the_first_steps(process, log, before)
+        begun = rng.random() < 0.8 and _has_saved(process, checkpoint, before)
         time.sleep(rng.uniform(0.0, 0.4))
         number = rng.choice(SIGNALS)
         running = process.poll() is None
@@ -101,9 +102,12 @@ def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Outcome:
         if not checkpoint.exists():
             outcome.before_a_checkpoint += 1
             continue
-        lost = _last_step(log) - load(checkpoint).training.step
+        saved = load(checkpoint).training.step
+        lost = _last_step(log) - saved
         assert lost >= 0, f"{number.name}: the log lacks {-lost} steps of the checkpoint"
-        assert lost == 0 or number == signal.SIGKILL or "saved to" not in said, f"{number.name}: {lost} steps"
+        if begun and number != signal.SIGKILL and saved < steps:
+            assert lost == 0, f"{number.name}: {lost} steps"
+            assert "saved to" in said, said
         outcome.lost = max(outcome.lost, lost)
     if load(checkpoint).training.step < steps:
         process = start(folder, "--resume", checkpoint.name, *options)
