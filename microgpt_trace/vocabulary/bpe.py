@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import FileFormatError, InputError
+from .packages import missing
 
 SPACE_MARK = "\u2581"  # SentencePiece's space
 
@@ -49,10 +50,7 @@ def tokenizers_package() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise InputError(
-            "turning text into tokens needs the package tokenizers: "
-            "python -m pip install 'microgpt-trace[models]', or tokenizers alone"
-        ) from error
+        raise missing("tokenizers", "turning text into tokens needs") from error
     return tokenizers
 
 
