@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -73,6 +73,7 @@ def byte_alphabet() -> dict[str, int]:
 
 _BYTES = byte_alphabet()
 _CHARS = {byte: char for char, byte in _BYTES.items()}
+_SHORT = 64  # characters; a longer token is searched for, as a text has too many substrings of such lengths
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -123,14 +124,23 @@ class _Bpe:
 
     @cached_property
     def _longest(self) -> int:
-        return max(map(len, self.tokens), default=0)
+        return min(_SHORT, max(map(len, self.tokens), default=0))
+
+    @cached_property
+    def _long(self) -> list[str]:
+        return [token for token in self.tokens if len(token) > _SHORT]
 
     def _pieces(self, words: set[str]) -> dict[str, int]:
         """The tokens that occur in the words; a control token is none of their pieces."""
-        ids, longest = self._ids, self._longest
-        pieces = {piece: ids[piece] for word in words for piece in substrings(word, longest) if piece in ids}
-        control = set(self.control)
+        ids, control = self._ids, set(self.control)
+        pieces = {piece: ids[piece] for word in words for piece in self._occurring(word)}
         return {piece: i for piece, i in pieces.items() if i not in control}
+
+    def _occurring(self, word: str) -> Iterable[str]:
+        """The tokens in a word, in the order of their places."""
+        short = (piece for piece in substrings(word, self._longest) if piece in self._ids)
+        long = [token for token in self._long if token in word] if len(word) > _SHORT else []
+        return sorted({*short, *long}, key=lambda piece: (word.find(piece), len(piece))) if long else short
 
     def _words(self, text: str) -> list[str]:
         raise NotImplementedError
@@ -230,7 +240,7 @@ class SentencePieceBpe(_Bpe):
         merges.sort(key=lambda merge: merge[0])
         vocabulary, unknown = pieces | self._bytes, None
         if self.unknown is not None:
-            unknown = self.tokens[self.unknown]
+            unknown = " "  # not its spelling, which may be no text; no word has a blank
             vocabulary[unknown] = self.unknown
         ranked = [(left, right) for _, left, right in merges]
         bpe = tokenizers_package().models.BPE
