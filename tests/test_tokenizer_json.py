@@ -125,6 +125,8 @@ def test_words_of_a_file_are_cut_in_a_description(tmp_path, said, config):
     [
         ({"model": {"vocab": "x" * 9999}}, {}),
         ({"added_tokens": [{"content": "x" * 9999, "id": "x" * 9999}]}, {}),
+        ({"decoder": {"type": "Sequence", "decoders": "x" * 9999}}, {}),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}}, {}),
         ({}, {"bos_token": "x" * 9999}),
         ({}, {"chat_template": [{"name": "n", "template": ["x" * 9999]}]}),
         ({"post_processor": {"type": "RobertaProcessing", "cls": ["x" * 9999, 0], "sep": ["a", 0]}}, {}),

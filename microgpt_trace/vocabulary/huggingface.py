@@ -6,6 +6,7 @@ add_bos_token says in tokenizer_config.json.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
     ids = _token_ids(tokenizer, path)
-    kind, spell = _alphabet(tokenizer)
+    kind, spell = _alphabet(tokenizer, path)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
     stops = _configured_stops(folder, max(ids.values()) + 1)
     if ends.get("eos_id") is None and stops:
@@ -88,11 +89,13 @@ def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
     return tokens
 
 
-def _alphabet(tokenizer: Mapping[str, Any]) -> tuple[str, Callable[[str], bytes]]:
+def _alphabet(tokenizer: Mapping[str, Any], path: Path) -> tuple[str, Callable[[str], bytes]]:
     said = tokenizer["model"].get("type")
     model = "BPE" if not said else said if isinstance(said, str) and len(said) < 40 else brief(said)
     parts = {
-        str(part.get("type")) for key in ("decoder", "pre_tokenizer") for part in _nested(tokenizer.get(key))
+        str(part.get("type"))
+        for key in ("decoder", "pre_tokenizer")
+        for part in _nested(tokenizer.get(key), path)
     }
     if "ByteLevel" in parts:
         return f"byte-level {model}", byte_level_bytes
@@ -101,13 +104,18 @@ def _alphabet(tokenizer: Mapping[str, Any]) -> tuple[str, Callable[[str], bytes]
     return model, literal_bytes
 
 
-def _nested(part: Any) -> Iterator[dict[str, Any]]:
-    """A part of tokenizer.json and, of a sequence, its members."""
-    if isinstance(part, dict):
-        yield part
-        for key in ("decoders", "pretokenizers", "processors"):
-            for member in part.get(key) or ():
-                yield from _nested(member)
+def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """A part of tokenizer.json and, of a sequence, its members, however deep."""
+    waiting = deque([part])
+    while waiting:
+        part = waiting.popleft()
+        if isinstance(part, dict):
+            yield part
+            for key in ("decoders", "pretokenizers", "processors"):
+                members = part.get(key) or []
+                if not isinstance(members, list):
+                    raise FileFormatError(f"{path}: {key}: expected a list, found {brief(members)}")
+                waiting.extendleft(reversed(members))
 
 
 def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
     before: list[str] = []
     after: list[str] = []
     try:
-        for part in _nested(post_processor):
+        for part in _nested(post_processor, path):
             if part.get("type") == "TemplateProcessing":
                 items = [item.get("SpecialToken", {}).get("id") for item in part["single"]]
                 text = items.index(None)
