@@ -74,7 +74,7 @@ def test_memory_is_bounded():
 
 
 def test_an_answer_is_bounded():
-    assert failure("answer", 2 * MIB, answer=MIB) == "makes more than 1 MiB of it"
+    assert failure("answer", 2 * MIB, answer=MIB) == "answers with more than 1 MiB"
     assert len(isolated("answer", answer=MIB)(FILE, MIB // 2)) == MIB // 2
 
 

@@ -378,6 +378,18 @@ def test_metadata_that_contradicts_itself_is_refused(said, message):
         from_gguf(byte_level(**said) | said, PATH)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", "x" * 9999), ("pre", "x" * 9999), ("merges", ["x" * 9999]), ("merges", ["a " + "b" * 9999])],
+)
+def test_words_of_a_file_are_cut_in_a_refusal(key, value):
+    vocabulary = from_gguf(byte_level() | {f"tokenizer.ggml.{key}": value}, PATH)
+    with pytest.raises(FileFormatError) as caught:
+        vocabulary.encode("a")
+    print(caught.value)
+    assert (len(str(caught.value)) < 250, len(vocabulary.describe()) < 200) == (True, True)
+
+
 def test_bytes_without_a_token_are_refused_not_left_out():
     metadata = {
         "tokenizer.ggml.model": "gpt2",

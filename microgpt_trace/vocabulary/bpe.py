@@ -195,11 +195,11 @@ class ByteLevelBpe(_Bpe):
         made = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, made)):
             wrong = next(i for i, token in enumerate(made) if token not in self._ids)
-            raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r} makes no token")
+            raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token")
         halves = [self.merges[i].split(" ") for i, token in enumerate(made) if token in pieces]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
-                raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r} joins no two tokens")
+                raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r:.60} joins no two tokens")
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
@@ -209,7 +209,9 @@ class ByteLevelBpe(_Bpe):
             if missing is not None:
                 text = byte_level_bytes(word).decode("utf-8", "replace")
                 byte = f"0x{_BYTES[missing]:02X}"
-                raise InputError(f"{self.path}: the vocabulary has no token for the byte {byte} of {text!r}")
+                raise InputError(
+                    f"{self.path}: the vocabulary has no token for the byte {byte} of {text!r:.60}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +267,7 @@ def byte_level_encoder(
 ) -> Encoder:
     """The encoder of a file, or the refusal of one whose words cannot be cut or merged."""
     if pre_tokenizer not in PATTERNS:
-        return refusal(path, f"its pre-tokenizer {pre_tokenizer!r} is not one of {', '.join(PATTERNS)}")
+        return refusal(path, f"its pre-tokenizer {pre_tokenizer!r:.60} is not one of {', '.join(PATTERNS)}")
     if merges is None:
         return refusal(path, "it has no merges")
     return ByteLevelBpe(path, tokens, user_defined, control, merges, pre_tokenizer)

@@ -23,7 +23,9 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
     if "default" in templates:
         return templates["default"]
     if len(templates) > 1:
-        raise InputError(f"{path}: none of its chat templates is the default: {', '.join(sorted(templates))}")
+        raise InputError(
+            f"{path}: none of its chat templates is the default: {', '.join(sorted(templates)):.200}"
+        )
     return next(iter(templates.values()))
 
 

@@ -78,18 +78,11 @@ class Isolated:
 
     def _ready(self, origin: Path) -> _Running:
         if self._running is None or not self._running.alive():
-            self.close()
             try:
                 self._running = _Running()
             except OSError as error:
                 raise RunError(f"{origin}: cannot start Python for {self.what} ({error})") from error
         return self._running
-
-    def close(self) -> None:
-        """End the process; another call starts a new one."""
-        if self._running is not None:
-            self._running.end()
-            self._running = None
 
 
 class _Running:

@@ -47,7 +47,7 @@ def _answer(request: dict[str, Any]) -> bytes:
         said = json.dumps(answer).encode()
         if len(said) <= request["answer"]:
             return said
-        failure = f"makes more than {request['answer'] >> 20:,} MiB of it"
+        failure = f"answers with more than {request['answer'] >> 20:,} MiB"
     except MemoryError:
         failure = f"takes more than {request['memory'] >> 20:,} MiB of memory"
     except MicrogptError as error:
@@ -68,9 +68,10 @@ def _limit(seconds: float, memory: int) -> None:
     except ImportError:  # Windows
         return
     for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(kind)[1]
+        soft, hard = resource.getrlimit(kind)
+        bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
         with suppress(ValueError, OSError):  # macOS refuses a bound of the address space
-            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+            resource.setrlimit(kind, (min(bounds), hard))
 
 
 def _stop_clock() -> None:

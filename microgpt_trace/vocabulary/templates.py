@@ -67,7 +67,7 @@ def data(value: Any) -> Any:
         for member in value:
             data(member)
     elif not isinstance(value, _SCALARS):
-        raise TypeError(f"it writes what is no data: a {type(value).__name__}")
+        raise TypeError(f"it writes a {type(value).__name__}, which is no text")
     return value
 
 

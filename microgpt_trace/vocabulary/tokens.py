@@ -1,6 +1,6 @@
 """Vocabulary: the tokens of a model, what they stand for and how text becomes ids. Knows no file format.
 
-Labels and decoding need nothing installed; `tokenizers` is loaded when text is encoded, jinja2 when
+Labels and decoding need nothing installed; `tokenizers` is needed when text is encoded, jinja2 when
 a chat template is rendered.
 """
 
