@@ -160,16 +160,16 @@ import os, sys
 from pathlib import Path
 from microgpt_trace.vocabulary.isolated import Isolated, Limits
 print("main", flush=True)
-call = Isolated("isolated_functions:pid", "its program", Limits({seconds}, 1 << 29))
+call = Isolated("isolated_functions:pid", "its program", Limits(30, 1 << 29))
 print(call(Path("f")), flush=True)
 {then}
 """
 
 
-def orphan(tmp_path, seconds, then):
+def orphan(tmp_path, then):
     """The process that another one leaves behind; that one's main module has run once."""
     script = tmp_path / "script.py"
-    script.write_text(PARENT.format(seconds=seconds, then=then))
+    script.write_text(PARENT.format(then=then))
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, script],
@@ -185,23 +185,36 @@ def orphan(tmp_path, seconds, then):
 @posix
 @pytest.mark.parametrize("then", ["", "os._exit(0)", "os.kill(os.getpid(), 9)"])
 def test_nobody_is_left_behind(tmp_path, then):
-    assert gone(orphan(tmp_path, 30, then))
+    assert gone(orphan(tmp_path, then))
 
 
 @posix
 def test_an_orphan_that_is_busy_ends_by_its_own_clock(tmp_path):
     busy = """
 import threading
-call.function = "isolated_functions:endless"
+call.function, call.limits = "isolated_functions:endless", Limits(0.4, 1 << 29)
 threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()
 call(Path("f"))"""
-    assert gone(orphan(tmp_path, 0.4, busy), 3)
+    assert gone(orphan(tmp_path, busy))
 
 
 def test_a_copy_has_a_process_of_its_own():
     function = isolated("pid")
     copies = [function, copy.deepcopy(function), pickle.loads(pickle.dumps(function))]
     assert len({one(FILE) for one in copies}) == 3
+
+
+def test_a_forked_process_starts_its_own_and_leaves_ours(monkeypatch):
+    function = isolated("pid")
+    first, ours = function(FILE), function._running
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)  # as after a fork
+        assert function(FILE) != first
+        ours.end()
+        function._running.end()
+    assert ours._process.poll() is None
+    ours._process.kill()
+    ours._process.communicate()
 
 
 def test_without_python_no_process_starts(monkeypatch, tmp_path):
@@ -211,5 +224,15 @@ def test_without_python_no_process_starts(monkeypatch, tmp_path):
 
 
 def test_it_loads_next_to_nothing():
-    heavy = {"numpy", "dataclasses", "subprocess", "threading", "typer", "rich", "jinja2", "tokenizers"}
+    heavy = {
+        "site",
+        "numpy",
+        "dataclasses",
+        "subprocess",
+        "threading",
+        "typer",
+        "rich",
+        "jinja2",
+        "tokenizers",
+    }
     assert heavy & set(isolated("loaded")(FILE)) == set()

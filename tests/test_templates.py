@@ -66,6 +66,15 @@ def test_a_text_that_grows_is_refused():
     assert bounded("{{ 'a' * (2 * 10**6) }}", seconds=20) == "answers with more than 1 MiB"
 
 
+def test_a_long_refusal_is_one_short_line():
+    process = template_process(Limits(20, 120 * MIB))
+    with pytest.raises(
+        InputError, match=r"^model\.gguf: its chat template refuses the message: x x x"
+    ) as caught:
+        render_chat("{{ raise_exception('x ' * 10**7) }}", "Hi", "", "", FILE, process)
+    assert len(str(caught.value)) < 400
+
+
 def test_a_usual_template_needs_a_small_part_of_what_it_may_take():
     few = Limits(LIMITS.seconds, LIMITS.memory // 6)
     messages = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200

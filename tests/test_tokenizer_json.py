@@ -98,6 +98,19 @@ def test_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
     assert vocabulary.encode("cab") == [2, 0, 1]
 
 
+def test_nothing_is_cut_or_filled_up(tmp_path):
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    padding = {
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "a",
+    }
+    vocabulary = folder(tmp_path, truncation=truncation, padding={"strategy": {"Fixed": 9}, **padding})
+    assert vocabulary.encode("cab") == [2, 0, 1]
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(InputError, match=r"tokenizers: python -m pip install 'microgpt-trace\[models\]'"):

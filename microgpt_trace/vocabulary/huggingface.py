@@ -115,7 +115,7 @@ def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
                 members = part.get(key) or []
                 if not isinstance(members, list):
                     raise FileFormatError(f"{path}: {key}: expected a list, found {brief(members)}")
-                waiting.extendleft(reversed(members))
+                waiting.extend(members)
 
 
 def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -> dict[str, Any]:

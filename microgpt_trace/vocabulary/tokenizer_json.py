@@ -37,7 +37,5 @@ def _foreign_code(kind: type[MicrogptError], what: str) -> Iterator[None]:
     Rust code, which a hostile file can provoke, is not even one of these."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
     except BaseException as error:
         raise kind(f"{what}: {one_line(error)}") from error
