@@ -506,7 +506,7 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, STEP | {"step": -1}], ["line 2", "step", "-1"]),
         ([RUN, STEP | {"step": True}], ["line 2", "step", "True"]),
         ([RUN, STEP | {"loss": None}], ["line 2", "loss", "null"]),
-        ([RUN, STEP | {"loss": 10**400}], ["line 2", "loss", "401 digits"]),
+        ([RUN, STEP | {"loss": 10**400}], ["line 2", "an integer of 401 digits"]),
         ([RUN, STEP, STEP], ["line 3", "a step after 1, found 1"]),
         ([RUN, EVENT | {"phase": "sideways"}], ["line 2", "phase", "sideways"]),
         ([RUN, EVENT | {"stats": None}], ["line 2", "stats"]),
@@ -528,7 +528,7 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
     ("args", "words"),
     [
         ([], ["a log is needed"]),
-        (["nope.jsonl"], ["nope.jsonl", "No such file"]),
+        (["nope.jsonl"], ["nope.jsonl", "no such file"]),
         (["."], ["folder"]),
         (["hand.jsonl", "--event", "layer7.*"], ["hand.jsonl", "'layer7.*' matches no event"]),
         (["hand.jsonl", "--event", "qkv_bias"], ["hand.jsonl", "no counterpart"]),

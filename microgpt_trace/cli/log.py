@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import InputError, RunError
+from ..errors import FileFormatError, InputError, RunError
 from ..files import write_atomically
-from ..log_records import LOG_SCHEMA
+from ..foreign_files import read_text
+from ..json_text import from_json
+from ..log_records import LOG_SCHEMA, log_records
 
 if TYPE_CHECKING:
     from ..traces import Trace
     from ..training import Adam, StepRecord, Trainer
 
+MAX_LOG = 1 << 30  # bytes of a log that is gone on with, which is held in memory
+
 
 def watched_before(path: Path) -> str | None:
     """The name that a log which is gone on with watches; None where there is no such log."""
     try:
-        with path.open(encoding="utf-8") as file:
-            watched = json.loads(file.readline()).get("watched")
-    except (OSError, ValueError, AttributeError):
+        record = next(log_records(path, []))
+    except FileFormatError:
         return None
+    watched = record.values.get("watched")
     return watched if isinstance(watched, str) else None
 
 
@@ -66,11 +69,11 @@ class TrainingLog:
         """A run that was killed has logged more than it saved: what comes again is dropped."""
         kept = []
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = read_text(path, "the log of a training run", MAX_LOG).splitlines(keepends=True)
             if len(lines) > 1 and not lines[-1].endswith("\n"):
                 lines.pop()  # cut when the run was killed
             for number, line in enumerate(lines):
-                record = json.loads(line)
+                record = from_json(line)
                 if number == 0 and record["schema"] != LOG_SCHEMA:
                     raise ValueError
                 if record.get("step", record.get("start", 0)) <= self._trainer.done:

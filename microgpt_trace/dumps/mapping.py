@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import brief
 from ..errors import FileFormatError, InputError
-from ..readers.conventions import brief
+from ..foreign_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
 from .recording import OWN
@@ -30,7 +31,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MAX_BYTES = 1 << 24
+_MAX_BYTES, _MAX_DOTS = 1 << 20, 1 << 24
 _SLICED = re.compile(r"(?P<source>.*?)\s*\[(?P<axes>[^\[\]]*)\]", re.DOTALL)
 _AXIS = re.compile(r"([+-]?[0-9]{1,18})?\s*(:)?\s*([+-]?[0-9]{1,18})?\s*(?::\s*([+-]?[0-9]{1,18})?)?")
 Index = tuple[int | slice, ...]
@@ -112,15 +113,13 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(path, "a map of names", _MAX_BYTES)
+    dots = max(line.count(".") for line in text.split("\n")) * text.count("\n")
+    if dots > _MAX_DOTS:  # tomllib walks the whole path of a table for each line below it
+        raise FileFormatError(f"{path}: expected a map of names, found keys of too many parts")
     try:
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise FileFormatError(f"{path}: expected a map of names, found {path.stat().st_size:,} bytes")
-        return tomllib.loads(str(path.read_bytes(), "utf-8"))
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, nested too deeply
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not TOML, nested too deeply
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 

@@ -3,7 +3,6 @@ for. Knows no event. Nothing is unpickled."""
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 import zipfile
@@ -15,10 +14,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from ..readers.conventions import brief
-from ..readers.model_file import map_file, reading
+from ..foreign_files import check_regular, reading
+from ..json_text import from_json
+from ..readers.model_file import map_file
 from ..stats import Array
 
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
@@ -47,9 +48,8 @@ class Stored:
 
 def npy_array(path: Path, name: str) -> Stored:
     """The array of a .npy file. Raises FileFormatError."""
-    check_regular(path, "a .npy file")
+    size = check_regular(path, "a .npy file")
     with reading(path), path.open("rb") as file:
-        size = path.stat().st_size
         shape, dtype = _header(file, str(path), size)
 
     def read() -> Array:
@@ -62,14 +62,6 @@ def npy_array(path: Path, name: str) -> Stored:
         return _widened(array)
 
     return Stored(name, shape, str(dtype), _kind(dtype), read)
-
-
-def check_regular(path: Path, expected: str) -> None:
-    """Raises FileFormatError where there is no file, or one that gives bytes without end, or never any."""
-    with reading(path):
-        if not path.is_file():
-            found = "a device or a pipe" if path.exists() else "nothing"
-            raise FileFormatError(f"{path}: expected {expected}, found {found}")
 
 
 def npz_arrays(path: Path) -> tuple[list[Stored], list[str]]:
@@ -160,18 +152,17 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     expected = f"{path}: expected a safetensors file"
+    check_regular(path)
     with reading(path):
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
         try:
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
             with path.open("rb") as raw:
-                header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+                header = from_json(raw.read(int.from_bytes(raw.read(8), "little")))
         except SafetensorError as error:
             reason = brief(str(error).splitlines()[0])
             raise FileFormatError(f"{expected}, found {path.stat().st_size:,} bytes ({reason})") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise FileFormatError(f"{expected}, found a header that is not JSON") from error
     header.pop("__metadata__", None)
     return header, metadata

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..errors import FileFormatError, InputError
 from ..events import PHASES, TraceEvent
-from ..readers.conventions import brief, is_count
+from ..json_text import MANY_VALUES
+from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
 from ..stats import Array, TensorStats
 from ..traces import SCHEMA_ID
@@ -32,7 +34,7 @@ def open_document(path: Path) -> Recording:
 
     Raises FileFormatError where the file is no such document.
     """
-    document = read_json(path)
+    document = read_json(path, MANY_VALUES)
     if document.get("schema") != SCHEMA_ID:
         raise FileFormatError(
             f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
@@ -144,10 +146,7 @@ def _number(value: Any) -> float | None:
     """A statistic as a number, None where it is none; it is no NaN, as it covers finite elements."""
     if type(value) not in (int, float) and value not in _INFINITE:
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = float(value)
     return None if math.isnan(number) else number
 
 
@@ -158,7 +157,7 @@ def _values(where: str, nested: Any, event: TraceEvent) -> Array:
     try:
         with np.errstate(over="ignore"):
             array = np.array(nested, np.float64).astype(event.dtype)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: expected numbers, found {brief(nested)}") from error
     if array.shape != event.shape:
         raise FileFormatError(f"{where}: expected values {list(event.shape)}, found {list(array.shape)}")

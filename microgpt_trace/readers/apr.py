@@ -8,7 +8,6 @@ of the data), u64 size. The layout is that of aprender's crate apr-format.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zlib
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
+from ..json_text import MANY_VALUES, from_json
 from ..stats import Array
 from .apr_config import decoder_config
 from .apr_facts import Facts
@@ -118,8 +118,6 @@ def _is_aside(name: str) -> bool:
 
 def read_apr_header(path: Path) -> AprFile:
     """Metadata and tensors of an .apr file under their own names. Raises FileFormatError."""
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such file")
     data = map_file(path)
     header = _header(path, data)
     metadata = _metadata(path, data, header)
@@ -195,15 +193,14 @@ def _metadata(path: Path, data: Array, header: _Header) -> dict[str, Any]:
     try:
         if start + size > len(data):
             raise ValueError(f"{size:,} bytes at {start:,} end past the file's {len(data):,}")
-        metadata = json.loads(str(data.data[start : start + size], "utf-8"))
-    except (ValueError, RecursionError) as error:
+        metadata = from_json(bytes(data.data[start : start + size]), most=MANY_VALUES)
+    except ValueError as error:
         if header.flags & (LZ4 | ZSTD):
             kind = "LZ4" if header.flags & LZ4 else "Zstd"
             raise FileFormatError(
                 f"{path}: a compressed .apr file needs {kind}, which is not read; write it uncompressed"
             ) from error
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise FileFormatError(f"{path}: the metadata cannot be read ({reason})") from error
+        raise FileFormatError(f"{path}: the metadata cannot be read ({error})") from error
     if not isinstance(metadata, dict):
         raise FileFormatError(f"{path}: the metadata: expected a JSON object, found {brief(metadata)}")
     return metadata

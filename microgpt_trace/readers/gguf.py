@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from .conventions import COUNT, Settings, brief
+from .conventions import COUNT, Settings
 from .model_file import blaming, map_file
 
 MAGIC = b"GGUF"
@@ -37,7 +38,7 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-MAX_DIMS, MAX_NAME = 4, 256
+MAX_DIMS, MAX_NAME, MAX_TEXT = 4, 256, 1 << 26
 _RUN, _LONGEST = 1 << 20, 1 << 16  # bytes of strings decoded together, and of one of them
 
 
@@ -144,7 +145,7 @@ class _Part:
         if length > len(self.bytes) - self.at:
             raise self._fail(f"{what} of {length:,} bytes does not fit into the file")
         if most is not None and length > most:
-            raise self._fail(f"{what} of {length:,} bytes; at most {most} are expected")
+            raise self._fail(f"{what} of {length:,} bytes; at most {most:,} are expected")
         self.at += length
         return str(self.buffer[self.at - length : self.at], "utf-8", "surrogateescape")
 
@@ -161,7 +162,7 @@ class _Part:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], f"the value of {key!r}")
         if kind == _STRING:
-            return self._string(f"the value of {key!r}")
+            return self._string(f"the value of {key!r}", MAX_TEXT)
         if kind != _ARRAY:
             raise self._fail(f"{key!r} has a value of unknown type {kind}")
         kind, count = self._number(_U32, f"{key!r}"), self._number(_U64, f"{key!r}")

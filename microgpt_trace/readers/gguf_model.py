@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..brief import brief
 from ..decoder import DecoderConfig, Rope, yarn_attention_factor
 from ..encodings import StoredTensor
 from ..errors import InputError
-from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, brief, scaled_rope
+from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
 

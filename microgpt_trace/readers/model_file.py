@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..brief import brief
 from ..decoder import BIASES, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
+from ..foreign_files import check_regular, reading
 from ..stats import Array
-from .conventions import brief
 from .names import names_like, our_name
 
 if TYPE_CHECKING:
@@ -39,22 +40,10 @@ class ModelFile:
 
 def map_file(path: Path) -> Array:
     """The bytes of a file, mapped read-only. Raises FileFormatError."""
-    with reading(path):
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
-        if not path.stat().st_size:
-            raise FileFormatError(f"{path}: the file is empty")
-        with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What the system refuses, as a FileFormatError."""
-    try:
-        yield
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
+    if not check_regular(path):
+        raise FileFormatError(f"{path}: the file is empty")
+    with reading(path), path.open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 @contextmanager

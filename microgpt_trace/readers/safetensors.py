@@ -7,35 +7,30 @@ here they stay mapped.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
+from ..foreign_files import read_bytes
+from ..json_text import MAX_VALUES, from_json
 from ..stats import Array
-from .conventions import brief
-from .model_file import map_file, reading
+from .model_file import map_file
 
 _DTYPES = ("F32", "F16", "BF16")
-_MAX_DIMS = 8
+_MAX_DIMS, MAX_HEADER = 8, 100_000_000  # bytes, as the safetensors package has it
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileFormatError."""
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such file")
-    with reading(path):
-        content = path.read_bytes()
-    return _json_object(path, content, "a JSON object")
+def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
+    """A JSON object of at most that many values. Raises FileFormatError."""
+    return _json_object(path, read_bytes(path), "a JSON object", most)
 
 
-def _json_object(path: Path, content: bytes, expected: str) -> dict[str, Any]:
+def _json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
     try:
-        value = json.loads(str(content, "utf-8"), object_pairs_hook=_without_repeats)
-    except RecursionError as error:
-        raise FileFormatError(f"{path}: expected {expected}, found one nested too deeply") from error
+        value = from_json(content, most=most, unique=True)
     except ValueError as error:
         raise FileFormatError(f"{path}: expected {expected} ({error})") from error
     if not isinstance(value, dict):
@@ -43,21 +38,13 @@ def _json_object(path: Path, content: bytes, expected: str) -> dict[str, Any]:
     return value
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in named:
-            raise ValueError(f"{brief(name)} is there twice")
-        named[name] = value
-    return named
-
-
 def read_safetensors(path: Path) -> list[StoredTensor]:
     """The tensors of a file, in the order of their data, which they fill from its start to its end."""
     content = map_file(path)
     size = int.from_bytes(content[:8].tobytes(), "little")
-    if size > len(content) - 8:
-        raise FileFormatError(f"{path}: expected a safetensors file, found a header past its end")
+    if size > min(len(content) - 8, MAX_HEADER):
+        found = f"of {size:,} bytes" if size <= len(content) - 8 else "past its end"
+        raise FileFormatError(f"{path}: expected a safetensors file, found a header {found}")
     header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
     header.pop("__metadata__", None)
     data = content[8 + size :]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError, MicrogptError
+from ..json_text import MANY_VALUES
 from ..readers.safetensors import read_json
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes, tokenizers_package
 from .metadata import Metadata, check_tokens
@@ -25,7 +26,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
-    tokenizer = read_json(path)
+    tokenizer = read_json(path, MANY_VALUES)
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
     ids = _token_ids(tokenizer, path)
