@@ -24,9 +24,9 @@ from ..stats import Array
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import Entry, NameMap, sliced_shape
+from .npy_header import NPY_MAGIC
 from .recording import OWN, Leftover, Recorded, Recording, listed, printable
 from .stored import (
-    NPY_MAGIC,
     ZIP_MAGIC,
     Stored,
     npy_array,

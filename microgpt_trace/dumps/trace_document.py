@@ -21,6 +21,7 @@ from ..stats import Array, TensorStats
 from ..traces import SCHEMA_ID
 from .event_names import is_event
 from .recording import OWN, Leftover, Recorded, Recording, printable
+from .stored import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
@@ -111,6 +112,7 @@ def _event(where: str, record: Any) -> TraceEvent:
     for key, fit in fits.items():
         if not fit:
             raise FileFormatError(f"{where}: {key} cannot be {brief(said[key])}")
+    check_name(where, said["name"])
     if said["stats"] is not None:
         said["stats"] = _stats(f"{where}, {printable(said['name'])}", said["stats"], math.prod(shape))
     return TraceEvent(**said | {"shape": tuple(shape)})
