@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,7 @@ def load(
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
+    if not lexists(path):
         raise FileFormatError(f"{path}: no such checkpoint; `microgpt train --out {path}` makes one")
     size = check_regular(path, "a checkpoint file")
     if size > MAX_BYTES:

@@ -1,6 +1,6 @@
 """What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
 
-LONGEST = 4000  # characters of a message; a path may have 4,096
+LONGEST = 6000  # characters of a message; a path may have 4,096
 
 
 class MicrogptError(Exception):

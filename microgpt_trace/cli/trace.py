@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -206,7 +207,7 @@ def _check(request: Request, force: bool) -> None:
     if request.fail_on not in (None, "anomaly"):
         raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
     save, out = request.save, request.out
-    if save is not None and out is not None and save.resolve() == out.resolve():
+    if save is not None and out is not None and realpath(save) == realpath(out):
         raise InputError(f"--save and --out both name {out}")
     for path in (save, out):
         if path is not None:
@@ -220,9 +221,9 @@ def _refuse_over_model(request: Request, model: Path | None) -> None:
     for option, path in (("--save", request.save), ("--out", request.out)):
         if path is None:
             continue
-        folders = (path.parent, path.resolve().parent)
+        folders = (path.parent, Path(realpath(path)).parent)
         is_model = any((folder / "config.json").is_file() for folder in folders)
-        is_model = is_model or (model is not None and model.resolve() == path.resolve())
+        is_model = is_model or (model is not None and realpath(model) == realpath(path))
         if path.is_file():
             with path.open("rb") as file:
                 is_model = is_model or file.read(4)[:3] in (b"GGU", b"APR")
