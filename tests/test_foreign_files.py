@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tracemalloc
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from gguf_files import raw, string, u32, u64
+from safetensors.numpy import save_file
 from test_cli import microgpt, refused
 
 from microgpt_trace import checkpoint, load
@@ -153,6 +157,38 @@ def test_a_log_that_is_a_pipe_watches_nothing(tmp_path):
     os.mkfifo(tmp_path / "x")
     with at_once():
         assert watched_before(tmp_path / "x") is None
+
+
+SHORTER = """
+import os, sys
+from pathlib import Path
+from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.errors import FileFormatError
+from microgpt_trace.readers.safetensors import read_safetensors
+
+path = Path(sys.argv[1])
+large, small = sorted(read_safetensors(path), key=lambda tensor: len(tensor.shape), reverse=True)
+dumped = open_recording(path).leftovers
+os.truncate(path, 4096)
+print(small.read().sum())
+dumps = [one.recorded.read for one in dumped]
+for read in (large.read, lambda: large.rows(0, 9), lambda: large.take([7]), *dumps):
+    try:
+        print(read().size)
+    except FileFormatError as error:
+        print(error)
+"""
+
+
+def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
+    """The system would end the process (SIGBUS)."""
+    arrays = {"model.embed_tokens.weight": np.ones((300, 300), "f4"), "model.norm.weight": np.ones(300, "f4")}
+    save_file(arrays, tmp_path / "x")
+    command = [sys.executable, "-c", SHORTER, str(tmp_path / "x")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    print(done.stderr)
+    shorter = f"{tmp_path / 'x'}: the file became shorter while it was read"
+    assert sorted(done.stdout.split("\n")) == sorted(["", "300.0", *[shorter] * 5])
 
 
 def test_text_is_utf8_of_a_size(tmp_path):

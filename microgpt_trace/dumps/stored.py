@@ -13,11 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from ..brief import brief
-from ..encodings import ENCODINGS, StoredTensor
+from ..encodings import ENCODINGS
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
 from ..json_text import from_json
-from ..readers.model_file import map_file
+from ..readers.mapped_file import MappedFile
 from ..stats import Array
 from .npy_header import NpyHeader, read_header
 
@@ -53,7 +53,7 @@ def npy_array(path: Path, name: str) -> Stored:
             with path.open("rb") as file:
                 if read_header(file) != header:
                     raise ValueError("changed meanwhile")
-            return _widened(header.array(map_file(path)[header.offset : header.size]))
+            return _widened(header.array(MappedFile.open(path).part(header.offset, header.size)))
 
     return _stored(path, name, header, read)
 
@@ -179,21 +179,26 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def safetensors_arrays(path: Path) -> tuple[list[Stored], dict[str, str]]:
     """The tensors of a safetensors file and its metadata. Raises FileFormatError."""
     header, metadata = safetensors_header(path)
-    content = map_file(path)
-    data = content[8 + int.from_bytes(content[:8].tobytes(), "little") :]
-    return [_tensor(path, name, entry, data) for name, entry in header.items()], metadata
+    file = MappedFile.open(path)
+    begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
+    return [_tensor(file, name, entry, begin) for name, entry in header.items()], metadata
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> Stored:
-    start, stop = entry["data_offsets"]
-    shape, dtype, own = tuple(entry["shape"]), entry["dtype"], data[start:stop]
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any], begin: int) -> Stored:
+    start, stop = (begin + offset for offset in entry["data_offsets"])
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
     if dtype in ("F16", "BF16"):
-        return Stored(name, shape, dtype, "floating", StoredTensor(name, ENCODINGS[dtype], shape, own).read)
+        half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
+        return Stored(name, shape, dtype, "floating", half.read)
     kind = "floating" if dtype in ("F32", "F64") else "whole" if dtype in _WHOLE else "other"
 
     def read() -> Array:
         if kind == "other":
-            raise FileFormatError(f"{path}: {brief(name)} has type {dtype}, which is not read")
-        return own.view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype]).reshape(shape)
+            raise FileFormatError(f"{file.path}: {brief(name)} has type {dtype}, which is not read")
+        return (
+            file.part(start, stop)
+            .view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype])
+            .reshape(shape)
+        )
 
     return Stored(name, shape, dtype, kind, read)

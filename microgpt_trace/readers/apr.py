@@ -23,7 +23,8 @@ from ..json_text import MANY_VALUES, from_json
 from ..stats import Array
 from .apr_config import decoder_config
 from .apr_facts import Facts
-from .model_file import ModelFile, by_our_names, check_tensors, map_file
+from .mapped_file import MappedFile
+from .model_file import ModelFile, by_our_names, check_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -118,7 +119,8 @@ def _is_aside(name: str) -> bool:
 
 def read_apr_header(path: Path) -> AprFile:
     """Metadata and tensors of an .apr file under their own names. Raises FileFormatError."""
-    data = map_file(path)
+    mapped = MappedFile.open(path)
+    data = mapped.bytes
     header = _header(path, data)
     metadata = _metadata(path, data, header)
     _refuse_shards(path, header, metadata)
@@ -132,7 +134,7 @@ def read_apr_header(path: Path) -> AprFile:
     for entry in entries:
         start = header.data_offset + entry.offset
         extents.append((start, start + entry.size, f"tensor {entry.name!r}"))
-        tensor, doubt = _tensor(path, data, entry, start)
+        tensor, doubt = _tensor(mapped, entry, start)
         tensors.append(tensor)
         ambiguous += doubt
     _refuse_overlaps(path, extents)
@@ -284,24 +286,25 @@ def _footer_notes(path: Path, data: Array, stop: int) -> list[str]:
     return []
 
 
-def _tensor(path: Path, data: Array, entry: _Entry, start: int) -> tuple[StoredTensor, list[str]]:
+def _tensor(file: MappedFile, entry: _Entry, start: int) -> tuple[StoredTensor, list[str]]:
     """The tensor, and a note where its size leaves open how it is stored."""
+    path, stop = file.path, start + entry.size
     name, row_size, doubt = _storage(path, entry)
-    if start + entry.size > len(data):
+    if stop > len(file.bytes):
         raise FileFormatError(
-            f"{path}: cut short: tensor {entry.name!r} ends at byte {start + entry.size:,} of {len(data):,}"
+            f"{path}: cut short: tensor {entry.name!r} ends at byte {stop:,} of {len(file.bytes):,}"
         )
     if name not in ENCODINGS:
         raise FileFormatError(
             f"{path}: tensor {entry.name!r} is stored as {name}, which is not read; these are: {_readable()}"
         )
-    stored, scale = data[start : start + entry.size], 1.0
+    scale = 1.0
     if name == "AprQ8":
-        scale = float(stored[:4].view("<f4")[0])
-        stored = stored[4:]
+        start += 4
+        scale = float(file.bytes[start - 4 : start].view("<f4")[0])
         if not math.isfinite(scale):
             raise FileFormatError(f"{path}: tensor {entry.name!r}: the scale is {scale}")
-    return StoredTensor(entry.name, ENCODINGS[name], entry.shape, stored, row_size, scale), doubt
+    return file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop, row_size, scale), doubt
 
 
 def _storage(path: Path, entry: _Entry) -> tuple[str, int | None, list[str]]:

@@ -22,7 +22,8 @@ from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
 from .conventions import COUNT, Settings
-from .model_file import blaming, map_file
+from .mapped_file import MappedFile
+from .model_file import blaming
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -100,7 +101,8 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bytes = map_file(path)
+        self.file = MappedFile.open(path)
+        self.bytes = self.file.bytes
         self.buffer = self.bytes.data  # struct and slices work on it without a copy
         self.at = 0
         if bytes(self.buffer[:4]) != MAGIC:
@@ -226,7 +228,7 @@ class _Part:
                 raise FileFormatError(f"{self.path}: tensors {last_name!r} and {name!r} overlap")
             if name in tensors:
                 raise FileFormatError(f"{self.path}: tensor {name!r} is there twice")
-            if tensor.data.size:
+            if tensor.stored.size:
                 last_stop, last_name = stop, name
             tensors[name] = tensor
         return [tensors[entry[0]] for entry in index]
@@ -261,5 +263,5 @@ class _Part:
                 f"{self.path}: tensor {name!r} of {size:,} bytes at {start + offset:,} ends past the end of "
                 f"the file ({len(self.bytes):,} bytes): it is cut short"
             )
-        data = self.bytes[start + offset : start + offset + size]
-        return StoredTensor(name, encoding, dims[::-1], data), offset + size
+        start += offset
+        return self.file.tensor(name, encoding, dims[::-1], start, start + size), offset + size

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..brief import brief
 from ..decoder import BIASES, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
-from ..foreign_files import check_regular, reading
-from ..stats import Array
 from .names import names_like, our_name
 
 if TYPE_CHECKING:
@@ -36,14 +31,6 @@ class ModelFile:
     metadata: Mapping[str, Any]  # as the file has it
     vocabulary: Callable[[], Vocabulary | None]
     notes: tuple[str, ...] = ()  # what the file does not say, and what was taken for it
-
-
-def map_file(path: Path) -> Array:
-    """The bytes of a file, mapped read-only. Raises FileFormatError."""
-    if not check_regular(path):
-        raise FileFormatError(f"{path}: the file is empty")
-    with reading(path), path.open("rb") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 @contextmanager

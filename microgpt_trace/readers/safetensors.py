@@ -16,8 +16,7 @@ from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
 from ..foreign_files import read_bytes
 from ..json_text import MAX_VALUES, from_json
-from ..stats import Array
-from .model_file import map_file
+from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")
 _MAX_DIMS, MAX_HEADER = 8, 100_000_000  # bytes, as the safetensors package has it
@@ -40,14 +39,15 @@ def _json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALU
 
 def read_safetensors(path: Path) -> list[StoredTensor]:
     """The tensors of a file, in the order of their data, which they fill from its start to its end."""
-    content = map_file(path)
+    file = MappedFile.open(path)
+    content = file.bytes
     size = int.from_bytes(content[:8].tobytes(), "little")
     if size > min(len(content) - 8, MAX_HEADER):
         found = f"of {size:,} bytes" if size <= len(content) - 8 else "past its end"
         raise FileFormatError(f"{path}: expected a safetensors file, found a header {found}")
     header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
     header.pop("__metadata__", None)
-    data = content[8 + size :]
+    begin, length = 8 + size, len(content) - 8 - size
     extents = sorted((*_extent(path, name, entry), name) for name, entry in header.items())
     tensors, last = [], 0
     for start, stop, name in extents:
@@ -55,14 +55,14 @@ def read_safetensors(path: Path) -> list[StoredTensor]:
             raise FileFormatError(
                 f"{path}: tensor {brief(name)} lies at {start:,} to {stop:,}; expected a start at {last:,}"
             )
-        if stop > len(data):
+        if stop > length:
             raise FileFormatError(
-                f"{path}: tensor {brief(name)} ends at {stop:,} of {len(data):,} bytes: the file is cut short"
+                f"{path}: tensor {brief(name)} ends at {stop:,} of {length:,} bytes: the file is cut short"
             )
-        tensors.append(_tensor(path, name, header[name], data[start:stop]))
+        tensors.append(_tensor(file, name, header[name], begin + start, begin + stop))
         last = stop
-    if last != len(data):
-        raise FileFormatError(f"{path}: {len(data) - last:,} bytes at the end belong to no tensor")
+    if last != length:
+        raise FileFormatError(f"{path}: {length - last:,} bytes at the end belong to no tensor")
     return tensors
 
 
@@ -77,8 +77,9 @@ def _extent(path: Path, name: str, entry: Any) -> tuple[int, int]:
     raise FileFormatError(f"{path}: tensor {brief(name)}: expected two data_offsets, found {brief(offsets)}")
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> StoredTensor:
-    dtype, shape = entry.get("dtype"), entry.get("shape")
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any], start: int, stop: int) -> StoredTensor:
+    size = stop - start
+    path, dtype, shape = file.path, entry.get("dtype"), entry.get("shape")
     if dtype not in _DTYPES:
         raise FileFormatError(
             f"{path}: tensor {brief(name)} has type {brief(dtype)}, which is not supported; these are: "
@@ -89,9 +90,9 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> Stored
         not isinstance(shape, list)
         or len(shape) > _MAX_DIMS
         or not all(map(_is_size, shape))
-        or math.prod(shape) * encoding.block_bytes != len(data)
+        or math.prod(shape) * encoding.block_bytes != size
     ):
         raise FileFormatError(
-            f"{path}: tensor {brief(name)}: {dtype} of shape {brief(shape)} does not take {len(data):,} bytes"
+            f"{path}: tensor {brief(name)}: {dtype} of shape {brief(shape)} does not take {size:,} bytes"
         )
-    return StoredTensor(name, encoding, tuple(shape), data)
+    return file.tensor(name, encoding, tuple(shape), start, stop)
