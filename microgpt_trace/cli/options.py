@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import FileFormatError, InputError
+from ..json_text import OutOfBounds, from_json
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -179,7 +179,9 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if not key or not equals:
             raise InputError(f"--set: expected KEY=VALUE, found {pair!r}")
         try:
-            settings[key] = json.loads(value)
+            settings[key] = from_json(value)
+        except OutOfBounds as error:
+            raise InputError(f"--set {key[:80]}: found {error}") from error
         except ValueError:
             settings[key] = value
     return settings

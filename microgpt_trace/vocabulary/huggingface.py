@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..brief import brief
 from ..errors import FileFormatError
-from ..readers.conventions import brief
+from ..json_text import MANY_VALUES
 from ..readers.safetensors import read_json
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
 from .isolated import MIB, Isolated, Limits
@@ -28,7 +29,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
-    tokenizer = read_json(path)
+    tokenizer = read_json(path, MANY_VALUES)
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
     ids = _token_ids(tokenizer, path)
