@@ -403,6 +403,13 @@ def test_what_is_not_finite_is_judged_once(decoders):
     assert "NaN though the inputs are finite, the first at [3, 2]" in found.wrong[0].nonfinite
 
 
+@pytest.mark.parametrize("rows", [slice(None), 3], ids=["all", "one row"])
+def test_whole_rows_may_be_nan(decoders, rows):
+    model, *_ = decoders("llama_gqa")
+    values = run(model, {"layer0.attn.v": lambda s: with_element(s["layer0.attn.v"], rows, np.nan)})
+    assert [o.name for o in diagnose_values(model, TOKENS, values).wrong] == ["layer0.attn.v"]
+
+
 def test_masked_scores_may_hold_anything(decoders):
     model, *_ = decoders("llama_gqa")
     values = run(model)
