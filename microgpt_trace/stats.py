@@ -105,6 +105,7 @@ def median(values: npt.ArrayLike) -> float:
     return float(middle if ordered[-1] == ordered[-1] else ordered[-1])
 
 
+@np.errstate(invalid="ignore")  # infinities cancel to NaN, and send us away
 def _in_one_pass(values: Array) -> TensorStats | None:
     """The summary of finite float32 values [N], whose squares and sums float64 holds exactly enough.
 

@@ -410,6 +410,14 @@ def test_whole_rows_may_be_nan(decoders, rows):
     assert [o.name for o in diagnose_values(model, TOKENS, values).wrong] == ["layer0.attn.v"]
 
 
+def test_no_temperature_is_beyond_all_numbers(decoders):
+    model, *_ = decoders("llama_gqa")
+    values = run(model)
+    values["layer0.attn.scores"] = values["layer0.attn.scores"] * np.float32(1e-6)
+    wrong = [o.name for o in diagnose_values(model, TOKENS, values).wrong]
+    assert wrong == ["layer0.attn.scores", "layer0.attn.weights"]
+
+
 def test_masked_scores_may_hold_anything(decoders):
     model, *_ = decoders("llama_gqa")
     values = run(model)
