@@ -403,10 +403,16 @@ def test_what_is_not_finite_is_judged_once(decoders):
     assert "NaN though the inputs are finite, the first at [3, 2]" in found.wrong[0].nonfinite
 
 
-@pytest.mark.parametrize("rows", [slice(None), 3], ids=["all", "one row"])
-def test_whole_rows_may_be_nan(decoders, rows):
+NOT_FINITE = {
+    "all": lambda v: np.full_like(v, np.nan),
+    "a wrong row": lambda v: with_element(with_element(v, 3, 7 - v[3]), (3, 2), np.nan),
+}
+
+
+@pytest.mark.parametrize("fault", NOT_FINITE.values(), ids=NOT_FINITE.keys())
+def test_what_is_wrong_may_be_nan_besides(decoders, fault):
     model, *_ = decoders("llama_gqa")
-    values = run(model, {"layer0.attn.v": lambda s: with_element(s["layer0.attn.v"], rows, np.nan)})
+    values = run(model, {"layer0.attn.v": lambda s: fault(s["layer0.attn.v"])})
     assert [o.name for o in diagnose_values(model, TOKENS, values).wrong] == ["layer0.attn.v"]
 
 
