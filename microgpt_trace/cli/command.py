@@ -60,7 +60,8 @@ def given(context: typer.Context) -> dict[str, str]:
     asked = {}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
-        if param.name and source is not None and source.name == "COMMANDLINE":
+        empty = context.params.get(param.name or "") in (None, (), [])  # older Clicks say so of no arguments
+        if param.name and source is not None and source.name == "COMMANDLINE" and not empty:
             is_option = param.param_type_name == "option"
             asked[param.name] = (
                 max(param.opts, key=len) if is_option else param.human_readable_name.strip("[]")
