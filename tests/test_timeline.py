@@ -24,6 +24,7 @@ from microgpt_trace.model import Schedule
 from microgpt_trace.render.document import dump
 from microgpt_trace.render.screen import Screen, to_text
 from microgpt_trace.render.timeline import timeline_document
+from microgpt_trace.render.training import loss_curve
 from microgpt_trace.timeline import read_timeline
 from microgpt_trace.training import Trainer
 
@@ -292,6 +293,21 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     assert told.loss.steps == tuple(range(1, 31))
     assert told.layers == read_timeline(written(tmp_path / "once", records())).layers
     assert [run.step for run in told.runs] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("losses", "top", "bottom"),
+    [
+        ([3.0, 1.0, math.nan, 2.0, math.inf], "  3.00 │•    ", "  1.00 │ •? ?"),
+        ([math.nan] * 2, "       │  ", "       │??"),
+        ([-1.7e308, 1.7e308], "2e+308 │ •", "-2e+308 │• "),
+    ],
+    ids=["some", "all", "huge"],
+)
+def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
+    lines = loss_curve(losses, to_text(40))
+    print(*lines, sep="\n")
+    assert (lines[0], lines[7]) == (top, bottom)
 
 
 def test_the_answer_at_a_glance(by_hand):
