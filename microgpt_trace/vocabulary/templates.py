@@ -29,9 +29,8 @@ _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items())
 _LISTS: tuple[Any, ...] = (list, tuple, set, frozenset, range, *_VIEWS)
 # Those that make text of any value; `join` does so of the members of any iterable.
 _WRITING_FILTERS = (
-    "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "pprint", "replace",
-    "safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize", "wordcount",
-    "wordwrap", "xmlattr",
+    "capitalize", "center", "e", "escape", "forceescape", "format", "lower", "pprint", "replace", "safe",
+    "string", "title", "trim", "upper", "urlencode", "urlize", "xmlattr",
 )  # fmt: skip
 
 
