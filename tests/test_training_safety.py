@@ -304,3 +304,9 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     with hold(tmp_path / name):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_empty_name_can_be_watched(data, tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert microgpt("train", "--steps", 2, "--data", data, "--log", log, "--watch", "").code == 0
+    assert json.loads(log.read_text().splitlines()[0])["watched"] == ""
