@@ -1,5 +1,6 @@
 """`train` loses no work and nobody else's files: kills, full disks, two runs at once, wrong targets."""
 
+import errno
 import json
 import os
 import subprocess
@@ -156,6 +157,21 @@ def test_two_runs_do_not_write_one_file(data, tmp_path):
     with hold(tmp_path / "m"):
         assert (tmp_path / ".m.lock").exists()
     assert not (tmp_path / ".m.lock").exists()
+
+
+def test_a_file_system_without_locks_keeps_nobody_from_training(data, tmp_path, monkeypatch):
+    def none(self):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fasteners.InterProcessLock.trylock", none)
+    assert microgpt(f"train --steps 2 --data {data}").code == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_loop_of_links_is_no_target(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RunError, match="cannot write"):
+        save(init(), tmp_path / "loop")
 
 
 def model_folder(tmp_path):
