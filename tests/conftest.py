@@ -1,6 +1,7 @@
 """Models that several test modules share. All are small, seeded and untrained."""
 
 import json
+import signal
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +69,17 @@ def case(request) -> Case:
 def deep() -> Case:
     """Two layers with two heads."""
     return CASES["2 layers, 2 heads"]
+
+
+@pytest.fixture
+def default_signals():
+    """Handlers as Python sets them, whatever started the tests has ignored (nohup, a shell's &)."""
+    usual = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+    numbers = {getattr(signal, name): how for name, how in usual.items() if hasattr(signal, name)}
+    before = {number: signal.signal(number, how) for number, how in numbers.items()}
+    yield
+    for number, how in before.items():
+        signal.signal(number, how)
 
 
 @pytest.fixture

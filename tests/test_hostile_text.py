@@ -48,6 +48,7 @@ def terminal(request, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     if request.param:
         monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLORTERM", "truecolor")  # rich keeps what a style was first written as
     return request.param
 
 

@@ -141,7 +141,7 @@ def test_threads_get_their_own_answers():
 
 
 @posix
-def test_ctrl_c_is_for_us_and_ends_it():
+def test_ctrl_c_is_for_us_and_ends_it(default_signals):
     function = isolated("pid")
     pid = function(FILE)
     assert os.getsid(pid) != os.getsid(0)

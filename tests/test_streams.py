@@ -81,7 +81,7 @@ def test_results_and_files_of_a_command_whose_stdout_is_closed(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monkeypatch):
+def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monkeypatch, default_signals):
     """Two of them while it is written; both the file and the folder are whole."""
     path, folder, seen = tmp_path / "file", tmp_path / "folder", []
     before = signal.signal(number, lambda *_: seen.append(path.read_bytes()))
@@ -106,14 +106,14 @@ def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monke
     assert sorted(tmp_path.iterdir()) == [path, folder]
 
 
-def test_ctrl_c_during_a_save_is_an_interrupt_after_it(tmp_path, monkeypatch):
+def test_ctrl_c_during_a_save_is_an_interrupt_after_it(tmp_path, monkeypatch, default_signals):
     monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"whole")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
 
 
-def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch):
+def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch, default_signals):
     def full(_):
         signal.raise_signal(signal.SIGHUP)
         raise OSError(28, "No space left on device")
@@ -125,7 +125,7 @@ def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch):
     assert (seen, list(tmp_path.iterdir())) == ([signal.SIGHUP], [])
 
 
-def test_a_signal_that_the_caller_ignores_stays_ignored():
+def test_a_signal_that_the_caller_ignores_stays_ignored(default_signals):
     before, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
     try:
         with handled(lambda number, frame: seen.append(number)):
