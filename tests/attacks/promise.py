@@ -1,0 +1,268 @@
+"""What every command owes whoever calls it, whatever it is given: runs one in this process and says which
+promises it broke. Knows no attack."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import re
+import signal
+import stat
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from microgpt_trace.cli import COMMANDS, build
+from microgpt_trace.cli.output import run
+
+CODES = (0, 1, 2, 130)
+LONGEST = 2100  # characters of a line on stderr
+GROWTH = 512  # MiB that one attack on small files may take beyond the largest before it
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
+BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
+HIDDEN = "\x1b[8m"  # no style of ours
+
+Snapshot = dict[str, tuple[int, ...]]
+
+
+class Hung(BaseException):
+    """The time is up. Not an Exception, which a command may catch."""
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int | None = None  # None: it did not end by itself
+    out: str = ""
+    err: str = ""
+    past: str = ""  # what was written to the descriptors and not to sys.stdout or sys.stderr
+    trace: str = ""
+    seconds: float = 0.0
+    changed: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+class _Stream(io.StringIO):
+    """A stream in memory with a descriptor, as the program's own have."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+
+@cache
+def click_command(name: str | None) -> Any:
+    """The program as click has it, with this command or with all."""
+    return get_command(build(COMMANDS if name is None else [name]))
+
+
+def snapshot(folder: Path) -> Snapshot:
+    """Everything below the folder: what it is, and of files the size, the time and the inode."""
+    found = {}
+    for base, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            status = Path(base, name).lstat()
+            is_folder = stat.S_ISDIR(status.st_mode)
+            rest = () if is_folder else (status.st_size, status.st_mtime_ns, status.st_ino)
+            found[os.path.relpath(os.path.join(base, name), folder)] = (status.st_mode, *rest)  # noqa: PTH118
+    return found
+
+
+def attacked(
+    words: Sequence[str], folder: Path, *, environment: dict[str, str], seconds: float = 20.0,
+    own_fault: bool = False,
+) -> Ended:  # fmt: skip
+    """Run `microgpt` with the words. `own_fault`: they may ask for more memory than there is."""
+    before, memory = snapshot(folder), _peak()
+    ended = _run(words, folder, environment, seconds)
+    after = snapshot(folder)
+    ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
+    terminal = "FORCE_COLOR" in environment
+    ended.broken = [
+        *_of_the_end(ended, seconds, own_fault),
+        *_of_the_text(ended, terminal),
+        *_of_the_files(ended),
+        *_of_json(words, ended, folder),
+    ]
+    if _peak() - memory > GROWTH and not own_fault:
+        ended.broken.append(f"it took {_peak() - memory:,} MiB more than any attack before it")
+    return ended
+
+
+def _peak() -> int:
+    """MiB that this process has held at most, 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used >> (20 if sys.platform == "darwin" else 10)
+
+
+def _run(words: Sequence[str], folder: Path, environment: dict[str, str], seconds: float) -> Ended:
+    out, err, ended, began = _Stream(1), _Stream(2), Ended(), time.monotonic()
+    command = click_command(words[0] if words and words[0] in COMMANDS else None)
+    with ExitStack() as stack:
+        past = stack.enter_context(_descriptors())
+        stack.enter_context(_surroundings(folder, environment))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error")
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(err))
+        try:
+            with _alarm(seconds):
+                ended.code = run(
+                    lambda: command(args=list(words), standalone_mode=False, prog_name="microgpt")
+                )
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            ended.trace = "".join(traceback.format_exception(error))
+        gc.collect(0)  # what a finalizer has to say is said here
+        past.seek(0)
+        ended.past = past.read().decode(errors="replace")
+    ended.out, ended.err, ended.seconds = out.getvalue(), err.getvalue(), time.monotonic() - began
+    return ended
+
+
+@contextmanager
+def _descriptors() -> Iterator[Any]:
+    """A file in the place of descriptors 1 and 2."""
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with tempfile.TemporaryFile() as file:
+        for number, _ in kept:
+            os.dup2(file.fileno(), number)
+        try:
+            yield file
+        finally:
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+@contextmanager
+def _surroundings(folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    here, kept = Path.cwd(), dict(os.environ)
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise Hung when the time is up, where the system has such a clock."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def up(*_: object) -> None:
+        raise Hung(f"not ended after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, up)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if somebody swallows it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _of_the_end(ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
+    if ended.code is None:
+        yield f"an exception gets out\n{ended.trace}"
+        return
+    if ended.code not in CODES:
+        yield f"exit code {ended.code}"
+    if ended.seconds > seconds:
+        yield f"it took {ended.seconds:.1f} s"
+    lines = BAR.sub("", ended.err).splitlines()
+    if ended.code == 2:
+        if len(lines) != 1:
+            yield f"{len(lines)} lines on stderr beside exit code 2"
+        if ended.out:
+            yield f"exit code 2, and results: {ended.out[:200]!r}"
+    if ended.code in (2, 130) and not (lines and "microgpt: " in lines[-1]):
+        yield f"exit code {ended.code} without a reason"
+    if ended.code == 1 and not (ended.out or ended.err or ended.changed):
+        yield "exit code 1 without a word"
+    if "not enough memory" in ended.err and not own_fault:
+        yield "small files asked for more memory than there is"
+    if "cannot write the output" in ended.err:
+        yield "it blames the output, which can be written"
+    if "Traceback" in ended.err:
+        yield "a traceback on stderr"
+
+
+def _of_the_text(ended: Ended, terminal: bool) -> Iterator[str]:
+    for name, text in (("stdout", ended.out), ("stderr", ended.err)):
+        own = BAR.sub("", STYLE.sub("", text)) if terminal else text
+        bad = {c for c in own if not (c.isprintable() or c == "\n")}
+        if bad or HIDDEN in text:
+            yield f"{name} has {sorted(bad)}"
+        longest = max(map(len, own.split("\n")))
+        if name == "stderr" and longest > LONGEST:
+            yield f"a line of {longest:,} characters on stderr"
+    if ended.past:
+        yield f"written past stdout and stderr: {ended.past[:1000]!r}"
+
+
+def _of_the_files(ended: Ended) -> Iterator[str]:
+    if ended.code == 2 and ended.changed:
+        yield f"exit code 2, and changed files: {ended.changed}"
+    left = [name for name in ended.changed if name.endswith((".tmp", ".lock"))]
+    if left:
+        yield f"left behind: {left}"
+
+
+def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
+    """--json is RFC 8259, without a name twice in an object."""
+    if ended.code not in (0, 1) or not {"--json", "--jsonl", "--schema"} & set(words):
+        return
+    text = ended.out
+    if "--out" in words[:-1]:
+        with suppress(OSError, ValueError):
+            target = folder / words[words.index("--out") + 1]
+            text = text or (target.read_text(encoding="utf-8") if target.is_file() else "")
+    pieces = text.splitlines() if "--jsonl" in words and "--schema" not in words else [text]
+    if "--help" in words or (ended.code == 1 and not text):
+        return
+    for piece in pieces:
+        try:
+            json.loads(piece, parse_constant=_no_constant, object_pairs_hook=_once)
+        except ValueError as error:
+            yield f"no JSON: {error} in {piece[:200]!r}"
+            return
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name twice in an object")
+    return found
