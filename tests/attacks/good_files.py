@@ -23,17 +23,19 @@ from microgpt_trace.training import Trainer
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m.content }}{% endfor %}"
 VIEWS = (
-    "trace FILE READ", "trace FILE READ -v --json --values", "trace FILE READ --jsonl", "trace FILE READ --validate",
-    "trace FILE READ --save new.safetensors -v", "explain FILE logits[-1,5] READ", "attribute FILE READ",
+    "trace FILE READ", "trace FILE READ -v --json --values", "trace FILE READ --jsonl",
+    "trace FILE READ --validate", "trace FILE READ --save new.safetensors -v",
+    "explain FILE logits[-1,5] READ", "attribute FILE READ",
     "explain FILE layer0.attn.scores[0,1,0] READ --json", "inspect FILE", "inspect FILE --json",
     "attribute FILE READ --json", "trace FILE READ --ablate layer0.mlp.act --scale layer0.attn.head1=2",
 )  # fmt: skip
 DECODER = (
-    *VIEWS, "inspect FILE --stats --metadata", "inspect FILE --stats --metadata --json", "diff FILE hf --tokens 1,5,5",
-    "diff FILE FILE --weights", "diff hf FILE --weights --json", "diff FILE hf --prompts prompts.txt",
-    "trace FILE --tokens 1,5,5 --generate 3 --lens --recheck", "diagnose aprt FILE --tokens 1,5,5",
-    "trace FILE READ --save-aprt newfolder", "trace FILE READ --patch layer0.mlp.act=saved.safetensors",
-    "diff FILE npy --suggest-map --tokens 1,5,5", "diff FILE q.gguf --tokens 1,5 --compute q8 --json",
+    *VIEWS, "inspect FILE --stats --metadata", "inspect FILE --stats --metadata --json",
+    "diff FILE hf --tokens 1,5,5", "diff FILE FILE --weights", "diff hf FILE --weights --json",
+    "diff FILE hf --prompts prompts.txt", "trace FILE --tokens 1,5,5 --generate 3 --lens --recheck",
+    "diagnose aprt FILE --tokens 1,5,5", "trace FILE READ --save-aprt newfolder",
+    "trace FILE READ --patch layer0.mlp.act=saved.safetensors", "diff FILE npy --suggest-map --tokens 1,5,5",
+    "diff FILE q.gguf --tokens 1,5 --compute q8 --json",
 )  # fmt: skip
 WORDY = (
     "trace FILE ee --chat",
@@ -42,21 +44,24 @@ WORDY = (
     "trace FILE e</s> --special",
 )
 MICROGPT = (
-    *(view for view in VIEWS if "5]" not in view), "trace FILE emma --backward --step", "gradcheck --model FILE e",
-    "sample --model FILE -n 3", "patch FILE emma emmy --json", "diff FILE FILE emma", "diff FILE FILE --weights",
-    "explain FILE logits[-1,a] emma --backward", "diff FILE micro.safetensors",
+    *(view for view in VIEWS if "5]" not in view), "trace FILE emma --backward --step",
+    "gradcheck --model FILE e", "sample --model FILE -n 3", "patch FILE emma emmy --json",
+    "diff FILE FILE emma", "diff FILE FILE --weights", "explain FILE logits[-1,a] emma --backward",
+    "diff FILE micro.safetensors",
 )  # fmt: skip
 DUMP = (
-    "diff FILE FILE", "diff m.gguf FILE", "diff FILE hf --tokens 1,5,5 --json", "diagnose FILE m.gguf --tokens 1,5,5",
-    "diff FILE m.gguf -v --positions last", "diff m.gguf FILE --suggest-map --tokens 1,5,5",
-    "diagnose FILE hf --json", "trace m.gguf --tokens 1,5,5 --patch layer0.mlp.act=FILE",
+    "diff FILE FILE", "diff m.gguf FILE", "diff FILE hf --tokens 1,5,5 --json",
+    "diagnose FILE m.gguf --tokens 1,5,5", "diff FILE m.gguf -v --positions last",
+    "diff m.gguf FILE --suggest-map --tokens 1,5,5", "diagnose FILE hf --json",
+    "trace m.gguf --tokens 1,5,5 --patch layer0.mlp.act=FILE",
     "trace m.gguf --tokens 1,5,5 --add layer1.attn.out=FILE --json", "diff FILE saved.safetensors",
     "diff m.gguf FILE --map map.toml", "diff m.gguf hf --tokens 1,5,5 --calibrate FILE",
     "diff FILE m.gguf --layout *.attn.q=HTD",
 )  # fmt: skip
 OF_MICROGPT = (
-    "diff FILE FILE", "diff c.safetensors FILE", "diff FILE micro.safetensors --json", "diagnose FILE c.safetensors",
-    "trace emma --patch layer0.mlp.act=FILE", "diagnose FILE c.safetensors --json",
+    "diff FILE FILE", "diff c.safetensors FILE", "diff FILE micro.safetensors --json",
+    "diagnose FILE c.safetensors", "trace emma --patch layer0.mlp.act=FILE",
+    "diagnose FILE c.safetensors --json",
 )  # fmt: skip
 # Name -> the commands that read it
 READERS: dict[str, tuple[str, ...]] = {
@@ -69,13 +74,14 @@ READERS: dict[str, tuple[str, ...]] = {
         *(line.replace("READ", "emma") for line in MICROGPT),
         "train --resume FILE --data names.txt", "train --resume FILE --data names.txt --log log.jsonl",
     ),
-    "w.safetensors": tuple(line.replace("READ", "emma --n-head 4") for line in MICROGPT if "diff" not in line),
+    "w.safetensors": tuple(line.replace("READ", "emma --n-head 4") for line in MICROGPT if "di" not in line),
     "log.jsonl": (
         "timeline FILE", "timeline FILE --json", "timeline FILE --event layer0.* --event wte",
         "train --resume c.safetensors --data names.txt --log FILE",
     ),
     "names.txt": (
-        "train --steps 3 --data FILE", "train --steps 3 --data FILE --vocab data --log new.jsonl --trace-every 1",
+        "train --steps 3 --data FILE",
+        "train --steps 3 --data FILE --vocab data --log new.jsonl --trace-every 1",
         "train --resume c.safetensors --data FILE",
     ),
     **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), DUMP),
@@ -90,11 +96,13 @@ PLAIN = (
     "trace emma", "trace emma --backward --step --json", "trace olivia -v --values --jsonl", "gradcheck emma",
     "trace --seed 3 ava --ablate layer0.attn.head2@3:5 --scale wpe=0.5", "inspect", "inspect --seed 1 --json",
     "explain layer0.attn.scores[1,3,2] emma", "explain layer0.mlp.act@2:5 emma --backward", "patch emma emmy",
-    "attribute emma --position 2 --against n", "attribute emma --json", "patch emma emmy --sites layer*.attn.head*",
-    "train --steps 3", "train --steps 3 --batch-size 2 --n-layer 2 --log new.jsonl --trace-every 2",
+    "attribute emma --position 2 --against n", "attribute emma --json",
+    "patch emma emmy --sites layer*.attn.head*", "train --steps 3",
+    "train --steps 3 --batch-size 2 --n-layer 2 --log new.jsonl --trace-every 2",
     "train --steps 3 --data names.txt --vocab data --watch ava --autosave 0", "trace emma --validate --json",
     "trace --schema", "diff --schema", "trace emma --save new.safetensors --layer *.head*",
-    "trace m.gguf --tokens 1,5 --generate 2 --temperature 1 --seed 3", "trace m.gguf e --layers 1-1 --positions last",
+    "trace m.gguf --tokens 1,5 --generate 2 --temperature 1 --seed 3",
+    "trace m.gguf e --layers 1-1 --positions last",
     "diff c.safetensors micro.safetensors --rtol 0.1 --atol 1e-6", "inspect m.gguf --filter *attn_q* --stats",
     "trace m.apr --tokens 1,2 --rope-pairs halves --set num_heads=4",
 )  # fmt: skip
@@ -158,8 +166,8 @@ def _dump(folder: Path) -> None:
         np.save(folder / "npy" / f"{name.replace('mlp.up', 'up_proj')}.npy", array)
     np.savez(folder / "dump.npz", **{name: array for name, array in arrays.items() if "layer0" in name})
     lines = [
-        "tokens = [1, 5, 5]", "[events]", '"layer{i}.mlp.up" = "layer{i}.up_proj"', '"logits" = "logits[:, :61]"',
-        '"layer0.attn.q" = { from = "layer0.attn.q", layout = "TC" }',
+        "tokens = [1, 5, 5]", "[events]", '"layer{i}.mlp.up" = "layer{i}.up_proj"',
+        '"logits" = "logits[:, :61]"', '"layer0.attn.q" = { from = "layer0.attn.q", layout = "TC" }',
     ]  # fmt: skip
     (folder / "map.toml").write_text("\n".join(lines) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
 TOKEN = re.compile(
     r'-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|"(?:[^"\\]|\\.)*"|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}'
 )
+DTYPES = ("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f", "", "<f3")
 TEXT = (".json", ".jsonl", ".toml", ".txt")
 
 
@@ -35,6 +37,7 @@ def mutate_bytes(rng: Random, content: bytes, other: bytes) -> bytes:
     length = rng.choice((1, 1, 2, 4, 8, 64, 1000))
     front, taken, back = content[:at], content[at : at + length], content[at + length :]
     other_at = rng.randrange(len(other) + 1)
+    number = rng.choice((struct.pack("<Q", rng.choice(INTS)), struct.pack("<I", rng.choice(INTS) % 2**32)))
     return rng.choice((
         lambda: front + bytes(byte ^ 1 << rng.randrange(8) for byte in taken) + back,
         lambda: front + rng.choice(PIECES) + taken + back,
@@ -43,8 +46,7 @@ def mutate_bytes(rng: Random, content: bytes, other: bytes) -> bytes:
         lambda: front + taken + taken + back,
         lambda: front,
         lambda: front + other[other_at:],
-        lambda: front + rng.choice((struct.pack("<Q", rng.choice(INTS)), struct.pack("<I", rng.choice(INTS) % 2**32)))
-        + content[at + 8 :],
+        lambda: front + number + content[at + len(number) :],
         lambda: content + other,
     ))()  # fmt: skip
 
@@ -93,8 +95,6 @@ def _apr(rng: Random, path: Path) -> bytes:
     tensors = apr_model()[0]
     kind = rng.randrange(3)
     if kind == 0:
-        import json
-
         return apr_bytes(None, tensors, text=mutate_text(rng, json.dumps(APR_METADATA)).encode())
     if kind == 1:
         name = rng.choice(list(tensors))
@@ -123,7 +123,7 @@ def _npy_bytes(rng: Random, content: bytes) -> bytes:
     changed = rng.choice((
         lambda: mutate_text(rng, header),
         lambda: re.sub(r"\d+", lambda _: rng.choice(NUMBERS), header),
-        lambda: header.replace("<f4", rng.choice(("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f"))),
+        lambda: header.replace("<f4", rng.choice(DTYPES)),
         lambda: header.replace("False", rng.choice(("True", "None", "1"))),
     ))().encode("latin-1", "replace")[:65535]  # fmt: skip
     return content[:8] + struct.pack("<H", len(changed)) + changed + content[10 + size :]
