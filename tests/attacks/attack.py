@@ -96,7 +96,7 @@ class Attacker:
                 return replace(rng, rng.choice((path, *files)), rng.choice(others)), item
             finally:
                 os.chdir(here)
-        name = rng.choice(NAMES) + rng.choice(("", path.suffix))
+        name = rng.choice(NAMES).replace("/", "|") + rng.choice(("", path.suffix))
         while len(os.fsencode(name)) > 255:
             name = name[1:]
         path.rename(self.folder / name)

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,14 +138,9 @@ def main() -> None:
             return
         first = wanted.first if wanted.only is None else wanted.only
         began = time.monotonic()
-        threads = [
-            threading.Thread(target=campaign.attack_from, args=(first + job,), daemon=True)
-            for job in range(jobs)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(jobs) as pool:
+            for _ in pool.map(campaign.attack_from, range(first, first + jobs)):
+                pass
         print(campaign.report(time.monotonic() - began))
     raise SystemExit(1 if campaign.broken else 0)
 

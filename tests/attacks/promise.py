@@ -242,12 +242,11 @@ def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
     if ended.code not in (0, 1) or not {"--json", "--jsonl", "--schema"} & set(words):
         return
     text = ended.out
-    if "--out" in words[:-1]:
-        with suppress(OSError, ValueError):
-            target = folder / words[words.index("--out") + 1]
-            text = text or (target.read_text(encoding="utf-8") if target.is_file() else "")
+    if "--out" in words:
+        files = [folder / name for name in ended.changed if (folder / name).is_file()]
+        text = text or (files[0].read_text(encoding="utf-8") if len(files) == 1 else "")
     pieces = text.splitlines() if "--jsonl" in words and "--schema" not in words else [text]
-    if "--help" in words or (ended.code == 1 and not text):
+    if "--help" in words or (not text and (ended.code == 1 or "--out" in words)):
         return
     for piece in pieces:
         try:
