@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,9 +29,11 @@ from microgpt_trace.cli.output import run
 
 CODES = (0, 1, 2, 130)
 LONGEST = 2100  # characters of a line on stderr
+MEMORY = 3 << 30  # bytes
 GROWTH = 512  # MiB that one attack on small files may take beyond the largest before it
 STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
 BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
+NO_RUN = {"-h", "--help", "--version"}
 HIDDEN = "\x1b[8m"  # no style of ours
 
 Snapshot = dict[str, tuple[int, ...]]
@@ -93,7 +95,7 @@ def attacked(
     ended = _run(words, folder, environment, seconds)
     after = snapshot(folder)
     ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
-    terminal = "FORCE_COLOR" in environment
+    terminal = "FORCE_COLOR" in environment or bool(NO_RUN & set(words))  # Typer looks once, when it loads
     ended.broken = [
         *_of_the_end(ended, seconds, own_fault),
         *_of_the_text(ended, terminal),
@@ -139,6 +141,24 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
         ended.past = past.read().decode(errors="replace")
     ended.out, ended.err, ended.seconds = out.getvalue(), err.getvalue(), time.monotonic() - began
     return ended
+
+
+@contextmanager
+def memory_limited(most: int = MEMORY) -> Iterator[None]:
+    """So many bytes of address space beyond what is in use at most, where the system can say so."""
+    try:
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (held + most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @contextmanager
@@ -239,14 +259,15 @@ def _of_the_files(ended: Ended) -> Iterator[str]:
 
 def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
     """--json is RFC 8259, without a name twice in an object."""
-    if ended.code not in (0, 1) or not {"--json", "--jsonl", "--schema"} & set(words):
+    asked = {"--json", "--jsonl", "--schema"} & set(words)
+    if ended.code not in (0, 1) or not asked or NO_RUN & set(words):
         return
     text = ended.out
     if "--out" in words:
         files = [folder / name for name in ended.changed if (folder / name).is_file()]
         text = text or (files[0].read_text(encoding="utf-8") if len(files) == 1 else "")
     pieces = text.splitlines() if "--jsonl" in words and "--schema" not in words else [text]
-    if "--help" in words or (not text and (ended.code == 1 or "--out" in words)):
+    if not text and (ended.code == 1 or "--out" in words):
         return
     for piece in pieces:
         try:

@@ -8,20 +8,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from .attack import Attack, Attacker, prepare
-
-MEMORY = 4 << 30  # bytes of address space
-
-
-def limit_memory() -> None:
-    """Where the system can."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+from .promise import memory_limited
 
 
 def _put(record: dict[str, object]) -> None:
@@ -71,7 +61,12 @@ def main() -> None:
     if wanted.prepare:
         prepare(wanted.folder)
         return
-    limit_memory()
+    with memory_limited():
+        make_attacks(wanted)
+
+
+def make_attacks(wanted: argparse.Namespace) -> None:
+    """All that are wanted; of one that breaks a promise the fewest words that still do."""
     attacker = Attacker(wanted.folder, wanted.seed)
     for number in numbers(wanted.first, wanted.step, wanted.until):
         faulthandler.dump_traceback_later(3 * attacker.seconds, exit=True)
@@ -81,8 +76,7 @@ def main() -> None:
             _put(told | {"folder": str(attacker.folder)})
             return
         _put({"begun": told})
-        attack.ended = attacker.run(attack)
-        ended = attack.ended
+        attack.ended = ended = attacker.run(attack)
         if ended.broken and ended.seconds < 2 and attack.kind == "command":
             faulthandler.dump_traceback_later(20 * attacker.seconds, exit=True)
             attack.words = smaller(attacker, attack)
