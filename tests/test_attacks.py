@@ -1,4 +1,4 @@
-"""Hostile files and command lines against every command; tests/attacks/campaign.py makes any number of them."""
+"""Hostile files and command lines against every command; tests/attacks/campaign.py makes more of them."""
 
 import os
 import subprocess

@@ -30,9 +30,9 @@ INPUTS = (
     "\x1b[8m", "[/]", "~", "locked",
 )  # fmt: skip
 OUTPUTS = (
-    "new", "new.safetensors", "new.json", "newfolder", "", ".", "-", "..", "folder", "folder/new",
-    "missing/new", "fifo", "loop", "dangling", "empty", "m.gguf", "c.safetensors", "hf/new", "names.txt",
-    "log.jsonl", "\udcff", "n" * 255, "n" * 256,
+    "new", "new.safetensors", "new.json", "newfolder", "new.jsonl", "-", "c.safetensors", "log.jsonl", "",
+    ".", "-", "..", "folder", "folder/new", "missing/new", "fifo", "loop", "dangling", "empty", "m.gguf",
+    "c.safetensors", "hf/new", "names.txt", "log.jsonl", "\udcff", "n" * 255, "n" * 256,
     "\x1b[8m", "[/]", "/dev/full", "/dev/null", "/proc/new", "m.gguf/x", "sub/../new", "aprt", "locked/new",
 )  # fmt: skip
 LISTS = (
@@ -79,7 +79,7 @@ BY_NAME = {
     "--layout": LETTERS, "--fail-on": ("anomaly", "x", ""),
 }  # fmt: skip
 SMALL = ("1", "2", "3", "4", "5", "8", "0", "-1", "", "a", "1.5", "nan", "1" + "0" * 5000)
-FLOATS = (*NUMBERS, "nan", "inf", "-inf", "", "a", "0.0", "1e-6", "0.1", "12", "1_0", "٣")
+FLOATS = ("0.5", "1", "2", "0", "1e-6", "0.1", "12", *NUMBERS, "nan", "inf", "-inf", "", "a", "1_0", "٣")
 RISKY = {*SIZES, "--top-k", "--seed"}
 
 
@@ -91,26 +91,31 @@ def options_of(name: str) -> tuple[Any, ...]:
     )
 
 
+def drawn(rng: Random, pool: tuple[str, ...]) -> str:
+    """One of a pool, whose plausible values stand first."""
+    return rng.choice(pool[: max(len(pool) // 4, 3)] if rng.random() < 0.6 else pool)
+
+
 def value_of(rng: Random, param: Any) -> str:
     """A value for an option, plausible or hostile."""
     flag, kind = param.opts[0], type(param.type).__name__
     if rng.random() < 0.05:
         return rng.choice(TEXTS)
     if flag in BY_SITE:
-        return rng.choice(SITES)
+        return drawn(rng, SITES)
     if flag in BY_NAME:
-        return rng.choice(BY_NAME[flag])
+        return drawn(rng, BY_NAME[flag])
     if flag == "--scale":
-        return f"{rng.choice(SITES)}={rng.choice(FLOATS)}"
+        return f"{drawn(rng, SITES)}={drawn(rng, FLOATS)}"
     if flag in ("--patch", "--add"):
-        return f"{rng.choice(SITES)}={rng.choice(INPUTS)}"
+        return f"{drawn(rng, SITES)}={drawn(rng, INPUTS)}"
     if kind == "TyperPath":
-        return rng.choice(OUTPUTS if flag in TARGETS else INPUTS)
+        return drawn(rng, OUTPUTS if flag in TARGETS else INPUTS)
     if hasattr(param.type, "choices"):
         return str(rng.choice([getattr(choice, "value", choice) for choice in param.type.choices]))
     if kind.startswith("Int"):
-        return rng.choice(SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
-    return rng.choice(FLOATS if kind.startswith("Float") else TEXTS)
+        return drawn(rng, SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
+    return drawn(rng, FLOATS if kind.startswith("Float") else TEXTS)
 
 
 def option(rng: Random, name: str) -> list[str]:
@@ -130,7 +135,7 @@ def good_line(rng: Random) -> list[str]:
 def command_line(rng: Random) -> list[str]:
     """A good one with a few options more, words replaced, taken out or doubled."""
     words = good_line(rng)
-    for _ in range(rng.choice((1, 1, 2, 2, 3, 5))):
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         at = rng.randrange(1, len(words) + 1)
         name = words[0] if words and words[0] in COMMANDS else rng.choice(list(COMMANDS))
         kind = rng.random()

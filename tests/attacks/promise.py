@@ -145,20 +145,19 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
 
 @contextmanager
 def memory_limited(most: int = MEMORY) -> Iterator[None]:
-    """So many bytes of address space beyond what is in use at most, where the system can say so."""
+    """So many bytes of data at most, where the system can say so. Files that are mapped to be read are none:
+    a sparse one may be larger than any memory."""
     try:
         import resource
-
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):
+    except ImportError:
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + most, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @contextmanager
