@@ -1,8 +1,8 @@
 # make trace   set up and trace "emma"        make lint    ruff and mypy
 # make test    set up and run the tests       make bench   compare speed with peers
-# make attack  hostile files and command lines, make bench-models   the same for a production model
-#              for ATTACK_SECONDS=600         make clean   remove what these made
+# make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
+# make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
 # JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
 
