@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from attacks import promise
-from attacks.promise import attacked, memory_limited
+from attacks.promise import attacked
+from attacks.surroundings import memory_limited
 
 pytest.importorskip("gguf", reason="the good files are written by the package gguf")
 pytest.importorskip("tokenizers", reason="the commands read the vocabularies of production models")
@@ -76,6 +77,7 @@ def leave(name):
         (lambda: os.write(2, b"panicked"), "written past stdout and stderr: 'panicked'"),
         (lambda: print('{"a": NaN}'), "NaN is no JSON"),
         (lambda: print('{"a": 1, "a": 1}'), "a name twice"),
+        (lambda: print('{"schema": "microgpt.patch/1"}'), "not as its schema says"),
         (lambda: sys.exit(3), "exit code 3"),
         (lambda: sys.exit(2), "0 lines on stderr"),
         (lambda: leave("new"), "changed files: ['new']"),

@@ -4,21 +4,17 @@ promises it broke. Knows no attack."""
 from __future__ import annotations
 
 import gc
-import io
-import json
 import os
 import re
-import signal
 import stat
-import sys
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +23,11 @@ from typer.main import get_command
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.cli.output import run
 
+from .documents import wrong_in
+from .surroundings import Stream, alarm, descriptors, peak, surroundings
+
 CODES = (0, 1, 2, 130)
 LONGEST = 2100  # characters of a line on stderr
-MEMORY = 3 << 30  # bytes
 GROWTH = 512  # MiB that one attack on small files may take beyond the largest before it
 STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
 BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
@@ -37,10 +35,6 @@ NO_RUN = {"-h", "--help", "--version"}
 HIDDEN = "\x1b[8m"  # no style of ours
 
 Snapshot = dict[str, tuple[int, ...]]
-
-
-class Hung(BaseException):
-    """The time is up. Not an Exception, which a command may catch."""
 
 
 @dataclass
@@ -55,17 +49,6 @@ class Ended:
     seconds: float = 0.0
     changed: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-
-
-class _Stream(io.StringIO):
-    """A stream in memory with a descriptor, as the program's own have."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self.descriptor = descriptor
-
-    def fileno(self) -> int:
-        return self.descriptor
 
 
 @cache
@@ -91,7 +74,7 @@ def attacked(
     own_fault: bool = False,
 ) -> Ended:  # fmt: skip
     """Run `microgpt` with the words. `own_fault`: they may ask for more memory than there is."""
-    before, memory = snapshot(folder), _peak()
+    before, memory = snapshot(folder), peak()
     ended = _run(words, folder, environment, seconds)
     after = snapshot(folder)
     ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
@@ -102,33 +85,23 @@ def attacked(
         *_of_the_files(ended),
         *_of_json(words, ended, folder),
     ]
-    if _peak() - memory > GROWTH and not own_fault:
-        ended.broken.append(f"it took {_peak() - memory:,} MiB more than any attack before it")
+    if peak() - memory > GROWTH and not own_fault:
+        ended.broken.append(f"it took {peak() - memory:,} MiB more than any attack before it")
     return ended
 
 
-def _peak() -> int:
-    """MiB that this process has held at most, 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used >> (20 if sys.platform == "darwin" else 10)
-
-
 def _run(words: Sequence[str], folder: Path, environment: dict[str, str], seconds: float) -> Ended:
-    out, err, ended, began = _Stream(1), _Stream(2), Ended(), time.monotonic()
+    out, err, ended, began = Stream(1), Stream(2), Ended(), time.monotonic()
     command = click_command(words[0] if words and words[0] in COMMANDS else None)
     with ExitStack() as stack:
-        past = stack.enter_context(_descriptors())
-        stack.enter_context(_surroundings(folder, environment))
+        past = stack.enter_context(descriptors())
+        stack.enter_context(surroundings(folder, environment))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         try:
-            with _alarm(seconds):
+            with alarm(seconds):
                 ended.code = run(
                     lambda: command(args=list(words), standalone_mode=False, prog_name="microgpt")
                 )
@@ -141,72 +114,6 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
         ended.past = past.read().decode(errors="replace")
     ended.out, ended.err, ended.seconds = out.getvalue(), err.getvalue(), time.monotonic() - began
     return ended
-
-
-@contextmanager
-def memory_limited(most: int = MEMORY) -> Iterator[None]:
-    """So many bytes of data at most, where the system can say so. Files that are mapped to be read are none:
-    a sparse one may be larger than any memory."""
-    try:
-        import resource
-    except ImportError:
-        yield
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
-@contextmanager
-def _descriptors() -> Iterator[Any]:
-    """A file in the place of descriptors 1 and 2."""
-    kept = [(number, os.dup(number)) for number in (1, 2)]
-    with tempfile.TemporaryFile() as file:
-        for number, _ in kept:
-            os.dup2(file.fileno(), number)
-        try:
-            yield file
-        finally:
-            for number, copy in kept:
-                os.dup2(copy, number)
-                os.close(copy)
-
-
-@contextmanager
-def _surroundings(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    here, kept = Path.cwd(), dict(os.environ)
-    for name in ("FORCE_COLOR", "NO_COLOR"):
-        os.environ.pop(name, None)
-    os.environ.update(environment)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(here)
-        os.environ.clear()
-        os.environ.update(kept)
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise Hung when the time is up, where the system has such a clock."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def up(*_: object) -> None:
-        raise Hung(f"not ended after {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if somebody swallows it
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _of_the_end(ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
@@ -257,7 +164,6 @@ def _of_the_files(ended: Ended) -> Iterator[str]:
 
 
 def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
-    """--json is RFC 8259, without a name twice in an object."""
     asked = {"--json", "--jsonl", "--schema"} & set(words)
     if ended.code not in (0, 1) or not asked or NO_RUN & set(words):
         return
@@ -265,23 +171,8 @@ def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
     if "--out" in words:
         files = [folder / name for name in ended.changed if (folder / name).is_file()]
         text = text or (files[0].read_text(encoding="utf-8") if len(files) == 1 else "")
-    pieces = text.splitlines() if "--jsonl" in words and "--schema" not in words else [text]
     if not text and (ended.code == 1 or "--out" in words):
         return
-    for piece in pieces:
-        try:
-            json.loads(piece, parse_constant=_no_constant, object_pairs_hook=_once)
-        except ValueError as error:
-            yield f"no JSON: {error} in {piece[:200]!r}"
-            return
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name twice in an object")
-    return found
+    in_lines = "--jsonl" in words and "--schema" not in words
+    pieces = text.splitlines() if in_lines else [text]
+    yield from islice((said for piece in pieces for said in wrong_in(piece, in_lines)), 1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .attack import Attack, Attacker, prepare
-from .promise import memory_limited
+from .surroundings import memory_limited
 
 
 def _put(record: dict[str, object]) -> None:
