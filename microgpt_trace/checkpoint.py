@@ -8,23 +8,27 @@ cannot tell is assumed, and `assumed` says so in words.
 from __future__ import annotations
 
 import json
-import operator
 from dataclasses import asdict, replace
+from os.path import lexists
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from .brief import brief
 from .errors import FileFormatError, InputError
 from .files import write_atomically
+from .foreign_files import check_regular
+from .json_text import from_json
 from .model import Model, Schedule, TrainingState, check_microgpt
-from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned
+from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned, check_whole
 from .stats import Array, DType
 from .tokenizer import Tokenizer
 
 FORMAT = "microgpt.checkpoint/1"
 MOMENTS = ("adam.m_sum", "adam.v_sum")  # decayed sums of g and g^2, without the factors 1 - beta
 ASSUMED_HEADS = 4
+MAX_BYTES = 1 << 30  # read whole: 90 million parameters with the state of their training
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -86,15 +90,15 @@ def load(
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
+    if not lexists(path):
         raise FileFormatError(f"{path}: no such checkpoint; `microgpt train --out {path}` makes one")
-    if path.is_dir():
-        raise FileFormatError(f"{path}: expected a checkpoint file, found a folder")
+    size = check_regular(path, "a checkpoint file")
+    if size > MAX_BYTES:
+        raise FileFormatError(f"{path}: expected a checkpoint of at most {MAX_BYTES:,} bytes, found {size:,}")
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        size = path.stat().st_size
         reason = str(error).splitlines()[0]
         raise FileFormatError(
             f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are not one ({reason})"
@@ -105,20 +109,23 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def _declared(path: Path, metadata: dict[str, str]) -> tuple[Config, Tokenizer, TrainingState | None]:
     if metadata.get("format") != FORMAT:
-        raise FileFormatError(f"{path}: expected format {FORMAT}, found {metadata.get('format')!r}")
+        raise FileFormatError(f"{path}: expected format {FORMAT}, found {brief(metadata.get('format'))}")
     try:
-        config = Config(**json.loads(metadata["config"]))
-        tokenizer = Tokenizer(**json.loads(metadata["vocabulary"]))
+        config = Config(**from_json(metadata["config"]))
+        tokenizer = Tokenizer(**from_json(metadata["vocabulary"]))
         training = None
         if "training" in metadata:
-            state = json.loads(metadata["training"])
+            state = from_json(metadata["training"])
             schedule = Schedule(**state["schedule"])
-            step = operator.index(state["step"])
-            if not 0 <= step <= schedule.steps:
-                raise InputError(f"step {step} of {schedule.steps}")
-            training = TrainingState(schedule, step, state["data"], run_id=str(state.get("run_id", "")))
+            step, data = state["step"], state["data"]
+            check_whole("step", step, 0, schedule.steps + 1)
+            for key in ("data", "run_id"):  # older ones have no id
+                if not isinstance(state.get(key, ""), str):
+                    raise InputError(f"{key}: expected text, found {brief(state[key])}")
+            training = TrainingState(schedule, step, data, run_id=state.get("run_id", ""))
     except (KeyError, TypeError, ValueError, InputError) as error:
-        raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({error})") from error
+        reason = f"{error!s:.200}"
+        raise FileFormatError(f"{path}: the metadata do not describe a microGPT ({reason})") from error
     if tokenizer.vocab_size != config.vocab_size:
         raise FileFormatError(
             f"{path}: the metadata name {tokenizer.vocab_size} tokens but a vocab_size of {config.vocab_size}"
@@ -131,7 +138,7 @@ def _infer(
 ) -> tuple[Config, Tokenizer, tuple[str, ...]]:
     missing = [n for n in ("wte", "wpe", "layer0.mlp_fc1") if n not in tensors or tensors[n].ndim != 2]
     if missing:
-        found = ", ".join(sorted(tensors)[:4]) or "nothing"
+        found = ", ".join(name[:80] for name in sorted(tensors)[:4]) or "nothing"
         raise FileFormatError(f"{path}: expected a microGPT with a matrix {missing[0]!r}, found {found}")
     vocab_size, width = tensors["wte"].shape
     plain = Tokenizer(bos=bos or "first")
@@ -163,7 +170,9 @@ def _infer(
 def _refuse_strangers(path: Path, tensors: dict[str, Array], config: Config) -> None:
     unknown = sorted(tensors.keys() - config.shapes().keys() - set(MOMENTS))
     if unknown:
-        raise FileFormatError(f"{path}: expected the tensors of a microGPT, found {unknown[0]!r} as well")
+        raise FileFormatError(
+            f"{path}: expected the tensors of a microGPT, found {brief(unknown[0])} as well"
+        )
 
 
 def _fitting(path: Path, tensors: dict[str, Array], name: str, shape: tuple[int, ...], dtype: DType) -> Array:

@@ -6,6 +6,7 @@ A course has one entry per traced step: None where the log tells nothing, or say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from .microgpt import event_specs
 from .names import select_names
 from .parameters import Config
 
+_LAYER = re.compile(r"^layer[0-9]+\.")
 TIMELINE_SCHEMA = "microgpt.timeline/1"
 Course = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
@@ -154,8 +156,9 @@ def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
     except InputError as error:
         raise InputError(f"{timeline.log}: {error}") from error
     if not names:
-        hidden = {spec.name for spec in event_specs(timeline.config) if not spec.overview}
-        chosen = set(known) - hidden
+        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a log may speak of a million
+        hidden = {spec.name for spec in event_specs(one_layer) if not spec.overview}
+        chosen = {name for name in known if _LAYER.sub("layer0.", name) not in hidden}
     return replace(
         timeline,
         events=tuple(event for event in timeline.events if event.name in chosen),

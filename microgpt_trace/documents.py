@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from .batch import Batch, Packer
+from .brief import brief
 from .errors import FileFormatError
+from .foreign_files import read_text
 from .parameters import Config
 from .stats import Array, DType
 from .tokenizer import Tokenizer
@@ -28,15 +30,7 @@ def default_data() -> Path:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text file. Raises FileFormatError naming the file and what is wrong."""
-    try:
-        lines = path.read_bytes().decode("utf-8").removeprefix("\ufeff").splitlines()
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read the data file ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise FileFormatError(
-            f"{path}: expected UTF-8 text, found byte {error.object[error.start]:#04x} "
-            f"at offset {error.start}"
-        ) from error
+    lines = read_text(path, "a file of names").splitlines()
     if not any(line.strip() for line in lines):
         raise FileFormatError(f"{path}: expected one name a line, found an empty file")
     return lines
@@ -68,9 +62,9 @@ class Documents:
             else:
                 names.append(name)
                 if name != written:
-                    lowered.append(f"line {number}: {written!r}")
+                    lowered.append(f"line {number}: {brief(written)}")
                 continue
-            left_out.setdefault(reason, []).append(f"line {number}: {written!r}")
+            left_out.setdefault(reason, []).append(f"line {number}: {brief(written)}")
         if lowered:
             notes.append(f"{_lines(len(lowered))} lowered (first: {lowered[0]})")
         for reason, found in left_out.items():

@@ -282,18 +282,24 @@ ENCODINGS: dict[str, Encoding] = {
 class StoredTensor:
     """A tensor as it lies in a file: nothing is read before it is used.
 
-    `shape` is [out, in] for matrices, whatever order the file has; `data` is a read-only uint8 view
-    of the mapped file that holds exactly the tensor's blocks. `row_size` is the number of elements a
-    row takes up in `data` where that is more than its length (rows padded to whole blocks).
-    `scale` multiplies every element (AprQ8 has one scale for the whole tensor).
+    `shape` is [out, in] for matrices, whatever order the file has; `stored` is a read-only uint8 view of
+    exactly the tensor's blocks, and `check` raises where the file no longer has them. `row_size` is how
+    many elements a row takes up where its blocks are padded, `scale` AprQ8's one factor of all elements.
     """
 
     name: str  # as the file has it
     encoding: Encoding
     shape: tuple[int, ...]
-    data: Array
+    stored: Array
     row_size: int | None = None
     scale: float = 1.0
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def data(self) -> Array:
+        """`stored`, checked."""
+        self.check()
+        return self.stored
 
     @property
     def row_length(self) -> int:
@@ -311,8 +317,7 @@ class StoredTensor:
         rows = max(1, CHUNK // max(1, self.stride))
         values = np.empty((count, self.row_length), np.float32)
         for start in range(0, count, rows):
-            stop = min(start + rows, count)
-            values[start:stop] = self._decode(start, stop)
+            values[start : start + rows] = self._decode(start, min(start + rows, count))
         return values.reshape(self.shape)
 
     def rows(self, start: int, stop: int) -> Array:

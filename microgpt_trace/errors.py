@@ -1,13 +1,20 @@
 """What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
 
+LONGEST = 6000  # characters of a message; a path may have 4,096
+
 
 class MicrogptError(Exception):
-    """Base of all errors raised on purpose; the message is one line for a person.
+    """Base of all errors raised on purpose; the message is one line for a person, of whose middle something
+    is left out where a foreign text in it is longer than anybody reads.
 
     `exit_code` is what the command line ends with: 2, the request or an input file is wrong.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str = "") -> None:
+        half = LONGEST // 2
+        super().__init__(message if len(message) <= LONGEST else f"{message[:half]} ... {message[-half:]}")
 
 
 class InputError(MicrogptError):

@@ -75,10 +75,10 @@ def continue_prompt(
             last, run = _head(model, streams[-1], run)
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             events = watched.end_step(shown)
-        if not np.isfinite(last[1]).all():
+        if not math.isfinite(last[0].max()):  # -inf alone leaves a token out
             done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
             break
-        row = np.log(last[1]) if chosen_by_probs else last[0]
+        row = _log_odds(last[1], len(done.tokens) + 1) if chosen_by_probs else last[0]
         ids.append(_draw(row, sampling.temperature, rng))
         best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
         chosen, *others = (
@@ -95,6 +95,16 @@ def _head(model: Decoder, stream: Array, run: Run) -> tuple[tuple[Array, Array],
     emit = run.tap("forward").emit
     logits = emit("logits", head_forward(model, stream))
     return (logits[0], emit("probs", softmax(logits))[0]), run
+
+
+@np.errstate(divide="ignore")  # what cannot be drawn has P 0
+def _log_odds(probs: Array, step: int) -> Array:
+    """log(probs) [V] of what hooks put in their place. Raises InputError for no odds to choose by."""
+    wrong = np.flatnonzero(~((probs >= 0) & np.isfinite(probs)))
+    if wrong.size or not probs.any():
+        found = f"{probs[wrong[0]]:g} for token {wrong[0]}" if wrong.size else "0 for every token"
+        raise InputError(f"no token can be chosen by the probs of step {step} as they were changed: {found}")
+    return np.log(probs)
 
 
 def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:

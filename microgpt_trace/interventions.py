@@ -267,17 +267,18 @@ def _values(
 
 
 def _recorded(
-    source: Recording, name: str, model: Model | Decoder, length: int, what: str, vector: bool
+    source: Recording, name: str, model: Model | Decoder, length: int, what: str, added: bool
 ) -> tuple[Array, Sequence[int] | None]:
-    """An event's values in a recording. A `vector` may be the only array of a file, whatever its name."""
+    """An event's values in a recording; what is `added` may be its only array, whatever the name."""
     recorded = source.tensors.get(name)
     if recorded is None:
         alone = [*source.tensors.values(), *(left.recorded for left in source.leftovers)]
-        if vector and len(alone) == 1:
+        if added and len(alone) == 1:
             return np.asarray(alone[0].read()), None
         held = f"has {len(source.tensors):,} events" if source.tensors else "has no array of an event"
         raise InputError(f"{what}: {source.origin} {held}, not {name}")
-    if vector and math.prod(recorded.shape) == event_shapes(model, 1)[name][-1]:
+    row = event_shapes(model, 1)[name]  # or one number, as the loss is
+    if added and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
         return np.asarray(recorded.read()), None
     own = recorded.layout == OWN and len(recorded.shape) > 1
     rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(source.tokens or ()) or length

@@ -7,6 +7,7 @@ width of the input; a chunk has R rows of K/run runs, a run being `run` elements
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -83,6 +84,10 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(workers, thread_name_prefix="linear")
+
+
+if hasattr(os, "register_at_fork"):  # a child has the pools, but not their threads, and would wait for them
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _in_whole_blocks(weight: StoredTensor) -> bool:

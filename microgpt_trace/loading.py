@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import FileFormatError, InputError
+from .foreign_files import check_regular
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -67,7 +68,7 @@ def _refuse(path: Path, what: str, options: Mapping[str, Any]) -> None:
 def is_model(path: Path) -> bool:
     """Whether a file or folder that is there looks like a model of any kind."""
     if path.is_dir():
-        return (path / "config.json").is_file()
+        return (path / "config.json").exists()
     try:
         if kind_of(path) != "checkpoint":
             return True
@@ -85,11 +86,11 @@ def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
     """
     try:
         if path.is_dir():
-            if not (path / "config.json").is_file():
+            if not (path / "config.json").exists():
                 raise FileFormatError(f"{path}: expected a model, found a folder without config.json")
             return "Hugging Face"
-        if path.exists() and not path.is_file():
-            raise FileFormatError(f"{path}: expected a regular file, found a device or a pipe")
+        if path.exists():
+            check_regular(path)
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except FileNotFoundError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from .errors import FileFormatError, InputError
+from .foreign_files import check_regular, reading
+from .json_text import OutOfBounds, from_json
 
 LOG_SCHEMA = "microgpt.log/1"
 LONGEST = 1 << 24  # bytes of a line: a log's have a few hundred
@@ -20,13 +21,9 @@ T = TypeVar("T")
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:
     """The records of a log, the first of which tells of a run. A last line that is cut is left out, with a
     note. Raises FileFormatError naming the file and the line."""
-    if path.is_dir():
-        raise FileFormatError(f"{path}: expected the log of a training run, found a folder")
-    try:
-        with path.open("rb") as file:
-            yield from _records(file, path, notes)
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read the log ({error.strerror})") from error
+    check_regular(path, "the log of a training run")
+    with reading(path), path.open("rb") as file:
+        yield from _records(file, path, notes)
 
 
 def _records(file: IO[bytes], path: Path, notes: list[str]) -> Iterator[LogRecord]:
@@ -54,9 +51,10 @@ def _parsed(path: Path, number: int, line: bytes) -> LogRecord:
     if len(line) == LONGEST:
         raise FileFormatError(f"{path}, line {number:,}: expected a JSON record, found a line without an end")
     try:
-        values = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        found = "an empty line" if not line.strip() else repr(line[:40].decode("utf-8", "replace").strip())
+        values = from_json(line)
+    except ValueError as error:
+        found = repr(line[:40].decode("utf-8", "replace").strip()) if line.strip() else "an empty line"
+        found = str(error) if isinstance(error, OutOfBounds) else found
         raise FileFormatError(f"{path}, line {number:,}: expected a JSON record, found {found}") from error
     if not isinstance(values, dict):
         kind = type(values).__name__
@@ -90,7 +88,7 @@ class LogRecord:
         try:
             return make()
         except (InputError, TypeError) as error:
-            raise self.error(str(error)) from error
+            raise self.error(f"{error!s:.200}") from error
 
     def text(self, field: str) -> str:
         return self._of(field, (str,), "a text")
@@ -123,10 +121,7 @@ class LogRecord:
             return _NONFINITE[value]
         if isinstance(value, bool | str):
             raise self.error(f"{field}: expected a number, found {value!r:.60}")
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise self.error(f"{field}: expected a number, found one of {len(str(value))} digits") from error
+        return float(value)
 
     def real(self, field: str) -> float:
         """A number that is there, which may be NaN or infinite."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from .brief import brief
 from .errors import InputError
 from .events import HookBus
 from .microgpt import event_specs
-from .parameters import Config, Parameters
+from .parameters import Config, Parameters, check_whole
 from .stats import Array
 from .tokenizer import Tokenizer
 
+MAX_COUNT = 1 << 63  # of what a log can say
+
 
 def check_seed(seed: int) -> None:
-    if not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed: expected 0 or more, found {seed}")
+    check_whole("seed", seed, 0, MAX_COUNT)
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: expected at least 1, found {value}")
+            check_whole(name, getattr(self, name), 1, MAX_COUNT)
         check_seed(self.seed)
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr: expected a positive number, found {self.lr}")
+        number = isinstance(self.lr, float | int) and not isinstance(self.lr, bool)
+        if not (number and 0 < self.lr <= sys.float_info.max):
+            raise InputError(f"lr: expected a positive number, found {brief(self.lr)}")
 
     def lr_at(self, step: int) -> float:
         """The rate of a step, counted from 0."""

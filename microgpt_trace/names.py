@@ -36,9 +36,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """`*` stands for any characters and `?` for one; everything else for itself."""
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in glob)
-    return re.compile("".join(parts), re.DOTALL)
+    """`*` stands for any characters and `?` for one; everything else for itself.
+
+    What follows a star is taken where it first occurs, and not tried elsewhere (a look-ahead keeps its
+    match): else a name takes a time that grows with its length to the power of the stars.
+    """
+    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in glob.split("*"))
+    middle = "".join(f"(?=(?P<g{i}>.*?{part}))(?P=g{i})" for i, part in enumerate(rest[:-1]) if part)
+    return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL)
 
 
 def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -205,6 +205,7 @@ def cross_entropy_backward(probs: Array, targets: Array, share: Array) -> Array:
     return probs * share - targets
 
 
+@np.errstate(over="ignore", invalid="ignore")  # logits may be NaN or infinite
 def losses_of(logits: Array, targets: npt.ArrayLike) -> Array:
     """-log P(target) of every row, in float64 from the logits, exact where P itself vanishes:
     [N, V], [N] -> [N]"""

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from . import ops
+from .brief import brief
 from .errors import InputError
 from .stats import Array, DType
 
@@ -16,6 +17,14 @@ INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
 MAX_LENGTHS = 64  # whose constants are kept
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+
+
+def check_whole(name: str, value: object, least: int, below: int = 1 << 31) -> None:
+    """Raises InputError for what is no whole number of that range; true is none."""
+    if type(value) is not int or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, found {brief(value)}")
+    if value >= below:
+        raise InputError(f"{name}: expected a whole number below {below:,}, found {brief(value)}")
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,9 @@ class Config:
     n_inner: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_inner", self.n_inner or 4 * self.n_embd)
         for name, value in vars(self).items():
-            least = 2 if name == "vocab_size" else 1
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+            check_whole(name, value, {"vocab_size": 2, "n_inner": 0}.get(name, 1))
+        object.__setattr__(self, "n_inner", self.n_inner or 4 * self.n_embd)
         if self.n_embd % self.n_head:
             raise InputError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 
@@ -58,7 +65,8 @@ class Config:
 
     @property
     def parameter_count(self) -> int:
-        return sum(rows * cols for rows, cols in self.shapes().values())
+        width, of_layer = self.n_embd, 4 * self.n_embd + 2 * self.n_inner
+        return width * (2 * self.vocab_size + self.block_size + self.n_layer * of_layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,12 +50,17 @@ def predictions_of(
     Losses and order come from the logits, which tell apart what vanishes as a probability, unless the
     probabilities were `replaced` and the logits no longer count.
     """
-    known = [0 if target is None else target for target in targets]
-    losses = -np.log(probs[range(len(known)), known]) if replaced else losses_of(logits, known)
+    losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     ranked = probs if replaced else logits
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
         loss = None if target is None else float(losses[i])
         yield prediction_of(position, seen[i], ranked[i], probs[i], target, loss, label, top_k)
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # of a P that a hook made 0 or less
+def used_losses(targets: Sequence[int], logits: Array, probs: Array, replaced: bool) -> Array:
+    """-log P(target) of every row of logits [N, V], or of probs [N, V] where these were `replaced`."""
+    return -np.log(probs[range(len(targets)), targets]) if replaced else losses_of(logits, targets)
 
 
 def prediction_of(

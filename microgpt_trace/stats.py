@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
+NOT_FINITE = np.errstate(invalid="ignore")  # infinities may cancel, and casts meet signalling NaN
 _ONES = np.ones(PIECE)  # a product with them sums twice as fast as sum()
 DType = Any  # np.float32 or np.float64 (a type: those hash fast)
 
@@ -105,6 +106,7 @@ def median(values: npt.ArrayLike) -> float:
     return float(middle if ordered[-1] == ordered[-1] else ordered[-1])
 
 
+@NOT_FINITE
 def _in_one_pass(values: Array) -> TensorStats | None:
     """The summary of finite float32 values [N], whose squares and sums float64 holds exactly enough.
 
@@ -130,6 +132,7 @@ def _in_one_pass(values: Array) -> TensorStats | None:
     )
 
 
+@NOT_FINITE
 def _in_two_passes(values: Array) -> TensorStats:
     """The summary of any values [N]: of the finite ones among them, by mean and deviations."""
     values = values.astype(np.float64)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
+from .brief import brief
 from .errors import InputError
 from .printable import on_one_line
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
+MAX_SAID = 200  # characters in a description of the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +26,11 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):
-            raise InputError(f"a vocabulary names each character once, found {self.chars!r}")
+            raise InputError(f"a vocabulary names each character once, found {brief(self.chars)}")
+        if any("\ud800" <= char <= "\udfff" for char in self.chars):
+            raise InputError("a vocabulary names characters, found half of one")
         if self.bos not in ("first", "last"):
-            raise InputError(f"BOS stands first or last, found {self.bos!r}")
+            raise InputError(f"BOS stands first or last, found {brief(self.bos)}")
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Tokenizer:
@@ -58,8 +63,8 @@ class Tokenizer:
             if self.normalize(char) not in self.chars:
                 hint = self._plain(text)
                 raise InputError(
-                    f"character {char!r} at position {index} of {text!r} is not in the vocabulary "
-                    f"{self.describe_chars()}" + (f"; try {hint!r}" if hint else "")
+                    f"character {char!r} at position {index} of {brief(text)} is not in the vocabulary "
+                    f"{self.describe_chars()}" + (f"; try {brief(hint)}" if hint else "")
                 )
         return [self.chars.index(char) + self.first_id for char in self.normalize(text)]
 
@@ -81,13 +86,11 @@ class Tokenizer:
 
     def describe_chars(self) -> str:
         """The characters, runs of the alphabet shortened: "a..z"."""
-        runs: list[str] = []
-        for char in self.chars:
-            if runs and ord(runs[-1][-1]) + 1 == ord(char):
-                runs[-1] += char
-            else:
-                runs.append(char)
-        return "".join(run if len(run) < 6 else f"{run[0]}..{run[-1]}" for run in runs)
+        points = [*map(ord, self.chars)]
+        cuts = [i for i in range(1, len(points)) if points[i] != points[i - 1] + 1]
+        runs = [self.chars[start:stop] for start, stop in pairwise([0, *cuts, len(points)])]
+        said = "".join(run if len(run) < 6 else f"{run[0]}..{run[-1]}" for run in runs)
+        return said if len(said) <= MAX_SAID else f"{said[:MAX_SAID]}... ({len(points):,} characters)"
 
     def describe(self) -> str:
         """The convention in words: "0 = BOS and EOS, a..z = 1..26"."""

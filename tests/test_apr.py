@@ -213,9 +213,9 @@ def test_what_would_compute_something_else_is_refused(changes, path):
 
 def test_values_of_a_wrong_kind_are_refused(path):
     for name in SHAPED:
-        for value in ("8", 8.5, True, [8], 0, -1, 2**70, 10**400):
+        for value in ("8", 8.5, True, [8], 0, -1, 2**70):
             assert name in refuses(path, METADATA | {name: value})
-    for value in ("1", 0, -1.0, float("nan"), float("inf"), 10**400):
+    for value in ("1", 0, -1.0, float("nan"), float("inf"), 10**60):
         assert "rope_theta" in refuses(path, METADATA | {"rope_theta": value})
 
 

@@ -213,7 +213,7 @@ def test_old_and_foreign_files_are_refused(path):
     assert "the file is empty" in refuses_bytes(path, b"")
     assert "cut short" in refuses_bytes(path, b"APR\0" + bytes(20))
     assert "found 3.1" in refuses_bytes(path, apr_bytes({}, {}, version=(3, 1)))
-    assert "no such file" in refused(path.parent, lambda: read_apr(path.parent))
+    assert "found a folder" in refused(path.parent, lambda: read_apr(path.parent))
     gone = path.with_name("gone.apr")
     assert "no such file" in refused(gone, lambda: read_apr(gone))
 

@@ -71,6 +71,9 @@ def test_the_default_or_only_template_is_taken():
         pick_template({}, PATH)
     with pytest.raises(InputError, match="none of its chat templates is the default: rag, tool_use"):
         pick_template({"tool_use": "t", "rag": "r"}, PATH)
+    with pytest.raises(InputError) as caught:
+        pick_template({"x" * 9999: "t", "y" * 9999: "r"}, PATH)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -94,6 +97,15 @@ def test_gguf_files_name_templates_by_key():
 def test_apr_files_carry_one_template():
     metadata = {"tokenizer.vocabulary": ["a"], "chat_template": "{{ messages[0].content }}!"}
     assert from_apr(metadata, PATH).chat("Hi") == "Hi!"
+
+
+def test_one_process_renders_all_texts_of_a_vocabulary():
+    metadata = {"tokenizer.vocabulary": ["a"], "chat_template": "{{ messages[0].content }}!"}
+    vocabulary = from_apr(metadata, PATH)
+    assert [vocabulary.chat(text) for text in "ab"] == ["a!", "b!"]
+    process = vocabulary._template_process._running
+    assert vocabulary.chat("c") == "c!"
+    assert vocabulary._template_process._running is process
 
 
 def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):

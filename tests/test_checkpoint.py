@@ -41,6 +41,7 @@ def refused(path, error=FileFormatError, **options):
     message = str(refusal.value)
     assert str(path) in message
     assert "\n" not in message
+    assert len(message) < 500 + len(str(path))
     return message
 
 
@@ -229,6 +230,10 @@ def test_heads_that_do_not_divide_bare_weights_are_refused(n_head, path):
         load(path, n_head=n_head)
 
 
+def trained(**changes):
+    return {"training": json.dumps({"step": 1, "data": "", "schedule": {}} | changes)}
+
+
 METADATA = {
     "another format": ({"format": "llama/7"}, "expected format microgpt.checkpoint/1, found 'llama/7'"),
     "no JSON": ({"config": "{"}, "the metadata do not describe a microGPT"),
@@ -247,8 +252,27 @@ METADATA = {
     ),
     "training without end": (
         {"training": '{"step": 1, "data": "", "schedule": {"steps": 0}}'},
-        "steps: expected at least 1, found 0",
+        "steps: expected a whole number of at least 1, found 0",
     ),
+    "nested too deeply": ({"config": "[" * 2000 + "]" * 2000}, "values nested more than 64 deep"),
+    "a rate of 401 digits": (
+        {"training": f'{{"step": 1, "data": "", "schedule": {{"lr": {10**400}}}}}'},
+        "an integer of 401 digits",
+    ),
+    "a key of 1 MB": ({"config": json.dumps({"x" * 1_000_000: 1})}, "the metadata do not describe"),
+    "heads that are true": ({"config": '{"n_head": true}'}, "n_head: expected a whole number"),
+    "layers without end": ({"config": '{"n_layer": 1e99}'}, "n_layer: expected a whole number"),
+    "a width past 31 bits": ({"config": f'{{"n_embd": {2**31}}}'}, "n_embd: expected a whole number below"),
+    "an inner width of false": ({"config": '{"n_inner": false}'}, "n_inner: expected a whole number"),
+    "half a character": ({"vocabulary": '{"chars": "\\ud800"}'}, "found half of one"),
+    "a rate that is true": (trained(schedule={"lr": True}), "lr: expected a positive number, found True"),
+    "a rate past float64": (trained(schedule={"lr": "1"}), "lr: expected a positive number, found '1'"),
+    "steps that are true": (trained(schedule={"steps": True}), "steps: expected a whole number"),
+    "a batch past 63 bits": (trained(schedule={"batch_size": 2**63}), "batch_size: expected a whole number"),
+    "a seed past 63 bits": (trained(schedule={"seed": 10**60}), "seed: expected a whole number below"),
+    "a step that is true": (trained(step=True), "step: expected a whole number"),
+    "a step past the last": (trained(step=5001), "step: expected a whole number below 5,001, found 5001"),
+    "data that are none": (trained(data=["x" * 1_000_000]), "data: expected text"),
     "a step that is none": (
         {"training": '{"step": "x", "data": "", "schedule": {}}'},
         "the metadata do not describe a microGPT",

@@ -244,7 +244,7 @@ def test_the_empty_text_traces_bos_alone():
         (["train", "--steps", "0"], ["--steps"]),
         (["train", "--lr", "nan"], ["lr", "nan"]),
         (["train", "--n-head", "3"], ["n_embd 16", "n_head 3"]),
-        (["train", "--data", "nope"], ["nope", "cannot read"]),
+        (["train", "--data", "nope"], ["nope", "no such file"]),
         (["train", "--resume", "nope"], ["nope"]),
         (["train", "--out", "no/such/place"], ["does not exist"]),
         (["train", "--out", "."], ["folder"]),

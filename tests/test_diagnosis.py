@@ -403,6 +403,27 @@ def test_what_is_not_finite_is_judged_once(decoders):
     assert "NaN though the inputs are finite, the first at [3, 2]" in found.wrong[0].nonfinite
 
 
+NOT_FINITE = {
+    "all": lambda v: np.full_like(v, np.nan),
+    "a wrong row": lambda v: with_element(with_element(v, 3, 7 - v[3]), (3, 2), np.nan),
+}
+
+
+@pytest.mark.parametrize("fault", NOT_FINITE.values(), ids=NOT_FINITE.keys())
+def test_what_is_wrong_may_be_nan_besides(decoders, fault):
+    model, *_ = decoders("llama_gqa")
+    values = run(model, {"layer0.attn.v": lambda s: fault(s["layer0.attn.v"])})
+    assert [o.name for o in diagnose_values(model, TOKENS, values).wrong] == ["layer0.attn.v"]
+
+
+def test_no_temperature_is_beyond_all_numbers(decoders):
+    model, *_ = decoders("llama_gqa")
+    values = run(model)
+    values["layer0.attn.scores"] = values["layer0.attn.scores"] * np.float32(1e-6)
+    wrong = [o.name for o in diagnose_values(model, TOKENS, values).wrong]
+    assert wrong == ["layer0.attn.scores", "layer0.attn.weights"]
+
+
 def test_masked_scores_may_hold_anything(decoders):
     model, *_ = decoders("llama_gqa")
     values = run(model)

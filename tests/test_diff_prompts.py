@@ -14,7 +14,7 @@ def test_prompts_are_a_line_each(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "found none"), (b"[1.5]", "line 1"), (b"\xff", "not UTF-8"), (None, "No such")],
+    [(b"", "found none"), (b"[1.5]", "line 1"), (b"\xff", "expected UTF-8"), (None, "no such file")],
 )
 def test_prompts_that_cannot_be_read(tmp_path, content, words):
     path = tmp_path / "p.txt"

@@ -48,9 +48,9 @@ def test_the_offset_counts_the_byte_order_mark(tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(FileFormatError, match=r"none\.txt: cannot read the data file \(No such file"):
+    with pytest.raises(FileFormatError, match=r"none\.txt: no such file"):
         read_lines(tmp_path / "none.txt")
-    with pytest.raises(FileFormatError, match=r"cannot read the data file \("):
+    with pytest.raises(FileFormatError, match="expected a file of names, found a folder"):
         read_lines(tmp_path)
 
 
@@ -82,6 +82,21 @@ def test_what_surrounds_a_name_is_stripped_without_a_note():
 )
 def test_what_was_changed_or_left_out_is_counted_with_the_first_example(lines, note):
     assert note in fit(*lines).notes
+
+
+@pytest.mark.parametrize("line", ["x" * 1_000_000, "É" * 1_000_000, "Abc" * 300_000])
+def test_a_note_is_short_however_long_the_line_is(line):
+    (note,) = fit(line, "ava", block_size=2_000_000 if line[0] == "A" else 16).notes
+    assert "first: line 1: '" in note
+    assert len(note) < 200
+
+
+def test_a_vocabulary_of_a_million_characters_is_described_in_short():
+    letters = "".join(map(chr, range(0x10000, 0x110000)))
+    said = Tokenizer(letters).describe_chars(), Tokenizer(letters[::-1]).describe_chars()
+    assert said[0] == f"{letters[0]}..{letters[-1]}"
+    assert said[1].endswith("... (1,048,576 characters)")
+    assert len(said[1]) < 300
 
 
 def test_every_line_is_kept_or_noted():

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -85,6 +86,35 @@ def test_npy_headers_that_are_wrong(tmp_path, header):
     refused(tmp_path / "x.npy")
 
 
+def npy_file(header):
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(12)
+
+
+@pytest.mark.parametrize("header", [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"], ids=["NUL", "long"])
+def test_a_header_takes_no_time(tmp_path, header):
+    """NumPy's own reader looks for Python 2 in it, for 15 s."""
+    began = time.perf_counter()
+    (tmp_path / "x.npy").write_bytes(npy_file(header))
+    refused(tmp_path / "x.npy", "expected a .npy array")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", npy_file(header))
+    refused(tmp_path / "x.npz", "expected a .npy array")
+    assert time.perf_counter() - began < 2
+
+
+def test_a_header_of_python_2(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L), }"
+    (tmp_path / "x.npy").write_bytes(npy_file(header))
+    assert open_recording(tmp_path / "x.npy").leftovers[0].recorded.shape == (3, 1)
+
+
+@pytest.mark.parametrize("write", [write_npz, write_safetensors])
+def test_a_name_that_no_tensor_has(tmp_path, write):
+    """Names are held to all events, and to each other."""
+    path = write(tmp_path / "x.npz", {"1." * 20_000: numbers(1, 3)})
+    refused(path, "a name of 40,000 characters; at most 512")
+
+
 # --- What is no recording --------------------------------------------------------------------
 
 
@@ -146,8 +176,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "d" / "x.npy")
     os.mkfifo(tmp_path / "y.npy")
     assert not is_recording(tmp_path / "y.npy")
-    refused(tmp_path / "d", "x.npy: expected a .npy file, found a device or a pipe")
-    refused(tmp_path / "y.npy", "found a device or a pipe")
+    refused(tmp_path / "d", "x.npy: expected a .npy file, found a pipe")
+    refused(tmp_path / "y.npy", "found a pipe")
 
 
 def test_a_link_to_nothing_is_named(tmp_path):
@@ -156,7 +186,7 @@ def test_a_link_to_nothing_is_named(tmp_path):
         (tmp_path / "d" / "x.npy").symlink_to("nowhere")
     except OSError:
         pytest.skip("no links here")
-    refused(tmp_path / "d", "x.npy: expected a .npy file, found nothing")
+    refused(tmp_path / "d", "x.npy: no such file")
 
 
 # --- Any damage ------------------------------------------------------------------------------

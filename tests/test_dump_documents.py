@@ -147,7 +147,7 @@ def with_statistics(trace, path, **changed):
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 
 
-@pytest.mark.parametrize("value", [None, "NaN", "x", True, [], 10**400])
+@pytest.mark.parametrize("value", [None, "NaN", "x", True, []])
 @pytest.mark.parametrize("field", MOMENTS)
 def test_finite_elements_have_statistics(trace, tmp_path, field, value):
     name = with_statistics(trace, tmp_path / "a.json", **{field: value})

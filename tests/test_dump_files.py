@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -267,9 +268,13 @@ def test_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
 
 
 def test_an_npy_file_is_mapped_not_read(tmp_path):
-    np.save(tmp_path / "logits.npy", numbers(3, 4))
+    np.save(tmp_path / "logits.npy", numbers(300, 400))
+    tracemalloc.start()
     array = open_recording(tmp_path / "logits.npy").tensors["logits"].read()
-    assert isinstance(array, np.memmap)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes / 2
+    assert not array.flags.writeable
     assert not array.flags.writeable
 
 

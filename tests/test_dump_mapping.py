@@ -1,5 +1,7 @@
 """Maps of names in TOML: what they say of a dump's tensors, and what is refused."""
 
+import time
+
 import numpy as np
 import pytest
 from hostile import fuzzing
@@ -194,6 +196,33 @@ def test_two_files_of_one_name_are_an_error(mapped):
     names = mapped('[events]\n"logits" = "t"')
     with pytest.raises(InputError, match=r"'t\.npy' and 't\.bin'"):
         names.assigned(["t.npy", "t.bin"], "dump")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"x[0{' ' * 5000}z]", "expected indices and slices"),
+        (f"x{' ' * 50_000}z]", None),
+        (f"x[{':' * 50_000}]", "expected indices and slices"),
+        (f"x[{' ' * 50_000}0]", None),
+    ],
+)
+def test_blanks_take_no_time(mapped, text, said):
+    began = time.perf_counter()
+    if said is None:
+        mapped(f'[events]\n"logits" = "{text}"')
+    else:
+        with pytest.raises(FileFormatError, match=said):
+            mapped(f'[events]\n"logits" = "{text}"')
+    assert time.perf_counter() - began < 1  # cubic it took a minute
+
+
+def test_a_table_of_many_parts_takes_no_time(mapped):
+    """tomllib walks all of them again for every line."""
+    began = time.perf_counter()
+    with pytest.raises(FileFormatError, match="keys of too many parts"):
+        mapped(f"[{'.'.join('a' * 20_000)}]\n" + "\n".join(f"k{i}=1" for i in range(20_000)))
+    assert time.perf_counter() - began < 1
 
 
 places = st.integers(-6, 6)

@@ -256,3 +256,5 @@ def test_values_that_are_not_finite_are_compared():
     assert math.isnan(spoiled.value)
     assert spoiled.holds
     assert whole.holds
+    loss = explain(model, "loss")
+    assert (math.isnan(loss.value), loss.holds, loss.steps[0].count) == (True, True, 5)

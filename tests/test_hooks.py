@@ -1,8 +1,13 @@
 """The hook bus: observers change nothing, replacements do, and what goes wrong is named."""
 
+import time
+from fnmatch import fnmatchcase
+
 import numpy as np
 import pytest
 from conftest import CASES, one_name
+from hypothesis import given
+from hypothesis import strategies as st
 from judges import agree, torch_grad, torch_run
 
 from microgpt_trace import HookBus, trace
@@ -194,6 +199,21 @@ def test_globs_and_aliases_choose_events(deep, glob, expected):
 
 def test_without_names_a_hook_hears_everything(deep):
     assert names_heard(deep) == REPLACEABLE
+
+
+globs = st.text("ab*?.", max_size=8)
+
+
+@given(globs, st.text("ab.\n", max_size=8))
+def test_a_glob_takes_what_fnmatch_takes(glob, name):
+    assert bool(glob_pattern(glob).fullmatch(name)) == fnmatchcase(name, glob)
+
+
+@pytest.mark.parametrize("glob", ["a*" * 30 + "b", "*" * 50 + "b", "?*" * 30 + "b"])
+def test_many_stars_take_no_time(glob):
+    began = time.perf_counter()
+    assert not glob_pattern(glob).fullmatch("a" * 1000)
+    assert time.perf_counter() - began < 1  # backtracking would not come to an end
 
 
 def test_brackets_and_dots_are_literal():

@@ -213,7 +213,7 @@ def test_training(checkpoint, terminal, tmp_path, monkeypatch):
     )
     command = ["train", "--steps", "6", "--data", data, "--log", f"{NAME}.jsonl", "--trace-every", "3"]
     done = microgpt(*command, "--vocab", "data", "--out", f"{NAME}.st", "--watch", "\u202ea")
-    done.err = BAR.sub("", done.err) if terminal else done.err
+    done = done._replace(err=BAR.sub("", done.err)) if terminal else done
     check(done, terminal)
     assert done.code == 0, done.err
     check(microgpt(*command), terminal)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import jsonschema
 import numpy as np
 import pytest
+from commands import microgpt, refusal
 
 from microgpt_trace import init, save, trace
 from microgpt_trace.dumps.files import open_recording
@@ -110,6 +112,60 @@ def test_the_gradients_are_checked_under_interventions(tmp_path):
     found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--backward", "--step")
     check = next(check for check in found["checks"] if check["id"] == "gradient")
     assert check["holds"] is True
+
+
+UNUSABLE = {
+    ("--ablate", "probs"): "0 for every token",
+    ("--scale", "probs=-1"): r"-[0-9.e-]+ for token 0",
+    ("--add", "probs@:7=nan.npy"): "nan for token 7",
+    ("--add", "probs@:7=inf.npy"): "inf for token 7",
+}
+
+
+@pytest.mark.parametrize("more", [[], ["--temperature", "0.7"], ["--positions", "0"]], ids=str)
+@pytest.mark.parametrize("change", UNUSABLE, ids=str)
+def test_no_token_is_chosen_by_what_are_no_odds(tmp_path, monkeypatch, decoder_folder, change, more):
+    monkeypatch.chdir(tmp_path)
+    for name in ("nan", "inf"):
+        np.save(f"{name}.npy", np.full(61, float(name), np.float32))
+    said = refusal("trace", decoder_folder(), "ab", *change, "--generate", 2, *more)
+    told = "no token can be chosen by the probs of step 1 as they were changed: "
+    assert re.fullmatch(told + UNUSABLE[change], said)
+
+
+@pytest.mark.parametrize("more", [[], ["--temperature", "0.7"]], ids=str)
+def test_what_is_left_of_the_odds_is_chosen(decoder_folder, more):
+    folder = decoder_folder()
+    _, out, err = microgpt(
+        "trace", folder, "ab", "--ablate", "probs@:0-30,32-60", "--generate", 2, "--json", *more
+    )
+    assert ([step["token"]["token"] for step in json.loads(out)["generation"]], err) == ([31, 31], "")
+
+
+@pytest.mark.parametrize(
+    "options", [["emma"], ["emma", "--backward", "--step"], ["emma", "--json", "--values"]]
+)
+def test_a_microgpt_may_lose_all_its_values(options):
+    for change in (
+        ["--ablate", "*"],
+        ["--ablate", "probs"],
+        ["--scale", "logits=1e38"],
+        ["--scale", "probs=-1"],
+    ):
+        code, _, err = microgpt("trace", *options, *change)
+        assert (code in (0, 1), err) == (True, "")
+
+
+def test_a_loss_is_added_from_a_trace_or_a_number(tmp_path, monkeypatch, decoder_folder):
+    monkeypatch.chdir(tmp_path)
+    run = ["trace", decoder_folder(), "--tokens", "3,4,5"]
+    microgpt(*run, "--layer", "*", "--save", "other.safetensors")
+    np.save("one.npy", np.float32(1))
+    before, doubled, more = (
+        json.loads(microgpt(*run, "--json", *change).out)["loss"]
+        for change in ([], ["--add", "loss=other.safetensors"], ["--add", "loss=one.npy"])
+    )
+    assert (doubled, more) == pytest.approx((2 * before, 1 + before), rel=1e-6)
 
 
 def test_ascii_and_no_colour(tmp_path):

@@ -1,5 +1,8 @@
 """Products with stored weights against float64 products of the same weights, dequantised."""
 
+import os
+import signal
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,6 +85,28 @@ def test_minima_are_no_difference_of_large_sums(name):
 def test_a_bias_is_added():
     weight, x, bias = stored("Q8_0", 50, 64), activations(3, 64), activations(1, 50)[0]
     agree(linear(x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # which is what this is about
+def test_a_forked_child_has_workers_of_its_own():
+    weight, x = stored("Q6_K", 1000, 1024), activations(40, 1024)
+    expected = linear(x, weight, workers=2)
+    child = os.fork()
+    if child == 0:
+        same = False
+        try:
+            same = np.array_equal(linear(x, weight, workers=2), expected)
+        finally:
+            os._exit(not same)
+    began, ended = time.monotonic(), (0, 0)
+    while ended[0] == 0 and time.monotonic() < began + 20:
+        ended = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "Q4_1", "Q6_K"])

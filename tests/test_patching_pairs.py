@@ -74,7 +74,7 @@ def test_pairs_are_read_from_lines(tmp_path):
         (b"a\tb\tc\n", "line 1: .*found 3 fields"),
         (b"a\t\n", "line 1: .*found 2 fields, one of them empty"),
         (b"# nothing\n\n", "found none"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfe", "expected UTF-8"),
     ],
 )
 def test_files_of_pairs_that_are_none(tmp_path, content, words):

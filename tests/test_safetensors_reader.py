@@ -39,7 +39,7 @@ HOSTILE = {
     "no JSON": (packed(b"{"), "expected the header of a safetensors file (Expecting property name"),
     "a list": (packed([1]), "expected the header of a safetensors file, found [1]"),
     "UTF-16": (packed('{"t":1}'.encode("utf-16")), "expected the header of a safetensors file ('utf-8'"),
-    "deep": (packed(b"[" * 10**5), "nested too deeply"),
+    "deep": (packed(b"[" * 10**5), "values nested more than 64 deep"),
     "a name twice": (packed(b'{"t":1,"t":2}'), "'t' is there twice"),
     "entry of a number": (packed({"t": 1}), "tensor 't': expected two data_offsets, found None"),
     "three offsets": (packed(one(data_offsets=[0, 8, 16])), "two data_offsets, found [0, 8, 16]"),
@@ -47,7 +47,7 @@ HOSTILE = {
     "negative offset": (packed(one(data_offsets=[-16, 0])), "two data_offsets, found [-16, 0]"),
     "true offset": (packed(one(data_offsets=[True, 16])), "two data_offsets, found [True, 16]"),
     "real offset": (packed(one(data_offsets=[0, 16.0])), "two data_offsets, found [0, 16.0]"),
-    "huge offset": (packed(one(data_offsets=[0, 10**400])), "two data_offsets, found [0, 1000"),
+    "huge offset": (packed(one(data_offsets=[0, 10**60])), "two data_offsets, found [0, 1000"),
     "offsets swapped": (packed(one(data_offsets=[16, 0])), "tensor 't' lies at 16 to 0"),
     "backwards": (
         packed(one() | {"u": {"dtype": "F32", "shape": [0], "data_offsets": [16, 8]}}),

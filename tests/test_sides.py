@@ -91,6 +91,22 @@ def test_tokens_are_recognised_by_their_embedding(qwen2, tmp_path):
         diff(qwen2, folder, tokens=[17, 3, 44, 3, 60, 0, 30])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_rows_that_are_no_embedding_are_no_tokens(qwen2, tmp_path, value):
+    rows = traced(qwen2)["embed.tok"].copy()
+    rows[2] = value
+    folder = npy(tmp_path / "d", embed__tok=rows)
+    assert recognise(qwen2, open_recording(folder).tensors["embed.tok"]) is None
+
+
+def test_rows_whose_distance_leaves_float32_are_no_tokens(tmp_path):
+    config, weights = tiny_model("qwen2")
+    weights["model.embed_tokens.weight"] *= np.float32(1e30)
+    huge = load(write_folder(tmp_path / "m", config, weights))
+    folder = npy(tmp_path / "d", embed__tok=-weights["model.embed_tokens.weight"][list(TOKENS)])
+    assert recognise(huge, open_recording(folder).tensors["embed.tok"]) is None
+
+
 def test_one_row_may_be_the_last_of_many(qwen2, tmp_path):
     events = traced(qwen2)
     folder = npy(tmp_path / "d", embed__tok=events["embed.tok"][-1:], final__norm=events["final.norm"][-1:])

@@ -23,6 +23,18 @@ def test_hand_worked_numbers():
     agree(stats.rms, math.sqrt(26 / 4))
 
 
+def test_infinities_that_cancel_are_left_out():
+    values = np.array([np.inf, -np.inf, 1, 3] * 3, np.float32)
+    stats = TensorStats.of(values)
+    assert (stats.mean, stats.std, stats.max, stats.inf_count) == (2, 1, 3, 6)
+
+
+@pytest.mark.parametrize("bits", [np.array([0x7C01], np.uint16), np.array([0x7F800001], np.uint32)])
+def test_a_signalling_nan_is_counted_quietly(bits):
+    stats = TensorStats.of(bits.view(f"f{bits.itemsize}"))
+    assert (stats.count, stats.nan_count, stats.mean) == (1, 1, None)
+
+
 def test_the_moments_are_over_the_finite_elements_and_the_count_over_all():
     stats = TensorStats.of([1.0, math.nan, 3.0, math.inf, -math.inf, 0.0])
     assert (stats.count, stats.nan_count, stats.inf_count, stats.zero_count) == (6, 1, 2, 1)

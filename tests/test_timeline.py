@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from test_cli import microgpt, refused
 
 from microgpt_trace import Config, Tokenizer, init, load, save
 from microgpt_trace.cli.log import TrainingLog, watched_before
+from microgpt_trace.courses import selected
 from microgpt_trace.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.log_records import LOG_SCHEMA
 from microgpt_trace.model import Schedule
 from microgpt_trace.render.document import dump
 from microgpt_trace.render.screen import Screen, to_text
+from microgpt_trace.render.timeline import timeline_document
+from microgpt_trace.render.training import loss_curve
 from microgpt_trace.timeline import read_timeline
 from microgpt_trace.training import Trainer
 
@@ -291,6 +295,21 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     assert [run.step for run in told.runs] == [0, 10]
 
 
+@pytest.mark.parametrize(
+    ("losses", "top", "bottom"),
+    [
+        ([3.0, 1.0, math.nan, 2.0, math.inf], "  3.00 │•    ", "  1.00 │ •? ?"),
+        ([math.nan] * 2, "       │  ", "       │??"),
+        ([-1.7e308, 1.7e308], "2e+308 │ •", "-2e+308 │• "),
+    ],
+    ids=["some", "all", "huge"],
+)
+def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
+    lines = loss_curve(losses, to_text(40))
+    print(*lines, sep="\n")
+    assert (lines[0], lines[7]) == (top, bottom)
+
+
 def test_the_answer_at_a_glance(by_hand):
     output = microgpt("timeline", by_hand, width=80).stdout
     print(output)
@@ -506,7 +525,7 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, STEP | {"step": -1}], ["line 2", "step", "-1"]),
         ([RUN, STEP | {"step": True}], ["line 2", "step", "True"]),
         ([RUN, STEP | {"loss": None}], ["line 2", "loss", "null"]),
-        ([RUN, STEP | {"loss": 10**400}], ["line 2", "loss", "401 digits"]),
+        ([RUN, STEP | {"loss": 10**400}], ["line 2", "an integer of 401 digits"]),
         ([RUN, STEP, STEP], ["line 3", "a step after 1, found 1"]),
         ([RUN, EVENT | {"phase": "sideways"}], ["line 2", "phase", "sideways"]),
         ([RUN, EVENT | {"stats": None}], ["line 2", "stats"]),
@@ -528,7 +547,7 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
     ("args", "words"),
     [
         ([], ["a log is needed"]),
-        (["nope.jsonl"], ["nope.jsonl", "No such file"]),
+        (["nope.jsonl"], ["nope.jsonl", "no such file"]),
         (["."], ["folder"]),
         (["hand.jsonl", "--event", "layer7.*"], ["hand.jsonl", "'layer7.*' matches no event"]),
         (["hand.jsonl", "--event", "qkv_bias"], ["hand.jsonl", "no counterpart"]),
@@ -539,6 +558,22 @@ def test_what_is_no_log_is_one_line(tmp_path, lines, words):
 )
 def test_a_wrong_request_is_one_line(by_hand, args, words):
     refused(microgpt("timeline", *args, cwd=by_hand.parent), *words)
+
+
+def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_hand, tmp_path):
+    first, *rest = by_hand.read_text().splitlines(keepends=True)
+    run = json.loads(first)
+    run["model"]["config"] |= {"n_layer": 10**6, "n_head": 10**6, "n_embd": 10**6}
+    (tmp_path / "deep.jsonl").write_text("".join([json.dumps(run) + "\n", *rest]))
+    tracemalloc.start()
+    shown = selected(read_timeline(tmp_path / "deep.jsonl"), [])
+    document = timeline_document(shown, [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    usual = timeline_document(read_timeline(by_hand), [])
+    assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
+    assert shown.config.parameter_count > 10**18
 
 
 def test_binary_is_no_log(tmp_path):

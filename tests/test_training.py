@@ -333,8 +333,8 @@ def test_other_dimensions_and_vocabularies_train(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"steps": 0}, "steps: expected at least 1, found 0"),
-        ({"batch_size": -1}, "batch_size: expected at least 1, found -1"),
+        ({"steps": 0}, "steps: expected a whole number of at least 1, found 0"),
+        ({"batch_size": -1}, "batch_size: expected a whole number of at least 1, found -1"),
         ({"lr": 0.0}, r"lr: expected a positive number, found 0\.0"),
         ({"lr": math.nan}, "lr: expected a positive number, found nan"),
         ({"lr": math.inf}, "lr: expected a positive number, found inf"),

@@ -12,8 +12,9 @@ from real_model import SMOLLM2
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.vocabulary import bpe
 from microgpt_trace.vocabulary.apr import from_apr
-from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed
+from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed, substrings
 from microgpt_trace.vocabulary.gguf import from_gguf
 from microgpt_trace.vocabulary.huggingface import from_huggingface
 
@@ -187,6 +188,37 @@ def test_without_byte_tokens_a_character_is_unknown_or_refused():
         from_gguf(metadata | {"tokenizer.ggml.token_type": types}, PATH).encode("aé")
 
 
+def test_an_unknown_token_that_is_no_text_is_used_all_the_same():
+    metadata = sentencepiece(add_bos_token=False)
+    tokens = ["\udcff", *metadata["tokenizer.ggml.tokens"][1:3], *(f"x{i}" for i in range(256)), "▁", "a"]
+    metadata |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": [0.0] * len(tokens)}
+    metadata["tokenizer.ggml.token_type"] = [2] + [1] * (len(tokens) - 1)
+    assert spelled(from_gguf(metadata, PATH), "é a") == ["▁", "\udcff", "▁", "a"]
+
+
+@pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
+@given(TEXT | st.text("abc s>", max_size=30))
+def test_tokens_that_are_searched_for_give_the_same_ids(metadata, text):
+    expected = from_gguf(metadata, PATH).encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "_SHORT", 1)
+        assert from_gguf(metadata, PATH).encode(text) == expected
+
+
+def test_one_long_token_does_not_make_encoding_slow(monkeypatch):
+    """Sizes of what is looked at, as a clock would depend on the machine."""
+    metadata = sentencepiece(add_bos_token=False)
+    for key, value in (("tokens", "x" * 20_000), ("scores", 0.0), ("token_type", 1)):
+        metadata[f"tokenizer.ggml.{key}"].append(value)
+    looked_at = []
+    monkeypatch.setattr(
+        bpe, "substrings", lambda word, longest: (looked_at.append(x) or x for x in substrings(word, longest))
+    )
+    from_gguf(metadata, PATH).encode("abc" * 300)
+    print(sum(map(len, looked_at)), 901 * bpe._SHORT**2 / 2)
+    assert sum(map(len, looked_at)) < 901 * bpe._SHORT**2
+
+
 @pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
 def test_control_tokens_are_parsed_on_request_and_users_tokens_always(metadata):
     vocabulary = from_gguf(metadata, PATH)
@@ -344,6 +376,18 @@ def test_what_cannot_encode_says_so_when_it_should(said, message):
 def test_metadata_that_contradicts_itself_is_refused(said, message):
     with pytest.raises(FileFormatError, match=f"^model.gguf: {message}"):
         from_gguf(byte_level(**said) | said, PATH)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", "x" * 9999), ("pre", "x" * 9999), ("merges", ["x" * 9999]), ("merges", ["a " + "b" * 9999])],
+)
+def test_words_of_a_file_are_cut_in_a_refusal(key, value):
+    vocabulary = from_gguf(byte_level() | {f"tokenizer.ggml.{key}": value}, PATH)
+    with pytest.raises(FileFormatError) as caught:
+        vocabulary.encode("a")
+    print(caught.value)
+    assert (len(str(caught.value)) < 250, len(vocabulary.describe()) < 200) == (True, True)
 
 
 def test_bytes_without_a_token_are_refused_not_left_out():

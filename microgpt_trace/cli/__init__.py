@@ -15,6 +15,7 @@ import typer
 from .. import __version__
 from ..errors import ReaderGone
 from ..threads import VARIABLES
+from .command import Command
 from .output import run
 from .streams import prepare
 
@@ -48,7 +49,7 @@ def build(names: Iterable[str]) -> typer.Typer:
     )
     for name in names:
         command = getattr(import_module(f".{COMMANDS[name]}", __name__), name)
-        app.command(epilog=getattr(command, "epilog", None))(command)
+        app.command(cls=Command, epilog=getattr(command, "epilog", None))(command)
     app.callback(invoke_without_command=True)(_root)
     return app
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .command import given, refuse
 from .options import (
     BosPlace,
     Heads,
@@ -29,6 +30,7 @@ from .progress import progress
 
 
 def attribute(
+    context: typer.Context,
     first: ModelOrText = None,
     second: TextAfterModel = None,
     model: ModelFile = None,
@@ -80,6 +82,8 @@ def attribute(
     if schema:
         put_schema("attribution", out)
         return
+    if as_json:
+        refuse(given(context), ["top"], "--json")
     positions = positions_of(position, "--position", "a number, all, last or a list like 0,3,-1")
     path, text = model_and_text(first, second, model)
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
+from .command import given, refuse
 from .options import BosPlace, Heads, Json, Out, RopePairing, Set, numbers
 from .output import out_file, put, put_schema, show
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map
@@ -22,6 +23,7 @@ class Precision(str, Enum):
 
 
 def diagnose(
+    context: typer.Context,
     dump: Annotated[
         Path | None, typer.Argument(metavar="DUMP", help="What the engine computed.", show_default=False)
     ] = None,
@@ -62,6 +64,8 @@ def diagnose(
         return
     if dump is None or model is None:
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
+    if as_json:
+        refuse(given(context), ["verbose"], "--json")
     from ..diagnosis.dumped import diagnose as diagnose_dump
 
     opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from .command import given, refuse, schema_by
 from .options import BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
 from .output import out_file, put, put_schema, show
 from .progress import progress
@@ -36,7 +37,9 @@ class View:
     out: Path | None
 
 
+@schema_by("weights", "prompts")
 def diff(
+    context: typer.Context,
     a: Annotated[
         Path | None,
         typer.Argument(
@@ -109,20 +112,20 @@ def diff(
     """
     out = out_file(out)
     if schema:
-        put_schema("weights" if weights else "prompts" if prompts else "diff", out)
+        put_schema("weights" if weights else "prompts" if prompts is not None else "diff", out)
         return
     if a is None or b is None:
         raise InputError("two sides are needed: microgpt diff A B")
-    _refuse_mixtures(locals())
+    _refuse_mixtures(given(context))
     opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
     sides = [opener.open(a), opener.open(b)]
-    given = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
-    refuse_idle(sides, given, {"--map": map_file, "--layout": layouts})
+    of_models = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
+    refuse_idle(sides, of_models, {"--map": map_file, "--layout": layouts})
     view = View(verbose, as_json, positions is not None, out)
     options: dict[str, Any] = {
         "names": layer or [], "rtol": rtol, "atol": atol, "factor": factor,
         "compute": compute.value if compute else None,
-        "calibrate": opener.open(calibrate) if calibrate else None,
+        "calibrate": opener.open(calibrate) if calibrate is not None else None,
     }  # fmt: skip
     ids = None if tokens is None else numbers(tokens, "--tokens")
     if weights:
@@ -151,11 +154,11 @@ diff.epilog = (  # type: ignore[attr-defined]
 )
 
 
-def _refuse_mixtures(given: dict[str, Any]) -> None:
+def _refuse_mixtures(asked: dict[str, str]) -> None:
     """Options of which one would be ignored beside the other."""
-    modes = [option for option in ("weights", "prompts", "suggest_map") if given[option]]
+    modes = [option for option in ("weights", "prompts", "suggest_map") if option in asked]
     if len(modes) > 1:
-        raise InputError(f"{_option(modes[0])} and {_option(modes[1])} exclude each other")
+        raise InputError(f"{asked[modes[0]]} and {asked[modes[1]]} exclude each other")
     bands = ["compute", "calibrate", "factor", "atol"]
     silent = {
         "weights": ["text", "tokens", "positions", "map_file", "layouts", *bands],
@@ -163,15 +166,9 @@ def _refuse_mixtures(given: dict[str, Any]) -> None:
         "suggest_map": ["positions", "layer", "verbose", "as_json", "map_file", "layouts", "rtol", *bands],
     }
     for mode in modes:
-        for option in silent[mode]:
-            if given[option] not in (None, False, []):
-                raise InputError(f"{_option(option)} means nothing with {_option(mode)}")
-
-
-def _option(name: str) -> str:
-    return {"map_file": "--map", "layouts": "--layout", "as_json": "--json", "text": "a text"}.get(
-        name, f"--{name.replace('_', '-')}"
-    )
+        refuse(asked, silent[mode], asked[mode])
+    if "as_json" in asked:
+        refuse(asked, ["verbose"], "--json")
 
 
 def _compare(

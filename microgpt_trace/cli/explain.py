@@ -21,6 +21,7 @@ from .options import (
     Seed,
     Set,
     TokenIds,
+    is_there,
     model_and_text,
     model_from,
     numbers,
@@ -131,7 +132,7 @@ def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
-            raise InputError(f"{rest[0]}: no such model, to explain {rest[1]!r}")
+            raise InputError(f"{rest[0] or repr('')}: no such model, to explain {rest[1]!r}")
     if rest and rest[0].startswith("d "):
         raise InputError(f"{rest[0]!r} is a gradient: explain {rest[0][2:]!r} --backward")
     if not rest:
@@ -143,8 +144,4 @@ def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str
 
 def _is_element(text: str) -> bool:
     """Whether a word has brackets or an @, as an element has and no file that is here."""
-    try:
-        there = Path(text).exists()
-    except (OSError, ValueError):  # too long for a file's name
-        there = False
-    return not there and ("@" in text or text.endswith("]"))
+    return not is_there(text) and ("@" in text or text.endswith("]"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import InputError, RunError
-from ..log_records import LOG_SCHEMA, LONGEST
+from ..errors import FileFormatError, InputError, RunError
+from ..json_text import from_json
+from ..log_records import LOG_SCHEMA, LONGEST, log_records
 from .output import note
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def is_log(path: Path) -> bool:
 def watched_before(path: Path) -> str | None:
     """The name that a log which is gone on with watches; None where there is no such log."""
     try:
-        with path.open("rb") as file:
-            watched = json.loads(file.readline(LONGEST)).get("watched")
-    except (OSError, ValueError, AttributeError):
+        record = next(log_records(path, []))
+    except FileFormatError:
         return None
+    watched = record.values.get("watched")
     return watched if isinstance(watched, str) else None
 
 
@@ -101,10 +101,8 @@ class TrainingLog:
         done, end, last = self._trainer.done, 0, 0
         try:
             with path.open("rb") as file:
-                while (line := file.readline(LONGEST)).endswith(
-                    b"\n"
-                ):  # or it was cut when the run was killed
-                    record = json.loads(line)
+                while (line := file.readline(LONGEST)).endswith(b"\n"):  # else it was cut by a kill
+                    record = from_json(line)
                     if not end:
                         self._refuse_another_run(path, record)
                     step = record.get("step", record.get("start", 0))
@@ -113,7 +111,7 @@ class TrainingLog:
                     end, last = end + len(line), max(last, step)
                 if not end and not _BEGIN.startswith(line[: len(_BEGIN)]):
                     raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: expected the log of a training run to go on with") from error
         with self._writing():
             os.truncate(path, end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from enum import Enum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import FileFormatError, InputError
+from ..json_text import OutOfBounds, from_json
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -114,22 +114,27 @@ def model_and_text(
         raise InputError(f"two models, {first} and --model {model}, or two texts")
     if second is not None:
         assert first is not None  # arguments fill up from the left
-        if not Path(first).exists():
+        if not is_there(first):
             swapped = f"; the model comes first, {second} then {first!r}" if _names_a_model(second) else ""
-            raise InputError(f"{first}: no such model, to read the text {second!r}{swapped}")
+            raise InputError(f"{first or repr(first)}: no such model, to read the text {second!r}{swapped}")
         return Path(first), second
     if first is not None and model is None and _names_a_model(first):
         return Path(first), None
     return model, first
 
 
-def _names_a_model(text: str) -> bool:
-    """Whether a lone argument is a model: one that is there, or a name that only files have."""
-    path = Path(text)
+def is_there(text: str) -> bool:
+    """Whether a word of the command line names a file or folder that is there. (pathlib takes an empty one
+    for the current folder.)"""
     try:
-        there = path.exists()
+        return text != "" and Path(text).exists()
     except (OSError, ValueError):  # too long for a file's name
         return False
+
+
+def _names_a_model(text: str) -> bool:
+    """Whether a lone argument is a model: one that is there, or a name that only files have."""
+    path, there = Path(text), is_there(text)
     if path.suffix or os.sep in text:
         return there or path.suffix in MODEL_SUFFIXES
     from ..loading import is_model  # a bare word, which a file or folder may have for its name by chance
@@ -179,7 +184,9 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         if not key or not equals:
             raise InputError(f"--set: expected KEY=VALUE, found {pair!r}")
         try:
-            settings[key] = json.loads(value)
+            settings[key] = from_json(value)
+        except OutOfBounds as error:
+            raise InputError(f"--set {key[:80]}: found {error}") from error
         except ValueError:
             settings[key] = value
     return settings

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .command import schema_by
 from .options import (
     BosPlace,
     Heads,
@@ -18,6 +19,7 @@ from .options import (
     RopePairing,
     Seed,
     Set,
+    is_there,
     model_and_text,
     model_from,
 )
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+@schema_by("pairs")
 def patch(
     arguments: Annotated[
         list[str] | None,
@@ -85,7 +88,7 @@ def patch(
     """
     out = out_file(out)
     if schema:
-        put_schema("patch_pairs" if pairs else "patch", out)
+        put_schema("patch_pairs" if pairs is not None else "patch", out)
         return
     path, texts = _model_and_texts(arguments or [], model_file, pairs)
     model = model_from(path, seed, n_head, bos, rope_pairs, settings)
@@ -113,16 +116,20 @@ def _model_and_texts(
     """The model's path, if one was named, and the two texts, or none beside --pairs."""
     wanted = 2 if pairs is None else 0
     if len(arguments) == wanted + 1:
-        first = Path(arguments[0])
+        first = arguments[0]
         if model is not None:
             raise InputError(f"two models, {first} and --model {model}")
-        if not first.exists():
+        if not is_there(first):
             reads = f", to read {arguments[1]!r}" if wanted else " (texts are in the file of --pairs)"
-            raise InputError(f"{first}: no such model{reads}")
-        return first, arguments[1:]
+            raise InputError(f"{first or repr(first)}: no such model{reads}")
+        return Path(first), arguments[1:]
     lone_model = len(arguments) == 2 and model_and_text(arguments[0], None, None)[0] is not None
     if len(arguments) != wanted or lone_model:
-        needed = "no texts stand beside --pairs" if pairs else "two texts are needed, CLEAN and CORRUPT"
+        needed = (
+            "no texts stand beside --pairs"
+            if pairs is not None
+            else "two texts are needed, CLEAN and CORRUPT"
+        )
         raise InputError(f"{needed}, and before them a model if any: found {_counted(len(arguments))}")
     return model, arguments
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,11 +47,11 @@ class Opener:
     rope_pairs: RopePairs | None = None
     settings: list[str] | None = None
     names: NameMap | None = None
-    _known: dict[Path, Any] = field(default_factory=dict)
+    _known: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: Path) -> Model | Decoder | Recording:
         """What lies under the path. Raises FileFormatError where that is nothing to compare."""
-        key = path.resolve()
+        key = realpath(path)  # Path.resolve raises RuntimeError of a loop of links
         if key not in self._known:
             self._known[key] = self._open(path)
         return self._known[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import realpath  # which does not mind a loop of links, as Path.resolve does
 from pathlib import Path
 
 from ..errors import FileFormatError, InputError
@@ -11,9 +12,9 @@ from ..files import check_target
 def refuse_over_model(option: str, path: Path, model: Path | None = None) -> None:
     """Raises InputError for a target that is the command's model, a production model, or in the folder of
     one: not even --force writes there."""
-    folders = (path.parent, path.resolve().parent)
+    folders = (path.parent, Path(realpath(path)).parent)
     is_model = any((folder / "config.json").is_file() for folder in folders)
-    is_model = is_model or (model is not None and model.resolve() == path.resolve())
+    is_model = is_model or (model is not None and realpath(model) == realpath(path))
     if path.is_file():
         with path.open("rb") as file:
             is_model = is_model or file.read(3) in (b"GGU", b"APR")
@@ -33,7 +34,7 @@ def check_training_targets(
         raise InputError(f"--out {target}: --force overwrites checkpoints, and this is none")
     if log is None:
         return
-    if log.resolve() == target.resolve():
+    if realpath(log) == realpath(target):
         raise InputError(f"--log {log}: the checkpoint is to be written there")
     check_target(log, force or resume is not None)
     _refuse_over_data("--log", log, data)
@@ -45,7 +46,7 @@ def check_training_targets(
 
 
 def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
-    if data is not None and data.resolve() == path.resolve():
+    if data is not None and realpath(data) == realpath(path):
         raise InputError(f"{option} {path}: --data reads it")
 
 

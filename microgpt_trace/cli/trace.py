@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
+from .command import given, refuse, schema_by
 from .interventions import Ablate, AblateMean, Add, Patch, Scale, interventions_of
 from .options import (
     DECODER,
@@ -34,7 +35,7 @@ from .options import (
 from .output import note, out_file, put_schema
 from .run_trace import Request, run
 from .targets import refuse_over_model
-from .validation import run_validation
+from .validation import refuse_beside_validation, run_validation
 
 Show = Annotated[
     list[str] | None, typer.Option("--show", help="Print this tensor or parameter in full.", metavar="NAME")
@@ -42,7 +43,9 @@ Show = Annotated[
 Save = Annotated[Path | None, typer.Option("--save", help="Save the arrays as safetensors.", metavar="FILE")]
 
 
+@schema_by("validate", "as_jsonl")
 def trace(
+    context: typer.Context,
     first: ModelOrText = None,
     second: TextAfterModel = None,
     model: ModelFile = None,
@@ -141,7 +144,11 @@ def trace(
         verbose, layer or [], layers, show_names or [], as_json, as_jsonl, values, save, save_aprt,
         None if out == STDOUT else out, fail_on,
     )  # fmt: skip
+    asked = given(context)
     _check(request, force)
+    _refuse_idle(request, asked)
+    if validate:
+        refuse_beside_validation(asked)
     path, text = model_and_text(first, second, model)
     for option, target in (("--save", save), ("--out", request.out)):
         if target is not None:
@@ -156,6 +163,8 @@ def trace(
     interventions = interventions_of(ablate, ablate_mean, scale, patch, add, loaded)
     if loaded.family == "decoder":
         _refuse(own, "is for a microGPT: a production model is traced forward only")
+        if temperature is not None and generate is None:
+            raise InputError("--temperature draws the tokens of --generate N: say how many")
         own = {name: value for name, value in theirs.items() if value} | (
             {} if seed is None else {"seed": seed}
         )
@@ -164,7 +173,7 @@ def trace(
         _refuse(theirs | extra, f"is for a production model, and this is a microGPT ({loaded.origin})")
     shared = {"text": text, "top_k": top_k, "time": time, "interventions": interventions}
     if validate:
-        run_validation(loaded, request, shared | own | {"fail_on": fail_on})
+        run_validation(loaded, request, text, own.get("tokens"))
     else:
         run(loaded, request, shared | own)
 
@@ -216,3 +225,11 @@ def _check(request: Request, force: bool) -> None:
             check_target(path, force)
     if request.save_aprt is not None:
         check_new_folder(request.save_aprt)
+
+
+def _refuse_idle(request: Request, asked: dict[str, str]) -> None:
+    """Options that would change nothing beside the others."""
+    if "force" in asked and request.save is None and request.out is None:
+        raise InputError("--force lets --save and --out overwrite, and neither is given")
+    if "chat" in asked:  # whose special tokens are parsed in any case
+        refuse(asked, ["special"], "--chat")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from ..errors import InputError
+from .command import refuse
 from .output import put, show
 from .progress import progress
 
@@ -15,27 +16,28 @@ if TYPE_CHECKING:
     from ..model import Model
     from .run_trace import Request
 
-_ACCEPTED = ("text", "tokens", "interventions")  # the last one is refused in its own words
+_INPUT = ("first", "second", "model", "tokens", "seed", "n_head", "bos", "rope_pairs", "settings", "payload")
+_USED = ("validate", "layer", "verbose", "as_json", "out", "force", *_INPUT)
+_INTERVENTIONS = ("ablate", "ablate_mean", "scale", "patch", "add")
 
 
-def run_validation(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
-    """Validate and show the verdicts; exit 1 where an event failed. Raises InputError for an option that
-    would be ignored."""
-    asked = options | {
-        name: getattr(request, name) for name in ("as_jsonl", "values", "show", "save", "save_aprt", "layers")
-    }
-    for name, value in asked.items():
-        if value and name not in _ACCEPTED:
-            option = "jsonl" if name == "as_jsonl" else name.replace("_", "-")
-            raise InputError(f"--{option} means nothing with --validate")
-    if options.get("interventions"):
+def refuse_beside_validation(asked: dict[str, str]) -> None:
+    """Raises InputError for an option given that would be ignored."""
+    if any(name in asked for name in _INTERVENTIONS):
         raise InputError("--validate makes interventions of its own: give it none")
+    refuse(asked, [name for name in asked if name not in _USED], "--validate")
+    if "as_json" in asked:
+        refuse(asked, ["verbose"], "--validate and --json")
+
+
+def run_validation(
+    model: Model | Decoder, request: Request, text: str | None, tokens: list[int] | None
+) -> None:
+    """Validate and show the verdicts; exit 1 where an event failed."""
     from ..validation import validate
 
     with progress("layer") as report:
-        found = validate(
-            model, options.get("text"), tokens=options.get("tokens"), names=request.layer, report=report
-        )
+        found = validate(model, text, tokens=tokens, names=request.layer, report=report)
     if request.as_json:
         from ..render.document import to_text
         from ..render.validation import validation_document

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from ..decoder import Decoder
 from ..errors import FileFormatError, InputError
+from ..foreign_files import read_text
+from ..json_text import OutOfBounds, from_json
 from ..model import Model
 from .diff import diff
 
@@ -38,11 +39,7 @@ def read_prompts(path: Path) -> list[str | list[int]]:
 
     Empty lines are left out. Raises FileFormatError.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise FileFormatError(f"{path}: cannot read the prompts ({reason})") from error
+    lines = read_text(path, "a file of prompts").split("\n")
     found = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise FileFormatError(f"{path}: expected a prompt a line, found none")
@@ -53,7 +50,11 @@ def _prompt(path: Path, number: int, line: str) -> str | list[int]:
     if line[0] not in '["':
         return line
     try:
-        value = json.loads(line)
+        value = from_json(line)
+    except OutOfBounds as error:
+        raise FileFormatError(
+            f"{path}, line {number}: expected a text or token ids, found {error}"
+        ) from error
     except ValueError:
         return line
     tokens = isinstance(value, list) and value and all(type(item) is int for item in value)

@@ -193,10 +193,12 @@ def recognise(model: Model | Decoder, recorded: Recorded) -> tuple[int, ...] | N
     except InputError:
         return None
     table = parameter(model, "wte") if isinstance(model, Decoder) else model.params["wte"]
-    size = np.einsum("vc,vc->v", table, table)
-    tokens = (size - 2 * rows @ table.T).argmin(axis=1)  # of |row - token|^2 what depends on the token
-    off = np.linalg.norm(rows - table[tokens], axis=1)
-    near = off <= 0.01 * np.linalg.norm(table[tokens], axis=1)
+    with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
+        size = np.einsum("vc,vc->v", table, table)
+        tokens = (size - 2 * rows @ table.T).argmin(axis=1)  # of |row - token|^2 what depends on the token
+        known = table[tokens].astype(np.float64)
+        off = np.linalg.norm(rows - known, axis=1)
+        near = off <= 0.01 * np.linalg.norm(known, axis=1)
     return tuple(tokens.tolist()) if near.all() else None
 
 

@@ -18,9 +18,8 @@ import numpy as np
 from ..decoder import Decoder
 from ..events import HookBus, Run, Subscription, TraceEvent
 from ..model import Model
-from ..ops import losses_of
 from ..passes import logits_of
-from ..predictions import PART, softmax
+from ..predictions import PART, softmax, used_losses
 from ..replacements import differs
 from ..stats import Array
 from ..traces import TraceInput
@@ -148,9 +147,7 @@ def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:
         computed = softmax(logits)
         probs, targets = tap.emit("probs", computed), inputs.targets[start : start + size]
         known = [target or 0 for target in targets]
-        of_rows = (
-            -np.log(probs[range(len(known)), known]) if differs(probs, computed) else losses_of(logits, known)
-        )
+        of_rows = used_losses(known, logits, probs, differs(probs, computed))
         losses += [float(loss) for loss, target in zip(of_rows, targets, strict=True) if target is not None]
     if losses:
         tap.emit("loss", np.asarray(np.float32(math.fsum(losses) / len(losses))))

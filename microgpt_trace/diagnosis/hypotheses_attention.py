@@ -13,6 +13,7 @@ from .hypotheses import Case, Hypothesis
 from .operations import apply, visible_to
 from .rules import Rules
 
+LARGEST_EXPONENT = 709.0  # of e in a float
 CLOSE = 1e-2  # a measured number is called by a name where it is that within 1 %
 
 
@@ -160,7 +161,7 @@ def softmax(case: Case) -> Iterator[Hypothesis]:
     claim = "1 is added to the sum of every row (softmax off by one)"
     yield Hypothesis("softmax-plus-one", claim, None, _plus_one)
     temperature = _temperature(case)
-    if math.isfinite(temperature) and temperature > 0:
+    if 0 < temperature < LARGEST_EXPONENT:
         claim = f"your weights are the softmax of {temperature:.5g} times your own scores"
         yield Hypothesis(
             "softmax-scaled", claim, replace(rules, softmax_base=math.exp(temperature)), None, True

@@ -54,7 +54,7 @@ def whole(case: Case) -> Iterator[Hypothesis]:
     for id, words, rounded in (("rounded-bf16", "bfloat16", to_bf16), ("rounded-f16", "float16", to_f16)):
         claim = f"your values are rounded to {words}"
         yield Hypothesis(id, claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
-    most = float(np.nanmax(np.abs(found)))
+    most = float(np.nanmax(np.abs(found), initial=0.0))
     if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:
         claim = f"your values are clipped at +-{most:.6g}"
         yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), True)
@@ -242,8 +242,8 @@ def _what(case: Case, axis: int, wrong: Array) -> str:
     if axis == -2 and case.expected.ndim == 2:
         with np.errstate(all="ignore"):
             apart = np.linalg.norm(case.expected - case.found[wrong[0]], axis=1)
-        if np.nanmin(apart) < 1e-3 * np.linalg.norm(found):
-            row = int(np.nanargmin(apart))
+        row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
+        if apart[row] < 1e-3 * np.linalg.norm(found):
             return (
                 f" (it has the values of position {row if case.positions is None else case.positions[row]})"
             )

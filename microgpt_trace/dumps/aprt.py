@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..errors import FileFormatError
+from ..foreign_files import check_regular, reading
 from ..names import ALIASES
-from ..readers.conventions import brief, is_count
-from ..readers.model_file import reading
+from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
 from ..stats import Array
 from .layouts import LAST
@@ -122,9 +123,8 @@ def _stored(path: Path, folder: Path) -> _Stored:
             raise FileFormatError(f"{folder}: expected layer-0, layer-1 ..., found {brief(path.parent.name)}")
         layer = int(number[1])
     with reading(path):
-        if not path.is_file():
-            raise FileFormatError(f"{path}: expected a file of APRT, found a folder or a device")
-        head, size = _head(path), path.stat().st_size
+        size = check_regular(path, "a file of APRT")
+        head = _head(path)
     if len(head) < HEADER.size or head[:4] != MAGIC:
         raise FileFormatError(f"{path}: expected APRT and a header of 12 bytes, found {head!r}")
     _, said, count = HEADER.unpack(head)

@@ -16,7 +16,7 @@ from ..names import ALIASES
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
-_MAX_DIGITS = 4
+_MAX_DIGITS, _MAX_NUMBERS = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ def _looked_up(words: list[str]) -> Meaning | None:
     if found := table.get(".".join(words)):
         return found
     numbers = [i for i, word in enumerate(words) if word.isdigit() and len(word) <= _MAX_DIGITS]
+    if len(numbers) > _MAX_NUMBERS:
+        return None
     for i in numbers:
         if found := table.get(".".join([*words[:i], "#", *words[i + 1 :]])):
             return _for_layer(found, int(words[i]))

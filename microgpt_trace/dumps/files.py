@@ -6,7 +6,6 @@ recording as a leftover with the reason.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..errors import FileFormatError, InputError
-from ..readers.conventions import brief
-from ..readers.model_file import reading
+from ..foreign_files import check_regular, reading
+from ..json_text import from_json
 from ..stats import Array
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import Entry, NameMap, sliced_shape
+from .npy_header import NPY_MAGIC
 from .recording import OWN, Leftover, Recorded, Recording, listed, printable
 from .stored import (
-    NPY_MAGIC,
     ZIP_MAGIC,
     Stored,
-    check_regular,
     npy_array,
     npz_arrays,
     safetensors_arrays,
@@ -50,7 +49,7 @@ def is_recording(path: Path) -> bool:
     """
     try:
         if path.is_dir():
-            return not (path / "config.json").is_file()
+            return not (path / "config.json").exists()
         if not path.is_file():
             return False
         with path.open("rb") as file:
@@ -186,8 +185,8 @@ def _whole_numbers(path: Path, key: str, text: str | None) -> tuple[int, ...] | 
 def _from_json(text: str) -> Any:
     """What a text says, None where it is no JSON."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return None
 
 

@@ -19,20 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import brief
 from ..errors import FileFormatError, InputError
-from ..readers.conventions import brief
+from ..foreign_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
 from .recording import OWN
+from .stored import MAX_NAME
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_MAX_BYTES = 1 << 24
-_SLICED = re.compile(r"(?P<source>.*?)\s*\[(?P<axes>[^\[\]]*)\]", re.DOTALL)
-_AXIS = re.compile(r"([+-]?[0-9]{1,18})?\s*(:)?\s*([+-]?[0-9]{1,18})?\s*(?::\s*([+-]?[0-9]{1,18})?)?")
+_MAX_BYTES, _MAX_DOTS = 1 << 20, 1 << 24
+_BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 
 
@@ -74,7 +75,7 @@ class NameMap:
     def _nothing(self, entry: Entry, found: Sequence[str], dump: str) -> str:
         from difflib import get_close_matches
 
-        close = get_close_matches(entry.source, found, 4, 0.5) or list(found[:4])
+        close = get_close_matches(entry.source[:MAX_NAME], found, 4, 0.5) or list(found[:4])
         hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
         return f"{self.origin}: {entry.event}: {dump} has no tensor {brief(entry.source)} ({hint})"
 
@@ -112,15 +113,13 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(path, "a map of names", _MAX_BYTES)
+    dots = max(line.count(".") for line in text.split("\n")) * text.count("\n")
+    if dots > _MAX_DOTS:  # tomllib walks the whole path of a table for each line below it
+        raise FileFormatError(f"{path}: expected a map of names, found keys of too many parts")
     try:
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
-        if path.stat().st_size > _MAX_BYTES:
-            raise FileFormatError(f"{path}: expected a map of names, found {path.stat().st_size:,} bytes")
-        return tomllib.loads(str(path.read_bytes(), "utf-8"))
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, nested too deeply
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not TOML, nested too deeply
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 
@@ -139,7 +138,8 @@ def _entry(path: Path, event: str, line: Any) -> Entry:
         from difflib import get_close_matches
 
         known = [name.replace("#", "{i}", 1).replace("#", "0") for name in known_events()]
-        close = get_close_matches(re.sub(r"^layer[0-9]+", "layer{i}", event), known, 3, 0.5) or known[:3]
+        asked = re.sub(r"^layer[0-9]+", "layer{i}", event[:MAX_NAME])
+        close = get_close_matches(asked, known, 3, 0.5) or known[:3]
         raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
     if isinstance(line, str):
         line = {"from": line}
@@ -162,8 +162,9 @@ def _entry(path: Path, event: str, line: Any) -> Entry:
 
 def _source(where: str, text: str) -> tuple[str, Index]:
     """The name and the slice of "qkv[:, :896]"."""
-    match = _SLICED.fullmatch(text)
-    source, axes = (match["source"], match["axes"].split(",")) if match else (text, [])
+    before, bracket, inside = text.removesuffix("]").rpartition("[")
+    is_sliced = text.endswith("]") and bracket and "]" not in inside
+    source, axes = (before.rstrip(), inside.split(",")) if is_sliced else (text, [])
     if not source:
         raise FileFormatError(f"{where}: expected the name of a tensor, found {brief(text)}")
     if len(axes) > 1 and not axes[-1].strip():  # "[0,]"
@@ -172,12 +173,13 @@ def _source(where: str, text: str) -> tuple[str, Index]:
 
 
 def _axis(where: str, text: str, axis: str) -> int | slice:
-    match = _AXIS.fullmatch(axis)
-    numbers = [None if n is None else int(n) for n in match.group(1, 3, 4)] if match else []
-    if match and match[2] and numbers[2] != 0:
-        return slice(*numbers)
-    if match and not match[2] and numbers[0] is not None and numbers[1:] == [None, None] and ":" not in axis:
-        return numbers[0]
+    bounds = [bound.strip() for bound in axis.split(":")]
+    if len(bounds) <= 3 and all(map(_BOUND.fullmatch, bounds)):
+        numbers = [int(bound) if bound else None for bound in bounds]
+        if len(numbers) > 1 and numbers[2:] != [0]:
+            return slice(*numbers)
+        if len(numbers) == 1 and numbers[0] is not None:
+            return numbers[0]
     raise FileFormatError(f"{where}: expected indices and slices such as [:, 0:64], found {brief(text)}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -20,6 +21,7 @@ EARLIER = 0.8  # what a layer counts of what the one before it counts: early one
 DIGITS = 2.0  # digits that agree and speak for a pair: what bfloat16 keeps
 ORDER = 0.2  # what the order in the file speaks, where most of the patterns are in it
 IN_ORDER = 0.8
+_MAX_NUMBERS = 16  # in a name, of which one may be that of a layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +95,7 @@ def _candidates(sources: Iterable[str]) -> dict[str, dict[int, str]]:
         if "{i}" in source:
             continue
         seen = set()
-        for number in re.finditer("[0-9]+", source):
+        for number in islice(re.finditer("[0-9]+", source), _MAX_NUMBERS):
             everywhere = re.sub(rf"(?<![0-9]){number[0]}(?![0-9])", "{i}", source)
             for name in (everywhere, f"{source[: number.start()]}{{i}}{source[number.end() :]}"):
                 if name not in seen and len(number[0]) <= 4:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..brief import brief
 from ..events import TraceEvent
-from ..readers.conventions import brief
 from ..stats import Array
 
 OWN = "own"  # a layout: shape and order are those of our events

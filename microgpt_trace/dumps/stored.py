@@ -3,9 +3,6 @@ for. Knows no event. Nothing is unpickled."""
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +12,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..encodings import ENCODINGS, StoredTensor
+from ..brief import brief
+from ..encodings import ENCODINGS
 from ..errors import FileFormatError
-from ..readers.conventions import brief
-from ..readers.model_file import map_file, reading
+from ..foreign_files import check_regular, reading
+from ..json_text import from_json
+from ..readers.mapped_file import MappedFile
 from ..stats import Array
+from .npy_header import NpyHeader, read_header
 
-NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
-_HEADERS: dict[tuple[int, int], Callable[[Any], Any]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+ZIP_MAGIC = b"PK\x03\x04"
+MAX_NAME = 512  # characters
 _BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations shrink by a third, not to a hundredth
 _WHOLE = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
@@ -47,29 +44,18 @@ class Stored:
 
 def npy_array(path: Path, name: str) -> Stored:
     """The array of a .npy file. Raises FileFormatError."""
-    check_regular(path, "a .npy file")
+    size = check_regular(path, "a .npy file")
     with reading(path), path.open("rb") as file:
-        size = path.stat().st_size
-        shape, dtype = _header(file, str(path), size)
+        header = _header(file, str(path), size)
 
     def read() -> Array:
-        if not math.prod(shape):  # which cannot be mapped
-            return _widened(np.empty(shape, dtype))
         with reading(path), _refusing(str(path), "the array that was there"):
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError("changed meanwhile")
-        return _widened(array)
+            with path.open("rb") as file:
+                if read_header(file) != header:
+                    raise ValueError("changed meanwhile")
+            return _widened(header.array(MappedFile.open(path).part(header.offset, header.size)))
 
-    return Stored(name, shape, str(dtype), _kind(dtype), read)
-
-
-def check_regular(path: Path, expected: str) -> None:
-    """Raises FileFormatError where there is no file, or one that gives bytes without end, or never any."""
-    with reading(path):
-        if not path.is_file():
-            found = "a device or a pipe" if path.exists() else "nothing"
-            raise FileFormatError(f"{path}: expected {expected}, found {found}")
+    return _stored(path, name, header, read)
 
 
 def npz_arrays(path: Path) -> tuple[list[Stored], list[str]]:
@@ -95,34 +81,46 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
     if member.file_size > max(_BOMB_BYTES, _BOMB_TIMES * member.compress_size):
         raise FileFormatError(f"{where}: {member.compress_size:,} bytes would become {member.file_size:,}")
     with _refusing(where, "a .npy array"), archive.open(member) as file:
-        shape, dtype = _header(file, where, member.file_size)
+        header = _header(file, where, member.file_size)
 
     def read() -> Array:
         with reading(path), _refusing(where, "the array that its header describes"):
             with zipfile.ZipFile(path) as again, again.open(member.filename) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-            if array.shape != shape or array.dtype != dtype:
-                raise ValueError("changed meanwhile")
-        return _widened(array)
+                if read_header(file) != header:
+                    raise ValueError("changed meanwhile")
+                data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
+                if file.read(1):  # and the checksum is looked at
+                    raise ValueError("longer than it was")
+            return _widened(header.array(data))
 
-    return Stored(member.filename.removesuffix(".npy"), shape, str(dtype), _kind(dtype), read)
+    return _stored(path, member.filename.removesuffix(".npy"), header, read)
 
 
-def _header(file: IO[bytes], where: str, size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of a .npy array of `size` bytes in all, its header included."""
-    with _refusing(where, "a .npy array"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of headers as Python 2 wrote them
-        shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-    if dtype.hasobject:
+def _stored(path: Path, name: str, header: NpyHeader, read: Callable[[], Array]) -> Stored:
+    check_name(path, name)
+    return Stored(name, header.shape, str(header.dtype), _kind(header.dtype), read)
+
+
+def _header(file: IO[bytes], where: str, size: int) -> NpyHeader:
+    """The header of a .npy array of `size` bytes in all."""
+    with _refusing(where, "a .npy array"):
+        header = read_header(file)
+    if header.dtype.hasobject:
         raise FileFormatError(f"{where}: holds Python objects, which are not read")
-    if any(length < 0 for length in shape):
-        raise FileFormatError(f"{where}: expected a .npy array, found the shape {brief(list(shape))}")
-    expected = file.tell() + math.prod(shape) * dtype.itemsize
-    if size != expected:
+    if size != header.size:
         raise FileFormatError(
-            f"{where}: {dtype} {brief(list(shape))} takes {expected:,} bytes, found {size:,}"
+            f"{where}: {header.dtype} {brief(list(header.shape))} takes {header.size:,} bytes, found {size:,}"
         )
-    return shape, dtype
+    return header
+
+
+def check_name(where: Path | str, name: str) -> None:
+    """Raises FileFormatError for a name that no tensor has: what names are held to takes longer than they
+    are long."""
+    if len(name) > MAX_NAME:
+        raise FileFormatError(
+            f"{where}: {brief(name)}: a name of {len(name):,} characters; at most {MAX_NAME} are expected"
+        )
 
 
 @contextmanager
@@ -160,41 +158,47 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     expected = f"{path}: expected a safetensors file"
+    check_regular(path)
     with reading(path):
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
         try:
             with safe_open(path, framework="np") as file:
                 metadata = file.metadata() or {}
             with path.open("rb") as raw:
-                header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))
+                header = from_json(raw.read(int.from_bytes(raw.read(8), "little")))
         except SafetensorError as error:
             reason = brief(str(error).splitlines()[0])
             raise FileFormatError(f"{expected}, found {path.stat().st_size:,} bytes ({reason})") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise FileFormatError(f"{expected}, found a header that is not JSON") from error
     header.pop("__metadata__", None)
+    for name in header:
+        check_name(path, name)
     return header, metadata
 
 
 def safetensors_arrays(path: Path) -> tuple[list[Stored], dict[str, str]]:
     """The tensors of a safetensors file and its metadata. Raises FileFormatError."""
     header, metadata = safetensors_header(path)
-    content = map_file(path)
-    data = content[8 + int.from_bytes(content[:8].tobytes(), "little") :]
-    return [_tensor(path, name, entry, data) for name, entry in header.items()], metadata
+    file = MappedFile.open(path)
+    begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
+    return [_tensor(file, name, entry, begin) for name, entry in header.items()], metadata
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> Stored:
-    start, stop = entry["data_offsets"]
-    shape, dtype, own = tuple(entry["shape"]), entry["dtype"], data[start:stop]
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any], begin: int) -> Stored:
+    start, stop = (begin + offset for offset in entry["data_offsets"])
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
     if dtype in ("F16", "BF16"):
-        return Stored(name, shape, dtype, "floating", StoredTensor(name, ENCODINGS[dtype], shape, own).read)
+        half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
+        return Stored(name, shape, dtype, "floating", half.read)
     kind = "floating" if dtype in ("F32", "F64") else "whole" if dtype in _WHOLE else "other"
 
     def read() -> Array:
         if kind == "other":
-            raise FileFormatError(f"{path}: {brief(name)} has type {dtype}, which is not read")
-        return own.view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype]).reshape(shape)
+            raise FileFormatError(f"{file.path}: {brief(name)} has type {dtype}, which is not read")
+        return (
+            file.part(start, stop)
+            .view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype])
+            .reshape(shape)
+        )
 
     return Stored(name, shape, dtype, kind, read)

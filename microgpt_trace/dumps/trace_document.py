@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..errors import FileFormatError, InputError
 from ..events import PHASES, TraceEvent
-from ..readers.conventions import brief, is_count
+from ..json_text import MANY_VALUES
+from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
 from ..stats import Array, TensorStats
 from ..traces import SCHEMA_ID
 from .event_names import is_event
 from .recording import OWN, Leftover, Recorded, Recording, printable
+from .stored import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
@@ -32,7 +35,7 @@ def open_document(path: Path) -> Recording:
 
     Raises FileFormatError where the file is no such document.
     """
-    document = read_json(path)
+    document = read_json(path, MANY_VALUES)
     if document.get("schema") != SCHEMA_ID:
         raise FileFormatError(
             f"{path}: expected the schema {SCHEMA_ID}, found {brief(document.get('schema'))}"
@@ -109,6 +112,7 @@ def _event(where: str, record: Any) -> TraceEvent:
     for key, fit in fits.items():
         if not fit:
             raise FileFormatError(f"{where}: {key} cannot be {brief(said[key])}")
+    check_name(where, said["name"])
     if said["stats"] is not None:
         said["stats"] = _stats(f"{where}, {printable(said['name'])}", said["stats"], math.prod(shape))
     return TraceEvent(**said | {"shape": tuple(shape)})
@@ -144,10 +148,7 @@ def _number(value: Any) -> float | None:
     """A statistic as a number, None where it is none; it is no NaN, as it covers finite elements."""
     if type(value) not in (int, float) and value not in _INFINITE:
         return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
+    number = float(value)
     return None if math.isnan(number) else number
 
 
@@ -158,7 +159,7 @@ def _values(where: str, nested: Any, event: TraceEvent) -> Array:
     try:
         with np.errstate(over="ignore"):
             array = np.array(nested, np.float64).astype(event.dtype)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise FileFormatError(f"{where}: expected numbers, found {brief(nested)}") from error
     if array.shape != event.shape:
         raise FileFormatError(f"{where}: expected values {list(event.shape)}, found {list(array.shape)}")

@@ -155,7 +155,7 @@ def _probs(at: Place) -> Worked:
 
 def _loss(at: Place) -> Worked:
     known = [(p, p.target) for p in at.traced.predictions if p.target is not None]
-    usual = [(p, target) for p, target in known if target.p > TINY_PROBABILITY]
+    usual = [(p, target) for p, target in known if not target.p <= TINY_PROBABILITY]  # or NaN
     chances = np.array([target.p for _, target in usual])
     places = [(p.position, target.token) for p, target in usual]
     vanished = [

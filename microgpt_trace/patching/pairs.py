@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import FileFormatError, InputError
+from ..foreign_files import read_text
 from ..traces import TraceInput
 from ..variants import Report
 from .patch import Text, Token, patch_read, read_pair
@@ -39,11 +40,7 @@ class Pair:
 def read_pairs(path: Path) -> list[Pair]:
     """CLEAN<TAB>CORRUPT a line, or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST. Empty lines and those that
     begin with # are left out. Raises FileFormatError."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise FileFormatError(f"{path}: cannot read the pairs ({reason})") from error
+    lines = read_text(path, "a file of pairs").split("\n")
     numbered = [(f"{path}, line {n}", line.removesuffix("\r")) for n, line in enumerate(lines, 1)]
     found = [_pair(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
     if not found:

@@ -8,7 +8,6 @@ of the data), u64 size. The layout is that of aprender's crate apr-format.
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zlib
@@ -20,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
+from ..json_text import MANY_VALUES, from_json
 from ..stats import Array
 from .apr_config import decoder_config
 from .apr_facts import Facts
-from .model_file import ModelFile, by_our_names, check_tensors, map_file
+from .mapped_file import MappedFile
+from .model_file import ModelFile, by_our_names, check_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -118,9 +119,8 @@ def _is_aside(name: str) -> bool:
 
 def read_apr_header(path: Path) -> AprFile:
     """Metadata and tensors of an .apr file under their own names. Raises FileFormatError."""
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such file")
-    data = map_file(path)
+    mapped = MappedFile.open(path)
+    data = mapped.bytes
     header = _header(path, data)
     metadata = _metadata(path, data, header)
     _refuse_shards(path, header, metadata)
@@ -134,7 +134,7 @@ def read_apr_header(path: Path) -> AprFile:
     for entry in entries:
         start = header.data_offset + entry.offset
         extents.append((start, start + entry.size, f"tensor {entry.name!r}"))
-        tensor, doubt = _tensor(path, data, entry, start)
+        tensor, doubt = _tensor(mapped, entry, start)
         tensors.append(tensor)
         ambiguous += doubt
     _refuse_overlaps(path, extents)
@@ -195,15 +195,14 @@ def _metadata(path: Path, data: Array, header: _Header) -> dict[str, Any]:
     try:
         if start + size > len(data):
             raise ValueError(f"{size:,} bytes at {start:,} end past the file's {len(data):,}")
-        metadata = json.loads(str(data.data[start : start + size], "utf-8"))
-    except (ValueError, RecursionError) as error:
+        metadata = from_json(bytes(data.data[start : start + size]), most=MANY_VALUES)
+    except ValueError as error:
         if header.flags & (LZ4 | ZSTD):
             kind = "LZ4" if header.flags & LZ4 else "Zstd"
             raise FileFormatError(
                 f"{path}: a compressed .apr file needs {kind}, which is not read; write it uncompressed"
             ) from error
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise FileFormatError(f"{path}: the metadata cannot be read ({reason})") from error
+        raise FileFormatError(f"{path}: the metadata cannot be read ({error})") from error
     if not isinstance(metadata, dict):
         raise FileFormatError(f"{path}: the metadata: expected a JSON object, found {brief(metadata)}")
     return metadata
@@ -287,24 +286,25 @@ def _footer_notes(path: Path, data: Array, stop: int) -> list[str]:
     return []
 
 
-def _tensor(path: Path, data: Array, entry: _Entry, start: int) -> tuple[StoredTensor, list[str]]:
+def _tensor(file: MappedFile, entry: _Entry, start: int) -> tuple[StoredTensor, list[str]]:
     """The tensor, and a note where its size leaves open how it is stored."""
+    path, stop = file.path, start + entry.size
     name, row_size, doubt = _storage(path, entry)
-    if start + entry.size > len(data):
+    if stop > len(file.bytes):
         raise FileFormatError(
-            f"{path}: cut short: tensor {entry.name!r} ends at byte {start + entry.size:,} of {len(data):,}"
+            f"{path}: cut short: tensor {entry.name!r} ends at byte {stop:,} of {len(file.bytes):,}"
         )
     if name not in ENCODINGS:
         raise FileFormatError(
             f"{path}: tensor {entry.name!r} is stored as {name}, which is not read; these are: {_readable()}"
         )
-    stored, scale = data[start : start + entry.size], 1.0
+    scale = 1.0
     if name == "AprQ8":
-        scale = float(stored[:4].view("<f4")[0])
-        stored = stored[4:]
+        start += 4
+        scale = float(file.bytes[start - 4 : start].view("<f4")[0])
         if not math.isfinite(scale):
             raise FileFormatError(f"{path}: tensor {entry.name!r}: the scale is {scale}")
-    return StoredTensor(entry.name, ENCODINGS[name], entry.shape, stored, row_size, scale), doubt
+    return file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop, row_size, scale), doubt
 
 
 def _storage(path: Path, entry: _Entry) -> tuple[str, int | None, list[str]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..decoder import Rope
 from ..errors import InputError
 
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
+MAX_LAYERS = 10_000  # as the names of tensors count them
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
 
 
@@ -37,20 +38,6 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-class _Brief(reprlib.Repr):
-    """Of whatever a file holds, as much as one line of an error message has room for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 80, 80, 40
-
-    def repr_ndarray(self, value: Any, level: int) -> str:
-        return self.repr_list(value[: self.maxlist + 1].tolist(), level)
-
-
-brief: Callable[[Any], str] = _Brief().repr
-
-
 class Settings:
     """The settings of a model as a file has them, with types checked, and notes of what was taken for
     those that it lacks.
@@ -65,7 +52,7 @@ class Settings:
         """A value, None where it is missing or null; a list of one value for all layers is that value."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
-            if not value.size or (value != value[0]).any():
+            if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
                 raise InputError(f"{self.prefix}{key} differs from layer to layer")
             value = value[0].item()
         if value is not None and not _FITS[kind](value):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from .conventions import COUNT, Settings, brief
-from .model_file import blaming, map_file
+from .conventions import COUNT, Settings
+from .mapped_file import MappedFile
+from .model_file import blaming
+from .strings import Strings
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -37,8 +41,8 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _U32, _U64 = Struct("<I"), Struct("<Q")
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-MAX_DIMS, MAX_NAME = 4, 256
-_RUN, _LONGEST = 1 << 20, 1 << 16  # bytes of strings decoded together, and of one of them
+MAX_DIMS, MAX_NAME, MAX_TEXT = 4, 256, 1 << 26
+_LONGEST = 1 << 16  # bytes of a string in an array
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.bytes = map_file(path)
+        self.file = MappedFile.open(path)
+        self.bytes = self.file.bytes
         self.buffer = self.bytes.data  # struct and slices work on it without a copy
         self.at = 0
         if bytes(self.buffer[:4]) != MAGIC:
@@ -144,7 +149,7 @@ class _Part:
         if length > len(self.bytes) - self.at:
             raise self._fail(f"{what} of {length:,} bytes does not fit into the file")
         if most is not None and length > most:
-            raise self._fail(f"{what} of {length:,} bytes; at most {most} are expected")
+            raise self._fail(f"{what} of {length:,} bytes; at most {most:,} are expected")
         self.at += length
         return str(self.buffer[self.at - length : self.at], "utf-8", "surrogateescape")
 
@@ -161,7 +166,7 @@ class _Part:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], f"the value of {key!r}")
         if kind == _STRING:
-            return self._string(f"the value of {key!r}")
+            return self._string(f"the value of {key!r}", MAX_TEXT)
         if kind != _ARRAY:
             raise self._fail(f"{key!r} has a value of unknown type {kind}")
         kind, count = self._number(_U32, f"{key!r}"), self._number(_U64, f"{key!r}")
@@ -174,22 +179,10 @@ class _Part:
         start, self.at = self.at, self.at + count * _SCALARS[kind].size
         return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
-    def _strings(self, count: int, key: str) -> list[str]:
-        strings: list[str] = []
-        while len(strings) < count:
-            strings += self._run_of_strings(count - len(strings), key)
-        return strings
-
-    def _run_of_strings(self, most: int, key: str) -> list[str]:
-        """As `_string` many times, decoded together: a vocabulary has 150,000 of them (10 ms, not 40).
-
-        Each length makes way for one byte 0xFF, which stands nowhere in UTF-8, and parts the text.
-        """
-        start, at, size, unpack = self.at, self.at, len(self.bytes), _U64.unpack_from
-        lengths_at: list[int] = []
-        for _ in range(most):
-            if at - start > _RUN:
-                break
+    def _strings(self, count: int, key: str) -> Strings:
+        """Where the strings lie; what is made of a string takes no more than the 8 bytes of its length."""
+        starts, at, size, unpack = array("q", [0]) * count, self.at, len(self.bytes), _U64.unpack_from
+        for i in range(count):
             if at + 8 > size:
                 raise self._fail(f"the file ends within {key!r}")
             (length,) = unpack(self.buffer, at)
@@ -197,19 +190,12 @@ class _Part:
                 raise self._fail(
                     f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
                 )
-            lengths_at.append(at)
+            starts[i] = at
             at += 8 + length
         if at > size:
             raise self._fail(f"a string of {key!r} does not fit into the file")
         self.at = at
-        region, places = self.bytes[start:at].copy(), np.array(lengths_at, dtype=np.int64) - start
-        kept = np.ones(len(region), dtype=bool)
-        kept[(places[:, None] + np.arange(1, 8)).ravel()] = False
-        region[places] = 0xFF
-        strings = region[kept].tobytes().decode("utf-8", "surrogateescape").split("\udcff")[1:]
-        if len(strings) == len(places):
-            return strings
-        raise self._fail(f"a string of {key!r} is not UTF-8")
+        return Strings(self.file, np.frombuffer(starts, np.int64), at)
 
     def _tensors(self, count: int) -> list[StoredTensor]:
         index = [self._entry() for _ in range(count)]
@@ -225,7 +211,7 @@ class _Part:
                 raise FileFormatError(f"{self.path}: tensors {last_name!r} and {name!r} overlap")
             if name in tensors:
                 raise FileFormatError(f"{self.path}: tensor {name!r} is there twice")
-            if tensor.data.size:
+            if tensor.stored.size:
                 last_stop, last_name = stop, name
             tensors[name] = tensor
         return [tensors[entry[0]] for entry in index]
@@ -260,5 +246,5 @@ class _Part:
                 f"{self.path}: tensor {name!r} of {size:,} bytes at {start + offset:,} ends past the end of "
                 f"the file ({len(self.bytes):,} bytes): it is cut short"
             )
-        data = self.bytes[start + offset : start + offset + size]
-        return StoredTensor(name, encoding, dims[::-1], data), offset + size
+        start += offset
+        return self.file.tensor(name, encoding, dims[::-1], start, start + size), offset + size

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..brief import brief
 from ..decoder import DecoderConfig, Rope, yarn_attention_factor
 from ..encodings import StoredTensor
-from ..errors import InputError
-from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, brief, scaled_rope
+from ..errors import FileFormatError, InputError
+from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
+from .strings import Strings
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral is written as llama
 ROPE_FACTORS = "rope_freqs.weight"
+MAX_WAYS = 16  # in which a token is merged: two in Llama 3
 
 
 def read_gguf(path: Path) -> ModelFile:
@@ -39,6 +42,7 @@ def read_gguf(path: Path) -> ModelFile:
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.gguf import from_gguf
 
+        _check_vocabulary(path, header.metadata, config.vocab_size)
         return from_gguf(header.metadata, path)
 
     return ModelFile(
@@ -54,6 +58,16 @@ def _architecture(metadata: Mapping[str, Any]) -> str:
             f"{', '.join(ARCHITECTURES)} (mistral as llama)"
         )
     return architecture
+
+
+def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
+    """Nothing is made of more tokens than the model has, and of more merges than can make them."""
+    for key, most in (("tokens", rows), ("merges", MAX_WAYS * rows)):
+        found = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(found, Strings) and len(found) > most:
+            raise FileFormatError(
+                f"{path}: tokenizer.ggml.{key}: {len(found):,}, for {rows:,} rows of token_embd.weight"
+            )
 
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes the computation, and where it does not

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..brief import brief
 from ..decoder import ARCHITECTURES, DecoderConfig, Rope
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
+from ..foreign_files import reading
 from .conventions import (
     FLAG,
     OBJECT,
     POSITIVE,
     WHOLE,
     Settings,
-    brief,
     scaled_rope,
     scaling_kind,
     windowed_layers,
     yarn_defaults,
 )
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, reading
+from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
 from .safetensors import read_json, read_safetensors
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         if Path(file).name != file or not file.endswith(".safetensors") or not file.isprintable():
             raise FileFormatError(f"{index}: {brief(file)} is not a safetensors file of this folder")
         with reading(folder / file):
-            if not (folder / file).is_file():
+            if not (folder / file).exists():
                 raise FileFormatError(f"{folder / file}: no such file, but {INDEX} names it")
     return files, placed
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from ..brief import brief
 from ..decoder import BIASES, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
-from ..stats import Array
-from .conventions import brief
 from .names import names_like, our_name
 
 if TYPE_CHECKING:
@@ -35,26 +31,6 @@ class ModelFile:
     metadata: Mapping[str, Any]  # as the file has it
     vocabulary: Callable[[], Vocabulary | None]
     notes: tuple[str, ...] = ()  # what the file does not say, and what was taken for it
-
-
-def map_file(path: Path) -> Array:
-    """The bytes of a file, mapped read-only. Raises FileFormatError."""
-    with reading(path):
-        if not path.is_file():
-            raise FileFormatError(f"{path}: no such file")
-        if not path.stat().st_size:
-            raise FileFormatError(f"{path}: the file is empty")
-        with path.open("rb") as file:
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """What the system refuses, as a FileFormatError."""
-    try:
-        yield
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot read it ({error.strerror})") from error
 
 
 @contextmanager

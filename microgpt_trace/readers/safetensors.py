@@ -7,35 +7,29 @@ here they stay mapped.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from ..brief import brief
 from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from ..stats import Array
-from .conventions import brief
-from .model_file import map_file, reading
+from ..foreign_files import read_bytes
+from ..json_text import MAX_VALUES, from_json
+from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")
-_MAX_DIMS = 8
+_MAX_DIMS, MAX_HEADER = 8, 100_000_000  # bytes, as the safetensors package has it
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileFormatError."""
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such file")
-    with reading(path):
-        content = path.read_bytes()
-    return _json_object(path, content, "a JSON object")
+def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
+    """A JSON object of at most that many values. Raises FileFormatError."""
+    return _json_object(path, read_bytes(path), "a JSON object", most)
 
 
-def _json_object(path: Path, content: bytes, expected: str) -> dict[str, Any]:
+def _json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
     try:
-        value = json.loads(str(content, "utf-8"), object_pairs_hook=_without_repeats)
-    except RecursionError as error:
-        raise FileFormatError(f"{path}: expected {expected}, found one nested too deeply") from error
+        value = from_json(content, most=most, unique=True)
     except ValueError as error:
         raise FileFormatError(f"{path}: expected {expected} ({error})") from error
     if not isinstance(value, dict):
@@ -43,24 +37,17 @@ def _json_object(path: Path, content: bytes, expected: str) -> dict[str, Any]:
     return value
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in named:
-            raise ValueError(f"{brief(name)} is there twice")
-        named[name] = value
-    return named
-
-
 def read_safetensors(path: Path) -> list[StoredTensor]:
     """The tensors of a file, in the order of their data, which they fill from its start to its end."""
-    content = map_file(path)
+    file = MappedFile.open(path)
+    content = file.bytes
     size = int.from_bytes(content[:8].tobytes(), "little")
-    if size > len(content) - 8:
-        raise FileFormatError(f"{path}: expected a safetensors file, found a header past its end")
+    if size > min(len(content) - 8, MAX_HEADER):
+        found = f"of {size:,} bytes" if size <= len(content) - 8 else "past its end"
+        raise FileFormatError(f"{path}: expected a safetensors file, found a header {found}")
     header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
     header.pop("__metadata__", None)
-    data = content[8 + size :]
+    begin, length = 8 + size, len(content) - 8 - size
     extents = sorted((*_extent(path, name, entry), name) for name, entry in header.items())
     tensors, last = [], 0
     for start, stop, name in extents:
@@ -68,14 +55,14 @@ def read_safetensors(path: Path) -> list[StoredTensor]:
             raise FileFormatError(
                 f"{path}: tensor {brief(name)} lies at {start:,} to {stop:,}; expected a start at {last:,}"
             )
-        if stop > len(data):
+        if stop > length:
             raise FileFormatError(
-                f"{path}: tensor {brief(name)} ends at {stop:,} of {len(data):,} bytes: the file is cut short"
+                f"{path}: tensor {brief(name)} ends at {stop:,} of {length:,} bytes: the file is cut short"
             )
-        tensors.append(_tensor(path, name, header[name], data[start:stop]))
+        tensors.append(_tensor(file, name, header[name], begin + start, begin + stop))
         last = stop
-    if last != len(data):
-        raise FileFormatError(f"{path}: {len(data) - last:,} bytes at the end belong to no tensor")
+    if last != length:
+        raise FileFormatError(f"{path}: {length - last:,} bytes at the end belong to no tensor")
     return tensors
 
 
@@ -90,8 +77,9 @@ def _extent(path: Path, name: str, entry: Any) -> tuple[int, int]:
     raise FileFormatError(f"{path}: tensor {brief(name)}: expected two data_offsets, found {brief(offsets)}")
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> StoredTensor:
-    dtype, shape = entry.get("dtype"), entry.get("shape")
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any], start: int, stop: int) -> StoredTensor:
+    size = stop - start
+    path, dtype, shape = file.path, entry.get("dtype"), entry.get("shape")
     if dtype not in _DTYPES:
         raise FileFormatError(
             f"{path}: tensor {brief(name)} has type {brief(dtype)}, which is not supported; these are: "
@@ -102,9 +90,9 @@ def _tensor(path: Path, name: str, entry: dict[str, Any], data: Array) -> Stored
         not isinstance(shape, list)
         or len(shape) > _MAX_DIMS
         or not all(map(_is_size, shape))
-        or math.prod(shape) * encoding.block_bytes != len(data)
+        or math.prod(shape) * encoding.block_bytes != size
     ):
         raise FileFormatError(
-            f"{path}: tensor {brief(name)}: {dtype} of shape {brief(shape)} does not take {len(data):,} bytes"
+            f"{path}: tensor {brief(name)}: {dtype} of shape {brief(shape)} does not take {size:,} bytes"
         )
-    return StoredTensor(name, encoding, tuple(shape), data)
+    return file.tensor(name, encoding, tuple(shape), start, stop)

@@ -119,10 +119,11 @@ def decoder_inspection_json(model: Decoder, tensors: Sequence[Stored], metadata:
 
 def _brief(value: Any) -> Any:
     """Long lists as their length and first items: a vocabulary has 150,000."""
-    if isinstance(value, np.ndarray | list | tuple):
-        items = value.tolist() if isinstance(value, np.ndarray) else list(value)
-        return items if len(items) <= 64 else {"count": len(items), "first": items[:SHOWN]}
-    return value
+    if isinstance(value, str) or not isinstance(value, np.ndarray | Sequence):
+        return value
+    items = value[: 64 if len(value) <= 64 else SHOWN]
+    shown = items.tolist() if isinstance(items, np.ndarray) else list(items)
+    return shown if len(value) <= 64 else {"count": len(value), "first": shown}
 
 
 def _one_line(value: Any) -> str:

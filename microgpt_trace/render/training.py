@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite, nan
 from time import monotonic
 from typing import Protocol
 
@@ -134,17 +135,22 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list[str]:
-    """The course of the loss as dots, one column for a run of steps, with the scale beside it."""
+    """The course of the loss as dots, one column for a run of steps, with the scale beside it; "?" where
+    a loss is not finite."""
     width = max(min(screen.width - 10, len(losses), 100), 1)
     edges = [round(i * len(losses) / width) for i in range(width + 1)]
     means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(edges) if b > a]
-    low, high = min(means), max(means)
-    levels = [round((m - low) / ((high - low) or 1) * (height - 1)) for m in means]
+    finite = [mean for mean in means if isfinite(mean)]
+    low, high = min(finite, default=nan), max(finite, default=nan)
+    span = high / 2 - low / 2 or 1  # halves, for the whole may be too large for a float
+    levels = [round((m / 2 - low / 2) / span * (height - 1)) if isfinite(m) else -1 for m in means]
     dot, side = ("*", "|") if screen.ascii_only else ("•", "│")
     lines = []
     for level in reversed(range(height)):
-        scale = f"{low + (high - low) * level / (height - 1):6.2f}" if level in (0, height - 1) else " " * 6
-        lines.append(f"{scale} {side}" + "".join(dot if at == level else " " for at in levels))
+        bound = {0: low, height - 1: high}.get(level, nan)
+        scale = f"{bound:6.2f}" if abs(bound) < 1e5 else f"{bound:6.0e}" if isfinite(bound) else " " * 6
+        marks = (dot if at == level else "?" if at < 0 and level == 0 else " " for at in levels)
+        lines.append(f"{scale} {side}" + "".join(marks))
     first, last = "1", f"{len(losses):,}"
     lines.append(" " * 8 + first + last.rjust(len(means) - len(first)))
     return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import FileFormatError, InputError
+from .packages import missing
 
 SPACE_MARK = "\u2581"  # SentencePiece's space
 
@@ -49,10 +50,7 @@ def tokenizers_package() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise InputError(
-            "turning text into tokens needs the package tokenizers: "
-            "python -m pip install 'microgpt-trace[models]', or tokenizers alone"
-        ) from error
+        raise missing("tokenizers", "turning text into tokens needs") from error
     return tokenizers
 
 
@@ -75,6 +73,7 @@ def byte_alphabet() -> dict[str, int]:
 
 _BYTES = byte_alphabet()
 _CHARS = {byte: char for char, byte in _BYTES.items()}
+_SHORT = 64  # characters; a longer token is searched for, as a text has too many substrings of such lengths
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -125,14 +124,23 @@ class _Bpe:
 
     @cached_property
     def _longest(self) -> int:
-        return max(map(len, self.tokens), default=0)
+        return min(_SHORT, max(map(len, self.tokens), default=0))
+
+    @cached_property
+    def _long(self) -> list[str]:
+        return [token for token in self.tokens if len(token) > _SHORT]
 
     def _pieces(self, words: set[str]) -> dict[str, int]:
         """The tokens that occur in the words; a control token is none of their pieces."""
-        ids, longest = self._ids, self._longest
-        pieces = {piece: ids[piece] for word in words for piece in substrings(word, longest) if piece in ids}
-        control = set(self.control)
+        ids, control = self._ids, set(self.control)
+        pieces = {piece: ids[piece] for word in words for piece in self._occurring(word)}
         return {piece: i for piece, i in pieces.items() if i not in control}
+
+    def _occurring(self, word: str) -> Iterable[str]:
+        """The tokens in a word, in the order of their places."""
+        short = (piece for piece in substrings(word, self._longest) if piece in self._ids)
+        long = [token for token in self._long if token in word] if len(word) > _SHORT else []
+        return sorted({*short, *long}, key=lambda piece: (word.find(piece), len(piece))) if long else short
 
     def _words(self, text: str) -> list[str]:
         raise NotImplementedError
@@ -187,11 +195,11 @@ class ByteLevelBpe(_Bpe):
         made = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, made)):
             wrong = next(i for i, token in enumerate(made) if token not in self._ids)
-            raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r} makes no token")
+            raise FileFormatError(f"{self.path}: the merge {self.merges[wrong]!r:.60} makes no token")
         halves = [self.merges[i].split(" ") for i, token in enumerate(made) if token in pieces]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
-                raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r} joins no two tokens")
+                raise FileFormatError(f"{self.path}: the merge {' '.join(merge)!r:.60} joins no two tokens")
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
@@ -201,7 +209,9 @@ class ByteLevelBpe(_Bpe):
             if missing is not None:
                 text = byte_level_bytes(word).decode("utf-8", "replace")
                 byte = f"0x{_BYTES[missing]:02X}"
-                raise InputError(f"{self.path}: the vocabulary has no token for the byte {byte} of {text!r}")
+                raise InputError(
+                    f"{self.path}: the vocabulary has no token for the byte {byte} of {text!r:.60}"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +242,7 @@ class SentencePieceBpe(_Bpe):
         merges.sort(key=lambda merge: merge[0])
         vocabulary, unknown = pieces | self._bytes, None
         if self.unknown is not None:
-            unknown = self.tokens[self.unknown]
+            unknown = " "  # not its spelling, which may be no text; no word has a blank
             vocabulary[unknown] = self.unknown
         ranked = [(left, right) for _, left, right in merges]
         bpe = tokenizers_package().models.BPE
@@ -257,7 +267,7 @@ def byte_level_encoder(
 ) -> Encoder:
     """The encoder of a file, or the refusal of one whose words cannot be cut or merged."""
     if pre_tokenizer not in PATTERNS:
-        return refusal(path, f"its pre-tokenizer {pre_tokenizer!r} is not one of {', '.join(PATTERNS)}")
+        return refusal(path, f"its pre-tokenizer {pre_tokenizer!r:.60} is not one of {', '.join(PATTERNS)}")
     if merges is None:
         return refusal(path, "it has no merges")
     return ByteLevelBpe(path, tokens, user_defined, control, merges, pre_tokenizer)

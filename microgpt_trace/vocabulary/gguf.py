@@ -42,9 +42,9 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     vocabulary = Vocabulary(
         path,
         tokens,
-        f"the tokenizer {model!r}",
+        f"the tokenizer {model!r:.60}",
         literal_bytes,
-        refusal(path, f"its tokenizer {model!r} is not supported; gpt2 and llama are"),
+        refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are"),
         literal=_of_types(marked, UNKNOWN, CONTROL, USER_DEFINED, UNUSED),
         bos_id=said.token("tokenizer.ggml.bos_token_id", size),
         eos_id=said.token("tokenizer.ggml.eos_token_id", size),
@@ -75,7 +75,7 @@ def _byte_level(said: Metadata, vocabulary: Vocabulary, marked: Mapping[int, int
     fixed = _of_types(marked, USER_DEFINED), _of_types(marked, UNKNOWN, CONTROL)
     return replace(
         vocabulary,
-        kind=f"byte-level BPE ({pre}{'' if named else ', ' + NOT_SAID})",
+        kind=f"byte-level BPE ({pre:.60}{'' if named else ', ' + NOT_SAID})",
         spell=byte_level_bytes,
         encoder=byte_level_encoder(vocabulary.path, vocabulary.tokens, *fixed, merges, pre),
         add_bos=pre == "llama-bpe",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
+from ..readers.strings import Strings
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,16 @@ class Metadata:
             raise FileFormatError(f"{self.path}: {key}: expected an id below {size:,}, found {value:,}")
         return value
 
-    def strings(self, key: str) -> list[str] | None:
-        return self._list(key, (str,), "a list of texts")
+    def strings(self, key: str) -> Sequence[str] | None:
+        values = self.values.get(key)
+        return values if isinstance(values, Strings) else self._list(key, (str,), "a list of texts")
 
     def numbers(self, key: str, size: int) -> list[Any] | None:
         """A list with a number for each token; an empty one is none."""
-        values = self._list(key, (int, float), "a list of numbers") or None
-        if values is not None and len(values) != size:
-            raise FileFormatError(f"{self.path}: {key}: expected {size:,} numbers, found {len(values):,}")
-        return values
+        found: Any = self.values.get(key)
+        if hasattr(found, "__len__") and len(found) not in (0, size):  # before it becomes a list
+            raise FileFormatError(f"{self.path}: {key}: expected {size:,} numbers, found {len(found):,}")
+        return self._list(key, (int, float), "a list of numbers") or None
 
     def _list(self, key: str, kinds: tuple[type, ...], what: str) -> list[Any] | None:
         values: Any = self.values.get(key)
@@ -56,11 +58,12 @@ class Metadata:
             raise FileFormatError(f"{self.path}: {key}: expected {what}, found {values!r:.60}")
         return values
 
-    def tokens(self, key: str) -> list[str]:
+    def tokens(self, key: str) -> Sequence[str]:
         tokens = self.strings(key)
         if not tokens:
             raise FileFormatError(f"{self.path}: {key}: expected the tokens, found none")
-        check_tokens(tokens, self.path)
+        if not isinstance(tokens, Strings):  # whose surrogates all stand for bytes
+            check_tokens(tokens, self.path)
         return tokens
 
 

@@ -1,6 +1,6 @@
 """Vocabulary: the tokens of a model, what they stand for and how text becomes ids. Knows no file format.
 
-Labels and decoding need nothing installed; `tokenizers` is loaded when text is encoded, jinja2 when
+Labels and decoding need nothing installed; `tokenizers` is needed when text is encoded, jinja2 when
 a chat template is rendered.
 """
 
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import InputError
 from .bpe import Encoder, literal_bytes
-from .chat import pick_template, render_chat
+from .chat import pick_template, render_chat, template_process
+from .isolated import Isolated
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,12 @@ class Vocabulary:
         bos, eos = (
             "" if i is None else self.piece(i).decode("utf-8", "replace") for i in (self.bos_id, self.eos_id)
         )
-        return render_chat(pick_template(self.templates, self.path), text, bos, eos, self.path)
+        template = pick_template(self.templates, self.path)
+        return render_chat(template, text, bos, eos, self.path, self._template_process)
+
+    @cached_property
+    def _template_process(self) -> Isolated:
+        return template_process()
 
     def describe(self) -> str:
         """In words: "49,152 tokens, byte-level BPE (smollm), no BOS added"."""

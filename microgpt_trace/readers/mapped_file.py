@@ -1,0 +1,71 @@
+"""A file whose bytes are read when they are looked at, and which may become shorter meanwhile.
+
+The system ends a process that looks at a page which its file no longer has (SIGBUS), and no program can make
+a line of that. So what is small is read at once, and before each use of what is large the file's size is
+asked for (0.6 us).
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..encodings import Encoding, StoredTensor
+from ..errors import FileFormatError
+from ..foreign_files import check_regular, reading
+from ..stats import Array
+
+SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedFile:
+    """The bytes of a file, mapped read-only."""
+
+    path: Path
+    bytes: Array
+    mapping: mmap.mmap
+
+    @classmethod
+    def open(cls, path: Path) -> MappedFile:
+        """Raises FileFormatError where there is no such file, or nothing in it."""
+        if not check_regular(path):
+            raise FileFormatError(f"{path}: the file is empty")
+        with reading(path), path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls(path, np.frombuffer(mapping, np.uint8), mapping)
+
+    def check(self) -> None:
+        """Raises FileFormatError where the file has become shorter."""
+        if self.mapping.size() < len(self.bytes):
+            raise FileFormatError(f"{self.path}: the file became shorter while it was read")
+
+    def part(self, start: int, stop: int) -> Array:
+        """These bytes, which cannot be written to; a view where they are many."""
+        self.check()
+        part = self.bytes[start:stop]
+        if part.size <= SMALL:
+            part = part.copy()
+            part.flags.writeable = False
+        return part
+
+    def tensor(
+        self,
+        name: str,
+        encoding: Encoding,
+        shape: tuple[int, ...],
+        start: int,
+        stop: int,
+        row_size: int | None = None,
+        scale: float = 1.0,
+    ) -> StoredTensor:
+        """The tensor that these bytes are."""
+        check = self.check if stop - start > SMALL else _has_all
+        return StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale, check)
+
+
+def _has_all() -> None:
+    """What was read into memory cannot become shorter."""

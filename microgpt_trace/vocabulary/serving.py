@@ -1,0 +1,79 @@
+"""The far side of `isolated`: a process that calls a function for each line it reads, within limits.
+
+Loads nothing but what the function imports. Knows neither templates nor tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from ..errors import MicrogptError
+
+_LINE = 300  # characters of a foreign message
+
+
+def one_line(error: BaseException) -> str:
+    """A foreign error in a line of bounded length; an address in memory is nobody's business."""
+    line = " ".join(str(error)[: 2 * _LINE].split()) or type(error).__name__
+    line = re.sub(r" at 0x[0-9A-Fa-f]+", "", line)
+    return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
+
+
+def serve() -> None:
+    """Answer until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what foreign code prints does not get among the answers
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        _limit(request["seconds"], request["memory"])
+        answers.write(_answer(request) + b"\n")
+        answers.flush()
+        _stop_clock()
+    os._exit(0)  # without the destructors of foreign code
+
+
+def _answer(request: dict[str, Any]) -> bytes:
+    try:
+        module, name = request["function"].split(":")
+        answer = {"value": getattr(import_module(module), name)(*request["arguments"])}
+        said = json.dumps(answer).encode()
+        if len(said) <= request["answer"]:
+            return said
+        failure = f"answers with more than {request['answer'] >> 20:,} MiB"
+    except MemoryError:
+        failure = f"takes more than {request['memory'] >> 20:,} MiB of memory"
+    except MicrogptError as error:
+        return json.dumps({"refusal": [type(error).__name__, str(error)]}).encode()
+    except BaseException as error:  # a panic of Rust code is no Exception
+        failure = f"fails: {one_line(error)}"
+    return json.dumps({"failure": failure}).encode()
+
+
+def _limit(seconds: float, memory: int) -> None:
+    """Bound what follows, as far as the system can; the clock is for the case that nobody is left to
+    end us."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+        soft, hard = resource.getrlimit(kind)
+        bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
+        with suppress(ValueError, OSError):  # macOS refuses a bound of the address space
+            resource.setrlimit(kind, (min(bounds), hard))
+
+
+def _stop_clock() -> None:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)

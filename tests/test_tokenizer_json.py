@@ -1,0 +1,154 @@
+"""Hostile tokenizer.json files: rules that grow, patterns that do not end, panics of Rust code."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.vocabulary.huggingface import from_huggingface
+from microgpt_trace.vocabulary.isolated import MIB, Limits
+
+tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+
+
+def folder(path, **said):
+    """A vocabulary of three letters and a blank, with parts of its tokenizer.json as given."""
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, " ": 3}, "merges": []}
+    (path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, **said}))
+    return from_huggingface(path)
+
+
+def limited(path, seconds, memory=200 * MIB, **said):
+    vocabulary = folder(path, **said)
+    encoder = replace(vocabulary.encoder, limits=Limits(seconds, memory))
+    return replace(vocabulary, encoder=encoder)
+
+
+def grown(pattern, times):
+    rule = {"type": "Replace", "pattern": pattern, "content": "aaaaaaaaaa"}
+    return {"type": "Sequence", "normalizers": [rule] * times}
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def refusal(vocabulary, text="a" * 30, kind=FileFormatError):
+    with pytest.raises(kind, match=r"tokenizer\.json: ") as caught:
+        vocabulary.encode(text)
+    print(caught.value)
+    assert str(caught.value).isprintable()
+    return str(caught.value).split("tokenizer.json: ")[1]
+
+
+def test_ids_are_those_of_the_package(tmp_path):
+    vocabulary = folder(tmp_path, normalizer={"type": "Lowercase"}, pre_tokenizer=split(" +"))
+    judge = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in ("abc", "A  cB", "", " ", "a b" * 2000):
+        print(vocabulary.encode(text)[:8], judge.encode(text).ids[:8])
+        assert vocabulary.encode(text) == judge.encode(text).ids
+
+
+@bounded
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("pattern", [{"String": "a"}, {"Regex": "[a-z]"}, {"Regex": ""}])
+def test_rules_that_grow_a_text_get_a_little_memory(tmp_path, capfd, pattern, nested):
+    rules = grown(pattern, 12)
+    if nested:
+        rules = {"type": "Sequence", "normalizers": [rules, {"type": "NFC"}]}
+    said = refusal(limited(tmp_path, 20, normalizer=rules), kind=(FileFormatError, InputError))
+    assert said == "its tokenizer takes more than 200 MiB of memory" or "fail to memory allocation" in said
+    assert capfd.readouterr().err == ""
+
+
+def test_rules_that_take_too_long_are_ended(tmp_path):
+    said = refusal(limited(tmp_path, 0.4, 4096 * MIB, normalizer=grown({"String": "a"}, 6)))
+    assert said == "its tokenizer is not done after 0.4 seconds"
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$"])
+def test_a_pattern_that_backtracks_without_end_is_one_line(tmp_path, capfd, pattern):
+    vocabulary = limited(tmp_path, 20, pre_tokenizer=split(pattern))
+    said = refusal(vocabulary, "a" * 40 + "b", kind=InputError)
+    assert said.startswith("cannot encode 'aaaaaaaaaaaa")
+    assert "retry-limit-in-match over" in said
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=" * 3000 + ")" * 3000])
+def test_a_pattern_that_is_none_is_no_tokenizer(tmp_path, capfd, pattern):
+    assert refusal(folder(tmp_path, pre_tokenizer=split(pattern))).startswith("no tokenizer: Oniguruma error")
+    assert capfd.readouterr().err == ""
+
+
+def test_an_encoding_after_a_refused_one_is_as_before(tmp_path):
+    vocabulary = limited(tmp_path, 20, pre_tokenizer=split("(a+)+$"))
+    refusal(vocabulary, "a" * 40 + "b", kind=InputError)
+    assert vocabulary.encode("cab") == [2, 0, 1]
+
+
+def test_a_file_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    vocabulary = folder((tmp_path / "model").relative_to(tmp_path))
+    monkeypatch.chdir("/")
+    assert vocabulary.encode("cab") == [2, 0, 1]
+
+
+def test_nothing_is_cut_or_filled_up(tmp_path):
+    truncation = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    padding = {
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "a",
+    }
+    vocabulary = folder(tmp_path, truncation=truncation, padding={"strategy": {"Fixed": 9}, **padding})
+    assert vocabulary.encode("cab") == [2, 0, 1]
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(InputError, match=r"tokenizers: python -m pip install 'microgpt-trace\[models\]'"):
+        folder(tmp_path).encode("a")
+
+
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ({"model": {"type": "B" * 9999, "vocab": {"a": 0}}}, {}),
+        ({"model": {"type": {"a": "B" * 9999}, "vocab": {"a": 0}}}, {}),
+        ({}, {"add_bos_token": "x" * 9999}),
+        ({}, {"add_bos_token": [["x" * 9999]] * 99}),
+    ],
+)
+def test_words_of_a_file_are_cut_in_a_description(tmp_path, said, config):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    described = folder(tmp_path, **said).describe()
+    print(described)
+    assert len(described) < 700
+
+
+@pytest.mark.parametrize(
+    ("said", "config"),
+    [
+        ({"model": {"vocab": "x" * 9999}}, {}),
+        ({"added_tokens": [{"content": "x" * 9999, "id": "x" * 9999}]}, {}),
+        ({"decoder": {"type": "Sequence", "decoders": "x" * 9999}}, {}),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}}, {}),
+        ({}, {"bos_token": "x" * 9999}),
+        ({}, {"chat_template": [{"name": "n", "template": ["x" * 9999]}]}),
+        ({"post_processor": {"type": "RobertaProcessing", "cls": ["x" * 9999, 0], "sep": ["a", 0]}}, {}),
+        ({"post_processor": {"type": "RobertaProcessing", "cls": {"x" * 9999: 0}, "sep": 0}}, {}),
+    ],
+)
+def test_words_of_a_file_are_cut_in_a_refusal(tmp_path, said, config):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(FileFormatError) as caught:
+        folder(tmp_path, **said)
+    print(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
