@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from .command_lines import RISKY, command_line
+from .command_lines import RISKY, command_line, option
 from .good_files import READERS, make, restore
 from .hostile_values import NAMES
 from .mutations import mutate_again, replace
@@ -70,11 +70,13 @@ class Attacker:
         item = rng.choice(list(READERS))
         words = rng.choice(READERS[item]).split(" ")
         done, name = self._damage(rng, kind, item)
-        return Attack(number, kind, done, [word.replace("FILE", name) for word in words], environment)
+        words = [word.replace("FILE", name) for word in words]
+        words += option(rng, words[0]) if rng.random() < 0.2 else []
+        return Attack(number, kind, done, words, environment)
 
     def run(self, attack: Attack) -> Ended:
         """Make it. Raises what the harness itself does wrong."""
-        own_fault = attack.kind == "command" and any(word in RISKY for word in attack.words)
+        own_fault = any(word in RISKY for word in attack.words)
         return attacked(
             attack.words,
             self.folder,

@@ -80,6 +80,15 @@ BY_NAME = {
 }  # fmt: skip
 SMALL = ("1", "2", "3", "4", "5", "8", "0", "-1", "", "a", "1.5", "nan", "1" + "0" * 5000)
 FLOATS = ("0.5", "1", "2", "0", "1e-6", "0.1", "12", *NUMBERS, "nan", "inf", "-inf", "", "a", "1_0", "٣")
+RIGHT = {
+    "--map": ("map.toml",), "--prompts": ("prompts.txt",), "--pairs": ("pairs.txt",),
+    "--data": ("names.txt",), "--resume": ("c.safetensors",),
+    "--calibrate": ("q.gguf", "saved.safetensors", "sharded"),
+    "--model": ("m.gguf", "hf", "c.safetensors", "w.safetensors"), "--target": ("a", "#5", "e"),
+    "--patch": ("layer0.mlp.act=saved.safetensors", "layer0.mlp.act=micro.safetensors"),
+    "--against": ("b", "#6"), "--add": ("layer1.attn.out=saved.safetensors", "layer0.attn.out=micro.json"),
+    "--watch": ("ava",),
+}  # fmt: skip
 RISKY = {*SIZES, "--top-k", "--seed"}
 
 
@@ -93,7 +102,7 @@ def options_of(name: str) -> tuple[Any, ...]:
 
 def drawn(rng: Random, pool: tuple[str, ...]) -> str:
     """One of a pool, whose plausible values stand first."""
-    return rng.choice(pool[: max(len(pool) // 4, 3)] if rng.random() < 0.6 else pool)
+    return rng.choice(pool[: max(len(pool) // 4, 3)] if rng.random() < 0.75 else pool)
 
 
 def value_of(rng: Random, param: Any) -> str:
@@ -101,6 +110,8 @@ def value_of(rng: Random, param: Any) -> str:
     flag, kind = param.opts[0], type(param.type).__name__
     if rng.random() < 0.05:
         return rng.choice(TEXTS)
+    if flag in RIGHT and rng.random() < 0.5:
+        return rng.choice(RIGHT[flag])
     if flag in BY_SITE:
         return drawn(rng, SITES)
     if flag in BY_NAME:
@@ -139,11 +150,11 @@ def command_line(rng: Random) -> list[str]:
         at = rng.randrange(1, len(words) + 1)
         name = words[0] if words and words[0] in COMMANDS else rng.choice(list(COMMANDS))
         kind = rng.random()
-        if kind < 0.65:
+        if kind < 0.75:
             words += option(rng, name)
-        elif kind < 0.9 and at < len(words) and words[at - 1] not in WORKS | SIZES:
+        elif kind < 0.92 and at < len(words) and words[at - 1] not in WORKS | SIZES:
             words[at] = rng.choice(rng.choice((TEXTS, INPUTS, SITES, LISTS, OUTPUTS, NUMBERS)))
-        elif kind < 0.95 and at < len(words) and words[at - 1] not in WORKS:
+        elif kind < 0.96 and at < len(words) and words[at - 1] not in WORKS:
             del words[at]
         elif kind < 0.99:
             words.insert(at, rng.choice(words))

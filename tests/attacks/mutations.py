@@ -27,6 +27,13 @@ TOKEN = re.compile(
     r'-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|"(?:[^"\\]|\\.)*"|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}'
 )
 DTYPES = ("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f", "", "<f3")
+FLOATS = {  # NaN, a signalling one, infinities, the largest, the smallest and zeros
+    2: [struct.pack("<H", bits) for bits in (0x7E00, 0x7C01, 0x7C00, 0xFC00, 0x7BFF, 0x0001, 0x0000, 0x8000)],
+    4: [
+        struct.pack("<I", bits)
+        for bits in (0x7FC00000, 0x7F800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0, 0x80000000)
+    ],
+}
 TEXT = (".json", ".jsonl", ".toml", ".txt")
 
 
@@ -151,10 +158,22 @@ STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
 }  # fmt: skip
 
 
+def mutate_values(rng: Random, content: bytes) -> bytes:
+    """Numbers of the last three quarters, where arrays lie, set to what arithmetic does not expect."""
+    changed, size = bytearray(content), rng.choice((2, 4))
+    for _ in range(rng.choice((1, 1, 4, 100, 3000))):
+        at = rng.randrange(len(content) // 4, len(content)) // size * size
+        changed[at : at + size] = rng.choice(FLOATS[size])
+    return bytes(changed[: len(content)])
+
+
 def mutate(rng: Random, path: Path, other: Path) -> str:
     """Change a file in its place; `other` is one to splice it with. Returns what was done."""
-    kind = rng.choice(("bytes", "structure", "structure"))
+    kind = rng.choice(("bytes", "structure", "structure", "values"))
     content = path.read_bytes()
+    if kind == "values" and content and path.suffix not in TEXT:
+        path.write_bytes(mutate_values(rng, content))
+        return f"values of {path.name}"
     if kind == "structure" and path.suffix in STRUCTURE:
         changed = STRUCTURE[path.suffix](rng, path)
     elif kind == "structure" and path.suffix in TEXT:
