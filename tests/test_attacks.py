@@ -18,7 +18,8 @@ pytest.importorskip("jinja2", reason="the commands render chat templates")
 if sys.platform == "win32":
     pytest.skip("the attacks put links, pipes and devices in the place of files", allow_module_level=True)
 
-from attacks.attack import Attacker, prepare
+from attacks.attack import Attack, Attacker, prepare
+from attacks.good_files import PLAIN, READERS, restore
 
 SEED, SIZE = 1, 50
 CAMPAIGN = Path(__file__).parent / "attacks" / "campaign.py"
@@ -42,6 +43,19 @@ def test_no_promise_is_broken(shard, base):
             broken += [f"{again}: {attack.shell} {attack.done}\n{said}" for said in attack.ended.broken]
     print(ends)
     assert not broken, "\n\n".join(broken)
+
+
+@pytest.mark.parametrize("item", [*READERS, ""])
+def test_what_is_made_wrong_is_right(item, base):
+    """A command that is refused whatever it reads attacks nothing."""
+    attacker = Attacker(base, SEED)
+    for line in READERS.get(item, PLAIN):
+        words = line.replace("FILE", item).split(" ")
+        attacker.prepared(0)  # cleans up
+        restore(attacker.good, attacker.folder)
+        ended = attacker.run(Attack(0, "none", "", words, {}))
+        print(words, ended.code, ended.err)
+        assert (ended.code in (0, 1), ended.broken) == (True, [])
 
 
 def test_a_seed_is_an_attack(base, tmp_path):
