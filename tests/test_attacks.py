@@ -21,7 +21,7 @@ if sys.platform == "win32":
 from attacks.attack import Attack, Attacker, prepare
 from attacks.good_files import PLAIN, READERS, restore
 
-SEED, SIZE = 1, 50
+SEED, SIZE = 1, 35
 CAMPAIGN = Path(__file__).parent / "attacks" / "campaign.py"
 
 

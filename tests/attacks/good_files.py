@@ -110,7 +110,7 @@ PLAIN = (
     "explain layer0.mlp.act@2:5 emma --backward", "patch emma emmy",
     "attribute emma --position 2 --against n", "attribute emma --json",
     "patch emma emmy --sites layer*.attn.head*", "train --steps 3",
-    "train --steps 3 --batch-size 2 --n-layer 2 --log new.jsonl --trace-every 2",
+    "train --steps 3 --data names.txt --batch-size 2 --n-layer 2 --log new.jsonl --trace-every 2",
     "train --steps 3 --data names.txt --vocab data --watch ava --autosave 0", "trace emma --validate --json",
     "trace --schema", "diff --schema", "trace emma --save new.safetensors --layer *.head*",
     "trace m.gguf --tokens 1,5 --generate 2 --temperature 1 --seed 3",
