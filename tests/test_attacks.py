@@ -19,7 +19,7 @@ if sys.platform == "win32":
     pytest.skip("the attacks put links, pipes and devices in the place of files", allow_module_level=True)
 
 from attacks.attack import Attack, Attacker, prepare
-from attacks.good_files import PLAIN, READERS, restore
+from attacks.good_files import PLAIN, READERS
 
 SEED, SIZE = 1, 35
 CAMPAIGN = Path(__file__).parent / "attacks" / "campaign.py"
@@ -51,8 +51,7 @@ def test_what_is_made_wrong_is_right(item, base):
     attacker = Attacker(base, SEED)
     for line in READERS.get(item, PLAIN):
         words = line.replace("FILE", item).split(" ")
-        attacker.prepared(0)  # cleans up
-        restore(attacker.good, attacker.folder)
+        attacker.clean()
         ended = attacker.run(Attack(0, "none", "", words, {}))
         print(words, ended.code, ended.err)
         assert (ended.code in (0, 1), ended.broken) == (True, [])

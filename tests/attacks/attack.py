@@ -47,19 +47,22 @@ class Attacker:
         self.seed, self.seconds = seed, seconds
         self._clean: Snapshot = {}
 
-    def __call__(self, number: int, *, run: bool = True) -> Attack:
-        """Prepare the attack of this number and make it."""
+    def __call__(self, number: int) -> Attack:
+        """Make the attack of this number."""
         attack = self.prepared(number)
-        if run:
-            attack.ended = self.run(attack)
+        attack.ended = self.run(attack)
         return attack
 
-    def prepared(self, number: int) -> Attack:
-        """The attack of this number, its files lying in the folder."""
+    def clean(self) -> None:
+        """Make the folder what it was before any attack."""
         if not self._clean or snapshot(self.folder) != self._clean:
             restore(self.good, self.folder)
             odd_places(self.folder)
             self._clean = snapshot(self.folder)
+
+    def prepared(self, number: int) -> Attack:
+        """The attack of this number, its files lying in the folder."""
+        self.clean()
         rng = Random(f"{self.seed}/{number}")
         kind = rng.choice(KINDS)
         environment = {"COLUMNS": rng.choice(("100", "100", "100", "40", "1"))}
