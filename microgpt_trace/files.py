@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises RunError naming the file where the disk or the folder does not let us.
     """
-    target, temporary = path.resolve(), _temporary(path)
+    target, temporary = _target(path), _temporary(path)
     with uninterrupted():
         try:
             mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
@@ -70,7 +70,8 @@ def hold(path: Path) -> Iterator[None]:
     """Keep a file for this process: one that another one is about to write as well would be lost.
 
     A lock of the system on a file beside it, which ends with its process, however that ends. What a run
-    that was killed has left beside the file is removed. Raises InputError where another process holds it.
+    that was killed has left beside the file is removed. Where the file system knows no locks nothing is held.
+    Raises InputError where another process holds it.
     """
     from fasteners import InterProcessLock
 
@@ -85,6 +86,8 @@ def hold(path: Path) -> Iterator[None]:
                 break
             held.release()  # the one who held it before has just removed it
         _remove_leftovers(path)
+    except RuntimeError:  # so fasteners says that there are no locks
+        held.lockfile.close()
     except OSError as error:
         raise InputError(f"{path}: cannot lock it ({_reason(error)})") from error
     try:
@@ -92,7 +95,8 @@ def hold(path: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # Windows does not remove what is open
             lock.unlink()
-        held.release()
+        if held.acquired:
+            held.release()
         with suppress(OSError):
             if os.name == "nt":
                 lock.unlink()
@@ -107,7 +111,7 @@ def _is_open_file(descriptor: int, path: Path) -> bool:
 
 def _remove_leftovers(path: Path) -> None:
     ours = re.compile(re.escape(_beside(path, "").name) + r"[0-9a-f]{8}\.tmp")
-    for found in path.resolve().parent.iterdir():
+    for found in _target(path).parent.iterdir():
         if ours.fullmatch(found.name):
             found.unlink(missing_ok=True)
 
@@ -136,7 +140,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
     Raises RunError naming the folder where the disk does not let us.
     """
-    target, temporary = folder.resolve(), _temporary(folder)
+    target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():
         try:
             temporary.mkdir()
@@ -168,9 +172,17 @@ def _temporary(path: Path) -> Path:
     return _beside(path, f"{os.urandom(4).hex()}.tmp")
 
 
+def _target(path: Path) -> Path:
+    """Where links lead."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
+        raise RunError(f"{path}: cannot write ({_reason(error)})") from error
+
+
 def _beside(path: Path, ending: str) -> Path:
     """A hidden name beside the target, told by it."""
-    target = path.resolve()
+    target = _target(path)
     name = os.fsencode(target.name)
     if len(name) > _LONGEST_NAME:
         name = (

@@ -1,6 +1,7 @@
 """Chat templates against text worked out by hand (transformers renders them the same)."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.chat import pick_template, render_chat
 from microgpt_trace.vocabulary.gguf import from_gguf
-from microgpt_trace.vocabulary.huggingface import _templates
+from microgpt_trace.vocabulary.huggingface import _templates, from_huggingface
 
 pytest.importorskip("jinja2", reason="chat templates need jinja2")
 PATH = Path("model.gguf")
@@ -116,3 +117,15 @@ def test_folders_carry_a_file_a_text_or_named_templates(tmp_path):
     assert _templates(tmp_path, {}, path) == {}
     (tmp_path / "chat_template.jinja").write_text("é", encoding="utf-8")
     assert _templates(tmp_path, {"chat_template": "t"}, path) == {"default": "é"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+)
+def test_a_pipe_in_the_folder_is_neither_waited_for_nor_passed_over(name, decoder_folder):
+    folder = decoder_folder("llama_gqa")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(FileFormatError, match=f"{name}: expected .*, found a pipe"):
+        from_huggingface(folder)

@@ -202,6 +202,12 @@ def test_strings_are_decoded_when_they_are_looked_at(path):
         found[len(words)]
 
 
+def test_a_value_for_each_of_more_layers_than_there_can_be(path, whole):
+    assert survives(changed(path, whole, {"qwen2.attention.head_count": [4] * 5})) == ""
+    message = survives(changed(path, whole, {"qwen2.attention.head_count": [4] * 20_000}))
+    assert "qwen2.attention.head_count differs from layer to layer" in message
+
+
 @pytest.mark.parametrize("key", ["tokens", "merges"])
 def test_more_tokens_than_rows_are_refused_before_they_are_made(path, whole, key):
     named = {

@@ -106,6 +106,13 @@ def test_every_reader_says_what_is_too_deep(tmp_path, name, text, read):
         read(tmp_path / name)
 
 
+def test_a_message_is_short_whatever_it_quotes():
+    message = str(FileFormatError(f"file: {'x' * 1_000_000}: what was expected"))
+    assert len(message) < 6100
+    assert message.startswith("file: x")
+    assert message.endswith("x: what was expected")
+
+
 def test_nothing_else_reads_json():
     for path in Path(microgpt_trace.__file__).parent.rglob("*.py"):
         if path.name != "json_text.py":

@@ -1,5 +1,6 @@
 """`train` loses no work and nobody else's files: kills, full disks, two runs at once, wrong targets."""
 
+import errno
 import json
 import os
 import subprocess
@@ -158,6 +159,21 @@ def test_two_runs_do_not_write_one_file(data, tmp_path):
     assert not (tmp_path / ".m.lock").exists()
 
 
+def test_a_file_system_without_locks_keeps_nobody_from_training(data, tmp_path, monkeypatch):
+    def none(self):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fasteners.InterProcessLock.trylock", none)
+    assert microgpt(f"train --steps 2 --data {data}").code == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_loop_of_links_is_no_target(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RunError, match="cannot write"):
+        save(init(), tmp_path / "loop")
+
+
 def model_folder(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -304,3 +320,9 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     with hold(tmp_path / name):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_empty_name_can_be_watched(data, tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert microgpt("train", "--steps", 2, "--data", data, "--log", log, "--watch", "").code == 0
+    assert json.loads(log.read_text().splitlines()[0])["watched"] == ""

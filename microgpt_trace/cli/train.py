@@ -84,10 +84,10 @@ def train(
         trainer = _resumed(resume, asked, dimensions, vocab, data) if resume else _new(
             asked, dimensions, vocab, data
         )  # fmt: skip
-        from .log import TrainingLog, watched_before
+        from .log import TrainingLog
         from .training_run import train_and_report
 
-        watched = _watched(trainer, watch or (watched_before(log) if log and resume else None))
+        watched = _watched(trainer, watch, log if resume else None)
         records = stack.enter_context(
             TrainingLog(log, trainer, watched, trace_every, append=resume is not None)
         )
@@ -158,9 +158,13 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
     return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
 
 
-def _watched(trainer: Trainer, asked: str | None) -> str:
-    """The name whose probabilities are shown: the one asked for, emma, or the first of the data that can be
-    written. Raises InputError for one that does not fit."""
+def _watched(trainer: Trainer, asked: str | None, log: Path | None) -> str:
+    """The name whose probabilities are shown: the one asked for, that of a log that is gone on with, emma, or
+    the first of the data that can be written. Raises InputError for one that does not fit."""
+    if asked is None and log is not None:
+        from .log import watched_before
+
+        asked = watched_before(log)
     if asked is not None:
         from ..microgpt_tracing import prepare
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..brief import brief
 from ..errors import FileFormatError
+from ..foreign_files import read_text
 from ..json_text import MANY_VALUES
 from ..readers.safetensors import read_json
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
@@ -27,11 +28,11 @@ from .tokens import Vocabulary
 def from_huggingface(folder: Path) -> Vocabulary | None:
     """The vocabulary of a folder, None where it has no tokenizer.json. Raises FileFormatError."""
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not path.exists():
         return None
     tokenizer = read_json(path, MANY_VALUES)
     config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
+    config = read_json(config_path) if config_path.exists() else {}
     ids = _token_ids(tokenizer, path)
     kind, spell = _alphabet(tokenizer, path)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
@@ -171,7 +172,7 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
 def _configured_stops(folder: Path, size: int) -> list[int]:
     """eos_token_id of the generation config, or else of the model's: one id or several."""
     for path in (folder / "generation_config.json", folder / "config.json"):
-        config = read_json(path) if path.is_file() else {}
+        config = read_json(path) if path.exists() else {}
         named = config.get("eos_token_id")
         stops = named if isinstance(named, list) else [named]
         if stops and all(isinstance(stop, int) for stop in stops):
@@ -183,8 +184,8 @@ def _configured_stops(folder: Path, size: int) -> list[int]:
 def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:
     """chat_template.jinja, or chat_template: a text or a list of named ones."""
     file = folder / "chat_template.jinja"
-    if file.is_file():
-        return {"default": file.read_text(encoding="utf-8", errors="replace")}
+    if file.exists():
+        return {"default": read_text(file, "a chat template")}
     said = config.get("chat_template")
     entries = said if isinstance(said, list) else [{"name": "default", "template": said}] if said else []
     try:

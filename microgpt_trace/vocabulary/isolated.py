@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from .. import errors
 from ..errors import FileFormatError, RunError
+from ..json_text import MANY_VALUES, from_json
 
 MIB = 1 << 20
 _HEARD = 4096  # bytes kept of what the process says on stderr
@@ -131,7 +132,7 @@ class _Running:
             return {"failure": f"is not done after {limits.seconds:g} seconds"}
         if not line.endswith(b"\n"):
             return {"failure": self._last_words(limits)}
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = from_json(line, most=MANY_VALUES)
         return answer
 
     def _last_words(self, limits: Limits) -> str:

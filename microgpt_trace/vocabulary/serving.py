@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MicrogptError
+from ..json_text import from_json
 
 _LINE = 300  # characters of a foreign message
 
@@ -32,7 +33,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what foreign code prints does not get among the answers
     for line in sys.stdin.buffer:
-        request = json.loads(line)
+        request = from_json(line)
         _limit(request["seconds"], request["memory"])
         answers.write(_answer(request) + b"\n")
         answers.flush()
