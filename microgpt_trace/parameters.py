@@ -11,7 +11,7 @@ import numpy as np
 from . import ops
 from .brief import brief
 from .errors import InputError
-from .stats import Array, DType
+from .stats import NOT_FINITE, Array, DType
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
@@ -150,6 +150,7 @@ class Parameters:
     def items(self) -> Iterator[tuple[str, Array]]:
         return iter(self._views.items())
 
+    @NOT_FINITE
     def copy(self, dtype: DType | None = None) -> Parameters:
         """The same values in arrays of their own."""
         return Parameters(self.config, aligned(self.flat.astype(dtype or self.dtype)))

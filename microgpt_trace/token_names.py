@@ -37,12 +37,16 @@ def token_of(model: Model | Decoder, text: str) -> int:
 
 
 def _vocabulary_token(vocabulary: Vocabulary, text: str) -> int:
-    wanted = text.encode()
+    wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
     found = [i for i in range(vocabulary.size) if vocabulary.piece(i) == wanted] if wanted else []
     if found:
         return found[0]
     near = " " + text if not text.startswith(" ") else text.strip()
-    other = [i for i in range(vocabulary.size) if vocabulary.piece(i) == near.encode()] if near else []
+    other = (
+        [i for i in range(vocabulary.size) if vocabulary.piece(i) == near.encode("utf-8", "surrogatepass")]
+        if near
+        else []
+    )
     hint = f"; {near.replace(' ', '␣')!r} is #{other[0]}" if other else ""
     raise InputError(f"token {text.replace(' ', '␣')!r}: this model has no such token{hint}")
 

@@ -257,6 +257,29 @@ def test_a_wrong_request_is_one_line(tmp_path, args, words):
 
 
 @pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trace", "--payload", "é"], ["'é'"]),
+        (["trace", "--payload", "--diff"], ["microgpt diff"]),
+        (["sample", "--model", "bare", "--n-head", "4", "--prefix", "é"], ["'é'"]),
+        (["train", "--steps", "2", "--data", "names", "--watch", "é"], ["'é'"]),
+        (["train", "--steps", "2", "--data", "wrong"], ["none of its 2 lines fits"]),
+        (["timeline", "cut", "--event", "layer7.*"], ["'layer7.*' matches no"]),
+    ],
+)
+def test_no_note_stands_before_a_refusal(tmp_path, args, words):
+    """Each of these has something to note as well, where it is not refused."""
+    save_file(dict(init().params.items()), tmp_path / "bare")
+    (tmp_path / "names").write_text("emma\nava\n1234\nmia\n")
+    (tmp_path / "wrong").write_text("1234\n5678\n")
+    train = ["train", "--steps", "4", "--data", "names", "--log", "log", "--trace-every", "2"]
+    assert microgpt(*train, cwd=tmp_path).returncode == 0
+    (tmp_path / "cut").write_text((tmp_path / "log").read_text() + '{"record"')
+    (tmp_path / "microgpt.safetensors").unlink()
+    refused(microgpt(*args, cwd=tmp_path), *words)
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", ["0 bytes"]),

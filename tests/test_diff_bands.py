@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from comparing import MODELS, altered, events_of, reads, saved, with_nan
+from dump_writing import numbers, write_npz
 from tiny_models import TOKENS
 
 from microgpt_trace import load
@@ -90,6 +91,14 @@ def test_a_third_run_calibrates(llama, decoder_folder):
     assert third.origin in found.tolerance.reason
     assert not diff(a, other, tokens=TOKENS, calibrate=b).same
     assert not diff(a, other, tokens=TOKENS, calibrate=third, factor=0.1).same
+
+
+def test_a_third_run_of_what_is_not_compared_gives_no_band(llama, tmp_path):
+    """Heads cost a computation of their own, so that two models are not compared by them."""
+    path = write_npz(tmp_path / "third.npz", {"layer0.attn.head0": numbers(len(TOKENS), 32)})
+    with pytest.raises(InputError, match=r"third\.npz.*has none of the events that are compared"):
+        diff(*llama, tokens=TOKENS, calibrate=path)
+    assert len(diff(*llama, tokens=TOKENS, calibrate=path, names=["layer0.attn.head0"]).events) == 1
 
 
 @pytest.mark.parametrize(("rtol", "same"), [(0.011, True), (0.009, False)])

@@ -108,3 +108,8 @@ def test_other_texts_agree():
 def test_a_text_that_does_not_fit_is_refused(emma):
     with pytest.raises(InputError, match="expected at most 15 characters"):
         list(gradcheck(emma, "a" * 16))
+
+
+def test_a_signalling_nan_among_the_weights_is_no_warning(emma):
+    emma.params["wte"].view(np.uint32)[3, 5] = 0x7F800001  # of a token that the text does not have
+    assert all(result.holds for result in gradcheck(emma, "e"))

@@ -224,3 +224,7 @@ TWO = ("--target", "e", "--against", "k")
 )
 def test_requests_that_do_not_fit(folder, args, words):
     refused(run(folder, *args), words)
+
+
+def test_a_byte_that_is_no_utf8_is_no_token(decoder_folder):
+    refused(microgpt("patch", decoder_folder("llama_gqa"), "e", "a", "--target", "\udcff"), "no such token")

@@ -43,10 +43,10 @@ def sample(
     from ..sampling import sample as draw
 
     loaded = trained_model(model, n_head, bos)
-    for text in loaded.assumed:
-        note(f"assumed: {text}")
     names = draw(loaded, count, temperature=temperature, seed=seed, prefix=prefix)
     put((f"{name}\n" for name in names), None)
+    for text in loaded.assumed:  # in the end: a refusal is one line
+        note(f"assumed: {text}")
 
 
 sample.epilog = (  # type: ignore[attr-defined]

@@ -39,8 +39,6 @@ def timeline(
     from ..timeline import read_timeline
 
     found = read_timeline(log)
-    for text in found.notes:
-        note(text)
     from ..render.timeline import print_timeline, timeline_document
 
     if as_json:
@@ -49,6 +47,8 @@ def timeline(
         put([to_text(timeline_document(found, event or []))], out)
     else:
         show(lambda screen: print_timeline(found, screen, event or []), out)
+    for text in found.notes:  # in the end: a refusal is one line
+        note(text)
 
 
 timeline.epilog = (  # type: ignore[attr-defined]

@@ -136,7 +136,7 @@ def trace(
     save_tensor: Annotated[str | None, typer.Option("--save-tensor", hidden=True)] = None,
 ) -> None:
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
-    _answer_apr(payload, reference, diff, save_tensor)
+    _refuse_apr(reference, diff, save_tensor)
     if schema:
         put_schema("validation" if validate else "trace_line" if as_jsonl else "trace", out_file(out))
         return
@@ -176,6 +176,8 @@ def trace(
         run_validation(loaded, request, text, own.get("tokens"))
     else:
         run(loaded, request, shared | own)
+    if payload:  # of `apr trace`; said in the end, for a refusal is one line
+        note("--payload: every trace here runs the forward pass; the flag changes nothing")
 
 
 trace.epilog = (  # type: ignore[attr-defined]
@@ -185,10 +187,8 @@ trace.epilog = (  # type: ignore[attr-defined]
 )
 
 
-def _answer_apr(payload: bool, reference: str | None, diff: bool, save_tensor: str | None) -> None:
+def _refuse_apr(reference: str | None, diff: bool, save_tensor: str | None) -> None:
     """Flags of `apr trace`: what they ask for goes by other names here."""
-    if payload:
-        note("--payload: every trace here runs the forward pass; the flag changes nothing")
     if reference is not None or diff:
         option = "--diff" if diff else "--reference"
         raise InputError(f"{option}: comparing two runs is `microgpt diff A B`")

@@ -91,6 +91,8 @@ def train(
         records = stack.enter_context(
             TrainingLog(log, trainer, watched, trace_every, append=resume is not None)
         )
+        for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
+            note(text)
         train_and_report(trainer, target, records, autosave)
 
 
@@ -114,7 +116,6 @@ def _new(
     tokenizer = _tokenizer(vocab, lines)
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
     documents = Documents.fit(lines, tokenizer, config.block_size)
-    _tell(documents.notes)
     if not len(documents):
         raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model")
     return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
@@ -148,7 +149,6 @@ def _resumed(
         raise InputError(
             f"{path} was trained on other data: expected {state.data}, found {documents.fingerprint}"
         )
-    _tell(documents.notes)
     return Trainer(model, documents, state.schedule)
 
 
@@ -156,11 +156,6 @@ def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
     from ..tokenizer import Tokenizer
 
     return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
-
-
-def _tell(notes: tuple[str, ...]) -> None:
-    for text in notes:
-        note(text)
 
 
 def _watched(trainer: Trainer, asked: str | None, log: Path | None) -> str:

@@ -92,6 +92,8 @@ def compare(
             a.unpaired.append(Unpaired(name, f"not in {third[0].origin}, which gives the band"))
     usual = [name for name in known if not specs[name].extra or _kept(name, sides)]
     chosen = select_names(names, known) if names else usual
+    if not chosen:
+        raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
     meter = _meter([a, b, *third], specs, tolerance, compute)
     for pieces in side_by_side([a, b, *third], chosen, compute):
         meter.add(pieces)

@@ -1,0 +1,126 @@
+"""One attack, the same for the same seed and number: what is done to the files, and the command line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from .command_lines import RISKY, command_line, option
+from .good_files import READERS, make, restore
+from .hostile_values import NAMES
+from .mutations import mutate_again, replace
+from .promise import Ended, Snapshot, attacked, snapshot
+
+KINDS = ("content", "content", "content", "place", "name", "command", "command", "command")
+
+
+@dataclass
+class Attack:
+    """What was done and what came of it."""
+
+    number: int
+    kind: str
+    done: str
+    words: list[str]
+    environment: dict[str, str]
+    ended: Ended = field(default_factory=Ended)
+
+    @property
+    def shell(self) -> str:
+        """What one types in the folder of the attack."""
+        setting = " ".join(f"{name}={value}" for name, value in self.environment.items())
+        words = " ".join(map(shlex.quote, self.words))
+        printable = "".join(c if c.isprintable() else f"<{ord(c):x}>" for c in words)
+        return f"{setting} microgpt {printable if len(printable) < 3000 else printable[:3000] + '...'}"
+
+
+class Attacker:
+    """Attacks in a folder of its own below `base`, which holds the good files too."""
+
+    def __init__(self, base: Path, seed: int, seconds: float = 20.0) -> None:
+        self.good, self.folder = base / "good", base / f"work{os.getpid()}"
+        self.seed, self.seconds = seed, seconds
+        self._clean: Snapshot = {}
+
+    def __call__(self, number: int) -> Attack:
+        """Make the attack of this number."""
+        attack = self.prepared(number)
+        attack.ended = self.run(attack)
+        return attack
+
+    def clean(self) -> None:
+        """Make the folder what it was before any attack."""
+        if not self._clean or snapshot(self.folder) != self._clean:
+            restore(self.good, self.folder)
+            odd_places(self.folder)
+            self._clean = snapshot(self.folder)
+
+    def prepared(self, number: int) -> Attack:
+        """The attack of this number, its files lying in the folder."""
+        self.clean()
+        rng = Random(f"{self.seed}/{number}")
+        kind = rng.choice(KINDS)
+        environment = {"COLUMNS": rng.choice(("100", "100", "100", "40", "1"))}
+        if rng.random() < 0.2:
+            environment["FORCE_COLOR"] = "1"
+        if kind == "command":
+            return Attack(number, kind, "", command_line(rng), environment)
+        item = rng.choice(list(READERS))
+        words = rng.choice(READERS[item]).split(" ")
+        done, name = self._damage(rng, kind, item)
+        words = [word.replace("FILE", name) for word in words]
+        words += option(rng, words[0]) if rng.random() < 0.2 else []
+        return Attack(number, kind, done, words, environment)
+
+    def run(self, attack: Attack) -> Ended:
+        """Make it. Raises what the harness itself does wrong."""
+        own_fault = any(word in RISKY for word in attack.words)
+        return attacked(
+            attack.words,
+            self.folder,
+            environment=attack.environment,
+            seconds=self.seconds,
+            own_fault=own_fault,
+        )
+
+    def _damage(self, rng: Random, kind: str, item: str) -> tuple[str, str]:
+        """What was done to the item, and its name from now on."""
+        path, here = self.folder / item, Path.cwd()
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        others = sorted(file for file in self.good.rglob("*") if file.is_file())
+        if kind == "content":
+            return mutate_again(rng, rng.choice(files), rng.choice(others)), item
+        if kind == "place":
+            os.chdir(self.folder)
+            try:
+                return replace(rng, rng.choice((path, *files)), rng.choice(others)), item
+            finally:
+                os.chdir(here)
+        name = rng.choice(NAMES).replace("/", "|") + rng.choice(("", path.suffix))
+        while len(os.fsencode(name)) > 255:
+            name = name[1:]
+        path.rename(self.folder / name)
+        return f"{item} is called {name!r}", rng.choice((name, f"./{name}"))
+
+
+def odd_places(folder: Path) -> None:
+    """What command lines may name besides good files."""
+    (folder / "folder").mkdir()
+    (folder / "empty").touch()
+    if sys.platform != "win32":
+        (folder / "loop").symlink_to("loop")
+        (folder / "dangling").symlink_to("nowhere")
+        os.mkfifo(folder / "fifo")
+        (folder / "locked").mkdir(mode=0o500)
+
+
+def prepare(base: Path) -> None:
+    """Make the good files below `base`."""
+    shutil.rmtree(base / "good", ignore_errors=True)
+    (base / "good").mkdir(parents=True)
+    make(base / "good")

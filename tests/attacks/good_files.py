@@ -1,0 +1,195 @@
+"""Small good files of every kind that the tool reads, made once, and the commands that read each of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from apr_files import METADATA, apr_bytes
+from apr_files import tiny_model as apr_model
+from commands import microgpt
+from conftest import TINY_TOKENS, write_tokenizer
+from gguf_files import gguf_bytes
+from safetensors.numpy import load_file, save_file
+from tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
+
+from microgpt_trace import init, save
+from microgpt_trace.cli.log import TrainingLog
+from microgpt_trace.documents import Documents
+from microgpt_trace.model import Schedule
+from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.training import Trainer
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m.content }}{% endfor %}"
+VIEWS = (
+    "trace FILE READ", "trace FILE READ -v --json --values", "trace FILE READ --jsonl",
+    "trace FILE READ --validate", "trace FILE READ --save new.safetensors -v",
+    "attribute FILE READ --target TOKEN", "attribute FILE READ --target TOKEN --json",
+    "explain FILE logits[-1,TOKEN] READ", "inspect FILE --json",
+    "explain FILE layer0.attn.scores[0,1,0] READ --json", "inspect FILE", "diff FILE FILE --weights",
+    "trace FILE READ --ablate layer0.mlp.act --scale layer0.attn.head1=2",
+)  # fmt: skip
+DECODER = (
+    *VIEWS, "inspect FILE --stats --metadata", "inspect FILE --stats --metadata --json",
+    "trace FILE --tokens 1,5,5 --generate 3 --lens --recheck", "trace FILE READ --save-aprt newfolder",
+    "diff FILE FILE --tokens 1,5 --compute q8 --json",
+)  # fmt: skip
+# Beside others of the same shape
+SHAPED = (
+    "diff FILE hf --tokens 1,5,5", "diff hf FILE --weights --json", "diagnose aprt FILE --tokens 1,5,5",
+    "trace FILE READ --patch layer0.mlp.act=saved.safetensors", "diff FILE npy --suggest-map --tokens 1,5,5",
+    "diff FILE q.gguf --tokens 1,5 --calibrate sharded",
+)  # fmt: skip
+WORDY = (
+    "trace FILE ee --chat", "patch FILE e a", "patch FILE --pairs pairs.txt", "trace FILE e</s> --special",
+    "diff FILE hf --prompts prompts.txt",
+)  # fmt: skip
+MICROGPT = (
+    *VIEWS, "trace FILE READ --backward --step", "gradcheck --model FILE e", "sample --model FILE -n 3",
+    "patch FILE emma emmy --target a --against b --json", "explain FILE logits[-1,a] READ --backward",
+)  # fmt: skip
+DUMP = (
+    "diff FILE FILE", "diff m.gguf FILE", "diff FILE hf --json", "diagnose FILE m.gguf",
+    "diagnose FILE hf --json", "diff FILE m.gguf -v --positions last", "diff m.gguf FILE --suggest-map",
+    "diff FILE saved.safetensors", "diff m.gguf hf --calibrate FILE", "diff FILE m.gguf --layout *.attn.q=TC",
+    "trace m.gguf --patch layer0.mlp.act=FILE", "trace m.gguf --add layer0.attn.out=FILE --json",
+)  # fmt: skip
+OF_MICROGPT = (
+    "diff FILE FILE", "diff c.safetensors FILE", "diff FILE micro.safetensors --json",
+    "diagnose FILE c.safetensors", "trace emma --patch layer0.mlp.act=FILE",
+    "diagnose FILE c.safetensors --json",
+)  # fmt: skip
+
+
+def _of(lines: tuple[str, ...], read: str, token: str = "#5") -> tuple[str, ...]:
+    """The lines with what is read and the token that is asked about."""
+    element = token.removeprefix("#")
+    filled = (line.replace("[-1,TOKEN]", f"[-1,{element}]").replace("TOKEN", token) for line in lines)
+    return tuple(line.replace("READ", read) for line in filled)
+
+
+# Name -> the commands that read it
+READERS: dict[str, tuple[str, ...]] = {
+    "m.gguf": _of((*DECODER, *SHAPED, *WORDY), "abc"),
+    "q.gguf": _of((*DECODER, *SHAPED), "--tokens 1,5,5"),
+    "hf": _of((*DECODER, *SHAPED, *WORDY), "abc"),
+    "sharded": _of((*DECODER, *SHAPED), "--tokens 1,5,5"),
+    "m.apr": _of(DECODER, "--tokens 1,5,5"),
+    "c.safetensors": (
+        *_of(MICROGPT, "emma", "a"), "diff FILE FILE emma", "diff FILE micro.safetensors",
+        "train --resume FILE --data names.txt", "train --resume FILE --data names.txt --log log.jsonl",
+    ),
+    "w.safetensors": tuple(f"{line} --n-head 4" for line in _of(MICROGPT, "emma", "a")),
+    "log.jsonl": (
+        "timeline FILE", "timeline FILE --json", "timeline FILE --event layer0.* --event wte",
+        "train --resume c.safetensors --data names.txt --log FILE",
+    ),
+    "names.txt": (
+        "train --steps 3 --data FILE", "train --resume c.safetensors --data FILE",
+        "train --steps 3 --data FILE --vocab data --log new.jsonl --trace-every 1",
+    ),
+    **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), tuple(
+        line if "--weights" in line else f"{line} --tokens 1,5,5" for line in DUMP
+    )),
+    **dict.fromkeys(("micro.safetensors", "micro.json"), OF_MICROGPT),
+    "map.toml": (
+        "diff m.gguf npy --map FILE --tokens 1,5,5", "diagnose npy m.gguf --map FILE --tokens 1,5,5 --json",
+        "diff m.gguf npy --map FILE",
+    ),
+    "prompts.txt": ("diff m.gguf hf --prompts FILE", "diff m.gguf hf --prompts FILE --json"),
+    "pairs.txt": (
+        "patch m.gguf --pairs FILE", "patch m.gguf --pairs FILE --json",
+        "patch --pairs FILE --target a --against b",
+    ),
+}  # fmt: skip
+PLAIN = (
+    "trace emma", "trace emma --backward --step --json", "trace olivia -v --values --jsonl", "gradcheck emma",
+    "trace --seed 3 ava --ablate layer0.attn.head2@3:5 --scale embed.pos=0.5", "inspect",
+    "inspect --seed 1 --json", "explain layer0.attn.scores[1,3,2] emma",
+    "explain layer0.mlp.act@2:5 emma --backward", "patch emma emmy",
+    "attribute emma --position 2 --against n", "attribute emma --json",
+    "patch emma emmy --sites layer*.attn.head*", "train --steps 3",
+    "train --steps 3 --data names.txt --batch-size 2 --n-layer 2 --log new.jsonl --trace-every 2",
+    "train --steps 3 --data names.txt --vocab data --watch ava --autosave 0", "trace emma --validate --json",
+    "trace --schema", "diff --schema", "trace emma --save new.safetensors --layer *.head*",
+    "trace m.gguf --tokens 1,5 --generate 2 --temperature 1 --seed 3",
+    "trace m.gguf e --layers 1-1 --positions last",
+    "diff c.safetensors micro.safetensors --rtol 0.1 --atol 1e-6", "inspect m.gguf --filter *attn_q* --stats",
+    "trace m.apr --tokens 1,2 --rope-pairs halves --set num_heads=4",
+)  # fmt: skip
+
+
+def make(folder: Path) -> None:
+    """Fill the working folder with all of them; the same each time."""
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.token_type": [3] * 3 + [1] * 58, "tokenizer.chat_template": TEMPLATE,
+        "tokenizer.ggml.tokens": [*TINY_TOKENS, *(f"x{i}" for i in range(61))][:61],
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2,
+    }  # fmt: skip
+    config = CASES["llama_gqa"] | {"intermediate_size": 64}  # whole blocks of q.gguf
+    weights = random_weights(config, "llama_gqa")
+    whole = read_gguf_header(write_gguf(folder / "m.gguf", config, weights))
+    content = gguf_bytes(whole.metadata | metadata, whole.tensors)
+    (folder / "m.gguf").write_bytes(content)
+    write_gguf(folder / "q.gguf", config, random_quantised_weights(config, lambda name: "Q8_0", "q"))
+    write_tokenizer(write_folder(folder / "hf", config, weights), TEMPLATE)
+    write_folder(folder / "sharded", config, weights, "BF16", shards=2)
+    (folder / "m.apr").write_bytes(apr_bytes(METADATA, apr_model()[0]))
+    (folder / "prompts.txt").write_text("e\nab cd\nhello\n")
+    (folder / "pairs.txt").write_text("e\ta\ni\to\nu\ta\te\ti\n")
+    (folder / "names.txt").write_text(
+        "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabigail\n"
+    )
+    _train(folder)
+    _dump(folder)
+
+
+def _train(folder: Path) -> None:
+    """A checkpoint in the middle of a run, with its log."""
+    fresh = init()
+    names = (folder / "names.txt").read_text().split()
+    trainer = Trainer(fresh, Documents.fit(names, fresh.tokenizer, 16), Schedule(12))
+    trainer.run_id = "0" * 16
+    with TrainingLog(folder / "log.jsonl", trainer, "emma", 2, append=False) as records:
+        for record in trainer.run():
+            records.add(record)
+            if record.step == 8:
+                break
+    save(trainer.model("good"), folder / "c.safetensors")
+    save_file({name: np.array(array) for name, array in fresh.params.items()}, folder / "w.safetensors")
+
+
+def _dump(folder: Path) -> None:
+    """What the tool itself saves of a run, and the same as another engine would leave it."""
+    model, checkpoint = folder / "m.gguf", folder / "c.safetensors"
+    read = ("trace", model, "--tokens", "1,5,5")
+    chosen = ("layer*.mlp.*", "layer*.attn.q", "layer*.attn.out", "embed.*", "logits")
+    few = [word for name in chosen for word in ("--layer", name)]
+    _do(*read, *few, "--save", folder / "saved.safetensors")
+    _do(*read, *few, "--json", "--values", "--out", folder / "doc.json")
+    _do(*read, "--save-aprt", folder / "aprt")
+    _do("trace", "emma", "--model", checkpoint, "--save", folder / "micro.safetensors")
+    _do("trace", "emma", "--model", checkpoint, "--json", "--values", "--out", folder / "micro.json")
+    arrays = load_file(folder / "saved.safetensors")
+    (folder / "npy").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "npy" / f"{name.replace('mlp.up', 'up_proj')}.npy", array)
+    np.savez(folder / "dump.npz", **{name: array for name, array in arrays.items() if "layer1" not in name})
+    lines = [
+        "tokens = [1, 5, 5]", "[events]", '"layer{i}.mlp.up" = "layer{i}.up_proj"',
+        '"logits" = "logits[:, :61]"', '"layer0.attn.q" = { from = "layer0.attn.q", layout = "TC" }',
+    ]  # fmt: skip
+    (folder / "map.toml").write_text("\n".join(lines) + "\n")
+
+
+def _do(*words: object) -> None:
+    done = microgpt(*words)
+    assert done.code == 0, done.err
+
+
+def restore(good: Path, folder: Path) -> None:
+    """Make the folder what it was."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(good, folder)

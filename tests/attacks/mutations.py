@@ -1,0 +1,246 @@
+"""Files made wrong: bytes, numbers and structure of every format, and what stands in a file's place."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from apr_files import METADATA as APR_METADATA
+from apr_files import apr_bytes
+from apr_files import tiny_model as apr_model
+from gguf_files import gguf_bytes
+
+from microgpt_trace.readers.gguf import TYPES, read_gguf_header
+
+from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
+
+TOKEN = re.compile(
+    r'-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|"(?:[^"\\]|\\.)*"|true|false|null|\[[^\[\]]*\]|\{[^{}]*\}'
+)
+DTYPES = ("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f", "", "<f3")
+FLOATS = {  # NaN, a signalling one, infinities, the largest, the smallest and zeros
+    2: [struct.pack("<H", bits) for bits in (0x7E00, 0x7C01, 0x7C00, 0xFC00, 0x7BFF, 0x0001, 0x0000, 0x8000)],
+    4: [
+        struct.pack("<I", bits)
+        for bits in (0x7FC00000, 0x7F800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0, 0x80000000)
+    ],
+}
+TEXT = (".json", ".jsonl", ".toml", ".txt")
+
+
+def mutate_bytes(rng: Random, content: bytes, other: bytes) -> bytes:
+    """One change: flipped, put in, taken out, doubled, cut off, or spliced with another file."""
+    at = rng.randrange(min(len(content), rng.choice((64, 4096, 1 << 30))) + 1)
+    length = rng.choice((1, 1, 2, 4, 8, 64, 1000))
+    front, taken, back = content[:at], content[at : at + length], content[at + length :]
+    other_at = rng.randrange(len(other) + 1)
+    number = rng.choice((struct.pack("<Q", rng.choice(INTS)), struct.pack("<I", rng.choice(INTS) % 2**32)))
+    return rng.choice((
+        lambda: front + bytes(byte ^ 1 << rng.randrange(8) for byte in taken) + back,
+        lambda: front + rng.choice(PIECES) + taken + back,
+        lambda: front + rng.choice(PIECES) + back,
+        lambda: front + back,
+        lambda: front + taken + taken + back,
+        lambda: front,
+        lambda: front + other[other_at:],
+        lambda: front + number + content[at + len(number) :],
+        lambda: content + other,
+    ))()  # fmt: skip
+
+
+def mutate_text(rng: Random, text: str) -> str:
+    """A number, a string, a list or an object of a text replaced, doubled or taken out."""
+    found = list(TOKEN.finditer(text))
+    if not found:
+        return text + rng.choice(JSON)
+    token = rng.choice(found)
+    number = token.group()[0] in "-0123456789"
+    new = rng.choice(NUMBERS if number and rng.random() < 0.5 else JSON)
+    new = rng.choice((new, new, new, f"{token.group()},{token.group()}", "", rng.choice(found).group()))
+    return text[: token.start()] + new + text[token.end() :]
+
+
+def _safetensors(rng: Random, path: Path) -> bytes:
+    """Another header before the same data."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = mutate_text(rng, content[8 : 8 + size].decode())
+    if rng.random() < 0.3:  # within the JSON that strings of the metadata hold
+        header = re.sub(r"\d+", lambda found: rng.choice((*NUMBERS, *[found.group()] * 40)), header)
+    text = header.encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _gguf(rng: Random, path: Path) -> bytes:
+    """Other metadata and tensors, rightly written."""
+    whole = read_gguf_header(path)
+    metadata, tensors = dict(whole.metadata), list(whole.tensors)
+    for _ in range(rng.choice((1, 1, 2))):
+        metadata[rng.choice(list(metadata))] = rng.choice(METADATA)
+    if rng.random() < 0.3:
+        at = rng.randrange(len(tensors))
+        tensors[at] = rng.choice(tensors)
+    content = gguf_bytes(metadata, tensors)
+    if rng.random() < 0.2:  # a type of a tensor or value
+        at = rng.randrange(len(content))
+        content = content[:at] + struct.pack("<I", rng.choice(list(TYPES))) + content[at + 4 :]
+    return content
+
+
+def _apr(rng: Random, path: Path) -> bytes:
+    """Other metadata or tensors, or changed bytes, with right checksums."""
+    tensors = apr_model()[0]
+    kind = rng.randrange(3)
+    if kind == 0:
+        return apr_bytes(None, tensors, text=mutate_text(rng, json.dumps(APR_METADATA)).encode())
+    if kind == 1:
+        name = rng.choice(list(tensors))
+        dtype, shape, content = tensors.pop(name)
+        shape = tuple(rng.choice((size, rng.choice(INTS))) for size in shape)
+        tensors[rng.choice((name, rng.choice(NAMES[:5])))] = (
+            rng.choice((dtype, rng.randrange(40))),
+            shape,
+            content,
+        )
+        return apr_bytes(APR_METADATA, tensors)
+    content = bytearray(mutate_bytes(rng, path.read_bytes(), b"APR\0"))
+    if len(content) > 68:
+        content[40:44] = struct.pack("<I", zlib.crc32(bytes(content[:40]) + bytes(content[44:64])))
+        content[-4:] = struct.pack("<I", zlib.crc32(bytes(content[:-4])))
+    return bytes(content)
+
+
+def _npy(rng: Random, path: Path) -> bytes:
+    return _npy_bytes(rng, path.read_bytes())
+
+
+def _npy_bytes(rng: Random, content: bytes) -> bytes:
+    size = int.from_bytes(content[8:10], "little")
+    header = content[10 : 10 + size].decode("latin-1")
+    changed = rng.choice((
+        lambda: mutate_text(rng, header),
+        lambda: re.sub(r"\d+", lambda _: rng.choice(NUMBERS), header),
+        lambda: header.replace("<f4", rng.choice(DTYPES)),
+        lambda: header.replace("False", rng.choice(("True", "None", "1"))),
+    ))().encode("latin-1", "replace")[:65535]  # fmt: skip
+    return content[:8] + struct.pack("<H", len(changed)) + changed + content[10 + size :]
+
+
+def _npz(rng: Random, path: Path) -> bytes:
+    """A member changed, doubled or renamed."""
+    members = {}
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice(list(members))
+    content = members.pop(name)
+    content = _npy_bytes(rng, content) if rng.random() < 0.6 else mutate_bytes(rng, content, content)
+    name = rng.choice(
+        (name, name, "../x.npy", rng.choice(NAMES).replace("\udcff", "?"), "/x.npy", "a/b/c.npy")
+    )
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        for key, value in (*members.items(), (name, content)):
+            archive.writestr(key, value)
+    return held.getvalue()
+
+
+STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
+    ".safetensors": _safetensors, ".gguf": _gguf, ".apr": _apr, ".npy": _npy, ".npz": _npz,
+}  # fmt: skip
+
+
+def mutate_values(rng: Random, content: bytes) -> bytes:
+    """Numbers of the last three quarters, where arrays lie, set to what arithmetic does not expect."""
+    changed, size = bytearray(content), rng.choice((2, 4))
+    for _ in range(rng.choice((1, 1, 4, 100, 3000))):
+        at = rng.randrange(len(content) // 4, len(content)) // size * size
+        changed[at : at + size] = rng.choice(FLOATS[size])
+    return bytes(changed[: len(content)])
+
+
+def mutate(rng: Random, path: Path, other: Path) -> str:
+    """Change a file in its place; `other` is one to splice it with. Returns what was done."""
+    kind = rng.choice(("bytes", "structure", "structure", "values"))
+    content = path.read_bytes()
+    if kind == "values" and content and path.suffix not in TEXT:
+        path.write_bytes(mutate_values(rng, content))
+        return f"values of {path.name}"
+    if kind == "structure" and path.suffix in STRUCTURE:
+        changed = STRUCTURE[path.suffix](rng, path)
+    elif kind == "structure" and path.suffix in TEXT:
+        text = content.decode()
+        for _ in range(rng.choice((1, 1, 1, 3))):
+            text = mutate_text(rng, text)
+        changed = text.encode("utf-8", "surrogatepass")
+    else:
+        kind, changed = "bytes", content
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            changed = mutate_bytes(rng, changed, other.read_bytes())
+    path.write_bytes(changed)
+    return f"{kind} of {path.name}"
+
+
+def mutate_again(rng: Random, path: Path, other: Path) -> str:
+    """The same, once more where there is something left to be changed."""
+    said = mutate(rng, path, other)
+    try:
+        return f"{said}, {mutate(rng, path, other)}" if rng.random() < 0.2 else said
+    except Exception:  # it cannot be read, let alone changed as its kind says
+        return said
+
+
+def replace(rng: Random, path: Path, other: Path) -> str:
+    """Put something else in the place of a file or folder. Returns what."""
+    places = [
+        "folder",
+        "loop",
+        "dangling link",
+        "empty",
+        "sparse",
+        "null",
+        "zeros",
+        "another",
+        "link",
+        "socket",
+    ]
+    kind = rng.choice([*places, *["fifo"] * hasattr(os, "mkfifo")])
+    if kind != "link":
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "sparse":
+        content = other.read_bytes()[: rng.choice((0, 100, 1 << 20))]
+        with path.open("wb") as file:
+            file.write(content)
+            file.truncate(rng.choice((1 << 33, 1 << 40)))
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "another":
+        shutil.copyfile(other, path)
+    elif kind == "link":
+        kept = path.with_name(f"kept{path.suffix}")
+        path.rename(kept)
+        path.symlink_to(kept.name)
+    elif kind == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as held:  # its name may be short alone
+            held.bind(os.path.relpath(path))
+    else:
+        path.symlink_to("/dev/null" if kind == "null" else "/dev/zero")
+    return f"{kind} in the place of {path.name}"

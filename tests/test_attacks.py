@@ -1,0 +1,121 @@
+"""Hostile files and command lines against every command; tests/attacks/campaign.py makes more of them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from attacks import promise
+from attacks.promise import attacked
+from attacks.surroundings import memory_limited
+
+pytest.importorskip("gguf", reason="the good files are written by the package gguf")
+pytest.importorskip("tokenizers", reason="the commands read the vocabularies of production models")
+pytest.importorskip("jinja2", reason="the commands render chat templates")
+if sys.platform == "win32":
+    pytest.skip("the attacks put links, pipes and devices in the place of files", allow_module_level=True)
+
+from attacks.attack import Attack, Attacker, prepare
+from attacks.good_files import PLAIN, READERS
+
+SEED, SIZE = 1, 35
+CAMPAIGN = Path(__file__).parent / "attacks" / "campaign.py"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attacks")
+    prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize("shard", range(12))
+def test_no_promise_is_broken(shard, base):
+    attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
+    with memory_limited():
+        for number in range(shard * SIZE, (shard + 1) * SIZE):
+            attack = attacker(number)
+            ends[attack.kind, attack.ended.code] += 1
+            again = f"python tests/attacks/campaign.py --seed {SEED} --only {number}"
+            broken += [f"{again}: {attack.shell} {attack.done}\n{said}" for said in attack.ended.broken]
+    print(ends)
+    assert not broken, "\n\n".join(broken)
+
+
+@pytest.mark.parametrize("item", [*READERS, ""])
+def test_what_is_made_wrong_is_right(item, base):
+    """A command that is refused whatever it reads attacks nothing."""
+    attacker = Attacker(base, SEED)
+    for line in READERS.get(item, PLAIN):
+        words = line.replace("FILE", item).split(" ")
+        attacker.clean()
+        ended = attacker.run(Attack(0, "none", "", words, {}))
+        print(words, ended.code, ended.err)
+        assert (ended.code in (0, 1), ended.broken) == (True, [])
+
+
+def test_a_seed_is_an_attack(base, tmp_path):
+    one, other = Attacker(base, 3), Attacker(base, 3)
+    other.folder = tmp_path / "work"
+    for number in range(8):
+        attacks = [attacker.prepared(number) for attacker in (one, other)]
+        assert attacks[0] == attacks[1]
+        found = [
+            {path.relative_to(a.folder): path.lstat().st_size for path in a.folder.rglob("*")}
+            for a in (one, other)
+        ]
+        assert found[0] == found[1], attacks[0].done
+
+
+# --- The judge ----------------------------------------------------------------------------------
+
+
+def leave(name):
+    Path(name).write_text("x")
+    raise SystemExit(2)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: 1 / 0, "an exception gets out"),
+        (lambda: time.sleep(5), "Hung"),
+        (lambda: print("\x1b[2J"), r"stdout has ['\x1b']"),
+        (lambda: print("\x1b[8m"), r"stdout has ['\x1b']"),
+        (lambda: print("\u202e", file=sys.stderr), "stderr has"),
+        (lambda: print("x" * 3000, file=sys.stderr), "3,000 characters"),
+        (lambda: os.write(2, b"panicked"), "written past stdout and stderr: 'panicked'"),
+        (lambda: print('{"a": NaN}'), "NaN is no JSON"),
+        (lambda: print('{"a": 1, "a": 1}'), "a name twice"),
+        (lambda: print('{"schema": "microgpt.patch/1"}'), "not as its schema says"),
+        (lambda: sys.exit(3), "exit code 3"),
+        (lambda: sys.exit(2), "0 lines on stderr"),
+        (lambda: leave("new"), "changed files: ['new']"),
+        (lambda: leave("good"), "changed files: ['good']"),
+        (lambda: leave(".x.tmp"), "left behind"),
+        (lambda: bytes(1 << 40), "more memory than there is"),
+    ],
+)
+def test_every_broken_promise_is_noticed(act, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(promise, "click_command", lambda name: lambda **_: act())
+    (tmp_path / "good").write_text("good")
+    ended = attacked(["trace", "--json"], tmp_path, environment={}, seconds=0.5)
+    print(ended.broken)
+    assert any(said in broken for broken in ended.broken)
+
+
+def test_a_promise_that_is_kept_is_no_finding(tmp_path, monkeypatch):
+    monkeypatch.setattr(promise, "click_command", lambda name: lambda **_: print('{"a": "NaN"}'))
+    ended = attacked(["trace", "--json"], tmp_path, environment={})
+    assert (ended.code, ended.broken) == (0, [])
+
+
+def test_the_campaign_reports(tmp_path):
+    command = [sys.executable, CAMPAIGN, "--only", "1", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert done.stdout.startswith("1 attacks in ")
