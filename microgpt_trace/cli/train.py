@@ -117,7 +117,8 @@ def _new(
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
     documents = Documents.fit(lines, tokenizer, config.block_size)
     if not len(documents):
-        raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model")
+        why = "; ".join(documents.notes)
+        raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model: {why}")
     return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
 
 
