@@ -16,6 +16,7 @@ from .stats import Array
 from .tokenizer import Tokenizer
 
 MAX_COUNT = 1 << 63  # of what a log can say
+MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
 
 
 def check_seed(seed: int) -> None:
@@ -32,8 +33,8 @@ class Schedule:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            check_whole(name, getattr(self, name), 1, MAX_COUNT)
+        check_whole("steps", self.steps, 1, MAX_COUNT)
+        check_whole("batch_size", self.batch_size, 1, MAX_BATCH + 1)
         check_seed(self.seed)
         number = isinstance(self.lr, float | int) and not isinstance(self.lr, bool)
         if not (number and 0 < self.lr <= sys.float_info.max):

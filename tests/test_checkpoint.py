@@ -269,6 +269,7 @@ METADATA = {
     "a rate past float64": (trained(schedule={"lr": "1"}), "lr: expected a positive number, found '1'"),
     "steps that are true": (trained(schedule={"steps": True}), "steps: expected a whole number"),
     "a batch past 63 bits": (trained(schedule={"batch_size": 2**63}), "batch_size: expected a whole number"),
+    "a batch that takes all memory": (trained(schedule={"batch_size": 65_537}), "below 65,537"),
     "a seed past 63 bits": (trained(schedule={"seed": 10**60}), "seed: expected a whole number below"),
     "a step that is true": (trained(step=True), "step: expected a whole number"),
     "a step past the last": (trained(step=5001), "step: expected a whole number below 5,001, found 5001"),
