@@ -19,6 +19,7 @@ from .parameters import Config
 from .stats import Array, DType
 from .tokenizer import Tokenizer
 
+LONG_LINE = 1000  # characters that no name has
 HELD_OUT_SHARE = 10  # one name in ten
 
 
@@ -51,6 +52,9 @@ class Documents:
         lowered: list[str] = []
         for number, line in enumerate(lines, 1):
             written = line.strip()
+            if len(written) >= max(block_size, LONG_LINE):  # whatever is in it
+                left_out.setdefault(_too_long(block_size), []).append(f"line {number}: {brief(written)}")
+                continue
             # Stripping the vocabulary leaves nothing of a name that it can write.
             name = written if not written.strip(tokenizer.chars) else tokenizer.normalize(written)
             if not name:
@@ -58,7 +62,7 @@ class Documents:
             elif name.strip(tokenizer.chars):
                 reason = f"with a character outside {tokenizer.describe_chars()}"
             elif len(name) >= block_size:
-                reason = f"longer than {block_size - 1} characters"
+                reason = _too_long(block_size)
             else:
                 names.append(name)
                 if name != written:
@@ -100,6 +104,10 @@ def held_out(name: str) -> bool:
     It depends on the name alone, so that repetitions of a name fall on one side.
     """
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
+
+
+def _too_long(block_size: int) -> str:
+    return f"longer than {block_size - 1} characters"
 
 
 def _lines(count: int) -> str:

@@ -1,6 +1,6 @@
 """What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
 
-LONGEST = 6000  # characters of a message; a path may have 4,096
+from .printable import shortened
 
 
 class MicrogptError(Exception):
@@ -13,8 +13,7 @@ class MicrogptError(Exception):
     exit_code = 2
 
     def __init__(self, message: str = "") -> None:
-        half = LONGEST // 2
-        super().__init__(message if len(message) <= LONGEST else f"{message[:half]} ... {message[-half:]}")
+        super().__init__(shortened(message))
 
 
 class InputError(MicrogptError):

@@ -15,6 +15,7 @@ from .errors import InputError, RunError
 from .signals import uninterrupted
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_TRIES = 10  # to lock a file whose holder has just removed it
 _LONGEST_NAME = 200  # bytes of the target's name in that of a file beside it; file systems take 255
 
 
@@ -77,14 +78,16 @@ def hold(path: Path) -> Iterator[None]:
 
     lock = _beside(path, "lock")
     try:
-        while True:
+        for _ in range(_TRIES):
             held = InterProcessLock(lock)
             if not held.acquire(blocking=False):
                 held.lockfile.close()
                 raise InputError(f"{path}: another run is writing it")
             if _is_open_file(held.lockfile.fileno(), lock):
                 break
-            held.release()  # the one who held it before has just removed it
+            held.release()
+        else:
+            raise InputError(f"{path}: another run is writing it")
         _remove_leftovers(path)
     except RuntimeError:  # so fasteners says that there are no locks
         held.lockfile.close()
@@ -164,7 +167,7 @@ def _probe(path: Path) -> None:
     """Whether a file can be made beside the target. Raises OSError."""
     probe = _temporary(path)
     probe.touch(exist_ok=False)
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
 
 
 def _temporary(path: Path) -> Path:

@@ -14,7 +14,7 @@ from .errors import FileFormatError
 
 MAX_BYTES = 1 << 28  # of what is read at once: 256 MB of text
 _KINDS = {
-    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (write it to a file first)", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 

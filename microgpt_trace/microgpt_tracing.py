@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .batch import Batch
+from .brief import brief
 from .checks import Checker, untraced_check
 from .errors import InputError
 from .events import PHASES, SILENT, HookBus, Run, Subscription, Tap, TraceEvent
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 def prepare(model: Model, text: str) -> TraceInput:
     """Encode a text. Raises InputError for a character or a length that does not fit the model."""
     tokenizer, block = model.tokenizer, model.config.block_size
+    if len(text) >= block:
+        raise InputError(
+            f"text {brief(text)}: expected at most {block - 1} characters (block_size {block}), "
+            f"found {len(text):,}"
+        )
     lowered = tokenizer.normalize(text)
     ids = tokenizer.encode_name(text)
-    if len(ids) - 1 > block:
-        raise InputError(
-            f"text {text!r}: expected at most {block - 1} characters (block_size {block}), found {len(text)}"
-        )
     return TraceInput(
         lowered,
         tuple(ids[:-1]),

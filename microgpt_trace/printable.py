@@ -24,9 +24,13 @@ def in_lines(text: str) -> str:
 
 
 def as_message(text: str) -> str:
-    """A note or an error: one line, and of a very long one its beginning and its end."""
-    line = on_one_line(" ".join(text.split()))
-    if len(line) <= LONGEST:
-        return line
+    """A note or an error on one line that somebody reads."""
+    return shortened(on_one_line(text.strip()))
+
+
+def shortened(text: str) -> str:
+    """The text, or of a very long one its beginning and its end."""
+    if len(text) <= LONGEST:
+        return text
     kept = LONGEST // 2
-    return f"{line[:kept]} ... ({len(line) - 2 * kept:,} characters left out) ... {line[-kept:]}"
+    return f"{text[:kept]} ... ({len(text) - 2 * kept:,} characters left out) ... {text[-kept:]}"

@@ -14,6 +14,7 @@ from .printable import on_one_line
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
+HINTED = 1000  # characters of a text that a hint is made for
 MAX_SAID = 200  # characters in a description of the vocabulary
 
 
@@ -61,7 +62,7 @@ class Tokenizer:
         """
         for index, char in enumerate(text):
             if self.normalize(char) not in self.chars:
-                hint = self._plain(text)
+                hint = self._plain(text[:HINTED])
                 raise InputError(
                     f"character {char!r} at position {index} of {brief(text)} is not in the vocabulary "
                     f"{self.describe_chars()}" + (f"; try {brief(hint)}" if hint else "")

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from microgpt_trace import Config, Tokenizer
+from microgpt_trace import Config, Tokenizer, init
 from microgpt_trace.documents import Documents, Encoded, default_data, held_out, read_lines
-from microgpt_trace.errors import FileFormatError
+from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.microgpt_tracing import prepare
 
 
 def fit(*lines, tokenizer=None, block_size=16):
@@ -187,3 +188,24 @@ def test_characters_beyond_the_basic_plane_are_encoded():
     tokenizer = Tokenizer("ab\U0001f600")
     encoded = Encoded(["a\U0001f600b"], tokenizer, Config(vocab_size=4))
     assert encoded.one(0).tokens.tolist() == [0, 1, 3, 2]
+
+
+@pytest.mark.parametrize("char", ["\0", "Ä", "A"])
+def test_of_a_line_of_a_megabyte_little_is_looked_at(char, monkeypatch):
+    """A sparse file has lines of any length, and a character made small costs an object."""
+    looked, whole = [0], Tokenizer.normalize
+
+    def normalize(self, text):
+        looked.append(len(text))
+        return whole(self, text)
+
+    monkeypatch.setattr(Tokenizer, "normalize", normalize)
+    line = char * 10**6
+    assert "longer than 15 characters" in Documents.fit([line, "emma"], Tokenizer(), 16).notes[0]
+    with pytest.raises(InputError):
+        prepare(init(), line)
+    if char != "A":
+        with pytest.raises(InputError):
+            Tokenizer().encode(line)
+    print(max(looked))
+    assert max(looked) <= 2000

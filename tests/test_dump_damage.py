@@ -72,6 +72,7 @@ def test_an_npy_file_with_more_behind_its_array_is_refused(tmp_path, more):
         "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (10**9,)}",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000000, 1000000000000000000)}",
+        f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**150}, {10**150})}}",
         "{'descr': '<f9', 'fortran_order': False, 'shape': (3,)}",
         "{'descr': [('a', ('b',))], 'fortran_order': False, 'shape': (3,)}",
         "{'descr': '<f4', 'shape': (3,)}",

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -326,3 +327,78 @@ def test_the_empty_name_can_be_watched(data, tmp_path):
     log = tmp_path / "log.jsonl"
     assert microgpt("train", "--steps", 2, "--data", data, "--log", log, "--watch", "").code == 0
     assert json.loads(log.read_text().splitlines()[0])["watched"] == ""
+
+
+# --- What is refused, said and allowed --------------------------------------------------------
+
+
+def test_a_fork_that_drops_records_says_so(data, tmp_path):
+    """The same run, gone on with from an earlier checkpoint and the log of the later one."""
+    log = tmp_path / "log.jsonl"
+    part = stopped(data, log=log)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(part.read_bytes())
+    assert microgpt(f"train --resume {part} --data {data} --log {log}").code == 0
+    done = microgpt(f"train --resume {copy} --data {data} --log {log} --out other.safetensors")
+    assert f"{log}: dropped 10 records of steps after 10, which the run takes again" in done.err
+    assert steps_of(log) == list(range(1, 21))
+
+
+def test_a_log_that_another_program_wrote_anew_is_gone_on_with(data, tmp_path):
+    log = tmp_path / "log.jsonl"
+    part = stopped(data, log=log)
+    compact = [json.dumps(json.loads(line), separators=(",", ":")) for line in log.read_text().splitlines()]
+    log.write_text("\n".join(compact) + "\n")
+    assert microgpt(f"train --resume {part} --data {data} --log {log}").code == 0
+
+
+@pytest.mark.parametrize("content", ['{"name": "my web app"}', '{"compilerOptions": {}}'])
+def test_the_config_of_another_program_keeps_nobody_from_training(data, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert microgpt(f"train --steps 2 --data {data}").code == 0
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "llama"}', '{"architectures": []}', "{cut"])
+def test_the_folder_of_a_model_gets_no_checkpoint(data, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    refused(microgpt(f"train --steps 2 --data {data}"), "a model is there")
+
+
+def test_an_autosave_needs_a_clock():
+    refused(microgpt("train --autosave nan"), "--autosave: expected seconds, found nan")
+
+
+def signalled(monkeypatch, at):
+    """A signal within the step after `at`, and the clock two seconds on at each look."""
+    whole, seconds = Trainer._step, iter(range(0, 10**6, 2))
+
+    def step(self, number):
+        if number in at:
+            signal.raise_signal(signal.SIGTERM)
+        return whole(self, number)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(training_run, "monotonic", lambda: next(seconds))
+
+
+def test_a_signal_in_the_last_step_changes_nothing(data, monkeypatch, default_signals):
+    signalled(monkeypatch, at=[4])
+    done = microgpt(f"train --steps 5 --data {data}")
+    assert (done.code, "interrupted" in done.err) == (0, False)
+    assert "held out" in done.out
+
+
+def test_a_second_signal_ends_a_step_that_does_not_end(data, monkeypatch, default_signals):
+    signalled(monkeypatch, at=[1])
+    whole = Trainer._step
+
+    def endless(self, number):
+        whole(self, number)
+        while True:
+            signal.raise_signal(signal.SIGTERM)
+
+    assert microgpt(f"train --steps 5 --data {data} --out a").code == 130
+    assert load("a").training.step == 2
+    monkeypatch.setattr(Trainer, "_step", endless)
+    assert microgpt(f"train --steps 5 --data {data} --out b").code == 130
+    assert not Path("b").exists()

@@ -25,8 +25,13 @@ _BEGIN = b'{"record": "run", "schema": "microgpt.log/'
 def is_log(path: Path) -> bool:
     """Whether a file that is there is a log, maybe one cut in its first line, or empty."""
     with path.open("rb") as file:
-        head = file.read(len(_BEGIN))
-    return _BEGIN.startswith(head)
+        line = file.readline(LONGEST)
+    if not line.endswith(b"\n"):
+        return _BEGIN.startswith(line[: len(_BEGIN)])
+    try:
+        return next(log_records(path, [])) is not None
+    except FileFormatError:
+        return False
 
 
 def watched_before(path: Path) -> str | None:
@@ -98,7 +103,7 @@ class TrainingLog:
     def _forget_later_steps(self, path: Path) -> None:
         """A run that was killed has logged more than it saved: what comes again is dropped. Nothing is
         where the log is another run's."""
-        done, end, last = self._trainer.done, 0, 0
+        done, end, last, dropped = self._trainer.done, 0, 0, 0
         try:
             with path.open("rb") as file:
                 while (line := file.readline(LONGEST)).endswith(b"\n"):  # else it was cut by a kill
@@ -106,8 +111,9 @@ class TrainingLog:
                     if not end:
                         self._refuse_another_run(path, record)
                     step = record.get("step", record.get("start", 0))
-                    if step > done:
-                        break
+                    if step > done or dropped:
+                        dropped += 1
+                        continue
                     end, last = end + len(line), max(last, step)
                 if not end and not _BEGIN.startswith(line[: len(_BEGIN)]):
                     raise ValueError
@@ -115,6 +121,8 @@ class TrainingLog:
             raise InputError(f"{path}: expected the log of a training run to go on with") from error
         with self._writing():
             os.truncate(path, end)
+        if dropped:
+            note(f"{path}: dropped {dropped:,} records of steps after {done:,}, which the run takes again")
         if last < done:
             note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 

@@ -103,7 +103,7 @@ def _fail_or_raise(error: Exception) -> int:
     message = getattr(error, "format_message", None)
     if message is None:
         raise error
-    return _fail(message().rstrip("."), InputError.exit_code)
+    return _fail(" ".join(message().split()).rstrip("."), InputError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:

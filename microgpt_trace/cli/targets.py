@@ -8,18 +8,34 @@ from pathlib import Path
 from ..errors import FileFormatError, InputError
 from ..files import check_target
 
+_OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
+
 
 def refuse_over_model(option: str, path: Path, model: Path | None = None) -> None:
     """Raises InputError for a target that is the command's model, a production model, or in the folder of
     one: not even --force writes there."""
-    folders = (path.parent, Path(realpath(path)).parent)
-    is_model = any((folder / "config.json").is_file() for folder in folders)
+    is_model = any(map(_is_model_folder, {path.parent, Path(realpath(path)).parent}))
     is_model = is_model or (model is not None and realpath(model) == realpath(path))
     if path.is_file():
         with path.open("rb") as file:
             is_model = is_model or file.read(3) in (b"GGU", b"APR")
     if is_model:
         raise InputError(f"{option} {path}: a model is there")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Whether a config.json is there that a Hugging Face model has, and not that of some other program."""
+    if not (folder / "config.json").is_file():
+        return False
+    if any((folder / name).exists() for name in _OF_A_MODEL):
+        return True
+    from ..readers.safetensors import read_json
+
+    try:
+        config = read_json(folder / "config.json")
+    except FileFormatError:
+        return True
+    return "model_type" in config or "architectures" in config
 
 
 def check_training_targets(

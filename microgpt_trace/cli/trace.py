@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import realpath  # which does not mind a loop of links
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,7 +219,7 @@ def _check(request: Request, force: bool) -> None:
     if request.fail_on not in (None, "anomaly"):
         raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
     save, out = request.save, request.out
-    if save is not None and out is not None and save.resolve() == out.resolve():
+    if save is not None and out is not None and realpath(save) == realpath(out):
         raise InputError(f"--save and --out both name {out}")
     for path in (save, out):
         if path is not None:

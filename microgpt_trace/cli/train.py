@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
@@ -72,6 +73,8 @@ def train(
     """Train microGPT on a file of names and leave a checkpoint."""
     if trace_every is not None and log is None:
         raise InputError("--trace-every adds to a log: it needs --log FILE.jsonl")
+    if math.isnan(autosave):
+        raise InputError("--autosave: expected seconds, found nan")
     target = out or resume or DEFAULT_CHECKPOINT
     asked = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed}
     dimensions = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size}

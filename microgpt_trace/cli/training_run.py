@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DivergedError, RunError
-from ..signals import handled
+from ..signals import handled, uninterrupted
 from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class Interrupts:
     """Lets a signal that asks to end (Ctrl-C, a shutdown, a terminal that closes) end the run between two
     steps: a step half taken could not be resumed bit for bit.
 
-    A second Ctrl-C a while later interrupts the step, unless it is held back because the run is saved.
+    A second one a while later interrupts the step, unless it is held back because the run is saved.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class Interrupts:
         """The handler of the signals."""
         now = monotonic()
         again = self.times and now - self.times[0] > PATIENCE
-        if again and number == signal.SIGINT and not self.held_back:
+        if again and not self.held_back:
             raise KeyboardInterrupt
         self.times.append(now)
 
@@ -64,10 +63,10 @@ def train_and_report(trainer: Trainer, target: Path, records: TrainingLog, autos
             failed.append(error)
         interrupts.held_back = True
         _save(trainer, target, records, failed)
-        if failed:
-            raise failed[0]
-        if interrupts.times:
-            _end_interrupted(trainer, target)
+    if failed:
+        raise failed[0]
+    if interrupts.times and trainer.done < trainer.schedule.steps:
+        _end_interrupted(trainer, target)
     seconds = monotonic() - began
     _print_summary(trainer, target, start, losses, records.watched, before, seconds)
 
@@ -121,11 +120,12 @@ def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[Run
     checkpoint; what keeps the log from the disk does not keep the checkpoint from it."""
     from ..checkpoint import save
 
-    try:
-        records.sync()
-    except RunError as error:
-        failed.append(error)
-    save(trainer.model(str(target)), target)
+    with uninterrupted():
+        try:
+            records.sync()
+        except RunError as error:
+            failed.append(error)
+        save(trainer.model(str(target)), target)
 
 
 def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:

@@ -27,7 +27,7 @@ from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
 from ..stats import Array
 from .layouts import LAST
-from .recording import OWN, Leftover, Recorded, Recording, listed, printable
+from .recording import OWN, Leftover, Recorded, Recording, listed, readable
 
 KIND = "APRT dumps"
 MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"
@@ -81,7 +81,7 @@ class _Stored:
         """The tensor, whose rows are those of one event or of several side by side."""
         shape, beside = shape or (self.count,), events if len(events) > 1 else ()
         return Recorded(
-            printable(self.file), shape, partial(_read, self.path, shape), layout, beside, adjacent
+            readable(self.file), shape, partial(_read, self.path, shape), layout, beside, adjacent
         )
 
 
@@ -237,7 +237,7 @@ def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
             raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
         reasons.setdefault(reason, {})[_A_LAYER.sub("layer*.", name)] = None
     lines = [*notes, *(f"left out: {listed([*names])}: {reason}" for reason, names in reasons.items())]
-    return tuple(map(printable, lines))
+    return tuple(map(readable, lines))
 
 
 def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:

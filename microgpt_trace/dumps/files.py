@@ -25,7 +25,7 @@ from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import Entry, NameMap, sliced_shape
 from .npy_header import NPY_MAGIC
-from .recording import OWN, Leftover, Recorded, Recording, listed, printable
+from .recording import OWN, Leftover, Recorded, Recording, listed, readable
 from .stored import (
     ZIP_MAGIC,
     Stored,
@@ -161,7 +161,7 @@ def _left_out(path: Path, text: str) -> tuple[str, ...]:
 def _sentences(path: Path, key: str, said: Any) -> tuple[str, ...]:
     """A list of texts in the metadata of a file of arrays."""
     if isinstance(said, list) and all(isinstance(line, str) for line in said):
-        return tuple(map(printable, said))
+        return tuple(map(readable, said))
     raise FileFormatError(f"{path}: metadata {key}: expected sentences, found {brief(said)}")
 
 

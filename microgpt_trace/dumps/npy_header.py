@@ -55,7 +55,7 @@ def read_header(file: IO[bytes]) -> NpyHeader:
     shape, by_columns = said["shape"], said["fortran_order"]
     if said.keys() != {"descr", "fortran_order", "shape"} or type(by_columns) is not bool:
         raise ValueError("other keys")
-    if type(shape) is not tuple or not all(type(length) is int and length >= 0 for length in shape):
+    if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):
         raise ValueError("no shape")
     dtype = np.lib.format.descr_to_dtype(said["descr"])
     return NpyHeader(shape, dtype, by_columns, len(head) + width + length)

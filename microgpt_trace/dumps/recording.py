@@ -70,7 +70,7 @@ class Fitted:
     note: str = ""
 
 
-def printable(text: str) -> str:
+def readable(text: str) -> str:
     """A file's own words, on one line whatever they are."""
     return text if text.isprintable() else brief(text)
 

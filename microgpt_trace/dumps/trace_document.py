@@ -20,7 +20,7 @@ from ..readers.safetensors import read_json
 from ..stats import Array, TensorStats
 from ..traces import SCHEMA_ID
 from .event_names import is_event
-from .recording import OWN, Leftover, Recorded, Recording, printable
+from .recording import OWN, Leftover, Recorded, Recording, readable
 from .stored import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
@@ -64,11 +64,11 @@ def open_document(path: Path) -> Recording:
 def _recorded(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Recorded:
     """The array of an event; one that cannot be read where the document has its statistics alone."""
     if "values" in record:
-        values = _values(f"{path}: {printable(event.name)}", record["values"], event)
+        values = _values(f"{path}: {readable(event.name)}", record["values"], event)
         return Recorded(event.name, event.shape, partial(np.asarray, values))
 
     def refuse() -> Array:
-        raise InputError(f"{path}: {printable(event.name)}: there are statistics and no values of it")
+        raise InputError(f"{path}: {readable(event.name)}: there are statistics and no values of it")
 
     return Recorded(event.name, event.shape, refuse)
 
@@ -114,7 +114,7 @@ def _event(where: str, record: Any) -> TraceEvent:
             raise FileFormatError(f"{where}: {key} cannot be {brief(said[key])}")
     check_name(where, said["name"])
     if said["stats"] is not None:
-        said["stats"] = _stats(f"{where}, {printable(said['name'])}", said["stats"], math.prod(shape))
+        said["stats"] = _stats(f"{where}, {readable(said['name'])}", said["stats"], math.prod(shape))
     return TraceEvent(**said | {"shape": tuple(shape)})
 
 

@@ -143,7 +143,8 @@ class _Running:
             return f"takes more than {limits.memory // MIB:,} MiB of memory"
         if -code == getattr(signal, "SIGALRM", None):
             return f"is not done after {limits.seconds:g} seconds"
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        names = {number.value: number.name for number in signal.Signals}
+        how = names.get(-code, f"signal {-code}") if code < 0 else f"exit status {code}"
         return f"crashes ({how}{': ' if said else ''}{said[:200]})"
 
 
