@@ -66,10 +66,12 @@ class Adam:
                 view[...] = tap.emit(name, view)
         np.add(self.params.flat, update, self.params.flat)
 
+    @np.errstate(all="ignore")
     def gradient_norm(self) -> float:
         """L2 norm of the last gradient."""
         return float(np.linalg.norm(self._grad))
 
+    @np.errstate(all="ignore")  # NaN of parameters or updates that are infinite
     def update_ratio(self) -> float:
         """L2 norm of the last update over that of the parameters it was added to."""
         before = self.params.flat - self.update.flat

@@ -258,3 +258,11 @@ def test_values_that_are_not_finite_are_compared():
     assert whole.holds
     loss = explain(model, "loss")
     assert (math.isnan(loss.value), loss.holds, loss.steps[0].count) == (True, True, 5)
+
+
+def test_a_signalling_nan_among_the_weights_is_explained():
+    model = init()
+    model.params["lm_head"].view(np.uint32)[1, :2] = 0x7F800001
+    with np.errstate(all="raise"):
+        found = explain(model, "logits[-1,a]", "emma")
+    assert np.isnan(found.value)

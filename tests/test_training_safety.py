@@ -402,3 +402,14 @@ def test_a_second_signal_ends_a_step_that_does_not_end(data, monkeypatch, defaul
     monkeypatch.setattr(Trainer, "_step", endless)
     assert microgpt(f"train --steps 5 --data {data} --out b").code == 130
     assert not Path("b").exists()
+
+
+def test_a_log_of_what_is_infinite_warns_of_nothing(data):
+    """The figures of a step are made where no handling of errors is set."""
+    trainer = Trainer(init(), Documents.fit(NAMES.split(), init().tokenizer, 16), Schedule(3))
+    next(trainer.run())
+    trainer.adam.update.flat[:3] = trainer.adam.params.flat[:3] = np.inf
+    trainer.adam.grads.flat[:] = 1e30
+    with np.errstate(all="raise"):
+        assert np.isnan(trainer.adam.update_ratio())
+        assert trainer.adam.gradient_norm() > 1e30

@@ -65,6 +65,7 @@ def _prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | 
     return prepare_name(model, "emma" if text is None else text)
 
 
+@np.errstate(all="ignore")  # what is not finite in a model is shown as it is
 def _explanation(at: Place, phase: Pass) -> Explanation:
     traced, gradient = at.traced, phase == "backward"
     value = traced.value(at.name, at.index, phase)

@@ -109,6 +109,8 @@ def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Outcome:
             assert lost == 0, f"{number.name}: {lost} steps"
             assert "saved to" in said, said
         outcome.lost = max(outcome.lost, lost)
+        if saved == steps:  # it was killed while it wrote its report
+            break
     if load(checkpoint).training.step < steps:
         process = start(folder, "--resume", checkpoint.name, *options)
         _, said = process.communicate(timeout=600)
@@ -159,7 +161,8 @@ def main() -> None:
             }
             said = ", ".join(f"{count} {name}" for name, count in sorted(total.items()))
             print(
-                f"{sum(total.values())} kills, {runs} runs ({said}): equal; at most {lost} logged steps lost"
+                f"{sum(total.values())} kills, {runs} runs ({said}): equal; at most {lost} logged steps lost",
+                flush=True,
             )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def attacked(
     ended.changed = sorted(name for name in before.keys() | after if before.get(name) != after.get(name))
     terminal = "FORCE_COLOR" in environment or bool(NO_RUN & set(words))  # Typer looks once, when it loads
     ended.broken = [
-        *_of_the_end(ended, seconds, own_fault),
+        *_of_the_end(words, ended, seconds, own_fault),
         *_of_the_text(ended, terminal),
         *_of_the_files(ended),
         *_of_json(words, ended, folder),
@@ -116,7 +116,7 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
     return ended
 
 
-def _of_the_end(ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
+def _of_the_end(words: Sequence[str], ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
     if ended.code is None:
         yield f"an exception gets out\n{ended.trace}"
         return
@@ -128,7 +128,7 @@ def _of_the_end(ended: Ended, seconds: float, own_fault: bool) -> Iterator[str]:
     if ended.code == 2:
         if len(lines) != 1:
             yield f"{len(lines)} lines on stderr beside exit code 2"
-        if ended.out:
+        if ended.out and "sample" not in words:  # whose names are drawn and written one by one
             yield f"exit code 2, and results: {ended.out[:200]!r}"
     if ended.code in (2, 130) and not (lines and "microgpt: " in lines[-1]):
         yield f"exit code {ended.code} without a reason"
@@ -163,8 +163,16 @@ def _of_the_files(ended: Ended) -> Iterator[str]:
         yield f"left behind: {left}"
 
 
+def _takes_a_value(word: str, command: str) -> bool:
+    """Whether the word after this one is its value, whatever it looks like."""
+    params = click_command(command).commands[command].params if command in COMMANDS else []
+    return any(word in param.opts and not getattr(param, "is_flag", False) for param in params)
+
+
 def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
-    asked = {"--json", "--jsonl", "--schema"} & set(words)
+    asked = {"--json", "--jsonl", "--schema"} & {
+        word for before, word in pairwise(("", *words)) if not _takes_a_value(before, words[0])
+    }
     if ended.code not in (0, 1) or not asked or NO_RUN & set(words):
         return
     text = ended.out
