@@ -236,6 +236,8 @@ def test_the_empty_text_traces_bos_alone():
         (["trace", "--values"], ["--json"]),
         (["trace", "--json", "--show", "logits"], ["--show"]),
         (["trace", "--out", "no/such/place"], ["does not exist"]),
+        (["trace", "--out", "x", "--save", "./x"], ["--save and --out both name"]),
+        (["trace", "--save", "x", "--save-aprt", "x"], ["--save and --save-aprt both name x"]),
         (["tarce"], ["tarce"]),
         (["sample"], ["microgpt train"]),
         (["sample", "--model", "nope"], ["nope"]),

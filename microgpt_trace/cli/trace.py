@@ -218,10 +218,13 @@ def _check(request: Request, force: bool) -> None:
         raise InputError("--show prints a table; with --json use --layer NAME --values")
     if request.fail_on not in (None, "anomaly"):
         raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
-    save, out = request.save, request.out
-    if save is not None and out is not None and realpath(save) == realpath(out):
-        raise InputError(f"--save and --out both name {out}")
-    for path in (save, out):
+    targets = {"--save": request.save, "--out": request.out, "--save-aprt": request.save_aprt}
+    named: dict[str, str] = {}
+    for option, path in targets.items():
+        other = named.setdefault(realpath(path), option) if path is not None else option
+        if other != option:
+            raise InputError(f"{other} and {option} both name {path}")
+    for path in (request.save, request.out):
         if path is not None:
             check_target(path, force)
     if request.save_aprt is not None:
