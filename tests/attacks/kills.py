@@ -111,10 +111,11 @@ def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Outcome:
         outcome.lost = max(outcome.lost, lost)
         if saved == steps:  # it was killed while it wrote its report
             break
-    if load(checkpoint).training.step < steps:
-        process = start(folder, "--resume", checkpoint.name, *options)
-        _, said = process.communicate(timeout=600)
-        assert process.returncode == 0, said
+    whole = load(checkpoint).training.step == steps
+    process = start(folder, "--resume", checkpoint.name, *options)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == (2 if whole else 0), said
+    assert ("nothing is left to resume" in said) == whole, said
     leftovers = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert leftovers == [], leftovers
     return outcome
