@@ -165,8 +165,13 @@ def _of_the_files(ended: Ended) -> Iterator[str]:
 
 def _takes_a_value(word: str, command: str) -> bool:
     """Whether the word after this one is its value, whatever it looks like."""
-    params = click_command(command).commands[command].params if command in COMMANDS else []
-    return any(word in param.opts and not getattr(param, "is_flag", False) for param in params)
+    return command in COMMANDS and word in _with_values(command)
+
+
+@cache
+def _with_values(command: str) -> set[str]:
+    params: Any = get_command(build([command])).commands[command].params
+    return {opt for param in params if not getattr(param, "is_flag", False) for opt in param.opts}
 
 
 def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
