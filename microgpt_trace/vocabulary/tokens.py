@@ -16,6 +16,8 @@ from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
 from .isolated import Isolated
 
+MAX_TEXT = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
+
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
@@ -55,6 +57,8 @@ class Vocabulary:
         Raises InputError for text that has no tokens or cannot be encoded here, FileFormatError where
         the file's tokenizer is at fault or of a kind that is not supported.
         """
+        if len(text) > MAX_TEXT:
+            raise InputError(f"a text of {len(text):,} characters; at most {MAX_TEXT:,} are read")
         if not text.isascii():
             _check_text(text)
         ids = self.encoder(text, special or chat)
