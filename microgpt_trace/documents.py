@@ -19,7 +19,7 @@ from .parameters import Config
 from .stats import Array, DType
 from .tokenizer import Tokenizer
 
-LONG_LINE = 1000  # characters that no name has
+LONG_LINE = 1000  # characters: of a longer line that is too long nothing else is asked
 HELD_OUT_SHARE = 10  # one name in ten
 
 
@@ -52,17 +52,16 @@ class Documents:
         lowered: list[str] = []
         for number, line in enumerate(lines, 1):
             written = line.strip()
-            if len(written) >= max(block_size, LONG_LINE):  # whatever is in it
-                left_out.setdefault(_too_long(block_size), []).append(f"line {number}: {brief(written)}")
-                continue
+            looked_at = len(written) < max(block_size, LONG_LINE)
             # Stripping the vocabulary leaves nothing of a name that it can write.
-            name = written if not written.strip(tokenizer.chars) else tokenizer.normalize(written)
+            lower = looked_at and written.strip(tokenizer.chars)
+            name = tokenizer.normalize(written) if lower else written
             if not name:
                 reason = "blank"
-            elif name.strip(tokenizer.chars):
+            elif looked_at and name.strip(tokenizer.chars):
                 reason = f"with a character outside {tokenizer.describe_chars()}"
             elif len(name) >= block_size:
-                reason = _too_long(block_size)
+                reason = f"longer than {block_size - 1} characters"
             else:
                 names.append(name)
                 if name != written:
@@ -104,10 +103,6 @@ def held_out(name: str) -> bool:
     It depends on the name alone, so that repetitions of a name fall on one side.
     """
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
-
-
-def _too_long(block_size: int) -> str:
-    return f"longer than {block_size - 1} characters"
 
 
 def _lines(count: int) -> str:

@@ -1,7 +1,6 @@
 """Text of files, hostile in every way, through every command: what a terminal gets of it is harmless."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from commands import microgpt
 from conftest import TINY_TOKENS
 from dump_writing import write_folder, write_npz, write_safetensors
 from gguf_files import gguf_bytes
+from terminal import BAR, EVIL, obeyed
 from tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Config, Tokenizer, init, save
@@ -24,21 +24,14 @@ from microgpt_trace.training import Trainer
 
 pytest.importorskip("gguf", reason="the right files to be changed are written by the package gguf")
 
-# It writes to the clipboard, hides text, turns the reading direction, goes up a line, and is wrong markup.
-EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[8m\x9b2K\x90q\u202eevil\u2066\u200f[/][bold red]\\[/a]\x7f\x85\u2028"
-EVIL += "\r\n\x1b[1A"
 NAME = EVIL.replace("/", "|")  # for files
-STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
-BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
 
 
 def check(done, terminal):
     """One way a terminal would be told what to do is one too many."""
     for text in (done.out, done.err):
-        own = STYLE.sub("", text) if terminal else text
-        bad = {c for c in own if not (c.isprintable() or c == "\n")}
-        assert not bad, (bad, own[:2000])
-        assert "\x1b[8m" not in text
+        bad = obeyed(text, terminal)
+        assert not bad, (bad, text[:2000])
     if done.code == 2:
         assert len(done.lines) == 1, done.err
 

@@ -99,6 +99,21 @@ def test_a_resumed_log_has_each_step_once(data, tmp_path):
     assert steps_of(log) == list(range(1, 21))
 
 
+def test_a_checkpoint_is_saved_after_the_log_of_its_steps(data, tmp_path, monkeypatch):
+    """A kill seldom comes in the milliseconds between the two, so the order is looked at itself."""
+    from microgpt_trace import checkpoint
+
+    whole, log, seen = checkpoint.save, tmp_path / "log.jsonl", []
+
+    def look(model, path):
+        seen.append((model.training.step, steps_of(log)))
+        whole(model, path)
+
+    monkeypatch.setattr(checkpoint, "save", look)
+    assert microgpt(f"train --steps 5 --data {data} --autosave 0 --log {log}").code == 0
+    assert seen == [(step, list(range(1, step + 1))) for step in range(1, 6)]
+
+
 def test_a_log_without_some_steps_is_said_to_lack_them(data, tmp_path):
     log = tmp_path / "log.jsonl"
     part = stopped(data, log=log)

@@ -8,7 +8,7 @@ asked for (0.6 us).
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +63,6 @@ class MappedFile:
         scale: float = 1.0,
     ) -> StoredTensor:
         """The tensor that these bytes are."""
-        check = self.check if stop - start > SMALL else _has_all
-        return StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale, check)
-
-
-def _has_all() -> None:
-    """What was read into memory cannot become shorter."""
+        tensor = StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale)
+        is_mapped = stop - start > SMALL  # what was read into memory cannot become shorter
+        return replace(tensor, check=self.check) if is_mapped else tensor

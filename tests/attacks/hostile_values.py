@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-# It writes to the clipboard, hides text, turns the reading direction, goes up a line, and is wrong markup.
-EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[8m\x9b2K\u202eevil\u2066\u200f[/][bold red]\\[/a]\x7f\x85\u2028\r\n\x1b[1A"
+from terminal import EVIL
+
 LONG = "x" * 100_000
 NUMBERS = (
     "0", "-1", "1", "2", "3", "7", "0.5", "-0.0", "1e-320", "1e308", "1e999", "-1e999", "2147483647",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import stat
 import time
 import traceback
@@ -18,6 +17,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from terminal import BAR, STYLE, obeyed
 from typer.main import get_command
 
 from microgpt_trace.cli import COMMANDS, build
@@ -29,10 +29,7 @@ from .surroundings import Stream, alarm, descriptors, peak, surroundings
 CODES = (0, 1, 2, 130)
 LONGEST = 2100  # characters of a line on stderr
 GROWTH = 512  # MiB that one attack on small files may take beyond the largest before it
-STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
-BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
 NO_RUN = {"-h", "--help", "--version"}
-HIDDEN = "\x1b[8m"  # no style of ours
 
 Snapshot = dict[str, tuple[int, ...]]
 
@@ -144,11 +141,11 @@ def _of_the_end(words: Sequence[str], ended: Ended, seconds: float, own_fault: b
 
 def _of_the_text(ended: Ended, terminal: bool) -> Iterator[str]:
     for name, text in (("stdout", ended.out), ("stderr", ended.err)):
-        own = BAR.sub("", STYLE.sub("", text)) if terminal else text
-        bad = {c for c in own if not (c.isprintable() or c == "\n")}
-        if bad or HIDDEN in text:
+        shown = BAR.sub("", text) if terminal else text
+        bad = obeyed(shown, terminal)
+        if bad:
             yield f"{name} has {sorted(bad)}"
-        longest = max(map(len, own.split("\n")))
+        longest = max(map(len, STYLE.sub("", shown).split("\n")))
         if name == "stderr" and longest > LONGEST:
             yield f"a line of {longest:,} characters on stderr"
     if ended.past:

@@ -1,0 +1,17 @@
+"""What a terminal would obey in a text, and a text that has all of it."""
+
+import re
+
+# It writes to the clipboard, hides text, turns the reading direction, goes up a line, and is wrong markup.
+EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[8m\x9b2K\x90q\u202eevil\u2066\u200f[/][bold red]\\[/a]\x7f\x85\u2028"
+EVIL += "\r\n\x1b[1A"
+STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
+BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
+HIDDEN = "\x1b[8m"  # no style of ours
+
+
+def obeyed(text: str, terminal: bool) -> set[str]:
+    """The characters that an output should have spelled out; a terminal gets styles from rich as well."""
+    own = STYLE.sub("", text) if terminal else text
+    hidden = {"\x1b"} if HIDDEN in text else set()
+    return hidden | {c for c in own if not (c.isprintable() or c == "\n")}
