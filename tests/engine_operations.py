@@ -6,8 +6,23 @@ It imports nothing of the package.
 import math
 from dataclasses import dataclass
 
+import ggml_inputs
 import numpy as np
 from judges_decoder import head_dim_of, kv_heads_of, rope_frequencies, rope_of, softmax
+from tiny_models import Blocks
+
+
+class EightBit:
+    """Products and attention as ggml computes them: inputs of the products in 8-bit blocks of a kind."""
+
+    def __init__(self, kind, weights):
+        self.kind = kind
+        self.minima = {n: ggml_inputs.minima_of(w) for n, w in weights.items() if isinstance(w, Blocks)}
+
+    def product(self, x, matrix, name):
+        minima = self.minima.get(name)
+        minima = None if minima is None or len(minima) != len(matrix) else minima
+        return ggml_inputs.product(x, matrix, self.kind, minima)
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Step:
     targets: list
     events: dict
     layer: int | None
+    eight_bit: EightBit | None = None
 
     def __getitem__(self, name):
         own = f"layer{self.layer}.{name}"
@@ -31,6 +47,13 @@ class Step:
 
     def weight(self, name, shift=0):
         return self.weights[self.key(name, shift)]
+
+    def cached(self, name):
+        """An event as attention meets it: in float16 where the engine is one of 8-bit inputs."""
+        return self[name] if self.eight_bit is None else self[name].astype(np.float16).astype(np.float64)
+
+    def times(self, x, matrix, name):  # [T, K], [out, K] -> [T, out]
+        return x @ matrix.T if self.eight_bit is None else self.eight_bit.product(x, matrix, name)
 
     def heads(self, x):  # [T, H*D] -> [T, H, D]
         return x.reshape(len(x), -1, head_dim_of(self.config))
@@ -63,7 +86,8 @@ def product(
     """x @ W.T + bias; `permuted` rows are GGUF's, channel i of a head next to i + D/2."""
     w = s.weight(f"{weight or by}.weight", shift)
     w = w.T if transposed else w
-    y = s[of] @ w.T if columns is None else s[of][:, columns] @ w[:, columns].T
+    x, w = (s[of], w) if columns is None else (s[of][:, columns], w[:, columns])
+    y = s.times(x, w, "" if transposed else s.key(f"{weight or by}.weight", shift))
     if s.key(f"{by}.bias") in s.weights:
         y = y + bias * s.weight(f"{by}.bias", bias_shift)
     if permuted:
@@ -99,7 +123,7 @@ def _shared(s, x, modulo):
 
 
 def scores(s, q, k, power=-0.5, modulo=False):
-    products = np.einsum("qhd,khd->hqk", s.heads(s[q]), _shared(s, s[k], modulo))
+    products = np.einsum("qhd,khd->hqk", s.heads(s.cached(q)), _shared(s, s.cached(k), modulo))
     return products * head_dim_of(s.config) ** power
 
 
@@ -113,7 +137,7 @@ def attention_weights(s, window, masked=True, ahead=0, strict=False):
 
 
 def context(s, modulo=False):
-    mixed = np.einsum("hqk,khd->qhd", s["attn.weights"], _shared(s, s["attn.v"], modulo))
+    mixed = np.einsum("hqk,khd->qhd", s.cached("attn.weights"), _shared(s, s.cached("attn.v"), modulo))
     return mixed.reshape(len(mixed), -1)
 
 

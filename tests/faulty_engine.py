@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from engine_operations import (
+    EightBit,
     Step,
     activation,
     attention_weights,
@@ -152,16 +153,18 @@ def rounded_to(x, rounding):
 
 
 def decoder_run(
-    config, weights, tokens, fault=None, *, alter=None, rounding=None, round_weights=False
+    config, weights, tokens, fault=None, *, alter=None, rounding=None, round_weights=False, inputs=None
 ) -> dict[str, np.ndarray]:
     """Every forward event, float32, worked out in float64 from the events before it.
 
     `weights` are arrays or Blocks by Hugging Face's names. `alter(name, value)` gives what stands in an
-    event's place. With `rounding` every event is rounded, with `round_weights` the weights are too.
+    event's place. With `rounding` every event is rounded, with `round_weights` the weights are too. With
+    `inputs` ("Q8_0", "Q8_1", "Q8_K") products are those of ggml's 8-bit blocks, and q, k, v and the
+    attention weights are float16 where they meet, as its key-value cache has them.
     """
     config = config | {"n_layer": config["num_hidden_layers"]}
     precision = rounding, rounding if round_weights else None
-    return _run(decoder_plan(config), config, weights, list(tokens), [], fault, alter, precision)
+    return _run(decoder_plan(config), config, weights, list(tokens), [], fault, alter, precision, inputs)
 
 
 def microgpt_run(
@@ -174,8 +177,9 @@ def microgpt_run(
     return _run(plan, config, weights, list(tokens), list(targets), fault, alter, precision)
 
 
-def _run(plan, config, weights, tokens, targets, fault, alter, precision):
+def _run(plan, config, weights, tokens, targets, fault, alter, precision, inputs=None):
     fault = fault or Fault("none", "", ())
+    eight_bit = EightBit(inputs, weights) if inputs else None
     weights = {n: w.values() if isinstance(w, Blocks) else w for n, w in (weights | fault.weights).items()}
     with np.errstate(all="ignore"):
         weights = {n: rounded_to(w, precision[1]).astype(np.float64) for n, w in weights.items()}
@@ -183,7 +187,7 @@ def _run(plan, config, weights, tokens, targets, fault, alter, precision):
         events = {}
         for op in plan:
             options = op.options | (fault.changes[op.name] if hits(fault.changes, fault.layer, op) else {})
-            step = Step(config, weights, tokens, targets, events, op.layer)
+            step = Step(config, weights, tokens, targets, events, op.layer, eight_bit)
             value = rounded_to(op.function(step, **options), precision[0])
             if fault.alter is not None and op.event == fault.event:
                 value = fault.alter(value)

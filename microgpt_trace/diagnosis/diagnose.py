@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from functools import partial as bind
 from types import MappingProxyType
 
@@ -28,12 +29,16 @@ from .hypotheses import Case, Finding, Generator, findings_of, try_all
 from .judging import Judge, OperationResult
 from .operations import Weights
 from .precision import PRECISIONS, PRODUCTS, Found, precision_of
+from .product_inputs import ProductInputs
 from .rules import rules_of
 
 NONE: Mapping[str, Fitted] = MappingProxyType({})
 KEPT = 32  # arrays read last, about a layer
 DRAWS = 4  # of roundings at random, to see how far they carry
 MOST_PRODUCTS = 0.8  # of them err where an engine rounds what goes into them
+EXPLAINED = 0.7  # of the error is left by a precision that is offered; others leave all of it, or more
+
+FLOAT32, EIGHT_BITS = (Found(PRECISIONS[name], "looked at") for name in ("f32", "q8"))
 
 # What is cheap and simple, what reads other layers' weights, what only describes the output.
 STAGES: tuple[tuple[Generator, ...], ...] = (
@@ -49,10 +54,24 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 
 
 @dataclass(frozen=True)
+class Offer:
+    """A precision that nobody asked for and that the errors look like: `looks_like` in words.
+
+    Judged by it, `explains` of the `wrong` operations that a product has part in lose most of their error.
+    """
+
+    compute: str
+    looks_like: str
+    explains: int
+    wrong: int
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """Every operation of a dump, and what explains the first one that is wrong.
 
-    `compute` is the precision that the engine computes in and `compute_how` how that is known.
+    `compute` is the precision that the engine was judged by and `compute_how` how that is known. With an
+    `offer` of another one no fault is named: `first_wrong` is None, and `findings` are about tokens alone.
     `untested` are events that could not be judged, with the reason; `tried` the ids of the hypotheses
     that were tried for `first_wrong`.
     """
@@ -65,11 +84,12 @@ class Diagnosis:
     first_wrong: str | None
     untested: tuple[tuple[str, str], ...]
     tried: tuple[str, ...]
+    offer: Offer | None = None
 
     @property
     def clean(self) -> bool:
         """No operation is wrong, and the tokens are those of the text where one is known."""
-        return self.first_wrong is None and not self.findings
+        return not self.wrong and not self.findings
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
@@ -121,20 +141,20 @@ def diagnose_values(
     with one_blas_thread(), np.errstate(all="ignore"):
         found = precision_of(compute, run.values)
         operations = run.operations(found)
-        if compute is None and found.precision.name == "f32" and _eight_bit_inputs(operations):
-            found = _eight_bit(operations)
-            operations = run.operations(found)
-        findings, tried = run.explain(found, operations)
+        asked = compute is not None or found.precision.name != "f32"
+        offer = None if asked else run.offer(operations)
+        findings, tried = ([], []) if offer else run.explain(found, operations)
     of_tokens = entrance.token_finding(model, tokens, text_tokens)
     return Diagnosis(
         tuple(int(token) for token in tokens),
         found.precision.name,
-        found.how,
+        run.how(found, operations),
         tuple(operations),
         (*([of_tokens] if of_tokens else []), *findings),
-        next((operation.name for operation in operations if not operation.holds), None),
+        None if offer else next((operation.name for operation in operations if not operation.holds), None),
         tuple(run.untested(operations)),
         tuple(tried),
+        offer,
     )
 
 
@@ -154,11 +174,56 @@ class _Diagnosing:
     def judge(self, found: Found) -> Judge:
         """A judge that knows the model's own rules."""
 
+        rounding = self.rounding if found.precision.rounds_inputs else None
+
         def evaluation(noise: int | None) -> Evaluation:
-            return Evaluation(self.weights, self.rules, self.values, self.order, found.precision, noise)
+            return Evaluation(
+                self.weights, self.rules, self.values, self.order, found.precision, noise, rounding
+            )
 
         exprs = {name: self.specs[name].expr for name in self.known}
         return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)], exprs)
+
+    @cached_property
+    def rounding(self) -> ProductInputs:
+        """What the dump shows of how the inputs of products are rounded."""
+        rounding, plain = ProductInputs(self.weights, self.rules), self.judge(FLOAT32).plain
+
+        def read(name: str) -> tuple[Array, Array]:
+            x = plain.value(plain.inputs(name)[0])
+            return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
+
+        known = [name for name in self.known if name in self.values]
+        rounding.learn([name for name in known if self._products(name) == [name]], read)
+        return rounding
+
+    def how(self, found: Found, operations: Sequence[OperationResult]) -> str:
+        """How the precision is known, and in what its products are."""
+        ways = self.rounding.told(o.name for o in operations) if found.precision.rounds_inputs else ""
+        return f"{found.how}; the products' inputs are {ways}" if ways else found.how
+
+    def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
+        """A precision whose roundings of these very inputs explain most of the errors, if there is one."""
+        products = {o.name: self._products(o.name) for o in operations if o.error is not None}
+        errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
+        judged = sum(bool(own) for own in products.values())
+        if judged < 2 or len(errors) < MOST_PRODUCTS * judged:
+            return None
+        explained = [
+            o.name
+            for o in self.operations(EIGHT_BITS)
+            if o.name in errors and (o.error or 0) <= EXPLAINED * errors[o.name]
+        ]
+        ways = Counter(self.rounding.way(own) for name in explained for own in products[name][-1:])
+        if len(explained) < MOST_PRODUCTS * len(errors):
+            return None
+        way = ways.most_common(1)[0][0]
+        return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors))
+
+    def _products(self, name: str) -> list[str]:
+        """The products since the dump's own inputs of an event, itself included."""
+        chain = (*self.judge(FLOAT32).plain.between(name), name)
+        return [own for own in chain if kind_of(own) in PRODUCTS]
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
         """What the dump has of an event, and the positions of its rows; None where it has nothing."""
@@ -214,23 +279,3 @@ class _Diagnosing:
         for name in (*self.values, *self.partial):
             if name not in self.order:
                 yield name, "no event of a forward pass of this model"
-
-
-def _eight_bit_inputs(operations: Sequence[OperationResult]) -> bool:
-    """Whether the products err as those of 8-bit blocks do, nearly all of them, and little else does."""
-    products = [o for o in operations if kind_of(o.name) in PRODUCTS and o.error is not None]
-    others = [o for o in operations if kind_of(o.name) not in PRODUCTS]
-    q8 = PRECISIONS["q8"]
-    return (
-        len(products) > 1
-        and sum(not o.holds for o in products) >= MOST_PRODUCTS * len(products)
-        and all((o.error or 0) <= q8.product for o in products)
-        and all(o.holds or (o.error or 0) <= q8.roundings * q8.unit for o in others)
-    )
-
-
-def _eight_bit(operations: Sequence[OperationResult]) -> Found:
-    errors = [o.error or 0 for o in operations if kind_of(o.name) in PRODUCTS]
-    apart = f"{min(errors):.1g} to {max(errors):.1g}"
-    how = f"all {len(errors)} products err by {apart}, as with 8-bit inputs, and nothing else does"
-    return Found(PRECISIONS["q8"], how)

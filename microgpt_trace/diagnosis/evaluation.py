@@ -9,26 +9,31 @@ import numpy as np
 from ..graph import kind_of, layer_of, prefix_of
 from ..stats import Array
 from .operations import Weights, apply, inputs_of
-from .precision import Precision, chain_floor, floor_of
+from .precision import PRODUCTS, Precision, chain_floor, floor_of
+from .product_inputs import ProductInputs
 from .rules import Rules
 
-ONE_ROUNDING = 3**-0.5  # rms of errors evenly spread between -1 and 1
+NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
+CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move
+FLOAT32 = 2.0**-22  # what two float32 engines may differ by in a value on its way to 8 bits
 
 
 class Evaluation:
     """Values of a dump, and what the rules make of them.
 
-    With `noise`, a seed, every value that is read is moved at random by one rounding, and every one
-    recomputed by its operation's own error: another evaluation that tells how far rounding carries.
+    With `noise`, a seed, every value that is read and every one recomputed is moved at random by NOISE of
+    the error that the operation may have: another evaluation that tells how far rounding carries.
+    `rounding` is what happens to the inputs of products.
     """
 
     def __init__(
         self, weights: Weights, rules: Rules, values: Mapping[str, Array], order: Mapping[str, int],
-        precision: Precision, noise: int | None = None,
+        precision: Precision, noise: int | None = None, rounding: ProductInputs | None = None,
     ) -> None:  # fmt: skip
         self.weights, self.rules, self.values, self.order = weights, rules, values, order
-        self.precision = precision
+        self.precision, self.rounding = precision, rounding
         self._noise = None if noise is None else np.random.default_rng(noise)
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, for a tie falls on one side
         self._recomputed: dict[str, Array] = {}
 
     def between(self, name: str) -> list[str]:
@@ -45,6 +50,10 @@ class Evaluation:
                     open_.append(own)
         return sorted(found, key=self.order.__getitem__)
 
+    def inputs(self, name: str) -> tuple[str, ...]:
+        """The events that `name` is computed from."""
+        return inputs_of(self.rules, name)
+
     def sources(self, name: str) -> tuple[str, ...]:
         """The dump's own events that `name` is computed from, in order."""
         read = {own for n in (*self.between(name), name) for own in inputs_of(self.rules, n)}
@@ -57,21 +66,36 @@ class Evaluation:
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
         """What follows for `name`, or for some rows of it where each row follows from the same row."""
         for missing in self._missing(name, self.values, self._recomputed):
-            value = self._apply(missing)
-            by = self.floor(missing) / self.precision.roundings
-            self._recomputed[missing] = self._moved(value, by)
+            self._recomputed[missing] = self._moved(self._apply(missing), self.floor(missing) * NOISE)
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
         inputs = [self._value(own) for own in inputs_of(self.rules, name)]
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
-        return apply(self.weights, self.rules, name, inputs)
+        if self.rounding is None or kind_of(name) not in PRODUCTS:
+            return apply(self.weights, self.rules, name, self._all_moved(name, inputs))
+        nudge = 0.0 if self._noise is None else self._nudge
+        rounded = self._all_moved(name, [self.rounding.round(name, inputs[0], nudge)])
+        return apply(self.weights, self.rules, name, rounded) + self._of_sums(name, inputs[0])
+
+    def _of_sums(self, name: str, x: Array) -> Array | float:
+        """What rounding of the blocks' sums adds to a product. Nobody knows it of a matrix that stands in
+        the place of the model's, but for its size."""
+        assert self.rounding is not None
+        if self.weights.matrix_of(name) not in self.rules.instead:
+            return self.rounding.of_sums(name, x)
+        if self._noise is None:
+            return 0.0
+        return self.rounding.of_sums(name, x) * self._noise.uniform(-1, 1, (len(x), 1))
 
     def _value(self, name: str) -> Array:
-        if name in self._recomputed:
-            return self._recomputed[name]
-        return self._moved(np.asarray(self.values[name], np.float64), self.precision.unit)
+        return (
+            self._recomputed[name] if name in self._recomputed else np.asarray(self.values[name], np.float64)
+        )
+
+    def _all_moved(self, name: str, inputs: list[Array]) -> list[Array]:
+        return inputs if self._noise is None else [self._moved(x, self.floor(name) * NOISE) for x in inputs]
 
     def _moved(self, value: Array, by: float) -> Array:
         if self._noise is None:

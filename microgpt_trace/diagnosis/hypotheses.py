@@ -206,7 +206,7 @@ def under(rules: Rules, judge: Judge) -> Judge:
     of = judge.plain
 
     def evaluation(noise: int | None) -> Evaluation:
-        return Evaluation(of.weights, rules, of.values, of.order, of.precision, noise)
+        return Evaluation(of.weights, rules, of.values, of.order, of.precision, noise, of.rounding)
 
     return Judge(evaluation(None), [evaluation(seed) for seed in range(len(judge.noisy))], judge.exprs)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph import kind_of
 from ..stats import Array
-from .evaluation import ONE_ROUNDING, Evaluation
+from .evaluation import CARRIED, Evaluation
 from .operations import visible_to
 
 BLOCK = 1 << 21  # elements compared at a time
@@ -134,16 +134,18 @@ class Judge:
         self, name: str, expected: Array, positions: Sequence[int] | None,
         change: Callable[[Array], Array] | None,
     ) -> Array:  # fmt: skip
-        """The floor times how much more than one rounding the output moves with its inputs: the root of
-        the mean square over all draws, for in a row of few elements one draw may move next to nothing."""
+        """What the output moves with inputs that are off by the operation's own error: the root of the
+        mean square over all draws, for in a row of few elements one draw may move next to nothing."""
         moved = np.zeros(())
         for noisy in self.noisy:
             value = noisy.output(name, positions)
             value = value if change is None else change(value)
             moved = moved + np.square(row_errors(value, expected, self.compared(name)))
         moved = np.sqrt(moved / len(self.noisy))
-        amplified = np.nan_to_num(moved / (ONE_ROUNDING * self.plain.precision.unit), nan=1.0, posinf=1.0)
-        return np.maximum(self.plain.chain_floor(name), self.plain.floor(name) * amplified)
+        if self.plain.rounding is not None and self.plain.between(name):
+            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers tip is chance
+        carried = np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0)
+        return np.maximum(self.plain.chain_floor(name), carried)
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
         """One event of the dump: all rows, or those at `positions`."""

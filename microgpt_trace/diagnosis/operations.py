@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import graph
 from ..decoder import Decoder, parameter
+from ..encodings import StoredTensor, minimum_tensor
 from ..graph import kind_of, layer_of, prefix_of
 from ..linear import linear
 from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
@@ -50,9 +51,17 @@ class Weights:
         """x @ W.T without a bias: [T, in] -> [T, out]"""
         if not isinstance(self.model, Decoder):
             return x @ self.model.params[name].T
+        return self._times(x, self.model.tensors[name], name)
+
+    def minima_product(self, x: Array, name: str) -> Array:
+        """x @ M.T, where M has for each element of a quantised matrix the minimum of its block."""
+        assert isinstance(self.model, Decoder)
+        return self._times(x, minimum_tensor(self.model.tensors[name]), name)
+
+    def _times(self, x: Array, tensor: StoredTensor, name: str) -> Array:
         config = self.model.config
-        y = linear(x, self.model.tensors[name], workers=self.workers)
-        if config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):
+        y = linear(x, tensor, workers=self.workers)
+        if config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):  # type: ignore[union-attr]
             y = in_halves(y, config.head_dim)
         return y
 
@@ -64,6 +73,16 @@ class Weights:
         if not isinstance(self.model, Decoder):
             return own | {"mlp.up": "mlp_fc1", "mlp.down": "mlp_fc2"}
         return own | {f"mlp.{n}": f"mlp_w{n}" for n in ("gate", "up", "down")}
+
+    def matrix_of(self, name: str) -> str:
+        """The matrix of a product, without its layer, by the product's event."""
+        return "attn_wo" if kind_of(name) == "attn.head" else self.behind[kind_of(name)]
+
+    def stored_type(self, name: str) -> str:
+        """The type that holds the matrix of a product, by the product's event."""
+        if not isinstance(self.model, Decoder):
+            return "F32"
+        return self.model.tensors[prefix_of(name) + self.matrix_of(name)].encoding.name
 
     @cached_property
     def head_dim(self) -> int:

@@ -18,31 +18,31 @@ class Precision:
     """How an engine computes.
 
     `unit` is the largest relative error of one rounding, `roundings` how many of them an operation may
-    have, `product` the relative error of a product beyond that. Where `exact_sums` is False the sum of
-    K products has rounding errors that grow with sqrt(K).
+    have. Where `exact_sums` is False the sum of K products has rounding errors that grow with sqrt(K).
+    Where `rounds_inputs`, what goes into a product is rounded in a way of its own (`product_inputs`).
     """
 
     name: str
     unit: float
     roundings: float
-    product: float = 0.0
     exact_sums: bool = True
+    rounds_inputs: bool = False
 
 
 # One rounding moves a row by 0.4 units (rms). The numbers are at least 1.1 times what PyTorch's right runs
 # of SmolLM2 need (eager attention weights in f16; eager and sdpa, five prompts). float32: 16 units, for the
 # engine's roundings and ours, of exp and 1/sqrt by polynomials too. bf16 and f16: 3 units, sums being
-# float32 there. q8: 8-bit blocks of 32 going into a product err by max/254 each, 0.5 to 1.5 % of a row;
-# keys and values are often kept as f16.
+# float32 there. q8: float32, but for the inputs of products and what HALVES says.
 PRECISIONS = {
     precision.name: precision
     for precision in (
         Precision("f32", 2.0**-24, 16.0, exact_sums=False),
         Precision("f16", 2.0**-11, 3.0),
         Precision("bf16", 2.0**-8, 3.0),
-        Precision("q8", 2.0**-11, 3.0, product=1.5e-2),
+        Precision("q8", 2.0**-24, 16.0, exact_sums=False, rounds_inputs=True),
     )
 }
+HALVES = ("attn.scores", "attn.context")  # engines for quantised weights keep keys and values as f16
 PEAKED = 3.0  # of weights and probabilities: a row may be two numbers that stray alike
 SAMPLED = 12  # events whose bits are looked at
 ENOUGH = 16  # numbers that tell a precision
@@ -93,13 +93,14 @@ def floor_of(precision: Precision, kind: str, terms: int, length: int) -> float:
 
     `terms` is how many products each of its sums has (1: none), `length` how many positions there are.
     """
+    if precision.rounds_inputs and kind in HALVES:
+        precision = PRECISIONS["f16"]
     units = precision.roundings
     if not precision.exact_sums:
         units += 2 * math.sqrt(terms)
         if kind.endswith("_rope"):
             units += 2 * length  # the angle position * frequency is rounded, to a unit of itself
-    own = units * precision.unit * (PEAKED if kind in ("attn.weights", "probs") else 1)
-    return max(own, precision.product) if kind in PRODUCTS else own
+    return units * precision.unit * (PEAKED if kind in ("attn.weights", "probs") else 1)
 
 
 PRODUCTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..diagnosis.diagnose import Diagnosis
+from ..diagnosis.diagnose import Diagnosis, Offer
 from ..diagnosis.dumped import DumpDiagnosis
 from ..diagnosis.hypotheses import Finding
 from ..diagnosis.judging import OperationResult
@@ -35,7 +35,8 @@ def print_diagnosis(found: DumpDiagnosis, screen: Screen, *, verbose: bool = Fal
         screen.say("\n[bold cyan]Operations in order of computation[/bold cyan]")
         print_table(_columns(), [[operation] for operation in diagnosis.operations], screen)
     elif diagnosis.wrong:
-        screen.say("\n[bold cyan]Operations that are wrong (--verbose shows all)[/bold cyan]")
+        what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
+        screen.say(f"\n[bold cyan]Operations {what} (--verbose shows all)[/bold cyan]")
         print_table(_columns(), _of_all_layers(diagnosis.wrong), screen)
     _print_untested(diagnosis.untested, screen)
     print_unpaired(dump.unpaired, "the dump, not judged", screen)
@@ -44,6 +45,9 @@ def print_diagnosis(found: DumpDiagnosis, screen: Screen, *, verbose: bool = Fal
 def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
     diagnosis = found.diagnosis
     count = len(diagnosis.operations)
+    if diagnosis.offer is not None:
+        _print_offer(diagnosis.offer, screen)
+        return
     if diagnosis.first_wrong is None:
         word = "red" if diagnosis.findings else "green"
         screen.say(f"\n[bold {word}]All {count:,} operations follow from their own inputs[/bold {word}]")
@@ -67,6 +71,14 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
         screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed, MAX_LISTED)}")
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
     screen.tell(f"{wrong:,} of {count:,} operations {adds}; the others pass on what they were given")
+
+
+def _print_offer(offer: Offer, screen: Screen) -> None:
+    """No verdict: what the errors look like, and how to have it judged."""
+    screen.say(f"\n[bold yellow]No fault is named: the errors look like {offer.looks_like}[/bold yellow]")
+    asked = f"`--compute {offer.compute}` judges by that"
+    many = f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product has"
+    screen.tell(f"{asked}: {many} part lose most of their error so")
 
 
 def _at(operation: OperationResult, labels: Sequence[str]) -> str:

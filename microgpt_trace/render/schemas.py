@@ -54,12 +54,14 @@ def _prompts_schema() -> dict[str, Any]:
 
 def _diagnosis_schema() -> dict[str, Any]:
     from ..comparison.sides import Unpaired
-    from ..diagnosis.diagnose import Diagnosis
+    from ..diagnosis.diagnose import Diagnosis, Offer
     from ..diagnosis.hypotheses import Finding
     from ..diagnosis.judging import OperationResult
     from .diagnosis import DIAGNOSIS_SCHEMA
 
-    names: dict[type, str] = {OperationResult: "operation", Finding: "finding", Unpaired: "unpaired"}
+    names: dict[type, str] = {
+        OperationResult: "operation", Finding: "finding", Unpaired: "unpaired", Offer: "offer",
+    }  # fmt: skip
     text = {"type": "string"}
     dump = closed_object({"origin": text, "kind": text, "notes": {"type": "array", "items": text}})
     unpaired = {"type": "array", "items": schema_of(Unpaired, names)}

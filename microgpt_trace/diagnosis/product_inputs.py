@@ -1,0 +1,140 @@
+"""How engines round what goes into a product with a matrix, and which of these ways a dump shows.
+
+Engines for quantised weights cut the input's rows into blocks, which become 8-bit integers with a scale
+each: ggml's Q8_0 and Q8_1 in blocks of 32 with a float16 scale, its Q8_K in blocks of 256. A way is
+recognised by what it leaves: the product of the rounded input, not the size of an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..comparison.rounding import BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..graph import kind_of, prefix_of
+from ..stats import Array
+from .operations import Weights, apply
+from .precision import PRODUCTS
+from .rules import Rules
+
+WIDEST = 256  # elements of a block
+
+
+class Way(NamedTuple):
+    """How an input is rounded: in words, the function (of the input and the share by which it is nudged), the
+    precision that is asked for by name, what such inputs are called, and whether float16 sums take part."""
+
+    words: str
+    round: Callable[[Array, float], Array]
+    compute: str
+    inputs: str
+    sums: bool = False
+
+
+def _blocks(size: int | None, half: bool = False) -> Callable[[Array, float], Array]:
+    """Blocks of that size, None: as long as a row."""
+    return lambda x, nudge: to_q8(x, size or x.shape[-1], half, nudge)
+
+
+def _floats(round: Callable[[Array], Array]) -> Callable[[Array, float], Array]:
+    return lambda x, nudge: round(x * np.float32(1 + nudge))
+
+
+WAYS = {
+    "Q8_0": Way("8-bit blocks of 32", _blocks(BLOCK, half=True), "q8", "8-bit inputs"),
+    "Q8_1": Way(
+        "8-bit blocks of 32 with float16 sums", _blocks(BLOCK, half=True), "q8", "8-bit inputs", sums=True
+    ),
+    "Q8_K": Way("8-bit blocks of 256", _blocks(WIDEST), "q8", "8-bit inputs"),
+    "float32 scales": Way("8-bit blocks of 32 with float32 scales", _blocks(BLOCK), "q8", "8-bit inputs"),
+    "rows": Way("8-bit rows", _blocks(None), "q8", "8-bit inputs"),
+    "bf16": Way("bfloat16", _floats(to_bf16), "bf16", "bfloat16 inputs"),
+    "f16": Way("float16", _floats(to_f16), "f16", "float16 inputs"),
+    "f32": Way("float32", _floats(lambda x: x), "f32", "float32 inputs"),
+}
+WITH_MINIMA = ("Q4_1", "Q5_1")
+OF_TYPES = {  # others: Q8_0
+    **dict.fromkeys(WITH_MINIMA, "Q8_1"),
+    **dict.fromkeys((f"Q{bits}_K" for bits in (2, 3, 4, 5, 6)), "Q8_K"),
+}
+SAMPLED = 3  # products of a kind that are looked at
+FAR_LESS = 0.5  # of the error is left by a way that explains it
+
+
+class ProductInputs:
+    """Rounds the inputs of products, each kind with each stored type of a matrix in a way of its own."""
+
+    def __init__(self, weights: Weights, rules: Rules) -> None:
+        self._weights, self._rules = weights, rules
+        self._ways: dict[tuple[str, str], str] = {}
+        self._of_types: dict[str, str] = dict(OF_TYPES)
+
+    def key(self, name: str) -> tuple[str, str]:
+        """The kind of a product and the type of its matrix."""
+        return kind_of(name), self._weights.stored_type(name)
+
+    def way(self, name: str) -> Way:
+        """How the input of this product is rounded."""
+        key = self.key(name)
+        return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
+
+    def round(self, name: str, x: Array, nudge: float = 0.0) -> Array:
+        """What goes into this product, nudged up or down by a share of it: [T, K] -> [T, K] float32"""
+        return self.way(name).round(np.asarray(x, np.float32), nudge)
+
+    def of_sums(self, name: str, x: Array) -> Array | float:
+        """What rounding of the blocks' sums adds to this product, of which the minima are a factor: [T, K] ->
+        [T, out]; 0 where they take no part."""
+        return self._of_sums(self.way(name), name, x)
+
+    def _of_sums(self, way: Way, name: str, x: Array) -> Array | float:
+        if not way.sums or self.key(name)[1] not in WITH_MINIMA:
+            return 0.0
+        quants, scale = q8_blocks(np.asarray(x, np.float32))
+        total = quants.sum(axis=-1, keepdims=True)
+        off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], to be shared among 32 elements
+        shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
+        return self._weights.minima_product(shared, prefix_of(name) + self._weights.matrix_of(name))
+
+    def learn(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> None:
+        """Find the ways from products of which `read` gives input and output: a few of each kind. Where those
+        show none, as where they are wrong, the ways of the other matrices of that type count."""
+        by_key: dict[tuple[str, str], list[str]] = {}
+        for name in names:
+            by_key.setdefault(self.key(name), []).append(name)
+        votes = {key: self._votes(own, read) for key, own in by_key.items()}
+        usual = sum(votes.values(), Counter[str]())
+        for key, own in votes.items():
+            of_type = sum((found for (_, type), found in votes.items() if type == key[1]), Counter[str]())
+            if known := own or of_type or usual:
+                self._ways[key] = max(known, key=lambda way: (known[way], of_type[way], usual[way]))
+            if of_type:
+                self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
+
+    def _votes(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
+        """In how many of these products each way leaves far less error than others; none unless in most."""
+        sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
+        votes = Counter(way for name in sample for way in self._far_best(name, *read(name)))
+        return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
+
+    def _far_best(self, name: str, x: Array, y: Array) -> list[str]:
+        """The ways, alike ones, that leave far less error of this product than all others."""
+        errors = {key: self._error(name, way, x, y) for key, way in WAYS.items()}
+        best, *others = sorted(set(errors.values()))
+        clear = others and best < FAR_LESS * others[0]
+        return [key for key, error in errors.items() if error == best] if clear else []
+
+    def _error(self, name: str, way: Way, x: Array, y: Array) -> float:
+        """The median relative L2 error that a way leaves of the rows of y: [T, K], [T, out] -> number"""
+        expected = apply(self._weights, self._rules, name, [way.round(x, 0.0)]) + self._of_sums(way, name, x)
+        size = np.linalg.norm(expected, axis=1)
+        errors = np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1)
+        return float(np.median(np.nan_to_num(errors, nan=np.inf)))
+
+    def told(self, names: Iterable[str]) -> str:
+        """The ways of these products in words, the most frequent first."""
+        counts = Counter(self.way(name).words for name in names if kind_of(name) in PRODUCTS)
+        return ", ".join(f"{words} ({count})" for words, count in counts.most_common())

@@ -1,0 +1,55 @@
+"""What ggml's CPU engine makes of the inputs of a product with a quantised matrix: Q8_0, Q8_1, Q8_K.
+
+It imports nothing of the package. Each row is cut into blocks, which become 8-bit integers and a scale;
+of Q8_1 the sum goes along too, in float16, which the minima of Q4_1 and Q5_1 are multiplied by.
+"""
+
+import numpy as np
+
+SIZES = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}
+_MINIMA = {"Q4_1": 20, "Q5_1": 24}  # bytes of a block, whose second float16 is the minimum
+
+
+def _half(x):
+    return x.astype(np.float16).astype(np.float32)
+
+
+def quantised(x, kind):
+    """(scales [T, n], integers [T, n, size]) of rows [T, K] in float32; a last block is filled up with 0."""
+    size = SIZES[kind]
+    blocks = np.zeros((len(x), -(-x.shape[1] // size) * size), np.float32)
+    blocks[:, : x.shape[1]] = x
+    blocks = blocks.reshape(len(x), -1, size)
+    peak = np.abs(blocks).max(-1)
+    d = peak / np.float32(127)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        per = np.where(d > 0, np.float32(1) / d, 0).astype(np.float32)
+        if kind == "Q8_K":  # by the element of the largest magnitude, with its sign
+            signed = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
+            per = np.where(signed != 0, np.float32(-127) / signed, 0).astype(np.float32)
+            d = np.where(per != 0, np.float32(1) / per, 0).astype(np.float32)
+        scaled = blocks * per[..., None]
+    if kind == "Q8_K":
+        return d, np.minimum(127, np.rint(scaled))
+    return d, np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled)  # half away from zero
+
+
+def product(x, matrix, kind, minima=None):
+    """x @ matrix.T with quantised inputs, [T, K], [out, K] -> [T, out] float64; `minima` [out, n] are
+    those of the matrix' blocks, which go with the sums of Q8_1."""
+    d, q = quantised(x.astype(np.float32), kind)
+    stored = d if kind == "Q8_K" else _half(d)
+    back = (stored[..., None] * q).reshape(len(x), -1)[:, : x.shape[1]].astype(np.float64)
+    if minima is None or kind != "Q8_1":
+        return back @ matrix.T
+    sums = _half(d * q.sum(-1).astype(np.float32)).astype(np.float64)
+    return back @ (matrix - np.repeat(minima, SIZES[kind], 1)).T + sums @ minima.T
+
+
+def minima_of(blocks):
+    """The minimum of each block of 32 of a matrix of Q4_1 or Q5_1 (tiny_models.Blocks): [out, n]; or None"""
+    size = _MINIMA.get(blocks.type)
+    if size is None:
+        return None
+    raw = blocks.rows.reshape(len(blocks.rows), -1, size)
+    return raw[:, :, 2:4].copy().view(np.float16)[..., 0].astype(np.float64)
