@@ -14,13 +14,15 @@ from tiny_models import TOKENS, tiny_model, write_folder
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model `m`, a dump `right` of it, and `wrong`, whose q is NaN in one place and whose GELU is none."""
+    """A model `m`, a dump `right` of it, `wrong`, which has GELU in SiLU's place, and `eight`, whose products
+    have 8-bit inputs."""
     root = tmp_path_factory.mktemp("diagnose")
     config, weights = tiny_model("llama_gqa")
     write_folder(root / "m", config, weights)
     write_dump(root / "right", decoder_run(config, weights, TOKENS), "ours")
     gelu = next(fault for fault in decoder_faults(config) if fault.id.startswith("gelu"))
     write_dump(root / "wrong", decoder_run(config, weights, TOKENS, gelu), "ours")
+    write_dump(root / "eight", decoder_run(config, weights, TOKENS, inputs="Q8_0"), "ours")
     return root
 
 
@@ -34,7 +36,7 @@ def test_a_right_dump_is_clean(folder):
     assert "All 40 operations follow from their own inputs" in done.stdout
 
 
-@pytest.mark.parametrize("dump", ["right", "wrong"])
+@pytest.mark.parametrize("dump", ["right", "wrong", "eight"])
 def test_the_document_fits_its_schema(folder, dump):
     document = json.loads(diagnose(folder, dump, "m", "--json").stdout)
     schema = json.loads(diagnose(folder, "--schema").stdout)
@@ -50,6 +52,21 @@ def test_a_fault_ends_with_1_and_names_the_cause(folder):
     assert done.returncode == 1
     assert "First wrong operation: layer 0, layer0.mlp.act" in said
     assert "GELU" in said
+
+
+def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
+    done = diagnose(folder, "eight", "m")
+    said = " ".join(done.stdout.split())
+    print(done.stdout)
+    assert done.returncode == 1
+    assert (
+        "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8` judges by that"
+        in said
+    )
+    assert "First wrong" not in said
+    asked = diagnose(folder, "eight", "m", "--compute", "q8")
+    assert asked.returncode == 0
+    assert "the products' inputs are 8-bit blocks of 32 (15)" in " ".join(asked.stdout.split())
 
 
 def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):

@@ -39,7 +39,10 @@ def diagnose(
     layouts: Layouts = None,
     compute: Annotated[
         Precision | None,
-        typer.Option(help="The engine's precision.", show_default="found out from the values"),
+        typer.Option(
+            help="The engine's precision; q8: 8-bit inputs of products.",
+            show_default="f32, or bf16 or f16 where the values show it",
+        ),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Every operation, also the right ones.")
@@ -56,7 +59,8 @@ def diagnose(
 ) -> None:
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
-    Exit code 0: every operation is right. 1: a fault was found. 2: nothing could be judged.
+    Exit code 0: every operation is right. 1: a fault was found, or another precision is offered, which
+    the errors look like. 2: nothing could be judged.
     """
     out = out_file(out)
     if schema:

@@ -77,7 +77,9 @@ def _print_offer(offer: Offer, screen: Screen) -> None:
     """No verdict: what the errors look like, and how to have it judged."""
     screen.say(f"\n[bold yellow]No fault is named: the errors look like {offer.looks_like}[/bold yellow]")
     asked = f"`--compute {offer.compute}` judges by that"
-    many = f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product has"
+    many = (
+        f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product has"
+    )
     screen.tell(f"{asked}: {many} part lose most of their error so")
 
 
