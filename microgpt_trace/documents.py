@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .batch import Batch, Packer
-from .brief import brief
+from .brief import brief, one_line
 from .errors import FileFormatError
 from .foreign_files import read_text
 from .parameters import Config
@@ -43,6 +43,8 @@ class Documents:
 
     names: list[str]
     notes: tuple[str, ...] = ()  # what was changed or left out, in words
+
+    __repr__ = one_line
 
     @classmethod
     def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Documents:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from .brief import one_line
 from .decoder import Decoder
 from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
@@ -54,6 +55,8 @@ class Intervention:
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
     origin: str = ""  # how the source is called
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

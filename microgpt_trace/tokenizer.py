@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .brief import brief
+from .brief import brief, one_line
 from .errors import InputError
 from .printable import on_one_line
 
@@ -24,6 +24,8 @@ class Tokenizer:
 
     chars: str = "abcdefghijklmnopqrstuvwxyz"
     bos: Literal["first", "last"] = "first"
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):

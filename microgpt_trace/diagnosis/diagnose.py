@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..brief import one_line
 from ..decoder import Decoder
 from ..dumps.recording import Fitted
 from ..graph import kind_of, layer_of
@@ -65,6 +66,8 @@ class Diagnosis:
     first_wrong: str | None
     untested: tuple[tuple[str, str], ...]
     tried: tuple[str, ...]
+
+    __repr__ = one_line
 
     @property
     def clean(self) -> bool:

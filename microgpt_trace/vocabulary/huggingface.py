@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..brief import brief
+from ..brief import brief, one_line
 from ..errors import FileFormatError
 from ..foreign_files import read_text
 from ..json_text import MANY_VALUES
@@ -208,6 +208,8 @@ class _TokenizerJson:
     path: Path
     location: str  # the same, whatever folder is the current one
     limits: Limits = _LIMITS
+
+    __repr__ = one_line
 
     def __call__(self, text: str, special: bool) -> list[int]:
         check_installed("tokenizers", "turning text into tokens needs")
