@@ -284,7 +284,7 @@ class Trace:
         return all(check.holds is not False for check in self.checks)
 
     def _repr_html_(self) -> str:
-        from .render.table import to_html
+        from .render.html import to_html
 
         return to_html(self)
 

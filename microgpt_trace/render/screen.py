@@ -118,8 +118,9 @@ def _mark(values: Sequence[float | None], low: float, span: float, levels: str) 
 
 
 def to_text(width: int = 100) -> Screen:
-    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour."""
-    return Screen(file=StringIO(), width=width, force_terminal=False)
+    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour, wherever
+    the program runs (a notebook counts as a terminal in colour, and displays what rich prints)."""
+    return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)
 
 
 def figure(value: float | None, digits: int = 2) -> str:

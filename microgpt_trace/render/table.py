@@ -15,7 +15,7 @@ from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
 from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
-from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
+from .screen import Screen, escape, figure, labelled, ratio, significant
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -284,18 +284,3 @@ def _measured(check: Check) -> str:
     limit = f" ≤ {check.tolerance:.0e}" if check.holds and check.tolerance else ""
     sign = "" if check.holds else f", allowed {check.tolerance:.0e}"
     return f"{check.claim} (off by {check.deviation:.1e}{limit}{sign})" if check.deviation else check.claim
-
-
-def to_html(trace: Trace) -> str:
-    """The trace as HTML, for a notebook."""
-    from html import escape as quote
-
-    screen = to_text(110)
-    with screen.capture() as captured:
-        if trace.model["family"] == "microgpt":
-            print_trace(trace, screen)
-        else:
-            from .decoder import print_decoder_trace
-
-            print_decoder_trace(trace, screen)
-    return f'<pre style="line-height: 1.2">{quote(captured.get())}</pre>'
