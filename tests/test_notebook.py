@@ -6,6 +6,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from terminal import contrast
 
 from microgpt_trace import init, trace
 from microgpt_trace.render.html import _COLORS
@@ -56,20 +57,6 @@ def test_the_page_does_not_depend_on_the_terminal(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert trace(init(), "emma")._repr_html_() == usual
-
-
-def luminance(color):
-    def linear(part):
-        return part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
-
-    red, green, blue = (linear(int(part) / 255) for part in color)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(a, b):
-    """As WCAG 2 defines it."""
-    low, high = sorted((luminance(a), luminance(b)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_every_colour_is_read_on_white_and_on_black():

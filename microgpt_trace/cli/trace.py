@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
+from ..shell import quoted
 from .command import given, refuse, schema_by
 from .interventions import Ablate, AblateMean, Add, Patch, Scale, interventions_of
 from .options import (
@@ -195,7 +196,8 @@ def _refuse_apr(reference: str | None, diff: bool, save_tensor: str | None) -> N
         raise InputError(f"{option}: comparing two runs is `microgpt diff A B`")
     if save_tensor is not None:
         raise InputError(
-            f"--save-tensor: use --save-aprt DIR or --save FILE, with --layer {save_tensor} for these stages"
+            "--save-tensor: use --save-aprt DIR or --save FILE, with --layer "
+            f"{quoted(save_tensor)} for these stages"
         )
 
 

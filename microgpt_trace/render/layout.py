@@ -52,6 +52,15 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
     screen.print(_Lines(lines), crop=False)
 
 
+def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool:
+    """Whether the table has room without a column that gives way."""
+    widths = [
+        max(cell_len(screen.words(on_one_line(text))) for text in (column.title, *map(column.cell, rows)))
+        for column in columns
+    ]
+    return sum(widths) + GAP * (len(widths) - 1) <= screen.width
+
+
 class _Lines:
     """Lines that fit, without rich's search for places to break them."""
 

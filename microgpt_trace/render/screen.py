@@ -13,6 +13,7 @@ from math import inf, isfinite
 from textwrap import wrap
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape as escape_markup
 from rich.segment import Segment
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from ..printable import in_lines, on_one_line
 
-LABEL = 12  # characters of a token in a table
+LABEL = 12  # cells of a token in a table
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -55,8 +56,9 @@ class Screen(Console):
         return self.options.ascii_only
 
     @property
-    def colored(self) -> bool:
-        return self.color_system is not None and not self.no_color
+    def many_colors(self) -> bool:
+        """Whether it has colours of our choice: of sixteen the terminal has its own idea."""
+        return self.color_system in ("256", "truecolor") and not self.no_color
 
     def words(self, text: str) -> str:
         """The text in characters that this terminal has, and none that it would obey."""
@@ -151,14 +153,14 @@ def escape(text: str) -> str:
     return escape_markup(on_one_line(text))
 
 
-def escape_blank(label: str) -> str:
-    """A token's text with its blanks to be seen: " is" as ␣is."""
-    return label.replace(" ", "␣")
-
-
 def shorten(label: str) -> str:
     """A token's text as far as a table has room for it."""
-    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
+    return label if cell_len(label) <= LABEL else f"{set_cell_size(label, LABEL - 1).rstrip()}…"
+
+
+def at_right(text: str, width: int) -> str:
+    """The text at the right of so many cells of the screen."""
+    return " " * (width - cell_len(text)) + text
 
 
 def ratio(value: float | None) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..checks import Check
 from ..events import EventSpec, TraceEvent
+from ..printable import shown_token, with_ids
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
 from .effects import change_column, print_before_and_after, print_interventions
@@ -46,7 +47,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     inputs, model = trace.input, trace.model
     tokens = ", ".join(map(str, inputs.tokens))
     screen.say(f'[bold]Input: "{escape(inputs.text)}" → tokens \\[{tokens}][/bold]')
-    read = " ".join(f"{label}={i}" for label, i in zip(inputs.labels, inputs.tokens, strict=True))
+    read = with_ids(inputs.labels, inputs.tokens)
     config = model["config"]
     layers = "1 layer" if config["n_layer"] == 1 else f"{config['n_layer']} layers"
     dimensions = (
@@ -54,7 +55,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
         f"block {config['block_size']}"
     )
     pairs = [
-        ("reads", f"{read}, to predict {' '.join(target.label for target in trace.targets)}"),
+        ("reads", f"{read}, to predict {' '.join(shown_token(t.label) for t in trace.targets)}"),
         ("vocabulary", model["vocabulary"]["convention"]),
         ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
         ("", dimensions),
@@ -184,9 +185,9 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
     depth = len(trace.predictions[0].top) if trace.predictions else 1
     columns = [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("seen", lambda p: p.seen or "BOS"),
-        Column("target", lambda p: p.target.label),
-        Column("predicted", lambda p: p.predicted.label if p.predicted else "–"),
+        Column("seen", lambda p: shown_token(p.seen) if p.seen else "BOS"),
+        Column("target", lambda p: shown_token(p.target.label)),
+        Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
         Column("", lambda p: f"{screen.bar(p.target.p, 10):<10}", bar=True, style=lambda _: "cyan"),
         Column("rank", lambda p: str(p.rank or "–"), right=True),
@@ -206,7 +207,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
 
 
 def _candidates(prediction: Prediction) -> str:
-    return "  ".join(f"{c.label}={c.p:.3f}" for c in prediction.top)
+    return "  ".join(f"{shown_token(c.label)}={c.p:.3f}" for c in prediction.top)
 
 
 def print_insights(trace: Trace, screen: Screen) -> None:

@@ -15,6 +15,7 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..printable import shown_token
 from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
@@ -100,6 +101,7 @@ class Summary:
     p_after: Sequence[float]
     samples: Sequence[tuple[str, bool]]  # a name, and whether the data has it
     closing: Sequence[tuple[str, str]]
+    trace_it: str  # a command line
 
 
 def print_summary(summary: Summary, screen: Screen) -> None:
@@ -112,7 +114,8 @@ def print_summary(summary: Summary, screen: Screen) -> None:
     rows = [("train", summary.train_loss), ("held out", summary.held_out_loss)]
     labelled([(label, _change(*pair)) for label, pair in rows], screen)
     screen.say(f'\n[bold cyan]P(target) of "{escape(summary.watched)}"[/bold cyan]')
-    for target, before, after in zip(summary.targets, summary.p_before, summary.p_after, strict=True):
+    targets = map(shown_token, summary.targets)
+    for target, before, after in zip(targets, summary.p_before, summary.p_after, strict=True):
         screen.say(f"{escape(target):>4}  {before:.3f} → {after:.3f}  [cyan]{screen.bar(after, 20)}[/cyan]")
     new = sum(not known for _, known in summary.samples)
     screen.say(
@@ -126,6 +129,9 @@ def print_summary(summary: Summary, screen: Screen) -> None:
     screen.print(Columns(names, equal=True, column_first=False, padding=(0, 2)))
     screen.say()
     labelled(summary.closing, screen)
+    # Not wrapped: it is there to be copied.
+    command = Text.assemble(("trace it    ", "dim"), screen.words(summary.trace_it))
+    screen.print(command, soft_wrap=True)
 
 
 def _change(before: float | None, after: float | None) -> str:
