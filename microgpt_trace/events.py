@@ -34,7 +34,7 @@ class EventSpec:
     expr: str  # the operation as a person would write it
     parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
-    overview: bool = True  # shown without --verbose
+    overview: bool = True  # shown, serialised and saved without --verbose
     extra: bool = False  # costs a computation of its own: shown only when asked for by name
 
     __repr__ = one_line

@@ -5,15 +5,15 @@ Whatever is printed here may come from a file: a Screen spells out what a termin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from io import StringIO
 from itertools import pairwise
 from math import inf, isfinite
-from textwrap import wrap
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape as escape_markup
 from rich.segment import Segment
@@ -71,11 +71,8 @@ class Screen(Console):
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
         """Print plain text, its further lines indented like the first one."""
-        for line in wrap(
-            self.words(on_one_line(text)), max(self.width, 20), initial_indent=" " * indent,
-            subsequent_indent=" " * indent, break_on_hyphens=False,
-        ):  # fmt: skip
-            self.print(Text(line, style))
+        for line in wrapped(self.words(on_one_line(text)), max(self.width, 20) - indent):
+            self.print(Text(" " * indent + line, style))
 
     def bar(self, share: float, width: int) -> str:
         """A bar of `share` of the width, in eighths of a character where these exist."""
@@ -156,6 +153,23 @@ def escape(text: str) -> str:
 def shorten(label: str) -> str:
     """A token's text as far as a table has room for it."""
     return label if cell_len(label) <= LABEL else f"{set_cell_size(label, LABEL - 1).rstrip()}…"
+
+
+_WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of so many cells at most. What stands in brackets stays together, and so does a word,
+    if it has room on a line."""
+    lines, line, free = list[str](), "", width
+    for word in _WORD.findall(text):
+        size = cell_len(word)
+        if size > free and word.strip():
+            *whole, word = chop_cells(word, width)
+            lines += [done for done in (line.rstrip(), *whole) if done]
+            line, size, free = "", cell_len(word), width
+        line, free = line + word, free - size
+    return [*lines, *filter(None, [line.rstrip()])]
 
 
 def at_right(text: str, width: int) -> str:

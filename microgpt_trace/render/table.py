@@ -109,7 +109,8 @@ def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, ver
             screen.print()
             print_table(statistics, events, screen)
         weights = next((e for e in events if e.name.endswith("attn.weights")), None)
-        if verbose and weights and ("forward", weights.name) in trace.arrays:
+        own = trace.model["family"] == "microgpt"  # of a decoder they would be hundreds
+        if verbose and own and weights and ("forward", weights.name) in trace.arrays:
             from .arrays import attention_matrices  # what only this needs costs 6 ms
 
             screen.say("\n[dim]Attention weights in percent, row = query, column = key[/dim]")
@@ -126,7 +127,7 @@ def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> li
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
-        Column("note", lambda e: _note(e, trace.model["family"], layers), wrap=True),
+        Column("note", lambda e: _note(e, trace.model["family"], layers), remark=True),
     ]
 
 

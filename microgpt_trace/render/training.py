@@ -42,14 +42,12 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
     bar = Progress(
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("lr {task.fields[lr]:.4g}"),
-        TextColumn("{task.fields[speed]:,.0f} steps/s"),
+        TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(compact=True),
         console=screen,
         auto_refresh=False,
     )
-    task = bar.add_task("", total=total, completed=start, loss=float("nan"), lr=0.0, speed=0.0)
+    task = bar.add_task("", total=total, completed=start, told="")  # nothing is known before the first step
     began = shown = monotonic()
 
     def report(step: int, lr: float, losses: Sequence[float]) -> None:
@@ -58,8 +56,8 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
         if now - shown < REFRESH and step != total:
             return
         shown = now
-        speed = (step - start) / max(now - began, 1e-9)
-        bar.update(task, completed=step, loss=_smoothed(losses), lr=lr, speed=speed, refresh=True)
+        told = _told(losses, lr, (step - start) / max(now - began, 1e-9))
+        bar.update(task, completed=step, told=told, refresh=True)
 
     with bar:
         yield report
@@ -76,15 +74,15 @@ def _plain_lines(total: int, start: int, screen: Screen) -> Report:
             return
         due += every
         speed = (step - start) / max(monotonic() - began, 1e-9)
-        loss = _smoothed(losses)
-        screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4g}  {speed:,.0f} steps/s")
+        screen.say(f"step {step:,}/{total:,}  {_told(losses, lr, speed)}")
 
     return report
 
 
-def _smoothed(losses: Sequence[float]) -> float:
+def _told(losses: Sequence[float], lr: float, speed: float) -> str:
+    """The mean of the last losses, and how fast it goes on."""
     recent = losses[-SMOOTHED:]
-    return sum(recent) / len(recent)
+    return f"loss {sum(recent) / len(recent):.3f}  lr {lr:.4g}  {speed:,.0f} steps/s"
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,15 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     )
 
 
+def convertible(folder: Path) -> str:
+    """The tokenizer of a folder without tokenizer.json that transformers makes one of; else nothing."""
+    if (folder / "tokenizer.json").exists():
+        return ""
+    kinds = (("tokenizer.model",), ("vocab.json", "merges.txt"))
+    found = (files for files in kinds if all((folder / file).exists() for file in files))
+    return " and ".join(next(found, ()))
+
+
 def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Every token's id, the added ones included."""
     model = tokenizer.get("model")
