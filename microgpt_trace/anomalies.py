@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from .brief import one_line
 from .events import TraceEvent
 from .stats import median
 
@@ -33,6 +34,8 @@ class Anomaly:
     threshold: float | None
     source: Literal["invariant", "other layers"]
     detail: str = ""
+
+    __repr__ = one_line
 
 
 def anomalies_of(

@@ -91,7 +91,7 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not lexists(path):
-        raise FileFormatError(f"{path}: no such checkpoint; `microgpt train --out {path}` makes one")
+        raise FileFormatError(f"{path}: no such file")
     size = check_regular(path, "a checkpoint file")
     if size > MAX_BYTES:
         raise FileFormatError(f"{path}: expected a checkpoint of at most {MAX_BYTES:,} bytes, found {size:,}")

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .brief import one_line
 from .events import PHASES, HookBus, Subscription, TraceEvent
 from .stats import Array
 
@@ -31,6 +32,8 @@ class Check:
     deviation: float | None
     tolerance: float
     detail: str = ""
+
+    __repr__ = one_line
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .brief import one_line
 from .predictions import best_tokens
 from .stats import Array
 
@@ -18,6 +19,8 @@ class Contrast:
     target_label: str
     against: int
     against_label: str
+
+    __repr__ = one_line
 
     def difference(self, logits: Array) -> float:
         """logit(target) - logit(against): [V] -> a number"""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .brief import one_line
 from .errors import InputError
 from .microgpt import event_specs
 from .names import select_names
@@ -32,6 +33,8 @@ class EventCourse:
     nonfinite: Counts
     gradient: Course
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterCourse:
@@ -43,6 +46,8 @@ class ParameterCourse:
     gradient: Course
     update: Course
     update_ratio: Course
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class PositionCourse:
     predicted: tuple[str | None, ...]
     learned: int | None
     halfway: int | None
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ class LayerUnits:
     dead: tuple[DeadUnit, ...]
     returned: tuple[ReturnedUnit, ...]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class LossCourse:
@@ -99,6 +108,8 @@ class LossCourse:
 
     steps: tuple[int, ...]
     loss: tuple[float, ...]
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,8 @@ class FailedCheck:
     step: int
     id: str
     detail: str
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,8 @@ class Timeline:
     loss: LossCourse
     absent: tuple[str, ...]
     notes: tuple[str, ...]
+
+    __repr__ = one_line
 
 
 def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:

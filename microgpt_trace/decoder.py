@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from .brief import one_line
 from .encodings import StoredTensor
 from .errors import InputError
 from .events import EventSpec, HookBus
@@ -66,6 +67,8 @@ class Rope:
     truncate: bool = True  # yarn: the ramp begins and ends at whole pairs
     factors: tuple[float, ...] = ()
 
+    __repr__ = one_line
+
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:
             raise InputError(f"RoPE scaling {self.kind!r}: expected one of {', '.join(ROPE_KINDS)}")
@@ -100,6 +103,8 @@ class DecoderConfig:
     window: int | None = None  # sliding window, in positions
     windowed_layers: tuple[int, ...] = ()
     adjacent_pairs: bool = False  # rows of q and k as GGUF permutes them: RoPE turns (0, 1), (2, 3) ...
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -168,6 +173,10 @@ class Decoder:
     load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
     metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
     assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        about = {"origin": self.origin, "format": self.format, "architecture": self.config.architecture}
+        return one_line(self, **about, parameters=self.config.parameter_count)
 
     @cached_property
     def hooks(self) -> HookBus:

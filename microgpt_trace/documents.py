@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .batch import Batch, Packer
-from .brief import brief
+from .brief import brief, one_line
 from .errors import FileFormatError
 from .foreign_files import read_text
 from .parameters import Config
@@ -44,11 +44,15 @@ class Documents:
     names: list[str]
     notes: tuple[str, ...] = ()  # what was changed or left out, in words
 
+    __repr__ = one_line
+
     @classmethod
-    def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int) -> Documents:
-        """Keep the lines that the vocabulary can write and the block can hold; note the others."""
+    def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int, hint: str = "") -> Documents:
+        """Keep the lines that the vocabulary can write and the block can hold; note the others. The `hint`
+        tells what to do about those that it cannot write."""
         names, notes = [], []
         left_out: dict[str, list[str]] = {}
+        outside = f"with a character outside {tokenizer.describe_chars()}"
         lowered: list[str] = []
         for number, line in enumerate(lines, 1):
             written = line.strip()
@@ -59,7 +63,7 @@ class Documents:
             if not name:
                 reason = "blank"
             elif looked_at and name.strip(tokenizer.chars):
-                reason = f"with a character outside {tokenizer.describe_chars()}"
+                reason = outside
             elif len(name) >= block_size:
                 reason = f"longer than {block_size - 1} characters"
             else:
@@ -71,7 +75,8 @@ class Documents:
         if lowered:
             notes.append(f"{_lines(len(lowered))} lowered (first: {lowered[0]})")
         for reason, found in left_out.items():
-            notes.append(f"{_lines(len(found))} left out, {reason} (first: {found[0]})")
+            more = f"; {hint}" if hint and reason == outside else ""
+            notes.append(f"{_lines(len(found))} left out, {reason} (first: {found[0]}){more}")
         return cls(names, tuple(notes))
 
     @cached_property

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .brief import one_line
 from .stats import Array
 
 CHUNK = 600_000  # elements decoded at once: float32 that still fits the caches
@@ -57,8 +58,8 @@ class Encoding:
     name: str
     block_size: int
     block_bytes: int
-    decode: Callable[[Array], Array]
-    unpack: Callable[[Array], Quants] | None = None
+    decode: Callable[[Array], Array] = field(repr=False)
+    unpack: Callable[[Array], Quants] | None = field(repr=False, default=None)
     minima: int = 0
     centre: int = 0
 
@@ -243,13 +244,9 @@ def _apr_q4(blocks: Array) -> Quants:
 
 
 def _quantised(
-    name: str,
-    block_size: int,
-    block_bytes: int,
-    unpack: Callable[[Array], Quants],
-    minima: int = 0,
+    name: str, block_size: int, block_bytes: int, unpack: Callable[[Array], Quants], minima: int = 0,
     centre: int = 0,
-) -> Encoding:
+) -> Encoding:  # fmt: skip
     def decode(blocks: Array) -> Array:
         return unpack(blocks[:, :, None]).values()[:, :, 0]
 
@@ -293,7 +290,9 @@ class StoredTensor:
     stored: Array
     row_size: int | None = None
     scale: float = 1.0
-    check: Callable[[], None] = lambda: None
+    check: Callable[[], None] = field(repr=False, default=lambda: None)
+
+    __repr__ = one_line
 
     @property
     def data(self) -> Array:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from .brief import one_line
 from .errors import InputError
 from .names import select_names
 from .replacements import Replacement, checked_replacement, read_only
@@ -33,8 +34,10 @@ class EventSpec:
     expr: str  # the operation as a person would write it
     parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
     causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
-    overview: bool = True  # shown without --verbose
+    overview: bool = True  # shown, serialised and saved without --verbose
     extra: bool = False  # costs a computation of its own: shown only when asked for by name
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class TraceEvent:
     dtype: str
     stats: TensorStats | None = None
     seconds: float | None = None
+
+    __repr__ = one_line
 
 
 Hook = Callable[[TraceEvent, Array], Any]
@@ -100,6 +105,8 @@ class Subscription:
     phases: tuple[Phase, ...]
     stats: bool
     parts: bool
+
+    __repr__ = one_line
 
 
 class HookBus:
@@ -159,6 +166,9 @@ class HookBus:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
+    def __repr__(self) -> str:
+        return one_line(self, events=len(self.specs), subscriptions=len(self))
+
     def begin(
         self, timed: bool = False, before: Sequence[Subscription] = (), after: Sequence[Subscription] = (),
         keep: bool = True,
@@ -186,6 +196,8 @@ class Run:
     altered: bool = False  # a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # when the model last went on computing
     parts: dict[str, _Parts] = field(default_factory=dict)
+
+    __repr__ = one_line
 
     def tap(self, phase: Phase) -> Tap:
         """Where the model emits the values of this phase."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .batch import Batch, Packer
+from .brief import one_line
 from .checks import Check
 from .events import SILENT, Tap
 from .microgpt import Pass, backward, forward
@@ -40,6 +41,8 @@ class GradientCheck:
     relative_error: float  # |analytic - numeric| / largest gradient of the parameter
     kinks: int  # elements not judged because a ReLU switches within the step
     holds: bool
+
+    __repr__ = one_line
 
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .brief import one_line
 from .events import TraceEvent
 from .parameters import Config
 from .stats import TensorStats
@@ -29,6 +30,8 @@ class Insight:
     holds: bool | None
     text: str
     numbers: dict[str, float | None] = field(default_factory=dict)
+
+    __repr__ = one_line
 
 
 Stats = dict[str, TensorStats]

@@ -13,6 +13,7 @@ through it. Scaling and adding keep the gradient, as the chain rule has it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from .brief import one_line
 from .decoder import Decoder
 from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
@@ -29,6 +31,7 @@ from .events import Hook, HookBus, Subscription, TraceEvent, causal_mask
 from .graph import forward_names, kind_of
 from .model import Model
 from .replacements import Replacement
+from .shell import quoted
 from .sites import Part, Site, parse_site
 from .stats import Array
 from .token_names import token_of
@@ -54,6 +57,8 @@ class Intervention:
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
     origin: str = ""  # how the source is called
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -276,7 +281,7 @@ def _recorded(
         if added and len(alone) == 1:
             return np.asarray(alone[0].read()), None
         held = f"has {len(source.tensors):,} events" if source.tensors else "has no array of an event"
-        raise InputError(f"{what}: {source.origin} {held}, not {name}")
+        raise InputError(f"{what}: {source.origin} {held}, not {name}{_how_to_save(source, name)}")
     row = event_shapes(model, 1)[name]  # or one number, as the loss is
     if added and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
         return np.asarray(recorded.read()), None
@@ -292,6 +297,14 @@ def _recorded(
     except InputError as error:
         raise InputError(f"{what}: {source.origin}: {error}") from error
     return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
+
+
+def _how_to_save(source: Recording, name: str) -> str:
+    """What saves an event that a trace of ours left out."""
+    if not source.kind.endswith("of a trace"):
+        return ""
+    layer = quoted(re.sub("head[0-9]+$", "head*", name))
+    return f"; `microgpt trace` with --layer {layer} --save FILE saves it"
 
 
 def _rows_of(array: Array, known: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:

@@ -94,9 +94,7 @@ def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
         with path.open("rb") as file:
             head = file.read(1 << 16)
     except FileNotFoundError as error:
-        if path.suffix != ".safetensors":
-            raise FileFormatError(f"{path}: no such file") from error
-        return "checkpoint"  # whose reader says how to make one
+        raise FileFormatError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise FileFormatError(f"{path}: cannot read it ({getattr(error, 'strerror', error)})") from error
     if head[:4] == b"GGUF":

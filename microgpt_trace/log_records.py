@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from .brief import one_line
 from .errors import FileFormatError, InputError
 from .foreign_files import check_regular, reading
 from .json_text import OutOfBounds, from_json
@@ -79,6 +80,8 @@ class LogRecord:
     path: Path
     where: str  # "line 17", then the members that lead here
     values: dict[str, Any]
+
+    __repr__ = one_line
 
     def error(self, fact: str) -> FileFormatError:
         return FileFormatError(f"{self.path}, {self.where}: {fact}")

@@ -293,7 +293,7 @@ def _layer_specs(i: int, config: Config) -> list[EventSpec]:
         attention("k", "k = x_n @ wk", "wk", overview=False),
         attention("v", "v = x_n @ wv", "wv", overview=False),
         attention("scores", scores, causal=True, overview=False),
-        attention("weights", "weights = softmax(scores + mask)", causal=True, overview=False),
+        attention("weights", "weights = softmax(scores + mask)", causal=True),
         attention("context", "context = weights @ v", overview=False),
         *heads,
         attention("out", "attn_out = context @ wo", "wo", overview=False),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from .brief import brief
+from .brief import brief, one_line
 from .errors import InputError
 from .events import HookBus
 from .microgpt import event_specs
@@ -55,6 +55,8 @@ class TrainingState:
     moments: Array | None = field(default=None, repr=False, compare=False)
     run_id: str = field(default="", compare=False)  # drawn when the run began; empty in older checkpoints
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Model:
@@ -66,6 +68,9 @@ class Model:
     origin: str  # "untrained, seed 42" or the file
     training: TrainingState | None = None
     assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return one_line(self, origin=self.origin, parameters=self.config.parameter_count, config=self.config)
 
     @property
     def config(self) -> Config:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .brief import one_line
 from .stats import Array, DType
 
 RMSNORM_EPS = 1e-5
@@ -44,6 +45,8 @@ class NormConstants:
 
     mean: Array
     eps: Array
+
+    __repr__ = one_line
 
     @classmethod
     @lru_cache(maxsize=8)
@@ -91,6 +94,8 @@ class HeadConstants:
     place: Array  # [T, C]: where each channel's own head keeps it in [H*T, C], flattened
     mask: Array  # [H*T, T]: 0 up to the diagonal, -inf above it
     ones: Array  # [T, T]
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, length: int, n_head: int, width: int, dtype: DType) -> HeadConstants:

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from . import ops
-from .brief import brief
+from .brief import brief, one_line
 from .errors import InputError
 from .stats import NOT_FINITE, Array, DType
 
@@ -84,6 +84,8 @@ class LayerWeights:
     fc1_t: Array
     fc2_t: Array
 
+    __repr__ = one_line
+
 
 def aligned(values: Array) -> Array:
     """A copy that begins at a cache line, where malloc gives 16 bytes: up to 2 us less in an Adam step."""
@@ -137,6 +139,9 @@ class Parameters:
             known = ops.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
             self._heads[length] = known
         return known
+
+    def __repr__(self) -> str:
+        return one_line(self, config=self.config, flat=self.flat)
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]

@@ -6,6 +6,8 @@ their own are spelled out: ESC as \\x1b, U+202E as \\u202e, half of a surrogate 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 LONGEST = 2000  # characters of a note or an error
 
 
@@ -34,3 +36,19 @@ def shortened(text: str) -> str:
         return text
     kept = LONGEST // 2
     return f"{text[:kept]} ... ({len(text) - 2 * kept:,} characters left out) ... {text[-kept:]}"
+
+
+def shown_token(text: str) -> str:
+    """A token as every view shows it, its blanks to be seen: " is" as ␣is. An empty one is ''."""
+    return on_one_line(text.replace(" ", "␣")) or "''"
+
+
+def named_token(text: str, token: int) -> str:
+    """The same beside its id: digits are quoted, so that they are not taken for one."""
+    shown = shown_token(text)
+    return repr(shown) if shown.isdecimal() and shown != str(token) else shown
+
+
+def with_ids(texts: Iterable[str], tokens: Iterable[int]) -> str:
+    """Tokens and their ids in a line: "BOS=0 e=5 '7'=6" """
+    return " ".join(f"{named_token(text, token)}={token}" for text, token in zip(texts, tokens, strict=False))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .decoder import Decoder, labeller
 from .errors import InputError
+from .shell import quoted
 from .traces import TraceInput
 
 if TYPE_CHECKING:
@@ -50,8 +53,25 @@ def prepare(
 
 def _known(model: Decoder, vocabulary: Vocabulary | None) -> Vocabulary:
     if vocabulary is None:
-        raise InputError(f"{model.origin} brings no tokenizer: give the prompt as --tokens 1,2,3")
+        raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model)}")
     return vocabulary
+
+
+def _how_it_gets_one(model: Decoder) -> str:
+    """What else can be done, and what a folder has that becomes a tokenizer.json."""
+    from .readers.huggingface import folder_of
+    from .vocabulary.huggingface import convertible
+
+    by_ids = "give the prompt as --tokens 1,2,3"
+    folder = folder_of(Path(model.origin))
+    found = convertible(folder) if model.format.startswith("Hugging Face") else ""
+    if not found:
+        return f": {by_ids}"
+    name = json.dumps(str(folder), ensure_ascii=False)
+    code = f"from transformers import AutoTokenizer as A; A.from_pretrained({name}).save_pretrained({name})"
+    needs = " (with sentencepiece and protobuf)" if found == "tokenizer.model" else ""
+    makes = f"of which transformers{needs} makes one: python -c {quoted(code)}"
+    return f".json but {found}, {makes}; or {by_ids}"
 
 
 def _what_was_parsed(special: bool, chat: bool) -> list[str]:

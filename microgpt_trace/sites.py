@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import one_line
 from .errors import InputError
 from .names import select_names
 from .stats import Array
@@ -36,6 +37,8 @@ class Site:
     position: str = ""
     channel: str = ""
     index: tuple[str, ...] = ()  # what stood in brackets, an axis each
+
+    __repr__ = one_line
 
     def names(self, known: Sequence[str]) -> list[str]:
         """The events meant, in order of computation. Raises InputError where there are none."""
@@ -105,6 +108,8 @@ class Part:
     heads: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
+
+    __repr__ = one_line
 
     @property
     def whole(self) -> bool:

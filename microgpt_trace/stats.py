@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .brief import one_line
+
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
 NOT_FINITE = np.errstate(invalid="ignore")  # infinities may cancel, and casts meet signalling NaN
@@ -35,6 +37,8 @@ class TensorStats:
     zero_count: int
     nan_count: int
     inf_count: int
+
+    __repr__ = one_line
 
     @classmethod
     def of(cls, array: npt.ArrayLike, where: Array | None = None) -> TensorStats:

@@ -6,6 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .printable import named_token, shown_token
+from .shell import quoted
 from .tokenizer import BOS_LABEL, EOS_LABEL
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def token_of(model: Model | Decoder, text: str) -> int:
     if model.family == "microgpt":
         if text in (BOS_LABEL, EOS_LABEL):
             return model.tokenizer.bos_id
-        ids = model.tokenizer.encode(text)
+        ids = model.tokenizer.encode(text if "␣" in model.tokenizer.chars else text.replace("␣", " "))
         if len(ids) != 1:
             raise InputError(f"token {text!r}: expected one character, BOS, EOS or an id like #3")
         return ids[0]
@@ -47,13 +49,30 @@ def _vocabulary_token(vocabulary: Vocabulary, text: str) -> int:
         if near
         else []
     )
-    hint = f"; {near.replace(' ', '␣')!r} is #{other[0]}" if other else ""
-    raise InputError(f"token {text.replace(' ', '␣')!r}: this model has no such token{hint}")
+    hint = f"; '{shown_token(near)}' is #{other[0]}" if other else ""
+    raise InputError(f"token '{shown_token(text)}': this model has no such token{hint}")
 
 
 def token_label(model: Model | Decoder, token: int, target: bool = False) -> str:
     """How a token is written, blanks as ␣. `target`: as what follows, which may be EOS."""
+    return shown_token(_label(model, token, target))
+
+
+def token_with_id(model: Model | Decoder, token: int, target: bool = False) -> str:
+    """In words: "token ␣is (#314)", and "token '6' (#3)" of a digit, which is no id."""
+    return f"token {named_token(_label(model, token, target), token)} (#{token})"
+
+
+def token_argument(model: Model | Decoder, token: int) -> str:
+    """What one types for a token that may follow: its text, or #ID where that names it no more."""
+    text = token_label(model, token, target=True)
+    try:
+        return quoted(text if token_of(model, text) == token else f"#{token}")
+    except InputError:
+        return quoted(f"#{token}")
+
+
+def _label(model: Model | Decoder, token: int, target: bool) -> str:
     if model.family == "microgpt":
         return model.tokenizer.label(token, target)
-    label = str(token) if model.vocabulary is None else model.vocabulary.label(token)
-    return label.replace(" ", "␣")
+    return str(token) if model.vocabulary is None else model.vocabulary.label(token)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .brief import brief
+from .brief import brief, one_line
 from .errors import InputError
-from .printable import on_one_line
+from .printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
@@ -24,6 +24,8 @@ class Tokenizer:
 
     chars: str = "abcdefghijklmnopqrstuvwxyz"
     bos: Literal["first", "last"] = "first"
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):
@@ -90,7 +92,7 @@ class Tokenizer:
         points = [*map(ord, self.chars)]
         cuts = [i for i in range(1, len(points)) if points[i] != points[i - 1] + 1]
         runs = [self.chars[start:stop] for start, stop in pairwise([0, *cuts, len(points)])]
-        said = "".join(run if len(run) < 6 else f"{run[0]}..{run[-1]}" for run in runs)
+        said = shown_token("".join(run if len(run) < 6 else f"{run[0]}..{run[-1]}" for run in runs))
         return said if len(said) <= MAX_SAID else f"{said[:MAX_SAID]}... ({len(points):,} characters)"
 
     def describe(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .brief import one_line
 from .checks import Check
 from .errors import InputError
 from .events import EventSpec, Phase, TraceEvent
@@ -33,12 +34,16 @@ class TraceInput:
     target_labels: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     token: int
     label: str
     p: float
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Prediction:
     loss: float | None
     top: tuple[Candidate, ...]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterRow:
@@ -67,6 +74,8 @@ class ParameterRow:
     l2_norm: float | None
     gradient_l2: float | None
     update_l2: float | None = None
+
+    __repr__ = one_line
 
     @property
     def gradient_ratio(self) -> float | None:
@@ -92,6 +101,8 @@ class StepSummary:
     loss_before: float
     loss_after: float
     note: str
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,8 @@ class LayerRow:
     nan_count: int  # in all the layer's events
     inf_count: int
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class LensRow:
@@ -130,6 +143,8 @@ class LensRow:
     layer: int
     positions: tuple[int, ...]
     predicted: tuple[Candidate | None, ...]
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,8 @@ class GeneratedToken:
     runners_up: tuple[Candidate, ...]
     events: tuple[TraceEvent, ...] = field(default=(), repr=False)
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -153,6 +170,8 @@ class Applied:
     events: tuple[str, ...]
     elements: int
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class EventChange:
@@ -162,6 +181,8 @@ class EventChange:
     name: str
     replaced: bool
     change: float | None
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +200,8 @@ class Intervened:
     loss_before: float | None
     p_after: tuple[float | None, ...]
     kl: tuple[float | None, ...]
+
+    __repr__ = one_line
 
     def change_of(self, name: str) -> EventChange | None:
         """How far the event of that name was changed, if it is among those shown."""
@@ -210,6 +233,10 @@ class Trace:
     intervened: Intervened | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
+
+    def __repr__(self) -> str:
+        about = {"text": self.input.text, "model": self.model["origin"], "loss": self.loss}
+        return one_line(self, **about, events=len(self.events), arrays=len(self.arrays))
 
     def __iter__(self) -> Iterator[TraceEvent]:
         return iter(self.events)
@@ -257,7 +284,7 @@ class Trace:
         return all(check.holds is not False for check in self.checks)
 
     def _repr_html_(self) -> str:
-        from .render.table import to_html
+        from .render.html import to_html
 
         return to_html(self)
 

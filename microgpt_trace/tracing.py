@@ -30,9 +30,10 @@ def trace(
 ) -> Trace:
     """Trace a text through a model, under the hooks subscribed to `model.hooks`.
 
-    `names` (names, globs, apr's stage names) choose the events that the Trace holds, and `values`
-    whether it keeps their arrays (or those of which names; by default a microGPT's are kept, a
-    decoder's are not); `top_k` candidates per position, `time` seconds per event.
+    `names` (names, globs, apr's stage names) choose the events that the Trace holds, by default those
+    that the command shows with --verbose; `values` whether it keeps their arrays, as --values and --save
+    do (or those of which names; by default a microGPT's are kept, a decoder's are not); `top_k` candidates
+    per position, `time` seconds per event.
 
     For a microGPT `backward` adds the gradients of the text's loss and `step` one Adam step after
     them. For a decoder `tokens` take the place of the text, `special` parses special tokens in it,

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from .brief import one_line
 from .comparison.pairing import prepared
 from .comparison.streams import EventStream
 from .decoder import Decoder
@@ -54,6 +55,8 @@ class Verdict:
     verdict: Literal["used", "dead", "failed"]
     reason: str = ""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -64,6 +67,8 @@ class Validation:
     tokens: tuple[int, ...]
     labels: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+
+    __repr__ = one_line
 
     @property
     def ok(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a terminal would obey in a text, and a text that has all of it."""
+"""What a terminal would obey in a text, a text that has all of it, and how far two colours are apart."""
 
 import re
 
@@ -15,3 +15,19 @@ def obeyed(text: str, terminal: bool) -> set[str]:
     own = STYLE.sub("", text) if terminal else text
     hidden = {"\x1b"} if HIDDEN in text else set()
     return hidden | {c for c in own if not (c.isprintable() or c == "\n")}
+
+
+def luminance(color):
+    """As WCAG 2 defines it, of red, green and blue up to 255."""
+
+    def linear(part):
+        return part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = (linear(int(part) / 255) for part in color)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(a, b):
+    """As WCAG 2 defines it."""
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)

@@ -15,7 +15,7 @@ from test_cli import microgpt, refused
 from tiny_models import CASES, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, load, save, trace
-from microgpt_trace.cli.run_trace import _layers
+from microgpt_trace.cli.selection import layers_of
 from microgpt_trace.errors import InputError
 
 HELLO = [37, 8, 15, 15, 18]
@@ -235,7 +235,7 @@ def test_no_heat_is_refused_by_a_microgpt_all_the_same(value):
 def test_layers_cost_no_memory(text):
     tracemalloc.start()
     with pytest.raises(InputError, match=f"--layers {text}"):
-        _layers(text, 2)
+        layers_of(text, 2)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     print(peak)

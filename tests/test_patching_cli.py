@@ -19,7 +19,7 @@ from microgpt_trace.render.document import to_text as to_json
 from microgpt_trace.render.grid import Grid, print_grid
 from microgpt_trace.render.patching import patch_document, print_patch
 from microgpt_trace.render.schemas import SCHEMAS
-from microgpt_trace.render.screen import Screen, to_text
+from microgpt_trace.render.screen import to_text
 
 EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")
 
@@ -58,8 +58,8 @@ def test_an_untrained_model_answers(folder):
         "clean      BOS e m m a",
         "corrupted  BOS e m m y",
         "judged     logit(m) - logit(y) after position 4 a",
-        "embed.norm   0.00   0.00   0.00   0.00 █ 1.00",
-        "layer 0      0.00   0.00   0.00   0.00 █ 1.00",
+        "embed.norm   0.00   0.00   0.00   0.00  █1.00",
+        "layer 0      0.00   0.00   0.00   0.00  █1.00",
         "position 4 a/y restores more than half: embed.norm to layer 0",
     ):
         assert line in done.stdout
@@ -135,14 +135,6 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
     document = json.loads(to_json(patch_document(result)))
     jsonschema.Draft202012Validator(SCHEMAS["patch"]()).validate(document)
     assert document["cells"][0]["restored"] == "NaN"
-
-
-def test_colours_tell_what_is_restored_from_what_is_reversed():
-    screen = Screen(force_terminal=True, color_system="truecolor", width=80, no_color=False)
-    rows = [("layer 0", [1.0, -1.0, 0.0])]
-    text = painted(lambda s: print_grid(Grid([("head", str)], (0, 1, 2), rows), s), screen)
-    assert 0 < text.index("48;2;0;97;195m") < text.index("48;2;195;48;0m")
-    assert text.count("48;2;") == 2
 
 
 def test_many_columns_stand_in_blocks_without_those_that_are_zero():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..brief import one_line
 from ..contrast import Contrast
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
@@ -32,6 +33,8 @@ class Part:
     against: float
     difference: float  # target - against
     loss_change: float | None
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class PositionAttribution:
     against: LogitSum
     parts: tuple[Part, ...]
 
+    __repr__ = one_line
+
     def by_difference(self) -> list[Part]:
         """The parts, the largest difference first (what is not finite before all)."""
         return sorted(self.parts, key=lambda part: size(part.difference), reverse=True)
@@ -74,6 +79,8 @@ class Removal:
     kind: Kind
     layer: int | None
     loss_change: float
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ class HeadRole:
     uniform: Attention
     role: RoleName
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class AttributionResult:
@@ -124,6 +133,10 @@ class AttributionResult:
     positions: tuple[PositionAttribution, ...]
     removals: tuple[Removal, ...]
     roles: tuple[HeadRole, ...]
+
+    def __repr__(self) -> str:
+        about = {"model": self.model, "text": self.text, "positions": len(self.positions)}
+        return one_line(self, **about, mean_loss=self.mean_loss, ok=self.ok)
 
     @property
     def ok(self) -> bool:

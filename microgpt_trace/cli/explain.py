@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
+from ..shell import command, quoted
 from .options import (
     MICROGPT,
     BosPlace,
@@ -117,11 +117,11 @@ def _command(
     gradient: bool,
 ) -> str:  # fmt: skip
     """What one types to have another element of the same run explained."""
-    words = ["microgpt", "explain", *filter(None, (model, element, text))]
-    for option, value in options.items():
-        words += [] if value is None else [option, str(getattr(value, "value", value))]
-    words += [word for setting in settings for word in ("--set", setting)]
-    return " ".join(map(quote, [*words, *["--backward"] * gradient]))
+    words = [word for word in (model, element, text) if word is not None]
+    said = [(option, value) for option, value in options.items() if value is not None]
+    said += [("--set", setting) for setting in settings]
+    given = [part for option, value in said for part in (option, str(getattr(value, "value", value)))]
+    return command("explain", words, [*given, *["--backward"] * gradient])
 
 
 def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str, str | None]:
@@ -134,7 +134,7 @@ def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
             raise InputError(f"{rest[0] or repr('')}: no such model, to explain {rest[1]!r}")
     if rest and rest[0].startswith("d "):
-        raise InputError(f"{rest[0]!r} is a gradient: explain {rest[0][2:]!r} --backward")
+        raise InputError(f"{rest[0]!r} is a gradient: name {quoted(rest[0][2:])} and add --backward")
     if not rest:
         raise InputError(f"an element is needed, like {EXAMPLE}")
     if len(rest) > 2:

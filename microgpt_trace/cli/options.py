@@ -151,6 +151,7 @@ def model_from(
     if path is not None:
         if seed is not None and not draws:
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
+        _refuse_untrained(path)
         from ..loading import load
 
         return load(
@@ -209,8 +210,12 @@ def positions_of(
 
 def trained_model(path: Path | None, n_head: int | None, bos: Bos | None) -> Model:
     """The checkpoint, by default the one that `microgpt train` leaves here."""
-    if path is None and not DEFAULT_CHECKPOINT.exists():
+    return microgpt_from(path or DEFAULT_CHECKPOINT, None, n_head, bos)
+
+
+def _refuse_untrained(path: Path) -> None:
+    """Raises FileFormatError for the checkpoint that `microgpt train` makes, where it has not yet."""
+    if path == DEFAULT_CHECKPOINT and not is_there(str(path)):
         raise FileFormatError(
             f"no {DEFAULT_CHECKPOINT} here: `microgpt train` makes one in a second, or name one with --model"
         )
-    return microgpt_from(path or DEFAULT_CHECKPOINT, None, n_head, bos)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import InputError
-from ..names import ALIASES, glob_pattern, select_names
+from ..names import select_names
 from .output import note, put, show
 from .progress import progress
+from .selection import Request, kept, layers_of, selected, with_stages
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -25,41 +23,20 @@ if TYPE_CHECKING:
     from ..traces import Trace
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is shown of a trace, and where it goes."""
-
-    verbose: bool
-    layer: list[str]
-    layers: str | None
-    show: list[str]
-    as_json: bool
-    as_jsonl: bool
-    values: bool
-    save: Path | None
-    save_aprt: Path | None
-    out: Path | None
-    fail_on: str | None
-
-    @property
-    def is_json(self) -> bool:
-        return self.as_json or self.as_jsonl
-
-
 def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
     from ..tracing import trace
 
     production = model.family == "decoder"
-    chosen = _layers(request.layers, model.config.n_layer)
-    names = _selection(model, request, chosen)
+    chosen = layers_of(request.layers, model.config.n_layer)
+    names = selected(model, request, chosen)
     shown = [name for asked in request.show for name in select_names([asked], _known(model))]
     wanted = [*shown, *(names if request.values or request.save else [])]
     if request.verbose and not production:
         wanted.append("layer*.attn.weights")
     parameters = model.config.shapes()
     if request.save_aprt is not None:
-        wanted += _with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
+        wanted += with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
     wanted = [name for name in wanted if not production or name not in parameters]
     with following(model, max(1, options.get("generate") or 1)):
         result = trace(model, names=names, values=wanted, **options)
@@ -69,7 +46,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
         from ..dumps.arrays_file import save_arrays
 
         save_arrays(result, request.save)
-        note(f"saved {len(result):,} array{'s' * (len(result) != 1)} to {request.save}")
+        note(f"saved {kept(result, model, request, chosen, 'saves', f' to {request.save}')}")
     if request.save_aprt is not None:
         from ..dumps.aprt_writing import write_aprt
 
@@ -79,6 +56,8 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
 
         for text in result.input.notes:
             note(text)
+        if request.values and not (request.layer or request.verbose):
+            note(f"the JSON has the values of {kept(result, model, request, chosen, 'has')}")
         lines = to_json_lines(result, request.values) if request.as_jsonl else [
             to_json(result, request.values)
         ]  # fmt: skip
@@ -103,47 +82,6 @@ def following(model: Model | Decoder, passes: int) -> Iterator[None]:
 
         with model.hooks.subscribe(told, "layer*.mlp.residual"):
             yield
-
-
-def _selection(model: Model | Decoder, request: Request, layers: list[int]) -> list[str]:
-    """What is shown: the events asked for by name, else those of the overview or all of them but for
-    those that cost a computation of their own; and of these the chosen layers'."""
-    specs = model.hooks.specs
-    asked = request.layer and select_names(request.layer, list(specs))
-    names = asked or [n for n, s in specs.items() if (request.verbose and not s.extra) or s.overview]
-    if not layers:
-        return names
-    found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
-    if not found:
-        raise InputError(f"--layers {request.layers} has none of the events that --layer names")
-    return found
-
-
-def _with_stages(model: Model | Decoder, names: list[str]) -> list[str]:
-    """Those of the names that a stage of apr stands for."""
-    stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
-    found = [name for name in names if any(stage.fullmatch(name) for stage in stages)]
-    if not found:
-        raise InputError("--save-aprt: none of the chosen events is a stage of apr")
-    return found
-
-
-def _layers(text: str | None, count: int) -> list[int]:
-    """ "3-5" is three layers, "3,7" two."""
-    if text is None:
-        return []
-    chosen: list[int] = []
-    for part in text.split(","):
-        bounds = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
-        if bounds is None:
-            raise InputError(f"--layers: expected something like 3-5 or 0,7, found {text!r}")
-        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-        if last < first:
-            raise InputError(f"--layers {text}: {part} ends before it begins")
-        if last >= count:
-            raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
-        chosen += range(first, last + 1)
-    return chosen
 
 
 def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..shell import command
 from .options import Bos, RopePairs, settings_of
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class Opener:
 
         found = self.open(path)
         if not isinstance(found, Recording):
+            again = command("trace", [str(path)], ["--save", "FILE"])
             raise InputError(
-                f"{path}: expected a dump, found a {found.family} model; `microgpt trace {path} --save FILE` "
-                "makes a dump of its run"
+                f"{path}: expected a dump, found a {found.family} model; `{again}` makes a dump of its run"
             )
         return found
 

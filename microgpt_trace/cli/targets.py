@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
+from ..shell import quoted
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 
@@ -43,7 +44,8 @@ def check_training_targets(
 ) -> None:
     """Raises InputError where `train` would lose something by its checkpoint or its log."""
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
-    check_target(target, force or resumes_target, f"--force overwrites it, --resume {target} goes on with it")
+    goes_on = f"--resume {quoted(str(target))} goes on with it"
+    check_target(target, force or resumes_target, f"--force overwrites it, {goes_on}")
     _refuse_over_data("--out", target, data)
     refuse_over_model("--out", target)
     if target.exists() and not _is_checkpoint(target):

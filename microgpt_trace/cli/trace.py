@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
+from ..shell import quoted
 from .command import given, refuse, schema_by
 from .interventions import Ablate, AblateMean, Add, Patch, Scale, interventions_of
 from .options import (
@@ -34,14 +35,23 @@ from .options import (
     positions_of,
 )
 from .output import note, out_file, put_schema
-from .run_trace import Request, run
+from .run_trace import run
+from .selection import Request
 from .targets import refuse_over_model
 from .validation import refuse_beside_validation, run_validation
 
 Show = Annotated[
     list[str] | None, typer.Option("--show", help="Print this tensor or parameter in full.", metavar="NAME")
 ]
-Save = Annotated[Path | None, typer.Option("--save", help="Save the arrays as safetensors.", metavar="FILE")]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save",
+        help="Save the arrays of what is shown as safetensors: a few; of all events with --verbose, of any "
+        "with --layer.",
+        metavar="FILE",
+    ),
+]
 
 
 @schema_by("validate", "as_jsonl")
@@ -60,7 +70,9 @@ def trace(
     ] = None,
     as_json: Json = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON record a line.")] = False,
-    values: Annotated[bool, typer.Option("--values", help="Add the arrays to the JSON.")] = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Add the arrays of what is shown to the JSON; as for --save.")
+    ] = False,
     save: Save = None,
     save_aprt: Annotated[
         Path | None,
@@ -195,7 +207,8 @@ def _refuse_apr(reference: str | None, diff: bool, save_tensor: str | None) -> N
         raise InputError(f"{option}: comparing two runs is `microgpt diff A B`")
     if save_tensor is not None:
         raise InputError(
-            f"--save-tensor: use --save-aprt DIR or --save FILE, with --layer {save_tensor} for these stages"
+            "--save-tensor: use --save-aprt DIR or --save FILE, with --layer "
+            f"{quoted(save_tensor)} for these stages"
         )
 
 

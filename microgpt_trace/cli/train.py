@@ -118,7 +118,8 @@ def _new(
     lines = read_lines(path)
     tokenizer = _tokenizer(vocab, lines)
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
-    documents = Documents.fit(lines, tokenizer, config.block_size)
+    hint = "" if vocab is Vocab.data else "--vocab data takes the characters of the data"
+    documents = Documents.fit(lines, tokenizer, config.block_size, hint)
     if not len(documents):
         why = "; ".join(documents.notes)
         raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model: {why}")

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DivergedError, RunError
+from ..shell import command
 from ..signals import handled, uninterrupted
 from .output import INTERRUPTED, note, show
 
@@ -129,9 +130,10 @@ def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[Run
 
 
 def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
+    again = command("train", (), ["--resume", str(target)])
     note(
         f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {target}; "
-        f"`microgpt train --resume {target}` goes on"
+        f"`{again}` goes on"
     )
     raise SystemExit(INTERRUPTED)
 
@@ -161,8 +163,8 @@ def _print_summary(
         closing=[
             ("time", f"{seconds:.2f} s for {steps:,} steps, {seconds / steps * 1e6:,.0f} µs a step"),
             ("checkpoint", str(target)),
-            ("trace it", f"microgpt trace {watched} --model {target}"),
         ],
+        trace_it=command("trace", [watched], ["--model", str(target)]),
     )
     show(lambda screen: print_summary(summary, screen), None)
 

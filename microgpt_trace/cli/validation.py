@@ -14,7 +14,7 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..decoder import Decoder
     from ..model import Model
-    from .run_trace import Request
+    from .selection import Request
 
 _INPUT = ("first", "second", "model", "tokens", "seed", "n_head", "bos", "rope_pairs", "settings", "payload")
 _USED = ("validate", "layer", "verbose", "as_json", "out", "force", *_INPUT)

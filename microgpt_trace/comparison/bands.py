@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..brief import one_line
 from ..events import EventSpec, causal_mask
 from ..stats import Array, median
 from .measures import Rows
@@ -37,6 +38,8 @@ class Tolerance:
     factor: float | None = None
     rtol: float | None = None
     atol: float | None = None
+
+    __repr__ = one_line
 
 
 def _largest_seen(scores: Array) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..brief import one_line
 from ..events import EventSpec
 from ..predictions import log_softmax
 from ..stats import Array, median
@@ -49,6 +50,8 @@ class EventDifference:
     positions: tuple[int, ...]  # those that were compared
     by_position: tuple[float, ...]  # the worst row of each of them
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Jump:
@@ -58,6 +61,8 @@ class Jump:
     ratio: float
     before: float
     after: float
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class SideSummary:
     notes: tuple[str, ...]
     unpaired: tuple[Unpaired, ...]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -103,6 +110,10 @@ class Comparison:
     agreement: Agreement | None
     positions: tuple[int, ...]
     hint: str = ""  # what else to ask for
+
+    def __repr__(self) -> str:
+        about = {"a": self.a.origin, "b": self.b.origin, "same": self.same, "first": self.first}
+        return one_line(self, **about, events=len(self.events))
 
     @property
     def same(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import one_line
 from ..decoder import Decoder
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
@@ -32,6 +33,8 @@ class PromptComparison:
     same_argmax: int
     mean_kl: float
     max_kl: float
+
+    __repr__ = one_line
 
 
 def read_prompts(path: Path) -> list[str | list[int]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..brief import one_line
 from ..decoder import Decoder, parameter
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
@@ -42,6 +43,8 @@ class Unpaired:
 
     name: str
     reason: str
+
+    __repr__ = one_line
 
 
 class ModelSide:
@@ -88,6 +91,8 @@ class RecordingSide:
     model: Model | Decoder | None = None  # whose events these are taken for
     notes: list[str] = field(default_factory=list)
     unpaired: list[Unpaired] = field(default_factory=list)
+
+    __repr__ = one_line
 
     def __post_init__(self) -> None:
         self.origin, self.kind = self.recording.origin, self.recording.kind

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..brief import one_line
 from ..decoder import Decoder, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import InputError
@@ -56,6 +57,8 @@ class WeightRow:
     worst_block: float | None = None
     block: Index | None = None
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsComparison:
@@ -75,6 +78,8 @@ class WeightsComparison:
     rows: tuple[WeightRow, ...]
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True)

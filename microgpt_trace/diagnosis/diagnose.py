@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..brief import one_line
 from ..decoder import Decoder
 from ..dumps.recording import Fitted
 from ..graph import kind_of, layer_of
@@ -85,6 +86,8 @@ class Diagnosis:
     untested: tuple[tuple[str, str], ...]
     tried: tuple[str, ...]
     offer: Offer | None = None
+
+    __repr__ = one_line
 
     @property
     def clean(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..brief import one_line
 from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared, tokens_said
 from ..comparison.sides import ModelSide, RecordingSide
 from ..decoder import Decoder
@@ -49,6 +50,9 @@ class DumpDiagnosis(NamedTuple):
     dump: RecordingSide
     labels: tuple[str, ...]
     model: str
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
 
 def diagnose(

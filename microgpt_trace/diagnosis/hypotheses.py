@@ -13,6 +13,7 @@ from functools import partial as bind
 
 import numpy as np
 
+from ..brief import one_line
 from ..graph import kind_of, layer_of, prefix_of
 from ..stats import Array
 from .evaluation import Evaluation
@@ -43,6 +44,8 @@ class Hypothesis:
     measured: bool = False
     rank: int = PLAIN
 
+    __repr__ = one_line
+
     @property
     def plainness(self) -> int:
         return max(self.rank, NUMBERED) if self.measured else self.rank
@@ -64,6 +67,8 @@ class Finding:
     explains: bool
     also_explains: tuple[str, ...] = ()
     cannot_be_told_from: tuple[str, ...] = ()
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +158,8 @@ class Outcome:
     hypothesis: Hypothesis
     residual: float
     explains: bool
+
+    __repr__ = one_line
 
 
 def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Outcome], list[str]]:

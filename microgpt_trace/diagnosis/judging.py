@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..brief import one_line
 from ..graph import kind_of
 from ..stats import Array
 from .evaluation import CARRIED, Evaluation
@@ -40,6 +41,8 @@ class OperationResult:
     expected: float | None
     nonfinite: str = ""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -47,6 +50,8 @@ class Rows:
 
     errors: Array  # [R]
     tolerances: Array  # [R]
+
+    __repr__ = one_line
 
     @property
     def judged(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..brief import brief
+from ..brief import brief, one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
 from .event_names import is_event, known_events, without_suffix
@@ -46,6 +46,8 @@ class Entry:
     index: Index = ()
     layout: str = ""
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class NameMap:
@@ -54,6 +56,8 @@ class NameMap:
     origin: str
     entries: tuple[Entry, ...] = ()
     tokens: tuple[int, ...] | None = None
+
+    __repr__ = one_line
 
     def assigned(self, found: Sequence[str], dump: str) -> list[Entry]:
         """The lines for the tensors of a dump: names as they are there, layers as numbers.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..brief import brief
+from ..brief import brief, one_line
 from ..events import TraceEvent
 from ..stats import Array
 
@@ -29,6 +29,8 @@ class Recorded:
     beside: tuple[str, ...] = ()
     adjacent: bool = False
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leftover:
@@ -38,6 +40,8 @@ class Leftover:
     recorded: Recorded
     reason: str
     readable: bool = True
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +61,8 @@ class Recording:
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
@@ -68,6 +74,8 @@ class Fitted:
     array: Array
     positions: tuple[int, ...] | None = None
     note: str = ""
+
+    __repr__ = one_line
 
 
 def readable(text: str) -> str:

@@ -10,8 +10,9 @@ from ..decoder import Decoder
 from ..errors import InputError
 from ..graph import kind_of, layer_of, prefix_of
 from ..model import Model
+from ..printable import shown_token
 from ..sites import Site, describe_shape, parse_site
-from ..token_names import token_label, token_of
+from ..token_names import token_of, token_with_id
 from ..traces import TraceInput
 from .explanation import element_name
 
@@ -119,7 +120,7 @@ def place_of(model: Model | Decoder, element: Element, inputs: TraceInput, group
     position, channel = index
     where = position_of(inputs, position)
     if kind in _OF_TOKENS:
-        return f"after {where}: token {token_label(model, channel, target=True)} (#{channel})"
+        return f"after {where}: {token_with_id(model, channel, target=True)}"
     if kind == "attn.head":
         return f"the share of head {element.head}, {where}, channel {channel}"
     return f"{where}, channel {channel}{_in_head(model, kind, channel, group)}"
@@ -139,8 +140,8 @@ def _in_head(model: Model | Decoder, kind: str, channel: int, group: tuple[int, 
 def _place_of_parameter(model: Model | Decoder, element: Element) -> str:
     if element.name in _TABLES:
         token, channel = element.index
-        label = token_label(model, token, target=element.name == "lm_head")
-        return f"a parameter: token {label} (#{token}), channel {channel}"
+        named = token_with_id(model, token, target=element.name == "lm_head")
+        return f"a parameter: {named}, channel {channel}"
     if element.name == "wpe":
         return f"a parameter: position {element.index[0]}, channel {element.index[1]}"
     if len(element.index) == 2:
@@ -148,10 +149,6 @@ def _place_of_parameter(model: Model | Decoder, element: Element) -> str:
     return f"a parameter: channel {element.index[0]}"
 
 
-def blanks_shown(label: str) -> str:
-    return label.replace(" ", "␣")
-
-
 def position_of(inputs: TraceInput, position: int) -> str:
     """ "position 3 (m)" """
-    return f"position {position} ({blanks_shown(inputs.labels[position])})"
+    return f"position {position} ({shown_token(inputs.labels[position])})"

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..brief import one_line
+
 Pass = Literal["forward", "backward"]
 Kind = Literal["forward", "backward", "constant"]
 EXPLANATION_SCHEMA = "microgpt.explanation/1"
@@ -27,6 +29,8 @@ class Factor:
     value: float
     kind: Kind = "constant"
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -40,6 +44,8 @@ class Term:
     value: float
     function: str = ""
     label: str = ""
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Step:
     value: float
     magnitude: float
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -73,6 +81,8 @@ class Use:
     adds: float | None
     count: int
     words: str
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,10 @@ class Explanation:
     holds: bool
     uses: tuple[Use, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        about = {"element": self.element, "phase": self.phase, "model": self.model, "text": self.text}
+        return one_line(self, **about, traced=self.traced, holds=self.holds)
 
     @property
     def element(self) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..graph import inputs_of, kind_of
+from ..printable import shown_token
 from ..stats import Array
 from ..token_names import token_label
 from .arithmetic import Operand, elements
-from .elements import Element, blanks_shown
+from .elements import Element
 from .explanation import Factor, Pass, Step, element_name
 from .traced import Traced
 
@@ -116,7 +117,7 @@ class Place:
 
     def tokens_from(self, first: int) -> Callable[[int], str]:
         """The labels of the tokens from a position on."""
-        return lambda i: blanks_shown(self.traced.inputs.labels[first + i])
+        return lambda i: shown_token(self.traced.inputs.labels[first + i])
 
     def in_vocabulary(self, token: int) -> str:
         """The label of a token that may follow."""

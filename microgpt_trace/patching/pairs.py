@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
 from ..traces import TraceInput
@@ -35,6 +36,8 @@ class Pair:
     target: Token = None
     against: Token = None
     where: str = ""
+
+    __repr__ = one_line
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -19,8 +19,9 @@ from ..contrast import Contrast
 from ..errors import InputError
 from ..graph import stream_before
 from ..predictions import best_tokens, softmax
+from ..printable import shown_token
 from ..stats import Array
-from ..token_names import token_label, token_of
+from ..token_names import token_argument, token_label, token_of
 from ..traces import TraceInput
 from ..variants import Edit, Report, edited_logits
 from .places import WHOLE, Place, places_of
@@ -74,7 +75,7 @@ def read_pair(model: Model | Decoder, clean: Text, corrupt: Text) -> tuple[Trace
 
 
 def _shown(inputs: TraceInput) -> str:
-    labels = " ".join(label.replace(" ", "␣") for label in inputs.labels[:MOST])
+    labels = " ".join(map(shown_token, inputs.labels[:MOST]))
     return labels + " …" * (len(inputs.labels) > MOST)
 
 
@@ -150,14 +151,14 @@ def _same_token(
         return f"--target and --against are both {label}"
     moved = np.subtract(*softmax(logits).astype(np.float64))
     if target is None and against is None:
-        more, less = (token_label(model, int(t), target=True) for t in (moved.argmax(), moved.argmin()))
+        more, less = (token_argument(model, int(t)) for t in (moved.argmax(), moved.argmin()))
         return (
             f"both runs predict {label} at position {row}: name the two tokens to tell apart; most is gained "
             f"and lost between the runs by --target {more} --against {less}"
         )
     given = _token(model, target if target is not None else against or 0)
     rises, moved[given] = moved[given] > 0, np.nan
-    other = token_label(model, int(np.nanargmin(moved) if rises else np.nanargmax(moved)), target=True)
+    other = token_argument(model, int(np.nanargmin(moved) if rises else np.nanargmax(moved)))
     missing, run = ("--against", "corrupted") if against is None else ("--target", "clean")
     return (
         f"the {run} run predicts {label} itself at position {row}: name another token, as {missing} {other}"

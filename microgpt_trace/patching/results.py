@@ -9,6 +9,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
+from ..brief import one_line
 from ..checks import Check
 from ..contrast import Contrast
 from ..graph import kind_of
@@ -31,6 +32,8 @@ class Spot:
     layer: int | None
     head: int | None
     position: int | None
+
+    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Unpatched:
     p_target: float
     p_against: float
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class PatchedPair:
@@ -72,6 +77,9 @@ class PatchedPair:
     clean: Unpatched
     corrupt: Unpatched
     check: Check
+
+    def __repr__(self) -> str:
+        return one_line(self)
 
     @property
     def differing(self) -> tuple[int, ...]:
@@ -87,6 +95,10 @@ class PatchResult(PatchedPair):
     model: str
     cells: tuple[Patched, ...]
 
+    def __repr__(self) -> str:
+        about = {"model": self.model, "clean": self.clean.text, "corrupt": self.corrupt.text}
+        return one_line(self, **about, sites=len(self.cells), ok=self.ok)
+
     @property
     def ok(self) -> bool:
         return self.check.holds is True
@@ -99,6 +111,8 @@ class PairsResult:
     model: str
     pairs: tuple[PatchedPair, ...]
     cells: tuple[MeanPatched, ...]
+
+    __repr__ = one_line
 
     @property
     def ok(self) -> bool:
@@ -117,6 +131,8 @@ class PatchTable(Generic[Cell]):
     across: Literal["position", "head"]
     columns: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]  # the row's label, its cells
+
+    __repr__ = one_line
 
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:

@@ -39,14 +39,14 @@ def read_huggingface(path: Path) -> ModelFile:
 
     Raises FileFormatError for files that are damaged, of another architecture, or incomplete.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
     with blaming(folder / CONFIG):
         architecture = _architecture(metadata)
     files, placed = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path} is not a part of the model in its folder: {', '.join(files[:3])} is")
-    notes: list[str] = []
+    notes = _unread_tokenizer(folder)
     stored = [tensor for tensor in _tensors(folder, files, placed) if not tensor.name.endswith(_BUFFERS)]
     tensors = by_our_names(folder, stored)
     with blaming(folder / CONFIG):
@@ -61,6 +61,18 @@ def read_huggingface(path: Path) -> ModelFile:
         return from_huggingface(folder)
 
     return ModelFile(folder, "Hugging Face folder", config, tensors, metadata, vocabulary, tuple(notes))
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a model that is named by itself or by one of its files."""
+    return path if path.is_dir() else path.parent
+
+
+def _unread_tokenizer(folder: Path) -> list[str]:
+    from ..vocabulary.huggingface import convertible
+
+    found = convertible(folder)
+    return [f"{found} is not read, only a tokenizer.json: tokens are numbers"] if found else []
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..brief import one_line
 from ..encodings import Encoding, StoredTensor
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
@@ -28,6 +29,8 @@ class MappedFile:
     path: Path
     bytes: Array
     mapping: mmap.mmap
+
+    __repr__ = one_line
 
     @classmethod
     def open(cls, path: Path) -> MappedFile:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import isfinite
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
 from rich.text import Text
 
 from ..decoder import Decoder
 from ..model import Model
 from ..parameters import Config
+from ..printable import shown_token
 from ..stats import Array
 from ..tokenizer import Tokenizer
-from .screen import Screen, figure
+from .heat import heat_cell
+from .screen import Screen, at_right, figure, shorten
 
 MAX_BLOCKS = 8  # of columns, one below the other
 MAX_ROWS = 128
@@ -22,27 +26,30 @@ MAX_ROWS = 128
 
 def attention_matrices(weights: Array, labels: Sequence[str], screen: Screen) -> None:
     """Every head of [H, T, T], rows = queries and columns = keys, side by side where they fit."""
-    heads = [_attention_matrix(h, head, labels, screen) for h, head in enumerate(weights)]
+    shown = [screen.words(shown_token(label)) for label in labels]
+    heads = [_attention_matrix(h, head, shown, screen) for h, head in enumerate(weights)]
     screen.print(Columns(heads, padding=(0, 3)))
 
 
 def _attention_matrix(head: int, weights: Array, labels: Sequence[str], screen: Screen) -> Text:
-    margin = max(len(label) for label in labels) + 1
-    cell = 4 if margin + 4 * len(labels) <= screen.width else 2
+    """In percent where there is room for figures, else in shades alone."""
+    margin = max(map(cell_len, labels)) + 1
+    cell = max(4, margin)
+    if margin + cell * len(labels) > screen.width:
+        cell = 2
     fitting = min(len(labels), (screen.width - margin) // cell)
     text = Text(f"head {head}\n", no_wrap=True)
-    text.append(" " * margin + "".join(f"{label:>{cell}}" for label in labels[:fitting]) + "\n", "dim")
-    for query, row in enumerate(weights):
-        text.append(f"{labels[query]:<{margin}}", "dim")
+    heads = labels if cell > 2 else [label[0] if cell_len(label[0]) == 1 else "" for label in labels]
+    text.append(" " * margin + "".join(at_right(label, cell) for label in heads[:fitting]) + "\n", "dim")
+    for query, row in enumerate(weights.tolist()):
+        text.append(set_cell_size(labels[query], margin), "dim")
         for key, weight in enumerate(row[:fitting]):
             if key > query:
                 text.append(" " * cell)
                 continue
-            share = float(weight)
-            number = f"{share * 100:3.0f}" if np.isfinite(share) else "NaN"
-            level = int(45 + 150 * share) if np.isfinite(share) else 0
-            style = f"on rgb(0,{level // 2},{level})" if screen.colored else ""
-            text.append((screen.shade(share) + number) if cell == 4 else screen.shade(share) * 2, style)
+            share = weight if isfinite(weight) else None
+            number = "NaN" if share is None else f"{share * 100:.0f}"
+            text.append_tokens(heat_cell(number if cell > 2 else "", share, cell, screen))
         text.append("\n")
     if fitting < len(labels):
         text.append(screen.words(f"… {len(labels) - fitting} more columns\n"), "dim")
@@ -65,7 +72,8 @@ def print_array(
         rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
     else:
         rows, columns = decoder_axis_labels(name, array.shape, model, labels)
-    hint = "" if name in model.config.shapes() and not title else "; --save writes them all"
+    whole = name in model.config.shapes() and not title
+    hint = "" if whole else f"; --layer {name} --save FILE keeps all of it"
     matrices = list(array) if array.ndim == 3 else [np.atleast_2d(array)]
     for head, matrix in enumerate(matrices):
         if array.ndim == 3:
@@ -83,21 +91,25 @@ def axis_labels(
 ) -> tuple[list[str], list[str]]:
     """What the rows and the columns of an event or parameter stand for: tokens, characters,
     channels, or head.channel."""
-    characters = [tokenizer.label(i) for i in range(tokenizer.vocab_size)]
+    characters, followers = (
+        [shown_token(tokenizer.label(i, target)) for i in range(tokenizer.vocab_size)]
+        for target in (False, True)
+    )
+    shown = list(map(shown_token, labels))
     kind = name.rpartition(".")[2]
     numbered = [[str(i) for i in range(size)] for size in shape[-2:]]
     if name in config.shapes():
         rows = characters if name in ("wte", "lm_head") else numbered[0]
         return rows, numbered[1]
     if kind in ("logits", "probs"):
-        columns = [tokenizer.label(i, target=True) for i in range(tokenizer.vocab_size)]
+        columns = followers
     elif kind in ("scores", "weights"):
-        columns = list(labels)
+        columns = shown
     elif kind in ("q", "k", "v", "context"):
         columns = [f"{h}.{d}" for h in range(config.n_head) for d in range(config.head_dim)]
     else:
         columns = numbered[1]
-    return list(labels), columns
+    return shown, columns
 
 
 def decoder_axis_labels(
@@ -108,7 +120,7 @@ def decoder_axis_labels(
     rows, columns = (
         [str(i) for i in range(size)] for size in ((1, *shape) if len(shape) == 1 else shape)[-2:]
     )
-    shown = [label.replace(" ", "␣") for label in labels]
+    shown = list(map(_cut, labels))
     if kind in ("scores", "weights"):
         return shown, shown
     by_head = kind in ("q", "k", "v", "context") or kind.endswith(("_rope", "_norm"))
@@ -122,21 +134,22 @@ def decoder_axis_labels(
 
 
 def _cut(label: str) -> str:
-    return label.replace(" ", "␣")[:12]
+    return shorten(shown_token(label))
 
 
 def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> int:
     """Print the first rows in blocks of columns; how many columns are left out."""
     cells = [[_cell(value) for value in row] for row in matrix[:MAX_ROWS].tolist()]
-    margin = max(len(row) for row in rows) + 1
-    width = 2 + max(len(text) for text in (*columns, *(cell for row in cells for cell in row)))
+    rows, columns = (list(map(screen.words, labels)) for labels in (rows, columns))
+    margin = max(map(cell_len, rows)) + 1
+    width = 2 + max(cell_len(text) for text in (*columns, *(cell for row in cells for cell in row)))
     fitting = max((screen.width - margin) // width, 1)
     edges = [*range(0, len(columns), fitting), len(columns)]
     for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
-        head = " " * margin + "".join(f"{label:>{width}}" for label in columns[start:stop])
-        screen.print(Text(screen.words(head), "dim", no_wrap=True))
+        head = " " * margin + "".join(at_right(label, width) for label in columns[start:stop])
+        screen.print(Text(head, "dim", no_wrap=True))
         for label, row in zip(rows, cells, strict=False):
-            text = Text(screen.words(f"{label:<{margin}}"), "dim", no_wrap=True)
+            text = Text(set_cell_size(label, margin), "dim", no_wrap=True)
             screen.print(text.append("".join(f"{cell:>{width}}" for cell in row[start:stop]), "not dim"))
     return len(columns) - min(len(columns), MAX_BLOCKS * fitting)
 

@@ -18,11 +18,11 @@ from ..attribution.parts import (
     size,
 )
 from ..attribution.roles import ROLES, SHARE, TIMES
-from ..printable import on_one_line
+from ..printable import shown_token
 from .comparison import tokens_line
 from .document import plain
 from .layout import GAP, Column, print_table
-from .screen import Screen, escape, escape_blank, figure, labelled, probability
+from .screen import Screen, escape, figure, labelled, probability
 
 ATTRIBUTION_SCHEMA = "microgpt.attribution/1"
 ROLE_WORDS = {
@@ -68,9 +68,9 @@ class _Row(NamedTuple):
 def _print_position(found: PositionAttribution, result: AttributionResult, screen: Screen, top: int) -> None:
     contrast, target, against = found.contrast, found.target, found.against
     digits, ablation = _digits(result), result.ablation
-    ours, theirs = (_shown(label) for label in (contrast.target_label, contrast.against_label))
+    ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
     seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
-    title = f"Position {contrast.position} after {_shown(seen)}: {ours} against {theirs}"
+    title = f"Position {contrast.position} after {shown_token(seen)}: {ours} against {theirs}"
     screen.say(f"\n[bold cyan]{escape(title)}[/bold cyan]")
     loss = figure(found.loss, digits).replace("nan", "NaN")
     screen.tell(f"P {_p(target)} against {_p(against)}, loss {loss}", indent=0)
@@ -110,7 +110,7 @@ def _print_check(found: PositionAttribution, screen: Screen, digits: int) -> Non
     sums = (found.target, found.against)
     logits = " and ".join(figure(s.logit, digits).replace("nan", "NaN") for s in sums)
     worst = max(sums, key=_worse)
-    label = _shown((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
+    label = shown_token((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
     whole = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
     off = f"off by {worst.deviation:.0e} of {whole}"
     if worst.holds is None:
@@ -255,10 +255,6 @@ def signed(value: float, digits: int) -> str:
 
 def _p(one: LogitSum) -> str:
     return probability(one.p).replace("nan", "NaN")
-
-
-def _shown(label: str) -> str:
-    return on_one_line(escape_blank(label))
 
 
 def _short(label: str) -> str:

@@ -12,9 +12,9 @@ from ..comparison.differences import Comparison, EventDifference
 from ..comparison.prompts import PromptComparison
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
-from ..printable import on_one_line
+from ..printable import shown_token, with_ids
 from .layout import Column, print_table
-from .screen import Screen, escape, escape_blank, labelled, significant
+from .screen import Screen, escape, labelled, significant
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
@@ -53,9 +53,9 @@ def _print_sides(result: Comparison, screen: Screen) -> None:
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
     """How many, and each with its text where that is known."""
-    known = [f"{escape_blank(label)}=" for label in labels] or [""] * len(tokens)
-    shown = " ".join(f"{label}{token}" for label, token in zip(known, tokens[:MAX_TOKENS], strict=False))
-    return f"{len(tokens):,}: {on_one_line(shown)}{' …' * (len(tokens) > MAX_TOKENS)}"
+    first = tokens[:MAX_TOKENS]
+    named = with_ids(labels, first) if labels else " ".join(map(str, first))
+    return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
 
 
 def _print_verdict(result: Comparison, screen: Screen) -> None:
@@ -111,7 +111,7 @@ def _at(result: Comparison, event: EventDifference) -> str:
     if event.position is None:
         return ""
     labels = result.labels
-    known = f" ({escape(escape_blank(labels[event.position]))})" if event.position < len(labels) else ""
+    known = f" ({escape(shown_token(labels[event.position]))})" if event.position < len(labels) else ""
     head = f", head {event.head}" if event.head is not None else ""
     return f", position {event.position}{known}{head}"
 
@@ -228,7 +228,7 @@ def _error_at(event: EventDifference, position: int) -> str:
 def _title(result: Comparison, position: int) -> str:
     if position >= len(result.labels):
         return str(position)
-    return f"{position} {on_one_line(escape_blank(result.labels[position]))[:6]}"
+    return f"{position} {shown_token(result.labels[position])[:6]}"
 
 
 def of_all_layers(texts: Sequence[str]) -> list[str]:

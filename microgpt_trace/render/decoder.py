@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from ..anomalies import Anomaly
-from ..printable import on_one_line
+from ..printable import on_one_line, shown_token, with_ids
 from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import (
     Screen,
+    at_right,
     escape,
-    escape_blank,
     figure,
     labelled,
     probability,
@@ -48,7 +49,7 @@ def print_decoder_trace(
         print_stages(trace, trace.events, screen, verbose)
     print_predictions(trace, screen)
     if trace.intervened is not None:
-        print_before_and_after(trace.intervened, trace.predictions, trace.loss, screen, escape_blank)
+        print_before_and_after(trace.intervened, trace.predictions, trace.loss, screen)
     if trace.lens:
         print_lens(trace, screen)
     if trace.generation or trace.generation_end:
@@ -66,10 +67,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     tokens += f", … {more:,} more" if more > 0 else ""
     said = f"{_quoted(inputs.text)} → " if inputs.text else ""
     screen.print(Text(screen.words(f"Input: {said}tokens [{tokens}]"), "bold"))
-    read = " ".join(
-        f"{escape_blank(label)}={i}"
-        for label, i in zip(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS], strict=True)
-    )
+    read = with_ids(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS])
     count = len(inputs.tokens)
     pairs = [("reads", f"{count:,} token{'s' * (count != 1)}: {read}{' …' * (more > 0)}")]
     pairs += model_facts(model)
@@ -164,9 +162,9 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
         return
     columns = [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("token", lambda p: _label(p.seen)),
-        Column("target", lambda p: _label(p.target.label) if p.target else ""),
-        Column("predicted", lambda p: _label(p.predicted.label) if p.predicted else "–"),
+        Column("token", lambda p: shown_token(p.seen)),
+        Column("target", lambda p: shown_token(p.target.label) if p.target else ""),
+        Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),
         Column("P(target)", lambda p: _p(p.target), right=True),
         Column("", lambda p: f"{screen.bar(p.target.p, 10) if p.target else '':<10}", bar=True, style=_cyan),
@@ -191,9 +189,9 @@ def _print_candidates(prediction: Prediction, screen: Screen) -> None:
     if len(prediction.top) < 2:
         return
     title = (f"\nTop {len(prediction.top)} after position {prediction.position} ", "bold cyan")
-    screen.print(Text.assemble(title, (screen.words(_label(prediction.seen)), "dim")))
+    screen.print(Text.assemble(title, (screen.words(shown_token(prediction.seen)), "dim")))
     columns = [
-        Column("token", lambda c: _label(c.label)),
+        Column("token", lambda c: shown_token(c.label)),
         Column("id", lambda c: str(c.token), right=True),
         Column("P", lambda c: probability(c.p), right=True),
         Column("", lambda c: screen.bar(c.p, 20), bar=True, style=_cyan),
@@ -209,16 +207,15 @@ def _p(candidate: Candidate | None) -> str:
     return "" if candidate is None else probability(candidate.p)
 
 
-def _label(label: str) -> str:
-    return escape_blank(label)
-
-
 def print_lens(trace: Trace, screen: Screen) -> None:
     """Rows are layers, columns positions; in as many blocks as the width asks for."""
-    labels = trace.input.labels
-    cells = [[shorten(escape_blank(c.label if c else "–")) for c in row.predicted] for row in trace.lens]
-    heads = [shorten(escape_blank(labels[p])) for p in trace.lens[0].positions]
-    widths = [max(map(len, column)) + 2 for column in zip(heads, *cells, strict=True)]
+
+    def shown(label: str) -> str:
+        return screen.words(shorten(shown_token(label)))
+
+    cells = [[shown(c.label) if c else "–" for c in row.predicted] for row in trace.lens]
+    heads = [shown(trace.input.labels[p]) for p in trace.lens[0].positions]
+    widths = [max(map(cell_len, column)) + 2 for column in zip(heads, *cells, strict=True)]
     screen.say(
         "\n[bold cyan]Logit lens[/bold cyan] [dim]the top token if the model ended after the layer[/dim]"
     )
@@ -227,16 +224,16 @@ def print_lens(trace: Trace, screen: Screen) -> None:
         stop = start + 1
         while stop < len(widths) and sum(widths[start : stop + 1]) + 7 <= screen.width:
             stop += 1
-        head = "  after".ljust(7) + "".join(f"{h:>{w}}" for h, w in _span(heads, widths, start, stop))
-        screen.print(Text(screen.words(head), "dim", no_wrap=True))
+        head = "  after".ljust(7) + _in_columns(heads[start:stop], widths[start:stop])
+        screen.print(Text(head, "dim", no_wrap=True))
         for row, texts in zip(trace.lens, cells, strict=True):
-            line = f"{row.layer:>7}" + "".join(f"{t:>{w}}" for t, w in _span(texts, widths, start, stop))
+            line = f"{row.layer:>7}" + _in_columns(texts[start:stop], widths[start:stop])
             screen.print(Text(screen.words(line), no_wrap=True))
         start = stop
 
 
-def _span(texts: Sequence[str], widths: Sequence[int], start: int, stop: int) -> zip[tuple[str, int]]:
-    return zip(texts[start:stop], widths[start:stop], strict=True)
+def _in_columns(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "".join(map(at_right, texts, widths))
 
 
 def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
@@ -245,7 +242,7 @@ def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
     columns = [
         Column("step", lambda g: str(g.step), right=True),
         Column("pos", lambda g: str(g.position), right=True),
-        Column("token", lambda g: _label(g.token.label)),
+        Column("token", lambda g: shown_token(g.token.label)),
         Column("P", lambda g: probability(g.token.p), right=True),
         Column("runners-up", _runners_up, wrap=True),
     ]
@@ -255,14 +252,13 @@ def print_generation(trace: Trace, screen: Screen, verbose: bool) -> None:
     if verbose:
         for token in trace.generation:
             if token.events:
-                screen.say(
-                    f"\n[bold magenta]Step {token.step}: {escape(_label(token.token.label))}[/bold magenta]"
-                )
+                label = escape(shown_token(token.token.label))
+                screen.say(f"\n[bold magenta]Step {token.step}: {label}[/bold magenta]")
                 print_stages(trace, token.events, screen, verbose)
 
 
 def _runners_up(token: GeneratedToken) -> str:
-    return "  ".join(f"{_label(c.label)}={probability(c.p, 3)}" for c in token.runners_up)
+    return "  ".join(f"{shown_token(c.label)}={probability(c.p, 3)}" for c in token.runners_up)
 
 
 def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:

@@ -10,10 +10,11 @@ from ..diagnosis.dumped import DumpDiagnosis
 from ..diagnosis.hypotheses import Finding
 from ..diagnosis.judging import OperationResult
 from ..dumps.recording import listed
+from ..printable import shown_token
 from .comparison import MAX_LISTED, error, of_all_layers, print_unpaired, tokens_line
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, escape, escape_blank, labelled, significant
+from .screen import Screen, escape, labelled, significant
 
 DIAGNOSIS_SCHEMA = "microgpt.diagnosis/1"
 
@@ -87,7 +88,7 @@ def _at(operation: OperationResult, labels: Sequence[str]) -> str:
     position = operation.position
     if position is None:
         return ""
-    known = f" ({escape(escape_blank(labels[position]))})" if position < len(labels) else ""
+    known = f" ({escape(shown_token(labels[position]))})" if position < len(labels) else ""
     return f", position {position}{known}"
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..effects import mean_of
 from ..events import TraceEvent
+from ..printable import shown_token
 from ..traces import Candidate, EventChange, Intervened, LayerRow, Prediction
-from .layout import Column, print_table
+from .layout import Column, fits, print_table
 from .screen import Screen, figure, probability, shorten
 
-WIDE = 92  # columns from which on a decoder's losses stand side by side
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
     "before| / |before|, before being the run without interventions"
@@ -88,38 +87,38 @@ class _Row:
 
 
 def print_before_and_after(
-    intervened: Intervened, after: tuple[Prediction, ...], loss: float | None, screen: Screen,
-    label: Callable[[str], str] = str,
-) -> None:  # fmt: skip
+    intervened: Intervened, after: tuple[Prediction, ...], loss: float | None, screen: Screen
+) -> None:
     """Every position's prediction without and with the interventions, then the means."""
     whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
     rows = [_Row(*row) for row in whole]
 
     def target(row: _Row) -> str:
         if row.before.target is not None:
-            return shorten(label(row.before.target.label))
-        return f"({_label(row.before.predicted, label)})"
+            return _label(row.before.target)
+        return f"({_label(row.before.predicted)})"
 
     def predicted(row: _Row) -> str:
-        before, now = (_label(p.predicted, label) for p in (row.before, row.after))
+        before, now = (_label(p.predicted) for p in (row.before, row.after))
         return before if before == now else f"{before} → {now}"
 
-    wide = label is str or screen.width >= WIDE
+    loss_column = Column("loss", _losses, right=True)
     columns = [
         Column("pos", lambda r: str(r.after.position), right=True),
-        Column("seen", lambda r: shorten(label(r.after.seen)) or "BOS"),
+        Column("seen", lambda r: shorten(shown_token(r.after.seen)) if r.after.seen else "BOS"),
         Column("target", target),
         Column("predicted", predicted),
         Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
         Column("change", _gain, right=True, style=_gained),
-        Column("loss", _losses if wide else _loss_change, right=True),
+        loss_column,
         Column("KL", lambda r: "–" if r.kl is None else kl(r.kl), right=True),
     ]
     screen.say(
         "\n[bold cyan]Before and after[/bold cyan] [dim]without and with the interventions; KL(before, "
         "after) in nats[/dim]"
     )
-    if not wide:
+    if not fits(columns, rows, screen):
+        columns[columns.index(loss_column)] = Column("loss", _loss_change, right=True)
         screen.say("[dim]loss: by how much it changes[/dim]")
     print_table(columns, rows, screen)
     mean = mean_of(intervened.kl)
@@ -141,8 +140,8 @@ def _arrow(before: str, after: str) -> str:
     return f"{before} → {after}" if before or after else ""
 
 
-def _label(candidate: Candidate | None, label: Callable[[str], str]) -> str:
-    return "–" if candidate is None else shorten(label(candidate.label))
+def _label(candidate: Candidate | None) -> str:
+    return "–" if candidate is None else shorten(shown_token(candidate.label))
 
 
 def _p(p: float | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from .heat import heat_cell
 from .screen import Screen
 
 MAX_BLOCKS = 8  # of columns, one below the other
@@ -79,21 +80,10 @@ def _print_block(
     for label, row in grid.rows:
         line = Text(f"{label:<{margin}}", "dim", no_wrap=True)
         for n in block:
-            line.append(*_cell(row[n], widths[n], screen))
+            value = row[n]
+            share = value if value is not None and math.isfinite(value) else None
+            line.append_tokens(heat_cell(_text(value), share, widths[n], screen))
         screen.print(line, crop=False)
-
-
-def _cell(value: float | None, width: int, screen: Screen) -> tuple[str, str]:
-    """The number behind its shade, and the style that it is set in: blue for what is restored, red for
-    what is below 0."""
-    text = _text(value)
-    finite = value is not None and math.isfinite(value)
-    share = min(max(value, -1.0), 1.0) if value is not None and finite else 0.0
-    level = int(195 * abs(share))
-    hue = f"rgb(0,{level // 2},{level})" if share >= 0 else f"rgb({level},{level // 4},0)"
-    style = f"not dim white on {hue}" if screen.colored and level > 9 else "not dim"
-    shaded = f"{screen.shade(share)}{text:>5}"
-    return f"{shaded:>{width}}", style
 
 
 def _text(value: float | None) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, zip_longest
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
 from ..printable import on_one_line
-from .screen import Screen
+from .screen import Screen, wrapped
 
 GAP = 2  # blanks between columns
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
@@ -30,26 +30,125 @@ class Column:
     wrap: bool = False
     bar: bool = False  # what does not fit of it may be missing
     whole: bool = False  # never broken: a name that one searches for
+    remark: bool = False  # goes behind the text of the first column where it has no room of its own
     style: Callable[[Any], str] | None = None
 
 
 Piece = tuple[str, str]  # a text and its style
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Columns with the texts of their titles and cells, as the screen shows them."""
+
+    columns: list[Column]
+    rows: list[list[str]]  # of which the first is the titles
+    styles: list[list[str]]
+
+    def part(self, chosen: Sequence[int]) -> _Table:
+        """Some of the columns."""
+        columns, rows, styles = (
+            [[line[i] for i in chosen] for line in lines]
+            for lines in ([self.columns], self.rows, self.styles)
+        )
+        return _Table(columns[0], rows, styles)  # type: ignore[arg-type]
+
+    @cached_property
+    def natural(self) -> list[int]:
+        """The widths of the columns where there is room for all."""
+        return [max(map(cell_len, column)) for column in zip(*self.rows, strict=True)]
+
+
 def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> None:
     """A plain table in characters that the screen has. Laid out here because rich takes 4 ms for one,
-    and a verbose trace of 30 layers has 120. No figure is ever cut."""
+    and a verbose trace of 30 layers has 120. No figure is ever cut: what does not fit beside the others
+    comes below them, in a table of its own."""
+    table = _remarks_joined(_table(columns, rows, screen), screen.width)
+    for number, part in enumerate(_parts(table, screen.width)):
+        if number:
+            screen.print()
+        widths = _fitting_widths(part, screen.width)
+        lines = [
+            line
+            for row, styles in zip(part.rows, part.styles, strict=True)
+            for line in _lines_of(row, styles, widths, part.columns)
+        ]
+        screen.print(_Lines(lines), crop=False)
+
+
+def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool:
+    """Whether the table has room without a column that gives way."""
+    return _width(_table(columns, rows, screen).natural) <= screen.width
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _Table:
     texts = [[screen.words(on_one_line(column.title)) for column in columns]]
     texts += [[screen.words(on_one_line(column.cell(row))) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
-    widths = _fitting_widths(columns, texts, screen.width)
-    lines = [
-        line
-        for text, style in zip(texts, styles, strict=True)
-        for line in _lines_of(text, style, widths, columns)
-    ]
-    screen.print(_Lines(lines), crop=False)
+    return _Table(list(columns), texts, styles)
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _remarks_joined(table: _Table, room: int) -> _Table:
+    """A table that is too wide without its column of remarks: they stand behind the first column's texts."""
+    remark = next((i for i, column in enumerate(table.columns) if column.remark), None)
+    if remark is None or _width(table.natural) <= room:
+        return table
+    title, *rows = table.rows
+    joined = [[f"{row[0]}{' ' * GAP}{row[remark]}".rstrip(), *row[1:]] for row in rows]
+    others = [i for i in range(len(table.columns)) if i != remark]
+    return _Table(table.columns, [title, *joined], table.styles).part(others)
+
+
+def _parts(table: _Table, room: int) -> Iterator[_Table]:
+    """The table, or several of which each begins with the column that names the rows."""
+    least = list(map(_narrowest, table.natural, table.columns))
+    key = next((i for i, column in enumerate(table.columns) if column.title), 0) + 1
+    chosen = list(range(key))
+    for i in range(key, len(table.columns)):
+        if len(chosen) > key and _width([least[j] for j in (*chosen, i)]) > room:
+            yield table.part(chosen)
+            chosen = list(range(key))
+        chosen.append(i)
+    yield table.part(chosen)
+
+
+_GIVE_WAY: Sequence[tuple[Callable[[Column], bool], int]] = (
+    (lambda column: column.bar, 0),
+    (lambda column: column.wrap, NARROW),
+    (lambda column: not column.right and not column.whole, NARROWEST),
+)
+
+
+def _least(column: Column, least: int) -> int:
+    """How narrow a column may become by a rule that it is subject to: a title keeps its line."""
+    return max(least, cell_len(column.title)) if least else 0
+
+
+def _narrowest(width: int, column: Column) -> int:
+    return min([width, *(_least(column, least) for rule, least in _GIVE_WAY if rule(column))])
+
+
+def _fitting_widths(table: _Table, room: int) -> list[int]:
+    """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
+    Figures, which stand on the right, and names keep theirs."""
+    widths = [*table.natural]
+    for rule, narrow in _GIVE_WAY:
+        least = [
+            _least(column, narrow) if rule(column) else width
+            for column, width in zip(table.columns, widths, strict=True)
+        ]
+        while (excess := _width(widths) - room) > 0:
+            flexible = [i for i, width in enumerate(widths) if width > least[i]]
+            if not flexible:
+                break
+            widest = max(flexible, key=widths.__getitem__)
+            widths[widest] -= 1 if len(flexible) > 1 else min(excess, widths[widest] - least[widest])
+    return widths
 
 
 class _Lines:
@@ -68,43 +167,19 @@ class _Lines:
             yield Segment.line()
 
 
-def _fitting_widths(columns: Sequence[Column], texts: Sequence[Sequence[str]], room: int) -> list[int]:
-    """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
-    Figures, which stand on the right, keep theirs: rather is a line too long."""
-    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
-    for kind, least in ((_is_bar, 0), (_may_wrap, NARROW), (_is_text, NARROWEST)):
-        while (excess := sum(widths) + GAP * (len(widths) - 1) - room) > 0:
-            flexible = [i for i, width in enumerate(widths) if width > least and kind(columns[i])]
-            if not flexible:
-                break
-            widest = max(flexible, key=widths.__getitem__)
-            widths[widest] -= 1 if len(flexible) > 1 else min(excess, widths[widest] - least)
-    return widths
-
-
-def _is_bar(column: Column) -> bool:
-    return column.bar
-
-
-def _may_wrap(column: Column) -> bool:
-    return column.wrap
-
-
-def _is_text(column: Column) -> bool:
-    return not column.right and not column.whole
-
-
 def _lines_of(
     row: Sequence[str], styles: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
 ) -> Iterator[list[Piece]]:
     """The lines of one row: more than one where a cell wraps."""
-    wrapped = [
-        [cell[:width]]
-        if column.bar or cell_len(cell) <= width
-        else textwrap.wrap(cell, width, break_on_hyphens=False)
+    cells = [
+        [cell]
+        if cell_len(cell) <= width
+        else [set_cell_size(cell, width)]
+        if column.bar
+        else wrapped(cell, width)
         for cell, width, column in zip(row, widths, columns, strict=True)
     ]
-    for parts in zip_longest(*wrapped, fillvalue=""):
+    for parts in zip_longest(*cells, fillvalue=""):
         line: list[Piece] = []
         for part, style, width, column in zip(parts, styles, widths, columns, strict=True):
             blank = " " * (width - cell_len(part))

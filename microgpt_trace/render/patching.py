@@ -25,11 +25,11 @@ from ..patching.results import (
     runs_above,
     tables_of,
 )
-from ..printable import on_one_line
+from ..printable import shown_token
 from .document import plain
 from .grid import Grid, print_grid
 from .layout import Column, print_table
-from .screen import Screen, escape_blank, labelled, probability, shorten
+from .screen import Screen, labelled, probability, shorten
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
@@ -91,26 +91,27 @@ def _print_runs(result: PatchResult, screen: Screen) -> None:
     pairs = [("model", result.model)]
     for which, run in runs:
         more = " …" * (len(run.labels) > MAX_TOKENS)
-        pairs.append((which, " ".join(map(_label, run.labels[:MAX_TOKENS])) + more))
+        pairs.append((which, " ".join(map(shown_token, run.labels[:MAX_TOKENS])) + more))
         pairs += [("", note) for note in run.notes]
     pairs.append(
-        ("judged", f"{_question(contrast)} after position {contrast.position} {_label(contrast.seen)}")
+        ("judged", f"{_question(contrast)} after position {contrast.position} {shown_token(contrast.seen)}")
     )
     labelled([(label, text) for label, text in pairs], screen)
     screen.say()
+    target, against = (shorten(shown_token(t)) for t in (contrast.target_label, contrast.against_label))
     columns = [
         Column("run", lambda row: row[0]),
         Column("difference", lambda row: f"{row[1].difference:.2f}", right=True),
         Column("restored", lambda row: "1" if row[1] is result.clean else "0", right=True),
-        Column(f"P({_label(contrast.target_label)})", lambda row: probability(row[1].p_target), right=True),
-        Column(f"P({_label(contrast.against_label)})", lambda row: probability(row[1].p_against), right=True),
+        Column(f"P({target})", lambda row: probability(row[1].p_target), right=True),
+        Column(f"P({against})", lambda row: probability(row[1].p_against), right=True),
     ]
     print_table(columns, runs, screen)
     screen.tell(RESTORED, "dim", indent=0)
 
 
 def _question(contrast: Contrast) -> str:
-    return f"logit({_label(contrast.target_label)}) - logit({_label(contrast.against_label)})"
+    return f"logit({shown_token(contrast.target_label)}) - logit({shown_token(contrast.against_label)})"
 
 
 def _print_list_of_pairs(result: PairsResult, screen: Screen) -> None:
@@ -118,8 +119,8 @@ def _print_list_of_pairs(result: PairsResult, screen: Screen) -> None:
     columns = [
         Column("clean", lambda p: p.clean.text, wrap=True),
         Column("corrupted", lambda p: p.corrupt.text, wrap=True),
-        Column("target", lambda p: _label(p.contrast.target_label)),
-        Column("against", lambda p: _label(p.contrast.against_label)),
+        Column("target", lambda p: shown_token(p.contrast.target_label)),
+        Column("against", lambda p: shown_token(p.contrast.against_label)),
         Column("clean", lambda p: f"{p.clean.difference:.2f}", right=True),
         Column("corrupted", lambda p: f"{p.corrupt.difference:.2f}", right=True),
     ]
@@ -138,7 +139,7 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
         own = {row[position] for row in labels if position < len(row)}
-        return shorten(_label(own.pop())) if len(own) == 1 else ""
+        return shorten(shown_token(own.pop())) if len(own) == 1 else ""
 
     def corrupted(position: int) -> str:
         said = common(corrupt, position)
@@ -243,7 +244,3 @@ def _print_checks(pairs: Sequence[PatchedPair], screen: Screen) -> None:
 
 def _off(deviation: float | None) -> float:
     return math.inf if deviation is None or math.isnan(deviation) else deviation
-
-
-def _label(label: str) -> str:
-    return on_one_line(escape_blank(label))

@@ -5,14 +5,15 @@ Whatever is printed here may come from a file: a Screen spells out what a termin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from io import StringIO
 from itertools import pairwise
 from math import inf, isfinite
-from textwrap import wrap
 from typing import Any
 
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.markup import escape as escape_markup
 from rich.segment import Segment
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from ..printable import in_lines, on_one_line
 
-LABEL = 12  # characters of a token in a table
+LABEL = 12  # cells of a token in a table
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -55,8 +56,9 @@ class Screen(Console):
         return self.options.ascii_only
 
     @property
-    def colored(self) -> bool:
-        return self.color_system is not None and not self.no_color
+    def many_colors(self) -> bool:
+        """Whether it has colours of our choice: of sixteen the terminal has its own idea."""
+        return self.color_system in ("256", "truecolor") and not self.no_color
 
     def words(self, text: str) -> str:
         """The text in characters that this terminal has, and none that it would obey."""
@@ -69,11 +71,8 @@ class Screen(Console):
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
         """Print plain text, its further lines indented like the first one."""
-        for line in wrap(
-            self.words(on_one_line(text)), max(self.width, 20), initial_indent=" " * indent,
-            subsequent_indent=" " * indent, break_on_hyphens=False,
-        ):  # fmt: skip
-            self.print(Text(line, style))
+        for line in wrapped(self.words(on_one_line(text)), max(self.width, 20) - indent):
+            self.print(Text(" " * indent + line, style))
 
     def bar(self, share: float, width: int) -> str:
         """A bar of `share` of the width, in eighths of a character where these exist."""
@@ -118,8 +117,9 @@ def _mark(values: Sequence[float | None], low: float, span: float, levels: str) 
 
 
 def to_text(width: int = 100) -> Screen:
-    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour."""
-    return Screen(file=StringIO(), width=width, force_terminal=False)
+    """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour, wherever
+    the program runs (a notebook counts as a terminal in colour, and displays what rich prints)."""
+    return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
@@ -150,14 +150,31 @@ def escape(text: str) -> str:
     return escape_markup(on_one_line(text))
 
 
-def escape_blank(label: str) -> str:
-    """A token's text with its blanks to be seen: " is" as ␣is."""
-    return label.replace(" ", "␣")
-
-
 def shorten(label: str) -> str:
     """A token's text as far as a table has room for it."""
-    return label if len(label) <= LABEL else f"{label[: LABEL - 1]}…"
+    return label if cell_len(label) <= LABEL else f"{set_cell_size(label, LABEL - 1).rstrip()}…"
+
+
+_WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of so many cells at most. What stands in brackets stays together, and so does a word,
+    if it has room on a line."""
+    lines, line, free = list[str](), "", width
+    for word in _WORD.findall(text):
+        size = cell_len(word)
+        if size > free and word.strip():
+            *whole, word = chop_cells(word, width)
+            lines += [done for done in (line.rstrip(), *whole) if done]
+            line, size, free = "", cell_len(word), width
+        line, free = line + word, free - size
+    return [*lines, *filter(None, [line.rstrip()])]
+
+
+def at_right(text: str, width: int) -> str:
+    """The text at the right of so many cells of the screen."""
+    return " " * (width - cell_len(text)) + text
 
 
 def ratio(value: float | None) -> str:

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from ..checks import Check
 from ..events import EventSpec, TraceEvent
+from ..printable import shown_token, with_ids
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
 from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
-from .screen import Screen, escape, figure, labelled, ratio, significant, to_text
+from .screen import Screen, escape, figure, labelled, ratio, significant
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -46,7 +47,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     inputs, model = trace.input, trace.model
     tokens = ", ".join(map(str, inputs.tokens))
     screen.say(f'[bold]Input: "{escape(inputs.text)}" → tokens \\[{tokens}][/bold]')
-    read = " ".join(f"{label}={i}" for label, i in zip(inputs.labels, inputs.tokens, strict=True))
+    read = with_ids(inputs.labels, inputs.tokens)
     config = model["config"]
     layers = "1 layer" if config["n_layer"] == 1 else f"{config['n_layer']} layers"
     dimensions = (
@@ -54,7 +55,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
         f"block {config['block_size']}"
     )
     pairs = [
-        ("reads", f"{read}, to predict {' '.join(target.label for target in trace.targets)}"),
+        ("reads", f"{read}, to predict {' '.join(shown_token(t.label) for t in trace.targets)}"),
         ("vocabulary", model["vocabulary"]["convention"]),
         ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
         ("", dimensions),
@@ -108,7 +109,8 @@ def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, ver
             screen.print()
             print_table(statistics, events, screen)
         weights = next((e for e in events if e.name.endswith("attn.weights")), None)
-        if verbose and weights and ("forward", weights.name) in trace.arrays:
+        own = trace.model["family"] == "microgpt"  # of a decoder they would be hundreds
+        if verbose and own and weights and ("forward", weights.name) in trace.arrays:
             from .arrays import attention_matrices  # what only this needs costs 6 ms
 
             screen.say("\n[dim]Attention weights in percent, row = query, column = key[/dim]")
@@ -125,7 +127,7 @@ def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> li
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
-        Column("note", lambda e: _note(e, trace.model["family"], layers), wrap=True),
+        Column("note", lambda e: _note(e, trace.model["family"], layers), remark=True),
     ]
 
 
@@ -184,9 +186,9 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
     depth = len(trace.predictions[0].top) if trace.predictions else 1
     columns = [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("seen", lambda p: p.seen or "BOS"),
-        Column("target", lambda p: p.target.label),
-        Column("predicted", lambda p: p.predicted.label if p.predicted else "–"),
+        Column("seen", lambda p: shown_token(p.seen) if p.seen else "BOS"),
+        Column("target", lambda p: shown_token(p.target.label)),
+        Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
         Column("", lambda p: f"{screen.bar(p.target.p, 10):<10}", bar=True, style=lambda _: "cyan"),
         Column("rank", lambda p: str(p.rank or "–"), right=True),
@@ -206,7 +208,7 @@ def print_predictions(trace: Trace, screen: Screen) -> None:
 
 
 def _candidates(prediction: Prediction) -> str:
-    return "  ".join(f"{c.label}={c.p:.3f}" for c in prediction.top)
+    return "  ".join(f"{shown_token(c.label)}={c.p:.3f}" for c in prediction.top)
 
 
 def print_insights(trace: Trace, screen: Screen) -> None:
@@ -284,18 +286,3 @@ def _measured(check: Check) -> str:
     limit = f" ≤ {check.tolerance:.0e}" if check.holds and check.tolerance else ""
     sign = "" if check.holds else f", allowed {check.tolerance:.0e}"
     return f"{check.claim} (off by {check.deviation:.1e}{limit}{sign})" if check.deviation else check.claim
-
-
-def to_html(trace: Trace) -> str:
-    """The trace as HTML, for a notebook."""
-    from html import escape as quote
-
-    screen = to_text(110)
-    with screen.capture() as captured:
-        if trace.model["family"] == "microgpt":
-            print_trace(trace, screen)
-        else:
-            from .decoder import print_decoder_trace
-
-            print_decoder_trace(trace, screen)
-    return f'<pre style="line-height: 1.2">{quote(captured.get())}</pre>'

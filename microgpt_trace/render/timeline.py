@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from ..courses import TIMELINE_SCHEMA, LayerUnits, LossCourse, PositionCourse, Timeline, selected
+from ..printable import shown_token
 from .courses import (
     Measure,
     ends,
@@ -93,8 +94,8 @@ def _print_predictions(timeline: Timeline, screen: Screen) -> None:
     screen.say(f'\n[bold cyan]P(target) of "{escape(timeline.watched)}"[/bold cyan]')
     columns = [
         Column("pos", lambda c: str(c.position), right=True),
-        Column("seen", lambda c: c.seen, whole=True),
-        Column("target", lambda c: c.target, whole=True),
+        Column("seen", lambda c: shown_token(c.seen), whole=True),
+        Column("target", lambda c: shown_token(c.target), whole=True),
         *ends("first", lambda c: c.p, _p),
         Column("rank", _last_rank, right=True),
         Column("half way", lambda c: _step(c.halfway), right=True),
@@ -123,7 +124,7 @@ def _learned(position: PositionCourse) -> str:
 
 def _double_letter(position: PositionCourse, steps: Sequence[int]) -> str:
     """When a letter that comes twice was learned, in words."""
-    what = f'The double {position.target} (after "{position.seen}")'
+    what = f'The double {shown_token(position.target)} (after "{position.seen}")'
     if not any(position.rank):
         return f"{what}: ranks were not logged"
     if position.learned is not None:

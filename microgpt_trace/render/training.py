@@ -15,6 +15,7 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..printable import shown_token
 from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
@@ -41,14 +42,12 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
     bar = Progress(
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("lr {task.fields[lr]:.4g}"),
-        TextColumn("{task.fields[speed]:,.0f} steps/s"),
+        TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(compact=True),
         console=screen,
         auto_refresh=False,
     )
-    task = bar.add_task("", total=total, completed=start, loss=float("nan"), lr=0.0, speed=0.0)
+    task = bar.add_task("", total=total, completed=start, told="")  # nothing is known before the first step
     began = shown = monotonic()
 
     def report(step: int, lr: float, losses: Sequence[float]) -> None:
@@ -57,8 +56,8 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
         if now - shown < REFRESH and step != total:
             return
         shown = now
-        speed = (step - start) / max(now - began, 1e-9)
-        bar.update(task, completed=step, loss=_smoothed(losses), lr=lr, speed=speed, refresh=True)
+        told = _told(losses, lr, (step - start) / max(now - began, 1e-9))
+        bar.update(task, completed=step, told=told, refresh=True)
 
     with bar:
         yield report
@@ -75,15 +74,15 @@ def _plain_lines(total: int, start: int, screen: Screen) -> Report:
             return
         due += every
         speed = (step - start) / max(monotonic() - began, 1e-9)
-        loss = _smoothed(losses)
-        screen.say(f"step {step:,}/{total:,}  loss {loss:.3f}  lr {lr:.4g}  {speed:,.0f} steps/s")
+        screen.say(f"step {step:,}/{total:,}  {_told(losses, lr, speed)}")
 
     return report
 
 
-def _smoothed(losses: Sequence[float]) -> float:
+def _told(losses: Sequence[float], lr: float, speed: float) -> str:
+    """The mean of the last losses, and how fast it goes on."""
     recent = losses[-SMOOTHED:]
-    return sum(recent) / len(recent)
+    return f"loss {sum(recent) / len(recent):.3f}  lr {lr:.4g}  {speed:,.0f} steps/s"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ class Summary:
     p_after: Sequence[float]
     samples: Sequence[tuple[str, bool]]  # a name, and whether the data has it
     closing: Sequence[tuple[str, str]]
+    trace_it: str  # a command line
 
 
 def print_summary(summary: Summary, screen: Screen) -> None:
@@ -112,7 +112,8 @@ def print_summary(summary: Summary, screen: Screen) -> None:
     rows = [("train", summary.train_loss), ("held out", summary.held_out_loss)]
     labelled([(label, _change(*pair)) for label, pair in rows], screen)
     screen.say(f'\n[bold cyan]P(target) of "{escape(summary.watched)}"[/bold cyan]')
-    for target, before, after in zip(summary.targets, summary.p_before, summary.p_after, strict=True):
+    targets = map(shown_token, summary.targets)
+    for target, before, after in zip(targets, summary.p_before, summary.p_after, strict=True):
         screen.say(f"{escape(target):>4}  {before:.3f} → {after:.3f}  [cyan]{screen.bar(after, 20)}[/cyan]")
     new = sum(not known for _, known in summary.samples)
     screen.say(
@@ -126,6 +127,9 @@ def print_summary(summary: Summary, screen: Screen) -> None:
     screen.print(Columns(names, equal=True, column_first=False, padding=(0, 2)))
     screen.say()
     labelled(summary.closing, screen)
+    # Not wrapped: it is there to be copied.
+    command = Text.assemble(("trace it    ", "dim"), screen.words(summary.trace_it))
+    screen.print(command, soft_wrap=True)
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from .packages import missing
 
@@ -169,6 +170,8 @@ class ByteLevelBpe(_Bpe):
     merges: Sequence[str]  # "left right"
     pre_tokenizer: str
 
+    __repr__ = one_line
+
     def _words(self, text: str) -> list[str]:
         if self.pre_tokenizer == "qwen2":
             text = unicodedata.normalize("NFC", text)
@@ -222,6 +225,8 @@ class SentencePieceBpe(_Bpe):
     scores: Sequence[float]
     add_space_prefix: bool
     unknown: int | None
+
+    __repr__ = one_line
 
     def _words(self, text: str) -> list[str]:
         return [(SPACE_MARK if self.add_space_prefix else "") + text.replace(" ", SPACE_MARK)]

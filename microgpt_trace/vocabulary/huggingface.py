@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..brief import brief
+from ..brief import brief, one_line
 from ..errors import FileFormatError
 from ..foreign_files import read_text
 from ..json_text import MANY_VALUES
@@ -50,6 +50,15 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         templates=_templates(folder, config, config_path),
         **ends,
     )
+
+
+def convertible(folder: Path) -> str:
+    """The tokenizer of a folder without tokenizer.json that transformers makes one of; else nothing."""
+    if (folder / "tokenizer.json").exists():
+        return ""
+    kinds = (("tokenizer.model",), ("vocab.json", "merges.txt"))
+    found = (files for files in kinds if all((folder / file).exists() for file in files))
+    return " and ".join(next(found, ()))
 
 
 def _token_ids(tokenizer: Mapping[str, Any], path: Path) -> dict[str, int]:
@@ -208,6 +217,8 @@ class _TokenizerJson:
     path: Path
     location: str  # the same, whatever folder is the current one
     limits: Limits = _LIMITS
+
+    __repr__ = one_line
 
     def __call__(self, text: str, special: bool) -> list[int]:
         check_installed("tokenizers", "turning text into tokens needs")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..brief import one_line
 from ..errors import FileFormatError
 from ..readers.strings import Strings
 
@@ -17,6 +18,8 @@ class Metadata:
 
     path: Path
     values: Mapping[str, Any]
+
+    __repr__ = one_line
 
     def _get(self, key: str, kind: type, what: str) -> Any:
         value = self.values.get(key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from ..brief import one_line
 from ..errors import InputError
 from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
@@ -40,6 +41,9 @@ class Vocabulary:
     add_eos: bool = False
     bos_note: str = ""
     templates: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return one_line(self, path=str(self.path), size=self.size, kind=self.kind)
 
     def ends_text(self, token: int) -> bool:
         """Whether a model that predicts this token has no more to say."""

@@ -1,0 +1,106 @@
+"""Which events of a trace are shown, serialised and saved: one selection for all three."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..names import ALIASES, glob_pattern, select_names
+
+if TYPE_CHECKING:
+    from ..decoder import Decoder
+    from ..model import Model
+    from ..traces import Trace
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is shown of a trace, and where it goes."""
+
+    verbose: bool
+    layer: list[str]
+    layers: str | None
+    show: list[str]
+    as_json: bool
+    as_jsonl: bool
+    values: bool
+    save: Path | None
+    save_aprt: Path | None
+    out: Path | None
+    fail_on: str | None
+
+    @property
+    def is_json(self) -> bool:
+        return self.as_json or self.as_jsonl
+
+
+def selected(model: Model | Decoder, request: Request, layers: list[int]) -> list[str]:
+    """The events asked for by name, else those of the overview or all of them but for those that cost a
+    computation of their own; and of these the chosen layers'."""
+    specs = model.hooks.specs
+    asked = request.layer and select_names(request.layer, list(specs))
+    names = asked or [n for n, s in specs.items() if (request.verbose and not s.extra) or s.overview]
+    if not layers:
+        return names
+    found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
+    if not found:
+        raise InputError(f"--layers {request.layers} has none of the events that --layer names")
+    return found
+
+
+def kept(
+    result: Trace, model: Model | Decoder, request: Request, layers: list[int], verb: str, where: str = ""
+) -> str:
+    """How many arrays were kept, and where that is not all which options keep others."""
+    count = len(result)
+    if request.layer:
+        return f"{_arrays(count)}{where}"
+    total = _of_all(result, model, request, layers)
+    heads = any(spec.extra for spec in model.hooks.specs.values()) and "--layer '*.head*'"
+    if count == total:
+        return f"{_arrays(count)}{where}" + (f"; {heads} {verb} the heads" if heads else "")
+    more = f"; --verbose {verb} {total:,}" + (f", {heads} the heads" if heads else "")
+    return f"{count:,} of {_arrays(total)}{where}{more}"
+
+
+def _of_all(result: Trace, model: Model | Decoder, request: Request, layers: list[int]) -> int:
+    """How many arrays the same request with --verbose keeps."""
+    names = selected(model, replace(request, verbose=True), layers)
+    parameters = [name for name in names if model.hooks.specs[name].parameter == name]
+    computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
+    of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}
+    return sum(of_phase[phase] for phase in {event.phase for event in result})
+
+
+def _arrays(count: int) -> str:
+    return f"{count:,} array{'s' * (count != 1)}"
+
+
+def with_stages(model: Model | Decoder, names: list[str]) -> list[str]:
+    """Those of the names that a stage of apr stands for."""
+    stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
+    found = [name for name in names if any(stage.fullmatch(name) for stage in stages)]
+    if not found:
+        raise InputError("--save-aprt: none of the chosen events is a stage of apr")
+    return found
+
+
+def layers_of(text: str | None, count: int) -> list[int]:
+    """ "3-5" is three layers, "3,7" two."""
+    if text is None:
+        return []
+    chosen: list[int] = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part)
+        if bounds is None:
+            raise InputError(f"--layers: expected something like 3-5 or 0,7, found {text!r}")
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if last < first:
+            raise InputError(f"--layers {text}: {part} ends before it begins")
+        if last >= count:
+            raise InputError(f"--layers {text}: this model has layers 0 to {count - 1}")
+        chosen += range(first, last + 1)
+    return chosen
