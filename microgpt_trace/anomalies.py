@@ -4,9 +4,9 @@ comes from: an invariant of the architecture, or this model's own other layers."
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 from .brief import one_line
@@ -14,18 +14,23 @@ from .events import TraceEvent
 from .stats import median
 
 if TYPE_CHECKING:
-    from .traces import LayerRow
+    from .norm_rows import NormRows
+    from .traces import Compared, LayerRow
 
 NORM_TOLERANCE = 1e-3
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
-FEWEST_POSITIONS = 4  # below, position 0 and its massive activations rule the medians
+FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 FAR = 6.0  # times the layers' own spread
 CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much
+CLOSE_AT_ENDS = 0.55  # the same for the first and the last layer, which differ in sound models too
 
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why."""
+    """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
+
+    `seen` says what it looked at, `unseen` what it left out and why.
+    """
 
     id: str
     title: str
@@ -34,92 +39,143 @@ class Anomaly:
     threshold: float | None
     source: Literal["invariant", "other layers"]
     detail: str = ""
+    seen: str = ""
+    unseen: str = ""
+
+
+@dataclass
+class Steps:
+    """Those of a continuation: how many events they had, and which of these are not finite."""
+
+    count: int = 0
+    broken: list[TraceEvent] = field(default_factory=list)
+
+    def add(self, events: Sequence[TraceEvent]) -> None:
+        self.count += len(events)
+        self.broken += [e for e in events if e.stats is not None and e.stats.nonfinite_count]
 
     __repr__ = one_line
 
 
 def anomalies_of(
-    events: Sequence[TraceEvent], layers: Sequence[LayerRow], norms: Mapping[str, float]
-) -> Iterable[Anomaly]:
-    """Evaluate every rule on the events and layers of a run."""
-    yield _nonfinite(events)
-    yield _constant(events)
+    events: Sequence[TraceEvent], steps: Steps, put: Collection[str], layers: Sequence[LayerRow],
+    norms: NormRows,
+) -> Iterable[Anomaly]:  # fmt: skip
+    """Evaluate every rule on the events and layers of a prompt, and on the steps that continue it.
+
+    `put` are the events that interventions changed: what they put there is no anomaly of the model.
+    """
+    own = [event for event in events if event.name not in put]
+    left = len(events) - len(own)
+    unseen = f"{left:,} event{'s' * (left > 1)} that an intervention changed" if left else ""
+    yield _nonfinite([*own, *(e for e in steps.broken if e.name not in put)], len(own) + steps.count, unseen)
+    yield _constant(own, ", ".join(filter(None, [unseen, "steps of the continuation" * bool(steps.count)])))
     yield _norms(norms)
-    positions = next((event.shape[0] for event in events if event.name == "embed.tok"), FEWEST_POSITIONS)
-    for identifier, title, measure in _LAYER_RULES:
-        yield _odd_layer(identifier, title, layers, positions, measure)
+    for rule in _LAYER_RULES:
+        yield _odd_layer(rule, layers)
 
 
-def _nonfinite(events: Sequence[TraceEvent]) -> Anomaly:
+def _nonfinite(events: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly:
     bad = [e for e in events if e.stats is not None and e.stats.nonfinite_count]
     detail = f"first in {bad[0].name}" if bad else ""
-    count = float(sum(e.stats.nonfinite_count for e in bad if e.stats is not None))
-    return Anomaly("nonfinite", "values that are not finite", bool(bad), count, 0.0, "invariant", detail)
+    found = float(sum(e.stats.nonfinite_count for e in bad if e.stats is not None))
+    title, seen = "values that are not finite", f"{count:,} events"
+    return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", detail, seen, unseen)
 
 
-def _constant(events: Sequence[TraceEvent]) -> Anomaly:
-    """A tensor of one repeated value carries nothing."""
-    flat = [e.name for e in events if e.stats is not None and e.stats.std == 0 and e.stats.count > 1
-            and not e.name.endswith("weights")]  # fmt: skip
+def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
+    """A tensor of one repeated value carries nothing, unless it has but one, as a position's attention."""
+    several = [e for e in events if e.stats is not None and e.stats.count > 1
+               and not (e.name.endswith("attn.weights") and e.shape[-1] == 1)]  # fmt: skip
+    flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
     detail = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
-    title = "tensors of one repeated value"
-    return Anomaly("constant", title, bool(flat), float(len(flat)), 0.0, "invariant", detail)
+    title, seen = "tensors of one repeated value", f"{len(several):,} events of several values"
+    return Anomaly("constant", title, bool(flat), float(len(flat)), 0.0, "invariant", detail, seen, unseen)
 
 
-def _norms(norms: Mapping[str, float]) -> Anomaly:
-    title = "RMSNorm rows, gain divided out, away from RMS 1"
-    bad = next((name for name, off in norms.items() if not math.isfinite(off)), None)
-    if bad is not None:
+def _norms(norms: NormRows) -> Anomaly:
+    title, off = "RMSNorm rows, gain divided out, away from RMS 1", norms.off
+    bad = next((name for name in off if not math.isfinite(off[name])), None)
+    if not off or bad is not None:
         reason = f"{bad}, or what went in, is not finite or too large to be squared"
+        if not off:
+            reason = "no norm has a gain"
         return Anomaly("rmsnorm", title, None, None, NORM_TOLERANCE, "invariant", reason)
-    name = max(norms, key=lambda n: norms[n])
-    off = norms[name]
-    return Anomaly("rmsnorm", title, off > NORM_TOLERANCE, off, NORM_TOLERANCE, "invariant", name)
+    name = max(off, key=lambda n: off[n])
+    found, seen = off[name] > NORM_TOLERANCE, f"{len(off)} norms"
+    return Anomaly("rmsnorm", title, found, off[name], NORM_TOLERANCE, "invariant", name, seen)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+@dataclass(frozen=True, slots=True)
+class _LayerRule:
+    id: str
+    title: str
+    measure: Callable[[Compared], float]
+    first: str = ""  # why the first layer is not like the others
+    close: float = CLOSE
 
 
-_LAYER_RULES: tuple[tuple[str, str, Callable[[LayerRow, LayerRow], float]], ...] = (
-    (
-        "growth",
-        "a layer that scales the stream unlike the others",
-        lambda a, b: _ratio(b.typical, a.typical),
+_LAYER_RULES = (
+    _LayerRule(
+        "growth", "a layer that scales the stream unlike the others", lambda layer: layer.growth,
+        "it reads the embedding, of a size of its own",
     ),
-    ("attention-write", "attention that writes unlike the others", lambda a, b: b.attention_typical),
-    ("mlp-write", "an MLP that writes unlike the others", lambda a, b: b.mlp_typical),
-    ("silence", "SiLU outputs near zero unlike the others", lambda a, b: 1 - b.near_zero),
-    ("turn", "a layer that turns the stream unlike the others", lambda a, b: 1 + b.turn),
-)
+    _LayerRule(
+        "attention-write", "attention that writes unlike the others", lambda layer: layer.attention,
+        "it reads the embedding, of a size of its own", close=0.35,  # what it reads of varies with the text
+    ),
+    _LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
+    _LayerRule("silence", "SiLU outputs near zero unlike the others", lambda layer: layer.passing),
+    _LayerRule("turn", "a layer that turns the stream unlike the others", lambda layer: 1 + layer.turn),
+)  # fmt: skip
 
 
-def _odd_layer(
-    identifier: str, title: str, layers: Sequence[LayerRow], positions: int,
-    measure: Callable[[LayerRow, LayerRow], float],
-) -> Anomaly:  # fmt: skip
-    """The layer whose logarithm lies farthest from the median of all, in units of their spread.
+def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
+    """The layer whose logarithm lies farthest from the trend of all, in units of their spread.
 
-    First and last layer read the embedding and feed the head: they are unlike the others in sound
-    models, and are not judged. The spread is the median absolute deviation times 1.4826.
+    The spread is the median absolute deviation times 1.4826.
     """
-
-    def skipped(reason: str) -> Anomaly:
-        return Anomaly(identifier, title, None, None, FAR, "other layers", reason)
-
-    inner = list(pairwise(layers[:-1]))
-    if positions < FEWEST_POSITIONS:
-        return skipped(f"needs {FEWEST_POSITIONS} positions, found {positions}")
-    if len(inner) < FEWEST_LAYERS:
-        return skipped(f"needs {FEWEST_LAYERS} layers between the first and the last, found {len(inner)}")
-    values = [measure(before, layer) for before, layer in inner]
-    if not all(math.isfinite(v) and v >= 0 for v in values):
-        bad = any(row.nan_count or row.inf_count for row in layers)
-        return skipped("a layer is not finite" if bad else "a row of a layer's stream is zero")
+    judged = layers[1:] if rule.first else layers
+    compared = [row.compared for row in judged if row.compared is not None]
+    values = [rule.measure(layer) for layer in compared]
+    reason = _not_judged(layers, values)
+    if reason:
+        return Anomaly(rule.id, rule.title, None, None, FAR, "other layers", reason)
     logs = [math.log(max(v, 1e-12)) for v in values]
-    middle = median(logs)
-    spread = max(1.4826 * median([abs(v - middle) for v in logs]), CLOSE)
-    far = [abs(v - middle) / spread for v in logs]
+    usual = trend(logs)
+    off = [abs(v - u) for v, u in zip(logs, usual, strict=True)]
+    spread = 1.4826 * median(off)
+    ends = (0, len(layers) - 1)
+    far = [distance / max(spread, CLOSE_AT_ENDS if row.layer in ends else rule.close)
+           for row, distance in zip(judged, off, strict=True)]  # fmt: skip
     worst = max(range(len(far)), key=far.__getitem__)
-    where = f"layer {inner[worst][1].layer}: {values[worst]:.4g}, median {math.exp(middle):.4g}"
-    return Anomaly(identifier, title, far[worst] > FAR, far[worst], FAR, "other layers", where)
+    where = f"layer {judged[worst].layer}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
+    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {compared[0].positions} positions"
+    unseen = f"layer 0: {rule.first}" if rule.first else ""
+    return Anomaly(
+        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, unseen
+    )
+
+
+def _not_judged(layers: Sequence[LayerRow], values: Sequence[float]) -> str:
+    """Why a rule that holds layers against each other cannot be evaluated, if so."""
+    inner = max(len(layers) - 2, 0)
+    if inner < FEWEST_LAYERS:
+        return f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
+    first = layers[0].compared
+    positions = first.positions if first else 0
+    if positions < FEWEST_TOKENS:
+        return f"needs {FEWEST_TOKENS} different tokens after position 0, found {positions}"
+    if all(math.isfinite(value) and value >= 0 for value in values):
+        return ""
+    bad = any(row.nan_count or row.inf_count for row in layers)
+    return "a layer is not finite" if bad else "a layer's stream is zero, or too large to be squared"
+
+
+def trend(values: Sequence[float]) -> list[float]:
+    """The line through evenly spaced values that a few of them cannot move: the median slope of all
+    pairs. Sen, "Estimates of the regression coefficient based on Kendall's tau" (1968)."""
+    pairs = combinations(range(len(values)), 2)
+    slope = median([(values[b] - values[a]) / (b - a) for a, b in pairs])
+    middle = median([value - slope * i for i, value in enumerate(values)])
+    return [middle + slope * i for i in range(len(values))]

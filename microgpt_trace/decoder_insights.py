@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from .anomalies import NORM_TOLERANCE
 from .decoder import Decoder
-from .insights import Insight
+from .insights import WHOLE, Insight
+from .norm_rows import NormRows
 from .traces import LayerRow, TraceInput
+from .wording import fixed, number, percent, told_apart
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
 MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
@@ -18,7 +20,7 @@ STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns
 
 
 def insights_of(
-    model: Decoder, layers: Sequence[LayerRow], norms: Mapping[str, float], inputs: TraceInput
+    model: Decoder, layers: Sequence[LayerRow], norms: NormRows, inputs: TraceInput
 ) -> Iterator[Insight]:
     """Evaluate every predicate on the layers of a run."""
     makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
@@ -34,52 +36,75 @@ def insights_of(
     yield _pattern(model)
 
 
-def _unfit(layers: Sequence[LayerRow], norms: Mapping[str, float]) -> str:
+def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:
     """Why the layers' figures say nothing, or nothing of the kind."""
     if any(row.nan_count or row.inf_count for row in layers):
         return "the run holds values that are not finite"
-    figures = [*norms.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
+    figures = [*norms.off.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
     if all(map(math.isfinite, figures)):
         return ""
     return "a row of the stream is zero, or too large to be squared"
 
 
-def _number(value: float) -> str:
-    """Four significant digits, none of them as an exponent at 22,552."""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-
-
-def _rmsnorm(norms: Mapping[str, float]) -> Insight:
-    worst = max(norms, key=lambda name: norms[name])
-    holds = norms[worst] <= NORM_TOLERANCE
-    measured = f"at worst {norms[worst]:.1e} off, after {worst}"
-    if holds:
-        text = (
-            f"With the gain divided out, every row has RMS 1 (less what eps takes) after each of the "
-            f"{len(norms)} norms ({measured}). This is a structural invariant: a norm's L2 tells of its "
-            "gain, not of what went in."
+def _rmsnorm(norms: NormRows) -> Insight:
+    title, off = "RMSNorm normalization", norms.off
+    if not off:
+        return Insight("rmsnorm", title, None, "Not evaluated: no norm has a gain.")
+    worst, tightest = (
+        max(off, key=lambda name: off[name]),
+        min(norms.least, key=lambda name: norms.least[name]),
+    )
+    numbers: dict[str, float | None] = {"farthest": off[worst], "least_rms": norms.least[tightest]}
+    measured = f"off by {off[worst]:.1e} at worst, after {worst}"
+    if norms.without_gain:
+        measured += "; channels whose gain is 0 left out"
+    if off[worst] > NORM_TOLERANCE:
+        text = f"The invariant does not hold: with the gain divided out a row's RMS is not 1 ({measured})."
+        return Insight("rmsnorm", title, False, text, numbers)
+    whole = norms.least[tightest] >= WHOLE
+    text = (
+        f"With the gain divided out, every row has RMS 1 after each of the {len(off)} norms, less what eps "
+        f"takes ({measured}). "
+    )
+    if whole:
+        text += (
+            "This is a structural invariant: a norm's L2 tells of its gain, not of what went in (of which "
+            f"eps takes {1 - norms.least[tightest]:.1e} at most)."
         )
     else:
-        text = f"The invariant does not hold: with the gain divided out a row's RMS is not 1 ({measured})."
-    return Insight("rmsnorm", "RMSNorm normalization", holds, text, {"farthest": norms[worst]})
+        text += (
+            f"That is much: a row after {tightest} has RMS {number(norms.least[tightest])}, for it came in "
+            "small beside the root of eps. There a norm's L2 tells of what went in."
+        )
+    return Insight("rmsnorm", title, whole, text, numbers)
 
 
 def _growth(layers: Sequence[LayerRow]) -> Insight:
     title = "Growth of the residual stream"
-    first, last = layers[0].row_norm, layers[-1].row_norm
-    factor = last / first if first else math.inf
-    steps = [b.row_norm / a.row_norm if a.row_norm else math.inf
-             for a, b in pairwise(layers)]  # fmt: skip
+    sizes = [row.row_norm for row in layers]
+    first, last = sizes[0], sizes[-1]
     numbers: dict[str, float | None] = {"first": first, "last": last}
-    course = f"the median row norm goes from {first:.4g} to {last:.4g} over {len(layers)} layers"
-    if not steps:
+    if len(layers) < 2:
         return Insight("growth", title, None, "Not evaluated: the model has one layer.", numbers)
-    top = max(range(len(steps)), key=steps.__getitem__)
-    step = f"most in layer {top + 1} (× {steps[top]:.2f})"
+    factor, steps = last / first, [b / a for a, b in pairwise(sizes)]
+    top = max(range(len(steps)), key=lambda i: abs(math.log(steps[i])))
+    high, low = max(sizes), min(sizes)
+    between = [f"at most {number(high)} after layer {sizes.index(high)}"] * (high not in (first, last))
+    between += [f"at least {number(low)} after layer {sizes.index(low)}"] * (low not in (first, last))
+    grown, _ = told_apart(factor, GROWN, fixed, 2)
     if factor >= GROWN:
-        text = f"The stream grows with depth: {course}, {step}."
+        lead = f"The stream grows × {grown}"
+    elif factor <= 1 / GROWN:
+        lead = f"The stream shrinks to × {number(factor)}"
+    elif GROWN * low >= first and high <= GROWN * first:
+        lead = f"The stream keeps its size (× {grown}; growth would be × {GROWN:g} or more)"
     else:
-        text = f"The stream keeps its size: {course} ({step}); growth would be × {GROWN:g} or more."
+        lead = f"The stream leaves its size and comes back near it (× {grown})"
+    text = (
+        f"{lead}: the median row norm goes from {number(first)} after layer 0 to {number(last)} after layer "
+        f"{len(sizes) - 1}{', ' * bool(between)}{' and '.join(between)}. The largest step is × "
+        f"{number(steps[top])}, in layer {top + 1}."
+    )
     return Insight("growth", title, factor >= GROWN, text, numbers | {"largest_step": steps[top]})
 
 
@@ -90,21 +115,27 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
     row = max(layers, key=times)
+    ratio, limit = told_apart(times(row), MASSIVE, fixed)
     place = (
-        f"{_number(row.peak)} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), "
+        f"{number(row.peak)} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), "
         f"channel {row.peak_channel}, after layer {row.layer}"
     )
-    holds = times(row) >= MASSIVE
-    numbers: dict[str, float | None] = {"peak": row.peak, "times_typical": times(row)}
-    ratio = f"{times(row):,.0f} times the median magnitude there"
-    if not holds:
-        text = f"None: the largest element is {place}, {ratio}; massive would be {MASSIVE:g} times or more."
+    measured = (
+        f"{ratio} times the median magnitude there" if row.typical else "where the median magnitude is 0"
+    )
+    numbers: dict[str, float | None] = {
+        "peak": row.peak,
+        "times_typical": times(row) if row.typical else None,
+    }
+    if times(row) < MASSIVE:
+        text = f"None: farthest out is {place}, {measured}; massive would be {limit} times or more."
         return Insight("massive", title, False, text, numbers)
-    same = [r.layer for r in layers if times(r) >= MASSIVE
-            and (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]  # fmt: skip
+    massive = [r for r in layers if times(r) >= MASSIVE]
+    same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
+    here = "all" if len(same) == len(massive) else f"{len(same)} of them"
     text = (
-        f"One element outweighs all others: {place}, {ratio}. It is there in {len(same)} of {len(layers)} "
-        "layers."
+        f"Farthest out is {place}, {measured}. After {len(massive)} of {len(layers)} layers the largest "
+        f"element is {limit} times the median or more, {here} at this position and channel."
     )
     return Insight("massive", title, True, text, numbers)
 
@@ -123,14 +154,15 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> In
     mean = math.fsum(shares.values()) / len(shares)
     sinking = [layer for layer, share in shares.items() if share >= limit]
     numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
+    largest, least = told_apart(shares[top], limit, percent)
+    judged = f"{len(shares)} layers" + " without a sliding window" * bool(windowed)
     measured = (
         f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "
-        f"({shares[top]:.0%}); spread evenly it would be {even:.0%}"
+        f"({largest}); spread evenly it would be {even:.0%}"
     )
-    if sinking:
-        text = f"{len(sinking)} of {len(shares)} layers put {limit:.0%} or more on position 0: {measured}."
-    else:
-        text = f"No layer puts {limit:.0%} or more on position 0: {measured}."
+    none = f"No layer of {judged} puts" if windowed else "No layer puts"
+    lead = f"{len(sinking)} of {judged} put" if sinking else none
+    text = f"{lead} {least} or more on position 0: {measured}."
     return Insight("sinks", title, bool(sinking), text, numbers)
 
 
@@ -139,12 +171,13 @@ def _turn(layers: Sequence[LayerRow]) -> Insight:
     still = [row.layer for row in layers if row.turn >= STILL]
     most = min(layers, key=lambda row: row.turn)
     numbers: dict[str, float | None] = {"layers": float(len(still)), "smallest_cosine": most.turn}
-    measured = f"layer {most.layer} turns it most (median cosine of output and input {most.turn:.3f})"
+    cosine, _ = told_apart(most.turn, STILL, fixed, 3)
+    measured = f"layer {most.layer} turns it most (median cosine of output and input {cosine})"
     if still:
         named = ", ".join(map(str, still[:12])) + (" …" if len(still) > 12 else "")
         text = f"{len(still)} of {len(layers)} layers keep a cosine of {STILL} or more: {named}; {measured}."
     else:
-        text = f"Every layer turns it (no cosine of {STILL} or more): {measured}."
+        text = f"No layer keeps a cosine of {STILL} or more: {measured}."
     return Insight("turn", title, bool(still), text, numbers)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .anomalies import anomalies_of
+from .anomalies import Steps, anomalies_of
 from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
@@ -67,7 +67,7 @@ def trace_decoder(
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions(positions, len(inputs.tokens))
-    watched = Watched(model, sorted({*everything, *shown}), kept, rows if lens else ())
+    watched = Watched(model, sorted({*everything, *shown}), kept, inputs.tokens, rows if lens else ())
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
             return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
@@ -108,7 +108,7 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of([*watched.found(prompted), *watched.broken], layers, survey.norms)),
+        anomalies=tuple(anomalies_of(prompted, watched.stepped, watched.put, layers, survey.norms)),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
         generation=tuple(continued.tokens),
         generation_end=continued.end,
@@ -127,8 +127,9 @@ class Watched:
     """Who observes a pass of the model, and what of it."""
 
     def __init__(
-        self, model: Decoder, names: Sequence[str], kept: Sequence[str], lens: Sequence[int]
-    ) -> None:
+        self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
+        lens: Sequence[int],
+    ) -> None:  # fmt: skip
         tensors = model.tensors
 
         def gain(name: str) -> Array:
@@ -141,9 +142,9 @@ class Watched:
 
         self.collector = Collector(kept)
         self.steps = Collector(())  # of the step of a continuation that goes on
-        self.broken: list[TraceEvent] = []  # events of steps that are not finite
+        self.stepped = Steps()
         self.checker = Checker(model.config.n_head, out_bias)
-        self.survey = Survey(gain, model.config.norm_eps, lens)
+        self.survey = Survey(gain, model.config.norm_eps, tokens, lens)
         bus = model.hooks
         self._bus = bus
         self.beside: Beside | None = None
@@ -170,10 +171,10 @@ class Watched:
         after = [self._last, *self._comparing, self._surveying, *self._collecting]
         return self._bus.begin(time, [self._first, *self._editing], after, keep)
 
-    def found(self, events: Sequence[TraceEvent]) -> list[TraceEvent]:
-        """Those that are the model's own: what an intervention put there is no anomaly of it."""
-        put = self.beside.editor.names if self.beside is not None else set()
-        return [event for event in events if event.name not in put]
+    @property
+    def put(self) -> set[str]:
+        """The events that interventions change."""
+        return self.beside.editor.names if self.beside is not None else set()
 
     def begin_step(self, number: int) -> Run:
         """Start the pass that predicts token `number` of a continuation."""
@@ -185,7 +186,7 @@ class Watched:
     def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
         """The events of the step that are to be shown; of the others only what is not finite is kept."""
         events, self.steps.events = self.steps.events, []
-        self.broken += [e for e in events if e.stats is not None and e.stats.nonfinite_count]
+        self.stepped.add(events)
         return tuple(event for event in events if event.name in shown)
 
 

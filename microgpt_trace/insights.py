@@ -7,18 +7,29 @@ predicate that is false, or could not be evaluated, says so. Nothing here is a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from .brief import one_line
 from .events import TraceEvent
+from .norm_rows import NormRows
 from .parameters import Config
-from .stats import TensorStats
+from .stats import Array, TensorStats
+from .wording import decimals, fixed, listed, percent, span, told_apart
 
-NORM_TOLERANCE = 0.01  # how far RMSNorm's output may lie from sqrt(rows * width)
+if TYPE_CHECKING:
+    from .model import Model
+
+NORM_TOLERANCE = 1e-3  # how far a row's RMS may lie from what RMSNorm gives
+WHOLE = 0.99  # a row of this RMS still counts as one of RMS 1: eps takes the rest
 SMALL_BRANCH = 0.25  # a branch below this share of the stream is a small perturbation
 SPARSE = (0.2, 0.8)  # the share of zeros that makes a ReLU "sparse"
-CHANCE_BAND = 0.25  # nats around ln V that count as chance
+SPARSELY = "leaves a sparse representation"
+ENOUGH = 20.0  # times as likely, or less, as under a uniform guess: as rare by chance as 1 in so many
+LARGE = math.log(1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +48,17 @@ class Insight:
 Stats = dict[str, TensorStats]
 
 
-def insights_of(events: Sequence[TraceEvent], losses: Sequence[float], config: Config) -> list[Insight]:
-    """Evaluate every predicate on the forward events of a run."""
-    stats = {event.name: event.stats for event in events if event.stats is not None}
-    rows = len(losses)
+def insights_of(
+    events: Sequence[TraceEvent], norms: NormRows, losses: Sequence[float], probs: Array, model: Model
+) -> list[Insight]:
+    """Evaluate every predicate on the forward events of a run, its norms, and what it predicts: `probs`
+    [N, V] as used, with the losses of the N targets."""
+    stats, config = {event.name: event.stats for event in events if event.stats is not None}, model.config
     makers: list[tuple[str, str, Callable[[], Insight]]] = [
-        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(stats, rows, config)),
+        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(stats, norms, len(losses), config)),
         ("attention", "Attention against the residual stream", lambda: _attention(stats, config)),
         ("relu", "ReLU sparsity", lambda: _relu(stats, config)),
-        ("predictions", "Predictions", lambda: _predictions(losses, config)),
+        ("predictions", "Predictions", lambda: _predictions(losses, probs, model.untrained)),
         ("pattern", "Comparison with Llama and Qwen", lambda: _pattern([e.name for e in events], config)),
     ]
     insights = []
@@ -65,41 +78,35 @@ def _l2(stats: Stats, name: str) -> float:
     return value
 
 
-def _several(values: Iterable[float], digits: int = 2) -> str:
-    """One number, or the range of several that print differently: "8.94" or "8.91 to 8.94"."""
-    ordered = sorted(values)
-    low, high = (f"{v:.{digits}f}" for v in (ordered[0], ordered[-1]))
-    return low if low == high else f"{low} to {high}"
-
-
-def _rmsnorm(stats: Stats, rows: int, config: Config) -> Insight:
-    names = [n for n in stats if n.endswith(".norm")]
+def _rmsnorm(stats: Stats, norms: NormRows, rows: int, config: Config) -> Insight:
+    title, off, least = "RMSNorm normalization", norms.off, norms.least
+    worst = max(off, key=lambda name: off[name] if math.isfinite(off[name]) else math.inf)
+    found, before = [_l2(stats, name) for name in off], _l2(stats, "embed.sum")
     expected = math.sqrt(rows * config.n_embd)
-    found = [_l2(stats, name) for name in names]
-    worst = max(found, key=lambda value: abs(value - expected))
-    before = _l2(stats, "embed.sum")
-    holds = abs(worst / expected - 1) <= NORM_TOLERANCE
-    numbers: dict[str, float | None] = {"expected": expected, "farthest": worst, "before": before}
-    shape = f"√({rows}·{config.n_embd}) = {expected:.2f}"
-    if holds:
+    numbers: dict[str, float | None] = {"expected": expected, "before": before}
+    if not off[worst] <= NORM_TOLERANCE:
+        why = f"a row is off by {off[worst]:.1e}: a value was replaced"
+        if not math.isfinite(off[worst]):
+            why = "the squares of what went in leave the range of the numbers"
+        text = f"The invariant does not hold: rows after {worst} are not what RMSNorm gives; {why}."
+        return Insight("rmsnorm", title, False, text, numbers)
+    numbers |= {"farthest": off[worst], "least_rms": min(least.values())}
+    tightest = min(least, key=lambda name: least[name])
+    if least[tightest] < WHOLE:
         text = (
-            f"L2 = {_several(found)} after each of the {len(names)} norms, whatever went in "
-            f"({before:.2f} before the first). This is a structural invariant: RMSNorm scales every row "
-            f"to RMS 1, so a row of width {config.n_embd} has L2 √{config.n_embd} = "
-            f"{math.sqrt(config.n_embd):.2f} and {rows} of them {'has' if rows == 1 else 'have'} {shape}."
+            f"Not every row has RMS 1: one after {tightest} has RMS {decimals(least[tightest])}, for it came "
+            f"in so small that eps = {norms.eps:g} counts. L2 = {span(found)} after the {len(off)} norms "
+            f"({decimals(before)} before the first), where rows of RMS 1 would have {expected:.2f}."
         )
-    else:
-        if before > 1e19 * math.sqrt(rows):
-            why = "The squares of an input this large leave the range of the numbers"
-        elif before < 0.1 * expected:
-            why = "The input is so small that eps = 1e-5 counts, or a value was replaced"
-        else:
-            why = "A value was replaced, or an input is too small or too large to be squared"
-        text = (
-            f"The invariant does not hold: L2 = {worst:.3g} after {names[found.index(worst)]}, where rows of "
-            f"RMS 1 would give {shape}. {why} (L2 {before:.3g} before the first norm)."
-        )
-    return Insight("rmsnorm", "RMSNorm normalization", holds, text, numbers)
+        return Insight("rmsnorm", title, False, text, numbers)
+    text = (
+        f"L2 = {span(found)} after each of the {len(off)} norms, whatever went in ({decimals(before)} before "
+        f"the first). This is a structural invariant: RMSNorm scales every row to RMS 1, so a row of width "
+        f"{config.n_embd} has L2 √{config.n_embd} = {math.sqrt(config.n_embd):.2f} and {rows} of them "
+        f"{'has' if rows == 1 else 'have'} √({rows}·{config.n_embd}) = {expected:.2f}; eps takes "
+        f"{1 - least[tightest]:.1%} of a row at most."
+    )
+    return Insight("rmsnorm", title, True, text, numbers)
 
 
 def _attention(stats: Stats, config: Config) -> Insight:
@@ -111,30 +118,27 @@ def _attention(stats: Stats, config: Config) -> Insight:
     heads = [_l2(stats, n) for n in stats if ".attn.head" in n]
     shares = [w / b if b else math.inf for w, b in zip(written, before, strict=True)]
     top = max(shares)
+    layer, finite = shares.index(top), math.isfinite(top)
     numbers: dict[str, float | None] = {
-        "largest_share": top if math.isfinite(top) else None,
+        "largest_share": top if finite else None,
         "heads_min": min(heads),
         "heads_max": max(heads),
         "stream_before": before[-1],
         "stream_after": after[-1],
     }
-    moves = ", ".join(f"{b:.2f} → {a:.2f}" for b, a in zip(before, after, strict=True))
+    moves = ", ".join(f"{decimals(b)} → {decimals(a)}" for b, a in zip(before, after, strict=True))
     measured = (
-        f"the heads write L2 {_several(heads)} each, together {_several(written)}, into a residual stream "
-        f"of L2 {_several(before)}; the residual connection takes it {moves}"
+        f"the heads write L2 {span(heads)} each, together {span(written)}, into a residual stream of L2 "
+        f"{span(before)}; the residual connection takes it {moves}"
     )
+    share, limit = told_apart(top, SMALL_BRANCH, percent) if finite else ("", "")
     if top <= SMALL_BRANCH:
-        text = (
-            f"Attention is a small perturbation: {measured}. It adds {top:.0%} of the stream at most; the "
-            "stream carries most of the signal."
-        )
+        text = f"Attention is a small perturbation: {measured}. It adds {share} of the stream's L2"
+        text += f" at most, in layer {layer}." if config.n_layer > 1 else "."
     else:
-        layer = shares.index(top)
-        share = f"{top:.0%} of the stream's own L2" if math.isfinite(top) else "into a stream of zeros"
-        text = (
-            f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {share} "
-            f"(small would be {SMALL_BRANCH:.0%} or less)."
-        )
+        said = f"{share} of the stream's own L2 (small would be {limit} or less)"
+        said = said if finite else "into a stream of zeros"
+        text = f"Attention is no small perturbation here: {measured}. In layer {layer} it writes {said}."
     return Insight("attention", title, top <= SMALL_BRANCH, text, numbers)
 
 
@@ -143,49 +147,84 @@ def _stream_before(layer: int) -> str:
 
 
 def _relu(stats: Stats, config: Config) -> Insight:
-    sentences, shares = [], []
+    shares, sentences = [], []
+    kinds: dict[str, list[str]] = {}
     for i in range(config.n_layer):
         up, act = stats[f"layer{i}.mlp.up"], stats[f"layer{i}.mlp.act"]
         shares.append(act.zero_count / act.count)
-        where = f"Layer {i}: " if config.n_layer > 1 else ""
+        zero, kind = _sparsity(shares[-1])
+        kinds.setdefault(kind, []).append(f"layer {i} ({zero})")
         sentences.append(
-            f"{where}{shares[-1]:.0%} of the {config.n_inner} hidden units are zero, averaged over the "
-            f"positions; L2 {up.l2_norm:.2f} → {act.l2_norm:.2f}, range [{up.min:.2f}, {up.max:.2f}] → "
-            f"[{act.min:.2f}, {act.max:.2f}]."
+            f"{zero} of the {config.n_inner} hidden units are zero, averaged over the positions; "
+            f"L2 {decimals(up.l2_norm or 0)} → {decimals(act.l2_norm or 0)}, "
+            f"range [{_range(up)}] → [{_range(act)}]."
         )
-    low, high = min(shares), max(shares)
-    holds = SPARSE[0] <= low and high <= SPARSE[1]
-    if holds:
-        lead = "ReLU zeroes the negative activations and leaves a sparse representation."
-    elif high > SPARSE[1]:
-        lead = f"ReLU silences almost everything ({high:.0%}): most of the MLP does no work on this input."
+    if config.n_layer == 1:
+        text = f"ReLU {next(iter(kinds))}: {sentences[0]}"
     else:
-        lead = f"ReLU zeroes little ({low:.0%}): the representation is not sparse on this input."
-    text = " ".join([lead, *sentences])
-    return Insight("relu", "ReLU sparsity", holds, text, {"share_min": low, "share_max": high})
+        lead = "; ".join(f"{kind} in {listed(where)}" for kind, where in kinds.items())
+        text = " ".join([f"ReLU {lead}.", *(f"Layer {i}: {said}" for i, said in enumerate(sentences))])
+    holds = list(kinds) == [SPARSELY]
+    return Insight("relu", "ReLU sparsity", holds, text, {"share_min": min(shares), "share_max": max(shares)})
 
 
-def _predictions(losses: Sequence[float], config: Config) -> Insight:
-    mean, chance = math.fsum(losses) / len(losses), math.log(config.vocab_size)
-    typical = math.exp(-mean)
-    numbers: dict[str, float | None] = {"mean_loss": mean, "chance_loss": chance, "typical_p": typical}
+def _sparsity(share: float) -> tuple[str, str]:
+    """The share of zeros as it is printed, and what it makes of the representation."""
+    low, high = SPARSE
+    if share < low:
+        return told_apart(share, low, percent)[0], "zeroes few units"
+    if share > high:
+        return told_apart(-share, -high, percent)[0].removeprefix("-"), "silences most units"
+    return percent(share), SPARSELY
+
+
+def _range(stats: TensorStats) -> str:
+    return f"{decimals(stats.min or 0.0)}, {decimals(stats.max or 0.0)}"
+
+
+def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Insight:
+    """Whether this text tells the model from a uniform guess, by how many times as likely it makes it.
+
+    Of characters drawn evenly at most one text in K comes out K times as likely as under a uniform guess,
+    and of characters drawn by the model at most one in K as many times less likely: the ratio's mean is 1
+    under the one or the other, and Markov's inequality does the rest, however short the text.
+    """
+    title, count, size = "Predictions", len(losses), probs.shape[1]
+    wide = probs.astype(np.float64)
+    if wide.min() < 0 or np.abs(wide.sum(axis=1) - 1).max() > 1e-3:
+        text = "Not evaluated: the probabilities used are none: a row does not sum to 1, or one is negative."
+        return Insight("predictions", title, None, text)
+    surprise = -np.log(np.where(wide > 0, wide, 1.0))
+    expected = (wide * surprise).sum(axis=1)
+    variance = (wide * np.square(surprise - expected[:, None])).sum(axis=1)
+    own, spread = float(expected.mean()), math.sqrt(float(variance.sum())) / count
+    mean, chance = math.fsum(losses) / count, math.log(size)
+    gain = count * (chance - mean)
+    numbers: dict[str, float | None] = {
+        "mean_loss": mean, "chance_loss": chance, "typical_p": math.exp(-mean),
+        "own_loss": own, "own_spread": spread, "log_likelihood_ratio": gain,
+    }  # fmt: skip
+    several = "s" * (count > 1)
     measured = (
-        f"mean loss {mean:.2f} against ln {config.vocab_size} = {chance:.2f}, so the target typically gets "
-        f"P = {typical:.3f} against 1/{config.vocab_size} = {1 / config.vocab_size:.3f}"
+        f"Mean loss {decimals(mean)} over {count} prediction{several} against ln {size} = {chance:.2f} of a "
+        f"uniform guess: the target typically gets P = {decimals(math.exp(-mean), 3)} against 1/{size} = "
+        f"{decimals(1 / size, 3)}. Characters drawn from the model's own probabilities would have "
+        f"{decimals(own)} ± {decimals(spread)} (standard deviation over {count} position{several})"
     )
-    if abs(mean - chance) <= CHANCE_BAND:
-        return Insight(
-            "predictions",
-            "Predictions",
-            False,
-            f"About what chance gives, within {CHANCE_BAND} of it: {measured}.",
-            numbers,
+    if untrained:
+        text = f"{measured}. The model is untrained: it has learned nothing."
+        return Insight("predictions", title, None, text, numbers)
+    ratio, _ = told_apart(math.exp(min(abs(gain), 700.0)), ENOUGH, fixed, 1)
+    likely = ratio if abs(gain) < LARGE else f"10^{abs(gain) / math.log(10):.1f}"
+    likely += " times as likely" if gain >= 0 else " times less likely"
+    if abs(gain) < math.log(ENOUGH):
+        lead = (
+            f"This text does not tell the model from a uniform guess: it is {likely}, {ENOUGH:g} would count"
         )
-    if mean < chance:
-        text = f"The model has learned something about this text: {measured}."
-        return Insight("predictions", "Predictions", True, text, numbers)
-    text = f"Worse than chance: {measured}. The model is confident in other characters."
-    return Insight("predictions", "Predictions", False, text, numbers)
+        return Insight("predictions", title, None, f"{lead}. {measured}.", numbers)
+    lead = "Better" if gain > 0 else "Worse"
+    text = f"{lead} than a uniform guess: the model makes this text {likely}. {measured}."
+    return Insight("predictions", title, gain > 0, text, numbers)
 
 
 # How a layer of microGPT reads in the words that `apr trace` uses for Llama and Qwen.

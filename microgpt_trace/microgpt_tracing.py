@@ -19,6 +19,8 @@ from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
 from .model import Model, Schedule
 from .names import select_names
+from .norm_rows import NormRows
+from .ops import RMSNORM_EPS
 from .parameters import Parameters
 from .passes import batch_of
 from .predictions import predictions_of
@@ -60,14 +62,15 @@ def trace_microgpt(
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text)
     batch = batch_of(model, inputs)
-    collector, checker = Collector(kept), Checker(model.config.n_head)
+    collector, checker, norms = Collector(kept), Checker(model.config.n_head), _Norms()
     summary: StepSummary | None = None
     before, after = checker.observers(bus)
     collecting = bus.subscription(collector, phases=PHASES, stats=True)
+    measuring = bus.subscription(norms, *_Norms.NAMES)
     untouched = _Untouched(model, inputs, batch, interventions) if interventions else None
     editing, comparing = untouched.subscriptions() if untouched else ([], [])
     with np.errstate(all="ignore"):
-        run = bus.begin(time, [before, *editing], [after, *comparing, collecting])
+        run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
@@ -99,13 +102,28 @@ def trace_microgpt(
         loss=float(done.loss),
         chance_loss=math.log(model.config.vocab_size),
         checks=(checker.finite(), *checks),
-        insights=tuple(insights_of(forward_events, losses, model.config)),
+        insights=tuple(insights_of(forward_events, norms.rows, losses, done.probs, model)),
         parameters=parameter_rows(model.params, collector.events, chosen) if backward or step else (),
         step=summary,
         arrays=collector.arrays,
         specs=bus.specs,
         intervened=untouched.beside(done, chosen, top_k) if untouched else None,
     )
+
+
+class _Norms:
+    """A hook that holds each norm's output against what goes in."""
+
+    NAMES = ("embed.sum", "*.norm", "*.residual")
+
+    def __init__(self) -> None:
+        self.rows, self._stream = NormRows(RMSNORM_EPS), np.empty((0, 0))
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        if event.name.endswith(".norm"):
+            self.rows.measure(event.name, self._stream, value)
+        if event.name.endswith(".residual") or event.stage == "embedding":
+            self._stream = value.copy()
 
 
 def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> tuple[Prediction, ...]:

@@ -15,6 +15,7 @@ from .parameters import Config, Parameters, check_whole
 from .stats import Array
 from .tokenizer import Tokenizer
 
+UNTRAINED = "untrained"  # the origin of a model that `init` drew
 MAX_COUNT = 1 << 63  # of what a log can say
 MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
 
@@ -76,6 +77,11 @@ class Model:
     def config(self) -> Config:
         return self.params.config
 
+    @property
+    def untrained(self) -> bool:
+        """Whether it is known that no step was taken; of bare weights nothing is known."""
+        return self.training.step == 0 if self.training else self.origin.startswith(UNTRAINED)
+
     @cached_property
     def hooks(self) -> HookBus:
         """The hook bus of this model's events; `trace` runs under it."""
@@ -115,4 +121,4 @@ def init(config: Config | None = None, *, seed: int = 42, tokenizer: Tokenizer |
         raise InputError(
             f"vocab_size {config.vocab_size} does not fit the tokenizer's {tokenizer.vocab_size} tokens"
         )
-    return Model(Parameters.random(config, seed), tokenizer, f"untrained, seed {seed}")
+    return Model(Parameters.random(config, seed), tokenizer, f"{UNTRAINED}, seed {seed}")

@@ -3,37 +3,43 @@ need, as the values pass. Keeps a few numbers a layer."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .events import TraceEvent
+from .norm_rows import NormRows
 from .stats import Array, median
-from .traces import LayerRow
+from .traces import Compared, LayerRow
 
 NAMES = (
     "embed.tok", "*.norm", "layer*.attn.weights", "layer*.attn.out", "layer*.attn.residual",
     "layer*.mlp.act", "layer*.mlp.down", "layer*.mlp.residual",
 )  # fmt: skip
-SAMPLE = 1024  # elements
+MOST = 16  # positions that the rules compare: more tell no more
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 
 
 class Survey:
     """Subscribe it to NAMES with statistics; then `rows`.
 
-    `gain` gives the gain [C] of a norm event and `eps` its epsilon; `keep` are positions whose
-    residual stream after every layer stays in `kept`.
+    `gain` gives the gain [C] of a norm event and `eps` its epsilon; `tokens` are those that are read, and
+    `keep` are positions whose residual stream after every layer stays in `kept`.
     """
 
-    def __init__(self, gain: Callable[[str], Array], eps: float, keep: Sequence[int] = ()) -> None:
+    def __init__(
+        self, gain: Callable[[str], Array], eps: float, tokens: Sequence[int], keep: Sequence[int] = ()
+    ) -> None:
         self.kept: list[Array] = []  # [n, C] for each layer
-        self.norms: dict[str, float] = {}  # how far the rows of a norm's output lie from RMS 1
-        self._gain, self._eps = gain, eps
+        self.norms = NormRows(eps)
+        self._gain = gain
         self._keep = np.array(keep, dtype=np.intp)
+        self._chosen = compared_positions(tokens)
         self._entered = self._stream = np.empty((0, 0))  # the stream before the layer, and as it is now
         self._measured: dict[str, Any] = {}
+        self._compared: dict[str, float] = {}
         self._rows: list[dict[str, Any]] = []
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
@@ -41,14 +47,14 @@ class Survey:
         if event.name == "embed.tok":
             self._entered = self._stream = value.copy()
         elif kind == "norm":
-            self.norms[event.name] = self._from_rms_1(event.name, value)
+            self.norms.measure(event.name, self._stream, value, self._gain(event.name))
         elif kind == "weights":
             self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
         elif kind == "out":
             self._measure_write("attention", value)
         elif kind == "act":
-            near = np.count_nonzero(np.abs(value) <= NEAR_ZERO) / value.size
-            self._measured |= {"near_zero": near, "near_zero_threshold": NEAR_ZERO}
+            self._measured |= {"near_zero": near_zero(value), "near_zero_threshold": NEAR_ZERO}
+            self._compare("passing", value, lambda rows: 1 - near_zero(rows))
         elif kind == "down":
             self._measure_write("mlp", value)
         elif event.name.endswith("mlp.residual"):
@@ -56,31 +62,22 @@ class Survey:
         else:
             self._stream = value.copy()
 
-    def _from_rms_1(self, name: str, value: Array) -> float:
-        """The largest deviation of a row's RMS from what RMSNorm gives, its gain divided out.
-
-        With x the row that went in, mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps).
-        """
-        gain, stream = self._gain(name), self._stream
-        square = np.square(stream).mean(axis=1, keepdims=True) + self._eps
-        if not gain.all():  # nothing can be divided out of channels without gain
-            used = gain != 0
-            value, stream, gain = value[:, used], stream[:, used], gain[used]
-        if not gain.size:
-            return 0.0
-        rms = np.sqrt(np.square(value / gain).mean(axis=1))
-        expected = np.sqrt(np.square(stream).mean(axis=1) / square[:, 0])
-        return float(np.abs(rms - expected).max(initial=0.0))
+    def _compare(self, name: str, value: Array, measure: Callable[[Array], float]) -> None:
+        if self._chosen.size:
+            self._compared[name] = measure(value[self._chosen])
 
     def _measure_write(self, branch: str, write: Array) -> None:
         """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
-        self._measured[f"{branch}_typical"] = typical(write)
         self._measured[f"{branch}_share"] = median(row_norms(write) / row_norms(self._stream))
+        self._compare(branch, write, typical)
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())
         norms = row_norms(value)
-        cosines = np.einsum("tc,tc->t", value, self._entered) / (norms * row_norms(self._entered))
+        products = np.einsum("tc,tc->t", value, self._entered)
+        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # but for rounding
+        self._compare("turn", cosines, median)
+        self._compare("growth", value, self._growth)
         row = self._measured | {
             "layer": event.layer,
             "stream": event.stats,
@@ -90,12 +87,17 @@ class Survey:
             "peak": float(value.flat[place]),
             "peak_position": place // value.shape[1],
             "peak_channel": place % value.shape[1],
+            "compared": Compared(len(self._chosen), **self._compared) if self._compared else None,
         }
         self._rows.append(row)
         self._entered = self._stream = value.copy()
-        self._measured = {}
+        self._measured, self._compared = {}, {}
         if self._keep.size:
             self.kept.append(value[self._keep])
+
+    def _growth(self, rows: Array) -> float:
+        before = typical(self._entered[self._chosen])
+        return typical(rows) / before if before else math.nan
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
         """A row per layer, with what is not finite in any of the events."""
@@ -111,6 +113,18 @@ class Survey:
         )
 
 
+def compared_positions(tokens: Sequence[int]) -> Array:
+    """Where each token stands last, at most MOST positions spread evenly, and never position 0.
+
+    In sound models position 0 carries massive activations, and so does a token repeated from there on,
+    which sees nothing else: many equal tokens are one witness.
+    """
+    last = sorted({token: position for position, token in enumerate(tokens)}.values())
+    later = [position for position in last if position > 0]
+    count = min(len(later), MOST)
+    return np.array([later[i * len(later) // count] for i in range(count)], dtype=np.intp)
+
+
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
     norms = np.sqrt(np.einsum("tc,tc->t", x, x))
@@ -119,8 +133,11 @@ def row_norms(x: Array) -> Array:
     return norms
 
 
+def near_zero(x: Array) -> float:
+    """The share of elements within NEAR_ZERO."""
+    return float(np.count_nonzero(np.abs(x) <= NEAR_ZERO) / x.size)
+
+
 def typical(x: Array) -> float:
-    """The median magnitude of the elements, or of a thousand of them spread evenly. The few massive
-    ones that sound models have do not move it."""
-    flat = x.ravel()
-    return median(np.abs(flat[:: (flat.size // SAMPLE) | 1]))
+    """The median magnitude of the elements, which the few massive ones of sound models do not move."""
+    return median(np.abs(x))

@@ -106,22 +106,37 @@ class StepSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """What the rules compare of a layer, over `positions` that read different tokens.
+
+    `growth` is how many times its input the stream leaves as, `attention` and `mlp` what each writes (of
+    all three the median magnitude of an element), `passing` the share of SiLU outputs that are not near
+    zero, `turn` the median cosine of the layer's output and input.
+    """
+
+    positions: int
+    growth: float
+    attention: float
+    mlp: float
+    passing: float
+    turn: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerRow:
     """A decoder's layer at a glance. Rows are positions; medians are taken over them.
 
-    `typical` is the stream's median magnitude of an element, `attention_typical` and `mlp_typical` that
-    of what each writes; `attention_share` and `mlp_share` are the median of |write| / |stream|, `turn`
-    that of the cosine of the layer's output and input, `near_zero` the share of SiLU outputs within
-    `near_zero_threshold`, `sink` the attention on position 0, averaged over heads and later queries.
+    `typical` is the stream's median magnitude of an element; `attention_share` and `mlp_share` are the
+    median of |write| / |stream|, `turn` that of the cosine of the layer's output and input, `near_zero`
+    the share of SiLU outputs within `near_zero_threshold`, `sink` the attention on position 0, averaged
+    over heads and later queries. `compared` is None where no position serves as a measure.
     """
 
     layer: int
     stream: TensorStats
     row_norm: float
     typical: float
-    attention_typical: float
     attention_share: float
-    mlp_typical: float
     mlp_share: float
     turn: float
     near_zero: float
@@ -130,6 +145,7 @@ class LayerRow:
     peak: float  # the element of largest magnitude, with its place
     peak_position: int
     peak_channel: int
+    compared: Compared | None
     nan_count: int  # in all the layer's events
     inf_count: int
 

@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from tiny_models import CASES, TOKENS
 
-from microgpt_trace import llama, load, trace
-from microgpt_trace.anomalies import FAR, FEWEST_LAYERS, anomalies_of
+from microgpt_trace import Intervention, llama, load, trace
+from microgpt_trace.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
 from microgpt_trace.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
+from microgpt_trace.norm_rows import NormRows
+from microgpt_trace.survey import MOST, compared_positions
+from microgpt_trace.wording import fixed, told_apart
 
 ATTENTION, MLP = "attention-write", "mlp-write"
 RULES = ("nonfinite", "constant", "rmsnorm", "growth", ATTENTION, MLP, "silence", "turn")
 OF_LAYERS = RULES[3:]
+NORMS = NormRows(1e-5, {"final.norm": 0.0}, {"final.norm": 1.0})
 TENSOR = "model.layers.{}.{}.weight"
 
 
@@ -146,6 +150,22 @@ def test_a_wrong_rmsnorm_is_found(decoder_folder, monkeypatch, wrong):
     assert "rmsnorm" in fired(trace(model, tokens=list(TOKENS)))
 
 
+@pytest.mark.parametrize("tokens", [[7] * 12, [7, *[9, 7] * 20, 5], [5, 9, 11], [5]])
+def test_alike_positions_are_no_measure(faulty, tokens):
+    """A token repeated is one witness, and position 0 none: it draws massive activations."""
+    found, count = rules(faulty(tokens=tokens)), len({*tokens[1:]})
+    for identifier in OF_LAYERS:
+        reason = f"needs {FEWEST_TOKENS} different tokens after position 0, found {count}"
+        assert (found[identifier].found, found[identifier].detail) == (None, reason)
+
+
+def test_positions_that_are_compared():
+    assert compared_positions([7, 7, 7]).tolist() == [2]
+    assert compared_positions([5, 7, 9, 7]).tolist() == [2, 3]
+    assert compared_positions([5]).tolist() == []
+    assert len(compared_positions(range(1000))) == MOST
+
+
 @pytest.mark.parametrize("layers", [1, 2, 5])
 def test_rules_that_need_more_layers_say_so(faulty, layers):
     traced = faulty(num_hidden_layers=layers)
@@ -172,18 +192,51 @@ def test_the_threshold_is_in_spreads_of_the_other_layers(ten):
 
     def far(factor):
         row = traced.layers[4]
-        odd = replace(row, mlp_typical=row.mlp_typical * factor)
-        found = anomalies_of((), (*traced.layers[:4], odd, *traced.layers[5:]), {"final.norm": 0.0})
-        return {a.id: a for a in found}[MLP]
+        odd = replace(row, compared=replace(row.compared, mlp=row.compared.mlp * factor))
+        rows = (*traced.layers[:4], odd, *traced.layers[5:])
+        return {a.id: a for a in anomalies_of((), Steps(), (), rows, NORMS)}[MLP]
 
     assert (far(2).found, far(1000).found) == (False, True)
     assert far(2).threshold == FAR
 
 
-@pytest.mark.parametrize("layer", [0, 9])
-def test_first_and_last_layer_are_not_judged(faulty, layer):
-    found = rules(faulty(scaled(layer, "mlp.down_proj", 100)))
-    assert not any(found[identifier].found for identifier in OF_LAYERS)
+@pytest.mark.parametrize("layer", range(10))
+@pytest.mark.parametrize("name", ["mlp.down_proj", "self_attn.o_proj"])
+def test_a_fault_of_any_layer_is_found(faulty, layer, name):
+    """But for what attention writes in the first, which is said to be left out."""
+    found = rules(faulty(scaled(layer, name, 50)))
+    blamed = {found[i].detail.partition(":")[0] for i in OF_LAYERS if found[i].found}
+    judged = (layer, name) != (0, "self_attn.o_proj")
+    assert blamed == ({f"layer {layer}"} if judged else set())
+
+
+def test_what_is_left_out_is_said(ten):
+    found = rules(
+        trace(ten, tokens=list(TOKENS), interventions=[Intervention("scale", "layer3.mlp.up", 2.0)])
+    )
+    assert {i for i in RULES if "layer 0: it reads the embedding" in found[i].unseen} == {"growth", ATTENTION}
+    assert {i for i in RULES if "1 event that an intervention changed" in found[i].unseen} == {
+        "nonfinite", "constant",
+    }  # fmt: skip
+    assert found["nonfinite"].seen == f"{len(trace(ten, tokens=list(TOKENS))) - 1} events"
+    assert found["rmsnorm"].seen == "21 norms"
+    assert found[MLP].seen == "layers 0 to 9 at 5 positions"
+    assert found["growth"].seen == "layers 1 to 9 at 5 positions"
+
+
+def test_steps_of_a_continuation_are_looked_at(ten):
+    with_steps = rules(trace(ten, tokens=list(TOKENS), generate=3))["nonfinite"].seen
+    count = len(trace(ten, tokens=list(TOKENS)))
+    assert int(with_steps.split()[0].replace(",", "")) > 2 * count - 10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_trend_is_not_moved_by_a_few(seed):
+    rng = np.random.default_rng(seed)
+    line = 0.3 * np.arange(12) - 2
+    bent = line.copy()
+    bent[rng.choice(12, 2, replace=False)] += rng.choice([-9, 9], 2)
+    assert np.abs(np.array(trend(bent)) - line).max() < 1e-12
 
 
 def test_constants_are_counted_and_the_first_are_named(faulty):
@@ -219,7 +272,7 @@ def test_growth(faulty):
     grown, kept = insight(faulty(), "growth"), insight(faulty(small), "growth")
     assert (grown.holds, kept.holds) == (True, False)
     assert grown.numbers["last"] >= GROWN * grown.numbers["first"]
-    assert "grows with depth" in grown.text
+    assert grown.text.startswith("The stream grows × ")
     assert "keeps its size" in kept.text
 
 
@@ -233,8 +286,53 @@ def test_massive_activations(faulty):
     assert found.numbers["times_typical"] >= MASSIVE > none.numbers["times_typical"]
     assert "at position 2" in found.text
     assert "channel 7" in found.text
-    assert "in 10 of 10 layers" in found.text
+    assert "After 10 of 10 layers the largest element is 1,000 times the median or more, all at" in found.text
     assert none.text.startswith("None")
+
+
+def test_two_elements_of_one_size_are_both_there(faulty):
+    """The largest element does not outweigh one that is as large with the other sign."""
+
+    def twins(weights):
+        weights["model.embed_tokens.weight"][TOKENS[2], 7:9] = 5000, -4999
+
+    found = insight(faulty(twins), "massive")
+    assert found.text.startswith("Farthest out is ")
+    assert "all others" not in found.text
+
+
+def sized(model, factors):
+    """The growth of a stream that a hook makes so many times as long after each layer."""
+    scaling = np.array(factors, np.float32)
+    with model.hooks.subscribe(lambda e, v: v * scaling[e.layer], "layer*.mlp.residual"):
+        return insight(trace(model, tokens=list(TOKENS)), "growth")
+
+
+def test_growth_has_four_outcomes(ten):
+    flat = [1.0] * 10
+    assert sized(ten, [1e3, *flat[1:]]).text.startswith("The stream keeps its size (× 1.")
+    shrunk = sized(ten, [1e4, *flat[1:9], 1e-3])
+    assert shrunk.text.startswith("The stream shrinks to × 0.00")
+    assert shrunk.holds is False
+    back = sized(ten, [1e3, 100.0, *flat[2:9], 0.01])
+    assert back.text.startswith("The stream leaves its size and comes back near it (× 1.")
+    assert "at most " in back.text
+
+
+def test_rows_that_eps_takes_are_told(faulty):
+    def tiny(weights):
+        weights["model.embed_tokens.weight"][TOKENS[2]] *= 1e-5
+
+    found = insight(faulty(tiny), "rmsnorm")
+    assert found.holds is False
+    assert found.numbers["least_rms"] < 0.01
+    assert f"a row after layer0.attn.norm has RMS {found.numbers['least_rms']:.4g}" in found.text
+    assert "tells of what went in" in found.text
+
+
+@pytest.mark.parametrize(("value", "limit", "said"), [(0.97996, 0.98, "0.97996"), (0.98, 0.98, "0.980")])
+def test_a_number_shows_on_which_side_of_its_limit_it_lies(value, limit, said):
+    assert told_apart(value, limit, fixed, 3)[0] == said
 
 
 def test_sinks(ten):
@@ -303,7 +401,7 @@ def test_the_pattern_is_microgpts_unless_the_layers_differ(ten):
     traced = trace(ten, tokens=list(TOKENS))
     assert insight(traced, "pattern").holds
     other = SimpleNamespace(config=ten.config, chain=("ffn_norm", "attn"))
-    found = list(insights_of(other, traced.layers, {"final.norm": 0.0}, traced.input))
+    found = list(insights_of(other, traced.layers, NORMS, traced.input))
     assert (found[-1].id, found[-1].holds) == ("pattern", False)
 
 

@@ -562,15 +562,25 @@ def odd(decoder_folder):
 
 
 def test_fail_on_anomaly_is_a_gate(odd, plain):
-    found = microgpt("trace", odd, "Hello", "--fail-on", "anomaly")
+    found = microgpt("trace", odd, "World", "--fail-on", "anomaly")
     assert found.returncode == 1
     assert "growth" in found.stdout
-    assert microgpt("trace", odd, "Hello").returncode == 0
-    assert microgpt("trace", plain, "Hello", "--fail-on", "anomaly").returncode == 0
+    assert microgpt("trace", odd, "World").returncode == 0
+    assert microgpt("trace", plain, "World", "--fail-on", "anomaly").returncode == 0
+
+
+def test_a_gate_says_what_it_could_not_look_at(odd, plain):
+    passed = microgpt("trace", odd, "aaaaaa", "--fail-on", "anomaly")
+    assert passed.returncode == 0
+    assert "needs 4 different tokens after position 0, found 1" in passed.stdout.replace("\n", " ")
+    rules = "growth, attention-write, mlp-write, silence, turn"
+    expected = f"--fail-on anomaly: {rules} not evaluated, needs 4 different tokens after position 0, found 1"
+    assert expected in passed.stderr
+    assert "not evaluated" not in microgpt("trace", odd, "World", "--fail-on", "anomaly").stderr
 
 
 def test_a_layer_left_out_of_the_picture_is_judged_all_the_same(odd):
-    assert microgpt("trace", odd, "Hello", "--layers", "0", "--fail-on", "anomaly").returncode == 1
+    assert microgpt("trace", odd, "World", "--layers", "0", "--fail-on", "anomaly").returncode == 1
 
 
 # --- Terminals ------------------------------------------------------------------------------------

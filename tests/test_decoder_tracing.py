@@ -619,8 +619,14 @@ def test_layer_rows_follow_from_the_arrays(decoder_folder, case):
             np.median(norms(down) / norms(middle)), np.median(cosine),
             traced[f"layer{i}.attn.weights"][:, 1:, 0].mean(dtype=np.float64),
         ])  # fmt: skip
-        typical = row.attention_typical, row.mlp_typical, row.typical
-        close(typical, [np.median(np.abs(x)) for x in (out, down, left)])
+        close(row.typical, np.median(np.abs(left)))
+        at = [p for p in sorted({token: p for p, token in enumerate(TOKENS)}.values()) if p > 0]
+        compared, size = row.compared, [float(np.median(np.abs(x[at]))) for x in (left, entered, out, down)]
+        close(
+            (compared.growth, compared.attention, compared.mlp, compared.passing, compared.turn),
+            (size[0] / size[1], *size[2:], (np.abs(act[at]) > 0.01).mean(), np.median(cosine[at])),
+        )
+        assert compared.positions == len(at)
         place = np.unravel_index(np.abs(left).argmax(), left.shape)
         assert (row.peak, row.peak_position, row.peak_channel) == (left[place], *place)
         assert row.near_zero == (np.abs(act) <= row.near_zero_threshold).mean()

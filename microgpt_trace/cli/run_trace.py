@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +16,7 @@ from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
 
 if TYPE_CHECKING:
+    from ..anomalies import Anomaly
     from ..decoder import Decoder
     from ..events import TraceEvent
     from ..model import Model
@@ -65,8 +67,16 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     else:
         show(lambda screen: _paint(result, model, request, screen), request.out)
     found = any(anomaly.found for anomaly in result.anomalies)
+    if request.fail_on:
+        _tell_unjudged(result.anomalies)
     if not result.ok or (request.fail_on and found):
         raise typer.Exit(1)
+
+
+def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
+    """What the gate could not look at: it passes all the same, and must not do so in silence."""
+    for reason, rules in groupby((a for a in anomalies if a.found is None), key=lambda a: a.detail):
+        note(f"--fail-on anomaly: {', '.join(rule.id for rule in rules)} not evaluated, {reason}")
 
 
 @contextmanager

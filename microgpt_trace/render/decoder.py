@@ -262,23 +262,25 @@ def _runners_up(token: GeneratedToken) -> str:
 
 
 def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:
-    """Each rule that fired; how many did not; those that were not evaluated with the reason."""
+    """Each rule that fired; what the others measured, and of what; all that was not evaluated, and why."""
     found = [a for a in anomalies if a.found]
-    quiet = [a for a in anomalies if a.found is False]
     style = "red" if found else "green"
     screen.say(f"\n[bold {style}]Anomalies: {len(found) or 'none'}[/bold {style}]")
     for rule in found:
         where = f"; {rule.detail}" if rule.detail else ""
-        said = f"{rule.id} {_value(rule)}, allowed {rule.threshold:g}{_UNITS[rule.source]}{where}"
-        screen.say(f"[bold red]{escape(rule.title)}: {escape(said)}[/bold red]")
+        said = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"
+        screen.say(f"[bold red]{escape(rule.title)}: {escape(said + where)}[/bold red]")
     for source, lead in (("invariant", "invariants"), ("other layers", "layers unlike the others")):
-        held = ", ".join(
-            f"{rule.id} {_value(rule)} of {rule.threshold:g}" for rule in quiet if rule.source == source
+        quiet = [a for a in anomalies if a.found is False and a.source == source]
+        held = "; ".join(
+            f"{', '.join(f'{rule.id} {_value(rule)}' for rule in rules)} in {seen}, allowed {limit:g}"
+            for (seen, limit), rules in groupby(quiet, key=lambda a: (a.seen, a.threshold))
         )
         if held:
             screen.say(f"[dim]{lead}, none beyond what is allowed{_UNITS[source]}: {held}[/dim]")
-    for reason, rules in groupby((a for a in anomalies if a.found is None), key=lambda a: a.detail):
-        screen.say(f"not evaluated: {', '.join(rule.id for rule in rules)} ({escape(reason)})")
+    for left_out, rules in groupby(anomalies, key=lambda a: a.detail if a.found is None else a.unseen):
+        if left_out:
+            screen.say(f"not evaluated: {', '.join(rule.id for rule in rules)} ({escape(left_out)})")
 
 
 _UNITS = {"invariant": "", "other layers": " in spreads of the layers"}
