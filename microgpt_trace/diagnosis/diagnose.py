@@ -12,6 +12,7 @@ import numpy as np
 
 from ..decoder import Decoder
 from ..dumps.recording import Fitted
+from ..errors import InputError
 from ..graph import kind_of, layer_of
 from ..model import Model
 from ..stats import Array
@@ -53,8 +54,8 @@ class Diagnosis:
     """Every operation of a dump, and what explains the first one that is wrong.
 
     `compute` is the precision that the engine computes in and `compute_how` how that is known.
-    `untested` are events that could not be judged, with the reason; `tried` the ids of the hypotheses
-    that were tried for `first_wrong`.
+    `untested` are events that could not be judged, or not in all rows, with the reason; a pass has `of`
+    operations. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -65,11 +66,17 @@ class Diagnosis:
     first_wrong: str | None
     untested: tuple[tuple[str, str], ...]
     tried: tuple[str, ...]
+    of: int
 
     @property
     def clean(self) -> bool:
-        """No operation is wrong, and the tokens are those of the text where one is known."""
+        """No operation that was judged is wrong, and the tokens are those of the text where one is known."""
         return self.first_wrong is None and not self.findings
+
+    @property
+    def judged(self) -> int:
+        """How many operations could be judged, at least in some rows."""
+        return sum(operation.error is not None for operation in self.operations)
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
@@ -115,7 +122,8 @@ def diagnose_values(
     `values` are the dump's arrays in the shapes of our events, all positions; `partial` those of some
     positions, which can be judged but not built upon. `compute` ("f32", "bf16", "f16", "q8") is the
     precision of the engine, found out from the values where it is None; `text_tokens` are what the
-    dump's text gives by the model's tokenizer. Raises InputError for another `compute`.
+    dump's text gives by the model's tokenizer. Raises InputError for another `compute`, and where no
+    input of any operation is finite.
     """
     run = _Diagnosing(model, np.array(tokens), Recent(values), partial)
     with one_blas_thread(), np.errstate(all="ignore"):
@@ -124,6 +132,8 @@ def diagnose_values(
         if compute is None and found.precision.name == "f32" and _eight_bit_inputs(operations):
             found = _eight_bit(operations)
             operations = run.operations(found)
+        if all(operation.error is None for operation in operations):
+            raise InputError("nothing can be judged: no input of an operation that the dump has is finite")
         findings, tried = run.explain(found, operations)
     of_tokens = entrance.token_finding(model, tokens, text_tokens)
     return Diagnosis(
@@ -135,6 +145,7 @@ def diagnose_values(
         next((operation.name for operation in operations if not operation.holds), None),
         tuple(run.untested(operations)),
         tuple(tried),
+        run.count(operations),
     )
 
 
@@ -147,6 +158,8 @@ class _Diagnosing:
         self.specs = model.hooks.specs
         parameters = model.config.shapes()
         self.known = [name for name in self.specs if name not in parameters]
+        if model.family == "decoder" and len(tokens) == 1:
+            self.known.remove("loss")  # no next token is known
         self.order = {name: i for i, name in enumerate(self.known)}
         self.weights, self.rules = Weights(model), rules_of(model, tokens)
         self.values, self.partial = values, partial
@@ -203,6 +216,11 @@ class _Diagnosing:
     def _case_of(self, found: Found, operation: OperationResult) -> Case:
         return self.case(self.judge(found), operation)
 
+    def count(self, operations: Sequence[OperationResult]) -> int:
+        """How many operations a pass has, with those that cost extra where the dump has them."""
+        own = {operation.name for operation in operations}
+        return sum(name in own or not self.specs[name].extra for name in self.known)
+
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
         """The model's events that were not judged, and what the dump has beyond them."""
         judged = {operation.name: operation for operation in operations}
@@ -211,6 +229,12 @@ class _Diagnosing:
                 yield name, "the dump does not have it"
             elif name in judged and judged[name].error is None:
                 yield name, judged[name].nonfinite
+            elif name in judged and judged[name].unjudged:
+                some = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
+                yield name, f"{some}, for which nothing finite follows from the inputs"
+            if name in judged and name in self.partial:
+                here = len(self.partial[name].positions or ())
+                yield name, f"all but the {here:,} of {len(self.rules.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
             if name not in self.order:
                 yield name, "no event of a forward pass of this model"
