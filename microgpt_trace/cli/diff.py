@@ -227,7 +227,7 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], view: Vi
 
         put([to_json(prompts_document(a.origin, b.origin, results))], view.out)
     else:
-        from ..render.comparison import print_prompts
+        from ..render.prompts import print_prompts
 
         show(lambda screen: print_prompts(results, screen), view.out)
     return all(result.agree for result in results)
