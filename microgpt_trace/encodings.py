@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -347,19 +347,3 @@ class StoredTensor:
         flat = self.encoding.decode(data.reshape(-1, self.encoding.block_bytes)).reshape(-1)[skip:]
         values = flat[: count * self.stride].reshape(count, self.stride)[:, : self.row_length]
         return values if self.scale == 1.0 else values * np.float32(self.scale)
-
-
-def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
-    """A tensor that holds, for each element of this one, the minimum of its run. Raises ValueError where its
-    type has none."""
-    encoding = tensor.encoding
-    if encoding.unpack is None or not encoding.minima:
-        raise ValueError(f"{encoding.name} has no minima")
-    unpack = encoding.unpack
-
-    def decode(blocks: Array) -> Array:
-        minima = unpack(blocks[:, :, None]).m
-        assert minima is not None
-        return np.repeat(minima[:, :, 0], encoding.block_size // minima.shape[1], axis=1)
-
-    return replace(tensor, encoding=replace(encoding, decode=decode, unpack=None))

@@ -135,7 +135,7 @@ def test_a_document_is_the_same_as_its_model(pairs, case, values, tmp_path):
     for sides in ((path, b), (b, path), (path, path), (path, saved(b, tmp_path / "b.safetensors"))):
         found = diff(*sides)
         print(found.worst)
-        assert found.same
+        assert (found.agree, found.same) == (True, values)
 
 
 @pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.scores", "final.norm", "logits"])
@@ -161,7 +161,11 @@ def test_logits_of_the_last_position_alone(llama, tmp_path):
     a, b = llama
     path = saved(a, tmp_path / "a.safetensors", positions="last")
     found = diff(path, b)
-    assert found.same
+    assert (found.agree, found.same, [event.name for event in found.in_part]) == (
+        True,
+        False,
+        ["logits", "probs"],
+    )
     assert found.event("logits").shape == (1, 61)
     assert found.agreement.positions == 1
     with b.hooks.subscribe(lambda event, value: value * np.float32(1.01), "logits"):
@@ -171,7 +175,8 @@ def test_logits_of_the_last_position_alone(llama, tmp_path):
 
 def test_a_document_of_the_last_position_is_compared_at_it(llama, tmp_path):
     last = document(llama[0], tmp_path / "last.json", False, positions="last")
-    assert diff(last, llama[1]).same
+    found = diff(last, llama[1])
+    assert (found.agree, [event.name for event in found.in_part]) == (True, ["logits", "probs"])
 
 
 def test_statistics_of_other_positions_are_refused(llama, tmp_path):
@@ -229,7 +234,7 @@ def test_what_one_side_lacks_is_listed(llama, tmp_path):
     del arrays["layer0.attn.scores"]
     save_file(arrays | {"strange": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
     found = diff(llama[0], tmp_path / "b.safetensors", tokens=TOKENS)
-    assert found.same
+    assert (found.agree, found.same, found.left_out) == (True, False, ("layer0.attn.scores",))
     assert "layer0.attn.scores" in [u.name for u in found.a.unpaired]
     assert "strange" in [u.name for u in found.b.unpaired]
 

@@ -104,7 +104,7 @@ def test_a_third_run_of_what_is_not_compared_gives_no_band(llama, tmp_path):
 @pytest.mark.parametrize(("rtol", "same"), [(0.011, True), (0.009, False)])
 def test_rtol_is_a_share_of_the_row(llama, rtol, same):
     found = altered(llama, "logits", lambda value: value * np.float32(1 / 0.99), rtol=rtol, names=["logits"])
-    assert found.same == same
+    assert found.agree == same
 
 
 @pytest.mark.parametrize(("atol", "same"), [(0.6, True), (0.4, False)])
@@ -114,7 +114,7 @@ def test_atol_is_a_difference_of_an_element(llama, atol, same):
         changed[2, 3] += 0.5
         return changed
 
-    assert altered(llama, "logits", change, atol=atol, names=["logits"]).same == same
+    assert altered(llama, "logits", change, atol=atol, names=["logits"]).agree == same
 
 
 def test_a_nan_is_within_no_tolerance(llama):

@@ -59,7 +59,7 @@ def diff(sides, a, b, *more, **how):
         ("bad", "model", 1, "First divergence: layer 1, layer1.attn.v"),
         ("model", "nan", 1, "element [3, 5]"),
         ("micro1", "micro2", 1, "First divergence: embed.tok"),
-        ("micro1", "micro1", 0, "bit for bit"),
+        ("micro1", "micro1", 0, "number for number"),
     ],
 )
 def test_exit_codes_and_verdict(sides, a, b, code, words):
@@ -77,7 +77,7 @@ def test_json_fits_its_schema(sides, a_b):
     result = diff(sides, *a_b, "--json")
     found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     validator(json.loads(microgpt("diff", "--schema").stdout)).validate(found)
-    assert (found["schema"], found["same"]) == ("microgpt.diff/1", result.returncode == 0)
+    assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.returncode == 0)
 
 
 def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
@@ -133,7 +133,7 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
     result = diff(sides, "model", "dump", "--map", tmp_path / "map.toml")
     print(drafted.stdout, result.stdout, result.stderr)
     assert result.returncode == 0
-    assert "The same" in result.stdout
+    assert "The 36 of 41 events named agree, number for number" in result.stdout
 
 
 @pytest.mark.parametrize(

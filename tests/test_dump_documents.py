@@ -75,7 +75,7 @@ def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
     assert name not in recording.statistics | recording.tensors
     assert recording.leftovers[0].readable == values
     result = microgpt_trace.diff(recording, recording)
-    assert (result.same, len(result.events)) == (True, len(trace) - 1)
+    assert (result.agree, len(result.events)) == (True, len(trace) - 1)
 
 
 def test_statistics_alone_cannot_be_read(trace, tmp_path):

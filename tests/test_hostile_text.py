@@ -224,8 +224,8 @@ def test_training(checkpoint, terminal, tmp_path, monkeypatch):
 
 
 def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
+    from microgpt_trace.dumps.drafted_map import _quoted
     from microgpt_trace.dumps.mapping import read_map
-    from microgpt_trace.dumps.suggestion import _quoted
 
     names = [EVIL, "\U000e0041", "\x9b", "plain", "√"]
     path = tmp_path / "map.toml"

@@ -47,7 +47,7 @@ def test_rows_in_gguf_order_are_put_into_ours(tmp_path):
     model = load(write_gguf(tmp_path / "m.gguf", config, weights))
     write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS), "llama.cpp", adjacent=True)
     found = diff(model, tmp_path / "d")
-    assert found.same
+    assert found.agree
     assert "layer0.attn.q_rope" in [event.name for event in found.events]
     assert any("Hugging Face order" in note for note in found.b.notes)
 
@@ -113,7 +113,7 @@ def test_one_row_may_be_the_last_of_many(qwen2, tmp_path):
     assert recognise(qwen2, open_recording(folder).tensors["embed.tok"]) is None
     with pytest.raises(InputError, match="does not say its tokens"):
         diff(qwen2, folder)
-    assert diff(qwen2, folder, tokens=TOKENS).same
+    assert diff(qwen2, folder, tokens=TOKENS).agree
 
 
 # --- Layouts -------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def test_a_layout_is_said_for_a_glob(tmp_path):
     folder = npy(tmp_path / "d", embed__tok=events["embed.tok"], **heads)
     with pytest.raises(InputError, match="--layout"):
         diff(model, folder)
-    assert diff(model, folder, layouts={"*.attn.q": "HTD"}).same
-    assert not diff(model, folder, layouts={"*.attn.q": "THD"}).same
+    assert diff(model, folder, layouts={"*.attn.q": "HTD"}).agree
+    assert not diff(model, folder, layouts={"*.attn.q": "THD"}).agree
     with pytest.raises(InputError, match=r"layer0\.atn\.q"):
         diff(model, folder, layouts={"layer0.atn.q": "HTD"})
 
@@ -141,7 +141,7 @@ def test_two_folders_of_aprt(qwen2, tmp_path):
     for name in "ab":
         write_aprt(traced(qwen2), tmp_path / name)
     found = diff(tmp_path / "a", tmp_path / "b")
-    assert found.same
+    assert found.agree
     assert "side by side" in reasons(found.a)["layer0.attn.q"]
 
 
@@ -152,7 +152,7 @@ def test_two_folders_of_aprt_without_a_manifest(qwen2, tmp_path):
     with pytest.raises(InputError, match="does not say its tokens"):
         diff(tmp_path / "a", tmp_path / "b")
     found = diff(tmp_path / "a", tmp_path / "b", tokens=TOKENS)
-    assert found.same
+    assert found.agree
     assert found.event("layer0.attn.scores").shape == (4, 7, 7)
 
 
@@ -198,7 +198,7 @@ def test_numbers_beyond_float64_are_told_apart(tmp_path):
     for name, value in (("a", 1e200), ("b", 3e200)):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "final.norm.npy", np.full((2, 4), value))
-    assert not diff(tmp_path / "a", tmp_path / "b", tokens=[1, 2]).same
+    assert not diff(tmp_path / "a", tmp_path / "b", tokens=[1, 2]).agree
 
 
 def test_probabilities_that_vanish_do_not_count(qwen2, tmp_path):
@@ -210,7 +210,7 @@ def test_probabilities_that_vanish_do_not_count(qwen2, tmp_path):
         weights[0, 6, 6] = last
         rows[name] = tmp_path / f"{name}.safetensors"
         save_file({"layer0.attn.weights": weights.copy()}, rows[name])
-    assert diff(rows["b"], rows["c"], tokens=TOKENS).same
+    assert diff(rows["b"], rows["c"], tokens=TOKENS).agree
 
 
 def test_what_the_third_run_lacks_is_said(qwen2, tmp_path):
@@ -227,6 +227,6 @@ def test_a_rounded_run_is_hinted_at(qwen2, tmp_path):
     config, weights = tiny_model("qwen2")
     write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS, rounding="bf16"), "ours")
     found = diff(qwen2, tmp_path / "d")
-    assert not found.same
+    assert not found.agree
     assert "--compute bf16" in found.hint
-    assert diff(qwen2, tmp_path / "d", compute="bf16").same
+    assert diff(qwen2, tmp_path / "d", compute="bf16").agree

@@ -11,12 +11,13 @@ from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.dumps.alignment import align, assign
+from microgpt_trace.dumps.drafted_map import to_toml
 from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recording import Leftover, Recorded, Recording
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.dumps.sketches import Stack, sketch
-from microgpt_trace.dumps.suggestion import suggest, to_toml, unplaced
+from microgpt_trace.dumps.suggestion import suggest, unplaced
 
 HEADS = ("q", "k", "v", "q_rope", "k_rope", "context")
 
@@ -211,6 +212,44 @@ def test_names_that_count_layers_place_what_values_do_not(decoder):
     found = {one.event: one for one in drafted(decoder, files)}
     assert len(found) == 6
     assert (found["layer1.attn.out"].source, found["layer1.attn.out"].why) == ("mm_x2", "name")
+
+
+# --- Values that are not finite, or in another order -------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["layer0.attn.scores", "layer1.attn.weights", "layer1.attn.q"])
+def test_nan_agrees_with_nothing(decoder, name):
+    own = decoder[1]
+    files = {"t0": own["embed.tok"], "t1": np.full_like(own[name], np.nan), "t2": own["logits"]}
+    found = drafted(decoder, files)
+    assert {one.source: one.why for one in found} | {"t1": "order"} == {
+        "t0": "values",
+        "t1": "order",
+        "t2": "values",
+    }
+    text = to_toml(found, (), recording_of(files), None)
+    lines = [line for line in text.splitlines() if '"t1"' in line]
+    assert all(line.endswith("by order; no value is finite on both sides") for line in lines)
+
+
+def test_how_much_is_not_finite_is_said(decoder):
+    own = decoder[1]
+    some = own["embed.tok"].copy()
+    some[2:] = np.nan
+    files = {"t0": some, "t1": own["logits"]}
+    text = to_toml(drafted(decoder, files), (), recording_of(files), None)
+    assert "# values agree, 0.0e+00; 71% of them not finite" in text
+
+
+def test_crossed_values_are_said_to_be_out_of_order(decoder):
+    order = ("embed.tok", "layer0.attn.norm", "layer0.attn.q", "layer0.attn.v", "layer0.attn.k",
+             "layer0.attn.q_rope", "layer0.attn.k_rope")  # fmt: skip
+    files, truth = numbered([(event, decoder[1][event]) for event in order])
+    found = drafted(decoder, files)
+    assert {one.source: one.event for one in found} == truth
+    (crossed,) = (one.event for one in found if one.out_of_order)
+    assert crossed in ("layer0.attn.k", "layer0.attn.v")
+    assert "; out of the dump's order" in to_toml(found, (), recording_of(files), None)
 
 
 # --- Fused tensors ---------------------------------------------------------------------------

@@ -59,8 +59,8 @@ def diagnose(
 ) -> None:
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
-    Exit code 0: every operation is right. 1: a fault was found, or another precision is offered, which
-    the errors look like. 2: nothing could be judged.
+    Exit code 0: every operation judged is right. 1: a fault was found, or another precision is offered,
+    which the errors look like. 2: nothing could be judged.
     """
     out = out_file(out)
     if schema:

@@ -108,7 +108,7 @@ def diff(
 ) -> None:  # fmt: skip
     """Compare two runs event by event and name the first place where they part.
 
-    Exit code 0: the same. 1: they differ. 2: they cannot be compared.
+    Exit code 0: all that was compared agrees. 1: they differ. 2: they cannot be compared.
     """
     out = out_file(out)
     if schema:
@@ -196,7 +196,7 @@ def _compare(
             ),
             view.out,
         )
-    return result.same
+    return result.agree
 
 
 def _weights(sides: Sequence[Any], names: list[str], rtol: float | None, view: View) -> bool:
@@ -227,10 +227,10 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], view: Vi
 
         put([to_json(prompts_document(a.origin, b.origin, results))], view.out)
     else:
-        from ..render.comparison import print_prompts
+        from ..render.prompts import print_prompts
 
         show(lambda screen: print_prompts(results, screen), view.out)
-    return all(result.same for result in results)
+    return all(result.agree for result in results)
 
 
 def _two_models(sides: Sequence[Any], option: str) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,8 +98,14 @@ def compare(
     for pieces in side_by_side([a, b, *third], chosen, compute):
         meter.add(pieces)
     events = tuple(meter.finish(chosen))
+    if not any(event.told for event in events):
+        raise InputError(
+            f"{a.origin} and {b.origin} are NaN or infinite in the same places, and nowhere finite, in all "
+            "that was to be compared: nothing was"
+        )
     first = next((event.name for event in events if not event.holds), None)
-    since, between = _gap(events, first, list(specs))
+    left_out = tuple(_left_out(sides, specs, chosen))
+    since, between, missed = _gap(events, first, list(specs), left_out)
     length = len(a.tokens or b.tokens or ())
     return Comparison(
         a=_summary(a, b, paired, specs),
@@ -111,11 +117,22 @@ def compare(
         first=first,
         since=since,
         between=between,
+        missed=missed,
         jump=jump_of(events) if first else None,
         agreement=meter.agreeing.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
+        left_out=left_out,
+        of_statistics=isinstance(meter, StatisticsMeter),
         hint=_hint(meter.rounded, tolerance, b) if first else "",
     )
+
+
+def _left_out(sides: Sequence[Side], specs: Mapping[str, EventSpec], chosen: Sequence[str]) -> Iterator[str]:
+    """The events of the pass, in order, that are not compared; those that cost extra are no part of it."""
+    model = next((side for side in sides if isinstance(side, ModelSide)), None)
+    for name, spec in specs.items():
+        if name not in chosen and not spec.extra and (model is None or name in model.names):
+            yield name
 
 
 def _hint(rounded: str, tolerance: Tolerance, side: Side) -> str:
@@ -155,16 +172,19 @@ def _meter(
 
 
 def _gap(
-    events: Sequence[EventDifference], first: str | None, order: Sequence[str]
-) -> tuple[str | None, tuple[str, ...]]:
-    """The last event that holds before the first that does not, and what was not compared in between."""
+    events: Sequence[EventDifference], first: str | None, order: Sequence[str], left_out: Sequence[str]
+) -> tuple[str | None, tuple[str, ...], int]:  # fmt: skip
+    """The last event that holds before the first that does not, what was not compared in between, and how
+    many events before."""
     if first is None:
-        return None, ()
-    compared = [event.name for event in events]
+        return None, (), 0
+    compared = [event.name for event in events if event.told]
     before = compared[: compared.index(first)]
     since = before[-1] if before else None
     start = order.index(since) + 1 if since else 0
-    return since, tuple(name for name in order[start : order.index(first)] if ".head" not in name)
+    unknown = {*left_out, *(event.name for event in events if not event.told)}
+    missed = sum(name in unknown for name in order[:start])
+    return since, tuple(name for name in order[start : order.index(first)] if name in unknown), missed
 
 
 def _summary(side: Side, other: Side, known: Sequence[str], specs: Mapping[str, EventSpec]) -> SideSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,9 +25,11 @@ class EventDifference:
 
     `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
     without the elements that `measured` names; `tolerance` is its band. `median` is the median row's,
-    `cosine` the smallest of all rows. `max_abs` is the largest |a - b|, at `max_index`. `position`,
-    `head`, `index`, `a` and `b` tell the first row beyond its band, or the worst, and its element
-    farthest apart. Of statistics alone there is neither median nor cosine nor place.
+    `cosine` the smallest of all rows. `alike` of the `count` elements are not finite and the same on both
+    sides: nothing can be said of these, and a row or an event without others has NaN for its distance.
+    `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`, `a` and `b` tell the
+    first row beyond its band, or the worst, and its element farthest apart. Of statistics alone there is
+    neither median nor cosine nor place.
     """
 
     name: str
@@ -49,6 +52,22 @@ class EventDifference:
     measured: str  # "", "without outlying elements", "without the bias", "max of the statistics"
     positions: tuple[int, ...]  # those that were compared
     by_position: tuple[float, ...]  # the worst row of each of them
+    count: int
+    alike: int
+
+    @property
+    def told(self) -> bool:
+        """Whether it has an element to compare."""
+        return self.alike < self.count
+
+    @property
+    def excess(self) -> float:
+        """How far it lies in its band, or beyond: 1 at its edge, -1 where nothing was compared."""
+        if not self.told:
+            return -1.0
+        if self.tolerance > 0:
+            return self.relative / self.tolerance
+        return math.inf if self.relative > 0 else 0.0
 
     __repr__ = one_line
 
@@ -67,9 +86,14 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How two runs' predictions agree. KL is sum p_a log(p_a / p_b), in nats, by position."""
+    """How two runs' predictions agree. KL is sum p_a log(p_a / p_b), in nats, by position, over those
+    where both have probabilities, and NaN where none has.
+
+    `unknown` are the positions where one of the two has no most probable token, being NaN somewhere.
+    """
 
     positions: int
+    unknown: int
     same_argmax: int
     mean_kl: float
     max_kl: float
@@ -94,7 +118,8 @@ class Comparison:
     """Two runs compared event by event, in order of computation.
 
     `first` is the first event beyond its band, `since` the last one before it that was compared and
-    holds, `between` those in between that one side lacks.
+    holds, `between` those in between, and `missed` how many before it, that were not. `left_out` are the
+    events of the pass (of either recording, where there is no model) that were not compared at all.
     """
 
     a: SideSummary
@@ -106,9 +131,12 @@ class Comparison:
     first: str | None
     since: str | None
     between: tuple[str, ...]
+    missed: int
     jump: Jump | None
     agreement: Agreement | None
     positions: tuple[int, ...]
+    left_out: tuple[str, ...]
+    of_statistics: bool  # one side has nothing else: no value was compared
     hint: str = ""  # what else to ask for
 
     def __repr__(self) -> str:
@@ -116,9 +144,33 @@ class Comparison:
         return one_line(self, **about, events=len(self.events))
 
     @property
-    def same(self) -> bool:
-        """Every event lies within its band."""
+    def agree(self) -> bool:
+        """Every event that was compared lies within its band."""
         return self.first is None
+
+    @property
+    def same(self) -> bool:
+        """They agree, and nothing of the pass was left out."""
+        return self.agree and self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Every value of every event of the pass was compared."""
+        return not (self.left_out or self.in_part or self.of_statistics)
+
+    @property
+    def in_part(self) -> tuple[EventDifference, ...]:
+        """The events of which some positions, or elements that are not finite, could not be compared."""
+        return tuple(event for event in self.events if event.alike or self.rows_of(event) < self.length)
+
+    @property
+    def length(self) -> int:
+        """How many positions the pass has."""
+        return len(self.tokens or ())
+
+    def rows_of(self, event: EventDifference) -> int:
+        """At how many positions an event was compared; one number is that of all."""
+        return event.shape[-2] if len(event.shape) > 1 else self.length
 
     def event(self, name: str) -> EventDifference:
         return next(event for event in self.events if event.name == name)
@@ -126,13 +178,7 @@ class Comparison:
     @property
     def worst(self) -> EventDifference:
         """The event that lies farthest from its band."""
-        return max(self.events, key=_excess)
-
-
-def _excess(event: EventDifference) -> float:
-    if event.tolerance > 0:
-        return event.relative / event.tolerance
-    return float("inf") if event.relative > 0 else 0.0
+        return max(self.events, key=lambda event: event.excess)
 
 
 def difference(
@@ -140,7 +186,7 @@ def difference(
     atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """The difference of an event from its rows [n], or [H * n], at these positions."""
-    plain, found = rows.relative(), rows.strict()
+    plain, found, told = rows.relative(), rows.strict(), rows.told
     beyond = ~(found <= bands)
     if atol:
         beyond &= rows.largest > atol
@@ -149,7 +195,7 @@ def difference(
     worst = int(excess.argmax())
     row = _first(beyond, count) if beyond.any() else worst
     placed = bool(positions) and not statistic
-    grid = found.reshape(-1, count)
+    grid = np.where(rows.told, found, np.nan).reshape(-1, count)
     largest = int(rows.largest.argmax())
     return EventDifference(
         name=spec.name,
@@ -157,9 +203,9 @@ def difference(
         layer=spec.layer,
         expr=spec.expr,
         shape=shape,
-        relative=float(found[worst]),
-        median=None if statistic else median(plain),
-        cosine=None if statistic else float(rows.cosine.min()),
+        relative=float(found[worst]) if told.any() else math.nan,
+        median=None if statistic or not told.any() else median(plain[told]),
+        cosine=None if statistic or not told.any() else float(rows.cosine[told].min()),
         max_abs=float(rows.largest[largest]),
         max_index=_index(largest, int(rows.column[largest]), shape, positions, statistic),
         tolerance=float(bands[worst]),
@@ -171,7 +217,9 @@ def difference(
         b=float(rows.of_b[row]),
         measured=statistic or _what_was_left_out(rows, worst, float(plain[worst]), float(found[worst])),
         positions=tuple(positions) if placed else (),
-        by_position=tuple(grid.max(axis=0).tolist()) if placed else (),
+        by_position=tuple(np.fmax.reduce(grid).tolist()) if placed else (),
+        count=int(rows.count.sum()),
+        alike=int(rows.alike.sum()),
     )
 
 
@@ -202,7 +250,7 @@ def _what_was_left_out(rows: Rows, row: int, plain: float, strict: float) -> str
 def jump_of(events: Sequence[EventDifference]) -> Jump | None:
     """Where the distance grew most, if it grew beyond a band anywhere."""
     found, before = None, 0.0
-    for event in events:
+    for event in (event for event in events if event.told):
         base = max(before, event.tolerance)
         ratio = event.relative / base if base > 0 else float("inf") * (event.relative > 0) or 0.0
         if ratio > 1 and (found is None or ratio > found.ratio):
@@ -216,6 +264,7 @@ class Agreeing:
 
     def __init__(self) -> None:
         self._same: list[Array] = []
+        self._known: list[Array] = []
         self._kl: list[Array] = []
         self._positions: list[int] = []
 
@@ -225,16 +274,20 @@ class Agreeing:
             log_a, log_b = log_softmax(a), log_softmax(b)
             terms = np.where(np.isneginf(log_a), 0.0, np.exp(log_a) * (log_a - log_b))
             self._kl.append(terms.sum(axis=1))
-        self._same.append(a.argmax(axis=1) == b.argmax(axis=1))
+        known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
+        self._known.append(known)
+        self._same.append(known & (a.argmax(axis=1) == b.argmax(axis=1)))
         self._positions += positions
 
     def result(self) -> Agreement | None:
         if not self._positions:
             return None
-        same, kl = np.concatenate(self._same), np.concatenate(self._kl)
+        same, known, kl = map(np.concatenate, (self._same, self._known, self._kl))
         kl = np.maximum(kl, 0.0)  # NaN stays
-        worst = int(np.argmax(np.where(np.isnan(kl), np.inf, kl)))
-        first = None if same.all() else self._positions[int((~same).argmax())]
+        other, found = known & ~same, ~np.isnan(kl)
+        worst = int(np.where(found, kl, -1.0).argmax())
         return Agreement(
-            len(same), int(same.sum()), float(kl.mean()), float(kl[worst]), self._positions[worst], first
-        )
+            len(same), int((~known).sum()), int(same.sum()),
+            float(kl[found].mean()) if found.any() else math.nan, float(kl[worst]), self._positions[worst],
+            self._positions[int(other.argmax())] if other.any() else None,
+        )  # fmt: skip

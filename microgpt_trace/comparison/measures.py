@@ -26,7 +26,8 @@ class Rows:
     without the elements that hide the others, `plain_a` that of a with the bias taken out (NaN where
     there is nothing to leave out). `largest` is the largest |difference|, in column `column`, between
     the values `of_a` and `of_b`; `odd` is the first column where only one of them is finite, which then
-    counts as the largest, or -1.
+    counts as the largest, or -1. Of the `count` elements of a row, `alike` are not finite and the same in
+    both: nothing can be said of these, and of a row where all are so.
     """
 
     a: Array
@@ -41,6 +42,13 @@ class Rows:
     of_a: Array
     of_b: Array
     odd: Array
+    count: Array
+    alike: Array
+
+    @property
+    def told(self) -> Array:
+        """Which rows have an element to compare: [n] of booleans"""
+        return self.alike < self.count
 
     def relative(self) -> Array:
         """|a - b| / max(|a|, |b|) of every row; a row smaller than the median row counts as that."""
@@ -72,57 +80,65 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 @np.errstate(all="ignore")
 def compare_rows(
-    a: Array, b: Array, causal: bool = False, bias: Array | None = None, outliers: bool = True
-) -> Rows:
+    a: Array, b: Array, causal: bool = False, bias: Array | None = None, outliers: bool = True,
+    zero_above: bool = False,
+) -> Rows:  # fmt: skip
     """Compare two tensors of one shape: [T, K], or [H, T, S] with what lies above the diagonal left out
-    where `causal`. `bias`, [K] or [T, K], is what both were given in the same way. Without `outliers`
-    large elements may hide small ones: of probabilities, the small ones do not count."""
+    where `causal`, unless that is to be 0 (`zero_above`). `bias`, [K] or [T, K], is what both were given
+    in the same way. Without `outliers` large elements may hide small ones: of probabilities, the small
+    ones do not count."""
     if causal:
         seen = causal_mask(*a.shape[-2:])
-        a, b = np.where(seen, a, 0), np.where(seen, b, 0)
+        if not zero_above:
+            a, b = np.where(seen, a, 0), np.where(seen, b, 0)
         counts = np.broadcast_to(seen.sum(axis=1), a.shape[:-1]).reshape(-1)
     a = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
     b = b.reshape(a.shape)
+    width = np.full(len(a), a.shape[1])
     if not causal:
-        counts = np.full(len(a), a.shape[1])
+        counts = width
     rows = _measured(a, b, counts, np.full(len(a), -1), bias, outliers)
     if np.isfinite(rows.a + rows.b).all():
-        return rows
-    finite_a, finite_b, odd = _finite_in_both(a, b)
-    rows, unlike, every = (
-        _measured(finite_a, finite_b, counts, odd, bias, outliers),
-        odd >= 0,
-        np.arange(len(a)),
-    )
+        return replace(rows, count=width) if zero_above else rows
+    finite_a, finite_b, odd, alike = _finite_in_both(a, b)
+    rows = _measured(finite_a, finite_b, counts, odd, bias, outliers)
+    unlike, every = odd >= 0, np.arange(len(a))
+    column = np.where(unlike, odd, rows.column)
     return replace(
         rows,
+        alike=alike,
+        count=width if zero_above else rows.count,
         largest=np.where(unlike, np.inf, rows.largest),
-        column=np.where(unlike, odd, rows.column),
-        of_a=np.where(unlike, a[every, odd], rows.of_a),
-        of_b=np.where(unlike, b[every, odd], rows.of_b),
+        column=column,
+        of_a=a[every, column],
+        of_b=b[every, column],
     )
 
 
-def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Both with 0 where one is not finite, and the first column of each row where they differ in that."""
+def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """Both with 0 where one is not finite, the first column of each row where they differ in that, and
+    in how many they do not."""
     same = (np.isnan(a) & np.isnan(b)) | (a == b)
     bad = ~(np.isfinite(a) & np.isfinite(b))
     unlike = bad & ~same
     odd = np.where(unlike.any(axis=1), unlike.argmax(axis=1), -1)
-    return np.where(bad, 0, a), np.where(bad, 0, b), odd
+    return np.where(bad, 0, a), np.where(bad, 0, b), odd, (bad & same).sum(axis=1)
 
 
 def _measured(
     a: Array, b: Array, counts: Array, odd: Array, bias: Array | None, outliers: bool
 ) -> Rows:  # fmt: skip
     nothing = np.full(len(a), np.nan)
+    none_alike = np.zeros(len(a), np.intp)
     wide_a = a.astype(np.float64)
     rms_a = _rms(wide_a, counts)
     plain_a = nothing if bias is None else _rms(wide_a - bias, counts)
     if np.array_equal(a, b):
         zero, first = np.zeros(len(a)), a[:, 0]
-        where = np.zeros(len(a), np.intp)
-        return Rows(rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, where, first, first, odd)
+        return Rows(
+            rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, none_alike, first, first, odd,
+            counts, none_alike,
+        )  # fmt: skip
     wide_b = b.astype(np.float64)
     d = wide_a - wide_b
     rms_b, rms_d = _rms(wide_b, counts), _rms(d, counts)
@@ -133,7 +149,7 @@ def _measured(
     cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
     return Rows(
         rms_a, rms_b, rms_d, rest_a, rest_d, plain_a, cosine, np.abs(d[row, column]), column,
-        a[row, column], b[row, column], odd,
+        a[row, column], b[row, column], odd, counts, none_alike,
     )  # fmt: skip
 
 

@@ -70,7 +70,10 @@ class RowMeter:
         if len(self._rounded) < LOOKED_AT and at[1].any():
             self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
-        compare = partial(compare_rows, causal=spec.causal, bias=bias, outliers=not is_peaked(spec))
+        compare = partial(
+            compare_rows, causal=spec.causal, bias=bias, outliers=not is_peaked(spec),
+            zero_above=spec.name.endswith(".weights"),
+        )  # fmt: skip
         rows = compare(at[0], at[1])
         third = [compare(at[self._base], other) for other in at[2:]]
         if a.name == "logits":

@@ -20,11 +20,18 @@ PROMPTS_SCHEMA = "microgpt.prompts/1"
 
 @dataclass(frozen=True, slots=True)
 class PromptComparison:
-    """What one prompt showed: how the predictions agree, and the event farthest from its band."""
+    """What one prompt showed: how the predictions agree, and the event farthest from its band.
+
+    `agree`: none of the `events` that were compared, `of` so many, lies beyond its band; `same`: they agree
+    and were all.
+    """
 
     text: str
     tokens: int
+    agree: bool
     same: bool
+    events: int
+    of: int
     first: str | None
     worst: str
     relative: float
@@ -87,8 +94,10 @@ def diff_prompts(
         worst, agreement = result.worst, result.agreement
         if agreement is None:
             raise InputError("prompts are judged by their logits, which --layer leaves out")
+        told = sum(event.told for event in result.events)
         yield PromptComparison(
-            prompt if isinstance(prompt, str) else str(prompt), len(result.tokens or ()), result.same,
-            result.first, worst.name, worst.relative, worst.tolerance, agreement.positions,
-            agreement.same_argmax, agreement.mean_kl, agreement.max_kl,
+            prompt if isinstance(prompt, str) else str(prompt), len(result.tokens or ()), result.agree,
+            result.same, told, len(result.events) + len(result.left_out), result.first, worst.name,
+            worst.relative, worst.tolerance, agreement.positions, agreement.same_argmax, agreement.mean_kl,
+            agreement.max_kl,
         )  # fmt: skip

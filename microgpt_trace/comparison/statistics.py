@@ -75,22 +75,22 @@ def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[Rows, str]:
     name comes with it."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
-        return _one_row(np.inf, *counts, odd=0), "NaN/Inf counts of the statistics"
+        return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
     known = [(name, getattr(a, name), getattr(b, name)) for name in ("l2_norm", "std", "mean", "min", "max")]
     pairs = {name: (x, y) for name, x, y in known if x is not None and y is not None}
     if not pairs:
-        return _one_row(0.0, *counts), "statistics"
+        return _one_row(0.0, *counts, a), "statistics"
     largest = max(a.max_abs or 0.0, b.max_abs or 0.0)
     sizes = dict.fromkeys(pairs, largest) | {"l2_norm": max(a.l2_norm or 0.0, b.l2_norm or 0.0)}
     apart = {name: abs(x - y) / (sizes[name] or 1.0) for name, (x, y) in pairs.items()}
     name = max(apart, key=lambda n: apart[n])
-    return _one_row(apart[name], *pairs[name]), f"{name.replace('l2_norm', 'L2')} of the statistics"
+    return _one_row(apart[name], *pairs[name], a), f"{name.replace('l2_norm', 'L2')} of the statistics"
 
 
-def _one_row(apart: float, a: float, b: float, odd: int = -1) -> Rows:
+def _one_row(apart: float, a: float, b: float, of: TensorStats, odd: int = -1) -> Rows:
     one, nan = np.ones(1), np.full(1, np.nan)
     size, first = np.array([abs(a - b) if odd < 0 else np.inf]), np.zeros(1, np.intp)
     return Rows(
         one, one, one * apart, nan, one * 0, nan, nan, size, first,
-        np.array([a]), np.array([b]), np.array([odd]),
+        np.array([a]), np.array([b]), np.array([odd]), np.array([of.count]), np.array([of.nonfinite_count]),
     )  # fmt: skip

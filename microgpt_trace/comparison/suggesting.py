@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..decoder import Decoder
+from ..dumps.drafted_map import to_toml
 from ..dumps.recording import Recording
 from ..dumps.shapes import event_shapes
-from ..dumps.suggestion import suggest, to_toml, unplaced
+from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
 from ..model import Model
 from ..stats import Array

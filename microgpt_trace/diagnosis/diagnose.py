@@ -14,6 +14,7 @@ import numpy as np
 from ..brief import one_line
 from ..decoder import Decoder
 from ..dumps.recording import Fitted
+from ..errors import InputError
 from ..graph import kind_of, layer_of
 from ..model import Model
 from ..stats import Array
@@ -73,8 +74,8 @@ class Diagnosis:
 
     `compute` is the precision that the engine was judged by and `compute_how` how that is known. With an
     `offer` of another one no fault is named: `first_wrong` is None, and `findings` are about tokens alone.
-    `untested` are events that could not be judged, with the reason; `tried` the ids of the hypotheses
-    that were tried for `first_wrong`.
+    `untested` are events that could not be judged, or not in all rows, with the reason; a pass has `of`
+    operations. `tried` are the ids of the hypotheses that were tried for `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -85,14 +86,20 @@ class Diagnosis:
     first_wrong: str | None
     untested: tuple[tuple[str, str], ...]
     tried: tuple[str, ...]
+    of: int
     offer: Offer | None = None
 
     __repr__ = one_line
 
     @property
     def clean(self) -> bool:
-        """No operation is wrong, and the tokens are those of the text where one is known."""
+        """No operation that was judged is wrong, and the tokens are those of the text where one is known."""
         return not self.wrong and not self.findings
+
+    @property
+    def judged(self) -> int:
+        """How many operations could be judged, at least in some rows."""
+        return sum(operation.error is not None for operation in self.operations)
 
     @property
     def wrong(self) -> tuple[OperationResult, ...]:
@@ -138,12 +145,15 @@ def diagnose_values(
     `values` are the dump's arrays in the shapes of our events, all positions; `partial` those of some
     positions, which can be judged but not built upon. `compute` ("f32", "bf16", "f16", "q8") is the
     precision of the engine, found out from the values where it is None; `text_tokens` are what the
-    dump's text gives by the model's tokenizer. Raises InputError for another `compute`.
+    dump's text gives by the model's tokenizer. Raises InputError for another `compute`, and where no
+    input of any operation is finite.
     """
     run = _Diagnosing(model, np.array(tokens), Recent(values), partial)
     with one_blas_thread(), np.errstate(all="ignore"):
         found = precision_of(compute, run.values)
         operations = run.operations(found)
+        if all(operation.error is None for operation in operations):
+            raise InputError("nothing can be judged: no input of an operation that the dump has is finite")
         asked = compute is not None or found.precision.name != "f32"
         offer = None if asked else run.offer(operations)
         findings, tried = ([], []) if offer else run.explain(found, operations)
@@ -157,6 +167,7 @@ def diagnose_values(
         None if offer else next((operation.name for operation in operations if not operation.holds), None),
         tuple(run.untested(operations)),
         tuple(tried),
+        run.count(operations),
         offer,
     )
 
@@ -170,6 +181,8 @@ class _Diagnosing:
         self.specs = model.hooks.specs
         parameters = model.config.shapes()
         self.known = [name for name in self.specs if name not in parameters]
+        if model.family == "decoder" and len(tokens) == 1:
+            self.known.remove("loss")  # no next token is known
         self.order = {name: i for i, name in enumerate(self.known)}
         self.weights, self.rules = Weights(model), rules_of(model, tokens)
         self.values, self.partial = values, partial
@@ -271,6 +284,11 @@ class _Diagnosing:
     def _case_of(self, found: Found, operation: OperationResult) -> Case:
         return self.case(self.judge(found), operation)
 
+    def count(self, operations: Sequence[OperationResult]) -> int:
+        """How many operations a pass has, with those that cost extra where the dump has them."""
+        own = {operation.name for operation in operations}
+        return sum(name in own or not self.specs[name].extra for name in self.known)
+
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
         """The model's events that were not judged, and what the dump has beyond them."""
         judged = {operation.name: operation for operation in operations}
@@ -279,6 +297,12 @@ class _Diagnosing:
                 yield name, "the dump does not have it"
             elif name in judged and judged[name].error is None:
                 yield name, judged[name].nonfinite
+            elif name in judged and judged[name].unjudged:
+                some = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
+                yield name, f"{some}, for which nothing finite follows from the inputs"
+            if name in judged and name in self.partial:
+                here = len(self.partial[name].positions or ())
+                yield name, f"all but the {here:,} of {len(self.rules.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
             if name not in self.order:
                 yield name, "no event of a forward pass of this model"

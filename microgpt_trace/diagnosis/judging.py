@@ -25,6 +25,7 @@ class OperationResult:
     lacks. `error` is the relative L2 of the row that is worst for its `tolerance`; None where no row
     could be judged, and `nonfinite` says why, or where the dump is not finite though its inputs are.
     `found` and `expected` are the element that differs most in that row, at `element` (its indices).
+    For `unjudged` of its `count` elements nothing finite follows.
     """
 
     name: str
@@ -40,6 +41,8 @@ class OperationResult:
     found: float | None
     expected: float | None
     nonfinite: str = ""
+    count: int = 0
+    unjudged: int = 0
 
     __repr__ = one_line
 
@@ -113,12 +116,11 @@ class Judge:
         self.plain, self.noisy, self.exprs = plain, noisy, exprs
 
     def compared(self, name: str) -> Array | None:
-        """The entries that count: of scores and weights, those that the layer's mask shows (scores) or
-        that the causal mask shows (weights: what a window hides must be 0)."""
-        kind, length = kind_of(name), len(self.plain.rules.tokens)
-        if kind == "attn.scores":
-            return visible_to(self.plain.rules, name, length)
-        return np.tri(length, dtype=bool) if kind == "attn.weights" else None
+        """The entries that count, None for all: of scores, those that the layer's mask shows. What it hides
+        must be 0 in the weights."""
+        if kind_of(name) == "attn.scores":
+            return visible_to(self.plain.rules, name, len(self.plain.rules.tokens))
+        return None
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
@@ -164,6 +166,7 @@ class Judge:
         def result(error: float | None, tolerance: float, holds: bool, **where: object) -> OperationResult:
             spec_layer = int(name[5 : name.index(".")]) if name.startswith("layer") else None
             values = {"position": None, "element": (), "found": None, "expected": None} | where
+            values |= dict(zip(("count", "unjudged"), _unjudged(expected, self.compared(name)), strict=True))
             return OperationResult(
                 name, spec_layer, self.exprs[name], self.plain.sources(name),
                 tuple(self.plain.between(name)), error, tolerance, holds, **values,  # type: ignore[arg-type]
@@ -183,6 +186,14 @@ class Judge:
             "nonfinite": _nonfinite(found, expected, self.compared(name)),
         }
         return result(float(rows.errors[worst]), float(rows.tolerances[worst]), rows.holds, **where)
+
+
+def _unjudged(expected: Array, compared: Array | None) -> tuple[int, int]:
+    """How many elements count, and for how many of them nothing finite follows."""
+    if compared is None:
+        return expected.size, expected.size - int(np.count_nonzero(np.isfinite(expected)))
+    shown = expected[..., compared]
+    return shown.size, shown.size - int(np.count_nonzero(np.isfinite(shown)))
 
 
 def _largest_difference(found: Array, expected: Array, row: int, compared: Array | None) -> tuple[int, ...]:

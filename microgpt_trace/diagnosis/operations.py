@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import graph
 from ..decoder import Decoder, parameter
-from ..encodings import StoredTensor, minimum_tensor
+from ..encodings import StoredTensor
 from ..graph import kind_of, layer_of, prefix_of
 from ..linear import linear
 from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
@@ -51,14 +51,10 @@ class Weights:
         """x @ W.T without a bias: [T, in] -> [T, out]"""
         if not isinstance(self.model, Decoder):
             return x @ self.model.params[name].T
-        return self._times(x, self.model.tensors[name], name)
+        return self.times(x, self.model.tensors[name], name)
 
-    def minima_product(self, x: Array, name: str) -> Array:
-        """x @ M.T, where M has for each element of a quantised matrix the minimum of its block."""
-        assert isinstance(self.model, Decoder)
-        return self._times(x, minimum_tensor(self.model.tensors[name]), name)
-
-    def _times(self, x: Array, tensor: StoredTensor, name: str) -> Array:
+    def times(self, x: Array, tensor: StoredTensor, name: str) -> Array:
+        """The same of a tensor that is stored as that parameter is."""
         config = self.model.config
         y = linear(x, tensor, workers=self.workers)
         if config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):  # type: ignore[union-attr]

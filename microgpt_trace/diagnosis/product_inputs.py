@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ..comparison.rounding import BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..decoder import Decoder
+from ..encodings import StoredTensor
 from ..graph import kind_of, prefix_of
 from ..stats import Array
 from .operations import Weights, apply
@@ -97,7 +100,9 @@ class ProductInputs:
         total = quants.sum(axis=-1, keepdims=True)
         off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], to be shared among 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
-        return self._weights.minima_product(shared, prefix_of(name) + self._weights.matrix_of(name))
+        matrix = prefix_of(name) + self._weights.matrix_of(name)
+        assert isinstance(self._weights.model, Decoder)  # no other has types with minima
+        return self._weights.times(shared, minimum_tensor(self._weights.model.tensors[matrix]), matrix)
 
     def learn(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Find the ways from products of which `read` gives input and output: a few of each kind. Where those
@@ -138,3 +143,16 @@ class ProductInputs:
         """The ways of these products in words, the most frequent first."""
         counts = Counter(self.way(name).words for name in names if kind_of(name) in PRODUCTS)
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
+
+
+def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
+    """A tensor that holds, for each element of this one, the minimum of its block. Its type has some."""
+    encoding, unpack = tensor.encoding, tensor.encoding.unpack
+    assert unpack is not None
+
+    def decode(blocks: Array) -> Array:
+        minima = unpack(blocks[:, :, None]).m
+        assert minima is not None
+        return np.repeat(minima[:, :, 0], encoding.block_size // minima.shape[1], axis=1)
+
+    return replace(tensor, encoding=replace(encoding, decode=decode, unpack=None))

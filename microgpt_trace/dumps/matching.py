@@ -55,12 +55,14 @@ class Table:
     cosine: Array
     alike: Array  # booleans
     layout: Array  # letters
+    known: Array  # the share of elements that are finite in both
 
     @classmethod
     def empty(cls, rows: int, columns: int) -> Table:
         size = (rows, columns)
         letters = np.full(size, "", "U8")
-        return cls(np.zeros(size), np.full(size, np.inf), np.zeros(size), np.zeros(size, bool), letters)
+        distance, nothing = np.full(size, np.inf), np.zeros(size)
+        return cls(nothing, distance, nothing.copy(), np.zeros(size, bool), letters, nothing.copy())
 
     @property
     def agreeing(self) -> Array:
@@ -81,7 +83,7 @@ class Table:
         at = np.array(events)[better]
         self.score[row, at], self.layout[row, at] = score[better], layout
         self.distance[row, at], self.cosine[row, at] = found.distance[better], found.cosine[better]
-        self.alike[row, at] = found.alike[better]
+        self.alike[row, at], self.known[row, at] = found.alike[better], found.known[better]
 
 
 def source_name(recorded: Recorded) -> str:

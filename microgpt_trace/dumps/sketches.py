@@ -22,10 +22,12 @@ ALIKE = 0.5  # cosine from which two arrays look like the same computation
 
 
 class Sketch(NamedTuple):
-    """Elements [N] of some rows of an array, and the norms [R] of those rows; float32."""
+    """Elements [N] of some rows of an array, and the norms [R] of those rows; float32. `hidden` [N] are
+    those that do not count, which are 0."""
 
     values: Array
     norms: Array
+    hidden: Array
 
 
 def sketch(array: Array, causal: bool) -> Sketch:
@@ -35,10 +37,12 @@ def sketch(array: Array, causal: bool) -> Sketch:
     lead, width = array.shape[:-1], array.shape[-1]
     rows, columns = _sample(math.prod(lead), width)
     chosen = array[np.unravel_index(rows, lead)].astype(np.float32)  # [R, W]
+    hidden = np.zeros(chosen.shape, bool)
     if causal:
         query = rows % lead[-1] + width - lead[-1]
-        chosen = np.where(np.arange(width) <= query[:, None], chosen, np.float32(0))
-    return Sketch(chosen[:, columns].ravel(), np.linalg.norm(chosen, axis=1))
+        hidden = np.arange(width) > query[:, None]
+        chosen = np.where(hidden, np.float32(0), chosen)
+    return Sketch(chosen[:, columns].ravel(), np.linalg.norm(chosen, axis=1), hidden[:, columns].ravel())
 
 
 @lru_cache(maxsize=64)
@@ -55,7 +59,8 @@ class Likeness(NamedTuple):
     `distance` is the relative L2, `cosine` as it says, both with magnitudes clipped at 4 medians;
     `profile` is 1 where quantiles agree, `sign` says where both or none of the two have negative values
     (softmax leaves none). `norms` says where the norms of rows agree: those survive a
-    wrong pairing of RoPE and the order of GGUF's rows.
+    wrong pairing of RoPE and the order of GGUF's rows. `known` is the share of elements that are finite
+    in both, which all this is about.
     """
 
     distance: Array
@@ -63,6 +68,7 @@ class Likeness(NamedTuple):
     profile: Array
     sign: Array  # booleans
     norms: Array  # booleans
+    known: Array
 
     @property
     def alike(self) -> Array:
@@ -90,11 +96,11 @@ class Stack:
         return cls(np.clip(values / scale, -CLIP, CLIP), scale, _quantiles(values) / scale, norms, unknown)
 
     def compare(self, one: Sketch) -> Likeness | None:
-        """How like these an array is; elements that are not finite in one of two do not count. None
-        where its sketch has another size."""
+        """How like these an array is; elements that are not finite in one of two do not count, and of
+        none left nothing is like. None where its sketch has another size."""
         if one.values.size != self.clipped.shape[1] or one.norms.size != self.norms.shape[1]:
             return None
-        unknown = self.unknown | ~np.isfinite(one.values)
+        unknown = self.unknown | ~np.isfinite(one.values) | one.hidden
         plain = np.where(np.isfinite(one.values), one.values, np.float32(0))
         mine, theirs = np.clip(plain / self.scale, -CLIP, CLIP), self.clipped
         if unknown.any():
@@ -109,7 +115,8 @@ class Stack:
         spread = np.clip(quantiles / self.scale, -widest, widest)
         apart = np.abs(spread - np.clip(self.quantiles, -widest, widest)).mean(axis=1)
         near = np.linalg.norm(one.norms - self.norms, axis=1) < SAME * np.linalg.norm(self.norms, axis=1)
-        return Likeness(distance, cosine, np.exp(-apart), sign, near)
+        known = 1 - (unknown & ~one.hidden).sum(axis=1) / max(1, np.count_nonzero(~one.hidden))
+        return Likeness(distance, cosine, np.exp(-apart), sign, near, known)
 
 
 def _distance_and_cosine(mine: Array, theirs: Array) -> tuple[Array, Array]:

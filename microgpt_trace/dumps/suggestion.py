@@ -1,11 +1,10 @@
-"""Which tensor of a recording is which event: a draft from values, names and order, and its TOML.
+"""Which tensor of a recording is which event: a draft from values, names and order.
 
 Letters: F recorded tensors, E events.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from .matching import (
     whole_or_sliced,
 )
 from .patterns import Decided, cut, decide, find_patterns
-from .recording import OWN, Leftover, Recording
+from .recording import Leftover, Recording
 from .relations import related
 
 CLOSE, NEARLY = 0.9, 0.01  # cosine from which a pair by order is sure, if no other is that much closer
@@ -45,8 +44,10 @@ class Suggestion:
 
     `why` is "values" where they agree, "name" where a `pattern` such as "blk{i}_ffu" has been decided for
     all layers, else "order". `similarity` is 1 - relative L2 where values agree and the cosine elsewhere,
-    over a sample of the elements with magnitudes clipped at 4 medians. `also` names an event that fits
-    about as well. `pattern` is empty where the number in the name is not the layer's own.
+    over a sample of the elements with magnitudes clipped at 4 medians; `known` of it are finite on both
+    sides, which it is about. `also` names an event that fits about as well; `out_of_order` are agreeing
+    values that stand elsewhere in the dump than others let expect. `pattern` is empty where the number in
+    the name is not the layer's own.
     """
 
     event: str
@@ -57,6 +58,8 @@ class Suggestion:
     sure: bool
     also: str = ""
     pattern: str = ""
+    known: float = 1.0
+    out_of_order: bool = False
 
 
 def suggest(
@@ -137,14 +140,17 @@ def _of_patterns(
 
 def _suggestion(
     pair: tuple[int, int], parts: Sequence[Part], names: Sequence[str], table: Table, why: str,
-    *, layout: str = "", also: str = "", pattern: str = "",
+    *, layout: str = "", also: str = "", pattern: str = "", astray: bool = False,
 ) -> Suggestion:  # fmt: skip
     row, column = pair
     best = table.cosine[pair] > CLOSE and (pattern or table.cosine[pair] > table.cosine[row].max() - NEARLY)
     likeness = 1 - table.distance[pair] if why == "values" else table.cosine[pair]
     sure = not also and (why == "values" or bool(best))
     layout = layout or str(table.layout[pair])
-    return Suggestion(names[column], parts[row].name, layout, float(likeness), why, sure, also, pattern)
+    return Suggestion(
+        names[column], parts[row].name, layout, float(likeness), why, sure, also, pattern,
+        float(table.known[pair]), astray,
+    )  # fmt: skip
 
 
 def _alone(
@@ -174,7 +180,9 @@ def _place(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Su
     strength = np.where(agreeing, 2 - table.distance, 0)
     anchors = _anchors(strength)
     in_order = {(pair.row, pair.column) for pair in align(strength)} & anchors
+    astray = set[tuple[int, int]]()
     if len(in_order) >= IN_ORDER * len(anchors):
+        astray = anchors - in_order
         others = _by_order(names, table, strength, anchors, in_order)
     else:  # the names are in no order of computation
         rest = np.where(table.cosine > CLOSE, table.cosine, 0)
@@ -182,7 +190,7 @@ def _place(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Su
     return [
         _suggestion(
             pair, parts, names, table, "values" if agreeing[pair] else "order",
-            also=names[other] if other >= 0 else "",
+            also=names[other] if other >= 0 else "", astray=pair in astray,
         )
         for pair, other in others.items()
     ]  # fmt: skip
@@ -232,107 +240,3 @@ def _healthy(names: Sequence[str], table: Table, anchors: set[tuple[int, int]]) 
     until = max(agreed, default=-1)
     streams = [i for i, name in enumerate(names) if kind_of(name) == "residual" and i <= until]
     return max(streams, default=-1) + 1
-
-
-# --- TOML ------------------------------------------------------------------------------------
-
-
-def to_toml(
-    suggestions: Sequence[Suggestion], leftovers: Iterable[Leftover], recording: Recording,
-    tokens: Sequence[int] | None,
-) -> str:  # fmt: skip
-    """The draft as a map in TOML. A pattern is one line with {i}. Undecided suggestions are commented
-    out, and the `leftovers` that no suggestion takes are listed."""
-    shapes = {source_name(left.recorded): left.recorded.shape for left in recording.leftovers}
-    leftovers = tuple(leftovers)
-    lines = ["# drafted from names, shapes and values; check before use"]
-    if recording.tensors:
-        lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
-    if tokens is not None:
-        lines.append(f"tokens = {[int(token) for token in tokens]}")
-    lines.append("[events]")
-    written = [(_entry(together, shapes), _comment(together)) for together in _lines(suggestions, recording)]
-    width = min(max((len(entry) for entry, _ in written), default=0), 60)
-    lines += [f"{entry:<{width}}  # {comment}" for entry, comment in written]
-    for left in leftovers:
-        why = "" if left.readable else f": {left.reason}"
-        lines.append(f"# not placed: {_quoted(source_name(left.recorded))} {list(left.recorded.shape)}{why}")
-    unsure = sum(bool(one.also) for one in suggestions)
-    lines.append(
-        f"# events: {len(suggestions) - unsure} placed, {unsure} unsure; tensors not placed: {len(leftovers)}"
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """The suggestions of each line: those of a pattern together, if a line with {i} says just that."""
-    together: dict[tuple[str, str], list[Suggestion]] = {}
-    for one in suggestions:
-        together.setdefault((one.pattern, _kind(one) if one.pattern else one.event), []).append(one)
-    sources = [left.recorded.source for left in recording.leftovers]
-    sources += [recorded.source for recorded in recording.tensors.values()]
-    found: list[list[Suggestion]] = []
-    for (pattern, _), members in together.items():
-        if pattern and len(members) > 1 and _is_one_line(pattern, members, sources):
-            found.append(members)
-        else:
-            found += [[one] for one in members]
-    return found
-
-
-def _kind(one: Suggestion) -> str:
-    return one.event.partition(".")[2]
-
-
-def _is_one_line(pattern: str, members: Sequence[Suggestion], sources: Sequence[str]) -> bool:
-    """Whether the pattern stands for these tensors and no others, each in the same layout."""
-    whole = pattern if not members[0].source.endswith("]") else pattern.rpartition("[")[0]
-    head, *rest = map(re.escape, whole.split("{i}"))
-    number = rf"{head}([0-9]{{1,4}}){''.join(f'{chr(92)}1' * bool(n) + part for n, part in enumerate(rest))}"
-    matching = [name for name in sources if re.fullmatch(rf"{number}(\.npy)?", name)]
-    return len({one.layout for one in members}) == 1 and len(matching) == len(members)
-
-
-def _entry(together: Sequence[Suggestion], shapes: Shapes) -> str:
-    plain, event = True, together[0].event
-    for one in together:
-        whole = one.source if one.source in shapes else one.source.rpartition("[")[0]
-        lengths = [length for length in shapes.get(whole, ()) if length > 1]
-        plain &= one.layout in ("TC", "HTS", OWN) and len({*lengths[:2]}) == len(lengths[:2])
-    source = _quoted(together[0].source)
-    if len(together) > 1:
-        event, source = f"layer{{i}}.{_kind(together[0])}", _quoted(together[0].pattern)
-    value = source if plain else f"{{ from = {source}, layout = {_quoted(together[0].layout)} }}"
-    return f"{'# ' if together[0].also else ''}{_quoted(event)} = {value}"
-
-
-def _comment(together: Sequence[Suggestion]) -> str:
-    one = together[0]
-    if len(together) > 1:
-        how = _comment_on_layers(together)
-    elif one.why == "values":
-        how = f"values agree, {1 - one.similarity:.1e}"
-    elif one.similarity > CLOSE:
-        how = f"by {one.why}; values are close: cosine {one.similarity:.4f}"
-    else:
-        how = f"by {one.why}; values differ: cosine {one.similarity:.2g}"
-    also = one.also if len(together) == 1 else f"layer{{i}}.{one.also.partition('.')[2]}"
-    return f"unsure: also fits {also}; {how}" if one.also else how
-
-
-def _comment_on_layers(together: Sequence[Suggestion]) -> str:
-    """In how many layers values agree, and how far they are from it in the others."""
-    agreeing = sum(one.why == "values" for one in together)
-    if agreeing == len(together):
-        worst = 1 - min(one.similarity for one in together)
-        return f"values agree in all {agreeing} layers, {worst:.1e} at most"
-    least = min(one.similarity for one in together if one.why != "values")
-    return f"values agree in {agreeing} of {len(together)} layers; cosine {least:.4f} or more in the others"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string on one line, whatever has no shape of its own escaped."""
-    return "".join(
-        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
-        for c in json.dumps(text, ensure_ascii=False)
-    )

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
-from ..comparison.differences import Comparison, EventDifference
-from ..comparison.prompts import PromptComparison
+from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
 from ..printable import shown_token, with_ids
@@ -28,7 +27,7 @@ def print_comparison(
     """The whole comparison: sides, verdict, first divergence, tables, what was not compared."""
     _print_sides(result, screen)
     _print_verdict(result, screen)
-    if not verbose and all(event.relative == 0 for event in result.events):
+    if not verbose and all(event.max_abs == 0 for event in result.events if event.told):
         pass  # there is nothing to tell apart
     elif verbose or len(result.events) <= FEW:
         _print_events(result, result.events, screen)
@@ -59,28 +58,78 @@ def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
 
 
 def _print_verdict(result: Comparison, screen: Screen) -> None:
-    if result.same:
-        worst, count = result.worst, len(result.events)
-        if all(event.median is None for event in result.events):
-            screen.say(f"\n[bold green]The statistics of all {count:,} events agree[/bold green]")
-            screen.tell("values were not compared: one side has none")
-        elif worst.relative == 0:
-            screen.say(f"\n[bold green]The same, bit for bit: all {count:,} events[/bold green]")
-        else:
-            screen.say(f"\n[bold green]The same: all {count:,} events lie within their bands[/bold green]")
-            nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
-            screen.tell(f"nearest to its band: {worst.name}, {nearest}")
+    if result.agree:
+        _print_agreeing(result, screen)
     else:
         _print_first(result, screen)
     if result.agreement is not None:
-        agreement = result.agreement
-        screen.tell(
-            f"predictions: the same token at {agreement.same_argmax:,} of {agreement.positions:,} positions, "
-            f"KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
-            f"(position {agreement.max_kl_position})"
-        )
+        screen.tell(_predictions(result.agreement))
     if result.hint:
         screen.tell(result.hint)
+
+
+def _print_agreeing(result: Comparison, screen: Screen) -> None:
+    """What agrees, out of what there is, and what was not looked at."""
+    told = [event for event in result.events if event.told]
+    which = _which(result, len(told))
+    exact = all(event.max_abs == 0 for event in told)
+    how = "number for number" if exact else "within their bands"
+    if result.of_statistics:
+        verdict = f"The statistics of {which} agree"
+    elif result.same:
+        verdict = f"The same, {how}: {which}" if exact else f"The same: {which} lie {how}"
+    else:
+        verdict = f"{which[0].upper()}{which[1:]} agree{'s' * (len(told) == 1)}, {how}"
+    screen.say(f"\n[bold green]{verdict}[/bold green]")
+    if result.of_statistics:
+        screen.tell("values were not compared: one side has none")
+    elif not exact:
+        worst = result.worst
+        nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
+        screen.tell(f"nearest to its band: {worst.name}, {nearest}")
+    _print_not_compared(result, screen)
+
+
+def _which(result: Comparison, told: int) -> str:
+    """The events that were compared: all of them, or so many of how many."""
+    every = len(result.events) + len(result.left_out)
+    return f"all {every:,} events" if told == every else f"the {told:,} of {every:,} events named"
+
+
+def _print_not_compared(result: Comparison, screen: Screen) -> None:
+    """What a verdict says nothing of beside the events that one side lacks, which are listed below."""
+    lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
+    names = of_all_layers([name for name in result.left_out if name not in lacking])
+    if names:
+        screen.tell(f"not asked for: {listed(names, MAX_LISTED)}")
+    by_rows: dict[str, list[str]] = {}
+    for event in result.in_part:
+        if (rows := result.rows_of(event)) < result.length:
+            by_rows.setdefault(f"at {rows:,} of {result.length:,} positions alone", []).append(event.name)
+        if event.alike:
+            by_rows.setdefault(_alike(event), []).append(event.name)
+    for what, of in by_rows.items():
+        screen.tell(f"{listed(of_all_layers(of), MAX_LISTED)}: {what}")
+    if any(event.name.endswith(".scores") for event in result.events):
+        screen.tell("attention scores of later keys, which the mask hides, are not compared", "dim")
+
+
+def _alike(event: EventDifference) -> str:
+    """What is said of elements that are not finite, and the same, on both sides."""
+    if not event.told:
+        return "nothing to compare, NaN or infinite on both sides in all places alike"
+    return f"{event.alike:,} of {event.count:,} elements not compared, NaN or infinite on both sides alike"
+
+
+def _predictions(agreement: Agreement) -> str:
+    unknown = f" ({agreement.unknown:,} have none: NaN)" if agreement.unknown else ""
+    same = f"the same token at {agreement.same_argmax:,} of {agreement.positions:,} positions{unknown}"
+    if math.isnan(agreement.mean_kl):
+        return f"predictions: {same}, no KL: nowhere do both sides have probabilities"
+    return (
+        f"predictions: {same}, KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
+        f"(position {agreement.max_kl_position})"
+    )
 
 
 def _print_first(result: Comparison, screen: Screen) -> None:
@@ -93,14 +142,24 @@ def _print_first(result: Comparison, screen: Screen) -> None:
     screen.tell(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
-    since = f"up to {result.since} all events agree" if result.since else "no event before it was compared"
-    screen.tell(f"{since}{later}")
+    screen.tell(f"{_up_to(result)}{later}")
     if result.between:
         screen.tell(f"not compared in between: {listed(result.between, MAX_LISTED)}")
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
         screen.tell(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
+
+
+def _up_to(result: Comparison) -> str:
+    """How many events agree before the first that does not, and of how many."""
+    if result.since is None:
+        return "no event before it was compared"
+    if not result.missed:
+        return f"up to {result.since} all events agree"
+    agree = [event.name for event in result.events if event.told].index(result.since) + 1
+    which = f"the {agree:,} of {agree + result.missed:,} events compared"
+    return f"up to {result.since} {which} agree{'s' * (agree == 1)}"
 
 
 def _place(event: EventDifference) -> str:
@@ -125,7 +184,9 @@ def _of(event: EventDifference) -> str:
 
 def error(value: float) -> str:
     """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
-    is not finite."""
+    is not finite, – where there was nothing to compare."""
+    if math.isnan(value):
+        return "–"
     if not math.isfinite(value):
         return "NaN/Inf"
     return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
@@ -133,12 +194,6 @@ def error(value: float) -> str:
 
 def number(value: float) -> str:
     return significant(value).replace("inf", "Infinity")
-
-
-def _of_band(result: PromptComparison) -> str:
-    """The error as a share of its band."""
-    share = result.relative / result.tolerance if result.tolerance else math.inf * result.relative
-    return f"{share:.2g}" if math.isfinite(share) else "–"
 
 
 def _columns(screen: Screen) -> list[Column]:
@@ -153,9 +208,15 @@ def _columns(screen: Screen) -> list[Column]:
         ),
         Column("median", lambda e: "–" if e.median is None else error(e.median), right=True),
         Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
-        Column("max |d|", lambda e: f"{e.max_abs:.2g}" if e.max_abs < math.inf else "NaN/Inf", right=True),
-        Column("at", lambda e: str(list(e.max_index)) if e.max_index else "–", whole=True),
+        Column("max |d|", _max_abs, right=True),
+        Column("at", lambda e: str(list(e.max_index)) if e.max_index and e.told else "–", whole=True),
     ]
+
+
+def _max_abs(event: EventDifference) -> str:
+    if not event.told:
+        return "–"
+    return f"{event.max_abs:.2g}" if event.max_abs < math.inf else "NaN/Inf"
 
 
 def _mark(event: EventDifference) -> str:
@@ -201,7 +262,7 @@ def _part(event: EventDifference) -> str:
 
 
 def _worst_of(events: Iterator[EventDifference]) -> EventDifference:
-    return max(events, key=lambda e: (not e.holds, e.relative / e.tolerance if e.tolerance else e.relative))
+    return max(events, key=lambda e: (not e.holds, e.excess))
 
 
 def _print_positions(result: Comparison, screen: Screen) -> None:
@@ -260,30 +321,3 @@ def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) ->
 
 def _without_numbers(text: str) -> str:
     return re.sub(r"\d+", "*", text)
-
-
-def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
-    """A row per prompt, then the verdict over all."""
-    figures = [
-        Column("error", lambda r: error(r.relative), right=True),
-        Column("band", lambda r: error(r.tolerance), right=True),
-    ]
-    columns = [
-        Column("", lambda r: "" if r.same else "✗", style=lambda r: "red", whole=True),
-        Column("prompt", lambda r: r.text, wrap=True),
-        Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
-        Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
-        Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
-        Column("worst event", lambda r: r.worst, whole=True),
-        *(figures if screen.width >= WIDE else []),
-        Column("of band", _of_band, right=True),
-    ]
-    print_table(columns, results, screen)
-    failed = [r for r in results if not r.same]
-    agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
-    screen.say(f"\nthe same token at {agreed:,} of {positions:,} positions")
-    if failed:
-        first = failed[0].first
-        screen.say(f"[bold red]{len(failed)} of {len(results)} prompts part[/bold red], the first at {first}")
-    else:
-        screen.say(f"[bold green]The same: all {len(results)} prompts lie within their bands[/bold green]")

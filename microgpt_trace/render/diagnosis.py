@@ -39,19 +39,22 @@ def print_diagnosis(found: DumpDiagnosis, screen: Screen, *, verbose: bool = Fal
         what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
         screen.say(f"\n[bold cyan]Operations {what} (--verbose shows all)[/bold cyan]")
         print_table(_columns(), _of_all_layers(diagnosis.wrong), screen)
-    _print_untested(diagnosis.untested, screen)
+    _print_untested(diagnosis, screen)
     print_unpaired(dump.unpaired, "the dump, not judged", screen)
 
 
 def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
     diagnosis = found.diagnosis
-    count = len(diagnosis.operations)
+    count = diagnosis.judged
     if diagnosis.offer is not None:
         _print_offer(diagnosis.offer, screen)
         return
     if diagnosis.first_wrong is None:
         word = "red" if diagnosis.findings else "green"
-        screen.say(f"\n[bold {word}]All {count:,} operations follow from their own inputs[/bold {word}]")
+        which, s = f"All {count:,} operations", ""
+        if diagnosis.untested:
+            which, s = f"The {count:,} of {diagnosis.of:,} operations judged", "s" * (count == 1)
+        screen.say(f"\n[bold {word}]{which} follow{s} from their own inputs[/bold {word}]")
         return
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     place = first.name if first.layer is None else f"layer {first.layer}, {first.name}"
@@ -71,7 +74,7 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
     if first.recomputed:
         screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed, MAX_LISTED)}")
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
-    screen.tell(f"{wrong:,} of {count:,} operations {adds}; the others pass on what they were given")
+    screen.tell(f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given")
 
 
 def _print_offer(offer: Offer, screen: Screen) -> None:
@@ -162,10 +165,13 @@ def _alarm(operations: Sequence[OperationResult]) -> str:
     return "" if operations[0].holds else "red"
 
 
-def _print_untested(untested: Sequence[tuple[str, str]], screen: Screen) -> None:
+def _print_untested(diagnosis: Diagnosis, screen: Screen) -> None:
     by_reason: dict[str, list[str]] = {}
-    for name, reason in untested:
+    for name, reason in diagnosis.untested:
         by_reason.setdefault(reason, []).append(name)
+    for operation in diagnosis.operations:
+        if operation.name.endswith(".scores"):
+            by_reason.setdefault("keys that the mask hides", []).append(operation.name)
     if by_reason:
         screen.say("\n[bold cyan]Not judged[/bold cyan]")
     for reason, names in by_reason.items():

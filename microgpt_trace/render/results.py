@@ -17,7 +17,7 @@ __all__ = ["comparison_document", "prompts_document", "to_json", "weights_docume
 
 def comparison_document(result: Comparison) -> dict[str, Any]:
     """A comparison as plain data."""
-    return {"schema": DIFF_SCHEMA, "same": result.same, **plain(result)}
+    return {"schema": DIFF_SCHEMA, "agree": result.agree, "same": result.same, **plain(result)}
 
 
 def weights_document(result: WeightsComparison) -> dict[str, Any]:
@@ -27,5 +27,5 @@ def weights_document(result: WeightsComparison) -> dict[str, Any]:
 
 def prompts_document(a: str, b: str, results: Sequence[PromptComparison]) -> dict[str, Any]:
     """The comparisons of many prompts as plain data."""
-    same = all(result.same for result in results)
-    return {"schema": PROMPTS_SCHEMA, "a": a, "b": b, "same": same, "prompts": plain(list(results))}
+    verdicts = {"agree": all(result.agree for result in results), "same": all(r.same for r in results)}
+    return {"schema": PROMPTS_SCHEMA, "a": a, "b": b, **verdicts, "prompts": plain(list(results))}

@@ -30,8 +30,8 @@ def _diff_schema() -> dict[str, Any]:
         Unpaired: "unpaired",
         Tolerance: "tolerance",
     }
-    same = {"type": "boolean"}
-    return _schema(differences.DIFF_SCHEMA, "Two runs compared", differences.Comparison, names, same=same)
+    verdicts = dict.fromkeys(("agree", "same"), schema_of(bool))
+    return _schema(differences.DIFF_SCHEMA, "Two runs compared", differences.Comparison, names, **verdicts)
 
 
 def _weights_schema() -> dict[str, Any]:
@@ -47,7 +47,8 @@ def _prompts_schema() -> dict[str, Any]:
     names: dict[type, str] = {PromptComparison: "prompt"}
     prompts = {"type": "array", "items": schema_of(PromptComparison, names)}
     sides = {side: {"type": "string"} for side in "ab"}
-    head = {"schema": {"const": PROMPTS_SCHEMA}, **sides, "same": {"type": "boolean"}, "prompts": prompts}
+    verdicts = dict.fromkeys(("agree", "same"), schema_of(bool))
+    head = {"schema": {"const": PROMPTS_SCHEMA}, **sides, **verdicts, "prompts": prompts}
     definitions = {"prompt": record(PromptComparison, names)}
     return {**preamble("Many prompts compared", PROMPTS_SCHEMA), **closed_object(head), "$defs": definitions}
 

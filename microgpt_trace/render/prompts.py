@@ -1,0 +1,46 @@
+"""Many prompts through two models as a table: the gate of a CI job."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..comparison.prompts import PromptComparison
+from .comparison import WIDE, error
+from .layout import Column, print_table
+from .screen import Screen
+
+
+def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
+    """A row per prompt, then the verdict over all."""
+    figures = [
+        Column("error", lambda r: error(r.relative), right=True),
+        Column("band", lambda r: error(r.tolerance), right=True),
+    ]
+    columns = [
+        Column("", lambda r: "" if r.agree else "✗", style=lambda r: "red", whole=True),
+        Column("prompt", lambda r: r.text, wrap=True),
+        Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
+        Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
+        Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
+        Column("worst event", lambda r: r.worst, whole=True),
+        *(figures if screen.width >= WIDE else []),
+        Column("of band", _of_band, right=True),
+    ]
+    print_table(columns, results, screen)
+    failed = [r for r in results if not r.agree]
+    agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
+    screen.say(f"\nthe same token at {agreed:,} of {positions:,} positions")
+    if failed:
+        first = failed[0].first
+        screen.say(f"[bold red]{len(failed)} of {len(results)} prompts part[/bold red], the first at {first}")
+    else:
+        least = min(results, key=lambda r: r.events)
+        named = "" if least.events == least.of else f" in the {least.events:,} of {least.of:,} events named"
+        screen.say(f"[bold green]All {len(results)} prompts lie within their bands{named}[/bold green]")
+
+
+def _of_band(result: PromptComparison) -> str:
+    """The error as a share of its band."""
+    share = result.relative / result.tolerance if result.tolerance else math.inf * result.relative
+    return f"{share:.2g}" if math.isfinite(share) else "–"
