@@ -61,6 +61,8 @@ class Checker:
     def __init__(self, n_head: int, out_bias: Callable[[int], Array | None] = lambda layer: None) -> None:
         self.first_nonfinite: str | None = None
         self.where = ""  # which pass it is that the checker looks at
+        self.vanishing: Array | None = None  # where P is too small for d loss / d P, which leads nowhere
+        self.infinite = ""  # where that was seen
         self._n_head, self._out_bias, self._heads_seen = n_head, out_bias, 0
         self._stream: Array | None = None  # the residual stream as used
         self._branch: Array | None = None  # what attention or MLP adds to it, as used
@@ -79,7 +81,8 @@ class Checker:
     def _computed(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
         self._dtype = event.dtype
-        if self.first_nonfinite is None and event.stats is not None and event.stats.nonfinite_count:
+        bad = event.stats is not None and event.stats.nonfinite_count
+        if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
         if event.phase != "forward" or not value.size:  # told of, but worked out in parts
             return
@@ -107,6 +110,19 @@ class Checker:
             self._heads_seen += 1
             self._heads_magnitude += float(np.abs(value).max(initial=0.0))
 
+    def _is_vanishing(self, event: TraceEvent, value: Array) -> bool:
+        """Whether d loss / d P is infinite where P vanishes, and nowhere else."""
+        if self.vanishing is None or (event.phase, event.name) != ("backward", "probs"):
+            return False
+        if not np.isfinite(value[~self.vanishing]).all() or np.isnan(value).any():
+            return False
+        count = int(np.count_nonzero(np.isinf(value)))
+        whose = "1 target" if count == 1 else f"{count} targets"
+        self.infinite = (
+            f"{_first_nonfinite(event, value)}: the P of {whose} is 0 or next to it, and this is -1 / (T P)"
+        )
+        return True
+
     def rows_sum_to_1(self, name: str, value: Array) -> None:
         """Record how far the rows of probabilities [..., V] stray from that."""
         self._record("softmax", name, float(np.abs(value.sum(axis=-1) - 1).max(initial=0.0)))
@@ -125,8 +141,12 @@ class Checker:
 
     def finite(self) -> Check:
         """Whether every value of every phase so far is finite, and where the first is not."""
-        holds = self.first_nonfinite is None
-        return Check("finite", "every value is finite", holds, None, 0.0, self.first_nonfinite or "")
+        claim = "every value is finite"
+        if self.first_nonfinite is not None:
+            return Check("finite", claim, False, None, 0.0, self.first_nonfinite)
+        if self.infinite:
+            claim += " but d loss / d P where P vanishes, which no other gradient is worked out from"
+        return Check("finite", claim, True, None, 0.0, self.infinite)
 
     def checks(self) -> list[Check]:
         """The verdicts on what was seen of the forward pass."""

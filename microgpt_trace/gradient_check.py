@@ -1,36 +1,46 @@
-"""The hand-written gradients against differences of the loss in float64.
+"""gradcheck: every hand-written gradient against differences of the loss, in float64.
 
-Central differences err by O(h^2) from the third derivative and O(eps/h) from rounding; h = 1e-5
-leaves about 1e-9. A ReLU that switches within h spoils an element, which is counted and not judged.
+That of the parameters as training works it out and as a trace does, where hooks listen; those of the
+activations that a trace shows; and those of the parameters where hooks put other values in place.
+An element at which a ReLU switches, or whose differences do not settle, is counted and not judged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from .batch import Batch, Packer
 from .brief import one_line
-from .checks import Check
-from .events import SILENT, Tap
-from .microgpt import Pass, backward, forward
+from .events import SILENT, HookBus, Tap, TraceEvent
+from .microgpt import Pass, backward, event_specs, forward
 from .microgpt_tracing import prepare
 from .model import Model, check_microgpt
 from .parameters import Parameters
+from .replacements import Replacement
+from .slopes import Deviation, along_directions, rounding_of, slope_of
 from .stats import Array
 
 STEP = 1e-5
-TOLERANCE = 1e-6  # of the parameter's largest gradient
-AGREEMENT = 1e-3  # of a parameter's slope, for gradients in float32
-NEXT_TO_NOTHING = 1e-6  # of the norm of the whole gradient: less is rounding
+TOLERANCE = 1e-6  # of the tensor's largest gradient
+
+MANY = 32  # elements that are wrong: the others of that tensor need no second look
+KINK = (math.nan, math.nan)  # no slope
+
+Change = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
 class GradientCheck:
-    """One parameter: the worst element, and whether all elements agree."""
+    """One parameter or activation: the worst element, and whether all elements agree.
+
+    `hooked` is the error of a parameter's slope along one direction while hooks replace every value by
+    one that depends on it with other slopes; None where that was not tried or could not be judged.
+    """
 
     name: str
     count: int
@@ -38,126 +48,183 @@ class GradientCheck:
     worst_index: tuple[int, ...]
     analytic: float
     numeric: float
-    relative_error: float  # |analytic - numeric| / largest gradient of the parameter
+    relative_error: float  # |analytic - numeric| / largest gradient of the tensor
     kinks: int  # elements not judged because a ReLU switches within the step
     holds: bool
+    unsettled: int = 0  # elements not judged because differences over several steps do not agree
+    hooked: float | None = None
 
     __repr__ = one_line
 
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
-    """Check every element of every parameter's gradient of the text's loss, parameter by parameter."""
+    """Check every element of the gradient of the text's loss: parameter by parameter, then activation by
+    activation, both as a trace shows them."""
     check_microgpt(model, "gradcheck")
     inputs = prepare(model, text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
-    batch = Packer(params.config, np.float64).one(ids)
-    grads = Parameters(params.config, np.zeros_like(params.flat))
-    return _checks(params, grads, batch)
+    return _checks(params, Packer(params.config, np.float64).one(ids))
 
 
-def _checks(params: Parameters, grads: Parameters, batch: Batch) -> Iterator[GradientCheck]:
+def _checks(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
     with np.errstate(all="ignore"):
-        done = forward(params, batch)
-        backward(params, done, grads)
-    for name in params:
+        done, trained = _gradients(params, batch, SILENT, SILENT)
+        traced, shown = _traced(params, batch)
+        hooked = sorted(_hooked(params, batch), key=lambda found: found.excess)
+    for name, array in params.items():
         with np.errstate(all="ignore"):
-            row = _check_parameter(name, params, grads[name], batch, done)
+            moved = partial(_moving_parameter, params, batch, array.reshape(-1))
+            row = _check(name, [trained[name], traced[name]], np.ones_like(array), done, moved)
+        for found in hooked:  # the worst comes last
+            if found.name == name:
+                row = replace(row, hooked=found.relative, holds=row.holds and found.excess <= 1)
         yield row
+    for name, (value, gradient) in shown.items():
+        with np.errstate(all="ignore"):
+            unit = _unit(name, value, batch.targets)
+            yield _check(name, [gradient], unit, done, partial(_moving_event, params, batch, name, unit))
 
 
-def _check_parameter(
-    name: str, params: Parameters, analytic: Array, batch: Batch, middle: Pass
-) -> GradientCheck:
-    flat = params[name].reshape(-1)
-    numeric, switched = np.empty(flat.size), np.zeros(flat.size, dtype=bool)
-    for i, value in enumerate(flat.tolist()):
-        flat[i] = value + STEP
-        above = forward(params, batch)
-        flat[i] = value - STEP
-        below = forward(params, batch)
-        flat[i] = value
-        numeric[i] = (above.loss - below.loss) / (2 * STEP)
-        switched[i] = not (_same_relus(above, middle) and _same_relus(below, middle))
-    expected = analytic.reshape(-1)
-    # What rounding alone makes of the difference of two losses.
-    noise = np.finfo(np.float64).eps * max(1.0, float(np.abs(middle.logits).max())) / STEP
-    scale = max(float(np.abs(expected).max()), float(np.abs(numeric).max()), 4 * noise / TOLERANCE)
-    error = np.abs(expected - numeric) / scale
-    kink = switched & (error > TOLERANCE)
-    judged = np.where(kink, 0.0, error)
-    worst = int(np.nan_to_num(judged, nan=np.inf).argmax())
-    return GradientCheck(
-        name, flat.size, float(np.abs(expected).max()),
-        tuple(int(i) for i in np.unravel_index(worst, analytic.shape)),
-        float(expected[worst]), float(numeric[worst]), float(judged[worst]),
-        int(np.count_nonzero(kink)), bool((judged <= TOLERANCE).all()),
-    )  # fmt: skip
+def _gradients(params: Parameters, batch: Batch, forth: Tap, back: Tap) -> tuple[Pass, Parameters]:
+    """A pass and its gradients."""
+    grads = Parameters(params.config, np.zeros_like(params.flat))
+    done = forward(params, batch, forth)
+    backward(params, done, grads, back)
+    return done, grads
 
 
-def _same_relus(a: Pass, b: Pass) -> bool:
-    """Whether the same ReLUs let their input through."""
-    return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))
+def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tuple[Array, Array]]]:
+    """The parameters' gradients where hooks listen to everything, and of every activation what they are
+    shown: its value and its gradient."""
+    bus = HookBus(event_specs(params.config))
+    seen: dict[tuple[str, str], Array] = {}
+
+    def look(event: TraceEvent, value: Array) -> None:
+        seen[event.phase, event.name] = value.copy()
+
+    run = bus.begin(after=[bus.subscription(look, phases=("forward", "backward"))])
+    _, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
+    names = [name for phase, name in seen if phase == "forward"]
+    return grads, {name: (seen["forward", name], seen["backward", name]) for name in names}
 
 
-def gradient_agreement(
-    done: Pass, params: Parameters, grads: Parameters, replaced: bool, tap: Callable[[], Tap] = lambda: SILENT
-) -> Check:
-    """The traced gradient of every parameter against a difference of the loss along that gradient, or
-    along a fixed random direction where the gradient is next to nothing.
-
-    The differences are taken in float64, with the longest of three steps within which no ReLU
-    switches; a parameter for which there is none is not judged. `tap` gives what each pass runs under;
-    where hooks have `replaced` values that it does not, nothing is judged.
+def _hooked(params: Parameters, batch: Batch) -> Iterator[Deviation]:
+    """The parameters' slopes where hooks replace every value by one that is the same here, but depends on
+    it with other slopes: every gradient passes through them. Once without P: the logits have a way past it.
     """
-    claim = "gradients agree with finite differences"
-    wide = params.copy(np.float64)
-    wanted = done.batch.targets.argmax(axis=1)
-    batch = Packer(params.config, np.float64).one(np.append(done.batch.tokens, wanted[-1]))
-    reason = ""
-    if replaced:
-        reason = "values were replaced"
-    elif not np.isfinite(grads.flat).all():
-        reason = "a gradient is not finite"
-    elif not _same_relus(done, middle := forward(wide, batch, tap())):
-        reason = "a ReLU is at its kink, on another side in float64"
-    if reason:
-        return Check("gradient", claim, None, None, AGREEMENT, reason)
-    whole = float(np.linalg.norm(grads.flat.astype(np.float64)))
-    rounding = float(np.finfo(grads.dtype).eps) * max(1.0, float(np.abs(done.logits).max()))
-    least, floor = NEXT_TO_NOTHING * whole, max(1e-4 * whole, rounding / AGREEMENT)
-    rng = np.random.default_rng(0)
-    worst, detail = -1.0, "a ReLU is at its kink for every parameter"
-    for name, grad in grads.items():
-        exact = grad.astype(np.float64)
-        norm = float(np.linalg.norm(exact))
-        along = exact / norm if norm > least else rng.standard_normal(grad.shape) / math.sqrt(grad.size)
-        slope = _slope(wide, name, along, batch, middle, tap)
-        if slope is None:
-            continue
-        expected = float((exact * along).sum())
-        deviation = abs(slope - expected) / max(abs(slope), abs(expected), floor)
-        if deviation > worst:
-            worst, detail = deviation, f"{name}: {expected:.7g} against {slope:.7g}"
-    if worst < 0:
-        return Check("gradient", claim, None, None, AGREEMENT, detail)
-    return Check("gradient", claim, worst <= AGREEMENT, worst, AGREEMENT, detail)
+    names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
+    yield from _bent(params, batch, [name for name in names if name != "probs"])
+    if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # and so is d loss / d P
+        yield from _bent(params, batch, names)
 
 
-def _slope(
-    params: Parameters, name: str, along: Array, batch: Batch, middle: Pass, tap: Callable[[], Tap]
-) -> float | None:
-    """The central difference of the loss along a direction of one parameter, if a step short enough
-    to switch no ReLU is found."""
-    values, start = params[name], params[name].copy()
-    slope = None
-    for step in (1e-5, 1e-6, 1e-7):
-        values[...] = start + step * along
-        above = forward(params, batch, tap())
-        values[...] = start - step * along
-        below = forward(params, batch, tap())
-        values[...] = start
-        if _same_relus(above, middle) and _same_relus(below, middle):
-            slope = float(above.loss - below.loss) / (2 * step)
-            break
-    return slope
+def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Deviation]:
+    bus = HookBus(event_specs(params.config))
+    rng, changes = np.random.default_rng(1), dict[str, Change]()
+
+    def bend(event: TraceEvent, value: Array) -> Replacement:
+        here, slope = value.copy(), rng.uniform(0.5, 1.5, value.shape)
+        changes[event.name] = lambda other: here + slope * (other - here)
+        return Replacement(here, np.asarray(slope))
+
+    def double(event: TraceEvent, value: Array) -> Array:
+        return 2 * value
+
+    bending = bus.subscription(bend, *names)
+    run = bus.begin(before=[bending, bus.subscription(double, *params, phases="backward")])
+    done, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
+    grads.flat /= 2
+    return along_directions(params, grads, lambda: forward(params, batch, _Changing(changes)), done)
+
+
+class _Changing:
+    """A tap that changes the events it knows."""
+
+    def __init__(self, changes: Mapping[str, Change], prefix: str = "") -> None:
+        self._changes, self._prefix = changes, prefix
+
+    def emit(self, name: str, value: Array) -> Array:
+        change = self._changes.get(self._prefix + name)
+        return value if change is None else change(np.asarray(value))
+
+    def wants(self, name: str) -> bool:
+        return self._prefix + name in self._changes
+
+    def layer(self, index: int) -> Tap:
+        return _Changing(self._changes, f"layer{index}.")
+
+
+def _unit(name: str, value: Array, targets: Array) -> Array:
+    """By what elements are moved: a target's P, which is above 0, by a part of itself, and where that of
+    one is next to 0 none is, as the loss that is worked out from them would be infinite."""
+    if name != "probs":
+        return np.ones_like(value)
+    finite = np.isfinite(1 / value[targets > 0]).all()
+    return np.where(targets > 0, value, 1) if finite else np.zeros_like(value)
+
+
+def _moving_parameter(params: Parameters, batch: Batch, flat: Array, i: int, t: float) -> Pass:
+    """A pass with element i of a parameter moved by t."""
+    before = flat[i]
+    flat[i] = before + t
+    done = forward(params, batch)
+    flat[i] = before
+    return done
+
+
+def _moving_event(params: Parameters, batch: Batch, name: str, unit: Array, i: int, t: float) -> Pass:
+    """A pass with element i of an activation moved by t times its unit."""
+
+    def change(value: Array) -> Array:
+        moved = np.array(value)
+        moved.reshape(-1)[i] += t * unit.reshape(-1)[i]
+        return moved
+
+    return forward(params, batch, _Changing({name: change}))
+
+
+def _check(
+    name: str, gradients: Sequence[Array], unit: Array, middle: Pass, moved: Callable[[int, float], Pass]
+) -> GradientCheck:
+    """Hold a gradient, in as many versions as there are ways to work it out, against differences of the
+    loss: `moved(i, t)` is the pass with element i moved by t times its unit."""
+    if not np.isfinite(middle.loss):
+        return GradientCheck(
+            name, unit.size, math.nan, (0,) * unit.ndim, math.nan, math.nan, math.nan, 0, False
+        )
+    shape, unit = unit.shape, unit.reshape(-1)
+    expected = np.stack([gradient.reshape(-1) for gradient in gradients]) * unit
+    scale = max(float(np.abs(expected).max()), 4 * rounding_of(middle, STEP) / TOLERANCE)
+    numeric, error = np.zeros(unit.size), np.zeros(unit.size)
+    left_out, wrong = unit == 0, 0
+    for i in np.flatnonzero(~left_out).tolist():
+        numeric[i] = float(moved(i, STEP).loss - moved(i, -STEP).loss) / (2 * STEP)
+        off = float(np.abs(expected[:, i] - numeric[i]).max())
+        if not off <= TOLERANCE * scale and wrong < MANY:
+            numeric[i], error[i] = slope_of(partial(moved, i), middle, TOLERANCE * scale / 4) or KINK
+            off = float(np.abs(expected[:, i] - numeric[i]).max())
+            wrong += off > TOLERANCE * scale + 4 * error[i]
+    expected[:, left_out] = 0
+    return _judged(name, shape, expected, numeric, error, left_out, scale)
+
+
+def _judged(
+    name: str, shape: tuple[int, ...], expected: Array, numeric: Array, error: Array, left_out: Array,
+    scale: float,
+) -> GradientCheck:  # fmt: skip
+    """The verdict on gradients [ways, n] and differences [n] with their errors, NaN at a kink."""
+    kink = np.isnan(error) & np.isfinite(expected).all(axis=0)
+    settled = np.abs(numeric[error <= TOLERANCE * scale])
+    scale = max(scale, float(settled.max(initial=0.0)))
+    off = np.abs(expected - numeric).max(axis=0) / scale
+    unsettled = left_out | (error > TOLERANCE * scale) & (off <= TOLERANCE + 4 * error / scale)
+    judged = np.where(kink | unsettled, 0.0, np.nan_to_num(off, nan=np.inf))
+    worst = int(judged.argmax())
+    way = int(np.nan_to_num(np.abs(expected[:, worst] - numeric[worst]), nan=np.inf).argmax())
+    return GradientCheck(
+        name, numeric.size, float(np.abs(expected).max()),
+        tuple(int(i) for i in np.unravel_index(worst, shape)),
+        float(expected[way, worst]), float(numeric[worst]), float(judged[worst]),
+        int(np.count_nonzero(kink)), bool((judged <= TOLERANCE).all()), int(np.count_nonzero(unsettled)),
+    )  # fmt: skip

@@ -89,7 +89,7 @@ def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -
         dloss = tap.emit("loss", one)
         dlogits = dlogits if dloss is one else dlogits * dloss
     if tap.wants("probs"):
-        hit = targets > 0
+        hit = (targets > 0) & (dloss != 0)  # else 0, whatever P is
         computed = np.zeros_like(probs)
         computed[hit] = -targets[hit] / probs[hit] * dloss
         dprobs = tap.emit("probs", computed)

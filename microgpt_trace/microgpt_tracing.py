@@ -74,13 +74,14 @@ def trace_microgpt(
         done = forward(model.params, batch, run.tap("forward"))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:  # what only these need is imported here: 10 ms of a plain trace's start
-            from .gradient_check import gradient_agreement
+            from .gradient_agreement import gradient_agreement
 
             adam = _adam_of(model)
+            checker.vanishing = _vanishing(done, run)
             run_backward(adam.params, done, adam.grads, run.tap("backward"))
-            tap = untouched.edited if untouched else lambda: SILENT
+            taps = untouched.edited if untouched else lambda: (SILENT, SILENT)
             by_others = bool(run.replaced) and (untouched is None or not untouched.explains(done))
-            checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, tap))
+            checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps))
         if step:
             changed = untouched.afresh() if untouched else SILENT
             summary = _one_step(model, adam, done, run.tap("update"), changed)
@@ -163,25 +164,27 @@ class _Untouched:
 
     def explains(self, done: Pass) -> bool:
         """Whether the interventions alone give these logits, or other hooks took part."""
-        alone = forward(self.model.params, done.batch, self.edited())
+        alone = forward(self.model.params, done.batch, self.edited()[0])
         return np.array_equal(alone.logits, done.logits, equal_nan=True)
 
-    def edited(self) -> Tap:
-        """What a pass runs under that has the interventions and nothing else, means as they were."""
-        return self._tap(self.editor)
+    def edited(self) -> tuple[Tap, Tap]:
+        """What a pass and its backward pass run under that have the interventions and nothing else, means
+        as they were."""
+        return self._taps(self.editor)
 
     def afresh(self) -> Tap:
-        """The same for other parameters: means are those of the pass."""
-        return self._tap(self._editor())
+        """The same for a pass with other parameters: means are those of the pass."""
+        return self._taps(self._editor())[0]
 
     def _editor(self) -> Editor:
         from .interventions import Editor
 
         return Editor(self.model, self.inputs, range(len(self.inputs.tokens)), self.interventions)
 
-    def _tap(self, editor: Editor) -> Tap:
+    def _taps(self, editor: Editor) -> tuple[Tap, Tap]:
         bus = HookBus(list(self.model.hooks.specs.values()))
-        return bus.begin(before=editor.subscriptions(bus)).tap("forward")
+        run = bus.begin(before=editor.subscriptions(bus))
+        return run.tap("forward"), run.tap("backward")
 
     def beside(self, done: Pass, shown: Collection[str], top_k: int) -> Intervened:
         """What the interventions did, seen from the untouched pass."""
@@ -206,6 +209,16 @@ def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:
     bus = HookBus(list(model.hooks.specs.values()))
     with bus.subscribe(lambda event, value: traced.replaced[event.name], *traced.replaced):
         return forward(model.params, batch, bus.begin().tap("forward")).logits
+
+
+def _vanishing(done: Pass, run: Run) -> Array:
+    """Where d loss / d P = -1 / (T P) overflows, the loss being finite, and goes into no other gradient:
+    [N, V] of booleans"""
+    targets = done.batch.targets
+    found = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
+    if "probs" in run.replaced:  # by way of which the gradient of the logits is worked out then
+        found &= np.broadcast_to(run.slopes["probs"], found.shape) == 0
+    return found & np.isfinite(done.loss)
 
 
 def _adam_of(model: Model) -> Adam:
@@ -247,12 +260,15 @@ def parameter_rows(
     params: Parameters, events: Iterable[TraceEvent], chosen: set[str]
 ) -> tuple[ParameterRow, ...]:
     """The chosen parameters beside the gradient and the update that the events tell of."""
-    norms = {(e.phase, e.name): e.stats.l2_norm for e in events if e.stats is not None}
-    return tuple(
-        ParameterRow(
-            name, array.shape, TensorStats.of(array).l2_norm,
-            norms.get(("backward", name)), norms.get(("update", name)),
-        )
-        for name, array in params.items()
-        if name in chosen
-    )  # fmt: skip
+    known = {(e.phase, e.name): e.stats for e in events if e.stats is not None}
+    nothing = TensorStats(0, None, None, None, None, None, None, 0, 0, 0)
+
+    def row(name: str, array: Array) -> ParameterRow:
+        own, grad = TensorStats.of(array), known.get(("backward", name), nothing)
+        update = known.get(("update", name), nothing)
+        return ParameterRow(
+            name, array.shape, own.l2_norm, grad.l2_norm, update.l2_norm,
+            own.nonfinite_count, grad.nonfinite_count, update.nonfinite_count,
+        )  # fmt: skip
+
+    return tuple(row(name, array) for name, array in params.items() if name in chosen)

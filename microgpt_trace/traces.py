@@ -67,29 +67,36 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class ParameterRow:
-    """A parameter with the L2 norms of its value, gradient and update; None where not computed."""
+    """A parameter with the L2 norms of its value, gradient and update; None where not computed.
+
+    A norm is that of the finite elements; `nonfinite` counts the others of each.
+    """
 
     name: str
     shape: tuple[int, ...]
     l2_norm: float | None
     gradient_l2: float | None
     update_l2: float | None = None
+    nonfinite: int = 0
+    gradient_nonfinite: int = 0
+    update_nonfinite: int = 0
 
     __repr__ = one_line
 
     @property
     def gradient_ratio(self) -> float | None:
-        """|gradient| / |weight|"""
-        return _ratio(self.gradient_l2, self.l2_norm)
+        """|gradient| / |weight|, None where an element of either is not finite"""
+        return self._ratio(self.gradient_l2, self.gradient_nonfinite)
 
     @property
     def update_ratio(self) -> float | None:
-        """|update| / |weight|"""
-        return _ratio(self.update_l2, self.l2_norm)
+        """|update| / |weight|, None where an element of either is not finite"""
+        return self._ratio(self.update_l2, self.update_nonfinite)
 
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or not whole else part / whole
+    def _ratio(self, part: float | None, nonfinite: int) -> float | None:
+        if part is None or not self.l2_norm or nonfinite or self.nonfinite:
+            return None
+        return part / self.l2_norm
 
 
 @dataclass(frozen=True, slots=True)

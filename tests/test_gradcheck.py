@@ -5,15 +5,18 @@ import pytest
 from conftest import CASES
 from judges import agree
 
-from microgpt_trace import Model, gradcheck, ops, trace
+from microgpt_trace import Model, gradcheck, microgpt, ops, trace
 from microgpt_trace.errors import InputError
+from microgpt_trace.graph import forward_names
 
 
 def test_every_parameter_agrees(case):
     results = list(gradcheck(case.model, case.text))
-    assert [r.name for r in results] == list(case.model.params)
+    own = list(case.model.params)
+    assert [r.name for r in results] == [*own, *forward_names(case.model)]
     assert [r.name for r in results if not r.holds] == []
-    assert sum(r.count for r in results) == case.model.config.parameter_count
+    assert sum(r.count for r in results if r.name in own) == case.model.config.parameter_count
+    assert {r.name for r in results if r.hooked is not None} == set(own)
     assert max(r.relative_error for r in results) <= 1e-6
 
 
@@ -67,6 +70,82 @@ def test_one_wrong_element_is_found(monkeypatch, emma):
 
     monkeypatch.setattr(ops, "relu_backward", relu_backward)
     assert not all(r.holds for r in gradcheck(emma))
+
+
+def disagreeing(model, text="emma"):
+    """What gradcheck says no to, and by which of its ways."""
+    return {r.name: r for r in gradcheck(model, text) if not r.holds}
+
+
+def test_the_way_by_the_heads_is_under_the_check(monkeypatch, emma):
+    plain = microgpt.heads_backward
+    monkeypatch.setattr(microgpt, "heads_backward", lambda *args: -plain(*args))
+    found = disagreeing(emma)
+    assert {"wte", "layer0.attn_wv", "layer0.attn.context"} <= found.keys()
+    assert "layer0.mlp_fc1" not in found
+
+
+def test_what_a_hook_puts_into_the_way_by_the_heads_is_under_the_check(monkeypatch, emma):
+    """The part of it that runs only where a head's gradient is replaced."""
+    columns = microgpt._head_columns
+    monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*columns(config)[:3], slice(0, 4)])
+    found = disagreeing(emma)
+    assert "layer0.attn_wo" in found
+    assert found["layer0.attn_wo"].hooked > 1e-3
+
+
+class Shown:
+    """A tap that shows a gradient otherwise than the backward pass uses it."""
+
+    def __init__(self, tap, name, show, use):
+        self.tap, self.name, self.show, self.use, self.wants = tap, name, show, use, tap.wants
+
+    def emit(self, name, value):
+        return (
+            self.use(self.tap.emit(name, self.show(value)), value)
+            if name == self.name
+            else self.tap.emit(name, value)
+        )
+
+
+LAYER = ("mlp.residual", "mlp.up", "mlp.norm", "attn.residual", "attn.out", "attn.context", "attn.norm")
+
+
+@pytest.mark.parametrize("name", LAYER)
+def test_a_gradient_that_is_shown_with_the_wrong_sign_is_found(monkeypatch, emma, name):
+    """What is used is right."""
+    plain = microgpt.layer_backward
+
+    def layer_backward(dx, cache, w, g, params, rows, tap):
+        wrong = Shown(tap, name, np.negative, lambda back, value: -back)
+        return plain(dx, cache, w, g, params, rows, wrong)
+
+    monkeypatch.setattr(microgpt, "layer_backward", layer_backward)
+    assert list(disagreeing(emma)) == [f"layer0.{name}"]
+
+
+@pytest.mark.parametrize("name", LAYER)
+def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, emma, name):
+    plain = microgpt.layer_backward
+
+    def layer_backward(dx, cache, w, g, params, rows, tap):
+        deaf = Shown(tap, name, np.array, lambda back, value: value)
+        return plain(dx, cache, w, g, params, rows, deaf)
+
+    monkeypatch.setattr(microgpt, "layer_backward", layer_backward)
+    found = disagreeing(emma)
+    assert found
+    assert all(row.hooked > 1e-4 > row.relative_error for row in found.values())
+
+
+@pytest.mark.parametrize("factor", [0.01, 30, 100])
+def test_right_gradients_of_scaled_models_agree(deep, factor):
+    params = deep.model.params.copy()
+    params.flat *= factor
+    results = list(gradcheck(Model(params, deep.model.tokenizer, "test"), "abba"))
+    assert [r.name for r in results if not r.holds] == []
+    left_out = {r.name: r.kinks + r.unsettled for r in results if r.kinks + r.unsettled}
+    assert set(left_out) <= {"probs"}  # of which one is 0
 
 
 def at_a_kink(model):

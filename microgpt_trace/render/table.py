@@ -255,6 +255,15 @@ def print_parameters(trace: Trace, screen: Screen) -> None:
         ]
     screen.say("\n[bold cyan]Parameters[/bold cyan]")
     print_table(columns, trace.parameters, screen)
+    for row in trace.parameters:
+        for what, count in (
+            (row.name, row.nonfinite),
+            (f"gradient of {row.name}", row.gradient_nonfinite),
+            (f"update of {row.name}", row.update_nonfinite),
+        ):
+            if count:
+                said = "1 value is" if count == 1 else f"{count:,} values are"
+                screen.say(f"[bold red]{what}: {said} not finite, and not in its L2[/bold red]")
     if trace.step is not None:
         step = trace.step
         screen.say(
@@ -274,6 +283,9 @@ def print_checks(checks: Sequence[Check], screen: Screen) -> None:
     screen.say(f"\n[bold {style}]Self-check: {len(held)} of {made} hold{rest}[/bold {style}]")
     if held:
         screen.say(f"[dim]{'; '.join(_measured(check) for check in held)}[/dim]")
+    for check in held:
+        if check.id == "finite" and check.detail:
+            screen.say(f"note: {escape(check.detail)}")
     for check in failed:
         screen.say(f"[bold red]violated: {escape(_measured(check))}: {escape(check.detail)}[/bold red]")
     for check in skipped:
