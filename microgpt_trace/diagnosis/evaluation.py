@@ -11,6 +11,7 @@ from ..stats import Array
 from .operations import Weights, apply, inputs_of
 from .precision import Precision, chain_floor, floor_of
 from .rules import Rules
+from .sharing import alike
 
 ONE_ROUNDING = 3**-0.5  # rms of errors evenly spread between -1 and 1
 
@@ -27,9 +28,16 @@ class Evaluation:
         precision: Precision, noise: int | None = None,
     ) -> None:  # fmt: skip
         self.weights, self.rules, self.values, self.order = weights, rules, values, order
-        self.precision = precision
+        self.precision, self._seed = precision, noise
         self._noise = None if noise is None else np.random.default_rng(noise)
         self._recomputed: dict[str, Array] = {}
+
+    def under(self, rules: Rules) -> Evaluation:
+        """The same under other rules; what does not change by them is not worked out again."""
+        other = Evaluation(self.weights, rules, self.values, self.order, self.precision, self._seed)
+        same = alike(self.rules, rules, self._recomputed, self.values, self.weights.behind)
+        other._recomputed = {name: self._recomputed[name] for name in same}
+        return other
 
     def between(self, name: str) -> list[str]:
         """The events before `name` that the dump lacks, back to those that it has, in order."""
