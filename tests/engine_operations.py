@@ -67,22 +67,25 @@ def embed(s, table, positions=False, offset=0, scale=1.0, misread=False):
 
 
 def norm(
-    s, of, gain="", eps=None, inside=True, centred=False, plus=0.0, skip=False, per_head=False, turned=False
-):
+    s, of, gain="", eps=None, inside=True, centred=False, plus=0.0, skip=False, per_head=False, turned=False,
+    power=0.5, exponent=2.0, summed=False,
+):  # fmt: skip
     x = rope(s, of) if turned else s[of]
     if skip:
         return x
     shape, eps = x.shape, s.config["rms_norm_eps"] if eps is None else eps
     x = s.heads(x) if per_head else x
     x = x - x.mean(-1, keepdims=True) if centred else x
-    square = (x * x).mean(-1, keepdims=True)
-    rms = np.sqrt(square + eps) if inside else np.sqrt(square) + eps
+    square = (np.abs(x) ** exponent).mean(-1, keepdims=True) * (x.shape[-1] if summed else 1)
+    power = power if exponent == 2 else 1 / exponent
+    rms = (square + eps) ** power if inside else square**power + eps
     return (x / rms * ((s.weight(f"{gain}.weight") if gain else 1.0) + plus)).reshape(shape)
 
 
 def product(
-    s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_shift=0, columns=None
-):
+    s, of, by, weight="", shift=0, transposed=False, permuted=False, bias=1.0, bias_shift=0, columns=None,
+    times=1.0, cap=None,
+):  # fmt: skip
     """x @ W.T + bias; `permuted` rows are GGUF's, channel i of a head next to i + D/2."""
     w = s.weight(f"{weight or by}.weight", shift)
     w = w.T if transposed else w
@@ -93,24 +96,24 @@ def product(
     if permuted:
         halves = s.heads(y)
         y = np.stack(np.split(halves, 2, -1), -1).reshape(y.shape)
-    return y
+    return _capped(y * times, cap)
 
 
 def total(s, parts):
     return sum(s[part] for part in parts)
 
 
-def rope(s, of, interleaved=False, settings=None, offset=0, direction=1, skip=False):
+def rope(s, of, interleaved=False, settings=None, offset=0, direction=1, skip=False, stretch=1.0, size=1.0):
     x = s[of]
     if skip:
         return x
     dim, length = head_dim_of(s.config), len(x)
     changed = {"head_dim": dim, "rope_parameters": rope_of(s.config) | (settings or {})}
     frequencies, factor = rope_frequencies(changed)
-    angles = direction * (np.arange(length) + offset)[:, None, None] * frequencies
+    angles = direction * (np.arange(length) * stretch + offset)[:, None, None] * frequencies
     pairs = x.reshape(length, -1, dim // 2, 2) if interleaved else x.reshape(length, -1, 2, dim // 2)
     pairs = pairs if interleaved else pairs.swapaxes(2, 3)
-    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles) * factor
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles) * factor * size
     back = np.stack([turned.real, turned.imag], -1)
     return (back if interleaved else back.swapaxes(2, 3)).reshape(x.shape)
 
@@ -122,13 +125,17 @@ def _shared(s, x, modulo):
     return s.heads(x)[:, group]
 
 
-def scores(s, q, k, power=-0.5, modulo=False):
+def scores(s, q, k, power=-0.5, modulo=False, scale=None, cap=None):
     products = np.einsum("qhd,khd->hqk", s.heads(s.cached(q)), _shared(s, s.cached(k), modulo))
-    return products * head_dim_of(s.config) ** power
+    return _capped(products * (head_dim_of(s.config) ** power if scale is None else scale), cap)
 
 
-def attention_weights(s, window, masked=True, ahead=0, strict=False):
-    x = s["attn.scores"]
+def _capped(x, cap):
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def attention_weights(s, window, masked=True, ahead=0, strict=False, times=1.0):
+    x = s["attn.scores"] * times
     back = np.arange(x.shape[1])[:, None] - np.arange(x.shape[2])
     seen = (back >= -ahead) & (back < (window or x.shape[2]))
     if strict:  # itself left out, but for position 0, which would see nothing
@@ -150,11 +157,15 @@ ACTIVATIONS = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
     "gelu_tanh": _gelu_tanh,
+    "gelu_quick": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "relu2": lambda x: np.where(x < 0, 0.0, x) ** 2,
+    "leaky": lambda x, slope=0.01: np.where(x < 0, slope * x, x),
+    "swish": lambda x, slope=1.0: x / (1 + np.exp(-slope * x)),
 }
 
 
-def activation(s, of, kind):
-    return ACTIVATIONS[kind](s[of])
+def activation(s, of, kind, **options):
+    return ACTIVATIONS[kind](s[of], **options)
 
 
 def times(s, a, b):

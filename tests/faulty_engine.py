@@ -36,7 +36,8 @@ from tiny_models import Blocks
 class Fault:
     """What is wrong, and where the first wrong value appears.
 
-    `changes` are options by operation, of `layer` alone, or of every layer where it is None; `weights`
+    `changes` are options by operation, of `layer` alone, or of every layer where it is None (`instead`
+    is a function of the step, the options and the right value that gives another value); `weights`
     stand in place of the model's; `alter` is applied to the value of `event`. `cause` are words, any
     of which names the fault.
     """
@@ -188,7 +189,9 @@ def _run(plan, config, weights, tokens, targets, fault, alter, precision, inputs
         for op in plan:
             options = op.options | (fault.changes[op.name] if hits(fault.changes, fault.layer, op) else {})
             step = Step(config, weights, tokens, targets, events, op.layer, eight_bit)
-            value = rounded_to(op.function(step, **options), precision[0])
+            instead = options.pop("instead", None)
+            value = op.function(step, **options)
+            value = rounded_to(value if instead is None else instead(step, options, value), precision[0])
             if fault.alter is not None and op.event == fault.event:
                 value = fault.alter(value)
             value = value if alter is None else alter(op.event, value)

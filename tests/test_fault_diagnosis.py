@@ -70,7 +70,7 @@ def rate(model, run, faults, words, tokens=TOKENS, at_least=0.95):
             continue
         found, count = diagnose_values(model, tokens, events), count + 1
         assert found.first_wrong == fault.event, fault
-        assert len({f.id for f in found.findings}) == len(found.findings)
+        assert len({f.claim for f in found.findings}) == len(found.findings)
         if not names(found, words(fault)):
             missed.append((fault.id, [(f.claim, f.residual) for f in found.findings]))
     print(f"{count - len(missed)} of {count} named; not: {missed}")

@@ -22,17 +22,20 @@ from ..threads import one_blas_thread
 from . import hypotheses_attention as attention
 from . import hypotheses_input as entrance
 from . import hypotheses_layers as layers
+from . import hypotheses_norms as norms
 from . import hypotheses_output as output
 from . import hypotheses_quants as stored
 from . import hypotheses_rope as rope
 from . import hypotheses_weights as matrices
 from .evaluation import Evaluation
-from .hypotheses import Case, Finding, Generator, findings_of, try_all
+from .finding import findings_of
+from .hypotheses import Case, Finding, Generator
 from .judging import Judge, OperationResult
 from .operations import Weights
 from .precision import PRECISIONS, PRODUCTS, Found, precision_of
 from .product_inputs import ProductInputs
 from .rules import rules_of
+from .trying import try_all
 
 NONE: Mapping[str, Fitted] = MappingProxyType({})
 KEPT = 32  # arrays read last, about a layer
@@ -47,11 +50,12 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
         attention.scale, attention.unturned, attention.grouping, attention.mask, attention.softmax,
-        attention.context, layers.norms, layers.skipped_norms, layers.activations, layers.gates, layers.sums,
+        attention.context, output.numbers, norms.norms, norms.numbers, norms.skipped_norms,
+        layers.activations, layers.gates, layers.sums,
         matrices.matrices,
     ),
     (stored.quants, matrices.layers),
-    (output.whole, output.heads, output.places),
+    (rope.frequencies, output.whole, output.heads, output.places),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from .operations import Weights, apply, inputs_of
 from .precision import PRODUCTS, Precision, chain_floor, floor_of
 from .product_inputs import ProductInputs
 from .rules import Rules
+from .sharing import alike
 
 NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
 CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move
@@ -31,10 +32,19 @@ class Evaluation:
         precision: Precision, noise: int | None = None, rounding: ProductInputs | None = None,
     ) -> None:  # fmt: skip
         self.weights, self.rules, self.values, self.order = weights, rules, values, order
-        self.precision, self.rounding = precision, rounding
+        self.precision, self.rounding, self._seed = precision, rounding, noise
         self._noise = None if noise is None else np.random.default_rng(noise)
         self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, for a tie falls on one side
         self._recomputed: dict[str, Array] = {}
+
+    def under(self, rules: Rules) -> Evaluation:
+        """The same under other rules; what does not change by them is not worked out again."""
+        other = Evaluation(
+            self.weights, rules, self.values, self.order, self.precision, self._seed, self.rounding
+        )
+        same = alike(self.rules, rules, self._recomputed, self.values, self.weights.behind)
+        other._recomputed = {name: self._recomputed[name] for name in same}
+        return other
 
     def between(self, name: str) -> list[str]:
         """The events before `name` that the dump lacks, back to those that it has, in order."""

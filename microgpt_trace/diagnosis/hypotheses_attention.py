@@ -9,41 +9,51 @@ from dataclasses import replace
 import numpy as np
 
 from ..stats import Array
+from .fitting import Family
 from .hypotheses import Case, Hypothesis
 from .operations import apply, visible_to
 from .rules import Rules
 
-LARGEST_EXPONENT = 709.0  # of e in a float
-CLOSE = 1e-2  # a measured number is called by a name where it is that within 1 %
+LARGEST_EXPONENT = 700.0  # of e in a float
+CAPS = (50.0, 30.0, 20.0)  # usual ones
 
 
-def scale(case: Case) -> Iterator[Hypothesis]:
-    """Scores without 1/sqrt(D), or with another factor."""
+def scale(case: Case) -> Iterator[Family]:
+    """Scores without 1/sqrt(D), with another factor, or capped."""
     if "attn.scores" not in case.kinds:
         return
     rules, dim = case.rules, case.weights.head_dim
-    for id, value, words in _scales(case):
-        claim = f"your scores are {words}, not multiplied by 1/sqrt({dim})"
-        yield Hypothesis(id, claim, replace(rules, scale=value))
-    if case.alone:
-        factor = _factor(case)
-        if math.isfinite(factor) and not any(
-            abs(factor * rules.scale / v - 1) < CLOSE for _, v, _ in _scales(case)
-        ):
-            claim = (
-                f"the scale of your scores is {factor * rules.scale:.5g}, {factor:.5g} times 1/sqrt({dim})"
-            )
-            yield Hypothesis("scale", claim, replace(rules, scale=factor * rules.scale), None, True)
+    special, right = _scales(case), f"not multiplied by 1/sqrt({dim})"
+    measured = [_factor(case) * rules.scale] if case.alone else []
+    yield Family(
+        "scale", lambda scale: replace(rules, scale=scale),
+        f"your scores are multiplied by {{}}, {right}".replace("not multiplied", "not").format,
+        own=rules.scale, starts=[m for m in measured if 0 < m < math.inf],
+        special={v: (id, f"{words}, {right}") for v, (id, words) in special.items()},
+        usual=(0.5, 0.25, 0.125, 0.0625),
+    )  # fmt: skip
+    yield capped(case, "attn.scores", "scores")
 
 
-def _scales(case: Case) -> list[tuple[str, float, str]]:
+def _scales(case: Case) -> dict[float, tuple[str, str]]:
     dim, width = case.weights.head_dim, case.weights.shapes["wte"][1]
-    return [
-        ("scale-missing", 1.0, "not scaled"),
-        ("scale", 1 / dim, f"multiplied by 1/{dim} (scaled twice)"),
-        ("scale", 1 / math.sqrt(width), f"multiplied by 1/sqrt({width}), the width"),
-        ("scale", math.sqrt(dim), f"multiplied by sqrt({dim})"),
-    ]
+    return {
+        math.sqrt(dim): ("scale", f"your scores are multiplied by sqrt({dim})"),
+        1 / math.sqrt(width): ("scale", f"your scores are multiplied by 1/sqrt({width}), the width"),
+        1 / dim: ("scale", f"your scores are multiplied by 1/{dim} (scaled twice)"),
+        1.0: ("scale-missing", "your scores are not scaled"),
+    }
+
+
+def capped(case: Case, kind: str, words: str) -> Family:
+    """Values that a tanh keeps below a cap."""
+    most = float(np.nanmax(np.abs(np.where(np.isfinite(case.found), case.found, np.nan)), initial=0.0))
+    starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
+    return Family(
+        f"{words}-capped", lambda cap: replace(case.rules, caps={**case.rules.caps, kind: cap}),
+        f"your {words} are capped: c * tanh({words} / c) with c = {{}}".format,
+        own=math.inf, starts=starts, usual=CAPS,
+    )  # fmt: skip
 
 
 def _factor(case: Case) -> float:
@@ -145,27 +155,29 @@ def _windows(case: Case, own: int | None) -> list[int]:
     return sorted(w for w in (others | near) - {own} if 0 < w < len(case.rules.tokens))
 
 
-def softmax(case: Case) -> Iterator[Hypothesis]:
+def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     """Another base, axis or temperature; rows that are not divided by their sums."""
     if "attn.weights" not in case.kinds:
         return
     rules = case.rules
-    yield Hypothesis("softmax-base", "softmax has base 2, not e", replace(rules, softmax_base=2.0))
     yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", replace(rules, softmax_axis=-2))
     yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", replace(rules, softmax_axis=0))
+    base = ("softmax-base", "softmax has base 2, not e")
     if case.kind != "attn.weights" or not case.alone:
+        yield Hypothesis(*base, replace(rules, softmax_base=2.0))
         return
     yield Hypothesis("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", None, _exp)
     claim = "exp(scores - max) is not divided by the sum of its row"
     yield Hypothesis("softmax-unnormalised", claim, None, _shifted_exp)
     claim = "1 is added to the sum of every row (softmax off by one)"
     yield Hypothesis("softmax-plus-one", claim, None, _plus_one)
-    temperature = _temperature(case)
-    if 0 < temperature < LARGEST_EXPONENT:
-        claim = f"your weights are the softmax of {temperature:.5g} times your own scores"
-        yield Hypothesis(
-            "softmax-scaled", claim, replace(rules, softmax_base=math.exp(temperature)), None, True
-        )
+    measured = _temperature(case)
+    yield Family(
+        "softmax-scaled", lambda times: replace(rules, softmax_base=math.exp(times)),
+        "your weights are the softmax of {} times your own scores".format,
+        own=1.0, starts=[measured] if 0 < measured < LARGEST_EXPONENT else [],
+        usual=(0.5, 2.0), special={math.log(2): base}, high=LARGEST_EXPONENT,
+    )  # fmt: skip
 
 
 def _shown(case: Case, e: Array) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from ..decoder import Decoder
 from ..model import Model
 from ..stats import Array
+from .fitting import Family
 from .hypotheses import Case, Finding, Hypothesis
 
 PART = 4096  # rows of the vocabulary looked at together
@@ -54,13 +55,20 @@ def bos_of(model: Model | Decoder) -> int | None:
     return model.vocabulary.bos_id if model.vocabulary else None
 
 
-def embedding(case: Case) -> Iterator[Hypothesis]:
+def embedding(case: Case) -> Iterator[Hypothesis | Family]:
     """The rows of other tokens, and rows times a constant."""
     if "embed.tok" not in case.kinds:
         return
     rules, tokens, width = case.rules, case.rules.tokens, case.weights.shapes["wte"][1]
-    scaled = replace(rules, embedding_scale=math.sqrt(width))
-    yield Hypothesis("embedding-scaled", f"your rows are multiplied by sqrt({width}), as Gemma's are", scaled)
+    special = {
+        math.sqrt(width): ("embedding-scaled", f"your rows are multiplied by sqrt({width}), as Gemma's are"),
+        -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
+    }
+    yield Family(
+        "embedding-scaled", lambda scale: replace(rules, embedding_scale=scale),
+        "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
+        special=special, low=-math.inf, pivot=None, silent=(0.0,),
+    )  # fmt: skip
     if case.kind == "embed.tok" and case.alone:
         yield from _other_tokens(case, nearest_tokens(case))
         return

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..comparison.rounding import to_bf16, to_f16
 from ..stats import Array
-from .hypotheses import COMBINED, DESCRIBED, PLAIN, Case, Hypothesis
+from .fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
+from .hypotheses import Case, Hypothesis
+from .hypotheses_attention import capped
 
 SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
-CLEARLY = 1e-3  # a factor this far from 1 is another
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
@@ -45,7 +46,6 @@ def whole(case: Case) -> Iterator[Hypothesis]:
         return
     if not found.any():
         return
-    yield from _factor(case, found)
     if case.expected.ndim == 2 and case.positions is None and len(found) > 1:
         for step, words in ((1, "late"), (-1, "early")):
             claim = f"your rows come one position {words}"
@@ -57,7 +57,7 @@ def whole(case: Case) -> Iterator[Hypothesis]:
     most = float(np.nanmax(np.abs(found), initial=0.0))
     if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:
         claim = f"your values are clipped at +-{most:.6g}"
-        yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), True)
+        yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
     yield from _constant_row(case, found)
 
 
@@ -67,24 +67,21 @@ def _shown(case: Case) -> Array:
     return finite if compared is None else finite & compared
 
 
-def _factor(case: Case, found: Array) -> Iterator[Hypothesis]:
-    shown = _shown(case)
-    own, expected = found[shown], case.expected[shown].astype(np.float64)
-    size = expected @ expected
-    if not size:
+def numbers(case: Case) -> Iterator[Hypothesis | Family]:
+    """All values times a constant; logits with a cap."""
+    if "logits" in case.kinds:
+        yield capped(case, "logits", "logits")
+    negated = ("negated", "your values have the wrong sign: minus the right ones")
+    if case.kind in ("attn.scores", "embed.tok", "attn.q_rope", "attn.k_rope") or not case.expected.ndim:
+        yield Hypothesis(*negated, None, lambda own, e: -e)  # a factor is another's
         return
-    factor = float(own @ expected / size)
-    if abs(factor + 1) < CLEARLY:
-        yield Hypothesis(
-            "negated", "your values have the wrong sign: minus the right ones", None, lambda own, e: -e
-        )
-    elif abs(factor - 1) > 1e-9:
-        claim = f"your values are the right ones scaled by {_number(factor)}"
-        yield Hypothesis("times", claim, None, lambda own, e: e * factor, True)
-
-
-def _number(factor: float) -> str:
-    return f"{factor:.7g}" if abs(factor - 1) < CLEARLY else f"{factor:.5g}"
+    yield Family(
+        "times", lambda factor: lambda own, e: e * factor,
+        "your values are the right ones scaled by {}".format,         own=1.0,
+ usual=(0.5, 2.0),
+        special={-1.0: negated},
+        low=-math.inf, pivot=None, silent=(0.0,),
+    )  # fmt: skip
 
 
 def _shifted(case: Case, expected: Array, step: int) -> Array:
@@ -102,7 +99,7 @@ def _constant_row(case: Case, found: Array) -> Iterator[Hypothesis]:
         vector = np.median(found - case.expected, axis=0)
     if np.isfinite(vector).all():
         claim = f"the same vector (norm {np.linalg.norm(vector):.4g}) is added to every row, like a bias"
-        yield Hypothesis("vector-added", claim, None, lambda own, e: e + vector, True)
+        yield Hypothesis("vector-added", claim, None, lambda own, e: e + vector, rank=NUMBERED)
 
 
 def heads(case: Case) -> Iterator[Hypothesis]:
@@ -238,7 +235,7 @@ def _what(case: Case, axis: int, wrong: Array) -> str:
         return " (all 0)"
     factor = float(found @ expected / (expected @ expected)) if expected.any() else math.nan
     if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
-        return f" ({_number(factor)} times the right values)"
+        return f" ({factor:.5g} times the right values)"
     if axis == -2 and case.expected.ndim == 2:
         with np.errstate(all="ignore"):
             apart = np.linalg.norm(case.expected - case.found[wrong[0]], axis=1)

@@ -23,6 +23,7 @@ SCALES = {  # at which bytes a block's half-precision factors lie: of the scales
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
 }  # fmt: skip
+ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # a block is one run, and has nothing else
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 LARGEST = 1 << 27  # elements decoded at once
 
@@ -90,8 +91,9 @@ def misreadings(name: str) -> Iterator[Misreading]:
         if places:
             claim = f"every block has the scale of the {which} block"
             yield Misreading(id, claim, raw=bind(_rolled, places, step))
-        claim = f"every run of elements has the scale of the {which} run"
-        yield Misreading(id, claim, quants=bind(_neighbour, step))
+        if name not in ONE_SCALE:
+            claim = f"every run of elements has the scale of the {which} run"
+            yield Misreading(id, claim, quants=bind(_neighbour, step))
     if name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "AprQ4"):
         claim = "scales are read as bfloat16, not as float16"
         yield Misreading("dequantisation-scale-format", claim, quants=_scales_as_bf16)

@@ -13,42 +13,64 @@ from ..decoder import Decoder, Rope
 from ..graph import kind_of
 from ..llama import rope_frequencies
 from ..stats import Array
-from .hypotheses import COMBINED, DESCRIBED, PLAIN, Case, Hypothesis, words_of_kind
+from .fitting import COMBINED, DESCRIBED, Family
+from .hypotheses import Case, Hypothesis, words_of_kind
 from .operations import inputs_of
-from .rules import Rotation
+from .rules import Rotation, Rules
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
-FARTHEST = 4096  # an offset looked for
-GRID, STEPS = np.geomspace(1e-3, 1e3, 121), 60  # a number is looked for around the model's own
+WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
+GRID = np.geomspace(1e-4, 1e4, 241)  # a number is looked for around the model's own
+STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
+PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
+UNTURNED, TWICE = ", not turned at all", " turned twice"
+BACK = " turned in the other direction (sin negated)"
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
-class Proposal(NamedTuple):
-    id: str
-    claim: str
-    rotation: Rotation
-    rank: int = PLAIN
-
-
-def rope(case: Case) -> Iterator[Hypothesis]:
-    """Every mistake of RoPE: those without a number first, then those measured."""
+def rope(case: Case) -> Iterator[Hypothesis | Family]:
+    """Every mistake of RoPE: those without a number first, then those with one."""
     model = case.weights.model
     if case.rules.rotation is None or not isinstance(model, Decoder):
         return
     if not case.kinds & {"attn.q_rope", "attn.k_rope"}:
         return
     own, said = case.rules.rotation, model.config.rope
-    for id, claim, rotation, rank in (*_plain(case, own), *_scalings(own, said, case.weights.head_dim)):
-        yield Hypothesis(id, claim, replace(case.rules, rotation=rotation), rank=rank)
-    measurable = case.alone and len(case.found) > 1
+    yield from _plain(case, own, said)
+    yield from _scalings(case, own, said)
     for adjacent in (False, True):
-        others = _measured(case, own, said, adjacent) if measurable else _usual(case, own, said, adjacent)
-        for id, claim, rotation, rank in others:
-            rules = replace(case.rules, rotation=rotation)
-            rank = max(rank, COMBINED) if adjacent else rank
-            yield Hypothesis(id, claim + PAIRED * adjacent, rules, measured=measurable, rank=rank)
+        for family in _numbers(case, own, said, _turns(case, adjacent)):
+            yield _interleaved(family) if adjacent else family
+
+
+def frequencies(case: Case) -> Iterator[Hypothesis]:
+    """Pairs that turn otherwise, each as it does."""
+    if case.rules.rotation is None or not case.kinds & {"attn.q_rope", "attn.k_rope"}:
+        return
+    for adjacent in (False, True):
+        turns = _turns(case, adjacent)
+        if turns is not None:
+            yield from _other_frequencies(case, turns, adjacent)
+
+
+def _turns(case: Case, adjacent: bool) -> Turns | None:
+    """What turns the input into the output, where the dump has both."""
+    if not case.alone or len(case.found) < 2:
+        return None
+    return measure(case.inputs[0], case.found.astype(np.float64), case.weights.head_dim, adjacent)
+
+
+def _interleaved(family: Family) -> Family:
+    """The same with pairs that are neighbours."""
+
+    def at(value: float) -> Rules:
+        return family.at(value).turning(adjacent=True)
+
+    special = {value: (id, claim + PAIRED) for value, (id, claim) in family.special.items()}
+    claim = lambda value: family.claim(value) + PAIRED  # noqa: E731
+    return replace(family, at=at, claim=claim, special=special, rank=COMBINED)
 
 
 def _subject(case: Case) -> tuple[str, str]:
@@ -60,81 +82,150 @@ def _subject(case: Case) -> tuple[str, str]:
     return "your values are", f"your own {words}" if case.alone else words
 
 
-def _plain(case: Case, own: Rotation) -> Iterator[Proposal]:
-    """Mistakes without a number."""
-    f, (begin, source) = own.frequencies, _subject(case)
-    yield Proposal(
-        "rope-interleaved", f"{begin} the interleaved pairing of {source}", replace(own, adjacent=True)
-    )
-    yield Proposal("rope-missing", f"{begin} {source}, not turned at all", Rotation(f * 0))
-    twice = replace(own, frequencies=f * 2, factor=own.factor**2)
-    yield Proposal("rope-twice", f"{begin} {source} turned twice", twice)
-    back = replace(own, frequencies=-f)
-    yield Proposal("rope-direction", f"{begin} {source} turned in the other direction (sin negated)", back)
-    claim = f"{begin} the interleaved pairing of {source}, turned in the other direction"
-    yield Proposal("rope-interleaved-direction", claim, replace(back, adjacent=True), COMBINED)
-    for offset in (1, -1):
-        yield Proposal("rope-offset", _offset_claim(offset), replace(own, offset=offset))
+def _plain(case: Case, own: Rotation, said: Rope) -> Iterator[Hypothesis]:
+    """Mistakes without a number, and those that `_stretched` does not tell."""
+    rules, (begin, source) = case.rules, _subject(case)
+    claim = f"{begin} the interleaved pairing of {source}"
+    yield Hypothesis("rope-interleaved", claim, rules.turning(adjacent=True))
+    claim += ", turned in the other direction"
+    back = rules.turning(adjacent=True, frequencies=-own.frequencies)
+    yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
+    f = own.frequencies
+    if own.factor != 1 or said.kind == "linear":
+        missing = replace(rules, rotation=Rotation(f * 0))
+        yield Hypothesis("rope-missing", f"{begin} {source}{UNTURNED}", missing)
+        twice = rules.turning(frequencies=f * 2, factor=own.factor**2)
+        yield Hypothesis("rope-twice", f"{begin} {source}{TWICE}", twice)
+    if said.kind == "linear":
+        yield Hypothesis("rope-direction", f"{begin} {source}{BACK}", rules.turning(frequencies=-f))
 
 
-def _offset_claim(offset: int) -> str:
-    return f"your positions begin at {offset}, not at 0"
-
-
-def _scalings(own: Rotation, said: Rope, dim: int) -> Iterator[Proposal]:
+def _scalings(case: Case, own: Rotation, said: Rope) -> Iterator[Hypothesis]:
     """Scaling left out or of another kind, a part of the head turned."""
+    rules, dim = case.rules, case.weights.head_dim
     if said.kind != "default" or said.factors:
         kind = said.kind if said.kind != "default" else "factors"
         plain = np.asarray(rope_frequencies(Rope(said.theta), dim)[0])
-        yield Proposal("rope-scaling-missing", f"the scaling ({kind}) is missing", Rotation(plain))
+        missing = replace(rules, rotation=Rotation(plain))
+        yield Hypothesis("rope-scaling-missing", f"the scaling ({kind}) is missing", missing)
         if said.factor != 1 and kind != "linear":
             claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {kind} says"
-            yield Proposal("rope-scaling-linear", claim, Rotation(plain / said.factor))
+            linear = replace(rules, rotation=Rotation(plain / said.factor))
+            yield Hypothesis("rope-scaling-linear", claim, linear)
     if own.factor != 1:
         claim = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
-        yield Proposal("rope-attention-factor", claim, replace(own, factor=1.0))
+        yield Hypothesis("rope-attention-factor", claim, rules.turning(factor=1.0))
     for share in PARTS:
         count = int(dim * share) // 2
         if not count:
             continue
         claim = f"only the first {2 * count} of {dim} channels of a head are turned"
         turned = np.asarray(rope_frequencies(replace(said, factors=()), 2 * count)[0])
-        yield Proposal("rope-partial", claim, replace(own, frequencies=turned))
+        yield Hypothesis("rope-partial", claim, rules.turning(frequencies=turned))
         claim += " by the first frequencies of the whole"
-        yield Proposal("rope-partial", claim, replace(own, frequencies=own.frequencies[:count]))
+        yield Hypothesis("rope-partial", claim, rules.turning(frequencies=own.frequencies[:count]))
 
 
-def _usual(case: Case, own: Rotation, said: Rope, adjacent: bool) -> Iterator[Proposal]:
-    """Other bases and factors that are usual."""
-    dim = case.weights.head_dim
-    for base in BASES:
-        if base != said.theta:
-            yield _with_base(base, own, said, dim, adjacent)
-    for factor in FACTORS if said.kind != "default" else ():
-        if factor != said.factor:
-            yield _with_factor(factor, own, said, dim, adjacent)
+def _numbers(case: Case, own: Rotation, said: Rope, measured: Turns | None) -> Iterator[Family]:
+    """Mistakes with a number: base, factor, positions scaled or moved, cos and sin times a constant."""
+    yield _base(case, said, measured)
+    if said.kind != "default" or said.factors:
+        yield _base_unscaled(case, said, measured)
+    if said.kind != "default":
+        yield _factor(case, own, said, measured)
+    if said.kind != "linear":
+        yield _stretched(case, own, measured)
+    yield _offset(case, own, measured)
+    if measured is not None or own.factor != 1:
+        yield Family(
+            "rope-attention-factor", lambda factor: case.rules.turning(factor=factor),
+            f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
+            own=own.factor, starts=(measured.factor if measured else 1.0,),
+            silent=(1.0,) if own.factor != 1 else (),
+        )  # fmt: skip
 
 
-def _with_base(base: float, own: Rotation, said: Rope, dim: int, adjacent: bool) -> Proposal:
-    frequencies, _ = rope_frequencies(replace(said, theta=base), dim)
-    claim = f"the base is {base:,.6g}, the model says {said.theta:,.6g}"
-    rotation = replace(own, frequencies=np.asarray(frequencies), adjacent=adjacent)
-    return Proposal("rope-base", claim, rotation)
+def _with(case: Case, said: Rope) -> Rules:
+    frequencies, size = rope_frequencies(said, case.weights.head_dim)
+    return case.rules.turning(frequencies=np.asarray(frequencies), factor=size)
 
 
-def _with_factor(factor: float, own: Rotation, said: Rope, dim: int, adjacent: bool) -> Proposal:
-    frequencies, size = rope_frequencies(replace(said, factor=factor), dim)
-    claim = f"the factor of the {said.kind} scaling is {factor:.6g}, the model says {said.factor:.6g}"
-    rotation = replace(own, frequencies=np.asarray(frequencies), factor=size, adjacent=adjacent)
-    return Proposal("rope-scaling-factor", claim, rotation)
+def _base(case: Case, said: Rope, measured: Turns | None) -> Family:
+    def frequencies(base: float) -> Array:
+        return rope_frequencies(replace(said, theta=base), case.weights.head_dim)[0]
+
+    starts = [base for base in BASES if base != said.theta]
+    if measured is not None:
+        starts = [nearest(measured.frequencies, said.theta, frequencies)]
+    return Family(
+        "rope-base", lambda base: case.rules.turning(frequencies=np.asarray(frequencies(base))),
+        f"the base is {{}}, the model says {said.theta:,.6g}".format,
+        own=said.theta, starts=starts, usual=BASES, low=1.01, high=1e15,
+    )  # fmt: skip
+
+
+def _base_unscaled(case: Case, said: Rope, measured: Turns | None) -> Family:
+    """Another base and no scaling."""
+    family = _base(case, Rope(said.theta), measured)
+    claim = lambda base: family.claim(base) + ", and its scaling is missing"  # noqa: E731
+    at = lambda base: _with(case, Rope(base))  # noqa: E731
+    return replace(family, claim=claim, at=at, rank=COMBINED)
+
+
+def _factor(case: Case, own: Rotation, said: Rope, measured: Turns | None) -> Family:
+    def frequencies(factor: float) -> Array:
+        return rope_frequencies(replace(said, factor=factor), case.weights.head_dim)[0]
+
+    starts = [factor for factor in FACTORS if factor != said.factor]
+    if measured is not None:
+        starts = [nearest(measured.frequencies, said.factor, frequencies)]
+    return Family(
+        "rope-scaling-factor", lambda factor: _with(case, replace(said, factor=factor)),
+        f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}".format,
+        own=said.factor, starts=starts, usual=FACTORS, low=0.01, high=1e4,
+    )  # fmt: skip
+
+
+def _stretched(case: Case, own: Rotation, measured: Turns | None) -> Family:
+    """All frequencies times a number: turned twice, backwards, not at all, or positions scaled."""
+    begin, source = _subject(case)
+    special = {-1.0: ("rope-direction", f"{begin} {source}{BACK}")}
+    if own.factor == 1:
+        special[2.0] = ("rope-twice", f"{begin} {source}{TWICE}")
+        special[0.0] = ("rope-missing", f"{begin} {source}{UNTURNED}")
+    starts = list(STRETCHES)
+    if measured is not None:
+        starts.append(_common_factor(measured.frequencies, own.frequencies))
+    return Family(
+        "rope-positions-scaled", lambda by: case.rules.turning(frequencies=own.frequencies * by),
+        "all frequencies are those of the model times {} (positions scaled)".format,
+        own=1.0, starts=starts, usual=STRETCHES, special=special, low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
+
+
+def _offset(case: Case, own: Rotation, measured: Turns | None) -> Family:
+    starts = [1.0, -1.0]
+    if measured is not None:
+        starts += [offset_of(measured, own.frequencies, where) for where in (WHOLE, NEAR)]
+    return Family(
+        "rope-offset", lambda offset: case.rules.turning(offset=offset),
+        "your positions begin at {}, not at 0".format,
+        own=0.0, starts=starts, usual=(*WHOLE[504:521],), low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
 
 
 class Turns(NamedTuple):
     """What turns the input into the output: radians per position of each pair, at position 0, and size."""
 
+    turns: Array  # [T, D/2] complex
     frequencies: Array  # [D/2]
     start: Array  # [D/2]
     factor: float
+
+    def left(self, frequencies: Array) -> Array:
+        """What turns at these frequencies leave of each pair's."""
+        angles = np.arange(len(self.turns))[:, None] * frequencies
+        return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
 
 
 def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
@@ -149,7 +240,7 @@ def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
         steps = steps + np.angle(left.sum(axis=0)) / lag
         lag *= 2
     back = turns * np.exp(-1j * steps * np.arange(len(turns))[:, None])
-    return Turns(steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
+    return Turns(turns, steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
 
 
 def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
@@ -160,93 +251,37 @@ def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
     return heads[..., : dim // 2] + 1j * heads[..., dim // 2 :]
 
 
-def _measured(case: Case, own: Rotation, said: Rope, adjacent: bool) -> Iterator[Proposal]:
-    """Mistakes with a number: base, factor, positions scaled, offset, or whatever frequencies there are."""
-    dim = case.weights.head_dim
-    turns = measure(case.inputs[0], case.found.astype(np.float64), dim, adjacent)
-    base = nearest(turns.frequencies, said.theta, lambda b: rope_frequencies(replace(said, theta=b), dim)[0])
-    for value in _other(base, said.theta):
-        yield _with_base(value, own, said, dim, adjacent)
-        if said.kind != "default" or said.factors:
-            plain = np.asarray(rope_frequencies(Rope(value), dim)[0])
-            claim = f"the base is {value:,.6g}, the model says {said.theta:,.6g}, and its scaling is missing"
-            yield Proposal("rope-base-unscaled", claim, Rotation(plain, adjacent=adjacent), COMBINED)
-    if said.kind != "default":
-        factor = nearest(
-            turns.frequencies, said.factor, lambda f: rope_frequencies(replace(said, factor=f), dim)[0]
-        )
-        for value in _other(factor, said.factor):
-            yield _with_factor(value, own, said, dim, adjacent)
-    common = _common_factor(turns.frequencies, own.frequencies) if said.kind != "linear" else 1
-    for value in _other(common, 1):
-        claim = f"all frequencies are those of the model times {value:.6g} (positions scaled)"
-        scaled = replace(own, frequencies=own.frequencies * value, adjacent=adjacent)
-        yield Proposal("rope-positions-scaled", claim, scaled)
-    offset = _offset(turns, own.frequencies)
-    if offset:
-        yield Proposal("rope-offset", _offset_claim(offset), replace(own, offset=offset, adjacent=adjacent))
-    if abs(turns.factor / own.factor - 1) > 1e-3:
-        claim = f"cos and sin are multiplied by {turns.factor:.5g}, the model says {own.factor:.5g}"
-        yield Proposal("rope-attention-factor", claim, replace(own, factor=turns.factor, adjacent=adjacent))
-    yield from _other_frequencies(turns, own, adjacent)
-
-
-def _other_frequencies(turns: Turns, own: Rotation, adjacent: bool) -> Iterator[Proposal]:
-    found, right = turns.frequencies, own.frequencies
-    other = np.flatnonzero(np.abs(found - right) > 1e-3 * np.abs(right))
+def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
+    assert case.rules.rotation is not None
+    right = case.rules.rotation.frequencies
+    told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
+    found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
     if len(other):
         first = other[0]
         claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
         claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
-        yield Proposal("rope-frequencies", claim, Rotation(found, turns.factor, adjacent), DESCRIBED)
+        rules = replace(case.rules, rotation=Rotation(found, turns.factor, adjacent))
+        yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, rules, rank=DESCRIBED)
 
 
 def nearest(found: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """The number, within a thousand times the model's own, that gives frequencies nearest to those found:
-    the best of a grid, then the golden section between its neighbours."""
+    """The number of a grid around the model's own that gives frequencies nearest to those found."""
+    values = [own * step for step in GRID if own * step > 1 and step != 1]
 
-    def apart(log: float) -> float:
+    def apart(value: float) -> float:
         with np.errstate(all="ignore"):
-            return float(np.nan_to_num(np.square(frequencies(math.exp(log)) - found).sum(), nan=math.inf))
+            return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
 
-    logs = [math.log(own * step) for step in GRID if own * step > 1]
-    if not logs:
-        return own
-    best = min(range(len(logs)), key=lambda i: apart(logs[i]))
-    low, high = logs[max(best - 1, 0)], logs[min(best + 1, len(logs) - 1)]
-    golden = (math.sqrt(5) - 1) / 2
-    for _ in range(STEPS):
-        a, b = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, b) if apart(a) < apart(b) else (a, high)
-    return math.exp((low + high) / 2)
+    return min(values, key=apart, default=own)
 
 
 def _common_factor(found: Array, own: Array) -> float:
-    return float((found * own).sum() / np.square(own).sum())
+    """What the slow frequencies are times the model's: those of less than half a turn in two positions."""
+    slow = (np.abs(own) > 0) & (np.abs(found) < 1)
+    return float(np.median(found[slow] / own[slow])) if slow.any() else 1.0
 
 
-def _offset(turns: Turns, own: Array) -> int:
-    """The whole number of positions whose turns are nearest to those at position 0."""
-    candidates = np.arange(-FARTHEST // 8, FARTHEST)
-    apart = np.abs(np.exp(1j * candidates[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
-    return int(candidates[apart.argmin()])
-
-
-def _other(value: float, own: float) -> Iterator[float]:
-    """A measured number rounded, then as it is; nothing that reads like the model's own."""
-    for candidate in _rounded(value):
-        if f"{candidate:.6g}" != f"{own:.6g}":
-            yield candidate
-
-
-def _rounded(value: float) -> Iterator[float]:
-    """The number with one and two digits where it is that within 1 %, and as it was measured."""
-    if not math.isfinite(value) or not value:
-        return
-    near = dict.fromkeys(float(f"{value:.{digits}e}") for digits in (0, 1))
-    yield from (rounded for rounded in near if abs(rounded / value - 1) < 0.01)
-    if abs(value) < 1:
-        for whole in {round(1 / value)} - {0}:
-            if abs(value * whole - 1) < 0.01 and 1 / whole not in near:
-                yield 1 / whole
-    yield value
+def offset_of(turns: Turns, own: Array, where: Array) -> float:
+    """The offset whose turns are nearest to those at position 0."""
+    apart = np.abs(np.exp(1j * where[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
+    return float(where[apart.argmin()])

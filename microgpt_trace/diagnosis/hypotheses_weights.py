@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import numpy as np
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 from ..graph import kind_of, layer_of
 from ..stats import Array
+from .fitting import Family
 from .hypotheses import Case, Hypothesis
-from .hypotheses_layers import GAINS
+from .hypotheses_norms import GAINS
 from .operations import in_halves, in_pairs
+from .rules import Rules
 
 
-def biases(case: Case) -> Iterator[Hypothesis]:
-    """A bias that is missing, added twice, or another's."""
+def biases(case: Case) -> Iterator[Hypothesis | Family]:
+    """A bias that is missing, added twice or times another number, or another's."""
     own = {w.replace("_w", "_b"): kind for w, kind in case.products.items() if "_w" in w}
     own = {bias: kind for bias, kind in own.items() if case.has(bias)}
-    changes: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
-        ("bias-missing", "the bias {} is missing", np.zeros_like),
-        ("bias-twice", "the bias {} is added twice", lambda b: 2 * b),
-        ("bias-negated", "the bias {} is subtracted", np.negative),
-    )
-    for id, claim, change in changes:
-        for bias in own:
-            yield Hypothesis(id, claim.format(bias), case.rules.with_instead({bias: _changed(case, change)}))
-        if len(own) > 1:
-            every = case.rules.with_instead(dict.fromkeys(own, _changed(case, change)))
-            yield Hypothesis(id, claim.format(", ".join(own)), every)
+    for chosen in (*((bias,) for bias in own), *([tuple(own)] if len(own) > 1 else [])):
+        yield _scaled(case, chosen)
     for bias in own:
         for other in _alike(case, bias):
             rules = case.rules.with_instead({bias: _from(case, other)})
             yield Hypothesis("bias-of-another", f"the bias is {other}, not {bias}", rules)
+
+
+def _scaled(case: Case, chosen: Sequence[str]) -> Family:
+    def at(factor: float) -> Rules:
+        return case.rules.with_instead(dict.fromkeys(chosen, _changed(case, lambda b: factor * b)))
+
+    words = f"the bias {', '.join(chosen)}"
+    special = {
+        0.0: ("bias-missing", f"{words} is missing"),
+        2.0: ("bias-twice", f"{words} is added twice"),
+        -1.0: ("bias-negated", f"{words} is subtracted"),
+    }
+    return Family(
+        "bias-scaled", at, f"{words} is multiplied by {{}}".format,
+        own=1.0, special=special, low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
 
 
 def _changed(case: Case, change: Callable[[Array], Array]) -> Callable[[str], Array]:

@@ -182,11 +182,14 @@ def normalise(rules: Rules, x: Array, gain: Array | np.float64) -> Array:
     """RMSNorm, or what a fault makes of it: [..., C] -> [..., C]"""
     if rules.centred:
         x = x - x.mean(axis=-1, keepdims=True)
-    if not rules.normalised:
-        return x * gain
     if rules.eps_outside:
         return x / (np.sqrt(np.square(x).mean(axis=-1, keepdims=True)) + rules.eps) * gain
-    return rmsnorm(x, np.asarray(gain), rules.eps)
+    if (rules.norm_power, rules.norm_exponent, rules.norm_summed) == (0.5, 2.0, False):
+        return rmsnorm(x, np.asarray(gain), rules.eps)
+    size = (np.abs(x) ** rules.norm_exponent).mean(axis=-1, keepdims=True)
+    size = size * x.shape[-1] if rules.norm_summed else size
+    power = rules.norm_power if rules.norm_exponent == 2 else 1 / rules.norm_exponent
+    return x / (size + rules.eps) ** power * gain
 
 
 def _product(at: Place, x: Array) -> Array:
@@ -221,7 +224,16 @@ def rotate(x: Array, rotation: Rotation, head_dim: int) -> Array:
 
 def _scores(at: Place, q: Array, k: Array) -> Array:
     scores = scores_forward(at.heads(q), at.heads(k), np.array(at.rules.group), 1)
-    return scores * np.float64(at.rules.scale * math.sqrt(at.weights.head_dim))
+    return _capped(at, scores * np.float64(at.rules.scale * math.sqrt(at.weights.head_dim)))
+
+
+def _capped(at: Place, x: Array) -> Array:
+    cap = at.rules.caps.get(kind_of(at.name))
+    return x if cap is None else cap * np.tanh(x / cap)
+
+
+def _logits(at: Place, x: Array) -> Array:
+    return _capped(at, _product(at, x))
 
 
 def _attention_weights(at: Place, scores: Array) -> Array:
@@ -261,7 +273,7 @@ def _sum(at: Place, a: Array, b: Array) -> Array:
 
 
 def _act(at: Place, x: Array) -> Array:
-    return ACTIVATIONS[at.rules.activation](x)
+    return (at.rules.act or ACTIVATIONS[at.rules.activation])(x)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -274,13 +286,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "ReLU": lambda x: np.maximum(x, 0),
     "GELU": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
     "GELU by tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
-    "GELU by 1.702": lambda x: x * _sigmoid(1.702 * x),
-    "leaky ReLU (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
     "squared ReLU": lambda x: np.square(np.maximum(x, 0)),
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
     "no activation": lambda x: x,
 }
+
+
+def leaky(slope: float) -> Callable[[Array], Array]:
+    """ReLU that multiplies what is below 0 by a slope."""
+    return lambda x: np.where(x > 0, x, slope * x)
+
+
+def swish(slope: float) -> Callable[[Array], Array]:
+    """x * sigmoid(slope * x): SiLU with 1, a quick GELU with 1.702."""
+    return lambda x: x * _sigmoid(slope * x)
 
 
 def _hidden(at: Place, act: Array, up: Array) -> Array:
@@ -327,7 +347,7 @@ _FUNCTIONS: dict[str, Function] = {
     "mlp.down": _product,
     "mlp.residual": _sum,
     "final.norm": _norm("final_norm"),
-    "logits": _product,
+    "logits": _logits,
     "probs": _probs,
     "loss": _loss,
 }

@@ -57,7 +57,9 @@ class Rules:
     group_of_values: tuple[int, ...] = ()  # where it is not that of the keys
     eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
     centred: bool = False  # the mean is subtracted first
-    normalised: bool = True  # False: the gain alone
+    norm_power: float = 0.5  # what the mean square is raised to; 0: the gain alone
+    norm_exponent: float = 2.0  # of |x| before the mean, its inverse after it
+    norm_summed: bool = False  # the sum of squares, not their mean
     per_head: bool = True  # norms of q and k
     norm_after_rotation: bool = False
     rotation_before_norm: bool = False  # q_norm is the norm of q turned, q_rope passes it on
@@ -68,6 +70,8 @@ class Rules:
     softmax_base: float = math.e
     softmax_axis: int = -1
     parts: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # factors of a sum's two parts
+    caps: Mapping[str, float] = field(default_factory=dict)  # c * tanh(x / c), by kind
+    act: Callable[[Array], Array] | None = None  # in place of the activation of that name
 
     def reading(self, **inputs: tuple[str, ...]) -> Rules:
         """The same rules where operations read other inputs; `attn_q` stands for attn.q."""

@@ -113,7 +113,7 @@ def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
     count, wrong = len(finding.also_explains), len(diagnosis.wrong)
     text = f", and explains {count} of the {wrong - 1} other wrong operations" if wrong > 1 else ""
     if finding.cannot_be_told_from:
-        text += "; it cannot be told from the others named here"
+        text += f"; in {diagnosis.compute} it cannot be told from the others named here"
     return text
 
 

@@ -1,0 +1,114 @@
+"""Telling: which of two explanations a dump's values speak for, if for either. Knows no explanation.
+
+Of two predictions the dump's values lie somewhere on the line from one (0) to the other (1). How surely is
+estimated from what the first leaves, row by row, for a row's errors may be alike (its norm's root, a table
+of cosines): never less than a share of what a right engine may err, all of it in that direction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..stats import Array
+
+SHARE = 1 / 8  # of a row's tolerance may be one error that lies just so
+SURELY = 5.0  # standard errors from the other prediction
+CLOSE = 0.25  # of the way to the other prediction: the dump is at the first one
+MOST = 1 << 20  # elements looked at
+BINS = 16  # of elements of about the same size
+TINY = 2.0**-24  # of a row: an element is not smaller
+SMALLEST = {"f16": 2.0**-14}  # number of a whole fraction
+
+
+class Seen:
+    """The values of an event of a dump that predictions are held against: rows [R, n], float64.
+
+    `compared` marks entries that count, as in `row_errors`; of a large event some rows are taken. With
+    `elements` nothing cancels in an element: it errs relative to its own size.
+    """
+
+    def __init__(
+        self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
+    ) -> None:
+        width = found.shape[-1] if found.ndim else 1
+        rows = found.reshape(-1, width)
+        self._rows = np.unique(
+            np.linspace(0, len(rows) - 1, max(1, min(len(rows), MOST // width))).astype(int)
+        )
+        self._shape = found.shape
+        marks = np.isfinite(rows[self._rows])
+        if compared is not None:
+            whole = np.broadcast_to(compared, (len(rows) // len(compared), *compared.shape))
+            marks &= whole.reshape(-1, width)[self._rows]
+        self._marks = marks
+        self.found = np.where(marks, rows[self._rows], 0).astype(np.float64)
+        self._count = np.maximum(marks.sum(axis=1, keepdims=True), 1)
+        sizes, right = self._size(self.found), self._size(self.rows_of(expected))
+        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros is beside what it should be
+        self.sizes = np.where(sizes > 0, sizes, 1.0)  # [R, 1]: root of the mean square
+        self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
+
+    def _size(self, rows: Array) -> Array:
+        return np.sqrt(np.square(rows).sum(axis=1, keepdims=True) / self._count)
+
+    def rows_of(self, values: Array) -> Array:
+        """A prediction's rows; what is not finite is far from everything."""
+        width = self._marks.shape[1]
+        rows = np.broadcast_to(values, self._shape).reshape(-1, width)[self._rows].astype(np.float64)
+        return np.where(self._marks, np.nan_to_num(rows, nan=1e30, posinf=1e30, neginf=-1e30), 0)
+
+    def of_rows(self, per_row: Array) -> Array:
+        """A number per row of the event, for the rows that are looked at: [R, 1]"""
+        return np.asarray(per_row)[self._rows][:, None]
+
+    def left(self, prediction: Array) -> float:
+        """The mean square of what a prediction's rows leave, relative to the rows."""
+        apart = (self.found - prediction) / self.sizes
+        return float(np.square(apart).sum() / max(int(self._marks.sum()), 1))
+
+    def speaks_for(self, one: Array, other: Array, tolerances: Array) -> bool:
+        """Whether the values are at `one` and surely not at `other`, taken as they are or each element
+        beside its own size. `tolerances` are those of the rows, [R, 1]."""
+        if self._told(one, other, self.sizes, tolerances):
+            return True
+        if not self._elements:
+            return False
+        smallest = np.maximum(TINY * self.sizes, self._smallest) + 0 * one
+        elements = np.maximum.reduce([np.abs(one), np.abs(other), np.abs(self.found), smallest])
+        return self._told(one, other, elements, tolerances)
+
+    def goes_with(self, prediction: Array, order: Array) -> float:
+        """The part of what a prediction leaves that is no rounding: how much (root of the mean square,
+        relative to the rows) goes with a row, with a channel, or with `order`, beyond what chance makes."""
+        left, right = (self.found - prediction) / self.sizes, prediction / self.sizes
+        marks = self._marks
+        sorted_left = left[marks][np.argsort(order[marks], kind="stable")]
+        bins = [part for part in np.array_split(sorted_left, BINS) if len(part)]
+        of_bins = np.array([part.sum() ** 2 / len(part) for part in bins])
+        with np.errstate(all="ignore"):
+            of_rows, of_channels = (
+                np.nan_to_num(np.square((left * right).sum(axis=axis)) / np.square(right).sum(axis=axis))
+                for axis in (1, 0)
+            )
+        total, count = float(np.square(left).sum()), int(marks.sum())
+        return max(_beyond_chance(part, total, count) for part in (of_rows, of_channels, of_bins))
+
+    def _told(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
+        way = (other - one) / scale
+        length = float(np.square(way).sum())
+        if not length:
+            return False
+        along = (way * (self.found - one) / scale).sum(axis=1, keepdims=True)
+        alike = SHARE * tolerances * np.abs(way).sum(axis=1, keepdims=True)
+        place = float(along.sum()) / length
+        error = float(np.sqrt(np.square(np.maximum(np.abs(along), alike)).sum())) / length
+        return abs(place) <= CLOSE and 1 - place >= SURELY * error
+
+
+def _beyond_chance(parts: Array, total: float, count: int) -> float:
+    """The root of the mean square that groups explain: their parts of the `total` less those of noise."""
+    groups, explained = len(parts), float(parts.sum())
+    if count <= groups:
+        return 0.0
+    noise = groups * max(total - explained, 0.0) / (count - groups)
+    return float(np.sqrt(max(explained - noise, 0.0) / count))

@@ -1,0 +1,203 @@
+"""Trying: every hypothesis about a wrong operation is held against the dump. Knows none by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial as bind
+from typing import Any
+
+import numpy as np
+
+from ..brief import one_line
+from ..stats import Array
+from .evaluation import Evaluation
+from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
+from .hypotheses import Case, Generator, Hypothesis
+from .judging import Judge, Rows
+from .rules import Rules
+
+AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
+ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
+NO_ROUNDING = " (what that leaves is small, but no rounding: it goes with rows, channels or values)"
+CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
+NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is left of the error under a hypothesis.
+
+    `prediction` are the rows that follow, `tolerances` theirs: of one that explains.
+    """
+
+    hypothesis: Hypothesis
+    residual: float
+    explains: bool
+    clearly: bool = False
+    prediction: Array | None = None
+    tolerances: Array | None = None
+    family: Family | None = None
+
+    __repr__ = one_line
+
+    @property
+    def range(self) -> Range | None:
+        """The numbers that fit; None of a hypothesis without one."""
+        known = self.hypothesis
+        if known.low is None or known.value is None or known.high is None:
+            return None
+        return Range(known.low, known.value, known.high)
+
+
+def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Outcome], list[str]]:
+    """The outcomes of one stage after the other until one explains clearly, and the ids of what was tried."""
+    outcomes, tried = list[Outcome](), list[str]()
+    for number, stage in enumerate(stages):
+        for proposal in proposed(case, stage):
+            tried.append(proposal.id)
+            if isinstance(proposal, Family):
+                tried += [id for id, _ in proposal.special.values()]
+            outcome = outcome_of(case, proposal)
+            if outcome is not None:
+                outcomes.append(outcome)
+        described = len(stages) - 1  # what only describes the values is for those that nothing explains
+        if any(o.clearly or (o.explains and number + 1 == described) for o in outcomes):
+            break
+    return outcomes, list(dict.fromkeys(tried))
+
+
+def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Family]:
+    for generator in stage:
+        with np.errstate(all="ignore"):
+            yield from generator(case)
+
+
+def outcome_of(case: Case, proposal: Hypothesis | Family) -> Outcome | None:
+    """What a hypothesis leaves, or one of a family at its best number; None where it has none."""
+    if isinstance(proposal, Family):
+        return _fitted(case, proposal)
+    return judged(case, proposal)
+
+
+def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
+    """What a hypothesis leaves, and whether it explains."""
+    rows, expected = held(case, hypothesis)
+    residual, holds = residual_of(rows)
+    # A small row beside a large one errs by more than all of itself.
+    if not holds or residual > AT_MOST * min(case.error, 1.0):
+        return Outcome(hypothesis, residual, False)
+    if not _is_rounding(case, rows, expected):
+        return Outcome(replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), residual, False)
+    clearly = bool(np.nanmax(rows.errors / rows.tolerances) <= CLEARLY)
+    seen = case.seen
+    return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
+
+
+def _is_rounding(case: Case, rows: Rows, expected: Array) -> bool:
+    """Whether what is left is spread like rounding. Where sums are float32, all that is within their wide
+    tolerance is."""
+    if not case.judge.plain.precision.exact_sums:
+        return True
+    seen = case.seen
+    same = case.alone and bool(case.inputs) and case.inputs[0].shape == case.found.shape
+    order = seen.rows_of(case.inputs[0] if same else case.expected)
+    return seen.goes_with(seen.rows_of(expected), order) <= ALIKE * float(np.nanmean(rows.tolerances))
+
+
+def _fitted(case: Case, family: Family) -> Outcome | None:
+    best = best_of(family, bind(_rows_at, case, family), case.seen, case.seen.rows_of(case.expected))
+    if best is None:
+        return None
+    outcome = judged(case, _at(family, Named(family.id, best, family.claim(in_words(best)))))
+    if not outcome.explains:
+        return outcome
+    assert outcome.tolerances is not None
+    predict = bind(_rows_at, case, family)
+    known = range_of(family, predict, case.seen, best, outcome.tolerances)
+    if any(known.low <= number <= known.high for number in family.not_here):
+        return None
+    return called(case, family, known)
+
+
+def called(case: Case, family: Family, known: Range) -> Outcome:
+    """The outcome of a family under the name that its numbers have."""
+    hypothesis = replace(_at(family, named(family, known)), low=known.low, high=known.high)
+    return replace(judged(case, hypothesis), family=family)
+
+
+def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
+    """What the hypothesis of another operation's outcome leaves here, with the number that is best here."""
+    try:
+        if outcome.family is None or outcome.hypothesis.value is None:
+            return judged(case, outcome.hypothesis)
+        return _fitted(case, replace(outcome.family, starts=(outcome.hypothesis.value,)))
+    except NOWHERE:
+        return None
+
+
+def at_value(family: Family, value: float) -> Hypothesis:
+    """The hypothesis that a family is at a number."""
+    return _at(family, Named(family.id, value, ""))
+
+
+def _at(family: Family, name: Named) -> Hypothesis:
+    """The hypothesis that a family is at a number."""
+    change = family.at(name.value)
+    rules, transform = (change, None) if isinstance(change, Rules) else (None, change)
+    rank = PLAIN if name.value in family.special and family.rank == NUMBERED else family.rank
+    return Hypothesis(name.id, name.claim, rules, transform, rank, name.value)
+
+
+def _rows_at(case: Case, family: Family, value: float) -> Array | None:
+    try:
+        with np.errstate(all="ignore"):
+            return case.seen.rows_of(_expected(case, at_value(family, value)))
+    except NOWHERE:
+        return None
+
+
+def _expected(case: Case, hypothesis: Hypothesis) -> Array:
+    """What follows for the operation under a hypothesis."""
+    if hypothesis.rules is not None:
+        return case.judge.plain.under(hypothesis.rules).output(case.name, case.positions)
+    assert hypothesis.transform is not None
+    return hypothesis.transform(case, case.expected)
+
+
+def held(case: Case, hypothesis: Hypothesis) -> tuple[Rows, Array]:
+    """The rows' errors under a hypothesis beside what each may have, and what follows."""
+    judge, change, most = case.judge, None, AT_MOST * case.largest
+    with np.errstate(all="ignore"):
+        if hypothesis.rules is not None:
+            plain = judge.plain.under(hypothesis.rules)
+            judge = Judge(plain, _Under(hypothesis.rules, case), judge.exprs)
+            expected = plain.output(case.name, case.positions)
+        else:
+            assert hypothesis.transform is not None
+            expected, change = _expected(case, hypothesis), bind(hypothesis.transform, case)
+        return judge.rows(case.name, case.found, expected, case.positions, change, most), expected
+
+
+class _Under(Sequence[Evaluation]):
+    """The noisy evaluations under other rules, made where they are asked for."""
+
+    def __init__(self, rules: Rules, case: Case) -> None:
+        self._rules, self._case = rules, case
+
+    def __len__(self) -> int:
+        return len(self._case.judge.noisy)
+
+    def __getitem__(self, index: Any) -> Any:
+        noisy = self._case.judge.noisy[index]
+        noisy.output(self._case.name, self._case.positions)  # what does not change is worked out once
+        return noisy.under(self._rules)
+
+
+def residual_of(rows: Rows) -> tuple[float, bool]:
+    """The residual of the worst row and whether all hold; infinite where most rows cannot be judged."""
+    unknown = np.isnan(rows.errors)
+    if 2 * np.count_nonzero(unknown) > len(unknown):
+        return math.inf, False
+    return rows.error, rows.holds
