@@ -14,6 +14,7 @@ from .brief import one_line
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
 NOT_FINITE = np.errstate(invalid="ignore")  # infinities may cancel, and casts meet signalling NaN
+SAMPLE = 4096  # elements that tell where the middle of many lies
 _ONES = np.ones(PIECE)  # a product with them sums twice as fast as sum()
 DType = Any  # np.float32 or np.float64 (a type: those hash fast)
 
@@ -106,11 +107,24 @@ def median(values: npt.ArrayLike) -> float:
     """The median, NaN where one is among the values. (np.median and the module statistics would load
     5 ms of modules.)"""
     flat = np.asarray(values).ravel()
-    middle = len(flat) // 2
+    middle, even = len(flat) // 2, len(flat) % 2 == 0
+    if len(flat) > 8 * SAMPLE:
+        flat, middle = _around(flat, middle)
     parted = np.partition(flat, middle)  # NaN comes last
     upper, last = parted[middle], parted[middle:].max()
-    lower = upper if len(flat) % 2 else parted[:middle].max()
+    lower = parted[:middle].max() if even else upper
     return float(lower) / 2 + float(upper) / 2 if last == last else float(last)
+
+
+def _around(flat: Array, middle: int) -> tuple[Array, int]:
+    """The values close to the one of rank `middle`, and its rank among them; all of them where a sample
+    does not tell which these are. Three times as fast to part as 150,000."""
+    ordered = np.sort(flat[:: (len(flat) // SAMPLE) | 1])  # odd: not one channel of every row
+    low, high = ordered[int(0.46 * len(ordered))], ordered[int(0.54 * len(ordered))]
+    close = flat[(flat >= low) & (flat <= high)]
+    below = int(np.count_nonzero(flat < low))
+    known = below + len(close) + np.count_nonzero(flat > high) == len(flat)  # no NaN
+    return (close, middle - below) if known and 0 < middle - below < len(close) else (flat, middle)
 
 
 @NOT_FINITE

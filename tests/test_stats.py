@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from judges import agree
 
 from microgpt_trace import TensorStats
+from microgpt_trace.stats import SAMPLE, median
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 
@@ -172,3 +173,30 @@ def test_many_parts_merge_to_the_whole():
     whole = TensorStats.of(values)
     for name in MOMENTS:
         agree(getattr(merged, name), getattr(whole, name), rtol=1e-12, what=name)
+
+
+MANY = 8 * SAMPLE + 1
+SHAPES = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "few values": lambda rng, n: rng.integers(0, 3, n),
+    "one value": lambda rng, n: np.full(n, 7),
+    "sorted": lambda rng, n: np.sort(rng.standard_normal(n)),
+    "heavy tails": lambda rng, n: rng.standard_cauchy(n),
+    "two heaps": lambda rng, n: rng.standard_normal(n) + 1e3 * (np.arange(n) % 2),
+    "waves": lambda rng, n: np.sin(np.arange(n) * 2 * np.pi / (n // SAMPLE | 1)),
+    "infinite": lambda rng, n: np.where(rng.random(n) < 0.6, np.inf, 1),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("count", [1, 2, 3, 10, MANY - 1, MANY, MANY + 1, 5 * MANY])
+def test_the_median_is_exact(kind, count):
+    values = SHAPES[kind](np.random.default_rng(count), count).astype(np.float32)
+    assert median(values) == pytest.approx(float(np.median(values.astype(np.float64))), rel=1e-15)
+
+
+@pytest.mark.parametrize("count", [3, 4, MANY, MANY + 1])
+def test_the_median_of_a_nan_is_nan(count):
+    values = np.zeros(count, np.float32)
+    values[1] = np.nan
+    assert math.isnan(median(values))
