@@ -166,7 +166,7 @@ def wrapped(text: str, width: int) -> list[str]:
         size = cell_len(word)
         if size > free and word.strip():
             *whole, word = chop_cells(word, width)
-            lines += [done for done in (line.rstrip(), *whole) if done]
+            lines += filter(None, (done.strip() for done in (line.rstrip(), *whole)))
             line, size, free = "", cell_len(word), width
         line, free = line + word, free - size
     return [*lines, *filter(None, [line.rstrip()])]
