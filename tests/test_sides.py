@@ -12,7 +12,7 @@ from tiny_models import TOKENS, random_weights, tiny_model, write_folder, write_
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.comparison.sides import recognise
+from microgpt_trace.comparison.read_tokens import recognise
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.errors import InputError

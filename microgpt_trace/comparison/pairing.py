@@ -16,7 +16,8 @@ from ..model import Model
 from ..names import select_names
 from ..prompt import prepare
 from ..traces import TraceInput
-from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened, recognise
+from .read_tokens import tokens_said, with_tokens
+from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened
 from .unmodelled import shapes_between
 
 if TYPE_CHECKING:
@@ -37,20 +38,22 @@ def prepare_sides(
     layouts: Mapping[str, str],
 ) -> list[Side]:  # fmt: skip
     """The sources as sides that read the same tokens. Raises InputError where they do not."""
+    if text is not None and tokens is not None:
+        raise InputError("--tokens takes the place of a text: give one of the two")
     found = open_all(sources, names)
     models = [source for source in found if not isinstance(source, Recording)]
-    recordings = [source for source in found if isinstance(source, Recording)]
-    if tokens is None and names is not None:
+    if tokens is None and text is None and names is not None:
         tokens = names.tokens
+    if models and tokens is None and text is None:
+        found = _with_tokens_of_one(found, models[0])
+    recordings = [source for source in found if isinstance(source, Recording)]
     if models:
         _refuse_two_families(models)
-        said = [tokens_said(recording, models[0]) for recording in recordings]
-        given = tokens
-        if given is None and text is None:
-            given = _tokens_of(recordings, said, models[0])
-        inputs = _read_by(models, text, given)
+        if tokens is None and text is None:
+            tokens = _tokens_of(recordings, models[0])
+        inputs = _read_by(models, text, tokens)
         _refuse_other_tokens(models, inputs)
-        _refuse_other_tokens_of(recordings, said, models[0], inputs[0].tokens)
+        _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
         tokens = inputs[0].tokens
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
@@ -122,19 +125,21 @@ def _refuse_other_tokens(models: Sequence[Model | Decoder], inputs: Sequence[Tra
             )
 
 
-def tokens_said(recording: Recording, model: Model | Decoder) -> tuple[int, ...] | None:
-    """The tokens that a recording names, or else those whose embedding it holds."""
-    if recording.tokens is not None or "embed.tok" not in recording.tensors:
-        return recording.tokens
-    return recognise(model, recording.tensors["embed.tok"])
+def _with_tokens_of_one(sources: Sequence[Any], model: Model | Decoder) -> list[Any]:
+    """The sources; where no recording names its tokens, the first whose embedding tells them with these."""
+    told, silent = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
+    if any(sources[i].tokens is not None for i in silent):
+        return told
+    for i in silent:
+        told[i] = with_tokens(sources[i], model)
+        if told[i].tokens is not None:
+            break
+    return told
 
 
-def _tokens_of(
-    recordings: Sequence[Recording], said: Sequence[tuple[int, ...] | None], model: Model | Decoder
-) -> tuple[int, ...] | None:
-    """The tokens that the recordings say: what one names goes before what another's embedding tells."""
-    known = [*(recording.tokens for recording in recordings), *said]
-    found = next((tokens for tokens in known if tokens is not None), None)
+def _tokens_of(recordings: Sequence[Recording], model: Model | Decoder) -> tuple[int, ...] | None:
+    """The tokens that the recordings say, the first that does."""
+    found = next((recording.tokens for recording in recordings if recording.tokens is not None), None)
     if recordings and found is None:
         raise InputError(
             f"{recordings[0].origin} does not say its tokens, and holds no embedding of {model.origin} to "
@@ -144,10 +149,10 @@ def _tokens_of(
 
 
 def _refuse_other_tokens_of(
-    recordings: Sequence[Recording], said: Sequence[tuple[int, ...] | None], model: Model | Decoder,
-    tokens: tuple[int, ...],
-) -> None:  # fmt: skip
-    for recording, own in zip(recordings, said, strict=True):
+    recordings: Sequence[Recording], model: Model | Decoder, tokens: tuple[int, ...]
+) -> None:
+    for recording in recordings:
+        own = tokens_said(recording, model, tokens)
         if own is not None and own != tokens:
             how = "holds the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(

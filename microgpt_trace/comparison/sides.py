@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..brief import one_line
-from ..decoder import Decoder, parameter
+from ..decoder import Decoder
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
 from ..dumps.shapes import event_shapes
@@ -182,29 +181,6 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 
 Side = ModelSide | RecordingSide
-
-
-def recognise(model: Model | Decoder, recorded: Recorded) -> tuple[int, ...] | None:
-    """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
-
-    A row counts as a token's where it lies within 1 % of it, the nearest one's. One row alone may be
-    the last of many, and tells nothing.
-    """
-    length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
-    if rest or length < 2 or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
-        return None
-    try:
-        rows = fit("embed.tok", recorded, event_shapes(model, length)).array
-    except InputError:
-        return None
-    table = parameter(model, "wte") if isinstance(model, Decoder) else model.params["wte"]
-    with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
-        size = np.einsum("vc,vc->v", table, table)
-        tokens = (size - 2 * rows @ table.T).argmin(axis=1)  # of |row - token|^2 what depends on the token
-        known = table[tokens].astype(np.float64)
-        off = np.linalg.norm(rows - known, axis=1)
-        near = off <= 0.01 * np.linalg.norm(known, axis=1)
-    return tuple(tokens.tolist()) if near.all() else None
 
 
 def opened(path: Path, names: NameMap | None = None, **options: Any) -> Model | Decoder | Recording:

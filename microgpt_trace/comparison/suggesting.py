@@ -19,7 +19,7 @@ from ..model import Model
 from ..stats import Array
 from ..threads import one_blas_thread
 from .pairing import prepared
-from .sides import recognise
+from .read_tokens import ambiguous, recognise
 from .streams import EventStream
 
 
@@ -34,6 +34,9 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
     if len(dumps) != 1:
         raise InputError("--suggest-map compares a dump with a model: one of each")
     (dump,), (model,) = dumps, models
+    said: tuple[str, ...] = ()
+    if text is not None and tokens is not None:
+        raise InputError("--tokens takes the place of a text: give one of the two")
     if text is None and tokens is None:
         tokens = dump.tokens or _found_tokens(model, dump)
         if tokens is None:
@@ -41,12 +44,13 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
                 f"{dump.origin} does not say its tokens, and no array of it is rows of the embedding: give "
                 "the text or --tokens"
             )
+        said = () if dump.tokens else ambiguous(model, tokens)
     inputs = prepared(model, text if tokens is None else None, tokens)
     shapes = event_shapes(model, len(inputs.tokens))
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
         found = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
-    return to_toml(found, unplaced(found, dump), dump, inputs.tokens)
+    return to_toml(found, unplaced(found, dump), dump, inputs.tokens, said)
 
 
 def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:

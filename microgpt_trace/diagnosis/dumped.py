@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..brief import one_line
-from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared, tokens_said
+from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared
+from ..comparison.read_tokens import with_tokens
 from ..comparison.sides import ModelSide, RecordingSide
 from ..decoder import Decoder
 from ..dumps.recording import Recording
@@ -77,10 +77,10 @@ def diagnose(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
     known = _given_tokens(opened_dump, tokens, map)
-    if known is None:  # the embedding tells, looked up once
-        known = tokens_said(opened_dump, opened_model)
-        opened_dump = replace(opened_dump, tokens=known)
     expected = prepared(opened_model, text, None).tokens if text is not None else None
+    if known is None:  # the embedding tells, looked up once
+        opened_dump = with_tokens(opened_dump, opened_model, expected)
+        known = opened_dump.tokens
     sides = [opened_dump, opened_model]
     dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
     assert isinstance(dumped, RecordingSide)

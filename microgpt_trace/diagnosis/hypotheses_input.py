@@ -82,8 +82,8 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def nearest_tokens(case: Case) -> Array:
-    """Whose embedding each row of the dump is nearest to: [T]"""
-    vocab = case.weights.shapes["wte"][0]
+    """Whose embedding each row of the dump is nearest to, of equal ones the token's own: [T]"""
+    vocab, own = case.weights.shapes["wte"][0], case.rules.tokens
     rows = np.nan_to_num(case.found.astype(np.float64))
     best, nearest = np.full(len(rows), math.inf), np.zeros(len(rows), int)
     for start in range(0, vocab, PART):
@@ -91,7 +91,8 @@ def nearest_tokens(case: Case) -> Array:
         apart = np.square(part).sum(axis=1) - 2 * rows @ part.T
         closer = apart.min(axis=1) < best
         best[closer], nearest[closer] = apart.min(axis=1)[closer], start + apart.argmin(axis=1)[closer]
-    return nearest
+    equal = (case.weights.rows("wte", nearest) == case.weights.rows("wte", own)).all(axis=1)
+    return np.where(equal, own, nearest)
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:

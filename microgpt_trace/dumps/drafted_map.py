@@ -13,17 +13,17 @@ from .suggestion import CLOSE, Suggestion
 
 def to_toml(
     suggestions: Sequence[Suggestion], leftovers: Iterable[Leftover], recording: Recording,
-    tokens: Sequence[int] | None,
+    tokens: Sequence[int] | None, said: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """The draft as a map in TOML. A pattern is one line with {i}. Undecided suggestions are commented
-    out, and the `leftovers` that no suggestion takes are listed."""
+    """The draft as a map in TOML, with what is to be `said` of the tokens. A pattern is one line with {i}.
+    Undecided suggestions are commented out, and the `leftovers` that no suggestion takes are listed."""
     shapes = {source_name(left.recorded): left.recorded.shape for left in recording.leftovers}
     leftovers = tuple(leftovers)
     lines = ["# drafted from names, shapes and a sample of the values, large ones clipped; check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
     if tokens is not None:
-        lines.append(f"tokens = {[int(token) for token in tokens]}")
+        lines += [f"# {note}" for note in said] + [f"tokens = {[int(token) for token in tokens]}"]
     lines.append("[events]")
     written = [(_entry(together, shapes), _comment(together)) for together in _lines(suggestions, recording)]
     width = min(max((len(entry) for entry, _ in written), default=0), 60)

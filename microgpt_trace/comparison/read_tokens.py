@@ -1,0 +1,119 @@
+"""Which tokens a recording was made of: those that it names, or whose rows of the embedding it holds.
+
+Rows may be equal (tokens that were never trained on): then any of them may have been read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..decoder import Decoder, parameter
+from ..dumps.layouts import fit
+from ..dumps.recording import Leftover, Recorded, Recording, listed
+from ..dumps.shapes import event_shapes
+from ..errors import InputError
+from ..model import Model
+from ..stats import Array
+
+NEAR = 0.01  # of a token's row, within which another row is taken for it
+AS_NEAR = 1.5  # times the nearest row's distance, which rounding may have made
+ROUGH = 1e-5  # of a row's square, by which rough distances may be off
+PART = 256  # rows that are looked up at once
+MOST_SAID = 4  # tokens of which it is said that others have equal rows
+
+
+def tokens_said(
+    recording: Recording, model: Model | Decoder, asked: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
+    """The tokens that a recording names, or else those whose embedding it holds: those `asked` for, where
+    it may be these."""
+    if recording.tokens is not None or "embed.tok" not in recording.tensors:
+        return recording.tokens
+    return recognise(model, recording.tensors["embed.tok"], asked)
+
+
+def with_tokens(
+    recording: Recording, model: Model | Decoder, asked: Sequence[int] | None = None
+) -> Recording:
+    """The recording with its tokens. Where they are not the only ones that it may be a note says so, and
+    its loss, which goes by the tokens that come next, is left over."""
+    tokens = tokens_said(recording, model, asked)
+    if tokens is None or tokens == recording.tokens:
+        return recording
+    told = replace(recording, tokens=tokens)
+    notes = () if asked is not None and tokens == tuple(asked) else ambiguous(model, tokens)
+    if not notes:
+        return told
+    tensors = dict(recording.tensors)
+    loss = [
+        Leftover(tensors.pop(n), "which tokens come next is not known") for n in ("loss",) if n in tensors
+    ]
+    return replace(told, notes=(*told.notes, *notes), tensors=tensors, leftovers=(*told.leftovers, *loss))
+
+
+def recognise(
+    model: Model | Decoder, recorded: Recorded, asked: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
+    """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
+
+    A row counts as the nearest token's where it lies within 1 % of it, or as the one that is `asked` for
+    where that is as near; of equal ones it is the first. One row alone may be the last of many, and tells
+    nothing.
+    """
+    length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
+    if rest or length < 2 or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
+        return None
+    try:
+        rows = fit("embed.tok", recorded, event_shapes(model, length)).array
+    except InputError:
+        return None
+    wanted = [None] * length if asked is None or len(asked) != length else list(asked)
+    table, tokens = _embedding(model), list[int]()
+    with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
+        size = np.einsum("vc,vc->v", table, table)
+        for start in range(0, length, PART):
+            part = rows[start : start + PART]
+            apart = size - 2 * part @ table.T  # of |row - token|^2 what depends on the token
+            for row, rough in zip(part, apart, strict=True):
+                token = _nearest(row.astype(np.float64), table, rough, wanted[len(tokens)])
+                if token is None:
+                    return None
+                tokens.append(token)
+    return tuple(tokens)
+
+
+def _nearest(row: Array, table: Array, rough: Array, asked: int | None) -> int | None:
+    """The token whose row of the table is nearest, or as near the one that is asked for; None where none
+    is near. `rough` are squared distances less a constant."""
+    some = np.flatnonzero(rough <= rough.min() + ROUGH * np.dot(row, row))
+    if not len(some):
+        return None
+    exact = np.linalg.norm(table[some] - row, axis=1)
+    best, nearest = int(some[exact.argmin()]), float(exact.min())
+    if not nearest <= NEAR * np.linalg.norm(table[best].astype(np.float64)):
+        return None
+    told = asked is not None and np.linalg.norm(table[asked] - row) <= AS_NEAR * nearest
+    return asked if told else best
+
+
+def ambiguous(model: Model | Decoder, tokens: Sequence[int]) -> tuple[str, ...]:
+    """What is to be said of tokens whose rows of the embedding are those of others too."""
+    table = _embedding(model)
+    first = table[:, 0]
+    said = []
+    for token in dict.fromkeys(tokens):
+        alike = np.flatnonzero(first == first[token])
+        equal = alike[(table[alike] == table[token]).all(axis=1)]
+        others = [str(other) for other in equal.tolist() if other != token]
+        if others:
+            said.append(f"token {token} may as well be {listed(others, 3)}: equal rows of the embedding")
+    more = len(said) - MOST_SAID
+    return (*said[:MOST_SAID], *([f"so may {more:,} tokens more"] if more > 0 else []))
+
+
+def _embedding(model: Model | Decoder) -> Array:
+    return parameter(model, "wte") if isinstance(model, Decoder) else model.params["wte"]
