@@ -14,3 +14,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
         print("  " + "   ".join([f"{first:<{widths[0]}}", *cells]))
     print(flush=True)
+
+
+def print_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The same as a table of the README."""
+    lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
+    print("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]), flush=True)

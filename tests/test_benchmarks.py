@@ -1,0 +1,130 @@
+"""What the benchmarks do without the peers: names of a recording, figures of a table."""
+
+import ctypes
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from microgpt_trace.dumps.files import open_recording
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def nodes_of_llama_cpp(bias: bool) -> list:
+    """Layer 0's q and attention of 3 tokens and 2 heads of width 4; the keys are padded to 8."""
+    from record_llama import Node
+
+    def node(name, operation, *shape):
+        return Node(name, operation, np.full(shape, len(operation), np.float32))
+
+    return [
+        node("Qcur-0", "MUL_MAT", 3, 8),
+        *([node("Qcur-0", "ADD", 3, 8)] if bias else []),
+        node("Qcur-0", "ROPE", 3, 2, 4),
+        node("kq-0", "MUL_MAT", 2, 3, 8),
+        node("kq_soft_max-0", "SOFT_MAX", 2, 3, 8),
+        node("kqv-0", "MUL_MAT", 2, 3, 4),
+    ]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_name_that_llama_cpp_uses_again_stays_one_tensor_each_and_is_read(tmp_path, bias):
+    from record_llama import dump
+
+    np.savez(tmp_path / "dump.npz", **dump(nodes_of_llama_cpp(bias), 3))
+    found = open_recording(tmp_path / "dump.npz")
+    assert found.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
+    assert found.tensors["layer0.attn.q_rope"].read().flat[0] == len("ROPE")
+    assert found.tensors["layer0.attn.weights"].shape == (2, 3, 3)
+    assert found.tensors["layer0.attn.context"].shape == (2, 3, 4)
+    unnamed = {leftover.recorded.source for leftover in found.leftovers}
+    assert unnamed == {"kq-0", *(["Qcur-0 (MUL_MAT)"] if bias else [])}
+
+
+def test_products_of_one_name_and_operation_are_numbered():
+    from record_llama import Node, dump
+
+    nodes = [Node("x", "ADD", np.full(1, i, np.float32)) for i in range(4)]
+    arrays = dump(nodes, 1)
+    assert {name: array[0] for name, array in arrays.items()} == {
+        "x (ADD)": 0, "x (ADD 2)": 1, "x (ADD 3)": 2, "x": 3,
+    }  # fmt: skip
+
+
+def described(lengths, strides, elements):
+    from record_llama import Tensor, described
+
+    tensor = Tensor(type=0, lengths=lengths, strides=strides)
+    ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
+    return described(ggml, ctypes.addressof(tensor))
+
+
+def test_the_slowest_axis_of_a_ggml_tensor_comes_first():
+    assert described((4, 2, 3, 1), (4, 16, 32, 96), 24) == ((3, 2, 4), (32, 16, 4), 0)
+    assert described((8, 1, 1, 1), (4, 32, 32, 32), 8) == ((1, 8), (32, 4), 0)
+
+
+def test_a_ggml_tensor_of_another_layout_is_refused():
+    with pytest.raises(RuntimeError, match="laid out otherwise"):
+        described((4, 2, 3, 1), (4, 16, 32, 96), 25)
+
+
+def usages_of(*walls):
+    from processes import Usage
+
+    return [Usage(wall, 2 * wall, 100) for wall in walls]
+
+
+@pytest.mark.parametrize(("single", "ratios"), [(2.0, "1.50, 0.50"), (0.25, "3.00, 4.00")])
+def test_a_cell_has_our_best_time_and_the_ratios_to_llama_cpp_at_its_best(single, ratios):
+    from contenders import Contender
+    from file_types import cell
+
+    entrants = [
+        Contender(f"{name}{where}", [], f"peer{where}" if name == "ours" else "")
+        for where in ("", ", one core")
+        for name in ("ours", "peer")
+    ]
+    taken = {
+        "ours": usages_of(0.9, 0.75), "peer": usages_of(0.5, 0.6),
+        "ours, one core": usages_of(1.0, 1.2), "peer, one core": usages_of(4.0, single),
+    }  # fmt: skip
+    assert cell(entrants, taken) == f"0.75 s: {ratios}"
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(-1, 1), (1e9, 3)])
+def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
+    import contenders
+
+    monkeypatch.setattr(contenders, "measure", lambda command, to_terminal: usages_of(1)[0])
+    both = [contenders.Contender(name, []) for name in "ab"]
+    assert {name: len(each) for name, each in contenders.take_turns(both, 3, seconds).items()} == {
+        "a": turns, "b": turns,
+    }  # fmt: skip
+
+
+def test_the_readme_has_the_table_that_the_benchmark_prints(capsys):
+    from file_types import README_HEADER
+    from table import print_markdown
+
+    print_markdown(README_HEADER, [["a model", *["0.30 s: 1.20"] * 4]])
+    header, rule, row = capsys.readouterr().out.strip().splitlines()
+    assert f"{header}\n{rule}\n| SmolLM2-135M" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert row == "| a model | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 |"
+
+
+def test_benchmarks_explain_themselves_without_their_peers(capsys, monkeypatch):
+    import models
+
+    monkeypatch.setattr(sys, "argv", ["models.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        models.main()
+    assert "types" in capsys.readouterr().out
