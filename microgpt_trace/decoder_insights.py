@@ -9,6 +9,7 @@ from itertools import pairwise
 from .anomalies import NORM_TOLERANCE
 from .decoder import Decoder
 from .insights import Insight
+from .printable import shown_token
 from .traces import LayerRow, TraceInput
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
@@ -91,7 +92,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
 
     row = max(layers, key=times)
     place = (
-        f"{_number(row.peak)} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), "
+        f"{_number(row.peak)} at position {row.peak_position} ({shown_token(inputs.labels[row.peak_position])}), "
         f"channel {row.peak_channel}, after layer {row.layer}"
     )
     holds = times(row) >= MASSIVE
