@@ -91,8 +91,9 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
     row = max(layers, key=times)
+    token = shown_token(inputs.labels[row.peak_position])
     place = (
-        f"{_number(row.peak)} at position {row.peak_position} ({shown_token(inputs.labels[row.peak_position])}), "
+        f"{_number(row.peak)} at position {row.peak_position} ({token}), "
         f"channel {row.peak_channel}, after layer {row.layer}"
     )
     holds = times(row) >= MASSIVE
