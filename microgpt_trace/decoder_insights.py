@@ -10,6 +10,7 @@ from .anomalies import NORM_TOLERANCE
 from .decoder import Decoder
 from .insights import WHOLE, Insight
 from .norm_rows import NormRows
+from .printable import shown_token
 from .traces import LayerRow, TraceInput
 from .wording import fixed, number, percent, told_apart
 
@@ -116,8 +117,9 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
 
     row = max(layers, key=times)
     ratio, limit = told_apart(times(row), MASSIVE, fixed)
+    token = shown_token(inputs.labels[row.peak_position])
     place = (
-        f"{number(row.peak)} at position {row.peak_position} ({inputs.labels[row.peak_position]!r}), "
+        f"{number(row.peak)} at position {row.peak_position} ({token}), "
         f"channel {row.peak_channel}, after layer {row.layer}"
     )
     measured = (

@@ -72,7 +72,7 @@ def test_the_massive_activation(france):
     assert peaks.count((0, 507)) > 20
     insight = next(insight for insight in france.insights if insight.id == "massive")
     assert insight.holds
-    assert "position 0 ('The'), channel 507" in insight.text
+    assert "position 0 (The), channel 507" in insight.text
 
 
 @pytest.mark.parametrize(
