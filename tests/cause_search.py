@@ -70,7 +70,8 @@ def rope_offset(rng, config):
 
 def rope_size(rng, config):
     size = log_uniform(rng, 0.5, 2)
-    return Drawn("layer0.attn.q_rope", both(size=size), ("rope-attention-factor", "times"), number=size)
+    own = config["rope_parameters"].get("attention_factor", 1.0)
+    return Drawn("layer0.attn.q_rope", both(size=size), ("rope-attention-factor",), number=size * own)
 
 
 def rope_factor(rng, config):
@@ -378,7 +379,7 @@ def verdict(drawn, found, event):
     """How the findings speak of a fault: invisible, elsewhere, right, among, none, wrong."""
     if found.first_wrong is None:
         return "invisible"
-    if found.first_wrong != event:
+    if found.first_wrong.partition(".")[2] != event.partition(".")[2]:
         return "elsewhere"
     explaining = [f for f in found.findings if f.explains]
     if not explaining or (not drawn.ids and all(f.id in DESCRIBED for f in explaining)):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .fitting import NUMBERED, PLAIN, Family, Range, common
 from .hypotheses import Case, Finding, Generator, Hypothesis, words_of
-from .trying import AT_MOST, NOWHERE, Outcome, at_value, called, elsewhere, judged, proposed
+from .trying import AT_MOST, NOWHERE, Outcome, at_value, called, elsewhere, holding, proposed
 
 FEW = 8  # operations
 NEAREST = 3  # are named where none explains
@@ -123,7 +123,7 @@ def _alike(case: Case, known: Hypothesis, stages: Sequence[Sequence[Generator]])
 
 def _explains(case: Case, hypothesis: Hypothesis) -> bool:
     try:
-        return judged(case, hypothesis).explains
+        return holding(case, hypothesis).explains
     except NOWHERE:
         return False
 

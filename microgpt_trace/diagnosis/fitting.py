@@ -190,13 +190,13 @@ def named(family: Family, known: Range) -> Named:
     """What the range is called: by a special number in it, by the usual ones, or by the roundest."""
     special, usual = (_inside(family, known, values) for values in (family.special, family.usual))
     value = special[0] if special else usual[0] if usual else next(_rounded(known), known.best)
-    around = "" if family.tells(known) else _ends(family, known)
+    around = "" if family.tells(known) else f" ({_ends(family, known)})"
     if special:
         id, claim = family.special[value]
-        return Named(id, value, claim + (around and f" ({around}, in place of {in_words(value)})"))
+        return Named(id, value, claim + around.replace(" fit", f" in place of {in_words(value)} fit"))
     several = len(usual) > 1 and around
     words = " or ".join(map(in_words, sorted(usual[:4]))) if several else in_words(value)
-    return Named(family.id, value, family.claim(words + (around and f" ({around})")))
+    return Named(family.id, value, family.claim(words) + around)
 
 
 def _inside(family: Family, known: Range, values: Iterable[float]) -> list[float]:
@@ -208,12 +208,12 @@ def _inside(family: Family, known: Range, values: Iterable[float]) -> list[float
 
 def _ends(family: Family, known: Range) -> str:
     """420,000 to 610,000 fit as well"""
-    low, high = f"{known.low:,.3g}", f"{known.high:,.3g}"
+    low, high = (in_words(float(f"{end:.3g}")) for end in (known.low, known.high))
     if known.high == family.high:
         return f"{low} and more fit as well"
-    return (
-        f"{low} to {high} fit as well" if known.low != family.low else f"anything up to {high} fits as well"
-    )
+    if known.low == family.low:
+        return f"anything up to {high} fits as well"
+    return f"{low} to {high} fit as well"
 
 
 def _rounded(known: Range) -> Iterator[float]:

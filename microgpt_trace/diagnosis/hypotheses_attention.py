@@ -162,22 +162,22 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     rules = case.rules
     yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", replace(rules, softmax_axis=-2))
     yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", replace(rules, softmax_axis=0))
-    base = ("softmax-base", "softmax has base 2, not e")
-    if case.kind != "attn.weights" or not case.alone:
-        yield Hypothesis(*base, replace(rules, softmax_base=2.0))
+    alone = case.kind == "attn.weights" and case.alone
+    measured = _temperature(case) if alone else 0.0
+    yield Family(
+        "softmax-scaled", lambda times: replace(rules, softmax_base=math.exp(times)),
+        f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
+        own=1.0, starts=[measured] if 0 < measured < LARGEST_EXPONENT else [],
+        usual=(0.5, 2.0), special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
+        high=LARGEST_EXPONENT,
+    )  # fmt: skip
+    if not alone:
         return
     yield Hypothesis("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", None, _exp)
     claim = "exp(scores - max) is not divided by the sum of its row"
     yield Hypothesis("softmax-unnormalised", claim, None, _shifted_exp)
     claim = "1 is added to the sum of every row (softmax off by one)"
     yield Hypothesis("softmax-plus-one", claim, None, _plus_one)
-    measured = _temperature(case)
-    yield Family(
-        "softmax-scaled", lambda times: replace(rules, softmax_base=math.exp(times)),
-        "your weights are the softmax of {} times your own scores".format,
-        own=1.0, starts=[measured] if 0 < measured < LARGEST_EXPONENT else [],
-        usual=(0.5, 2.0), special={math.log(2): base}, high=LARGEST_EXPONENT,
-    )  # fmt: skip
 
 
 def _shown(case: Case, e: Array) -> Array:

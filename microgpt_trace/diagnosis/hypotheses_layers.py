@@ -38,7 +38,8 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
     yield Family(
         "activation", lambda slope: replace(rules, act=swish(slope)),
         f"the activation is x * sigmoid({{}} x), not {own}".format,
-        starts=(0.5, 4.0), special={1.702: ("activation", quick)}, high=STEEP, silent=(1.0, STEEP),
+        own=1.0 if own == "SiLU" else None, starts=(0.25, 0.5, 3.0, 6.0),
+        special={1.702: ("activation", quick)}, high=STEEP, silent=(1.0, STEEP),
     )  # fmt: skip
 
 

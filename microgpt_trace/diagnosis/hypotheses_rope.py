@@ -136,13 +136,12 @@ def _numbers(case: Case, own: Rotation, said: Rope, measured: Turns | None) -> I
     if said.kind != "linear":
         yield _stretched(case, own, measured)
     yield _offset(case, own, measured)
-    if measured is not None or own.factor != 1:
-        yield Family(
-            "rope-attention-factor", lambda factor: case.rules.turning(factor=factor),
-            f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
-            own=own.factor, starts=(measured.factor if measured else 1.0,),
-            silent=(1.0,) if own.factor != 1 else (),
-        )  # fmt: skip
+    yield Family(
+        "rope-attention-factor", lambda factor: case.rules.turning(factor=factor),
+        f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
+        own=own.factor, starts=[measured.factor] if measured else [],
+        silent=(1.0,) if own.factor != 1 else (),
+    )  # fmt: skip
 
 
 def _with(case: Case, said: Rope) -> Rules:

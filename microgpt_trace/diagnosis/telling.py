@@ -2,7 +2,9 @@
 
 Of two predictions the dump's values lie somewhere on the line from one (0) to the other (1). How surely is
 estimated from what the first leaves, row by row, for a row's errors may be alike (its norm's root, a table
-of cosines): never less than a share of what a right engine may err, all of it in that direction.
+of cosines): never less than a share of what a right engine may err, all of it in that direction. The errors
+of all rows may be alike too (the same number rounded in each), so that predictions closer than a share of
+what is allowed are never told apart.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import numpy as np
 
 from ..stats import Array
 
-SHARE = 1 / 8  # of a row's tolerance may be one error that lies just so
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # of the tolerance may be one error that lies just so
 SURELY = 5.0  # standard errors from the other prediction
 CLOSE = 0.25  # of the way to the other prediction: the dump is at the first one
 MOST = 1 << 20  # elements looked at
@@ -96,12 +98,12 @@ class Seen:
     def _told(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
         way = (other - one) / scale
         length = float(np.square(way).sum())
-        if not length:
+        most = tolerances * np.abs(way).sum(axis=1, keepdims=True)
+        if not length or ALL_ALIKE * float(most.sum()) > length:
             return False
         along = (way * (self.found - one) / scale).sum(axis=1, keepdims=True)
-        alike = SHARE * tolerances * np.abs(way).sum(axis=1, keepdims=True)
         place = float(along.sum()) / length
-        error = float(np.sqrt(np.square(np.maximum(np.abs(along), alike)).sum())) / length
+        error = float(np.sqrt(np.square(np.maximum(np.abs(along), ROW_ALIKE * most)).sum())) / length
         return abs(place) <= CLOSE and 1 - place >= SURELY * error
 
 

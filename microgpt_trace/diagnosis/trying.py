@@ -82,28 +82,38 @@ def outcome_of(case: Case, proposal: Hypothesis | Family) -> Outcome | None:
 
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
-    """What a hypothesis leaves, and whether it explains."""
+    """What a hypothesis leaves, and whether it explains: that it holds, and what it leaves is rounding."""
+    outcome = holding(case, hypothesis)
+    if not outcome.explains or _is_rounding(case, outcome):
+        return outcome
+    return replace(
+        outcome, hypothesis=replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), explains=False
+    )
+
+
+def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
+    """What a hypothesis leaves, and whether all rows are within their tolerances."""
     rows, expected = held(case, hypothesis)
     residual, holds = residual_of(rows)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual, False)
-    if not _is_rounding(case, rows, expected):
-        return Outcome(replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), residual, False)
     clearly = bool(np.nanmax(rows.errors / rows.tolerances) <= CLEARLY)
     seen = case.seen
     return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
 
 
-def _is_rounding(case: Case, rows: Rows, expected: Array) -> bool:
+def _is_rounding(case: Case, outcome: Outcome) -> bool:
     """Whether what is left is spread like rounding. Where sums are float32, all that is within their wide
     tolerance is."""
     if not case.judge.plain.precision.exact_sums:
         return True
+    assert outcome.prediction is not None
+    assert outcome.tolerances is not None
     seen = case.seen
     same = case.alone and bool(case.inputs) and case.inputs[0].shape == case.found.shape
     order = seen.rows_of(case.inputs[0] if same else case.expected)
-    return seen.goes_with(seen.rows_of(expected), order) <= ALIKE * float(np.nanmean(rows.tolerances))
+    return seen.goes_with(outcome.prediction, order) <= ALIKE * float(outcome.tolerances.mean())
 
 
 def _fitted(case: Case, family: Family) -> Outcome | None:
@@ -124,7 +134,7 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
 def called(case: Case, family: Family, known: Range) -> Outcome:
     """The outcome of a family under the name that its numbers have."""
     hypothesis = replace(_at(family, named(family, known)), low=known.low, high=known.high)
-    return replace(judged(case, hypothesis), family=family)
+    return replace(holding(case, hypothesis), family=family)
 
 
 def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
