@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, takewhile
 from typing import TYPE_CHECKING, Literal
 
 from .brief import one_line
@@ -135,10 +135,11 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 
     The spread is the median absolute deviation times 1.4826.
     """
-    judged = layers[1:] if rule.first else layers
+    witnessed = list(takewhile(_has_witnesses, layers))
+    judged = witnessed[1:] if rule.first else witnessed
     compared = [row.compared for row in judged if row.compared is not None]
     values = [rule.measure(layer) for layer in compared]
-    reason = _not_judged(layers, values)
+    reason = _not_judged(layers, len(witnessed), values)
     if reason:
         return Anomaly(rule.id, rule.title, None, None, FAR, "other layers", reason)
     logs = [math.log(max(v, 1e-12)) for v in values]
@@ -150,22 +151,35 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
            for row, distance in zip(judged, off, strict=True)]  # fmt: skip
     worst = max(range(len(far)), key=far.__getitem__)
     where = f"layer {judged[worst].layer}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
-    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {compared[0].positions} positions"
-    unseen = f"layer 0: {rule.first}" if rule.first else ""
+    counts = [layer.positions for layer in compared]
+    more = " or more" * (max(counts) > min(counts))
+    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {min(counts)}{more} positions"
+    unseen = [f"layer 0: {rule.first}"] * bool(rule.first)
+    unseen += [f"layers from {len(witnessed)} on: {_FEW}"] * (len(witnessed) < len(layers))
     return Anomaly(
-        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, unseen
+        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, "; ".join(unseen)
     )
 
 
-def _not_judged(layers: Sequence[LayerRow], values: Sequence[float]) -> str:
+_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
+
+
+def _has_witnesses(row: LayerRow) -> bool:
+    return row.compared is not None and row.compared.positions >= FEWEST_TOKENS
+
+
+def _not_judged(layers: Sequence[LayerRow], witnessed: int, values: Sequence[float]) -> str:
     """Why a rule that holds layers against each other cannot be evaluated, if so."""
-    inner = max(len(layers) - 2, 0)
+    inner, first = max(len(layers) - 2, 0), layers[0].compared
     if inner < FEWEST_LAYERS:
         return f"needs {FEWEST_LAYERS} layers between the first and the last, found {inner}"
-    first = layers[0].compared
-    positions = first.positions if first else 0
-    if positions < FEWEST_TOKENS:
-        return f"needs {FEWEST_TOKENS} different tokens after position 0, found {positions}"
+    if not witnessed:
+        return (
+            f"needs {FEWEST_TOKENS} different tokens after position 0 without massive activations, found "
+            f"{first.positions if first else 0}"
+        )
+    if witnessed < FEWEST_LAYERS + 2:
+        return f"from layer {witnessed} on {_FEW}"
     if all(math.isfinite(value) and value >= 0 for value in values):
         return ""
     bad = any(row.nan_count or row.inf_count for row in layers)

@@ -19,6 +19,7 @@ NAMES = (
     "layer*.mlp.act", "layer*.mlp.down", "layer*.mlp.residual",
 )  # fmt: skip
 MOST = 16  # positions that the rules compare: more tell no more
+RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 
 
@@ -36,7 +37,7 @@ class Survey:
         self.norms = NormRows(eps)
         self._gain = gain
         self._keep = np.array(keep, dtype=np.intp)
-        self._chosen = compared_positions(tokens)
+        self._chosen = compared_positions(tokens)  # of which those drop out that carry massive activations
         self._entered = self._stream = np.empty((0, 0))  # the stream before the layer, and as it is now
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, float] = {}
@@ -45,7 +46,7 @@ class Survey:
     def __call__(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
         if event.name == "embed.tok":
-            self._entered = self._stream = value.copy()
+            self._enter(value)
         elif kind == "norm":
             self.norms.measure(event.name, self._stream, value, self._gain(event.name))
         elif kind == "weights":
@@ -61,6 +62,12 @@ class Survey:
             self._finish(event, value)
         else:
             self._stream = value.copy()
+
+    def _enter(self, stream: Array) -> None:
+        """Begin a layer that reads this stream."""
+        self._entered = self._stream = stream.copy()
+        self._measured, self._compared = {}, {}
+        self._chosen = self._chosen[~massive(stream[self._chosen])]
 
     def _compare(self, name: str, value: Array, measure: Callable[[Array], float]) -> None:
         if self._chosen.size:
@@ -90,8 +97,7 @@ class Survey:
             "compared": Compared(len(self._chosen), **self._compared) if self._compared else None,
         }
         self._rows.append(row)
-        self._entered = self._stream = value.copy()
-        self._measured, self._compared = {}, {}
+        self._enter(value)
         if self._keep.size:
             self.kept.append(value[self._keep])
 
@@ -123,6 +129,12 @@ def compared_positions(tokens: Sequence[int]) -> Array:
     later = [position for position in last if position > 0]
     count = min(len(later), MOST)
     return np.array([later[i * len(later) // count] for i in range(count)], dtype=np.intp)
+
+
+def massive(rows: Array) -> Array:
+    """Which rows one element rules: [n, C] -> [n] of booleans"""
+    size = np.abs(rows)
+    return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]
 
 
 def row_norms(x: Array) -> Array:

@@ -155,7 +155,8 @@ def test_alike_positions_are_no_measure(faulty, tokens):
     """A token repeated is one witness, and position 0 none: it draws massive activations."""
     found, count = rules(faulty(tokens=tokens)), len({*tokens[1:]})
     for identifier in OF_LAYERS:
-        reason = f"needs {FEWEST_TOKENS} different tokens after position 0, found {count}"
+        words = "different tokens after position 0 without massive activations"
+        reason = f"needs {FEWEST_TOKENS} {words}, found {count}"
         assert (found[identifier].found, found[identifier].detail) == (None, reason)
 
 
@@ -164,6 +165,35 @@ def test_positions_that_are_compared():
     assert compared_positions([5, 7, 9, 7]).tolist() == [2, 3]
     assert compared_positions([5]).tolist() == []
     assert len(compared_positions(range(1000))) == MOST
+
+
+def massive_from(layer, positions):
+    """A hook that gives some positions a massive element after a layer."""
+
+    def hook(event, value):
+        new = value.copy()
+        new[positions, 7] = 1e5
+        return new if event.layer == layer else None
+
+    return hook
+
+
+@pytest.mark.parametrize(("layer", "seen"), [(2, None), (7, "layers 0 to 7 at 5 positions")])
+def test_positions_with_massive_activations_are_no_measure(ten, layer, seen):
+    """They leave the comparison from the next layer on; where too few are left, that is said."""
+    with ten.hooks.subscribe(massive_from(layer, slice(None)), "layer*.mlp.residual"):
+        found = rules(trace(ten, tokens=list(TOKENS)))[MLP]
+    few = "fewer than 4 positions are without massive activations"
+    if seen is None:
+        assert (found.found, found.detail) == (None, f"from layer {layer + 1} on {few}")
+    else:
+        assert (found.found, found.seen, found.unseen) == (False, seen, f"layers from {layer + 1} on: {few}")
+
+
+def test_one_massive_position_leaves_the_others(ten):
+    with ten.hooks.subscribe(massive_from(2, 4), "layer*.mlp.residual"):
+        found = rules(trace(ten, tokens=list(TOKENS)))[MLP]
+    assert (found.found, found.seen) == (False, "layers 0 to 9 at 4 or more positions")
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])

@@ -132,3 +132,4 @@ def search(first, stop):
 
 if __name__ == "__main__":
     search(*map(int, sys.argv[1:]))
+    sys.stderr.write("done\n")

@@ -11,12 +11,13 @@ import pytest
 from real_model import SMOLLM2, needs_smollm2
 from test_cli import microgpt
 
-from microgpt_trace import load, trace
+from microgpt_trace import Intervention, load, trace
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"
 pytestmark = needs_smollm2
 FILE = SMOLLM2
+RARE = [16644, 29476, 24045, 31455, 40023]
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +76,39 @@ def test_the_massive_activation(france):
     assert "position 0 (The), channel 507" in insight.text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [FRANCE, "Once upon a time, in a small village", "emma", "a", "def f(x):\n    return x", "Hello " * 60],
-    ids=lambda text: text[:12],
-)
+TEXTS = [
+    FRANCE, "Once upon a time, in a small village", "emma", "a", "def f(x):\n    return x", "Hello " * 60,
+    "the the the the the", "0" * 16, "a" * 19, "a" * 100, "ab" * 30, "hahahahahahahahahahaha", "." * 50,
+    "\n" * 30, "3.14159265358979323846264338327950288", "?!.,;:'\"()[]{}<>@#$%^&*", "今天天气很好，我们去",
+    "😀" * 20, "A" * 50 + " The history of the city begins in the ninth century.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:12]))
 def test_nothing_is_odd_about_it(smollm2, text):
     """Whatever it reads: massive activations are its own, and fill the only row of a short prompt."""
-    traced = trace(smollm2, text, positions="last")
-    print(*(f"{a.id}: {a.found} {a.value} {a.detail}" for a in traced.anomalies), sep="\n")
-    assert [a.id for a in traced.anomalies if a.found is True] == []
+    assert odd(trace(smollm2, text, positions="last")) == []
+
+
+def test_nothing_is_odd_about_rare_tokens(smollm2):
+    """Of which all that come after position 0 carry massive activations."""
+    assert odd(trace(smollm2, tokens=RARE, positions="last")) == []
+
+
+def odd(traced):
+    print(*(f"{a.id}: {a.found} {a.value} {a.detail} {a.unseen}" for a in traced.anomalies), sep="\n")
+    return [a.id for a in traced.anomalies if a.found is True]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 15, 20, 28, 29])
+@pytest.mark.parametrize("name", ["mlp.down", "attn.out"])
+def test_a_fault_in_any_layer_is_odd(smollm2, layer, name):
+    """But for what attention writes in the first, which is said to be left out."""
+    fault = Intervention("scale", f"layer{layer}.{name}", 50.0)
+    traced = trace(smollm2, FRANCE, positions="last", interventions=[fault])
+    found = odd(traced)
+    details = [a.detail for a in traced.anomalies if a.found]
+    assert (layer, name) == (0, "attn.out") or (found and f"layer {layer}:" in "".join(details))
 
 
 def test_every_check_holds(france):
