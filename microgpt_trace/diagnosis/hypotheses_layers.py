@@ -10,8 +10,8 @@ import numpy as np
 
 from ..graph import kind_of
 from ..stats import Array
+from .formulas import ACTIVATIONS
 from .hypotheses import Case, Hypothesis
-from .operations import ACTIVATIONS
 from .rules import Rules
 
 GAINS = {
