@@ -101,12 +101,133 @@ def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypat
         return layer_forward(x, i, w, turns, Deaf(tap, name) if i == 1 else tap, cache, n)
 
     monkeypatch.setattr(llama, "layer_forward", deaf)
-    monkeypatch.setattr("microgpt_trace.variants.layer_forward", deaf)
     found = validate(decoders("qwen2")[0], tokens=TOKENS)
     assert those(found, "failed") == [f"layer1.{name}"]
     (failed,) = (v for v in found.verdicts if v.verdict == "failed")
     print(failed)
-    assert "the logits do not" in failed.reason
+    assert failed.reason.endswith("is computed from another value, not from this")
+
+
+class DeafAt(Deaf):
+    """The same for one event of the whole model."""
+
+    def layer(self, index):
+        return self.tap.layer(index)
+
+
+@pytest.mark.parametrize(("name", "reader"), [("embed.tok", "layer0.attn.norm"), ("final.norm", "logits")])
+def test_a_value_outside_the_layers_that_is_only_shown_fails_in_a_decoder(
+    decoders, name, reader, monkeypatch
+):
+    """What runs is the trace's own pass, not another one."""
+    plain = llama.forward
+
+    def forward(model, tokens, tap=llama.SILENT, cache=None):
+        return plain(model, tokens, DeafAt(tap, name), cache)
+
+    monkeypatch.setattr("microgpt_trace.decoder_tracing.forward", forward)
+    found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
+    assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
+        name: f"{reader} is computed from another value, not from this"
+    }
+
+
+WRONG_OPERATIONS = {
+    "rmsnorm": (llama, lambda y: y * np.float32(1.01), ["norm"]),
+    "silu": (llama, np.negative, ["mlp.act"]),
+    "turn": (llama, lambda y: y * np.float32(1.01), ["_rope"]),
+    "scores_forward": (llama, np.negative, ["attn.scores"]),
+    "softmax_forward": (llama, lambda y: y * np.float32(1.01), ["attn.weights"]),
+    "context_forward": (llama, lambda y: y * np.float32(1.01), ["attn.context"]),
+    "linear": (llama, lambda y: y * np.float32(1.01), ["attn.q", "mlp.down", "logits"]),
+    "head_norm": (llama, np.negative, ["q_norm", "k_norm"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPERATIONS)
+def test_an_event_that_is_not_what_it_says_fails_in_a_decoder(decoders, name, monkeypatch):
+    module, change, hit = WRONG_OPERATIONS[name]
+    plain = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
+    failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
+    print(failed)
+    assert failed
+    assert all(any(event.endswith(kind) for event in failed) for kind in hit)
+
+
+@pytest.mark.parametrize("case", ["qwen3", "llama_linear", "llama_llama3", "llama_yarn_betas"])
+@pytest.mark.parametrize("change", [lambda f, c: (f * 1.01, c), lambda f, c: (f, c * 1.01)])
+def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
+    plain = llama.rope_frequencies
+    monkeypatch.setattr(llama, "rope_frequencies", lambda *args: change(*plain(*args)))
+    failed = those(validate(decoders(case)[0], tokens=TOKENS), "failed")
+    assert failed == [f"layer{i}.attn.{n}_rope" for i in (0, 1) for n in "qk"]
+
+
+NORMS = ("layer0.attn.norm", "layer0.mlp.norm")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "hit"),
+    [
+        (
+            "rmsnorm_forward",
+            lambda out: (-out[0], out[1]),
+            ["embed.norm", "layer0.attn.norm", "layer0.mlp.norm"],
+        ),
+        ("relu_forward", lambda y: y * np.float32(1.01), ["layer0.mlp.act"]),
+        ("scores_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["layer0.attn.scores"]),
+        ("attention_weights_forward", lambda y: y * np.float32(1.01), ["layer0.attn.weights"]),
+        ("context_forward", np.negative, ["layer0.attn.context"]),
+        ("cross_entropy_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["probs"]),
+    ],
+)
+def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, change, hit, monkeypatch):
+    plain = getattr(ops, name)
+    monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
+    assert those(validate(emma, "emma"), "failed") == hit
+
+
+def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
+    from microgpt_trace import decoder_tracing
+
+    plain = decoder_tracing.predictions_of
+    monkeypatch.setattr(
+        decoder_tracing,
+        "predictions_of",
+        lambda rows, seen, targets, logits, probs, *rest: plain(
+            rows, seen, targets, logits, decoder_tracing.softmax(logits), *rest
+        ),
+    )
+    failed = those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
+    assert "probs" in failed
+
+
+def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypatch):
+    plain = llama.layer_forward
+
+    def layer_forward(x, i, w, turns, tap, cache, n=1):
+        out = plain(x, i, w, turns, tap, cache, n)
+        return out if tap.wants("mlp.residual") else out * np.float32(1.01)
+
+    monkeypatch.setattr(llama, "layer_forward", layer_forward)
+    found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
+    assert those(found, "failed") == ["logits"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
+    """Weights 0.01 to 100 times as large as usual: nothing fails, and what is dead says what of."""
+    rng = np.random.default_rng(seed)
+    case = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_mha_bias")[seed % 5]
+
+    def scale(weights):
+        for name in weights:
+            weights[name] *= np.float32(10 ** rng.uniform(-2, 2))
+
+    found = validate(load(decoder_folder(case, scale)), tokens=rng.integers(0, 61, 5).tolist())
+    assert [v for v in found.verdicts if v.verdict == "failed"] == []
+    assert all(v.reason for v in found.verdicts if v.verdict == "dead")
 
 
 def test_a_copy_that_changes_something_fails(emma, monkeypatch):

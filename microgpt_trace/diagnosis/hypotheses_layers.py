@@ -11,8 +11,9 @@ import numpy as np
 
 from ..stats import Array
 from .fitting import COMBINED, Family
+from .formulas import ACTIVATIONS, leaky, swish
 from .hypotheses import Case, Hypothesis
-from .operations import ACTIVATIONS, leaky, normalise, swish
+from .operations import normalise
 from .rules import Rules
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole

@@ -1,7 +1,7 @@
 """The operations of both families, one function each: what an event is, given its inputs and rules.
 
 One table serves for recomputing and for every hypothesis. Products are float32, as `linear` works
-them out; everything else is float64. Shape letters as in llama.py.
+them out, or float64 with `WideWeights`; everything else is float64. Shape letters as in llama.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from ..decoder import Decoder, parameter
 from ..encodings import StoredTensor
 from ..graph import kind_of, layer_of, prefix_of
 from ..linear import linear
-from ..llama import context_forward, rmsnorm, scores_forward, silu, softmax_forward, turn, visible
 from ..model import Model
-from ..ops import losses_of
 from ..stats import Array
 from ..threads import available_cores
+from . import formulas
 from .rules import Rotation, Rules
+
+ROWS = 1024  # of a matrix that are wide at a time
 
 
 class Weights:
@@ -83,6 +84,37 @@ class Weights:
     @cached_property
     def head_dim(self) -> int:
         return self.model.config.head_dim
+
+
+class WideWeights(Weights):
+    """The same with products in float64, a few rows of a matrix at a time; `norms` are those of the rows of
+    the matrices that were used."""
+
+    def __init__(self, model: Model | Decoder) -> None:
+        super().__init__(model)
+        self.norms: dict[str, Array] = {}
+        self._last: tuple[str, Array] | None = None
+
+    def array(self, name: str) -> Array:
+        if self._last is None or self._last[0] != name:  # all heads of a layer have slices of one
+            self._last = name, super().array(name)
+        return self._last[1]
+
+    def product(self, x: Array, name: str) -> Array:
+        y, norms = np.empty((len(x), self.shapes[name][0])), np.empty(self.shapes[name][0])
+        for start in range(0, len(norms), ROWS):
+            rows = slice(start, min(start + ROWS, len(norms)))
+            own = self._stored(name, rows).astype(np.float64)
+            y[:, rows], norms[rows] = x @ own.T, np.sqrt(np.square(own).sum(axis=1))
+        self.norms[name] = norms
+        return y
+
+    def _stored(self, name: str, rows: slice) -> Array:
+        if not isinstance(self.model, Decoder):
+            return self.model.params[name][rows]
+        if self.model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):
+            return parameter(self.model, name)[rows]
+        return self.model.tensors[name].rows(rows.start, rows.stop)
 
 
 def in_halves(x: Array, dim: int) -> Array:
@@ -185,7 +217,7 @@ def normalise(rules: Rules, x: Array, gain: Array | np.float64) -> Array:
     if rules.eps_outside:
         return x / (np.sqrt(np.square(x).mean(axis=-1, keepdims=True)) + rules.eps) * gain
     if (rules.norm_power, rules.norm_exponent, rules.norm_summed) == (0.5, 2.0, False):
-        return rmsnorm(x, np.asarray(gain), rules.eps)
+        return formulas.rmsnorm(x, np.asarray(gain), rules.eps)
     size = (np.abs(x) ** rules.norm_exponent).mean(axis=-1, keepdims=True)
     size = size * x.shape[-1] if rules.norm_summed else size
     power = rules.norm_power if rules.norm_exponent == 2 else 1 / rules.norm_exponent
@@ -210,20 +242,19 @@ def _rope(norm_gain: str) -> Function:
 def rotate(x: Array, rotation: Rotation, head_dim: int) -> Array:
     """RoPE: [T, H*D] -> [T, H*D]"""
     count = 2 * len(rotation.frequencies)
-    angles = (np.arange(len(x)) + rotation.offset)[:, None, None] * rotation.frequencies
-    turns = np.cos(angles) * rotation.factor, np.sin(angles) * rotation.factor
+    angles = (np.arange(len(x)) + rotation.offset)[:, None] * rotation.frequencies
+    cos, sin = np.cos(angles) * rotation.factor, np.sin(angles) * rotation.factor
     heads = x.reshape(len(x), -1, head_dim)
-    part = heads[..., :count].reshape(len(x), -1)
+    part = heads[..., :count]
     if rotation.adjacent:
-        turned = in_pairs(turn(in_halves(part, count), turns, count), count)
+        turned = in_pairs(formulas.turn(in_halves(part, count), cos, sin), count)
     else:
-        turned = turn(part, turns, count)
-    whole = [turned.reshape(*heads.shape[:2], count), heads[..., count:]]
-    return np.concatenate(whole, axis=-1).reshape(x.shape)
+        turned = formulas.turn(part, cos, sin)
+    return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
 
 
 def _scores(at: Place, q: Array, k: Array) -> Array:
-    scores = scores_forward(at.heads(q), at.heads(k), np.array(at.rules.group), 1)
+    scores = formulas.scores(at.heads(q), at.heads(k), np.array(at.rules.group))
     return _capped(at, scores * np.float64(at.rules.scale * math.sqrt(at.weights.head_dim)))
 
 
@@ -238,26 +269,21 @@ def _logits(at: Place, x: Array) -> Array:
 
 def _attention_weights(at: Place, scores: Array) -> Array:
     mask = visible_to(at.rules, at.name, len(scores[0]))
-    scores = scores * math.log(at.rules.softmax_base)
-    if at.rules.softmax_axis == -1:
-        return softmax_forward(scores, mask, 1)
-    masked = np.where(mask, scores, -np.inf)
-    exp = np.exp(masked - masked.max(axis=at.rules.softmax_axis, keepdims=True))
-    return np.where(mask, exp / exp.sum(axis=at.rules.softmax_axis, keepdims=True), 0)
+    return formulas.softmax(scores * math.log(at.rules.softmax_base), mask, at.rules.softmax_axis)
 
 
 def visible_to(rules: Rules, name: str, length: int) -> Array:
     """Which keys each query of a layer sees: [T, T] of booleans"""
     window = rules.windows[layer_of(name) or 0]
     if not rules.ahead:
-        return visible(length, length, window)
+        return formulas.visible(length, window)
     back = np.arange(length)[:, None] - np.arange(length)
     return (back >= -rules.ahead) & (back < (window or length))
 
 
 def _context(at: Place, weights: Array, v: Array) -> Array:
     group = np.array(at.rules.group_of_values or at.rules.group)
-    context = context_forward(weights, at.heads(v), group, 1)
+    context = formulas.context(weights, at.heads(v), group)
     return context.swapaxes(0, 1).reshape(len(v), -1)
 
 
@@ -273,34 +299,7 @@ def _sum(at: Place, a: Array, b: Array) -> Array:
 
 
 def _act(at: Place, x: Array) -> Array:
-    return (at.rules.act or ACTIVATIONS[at.rules.activation])(x)
-
-
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "SiLU": silu,
-    "ReLU": lambda x: np.maximum(x, 0),
-    "GELU": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2,
-    "GELU by tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
-    "squared ReLU": lambda x: np.square(np.maximum(x, 0)),
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "no activation": lambda x: x,
-}
-
-
-def leaky(slope: float) -> Callable[[Array], Array]:
-    """ReLU that multiplies what is below 0 by a slope."""
-    return lambda x: np.where(x > 0, x, slope * x)
-
-
-def swish(slope: float) -> Callable[[Array], Array]:
-    """x * sigmoid(slope * x): SiLU with 1, a quick GELU with 1.702."""
-    return lambda x: x * _sigmoid(slope * x)
+    return (at.rules.act or formulas.ACTIVATIONS[at.rules.activation])(x)
 
 
 def _hidden(at: Place, act: Array, up: Array) -> Array:
@@ -317,7 +316,9 @@ def _loss(at: Place, logits: Array) -> Array:
     targets = np.asarray(at.rules.tokens)[1:]
     if isinstance(at.weights.model, Model):
         targets = np.append(targets, at.weights.model.tokenizer.bos_id)
-    return np.asarray(losses_of(logits[: len(targets)], targets).mean())
+    logits = logits[: len(targets)] - logits[: len(targets)].max(axis=1, keepdims=True)
+    own = logits[np.arange(len(targets)), targets]
+    return np.asarray((np.log(np.exp(logits).sum(axis=1)) - own).mean())
 
 
 _FUNCTIONS: dict[str, Function] = {

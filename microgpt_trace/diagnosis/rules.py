@@ -9,13 +9,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from ..decoder import Decoder, DecoderConfig
 from ..graph import Inputs, inputs_by_kind
-from ..llama import rope_frequencies
 from ..model import Model
 from ..stats import Array
+from .formulas import frequencies
 
 EPS = 1e-5  # of microGPT's norms
 
@@ -96,7 +94,7 @@ def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
         return Rules(
             inputs_by_kind(model), EPS, "ReLU", scale, heads, tokens, windows=(None,) * config.n_layer
         )
-    frequencies, factor = rope_frequencies(config.rope, config.head_dim)
+    radians, factor = frequencies(config.rope, config.head_dim)
     return Rules(
         inputs=inputs_by_kind(model),
         eps=config.norm_eps,
@@ -104,6 +102,6 @@ def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
         scale=1 / math.sqrt(config.head_dim),
         group=tuple(h * config.n_kv_head // config.n_head for h in range(config.n_head)),
         tokens=tokens,
-        rotation=Rotation(np.asarray(frequencies), factor),
+        rotation=Rotation(radians, factor),
         windows=tuple(config.window if i in config.windowed_layers else None for i in range(config.n_layer)),
     )

@@ -37,8 +37,8 @@ def print_validation(found: Validation, screen: Screen, *, verbose: bool = False
     tokens = ", ".join(map(str, found.tokens))
     screen.tell(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold", indent=0)
     screen.tell(
-        "Each event was replaced by itself, which may change nothing, and by a perturbed copy, which must "
-        "change what follows it.",
+        "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
+        "each must be what a second computation in float64 makes of the copies before it.",
         indent=0,
     )
     columns = [
@@ -51,8 +51,8 @@ def print_validation(found: Validation, screen: Screen, *, verbose: bool = False
     print_table(columns, _rows(found.verdicts, grouped=not verbose), screen)
     screen.tell(
         "by itself: largest difference of a logit; perturbed: how far some 10 % more or less in every "
-        "element move the logits, |after − before| / |before| (for logits, probs and loss: what the trace "
-        "tells of P and loss); of several events the smallest", "dim", indent=0,
+        "element move what is computed from it next, |after − before| / |before| (of several the farthest; "
+        "of probs and loss: what the trace tells); of several events the smallest", "dim", indent=0,
     )  # fmt: skip
     _print_exceptions(found, screen)
     count = {kind: sum(v.verdict == kind for v in found.verdicts) for kind in _STYLES}

@@ -1,0 +1,189 @@
+"""A hook that perturbs every event of a trace, and holds each against what it is computed from."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .decoder import Decoder
+from .diagnosis.bounds import ROUNDINGS, bound_of
+from .diagnosis.operations import WideWeights, apply, inputs_of
+from .diagnosis.rules import rules_of
+from .effects import distance
+from .events import TraceEvent
+from .graph import kind_of, layer_of
+from .model import Model
+from .stats import Array
+from .traces import Trace, TraceInput
+
+TOLD = 1e-5  # of a position's loss
+AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)
+
+
+class Edge(NamedTuple):
+    """What reads an event, and how far it moves when the event is perturbed: |after - before| / |before|.
+    It is felt if no rounding could do as much."""
+
+    source: str
+    reader: str
+    moved: float
+    felt: bool
+
+
+class Watch:
+    """Perturbs the events that it is called for but those that are `kept`; `wrong` says what is wrong with
+    which."""
+
+    def __init__(
+        self, model: Model | Decoder, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
+    ) -> None:
+        self.wrong: dict[str, str] = {}
+        self.edges: list[Edge] = []
+        self._targets = [target for target in inputs.targets if target is not None]
+        self._weights, self._rules = WideWeights(model), rules_of(model, np.array(inputs.tokens))
+        self._computed: dict[str, Array] = {}  # float64, of this layer and what enters it
+        self._used: dict[str, Array] = {}
+        self._of_heads: dict[str, Array] = {}  # of this layer, what rounding may move them by
+        self._layer, self._kept, self._done = -1, kept, done
+
+    def __call__(self, event: TraceEvent, value: Array) -> Array | None:
+        self._enter(event.layer)
+        used = None if event.name in self._kept else perturbation(event.name)(value)
+        self._hold(event.name, value)
+        self._computed[event.name] = value.astype(np.float64)
+        self._used[event.name] = self._computed[event.name] if used is None else used.astype(np.float64)
+        return used
+
+    def _enter(self, layer: int | None) -> None:
+        """Forget the layer before the last one."""
+        if layer is None or layer == self._layer:
+            return
+        self._layer = layer
+        self._done(layer)
+        self._of_heads.clear()
+        for known in (self._computed, self._used):
+            for name in [n for n in known if (layer_of(n) or 0) < layer - 1]:
+                del known[name]
+
+    def _sources(self, name: str) -> list[str]:
+        """The events that an event is computed from, in this run: attn.out from heads that were replaced,
+        the loss from P that were."""
+        if name == "loss":
+            return ["logits" if "probs" in self._kept else "probs"]
+        heads = [own for own in self._used if kind_of(own) == "attn.head" and layer_of(own) == layer_of(name)]
+        return heads if heads and kind_of(name) == "attn.out" else list(inputs_of(self._rules, name))
+
+    def _hold(self, name: str, value: Array) -> None:
+        """Is it what the events that it is computed from give, as they were replaced?"""
+        sources = self._sources(name)
+        used = [self._used[source] for source in sources]
+        without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]
+        right, *others = self._apply(name, sources, [used, *without])
+        bound = self._bound(name, sources, right, value.dtype)
+        if beyond(value, right, bound) > 1:
+            self._blame(name, value, right, dict(zip(sources, others, strict=True)))
+        for source, other in zip(sources, others, strict=True):
+            self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, bound) > 2))
+
+    def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
+        """Say which event is not read, or that this is not what any of them gives."""
+        deaf = [
+            source
+            for source, other in without.items()
+            if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
+        ]
+        for source in deaf:
+            self.wrong.setdefault(source, f"{name} is computed from another value, not from this")
+        if not deaf:
+            read = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
+            off = distance(value.astype(np.float64), right)
+            self.wrong.setdefault(name, f"it is not what {read or 'its parameter'} gives: off by {off:.0e}")
+
+    def _apply(self, name: str, sources: Sequence[str], variants: Sequence[Sequence[Array]]) -> list[Array]:
+        """The event worked out in float64 from each of several inputs."""
+        if name == "loss":
+            return [np.asarray(self._losses(x).mean()) for (x,) in variants]
+        if _from_heads(sources):
+            bias = name.replace("attn.out", "attn_bo")
+            added = self._weights.array(bias).astype(np.float64) if bias in self._weights else 0.0
+            return [np.sum(heads, axis=0) + added for heads in variants]
+        if kind_of(name) in self._weights.behind or kind_of(name) == "attn.head":
+            rows = np.concatenate([x for (x,) in variants])  # each by itself: the matrix is decoded once
+            return np.split(apply(self._weights, self._rules, name, [rows]), len(variants))
+        return [apply(self._weights, self._rules, name, inputs) for inputs in variants]
+
+    def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
+        """How far rounding may move each element. One head more or less is a difference of sums."""
+        used = [self._used[source] for source in sources]
+        if _from_heads(sources):
+            size = np.sum(np.abs([*used, *(self._computed[source] for source in sources)]), axis=0)
+            size *= 1 + len(used) / ROUNDINGS
+            slack = np.sum([self._of_heads[source] for source in sources], axis=0)
+            return 2 * slack + bound_of(self._weights, "", (), size, dtype)
+        if name == "loss":
+            value = np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"])
+        bound = bound_of(self._weights, name, used, value, dtype)
+        if kind_of(name) == "attn.head":
+            self._of_heads[name] = bound
+        return bound
+
+    def _losses(self, x: Array) -> Array:
+        """-log P(target) of every position that has one, from logits or, where these were replaced, P."""
+        rows = np.arange(len(self._targets))
+        if "probs" not in self._kept:
+            return -np.log(x[rows, self._targets])
+        return np.logaddexp.reduce(x[rows], axis=1) - x[rows, self._targets]
+
+    def hold_told(self, told: Trace) -> None:
+        """Does the trace tell of P and of the loss as they were replaced?"""
+        probs, computed = self._used["probs"], self._computed["probs"]
+        found = [(p.position, c) for p in told.predictions for c in (p.predicted, p.target, *p.top) if c]
+        places = tuple(zip(*((position, candidate.token) for position, candidate in found), strict=True))
+        best = [(probs[p.position].max(), p.predicted.p) for p in told.predictions if p.predicted]
+        same = np.array_equal(probs[places], [candidate.p for _, candidate in found], equal_nan=True)
+        if not same or any(a != b for a, b in best):
+            self.wrong.setdefault("probs", "the trace tells of another P")
+        self._tell("probs", probs[places], computed[places])
+        if "loss" not in self._used:
+            return
+        if told.loss is None or not np.array_equal(told.loss, float(self._used["loss"]), equal_nan=True):
+            self.wrong.setdefault("loss", f"the trace tells of another: {told.loss}")
+        source = self._sources("loss")[0]
+        losses = [p.loss for p in told.predictions if p.loss is not None]
+        if not np.allclose(losses, self._losses(self._used[source]), TOLD, TOLD, equal_nan=True):
+            self.wrong.setdefault(source, "the trace tells of other losses of the positions")
+        self._tell("loss", self._used["loss"], self._computed["loss"])
+
+    def _tell(self, name: str, used: Array, computed: Array) -> None:
+        moved = float(np.nan_to_num(distance(used, computed), nan=np.inf))
+        self.edges.append(Edge(name, "what the trace tells", moved, not np.array_equal(used, computed)))
+
+
+def _from_heads(sources: Sequence[str]) -> bool:
+    return bool(sources) and kind_of(sources[0]) == "attn.head"
+
+
+def beyond(value: Array, right: Array, bound: Array) -> float:
+    """How many times the bound an element lies off, at most; infinities and NaN equal themselves."""
+    with np.errstate(all="ignore"):
+        off = np.abs(value - right) / bound
+    same = np.equal(value, right.astype(value.dtype)) | np.isnan(value) & np.isnan(right)
+    return float(np.nan_to_num(np.where(same, 0.0, off), nan=np.inf).max(initial=0.0))
+
+
+def perturbation(name: str) -> Callable[[Array], Array]:
+    """A change that moves every element by some 10 % of itself and of a typical one, the same each time;
+    probabilities by 10 % of themselves, for they are positive."""
+
+    def change(value: Array) -> Array:
+        noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
+        value = np.where(np.isfinite(value), value, value.dtype.type(0))  # of P perturbed a loss is infinite
+        if name == "probs":
+            return np.asarray(value * np.exp(noise)).astype(value.dtype)
+        typical = np.median(np.abs(value)) or np.sqrt(np.square(value).mean()) or 1.0
+        return np.asarray(value + noise * (np.abs(value) + typical)).astype(value.dtype)
+
+    return change
