@@ -18,7 +18,7 @@ PATH = Path("model.gguf")
 
 
 def render(template, text="Hi"):
-    return render_chat(template, text, "<s>", "</s>", PATH)
+    return render_chat(template, text, {"bos_token": "<s>", "eos_token": "</s>"}, PATH)
 
 
 @pytest.mark.parametrize(

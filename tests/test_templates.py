@@ -19,13 +19,13 @@ FILE = Path("model.gguf")
 
 
 def rendered(template, text="Hi"):
-    return render(template, text, "<s>", "</s>")
+    return render(template, text, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 def bounded(template, seconds, memory=120 * MIB):
     """What is said of a template that takes more than that."""
     with pytest.raises(FileFormatError, match=r"^model\.gguf: its chat template ") as caught:
-        render_chat(template, "Hi", "", "", FILE, template_process(Limits(seconds, memory, MIB)))
+        render_chat(template, "Hi", {}, FILE, template_process(Limits(seconds, memory, MIB)))
     print(caught.value)
     return str(caught.value).removeprefix("model.gguf: its chat template ")
 
@@ -73,14 +73,14 @@ def test_a_long_refusal_is_one_short_line():
     with pytest.raises(
         InputError, match=r"^model\.gguf: its chat template refuses the message: x x x"
     ) as caught:
-        render_chat("{{ raise_exception('x ' * 10**7) }}", "Hi", "", "", FILE, process)
+        render_chat("{{ raise_exception('x ' * 10**7) }}", "Hi", {}, FILE, process)
     assert len(str(caught.value)) < 400
 
 
 def test_a_usual_template_needs_a_small_part_of_what_it_may_take():
     few = Limits(LIMITS.seconds, LIMITS.memory // 6)
     messages = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200
-    assert len(render_chat(messages, "Hi", "<s>", "", FILE, template_process(few))) == 200 * len(
+    assert len(render_chat(messages, "Hi", {"bos_token": "<s>"}, FILE, template_process(few))) == 200 * len(
         "<s>user\nHi"
     )
 

@@ -422,6 +422,42 @@ def huggingface_folder(folder, config=None, before=(), after=(), **files):
     return from_huggingface(folder)
 
 
+CHATS = {
+    "its own BOS": ("{{ bos_token }}{{ messages[0].content }}", [BOS, "a"]),
+    "no BOS": ("{{ messages[0].content }}{{ eos_token }}", ["a", EOS]),
+    "others by name": (
+        "{{ unk_token }}{{ messages[0].content }}{{ pad_token }}{{ sep_token }}",
+        [TOOL, "a", EOS],
+    ),
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("added", [None, True, False])
+@pytest.mark.parametrize("before", [(), (BOS,)])
+def test_a_chat_of_a_folder_is_what_transformers_makes_of_it(tmp_path, before, added, chat):
+    transformers = pytest.importorskip("transformers")
+    template, expected = CHATS[chat]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "bos_token": BOS,
+        "eos_token": EOS, "pad_token": {"content": EOS}, "unk_token": TOOL,
+    } | ({} if added is None else {"add_bos_token": added})  # fmt: skip
+    vocabulary = huggingface_folder(tmp_path, config, before)
+    found = vocabulary.encode(vocabulary.chat("a"), chat=True)
+    judge = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
+    theirs = judge.apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
+    theirs = theirs if isinstance(theirs, list) else theirs["input_ids"]
+    print(found, theirs)
+    assert found == list(theirs)
+    assert [vocabulary.label(i) for i in found] == expected
+
+
+def test_older_folders_name_tokens_in_a_map_of_their_own(tmp_path):
+    map = {"unk_token": {"content": TOOL}, "bos_token": EOS, "additional_special_tokens": [BOS]}
+    config = {"bos_token": BOS, "chat_template": "{{ bos_token }}{{ unk_token }}{{ pad_token }}"}
+    assert huggingface_folder(tmp_path, config, special_tokens_map=map).chat("a") == BOS + TOOL
+
+
 def test_a_folders_tokenizer_is_read(tmp_path):
     vocabulary = huggingface_folder(tmp_path, {"bos_token": BOS, "eos_token": {"content": EOS}})
     text = f"The test's {BOS} text\n{TOOL}"

@@ -35,14 +35,15 @@ def template_process(limits: Limits = LIMITS) -> Isolated:
 
 
 def render_chat(
-    template: str, text: str, bos_token: str, eos_token: str, path: Path, process: Isolated | None = None
+    template: str, text: str, tokens: Mapping[str, str], path: Path, process: Isolated | None = None
 ) -> str:
-    """The template with one message of the user, up to where the model's answer begins.
+    """The template with one message of the user, up to where the model's answer begins. `tokens` are the
+    special tokens by the names that templates have for them ("bos_token").
 
     Raises InputError where jinja2 is missing or the template refuses the message, FileFormatError
     where the template is no template, fails, or takes too much time or memory.
     """
     check_installed("jinja2", "chat templates need")
     process = process or template_process()
-    rendered: str = process(path, template, text, bos_token, eos_token)
+    rendered: str = process(path, template, text, dict(tokens))
     return rendered

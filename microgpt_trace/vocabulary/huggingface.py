@@ -1,7 +1,8 @@
 """The vocabulary in a Hugging Face folder: tokenizer.json, tokenizer_config.json and their like.
 
 BOS and EOS are added as transformers 5 does it: the post-processor of tokenizer.json decides, whatever
-add_bos_token says in tokenizer_config.json.
+add_bos_token says in tokenizer_config.json. A chat begins with what its template prints, and nothing else:
+apply_chat_template adds no special tokens.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         literal=frozenset(_added(tokenizer, path).values()),
         stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path),
+        named=_named_tokens(folder, config),
+        chat_adds_bos=False,
         **ends,
     )
 
@@ -141,6 +144,17 @@ def _named_ends(config: Mapping[str, Any], ids: Mapping[str, int], path: Path) -
             )
         ends[f"{name}_id"] = None if token is None else ids[token]
     return ends
+
+
+def _named_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """What tokenizer_config.json calls by a name that ends in _token, and special_tokens_map.json, which
+    older versions of transformers left beside it."""
+    path = folder / "special_tokens_map.json"
+    said = (read_json(path) if path.exists() else {}) | dict(config)
+    contents = {
+        name: token.get("content") if isinstance(token, dict) else token for name, token in said.items()
+    }
+    return {n: token for n, token in contents.items() if n.endswith("_token") and isinstance(token, str)}
 
 
 def _added_ends(

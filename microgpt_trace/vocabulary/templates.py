@@ -10,7 +10,7 @@ generator, say, is refused wherever it would become text, as its text is a name 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import wraps
 from string import Formatter
@@ -34,8 +34,9 @@ _WRITING_FILTERS = (
 )  # fmt: skip
 
 
-def render(template: str, text: str, bos_token: str, eos_token: str) -> str:
-    """The template with one message of the user, up to where the model's answer begins.
+def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
+    """The template with one message of the user, up to where the model's answer begins. `tokens` are the
+    special tokens by the names that templates have for them.
 
     Raises InputError where the template refuses the message, FileFormatError where it is no template or
     fails.
@@ -43,12 +44,11 @@ def render(template: str, text: str, bos_token: str, eos_token: str) -> str:
     try:
         program = _Environment().from_string(template)
         return program.render(
+            **tokens,
             messages=[{"role": "user", "content": text}],
             add_generation_prompt=True,
             tools=None,
             documents=None,
-            bos_token=bos_token,
-            eos_token=eos_token,
         )
     except TemplateSyntaxError as error:
         raise FileFormatError(f"line {error.lineno} of its chat template: {one_line(error)}") from error

@@ -25,7 +25,9 @@ class Vocabulary:
     """The tokens of a model by id, what they stand for, and how text becomes ids.
 
     `spell` gives the bytes of a token as the file writes it; `literal` are the ids of tokens that
-    stand for their own spelling. `bos_note` says where add_bos was not read from the file.
+    stand for their own spelling. `bos_note` says where add_bos was not read from the file. `named` are the
+    special tokens that chat templates call by name, None: BOS and EOS; with `chat_adds_bos` a chat begins
+    with a BOS where a text does.
     """
 
     path: Path
@@ -41,6 +43,8 @@ class Vocabulary:
     add_eos: bool = False
     bos_note: str = ""
     templates: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, str] | None = None
+    chat_adds_bos: bool = True
 
     def __repr__(self) -> str:
         return one_line(self, path=str(self.path), size=self.size, kind=self.kind)
@@ -57,7 +61,8 @@ class Vocabulary:
         """The ids of a text, BOS and EOS around them where the file's flags say so.
 
         Special tokens spelled in the text are parsed only where `special` or `chat` says so. `chat` is
-        text from a chat template: a BOS it begins with is not doubled, and its open end gets no EOS.
+        text from a chat template: a BOS it begins with is not doubled, nor put where `chat_adds_bos` says no,
+        and its open end gets no EOS.
         Raises InputError for text that has no tokens or cannot be encoded here, FileFormatError where
         the file's tokenizer is at fault or of a kind that is not supported.
         """
@@ -66,7 +71,8 @@ class Vocabulary:
         if not text.isascii():
             _check_text(text)
         ids = self.encoder(text, special or chat)
-        if self.add_bos and self.bos_id is not None and not (chat and ids[:1] == [self.bos_id]):
+        begun = chat and (not self.chat_adds_bos or ids[:1] == [self.bos_id])
+        if self.add_bos and self.bos_id is not None and not begun:
             ids = [self.bos_id, *ids]
         if self.add_eos and self.eos_id is not None and not chat:
             ids = [*ids, self.eos_id]
@@ -95,11 +101,13 @@ class Vocabulary:
 
         Raises InputError where the file has no template.
         """
-        bos, eos = (
-            "" if i is None else self.piece(i).decode("utf-8", "replace") for i in (self.bos_id, self.eos_id)
-        )
+        ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        spelled = {
+            name: "" if i is None else self.piece(i).decode("utf-8", "replace") for name, i in ends.items()
+        }
         template = pick_template(self.templates, self.path)
-        return render_chat(template, text, bos, eos, self.path, self._template_process)
+        tokens = spelled if self.named is None else self.named
+        return render_chat(template, text, tokens, self.path, self._template_process)
 
     @cached_property
     def _template_process(self) -> Isolated:
