@@ -1,4 +1,4 @@
-"""Prints a measurement as a table of plain text."""
+"""Prints a measurement as a table: of plain text, or of Markdown for README.md."""
 
 from __future__ import annotations
 
@@ -13,4 +13,11 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         first, *others = row
         cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
         print("  " + "   ".join([f"{first:<{widths[0]}}", *cells]))
+    print(flush=True)
+
+
+def print_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """An empty line after."""
+    for row in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(row)} |")
     print(flush=True)
