@@ -35,6 +35,7 @@ lint: $(VENV)/installed-lint
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/bench.py all
+	$(BIN)/python benchmarks/bench.py training --all-cores
 
 bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/models.py all

@@ -7,18 +7,18 @@ its own held-out loss: the mean over names of the mean cross-entropy over a name
 from __future__ import annotations
 
 import numpy as np
-from peers import TorchPeer, installed
-from runs import held_out_rows, new_trainer, rows_of
+from peers import installed
+from runs import LR, held_out_rows, new_trainer, rows_of
 from table import print_table
 
 from microgpt_trace import Config
 
-STEPS, LR = 5000, 0.01
+STEPS = 5000
 SEEDS = range(5)
 
 
 def our_loss(batch_size: int, seed: int) -> float:
-    trainer = new_trainer(Config(), STEPS, batch_size, seed)
+    trainer = new_trainer(Config(), STEPS, batch_size, seed=seed)
     for _ in trainer.run():
         pass
     return trainer.held_out_loss() or float("nan")
@@ -26,15 +26,16 @@ def our_loss(batch_size: int, seed: int) -> float:
 
 def torch_loss(seed: int) -> float:
     """At batch size 1."""
-    trainer = new_trainer(Config(), STEPS, 1, seed)
+    import torch
+    from peer_torch import TorchPeer
+
+    trainer = new_trainer(Config(), STEPS, 1, seed=seed)
     peer = TorchPeer(Config(), dict(trainer.params.items()), STEPS, LR)
-    for step in range(STEPS):
-        peer.step(rows_of(trainer.batch(step), Config()))
-    rows, total = held_out_rows(), 0.0
-    with peer.torch.no_grad():
-        for part in np.array_split(rows, 16):
-            total += peer.loss(part).item() * len(part)
-    return total / len(rows)
+    peer.train(peer.prepare([rows_of(trainer.batch(step), Config()) for step in range(STEPS)]))
+    parts = np.array_split(held_out_rows(), 16)
+    with torch.no_grad():
+        losses = [peer.loss(*batch).item() for batch in peer.prepare(parts)]
+    return float(np.average(losses, weights=[len(part) for part in parts]))
 
 
 def report(all_seeds: bool) -> None:

@@ -13,6 +13,8 @@ from microgpt_trace.documents import Documents, default_data, read_lines
 from microgpt_trace.model import Schedule
 from microgpt_trace.training import Trainer
 
+LR = 0.01
+
 
 @cache
 def documents() -> Documents:
@@ -20,9 +22,9 @@ def documents() -> Documents:
     return Documents.fit(read_lines(default_data()), Tokenizer(), Config().block_size)
 
 
-def new_trainer(config: Config, steps: int, batch_size: int, seed: int = 42) -> Trainer:
+def new_trainer(config: Config, steps: int, batch_size: int, lr: float = LR, seed: int = 42) -> Trainer:
     """A run from fresh values: `seed` draws them and shuffles the names."""
-    return Trainer(init(config, seed=seed), documents(), Schedule(steps, batch_size, seed=seed))
+    return Trainer(init(config, seed=seed), documents(), Schedule(steps, batch_size, lr, seed))
 
 
 def padded(names: Sequence[Sequence[int] | np.ndarray], block_size: int) -> np.ndarray:

@@ -47,28 +47,21 @@ class Scalar:
 
     def backward(self) -> None:
         """Add d self / d number to the `grad` of every number this one was computed from."""
-        self.grad = 1.0
-        for number in reversed(self.computed_from()):
+        self.grad, order = 1.0, list[Scalar]()
+        visit(self, set(), order)
+        for number in reversed(order):
             grad = number.grad
-            for source, slope in zip(number.inputs, number.slopes, strict=True):
+            for source, slope in zip(number.inputs, number.slopes):  # noqa: B905
                 source.grad += grad * slope
 
-    def computed_from(self) -> list[Scalar]:
-        """This number and all before it, each after its inputs."""
-        order: list[Scalar] = []
-        seen: set[Scalar] = set()
-        waiting = [(self, iter(self.inputs))]
-        while waiting:
-            number, inputs = waiting[-1]
-            for source in inputs:
-                if source not in seen:
-                    seen.add(source)
-                    waiting.append((source, iter(source.inputs)))
-                    break
-            else:
-                waiting.pop()
-                order.append(number)
-        return order
+
+def visit(number: Scalar, seen: set[Scalar], order: list[Scalar]) -> None:
+    """Append the number and all it was computed from to `order`, each after its inputs."""
+    if number not in seen:
+        seen.add(number)
+        for source in number.inputs:
+            visit(source, seen, order)
+        order.append(number)
 
 
 Vector = list[Scalar]

@@ -440,7 +440,7 @@ def test_a_chat_of_a_folder_is_what_transformers_makes_of_it(tmp_path, before, a
     template, expected = CHATS[chat]
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "bos_token": BOS,
-        "eos_token": EOS, "pad_token": {"content": EOS}, "unk_token": TOOL,
+        "eos_token": EOS, "pad_token": EOS, "unk_token": TOOL,
     } | ({} if added is None else {"add_bos_token": added})  # fmt: skip
     vocabulary = huggingface_folder(tmp_path, config, before)
     found = vocabulary.encode(vocabulary.chat("a"), chat=True)
