@@ -4,12 +4,14 @@ The judges are gguf's quantisers, which round; and faults put into the weights b
 """
 
 import json
+import re
 import time
 import tracemalloc
 from dataclasses import asdict
 
 import numpy as np
 import pytest
+from commands import microgpt
 from conftest import CASES as MICROGPTS
 from real_model import SMOLLM2, needs_smollm2
 from tiny_models import (
@@ -80,7 +82,7 @@ def test_rounding_to_a_type_is_explained_by_it(tmp_path, type):
     found = compare_weights(folder(tmp_path), gguf_file(tmp_path, type))
     ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
     print(f"{type}: actual / expected {min(ratios):.2f} to {max(ratios):.2f}, allowed {FACTOR}")
-    assert found.same
+    assert found.agree
     assert not failing(found)
     assert len(ratios) == 16
     assert min(ratios) > 0.85
@@ -92,7 +94,7 @@ def test_rounding_to_a_type_is_explained_by_it(tmp_path, type):
 @pytest.mark.parametrize("a", ["BF16", "Q8_0", "Q4_0"])
 def test_two_types_of_one_source_agree(tmp_path, a, b):
     (tmp_path / "other").mkdir()
-    assert compare_weights(gguf_file(tmp_path, a), gguf_file(tmp_path / "other", b)).same
+    assert compare_weights(gguf_file(tmp_path, a), gguf_file(tmp_path / "other", b)).agree
 
 
 def step_of_runs(blocks, run):
@@ -117,7 +119,7 @@ def test_the_steps_of_k_types_are_those_of_their_runs(tmp_path, type):
     found = compare_weights(a, load(write_gguf(tmp_path / "b.gguf", config, blocks)))
     ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
     print(f"{type}: {min(ratios):.3f} to {max(ratios):.3f}")
-    assert found.same
+    assert found.agree
     assert min(ratios) > 0.9
     assert max(ratios) < 1.1
 
@@ -228,6 +230,130 @@ def test_a_factor_is_measured_through_quantisation(tmp_path, factor):
     assert float(cause.split()[3]) == pytest.approx(factor, rel=1e-3)
 
 
+# --- What may be called the same, and what is told of the rest --------------------------------
+
+
+def damaged_q4_1(row, change):
+    """A damage to the blocks of a row of mlp_wdown: scale, minimum (float16) and 16 bytes of integers."""
+
+    def damage(blocks):
+        held = blocks[MLP.format("down")].rows[row].reshape(-1, 20)
+        d, m = held[:, :2].copy().view(np.float16), held[:, 2:4].copy().view(np.float16)
+        d, m, q = change(d.astype(np.float32), m.astype(np.float32), held[:, 4:].copy())
+        held[:] = np.hstack([d.astype(np.float16).view(np.uint8), m.astype(np.float16).view(np.uint8), q])
+
+    return damage
+
+
+def one_nibble(times):
+    def change(d, m, q):
+        low = q[0, 3] & 15
+        q[0, 3] = (q[0, 3] & 0xF0) | (low + times if low < 8 else low - times)
+        return d, m, q
+
+    return change
+
+
+SAME_TYPE = {  # what became of a Q4_1 tensor, and whether it may still be a rounding of the same weights
+    "an integer one off": (damaged_q4_1(5, one_nibble(1)), True),
+    "an integer eight off": (damaged_q4_1(5, one_nibble(8)), False),
+    "a scale 1.01": (damaged_q4_1(5, lambda d, m, q: (d * 1.01, m, q)), True),
+    "a scale 1.5": (damaged_q4_1(5, lambda d, m, q: (d * 1.5, m, q)), False),
+    "minima of a row": (damaged_q4_1(5, lambda d, m, q: (d, m + d / 2, q)), True),
+    "all minima": (damaged_q4_1(slice(None), lambda d, m, q: (d, m + d / 2, q)), False),
+    "rows": (lambda blocks: swap(blocks[MLP.format("down")].rows, 3, 4), False),
+}
+
+
+def swap(rows, i, j):
+    rows[[i, j]] = rows[[j, i]]
+
+
+@pytest.mark.parametrize("what", SAME_TYPE)
+def test_no_other_numbers_of_one_type_are_called_the_same(tmp_path, what):
+    damage, holds = SAME_TYPE[what]
+    (tmp_path / "other").mkdir()
+    a, b = gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage)
+    found = compare_weights(a, b)
+    row = next(row for row in found.rows if row.name == "layer0.mlp_wdown")
+    print(row)
+    assert (found.same, found.agree, row.equal, row.unequal > 0) == (False, holds, False, True)
+    assert [other.name for other in found.rows if not other.equal] == ["layer0.mlp_wdown"]
+    assert not (holds and row.cause)
+
+
+def test_minima_that_all_moved_are_named(tmp_path):
+    (tmp_path / "other").mkdir()
+    damage = SAME_TYPE["all minima"][0]
+    cause = cause_of(
+        gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage), "mlp_wdown"
+    )
+    assert cause == "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
+
+
+def noise_of_steps(share):
+    """A quantised tensor rounded once more after noise of a share of its steps."""
+
+    def damage(blocks):
+        held = blocks[MLP.format("down")]
+        steps = np.ptp(held.values().reshape(-1, 32), axis=1) / 15
+        noise = np.random.default_rng(1).standard_normal(held.values().shape) * share
+        moved = held.values() + noise * np.repeat(steps, 32).reshape(noise.shape)
+        blocks[MLP.format("down")] = quantised({"x": moved.astype(np.float32)}, "Q4_1")["x"]
+
+    return damage
+
+
+@pytest.mark.parametrize(("share", "code"), [(1 / 16, 0), (1 / 8, 0), (1 / 4, 0), (1 / 2, 1), (1, 1)])
+def test_noise_of_a_tensor_is_told_with_its_figures(tmp_path, share, code):
+    (tmp_path / "other").mkdir()
+    gguf_file(tmp_path, "Q4_1")
+    gguf_file(tmp_path / "other", "Q4_1", damage=noise_of_steps(share))
+    done = microgpt("diff", tmp_path / "Q4_1.gguf", tmp_path / "other" / "Q4_1.gguf", "--weights")
+    said = " ".join(done.out.split())
+    print(said)
+    assert (done.code, "The same" in said) == (code, False)
+    if code:
+        assert "1 of 21 parameters differ layer0.mlp_wdown" in said
+        assert "of the others 20 are equal, number for number" in said
+    else:
+        assert "None of 21 parameters differs by more than is allowed; 20 are equal, number for nu" in said
+        assert re.search(
+            r"layer0\.mlp_wdown, Q4_1 on both sides: [12],\d+ of 2,048 elements unequal, relative L2 0\.\d+, "
+            r"where rounding leaves 0\.\d+",
+            said,
+        )
+
+
+def test_what_a_conversion_leaves_is_told_by_types(tmp_path):
+    folder(tmp_path)
+    gguf_file(tmp_path)
+    done = microgpt("diff", tmp_path / "a", tmp_path / "Q8_0.gguf", "--weights")
+    said = " ".join(done.out.split())
+    assert (done.code, "The same" in said) == (0, False)
+    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
+    assert "16 parameters, F32 in A, Q8_0 in B:" in said
+
+
+def test_equal_numbers_are_the_same_and_of_some_that_is_said(tmp_path):
+    folder(tmp_path)
+    command = ["diff", tmp_path / "a", tmp_path / "a", "--weights"]
+    assert "The same, number for number: all 21 parameters" in microgpt(*command).out
+    done = microgpt(*command, "--layer", "layer0.*", "--json")
+    document = json.loads(done.out)
+    assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
+    some = " ".join(microgpt(*command, "--layer", "layer0.*").out.split())
+    assert "The 9 of 21 parameters named are equal, number for number" in some
+
+
+def test_nan_on_both_sides_is_told(tmp_path):
+    broken = change(ATTN.format("o"), put((3, slice(9, 11)), np.nan))
+    folder(tmp_path, edit=broken)
+    folder(tmp_path, "b", edit=broken, dtype="BF16")
+    done = microgpt("diff", tmp_path / "a", tmp_path / "b", "--weights")
+    assert "layer0.attn_wo: 2 of 1,024 elements are NaN or infinite on both sides" in done.out
+
+
 def test_an_unknown_relation_has_no_cause(tmp_path):
     other = np.random.default_rng(5).normal(size=(32, 32))
     assert (
@@ -273,7 +399,7 @@ def test_what_is_not_finite_on_one_side_is_found(tmp_path, value, said):
 def test_nan_in_the_same_places_is_the_same(tmp_path):
     broken = change(ATTN.format("o"), put((3, 9), np.nan))
     a, b = folder(tmp_path, edit=broken), folder(tmp_path, "b", edit=broken, dtype="BF16")
-    assert compare_weights(a, b).same
+    assert compare_weights(a, b).agree
     moved = folder(tmp_path, "c", edit=change(ATTN.format("o"), put((3, slice(9, 11)), np.nan)))
     assert cause_of(a, moved, "attn_wo") == "B is NaN at [3, 10]"
 
@@ -285,7 +411,7 @@ def test_a_tied_head_is_compared_with_one_that_is_stored(tmp_path):
     tied = folder(tmp_path, config=WIDE | {"tie_word_embeddings": True})
     stored = folder(tmp_path, "b", edit=tie)
     for found, name_b in ((compare_weights(tied, stored), "lm_head"), (compare_weights(stored, tied), "wte")):
-        assert found.same
+        assert found.agree
         assert found.rows[-1].name == "lm_head"
         assert found.rows[-1].name_b == name_b
     rows = failing(compare_weights(tied, folder(tmp_path, "c")))
@@ -295,7 +421,7 @@ def test_a_tied_head_is_compared_with_one_that_is_stored(tmp_path):
 def test_other_shapes_and_what_one_side_lacks_are_listed(tmp_path):
     deeper = WIDE | {"num_hidden_layers": 3, "intermediate_size": 96}
     found = compare_weights(folder(tmp_path), folder(tmp_path, "b", deeper))
-    assert not found.same
+    assert not found.agree
     assert found.only_a == ()
     assert len(found.only_b) == 9
     assert found.only_b[0] == "layer2.attn_norm"
@@ -326,8 +452,8 @@ def test_rows_stand_in_order_of_use_and_progress_is_reported(tmp_path):
 def test_a_tolerance_of_ones_own(tmp_path):
     a = folder(tmp_path)
     b = folder(tmp_path, "b", edit=change(ATTN.format("o"), lambda w: w * 1.001))
-    assert compare_weights(a, b, rtol=2e-3).same
-    assert not compare_weights(a, b, rtol=5e-4).same
+    assert compare_weights(a, b, rtol=2e-3).agree
+    assert not compare_weights(a, b, rtol=5e-4).agree
     rounded = compare_weights(a, folder(tmp_path, "c", dtype="BF16"), rtol=1e-4)
     assert {row.cause for row in failing(rounded).values()} == {"no more than rounding explains"}
     with pytest.raises(InputError, match="rtol"):
@@ -344,7 +470,7 @@ def test_the_worst_row_is_the_one_furthest_off(tmp_path):
 def test_the_result_is_plain_data(tmp_path):
     found = compare_weights(folder(tmp_path), gguf_file(tmp_path, "Q4_0"))
     document = json.loads(json.dumps(asdict(found)))
-    assert document["same"] is True
+    assert document["agree"] is True
     assert document["factor"] == FACTOR
     assert document["rows"][3]["index"] == list(found.rows[3].index)
 
@@ -415,10 +541,10 @@ def test_a_microgpt_in_both_precisions_is_the_same(name):
     model = MICROGPTS[name].model
     narrow = Model(model.params.copy(np.float32), model.tokenizer, "float32")
     found = compare_weights(model, narrow)
-    assert found.same
+    assert found.agree
     assert {(row.type_a, row.type_b) for row in found.rows} == {("F64", "F32")}
     assert [row.name for row in found.rows] == list(model.config.shapes())
-    assert compare_weights(model, model).same
+    assert compare_weights(model, model).agree
 
 
 def test_a_microgpts_wrong_weight_is_found(emma):
@@ -448,7 +574,7 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path):
     config = WIDE | {"vocab_size": 100_000, "tie_word_embeddings": True}  # 12.8 MB in float32
     a, b = folder(tmp_path, config=config), folder(tmp_path, "b", config, dtype="BF16")
     tracemalloc.start()
-    assert compare_weights(a, b).same
+    assert compare_weights(a, b).agree
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
     print(f"{peak:.1f} MB")
@@ -461,5 +587,5 @@ def test_smollm2_is_itself():
     start = time.perf_counter()
     found = compare_weights(a, b)
     print(f"{time.perf_counter() - start:.2f} s")
-    assert found.same
+    assert found.agree
     assert len(found.rows) == 272

@@ -213,7 +213,7 @@ def _weights(sides: Sequence[Any], names: list[str], rtol: float | None, view: V
         from ..render.weights import print_weights
 
         show(lambda screen: print_weights(result, screen, verbose=view.verbose), view.out)
-    return result.same
+    return result.agree
 
 
 def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], view: View) -> bool:

@@ -36,9 +36,11 @@ def find_cause(
         return _of_values(found)
     if found.holds(LIMIT):  # then much would seem to fit; the caller asked for less
         return _in_one_place(found) or "no more than rounding explains"
+    if found.damaged:  # in so few places that much would seem to fit
+        return _in_one_place(found)
     candidates = _candidates(name, a, b, found, head_dims)
     cause = next((text for text, left, right in candidates if _is(left, right)), "")
-    return cause or _in_one_place(found)
+    return cause or _in_one_place(found) or (_moved(found) if found.moved else "")
 
 
 def _of_values(found: Distance) -> str:
@@ -58,10 +60,19 @@ def _in_one_place(found: Distance) -> str:
     if found.expected is None:
         few = found.unequal <= max(1, found.count // 100)
         return f"{found.unequal:,} of {found.count:,} elements differ" if few else ""
+    if found.damaged and not found.blocks_off:
+        steps = f"{found.most_steps:.3g} steps of the type" if found.most_steps < math.inf else "more"
+        return f"{found.unequal:,} of {found.count:,} elements differ, by up to {steps}"
     if not 0 < found.blocks_off <= max(1, found.count // BLOCK // 100):
         return ""
     where = f"from {list(found.index(found.block_at))} on {found.worst_block:.3g} times as far"
     return f"{found.blocks_off:,} run(s) of {BLOCK} elements off, {where} as rounding explains"
+
+
+def _moved(found: Distance) -> str:
+    share = found.shift / found.count
+    way = "above" if share > 0 else "below"
+    return f"B lies {way} A as a whole, on average by {abs(share):.2g} times the error that rounding explains"
 
 
 def _is(a: Values, b: Values) -> bool:

@@ -31,10 +31,11 @@ class WeightRow:
     `relative_l2` is |B - A| / |A| over the finite elements, `expected` what the rounding of both stored
     types explains of it (None where both are exact or the stored bytes are the same). `max_abs` is the
     largest difference, at `index`, where the sides have `value_a` and `value_b`; a value that is not
-    finite on one side counts as the largest. `unequal` elements differ at all. `scale` times A comes
-    closest to B. `worst_block` is the largest error of 32 neighbours relative to what is expected of
-    them, which begin at `block`; `blocks_off` are further off than rounding explains. Measures are None
-    where the shapes differ.
+    finite on one side counts as the largest. `unequal` elements differ at all; `nowhere` are NaN or
+    infinite on both sides, of which nothing more is known. `scale` times A comes closest to B.
+    `worst_block` is the largest error of 32 neighbours relative to what is expected of them, which begin
+    at `block`; `blocks_off` are further off than rounding explains. Measures are None where the shapes
+    differ.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WeightRow:
     relative_l2: float | None = None
     expected: float | None = None
     unequal: int | None = None
+    nowhere: int | None = None
     max_abs: float | None = None
     index: Index | None = None
     value_a: float | None = None
@@ -59,20 +61,33 @@ class WeightRow:
 
     __repr__ = one_line
 
+    @property
+    def equal(self) -> bool:
+        """Whether every element is the same number on both sides."""
+        return self.unequal == 0
+
+    @property
+    def count(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape_a)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightsComparison:
     """Two models' parameters. `factor` times the expected error is allowed, or `rtol` where it is given.
 
-    `only_a` and `only_b` are parameters that the other side lacks; `worst` names the row that is furthest
-    off, of those that do not hold if there are any.
+    `agree`: of those compared, out of `of`, none differs by more, and none is on one side alone; `same`:
+    they are all, and equal, number for number. `only_a` and `only_b` are parameters that the other side
+    lacks; `worst` names the row that is furthest off, of those that do not hold if there are any.
     """
 
     a: str
     b: str
     factor: float
     rtol: float | None
+    agree: bool
     same: bool
+    of: int
     differing: int
     worst: str | None
     rows: tuple[WeightRow, ...]
@@ -130,12 +145,15 @@ def compare_weights(
         rows.append(_row(name, left, right, rtol))
     lacking = [name for name in chosen if name not in both]
     failing = [row for row in rows if not row.holds]
+    agree = not failing and not lacking
     return WeightsComparison(
         a=left.origin,
         b=right.origin,
         factor=FACTOR,
         rtol=rtol,
-        same=not failing and not lacking,
+        agree=agree,
+        same=agree and len(rows) == len(every) and all(row.equal for row in rows),
+        of=len(every),
         differing=len(failing),
         worst=max(failing or rows, key=_badness).name if rows else None,
         rows=tuple(rows),
@@ -170,7 +188,7 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
     if left.shape != right.shape:
         return WeightRow(*told, holds=False, cause="shapes differ")
     if _same_bytes(name_a, name_b, a, b):
-        return WeightRow(*told, holds=True, relative_l2=0.0, unequal=0, max_abs=0.0, scale=1.0)
+        return WeightRow(*told, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
     found = measure(left, right)
     holds = found.holds(0.0, rtol)
     dims = (a.head_dim, b.head_dim)
@@ -189,6 +207,7 @@ def _measured(
         relative_l2=found.relative_l2,
         expected=found.expected,
         unequal=found.unequal,
+        nowhere=found.nowhere,
         max_abs=found.max_abs,
         index=found.index(found.at) if differs else None,
         value_a=found.values[0] if differs else None,

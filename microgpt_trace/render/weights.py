@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
 from .comparison import error, number
 from .layout import Column, print_table
@@ -13,20 +14,19 @@ FEW = 40  # rows that are all shown without --verbose
 def print_weights(result: WeightsComparison, screen: Screen, *, verbose: bool = False) -> None:
     """The verdict, then a row per parameter: those that differ first to be seen."""
     allowed = (
-        f"{result.factor:g} times what the rounding of the stored types explains"
+        f"{result.factor:g} times what the rounding of the stored types leaves, more in {BLOCK} neighbours"
         if result.rtol is None
         else f"relative L2 of {result.rtol:g}"
     )
     labelled([("A", result.a), ("B", result.b), ("allowed", allowed)], screen)
-    failed = [row for row in result.rows if not row.holds]
-    if result.same:
-        screen.say(f"\n[bold green]The same: all {len(result.rows):,} parameters agree[/bold green]")
+    if result.agree:
+        _print_agreeing(result, screen)
     else:
-        lacking = len(result.only_a) + len(result.only_b)
-        lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
-        screen.say(f"\n[bold red]{len(failed):,} of {len(result.rows):,} parameters differ{lack}[/bold red]")
-        for row in failed[:FEW]:
-            screen.say(escape(f"  {row.name}: {_what(row)}"))
+        _print_differing(result, screen)
+    nowhere = [row for row in result.rows if row.nowhere]
+    for row in nowhere[:FEW]:
+        alike = f"{row.nowhere:,} of {row.count:,} elements are NaN or infinite on both sides"
+        screen.tell(f"{row.name}: {alike}")
     rows = result.rows if verbose or len(result.rows) <= FEW else _shown(result)
     screen.say()
     print_table(_columns(screen), rows, screen)
@@ -36,6 +36,50 @@ def print_weights(result: WeightsComparison, screen: Screen, *, verbose: bool = 
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             screen.say(escape(f"only in {letter}: {', '.join(names)}"))
+
+
+def _print_agreeing(result: WeightsComparison, screen: Screen) -> None:
+    count = len(result.rows)
+    if result.same:
+        verdict = f"The same, number for number: all {count:,} parameters"
+    elif all(row.equal for row in result.rows):
+        verdict = f"The {count:,} of {result.of:,} parameters named are equal, number for number"
+    else:
+        which = f"{count:,} parameters" if count == result.of else f"the {count:,} of {result.of:,} named"
+        equal = sum(row.equal for row in result.rows)
+        verdict = f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
+    screen.say(f"\n[bold green]{verdict}[/bold green]")
+    _print_unequal(result, screen)
+
+
+def _print_differing(result: WeightsComparison, screen: Screen) -> None:
+    failed = [row for row in result.rows if not row.holds]
+    lacking = len(result.only_a) + len(result.only_b)
+    lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
+    screen.say(f"\n[bold red]{len(failed):,} of {len(result.rows):,} parameters differ{lack}[/bold red]")
+    for row in failed[:FEW]:
+        screen.say(escape(f"  {row.name}: {_what(row)}"))
+    if len(failed) < len(result.rows):
+        equal = sum(row.equal for row in result.rows)
+        screen.tell(f"of the others {equal:,} are equal, number for number")
+        _print_unequal(result, screen)
+
+
+def _print_unequal(result: WeightsComparison, screen: Screen) -> None:
+    """What is told of parameters that are not equal and yet hold, by the types of both sides."""
+    by_types: dict[tuple[str, str], list[WeightRow]] = {}
+    for row in result.rows:
+        if row.holds and not row.equal:
+            by_types.setdefault((row.type_a, row.type_b), []).append(row)
+    for (a, b), rows in by_types.items():
+        types = f"{a} on both sides" if a == b else f"{a} in A, {b} in B"
+        which = rows[0].name if len(rows) == 1 else f"{len(rows):,} parameters"
+        unequal, count = sum(row.unequal or 0 for row in rows), sum(row.count for row in rows)
+        farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
+        told = f"relative L2 {error(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
+        if farthest.expected is not None:
+            told += f", where rounding leaves {error(farthest.expected)}"
+        screen.tell(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
 
 
 def _what(row: WeightRow) -> str:
