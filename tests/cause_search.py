@@ -394,17 +394,12 @@ def verdict(drawn, found, event):
 
 
 def holds(finding, number):
-    """Whether the number is the finding's, or one that it says fits as well."""
-    if getattr(finding, "value", None) is None:
-        return True
-    return near(finding, number) or finding.low <= number <= finding.high
+    """Whether the number is one of those that the finding says fit."""
+    return finding.low is None or finding.low <= number <= finding.high
 
 
 def near(finding, number):
-    value = getattr(finding, "value", None)
-    if value is None:
-        return True
-    return abs(value - number) <= NEAR * abs(number)
+    return finding.value is None or abs(finding.value - number) <= NEAR * abs(number)
 
 
 def draw(family, seed, rounding, gap=None):

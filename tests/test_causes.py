@@ -185,7 +185,7 @@ def test_a_factor_is_that_of_least_squares():
     best = best_of(family, predict, seen, right)
     a, b = right / sizes, found / sizes
     assert best == pytest.approx((a * b).sum() / (a * a).sum(), rel=1e-6)
-    known = range_of(family, predict, seen, best, np.full((10, 1), 3 * UNIT["bf16"]))
+    known = range_of(family, [predict], seen, best, np.full((10, 1), 3 * UNIT["bf16"]))
     assert 0.365 < known.low < 0.37 < known.high < 0.375
 
 

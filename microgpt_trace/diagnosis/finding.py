@@ -18,8 +18,8 @@ Others = Mapping[str, Callable[[], Case]]
 def findings_of(
     case: Case, outcomes: Sequence[Outcome], others: Others, stages: Sequence[Sequence[Generator]]
 ) -> list[Finding]:
-    """The findings: those that explain and that no other explains better, the plainest first; else the
-    nearest, that leave at most half.
+    """The findings: those that explain and that no other explains better, first what explains most of the
+    others too, then what is plainest; else the nearest, that leave at most half.
 
     `others` are the other wrong operations, which a mistake of the same kind may explain as well.
     """
@@ -30,6 +30,7 @@ def findings_of(
     best = unbeaten(case, _narrowed(case, best, others))
     also = _also_explained([o.hypothesis for o in best], others, stages)
     findings = [_finding(case, o, tuple(own)) for o, own in zip(best, also, strict=True)]
+    findings.sort(key=lambda finding: -len(finding.also_explains))
     claims = [finding.claim for finding in findings]
     return [replace(f, cannot_be_told_from=tuple(c for c in claims if c != f.claim)) for f in findings]
 

@@ -37,6 +37,7 @@ class Family:
     """A mistake that has a number, looked for between `low` and `high`, from `starts` and `special` ones on.
 
     `at` gives rules or a transform (as of a Hypothesis), `claim` the claim from the number in words.
+    `coarse` gives the same where the engine has what it computes of the number with few digits.
     `own` is the model's number, at which nothing is wrong; at those in `silent` it is what another
     hypothesis says. `usual` are numbers that people choose, `special` those with an id and a claim of
     their own. Steps are relative to the number plus `pivot`; None: absolute. A number is told within a
@@ -46,6 +47,7 @@ class Family:
     id: str
     at: Callable[[float], Any]
     claim: Callable[[str], str]
+    coarse: Callable[[float], Any] | None = None
     own: float | None = None
     starts: Sequence[float] = ()
     usual: Sequence[float] = ()
@@ -135,14 +137,17 @@ def _moved(
     return None
 
 
-def range_of(family: Family, predict: Predict, seen: Seen, best: float, tolerances: Array) -> Range:
-    """The numbers on both sides of the best that the values do not speak against."""
-    rows = predict(best)
+def range_of(
+    family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
+) -> Range:
+    """The numbers on both sides of the best that the values do not speak against, of one way at least in
+    which they may be computed; the best is that of the first."""
+    rows = predicts[0](best)
     assert rows is not None
 
     def fits(value: float) -> bool:
-        other = predict(value)
-        return other is not None and not seen.speaks_for(rows, other, tolerances)
+        others = (predict(value) for predict in predicts)
+        return any(o is not None and not seen.speaks_for(rows, o, tolerances) for o in others)
 
     return Range(_edge(family, best, fits, -1), best, _edge(family, best, fits, 1))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
+from ..comparison.rounding import to_bf16, to_f16
 from ..decoder import Decoder, Rope
 from ..graph import kind_of
 from ..llama import rope_frequencies
@@ -17,12 +17,13 @@ from .fitting import COMBINED, DESCRIBED, Family
 from .hypotheses import Case, Hypothesis, words_of_kind
 from .operations import inputs_of
 from .rules import Rotation, Rules
+from .turns import Turns, common_factor, measure, nearest, offset_of
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
-GRID = np.geomspace(1e-4, 1e4, 241)  # a number is looked for around the model's own
+ROUNDED = {"bf16": ("bfloat16", to_bf16), "f16": ("float16", to_f16)}
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
 PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
 UNTURNED, TWICE = ", not turned at all", " turned twice"
@@ -42,7 +43,20 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
     yield from _scalings(case, own, said)
     for adjacent in (False, True):
         for family in _numbers(case, own, said, _turns(case, adjacent)):
-            yield _interleaved(family) if adjacent else family
+            yield _coarse(case, _interleaved(family) if adjacent else family)
+
+
+def _coarse(case: Case, family: Family) -> Family:
+    """The same with frequencies that an engine may round as it rounds everything."""
+    if case.judge.plain.precision.name not in ROUNDED:
+        return family
+    _, rounding = ROUNDED[case.judge.plain.precision.name]
+    return replace(family, coarse=lambda value: _rounded(family.at(value), rounding))
+
+
+def _rounded(rules: Rules, rounding: Callable[[Array], Array]) -> Rules:
+    assert rules.rotation is not None
+    return rules.turning(frequencies=rounding(rules.rotation.frequencies).astype(np.float64))
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
@@ -90,6 +104,9 @@ def _plain(case: Case, own: Rotation, said: Rope) -> Iterator[Hypothesis]:
     claim += ", turned in the other direction"
     back = rules.turning(adjacent=True, frequencies=-own.frequencies)
     yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
+    for words, rounding in ROUNDED.values():
+        claim = f"the frequencies of RoPE are rounded to {words}"
+        yield Hypothesis("rope-frequencies-rounded", claim, _rounded(rules, rounding))
     f = own.frequencies
     if own.factor != 1 or said.kind == "linear":
         missing = replace(rules, rotation=Rotation(f * 0))
@@ -178,10 +195,13 @@ def _factor(case: Case, own: Rotation, said: Rope, measured: Turns | None) -> Fa
     starts = [factor for factor in FACTORS if factor != said.factor]
     if measured is not None:
         starts = [nearest(measured.frequencies, said.factor, frequencies)]
+    none = ("rope-scaling-missing", f"the scaling ({said.kind}) is missing")
+    factorless = rope_frequencies(replace(said, factor=1.0), case.weights.head_dim)[1] == 1
     return Family(
         "rope-scaling-factor", lambda factor: _with(case, replace(said, factor=factor)),
         f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}".format,
         own=said.factor, starts=starts, usual=FACTORS, low=0.01, high=1e4,
+        special={1.0: none} if factorless else {},
     )  # fmt: skip
 
 
@@ -194,7 +214,7 @@ def _stretched(case: Case, own: Rotation, measured: Turns | None) -> Family:
         special[0.0] = ("rope-missing", f"{begin} {source}{UNTURNED}")
     starts = list(STRETCHES)
     if measured is not None:
-        starts.append(_common_factor(measured.frequencies, own.frequencies))
+        starts.append(common_factor(measured.frequencies, own.frequencies))
     return Family(
         "rope-positions-scaled", lambda by: case.rules.turning(frequencies=own.frequencies * by),
         "all frequencies are those of the model times {} (positions scaled)".format,
@@ -213,43 +233,6 @@ def _offset(case: Case, own: Rotation, measured: Turns | None) -> Family:
     )  # fmt: skip
 
 
-class Turns(NamedTuple):
-    """What turns the input into the output: radians per position of each pair, at position 0, and size."""
-
-    turns: Array  # [T, D/2] complex
-    frequencies: Array  # [D/2]
-    start: Array  # [D/2]
-    factor: float
-
-    def left(self, frequencies: Array) -> Array:
-        """What turns at these frequencies leave of each pair's."""
-        angles = np.arange(len(self.turns))[:, None] * frequencies
-        return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
-
-
-def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
-    """The turns between x and y, [T, H*D] each, where T > 1."""
-    a, b = _pairs(x, dim, adjacent), _pairs(y, dim, adjacent)
-    turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
-    turns = np.nan_to_num(turns)
-    steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
-    lag = 2
-    while lag < len(turns):  # the farther apart two positions, the finer the angle per position
-        left = turns[lag:] * turns[:-lag].conj() * np.exp(-1j * steps * lag)
-        steps = steps + np.angle(left.sum(axis=0)) / lag
-        lag *= 2
-    back = turns * np.exp(-1j * steps * np.arange(len(turns))[:, None])
-    return Turns(turns, steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
-
-
-def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
-    """[T, H*D] -> [T, H, D/2] of complex numbers"""
-    heads = x.reshape(len(x), -1, dim)
-    if adjacent:
-        return heads[..., ::2] + 1j * heads[..., 1::2]
-    return heads[..., : dim // 2] + 1j * heads[..., dim // 2 :]
-
-
 def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
     assert case.rules.rotation is not None
     right = case.rules.rotation.frequencies
@@ -261,26 +244,3 @@ def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hyp
         claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
         rules = replace(case.rules, rotation=Rotation(found, turns.factor, adjacent))
         yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, rules, rank=DESCRIBED)
-
-
-def nearest(found: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """The number of a grid around the model's own that gives frequencies nearest to those found."""
-    values = [own * step for step in GRID if own * step > 1 and step != 1]
-
-    def apart(value: float) -> float:
-        with np.errstate(all="ignore"):
-            return float(np.nan_to_num(np.square(frequencies(value) - found).sum(), nan=math.inf))
-
-    return min(values, key=apart, default=own)
-
-
-def _common_factor(found: Array, own: Array) -> float:
-    """What the slow frequencies are times the model's: those of less than half a turn in two positions."""
-    slow = (np.abs(own) > 0) & (np.abs(found) < 1)
-    return float(np.median(found[slow] / own[slow])) if slow.any() else 1.0
-
-
-def offset_of(turns: Turns, own: Array, where: Array) -> float:
-    """The offset whose turns are nearest to those at position 0."""
-    apart = np.abs(np.exp(1j * where[:, None] * own) - np.exp(1j * turns.start)).sum(axis=1)
-    return float(where[apart.argmin()])

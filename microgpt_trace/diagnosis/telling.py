@@ -54,10 +54,10 @@ class Seen:
         return np.sqrt(np.square(rows).sum(axis=1, keepdims=True) / self._count)
 
     def rows_of(self, values: Array) -> Array:
-        """A prediction's rows; what is not finite is far from everything."""
+        """A prediction's rows; where it is not finite it says nothing, and stands for what was found."""
         width = self._marks.shape[1]
         rows = np.broadcast_to(values, self._shape).reshape(-1, width)[self._rows].astype(np.float64)
-        return np.where(self._marks, np.nan_to_num(rows, nan=1e30, posinf=1e30, neginf=-1e30), 0)
+        return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
         """A number per row of the event, for the rows that are looked at: [R, 1]"""
@@ -83,17 +83,11 @@ class Seen:
         """The part of what a prediction leaves that is no rounding: how much (root of the mean square,
         relative to the rows) goes with a row, with a channel, or with `order`, beyond what chance makes."""
         left, right = (self.found - prediction) / self.sizes, prediction / self.sizes
-        marks = self._marks
-        sorted_left = left[marks][np.argsort(order[marks], kind="stable")]
-        bins = [part for part in np.array_split(sorted_left, BINS) if len(part)]
-        of_bins = np.array([part.sum() ** 2 / len(part) for part in bins])
-        with np.errstate(all="ignore"):
-            of_rows, of_channels = (
-                np.nan_to_num(np.square((left * right).sum(axis=axis)) / np.square(right).sum(axis=axis))
-                for axis in (1, 0)
-            )
-        total, count = float(np.square(left).sum()), int(marks.sum())
-        return max(_beyond_chance(part, total, count) for part in (of_rows, of_channels, of_bins))
+        sorted_left = left[self._marks][np.argsort(order[self._marks], kind="stable")]
+        parts = [part for part in np.array_split(sorted_left, BINS) if len(part)]
+        beyond = [sum(float(_beyond_chance(part, np.ones_like(part), 0)) for part in parts)]
+        beyond += [float(_beyond_chance(left, right, axis).sum()) for axis in (1, 0)]
+        return float(np.sqrt(max(0.0, *beyond) / max(int(self._marks.sum()), 1)))
 
     def _told(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
         way = (other - one) / scale
@@ -107,10 +101,11 @@ class Seen:
         return abs(place) <= CLOSE and 1 - place >= SURELY * error
 
 
-def _beyond_chance(parts: Array, total: float, count: int) -> float:
-    """The root of the mean square that groups explain: their parts of the `total` less those of noise."""
-    groups, explained = len(parts), float(parts.sum())
-    if count <= groups:
-        return 0.0
-    noise = groups * max(total - explained, 0.0) / (count - groups)
-    return float(np.sqrt(max(explained - noise, 0.0) / count))
+def _beyond_chance(left: Array, along: Array, axis: int) -> Array:
+    """The squares of what is left that go with a factor of `along`, less what those of numbers have that
+    are independent and as large as `along`: of few numbers nearly all."""
+    with np.errstate(all="ignore"):
+        size = np.square(along).sum(axis=axis)
+        explained = np.square((left * along).sum(axis=axis)) / size
+        chance = np.square(left).sum(axis=axis) * (along**4).sum(axis=axis) / np.square(size)
+    return np.nan_to_num(explained - chance)

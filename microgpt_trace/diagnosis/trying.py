@@ -121,8 +121,9 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
     if not outcome.explains:
         return outcome
     assert outcome.tolerances is not None
-    predict = bind(_rows_at, case, family)
-    known = range_of(family, predict, case.seen, best, outcome.tolerances)
+    ways = [family, *([replace(family, at=family.coarse)] if family.coarse else [])]
+    predicts = [bind(_rows_at, case, way) for way in ways]
+    known = range_of(family, predicts, case.seen, best, outcome.tolerances)
     if any(known.low <= number <= known.high for number in family.not_here):
         return None
     return called(case, family, known)
@@ -158,11 +159,15 @@ def _at(family: Family, name: Named) -> Hypothesis:
 
 
 def _rows_at(case: Case, family: Family, value: float) -> Array | None:
+    """What follows at a number of the family; None where it cannot be or is not finite."""
     try:
         with np.errstate(all="ignore"):
-            return case.seen.rows_of(_expected(case, at_value(family, value)))
+            follows = _expected(case, at_value(family, value))
     except NOWHERE:
         return None
+    if (np.isfinite(case.expected) & ~np.isfinite(follows)).any():
+        return None
+    return case.seen.rows_of(follows)
 
 
 def _expected(case: Case, hypothesis: Hypothesis) -> Array:
