@@ -60,18 +60,22 @@ class Weights:
         return y
 
 
-def forward(model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None) -> Array:
-    """The residual stream after the final norm: tokens [T] -> [T, C].
+def forward(
+    model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None, n: int = 1
+) -> Array:
+    """The residual stream after the final norm: tokens [T] -> [n*T, C].
 
-    With a cache the tokens follow those that it has seen, and are added to it.
+    With a cache the tokens follow those that it has seen, and are added to it. The n sequences of the
+    same tokens, one after another, differ by what the tap makes of them.
     """
     keep_freed_memory()
     config, start = model.config, cache.length if cache else 0
     weights = Weights(model)
-    turns = rope_turns(config.rope, config.head_dim, np.arange(start, start + len(tokens)))
-    x = tap.emit("embed.tok", model.tensors["wte"].take(tokens))
+    positions = np.tile(np.arange(start, start + len(tokens)), n)
+    turns = rope_turns(config.rope, config.head_dim, positions)
+    x = tap.emit("embed.tok", np.tile(model.tensors["wte"].take(tokens), (n, 1)))
     for i in range(config.n_layer):
-        x = layer_forward(x, i, weights, turns, tap.layer(i), cache)
+        x = layer_forward(x, i, weights, turns, tap.layer(i), cache, n)
     if cache is not None:
         cache.length += len(tokens)
     return tap.emit("final.norm", rmsnorm(x, weights.vector("final_norm"), config.norm_eps))

@@ -147,7 +147,7 @@ def test_compute_needs_a_model(llama, tmp_path):
 def test_figures_are_those_of_the_row_that_is_worst_for_its_band():
     a = np.ones((3, 4), np.float32)
     b = a * np.array([[1.0], [1.02], [1.1]], np.float32)
-    bands = np.array([0.01, 0.01, 0.5])
+    bands = np.array([0.01, 0.01, 0.5]), np.full(3, np.inf)
     found = difference(EventSpec("x", "head", None, ""), (3, 4), compare_rows(a, b), bands, (0, 1, 2), 0.0)
     print(found)
     assert not found.holds

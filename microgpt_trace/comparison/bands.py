@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,16 @@ AMPLIFIED = 4.0  # in scores, where products cancel, and in weights and probs, w
 UNIT = 2.0**-24  # float32's largest relative error of one rounding
 SUMS = 8.0  # roundings that a score of many products has
 LARGEST = 1e4  # a score beyond is no score: it stands for a mask
-# Two right engines stray in different ways. Over 24 prompts through SmolLM2, PyTorch's rows in bf16 and
-# f16 lie at most 7.5 times as far from ours as our own rounded ones and nine tenths of all rows do (10.7
-# times in attention weights, where a row may have two elements), and the median row 2.4 times.
-FACTOR, PEAKED, TYPICAL = 12.0, 1.5, 3.0
+# Two right engines stray in different ways, and equal rows of ours all in one: of eight passes of ours on
+# grids of their own the farthest counts. Over 82 prompts through SmolLM2, half of them repetitions, PyTorch's
+# rows in bf16 and f16 lie within what these allow.
+DRAWS, FACTOR = 8, 8.0  # passes, and the times what the farthest of them strays
+TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of it that the median row may stray, and in length
+FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # the same of a third run's distance
+PEAKED = 1.5  # more in attention weights, where a row may have two elements
+ALONG = 0.25  # of what strays, which may lie in a row's length whatever that of our passes is
 UNRELATED = 1.2  # rows of a size that have nothing to do with each other lie 1.4 apart
-MOST, ENOUGH = 0.9, 4  # of the rows; rows whose median says something
+MOST, ENOUGH = 0.9, 4  # of the rows; rows, or tokens of a text, whose median says something
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Tolerance:
 
     __repr__ = one_line
 
+    @property
+    def typical(self) -> float:
+        """What the median row may stray, as a share of what any row may."""
+        return TYPICAL_OF_ONE if self.kind == "calibrated" else TYPICAL
+
 
 def _largest_seen(scores: Array) -> float:
     """The largest magnitude among scores [H, T, S] that a query may look at."""
@@ -51,9 +61,12 @@ def _largest_seen(scores: Array) -> float:
 class Bands:
     """Gives the band of each row, as the events come by in order of computation."""
 
-    def __init__(self, tolerance: Tolerance, layers: int, compute: Compute | None = None) -> None:
+    def __init__(
+        self, tolerance: Tolerance, layers: int, compute: Compute | None = None, varied: bool = True
+    ) -> None:
         self.tolerance, self._layers, self.atol = tolerance, layers, tolerance.atol or 0.0
         self._floor = 0.0 if compute is None or compute.inputs else compute.unit
+        self._varied = varied  # the text has some tokens
         self._noise = {-1: 1.0}  # after layer i, in units of ROUNDING, squared
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
@@ -75,19 +88,48 @@ class Bands:
             return self._noise.get(spec.layer, self._before(spec.layer) + 1)
         return 1.0 if spec.stage == "embedding" else self._before(self._layers) + 1
 
-    def of(self, spec: EventSpec, rows: Rows, third: Rows | None) -> Array:
-        """The band of every row; a third run's distance widens it where there is one."""
-        given = self.tolerance
+    def of(self, spec: EventSpec, rows: Rows, thirds: Sequence[Rows]) -> tuple[Array, Array]:
+        """The bands of every row: of how far it lies apart, and how far in length, which takes several
+        third runs. What these stray widens both."""
+        given, unlimited = self.tolerance, np.full(len(rows.d), np.inf)
         if given.rtol is not None:
-            return np.full(len(rows.d), given.rtol)
-        noise = self._noise_in(spec)
+            return np.full(len(rows.d), given.rtol), unlimited
         peaked = is_peaked(spec)
         amplified = peaked or spec.name.endswith(".scores")
-        own = ROUNDING * math.sqrt(noise) * (AMPLIFIED if amplified else 1.0)
-        if third is None or given.factor is None:
-            return np.full(len(rows.d), own)
+        own = ROUNDING * math.sqrt(self._noise_in(spec)) * (AMPLIFIED if amplified else 1.0)
+        if not thirds or given.factor is None:
+            return np.full(len(rows.d), own), unlimited
         factor = given.factor * (PEAKED if peaked else 1.0)
-        return np.minimum(own + _strayed(rows.strict(), third.strict(), factor, self._floor), UNRELATED)
+        apart = _reach([third.strict() for third in thirds], np.full(len(rows.d), self._floor), self._floor)
+        band = np.minimum(own + self._band(rows.strict(), apart, factor, given.typical), UNRELATED)
+        if len(thirds) == 1:  # by luck its rows have the right length
+            return band, unlimited
+        lengths = [third.in_length() for third in thirds]
+        length = _reach(lengths, ALONG * apart.rows, ALONG * apart.median)
+        few = factor * math.sqrt(DRAWS / len(thirds))  # what all of few passes do by luck
+        return band, own + self._band(rows.in_length(), length, few, TYPICAL_LENGTH)
+
+    def _band(self, found: Array, reach: _Reach, factor: float, typical: float) -> Array:
+        """`factor` times the reach of every row. Where the median row strays farther than a median can, no
+        row may; but where the text has few tokens rows are equal, and their median is one of them."""
+        band, most = factor * reach.rows, factor * typical * reach.median
+        off = self._varied and len(found) >= ENOUGH and abs(median(found)) > most
+        return np.minimum(band, most) if off else band
+
+
+class _Reach(NamedTuple):
+    """How far some runs stray at most, in a row or in nine tenths of all rows; and their median rows."""
+
+    rows: Array
+    median: float
+
+
+def _reach(strayed: Sequence[Array], least: Array, least_median: float) -> _Reach:
+    rows = np.max(np.abs(strayed), axis=0)
+    if len(rows):
+        usual = np.sort(rows)[int(MOST * (len(rows) - 1))]
+        rows = np.maximum(np.maximum(rows, usual), least)
+    return _Reach(rows, max(least_median, *(abs(median(run)) for run in strayed)))
 
 
 def is_peaked(spec: EventSpec) -> bool:
@@ -95,33 +137,25 @@ def is_peaked(spec: EventSpec) -> bool:
     return spec.name.endswith(".weights") or spec.name in ("probs", "loss")
 
 
-def _strayed(found: Array, third: Array, factor: float, floor: float) -> Array:
-    """How far rows may lie apart where a third run's do so: `factor` times its row or nine tenths of all
-    its rows. Where the median row strays more than two medians can, all rows have the lesser band."""
-    if not len(third):
-        return third
-    usual = np.sort(third)[int(MOST * (len(third) - 1))]
-    band = factor * np.maximum(np.maximum(third, usual), floor)
-    typical = factor * TYPICAL / FACTOR * max(median(third), floor)
-    off = len(found) >= ENOUGH and median(found) > typical
-    return np.minimum(band, typical) if off else band
-
-
 def tolerance_of(
     compute: Compute | None, calibrated: str | None, factor: float | None, rtol: float | None,
-    atol: float | None,
+    atol: float | None, draws: int = DRAWS,
 ) -> Tolerance:  # fmt: skip
-    """The tolerance that was asked for, and why it is what it is."""
-    times = FACTOR if factor is None else factor
-    typical = f"{times * TYPICAL / FACTOR:g}"
+    """The tolerance that was asked for, and why it is what it is; `draws` are the passes that `compute`
+    is measured on."""
     if rtol is not None or atol is not None:
         words = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", words, None, rtol or 0.0, atol or 0.0)
     if calibrated is not None:
-        reason = f"{times:g} times the distance of {calibrated}, row by row; {typical} in the median"
+        times, share = FACTOR_OF_ONE if factor is None else factor, TYPICAL_OF_ONE
+        reason = f"{times:g} times the distance of {calibrated}, row by row; {times * share:g} in the median"
         return Tolerance("calibrated", reason, times)
     if compute is not None:
-        reason = f"{times:g} times what our own forward strays with {compute.words}; {typical} in the median"
+        times = FACTOR * math.sqrt(DRAWS / draws) if factor is None else factor
+        reason = (
+            f"{times:.2g} times what the farthest of {draws} passes of our own strays with "
+            f"{compute.words}; {times * TYPICAL:.2g} in the median"
+        )
         return Tolerance(compute.name, reason, times)
     reason = f"float32 rounding: {ROUNDING:g} of a row after a layer, grown with the root of the depth"
     return Tolerance("float32", reason)

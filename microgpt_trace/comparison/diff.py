@@ -17,8 +17,9 @@ from ..model import Model
 from ..names import select_names
 from ..prompt import chosen_positions
 from ..threads import one_blas_thread
-from .bands import Bands, Tolerance, tolerance_of
+from .bands import ENOUGH, Bands, Tolerance, tolerance_of
 from .differences import Comparison, EventDifference, SideSummary, jump_of
+from .draws import DrawsSide
 from .lockstep import side_by_side
 from .meters import RowMeter
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
@@ -52,8 +53,9 @@ def diff(
 
     `names` choose events (globs, apr's stages), `map` and `layouts` name and lay out what a foreign
     dump holds. The band within which an event counts as the same is float32 rounding; or `factor` times
-    what our own forward strays when it computes in `compute` ("bf16", "f16", "q8"); or `factor` times
-    the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an element.
+    what the farthest of our own passes strays that compute in `compute` ("bf16", "f16", "q8"); or
+    `factor` times the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an
+    element.
     `positions` are those of the view by position. Raises InputError where the two cannot be compared.
     """
     asked = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
@@ -71,19 +73,20 @@ def diff(
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
     rounded = COMPUTES[compute] if compute else None
     origin = sides[2].origin if calibrate is not None else None
-    tolerance = tolerance_of(rounded, origin, factor, rtol, atol)
+    draws = _draws(sides, rounded) if rounded is not None else None
+    count = (draws.count,) if draws is not None else ()
+    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, rounded, positions)
+        return compare(sides, names, tolerance, draws, positions)
 
 
 def compare(
-    sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, compute: Compute | None,
+    sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, draws: DrawsSide | None,
     positions: str | Sequence[int] = "all",
 ) -> Comparison:  # fmt: skip
-    """Compare two sides that were prepared; a third one gives the band, as does `compute`."""
+    """Compare two sides that were prepared; a third one gives the band, as do `draws`."""
     a, b, *third = sides
-    if not third and compute is not None:
-        third = [_rounded_side(sides, compute)]
+    third += [draws] if draws is not None else []
     specs = event_specs_of(sides)
     paired = paired_names([a, b], specs)
     known = [name for name in paired if all(name in side.names for side in third)]
@@ -94,8 +97,8 @@ def compare(
     chosen = select_names(names, known) if names else usual
     if not chosen:
         raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
-    meter = _meter([a, b, *third], specs, tolerance, compute)
-    for pieces in side_by_side([a, b, *third], chosen, compute):
+    meter = _meter(sides, specs, tolerance, draws)
+    for pieces in side_by_side(sides, chosen, draws):
         meter.add(pieces)
     events = tuple(meter.finish(chosen))
     if not any(event.told for event in events):
@@ -147,24 +150,26 @@ def _kept(name: str, sides: Sequence[Side]) -> bool:
     return any(isinstance(side, RecordingSide) and name in side.names for side in sides[:2])
 
 
-def _rounded_side(sides: Sequence[Side], compute: Compute) -> ModelSide:
-    """A second run of the model, to be rounded as `compute` says."""
+def _draws(sides: Sequence[Side], compute: Compute) -> DrawsSide:
+    """More passes of the model, to be rounded as `compute` says."""
     model = next((side for side in sides if isinstance(side, ModelSide)), None)
     if model is None:
         raise InputError(
             f"--compute {compute.name} measures on a model's own forward what rounding does: "
             "name the model as one of the two, or say --rtol"
         )
-    return ModelSide(model.model, model.inputs)
+    return DrawsSide(model.model, model.inputs, compute)
 
 
 def _meter(
-    sides: Sequence[Side], specs: Mapping[str, EventSpec], tolerance: Tolerance, compute: Compute | None
+    sides: Sequence[Side], specs: Mapping[str, EventSpec], tolerance: Tolerance, draws: DrawsSide | None
 ) -> RowMeter | StatisticsMeter:
     layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
-    bands = Bands(tolerance, layers, compute)
+    bands = Bands(tolerance, layers)
+    if draws is not None:
+        bands = Bands(tolerance, layers, draws.compute, len(set(draws.inputs.tokens)) >= ENOUGH)
     models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelSide)]
-    base = models[0] if models and compute is not None else 0  # a rounded run strays from its own model
+    base = models[0] if models and draws is not None else 0  # a rounded run strays from its own model
     if any(side.statistics for side in sides):
         return StatisticsMeter(sides, specs, bands, base)
     model = next((side.model for side in sides if isinstance(side, ModelSide)), None)

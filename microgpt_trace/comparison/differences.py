@@ -24,12 +24,12 @@ class EventDifference:
     """How far two runs lie apart in one event.
 
     `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
-    without the elements that `measured` names; `tolerance` is its band. `median` is the median row's,
-    `cosine` the smallest of all rows. `alike` of the `count` elements are not finite and the same on both
-    sides: nothing can be said of these, and a row or an event without others has NaN for its distance.
-    `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`, `a` and `b` tell the
-    first row beyond its band, or the worst, and its element farthest apart. Of statistics alone there is
-    neither median nor cosine nor place.
+    without the elements that `measured` names, or in the row's length; `tolerance` is its band. `median` is
+    the median row's, `cosine` the smallest of all rows. `alike` of the `count` elements are not finite and
+    the same on both sides: nothing can be said of these, and a row or an event without others has NaN for
+    its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`, `a` and `b`
+    tell the first row beyond its band, or the worst, and its element farthest apart. Of statistics alone
+    there is neither median nor cosine nor place.
     """
 
     name: str
@@ -49,7 +49,7 @@ class EventDifference:
     index: tuple[int, ...]
     a: float
     b: float
-    measured: str  # "", "without outlying elements", "without the bias", "max of the statistics"
+    measured: str  # "", "without outlying elements", "without the bias", "in length", "max of the statistics"
     positions: tuple[int, ...]  # those that were compared
     by_position: tuple[float, ...]  # the worst row of each of them
     count: int
@@ -182,20 +182,25 @@ class Comparison:
 
 
 def difference(
-    spec: EventSpec, shape: tuple[int, ...], rows: Rows, bands: Array, positions: Sequence[int],
-    atol: float, statistic: str = "",
+    spec: EventSpec, shape: tuple[int, ...], rows: Rows, allowed: tuple[Array, Array],
+    positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """The difference of an event from its rows [n], or [H * n], at these positions."""
-    plain, found, told = rows.relative(), rows.strict(), rows.told
+    """The difference of an event from its rows [n], or [H * n], at these positions; `allowed` are the
+    bands of their distances, and of the distances in length."""
+    plain, strict, length = rows.relative(), rows.strict(), np.abs(rows.in_length())
+    in_length = _share(length, allowed[1]) > _share(strict, allowed[0])
+    found, bands = np.where(in_length, length, strict), np.where(in_length, allowed[1], allowed[0])
+    told = rows.told
     beyond = ~(found <= bands)
     if atol:
         beyond &= rows.largest > atol
     count = max(1, len(positions))
-    excess = np.divide(found, bands, out=np.where(found > 0, np.inf, 0.0), where=bands > 0)
-    worst = int(excess.argmax())
+    worst = int(_share(found, bands).argmax())
     row = _first(beyond, count) if beyond.any() else worst
     placed = bool(positions) and not statistic
-    grid = np.where(rows.told, found, np.nan).reshape(-1, count)
+    grid = np.where(told, strict, np.nan).reshape(-1, count)
+    left_out = _what_was_left_out(rows, worst, float(plain[worst]), float(strict[worst]))
+    measured = "in length" if in_length[worst] else left_out
     largest = int(rows.largest.argmax())
     return EventDifference(
         name=spec.name,
@@ -215,12 +220,17 @@ def difference(
         index=_index(row, int(rows.column[row]), shape, positions, statistic),
         a=float(rows.of_a[row]),
         b=float(rows.of_b[row]),
-        measured=statistic or _what_was_left_out(rows, worst, float(plain[worst]), float(found[worst])),
+        measured=statistic or measured,
         positions=tuple(positions) if placed else (),
         by_position=tuple(np.fmax.reduce(grid).tolist()) if placed else (),
         count=int(rows.count.sum()),
         alike=int(rows.alike.sum()),
     )
+
+
+def _share(found: Array, bands: Array) -> Array:
+    """How much of its band each row takes."""
+    return np.divide(found, bands, out=np.where(found > 0, np.inf, 0.0), where=bands > 0)
 
 
 def _first(beyond: Array, count: int) -> int:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from .rounding import Compute
+from .draws import DrawsSide
 from .sides import ModelSide, Side
 from .streams import Piece
 
 
 def side_by_side(
-    sides: Sequence[Side], names: Sequence[str], compute: Compute | None = None
+    sides: Sequence[Side], names: Sequence[str], draws: DrawsSide | None = None
 ) -> Iterator[list[Piece | None]]:
-    """What every side has of an event, event by event; None of a side that has statistics alone.
+    """What every side has of an event, event by event, and behind them what the draws have; None of a
+    side that has statistics alone.
 
-    The last side computes as `compute` says. Attention scores that are not among `names` come from the
-    first model only, because bands grow with them.
+    Attention scores that are not among `names` come from the first model only, because bands grow with
+    them.
     """
     models = [side for side in sides if isinstance(side, ModelSide)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
@@ -24,14 +25,19 @@ def side_by_side(
         return
     chosen, observed = set(names), [*names, *_other_scores(models, names)]
     with ExitStack() as stack:
-        for i, side in enumerate(sides):
-            stack.enter_context(side.run(observed, compute if i == len(sides) - 1 else None))
+        for side in sides:
+            stack.enter_context(side.run(observed))
+        if draws is not None:
+            stack.enter_context(draws.run(names))
         for piece in driver.pieces(names):
             taken = [
                 piece if side is driver else side.take(piece) if _has(side, piece.name, chosen) else None
                 for side in sides
             ]
-            yield taken if piece.name in chosen else [piece]
+            if piece.name not in chosen:
+                yield [piece]
+            else:
+                yield [*taken, *(draws.take_all(piece) if draws is not None else ())]
 
 
 def _has(side: Side, name: str, chosen: set[str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from ..model import Model
 from ..stats import Array
 from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
-from .measures import Rows, compare_rows, join
+from .measures import Rows, compare_each, compare_rows, join
 from .rounding import looks_rounded
 from .streams import Piece
 
@@ -28,10 +27,10 @@ BIASES_OF = {
 
 
 class _Part(NamedTuple):
-    """What was compared of an event at some positions; `third` is the third run's distance from a."""
+    """What was compared of an event at some positions; `thirds` are third runs' distances from a side."""
 
     rows: Rows
-    third: Rows | None
+    thirds: list[Rows]
     positions: Sequence[int]
     shape: tuple[int, ...]
 
@@ -55,7 +54,7 @@ class RowMeter:
         return min(types, default="")
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare what the sides have of an event: a, b and a third one that gives the band."""
+        """Compare what the sides have of an event: a, b and third runs that give the band."""
         a, *others = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
         self._bands.note(spec, [piece.value for piece in (a, *others)])
@@ -70,15 +69,13 @@ class RowMeter:
         if len(self._rounded) < LOOKED_AT and at[1].any():
             self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
-        compare = partial(
-            compare_rows, causal=spec.causal, bias=bias, outliers=not is_peaked(spec),
-            zero_above=spec.name.endswith(".weights"),
-        )  # fmt: skip
-        rows = compare(at[0], at[1])
-        third = [compare(at[self._base], other) for other in at[2:]]
+        options = {"causal": spec.causal, "outliers": not is_peaked(spec)}
+        options["zero_above"] = spec.name.endswith(".weights")
+        rows = compare_rows(at[0], at[1], bias=bias, **options)
+        thirds = compare_each(at[self._base], at[2:], bias=bias, **options)
         if a.name == "logits":
             self.agreeing.add(at[0], at[1], common)
-        part = _Part(rows, third[0] if third else None, common, at[0].shape)
+        part = _Part(rows, thirds, common, at[0].shape)
         self._parts.setdefault(a.name, []).append(part)
 
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
@@ -104,8 +101,8 @@ class RowMeter:
             if not parts:
                 raise InputError(f"{name}: the two sides hold different positions of it, none in common")
             rows = join([part.rows for part in parts])
-            thirds = [part.third for part in parts if part.third is not None]
-            bands = self._bands.of(spec, rows, join(thirds) if thirds else None)
+            thirds = [join(of_run) for of_run in zip(*(part.thirds for part in parts), strict=True)]
+            bands = self._bands.of(spec, rows, thirds)
             positions = [position for part in parts for position in part.positions]
             shape = parts[0].shape
             if len(parts) > 1:

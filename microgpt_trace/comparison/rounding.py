@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,20 @@ COMPUTES = {
     "f16": Compute("f16", "every value rounded to float16", to_f16, 2**-11),
     "q8": Compute("q8", "8-bit blocks go into the products", to_q8, 2**-8, INTO_PRODUCTS),
 }
+
+
+def on_other_grids(value: Array, compute: Compute, name: str, numbers: Sequence[int]) -> Array:
+    """[n, ..., K] rounded as `compute` says, each of the n on a grid of its number's, of another spacing.
+
+    Grid 0 is the usual one. Equal elements have equal errors, as in an engine: all have one spacing, or,
+    where blocks share a scale and one spacing for all changes nothing, all of a channel have.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    widths = value.shape[-1] if compute.inputs else 1
+    spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)
+    spacing[0] = 1
+    spacing = spacing[list(numbers)].reshape(len(numbers), *[1] * (value.ndim - 2), widths)
+    return compute.round(value * spacing) / spacing
 
 
 def looks_rounded(value: Array) -> set[str]:

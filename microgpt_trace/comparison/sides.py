@@ -21,7 +21,6 @@ from ..events import TraceEvent
 from ..model import Model
 from ..stats import Array
 from ..traces import TraceInput
-from .rounding import Compute
 from .streams import EventStream, Piece
 from .unmodelled import BESIDE
 
@@ -62,9 +61,9 @@ class ModelSide:
         self.notes = [*getattr(model, "assumed", ()), *inputs.notes]
         self._pieces: Iterator[Piece] = iter(())
 
-    def run(self, names: Sequence[str], compute: Compute | None = None) -> EventStream:
+    def run(self, names: Sequence[str]) -> EventStream:
         """Start the pass; `pieces` or `take` then give what comes."""
-        stream = EventStream(self.model, self.inputs, names, compute)
+        stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream
 
@@ -124,7 +123,7 @@ class RecordingSide:
         self.unpaired.append(Unpaired(f"{name} in {recorded.source}", reason))
         return True
 
-    def run(self, names: Sequence[str], compute: Compute | None = None) -> AbstractContextManager[Any]:
+    def run(self, names: Sequence[str]) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:

@@ -19,7 +19,7 @@ from .streams import Piece
 class StatisticsMeter:
     """Compares the statistics of two sides: those that a side was saved with, or those of its values.
 
-    A third side's distance from side `base` gives the band.
+    What third runs are apart from side `base` gives the band.
     """
 
     rounded = ""  # nothing is known of single values
@@ -38,6 +38,9 @@ class StatisticsMeter:
         """Take values into account, the logits at the positions that the statistics have."""
         there = [piece for piece in pieces if piece is not None]
         self._bands.note(self._specs[there[0].name], [piece.value for piece in there])
+        more = len(pieces) - len(self._stats)  # runs that bring values alone
+        self._stats += [{} for _ in range(more)]
+        self._shapes += [{} for _ in range(more)]
         for piece, stats, shapes in zip(pieces, self._stats, self._shapes, strict=False):
             if piece is None:
                 continue
@@ -53,7 +56,7 @@ class StatisticsMeter:
         """The differences in order of computation. Raises InputError for other shapes: then these are
         statistics of other positions, or of another tensor."""
         for name in names:
-            a, b, *third = (stats.get(name) for stats in self._stats)
+            a, b, *others = (stats.get(name) for stats in self._stats)
             shape, other = (shapes.get(name) for shapes in self._shapes[:2])
             if a is None or b is None or shape is None:
                 origin = self._sides[0 if a is None else 1].origin
@@ -65,8 +68,8 @@ class StatisticsMeter:
                 )
             rows, statistic = statistics_rows(a, b)
             base = (a, b)[self._base]
-            measured = statistics_rows(base, third[0])[0] if third and third[0] is not None else None
-            bands = self._bands.of(self._specs[name], rows, measured)
+            thirds = [statistics_rows(base, other)[0] for other in others if other is not None]
+            bands = self._bands.of(self._specs[name], rows, thirds)
             yield difference(self._specs[name], shape, rows, bands, (), self._bands.atol, statistic)
 
 

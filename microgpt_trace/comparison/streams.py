@@ -7,25 +7,27 @@ does not grow with depth, and two passes have two cores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..decoder import Decoder
-from ..events import HookBus, Run, Subscription, TraceEvent
+from ..events import HookBus, Tap, TraceEvent
 from ..model import Model
 from ..passes import logits_of
 from ..predictions import PART, softmax, used_losses
 from ..replacements import differs
 from ..stats import Array
 from ..traces import TraceInput
-from .rounding import INTO_PRODUCTS_OF_MICROGPT, Compute
+
+if TYPE_CHECKING:
+    from .draws import Draws
 
 AHEAD = 2  # values
+TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
 
 
 class Piece(NamedTuple):
@@ -51,19 +53,19 @@ class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
     The hooks that are subscribed to the model's bus take part, or those of another `bus`: values come as
-    the computation uses them. With `compute` each is rounded as an engine does that computes so. Close
-    it, or use it as a context manager, where it is not read to its end.
+    the computation uses them. With `draws` there are several passes, whose pieces come in any order.
+    Close it, or use it as a context manager, where it is not read to its end.
     """
 
     def __init__(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str],
-        compute: Compute | None = None, bus: HookBus | None = None,
+        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus | None = None,
+        draws: Draws | None = None,
     ) -> None:  # fmt: skip
-        self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD)
+        self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * (draws.count if draws else 1))
         self._stop = Event()
-        self._starts: dict[str, int] = {}
+        self._starts: dict[tuple[int, str], int] = {}
         used = model.hooks if bus is None else bus
-        self._thread = Thread(target=self._run, args=(model, inputs, names, compute, used), daemon=True)
+        self._thread = Thread(target=self._run, args=(model, inputs, names, used, draws), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -91,21 +93,28 @@ class EventStream:
             except Empty:
                 continue
 
-    def _put(self, event: TraceEvent, value: Array) -> None:
+    def _put(self, name: str, value: Array, number: int = 0) -> None:
         if self._stop.is_set():
             raise _Stopped
-        start = self._starts.get(event.name, 0)
-        stop = self._starts[event.name] = start + (value.shape[-2] if value.ndim else 0)
-        self._queue.put(Piece(event.name, value, range(start, stop)))
+        start = self._starts.get((number, name), 0)
+        stop = self._starts[number, name] = start + (value.shape[-2] if value.ndim else 0)
+        self._queue.put(Piece(name, value, range(start, stop)))
+
+    def _observe(self, event: TraceEvent, value: Array) -> None:
+        self._put(event.name, value)
 
     def _run(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], compute: Compute | None,
-        bus: HookBus,
+        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus,
+        draws: Draws | None,
     ) -> None:  # fmt: skip
         try:
-            observing = bus.subscription(self._put, *names)
             with np.errstate(all="ignore"):
-                _pass(model, inputs, _begin(model, bus, observing, compute))
+                if draws is not None:
+                    _passes(model, inputs, draws.taps(model, bus, names, self._put), draws.count)
+                else:
+                    observing = bus.subscription(self._observe, *names)
+                    tap = bus.begin(after=[observing], keep=False).tap("forward")
+                    _passes(model, inputs, lambda numbers: tap, 1)
         except _Stopped:
             pass
         except BaseException as error:
@@ -113,41 +122,45 @@ class EventStream:
         self._queue.put(None)
 
 
-def _begin(model: Model | Decoder, bus: HookBus, observing: Subscription, compute: Compute | None) -> Run:
-    """A run in which values are rounded before they are looked at, or only on their way into products."""
-    if compute is None:
-        return bus.begin(after=[observing], keep=False)
-    decoder = model.family == "decoder"
-    inputs = compute.inputs and (compute.inputs if decoder else INTO_PRODUCTS_OF_MICROGPT)
-    names = inputs or [name for name in model.hooks.specs if name not in model.config.shapes()]
-    rounding = bus.subscription(partial(_rounded, compute=compute), *names)
-    order = [observing, rounding] if inputs else [rounding, observing]
-    return bus.begin(after=order, keep=False)
-
-
-def _rounded(event: TraceEvent, value: Array, compute: Compute) -> Array:
-    return compute.round(value).astype(value.dtype)
-
-
-def _pass(model: Model | Decoder, inputs: TraceInput, run: Run) -> None:
-    """Forward through the whole model, the logits in parts where they are many and somebody listens."""
-    tap = run.tap("forward")
+def _passes(model: Model | Decoder, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+    """n times forward through the whole model: a decoder with all sequences in each product, the logits in
+    parts where they are many and somebody listens."""
     if isinstance(model, Model):
-        logits_of(model, inputs, (), tap)
+        for number in range(n):
+            logits_of(model, inputs, (), tap_of([number]))
         return
     from ..llama import forward as decode
+
+    final = decode(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
+    if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
+        return
+    most = max(1, PART // model.config.vocab_size)  # rows of logits at a time
+    size = min(most, final.shape[1])
+    losses: list[list[float]] = [[] for _ in range(n)]
+    for start in range(0, final.shape[1], size):
+        for first in range(0, n, max(1, most // size)):
+            numbers = range(first, min(n, first + max(1, most // size)))
+            rows = final[numbers.start : numbers.stop, start : start + size]
+            found = _losses(model, rows, inputs.targets[start : start + size], tap_of(numbers))
+            for number, own in zip(numbers, found, strict=True):
+                losses[number] += own
+    for number, own in enumerate(losses):
+        if own:
+            tap_of([number]).emit("loss", np.asarray(np.float32(math.fsum(own) / len(own))))
+
+
+def _losses(
+    model: Decoder, final: Array, targets: Sequence[int | None], tap: Tap
+) -> list[list[float]]:  # fmt: skip
+    """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
     from ..llama import head_forward
 
-    final, losses = decode(model, np.array(inputs.tokens), tap), list[float]()
-    if not any(tap.wants(name) for name in ("logits", "probs", "loss")):
-        return
-    size = max(1, PART // model.config.vocab_size)
-    for start in range(0, len(final), size):
-        logits = tap.emit("logits", head_forward(model, final[start : start + size]))
-        computed = softmax(logits)
-        probs, targets = tap.emit("probs", computed), inputs.targets[start : start + size]
-        known = [target or 0 for target in targets]
-        of_rows = used_losses(known, logits, probs, differs(probs, computed))
-        losses += [float(loss) for loss, target in zip(of_rows, targets, strict=True) if target is not None]
-    if losses:
-        tap.emit("loss", np.asarray(np.float32(math.fsum(losses) / len(losses))))
+    n, length, width = final.shape
+    logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width)))
+    if not tap.wants("probs") and not tap.wants("loss"):
+        return [[]] * n
+    computed = softmax(logits)
+    probs = tap.emit("probs", computed)
+    known = [target or 0 for target in targets] * n
+    of_rows = used_losses(known, logits, probs, differs(probs, computed)).reshape(n, length)
+    return [[float(x) for x, t in zip(row, targets, strict=True) if t is not None] for row in of_rows]

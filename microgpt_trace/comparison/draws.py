@@ -1,0 +1,112 @@
+"""Our own forward as engines of a lower precision compute it: some passes that round on grids of their own.
+
+One pass that rounds is one sample of what rounding does. Where rows are equal it has one error for all
+of them, and where values cancel an error may by luck be next to nothing; so that there are several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..decoder import Decoder
+from ..events import HookBus, Run, Tap
+from ..model import Model
+from ..names import select_names
+from ..stats import Array
+from ..traces import TraceInput
+from .bands import DRAWS
+from .rounding import INTO_PRODUCTS_OF_MICROGPT, Compute, on_other_grids
+from .sides import ModelSide
+from .streams import EventStream, Piece, TapOf
+
+FEWEST = 3  # passes of a long text
+ROWS = 256  # of all passes together, beyond which they become fewer
+
+
+@dataclass(frozen=True)
+class Draws:
+    """So many passes that compute as `compute` says."""
+
+    compute: Compute
+    count: int
+
+    def taps(
+        self, model: Model | Decoder, bus: HookBus, names: Sequence[str],
+        put: Callable[[str, Array, int], None],
+    ) -> TapOf:  # fmt: skip
+        """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
+        runs = [bus.begin(keep=False) for _ in range(self.count)]
+        tap = _RoundingTap(self.compute, self._rounded(model), frozenset(names), put, runs, ())
+        return lambda numbers: replace(tap, numbers=numbers)
+
+    def _rounded(self, model: Model | Decoder) -> frozenset[str]:
+        """The events that are rounded, all but parameters or those that go into products."""
+        parameters = model.config.shapes()
+        specs = [name for name in model.hooks.specs if name not in parameters]
+        inputs = self.compute.inputs
+        if inputs and model.family != "decoder":
+            inputs = INTO_PRODUCTS_OF_MICROGPT
+        return frozenset(select_names(inputs, specs) if inputs else specs)
+
+
+@dataclass(frozen=True)
+class _RoundingTap:
+    """The tap of the passes `numbers`, one after another in every value.
+
+    Values are rounded before they are looked at, or afterwards, only on their way into products.
+    """
+
+    compute: Compute
+    rounded: frozenset[str]
+    names: frozenset[str]
+    put: Callable[[str, Array, int], None]
+    runs: Sequence[Run]
+    numbers: Sequence[int]
+    prefix: str = ""
+
+    def emit(self, name: str, value: Array) -> Array:
+        name = self.prefix + name
+        each = np.asarray(value).reshape(len(self.numbers), -1, *value.shape[1:])
+        if self.runs[0].listeners("forward", name):
+            taps = [self.runs[number].tap("forward") for number in self.numbers]
+            each = np.stack([tap.emit(name, own) for tap, own in zip(taps, each, strict=True)])
+        after = each
+        if name in self.rounded:
+            after = on_other_grids(each, self.compute, name, self.numbers).astype(value.dtype, copy=False)
+        if name in self.names:
+            shown = each if self.compute.inputs else after
+            for number, own in zip(self.numbers, shown, strict=True):
+                self.put(name, own.reshape(()) if value.ndim == 0 else own, number)
+        return after.reshape(value.shape)
+
+    def wants(self, name: str) -> bool:
+        name = self.prefix + name
+        return name in self.names or bool(self.runs[0].listeners("forward", name))
+
+    def layer(self, index: int) -> Tap:
+        return replace(self, prefix=f"layer{index}.")
+
+
+class DrawsSide(ModelSide):
+    """A model whose passes are rounded; what its passes have of an event are several pieces."""
+
+    def __init__(self, model: Model | Decoder, inputs: TraceInput, compute: Compute) -> None:
+        super().__init__(model, inputs)
+        self.compute, self.count = compute, max(FEWEST, min(DRAWS, ROWS // len(inputs.tokens)))
+        self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}
+
+    def run(self, names: Sequence[str]) -> EventStream:
+        stream = EventStream(self.model, self.inputs, names, draws=Draws(self.compute, self.count))
+        self._pieces, self._waiting = iter(stream), {}
+        return stream
+
+    def take_all(self, piece: Piece) -> list[Piece]:
+        """What every pass has beside another side's piece."""
+        key = piece.name, piece.positions
+        while len(self._waiting.get(key, ())) < self.count:
+            own = next(self._pieces)
+            self._waiting.setdefault((own.name, own.positions), []).append(own)
+        return self._waiting.pop(key)
