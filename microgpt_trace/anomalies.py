@@ -42,6 +42,8 @@ class Anomaly:
     seen: str = ""
     unseen: str = ""
 
+    __repr__ = one_line
+
 
 @dataclass
 class Steps:

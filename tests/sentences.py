@@ -342,7 +342,7 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
     ).groups()
     position, channel, layer = int(position), int(channel), int(layer)
     says(value, float(traced[f"layer{layer}.mlp.residual"][position, channel]), "the element")
-    assert label == repr(labels[position])
+    assert label == labels[position].replace(" ", "␣")
     assert streams[layer].max() <= abs(number(value)) * 1.001
     assert times[layer] >= max(times) * (1 - 1e-5), "another layer has one farther out"
     if medians[layer] == 0:

@@ -63,7 +63,7 @@ BASE = {f"attn.{n}_rope": {"settings": {"rope_theta": 1e5}} for n in "qk"}
 def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
     (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
     assert found.claim.endswith(
-        "the base is 100,000 or 150,000, the model says 1e+06 (68,400 to 153,000 fit as well)"
+        "the base is 100,000 or 150,000, the model says 1e+06 (68,100 to 153,000 fit as well)"
     )
     assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
 

@@ -143,7 +143,7 @@ def test_what_is_left_of_the_odds_is_chosen(decoder_folder, more):
 
 
 @pytest.mark.parametrize(
-    "options", [["emma"], ["emma", "--backward", "--step"], ["emma", "--json", "--values"]]
+    "options", [["emma"], ["emma", "--backward", "--step"], ["emma", "--json", "--values", "--verbose"]]
 )
 def test_a_microgpt_may_lose_all_its_values(options):
     for change in (

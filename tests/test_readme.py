@@ -149,6 +149,7 @@ def test_the_library_example_prints_what_it_says():
 def test_every_option_of_the_readme_exists():
     options = set(re.findall(r"`(--[a-z-]+)", README))
     helps = "".join(run(f"microgpt {c} --help", ROOT).stdout for c in COMMANDS)
+    helps += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
     assert options - set(re.findall(r"--[a-z-]+", helps)) == set()
 
 

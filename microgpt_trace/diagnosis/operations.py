@@ -75,12 +75,6 @@ class Weights:
         """The matrix of a product, without its layer, by the product's event."""
         return "attn_wo" if kind_of(name) == "attn.head" else self.behind[kind_of(name)]
 
-    def stored_type(self, name: str) -> str:
-        """The type that holds the matrix of a product, by the product's event."""
-        if not isinstance(self.model, Decoder):
-            return "F32"
-        return self.model.tensors[prefix_of(name) + self.matrix_of(name)].encoding.name
-
     @cached_property
     def head_dim(self) -> int:
         return self.model.config.head_dim

@@ -77,7 +77,8 @@ class ProductInputs:
 
     def key(self, name: str) -> tuple[str, str]:
         """The kind of a product and the type of its matrix."""
-        return kind_of(name), self._weights.stored_type(name)
+        model, matrix = self._weights.model, prefix_of(name) + self._weights.matrix_of(name)
+        return kind_of(name), model.tensors[matrix].encoding.name if isinstance(model, Decoder) else "F32"
 
     def way(self, name: str) -> Way:
         """How the input of this product is rounded."""
