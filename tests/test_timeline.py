@@ -387,7 +387,7 @@ def test_event_shows_exactly_those(log):
 def test_json_fits_its_schema_and_obeys_the_selection(log, told):
     validator = pytest.importorskip("jsonschema").Draft202012Validator
     schema = json.loads(microgpt("timeline", "--schema").stdout)
-    for more, events in ([], 23), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
+    for more, events in ([], 25), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
         result = microgpt("timeline", log, "--json", *more)
         found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         validator(schema).validate(found)
