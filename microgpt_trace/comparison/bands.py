@@ -23,7 +23,7 @@ UNIT = 2.0**-24  # float32's largest relative error of one rounding
 SUMS = 8.0  # roundings that a score of many products has
 LARGEST = 1e4  # a score beyond is no score: it stands for a mask
 # Two right engines stray in different ways, and equal rows of ours all in one: of eight passes of ours on
-# grids of their own the farthest counts. Over 82 prompts through SmolLM2, half of them repetitions, PyTorch's
+# grids of their own the farthest counts. Over 70 recordings of SmolLM2, half of them repetitions, PyTorch's
 # rows in bf16 and f16 lie within what these allow.
 DRAWS, FACTOR = 8, 8.0  # passes, and the times what the farthest of them strays
 TYPICAL, TYPICAL_LENGTH = 0.5, 0.75  # share of it that the median row may stray, and in length
