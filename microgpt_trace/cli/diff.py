@@ -15,7 +15,6 @@ from .command import given, refuse, schema_by
 from .options import BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
 from .output import out_file, put, put_schema, show
 from .progress import progress
-from .run_trace import following
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map, refuse_idle
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
@@ -177,12 +176,8 @@ def _compare(
     from ..comparison.diff import diff as compare
 
     a, b = sides
-    running = a if hasattr(a, "family") else b
-    if hasattr(running, "family"):
-        with following(running, 1 + (options["compute"] is not None) + (a is b)):
-            result = compare(a, b, text, tokens=tokens, **options)
-    else:
-        result = compare(a, b, text, tokens=tokens, **options)
+    with progress("event") as report:
+        result = compare(a, b, text, tokens=tokens, report=report, **options)
     if view.as_json:
         from ..render.results import comparison_document, to_json
 

@@ -40,7 +40,7 @@ def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> No
     if request.save_aprt is not None:
         wanted += with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
     wanted = [name for name in wanted if not production or name not in parameters]
-    with following(model, max(1, options.get("generate") or 1)):
+    with _following(model, max(1, options.get("generate") or 1)):
         result = trace(model, names=names, values=wanted, **options)
     if chosen:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
@@ -80,7 +80,7 @@ def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
 
 
 @contextmanager
-def following(model: Model | Decoder, passes: int) -> Iterator[None]:
+def _following(model: Model | Decoder, passes: int) -> Iterator[None]:
     """Report each layer of so many passes on stderr where the run takes long."""
     done, count = 0, model.config.n_layer * passes
     with progress("layer") as report:

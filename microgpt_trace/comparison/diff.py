@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unp
 from .rounding import COMPUTES, Compute
 from .sides import ModelSide, RecordingSide, Side, Unpaired
 from .statistics import StatisticsMeter
+from .streams import Piece
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -48,6 +49,7 @@ def diff(
     rtol: float | None = None,
     atol: float | None = None,
     positions: str | Sequence[int] = "all",
+    report: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare two runs: models, which run on the text or tokens now, recordings, or paths of either.
 
@@ -56,7 +58,8 @@ def diff(
     what the farthest of our own passes strays that compute in `compute` ("bf16", "f16", "q8"); or
     `factor` times the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an
     element.
-    `positions` are those of the view by position. Raises InputError where the two cannot be compared.
+    `positions` are those of the view by position; `report` is told how many events are done, of how many.
+    Raises InputError where the two cannot be compared.
     """
     asked = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
     given = [option for option, value in asked.items() if value is not None]
@@ -77,12 +80,12 @@ def diff(
     count = (draws.count,) if draws is not None else ()
     tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, draws, positions)
+        return compare(sides, names, tolerance, draws, positions, report)
 
 
 def compare(
     sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, draws: DrawsSide | None,
-    positions: str | Sequence[int] = "all",
+    positions: str | Sequence[int] = "all", report: Callable[[int, int], None] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare two sides that were prepared; a third one gives the band, as do `draws`."""
     a, b, *third = sides
@@ -98,7 +101,7 @@ def compare(
     if not chosen:
         raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
     meter = _meter(sides, specs, tolerance, draws)
-    for pieces in side_by_side(sides, chosen, draws):
+    for pieces in _reported(side_by_side(sides, chosen, draws), chosen, report):
         meter.add(pieces)
     events = tuple(meter.finish(chosen))
     if not any(event.told for event in events):
@@ -128,6 +131,18 @@ def compare(
         of_statistics=isinstance(meter, StatisticsMeter),
         hint=_hint(meter.rounded, tolerance, b) if first else "",
     )
+
+
+def _reported(
+    taken: Iterator[list[Piece | None]], names: Sequence[str], report: Callable[[int, int], None] | None
+) -> Iterator[list[Piece | None]]:
+    """The same; of how many of these events something was taken is reported."""
+    begun: set[str] = set()
+    for pieces in taken:
+        begun |= {piece.name for piece in pieces if piece is not None and piece.name in names}
+        if report is not None:
+            report(len(begun), len(names))
+        yield pieces
 
 
 def _left_out(sides: Sequence[Side], specs: Mapping[str, EventSpec], chosen: Sequence[str]) -> Iterator[str]:
