@@ -23,7 +23,7 @@ def rows(size=1.0, off=0.0, count=3):
 
 
 def band(bands, name, *thirds):
-    found, _ = bands.of(spec(name), rows(), thirds)
+    found = bands.of(spec(name), rows(), thirds)[0].band
     assert found.shape == (3,)
     return float(found.max())
 

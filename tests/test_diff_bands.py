@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 from comparing import MODELS, altered, events_of, reads, saved, with_nan
 from dump_writing import numbers, write_npz
+from faulty_engine import decoder_run
+from test_diagnosis_eight_bits import wide
 from tiny_models import TOKENS
 
-from microgpt_trace import load
+from microgpt_trace import load, trace
+from microgpt_trace.comparison.bands import Measure
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.differences import difference
+from microgpt_trace.comparison.draws import DrawsSide
 from microgpt_trace.comparison.measures import compare_rows
-from microgpt_trace.comparison.rounding import to_bf16
+from microgpt_trace.comparison.pairing import prepare_sides
+from microgpt_trace.comparison.rounding import COMPUTES, to_bf16
+from microgpt_trace.comparison.streams import Piece
 from microgpt_trace.errors import InputError
 from microgpt_trace.events import EventSpec
 
@@ -81,6 +87,21 @@ def test_a_large_fault_is_an_alarm_in_bf16(llama, name):
         assert diff(a, b, compute="bf16", tokens=TOKENS).first == name
 
 
+@pytest.mark.parametrize(("type", "inputs"), [("Q4_0", "Q8_0"), ("Q4_K", "Q8_K"), ("Q6_K", "Q8_K")])
+def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, type, inputs):
+    model, config, weights = wide(tmp_path, type)
+    events = decoder_run(config, weights, TOKENS, inputs=inputs)
+    (side,) = prepare_sides([model], None, TOKENS, None, {})
+    draws, ours = DrawsSide(side.model, side.inputs, COMPUTES["q8"]), trace(model, tokens=TOKENS, values=True)
+    with draws.run(["layer1.mlp.down"]):
+        pieces = draws.take_all(Piece("layer1.mlp.down", np.empty(0), range(len(TOKENS))))
+    strayed = [compare_rows(ours["layer1.mlp.down"], piece.value).relative() for piece in pieces]
+    theirs = compare_rows(ours["layer1.mlp.down"], events["layer1.mlp.down"]).relative()
+    ratio = np.median(theirs) / np.median(strayed)
+    print(type, np.median(theirs), np.median(strayed), ratio)
+    assert 0.7 < ratio < 1.4
+
+
 def test_a_third_run_calibrates(llama, decoder_folder):
     a, b = llama
     other = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.002) for v in w.values()]))
@@ -147,8 +168,9 @@ def test_compute_needs_a_model(llama, tmp_path):
 def test_figures_are_those_of_the_row_that_is_worst_for_its_band():
     a = np.ones((3, 4), np.float32)
     b = a * np.array([[1.0], [1.02], [1.1]], np.float32)
-    bands = np.array([0.01, 0.01, 0.5]), np.full(3, np.inf)
-    found = difference(EventSpec("x", "head", None, ""), (3, 4), compare_rows(a, b), bands, (0, 1, 2), 0.0)
+    rows = compare_rows(a, b)
+    measures = [Measure("", rows.strict(), np.array([0.01, 0.01, 0.5]))]
+    found = difference(EventSpec("x", "head", None, ""), (3, 4), rows, measures, (0, 1, 2), 0.0)
     print(found)
     assert not found.holds
     assert (found.position, found.tolerance) == (1, 0.01)

@@ -1,5 +1,6 @@
 """Row by row distances: worked by hand, and as laws that hold for any two tensors."""
 
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from microgpt_trace.comparison.measures import Rows, compare_rows, join
+from microgpt_trace.comparison.measures import Rows, compare_rows, join, with_predictions
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 NUMBERS = st.floats(-100, 100, width=32)
@@ -44,6 +45,29 @@ def test_a_scaled_row_is_off_by_the_factor(factor):
     wanted = abs(1 - factor) / max(1, abs(factor))
     print(found, wanted)
     assert found == pytest.approx(np.full(5, wanted), rel=1e-5, abs=1e-7)
+
+
+def test_predictions_by_hand():
+    a, b = np.log(np.array([[0.5, 0.25, 0.25]])), np.log(np.array([[0.25, 0.5, 0.25]]))
+    (rows,) = with_predictions([compare_rows(a, b)], a, [b + 7])  # what is added to all changes nothing
+    assert rows.kl == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2))
+    assert rows.in_prediction() == pytest.approx((2 * 0.25 * math.log(2)) ** 0.5)
+    assert compare_rows(a, b).in_prediction() == 0  # nobody measured it
+
+
+def test_a_prediction_strays_as_its_logits_do():
+    """To first order by their standard deviation under the prediction."""
+    a, noise = normal(3, 50), np.float32(1e-3) * normal(3, 50, seed=2)
+    (rows,) = with_predictions([compare_rows(a, a + noise)], a, [a + noise])
+    p = np.exp(a) / np.exp(a).sum(axis=1, keepdims=True)
+    spread = np.sqrt((p * (noise - (p * noise).sum(axis=1, keepdims=True)) ** 2).sum(axis=1))
+    assert rows.in_prediction() == pytest.approx(spread, rel=1e-2)
+
+
+def test_tokens_of_no_probability_predict_nothing():
+    a = np.array([[0.0, 1.0, -np.inf], [0.0, 1.0, np.nan]])
+    found = with_predictions([compare_rows(a, a)], a, [a])[0].in_prediction()
+    assert found.tolist() == [0, 0]
 
 
 def test_identical_rows_are_zero_apart():

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dump_writing import write_npz
 from real_model import SMOLLM2, needs_smollm2
 from test_cli import microgpt
 
-from microgpt_trace import Intervention, load, trace
+from microgpt_trace import Intervention, diff, load, trace
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"
@@ -169,3 +170,17 @@ def test_peak_memory(options):
     print(f"{peak / 1024:.0f} MiB")
     assert code == 0
     assert peak * 1024 < 200e6
+
+
+@pytest.mark.parametrize("compute", ["bf16", "f16", "q8"])
+@pytest.mark.parametrize("text", ["Once upon a time, in a small village", "def add(a, b):\n    return a"])
+def test_capped_logits_are_an_alarm_in_any_precision(smollm2, compute, text, tmp_path):
+    """They lie nearer than what such precisions may err by, and predict otherwise."""
+    cap = np.float32(30)
+    with smollm2.hooks.subscribe(lambda event, value: cap * np.tanh(value / cap), "logits"):
+        logits = trace(smollm2, text, values=["logits"], positions="all")["logits"]
+    found = diff(smollm2, write_npz(tmp_path / "capped.npz", {"logits": logits}), text, compute=compute)
+    event = found.event("logits")
+    print(event.relative, event.tolerance, event.measured, found.agreement)
+    assert not event.holds
+    assert "prediction" in event.measured or compute == "f16"

@@ -12,7 +12,7 @@ from ..brief import one_line
 from ..events import EventSpec
 from ..predictions import log_softmax
 from ..stats import Array, median
-from .bands import Tolerance
+from .bands import Measure, Tolerance
 from .measures import Rows
 from .sides import Unpaired
 
@@ -24,12 +24,12 @@ class EventDifference:
     """How far two runs lie apart in one event.
 
     `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
-    without the elements that `measured` names, or in the row's length; `tolerance` is its band. `median` is
-    the median row's, `cosine` the smallest of all rows. `alike` of the `count` elements are not finite and
-    the same on both sides: nothing can be said of these, and a row or an event without others has NaN for
-    its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`, `a` and `b`
-    tell the first row beyond its band, or the worst, and its element farthest apart. Of statistics alone
-    there is neither median nor cosine nor place.
+    without the elements that `measured` names, or the distance that it names; `tolerance` is its band.
+    `median` is the median row's, `cosine` the smallest of all rows. `alike` of the `count` elements are not
+    finite and the same on both sides: nothing can be said of these, and a row or an event without others
+    has NaN for its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`,
+    `a` and `b` tell the first row beyond its band, or the worst, and its element farthest apart. Of
+    statistics alone there is neither median nor cosine nor place.
     """
 
     name: str
@@ -49,7 +49,7 @@ class EventDifference:
     index: tuple[int, ...]
     a: float
     b: float
-    measured: str  # "", "without outlying elements", "without the bias", "in length", "max of the statistics"
+    measured: str  # "", "in length", "without the bias", "max of the statistics"
     positions: tuple[int, ...]  # those that were compared
     by_position: tuple[float, ...]  # the worst row of each of them
     count: int
@@ -182,14 +182,15 @@ class Comparison:
 
 
 def difference(
-    spec: EventSpec, shape: tuple[int, ...], rows: Rows, allowed: tuple[Array, Array],
+    spec: EventSpec, shape: tuple[int, ...], rows: Rows, measures: Sequence[Measure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
-    """The difference of an event from its rows [n], or [H * n], at these positions; `allowed` are the
-    bands of their distances, and of the distances in length."""
-    plain, strict, length = rows.relative(), rows.strict(), np.abs(rows.in_length())
-    in_length = _share(length, allowed[1]) > _share(strict, allowed[0])
-    found, bands = np.where(in_length, length, strict), np.where(in_length, allowed[1], allowed[0])
+    """The difference of an event from its rows [n], or [H * n], at these positions; of several measures that
+    counts which a row lies farthest in, or beyond, its band by."""
+    plain, strict = rows.relative(), rows.strict()
+    by = np.argmax([_share(measure.found, measure.band) for measure in measures], axis=0)
+    found = np.choose(by, [measure.found for measure in measures])
+    bands = np.choose(by, [measure.band for measure in measures])
     told = rows.told
     beyond = ~(found <= bands)
     if atol:
@@ -200,7 +201,7 @@ def difference(
     placed = bool(positions) and not statistic
     grid = np.where(told, strict, np.nan).reshape(-1, count)
     left_out = _what_was_left_out(rows, worst, float(plain[worst]), float(strict[worst]))
-    measured = "in length" if in_length[worst] else left_out
+    measured = measures[by[worst]].words or left_out
     largest = int(rows.largest.argmax())
     return EventDifference(
         name=spec.name,

@@ -6,19 +6,20 @@ of them, and where values cancel an error may by luck be next to nothing; so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..decoder import Decoder
+from ..dumps.relations import PRODUCTS
 from ..events import HookBus, Run, Tap
 from ..model import Model
 from ..names import select_names
 from ..stats import Array
 from ..traces import TraceInput
 from .bands import DRAWS
-from .rounding import INTO_PRODUCTS_OF_MICROGPT, Compute, on_other_grids
+from .rounding import BLOCK, INTO_PRODUCTS_OF_MICROGPT, Compute, block_of, on_other_grids
 from .sides import ModelSide
 from .streams import EventStream, Piece, TapOf
 
@@ -42,14 +43,30 @@ class Draws:
         tap = _RoundingTap(self.compute, self._rounded(model), frozenset(names), put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
 
-    def _rounded(self, model: Model | Decoder) -> frozenset[str]:
-        """The events that are rounded, all but parameters or those that go into products."""
+    def _rounded(self, model: Model | Decoder) -> dict[str, int]:
+        """The events that are rounded, all but parameters or those that go into products; the sizes of the
+        blocks in which they are."""
         parameters = model.config.shapes()
         specs = [name for name in model.hooks.specs if name not in parameters]
         inputs = self.compute.inputs
         if inputs and model.family != "decoder":
             inputs = INTO_PRODUCTS_OF_MICROGPT
-        return frozenset(select_names(inputs, specs) if inputs else specs)
+        blocks = _input_blocks(model) if inputs and isinstance(model, Decoder) else {}
+        return {name: blocks.get(name, BLOCK) for name in (select_names(inputs, specs) if inputs else specs)}
+
+
+def _input_blocks(model: Decoder) -> dict[str, int]:
+    """How many elements share a scale, the most in any product, of each event that goes into products."""
+
+    def largest(*matrices: str) -> int:
+        return max(block_of(model.tensors[matrix].encoding.name) for matrix in matrices)
+
+    head = "wte" if model.config.tied else "lm_head"
+    return {"final.norm": largest(head)} | {
+        f"layer{i}.{event}": largest(*(f"layer{i}.{matrix}" for matrix in products.values()))
+        for i in range(model.config.n_layer)
+        for event, products in PRODUCTS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ class _RoundingTap:
     """
 
     compute: Compute
-    rounded: frozenset[str]
+    rounded: Mapping[str, int]  # by event, in blocks of so many elements
     names: frozenset[str]
     put: Callable[[str, Array, int], None]
     runs: Sequence[Run]
@@ -75,7 +92,8 @@ class _RoundingTap:
             each = np.stack([tap.emit(name, own) for tap, own in zip(taps, each, strict=True)])
         after = each
         if name in self.rounded:
-            after = on_other_grids(each, self.compute, name, self.numbers).astype(value.dtype, copy=False)
+            after = on_other_grids(each, self.compute, name, self.numbers, self.rounded[name])
+            after = after.astype(value.dtype, copy=False)
         if name in self.names:
             shown = each if self.compute.inputs else after
             for number, own in zip(self.numbers, shown, strict=True):

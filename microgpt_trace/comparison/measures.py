@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..events import causal_mask
+from ..predictions import log_softmax
 from ..stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
@@ -28,7 +29,8 @@ class Rows:
     there is nothing to leave out). `largest` is the largest |difference|, in column `column`, between
     the values `of_a` and `of_b`; `odd` is the first column where only one of them is finite, which then
     counts as the largest, or -1. Of the `count` elements of a row, `alike` are not finite and the same in
-    both: nothing can be said of these, and of a row where all are so.
+    both: nothing can be said of these, and of a row where all are so. `kl` is what `with_predictions`
+    measures of logits, NaN of others.
     """
 
     a: Array
@@ -45,6 +47,7 @@ class Rows:
     odd: Array
     count: Array
     alike: Array
+    kl: Array
 
     @property
     def told(self) -> Array:
@@ -71,6 +74,11 @@ class Rows:
         longer = self.cosine * self.b - self.a
         found = _relative(np.abs(longer), np.maximum(self.a, self.b))
         return np.where(np.isinf(found), 0.0, np.copysign(found, longer))
+
+    def in_prediction(self) -> Array:
+        """sqrt(2 KL): to first order the standard deviation of the difference of two rows of logits, each
+        weighted by its probability. What large logits lose counts there. 0 where there is no telling."""
+        return np.sqrt(2 * np.fmax(self.kl, 0.0))
 
 
 def _relative(d: Array, size: Array) -> Array:
@@ -136,6 +144,16 @@ def compare_each(a: Array, others: Sequence[Array], bias: Array | None = None, *
     return [Rows(*(getattr(rows, f.name)[i * size : (i + 1) * size] for f in fields(Rows))) for i in range(n)]
 
 
+@np.errstate(all="ignore")
+def with_predictions(rows: Sequence[Rows], a: Array, others: Sequence[Array]) -> list[Rows]:
+    """The rows of one tensor of logits [n, V] beside each of several, and the KL of their predictions, sum
+    p_a log(p_a / p_b) in nats."""
+    log_a = log_softmax(a)
+    p = np.exp(log_a)
+    kl = [np.where(p > 0, p * (log_a - log_softmax(other)), 0.0).sum(axis=1) for other in others]
+    return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
+
+
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     """Both with 0 where one is not finite, the first column of each row where they differ in that, and
     in how many they do not."""
@@ -158,7 +176,7 @@ def _measured(
         zero, first = np.zeros(len(a)), a[:, 0]
         return Rows(
             rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, none_alike, first, first, odd,
-            counts, none_alike,
+            counts, none_alike, nothing,
         )  # fmt: skip
     wide_b = b.astype(np.float64)
     d = wide_a - wide_b
@@ -170,7 +188,7 @@ def _measured(
     cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
     return Rows(
         rms_a, rms_b, rms_d, rest_a, rest_d, plain_a, cosine, np.abs(d[row, column]), column,
-        a[row, column], b[row, column], odd, counts, none_alike,
+        a[row, column], b[row, column], odd, counts, none_alike, nothing,
     )  # fmt: skip
 
 

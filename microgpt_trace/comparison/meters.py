@@ -15,7 +15,7 @@ from ..model import Model
 from ..stats import Array
 from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
-from .measures import Rows, compare_each, compare_rows, join
+from .measures import Rows, compare_each, compare_rows, join, with_predictions
 from .rounding import looks_rounded
 from .streams import Piece
 
@@ -55,17 +55,17 @@ class RowMeter:
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
         """Compare what the sides have of an event: a, b and third runs that give the band."""
-        a, *others = (piece for piece in pieces if piece is not None)
+        a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
-        self._bands.note(spec, [piece.value for piece in (a, *others)])
-        common = [p for p in a.positions if all(p in piece.positions for piece in others)]
-        if not others or (a.value.ndim and not common):
+        self._bands.note(spec, [piece.value for piece in (a, *rest)])
+        common = [p for p in a.positions if all(p in piece.positions for piece in rest)]
+        if not rest or (a.value.ndim and not common):
             return
-        if self._model is None and len(common) < min(len(a.positions), len(others[0].positions)):
+        if self._model is None and len(common) < min(len(a.positions), len(rest[0].positions)):
             raise InputError(
-                f"{a.name}: the two sides hold different positions of it, {_positions(a, others[0])}"
+                f"{a.name}: the two sides hold different positions of it, {_positions(a, rest[0])}"
             )
-        at = [piece.at(common) for piece in (a, *others)]
+        at = [piece.at(common) for piece in (a, *rest)]
         if len(self._rounded) < LOOKED_AT and at[1].any():
             self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
@@ -75,6 +75,10 @@ class RowMeter:
         thirds = compare_each(at[self._base], at[2:], bias=bias, **options)
         if a.name == "logits":
             self.agreeing.add(at[0], at[1], common)
+            if len(thirds) > 1:
+                rows, *thirds = with_predictions(
+                    [rows, *thirds], at[self._base], [at[1 - self._base], *at[2:]]
+                )
         part = _Part(rows, thirds, common, at[0].shape)
         self._parts.setdefault(a.name, []).append(part)
 

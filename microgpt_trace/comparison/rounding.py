@@ -10,20 +10,21 @@ import numpy as np
 
 from ..stats import Array
 
-BLOCK = 32  # elements of Q8_0 that share a scale
+BLOCK, WIDE_BLOCK = 32, 256  # elements of Q8_0 that share a scale, and of Q8_K
+OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))  # whose products take inputs of Q8_K
 
 
 @dataclass(frozen=True)
 class Compute:
     """How an engine computes: how it rounds, where, and the largest relative error of one rounding.
 
-    `inputs` are the events that are rounded only on their way into a product; empty: every event's
-    own value is rounded.
+    `inputs` are the events that are rounded only on their way into a product, in blocks whose size `round`
+    takes too; empty: every event's own value is rounded.
     """
 
     name: str
     words: str
-    round: Callable[[Array], Array]
+    round: Callable[..., Array]
     unit: float
     inputs: tuple[str, ...] = ()
 
@@ -74,7 +75,14 @@ COMPUTES = {
 }
 
 
-def on_other_grids(value: Array, compute: Compute, name: str, numbers: Sequence[int]) -> Array:
+def block_of(type: str) -> int:
+    """How many elements of the input share a scale in a product with a matrix of this stored type."""
+    return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
+
+
+def on_other_grids(
+    value: Array, compute: Compute, name: str, numbers: Sequence[int], block: int = BLOCK
+) -> Array:
     """[n, ..., K] rounded as `compute` says, each of the n on a grid of its number's, of another spacing.
 
     Grid 0 is the usual one. Equal elements have equal errors, as in an engine: all have one spacing, or,
@@ -85,7 +93,8 @@ def on_other_grids(value: Array, compute: Compute, name: str, numbers: Sequence[
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)
     spacing[0] = 1
     spacing = spacing[list(numbers)].reshape(len(numbers), *[1] * (value.ndim - 2), widths)
-    return compute.round(value * spacing) / spacing
+    rounded = compute.round(value * spacing, block) if compute.inputs else compute.round(value * spacing)
+    return rounded / spacing
 
 
 def looks_rounded(value: Array) -> set[str]:

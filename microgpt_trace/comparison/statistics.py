@@ -96,4 +96,5 @@ def _one_row(apart: float, a: float, b: float, of: TensorStats, odd: int = -1) -
     return Rows(
         one, one, one * apart, nan, one * 0, nan, nan, size, first,
         np.array([a]), np.array([b]), np.array([odd]), np.array([of.count]), np.array([of.nonfinite_count]),
+        nan,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..comparison.rounding import BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..comparison.rounding import BLOCK, OF_WIDE_BLOCKS, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..decoder import Decoder
 from ..encodings import StoredTensor
 from ..graph import kind_of, prefix_of
@@ -22,8 +22,6 @@ from ..stats import Array
 from .operations import Weights, apply
 from .precision import PRODUCTS
 from .rules import Rules
-
-WIDEST = 256  # elements of a block
 
 
 class Way(NamedTuple):
@@ -51,7 +49,7 @@ WAYS = {
     "Q8_1": Way(
         "8-bit blocks of 32 with float16 sums", _blocks(BLOCK, half=True), "q8", "8-bit inputs", sums=True
     ),
-    "Q8_K": Way("8-bit blocks of 256", _blocks(WIDEST), "q8", "8-bit inputs"),
+    "Q8_K": Way("8-bit blocks of 256", _blocks(WIDE_BLOCK), "q8", "8-bit inputs"),
     "float32 scales": Way("8-bit blocks of 32 with float32 scales", _blocks(BLOCK), "q8", "8-bit inputs"),
     "rows": Way("8-bit rows", _blocks(None), "q8", "8-bit inputs"),
     "bf16": Way("bfloat16", _floats(to_bf16), "bf16", "bfloat16 inputs"),
@@ -61,7 +59,7 @@ WAYS = {
 WITH_MINIMA = ("Q4_1", "Q5_1")
 OF_TYPES = {  # others: Q8_0
     **dict.fromkeys(WITH_MINIMA, "Q8_1"),
-    **dict.fromkeys((f"Q{bits}_K" for bits in (2, 3, 4, 5, 6)), "Q8_K"),
+    **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K"),
 }
 SAMPLED = 3  # products of a kind that are looked at
 FAR_LESS = 0.5  # of the error is left by a way that explains it
