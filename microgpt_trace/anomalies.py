@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from .brief import one_line
 from .events import TraceEvent
 from .stats import median
+from .survey import FEWEST_TOKENS
 
 if TYPE_CHECKING:
     from .norm_rows import NormRows
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 NORM_TOLERANCE = 1e-3
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
-FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 FAR = 6.0  # times the layers' own spread
 CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much
 CLOSE_AT_ENDS = 0.55  # the same for the first and the last layer, which differ in sound models too
@@ -153,9 +153,7 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
            for row, distance in zip(judged, off, strict=True)]  # fmt: skip
     worst = max(range(len(far)), key=far.__getitem__)
     where = f"layer {judged[worst].layer}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
-    counts = [layer.positions for layer in compared]
-    more = " or more" * (max(counts) > min(counts))
-    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {min(counts)}{more} positions"
+    seen = f"layers {judged[0].layer} to {judged[-1].layer} at {compared[0].positions} positions"
     unseen = [f"layer 0: {rule.first}"] * bool(rule.first)
     unseen += [f"layers from {len(witnessed)} on: {_FEW}"] * (len(witnessed) < len(layers))
     return Anomaly(

@@ -4,7 +4,8 @@ need, as the values pass. Keeps a few numbers a layer."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ NAMES = (
     "embed.tok", "*.norm", "layer*.attn.weights", "layer*.attn.out", "layer*.attn.residual",
     "layer*.mlp.act", "layer*.mlp.down", "layer*.mlp.residual",
 )  # fmt: skip
+FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
@@ -37,11 +39,14 @@ class Survey:
         self.norms = NormRows(eps)
         self._gain = gain
         self._keep = np.array(keep, dtype=np.intp)
-        self._chosen = compared_positions(tokens)  # of which those drop out that carry massive activations
+        self._witnesses = compared_positions(tokens)
+        self._usual = np.ones(len(self._witnesses), bool)  # those that carried no massive activation so far
         self._entered = self._stream = np.empty((0, 0))  # the stream before the layer, and as it is now
         self._measured: dict[str, Any] = {}
-        self._compared: dict[str, float] = {}
+        self._compared: dict[str, Array] = {}  # by witness
         self._rows: list[dict[str, Any]] = []
+        # of every layer: which witnesses are usual up to there, and what each says
+        self._testimony: list[tuple[Array, dict[str, Array]]] = []
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         kind = event.name.rpartition(".")[2]
@@ -55,7 +60,7 @@ class Survey:
             self._measure_write("attention", value)
         elif kind == "act":
             self._measured |= {"near_zero": near_zero(value), "near_zero_threshold": NEAR_ZERO}
-            self._compare("passing", value, lambda rows: 1 - near_zero(rows))
+            self._compared["passing"] = 1 - (np.abs(value[self._witnesses]) <= NEAR_ZERO).mean(axis=1)
         elif kind == "down":
             self._measure_write("mlp", value)
         elif event.name.endswith("mlp.residual"):
@@ -67,24 +72,21 @@ class Survey:
         """Begin a layer that reads this stream."""
         self._entered = self._stream = stream.copy()
         self._measured, self._compared = {}, {}
-        self._chosen = self._chosen[~massive(stream[self._chosen])]
-
-    def _compare(self, name: str, value: Array, measure: Callable[[Array], float]) -> None:
-        if self._chosen.size:
-            self._compared[name] = measure(value[self._chosen])
+        self._usual = self._usual & ~massive(stream[self._witnesses])
 
     def _measure_write(self, branch: str, write: Array) -> None:
         """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
         self._measured[f"{branch}_share"] = median(row_norms(write) / row_norms(self._stream))
-        self._compare(branch, write, typical)
+        self._compared[branch] = typical_of_rows(write[self._witnesses])
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())
         norms = row_norms(value)
         products = np.einsum("tc,tc->t", value, self._entered)
         cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # but for rounding
-        self._compare("turn", cosines, median)
-        self._compare("growth", value, self._growth)
+        before, after = (typical_of_rows(x[self._witnesses]) for x in (self._entered, value))
+        growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
+        compared = self._compared | {"turn": cosines[self._witnesses], "growth": growth}
         row = self._measured | {
             "layer": event.layer,
             "stream": event.stats,
@@ -94,16 +96,12 @@ class Survey:
             "peak": float(value.flat[place]),
             "peak_position": place // value.shape[1],
             "peak_channel": place % value.shape[1],
-            "compared": Compared(len(self._chosen), **self._compared) if self._compared else None,
         }
         self._rows.append(row)
-        self._enter(value)
+        self._enter(value)  # which tells who carries a massive activation from here on
+        self._testimony.append((self._usual, compared))
         if self._keep.size:
             self.kept.append(value[self._keep])
-
-    def _growth(self, rows: Array) -> float:
-        before = typical(self._entered[self._chosen])
-        return typical(rows) / before if before else math.nan
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
         """A row per layer, with what is not finite in any of the events."""
@@ -114,9 +112,21 @@ class Survey:
             counts[0] += event.stats.nan_count
             counts[1] += event.stats.inf_count
         return tuple(
-            LayerRow(**row, nan_count=bad[row["layer"]][0], inf_count=bad[row["layer"]][1])
-            for row in self._rows
+            LayerRow(**row, compared=compared, nan_count=bad[row["layer"]][0], inf_count=bad[row["layer"]][1])
+            for row, compared in zip(self._rows, self._comparable(), strict=True)
         )
+
+    def _comparable(self) -> Iterator[Compared | None]:
+        """What the rules compare of every layer: the same positions in all, up to where too few are left. A
+        position whose massive activation a layer writes is none of its witnesses."""
+        enough = list(takewhile(lambda usual: usual.sum() >= FEWEST_TOKENS, (u for u, _ in self._testimony)))
+        for i, (usual, found) in enumerate(self._testimony):
+            chosen = enough[-1] if i < len(enough) else usual
+            if not chosen.any():
+                yield None
+            else:
+                medians = {name: median(values[chosen]) for name, values in found.items()}
+                yield Compared(int(chosen.sum()), **medians)
 
 
 def compared_positions(tokens: Sequence[int]) -> Array:
@@ -153,3 +163,8 @@ def near_zero(x: Array) -> float:
 def typical(x: Array) -> float:
     """The median magnitude of the elements, which the few massive ones of sound models do not move."""
     return median(np.abs(x))
+
+
+def typical_of_rows(x: Array) -> Array:
+    """The same of every row: [n, C] -> [n]"""
+    return np.median(np.abs(x), axis=1)

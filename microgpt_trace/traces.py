@@ -116,9 +116,9 @@ class StepSummary:
 class Compared:
     """What the rules compare of a layer, over `positions` that read different tokens.
 
-    `growth` is how many times its input the stream leaves as, `attention` and `mlp` what each writes (of
-    all three the median magnitude of an element), `passing` the share of SiLU outputs that are not near
-    zero, `turn` the median cosine of the layer's output and input.
+    All are medians over these. `growth` is how many times its input the stream leaves as, `attention` and
+    `mlp` what each writes (of all three the median magnitude of an element), `passing` the share of SiLU
+    outputs that are not near zero, `turn` the cosine of the layer's output and input.
     """
 
     positions: int

@@ -96,6 +96,13 @@ def test_nothing_is_odd_about_rare_tokens(smollm2):
     assert odd(trace(smollm2, tokens=RARE, positions="last")) == []
 
 
+def test_nothing_is_odd_about_special_tokens(smollm2):
+    """Of which most get massive activations in layer 11, so that the others are compared, in all layers."""
+    traced = trace(smollm2, tokens=list(range(17)), positions="last")
+    assert odd(traced) == []
+    assert {row.compared.positions for row in traced.layers} == {4}
+
+
 def odd(traced):
     print(*(f"{a.id}: {a.found} {a.value} {a.detail} {a.unseen}" for a in traced.anomalies), sep="\n")
     return [a.id for a in traced.anomalies if a.found is True]
