@@ -59,10 +59,12 @@ def npy_array(path: Path, name: str) -> Stored:
 
 
 def npz_arrays(path: Path) -> tuple[list[Stored], list[str]]:
-    """The arrays of a .npz archive, and the names of what else is in it. Raises FileFormatError."""
+    """The arrays of a .npz archive, which stays open while they are there, and the names of what else is in
+    it. Raises FileFormatError."""
     arrays, others = [], []
     seen = set[str]()
-    with reading(path), _refusing(str(path), "a .npz archive"), zipfile.ZipFile(path) as archive:
+    with reading(path), _refusing(str(path), "a .npz archive"):
+        archive = zipfile.ZipFile(path)  # its list of members takes longer to read than most of them
         for member in archive.infolist():
             if member.filename in seen:
                 raise FileFormatError(f"{path}: {brief(member.filename)} is there twice")
@@ -85,7 +87,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
 
     def read() -> Array:
         with reading(path), _refusing(where, "the array that its header describes"):
-            with zipfile.ZipFile(path) as again, again.open(member.filename) as file:
+            with archive.open(member) as file:
                 if read_header(file) != header:
                     raise ValueError("changed meanwhile")
                 data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
