@@ -1,7 +1,8 @@
 """How often sound runs alarm, and what is seen: python benchmarks/alarms.py [bands|anomalies]
 
-bands      PyTorch's own forward of SmolLM2 in bfloat16 and float16, compared by `microgpt diff --compute`:
-           how many of its recordings lie beyond a band, and how many events do once they are scaled
+bands      PyTorch's own forward of SmolLM2 in float32, bfloat16 and float16, compared by `microgpt diff`, the
+           narrow types with --compute: how many of its recordings lie beyond a band, and how many events do
+           once they are scaled
 anomalies  the rules of `--fail-on anomaly` on sound texts and on lists of random tokens, and on each layer
            with what its MLP writes scaled
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +31,23 @@ from microgpt_trace.decoder import Decoder
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
 RECORDED, FUSED = 35, 4  # texts that are recorded, and of so many one with fused attention as well
 SCALED = TEXTS[:RECORDED:3]
-FACTORS = (1.01, 1.02, 1.05, 1.1, 1.2)
+FACTORS = {"f32": (1.0001, 1.001), "bf16": (1.01, 1.02, 1.05, 1.1), "f16": (1.001, 1.01, 1.02)}
 LISTS, LENGTHS, SEED = 300, (2, 3, 4, 5, 8, 12, 20), 5
-WRITES = 50.0  # times what an MLP writes
+WRITES = (10.0, 50.0)  # times what an MLP writes
 
 
 def report_bands(path: Path, folder: Path) -> None:
     model = load(path)
-    for compute in ("bf16", "f16"):
-        files = dict(recordings(path, model, compute, folder))
+    for dtype in ("f32", "bf16", "f16"):
+        compute = None if dtype == "f32" else dtype
+        files = dict(recordings(path, model, dtype, folder))
         found = {file.stem: diff(model, file, text, compute=compute) for file, text in files.items()}
         beyond = [f"; {name} at {each.first}" for name, each in found.items() if not each.agree]
         nearest = max(each.worst.excess for each in found.values())
-        print(f"{compute}: {len(beyond)} of {len(found)} recordings lie beyond a band", end="")
+        print(f"{dtype}: {len(beyond)} of {len(found)} recordings lie beyond a band", end="")
         print(f", at most {nearest:.2f} of one", *beyond, sep="", flush=True)
         eager = {text: file for file, text in files.items() if "eager" in file.stem}
-        for factor in FACTORS:
+        for factor in FACTORS[dtype]:
             seen: Counter[bool] = Counter()
             for text in SCALED:
                 altered = scaled(eager[text], folder / "scaled.safetensors", factor)
@@ -58,7 +61,7 @@ def recordings(path: Path, model: Decoder, dtype: str, folder: Path) -> Iterator
     import torch
     from transformers import AutoModelForCausalLM
 
-    kind = {"bf16": torch.bfloat16, "f16": torch.float16}[dtype]
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
     for attention in ("eager", "sdpa"):
         peer = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation=attention
@@ -89,10 +92,10 @@ def report_anomalies(path: Path) -> None:
         odd = sum(any(rule.found for rule in rules) for rules in found)
         in_part = sum(any(rule.found is None for rule in rules) for rules in found)
         print(f"{odd} of {len(found)} {what} are odd; {in_part} were not looked at by all rules", flush=True)
-    for text in TEXTS[:2]:
-        layers = range(model.config.n_layer)
-        seen = [is_odd(model, text, Intervention("scale", f"layer{i}.mlp.down", WRITES)) for i in layers]
-        print(f"layerN.mlp.down x {WRITES:g}: odd in {sum(seen)} of {len(seen)} layers, {text!r}")
+    layers = range(model.config.n_layer)
+    for text, factor in product(TEXTS[:2], WRITES):
+        seen = [is_odd(model, text, Intervention("scale", f"layer{i}.mlp.down", factor)) for i in layers]
+        print(f"layerN.mlp.down x {factor:g}: odd in {sum(seen)} of {len(seen)} layers, {text!r}")
 
 
 def tokens_of(rng: random.Random, vocab_size: int) -> list[int]:

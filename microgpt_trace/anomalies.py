@@ -155,13 +155,13 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     where = f"layer {judged[worst].layer}: {values[worst]:.4g}, by the trend {math.exp(usual[worst]):.4g}"
     seen = f"layers {judged[0].layer} to {judged[-1].layer} at {compared[0].positions} positions"
     unseen = [f"layer 0: {rule.first}"] * bool(rule.first)
-    unseen += [f"layers from {len(witnessed)} on: {_FEW}"] * (len(witnessed) < len(layers))
+    unseen += [f"layers from {len(witnessed)} on: {TOO_FEW}"] * (len(witnessed) < len(layers))
     return Anomaly(
         rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, "; ".join(unseen)
     )
 
 
-_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
+TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
 
 
 def _has_witnesses(row: LayerRow) -> bool:
@@ -179,7 +179,7 @@ def _not_judged(layers: Sequence[LayerRow], witnessed: int, values: Sequence[flo
             f"{first.positions if first else 0}"
         )
     if witnessed < FEWEST_LAYERS + 2:
-        return f"from layer {witnessed} on {_FEW}"
+        return f"from layer {witnessed} on {TOO_FEW}"
     if all(math.isfinite(value) and value >= 0 for value in values):
         return ""
     bad = any(row.nan_count or row.inf_count for row in layers)

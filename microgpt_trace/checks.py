@@ -141,7 +141,7 @@ class Checker:
 
     def finite(self) -> Check:
         """Whether every value of every phase so far is finite, and where the first is not."""
-        claim = "every value is finite"
+        claim = "every event is finite"
         if self.first_nonfinite is not None:
             return Check("finite", claim, False, None, 0.0, self.first_nonfinite)
         if self.infinite:

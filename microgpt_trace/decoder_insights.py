@@ -12,7 +12,7 @@ from .insights import WHOLE, Insight
 from .norm_rows import NormRows
 from .printable import shown_token
 from .traces import LayerRow, TraceInput
-from .wording import fixed, number, percent, told_apart
+from .wording import counted, fixed, number, percent, told_apart
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
 MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
@@ -116,7 +116,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
     row = max(layers, key=times)
-    ratio, limit = told_apart(times(row), MASSIVE, fixed)
+    ratio, limit = told_apart(times(row), MASSIVE, fixed, 0 if times(row) >= 100 else 1)
     token = shown_token(inputs.labels[row.peak_position])
     place = (
         f"{number(row.peak)} at position {row.peak_position} ({token}), "
@@ -134,10 +134,10 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Insight:
         return Insight("massive", title, False, text, numbers)
     massive = [r for r in layers if times(r) >= MASSIVE]
     same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
-    here = "all" if len(same) == len(massive) else f"{len(same)} of them"
+    here = f", {'all' if len(same) == len(massive) else f'{len(same)} of them'} at this position and channel"
     text = (
-        f"Farthest out is {place}, {measured}. After {len(massive)} of {len(layers)} layers the largest "
-        f"element is {limit} times the median or more, {here} at this position and channel."
+        f"Farthest out is {place}, {measured}. After {len(massive)} of {counted(len(layers), 'layer')} the "
+        f"largest element is {limit} times the median or more{here * (len(massive) > 1)}."
     )
     return Insight("massive", title, True, text, numbers)
 
@@ -157,13 +157,13 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> In
     sinking = [layer for layer, share in shares.items() if share >= limit]
     numbers: dict[str, float | None] = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     largest, least = told_apart(shares[top], limit, percent)
-    judged = f"{len(shares)} layers" + " without a sliding window" * bool(windowed)
+    judged = counted(len(shares), "layer") + " without a sliding window" * bool(windowed)
     measured = (
         f"later positions spend {mean:.0%} of their attention on position 0 on average, most in layer {top} "
         f"({largest}); spread evenly it would be {even:.0%}"
     )
     none = f"No layer of {judged} puts" if windowed else "No layer puts"
-    lead = f"{len(sinking)} of {judged} put" if sinking else none
+    lead = f"{len(sinking)} of {judged} put{'s' * (len(sinking) == 1)}" if sinking else none
     text = f"{lead} {least} or more on position 0: {measured}."
     return Insight("sinks", title, bool(sinking), text, numbers)
 
@@ -177,7 +177,8 @@ def _turn(layers: Sequence[LayerRow]) -> Insight:
     measured = f"layer {most.layer} turns it most (median cosine of output and input {cosine})"
     if still:
         named = ", ".join(map(str, still[:12])) + (" …" if len(still) > 12 else "")
-        text = f"{len(still)} of {len(layers)} layers keep a cosine of {STILL} or more: {named}; {measured}."
+        keep = f"{len(still)} of {counted(len(layers), 'layer')} keep{'s' * (len(still) == 1)}"
+        text = f"{keep} a cosine of {STILL} or more: {named}; {measured}."
     else:
         text = f"No layer keeps a cosine of {STILL} or more: {measured}."
     return Insight("turn", title, bool(still), text, numbers)

@@ -29,6 +29,7 @@ STEP = 1e-5
 TOLERANCE = 1e-6  # of the tensor's largest gradient
 
 MANY = 32  # elements that are wrong: the others of that tensor need no second look
+TELLING = 0.5  # of a slope: where differences may err by more, they say nothing of it
 KINK = (math.nan, math.nan)  # no slope
 
 Change = Callable[[Array], Array]
@@ -78,7 +79,8 @@ def _checks(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
             row = _check(name, [trained[name], traced[name]], np.ones_like(array), done, moved)
         for found in hooked:  # the worst comes last
             if found.name == name:
-                row = replace(row, hooked=found.relative, holds=row.holds and found.excess <= 1)
+                told = found.relative if found.allowed < TELLING else None
+                row = replace(row, hooked=told, holds=row.holds and found.excess <= 1)
         yield row
     for name, (value, gradient) in shown.items():
         with np.errstate(all="ignore"):

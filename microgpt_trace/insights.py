@@ -18,7 +18,7 @@ from .events import TraceEvent
 from .norm_rows import NormRows
 from .parameters import Config
 from .stats import Array, TensorStats
-from .wording import decimals, fixed, listed, percent, span, told_apart
+from .wording import at_most, decimals, fixed, listed, percent, span, told_apart
 
 if TYPE_CHECKING:
     from .model import Model
@@ -104,7 +104,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, config: Config) -> Insigh
         f"the first). This is a structural invariant: RMSNorm scales every row to RMS 1, so a row of width "
         f"{config.n_embd} has L2 √{config.n_embd} = {math.sqrt(config.n_embd):.2f} and {rows} of them "
         f"{'has' if rows == 1 else 'have'} √({rows}·{config.n_embd}) = {expected:.2f}; eps takes "
-        f"{1 - least[tightest]:.1%} of a row at most."
+        f"at most {at_most(1 - least[tightest])} of a row."
     )
     return Insight("rmsnorm", title, True, text, numbers)
 
@@ -116,7 +116,7 @@ def _attention(stats: Stats, config: Config) -> Insight:
     written = [_l2(stats, f"layer{i}.attn.out") for i in layers]
     after = [_l2(stats, f"layer{i}.attn.residual") for i in layers]
     heads = [_l2(stats, n) for n in stats if ".attn.head" in n]
-    shares = [w / b if b else math.inf for w, b in zip(written, before, strict=True)]
+    shares = [w / b if b else (math.inf if w else 0.0) for w, b in zip(written, before, strict=True)]
     top = max(shares)
     layer, finite = shares.index(top), math.isfinite(top)
     numbers: dict[str, float | None] = {
@@ -126,13 +126,17 @@ def _attention(stats: Stats, config: Config) -> Insight:
         "stream_before": before[-1],
         "stream_after": after[-1],
     }
+    wrote = f"the heads write L2 {span(heads)} each, together {span(written)},"
+    if config.n_head == 1:
+        wrote = f"the head writes L2 {span(written)}"
     moves = ", ".join(f"{decimals(b)} → {decimals(a)}" for b, a in zip(before, after, strict=True))
     measured = (
-        f"the heads write L2 {span(heads)} each, together {span(written)}, into a residual stream of L2 "
-        f"{span(before)}; the residual connection takes it {moves}"
+        f"{wrote} into a residual stream of L2 {span(before)}; the residual connection takes it {moves}"
     )
     share, limit = told_apart(top, SMALL_BRANCH, percent) if finite else ("", "")
     if top <= SMALL_BRANCH:
+        if top <= SMALL_BRANCH / 10:
+            share = at_most(top) if config.n_layer > 1 else f"{100 * top:.2g}%"
         text = f"Attention is a small perturbation: {measured}. It adds {share} of the stream's L2"
         text += f" at most, in layer {layer}." if config.n_layer > 1 else "."
     else:

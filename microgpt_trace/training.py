@@ -23,6 +23,7 @@ from .parameters import Parameters, aligned
 from .stats import Array
 from .threads import one_blas_thread
 from .tokenizer import Tokenizer
+from .wording import counted
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
 EVALUATION_BATCH = 128
@@ -253,7 +254,7 @@ def train(
         for record in trainer.run():
             if on_step is not None:
                 on_step(record)
-    return trainer.model(f"trained for {steps:,} steps")
+    return trainer.model(f"trained for {counted(steps, 'step')}")
 
 
 def mean_loss(params: Parameters, encoded: Encoded, indices: Array) -> float | None:

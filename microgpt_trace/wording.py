@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 Form = Callable[[float, int], str]  # a number with so many digits
@@ -13,8 +14,10 @@ def number(value: float) -> str:
 
 
 def decimals(value: float, digits: int = 2) -> str:
-    """Two decimals where they say something, else three significant digits."""
-    plain = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5
+    """Two decimals where they say something, else three significant digits or all before the point."""
+    if 1e4 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    plain = value == 0 or 0.5 * 10**-digits <= abs(value) < 1e4
     return f"{value:.{digits}f}" if plain else f"{value:.3g}"
 
 
@@ -27,6 +30,14 @@ def span(values: Iterable[float]) -> str:
 
 def percent(value: float, digits: int = 0) -> str:
     return f"{value:.{digits}%}"
+
+
+def at_most(share: float) -> str:
+    """A share with two significant digits, rounded up: 0.00344 is "0.35%"."""
+    if not 0 < share < 1:
+        return f"{max(share, 0.0):.0%}"
+    digits = max(0, 1 - math.floor(math.log10(100 * share)))
+    return f"{math.ceil(100 * share * 10**digits) / 10**digits:.{digits}f}%"
 
 
 def fixed(value: float, digits: int) -> str:
@@ -44,6 +55,11 @@ def told_apart(value: float, limit: float, form: Form, digits: int = 0) -> tuple
 def read(text: str) -> float:
     """The number that a form has printed."""
     return float(text.replace(",", "").rstrip("%"))
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 step", "5,000 steps" """
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def listed(items: Sequence[str]) -> str:

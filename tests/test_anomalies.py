@@ -401,7 +401,7 @@ def test_layers_with_a_window_are_no_sinks(decoder_folder, layer, holds):
     with model.hooks.subscribe(first_alone, f"layer{layer}.attn.weights"):
         found = insight(trace(model, tokens=list(TOKENS)), "sinks")
     assert found.holds is holds
-    assert "of 1 layers" in found.text or not holds
+    assert "of 1 layer without" in found.text or not holds
     assert "layer 1" not in found.text
 
 

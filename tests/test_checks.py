@@ -234,7 +234,7 @@ def test_a_gradient_by_a_vanishing_p_is_infinite_and_no_alarm(sure):
     assert np.isneginf(traced.gradient("probs")).sum() == 1
     finite = traced.checks[0]
     assert traced.ok
-    assert finite.claim.startswith("every value is finite but d loss / d P")
+    assert finite.claim.startswith("every event is finite but d loss / d P")
     assert finite.detail.startswith(
         "backward of probs, position 3, element [3, 17] = -inf: the P of 1 target"
     )

@@ -621,10 +621,11 @@ def test_layer_rows_follow_from_the_arrays(decoder_folder, case):
         ])  # fmt: skip
         close(row.typical, np.median(np.abs(left)))
         at = [p for p in sorted({token: p for p, token in enumerate(TOKENS)}.values()) if p > 0]
-        compared, size = row.compared, [float(np.median(np.abs(x[at]))) for x in (left, entered, out, down)]
+        after, before, wrote, fed = (np.median(np.abs(x[at]), axis=1) for x in (left, entered, out, down))
+        passing, compared = (np.abs(act[at]) > 0.01).mean(axis=1), row.compared
         close(
             (compared.growth, compared.attention, compared.mlp, compared.passing, compared.turn),
-            (size[0] / size[1], *size[2:], (np.abs(act[at]) > 0.01).mean(), np.median(cosine[at])),
+            [np.median(of_rows) for of_rows in (after / before, wrote, fed, passing, cosine[at])],
         )
         assert compared.positions == len(at)
         place = np.unravel_index(np.abs(left).argmax(), left.shape)

@@ -59,6 +59,34 @@ def test_gaps_in_a_dump_of_a_right_engine(decoders, inputs):
     assert eight.clean
 
 
+@pytest.mark.parametrize("ends", [("mlp.residual", "logits"), ("mlp.residual",), ("logits",)])
+@pytest.mark.parametrize("inputs", ["Q8_0", "Q8_1"])
+def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decoders, ends, inputs):
+    """Over several products little shows that it is so: no fault is named, nor is it clean."""
+    model, config, weights = decoders("qwen2")
+    events = decoder_run(config, weights, TOKENS, inputs=inputs)
+    kept = {name: value for name, value in events.items() if name.endswith(ends)}
+    plain, eight = diagnosed(model, kept)
+    print(plain.offer, plain.first_wrong, [(o.name, o.error, o.tolerance) for o in eight.operations])
+    assert (plain.offer.compute, plain.first_wrong, plain.findings) == ("q8", None, ())
+    assert not plain.clean
+    assert eight.clean
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_a_factor_is_not_offered_a_precision_that_hides_it(decoders, factor):
+    """What is offered must make right, by inputs rounded so, what it explains."""
+    model, config, weights = decoders("llama_gqa")
+
+    def alter(name, value):
+        return value * np.float32(factor) if name.partition(".")[2] in PRODUCTS else value
+
+    events = decoder_run(config, weights, TOKENS, inputs="Q8_0", alter=alter)
+    found = diagnose_values(model, TOKENS, events)
+    print(found.offer, found.first_wrong, [finding.claim for finding in found.findings])
+    assert (found.offer is not None) == (factor == 1.0)
+
+
 @pytest.mark.parametrize("rounding", ["bf16", "f16"])
 def test_bits_of_the_values_tell_as_before(decoders, rounding):
     model, config, weights = decoders("llama_gqa")

@@ -102,6 +102,22 @@ def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, 
     assert 0.7 < ratio < 1.4
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_where_rounding_alone_turns_attention_over_no_row_is_too_far(tmp_path, seed):
+    """Scores of hundreds: a key that wins in float32 loses in eight bits, in our own passes too."""
+    model, config, weights = wide(tmp_path, "Q4_K")
+    tokens = [int(token) for token in np.random.RandomState(seed).randint(0, config["vocab_size"], 50)]
+    events = decoder_run(config, weights, tokens, inputs="Q8_K")
+    found = diff(model, write_npz(tmp_path / "dump.npz", events), tokens=tokens, compute="q8")
+    print(found.worst)
+    assert found.agree
+
+
+def test_of_values_of_which_none_is_finite_nothing_is_told(llama):
+    event = altered(llama, "layer0.attn.q", lambda value: value * np.nan).event("layer0.attn.q")
+    assert (event.holds, event.median, event.cosine) == (False, None, None)
+
+
 def test_a_third_run_calibrates(llama, decoder_folder):
     a, b = llama
     other = load(decoder_folder("llama_gqa", edit=lambda w: [v.__imul__(1.002) for v in w.values()]))

@@ -79,8 +79,8 @@ def diff(
     factor: Annotated[
         float | None,
         typer.Option(
-            help="Times the distance that --compute or --calibrate measures.", min=0.0, show_default="12",
-            rich_help_panel=BAND,
+            help="Times the distance that --compute or --calibrate measures.", min=0.0,
+            show_default="8; 12 for --calibrate", rich_help_panel=BAND,
         ),
     ] = None,
     rtol: Annotated[

@@ -31,7 +31,8 @@ from .progress import progress
 def sample(
     count: Annotated[int, typer.Option("-n", "--count", help="How many names.", min=1)] = 20,
     temperature: Annotated[
-        float, typer.Option(help="0 is the most probable name; 1 the model's own odds.", min=0.0)
+        float,
+        typer.Option(help="0 takes the most probable letter each time; 1 the model's own odds.", min=0.0),
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="The same names for the same seed.", min=0)] = 42,
     prefix: Annotated[str, typer.Option(help="What the names begin with.")] = "",

@@ -81,14 +81,14 @@ def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
 
 @contextmanager
 def _following(model: Model | Decoder, passes: int) -> Iterator[None]:
-    """Report each layer of so many passes on stderr where the run takes long."""
-    done, count = 0, model.config.n_layer * passes
-    with progress("layer") as report:
+    """Report each layer on stderr where the run takes long, or each of several passes, one a token."""
+    done, layers = 0, model.config.n_layer
+    with progress("layer" if passes == 1 else "token") as report:
 
         def told(event: TraceEvent, value: Array) -> None:
             nonlocal done
             done += 1
-            report(done, count)
+            report(*((done, layers) if passes == 1 else (done // layers, passes)))
 
         with model.hooks.subscribe(told, "layer*.mlp.residual"):
             yield

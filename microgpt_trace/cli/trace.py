@@ -172,7 +172,7 @@ def trace(
         "positions": positions_of(positions), "lens": lens, "generate": generate, "temperature": temperature,
         "recheck": recheck,
     }  # fmt: skip
-    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=temperature is not None)
+    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=bool(temperature))
     interventions = interventions_of(ablate, ablate_mean, scale, patch, add, loaded)
     if loaded.family == "decoder":
         _refuse(own, "is for a microGPT: a production model is traced forward only")

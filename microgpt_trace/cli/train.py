@@ -12,6 +12,7 @@ import typer
 
 from ..errors import FileFormatError, InputError
 from ..files import hold
+from ..wording import counted
 from .options import DEFAULT_CHECKPOINT
 from .output import note
 from .targets import check_training_targets
@@ -122,7 +123,7 @@ def _new(
     documents = Documents.fit(lines, tokenizer, config.block_size, hint)
     if not len(documents):
         why = "; ".join(documents.notes)
-        raise FileFormatError(f"{path}: none of its {len(lines):,} lines fits the model: {why}")
+        raise FileFormatError(f"{path}: none of its {counted(len(lines), 'line')} fits the model: {why}")
     return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
 
 

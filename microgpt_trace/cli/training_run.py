@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..errors import DivergedError, RunError
 from ..shell import command
 from ..signals import handled, uninterrupted
+from ..wording import counted
 from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _print_summary(
         p_after=[target.p for target in after[2].targets],
         samples=_samples(trainer),
         closing=[
-            ("time", f"{seconds:.2f} s for {steps:,} steps, {seconds / steps * 1e6:,.0f} µs a step"),
+            ("time", f"{seconds:.2f} s for {counted(steps, 'step')}, {seconds / steps * 1e6:,.0f} µs a step"),
             ("checkpoint", str(target)),
         ],
         trace_it=command("trace", [watched], ["--model", str(target)]),
@@ -185,13 +186,12 @@ def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
 
 def _facts(trainer: Trainer, start: int) -> list[tuple[str, str]]:
     documents, schedule, config = trainer.documents, trainer.schedule, trainer.params.config
-    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
-    size = "1 name" if schedule.batch_size == 1 else f"{schedule.batch_size} names"
-    went = f"steps {start + 1:,} to {schedule.steps:,}" if start else f"{schedule.steps:,} steps"
+    layers, size = counted(config.n_layer, "layer"), counted(schedule.batch_size, "name")
+    went = f"steps {start + 1:,} to {schedule.steps:,}" if start else counted(schedule.steps, "step")
     return [
         (
             "data",
-            f"{len(documents):,} names: {len(documents.train):,} to train on, "
+            f"{counted(len(documents), 'name')}: {len(documents.train):,} to train on, "
             f"{len(documents.held_out):,} held out by a hash of the name",
         ),
         ("vocabulary", trainer.tokenizer.describe()),

@@ -113,7 +113,9 @@ class Bands:
             return [Measure("", found, own * everywhere)]
         factor = given.factor * (PEAKED if peaked else 1.0)
         apart = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
-        band = np.minimum(own + self._band(found, apart, factor, given.typical), UNRELATED)
+        band = own + self._band(found, apart, factor, given.typical)
+        related = apart.rows < UNRELATED  # else rounding alone may bring anything
+        band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [Measure("", found, band)]
         if len(thirds) == 1:  # by luck its rows have the right length
             return measures

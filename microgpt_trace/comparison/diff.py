@@ -68,7 +68,7 @@ def diff(
     for option, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{option}: expected a number of at least 0, found {value}")
-    if factor is not None and ((compute is None and calibrate is None) or not factor >= 0):
+    if factor is not None and ((compute is None and calibrate is None) or not 0 <= factor < math.inf):
         raise InputError("factor: a number of at least 0, for what compute or calibrate measures")
     if compute is not None and compute not in COMPUTES:
         raise InputError(f"compute: expected one of {', '.join(COMPUTES)}, found {compute!r}")

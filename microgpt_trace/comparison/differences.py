@@ -25,11 +25,11 @@ class EventDifference:
 
     `relative` is |a - b| / max(|a|, |b|) of the row that is worst for its band, or what is left of it
     without the elements that `measured` names, or the distance that it names; `tolerance` is its band.
-    `median` is the median row's, `cosine` the smallest of all rows. `alike` of the `count` elements are not
-    finite and the same on both sides: nothing can be said of these, and a row or an event without others
-    has NaN for its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`, `head`, `index`,
-    `a` and `b` tell the first row beyond its band, or the worst, and its element farthest apart. Of
-    statistics alone there is neither median nor cosine nor place.
+    `median` is the median row's, `cosine` the smallest of all rows that are finite. `alike` of the `count`
+    elements are not finite and the same on both sides: nothing can be said of these, and a row or an event
+    without others has NaN for its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`,
+    `head`, `index`, `a` and `b` tell the first row beyond its band, or the worst, and its element farthest
+    apart. Of statistics alone there is neither median nor cosine nor place.
     """
 
     name: str
@@ -192,6 +192,7 @@ def difference(
     found = np.choose(by, [measure.found for measure in measures])
     bands = np.choose(by, [measure.band for measure in measures])
     told = rows.told
+    finite = told & (rows.odd < 0)
     beyond = ~(found <= bands)
     if atol:
         beyond &= rows.largest > atol
@@ -210,8 +211,8 @@ def difference(
         expr=spec.expr,
         shape=shape,
         relative=float(found[worst]) if told.any() else math.nan,
-        median=None if statistic or not told.any() else median(plain[told]),
-        cosine=None if statistic or not told.any() else float(rows.cosine[told].min()),
+        median=None if statistic or not finite.any() else median(plain[finite]),
+        cosine=None if statistic or not finite.any() else float(rows.cosine[finite].min()),
         max_abs=float(rows.largest[largest]),
         max_index=_index(largest, int(rows.column[largest]), shape, positions, statistic),
         tolerance=float(bands[worst]),

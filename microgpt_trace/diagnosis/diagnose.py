@@ -41,7 +41,7 @@ NONE: Mapping[str, Fitted] = MappingProxyType({})
 KEPT = 32  # arrays read last, about a layer
 DRAWS = 4  # of roundings at random, to see how far they carry
 MOST_PRODUCTS = 0.8  # of them err where an engine rounds what goes into them
-EXPLAINED = 0.7  # of the error is left by a precision that is offered; others leave all of it, or more
+EXPLAINED = 0.5  # of the error is left by a precision that is offered; others leave all of it, or more
 
 FLOAT32, EIGHT_BITS = (Found(PRECISIONS[name], "looked at") for name in ("f32", "q8"))
 
@@ -63,13 +63,15 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 class Offer:
     """A precision that nobody asked for and that the errors look like: `looks_like` in words.
 
-    Judged by it, `explains` of the `wrong` operations that a product has part in lose most of their error.
+    Judged by it, `explains` of the `wrong` operations that a product has part in are right, and lose half of
+    their error or more where the dump has what goes into the product. It is `shown` where there are such.
     """
 
     compute: str
     looks_like: str
     explains: int
     wrong: int
+    shown: bool = True
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,17 @@ def diagnose_values(
     with one_blas_thread(), np.errstate(all="ignore"):
         found = precision_of(compute, run.values)
         operations = run.operations(found)
+        if not operations:
+            raise InputError("nothing can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
             raise InputError("nothing can be judged: no input of an operation that the dump has is finite")
         asked = compute is not None or found.precision.name != "f32"
         offer = None if asked else run.offer(operations)
-        findings, tried = ([], []) if offer else run.explain(found, operations)
+        findings, tried = run.explain(found, operations) if offer is None or not offer.shown else ([], [])
+        if offer is not None and any(finding.explains for finding in findings):
+            offer = None  # roundings over many products could bring any error of that size
+        elif offer is not None:
+            findings, tried = [], []
     of_tokens = entrance.token_finding(model, tokens, text_tokens)
     return Diagnosis(
         tuple(int(token) for token in tokens),
@@ -207,7 +215,7 @@ class _Diagnosing:
     @cached_property
     def rounding(self) -> ProductInputs:
         """What the dump shows of how the inputs of products are rounded."""
-        rounding, plain = ProductInputs(self.weights, self.rules), self.judge(FLOAT32).plain
+        rounding, plain = ProductInputs(self.weights, self.rules), self._plain
 
         def read(name: str) -> tuple[Array, Array]:
             x = plain.value(plain.inputs(name)[0])
@@ -227,23 +235,25 @@ class _Diagnosing:
         products = {o.name: self._products(o.name) for o in operations if o.error is not None}
         errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
         judged = sum(bool(own) for own in products.values())
-        if judged < 2 or len(errors) < MOST_PRODUCTS * judged:
+        if not errors or len(errors) < MOST_PRODUCTS * judged:
             return None
-        explained = [
-            o.name
-            for o in self.operations(EIGHT_BITS)
-            if o.name in errors and (o.error or 0) <= EXPLAINED * errors[o.name]
-        ]
-        ways = Counter(self.rounding.way(own) for name in explained for own in products[name][-1:])
+        right = {o.name: o.error or 0 for o in self.operations(EIGHT_BITS) if o.holds}
+        shown = [n for n in errors if n in right and right[n] <= EXPLAINED * errors[n]]
+        explained = [n for n in errors if n in shown or (n in right and len(products[n]) > 1)]
         if len(explained) < MOST_PRODUCTS * len(errors):
             return None
+        ways = Counter(self.rounding.way(own) for name in explained for own in products[name][-1:])
         way = ways.most_common(1)[0][0]
-        return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors))
+        return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors), bool(shown))
+
+    @cached_property
+    def _plain(self) -> Evaluation:
+        """What follows in float32, without noise."""
+        return self.judge(FLOAT32).plain
 
     def _products(self, name: str) -> list[str]:
         """The products since the dump's own inputs of an event, itself included."""
-        chain = (*self.judge(FLOAT32).plain.between(name), name)
-        return [own for own in chain if kind_of(own) in PRODUCTS]
+        return [own for own in (*self._plain.between(name), name) if kind_of(own) in PRODUCTS]
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
         """What the dump has of an event, and the positions of its rows; None where it has nothing."""

@@ -77,8 +77,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
-        "your values are the right ones scaled by {}".format,         own=1.0,
- usual=(0.5, 2.0),
+        "your values are the right ones scaled by {}".format, own=1.0, usual=(0.5, 2.0),
         special={-1.0: negated},
         low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..brief import one_line
-from ..graph import kind_of
+from ..graph import kind_of, layer_of
 from ..stats import Array
 from .evaluation import CARRIED, Evaluation
 from .operations import visible_to
@@ -164,11 +164,10 @@ class Judge:
         self, name: str, found: Array, expected: Array, rows: Rows, positions: Sequence[int] | None
     ) -> OperationResult:
         def result(error: float | None, tolerance: float, holds: bool, **where: object) -> OperationResult:
-            spec_layer = int(name[5 : name.index(".")]) if name.startswith("layer") else None
             values = {"position": None, "element": (), "found": None, "expected": None} | where
             values |= dict(zip(("count", "unjudged"), _unjudged(expected, self.compared(name)), strict=True))
             return OperationResult(
-                name, spec_layer, self.exprs[name], self.plain.sources(name),
+                name, layer_of(name), self.exprs[name], self.plain.sources(name),
                 tuple(self.plain.between(name)), error, tolerance, holds, **values,  # type: ignore[arg-type]
             )  # fmt: skip
 

@@ -22,6 +22,7 @@ AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
 NO_ROUNDING = " (what that leaves is small, but no rounding: it goes with rows, channels or values)"
 CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
+NONFINITE = ("nan", "infinite")  # hypotheses of rows of which no number is left
 NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 
 
@@ -84,7 +85,7 @@ def outcome_of(case: Case, proposal: Hypothesis | Family) -> Outcome | None:
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether it explains: that it holds, and what it leaves is rounding."""
     outcome = holding(case, hypothesis)
-    if not outcome.explains or _is_rounding(case, outcome):
+    if not outcome.explains or hypothesis.id in NONFINITE or _is_rounding(case, outcome):
         return outcome
     return replace(
         outcome, hypothesis=replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), explains=False
@@ -94,11 +95,12 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
 def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
     rows, expected = held(case, hypothesis)
-    residual, holds = residual_of(rows)
+    of_no_number = hypothesis.id in NONFINITE and bool(np.isnan(rows.errors).all())
+    residual, holds = residual_of(rows, most_known=hypothesis.id not in NONFINITE)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual, False)
-    clearly = bool(np.nanmax(rows.errors / rows.tolerances) <= CLEARLY)
+    clearly = of_no_number or bool(np.nanmax(rows.errors / rows.tolerances) <= CLEARLY)
     seen = case.seen
     return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
 
@@ -210,9 +212,12 @@ class _Under(Sequence[Evaluation]):
         return noisy.under(self._rules)
 
 
-def residual_of(rows: Rows) -> tuple[float, bool]:
-    """The residual of the worst row and whether all hold; infinite where most rows cannot be judged."""
+def residual_of(rows: Rows, most_known: bool = True) -> tuple[float, bool]:
+    """The residual of the worst row and whether all hold; infinite where most rows cannot be judged, unless
+    that is what is claimed of them."""
     unknown = np.isnan(rows.errors)
-    if 2 * np.count_nonzero(unknown) > len(unknown):
+    if unknown.all() and not most_known:
+        return 0.0, True
+    if most_known and 2 * np.count_nonzero(unknown) > len(unknown):
         return math.inf, False
     return rows.error, rows.holds

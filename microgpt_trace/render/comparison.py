@@ -12,6 +12,7 @@ from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
 from ..printable import shown_token, with_ids
+from ..wording import counted
 from .layout import Column, print_table
 from .screen import Screen, escape, labelled, significant
 
@@ -73,7 +74,7 @@ def _print_agreeing(result: Comparison, screen: Screen) -> None:
     told = [event for event in result.events if event.told]
     which = _which(result, len(told))
     exact = all(event.max_abs == 0 for event in told)
-    how = "number for number" if exact else "within their bands"
+    how = "number for number" if exact else "within its band" if len(told) == 1 else "within their bands"
     if result.of_statistics:
         verdict = f"The statistics of {which} agree"
     elif result.same:
@@ -93,7 +94,8 @@ def _print_agreeing(result: Comparison, screen: Screen) -> None:
 def _which(result: Comparison, told: int) -> str:
     """The events that were compared: all of them, or so many of how many."""
     every = len(result.events) + len(result.left_out)
-    return f"all {every:,} events" if told == every else f"the {told:,} of {every:,} events named"
+    whole = f"all {every:,} events" if every > 1 else "the one event"
+    return whole if told == every else f"the {told:,} of {every:,} events named"
 
 
 def _print_not_compared(result: Comparison, screen: Screen) -> None:
@@ -123,7 +125,8 @@ def _alike(event: EventDifference) -> str:
 
 def _predictions(agreement: Agreement) -> str:
     unknown = f" ({agreement.unknown:,} have none: NaN)" if agreement.unknown else ""
-    same = f"the same token at {agreement.same_argmax:,} of {agreement.positions:,} positions{unknown}"
+    positions = counted(agreement.positions, "position")
+    same = f"the same token at {agreement.same_argmax:,} of {positions}{unknown}"
     if math.isnan(agreement.mean_kl):
         return f"predictions: {same}, no KL: nowhere do both sides have probabilities"
     return (

@@ -9,9 +9,10 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from ..anomalies import Anomaly
+from ..anomalies import TOO_FEW, Anomaly
 from ..printable import on_one_line, shown_token, with_ids
 from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
+from ..wording import counted
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import (
@@ -83,11 +84,12 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     heads = f"{config['n_head']} heads of {config['head_dim']}"
     if config["n_kv_head"] != config["n_head"]:
         heads += f" on {config['n_kv_head']} key-value heads"
+    layers = counted(config["n_layer"], "layer")
     tied = "head tied to the embedding" if config["tied"] else "head of its own"
     return [
         ("vocabulary", model["vocabulary"] or "none in the file: tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
-        ("", f"{config['architecture']}: {config['n_layer']} layers, width {config['n_embd']}, {heads},"),
+        ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
         ("RoPE", describe_rope(config)),
         ("stored", describe_encodings(model["encodings"])),
@@ -265,7 +267,9 @@ def print_anomalies(anomalies: Sequence[Anomaly], screen: Screen) -> None:
     """Each rule that fired; what the others measured, and of what; all that was not evaluated, and why."""
     found = [a for a in anomalies if a.found]
     style = "red" if found else "green"
-    screen.say(f"\n[bold {style}]Anomalies: {len(found) or 'none'}[/bold {style}]")
+    in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
+    none = f"none{' in what was evaluated' * in_part}"
+    screen.say(f"\n[bold {style}]Anomalies: {len(found) or none}[/bold {style}]")
     for rule in found:
         where = f"; {rule.detail}" if rule.detail else ""
         said = f"{rule.id} {_value(rule)} in {rule.seen}, allowed {rule.threshold:g}{_UNITS[rule.source]}"

@@ -54,7 +54,8 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
         which, s = f"All {count:,} operations", ""
         if diagnosis.untested:
             which, s = f"The {count:,} of {diagnosis.of:,} operations judged", "s" * (count == 1)
-        screen.say(f"\n[bold {word}]{which} follow{s} from their own inputs[/bold {word}]")
+        own = "its" if count == 1 else "their"
+        screen.say(f"\n[bold {word}]{which} follow{s} from {own} own inputs[/bold {word}]")
         return
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     place = first.name if first.layer is None else f"layer {first.layer}, {first.name}"
@@ -79,12 +80,14 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
 
 def _print_offer(offer: Offer, screen: Screen) -> None:
     """No verdict: what the errors look like, and how to have it judged."""
-    screen.say(f"\n[bold yellow]No fault is named: the errors look like {offer.looks_like}[/bold yellow]")
-    asked = f"`--compute {offer.compute}` judges by that"
-    many = (
-        f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product has"
+    like = "look like" if offer.shown else "may be"
+    screen.say(f"\n[bold yellow]No fault is named: the errors {like} {offer.looks_like}[/bold yellow]")
+    which = (
+        f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product "
+        f"has part {'is' if offer.explains == 1 else 'are'} right so"
     )
-    screen.tell(f"{asked}: {many} part lose most of their error so")
+    unsure = "" if offer.shown else ", though over several products that says little: dump more events"
+    screen.tell(f"`--compute {offer.compute}` judges by that: {which}{unsure}")
 
 
 def _at(operation: OperationResult, labels: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from ..patching.results import (
     tables_of,
 )
 from ..printable import shown_token
+from ..wording import counted
 from .document import plain
 from .grid import Grid, print_grid
 from .layout import Column, print_table
@@ -57,8 +58,9 @@ def print_pairs(result: PairsResult, screen: Screen) -> None:
     """The pairs, then mean and spread of every site."""
     _print_list_of_pairs(result, screen)
     heads, count = _heads_of(result.pairs), len(result.pairs)
-    _print_tables(result.cells, f"Restored, mean of {count:,} pairs", _mean, heads, screen)
-    _print_tables(result.cells, "Spread over the pairs (std)", _spread, heads, screen, told=False)
+    _print_tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", _mean, heads, screen)
+    if count > 1:
+        _print_tables(result.cells, "Spread over the pairs (std)", _spread, heads, screen, told=False)
     _print_mean_parts(result.cells, screen)
     _print_checks(result.pairs, screen)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..comparison.prompts import PromptComparison
+from ..wording import counted
 from .comparison import WIDE, error
 from .layout import Column, print_table
 from .screen import Screen
@@ -30,14 +31,15 @@ def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
     print_table(columns, results, screen)
     failed = [r for r in results if not r.agree]
     agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
-    screen.say(f"\nthe same token at {agreed:,} of {positions:,} positions")
+    screen.say(f"\nthe same token at {agreed:,} of {counted(positions, 'position')}")
     if failed:
         first = failed[0].first
         screen.say(f"[bold red]{len(failed)} of {len(results)} prompts part[/bold red], the first at {first}")
     else:
         least = min(results, key=lambda r: r.events)
         named = "" if least.events == least.of else f" in the {least.events:,} of {least.of:,} events named"
-        screen.say(f"[bold green]All {len(results)} prompts lie within their bands{named}[/bold green]")
+        lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
+        screen.say(f"[bold green]{lie} within their bands{named}[/bold green]")
 
 
 def _of_band(result: PromptComparison) -> str:

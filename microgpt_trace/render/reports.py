@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..gradient_check import GradientCheck
+from ..wording import counted
 from .layout import Column, print_table
 from .screen import Screen, escape, ratio
 
@@ -36,19 +37,22 @@ def print_gradcheck(rows: Sequence[GradientCheck], text: str, screen: Screen) ->
     failed = [row.name for row in rows if not row.holds]
     kinks, unsettled = (sum(getattr(row, what) for row in rows) for what in ("kinks", "unsettled"))
     if kinks:
-        screen.say(f"{kinks:,} elements not judged: a ReLU switches within the step")
+        screen.say(f"{counted(kinks, 'element')} not judged: a ReLU switches within the step")
     if unsettled:
-        screen.say(f"{unsettled:,} elements not judged: the differences do not settle, or a P is next to 0")
+        screen.say(
+            f"{counted(unsettled, 'element')} not judged: the differences do not settle, or a P is next to 0"
+        )
     hooked = [row for row in rows if row.hooked is not None]
     if hooked:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
         screen.say(
-            f"with hooks that give every value another slope: {len(hooked)} parameters along one direction, "
-            f"at worst off by {worst.hooked:.1e} ({worst.name})"
+            f"with hooks that give every value another slope: {counted(len(hooked), 'parameter')} along one "
+            f"direction, at worst off by {worst.hooked:.1e} ({worst.name})"
         )
     total = sum(row.count for row in rows)
     if failed:
-        screen.say(f"[bold red]{len(failed)} tensors disagree: {', '.join(failed)}[/bold red]")
+        disagree = f"{counted(len(failed), 'tensor')} disagree{'s' * (len(failed) == 1)}"
+        screen.say(f"[bold red]{disagree}: {', '.join(failed)}[/bold red]")
     else:
         error = max(row.relative_error for row in rows)
         screen.say(

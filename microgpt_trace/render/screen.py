@@ -5,6 +5,7 @@ Whatever is printed here may come from a file: a Screen spells out what a termin
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -179,7 +180,7 @@ def at_right(text: str, width: int) -> str:
 
 def ratio(value: float | None) -> str:
     """A ratio with three significant digits."""
-    return "–" if value is None else f"{value:.3g}"
+    return f"{value:.3g}" if value is not None and math.isfinite(value) else "–"
 
 
 def labelled(pairs: Sequence[tuple[str, str]], screen: Screen) -> None:

@@ -14,6 +14,7 @@ from ..events import EventSpec, TraceEvent
 from ..printable import shown_token, with_ids
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace
+from ..wording import counted
 from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant
@@ -61,7 +62,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
         ("", dimensions),
     ]
     if model["trained_steps"]:
-        pairs.insert(3, ("", f"trained for {model['trained_steps']:,} steps"))
+        pairs.insert(3, ("", f"trained for {counted(model['trained_steps'], 'step')}"))
     pairs += [("assumed", text) for text in model["assumed"]]
     pairs += [("note", text) for text in inputs.notes]
     labelled(pairs, screen)
@@ -177,7 +178,7 @@ def _note(event: TraceEvent, family: str, layers: Mapping[int | None, LayerRow])
         whole = math.sqrt(event.shape[0] * event.shape[1])
         return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / whole - 1) < 0.01 else ""
     if kind in ("scores", "weights") and len(event.shape) == 3:
-        return "causal part"
+        return "causal"
     return ""
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..courses import TIMELINE_SCHEMA, LayerUnits, LossCourse, PositionCourse, Timeline, selected
 from ..printable import shown_token
+from ..wording import counted
 from .courses import (
     Measure,
     ends,
@@ -54,10 +55,9 @@ def print_timeline(timeline: Timeline, screen: Screen, names: Sequence[str]) -> 
 
 def _print_facts(timeline: Timeline, screen: Screen) -> None:
     config, plan, steps, losses = timeline.config, timeline.plan, timeline.steps, timeline.loss.steps
-    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
-    size = "1 name" if plan.batch_size == 1 else f"{plan.batch_size:,} names"
+    layers, size = counted(config.n_layer, "layer"), counted(plan.batch_size, "name")
     ended = losses[-1] if losses else timeline.runs[-1].step
-    went = f"{plan.steps:,} steps" if ended >= plan.steps else f"{ended:,} of {plan.steps:,} steps"
+    went = f"{ended:,} of " * (ended < plan.steps) + counted(plan.steps, "step")
     resumed = [f"step {run.step:,}" for run in timeline.runs if run.step]
     times = "once, at step" if len(steps) == 1 else f"{len(steps):,} times, steps {steps[0]:,} to"
     facts = [
@@ -99,11 +99,11 @@ def _print_predictions(timeline: Timeline, screen: Screen) -> None:
         *ends("first", lambda c: c.p, _p),
         Column("rank", _last_rank, right=True),
         Column("half way", lambda c: _step(c.halfway), right=True),
-        Column("learned", _learned, right=True, style=lambda c: "dim" if c.learned is None else "bold green"),
+        Column("learned", _learned, right=True, style=_learned_style),
     ]
     print_courses(columns, timeline.positions, screen)
     for text in (
-        "learned: the step from which on the target stays the first choice (rank 1)",
+        "learned: the step from which on the target stays the first choice (rank 1); always: at every trace",
         "half way: that from which on P stays above the middle of first and last",
     ):
         screen.tell(text, "dim", indent=0)
@@ -116,10 +116,19 @@ def _last_rank(position: PositionCourse) -> str:
     return f"{first_of(position.rank[::-1]) or '–'}"
 
 
+def _learned_style(position: PositionCourse) -> str:
+    return "dim" if position.learned is None or _always(position) else "bold green"
+
+
 def _learned(position: PositionCourse) -> str:
     if position.learned is not None:
-        return f"{position.learned:,}"
+        return "always" if _always(position) else f"{position.learned:,}"
     return "no" if any(position.rank) else "–"
+
+
+def _always(position: PositionCourse) -> bool:
+    """Whether the target was the first choice at every trace: then nothing is known of learning it."""
+    return all(rank in (1, None) for rank in position.rank)
 
 
 def _double_letter(position: PositionCourse, steps: Sequence[int]) -> str:
@@ -128,7 +137,7 @@ def _double_letter(position: PositionCourse, steps: Sequence[int]) -> str:
     if not any(position.rank):
         return f"{what}: ranks were not logged"
     if position.learned is not None:
-        start = "at every trace" if position.learned == steps[0] else f"from step {position.learned:,} on"
+        start = "at every trace" if _always(position) else f"from step {position.learned:,} on"
         return f"{what} is the first choice {start}."
     firsts = [f"{step:,}" for step, rank in zip(steps, position.rank, strict=True) if rank == 1]
     briefly = f"first choice only at step{'s' * (len(firsts) > 1)} {', '.join(firsts)}; " if firsts else ""

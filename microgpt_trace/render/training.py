@@ -156,7 +156,7 @@ def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list
         marks = (dot if at == level else "?" if at < 0 and level == 0 else " " for at in levels)
         lines.append(f"{scale} {side}" + "".join(marks))
     first, last = "1", f"{len(losses):,}"
-    lines.append(" " * 8 + first + last.rjust(len(means) - len(first)))
+    lines.append(" " * 8 + first + last.rjust(max(len(means) - len(first), len(last) + 1)))
     return lines
 
 

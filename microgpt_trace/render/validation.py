@@ -8,6 +8,7 @@ from typing import Any
 
 from ..graph import kind_of
 from ..validation import Validation, Verdict
+from ..wording import counted
 from .document import plain
 from .layout import Column, print_table
 from .screen import Screen, ratio
@@ -59,9 +60,9 @@ def print_validation(found: Validation, screen: Screen, *, verbose: bool = False
     style = "green" if found.ok else "bold red"
     dead = f", {count['dead']} cannot matter here" if count["dead"] else ""
     failed = f", {count['failed']} FAILED" if count["failed"] else ""
+    events, are = counted(len(found.verdicts), "event"), "is" if count["used"] == 1 else "are"
     screen.say(
-        f"\n[{style}]{count['used']} of {len(found.verdicts)} events are what the computation uses"
-        f"{dead}{failed}[/{style}]"
+        f"\n[{style}]{count['used']} of {events} {are} what the computation uses{dead}{failed}[/{style}]"
     )
 
 
