@@ -413,7 +413,9 @@ NOT_FINITE = {
 def test_what_is_wrong_may_be_nan_besides(decoders, fault):
     model, *_ = decoders("llama_gqa")
     values = run(model, {"layer0.attn.v": lambda s: fault(s["layer0.attn.v"])})
-    assert [o.name for o in diagnose_values(model, TOKENS, values).wrong] == ["layer0.attn.v"]
+    found = diagnose_values(model, TOKENS, values)
+    assert [o.name for o in found.wrong] == ["layer0.attn.v"]
+    assert ("nan" in explained(found)) == (fault is NOT_FINITE["all"])
 
 
 def test_no_temperature_is_beyond_all_numbers(decoders):

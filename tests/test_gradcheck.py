@@ -26,6 +26,18 @@ def test_the_default_model_has_no_elements_left_out(emma):
     assert sum(r.kinks for r in results) <= 2
 
 
+def test_a_slope_that_differences_cannot_tell_is_not_told(emma):
+    """Of logits in the thousands: what attention reads has next to no gradient, of which rounding is all."""
+    params = emma.params.copy()
+    params.flat *= 100
+    results = [row for row in gradcheck(Model(params, emma.tokenizer, "test")) if row.name in params]
+    told = {row.name: row.hooked for row in results if row.hooked is not None}
+    print(told)
+    assert all(row.holds for row in results)
+    assert len(told) < len(results)
+    assert max(told.values(), default=0.0) < 0.5
+
+
 def test_the_worst_element_is_given_with_both_numbers(emma):
     result = next(gradcheck(emma))
     exact = trace(Model(emma.params.copy(np.float64), emma.tokenizer, "test"), backward=True).gradient("wte")

@@ -10,6 +10,7 @@ from microgpt_trace import Config, Model, init, trace, train
 from microgpt_trace.insights import ENOUGH
 from microgpt_trace.model import Schedule, TrainingState
 from microgpt_trace.norm_rows import NormRows
+from microgpt_trace.wording import at_most, counted
 
 IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]
 
@@ -26,6 +27,18 @@ def insight(model, identifier, text="emma"):
 
 def l2(traced, name):
     return float(np.linalg.norm(traced[name].astype(np.float64)))
+
+
+@pytest.mark.parametrize(
+    ("share", "printed"),
+    [(0.0, "0%"), (-1e-9, "0%"), (1, "100%"), (0.00344, "0.35%"), (0.25, "25%"), (3.1e-8, "0.0000031%")],
+)
+def test_a_bound_is_never_below_what_it_bounds(share, printed):
+    assert at_most(share) == printed
+
+
+def test_one_is_not_plural():
+    assert [counted(n, "step") for n in (0, 1, 5000)] == ["0 steps", "1 step", "5,000 steps"]
 
 
 def test_every_trace_has_all_of_them(emma):

@@ -164,11 +164,13 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="getrusage counts KiB on Linux alone")
-@pytest.mark.parametrize("options", [["-v"], ["-v", "--json"], ["--generate", "4"], ["--lens"]], ids=" ".join)
-def test_peak_memory(options):
-    """Of the command, measured by a small process of its own: a child begins with its parent's peak."""
+@pytest.mark.parametrize(
+    ("options", "most"), [("-v", 200), ("-v --json", 200), ("--generate 4", 200), ("--lens", 220)]
+)
+def test_peak_memory(options, most):
+    """In MB, of the command, measured by a small process of its own: a child begins with its parent's peak."""
     pytest.importorskip("resource")
-    command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options]
+    command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     measured = subprocess.run(
         [sys.executable, "-c", MEASURE, *command], env=environment, capture_output=True, check=True
@@ -176,7 +178,7 @@ def test_peak_memory(options):
     code, peak = json.loads(measured.stdout)
     print(f"{peak / 1024:.0f} MiB")
     assert code == 0
-    assert peak * 1024 < 200e6
+    assert peak * 1024 < most * 1e6
 
 
 @pytest.mark.parametrize("compute", ["bf16", "f16", "q8"])
