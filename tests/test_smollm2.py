@@ -168,7 +168,7 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss])
     ("options", "most"), [("-v", 200), ("-v --json", 200), ("--generate 4", 200), ("--lens", 220)]
 )
 def test_peak_memory(options, most):
-    """In MB, of the command, measured by a small process of its own: a child begins with its parent's peak."""
+    """In MB, measured by a small process of its own: a child begins with its parent's peak."""
     pytest.importorskip("resource")
     command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
