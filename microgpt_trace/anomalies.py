@@ -13,6 +13,7 @@ from .brief import one_line
 from .events import TraceEvent
 from .stats import median
 from .survey import FEWEST_TOKENS
+from .wording import counted
 
 if TYPE_CHECKING:
     from .norm_rows import NormRows
@@ -69,7 +70,7 @@ def anomalies_of(
     """
     own = [event for event in events if event.name not in put]
     left = len(events) - len(own)
-    unseen = f"{left:,} event{'s' * (left > 1)} that an intervention changed" if left else ""
+    unseen = f"{counted(left, 'event')} that an intervention changed" if left else ""
     yield _nonfinite([*own, *(e for e in steps.broken if e.name not in put)], len(own) + steps.count, unseen)
     yield _constant(own, ", ".join(filter(None, [unseen, "steps of the continuation" * bool(steps.count)])))
     yield _norms(norms)

@@ -18,6 +18,7 @@ from .foreign_files import read_text
 from .parameters import Config
 from .stats import Array, DType
 from .tokenizer import Tokenizer
+from .wording import counted
 
 LONG_LINE = 1000  # characters: of a longer line that is too long nothing else is asked
 HELD_OUT_SHARE = 10  # one name in ten
@@ -73,10 +74,10 @@ class Documents:
                 continue
             left_out.setdefault(reason, []).append(f"line {number}: {brief(written)}")
         if lowered:
-            notes.append(f"{_lines(len(lowered))} lowered (first: {lowered[0]})")
+            notes.append(f"{counted(len(lowered), 'line')} lowered (first: {lowered[0]})")
         for reason, found in left_out.items():
             more = f"; {hint}" if hint and reason == outside else ""
-            notes.append(f"{_lines(len(found))} left out, {reason} (first: {found[0]}){more}")
+            notes.append(f"{counted(len(found), 'line')} left out, {reason} (first: {found[0]}){more}")
         return cls(names, tuple(notes))
 
     @cached_property
@@ -108,10 +109,6 @@ def held_out(name: str) -> bool:
     It depends on the name alone, so that repetitions of a name fall on one side.
     """
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") % HELD_OUT_SHARE == 0
-
-
-def _lines(count: int) -> str:
-    return "1 line" if count == 1 else f"{count:,} lines"
 
 
 class Encoded:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 
 from .events import TraceEvent, causal_mask
-from .predictions import log_softmax
+from .predictions import kl_divergence, log_softmax
 from .stats import PIECE, Array
 from .traces import EventChange, Prediction
 
@@ -85,8 +85,7 @@ def divergences(before: Array, after: Array, probs: Array | None = None) -> list
 def _divergence(before: Array, after: Array, probs: Array | None) -> float | None:
     log_p = log_softmax(before)
     log_q = log_softmax(after) if probs is None else np.log(probs.astype(np.float64))
-    p = np.exp(log_p)
-    kl = float(np.where(p > 0, p * (log_p - log_q), 0).sum())
+    kl = float(kl_divergence(log_p, log_q))
     return max(0.0, kl) if math.isfinite(kl) else None
 
 

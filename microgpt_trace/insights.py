@@ -18,7 +18,7 @@ from .events import TraceEvent
 from .norm_rows import NormRows
 from .parameters import Config
 from .stats import Array, TensorStats
-from .wording import at_most, decimals, fixed, listed, percent, span, told_apart
+from .wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 
 if TYPE_CHECKING:
     from .model import Model
@@ -246,7 +246,7 @@ def _pattern(names: Sequence[str], config: Config) -> Insight:
         kinds = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
         chains.append([_CHAIN[kind] for kind in kinds if kind in _CHAIN])
     holds = all(chain == list(_CHAIN.values()) for chain in chains)
-    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
+    layers = counted(config.n_layer, "layer")
     numbers: dict[str, float | None] = {"layers": float(config.n_layer)}
     title = "Comparison with Llama and Qwen"
     if not holds:

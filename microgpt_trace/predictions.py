@@ -41,6 +41,12 @@ def log_softmax(logits: Array) -> Array:
     return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
 
 
+def kl_divergence(log_p: Array, log_q: Array) -> Array:
+    """sum p log(p / q) of every row, in nats: [..., V], [..., V] -> [...]. NaN stays; q may be 0 where p is."""
+    p = np.exp(log_p)
+    return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=-1)
+
+
 def predictions_of(
     positions: Sequence[int], seen: Sequence[str], targets: Sequence[int | None], logits: Array, probs: Array,
     replaced: bool, label: Label, top_k: int,

@@ -24,6 +24,7 @@ from .errors import InputError
 from .events import PHASES
 from .log_records import LogRecord, log_records
 from .parameters import Config
+from .wording import counted
 
 EARLIER = "not logged; the log is of an earlier version"
 
@@ -146,7 +147,7 @@ class _Story:
         """The timeline of all records taken."""
         traced = sorted({step for course in self._facts.values() for step in course})
         if not traced:
-            steps = "1 training step" if len(self._losses) == 1 else f"{len(self._losses):,} training steps"
+            steps = counted(len(self._losses), "training step")
             raise InputError(
                 f"{path}: holds {steps} and no trace; `microgpt train --log FILE.jsonl --trace-every 250` "
                 "writes a log with traces"

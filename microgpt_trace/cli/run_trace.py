@@ -83,12 +83,13 @@ def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
 def _following(model: Model | Decoder, passes: int) -> Iterator[None]:
     """Report each layer on stderr where the run takes long, or each of several passes, one a token."""
     done, layers = 0, model.config.n_layer
-    with progress("layer" if passes == 1 else "token") as report:
+    what, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
+    with progress(what) as report:
 
         def told(event: TraceEvent, value: Array) -> None:
             nonlocal done
             done += 1
-            report(*((done, layers) if passes == 1 else (done // layers, passes)))
+            report(done // each, total)
 
         with model.hooks.subscribe(told, "layer*.mlp.residual"):
             yield

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..names import ALIASES, glob_pattern, select_names
+from ..wording import counted
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -57,13 +58,13 @@ def kept(
     """How many arrays were kept, and where that is not all which options keep others."""
     count = len(result)
     if request.layer:
-        return f"{_arrays(count)}{where}"
+        return f"{counted(count, 'array')}{where}"
     total = _of_all(result, model, request, layers)
     heads = any(spec.extra for spec in model.hooks.specs.values()) and "--layer '*.head*'"
     if count == total:
-        return f"{_arrays(count)}{where}" + (f"; {heads} {verb} the heads" if heads else "")
+        return f"{counted(count, 'array')}{where}" + (f"; {heads} {verb} the heads" if heads else "")
     more = f"; --verbose {verb} {total:,}" + (f", {heads} the heads" if heads else "")
-    return f"{count:,} of {_arrays(total)}{where}{more}"
+    return f"{count:,} of {counted(total, 'array')}{where}{more}"
 
 
 def _of_all(result: Trace, model: Model | Decoder, request: Request, layers: list[int]) -> int:
@@ -73,10 +74,6 @@ def _of_all(result: Trace, model: Model | Decoder, request: Request, layers: lis
     computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
     of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}
     return sum(of_phase[phase] for phase in {event.phase for event in result})
-
-
-def _arrays(count: int) -> str:
-    return f"{count:,} array{'s' * (count != 1)}"
 
 
 def with_stages(model: Model | Decoder, names: list[str]) -> list[str]:

@@ -137,11 +137,11 @@ def _reported(
     taken: Iterator[list[Piece | None]], names: Sequence[str], report: Callable[[int, int], None] | None
 ) -> Iterator[list[Piece | None]]:
     """The same; of how many of these events something was taken is reported."""
-    begun: set[str] = set()
+    left = set(names)
     for pieces in taken:
-        begun |= {piece.name for piece in pieces if piece is not None and piece.name in names}
+        left.difference_update(piece.name for piece in pieces if piece is not None)
         if report is not None:
-            report(len(begun), len(names))
+            report(len(names) - len(left), len(names))
         yield pieces
 
 

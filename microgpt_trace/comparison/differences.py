@@ -10,7 +10,7 @@ import numpy as np
 
 from ..brief import one_line
 from ..events import EventSpec
-from ..predictions import log_softmax
+from ..predictions import kl_divergence, log_softmax
 from ..stats import Array, median
 from .bands import Measure, Tolerance
 from .measures import Rows
@@ -283,9 +283,7 @@ class Agreeing:
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
         """Logits [n, V] of both."""
         with np.errstate(all="ignore"):
-            log_a, log_b = log_softmax(a), log_softmax(b)
-            terms = np.where(np.isneginf(log_a), 0.0, np.exp(log_a) * (log_a - log_b))
-            self._kl.append(terms.sum(axis=1))
+            self._kl.append(kl_divergence(log_softmax(a), log_softmax(b)))
         known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
         self._known.append(known)
         self._same.append(known & (a.argmax(axis=1) == b.argmax(axis=1)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..events import causal_mask
-from ..predictions import log_softmax
+from ..predictions import kl_divergence, log_softmax
 from ..stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
@@ -146,11 +146,10 @@ def compare_each(a: Array, others: Sequence[Array], bias: Array | None = None, *
 
 @np.errstate(all="ignore")
 def with_predictions(rows: Sequence[Rows], a: Array, others: Sequence[Array]) -> list[Rows]:
-    """The rows of one tensor of logits [n, V] beside each of several, and the KL of their predictions, sum
-    p_a log(p_a / p_b) in nats."""
+    """The rows of one tensor of logits [n, V] beside each of several, with KL(a || other) of what they
+    predict."""
     log_a = log_softmax(a)
-    p = np.exp(log_a)
-    kl = [np.where(p > 0, p * (log_a - log_softmax(other)), 0.0).sum(axis=1) for other in others]
+    kl = [kl_divergence(log_a, log_softmax(other)) for other in others]
     return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
 
 

@@ -164,10 +164,10 @@ def diagnose_values(
             raise InputError("nothing can be judged: no input of an operation that the dump has is finite")
         asked = compute is not None or found.precision.name != "f32"
         offer = None if asked else run.offer(operations)
-        findings, tried = run.explain(found, operations) if offer is None or not offer.shown else ([], [])
-        if offer is not None and any(finding.explains for finding in findings):
+        findings, tried = ([], []) if offer and offer.shown else run.explain(found, operations)
+        if any(finding.explains for finding in findings):
             offer = None  # roundings over many products could bring any error of that size
-        elif offer is not None:
+        elif offer:
             findings, tried = [], []
     of_tokens = entrance.token_finding(model, tokens, text_tokens)
     return Diagnosis(

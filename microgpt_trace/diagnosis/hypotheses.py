@@ -29,7 +29,8 @@ class Hypothesis:
 
     `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
     has a number taken from the dump, COMBINED for two at a time, DESCRIBED for what only tells how the
-    values differ. `value` is the number, `low` and `high` those around it that fit as well.
+    values differ. `value` is the number, `low` and `high` those around it that fit as well. Of one that is
+    `of_no_number` a row of which nothing finite follows is no objection.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Hypothesis:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    of_no_number: bool = False
 
     __repr__ = one_line
 

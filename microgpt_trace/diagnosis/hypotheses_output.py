@@ -30,7 +30,7 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
     def transform(other: Case, expected: Array) -> Array:
         return np.where(broken, np.nan, expected) if expected.shape == broken.shape else expected
 
-    yield Hypothesis("nan" if nans else "infinite", claim, None, transform)
+    yield Hypothesis("nan" if nans else "infinite", claim, None, transform, of_no_number=True)
 
 
 def zeros(case: Case) -> Iterator[Hypothesis]:

@@ -22,7 +22,6 @@ AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
 NO_ROUNDING = " (what that leaves is small, but no rounding: it goes with rows, channels or values)"
 CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
-NONFINITE = ("nan", "infinite")  # hypotheses of rows of which no number is left
 NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 
 
@@ -85,7 +84,7 @@ def outcome_of(case: Case, proposal: Hypothesis | Family) -> Outcome | None:
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether it explains: that it holds, and what it leaves is rounding."""
     outcome = holding(case, hypothesis)
-    if not outcome.explains or hypothesis.id in NONFINITE or _is_rounding(case, outcome):
+    if not outcome.explains or _is_rounding(case, outcome):
         return outcome
     return replace(
         outcome, hypothesis=replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), explains=False
@@ -95,12 +94,11 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
 def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
     rows, expected = held(case, hypothesis)
-    of_no_number = hypothesis.id in NONFINITE and bool(np.isnan(rows.errors).all())
-    residual, holds = residual_of(rows, most_known=hypothesis.id not in NONFINITE)
+    residual, holds = residual_of(rows, hypothesis.of_no_number)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual, False)
-    clearly = of_no_number or bool(np.nanmax(rows.errors / rows.tolerances) <= CLEARLY)
+    clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
     seen = case.seen
     return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
 
@@ -112,6 +110,8 @@ def _is_rounding(case: Case, outcome: Outcome) -> bool:
         return True
     assert outcome.prediction is not None
     assert outcome.tolerances is not None
+    if np.isnan(outcome.prediction).all():
+        return True  # nothing is left
     seen = case.seen
     same = case.alone and bool(case.inputs) and case.inputs[0].shape == case.found.shape
     order = seen.rows_of(case.inputs[0] if same else case.expected)
@@ -212,12 +212,12 @@ class _Under(Sequence[Evaluation]):
         return noisy.under(self._rules)
 
 
-def residual_of(rows: Rows, most_known: bool = True) -> tuple[float, bool]:
+def residual_of(rows: Rows, of_no_number: bool) -> tuple[float, bool]:
     """The residual of the worst row and whether all hold; infinite where most rows cannot be judged, unless
     that is what is claimed of them."""
     unknown = np.isnan(rows.errors)
-    if unknown.all() and not most_known:
+    if of_no_number and unknown.all():
         return 0.0, True
-    if most_known and 2 * np.count_nonzero(unknown) > len(unknown):
+    if not of_no_number and 2 * np.count_nonzero(unknown) > len(unknown):
         return math.inf, False
     return rows.error, rows.holds

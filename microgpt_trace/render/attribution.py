@@ -19,6 +19,7 @@ from ..attribution.parts import (
 )
 from ..attribution.roles import ROLES, SHARE, TIMES
 from ..printable import shown_token
+from ..wording import counted
 from .comparison import tokens_line
 from .document import plain
 from .layout import GAP, Column, print_table
@@ -85,7 +86,7 @@ def _print_position(found: PositionAttribution, result: AttributionResult, scree
     ranked = found.by_difference()
     rows, more = list(map(row_of, ranked[:top])), ranked[top:]
     if more:
-        name = f"{len(more):,} more part{'s' * (len(more) > 1)}"
+        name = counted(len(more), "more part")
         left = [sum(getattr(part, of) for part in more) for of in ("target", "against", "difference")]
         rows.append(_Row(name, figures(*left), None, "dim"))
     sums = figures(target.total, against.total, target.total - against.total)

@@ -70,7 +70,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     screen.print(Text(screen.words(f"Input: {said}tokens [{tokens}]"), "bold"))
     read = with_ids(inputs.labels[:MAX_LABELS], inputs.tokens[:MAX_LABELS])
     count = len(inputs.tokens)
-    pairs = [("reads", f"{count:,} token{'s' * (count != 1)}: {read}{' …' * (more > 0)}")]
+    pairs = [("reads", f"{counted(count, 'token')}: {read}{' …' * (more > 0)}")]
     pairs += model_facts(model)
     pairs += [("note", text) for text in inputs.notes]
     labelled(pairs, screen)

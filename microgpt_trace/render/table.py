@@ -50,7 +50,7 @@ def print_header(trace: Trace, screen: Screen) -> None:
     screen.say(f'[bold]Input: "{escape(inputs.text)}" → tokens \\[{tokens}][/bold]')
     read = with_ids(inputs.labels, inputs.tokens)
     config = model["config"]
-    layers = "1 layer" if config["n_layer"] == 1 else f"{config['n_layer']} layers"
+    layers = counted(config["n_layer"], "layer")
     dimensions = (
         f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
         f"block {config['block_size']}"
