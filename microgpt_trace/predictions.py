@@ -42,7 +42,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 def kl_divergence(log_p: Array, log_q: Array) -> Array:
-    """sum p log(p / q) of every row, in nats: [..., V], [..., V] -> [...]. NaN stays; q may be 0 where p is."""
+    """sum p log(p / q) of every row, in nats: [..., V], [..., V] -> [...]. NaN stays, and 0 log 0 is 0."""
     p = np.exp(log_p)
     return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=-1)
 
