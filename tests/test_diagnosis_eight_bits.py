@@ -73,6 +73,17 @@ def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decode
     assert eight.clean
 
 
+def test_a_cause_that_explains_comes_before_a_precision_that_may_be(decoders):
+    """Over a whole pass eight bits may bring an error of this size too."""
+    model, config, weights = decoders("qwen2")
+    logits = decoder_run(config, weights, TOKENS)["logits"] * np.float32(1.01)
+    plain, eight = diagnosed(model, {"logits": logits})
+    print(plain.offer, [finding.claim for finding in plain.findings], eight.clean)
+    assert eight.clean
+    assert plain.offer is None
+    assert [finding.id for finding in plain.findings if finding.explains] == ["times"]
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.001])
 def test_a_factor_is_not_offered_a_precision_that_hides_it(decoders, factor):
     """What is offered must make right, by inputs rounded so, what it explains."""
