@@ -2,6 +2,7 @@
 # make test    set up and run the tests       make bench   compare speed with peers
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
+# make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
 # make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
 # JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
@@ -13,8 +14,9 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 ATTACK_SECONDS ?= 600
 ATTACK_SEED ?= 0
+BASE ?= HEAD
 
-.PHONY: trace trace-smollm2 test attack lint bench bench-models clean
+.PHONY: trace trace-smollm2 test attack behaviour lint bench bench-models clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
@@ -27,6 +29,9 @@ test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/ins
 
 attack: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)
+
+behaviour: $(VENV)/installed-test
+	$(BIN)/python benchmarks/behaviour.py $(BASE)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

