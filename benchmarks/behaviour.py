@@ -3,10 +3,10 @@
     python benchmarks/behaviour.py BASE [OTHER]     make behaviour BASE=main
 
 BASE and OTHER are commits; without OTHER it is the working tree as it stands. Each gets the same command
-lines (behaviour.txt and those of the attacks), the same inputs, one BLAS thread and the same environment. Times, ids drawn
-for a run and the names of temporary folders are made equal. What a commit does is kept in the system's
-temporary folder, so that the base runs once; --fresh forgets it. Exit code 1: they differ. For systems
-that can fork.
+lines (behaviour.txt and those of the attacks), the same inputs, one BLAS thread and the same environment.
+Times, ids drawn for a run and the names of temporary folders are made equal. What a commit does is kept in
+the system's temporary folder, so that the base runs once; --fresh forgets it. Exit code 1: they differ. For
+systems that can fork.
 """
 
 from __future__ import annotations
