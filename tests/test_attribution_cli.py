@@ -1,17 +1,13 @@
 """microgpt attribute from the shell: what it prints, its document, exit codes, requests that do not fit."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from commands import microgpt, process, refused
 from real_model import SMOLLM2, needs_smollm2
-from test_cli import microgpt, refused
 
 from microgpt_trace import save, train
 from microgpt_trace.render.attribution import signed, signed_bar
@@ -38,9 +34,9 @@ def attribute(*args, **options):
 def validated(*args, code=0, **options):
     """The document, which fits the schema that the program prints."""
     done = attribute(*args, "--json", **options)
-    assert done.returncode == code, done.stderr
-    document = json.loads(done.stdout)
-    schema = json.loads(attribute("--schema").stdout)
+    assert done.code == code, done.err
+    document = json.loads(done.out)
+    schema = json.loads(attribute("--schema").out)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(document)
     return document
@@ -48,15 +44,15 @@ def validated(*args, code=0, **options):
 
 def test_every_position_of_a_microgpt(folder):
     done = attribute("emma", "--model", "m.safetensors", cwd=folder, width=80)
-    print(done.stdout)
-    assert done.returncode == 0
-    assert done.stderr == ""
+    print(done.out)
+    assert done.code == 0
+    assert done.err == ""
     for title in ("Position 0 after BOS: e against", 'Position 2 after "em": m against', "EOS against"):
-        assert title in done.stdout
-    assert done.stdout.count("✓ the parts sum to the logits") == 5
-    assert "Over the 5 positions" in done.stdout
-    assert re.search(r"^layer0\.attn\.head3( +\d\.\d\d){4} ", done.stdout, re.MULTILINE)
-    assert re.search(r"^uniform attention +0\.32 +0\.32 +0\.32 +0\.25", done.stdout, re.MULTILINE)
+        assert title in done.out
+    assert done.out.count("✓ the parts sum to the logits") == 5
+    assert "Over the 5 positions" in done.out
+    assert re.search(r"^layer0\.attn\.head3( +\d\.\d\d){4} ", done.out, re.MULTILINE)
+    assert re.search(r"^uniform attention +0\.32 +0\.32 +0\.32 +0\.25", done.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -64,22 +60,22 @@ def test_every_position_of_a_microgpt(folder):
 def test_no_line_is_longer_than_the_terminal(folder, decoder, width, encoding):
     prompt = (decoder, "abca", "--target", "#7", "--position", "all")
     for args in (("emma", "--model", "m.safetensors"), prompt):
-        done = attribute(*args, cwd=folder, width=width, PYTHONIOENCODING=encoding)
-        assert done.returncode == 0, done.stderr
-        assert max(map(len, done.stdout.splitlines())) <= width
-        assert done.stdout.isascii() == (encoding == "ascii")
+        done = attribute(*args, cwd=folder, width=width, encoding=encoding)
+        assert done.code == 0, done.err
+        assert max(map(len, done.out.splitlines())) <= width
+        assert done.out.isascii() == (encoding == "ascii")
 
 
 def test_rows_are_sorted_and_the_rest_stands_together(decoder):
     done = attribute(decoder, "abca", "--target", "q", "--top", 3)
-    print(done.stdout)
-    rows = re.findall(r"^(?:embed|layer)\S+ +[+-]\S+ +[+-]\S+ +([+-]\S+)", done.stdout, re.MULTILINE)
+    print(done.out)
+    rows = re.findall(r"^(?:embed|layer)\S+ +[+-]\S+ +[+-]\S+ +([+-]\S+)", done.out, re.MULTILINE)
     sizes = [abs(float(row)) for row in rows]
     assert len(sizes) == 3
     assert sizes == sorted(sizes, reverse=True)
-    assert re.search(r"^12 more parts ", done.stdout, re.MULTILINE)  # 1 + 2 * (4 + 1 + 2) in all
-    numbers = re.search(r"^sum of all +(\S+) +(\S+)", done.stdout, re.MULTILINE)
-    logits = re.search(r"sum to the logits (\S+) and (\S+):", done.stdout)
+    assert re.search(r"^12 more parts ", done.out, re.MULTILINE)  # 1 + 2 * (4 + 1 + 2) in all
+    numbers = re.search(r"^sum of all +(\S+) +(\S+)", done.out, re.MULTILINE)
+    logits = re.search(r"sum to the logits (\S+) and (\S+):", done.out)
     assert [float(x) for x in numbers.groups()] == [float(x) for x in logits.groups()]
 
 
@@ -113,7 +109,7 @@ def test_direct_alone(folder):
     document = validated("emma", "--position", -1, "--no-ablation", cwd=folder)
     assert document["removals"] == []
     assert all(part["loss_change"] is None for part in document["positions"][0]["parts"])
-    assert "without it" not in attribute("emma", "--no-ablation").stdout
+    assert "without it" not in attribute("emma", "--no-ablation").out
 
 
 def test_values_that_are_not_finite(decoder_folder):
@@ -123,15 +119,15 @@ def test_values_that_are_not_finite(decoder_folder):
     folder = decoder_folder("llama_gqa", spoil)
     refused(attribute(folder, "abca", "--target", "c"), "not finite", "--against")
     done = attribute(folder, "abca", "--target", "c", "--against", "d", width=80)
-    print(done.stdout)
-    assert done.returncode == 1
-    assert "not checked" in done.stdout
+    print(done.out)
+    assert done.code == 1
+    assert "not checked" in done.out
     document = validated(folder, "abca", "--target", "c", "--against", "d", code=1)
     assert document["positions"][0]["target"]["holds"] is None
 
 
 def test_a_single_token(decoder):
-    assert "a single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").stdout
+    assert "a single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").out
 
 
 BROKEN = """
@@ -152,20 +148,16 @@ main()
 
 @pytest.mark.parametrize("args", [(), ("--json",)])
 def test_a_sum_that_does_not_hold_ends_with_1(args):
-    path = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": path, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN, *args], env=environment, capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 1
+    done = process(*args, code=BROKEN, FORCE_COLOR="1", TERM="xterm-256color")
+    assert done.code == 1
     if args:
-        assert json.loads(done.stdout)["ok"] is False
+        assert json.loads(done.out)["ok"] is False
     else:
-        assert re.search("\x1b\\[1;31m✗ the parts do not sum to the logits", done.stdout)
+        assert re.search("\x1b\\[1;31m✗ the parts do not sum to the logits", done.out)
 
 
 def test_out_is_a_new_file(folder):
-    assert attribute("emma", "--json", "--out", "a.json", cwd=folder).stdout == ""
+    assert attribute("emma", "--json", "--out", "a.json", cwd=folder).out == ""
     assert json.loads((folder / "a.json").read_text())["ok"]
     refused(attribute("emma", "--out", "a.json", cwd=folder), "a.json exists already")
 
@@ -221,9 +213,9 @@ def test_the_capital_of_france():
         "nothing follows position 4 (␣is): name a token with --target; the model predicts ␣Paris",
     )
     done = attribute(SMOLLM2, text, "--target", "␣Paris", width=80)
-    print(done.stdout)
-    assert done.returncode == 0
-    assert "Position 4 after ␣is: ␣Paris against ␣the" in done.stdout
-    assert "281 more parts" in done.stdout
-    assert "of all 270 heads:" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    print(done.out)
+    assert done.code == 0
+    assert "Position 4 after ␣is: ␣Paris against ␣the" in done.out
+    assert "281 more parts" in done.out
+    assert "of all 270 heads:" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment, microgpt, process, refused, started
 from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import init, save, train
@@ -29,26 +30,6 @@ STAGES = [
 ]
 
 
-def microgpt(*args, cwd=None, width=100, **env):
-    """Run the command line in a process of its own."""
-    environment = {**os.environ, "COLUMNS": str(width), "PYTHONPATH": str(Path(__file__).parents[1]), **env}
-    command = [sys.executable, "-m", "microgpt_trace", *map(str, args)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
-    )
-
-
-def refused(result, *words):
-    """Exit code 2, nothing on stdout, one line on stderr that holds the words."""
-    print(result.stderr)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("microgpt: ")
-    for word in words:
-        assert word in result.stderr
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "m.safetensors"
@@ -59,26 +40,26 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_trace_prints_the_transcript(width, encoding):
-    result = microgpt("trace", "emma", width=width, PYTHONIOENCODING=encoding)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    result = microgpt("trace", "emma", width=width, encoding=encoding)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
     assert lines[0] == 'Input: "emma" %s tokens [0, 5, 13, 13, 1]' % ("->" if encoding == "ascii" else "→")
     for wanted in STAGES + LABELS:
         assert any(line.startswith(wanted) for line in lines), wanted
-    assert "[5, 16]  8.94" in result.stdout
+    assert "[5, 16]  8.94" in result.out
     assert max(map(len, lines)) <= width + (encoding == "ascii") * 8  # "->" is wider than its arrow
-    assert result.stdout.isascii() == (encoding == "ascii")
-    assert "Self-check: 6 of 6 hold" in result.stdout
+    assert result.out.isascii() == (encoding == "ascii")
+    assert "Self-check: 6 of 6 hold" in result.out
 
 
 def test_stage_order_is_that_of_the_transcript():
-    output = microgpt("trace").stdout
+    output = microgpt("trace").out
     places = [output.index(wanted) for wanted in STAGES]
     assert places == sorted(places)
 
 
 def test_verbose_adds_events_parameters_and_matrices():
-    output = microgpt("trace", "emma", "-v", width=80).stdout
+    output = microgpt("trace", "emma", "-v", width=80).out
     for wanted in ("q = x_n @ wq", "scores = q @ k.T", "w_fc1 = layer0.mlp_fc1.T", "NaN/Inf", "head 3"):
         assert wanted in output
     assert re.search(r"BOS █100", output)
@@ -86,13 +67,13 @@ def test_verbose_adds_events_parameters_and_matrices():
 
 
 def test_longest_name_keeps_its_matrix_within_80_columns():
-    output = microgpt("trace", "a" * 15, "-v", width=80).stdout
+    output = microgpt("trace", "a" * 15, "-v", width=80).out
     assert max(map(len, output.splitlines())) <= 80
 
 
 def test_several_layers_get_their_headers(tmp_path):
     model = init_of(tmp_path, n_layer=2, n_head=2, n_embd=8)
-    output = microgpt("trace", "--model", model).stdout
+    output = microgpt("trace", "--model", model).out
     assert "Layer 0" in output
     assert output.count("Stage 3: MLP (FFN)") == 2
 
@@ -106,27 +87,27 @@ def init_of(folder, **dimensions):
 
 
 def test_backward_and_step():
-    output = microgpt("trace", "--step", width=80).stdout
+    output = microgpt("trace", "--step", width=80).out
     assert "Backward pass" in output
     assert re.search(r"Adam step 1 \(lr 0.01, fresh moments\): loss 3.1700 → 2.6\d+", output)
     assert "Self-check: 7 of 7 hold" in output
 
 
 def test_show_prints_every_number_with_its_labels():
-    output = microgpt("trace", "em", "--show", "layer0.attn.weights", "--show", "lm_head", width=80).stdout
+    output = microgpt("trace", "em", "--show", "layer0.attn.weights", "--show", "lm_head", width=80).out
     assert "layer0.attn.weights  4×3×3 float32" in output
     assert re.search(r"^BOS +1\.000 +0\.000 +0\.000$", output, re.MULTILINE)
     assert re.search(r"^z +-?\d", output, re.MULTILINE)
 
 
 def test_top_k_and_time():
-    output = microgpt("trace", "--top-k", "3", "--time").stdout
+    output = microgpt("trace", "--top-k", "3", "--time").out
     assert "Top 3" in output
     assert " µs" in output
 
 
 def test_layer_shows_exactly_the_events(tmp_path):
-    document = json.loads(microgpt("trace", "--layer", "layer0.mlp.*", "--json").stdout)
+    document = json.loads(microgpt("trace", "--layer", "layer0.mlp.*", "--json").out)
     kinds = ["norm", "up", "act", "down", "residual"]
     assert [event["name"] for event in document["events"]] == [f"layer0.mlp.{kind}" for kind in kinds]
 
@@ -134,8 +115,8 @@ def test_layer_shows_exactly_the_events(tmp_path):
 @pytest.mark.parametrize("options", [[], ["--verbose"], ["--step", "--values"], ["--time"], ["--top-k", "5"]])
 def test_json_validates_against_the_printed_schema(options):
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(microgpt("trace", "--schema").stdout)
-    document = json.loads(microgpt("trace", "emma", "--json", *options).stdout)
+    schema = json.loads(microgpt("trace", "--schema").out)
+    document = json.loads(microgpt("trace", "emma", "--json", *options).out)
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(document, schema, cls=jsonschema.Draft202012Validator)
 
@@ -143,9 +124,9 @@ def test_json_validates_against_the_printed_schema(options):
 def test_json_of_a_model_with_nan_validates_and_exits_1(tmp_path):
     jsonschema = pytest.importorskip("jsonschema")
     result = microgpt("trace", "--json", "--verbose", "--values", "--model", broken_model(tmp_path))
-    document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    jsonschema.validate(document, json.loads(microgpt("trace", "--schema").stdout))
-    assert result.returncode == 1
+    document = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    jsonschema.validate(document, json.loads(microgpt("trace", "--schema").out))
+    assert result.code == 1
     assert document["loss"] == "NaN"
 
 
@@ -158,29 +139,29 @@ def broken_model(folder):
 
 def test_a_model_with_nan_gets_a_headline(tmp_path):
     result = microgpt("trace", "--model", broken_model(tmp_path))
-    assert result.returncode == 1
-    assert "Not finite: layer0.attn.k, position 0, element [0, 3] = nan" in result.stdout
+    assert result.code == 1
+    assert "Not finite: layer0.attn.k, position 0, element [0, 3] = nan" in result.out
 
 
 def test_json_lines_validate_and_tell_the_same():
     jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json.loads(microgpt("trace", "--schema", "--jsonl").stdout))
-    lines = [json.loads(line) for line in microgpt("trace", "--jsonl", "--step").stdout.splitlines()]
+    validator = jsonschema.Draft202012Validator(json.loads(microgpt("trace", "--schema", "--jsonl").out))
+    lines = [json.loads(line) for line in microgpt("trace", "--jsonl", "--step").out.splitlines()]
     for line in lines:
         validator.validate(line)
-    events = json.loads(microgpt("trace", "--json", "--step").stdout)["events"]
+    events = json.loads(microgpt("trace", "--json", "--step").out)["events"]
     assert [line["name"] for line in lines if line["record"] == "event"] == [e["name"] for e in events]
 
 
 def test_output_is_the_same_from_run_to_run():
-    assert microgpt("trace", "--step", "-v").stdout == microgpt("trace", "--step", "-v").stdout
+    assert microgpt("trace", "--step", "-v").out == microgpt("trace", "--step", "-v").out
 
 
 def test_values_and_save_hold_the_same_arrays(tmp_path):
     saved = tmp_path / "arrays.safetensors"
     result = microgpt("trace", "--backward", "--json", "--values", "--save", saved)
     arrays = load_file(saved)
-    for event in json.loads(result.stdout)["events"]:
+    for event in json.loads(result.out)["events"]:
         key = event["name"] if event["phase"] == "forward" else f"backward/{event['name']}"
         np.testing.assert_array_equal(np.float32(event["values"]), arrays.pop(key))
     assert arrays == {}
@@ -189,28 +170,28 @@ def test_values_and_save_hold_the_same_arrays(tmp_path):
 def test_show_and_save_do_not_disturb_each_other(tmp_path):
     saved = tmp_path / "arrays.safetensors"
     options = ["--layer", "logits", "--save", saved, "--show", "layer0.attn.q"]
-    output = microgpt("trace", *options).stdout
+    output = microgpt("trace", *options).out
     assert "layer0.attn.q  5×16 float32" in output
     assert list(load_file(saved)) == ["logits"]
 
 
 def test_out_writes_utf8_and_does_not_overwrite(tmp_path):
     out = tmp_path / "trace.txt"
-    assert microgpt("trace", "--out", out).returncode == 0
+    assert microgpt("trace", "--out", out).code == 0
     assert "√(5·16)" in out.read_text(encoding="utf-8")
     refused(microgpt("trace", "--out", out), "exists already", "--force")
-    assert microgpt("trace", "--out", out, "--force", "--json").returncode == 0
+    assert microgpt("trace", "--out", out, "--force", "--json").code == 0
     assert json.loads(out.read_text(encoding="utf-8"))["schema"] == "microgpt.trace/1"
 
 
 def test_upper_case_is_lowered_with_a_note():
     result = microgpt("trace", "EmMa")
-    assert "'EmMa' was lowered to 'emma'" in result.stdout
-    assert "tokens [0, 5, 13, 13, 1]" in result.stdout
+    assert "'EmMa' was lowered to 'emma'" in result.out
+    assert "tokens [0, 5, 13, 13, 1]" in result.out
 
 
 def test_the_empty_text_traces_bos_alone():
-    document = json.loads(microgpt("trace", "", "--json").stdout)
+    document = json.loads(microgpt("trace", "", "--json").out)
     assert document["input"]["tokens"] == [0]
     assert len(document["predictions"]) == 1
 
@@ -275,7 +256,7 @@ def test_no_note_stands_before_a_refusal(tmp_path, args, words):
     (tmp_path / "names").write_text("emma\nava\n1234\nmia\n")
     (tmp_path / "wrong").write_text("1234\n5678\n")
     train = ["train", "--steps", "4", "--data", "names", "--log", "log", "--trace-every", "2"]
-    assert microgpt(*train, cwd=tmp_path).returncode == 0
+    assert microgpt(*train, cwd=tmp_path).code == 0
     (tmp_path / "cut").write_text((tmp_path / "log").read_text() + '{"record"')
     (tmp_path / "microgpt.safetensors").unlink()
     refused(microgpt(*args, cwd=tmp_path), *words)
@@ -307,10 +288,10 @@ def test_bare_weights_say_what_is_assumed(tmp_path, checkpoint):
     bare = {name: tensor for name, tensor in load_file(checkpoint).items() if not name.startswith("adam")}
     path = tmp_path / "bare.safetensors"
     save_file(bare, path)
-    output = microgpt("trace", "emma", "--model", path).stdout
+    output = microgpt("trace", "emma", "--model", path).out
     assert "4 heads (--n-head)" in output
     assert "BOS first" in output
-    output = microgpt("trace", "emma", "--model", path, "--bos", "last", "--n-head", "2").stdout
+    output = microgpt("trace", "emma", "--model", path, "--bos", "last", "--n-head", "2").out
     assert "tokens [26, 4, 12, 12, 0]" in output
     assert "assumed" not in output
 
@@ -323,7 +304,7 @@ def test_an_empty_data_file_is_one_line(tmp_path, data):
 
 def test_lines_that_do_not_fit_are_counted(tmp_path):
     (tmp_path / "d.txt").write_text("anna\nJosé\nbob\n\n" + "x" * 30 + "\nEVE\n", encoding="utf-8")
-    notes = microgpt("train", "--data", "d.txt", "--steps", "3", cwd=tmp_path).stderr
+    notes = microgpt("train", "--data", "d.txt", "--steps", "3", cwd=tmp_path).err
     assert "1 line left out, with a character outside a..z (first: line 2: 'José')" in notes
     assert "1 line left out, blank" in notes
     assert "longer than 15 characters (first: line 5" in notes
@@ -332,31 +313,26 @@ def test_lines_that_do_not_fit_are_counted(tmp_path):
 
 def test_training_leaves_a_checkpoint_and_says_how_to_trace_it(tmp_path):
     result = microgpt("train", "--steps", "40", cwd=tmp_path, width=80)
-    assert result.returncode == 0, result.stderr
-    assert "microgpt trace emma --model microgpt.safetensors" in result.stdout
-    assert re.search(r"held out  3\.\d{4} → 2\.\d{4}", result.stdout)
-    assert "step 40/40" in result.stderr
-    assert microgpt("sample", "-n", "3", cwd=tmp_path).stdout.count("\n") == 3
+    assert result.code == 0, result.err
+    assert "microgpt trace emma --model microgpt.safetensors" in result.out
+    assert re.search(r"held out  3\.\d{4} → 2\.\d{4}", result.out)
+    assert "step 40/40" in result.err
+    assert microgpt("sample", "-n", "3", cwd=tmp_path).out.count("\n") == 3
     refused(microgpt("train", cwd=tmp_path), "exists already", "--force", "--resume")
 
 
 def test_stop_and_resume_equal_an_uninterrupted_run(tmp_path):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     steps = 30_000
-    assert microgpt("train", "--steps", steps, "--out", whole).returncode == 0
-    command = [sys.executable, "-m", "microgpt_trace", "train", "--steps", str(steps), "--out", str(half)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
-    ) as process:  # fmt: skip
-        assert process.stderr.readline().startswith("step 3,000")
-        process.send_signal(signal.SIGINT)
-        message = process.stderr.read()
+    assert microgpt("train", "--steps", steps, "--out", whole).code == 0
+    with started("train", "--steps", steps, "--out", half) as running:
+        assert running.stderr.readline().startswith("step 3,000")
+        running.send_signal(signal.SIGINT)
+        message = running.stderr.read()
     print(message)
-    assert process.returncode == 130
+    assert running.returncode == 130
     assert f"microgpt train --resume {half}" in message.replace("\n", " ")
-    assert microgpt("train", "--resume", half).returncode == 0
+    assert microgpt("train", "--resume", half).code == 0
     expected, found = load_file(whole), load_file(half)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
@@ -389,19 +365,19 @@ def half_done(folder):
 def test_a_diverging_run_names_step_and_event(tmp_path):
     out = tmp_path / "m.safetensors"
     result = microgpt("train", "--steps", "50", "--lr", "1e20", "--out", out)
-    print(result.stderr)
-    assert result.returncode == 1
-    assert re.search(r"step \d+: the loss is \w+; the first event that is not finite is \S+", result.stderr)
-    assert "no checkpoint was written" in result.stderr
+    print(result.err)
+    assert result.code == 1
+    assert re.search(r"step \d+: the loss is \w+; the first event that is not finite is \S+", result.err)
+    assert "no checkpoint was written" in result.err
     assert not out.exists()
 
 
 def test_a_last_update_that_diverges_is_not_saved(tmp_path):
     out = tmp_path / "m.safetensors"
     result = microgpt("train", "--steps", "1", "--lr", "1e38", "--out", out)
-    print(result.stderr)
-    assert result.returncode == 1
-    assert "not finite" in result.stderr.splitlines()[-1]
+    print(result.err)
+    assert result.code == 1
+    assert "not finite" in result.err.splitlines()[-1]
     assert not out.exists()
 
 
@@ -437,38 +413,36 @@ def test_training_on_other_dimensions_and_vocabulary(tmp_path):
     (tmp_path / "d.txt").write_text("zoë\nANNA\nüwe\n" * 3, encoding="utf-8")
     options = ["--vocab", "data", "--n-layer", "2", "--n-head", "2", "--n-embd", "8", "--block-size", "8"]
     result = microgpt("train", "--data", "d.txt", "--steps", "9", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    output = microgpt("trace", "zoë", "--model", "microgpt.safetensors", cwd=tmp_path).stdout
+    assert result.code == 0, result.err
+    output = microgpt("trace", "zoë", "--model", "microgpt.safetensors", cwd=tmp_path).out
     assert "Layer 1" in output
     assert "ë" in output
 
 
 def test_inspect_and_gradcheck(checkpoint):
-    output = microgpt("inspect", "--model", checkpoint, width=80).stdout
+    output = microgpt("inspect", "--model", checkpoint, width=80).out
     assert "layer0.mlp_fc2  [16, 64]  1,024" in output
-    document = json.loads(microgpt("inspect", "--json").stdout)
+    document = json.loads(microgpt("inspect", "--json").out)
     assert sum(row["stats"]["count"] for row in document["parameters"]) == 4192
     result = microgpt("gradcheck", "ava", "--model", checkpoint)
-    assert result.returncode == 0
-    assert "all 6,201 gradients agree" in result.stdout
+    assert result.code == 0
+    assert "all 6,201 gradients agree" in result.out
 
 
 def test_a_closed_pipe_ends_quietly():
     command = f"{sys.executable} -m microgpt_trace trace --json --verbose --values | head -c 5"
     script = f"set -o pipefail; {command}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, encoding="utf-8")
+    result = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_a_full_disk_is_one_line_and_exit_1(option):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "microgpt_trace", "trace", *option]
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
-            command, env=environment, stdout=full, stderr=subprocess.PIPE, encoding="utf-8"
+            command, env=environment(), stdout=full, stderr=subprocess.PIPE, encoding="utf-8"
         )
     assert result.returncode == 1
     assert result.stderr == "microgpt: cannot write the output (No space left on device)\n"
@@ -482,9 +456,8 @@ def test_a_device_is_no_target(tmp_path):
 
 
 def test_training_goes_on_when_nobody_watches(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = f"{sys.executable} -m microgpt_trace train --steps 3000 --out m.safetensors 2>&1 >out | head -1"
-    subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True)
+    subprocess.run(["bash", "-c", command], env=environment(), cwd=tmp_path, capture_output=True)
     assert (tmp_path / "m.safetensors").exists()
     assert "held out" in (tmp_path / "out").read_text()
 
@@ -494,14 +467,14 @@ def test_a_seed_beside_a_model_is_refused(checkpoint):
 
 
 def test_no_figure_is_cut_in_a_narrow_terminal():
-    output = microgpt("trace", "--backward", "--top-k", "3", width=40).stdout
+    output = microgpt("trace", "--backward", "--top-k", "3", width=40).out
     assert "…" not in output
 
 
 def test_no_color_and_no_terminal_have_no_escapes():
-    assert "\x1b" not in microgpt("trace", "-v").stdout
-    assert "\x1b[" in microgpt("trace", FORCE_COLOR="1").stdout
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", microgpt("trace", FORCE_COLOR="1", NO_COLOR="1").stdout)
+    assert "\x1b" not in microgpt("trace", "-v").out
+    assert "\x1b[" in microgpt("trace", FORCE_COLOR="1").out
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", microgpt("trace", FORCE_COLOR="1", NO_COLOR="1").out)
 
 
 @pytest.mark.parametrize(
@@ -513,25 +486,20 @@ def test_help_loads_no_numpy(command):
         f"try: build(COMMANDS)([*{command!r}, '--help'], standalone_mode=False)\n"
         "finally: assert 'numpy' not in sys.modules, 'numpy is loaded'"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd="/")
-    assert result.returncode == 0, result.stderr
-    assert "Usage" in result.stdout
-    assert "Examples" in result.stdout or not command
+    result = process(code=code, cwd="/")
+    assert result.code == 0, result.err
+    assert "Usage" in result.out
+    assert "Examples" in result.out or not command
 
 
 def test_version_and_no_command():
-    assert re.fullmatch(r"microgpt \d+\.\d+\.\d+\n", microgpt("--version").stdout)
-    assert "Usage" in microgpt().stdout
+    assert re.fullmatch(r"microgpt \d+\.\d+\.\d+\n", microgpt("--version").out)
+    assert "Usage" in microgpt().out
 
 
 def test_ctrl_c_is_one_line(checkpoint):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "microgpt_trace", "sample", "-n", "10000000", "--model", str(checkpoint)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
-    ) as process:  # fmt: skip
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=60)
-    assert (process.returncode, message) == (130, "microgpt: interrupted\n")
+    with started("sample", "-n", 10_000_000, "--model", checkpoint) as running:
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        _, message = running.communicate(timeout=60)
+    assert (running.returncode, message) == (130, "microgpt: interrupted\n")

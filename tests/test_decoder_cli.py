@@ -6,13 +6,11 @@ import re
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
 
-import commands
 import numpy as np
 import pytest
+from commands import environment, microgpt, process, refused, started
 from safetensors.numpy import load_file
-from test_cli import microgpt, refused
 from tiny_models import CASES, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, load, save, trace
@@ -54,8 +52,8 @@ def bare(tmp_path_factory):
 
 def document(*args, code=0, **env):
     result = microgpt("trace", *args, "--json", **env)
-    assert result.returncode == code, result.stderr
-    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert result.code == code, result.err
+    return json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def tokens_of(*args, **env):
@@ -109,7 +107,7 @@ def test_a_text_that_names_a_folder_without_a_model_is_text(tmp_path):
 def test_a_bare_word_is_a_model_only_where_its_file_is_one(tmp_path, decoder_folder):
     (tmp_path / "emma").write_text("not a model")
     (tmp_path / "tiny").symlink_to(decoder_folder())
-    assert microgpt("trace", "emma", cwd=tmp_path).stdout.startswith('Input: "emma"')
+    assert microgpt("trace", "emma", cwd=tmp_path).out.startswith('Input: "emma"')
     refused(microgpt("trace", "tiny", "--tokens", "99", cwd=tmp_path), "token 99")
     (tmp_path / "emma.txt").write_text("not a model")
     refused(microgpt("trace", "emma.txt", cwd=tmp_path), "emma.txt: ")
@@ -130,8 +128,8 @@ def test_a_missing_model_is_named(tmp_path, args, words):
 
 def test_a_missing_gguf_does_not_advise_to_train_one(tmp_path):
     result = microgpt("trace", "nope.gguf", cwd=tmp_path)
-    print(result.stderr)
-    assert "microgpt train" not in result.stderr
+    print(result.err)
+    assert "microgpt train" not in result.err
 
 
 def test_two_models_are_refused(model):
@@ -255,17 +253,15 @@ def test_commands_for_microgpt_refuse_a_decoder(model, command):
 
 def test_payload_is_a_note(model):
     result = microgpt("trace", model, "Hello", "--payload")
-    assert result.returncode == 0
-    assert "--payload" in result.stderr
-    assert result.stdout == microgpt("trace", model, "Hello").stdout
+    assert result.code == 0
+    assert "--payload" in result.err
+    assert result.out == microgpt("trace", model, "Hello").out
 
 
 def without(package, *args):
     """Run with a package that cannot be imported."""
     program = f"import sys; sys.modules[{package!r}] = None; from microgpt_trace.cli import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", program, *map(str, args)]
-    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+    return process(*args, code=program)
 
 
 @pytest.mark.parametrize(("package", "option"), [("tokenizers", "--verbose"), ("jinja2", "--chat")])
@@ -276,8 +272,8 @@ def test_a_missing_package_names_the_command_that_installs_it(model, package, op
 
 def test_tokens_need_no_package(model):
     result = without("tokenizers", "trace", model, "--tokens", "37,8")
-    assert result.returncode == 0, result.stderr
-    assert "H=37 e=8" in result.stdout
+    assert result.code == 0, result.err
+    assert "H=37 e=8" in result.out
 
 
 def test_no_tokenizer_asks_for_tokens(bare):
@@ -343,7 +339,7 @@ FORMS = {
 @pytest.fixture(scope="module")
 def validators():
     jsonschema = pytest.importorskip("jsonschema")
-    schemas = [json.loads(microgpt("trace", "--schema", *lines).stdout) for lines in ([], ["--jsonl"])]
+    schemas = [json.loads(microgpt("trace", "--schema", *lines).out) for lines in ([], ["--jsonl"])]
     return [jsonschema.Draft202012Validator(schema) for schema in schemas]
 
 
@@ -354,8 +350,8 @@ def test_json_validates(validators, request, form, which):
     read = document(folder, "Hello", *FORMS[form], code=code)
     validators[0].validate(read)
     lines = microgpt("trace", folder, "Hello", "--jsonl", *FORMS[form])
-    assert lines.returncode == code
-    records = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert lines.code == code
+    records = [json.loads(line) for line in lines.out.splitlines()]
     for record in records:
         validators[1].validate(record)
     assert [r["name"] for r in records if r["record"] == "event"] == [e["name"] for e in read["events"]]
@@ -466,8 +462,8 @@ def test_weights_behind_a_link_are_not_written_over(decoder_folder, tmp_path):
 def shown(*args):
     """The lines of what --show prints, on a screen as wide as it needs."""
     result = microgpt("trace", *args, width=2000)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
     return lines[max(i for i, line in enumerate(lines) if line.startswith("not checked")) + 1 :]
 
 
@@ -523,9 +519,9 @@ def test_show_says_how_many_rows_there_are(many):
 @pytest.mark.parametrize("options", [[], ["-v"], ["--lens"], ["--generate", "2"], ["--recheck"]])
 def test_a_nan_ends_with_1_and_is_named(broken, options):
     result = microgpt("trace", broken, "Hello", *options)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.stdout.split())
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.out.split())
 
 
 @pytest.fixture(scope="module")
@@ -541,10 +537,10 @@ def spoiled(model, decoder_folder):
 
 
 def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled, validators):
-    assert microgpt("trace", spoiled, "Hello").returncode == 0
+    assert microgpt("trace", spoiled, "Hello").code == 0
     result = microgpt("trace", spoiled, "Hello", "--generate", "3")
-    text = " ".join(result.stdout.split())
-    assert result.returncode == 1
+    text = " ".join(result.out.split())
+    assert result.code == 1
     assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = nan" in text
     assert "ended: the logits of step 2 are not finite" in text
     read = document(spoiled, "Hello", "--generate", "3", code=1)
@@ -564,24 +560,24 @@ def odd(decoder_folder):
 
 def test_fail_on_anomaly_is_a_gate(odd, plain):
     found = microgpt("trace", odd, "World", "--fail-on", "anomaly")
-    assert found.returncode == 1
-    assert "growth" in found.stdout
-    assert microgpt("trace", odd, "World").returncode == 0
-    assert microgpt("trace", plain, "World", "--fail-on", "anomaly").returncode == 0
+    assert found.code == 1
+    assert "growth" in found.out
+    assert microgpt("trace", odd, "World").code == 0
+    assert microgpt("trace", plain, "World", "--fail-on", "anomaly").code == 0
 
 
 def test_a_gate_says_what_it_could_not_look_at(odd):
-    passed = commands.microgpt("trace", odd, "aaaaaa", "--fail-on", "anomaly")
+    passed = microgpt("trace", odd, "aaaaaa", "--fail-on", "anomaly")
     reason = "needs 4 different tokens after position 0 without massive activations, found 1"
     assert passed.code == 0
     assert f"growth, attention-write, mlp-write, silence, turn not evaluated, {reason}" in passed.err
     assert reason in " ".join(passed.out.split())
-    judged = commands.microgpt("trace", odd, "World", "--fail-on", "anomaly")
+    judged = microgpt("trace", odd, "World", "--fail-on", "anomaly")
     assert (judged.code, "not evaluated" in judged.err) == (1, False)
 
 
 def test_a_layer_left_out_of_the_picture_is_judged_all_the_same(odd):
-    assert microgpt("trace", odd, "World", "--layers", "0", "--fail-on", "anomaly").returncode == 1
+    assert microgpt("trace", odd, "World", "--layers", "0", "--fail-on", "anomaly").code == 1
 
 
 # --- Terminals ------------------------------------------------------------------------------------
@@ -592,18 +588,18 @@ VIEWS = [[], ["-v"], ["--lens", "--generate", "3"], ["--layer", "layer1.*", "--t
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("view", VIEWS, ids=" ".join)
 def test_tables_fit_80_columns_and_ascii(plain, view, encoding):
-    result = microgpt("trace", plain, "Hello you", *view, width=80, PYTHONIOENCODING=encoding)
-    assert result.returncode == 0, result.stderr
-    longest = max(result.stdout.splitlines(), key=len)
+    result = microgpt("trace", plain, "Hello you", *view, width=80, encoding=encoding)
+    assert result.code == 0, result.err
+    longest = max(result.out.splitlines(), key=len)
     print(len(longest), longest)
     assert len(longest) <= 80
-    assert result.stdout.isascii() == (encoding == "ascii")
-    assert "\\u" not in result.stdout
-    assert "\x1b" not in result.stdout
+    assert result.out.isascii() == (encoding == "ascii")
+    assert "\\u" not in result.out
+    assert "\x1b" not in result.out
 
 
 def test_the_wide_overview_has_cosines_and_sinks(plain):
-    wide, narrow = (microgpt("trace", plain, "Hello", width=w).stdout for w in (100, 80))
+    wide, narrow = (microgpt("trace", plain, "Hello", width=w).out for w in (100, 80))
     assert re.search(r"cosine +sink", wide)
     assert not re.search(r"cosine +sink", narrow)
     assert wide.count("\n") >= 10
@@ -646,7 +642,7 @@ def bracketed(decoder_folder):
 @pytest.mark.parametrize("i", range(len(LABELS)))
 def test_labels_that_look_like_markup_are_text(bracketed, i):
     args = ("trace", bracketed, "--tokens", f"7,{i + 4}")
-    lines, label = microgpt(*args, width=140).stdout.splitlines(), LABELS[i]
+    lines, label = microgpt(*args, width=140).out.splitlines(), LABELS[i]
     assert lines[0].startswith(f'Input: "{LABELS[3]}{label}" → tokens [7, {i + 4}]')
     assert f"{LABELS[3]}=7 {label}={i + 4}" in lines[1]
     assert f"Top 5 after position 1 {label}" in lines
@@ -661,7 +657,7 @@ def test_labels_that_look_like_markup_are_text_in_lens_continuation_and_arrays(b
     options = {"lens": True, "generate": 4}
     traced = trace(load(bracketed), tokens=[4, 5, 6], **options)
     args = ["trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v"]
-    output = microgpt(*args, "--show", "wte", "--show", "layer0.attn.weights", width=140).stdout
+    output = microgpt(*args, "--show", "wte", "--show", "layer0.attn.weights", width=140).out
     for step in traced.generation:
         assert f"\nStep {step.step}: {step.token.label}\n" in output or step.step == 1
         assert f"  {step.runners_up[0].label}={step.runners_up[0].p:.3f}" in output
@@ -676,23 +672,23 @@ def test_labels_that_look_like_markup_are_text_in_lens_continuation_and_arrays(b
 def test_labels_that_look_like_markup_are_text_in_colours(bracketed):
     args = ("trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v", "--show", "wte")
     plain, coloured = microgpt(*args), microgpt(*args, FORCE_COLOR="1")
-    assert coloured.returncode == 0, coloured.stderr
-    assert "\x1b[" in coloured.stdout
-    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured.stdout)
-    assert [line.rstrip() for line in stripped.splitlines()] == plain.stdout.splitlines()
+    assert coloured.code == 0, coloured.err
+    assert "\x1b[" in coloured.out
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured.out)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.out.splitlines()
 
 
 @pytest.mark.parametrize("token", ["\\[", "\\", "a\\", "\\\\["])
 def test_a_backslash_is_text(decoder_folder, token):
     """LaTeX begins formulas so; a label writes a backslash as two."""
-    lines = microgpt("trace", renamed(decoder_folder(), [token]), "--tokens", "5,4").stdout.splitlines()
+    lines = microgpt("trace", renamed(decoder_folder(), [token]), "--tokens", "5,4").out.splitlines()
     print(lines[0], *(line for line in lines if line.startswith("Top")), sep="\n")
     assert lines[0] == f'Input: "b{token}" → tokens [5, 4]'
     assert "Top 5 after position 1 " + token.replace("\\", "\\\\") in lines
 
 
 def test_the_header_says_what_is_traced(plain):
-    lines = microgpt("trace", plain, "Hello").stdout.splitlines()
+    lines = microgpt("trace", plain, "Hello").out.splitlines()
     assert lines[0] == f'Input: "Hello" → tokens {HELLO}'
     text = " ".join(" ".join(lines).split())
     for wanted in (
@@ -705,7 +701,7 @@ def test_the_header_says_what_is_traced(plain):
 
 
 def test_verbose_shows_every_stage_of_a_layer(plain):
-    output = microgpt("trace", plain, "Hello", "-v", "--layers", "3", width=120).stdout
+    output = microgpt("trace", plain, "Hello", "-v", "--layers", "3", width=120).out
     for wanted in (
         "x_n = RMSNorm(x) * g [pre-attn]", "q = x_n @ wq [q_proj]", "q = RoPE(q, position)",
         "scores = q @ k.T / sqrt(8)", "context = weights @ v [attn]", "act = SiLU(gate)", "hidden = act * up",
@@ -721,10 +717,10 @@ def notes(output):
 
 def test_layers_shown_keep_their_own_notes(plain):
     whole, some = (microgpt("trace", plain, "Hello", "-v", *more) for more in ([], ["--layers", "3-5"]))
-    assert some.returncode == 0, some.stderr
-    print(notes(whole.stdout), notes(some.stdout))
-    assert len(notes(whole.stdout)) == 10
-    assert notes(some.stdout) == notes(whole.stdout)[3:6]
+    assert some.code == 0, some.err
+    print(notes(whole.out), notes(some.out))
+    assert len(notes(whole.out)) == 10
+    assert notes(some.out) == notes(whole.out)[3:6]
 
 
 def test_notes_of_a_step_are_about_the_step(model):
@@ -732,19 +728,19 @@ def test_notes_of_a_step_are_about_the_step(model):
     found, decoder = [], load(model)
     with decoder.hooks.subscribe(lambda e, v: found.append((np.abs(v) <= 0.01).mean()), "layer*.mlp.act"):
         trace(decoder, "Hello", generate=4)
-    shown = notes(microgpt("trace", model, "Hello", "-v", "--generate", "4", width=120).stdout)
+    shown = notes(microgpt("trace", model, "Hello", "-v", "--generate", "4", width=120).out)
     print(shown, found)
     assert shown[2:] in ([], [f"{100 * share:.0f}" for share in found[2 : len(shown)]])
 
 
 def test_output_is_the_same_from_run_to_run(plain):
     args = ("trace", plain, "Hello", "-v", "--lens", "--generate", "3", "--recheck")
-    assert microgpt(*args).stdout == microgpt(*args).stdout
+    assert microgpt(*args).out == microgpt(*args).out
 
 
 def test_no_colour_in_pipes_even_with_a_colour_terminal(plain):
     for env in ({"TERM": "xterm-256color"}, {"NO_COLOR": "1"}):
-        assert "\x1b" not in microgpt("trace", plain, "Hello", **env).stdout
+        assert "\x1b" not in microgpt("trace", plain, "Hello", **env).out
 
 
 def test_no_color_is_honoured_on_a_terminal(plain):
@@ -752,14 +748,12 @@ def test_no_color_is_honoured_on_a_terminal(plain):
     outputs = []
     for more in ({}, {"NO_COLOR": "1"}):
         here, there = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **more}
         command = [sys.executable, "-m", "microgpt_trace", "trace", str(plain), "Hello", "--layers", "3"]
-        with subprocess.Popen(
-            command, env=environment, stdout=there, cwd=Path(__file__).parents[1]
-        ) as process:
+        terminal = environment(TERM="xterm-256color", **more)
+        with subprocess.Popen(command, env=terminal, stdout=there) as running:
             os.close(there)
             outputs.append(read_all(here))
-            assert process.wait() == 0
+            assert running.wait() == 0
     assert re.search(rb"\x1b\[[0-9;]*3[0-9]m", outputs[0])
     assert not re.search(rb"\x1b\[[0-9;]*[34][0-9]m", outputs[1])
 
@@ -782,21 +776,8 @@ def read_all(descriptor):
 @pytest.mark.skipif(os.name == "nt", reason="a pipe of a POSIX shell")
 def test_a_reader_who_leaves_is_no_error(plain):
     """500 KB, more than a pipe holds."""
-    command = [
-        sys.executable,
-        "-m",
-        "microgpt_trace",
-        "trace",
-        str(plain),
-        "a" * 60,
-        "-v",
-        "--json",
-        "--values",
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1]
-    ) as process:
-        assert process.stdout.readline() == b"{\n"
-        process.stdout.close()
-        assert b"Error" not in process.stderr.read()
-        assert process.wait() == 0
+    with started("trace", plain, "a" * 60, "-v", "--json", "--values") as running:
+        assert running.stdout.readline() == "{\n"
+        running.stdout.close()
+        assert "Error" not in running.stderr.read()
+        assert running.wait() == 0

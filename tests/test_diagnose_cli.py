@@ -5,10 +5,10 @@ import json
 import jsonschema
 import numpy as np
 import pytest
+from commands import microgpt, refused
 from faults import decoder_faults
 from faulty_engine import decoder_run
 from foreign_dumps import write_dump
-from test_cli import microgpt, refused
 from tiny_models import TOKENS, tiny_model, write_folder
 
 
@@ -32,14 +32,14 @@ def diagnose(folder, *args, **options):
 
 def test_a_right_dump_is_clean(folder):
     done = diagnose(folder, "right", "m")
-    assert done.returncode == 0
-    assert "The 40 of 41 operations judged follow from their own inputs" in done.stdout
+    assert done.code == 0
+    assert "The 40 of 41 operations judged follow from their own inputs" in done.out
 
 
 @pytest.mark.parametrize("dump", ["right", "wrong", "eight"])
 def test_the_document_fits_its_schema(folder, dump):
-    document = json.loads(diagnose(folder, dump, "m", "--json").stdout)
-    schema = json.loads(diagnose(folder, "--schema").stdout)
+    document = json.loads(diagnose(folder, dump, "m", "--json").out)
+    schema = json.loads(diagnose(folder, "--schema").out)
     jsonschema.Draft202012Validator(schema).validate(document)
     assert document["clean"] == (dump == "right")
     assert document["tokens"] == list(TOKENS)
@@ -47,26 +47,26 @@ def test_the_document_fits_its_schema(folder, dump):
 
 def test_a_fault_ends_with_1_and_names_the_cause(folder):
     done = diagnose(folder, "wrong", "m")
-    said = " ".join(done.stdout.split())
-    print(done.stdout)
-    assert done.returncode == 1
+    said = " ".join(done.out.split())
+    print(done.out)
+    assert done.code == 1
     assert "First wrong operation: layer 0, layer0.mlp.act" in said
     assert "GELU" in said
 
 
 def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
     done = diagnose(folder, "eight", "m")
-    said = " ".join(done.stdout.split())
-    print(done.stdout)
-    assert done.returncode == 1
+    said = " ".join(done.out.split())
+    print(done.out)
+    assert done.code == 1
     assert (
         "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8` judges by that"
         in said
     )
     assert "First wrong" not in said
     asked = diagnose(folder, "eight", "m", "--compute", "q8")
-    assert asked.returncode == 0
-    assert "the products' inputs are 8-bit blocks of 32 (15)" in " ".join(asked.stdout.split())
+    assert asked.code == 0
+    assert "the products' inputs are 8-bit blocks of 32 (15)" in " ".join(asked.out.split())
 
 
 def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
@@ -74,14 +74,14 @@ def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
     q = np.load(tmp_path / "d" / "layer0.attn.q.npy")
     q[2, 3] = np.nan
     np.save(tmp_path / "d" / "layer0.attn.q.npy", q)
-    document = json.loads(diagnose(folder, str(tmp_path / "d"), "m", "--json").stdout)
-    jsonschema.Draft202012Validator(json.loads(diagnose(folder, "--schema").stdout)).validate(document)
+    document = json.loads(diagnose(folder, str(tmp_path / "d"), "m", "--json").out)
+    jsonschema.Draft202012Validator(json.loads(diagnose(folder, "--schema").out)).validate(document)
     assert document["first_wrong"] == "layer0.attn.q"
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_line_is_longer_than_the_terminal(folder, width):
-    lines = diagnose(folder, "wrong", "m", width=width).stdout.splitlines()
+    lines = diagnose(folder, "wrong", "m", width=width).out.splitlines()
     assert max(map(len, lines)) <= width
 
 

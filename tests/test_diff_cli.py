@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from commands import microgpt, refused
 from safetensors.numpy import load_file, save_file
-from test_cli import microgpt, refused
 from tiny_models import TOKENS
 
 from microgpt_trace import init, load, save, trace
@@ -65,19 +65,19 @@ def diff(sides, a, b, *more, **how):
 def test_exit_codes_and_verdict(sides, a, b, code, words):
     more = ["--tokens", IDS] if a == b == "model" else []
     result = diff(sides, a, b, *more)
-    print(result.stdout, result.stderr)
-    assert result.returncode == code
-    assert (words or "The same") in result.stdout
-    assert "Traceback" not in result.stderr
+    print(result.out, result.err)
+    assert result.code == code
+    assert (words or "The same") in result.out
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize("a_b", [("good", "bad"), ("model", "nan"), ("micro1", "micro2"), ("good", "good")])
 def test_json_fits_its_schema(sides, a_b):
     validator = pytest.importorskip("jsonschema").Draft202012Validator
     result = diff(sides, *a_b, "--json")
-    found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    validator(json.loads(microgpt("diff", "--schema").stdout)).validate(found)
-    assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.returncode == 0)
+    found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    validator(json.loads(microgpt("diff", "--schema").out)).validate(found)
+    assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.code == 0)
 
 
 def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
@@ -86,31 +86,29 @@ def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
     prompts.write_text("emma\nolivia\n")
     for more, kind in ((["--weights"], "weights"), (["--prompts", prompts], "prompts")):
         result = diff(sides, "micro1", "micro2", *more, "--json")
-        schema = microgpt("diff", "--schema", *more).stdout
-        found = json.loads(result.stdout)
+        schema = microgpt("diff", "--schema", *more).out
+        found = json.loads(result.out)
         validator(json.loads(schema)).validate(found)
-        assert (found["schema"], result.returncode) == (f"microgpt.{kind}/1", 1)
+        assert (found["schema"], result.code) == (f"microgpt.{kind}/1", 1)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("more", [[], ["--verbose"], ["--positions", "all"]], ids=str)
 def test_no_line_is_longer_than_the_screen(sides, width, more):
     for a, b in (("model", "bad"), ("model", "nan"), ("micro1", "micro2")):
-        lines = diff(sides, a, b, *more, width=width).stdout.splitlines()
+        lines = diff(sides, a, b, *more, width=width).out.splitlines()
         print(max(lines, key=len))
         assert max(map(len, lines)) <= width
 
 
 def test_a_terminal_without_unicode_gets_ascii(sides):
-    result = diff(sides, "model", "nan", "--positions", "all", PYTHONIOENCODING="ascii")
-    assert (result.returncode, result.stdout.isascii()) == (1, True)
-    assert "\x1b" not in diff(sides, "good", "bad", NO_COLOR="1").stdout
+    result = diff(sides, "model", "nan", "--positions", "all", encoding="ascii")
+    assert (result.code, result.out.isascii()) == (1, True)
+    assert "\x1b" not in diff(sides, "good", "bad", NO_COLOR="1").out
 
 
 def test_layer_positions_and_verbose(sides):
-    found = diff(
-        sides, "good", "bad", "--layer", "layer1.attn.*", "--positions", "3,-1", "-v", width=120
-    ).stdout
+    found = diff(sides, "good", "bad", "--layer", "layer1.attn.*", "--positions", "3,-1", "-v", width=120).out
     print(found)
     assert "layer1.attn.context" in found
     assert "layer0." not in found.replace("not compared", "")
@@ -120,7 +118,7 @@ def test_layer_positions_and_verbose(sides):
 def test_out_writes_a_file_and_never_over_one(sides, tmp_path):
     target = tmp_path / "d.json"
     result = diff(sides, "good", "bad", "--json", "--out", target)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.code, result.out) == (1, "")
     assert json.loads(target.read_text(encoding="utf-8"))["first"] == "layer1.attn.v"
     refused(diff(sides, "good", "bad", "--out", target), "d.json")
 
@@ -128,12 +126,12 @@ def test_out_writes_a_file_and_never_over_one(sides, tmp_path):
 def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_path):
     refused(diff(sides, "model", "dump", "--tokens", IDS), "no event in common", "--suggest-map")
     drafted = diff(sides, "model", "dump", "--tokens", IDS, "--suggest-map")
-    assert drafted.returncode == 0, drafted.stderr
-    (tmp_path / "map.toml").write_text(drafted.stdout, encoding="utf-8")
+    assert drafted.code == 0, drafted.err
+    (tmp_path / "map.toml").write_text(drafted.out, encoding="utf-8")
     result = diff(sides, "model", "dump", "--map", tmp_path / "map.toml")
-    print(drafted.stdout, result.stdout, result.stderr)
-    assert result.returncode == 0
-    assert "The 36 of 41 events named agree, number for number" in result.stdout
+    print(drafted.out, result.out, result.err)
+    assert result.code == 0
+    assert "The 36 of 41 events named agree, number for number" in result.out
 
 
 @pytest.mark.parametrize(

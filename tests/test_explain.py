@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,7 +14,7 @@ from microgpt_trace import init
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.elements import Element
-from microgpt_trace.explaining.explain import explain
+from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.explanation import element_name
 from microgpt_trace.explaining.forward import worked_out
 from microgpt_trace.explaining.place import Place
@@ -85,16 +86,23 @@ def named(term):
     return [(factor.name, factor.kind) for factor in term.factors]
 
 
-def asking(model, **options):
-    """A function that explains a name in a phase, each once."""
-    known = {}
+def asking(model, terms=16, **options):
+    """A function that explains a name in a phase, each once, all of one run."""
+    run, known = keep_run(model, **options), {}
 
     def explained(name, phase):
         if (name, phase) not in known:
-            known[name, phase] = explain(model, name, backward=phase == "backward", **options)
+            known[name, phase] = explain_in(run, name, backward=phase == "backward", terms=terms)
         return known[name, phase]
 
     return explained
+
+
+def same_but_for_more(kept, alone):
+    """A run of which everything is kept tells the same, and of uses the values that the other lacks."""
+    for a, b in zip(kept.uses, alone.uses, strict=True):
+        assert b in (a, replace(a, value=None))
+    assert replace(kept, uses=()) == replace(alone, uses=())
 
 
 # --- microGPT -------------------------------------------------------------------------------------
@@ -116,7 +124,7 @@ def test_every_element_of_every_event_equals_pytorch(case):
 @pytest.mark.parametrize("terms", [1, 16])
 def test_the_arithmetic_adds_up_and_every_name_can_be_explained(case, terms):
     shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
-    explained = asking(case.model, text=case.text, terms=terms)
+    explained = asking(case.model, terms, text=case.text)
     for name, index in sampled(shapes):
         found = explained(element_name(name, index), "forward")
         print(found.element, found.value, found.traced)
@@ -127,9 +135,27 @@ def test_the_arithmetic_adds_up_and_every_name_can_be_explained(case, terms):
 
 def test_what_an_element_adds_is_a_term_where_it_goes(case):
     shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
-    explained = asking(case.model, text=case.text, terms=10**6)
+    explained = asking(case.model, 10**6, text=case.text)
     for name, index in sampled(shapes, seed=3):
         check_uses(explained(element_name(name, index), "forward"), explained)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(deep, backward):
+    model, text = deep.model, deep.text
+    run = keep_run(model, text, backward=backward)
+    for name, index in sampled(event_shapes(model, len(deep.ids) - 1) | model.config.shapes(), seed=6):
+        written = element_name(name, index)
+        same_but_for_more(
+            explain_in(run, written, backward=backward), explain(model, written, text, backward=backward)
+        )
+
+
+def test_a_run_that_is_kept_has_no_gradients_unless_asked(emma):
+    with pytest.raises(InputError, match="kept without its backward pass"):
+        explain_in(keep_run(emma, "emma"), "logits[1,2]", backward=True)
+    with pytest.raises(InputError, match="terms: expected at least 1"):
+        explain_in(keep_run(emma, "emma"), "logits[1,2]", terms=0)
 
 
 def test_an_element_is_followed_to_where_it_weighs_most():

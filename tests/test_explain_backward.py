@@ -12,7 +12,7 @@ from microgpt_trace import init
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.explaining.backward import gradient_worked_out
 from microgpt_trace.explaining.elements import Element
-from microgpt_trace.explaining.explain import explain
+from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.explanation import element_name
 from microgpt_trace.explaining.forward import worked_out
 from microgpt_trace.explaining.place import Place
@@ -56,7 +56,7 @@ def test_float32_lies_well_within_the_tolerance():
 @pytest.mark.parametrize("terms", [1, 16])
 def test_the_chain_rule_adds_up_and_every_name_can_be_explained(case, terms):
     shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
-    explained = asking(case.model, text=case.text, terms=terms)
+    explained = asking(case.model, terms, text=case.text, backward=True)
     for name, index in sampled(shapes, seed=2):
         found = explained(element_name(name, index), "backward")
         print(f"d {found.element}", found.value, found.traced)
@@ -67,7 +67,7 @@ def test_the_chain_rule_adds_up_and_every_name_can_be_explained(case, terms):
 
 def test_what_a_gradient_adds_is_a_term_where_it_goes(case):
     shapes = event_shapes(case.model, len(case.ids) - 1)
-    explained = asking(case.model, text=case.text, terms=10**6)
+    explained = asking(case.model, 10**6, text=case.text, backward=True)
     for name, index in sampled(shapes, seed=5):
         if name not in ("loss", "embed.norm"):
             check_uses(explained(element_name(name, index), "backward"), explained)
@@ -85,7 +85,8 @@ def test_two_paths_lead_to_the_stream():
 
 def test_relu_stops_the_gradient_of_what_it_switched_off():
     model = init()
-    slopes = [explain(model, f"layer0.mlp.up[2,{c}]", backward=True).steps[0] for c in range(20)]
+    run = keep_run(model, backward=True)
+    slopes = [explain_in(run, f"layer0.mlp.up[2,{c}]", backward=True).steps[0] for c in range(20)]
     assert {step.value for step in slopes} == {0.0, 1.0}
     assert all(step.value == (step.terms[0].factors[0].value > 0) for step in slopes)
 
@@ -123,7 +124,8 @@ def test_gradients_under_a_hook(deep, victim, phase):
         return value * 1.1 + 0.01
 
     with deep.model.hooks.subscribe(changed, victim, phases=phase):
+        run = keep_run(deep.model, deep.text, backward=True)
         for name, index in sampled(EVENTS | deep.model.config.shapes(), seed=len(victim)):
-            found = explain(deep.model, element_name(name, index), deep.text, backward=True)
+            found = explain_in(run, element_name(name, index), backward=True)
             wanted = name != victim or phase == "forward"
             assert found.holds == wanted, (found.element, found.value, found.traced, found.formula)

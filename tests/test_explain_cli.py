@@ -8,7 +8,7 @@ from importlib import import_module
 import jsonschema
 import pytest
 import typer
-from test_cli import microgpt, refused
+from commands import microgpt, refused
 from test_explain import explain
 from tiny_models import CASES, random_weights, write_folder
 
@@ -35,8 +35,8 @@ OF_DECODER = [
 
 def said(*args, **options):
     done = microgpt("explain", *args, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.code == 0, done.err
+    return done.out
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_probability_came_from_its_own_logit():
 @pytest.mark.parametrize("args", OF_MICROGPT, ids=" ".join)
 @pytest.mark.parametrize(("width", "encoding"), [(80, "utf-8"), (80, "ascii"), (120, "utf-8")])
 def test_it_fits_the_terminal(args, width, encoding):
-    text = said(*args, width=width, PYTHONIOENCODING=encoding)
+    text = said(*args, width=width, encoding=encoding)
     assert max(map(len, text.splitlines())) <= width
     assert "equal" in text or "stored" in text
     if encoding == "ascii":

@@ -5,7 +5,7 @@ import pytest
 from judges import agree
 from judges_decoder import decoder_events
 from real_model import SMOLLM2, needs_smollm2
-from test_explain import asking, check_names, check_steps, check_uses, sampled
+from test_explain import asking, check_names, check_steps, check_uses, same_but_for_more, sampled
 from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
@@ -13,7 +13,7 @@ from microgpt_trace import load
 from microgpt_trace.decoder import parameter, parameter_row
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError
-from microgpt_trace.explaining.explain import explain
+from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.explanation import element_name
 from microgpt_trace.explaining.traced import stored_column
 
@@ -25,8 +25,9 @@ CHOSEN = (
 
 def check_decoder(model, config, weights, count=1):
     judged = decoder_events(config, weights, TOKENS)
+    run = keep_run(model, tokens=TOKENS)
     for name, index in sampled(event_shapes(model, len(TOKENS)), count):
-        found = explain(model, element_name(name, index), tokens=TOKENS, terms=4)
+        found = explain_in(run, element_name(name, index), terms=4)
         print(found.element, found.value, found.traced)
         assert found.holds
         check_steps(found)
@@ -48,14 +49,14 @@ def test_rows_that_a_gguf_permutes(tmp_path, case):
 @pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "qwen3"])
 def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model(case)))
+    run = keep_run(model, tokens=TOKENS)
     for name, index in sampled(model.config.shapes(), 3):
         whole = parameter(model, name)
         assert np.array_equal(parameter_row(model, name, index[0]), whole[index[0]].reshape(-1)), name
         if len(index) == 2:
             stored = model.tensors[name]
             assert np.array_equal(stored_column(stored, index[1]), stored.read()[:, index[1]])
-        found = explain(model, element_name(name, index), tokens=TOKENS)
-        assert found.traced == whole[index]
+        assert explain_in(run, element_name(name, index)).traced == whole[index]
 
 
 def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
@@ -81,16 +82,25 @@ def test_every_name_of_a_decoder_can_be_explained(decoders, case):
     model, _, _ = decoders(case)
     shapes = event_shapes(model, len(TOKENS)) | model.config.shapes()
     chosen = {n: s for n, s in shapes.items() if not n.startswith("layer0")}
-    explained = asking(model, tokens=TOKENS, terms=2)
+    explained = asking(model, 2, tokens=TOKENS)
     for name, index in sampled(chosen, seed=1):
         check_names(explained(element_name(name, index), "forward"), explained)
+
+
+@pytest.mark.parametrize("case", ["llama_mha_bias", "qwen3"])
+def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
+    model, _, _ = decoders(case)
+    run = keep_run(model, tokens=TOKENS)
+    for name, index in sampled(event_shapes(model, len(TOKENS)) | model.config.shapes(), seed=6):
+        written = element_name(name, index)
+        same_but_for_more(explain_in(run, written), explain(model, written, tokens=TOKENS))
 
 
 @pytest.mark.parametrize("case", CHOSEN)
 def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(decoders, case):
     model, _, _ = decoders(case)
     shapes = event_shapes(model, len(TOKENS)) | model.config.shapes()
-    explained = asking(model, tokens=TOKENS, terms=10**6)
+    explained = asking(model, 10**6, tokens=TOKENS)
     for name, index in sampled(shapes, seed=4):
         check_uses(explained(element_name(name, index), "forward"), explained)
 
@@ -148,7 +158,7 @@ def smollm2():
 def test_smollm2(smollm2):
     shapes = event_shapes(smollm2, 5)
     chosen = {n: s for n, s in shapes.items() if n.startswith("layer12.") or not n.startswith("layer")}
-    explained = asking(smollm2, text="The capital of France is", terms=3)
+    explained = asking(smollm2, 3, text="The capital of France is")
     for name, index in sampled(chosen):
         found = explained(element_name(name, index), "forward")
         print(found.element, found.value, found.traced, found.tolerance)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import microgpt
 from conftest import CASES as MICROGPT
 from faults import decoder_faults, generic_fault, microgpt_faults
 from faulty_engine import decoder_run, microgpt_run
 from foreign_dumps import write_dump
-from test_cli import microgpt
 from tiny_models import CASES, TOKENS, Blocks, random_weights, rope_4, tiny_config, write_folder, write_gguf
 
 from microgpt_trace import Model, load, trace
@@ -217,8 +217,8 @@ def test_identical_runs_exit_0(tmp_path):
     tokens = ",".join(map(str, subject.tokens))
     for side, words in (("model", "The same, number"), ("dump", "The 44 of 45 events named agree, within")):
         result = microgpt("diff", tmp_path / "model", tmp_path / side, "--tokens", tokens)
-        assert result.returncode == 0, result.stdout
-        assert words in result.stdout
+        assert result.code == 0, result.out
+        assert words in result.out
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -292,6 +292,6 @@ def test_a_coarser_quantisation_is_not_excused_by_a_finer_one(quantised):
 def test_quantisations_from_the_shell(quantised):
     command = ["diff", quantised["F32"], quantised["Q8_0"], "--tokens", IDS]
     plain, calibrated = microgpt(*command), microgpt(*command, "--calibrate", quantised["Q5_1"])
-    assert (plain.returncode, calibrated.returncode) == (1, 0)
-    assert "First divergence: embed.tok" in plain.stdout
-    assert "The same" in calibrated.stdout
+    assert (plain.code, calibrated.code) == (1, 0)
+    assert "First divergence: embed.tok" in plain.out
+    assert "The same" in calibrated.out

@@ -2,16 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from commands import microgpt, process, refused
 from gguf_files import raw, string, u32, u64
 from safetensors.numpy import save_file
-from test_cli import microgpt, refused
 
 from microgpt_trace import checkpoint, load
 from microgpt_trace.cli.log import watched_before
@@ -184,11 +182,10 @@ def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
     """The system would end the process (SIGBUS)."""
     arrays = {"model.embed_tokens.weight": np.ones((300, 300), "f4"), "model.norm.weight": np.ones(300, "f4")}
     save_file(arrays, tmp_path / "x")
-    command = [sys.executable, "-c", SHORTER, str(tmp_path / "x")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    print(done.stderr)
+    done = process(tmp_path / "x", code=SHORTER)
+    print(done.err)
     shorter = f"{tmp_path / 'x'}: the file became shorter while it was read"
-    assert sorted(done.stdout.split("\n")) == sorted(["", "300.0", *[shorter] * 5])
+    assert sorted(done.out.split("\n")) == sorted(["", "300.0", *[shorter] * 5])
 
 
 def test_text_is_utf8_of_a_size(tmp_path):

@@ -1,10 +1,7 @@
 """microgpt trace with interventions, from the shell."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import jsonschema
 import numpy as np
@@ -16,23 +13,20 @@ from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.interventions import Intervention
 
 
-def run(folder, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "microgpt_trace", "trace", *map(str, arguments)], cwd=folder,
-        capture_output=True, encoding="utf-8", env={**os.environ, "COLUMNS": "80", **environment},
-    )  # fmt: skip
+def run(folder, *arguments, **options):
+    return microgpt("trace", *arguments, cwd=folder, **options)
 
 
 def document(folder, *arguments):
     result = run(folder, *arguments, "--json")
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    assert result.code == 0, result.err
+    return json.loads(result.out)
 
 
 def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
     result = run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act@3:5=0.5")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
     assert lines.index("Interventions") < lines.index("Stage 1: Embedding")
     assert "layer0.mlp.act@3:5  × 0.5         1         1" in lines
     (head,) = (line for line in lines if line.startswith("head_2_out"))
@@ -45,12 +39,12 @@ def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
 
 def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
     found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2")
-    jsonschema.validate(found, json.loads(run(tmp_path, "--schema").stdout))
+    jsonschema.validate(found, json.loads(run(tmp_path, "--schema").out))
     expected = trace(init(), "emma", interventions=[Intervention("ablate", "layer0.attn.head2")]).intervened
     assert found["intervened"]["kl"] == list(expected.kl)
     assert found["intervened"]["loss_before"] == expected.loss_before
-    line_schema = json.loads(run(tmp_path, "--schema", "--jsonl").stdout)
-    for line in run(tmp_path, "emma", "--ablate", "logits", "--jsonl").stdout.splitlines():
+    line_schema = json.loads(run(tmp_path, "--schema", "--jsonl").out)
+    for line in run(tmp_path, "emma", "--ablate", "logits", "--jsonl").out.splitlines():
         jsonschema.validate(json.loads(line), line_schema)
 
 
@@ -72,7 +66,7 @@ def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
 
 
 def test_patching_with_a_saved_trace(tmp_path):
-    assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").returncode == 0
+    assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").code == 0
     patched = document(
         tmp_path, "emma", "--patch", "layer0.mlp.residual=anna.safetensors", "--values", "--verbose"
     )
@@ -169,10 +163,10 @@ def test_a_loss_is_added_from_a_trace_or_a_number(tmp_path, monkeypatch, decoder
 
 
 def test_ascii_and_no_colour(tmp_path):
-    result = run(tmp_path, "emma", "--ablate", "layer0.mlp.act", PYTHONIOENCODING="ascii", NO_COLOR="1")
-    assert result.returncode == 0
-    assert result.stdout.isascii()
-    assert "-> " in result.stdout
+    result = run(tmp_path, "emma", "--ablate", "layer0.mlp.act", encoding="ascii", NO_COLOR="1")
+    assert result.code == 0
+    assert result.out.isascii()
+    assert "-> " in result.out
 
 
 REFUSED = {
@@ -195,7 +189,7 @@ def test_one_line_says_what_is_wrong(tmp_path, options, message):
     (tmp_path / "text.txt").write_text("not numbers at all")
     save(init(), tmp_path / "weights.safetensors")
     result = run(tmp_path, "emma", *options)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stdout == ""
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""

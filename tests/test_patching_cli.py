@@ -7,9 +7,9 @@ import jsonschema
 import numpy as np
 import pytest
 import typer
+from commands import microgpt, refused
 from real_model import SMOLLM2, needs_smollm2
 from rich.cells import cell_len
-from test_cli import microgpt, refused
 
 from microgpt_trace import init, save, train
 from microgpt_trace.cli.patch import patch as command
@@ -50,9 +50,9 @@ def painted(paint, screen):
 
 def test_an_untrained_model_answers(folder):
     done = run(folder, "emma", "emmy", "--target", "m", "--against", "y")
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    print(done.out)
+    assert done.code == 0, done.err
+    assert done.err == ""
     for line in (
         "model      untrained, seed 42",
         "clean      BOS e m m a",
@@ -62,8 +62,8 @@ def test_an_untrained_model_answers(folder):
         "layer 0      0.00   0.00   0.00   0.00  █1.00",
         "position 4 a/y restores more than half: embed.norm to layer 0",
     ):
-        assert line in done.stdout
-    assert "Self-check holds" in done.stdout
+        assert line in done.out
+    assert "Self-check holds" in done.out
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_an_untrained_model_answers(folder):
 )
 def test_the_model_is_named_in_two_ways(folder, arguments):
     done = run(folder, *arguments, "--target", "e", "--against", "k", "--sites", "layer*.attn.head*")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
+    assert done.code == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
     assert ["head", "0", "1", "2", "3"] in lines
     assert sum(line[:2] == ["layer", "0"] for line in lines) == 1
 
@@ -81,12 +81,10 @@ def test_the_model_is_named_in_two_ways(folder, arguments):
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("args", [("christopher", "kristopherr"), ("--pairs", "pairs")])
 def test_no_line_is_longer_than_the_terminal(folder, width, encoding, args):
-    done = run(
-        folder, *args, "--target", "e", "--against", "a", *EVERY_TABLE, width=width, PYTHONIOENCODING=encoding
-    )
-    assert done.returncode == 0, done.stderr
-    assert max(map(cell_len, done.stdout.splitlines())) <= width
-    assert done.stdout.isascii() == (encoding == "ascii")
+    done = run(folder, *args, "--target", "e", "--against", "a", *EVERY_TABLE, width=width, encoding=encoding)
+    assert done.code == 0, done.err
+    assert max(map(cell_len, done.out.splitlines())) <= width
+    assert done.out.isascii() == (encoding == "ascii")
 
 
 @pytest.mark.parametrize(
@@ -98,12 +96,12 @@ def test_no_line_is_longer_than_the_terminal(folder, width, encoding, args):
 )
 def test_documents_fit_their_schemas(folder, kind, args):
     done = run(folder, *args, *EVERY_TABLE, "--json")
-    document, schema = json.loads(done.stdout), SCHEMAS[kind]()
+    document, schema = json.loads(done.out), SCHEMAS[kind]()
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(document)
     assert document["schema"] == f"microgpt.{kind}/1"
     asked = ("--pairs", "pairs") if kind == "patch_pairs" else ()
-    assert json.loads(run(folder, *asked, "--schema").stdout) == schema
+    assert json.loads(run(folder, *asked, "--schema").out) == schema
     assert len(document["cells"]) == 5 + 4 + 1
     assert document["cells"][-1]["site"] == "layer0.attn.v@-1:0-3"
 
@@ -112,7 +110,7 @@ def test_the_document_tells_what_the_library_computes(folder, tmp_path):
     done = run(
         folder, "emma", "emmy", "--target", "m", "--against", "y", "--out", tmp_path / "p.json", "--json"
     )
-    assert done.stdout == ""
+    assert done.out == ""
     document = json.loads((tmp_path / "p.json").read_text())
     result = patch(init(), "emma", "emmy", target="m", against="y")
     assert document == json.loads(to_json(patch_document(result)))
@@ -164,12 +162,12 @@ def test_smollm2_names_the_layer_and_the_head():
     pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
     texts = ("The capital of France is", "The capital of Italy is")
     done = microgpt("patch", SMOLLM2, *texts, width=80)
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert "position 3 ␣France/␣Italy restores more than half: embed.tok to layer 22" in done.stdout
-    assert "between layer 22 and layer 23 it moves from position 3 to 4; --sites" in done.stdout
+    print(done.out)
+    assert done.code == 0, done.err
+    assert "position 3 ␣France/␣Italy restores more than half: embed.tok to layer 22" in done.out
+    assert "between layer 22 and layer 23 it moves from position 3 to 4; --sites" in done.out
     heads = microgpt("patch", SMOLLM2, *texts, "--sites", "layer23.attn.head*", width=80)
-    assert "largest: layer23.attn.head4 0.93" in heads.stdout
+    assert "largest: layer23.attn.head4 0.93" in heads.out
     other = microgpt("patch", SMOLLM2, texts[0], "The capital of the Congo is")
     shown = "The ␣capital ␣of ␣France ␣is | The ␣capital ␣of ␣the ␣Congo ␣is"
     refused(other, "the texts have 5 and 6 tokens", shown)

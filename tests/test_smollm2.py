@@ -1,16 +1,13 @@
 """The real SmolLM2-135M-Instruct in Q4_1: what it predicts, what is known of it, and what it takes."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import microgpt, process
 from dump_writing import write_npz
 from real_model import SMOLLM2, needs_smollm2
-from test_cli import microgpt
 
 from microgpt_trace import Intervention, diff, load, trace
 
@@ -148,12 +145,12 @@ def test_heads_sum_to_the_output(smollm2):
 
 def test_the_command_line_shows_it():
     result = microgpt("trace", FILE, FRANCE, width=100)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     for wanted in ("→ tokens [504, 3575, 282, 4649, 314]", "␣Paris", "0.7725", "22552", "Anomalies: none"):
-        assert wanted in result.stdout, wanted
-    assert "no BOS added" in result.stdout
-    assert "Q4_1" in result.stdout
-    assert "Q8_0" in result.stdout
+        assert wanted in result.out, wanted
+    assert "no BOS added" in result.out
+    assert "Q4_1" in result.out
+    assert "Q8_0" in result.out
 
 
 MEASURE = """
@@ -171,11 +168,7 @@ def test_peak_memory(options, most):
     """In MB, measured by a small process of its own: a child begins with its parent's peak."""
     pytest.importorskip("resource")
     command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options.split()]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command], env=environment, capture_output=True, check=True
-    )
-    code, peak = json.loads(measured.stdout)
+    code, peak = json.loads(process(*command, code=MEASURE).out)
     print(f"{peak / 1024:.0f} MiB")
     assert code == 0
     assert peak * 1024 < most * 1e6

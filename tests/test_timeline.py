@@ -3,17 +3,15 @@ out by hand; and what a log may lack."""
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tracemalloc
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import environment, microgpt, refused
 from judges import _matvec, _plus, _rmsnorm, _scalar_attention, agree, scalar_forward, softmax_of, torch_run
-from test_cli import microgpt, refused
 
 from microgpt_trace import Config, Tokenizer, init, load, save
 from microgpt_trace.cli.log import TrainingLog, watched_before
@@ -311,7 +309,7 @@ def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
 
 
 def test_the_answer_at_a_glance(by_hand):
-    output = microgpt("timeline", by_hand, width=80).stdout
+    output = microgpt("timeline", by_hand, width=80).out
     print(output)
     assert 'The double m (after "am") is the first choice from step 30 on.' in output
     assert "  2  am    m       0.100  ▁█▃▆  0.300     1        30       30" in output
@@ -339,7 +337,7 @@ def test_the_double_letter_in_words(tmp_path, ranks, words):
     for record in records():
         found = record | {"rank": next(ranks)} if record.get("position") == 2 else record
         lines.append(found)
-    output = microgpt("timeline", written(tmp_path / "l", lines), width=120).stdout
+    output = microgpt("timeline", written(tmp_path / "l", lines), width=120).out
     print(output)
     assert words in output
 
@@ -359,17 +357,17 @@ def long_log(tmp_path_factory):
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize("more", [[], ["--event", "*"]], ids=["overview", "all"])
 def test_the_tables_fit_the_screen(long_log, width, encoding, more):
-    result = microgpt("timeline", long_log, *more, width=width, PYTHONIOENCODING=encoding)
-    print(result.stdout, result.stderr)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert max(map(len, result.stdout.splitlines())) <= width + (encoding == "ascii") * 4
-    assert result.stdout.isascii() == (encoding == "ascii")
-    assert "layer1.mlp.act" in result.stdout
-    assert ("Dead ReLU units" in result.stdout) == (not more)
+    result = microgpt("timeline", long_log, *more, width=width, encoding=encoding)
+    print(result.out, result.err)
+    assert (result.code, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= width + (encoding == "ascii") * 4
+    assert result.out.isascii() == (encoding == "ascii")
+    assert "layer1.mlp.act" in result.out
+    assert ("Dead ReLU units" in result.out) == (not more)
 
 
 def test_many_units_that_returned_are_only_counted(long_log):
-    told, output = read_timeline(long_log), microgpt("timeline", long_log).stdout
+    told, output = read_timeline(long_log), microgpt("timeline", long_log).out
     returned = sum(len(layer.returned) for layer in told.layers)
     print(returned, output)
     assert f"{returned} units were dead for a while and returned" in output
@@ -378,9 +376,7 @@ def test_many_units_that_returned_are_only_counted(long_log):
 
 
 def test_event_shows_exactly_those(log):
-    output = microgpt(
-        "timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte"
-    ).stdout
+    output = microgpt("timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte").out
     titles = [line.split()[0] for line in output.splitlines() if line.endswith("max")]
     layer1 = [f"layer1.mlp.{part}" for part in ("norm", "up", "act", "down", "residual")]
     assert titles == ["layer0.mlp.act", *layer1, "wte"]
@@ -388,10 +384,10 @@ def test_event_shows_exactly_those(log):
 
 def test_json_fits_its_schema_and_obeys_the_selection(log, told):
     validator = pytest.importorskip("jsonschema").Draft202012Validator
-    schema = json.loads(microgpt("timeline", "--schema").stdout)
+    schema = json.loads(microgpt("timeline", "--schema").out)
     for more, events in ([], 25), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
         result = microgpt("timeline", log, "--json", *more)
-        found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         validator(schema).validate(found)
         assert (found["schema"], len(found["events"])) == ("microgpt.timeline/1", events)
     assert found["positions"][2]["p"] == list(told.positions[2].p)
@@ -411,15 +407,15 @@ def test_numbers_that_are_not_finite(tmp_path):
 
     path = written(tmp_path / "nan.jsonl", map(spoilt, records()))
     result = microgpt("timeline", path, width=80)
-    print(result.stdout, result.stderr)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "layer0.mlp.act holds values that are not finite at step 20 (8)" in result.stdout
-    assert "?" in result.stdout
-    found = json.loads(microgpt("timeline", path, "--json").stdout)
+    print(result.out, result.err)
+    assert (result.code, result.err) == (0, "")
+    assert "layer0.mlp.act holds values that are not finite at step 20 (8)" in result.out
+    assert "?" in result.out
+    found = json.loads(microgpt("timeline", path, "--json").out)
     assert found["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]
     assert found["parameters"][0]["update_ratio"] == [None, 0.5, "Infinity", 0.5]
     validator = pytest.importorskip("jsonschema").Draft202012Validator
-    validator(json.loads(microgpt("timeline", "--schema").stdout)).validate(found)
+    validator(json.loads(microgpt("timeline", "--schema").out)).validate(found)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +452,7 @@ def test_a_log_of_an_earlier_version_says_what_it_lacks(tmp_path):
                 yield {key: value for key, value in record.items() if key not in ("rank", "predicted")}
 
     path = written(tmp_path / "old.jsonl", earlier())
-    output = microgpt("timeline", path, width=120).stdout
+    output = microgpt("timeline", path, width=120).out
     print(output)
     assert "the target's rank, in 16 of 16 predictions: not logged" in output
     assert "L2 of the parameters and update/weight: not logged" in output
@@ -473,7 +469,7 @@ def test_no_name_held_out_is_the_reason_for_no_dead_units(tmp_path):
     told = read_timeline(path)
     assert told.absent == ("dead ReLU units: not measured, for no name is held out",)
     assert [layer.dead_count for layer in told.layers] == [(None, None)] * 2
-    output = microgpt("timeline", path).stdout
+    output = microgpt("timeline", path).out
     assert "not measured, for no name is held out" in output
     assert "10 of 60 steps" in output
 
@@ -482,26 +478,26 @@ def test_a_gap_and_a_failed_check_are_told(tmp_path):
     lines = [record for record in records() if not 10 < record.get("step", 0) < 15]
     lines.insert(9, {"record": "check", "step": 0, "id": "heads", "detail": "off by 1"})
     result = microgpt("timeline", written(tmp_path / "gap", lines))
-    assert "steps 11 to 14 were not logged" in result.stderr
-    assert "step 0: the check heads failed, off by 1" in result.stdout
+    assert "steps 11 to 14 were not logged" in result.err
+    assert "step 0: the check heads failed, off by 1" in result.out
 
 
 def test_a_cut_last_line_is_a_note(by_hand):
     by_hand.write_bytes(by_hand.read_bytes()[:-9])
     result = microgpt("timeline", by_hand)
-    assert result.returncode == 0
-    assert result.stderr.count("\n") == 1
-    assert f"line {len(list(records()))}: the last line is cut" in result.stderr
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert f"line {len(list(records()))}: the last line is cut" in result.err
     assert read_timeline(by_hand).layers[0].dead_count == (0, 3, 1, None)
 
 
 def test_a_run_stopped_within_a_trace_is_a_note(tmp_path):
     lines = list(records())[:-4]
     result = microgpt("timeline", written(tmp_path / "stopped", lines), width=80)
-    print(result.stdout, result.stderr)
-    assert result.returncode == 0
-    assert "the trace of step 30 is incomplete" in result.stderr
-    assert "  2  am    m       0.100  ▁█▃   0.200" in result.stdout
+    print(result.out, result.err)
+    assert result.code == 0
+    assert "the trace of step 30 is incomplete" in result.err
+    assert "  2  am    m       0.100  ▁█▃   0.200" in result.out
 
 
 STEP = {"record": "step", "step": 1, "loss": 3.0}
@@ -585,11 +581,10 @@ def test_binary_is_no_log(tmp_path):
 
 def test_out_and_a_closed_pipe(by_hand, tmp_path):
     target = tmp_path / "t.json"
-    assert microgpt("timeline", by_hand, "--json", "--out", target).stdout == ""
+    assert microgpt("timeline", by_hand, "--json", "--out", target).out == ""
     assert json.loads(target.read_text())["watched"] == "amm"
     command = f"set -o pipefail; {sys.executable} -m microgpt_trace timeline {by_hand} --json | head -c 5"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    result = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, encoding="utf-8")
+    result = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, encoding="utf-8")
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -614,11 +609,11 @@ def test_another_name_can_be_watched(tmp_path):
         "--out",
         tmp_path / "m.safetensors",
     )
-    assert microgpt(*options, "--watch", "Anna").returncode == 0
+    assert microgpt(*options, "--watch", "Anna").code == 0
     found = read_timeline(path)
     assert found.watched == watched_before(path) == "anna"
     assert [position.target for position in found.positions] == ["a", "n", "n", "a", "EOS"]
-    assert "The double n" in microgpt("timeline", path).stdout
+    assert "The double n" in microgpt("timeline", path).out
     refused(microgpt(*options, "--force", "--watch", "José"), "'é'")
     refused(microgpt(*options, "--force", "--watch", "a" * 16), "at most 15 characters")
 

@@ -1,10 +1,8 @@
 """trace --validate: sound models pass, what cannot matter is proved so, what is only shown fails."""
 
 import json
-import os
-import subprocess
-import sys
 
+import commands
 import jsonschema
 import numpy as np
 import pytest
@@ -314,20 +312,17 @@ def test_smollm2_is_valid():
     assert {v.verdict for v in found.verdicts} == {"used"}
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "microgpt_trace", "trace", *arguments], capture_output=True, encoding="utf-8",
-        env={**os.environ, "COLUMNS": "80", **environment},
-    )  # fmt: skip
+def run(*arguments, **options):
+    return commands.microgpt("trace", *arguments, **options)
 
 
 def test_the_command_prints_a_table_and_a_document():
     result = run("emma", "--validate")
-    assert result.returncode == 0, result.stderr
-    assert "25 of 25 events are what the computation uses" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
-    document = json.loads(run("emma", "--validate", "--json").stdout)
-    schema = json.loads(run("--validate", "--schema").stdout)
+    assert result.code == 0, result.err
+    assert "25 of 25 events are what the computation uses" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+    document = json.loads(run("emma", "--validate", "--json").out)
+    schema = json.loads(run("--validate", "--schema").out)
     jsonschema.validate(document, schema)
     assert document["ok"]
     assert len(document["verdicts"]) == 25
@@ -340,8 +335,8 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
     weights["wte"][5, 0] = np.nan
     save_file(weights, tmp_path / "nan.safetensors")
     result = run("emma", "--validate", "--model", str(tmp_path / "nan.safetensors"))
-    assert result.returncode == 1
-    assert "FAILED" in result.stdout
+    assert result.code == 1
+    assert "FAILED" in result.out
 
 
 @pytest.mark.parametrize(
@@ -350,11 +345,11 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
 )  # fmt: skip
 def test_options_that_would_be_ignored_are_refused(option):
     result = run("emma", "--validate", *option)
-    assert result.returncode == 2
-    assert "--validate" in result.stderr
+    assert result.code == 2
+    assert "--validate" in result.err
 
 
 def test_ascii():
-    result = run("emma", "--validate", PYTHONIOENCODING="ascii")
-    assert result.returncode == 0
-    assert result.stdout.isascii()
+    result = run("emma", "--validate", encoding="ascii")
+    assert result.code == 0
+    assert result.out.isascii()

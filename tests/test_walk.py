@@ -4,10 +4,10 @@ import re
 from typing import NamedTuple
 
 import pytest
+from commands import microgpt
 from faults import decoder_faults
 from faulty_engine import Fault, decoder_run
 from foreign_dumps import write_dump
-from test_cli import microgpt
 from tiny_models import CASES, TOKENS, tiny_model
 
 NORMS = ("attn.norm", "mlp.norm", "final.norm")
@@ -24,8 +24,8 @@ class Walk(NamedTuple):
         """Both in the order in which the command takes them."""
         sides = (self.dumps, self.model) if command == "diagnose" else (self.model, self.dumps)
         result = microgpt(command, *sides, *more, width=200)
-        print(result.stdout, result.stderr)
-        assert "Traceback" not in result.stderr
+        print(result.out, result.err)
+        assert "Traceback" not in result.err
         return result
 
 
@@ -43,15 +43,15 @@ def residual(output):
 
 def test_from_numbered_files_to_the_named_fault(decoder_folder, tmp_path):
     port, map_file = walk(decoder_folder, tmp_path, "numbers", "rope_interleaved"), tmp_path / "map.toml"
-    assert port.run("diff", "--suggest-map", "--out", map_file).returncode == 0
+    assert port.run("diff", "--suggest-map", "--out", map_file).code == 0
     parted = port.run("diff", "--map", map_file)
-    assert parted.returncode == 1
-    assert "First divergence: layer 0, layer0.attn.q_rope" in parted.stdout
+    assert parted.code == 1
+    assert "First divergence: layer 0, layer0.attn.q_rope" in parted.out
     named = port.run("diagnose", "--map", map_file)
-    assert named.returncode == 1
-    assert "First wrong operation: layer 0, layer0.attn.q_rope" in named.stdout
-    assert "interleaved pairing of your own q" in " ".join(named.stdout.split())
-    assert residual(named.stdout) < 1e-6
+    assert named.code == 1
+    assert "First wrong operation: layer 0, layer0.attn.q_rope" in named.out
+    assert "interleaved pairing of your own q" in " ".join(named.out.split())
+    assert residual(named.out) < 1e-6
 
 
 @pytest.mark.parametrize("style", ["llama.cpp", "huggingface"])
@@ -66,11 +66,11 @@ def test_from_numbered_files_to_the_named_fault(decoder_folder, tmp_path):
 def test_from_named_files_to_the_named_fault(decoder_folder, tmp_path, style, fault, first, words):
     port = walk(decoder_folder, tmp_path, style, fault)
     parted, named = port.run("diff"), port.run("diagnose")
-    assert (parted.returncode, named.returncode) == (1, 1)
-    assert f"First divergence: layer 0, {first}" in parted.stdout
-    assert f"First wrong operation: layer 0, {first}" in named.stdout
-    assert words in " ".join(named.stdout.split())
-    assert residual(named.stdout) < 1e-6
+    assert (parted.code, named.code) == (1, 1)
+    assert f"First divergence: layer 0, {first}" in parted.out
+    assert f"First wrong operation: layer 0, {first}" in named.out
+    assert words in " ".join(named.out.split())
+    assert residual(named.out) < 1e-6
 
 
 @pytest.mark.parametrize("style", ["numbers", "llama.cpp", "huggingface"])
@@ -78,5 +78,5 @@ def test_a_right_port_is_clean(decoder_folder, tmp_path, style):
     port, more = walk(decoder_folder, tmp_path, style, None), []
     if style == "numbers":
         more = ["--map", tmp_path / "map.toml"]
-        assert port.run("diff", "--suggest-map", "--out", more[1]).returncode == 0
-    assert [port.run(command, *more).returncode for command in ("diff", "diagnose")] == [0, 0]
+        assert port.run("diff", "--suggest-map", "--out", more[1]).code == 0
+    assert [port.run(command, *more).code for command in ("diff", "diagnose")] == [0, 0]

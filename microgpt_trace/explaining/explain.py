@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..model import Model
 from ..traces import TraceInput
 from .backward import gradient_worked_out
-from .elements import find_element, place_of
+from .elements import Element, Shapes, find_element, place_of
 from .explanation import Explanation, Pass, Use
 from .forward import worked_out
 from .place import Place, Worked
@@ -40,17 +40,64 @@ def explain(
     with `backward`, for a microGPT, its gradient is explained. `tokens` take the place of a text for a
     decoder. `terms` of each sum are written out, the largest. Raises InputError for what does not fit.
     """
+    _check(model, terms, backward)
+    inputs, shapes = _read(model, text, tokens)
+    found = _found(model, element, inputs, shapes)
+    return _explained(run_for(model, inputs, found, shapes, backward), found, terms, backward)
+
+
+def keep_run(
+    model: Model | Decoder,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    backward: bool = False,
+) -> Traced:
+    """A run of which everything is kept, under the hooks subscribed now: for `explain_in`.
+
+    It takes the memory of all events at once. Arguments and errors are those of `explain`.
+    """
+    _check(model, 1, backward)
+    inputs, shapes = _read(model, text, tokens)
+    return run_for(model, inputs, None, shapes, backward)
+
+
+def explain_in(run: Traced, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
+    """The same as `explain`, of a run that is kept: the model does not run again.
+
+    Raises InputError for what does not fit, and for a gradient in a run without a backward pass.
+    """
+    _check(run.model, terms, backward)
+    if backward and not run.has("logits", "backward"):
+        raise InputError("this run was kept without its backward pass")
+    found = _found(run.model, element, run.inputs, run.shapes)
+    return _explained(run, found, terms, backward)
+
+
+def _check(model: Model | Decoder, terms: int, backward: bool) -> None:
     if not isinstance(terms, int) or terms < 1:
         raise InputError(f"terms: expected at least 1, found {terms}")
     if backward and isinstance(model, Decoder):
         raise InputError("--backward is for a microGPT: a production model is traced forward only")
+
+
+def _read(
+    model: Model | Decoder, text: str | None, tokens: Sequence[int] | None
+) -> tuple[TraceInput, dict[str, tuple[int, ...]]]:
+    """What the model reads, and the shapes of its events and parameters."""
     inputs = _prepared(model, text, tokens)
-    shapes = {**event_shapes(model, len(inputs.tokens)), **model.config.shapes()}
+    return inputs, {**event_shapes(model, len(inputs.tokens)), **model.config.shapes()}
+
+
+def _found(model: Model | Decoder, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
     found = find_element(model, element, shapes)
     if found.name == "loss" and not any(target is not None for target in inputs.targets):
         raise InputError("loss: nothing follows the only token, so there is no loss")
-    traced = run_for(model, inputs, found, shapes, backward)
-    return _explanation(Place(traced, found, terms), "backward" if backward else "forward")
+    return found
+
+
+def _explained(run: Traced, element: Element, terms: int, backward: bool) -> Explanation:
+    return _explanation(Place(run, element, terms), "backward" if backward else "forward")
 
 
 def _prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | None) -> TraceInput:

@@ -26,9 +26,9 @@ _OF_LOGITS = ("logits", "probs", "final.norm")  # what takes the logits of its o
 
 
 def run_for(
-    model: Model | Decoder, inputs: TraceInput, element: Element, shapes: Shapes, backward: bool
+    model: Model | Decoder, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
 ) -> Traced:
-    """Run the model and keep what the element needs.
+    """Run the model and keep what the element needs, or everything where there is none.
 
     A microGPT's arrays are all kept; of a decoder those of a few events, and logits of one position.
     """
@@ -37,8 +37,10 @@ def run_for(
         with _as_computed(model, names) as computed:
             result = trace(model, inputs.text, backward=backward)
     else:
-        rows = _rows(model, element, len(inputs.tokens))
-        names = _needed(model, element, whole=len(rows) == len(inputs.tokens))
+        rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
+        if element is not None:
+            rows = _rows(model, element, len(inputs.tokens))
+            names = _needed(model, element, whole=len(rows) == len(inputs.tokens))
         with _as_computed(model, names) as computed:
             result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
     replaced = frozenset(
