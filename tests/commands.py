@@ -37,7 +37,8 @@ class Done(NamedTuple):
 def microgpt(*arguments, cwd=None, width=WIDTH, encoding="utf-8", **environment):
     """The command with these words, or those of one command line. An exception that is no error of the
     request passes."""
-    words = shlex.split(arguments[0]) if len(arguments) == 1 else [str(word) for word in arguments]
+    one_line = len(arguments) == 1 and isinstance(arguments[0], str)
+    words = shlex.split(arguments[0]) if one_line else [str(word) for word in arguments]
     out, err = (Results(io.BytesIO(), encoding, "backslashreplace", write_through=True) for _ in range(2))
     with ExitStack() as stack:
         surroundings = stack.enter_context(pytest.MonkeyPatch.context())

@@ -1,17 +1,41 @@
 """Models that several test modules share. All are small, seeded and untrained."""
 
 import json
+import os
 import signal
+from collections import Counter
 from dataclasses import dataclass
+
+from microgpt_trace.threads import VARIABLES
+
+for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch load, in our workers too
+    os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from tiny_models import CASES as DECODERS
 from tiny_models import random_weights, tiny_model, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, init, load
 from microgpt_trace.batch import Packer
 from microgpt_trace.parameters import Parameters
+
+
+def pytest_configure(config):
+    """Searches by hypothesis draw a few examples every time, and more in the sweep."""
+    settings.register_profile("some", max_examples=40)
+    settings.register_profile("sweep", max_examples=300)
+    settings.load_profile("some" if config.option.markexpr == "not sweep" else "sweep")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What was not proved here, and what it lacks: a line for each reason."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
+    )
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:,} skipped: {reason}")
 
 
 def one_name(ids, config, dtype=np.float64):

@@ -13,7 +13,6 @@ from microgpt_trace.readers import apr, gguf_model, huggingface  # noqa: F401 (i
 SLACK = 1 << 20  # bytes
 
 fuzzing = settings(
-    max_examples=200,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

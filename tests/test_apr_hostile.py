@@ -77,7 +77,6 @@ def test_a_file_cut_short_anywhere_is_refused_or_lacks_its_checksum_only(path):
 
 
 fuzzing = settings(
-    max_examples=300,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -11,6 +11,7 @@ import pytest
 from attacks import promise
 from attacks.promise import attacked
 from attacks.surroundings import memory_limited
+from sweeps import some_of
 
 pytest.importorskip("gguf", reason="the good files are written by the package gguf")
 pytest.importorskip("tokenizers", reason="the commands read the vocabularies of production models")
@@ -32,7 +33,7 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("shard", range(12))
+@pytest.mark.parametrize("shard", some_of(range(12), every=4))
 def test_no_promise_is_broken(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():
@@ -45,7 +46,7 @@ def test_no_promise_is_broken(shard, base):
     assert not broken, "\n\n".join(broken)
 
 
-@pytest.mark.parametrize("item", [*READERS, ""])
+@pytest.mark.parametrize("item", some_of([*READERS, ""], every=4))
 def test_what_is_made_wrong_is_right(item, base):
     """A command that is refused whatever it reads attacks nothing."""
     attacker = Attacker(base, SEED)

@@ -7,6 +7,7 @@ import pytest
 from commands import microgpt
 from comparing import events_of, reads, saved
 from dump_writing import write_npz
+from sweeps import some_of
 from tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import load
@@ -48,7 +49,7 @@ KINDS = (
     "attn.weights", "attn.context", "attn.out", "attn.residual", "mlp.norm", "mlp.gate", "mlp.up", "mlp.act",
     "mlp.hidden", "mlp.down", "mlp.residual", "final.norm", "logits", "probs",
 )  # fmt: skip
-AFTER = "layer1.mlp.residual"  # another event that a partial dump holds
+BESIDE = ("all", "layer1.mlp.residual", "nothing")  # the other events that a dump holds
 
 
 def above_the_diagonal(value, constant):
@@ -75,22 +76,22 @@ def others(values, name):
     return alike[:: max(1, len(alike) // 3)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_whatever_stands_in_its_place_is_called_different(right, kind):
+@pytest.mark.parametrize(("kind", "beside"), some_of([(k, b) for k in KINDS for b in BESIDE], every=11))
+def test_whatever_stands_in_its_place_is_called_different(right, kind, beside):
     model, values = right
     name = kind if kind in values else f"layer0.{kind}"
     wrong = {what: change(values[name]) for what, change in REPLACEMENTS.items()}
     wrong |= {other: values[other] for other in others(values, name)}
     if kind == "attn.weights":
         wrong |= {f"{x} above the diagonal": above_the_diagonal(values[name], x) for x in (0.5, np.nan)}
+    kept = {n: value for n, value in values.items() if beside in ("all", n)}
     for what, value in wrong.items():
-        for kept in (values, {AFTER: values[AFTER]}, {}):
-            dump = dumped(kept | {name: value})
-            found = diff(model, dump)
-            assert not found.agree, what
-            assert name == found.first, what
-            judged = diagnose(dump, model).diagnosis.operations
-            assert not next(o for o in judged if o.name == name).holds, what
+        dump = dumped(kept | {name: value})
+        found = diff(model, dump)
+        assert not found.agree, what
+        assert name == found.first, what
+        judged = diagnose(dump, model).diagnosis.operations
+        assert not next(o for o in judged if o.name == name).holds, what
 
 
 def test_scores_behind_the_mask_are_said_not_to_be_compared(right, tmp_path, compared_folders):

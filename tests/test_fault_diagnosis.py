@@ -12,6 +12,7 @@ from conftest import CASES as MICROGPTS
 from faults import decoder_faults, generic_fault, generic_faults, microgpt_faults, quantised_faults
 from faulty_engine import decoder_run, microgpt_run
 from foreign_dumps import write_dump
+from sweeps import some_of
 from tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, write_gguf
 
 from microgpt_trace import load
@@ -81,7 +82,7 @@ def rate(model, run, faults, words, tokens=TOKENS, at_least=0.95):
 # --- The rates ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("case", some_of(FAMILIES, every=5))
 def test_structural_faults_of_a_decoder_are_named(decoders, case):
     model, config, weights = decoders(case)
     faults = decoder_faults(config)
@@ -105,6 +106,7 @@ def test_structural_faults_of_a_microgpt_are_named(name):
     assert rate(model, run, microgpt_faults(params, heads), lambda f: f.cause, tokens) == []
 
 
+@pytest.mark.sweep
 def test_whatever_happens_to_an_event_of_a_decoder_is_named(decoders):
     model, config, weights = decoders("qwen3")
     run = lambda fault: decoder_run(config, weights, TOKENS, fault)  # noqa: E731
@@ -112,13 +114,14 @@ def test_whatever_happens_to_an_event_of_a_decoder_is_named(decoders):
     assert rate(model, run, faults, lambda fault: NAMED[fault.cause[0]]) == []
 
 
+@pytest.mark.sweep
 def test_whatever_happens_to_an_event_of_a_microgpt_is_named():
     model, params, tokens = microgpt("2 layers, 2 heads")
     run = lambda fault: microgpt_run(params, tokens, model.config.n_head, fault)  # noqa: E731
     assert rate(model, run, generic_faults(run(None)), lambda f: NAMED[f.cause[0]], tokens) == []
 
 
-@pytest.mark.parametrize("type", SCALES)
+@pytest.mark.parametrize("type", some_of(SCALES, every=4))
 def test_misread_quantisation_is_named(tmp_path, type):
     config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     weights = random_quantised_weights(config, lambda name: type, "faults")
@@ -159,7 +162,9 @@ def smallest(model, config, weights, kind, event, base):
     return np.inf
 
 
-@pytest.mark.parametrize(("kind", "base", "most"), [("scale", 1, 1e-4), ("wrong_element", 0, 1e-4)])
+@pytest.mark.parametrize(
+    ("kind", "base", "most"), some_of([("scale", 1, 1e-4), ("wrong_element", 0, 1e-4)], every=2)
+)
 def test_the_smallest_fault_that_is_found(decoders, kind, base, most):
     model, config, weights = decoders("llama_gqa")
     events = ("embed.tok", "layer0.attn.q", "layer0.attn.scores", "layer0.mlp.down", "final.norm", "logits")
@@ -181,7 +186,7 @@ def test_ten_times_the_tolerance_is_always_found(decoders):
 # --- Engines that round, dumps with gaps ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounding", ["bf16", "f16"])
+@pytest.mark.parametrize("rounding", some_of(["bf16", "f16"], every=2))
 def test_structural_faults_of_an_engine_that_rounds(decoders, rounding):
     model, config, weights = decoders("qwen2")
     right = decoder_run(config, weights, TOKENS, rounding=rounding)
@@ -206,8 +211,7 @@ IN_GAPS = ("rope_interleaved", "scale_missing", "mask_missing", "kv_grouping_sco
            "residual_missing@attn.residual", "bias_missing@attn.q", "rope_base")  # fmt: skip
 
 
-@pytest.mark.parametrize("gap", GAPS)
-@pytest.mark.parametrize("id", IN_GAPS)
+@pytest.mark.parametrize(("gap", "id"), some_of([(gap, id) for gap in GAPS for id in IN_GAPS], every=5))
 def test_faults_in_dumps_with_gaps(decoders, gap, id):
     model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == id)

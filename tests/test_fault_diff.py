@@ -15,6 +15,7 @@ from conftest import CASES as MICROGPT
 from faults import decoder_faults, generic_fault, microgpt_faults
 from faulty_engine import decoder_run, microgpt_run
 from foreign_dumps import write_dump
+from sweeps import some_of
 from tiny_models import CASES, TOKENS, Blocks, random_weights, rope_4, tiny_config, write_folder, write_gguf
 
 from microgpt_trace import Model, load, trace
@@ -77,7 +78,7 @@ def microgpt_subject(name):
     return Subject(model, twin, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=[*DECODERS, *MICROGPTS])
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=3))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])
@@ -99,7 +100,7 @@ def test_the_engine_without_a_fault_is_the_same(subject):
     assert [event.name for event in found.events] == list(subject.run())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_of(KINDS, every=3))
 def test_an_event_altered_in_the_engine_is_the_first(subject, kind):
     right = subject.run()
     found = {fault.event: subject.diff(fault) for fault in faults_of(kind, right)}
@@ -121,7 +122,9 @@ def assert_element_told(found, altered, right):
     np.testing.assert_array_equal(found.b, altered[tuple(element)], err_msg=found.name)
 
 
-@pytest.mark.parametrize("kind", ["inf", "wrong_element", "zeros"])  # the others: test_diff.py
+@pytest.mark.parametrize(
+    "kind", some_of(["wrong_element", "inf", "zeros"], every=3)
+)  # the others: test_diff.py
 def test_an_event_altered_by_a_hook_is_the_first(kind, tmp_path):
     for subject in (decoder_subject("qwen2", tmp_path / "m"), microgpt_subject("2 layers, 2 heads")):
         names = [event.name for event in diff(subject.model, subject.twin, **subject.reads).events]
@@ -221,8 +224,9 @@ def test_identical_runs_exit_0(tmp_path):
         assert words in result.out
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("case", DECODERS)
+@pytest.mark.parametrize(
+    ("case", "seed"), some_of([(case, seed) for case in DECODERS for seed in (1, 2)], every=6)
+)
 def test_a_decoder_rounded_at_every_operation_is_no_alarm(case, seed, tmp_path):
     assert_no_alarm(decoder_subject(case, tmp_path / "model", f"{case} {seed}"))
 
@@ -276,7 +280,7 @@ def quantised(tmp_path_factory):
 PAIRS = [("Q8_0", "Q5_1"), ("Q4_0", "Q4_1"), ("Q4_1", "Q4_0"), ("Q5_0", "Q5_1"), ("Q5_1", "Q5_0")]
 
 
-@pytest.mark.parametrize(("kind", "third"), PAIRS)
+@pytest.mark.parametrize(("kind", "third"), some_of(PAIRS, every=3))
 def test_quantisations_part_and_agree_when_calibrated(quantised, kind, third):
     paths = quantised["F32"], quantised[kind]
     assert diff(*paths, tokens=TOKENS).first == "embed.tok"

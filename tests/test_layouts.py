@@ -10,7 +10,7 @@ from microgpt_trace.dumps.layouts import LAYOUTS, fit, fits
 from microgpt_trace.dumps.recording import OWN, Recorded
 from microgpt_trace.errors import InputError
 
-fast = settings(max_examples=300, deadline=None, derandomize=True)
+fast = settings(deadline=None, derandomize=True)
 lengths = st.integers(1, 4)
 Q, SCORES, UP = "layer0.attn.q", "layer0.attn.scores", "layer0.mlp.up"
 SHAPES = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from judges import agree, torch_run
 from real_model import SMOLLM2, needs_smollm2
+from sweeps import some_of
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
 from microgpt_trace.errors import InputError
@@ -63,7 +64,9 @@ def assert_as_reruns(model, clean, corrupt, rtol, atol, **options):
     assert result.ok
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "qwen3", "mistral_window", "qwen2_tied"])
+@pytest.mark.parametrize(
+    "case", some_of(["qwen3", "llama_gqa", "llama_mha_bias", "mistral_window", "qwen2_tied"], every=5)
+)
 def test_every_kind_of_site_of_a_decoder_as_a_rerun_gives_it(decoders, case):
     options = {"target": 7, "against": 11, "position": 4 if case == "qwen3" else -1}
     assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)

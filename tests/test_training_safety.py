@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from attacks import kills
 from commands import microgpt, refused
+from sweeps import some_of
 
 from microgpt_trace import init, save, train
 from microgpt_trace.checkpoint import load
@@ -61,12 +62,13 @@ def stopped(data, steps=20, at=10, log=None, lr=0.01):
 # --- Kills ------------------------------------------------------------------------------------
 
 
-def test_twenty_kills_lose_nothing(tmp_path):
+@pytest.mark.parametrize("count", some_of([3, 20], every=2))
+def test_kills_lose_nothing(tmp_path, count):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    kills.uninterrupted_run(whole, 15_000)
-    outcome = kills.killed_run(killed, 20, seed=1, steps=15_000)
+    kills.uninterrupted_run(whole, 750 * count)
+    outcome = kills.killed_run(killed, count, seed=1, steps=750 * count)
     print(outcome)
     kills.check_equal(killed, whole)
 

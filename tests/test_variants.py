@@ -1,8 +1,11 @@
 """Many edits in one pass give what as many passes under a hook give."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from judges import agree
+from sweeps import some_of
 
 from microgpt_trace import trace, variants
 from microgpt_trace.comparison.pairing import prepared
@@ -39,8 +42,10 @@ def assert_as_by_hooks(model, edits, rows, **given):
         agree(found[number], by_hooks(model, edit, rows, **given), rtol=1e-4, atol=2e-5, what=edit.name)
 
 
-@pytest.mark.parametrize("elements", [1 << 23, 2000, 1])
-@pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3", "mistral_window"])
+@pytest.mark.parametrize(
+    ("case", "elements"),
+    some_of(product(["llama_gqa", "qwen2", "qwen3", "mistral_window"], [1 << 23, 2000, 1]), every=4),
+)
 def test_edits_of_every_event_of_a_decoder(decoders, case, elements, monkeypatch):
     monkeypatch.setattr(variants, "ELEMENTS", elements)  # the last two ask for several passes
     model = decoders(case)[0]

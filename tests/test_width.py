@@ -7,6 +7,7 @@ import pytest
 from commands import PARAMS, microgpt
 from foreign_dumps import write_dump
 from rich.cells import cell_len
+from sweeps import some_of
 
 from microgpt_trace import Config, Tokenizer, init, load, save, trace
 from microgpt_trace.parameters import Parameters
@@ -111,7 +112,7 @@ def test_every_command_is_among_them():
     assert {line.split()[0] for line in LINES} >= set(PARAMS)
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", some_of(LINES, every=3))
 def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
     monkeypatch.chdir(place)
     for width in WIDTHS:
