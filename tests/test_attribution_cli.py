@@ -3,10 +3,10 @@
 import json
 import re
 
-import jsonschema
 import numpy as np
 import pytest
 from commands import microgpt, process, refused
+from documents import valid
 from real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import save, train
@@ -35,11 +35,7 @@ def validated(*args, code=0, **options):
     """The document, which fits the schema that the program prints."""
     done = attribute(*args, "--json", **options)
     assert done.code == code, done.err
-    document = json.loads(done.out)
-    schema = json.loads(attribute("--schema").out)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.Draft202012Validator(schema).validate(document)
-    return document
+    return valid(done.out, "attribute")
 
 
 def test_every_position_of_a_microgpt(folder):

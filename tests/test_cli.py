@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import environment, microgpt, process, refused, started
+from documents import valid, valid_lines
 from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import init, save, train
@@ -114,18 +115,12 @@ def test_layer_shows_exactly_the_events(tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--verbose"], ["--step", "--values"], ["--time"], ["--top-k", "5"]])
 def test_json_validates_against_the_printed_schema(options):
-    jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads(microgpt("trace", "--schema").out)
-    document = json.loads(microgpt("trace", "emma", "--json", *options).out)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(document, schema, cls=jsonschema.Draft202012Validator)
+    assert valid(microgpt("trace", "emma", "--json", *options).out, "trace")
 
 
 def test_json_of_a_model_with_nan_validates_and_exits_1(tmp_path):
-    jsonschema = pytest.importorskip("jsonschema")
     result = microgpt("trace", "--json", "--verbose", "--values", "--model", broken_model(tmp_path))
-    document = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    jsonschema.validate(document, json.loads(microgpt("trace", "--schema").out))
+    document = valid(result.out, "trace")
     assert result.code == 1
     assert document["loss"] == "NaN"
 
@@ -144,11 +139,7 @@ def test_a_model_with_nan_gets_a_headline(tmp_path):
 
 
 def test_json_lines_validate_and_tell_the_same():
-    jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json.loads(microgpt("trace", "--schema", "--jsonl").out))
-    lines = [json.loads(line) for line in microgpt("trace", "--jsonl", "--step").out.splitlines()]
-    for line in lines:
-        validator.validate(line)
+    lines = valid_lines(microgpt("trace", "--jsonl", "--step").out, "trace")
     events = json.loads(microgpt("trace", "--json", "--step").out)["events"]
     assert [line["name"] for line in lines if line["record"] == "event"] == [e["name"] for e in events]
 

@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from commands import environment, microgpt, process, refused, started
+from documents import document_of, valid, valid_lines
 from safetensors.numpy import load_file
 from tiny_models import CASES, random_weights, write_folder, write_gguf
 
@@ -53,7 +54,7 @@ def bare(tmp_path_factory):
 def document(*args, code=0, **env):
     result = microgpt("trace", *args, "--json", **env)
     assert result.code == code, result.err
-    return json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    return document_of(result.out)
 
 
 def tokens_of(*args, **env):
@@ -336,24 +337,16 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def validators():
-    jsonschema = pytest.importorskip("jsonschema")
-    schemas = [json.loads(microgpt("trace", "--schema", *lines).out) for lines in ([], ["--jsonl"])]
-    return [jsonschema.Draft202012Validator(schema) for schema in schemas]
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("which", ["model", "broken"])
-def test_json_validates(validators, request, form, which):
+def test_json_validates(request, form, which):
     folder, code = request.getfixturevalue(which), which == "broken"
-    read = document(folder, "Hello", *FORMS[form], code=code)
-    validators[0].validate(read)
+    done = microgpt("trace", folder, "Hello", "--json", *FORMS[form])
+    assert done.code == code
+    read = valid(done.out, "trace")
     lines = microgpt("trace", folder, "Hello", "--jsonl", *FORMS[form])
     assert lines.code == code
-    records = [json.loads(line) for line in lines.out.splitlines()]
-    for record in records:
-        validators[1].validate(record)
+    records = valid_lines(lines.out, "trace")
     assert [r["name"] for r in records if r["record"] == "event"] == [e["name"] for e in read["events"]]
 
 
@@ -536,15 +529,16 @@ def spoiled(model, decoder_folder):
     return decoder_folder(edit=spoil)
 
 
-def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled, validators):
+def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled):
     assert microgpt("trace", spoiled, "Hello").code == 0
     result = microgpt("trace", spoiled, "Hello", "--generate", "3")
     text = " ".join(result.out.split())
     assert result.code == 1
     assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = nan" in text
     assert "ended: the logits of step 2 are not finite" in text
-    read = document(spoiled, "Hello", "--generate", "3", code=1)
-    validators[0].validate(read)
+    done = microgpt("trace", spoiled, "Hello", "--generate", "3", "--json")
+    assert done.code == 1
+    read = valid(done.out, "trace")
     assert (len(read["generation"]), read["generation_end"]) == (1, "the logits of step 2 are not finite")
 
 

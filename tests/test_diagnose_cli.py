@@ -1,11 +1,9 @@
 """microgpt diagnose from the shell: exit codes, its document, and requests that do not fit."""
 
-import json
-
-import jsonschema
 import numpy as np
 import pytest
 from commands import microgpt, refused
+from documents import valid
 from faults import decoder_faults
 from faulty_engine import decoder_run
 from foreign_dumps import write_dump
@@ -38,9 +36,7 @@ def test_a_right_dump_is_clean(folder):
 
 @pytest.mark.parametrize("dump", ["right", "wrong", "eight"])
 def test_the_document_fits_its_schema(folder, dump):
-    document = json.loads(diagnose(folder, dump, "m", "--json").out)
-    schema = json.loads(diagnose(folder, "--schema").out)
-    jsonschema.Draft202012Validator(schema).validate(document)
+    document = valid(diagnose(folder, dump, "m", "--json").out, "diagnose")
     assert document["clean"] == (dump == "right")
     assert document["tokens"] == list(TOKENS)
 
@@ -74,8 +70,7 @@ def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
     q = np.load(tmp_path / "d" / "layer0.attn.q.npy")
     q[2, 3] = np.nan
     np.save(tmp_path / "d" / "layer0.attn.q.npy", q)
-    document = json.loads(diagnose(folder, str(tmp_path / "d"), "m", "--json").out)
-    jsonschema.Draft202012Validator(json.loads(diagnose(folder, "--schema").out)).validate(document)
+    document = valid(diagnose(folder, str(tmp_path / "d"), "m", "--json").out, "diagnose")
     assert document["first_wrong"] == "layer0.attn.q"
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from commands import microgpt, refused
+from documents import valid
 from safetensors.numpy import load_file, save_file
 from tiny_models import TOKENS
 
@@ -73,22 +74,17 @@ def test_exit_codes_and_verdict(sides, a, b, code, words):
 
 @pytest.mark.parametrize("a_b", [("good", "bad"), ("model", "nan"), ("micro1", "micro2"), ("good", "good")])
 def test_json_fits_its_schema(sides, a_b):
-    validator = pytest.importorskip("jsonschema").Draft202012Validator
     result = diff(sides, *a_b, "--json")
-    found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    validator(json.loads(microgpt("diff", "--schema").out)).validate(found)
+    found = valid(result.out, "diff")
     assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.code == 0)
 
 
 def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
-    validator = pytest.importorskip("jsonschema").Draft202012Validator
     prompts = tmp_path / "p.txt"
     prompts.write_text("emma\nolivia\n")
     for more, kind in ((["--weights"], "weights"), (["--prompts", prompts], "prompts")):
         result = diff(sides, "micro1", "micro2", *more, "--json")
-        schema = microgpt("diff", "--schema", *more).out
-        found = json.loads(result.out)
-        validator(json.loads(schema)).validate(found)
+        found = valid(result.out, "diff", *more)
         assert (found["schema"], result.code) == (f"microgpt.{kind}/1", 1)
 
 

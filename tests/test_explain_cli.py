@@ -1,14 +1,13 @@
 """microgpt explain from the shell: what it prints, its document, and requests that do not fit."""
 
-import json
 import shlex
 from dataclasses import replace
 from importlib import import_module
 
-import jsonschema
 import pytest
 import typer
 from commands import microgpt, refused
+from documents import valid
 from test_explain import explain
 from tiny_models import CASES, random_weights, write_folder
 
@@ -100,9 +99,7 @@ def test_a_decoder_fits_the_terminal(folder, element):
 def test_the_document_fits_its_schema(folder, args):
     if None in args:
         args = (folder, args[0], "--tokens", "17,3,44,3,60")
-    document = json.loads(said(*args, "--json", "--terms", "3"))
-    schema = json.loads(said("--schema"))
-    jsonschema.Draft202012Validator(schema).validate(document)
+    document = valid(said(*args, "--json", "--terms", "3"), "explain")
     assert document["schema"] == EXPLANATION_SCHEMA
     assert document["holds"] is True
     assert all(len(step["terms"]) <= 3 for step in document["steps"])
@@ -112,8 +109,7 @@ def test_values_that_are_not_finite_fit_the_schema(folder, tmp_path):
     weights = random_weights(CASES["llama_gqa"], "llama_gqa")
     weights["model.layers.0.mlp.up_proj.weight"][5, 3] = float("nan")
     spoiled = write_folder(tmp_path / "m", CASES["llama_gqa"], weights)
-    document = json.loads(said(spoiled, "layer0.mlp.up[2,5]", "--tokens", "1,2,3", "--json"))
-    jsonschema.Draft202012Validator(json.loads(said("--schema"))).validate(document)
+    document = valid(said(spoiled, "layer0.mlp.up[2,5]", "--tokens", "1,2,3", "--json"), "explain")
     assert (document["traced"], document["value"]) == ("NaN", "NaN")
 
 

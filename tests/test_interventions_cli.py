@@ -3,10 +3,10 @@
 import json
 import re
 
-import jsonschema
 import numpy as np
 import pytest
 from commands import microgpt, refusal
+from documents import valid, valid_lines
 
 from microgpt_trace import init, save, trace
 from microgpt_trace.dumps.files import open_recording
@@ -38,14 +38,11 @@ def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
 
 
 def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
-    found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2")
-    jsonschema.validate(found, json.loads(run(tmp_path, "--schema").out))
+    found = valid(run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--json").out, "trace")
     expected = trace(init(), "emma", interventions=[Intervention("ablate", "layer0.attn.head2")]).intervened
     assert found["intervened"]["kl"] == list(expected.kl)
     assert found["intervened"]["loss_before"] == expected.loss_before
-    line_schema = json.loads(run(tmp_path, "--schema", "--jsonl").out)
-    for line in run(tmp_path, "emma", "--ablate", "logits", "--jsonl").out.splitlines():
-        jsonschema.validate(json.loads(line), line_schema)
+    assert valid_lines(run(tmp_path, "emma", "--ablate", "logits", "--jsonl").out, "trace")
 
 
 def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):

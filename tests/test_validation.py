@@ -1,11 +1,9 @@
 """trace --validate: sound models pass, what cannot matter is proved so, what is only shown fails."""
 
-import json
-
 import commands
-import jsonschema
 import numpy as np
 import pytest
+from documents import valid
 from real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import init, llama, load, microgpt, ops
@@ -321,9 +319,7 @@ def test_the_command_prints_a_table_and_a_document():
     assert result.code == 0, result.err
     assert "25 of 25 events are what the computation uses" in result.out
     assert max(map(len, result.out.splitlines())) <= 80
-    document = json.loads(run("emma", "--validate", "--json").out)
-    schema = json.loads(run("--validate", "--schema").out)
-    jsonschema.validate(document, schema)
+    document = valid(run("emma", "--validate", "--json").out, "trace", "--validate")
     assert document["ok"]
     assert len(document["verdicts"]) == 25
 
