@@ -12,7 +12,7 @@ import numpy as np
 
 from microgpt_trace import load, patch
 from microgpt_trace.comparison.pairing import prepared
-from microgpt_trace.events import TraceEvent
+from microgpt_trace.hooks.event import TraceEvent
 from microgpt_trace.passes import logits_of
 from microgpt_trace.stats import Array
 

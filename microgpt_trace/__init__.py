@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .diagnosis.dumped import diagnose
     from .dumps.recorder import record
     from .errors import MicrogptError
-    from .events import HookBus, TraceEvent
     from .explaining.explain import explain
     from .gradient_check import gradcheck
+    from .hooks.bus import HookBus
+    from .hooks.event import TraceEvent
     from .interventions import Intervention
     from .loading import load
     from .model import Model, init
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Config": "parameters",
-    "HookBus": "events",
+    "HookBus": "hooks.bus",
     "Intervention": "interventions",
     "MicrogptError": "errors",
     "Model": "model",
     "TensorStats": "stats",
     "Tokenizer": "tokenizer",
     "Trace": "traces",
-    "TraceEvent": "events",
+    "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
     "diagnose": "diagnosis.dumped",
     "diff": "comparison.diff",

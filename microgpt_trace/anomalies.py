@@ -10,7 +10,7 @@ from itertools import combinations, takewhile
 from typing import TYPE_CHECKING, Literal
 
 from .brief import one_line
-from .events import TraceEvent
+from .hooks.event import TraceEvent
 from .stats import median
 from .survey import FEWEST_TOKENS
 from .wording import counted

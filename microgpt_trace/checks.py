@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from .brief import one_line
-from .events import PHASES, HookBus, Subscription, TraceEvent
+from .hooks.bus import HookBus, Subscription
+from .hooks.event import PHASES, TraceEvent
 from .stats import Array
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .brief import one_line
 from .encodings import StoredTensor
 from .errors import InputError
-from .events import EventSpec, HookBus
+from .hooks.bus import HookBus
+from .hooks.event import EventSpec
 from .names import glob_pattern
 from .stats import Array, TensorStats
 

@@ -9,7 +9,7 @@ import numpy as np
 from .comparison.streams import EventStream, Piece
 from .decoder import Decoder, labeller
 from .effects import Comparer, divergences, mean_of, p_after
-from .events import HookBus, Subscription
+from .hooks.bus import HookBus, Subscription
 from .interventions import HEAD_EVENTS, Editor, Intervention
 from .llama import head_forward
 from .predictions import PART, predictions_of, softmax

@@ -13,13 +13,14 @@ from .checks import UNTRACED, Check, Checker, untraced_check
 from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
 from .errors import InputError
-from .events import HookBus, Run, Subscription, TraceEvent
 from .generation import Continuation, Sampling, continue_prompt
+from .hooks.bus import HookBus, Run, Subscription
+from .hooks.event import TraceEvent
+from .hooks.replacements import differs
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
 from .predictions import PART, best_tokens, predictions_of, softmax
 from .prompt import chosen_positions, prepare
-from .replacements import differs
 from .stats import Array
 from .survey import NAMES, Survey
 from .threads import one_blas_thread

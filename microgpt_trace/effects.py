@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
-from .events import TraceEvent, causal_mask
+from .hooks.event import TraceEvent
 from .predictions import kl_divergence, log_softmax
-from .stats import PIECE, Array
+from .stats import PIECE, Array, causal_mask
 from .traces import EventChange, Prediction
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from .checks import Check
 from .decoder import Decoder, labeller
 from .errors import InputError
-from .events import Run, TraceEvent
+from .hooks.bus import Run
+from .hooks.event import TraceEvent
 from .llama import Cache, forward, head_forward
 from .predictions import best_tokens, softmax
 from .stats import Array

@@ -14,7 +14,7 @@ import numpy as np
 
 from .batch import Batch, Packer
 from .checks import Check
-from .events import SILENT, Tap
+from .hooks.bus import SILENT, Tap
 from .microgpt import Pass, backward, forward
 from .parameters import Parameters
 from .slopes import Deviation, along_directions, same_relus

@@ -16,12 +16,13 @@ import numpy as np
 
 from .batch import Batch, Packer
 from .brief import one_line
-from .events import SILENT, HookBus, Tap, TraceEvent
+from .hooks.bus import SILENT, HookBus, Tap
+from .hooks.event import TraceEvent
+from .hooks.replacements import Replacement
 from .microgpt import Pass, backward, event_specs, forward
 from .microgpt_tracing import prepare
 from .model import Model, check_microgpt
 from .parameters import Parameters
-from .replacements import Replacement
 from .slopes import Deviation, along_directions, rounding_of, slope_of
 from .stats import Array
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .brief import one_line
-from .events import TraceEvent
+from .hooks.event import TraceEvent
 from .norm_rows import NormRows
 from .parameters import Config
 from .stats import Array, TensorStats

@@ -27,13 +27,14 @@ from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
 from .dumps.shapes import event_shapes
 from .errors import InputError
-from .events import Hook, HookBus, Subscription, TraceEvent, causal_mask
 from .graph import forward_names, kind_of
+from .hooks.bus import Hook, HookBus, Subscription
+from .hooks.event import TraceEvent
+from .hooks.replacements import Replacement
 from .model import Model
-from .replacements import Replacement
 from .shell import quoted
 from .sites import Part, Site, parse_site
-from .stats import Array
+from .stats import Array, causal_mask
 from .token_names import token_of
 from .traces import Applied, TraceInput
 

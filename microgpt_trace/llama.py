@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
-from .events import SILENT, Tap
+from .hooks.bus import SILENT, Tap
 from .linear import IGNORE, PARALLEL, keep_freed_memory, linear, share
 from .stats import Array
 from .threads import available_cores

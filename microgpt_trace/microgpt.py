@@ -13,9 +13,10 @@ import numpy as np
 from . import ops
 from .batch import Batch, Rows
 from .errors import InputError
-from .events import SILENT, EventSpec, Tap
+from .hooks.bus import SILENT, Tap
+from .hooks.event import EventSpec
+from .hooks.replacements import differs
 from .parameters import Config, LayerWeights, Parameters
-from .replacements import differs
 from .stats import Array
 
 

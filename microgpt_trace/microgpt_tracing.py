@@ -12,8 +12,10 @@ from .batch import Batch
 from .brief import brief
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .events import PHASES, SILENT, HookBus, Run, Subscription, Tap, TraceEvent
 from .graph import forward_names
+from .hooks.bus import SILENT, HookBus, Run, Subscription, Tap
+from .hooks.event import PHASES, TraceEvent
+from .hooks.replacements import differs
 from .insights import insights_of
 from .microgpt import Pass, forward, parameter_spec
 from .microgpt import backward as run_backward
@@ -24,7 +26,6 @@ from .ops import RMSNORM_EPS
 from .parameters import Parameters
 from .passes import batch_of
 from .predictions import predictions_of
-from .replacements import differs
 from .stats import Array, TensorStats
 from .traces import Collector, Intervened, ParameterRow, Prediction, StepSummary, Trace, TraceInput
 

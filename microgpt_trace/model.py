@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from .brief import brief, one_line
 from .errors import InputError
-from .events import HookBus
+from .hooks.bus import HookBus
 from .microgpt import event_specs
 from .parameters import Config, Parameters, check_whole
 from .stats import Array

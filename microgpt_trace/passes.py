@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .batch import Batch, Packer
-from .events import SILENT, Tap
+from .hooks.bus import SILENT, Tap
 from .model import Model
 from .stats import Array
 

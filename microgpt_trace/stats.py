@@ -183,3 +183,8 @@ def _in_two_passes(values: Array) -> TensorStats:
         nan_count=nan_count,
         inf_count=inf_count,
     )
+
+
+def causal_mask(queries: int, keys: int) -> Array:
+    """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
+    return np.tri(queries, keys, keys - queries, dtype=bool)

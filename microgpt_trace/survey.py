@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .events import TraceEvent
+from .hooks.event import TraceEvent
 from .norm_rows import NormRows
 from .stats import Array, median
 from .traces import Compared, LayerRow

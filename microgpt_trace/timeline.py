@@ -21,7 +21,7 @@ from .courses import (
     TrainingPlan,
 )
 from .errors import InputError
-from .events import PHASES
+from .hooks.event import PHASES
 from .log_records import LogRecord, log_records
 from .parameters import Config
 from .wording import counted

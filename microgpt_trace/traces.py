@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .brief import one_line
 from .checks import Check
 from .errors import InputError
-from .events import EventSpec, Phase, TraceEvent
+from .hooks.event import EventSpec, Phase, TraceEvent
 from .insights import Insight
 from .names import select_names
 from .stats import Array, TensorStats

@@ -15,7 +15,8 @@ import numpy as np
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
-from .events import SILENT, HookBus, Tap, TraceEvent
+from .hooks.bus import SILENT, HookBus, Tap
+from .hooks.event import TraceEvent
 from .microgpt import backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .ops import losses_of

@@ -18,8 +18,9 @@ import numpy as np
 from .brief import one_line
 from .comparison.pairing import prepared
 from .decoder import Decoder
-from .events import Hook, TraceEvent
 from .graph import forward_names, kind_of
+from .hooks.bus import Hook
+from .hooks.event import TraceEvent
 from .model import Model
 from .names import select_names
 from .stats import Array

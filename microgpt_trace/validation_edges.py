@@ -13,8 +13,8 @@ from .diagnosis.bounds import ROUNDINGS, bound_of
 from .diagnosis.operations import WideWeights, apply, inputs_of
 from .diagnosis.rules import rules_of
 from .effects import distance
-from .events import TraceEvent
 from .graph import kind_of, layer_of
+from .hooks.event import TraceEvent
 from .model import Model
 from .stats import Array
 from .traces import Trace, TraceInput

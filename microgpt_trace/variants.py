@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .decoder import Decoder
-from .events import SILENT, Tap
 from .graph import layer_of
+from .hooks.bus import SILENT, Tap
 from .llama import Weights, head_forward, layer_forward, rmsnorm, rope_turns
 from .model import Model
 from .passes import logits_of

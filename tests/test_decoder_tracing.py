@@ -12,7 +12,7 @@ from tiny_models import TOKENS
 
 from microgpt_trace import decoder_tracing, llama, load, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.events import HookBus
+from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.decoder import print_decoder_trace
 from microgpt_trace.render.document import to_json
 from microgpt_trace.render.screen import to_text

@@ -18,7 +18,7 @@ from microgpt_trace.comparison.pairing import prepare_sides
 from microgpt_trace.comparison.rounding import COMPUTES, to_bf16
 from microgpt_trace.comparison.streams import Piece
 from microgpt_trace.errors import InputError
-from microgpt_trace.events import EventSpec
+from microgpt_trace.hooks.event import EventSpec
 
 # --- What must not be hidden ------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from judges import agree, torch_grad, torch_run
 
 from microgpt_trace import HookBus, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.events import EventSpec
+from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.microgpt import backward, event_specs, forward
 from microgpt_trace.names import ALIASES, glob_pattern, select_names
 from microgpt_trace.parameters import Parameters

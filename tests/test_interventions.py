@@ -272,7 +272,7 @@ def test_a_position_of_the_prompt_is_left_alone_in_a_continuation(decoders):
 
 def test_nothing_is_kept_of_what_a_decoder_replaced(decoders):
     """Memory does not grow with the layers of a glob."""
-    from microgpt_trace.events import Run
+    from microgpt_trace.hooks.bus import Run
 
     kept, runs = [], []
     begin = Run.__init__

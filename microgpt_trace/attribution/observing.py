@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..events import TraceEvent
 from ..graph import forward_names, kind_of
+from ..hooks.event import TraceEvent
 from ..passes import logits_of
 from ..stats import Array
 from ..threads import one_blas_thread
@@ -22,7 +22,7 @@ from .roles import RoleMeter
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
-    from ..events import Subscription
+    from ..hooks.bus import Subscription
     from ..model import Model
 
 WRITES = ("embed.tok", "embed.pos", "attn.context", "mlp.down")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..llama import visible
 from ..stats import Array
 from .parts import Attention, HeadRole, RoleName

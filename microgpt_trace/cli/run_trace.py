@@ -18,7 +18,7 @@ from .selection import Request, kept, layers_of, selected, with_stages
 if TYPE_CHECKING:
     from ..anomalies import Anomaly
     from ..decoder import Decoder
-    from ..events import TraceEvent
+    from ..hooks.event import TraceEvent
     from ..model import Model
     from ..render.screen import Screen
     from ..stats import Array

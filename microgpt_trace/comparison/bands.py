@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..brief import one_line
-from ..events import EventSpec, causal_mask
-from ..stats import Array, median
+from ..hooks.event import EventSpec
+from ..stats import Array, causal_mask, median
 from .measures import Rows
 from .rounding import Compute
 

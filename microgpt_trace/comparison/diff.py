@@ -12,7 +12,7 @@ import numpy as np
 from ..decoder import Decoder
 from ..dumps.recording import Recording
 from ..errors import InputError
-from ..events import EventSpec
+from ..hooks.event import EventSpec
 from ..model import Model
 from ..names import select_names
 from ..prompt import chosen_positions

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..brief import one_line
-from ..events import EventSpec
+from ..hooks.event import EventSpec
 from ..predictions import kl_divergence, log_softmax
 from ..stats import Array, median
 from .bands import Measure, Tolerance

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..decoder import Decoder
 from ..dumps.relations import PRODUCTS
-from ..events import HookBus, Run, Tap
+from ..hooks.bus import HookBus, Run, Tap
 from ..model import Model
 from ..names import select_names
 from ..stats import Array

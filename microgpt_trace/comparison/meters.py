@@ -9,7 +9,7 @@ import numpy as np
 
 from ..decoder import Decoder, parameter
 from ..errors import InputError
-from ..events import EventSpec
+from ..hooks.event import EventSpec
 from ..llama import rope_turns, turn
 from ..model import Model
 from ..stats import Array

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..decoder import Decoder
 from ..dumps.recording import Recording
 from ..errors import InputError
-from ..events import EventSpec
+from ..hooks.event import EventSpec
 from ..model import Model
 from ..names import select_names
 from ..prompt import prepare

@@ -17,7 +17,7 @@ from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..model import Model
 from ..stats import Array
 from ..traces import TraceInput

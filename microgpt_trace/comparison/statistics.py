@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..errors import InputError
-from ..events import EventSpec, causal_mask
-from ..stats import TensorStats
+from ..hooks.event import EventSpec
+from ..stats import TensorStats, causal_mask
 from .bands import Bands
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..decoder import Decoder
-from ..events import HookBus, Tap, TraceEvent
+from ..hooks.bus import HookBus, Tap
+from ..hooks.event import TraceEvent
+from ..hooks.replacements import differs
 from ..model import Model
 from ..passes import logits_of
 from ..predictions import PART, softmax, used_losses
-from ..replacements import differs
 from ..stats import Array
 from ..traces import TraceInput
 

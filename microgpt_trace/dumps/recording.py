@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..brief import brief, one_line
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..stats import Array
 
 OWN = "own"  # a layout: shape and order are those of our events

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..brief import brief
 from ..errors import FileFormatError, InputError
-from ..events import PHASES, TraceEvent
+from ..hooks.event import PHASES, TraceEvent
 from ..json_text import MANY_VALUES
 from ..readers.conventions import is_count
 from ..readers.safetensors import read_json

@@ -10,8 +10,8 @@ import numpy as np
 from ..decoder import Decoder
 from ..diagnosis.operations import Weights
 from ..diagnosis.rules import rules_of
-from ..events import Phase, TraceEvent
 from ..graph import inputs_by_kind, inputs_of, kind_of, readers_of
+from ..hooks.event import Phase, TraceEvent
 from ..model import Model
 from ..predictions import PART
 from ..stats import Array

@@ -11,7 +11,7 @@ from ..decoder import Decoder, parameter_row
 from ..diagnosis.rules import Rules
 from ..encodings import StoredTensor
 from ..errors import InputError
-from ..events import Phase
+from ..hooks.event import Phase
 from ..model import Model
 from ..stats import Array
 from ..traces import Prediction, TraceInput

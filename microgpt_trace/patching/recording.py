@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..events import HookBus, TraceEvent
+from ..hooks.bus import HookBus
+from ..hooks.event import TraceEvent
 from ..passes import logits_of
 from ..stats import Array
 from ..threads import one_blas_thread

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..stats import Array
 from ..traces import SCHEMA_ID, Trace
 

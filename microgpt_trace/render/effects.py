@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..effects import mean_of
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..printable import shown_token
 from ..traces import Candidate, EventChange, Intervened, LayerRow, Prediction
 from .layout import Column, fits, print_table

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ..anomalies import Anomaly
 from ..checks import Check
 from ..decoder import DecoderConfig, Rope
-from ..events import TraceEvent
+from ..hooks.event import TraceEvent
 from ..insights import Insight
 from ..parameters import Config
 from ..stats import TensorStats

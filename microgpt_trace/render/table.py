@@ -10,7 +10,7 @@ from itertools import groupby
 from rich.text import Text
 
 from ..checks import Check
-from ..events import EventSpec, TraceEvent
+from ..hooks.event import EventSpec, TraceEvent
 from ..printable import shown_token, with_ids
 from ..stats import TensorStats
 from ..traces import LayerRow, Prediction, Trace

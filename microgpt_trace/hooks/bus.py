@@ -1,4 +1,4 @@
-"""TraceEvent and the hook bus. Knows no model: models bring their specs.
+"""The hook bus: delivers the values of a run to its hooks. Knows no model: models bring their specs.
 
 A model runs under a `Tap` and calls `value = tap.emit(name, value)`. Nobody listening, that is a
 function returning its argument (50 ns). Hooks are plain callables subscribed to a `HookBus`.
@@ -10,58 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from .brief import one_line
-from .errors import InputError
-from .names import select_names
+from ..brief import one_line
+from ..errors import InputError
+from ..names import select_names
+from ..stats import Array, TensorStats, causal_mask
+from .event import PHASES, EventSpec, Phase, TraceEvent
 from .replacements import Replacement, checked_replacement, read_only
-from .stats import Array, TensorStats
-
-Phase = Literal["forward", "backward", "update"]
-PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
-
-
-@dataclass(frozen=True, slots=True)
-class EventSpec:
-    """What is known of an event before the model runs."""
-
-    name: str
-    stage: str
-    layer: int | None
-    expr: str  # the operation as a person would write it
-    parameter: str = ""  # the parameter behind it: "w_fc1 = layer0.mlp_fc1.T"
-    causal: bool = False  # [H, T, T]: statistics cover the entries on and below the diagonal
-    overview: bool = True  # shown, serialised and saved without --verbose
-    extra: bool = False  # costs a computation of its own: shown only when asked for by name
-
-    __repr__ = one_line
-
-
-@dataclass(frozen=True, slots=True)
-class TraceEvent:
-    """One tensor of a run: where it stands in the computation, its shape and its summary.
-
-    `seq` counts the events of a run. In phase "backward" the tensor is the total derivative of the
-    loss with respect to the activation or parameter of that name; in phase "update" it is what the
-    optimizer adds to the parameter. `stats` and `seconds` are None where nobody asked for them.
-    """
-
-    seq: int
-    phase: Phase
-    stage: str
-    layer: int | None
-    name: str
-    expr: str
-    shape: tuple[int, ...]
-    dtype: str
-    stats: TensorStats | None = None
-    seconds: float | None = None
-
-    __repr__ = one_line
-
 
 Hook = Callable[[TraceEvent, Array], Any]
 
@@ -299,11 +257,6 @@ class _Parts:
         self.stats = own if self.stats is None else self.stats.merge(own)
         self.shape = (len(part) + (self.shape[0] if self.shape else 0), *part.shape[1:])
         self.dtype, self.seconds = str(part.dtype), self.seconds + seconds
-
-
-def causal_mask(queries: int, keys: int) -> Array:
-    """Where a key [.., S] is not later than its query, one of the last T: [T, S] of booleans"""
-    return np.tri(queries, keys, keys - queries, dtype=bool)
 
 
 _SYMBOL = {"backward": "d loss / d ", "update": "update of "}

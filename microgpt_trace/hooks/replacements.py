@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import InputError
-from .stats import Array
-
-if TYPE_CHECKING:
-    from .events import TraceEvent
+from ..errors import InputError
+from ..stats import Array
+from .event import TraceEvent
 
 
 class Replacement(NamedTuple):
