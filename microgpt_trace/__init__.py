@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .sampling import sample
     from .stats import TensorStats
     from .tokenizer import Tokenizer
-    from .traces import Trace
-    from .tracing import trace
+    from .tracing.result import Trace
+    from .tracing.trace import trace
     from .training import train
     from .validation import validate
 
@@ -40,7 +40,7 @@ _HOME = {
     "Model": "model",
     "TensorStats": "stats",
     "Tokenizer": "tokenizer",
-    "Trace": "traces",
+    "Trace": "tracing.result",
     "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
     "diagnose": "diagnosis.dumped",
@@ -53,7 +53,7 @@ _HOME = {
     "record": "dumps.recorder",
     "sample": "sampling",
     "save": "checkpoint",
-    "trace": "tracing",
+    "trace": "tracing.trace",
     "train": "training",
     "validate": "validation",
 }

@@ -12,29 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from .brief import one_line
 from .hooks.bus import HookBus, Subscription
 from .hooks.event import PHASES, TraceEvent
 from .stats import Array
+from .tracing.findings import Check
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """An invariant and how far the run strayed from it.
-
-    `holds` is None where it could not be checked; `detail` says why, or where it was farthest off.
-    """
-
-    id: str
-    claim: str
-    holds: bool | None
-    deviation: float | None
-    tolerance: float
-    detail: str = ""
-
-    __repr__ = one_line
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .arrays.logits import best_tokens
 from .brief import one_line
-from .predictions import best_tokens
 from .stats import Array
 
 

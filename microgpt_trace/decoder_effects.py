@@ -6,15 +6,17 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from .comparison.streams import EventStream, Piece
+from .arrays.logits import PART, softmax
 from .decoder import Decoder, labeller
-from .effects import Comparer, divergences, mean_of, p_after
 from .hooks.bus import HookBus, Subscription
 from .interventions import HEAD_EVENTS, Editor, Intervention
 from .llama import head_forward
-from .predictions import PART, predictions_of, softmax
+from .running.inputs import TraceInput
+from .running.streams import EventStream, Piece
 from .stats import Array
-from .traces import Intervened, Prediction, TraceInput
+from .tracing.effects import Comparer, divergences, mean_of, p_after
+from .tracing.predictions import predictions_of
+from .tracing.result import Intervened, Prediction
 
 
 class Beside:

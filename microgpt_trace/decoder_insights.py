@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from .anomalies import NORM_TOLERANCE
 from .decoder import Decoder
-from .insights import WHOLE, Insight
+from .insights import WHOLE
 from .norm_rows import NormRows
 from .printable import shown_token
-from .traces import LayerRow, TraceInput
+from .running.inputs import TraceInput
+from .tracing.anomalies import NORM_TOLERANCE
+from .tracing.findings import Insight
+from .tracing.result import LayerRow
 from .wording import counted, fixed, number, percent, told_apart
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown

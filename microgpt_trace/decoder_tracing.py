@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .anomalies import Steps, anomalies_of
-from .checks import UNTRACED, Check, Checker, untraced_check
+from .arrays.logits import PART, best_tokens, softmax
+from .checks import UNTRACED, untraced_check
 from .decoder import Decoder, labeller
 from .decoder_insights import insights_of
 from .errors import InputError
-from .generation import Continuation, Sampling, continue_prompt
-from .hooks.bus import HookBus, Run, Subscription
-from .hooks.event import TraceEvent
+from .hooks.bus import HookBus, Run
 from .hooks.replacements import differs
 from .llama import Cache, forward, head_forward, rmsnorm
 from .names import select_names
-from .predictions import PART, best_tokens, predictions_of, softmax
 from .prompt import chosen_positions, prepare
+from .running.inputs import TraceInput
 from .stats import Array
-from .survey import NAMES, Survey
 from .threads import one_blas_thread
-from .traces import Candidate, Collector, LensRow, Prediction, Trace, TraceInput
+from .tracing.anomalies import anomalies_of
+from .tracing.findings import Check
+from .tracing.generation import Continuation, Sampling, continue_prompt
+from .tracing.predictions import predictions_of
+from .tracing.result import Candidate, LensRow, Prediction, Trace
+from .tracing.watched import Watched
 
 if TYPE_CHECKING:
-    from .decoder_effects import Beside
     from .interventions import Intervention
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
@@ -122,73 +123,6 @@ def _run(
 def usual_names(model: Decoder) -> list[str]:
     """All events but those that cost a computation of their own."""
     return [name for name, spec in model.hooks.specs.items() if not spec.extra]
-
-
-class Watched:
-    """Who observes a pass of the model, and what of it."""
-
-    def __init__(
-        self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
-        lens: Sequence[int],
-    ) -> None:  # fmt: skip
-        tensors = model.tensors
-
-        def gain(name: str) -> Array:
-            layer, _, kind = name.rpartition(".norm")[0].rpartition(".")
-            return tensors["final_norm" if kind == "final" else f"{layer}.{kind}_norm"].read()
-
-        def out_bias(layer: int) -> Array | None:
-            bias = tensors.get(f"layer{layer}.attn_bo")
-            return None if bias is None else bias.read()
-
-        self.collector = Collector(kept)
-        self.steps = Collector(())  # of the step of a continuation that goes on
-        self.stepped = Steps()
-        self.checker = Checker(model.config.n_head, out_bias)
-        self.survey = Survey(gain, model.config.norm_eps, tokens, lens)
-        bus = model.hooks
-        self._bus = bus
-        self.beside: Beside | None = None
-        self._editing: list[Subscription] = []
-        self._comparing: list[Subscription] = []
-        self._length = 0
-        self._first, self._last = self.checker.observers(bus, *names)
-        self._surveying = bus.subscription(self.survey, *NAMES, stats=True)
-        self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
-        in_parts, whole = [name for name in names if name not in kept], kept
-        self._collecting = [
-            bus.subscription(self.collector, *chosen, stats=True, parts=parts)
-            for chosen, parts in ((in_parts, True), (whole, False))
-            if chosen
-        ]
-
-    def let_in(self, beside: Beside, length: int) -> None:
-        """Have interventions take part in every pass; the prompt has so many positions."""
-        self.beside, self._length = beside, length
-        self._editing, self._comparing = beside.subscriptions(self._bus)
-
-    def begin(self, time: bool, keep: bool) -> Run:
-        """Start the pass over the prompt; only a run that is checked again must keep replacements."""
-        after = [self._last, *self._comparing, self._surveying, *self._collecting]
-        return self._bus.begin(time, [self._first, *self._editing], after, keep)
-
-    @property
-    def put(self) -> set[str]:
-        """The events that interventions change."""
-        return self.beside.editor.names if self.beside is not None else set()
-
-    def begin_step(self, number: int) -> Run:
-        """Start the pass that predicts token `number` of a continuation."""
-        self.checker.where = f"step {number}: "
-        if self.beside is not None:
-            self.beside.editor.start = self._length + number - 2
-        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping], False)
-
-    def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
-        """The events of the step that are to be shown; of the others only what is not finite is kept."""
-        events, self.steps.events = self.steps.events, []
-        self.stepped.add(events)
-        return tuple(event for event in events if event.name in shown)
 
 
 class Predicted(NamedTuple):

@@ -13,12 +13,12 @@ from itertools import islice
 import numpy as np
 
 from .batch import Batch, Packer
-from .checks import Check
 from .hooks.bus import SILENT, Tap
 from .microgpt import Pass, backward, forward
 from .parameters import Parameters
 from .slopes import Deviation, along_directions, same_relus
 from .stats import Array
+from .tracing.findings import Check
 
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # of a parameter's largest gradient: so much may always be rounding

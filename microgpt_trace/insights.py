@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .brief import one_line
 from .hooks.event import TraceEvent
 from .norm_rows import NormRows
 from .parameters import Config
 from .stats import Array, TensorStats
+from .tracing.findings import Insight
 from .wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 
 if TYPE_CHECKING:
@@ -30,19 +29,6 @@ SPARSE = (0.2, 0.8)  # the share of zeros that makes a ReLU "sparse"
 SPARSELY = "leaves a sparse representation"
 ENOUGH = 20.0  # times as likely, or less, as under a uniform guess: as rare by chance as 1 in so many
 LARGE = math.log(1e6)
-
-
-@dataclass(frozen=True, slots=True)
-class Insight:
-    """A predicate and its outcome: `holds` is None where it could not be evaluated."""
-
-    id: str
-    title: str
-    holds: bool | None
-    text: str
-    numbers: dict[str, float | None] = field(default_factory=dict)
-
-    __repr__ = one_line
 
 
 Stats = dict[str, TensorStats]

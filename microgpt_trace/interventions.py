@@ -32,11 +32,12 @@ from .hooks.bus import Hook, HookBus, Subscription
 from .hooks.event import TraceEvent
 from .hooks.replacements import Replacement
 from .model import Model
+from .running.inputs import TraceInput
 from .shell import quoted
 from .sites import Part, Site, parse_site
 from .stats import Array, causal_mask
 from .token_names import token_of
-from .traces import Applied, TraceInput
+from .tracing.result import Applied
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 Source = Recording | Mapping[str, Array] | Array

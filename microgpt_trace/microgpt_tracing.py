@@ -25,9 +25,11 @@ from .norm_rows import NormRows
 from .ops import RMSNORM_EPS
 from .parameters import Parameters
 from .passes import batch_of
-from .predictions import predictions_of
+from .running.inputs import TraceInput
 from .stats import Array, TensorStats
-from .traces import Collector, Intervened, ParameterRow, Prediction, StepSummary, Trace, TraceInput
+from .tracing.collector import Collector
+from .tracing.predictions import predictions_of
+from .tracing.result import Intervened, ParameterRow, Prediction, StepSummary, Trace
 
 if TYPE_CHECKING:
     from .interventions import Editor, Intervention
@@ -144,7 +146,7 @@ class _Untouched:
     def __init__(
         self, model: Model, inputs: TraceInput, batch: Batch, interventions: Sequence[Intervention]
     ) -> None:
-        from .effects import Comparer
+        from .tracing.effects import Comparer
 
         self.model, self.inputs, self.interventions = model, inputs, interventions
         self.editor = self._editor()
@@ -189,7 +191,7 @@ class _Untouched:
 
     def beside(self, done: Pass, shown: Collection[str], top_k: int) -> Intervened:
         """What the interventions did, seen from the untouched pass."""
-        from .effects import divergences, p_after
+        from .tracing.effects import divergences, p_after
 
         predicted = _predictions(self.model, self.inputs, self.done, top_k)
         instead = done.probs if differs(done.probs, done.softmax) else None

@@ -25,7 +25,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .brief import one_line
 from .stats import Array, DType
@@ -208,12 +207,3 @@ def cross_entropy_forward(logits: Array, targets: Array, ones: Array) -> tuple[A
 def cross_entropy_backward(probs: Array, targets: Array, share: Array) -> Array:
     """dlogits = share * (probs - one_hot(target)): [N, V], [N, V], [] or [N, 1] -> [N, V]"""
     return probs * share - targets
-
-
-@np.errstate(over="ignore", invalid="ignore")  # logits may be NaN or infinite
-def losses_of(logits: Array, targets: npt.ArrayLike) -> Array:
-    """-log P(target) of every row, in float64 from the logits, exact where P itself vanishes:
-    [N, V], [N] -> [N]"""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    return np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(len(wide)), np.asarray(targets)]

@@ -14,7 +14,7 @@ from .stats import Array
 
 if TYPE_CHECKING:
     from .decoder import Decoder
-    from .traces import TraceInput
+    from .running.inputs import TraceInput
 
 
 def batch_of(model: Model, inputs: TraceInput) -> Batch:

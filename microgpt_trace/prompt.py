@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from .decoder import Decoder, labeller
 from .errors import InputError
+from .running.inputs import TraceInput
 from .shell import quoted
-from .traces import TraceInput
 
 if TYPE_CHECKING:
     from .vocabulary.tokens import Vocabulary

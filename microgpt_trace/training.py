@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arrays.logits import losses_of
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .errors import DivergedError, InputError
@@ -19,7 +20,6 @@ from .hooks.bus import SILENT, HookBus, Tap
 from .hooks.event import TraceEvent
 from .microgpt import backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
-from .ops import losses_of
 from .parameters import Parameters, aligned
 from .stats import Array
 from .threads import one_blas_thread

@@ -23,10 +23,11 @@ from .hooks.bus import Hook
 from .hooks.event import TraceEvent
 from .model import Model
 from .names import select_names
+from .running.inputs import TraceInput
 from .stats import Array
 from .threads import one_blas_thread
-from .traces import Trace, TraceInput
-from .tracing import trace
+from .tracing.result import Trace
+from .tracing.trace import trace
 from .validation_edges import Edge, Watch
 from .variants import Report
 

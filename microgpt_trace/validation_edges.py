@@ -12,12 +12,13 @@ from .decoder import Decoder
 from .diagnosis.bounds import ROUNDINGS, bound_of
 from .diagnosis.operations import WideWeights, apply, inputs_of
 from .diagnosis.rules import rules_of
-from .effects import distance
 from .graph import kind_of, layer_of
 from .hooks.event import TraceEvent
 from .model import Model
+from .running.inputs import TraceInput
 from .stats import Array
-from .traces import Trace, TraceInput
+from .tracing.effects import distance
+from .tracing.result import Trace
 
 TOLD = 1e-5  # of a position's loss
 AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)

@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arrays.logits import PART
 from .decoder import Decoder
 from .graph import layer_of
 from .hooks.bus import SILENT, Tap
 from .llama import Weights, head_forward, layer_forward, rmsnorm, rope_turns
 from .model import Model
 from .passes import logits_of
-from .predictions import PART
+from .running.inputs import TraceInput
 from .stats import Array
 from .threads import one_blas_thread
-from .traces import TraceInput
 
 ELEMENTS = 1 << 23  # of the widest array of a pass: 32 MB
 Report = Callable[[int, int], None]  # layers done, of so many

@@ -16,9 +16,9 @@ from microgpt_trace.comparison.draws import DrawsSide
 from microgpt_trace.comparison.measures import compare_rows
 from microgpt_trace.comparison.pairing import prepare_sides
 from microgpt_trace.comparison.rounding import COMPUTES, to_bf16
-from microgpt_trace.comparison.streams import Piece
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
+from microgpt_trace.running.streams import Piece
 
 # --- What must not be hidden ------------------------------------------------------------------
 

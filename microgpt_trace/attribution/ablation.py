@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ops import losses_of
+from ..arrays.logits import losses_of
 from ..passes import logits_of
+from ..running.inputs import TraceInput
 from ..stats import Array
 from ..threads import one_blas_thread
-from ..traces import TraceInput
 from ..variants import Edit, Report, edited_logits
 from .components import Component, bias_of
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arrays.logits import best_tokens
 from ..checks import ROUNDING
 from ..comparison.pairing import prepared
 from ..contrast import Contrast, runner_up
 from ..errors import InputError
-from ..predictions import best_tokens
 from ..prompt import chosen_positions
+from ..running.inputs import TraceInput
 from ..stats import Array
 from ..token_names import token_label, token_of
-from ..traces import TraceInput
 from ..variants import Report
 from .ablation import losses_by_row, losses_without
 from .components import Component

@@ -14,9 +14,9 @@ import numpy as np
 from ..graph import forward_names, kind_of
 from ..hooks.event import TraceEvent
 from ..passes import logits_of
+from ..running.inputs import TraceInput
 from ..stats import Array
 from ..threads import one_blas_thread
-from ..traces import TraceInput
 from .parts import HeadRole
 from .roles import RoleMeter
 

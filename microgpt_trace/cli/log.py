@@ -16,7 +16,7 @@ from ..log_records import LOG_SCHEMA, LONGEST, log_records
 from .output import note
 
 if TYPE_CHECKING:
-    from ..traces import Trace
+    from ..tracing.result import Trace
     from ..training import Adam, StepRecord, Trainer
 
 _BEGIN = b'{"record": "run", "schema": "microgpt.log/'
@@ -183,7 +183,7 @@ class TrainingLog:
     def _add_trace(self, step: int) -> None:
         from ..microgpt_tracing import update_events
         from ..render.document import event_record
-        from ..tracing import trace
+        from ..tracing.trace import trace
 
         trainer = self._trainer
         result = trace(trainer.model("this run"), self.watched, values=False, backward=True)

@@ -16,18 +16,18 @@ from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
 
 if TYPE_CHECKING:
-    from ..anomalies import Anomaly
     from ..decoder import Decoder
     from ..hooks.event import TraceEvent
     from ..model import Model
     from ..render.screen import Screen
     from ..stats import Array
-    from ..traces import Trace
+    from ..tracing.findings import Anomaly
+    from ..tracing.result import Trace
 
 
 def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
-    from ..tracing import trace
+    from ..tracing.trace import trace
 
     production = model.family == "decoder"
     chosen = layers_of(request.layers, model.config.n_layer)

@@ -14,7 +14,7 @@ from ..wording import counted
 if TYPE_CHECKING:
     from ..decoder import Decoder
     from ..model import Model
-    from ..traces import Trace
+    from ..tracing.result import Trace
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from ..render.training import Report
-    from ..traces import Trace
+    from ..tracing.result import Trace
     from ..training import Trainer
     from .log import TrainingLog
 
@@ -171,7 +171,7 @@ def _print_summary(
 
 
 def _trace(trainer: Trainer, name: str) -> Trace:
-    from ..tracing import trace
+    from ..tracing.trace import trace
 
     return trace(trainer.model("this run"), name, values=False)
 

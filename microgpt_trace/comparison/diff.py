@@ -16,6 +16,7 @@ from ..hooks.event import EventSpec
 from ..model import Model
 from ..names import select_names
 from ..prompt import chosen_positions
+from ..running.streams import Piece
 from ..threads import one_blas_thread
 from .bands import ENOUGH, Bands, Tolerance, tolerance_of
 from .differences import Comparison, EventDifference, SideSummary, jump_of
@@ -26,7 +27,6 @@ from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unp
 from .rounding import COMPUTES, Compute
 from .sides import ModelSide, RecordingSide, Side, Unpaired
 from .statistics import StatisticsMeter
-from .streams import Piece
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap

@@ -16,12 +16,12 @@ from ..dumps.relations import PRODUCTS
 from ..hooks.bus import HookBus, Run, Tap
 from ..model import Model
 from ..names import select_names
+from ..running.inputs import TraceInput
+from ..running.streams import EventStream, Piece, TapOf
 from ..stats import Array
-from ..traces import TraceInput
 from .bands import DRAWS
 from .rounding import BLOCK, INTO_PRODUCTS_OF_MICROGPT, Compute, block_of, on_other_grids
 from .sides import ModelSide
-from .streams import EventStream, Piece, TapOf
 
 FEWEST = 3  # passes of a long text
 ROWS = 256  # of all passes together, beyond which they become fewer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
+from ..running.streams import Piece
 from .draws import DrawsSide
 from .sides import ModelSide, Side
-from .streams import Piece
 
 
 def side_by_side(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..predictions import kl_divergence, log_softmax
+from ..arrays.logits import kl_divergence, log_softmax
 from ..stats import Array, causal_mask, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)

@@ -12,12 +12,12 @@ from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..llama import rope_turns, turn
 from ..model import Model
+from ..running.streams import Piece
 from ..stats import Array
 from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows, compare_each, compare_rows, join, with_predictions
 from .rounding import looks_rounded
-from .streams import Piece
 
 LOOKED_AT = 12  # events, whose values tell whether an engine rounds them
 BIASES_OF = {

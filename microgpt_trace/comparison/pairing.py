@@ -15,7 +15,7 @@ from ..hooks.event import EventSpec
 from ..model import Model
 from ..names import select_names
 from ..prompt import prepare
-from ..traces import TraceInput
+from ..running.inputs import TraceInput
 from .read_tokens import tokens_said, with_tokens
 from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened
 from .unmodelled import shapes_between

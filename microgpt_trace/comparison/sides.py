@@ -19,9 +19,9 @@ from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..model import Model
+from ..running.inputs import TraceInput
+from ..running.streams import EventStream, Piece
 from ..stats import Array
-from ..traces import TraceInput
-from .streams import EventStream, Piece
 from .unmodelled import BESIDE
 
 if TYPE_CHECKING:

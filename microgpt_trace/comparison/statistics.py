@@ -8,12 +8,12 @@ import numpy as np
 
 from ..errors import InputError
 from ..hooks.event import EventSpec
+from ..running.streams import Piece
 from ..stats import TensorStats, causal_mask
 from .bands import Bands
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows
 from .sides import Side
-from .streams import Piece
 
 
 class StatisticsMeter:

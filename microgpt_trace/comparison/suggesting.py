@@ -16,11 +16,11 @@ from ..dumps.shapes import event_shapes
 from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
 from ..model import Model
+from ..running.streams import EventStream
 from ..stats import Array
 from ..threads import one_blas_thread
 from .pairing import prepared
 from .read_tokens import ambiguous, recognise
-from .streams import EventStream
 
 
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:

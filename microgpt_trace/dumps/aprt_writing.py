@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import check_new_folder, write_folder
 from ..names import ALIASES
 from ..stats import Array
-from ..traces import Trace
+from ..tracing.result import Trace
 from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, Entry, events_of
 
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}

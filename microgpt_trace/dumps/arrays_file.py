@@ -13,7 +13,7 @@ from ..files import write_atomically
 from ..stats import Array
 
 if TYPE_CHECKING:
-    from ..traces import Trace
+    from ..tracing.result import Trace
 
 ARRAYS_FORMAT = "microgpt.arrays/1"
 

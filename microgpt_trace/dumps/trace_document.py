@@ -18,7 +18,7 @@ from ..json_text import MANY_VALUES
 from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
 from ..stats import Array, TensorStats
-from ..traces import SCHEMA_ID
+from ..tracing.result import SCHEMA_ID
 from .event_names import is_event
 from .recording import OWN, Leftover, Recorded, Recording, readable
 from .stored import check_name

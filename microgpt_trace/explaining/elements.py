@@ -11,9 +11,9 @@ from ..errors import InputError
 from ..graph import kind_of, layer_of, prefix_of
 from ..model import Model
 from ..printable import shown_token
+from ..running.inputs import TraceInput
 from ..sites import Site, describe_shape, parse_site
 from ..token_names import token_of, token_with_id
-from ..traces import TraceInput
 from .explanation import element_name
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -12,7 +12,7 @@ from ..decoder import Decoder
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..model import Model
-from ..traces import TraceInput
+from ..running.inputs import TraceInput
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of
 from .explanation import Explanation, Pass, Use

@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
+from ..arrays.logits import PART
 from ..decoder import Decoder
 from ..diagnosis.operations import Weights
 from ..diagnosis.rules import rules_of
 from ..graph import inputs_by_kind, inputs_of, kind_of, readers_of
 from ..hooks.event import Phase, TraceEvent
 from ..model import Model
-from ..predictions import PART
+from ..running.inputs import TraceInput
 from ..stats import Array
-from ..traces import TraceInput
-from ..tracing import trace
+from ..tracing.trace import trace
 from .elements import Element, Shapes
 from .traced import Traced
 from .uses_of_parameters import readers_of_parameter

@@ -13,8 +13,9 @@ from ..encodings import StoredTensor
 from ..errors import InputError
 from ..hooks.event import Phase
 from ..model import Model
+from ..running.inputs import TraceInput
 from ..stats import Array
-from ..traces import Prediction, TraceInput
+from ..tracing.result import Prediction
 from .explanation import Pass
 
 

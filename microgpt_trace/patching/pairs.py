@@ -14,7 +14,7 @@ import numpy as np
 from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
-from ..traces import TraceInput
+from ..running.inputs import TraceInput
 from ..variants import Report
 from .patch import Text, Token, patch_read, read_pair
 from .places import places_of

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import ROUNDING, Check
+from ..arrays.logits import best_tokens, softmax
+from ..checks import ROUNDING
 from ..comparison.pairing import prepared
 from ..contrast import Contrast
 from ..errors import InputError
 from ..graph import stream_before
-from ..predictions import best_tokens, softmax
 from ..printable import shown_token
+from ..running.inputs import TraceInput
 from ..stats import Array
 from ..token_names import token_argument, token_label, token_of
-from ..traces import TraceInput
+from ..tracing.findings import Check
 from ..variants import Edit, Report, edited_logits
 from .places import WHOLE, Place, places_of
 from .recording import recorded

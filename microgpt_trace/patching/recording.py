@@ -10,9 +10,9 @@ import numpy as np
 from ..hooks.bus import HookBus
 from ..hooks.event import TraceEvent
 from ..passes import logits_of
+from ..running.inputs import TraceInput
 from ..stats import Array
 from ..threads import one_blas_thread
-from ..traces import TraceInput
 
 if TYPE_CHECKING:
     from ..decoder import Decoder

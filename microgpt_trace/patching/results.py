@@ -10,9 +10,9 @@ from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
 from ..brief import one_line
-from ..checks import Check
 from ..contrast import Contrast
 from ..graph import kind_of
+from ..tracing.findings import Check
 
 PATCH_SCHEMA = "microgpt.patch/1"
 PAIRS_SCHEMA = "microgpt.patch_pairs/1"

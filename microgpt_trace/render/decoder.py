@@ -9,9 +9,10 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from ..anomalies import TOO_FEW, Anomaly
 from ..printable import on_one_line, shown_token, with_ids
-from ..traces import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
+from ..tracing.anomalies import TOO_FEW
+from ..tracing.findings import Anomaly
+from ..tracing.result import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
 from ..wording import counted
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..hooks.event import TraceEvent
 from ..stats import Array
-from ..traces import SCHEMA_ID, Trace
+from ..tracing.result import SCHEMA_ID, Trace
 
 
 def to_json(trace: Trace, values: bool = False) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..effects import mean_of
 from ..hooks.event import TraceEvent
 from ..printable import shown_token
-from ..traces import Candidate, EventChange, Intervened, LayerRow, Prediction
+from ..tracing.effects import mean_of
+from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
 from .layout import Column, fits, print_table
 from .screen import Screen, figure, probability, shorten
 

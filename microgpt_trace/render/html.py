@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.terminal_theme import TerminalTheme
 
-from ..traces import Trace
+from ..tracing.result import Trace
 from .screen import Screen
 
 WIDTH = 110  # characters

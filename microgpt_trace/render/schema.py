@@ -10,14 +10,13 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..anomalies import Anomaly
-from ..checks import Check
 from ..decoder import DecoderConfig, Rope
 from ..hooks.event import TraceEvent
-from ..insights import Insight
 from ..parameters import Config
+from ..running.inputs import TraceInput
 from ..stats import TensorStats
-from ..traces import (
+from ..tracing.findings import Anomaly, Check, Insight
+from ..tracing.result import (
     SCHEMA_ID,
     Applied,
     Candidate,
@@ -30,7 +29,6 @@ from ..traces import (
     ParameterRow,
     Prediction,
     StepSummary,
-    TraceInput,
 )
 
 _COUNT = {"type": "integer", "minimum": 0}

@@ -132,9 +132,9 @@ def _patch_pairs_schema() -> dict[str, Any]:
 
 
 def _patch_names() -> dict[type, str]:
-    from ..checks import Check
     from ..contrast import Contrast
     from ..patching import results
+    from ..tracing.findings import Check
 
     return {Contrast: "contrast", results.Unpatched: "run", Check: "check", results.Patched: "cell"}
 

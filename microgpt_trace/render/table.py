@@ -9,11 +9,11 @@ from itertools import groupby
 
 from rich.text import Text
 
-from ..checks import Check
 from ..hooks.event import EventSpec, TraceEvent
 from ..printable import shown_token, with_ids
 from ..stats import TensorStats
-from ..traces import LayerRow, Prediction, Trace
+from ..tracing.findings import Check
+from ..tracing.result import LayerRow, Prediction, Trace
 from ..wording import counted
 from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table

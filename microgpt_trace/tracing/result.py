@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .brief import one_line
-from .checks import Check
-from .errors import InputError
-from .hooks.event import EventSpec, Phase, TraceEvent
-from .insights import Insight
-from .names import select_names
-from .stats import Array, TensorStats
-
-if TYPE_CHECKING:
-    from .anomalies import Anomaly
+from ..brief import one_line
+from ..errors import InputError
+from ..hooks.event import EventSpec, Phase, TraceEvent
+from ..names import select_names
+from ..running.inputs import TraceInput
+from ..stats import Array, TensorStats
+from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"
-
-
-@dataclass(frozen=True, slots=True)
-class TraceInput:
-    """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
-
-    `notes` say what was changed before (capitals lowered) or taken (special tokens parsed).
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    targets: tuple[int | None, ...]
-    labels: tuple[str, ...]
-    target_labels: tuple[str | None, ...]
-    notes: tuple[str, ...] = ()
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,20 +287,6 @@ class Trace:
         return all(check.holds is not False for check in self.checks)
 
     def _repr_html_(self) -> str:
-        from .render.html import to_html
+        from ..render.html import to_html
 
         return to_html(self)
-
-
-class Collector:
-    """An observer that keeps events with statistics, and copies of the arrays that are wanted."""
-
-    def __init__(self, keep: Iterable[str]) -> None:
-        self.events: list[TraceEvent] = []
-        self.arrays: dict[tuple[Phase, str], Array] = {}
-        self._keep = set(keep)
-
-    def __call__(self, event: TraceEvent, value: Array) -> None:
-        self.events.append(event)
-        if event.name in self._keep:
-            self.arrays[event.phase, event.name] = value.copy()

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
-    from .interventions import Intervention
-    from .model import Model
-    from .traces import Trace
+    from ..decoder import Decoder
+    from ..interventions import Intervention
+    from ..model import Model
+    from .result import Trace
 
 
 def trace(
@@ -51,7 +51,7 @@ def trace(
     if model.family == "microgpt":
         if decoder_options:
             raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")
-        from .microgpt_tracing import trace_microgpt
+        from ..microgpt_tracing import trace_microgpt
 
         return trace_microgpt(
             model, "emma" if text is None else text, names or ("*",),
@@ -59,7 +59,7 @@ def trace(
         )  # fmt: skip
     if backward or step:
         raise InputError("a production model is traced forward only: there are no gradients and no steps")
-    from .decoder_tracing import trace_decoder
+    from ..decoder_tracing import trace_decoder
 
     return trace_decoder(
         model, text, names=names, values=values or False, top_k=top_k, time=time,

@@ -7,43 +7,21 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
-from typing import TYPE_CHECKING, Literal
 
-from .brief import one_line
-from .hooks.event import TraceEvent
-from .stats import median
-from .survey import FEWEST_TOKENS
-from .wording import counted
-
-if TYPE_CHECKING:
-    from .norm_rows import NormRows
-    from .traces import Compared, LayerRow
+from ..brief import one_line
+from ..hooks.event import TraceEvent
+from ..norm_rows import NormRows
+from ..stats import median
+from ..wording import counted
+from .findings import Anomaly
+from .layers import FEWEST_TOKENS
+from .result import Compared, LayerRow
 
 NORM_TOLERANCE = 1e-3
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
 FAR = 6.0  # times the layers' own spread
 CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much
 CLOSE_AT_ENDS = 0.55  # the same for the first and the last layer, which differ in sound models too
-
-
-@dataclass(frozen=True, slots=True)
-class Anomaly:
-    """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
-
-    `seen` says what it looked at, `unseen` what it left out and why.
-    """
-
-    id: str
-    title: str
-    found: bool | None
-    value: float | None
-    threshold: float | None
-    source: Literal["invariant", "other layers"]
-    detail: str = ""
-    seen: str = ""
-    unseen: str = ""
-
-    __repr__ = one_line
 
 
 @dataclass

@@ -10,22 +10,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ..arrays.logits import PART, softmax, used_losses
 from ..decoder import Decoder
 from ..hooks.bus import HookBus, Tap
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import differs
 from ..model import Model
 from ..passes import logits_of
-from ..predictions import PART, softmax, used_losses
 from ..stats import Array
-from ..traces import TraceInput
-
-if TYPE_CHECKING:
-    from .draws import Draws
+from .inputs import TraceInput
 
 AHEAD = 2  # values
 TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
@@ -46,6 +43,20 @@ class Piece(NamedTuple):
         return self.value.take(rows, axis=-2)
 
 
+class Passes(Protocol):
+    """Several passes over the same tokens, each of which sees values of its own."""
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+
+    def taps(
+        self, model: Model | Decoder, bus: HookBus, names: Sequence[str],
+        put: Callable[[str, Array, int], None],
+    ) -> TapOf:  # fmt: skip
+        """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
+
+
 class _Stopped(Exception):
     """Nobody takes the values any more."""
 
@@ -60,7 +71,7 @@ class EventStream:
 
     def __init__(
         self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus | None = None,
-        draws: Draws | None = None,
+        draws: Passes | None = None,
     ) -> None:  # fmt: skip
         self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * (draws.count if draws else 1))
         self._stop = Event()
@@ -106,7 +117,7 @@ class EventStream:
 
     def _run(
         self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus,
-        draws: Draws | None,
+        draws: Passes | None,
     ) -> None:  # fmt: skip
         try:
             with np.errstate(all="ignore"):

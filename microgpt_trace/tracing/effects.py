@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
-from .hooks.event import TraceEvent
-from .predictions import kl_divergence, log_softmax
-from .stats import PIECE, Array, causal_mask
-from .traces import EventChange, Prediction
+from ..arrays.logits import kl_divergence, log_softmax
+from ..hooks.event import TraceEvent
+from ..stats import PIECE, Array, causal_mask
+from .result import EventChange, Prediction
 
 
 class Comparer:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .checks import Check
-from .decoder import Decoder, labeller
-from .errors import InputError
-from .hooks.bus import Run
-from .hooks.event import TraceEvent
-from .llama import Cache, forward, head_forward
-from .predictions import best_tokens, softmax
-from .stats import Array
-from .traces import Candidate, GeneratedToken, TraceInput
-
-if TYPE_CHECKING:
-    from .decoder_tracing import Watched
+from ..arrays.logits import best_tokens, softmax
+from ..decoder import Decoder, labeller
+from ..errors import InputError
+from ..hooks.bus import Run
+from ..hooks.event import TraceEvent
+from ..llama import Cache, forward, head_forward
+from ..running.inputs import TraceInput
+from ..stats import Array
+from .findings import Check
+from .result import Candidate, GeneratedToken
+from .watched import Watched
 
 CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
 CLAIM = "decode steps equal the rows of a full pass"

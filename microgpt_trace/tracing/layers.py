@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .hooks.event import TraceEvent
-from .norm_rows import NormRows
-from .stats import Array, median
-from .traces import Compared, LayerRow
+from ..hooks.event import TraceEvent
+from ..norm_rows import NormRows
+from ..stats import Array, median
+from .result import Compared, LayerRow
 
 NAMES = (
     "embed.tok", "*.norm", "layer*.attn.weights", "layer*.attn.out", "layer*.attn.residual",

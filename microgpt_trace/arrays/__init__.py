@@ -1,0 +1,1 @@
+"""Arithmetic on arrays. Knows no model."""

@@ -1,0 +1,1 @@
+"""What a run shows: a Trace as data, and what makes one."""

@@ -1,0 +1,58 @@
+"""What a run says of itself: checks, insights and anomalies, as plain data. Knows no rule that finds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..brief import one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An invariant and how far the run strayed from it.
+
+    `holds` is None where it could not be checked; `detail` says why, or where it was farthest off.
+    """
+
+    id: str
+    claim: str
+    holds: bool | None
+    deviation: float | None
+    tolerance: float
+    detail: str = ""
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """A predicate and its outcome: `holds` is None where it could not be evaluated."""
+
+    id: str
+    title: str
+    holds: bool | None
+    text: str
+    numbers: dict[str, float | None] = field(default_factory=dict)
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
+
+    `seen` says what it looked at, `unseen` what it left out and why.
+    """
+
+    id: str
+    title: str
+    found: bool | None
+    value: float | None
+    threshold: float | None
+    source: Literal["invariant", "other layers"]
+    detail: str = ""
+    seen: str = ""
+    unseen: str = ""
+
+    __repr__ = one_line
