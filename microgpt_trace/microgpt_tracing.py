@@ -90,11 +90,7 @@ def trace_microgpt(
             summary = _one_step(model, adam, done, run.tap("update"), changed)
 
     chosen = set(shown)
-    visible = tuple(event for event in collector.events if event.name in chosen)
-    if not visible:
-        raise InputError(
-            f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
-        )
+    visible = _visible(collector.events, chosen, names)
     predictions = _predictions(model, inputs, done, top_k)
     losses = [p.loss for p in predictions if p.loss is not None]
     forward_events = [event for event in collector.events if event.phase == "forward"]
@@ -113,6 +109,16 @@ def trace_microgpt(
         specs=bus.specs,
         intervened=untouched.beside(done, chosen, top_k) if untouched else None,
     )
+
+
+def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str]) -> tuple[TraceEvent, ...]:
+    """Those of the events that are to be shown. Raises InputError where these have none."""
+    visible = tuple(event for event in events if event.name in chosen)
+    if not visible:
+        raise InputError(
+            f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
+        )
+    return visible
 
 
 class _Norms:

@@ -1,0 +1,219 @@
+"""The order of the files: read from the syntax tree, lazy and type-only imports counted.
+
+Folders are floors and imports go down; no file needs one that needs it, so that any can be imported
+first. What still goes up is listed here, and the list may only become shorter.
+"""
+
+import ast
+import random
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import microgpt_trace
+
+PACKAGE = Path(microgpt_trace.__file__).parent
+
+FLOORS = [
+    *("ground", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder", "readers", "running"),
+    *("tracing", "timeline", "dumps", "comparison", "diagnosis", "explaining", "attribution", "patching"),
+    *("render", "package", "cli"),
+]
+
+# The floors of modules that stand in no folder yet.
+FLAT = {
+    "ground": "brief errors files foreign_files json_text printable shell signals wording",
+    "arrays": "contrast encodings linear norm_rows stats threads",
+    "hooks": "names",
+    "architecture": "graph sites",
+    "microgpt": "batch checkpoint documents microgpt model ops parameters sampling tokenizer training",
+    "decoder": "decoder llama",
+    "readers": "loading",
+    "running": "interventions passes prompt token_names variants",
+    "tracing": """checks decoder_effects decoder_insights decoder_tracing gradient_agreement gradient_check
+        insights microgpt_tracing slopes validation validation_edges""",
+    "timeline": "courses log_records timeline",
+    "package": "microgpt_trace",
+    "cli": "__main__",
+}
+FLOOR_OF = {module: floor for floor, modules in FLAT.items() for module in modules.split()}
+
+# A Trace shows itself in a notebook: the one import that goes up to stay, when it is asked for.
+SHOWS_ITSELF = ("tracing.result", "render.html")
+
+WRONG_DIRECTIONS = {
+    ("graph", "decoder"),
+    ("graph", "model"),
+    ("interventions", "dumps.layouts"),
+    ("interventions", "dumps.recording"),
+    ("interventions", "dumps.shapes"),
+    ("interventions", "tracing.result"),
+    ("validation", "comparison.pairing"),
+    ("validation_edges", "diagnosis.bounds"),
+    ("validation_edges", "diagnosis.operations"),
+    ("validation_edges", "diagnosis.rules"),
+    ("vocabulary.huggingface", "readers.safetensors"),
+    ("vocabulary.metadata", "readers.strings"),
+}
+
+
+def modules(root):
+    """The syntax tree of every module of a package; the package itself goes by its own name."""
+    trees = {}
+    for path in sorted(root.rglob("*.py")):
+        *folders, last = path.relative_to(root).with_suffix("").parts
+        name = ".".join(folders if last == "__init__" else [*folders, last]) or root.name
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+def imports(name, trees, package):
+    """The modules of the package that this one imports anywhere in it."""
+    found = set()
+    # a folder's own file is named like the folder, and its relative imports begin inside it
+    inside = name == package or any(other.startswith(f"{name}.") for other in trees)
+    here = [] if name == package else name.split(".")
+    for node in ast.walk(trees[name]):
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix(f"{package}.") for a in node.names}
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        start = node.module.split(".") if node.module else []
+        if node.level:
+            above = node.level - inside
+            start = here[: len(here) - above] + start
+        elif start[0] == package:
+            start = start[1:]
+        else:
+            continue
+        target = ".".join(start)
+        for alias in node.names:
+            whole = f"{target}.{alias.name}" if target else alias.name
+            found.add(whole if whole in trees else target or package)
+    return (found & set(trees)) - {name}
+
+
+def graph_of(trees, package="microgpt_trace"):
+    return {name: imports(name, trees, package) for name in trees}
+
+
+def circle(graph):
+    """The files of a circle in the order of their imports; none where there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def floor(module):
+    folder = module.partition(".")[0]
+    return FLOORS.index(FLOOR_OF.get(module, folder))
+
+
+def wrong_directions(graph):
+    return {(file, used) for file in graph for used in graph[file] if floor(file) < floor(used)}
+
+
+TREES = modules(PACKAGE)
+GRAPH = graph_of(TREES)
+
+
+def test_no_file_needs_one_that_needs_it():
+    file, page = SHOWS_ITSELF
+    assert circle(GRAPH | {file: GRAPH[file] - {page}}) == []
+
+
+def test_a_trace_alone_reaches_up_to_stay():
+    file, page = SHOWS_ITSELF
+    assert page in GRAPH[file]
+    assert page in circle(GRAPH)
+
+
+def test_imports_go_down():
+    assert wrong_directions(GRAPH) == WRONG_DIRECTIONS | {SHOWS_ITSELF}
+
+
+def test_every_file_stands_on_a_floor():
+    assert {name for name in TREES if "." not in name} == {*FLOOR_OF, *FLOORS} & set(TREES)
+    assert set(FLOOR_OF) <= set(TREES)
+
+
+def planted(**sources):
+    return graph_of({name.replace("__", "."): ast.parse(text) for name, text in sources.items()}, "house")
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from .a import x",
+        "from . import a",
+        "from house.a import x",
+        "import house.a",
+        "def f():\n    from .a import x",
+        "if TYPE_CHECKING:\n    from .a import x",
+    ],
+)
+def test_a_planted_circle_is_found(back):
+    assert circle(planted(a="from .b import x", b="from .c import x", c="")) == []
+    assert set(circle(planted(a="from .b import x", b="from .c import x", c=back))) == {"a", "b", "c"}
+
+
+def test_a_circle_across_folders_is_found():
+    graph = planted(f="", f__a="from ..g.b import x", g="", g__b="from .c import x", g__c="from ..f import a")
+    assert graph == {"f": set(), "f.a": {"g.b"}, "g": set(), "g.b": {"g.c"}, "g.c": {"f.a"}}
+    assert set(circle(graph)) == {"f.a", "g.b", "g.c"}
+
+
+def test_a_folder_that_imports_its_own_files_is_found():
+    assert set(circle(planted(f="from .a import x", f__a="from . import y"))) == {"f", "f.a"}
+
+
+def test_a_planted_step_up_is_found():
+    graph = {"stats": {"render.html"}, "render.html": {"stats"}, "arrays.logits": {"stats"}}
+    assert wrong_directions(graph) == {("stats", "render.html")}
+
+
+def test_every_module_imports_alone():
+    """Without a circle, whatever is imported first finds all that it needs whole: that each can be
+    imported follows from all of them, in whichever order."""
+    order = sorted(f"microgpt_trace.{name}" for name in TREES if name not in ("__main__", "microgpt_trace"))
+    random.Random(7).shuffle(order)
+    code = f"from importlib import import_module\nfor name in {order}: import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def libraries(tree):
+    """The first names of what a module imports from elsewhere."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize(("library", "folders"), [("typer", {"cli"}), ("rich", {"cli", "render"})])
+def test_the_screen_is_the_business_of_cli_and_render(library, folders):
+    users = {name.partition(".")[0] for name, tree in TREES.items() if library in libraries(tree)}
+    assert users
+    assert users <= folders
+
+
+def test_no_module_is_longer_than_a_reader_bears():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {str(path): length for path, length in lengths.items() if length > 350} == {}
+
+
+def test_no_function_is_longer_than_a_reader_bears():
+    """Signature and docstring aside: a command's options stand in its signature."""
+    lengths = {
+        (name, node.name): node.end_lineno - node.body[ast.get_docstring(node) is not None].lineno + 1
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.body[ast.get_docstring(node) is not None :]
+    }
+    assert {function: length for function, length in lengths.items() if length > 50} == {}
