@@ -20,9 +20,9 @@ from .hooks.bus import SILENT, HookBus, Tap
 from .hooks.event import TraceEvent
 from .hooks.replacements import Replacement
 from .microgpt import Pass, backward, event_specs, forward
-from .microgpt_tracing import prepare
 from .model import Model, check_microgpt
 from .parameters import Parameters
+from .running.inputs import prepare_name
 from .slopes import Deviation, along_directions, rounding_of, slope_of
 from .stats import Array
 
@@ -63,7 +63,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     """Check every element of the gradient of the text's loss: parameter by parameter, then activation by
     activation, both as a trace shows them."""
     check_microgpt(model, "gradcheck")
-    inputs = prepare(model, text)
+    inputs = prepare_name(model, text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
     return _checks(params, Packer(params.config, np.float64).one(ids))

@@ -15,8 +15,31 @@ from .json_text import OutOfBounds, from_json
 
 LOG_SCHEMA = "microgpt.log/1"
 LONGEST = 1 << 24  # bytes of a line: a log's have a few hundred
+BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 T = TypeVar("T")
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file that is there is a log, maybe one cut in its first line, or empty."""
+    with path.open("rb") as file:
+        line = file.readline(LONGEST)
+    if not line.endswith(b"\n"):
+        return BEGINNING.startswith(line[: len(BEGINNING)])
+    try:
+        return next(log_records(path, [])) is not None
+    except FileFormatError:
+        return False
+
+
+def watched_before(path: Path) -> str | None:
+    """The name that a log which is gone on with watches; None where there is no such log."""
+    try:
+        record = next(log_records(path, []))
+    except FileFormatError:
+        return None
+    watched = record.values.get("watched")
+    return watched if isinstance(watched, str) else None
 
 
 def log_records(path: Path, notes: list[str]) -> Iterator[LogRecord]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .batch import Batch, Packer
 from .hooks.bus import SILENT, Tap
+from .microgpt import forward
 from .model import Model
 from .stats import Array
 
@@ -26,11 +27,8 @@ def batch_of(model: Model, inputs: TraceInput) -> Batch:
 def logits_of(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
     """The logits [n, V] of these positions, as used. A decoder computes and emits no others."""
     if isinstance(model, Model):
-        from .microgpt import forward
-
         return forward(model.params, batch_of(model, inputs), tap).logits[list(rows)]
-    from .llama import forward as decoder_forward
-    from .llama import head_forward
+    from . import llama  # 5 ms of what a microGPT needs not
 
-    final = decoder_forward(model, np.array(inputs.tokens), tap)
-    return tap.emit("logits", head_forward(model, final[list(rows)]))
+    final = llama.forward(model, np.array(inputs.tokens), tap)
+    return tap.emit("logits", llama.head_forward(model, final[list(rows)]))

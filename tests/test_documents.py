@@ -6,7 +6,7 @@ import pytest
 from microgpt_trace import Config, Tokenizer, init
 from microgpt_trace.documents import Documents, Encoded, default_data, held_out, read_lines
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.microgpt_tracing import prepare
+from microgpt_trace.running.inputs import prepare_name
 
 
 def fit(*lines, tokenizer=None, block_size=16):
@@ -203,7 +203,7 @@ def test_of_a_line_of_a_megabyte_little_is_looked_at(char, monkeypatch):
     line = char * 10**6
     assert "longer than 15 characters" in Documents.fit([line, "emma"], Tokenizer(), 16).notes[0]
     with pytest.raises(InputError):
-        prepare(init(), line)
+        prepare_name(init(), line)
     if char != "A":
         with pytest.raises(InputError):
             Tokenizer().encode(line)

@@ -15,10 +15,10 @@ from documents import valid
 from judges import _matvec, _plus, _rmsnorm, _scalar_attention, agree, scalar_forward, softmax_of, torch_run
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.cli.log import TrainingLog, watched_before
+from microgpt_trace.cli.log import TrainingLog
 from microgpt_trace.courses import selected
 from microgpt_trace.documents import Documents, default_data, held_out, read_lines
-from microgpt_trace.log_records import LOG_SCHEMA
+from microgpt_trace.log_records import LOG_SCHEMA, watched_before
 from microgpt_trace.model import Schedule
 from microgpt_trace.render.document import dump
 from microgpt_trace.render.screen import Screen, to_text

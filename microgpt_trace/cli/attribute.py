@@ -90,6 +90,8 @@ def attribute(
     if tokens is not None and loaded.family == "microgpt":
         raise InputError(f"--tokens is for a production model, and this is a microGPT ({loaded.origin})")
     from ..attribution.attribute import attribute as attribute_text
+    from ..render.attribution import attribution_document, print_attribution
+    from ..render.document import to_text
 
     with progress("removing each part: layer") as report:
         result = attribute_text(
@@ -97,15 +99,10 @@ def attribute(
             against=against, positions=positions, ablation=not no_ablation, report=report,
         )  # fmt: skip
     if as_json:
-        from ..render.attribution import attribution_document
-        from ..render.document import to_text
-
         for remark in result.notes:
             note(remark)
         put([to_text(attribution_document(result))], out)
     else:
-        from ..render.attribution import print_attribution
-
         show(lambda screen: print_attribution(result, screen, top=top), out)
     if not result.ok:
         raise typer.Exit(1)

@@ -71,6 +71,8 @@ def diagnose(
     if as_json:
         refuse(given(context), ["verbose"], "--json")
     from ..diagnosis.dumped import diagnose as diagnose_dump
+    from ..render.diagnosis import diagnosis_document, print_diagnosis
+    from ..render.document import to_text
 
     opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
     recorded, known = opener.dump(dump), opener.model(model)
@@ -80,13 +82,8 @@ def diagnose(
         map=opener.names, layouts=layouts_of(layouts), compute=compute.value if compute else None,
     )  # fmt: skip
     if as_json:
-        from ..render.diagnosis import diagnosis_document
-        from ..render.document import to_text
-
         put([to_text(diagnosis_document(found))], out)
     else:
-        from ..render.diagnosis import print_diagnosis
-
         show(lambda screen: print_diagnosis(found, screen, verbose=verbose), out)
     if not found.diagnosis.clean:
         raise typer.Exit(1)

@@ -80,18 +80,15 @@ def explain(
         return
     path, element, text = _request([word for word in (first, second, third) if word is not None], model)
     from ..explaining.explain import explain as explain_element
+    from ..render.document import to_text
+    from ..render.explanation import explanation_document, print_explanation
 
     known = None if tokens is None else numbers(tokens, "--tokens")
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
     found = explain_element(loaded, element, text, tokens=known, backward=backward, terms=terms)
     if as_json:
-        from ..render.document import to_text
-        from ..render.explanation import explanation_document
-
         put([to_text(explanation_document(found))], out)
     else:
-        from ..render.explanation import print_explanation
-
         options = {
             "--model": model, "--seed": seed, "--tokens": tokens, "--n-head": n_head, "--bos": bos,
             "--rope-pairs": rope_pairs,

@@ -76,23 +76,25 @@ def inspect(
     settings: Set = None,
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
+    from ..decoder import stored_tensors
     from ..model import Model
+    from ..render.inspection import (
+        decoder_inspection_json,
+        inspection_json,
+        print_decoder_inspection,
+        print_inspection,
+    )
 
     if path is not None and model is not None:
         raise InputError(f"two models, {path} and --model {model}")
     loaded = model_from(path or model, seed, n_head, bos, rope_pairs, settings)
     out = out_file(out)
     if isinstance(loaded, Model):
-        from ..render.inspection import inspection_json, print_inspection
-
         for option, wanted in (("--stats", stats), ("--filter", filters), ("--metadata", metadata)):
             if wanted:
                 raise InputError(f"{option} is for a production model, and {loaded.origin} is a microGPT")
         as_text, paint = partial(inspection_json, loaded), partial(print_inspection, loaded)
     else:
-        from ..decoder import stored_tensors
-        from ..render.inspection import decoder_inspection_json, print_decoder_inspection
-
         with progress("tensor") as report:
             tensors = stored_tensors(loaded, filters or [], stats, report)
         as_text = partial(decoder_inspection_json, loaded, tensors, metadata)

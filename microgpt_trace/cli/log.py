@@ -10,38 +10,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, InputError, RunError
+from ..errors import InputError, RunError
 from ..json_text import from_json
-from ..log_records import LOG_SCHEMA, LONGEST, log_records
+from ..log_records import BEGINNING, LOG_SCHEMA, LONGEST
+from ..microgpt_tracing import update_events
+from ..render.document import dump, event_record
+from ..tracing.trace import trace
 from .output import note
 
 if TYPE_CHECKING:
     from ..tracing.result import Trace
     from ..training import Adam, StepRecord, Trainer
-
-_BEGIN = b'{"record": "run", "schema": "microgpt.log/'
-
-
-def is_log(path: Path) -> bool:
-    """Whether a file that is there is a log, maybe one cut in its first line, or empty."""
-    with path.open("rb") as file:
-        line = file.readline(LONGEST)
-    if not line.endswith(b"\n"):
-        return _BEGIN.startswith(line[: len(_BEGIN)])
-    try:
-        return next(log_records(path, [])) is not None
-    except FileFormatError:
-        return False
-
-
-def watched_before(path: Path) -> str | None:
-    """The name that a log which is gone on with watches; None where there is no such log."""
-    try:
-        record = next(log_records(path, []))
-    except FileFormatError:
-        return None
-    watched = record.values.get("watched")
-    return watched if isinstance(watched, str) else None
 
 
 class TrainingLog:
@@ -115,7 +94,7 @@ class TrainingLog:
                         dropped += 1
                         continue
                     end, last = end + len(line), max(last, step)
-                if not end and not _BEGIN.startswith(line[: len(_BEGIN)]):
+                if not end and not BEGINNING.startswith(line[: len(BEGINNING)]):
                     raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: expected the log of a training run to go on with") from error
@@ -181,10 +160,6 @@ class TrainingLog:
             self._add_trace(record.step)
 
     def _add_trace(self, step: int) -> None:
-        from ..microgpt_tracing import update_events
-        from ..render.document import event_record
-        from ..tracing.trace import trace
-
         trainer = self._trainer
         result = trace(trainer.model("this run"), self.watched, values=False, backward=True)
         updates = update_events(trainer.adam, len(result.events)) if step else []
@@ -240,8 +215,6 @@ class TrainingLog:
             )
 
     def _write(self, record: dict[str, Any]) -> None:
-        from ..render.document import dump
-
         assert self._file is not None
         with self._writing():
             self._file.write(dump(record) + "\n")

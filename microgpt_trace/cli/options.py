@@ -11,6 +11,7 @@ import typer
 
 from ..errors import FileFormatError, InputError
 from ..json_text import OutOfBounds, from_json
+from ..loading import is_model, load
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -137,9 +138,7 @@ def _names_a_model(text: str) -> bool:
     path, there = Path(text), is_there(text)
     if path.suffix or os.sep in text:
         return there or path.suffix in MODEL_SUFFIXES
-    from ..loading import is_model  # a bare word, which a file or folder may have for its name by chance
-
-    return there and is_model(path)
+    return there and is_model(path)  # a bare word, which a file or folder may have for its name by chance
 
 
 def model_from(
@@ -152,8 +151,6 @@ def model_from(
         if seed is not None and not draws:
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
         _refuse_untrained(path)
-        from ..loading import load
-
         return load(
             path, n_head=n_head, bos=bos.value if bos else None,
             rope_pairs=rope_pairs.value if rope_pairs else None, settings=settings_of(settings or []),

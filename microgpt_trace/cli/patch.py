@@ -142,17 +142,14 @@ def _one(
     model: Model | Decoder, texts: Sequence[str], options: dict[str, Any], as_json: bool, out: Path | None
 ) -> bool:
     from ..patching.patch import patch as patch_texts
+    from ..render.document import to_text
+    from ..render.patching import patch_document, print_patch
 
     with progress("layer") as report:
         result = patch_texts(model, *texts, **options, report=report)
     if as_json:
-        from ..render.document import to_text
-        from ..render.patching import patch_document
-
         put([to_text(patch_document(result))], out)
     else:
-        from ..render.patching import print_patch
-
         show(lambda screen: print_patch(result, screen), out)
     return result.ok
 
@@ -161,16 +158,13 @@ def _many(
     model: Model | Decoder, pairs: Path, options: dict[str, Any], as_json: bool, out: Path | None
 ) -> bool:
     from ..patching.pairs import patch_pairs, read_pairs
+    from ..render.document import to_text
+    from ..render.patching import pairs_document, print_pairs
 
     with progress("pair") as report:
         result = patch_pairs(model, read_pairs(pairs), **options, report=report)
     if as_json:
-        from ..render.document import to_text
-        from ..render.patching import pairs_document
-
         put([to_text(pairs_document(result))], out)
     else:
-        from ..render.patching import print_pairs
-
         show(lambda screen: print_pairs(result, screen), out)
     return result.ok

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..names import select_names
+from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
-    from ..tracing.trace import trace
-
     production = model.family == "decoder"
     chosen = layers_of(request.layers, model.config.n_layer)
     names = selected(model, request, chosen)

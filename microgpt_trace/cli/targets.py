@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
+from ..loading import is_model, kind_of
+from ..log_records import is_log
 from ..shell import quoted
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
@@ -57,8 +59,6 @@ def check_training_targets(
     check_target(log, force or resume is not None)
     _refuse_over_data("--log", log, data)
     refuse_over_model("--log", log)
-    from .log import is_log
-
     if log.exists() and not is_log(log):
         raise InputError(f"--log {log}: expected the log of a training run, found something else")
 
@@ -69,8 +69,6 @@ def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    from ..loading import is_model, kind_of
-
     try:
         return not path.stat().st_size or (is_model(path) and kind_of(path) == "checkpoint")
     except FileFormatError:

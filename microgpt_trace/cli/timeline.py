@@ -36,14 +36,12 @@ def timeline(
         return
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
+    from ..render.document import to_text
+    from ..render.timeline import print_timeline, timeline_document
     from ..timeline import read_timeline
 
     found = read_timeline(log)
-    from ..render.timeline import print_timeline, timeline_document
-
     if as_json:
-        from ..render.document import to_text
-
         put([to_text(timeline_document(found, event or []))], out)
     else:
         show(lambda screen: print_timeline(found, screen, event or []), out)

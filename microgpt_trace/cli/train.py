@@ -12,6 +12,8 @@ import typer
 
 from ..errors import FileFormatError, InputError
 from ..files import hold
+from ..log_records import watched_before
+from ..running.inputs import prepare_name
 from ..wording import counted
 from .options import DEFAULT_CHECKPOINT
 from .output import note
@@ -168,13 +170,9 @@ def _watched(trainer: Trainer, asked: str | None, log: Path | None) -> str:
     """The name whose probabilities are shown: the one asked for, that of a log that is gone on with, emma, or
     the first of the data that can be written. Raises InputError for one that does not fit."""
     if asked is None and log is not None:
-        from .log import watched_before
-
         asked = watched_before(log)
     if asked is not None:
-        from ..microgpt_tracing import prepare
-
-        return prepare(trainer.model("this run"), asked).text
+        return prepare_name(trainer.model("this run"), asked).text
     names = trainer.documents.names
     fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
     return WATCHED if fits else names[0]

@@ -1,4 +1,7 @@
-"""A training run from its first step to the report: progress, saves, and how it is interrupted."""
+"""A training run from its first step to the report: progress, saves, and how it is interrupted.
+
+Loaded by a run alone, after what is asked of it was found to fit.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
+from ..checkpoint import save
 from ..errors import DivergedError, RunError
+from ..render.training import Summary, look_every, print_summary, progress, stderr_screen
+from ..sampling import sample
 from ..shell import command
 from ..signals import handled, uninterrupted
+from ..tracing.trace import trace
 from ..wording import counted
 from .output import INTERRUPTED, note, show
 
@@ -48,8 +55,6 @@ class Interrupts:
 def train_and_report(trainer: Trainer, target: Path, records: TrainingLog, autosave: float) -> None:
     """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
     where something could not be written."""
-    from ..render.training import progress, stderr_screen
-
     start, losses = trainer.done, list[float]()
     before = _measured(trainer, records.watched)
     began = monotonic()
@@ -78,8 +83,6 @@ def _steps(
     interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first signal; save when the clock says so."""
-    from ..render.training import look_every
-
     total, saved, last = trainer.schedule.steps, 0, monotonic()
     look, write = look_every(total - trainer.done), records.add if records else None
     try:
@@ -120,8 +123,6 @@ def _autosave(trainer: Trainer, target: Path, records: TrainingLog) -> int | Non
 def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[RunError]) -> None:
     """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
     checkpoint; what keeps the log from the disk does not keep the checkpoint from it."""
-    from ..checkpoint import save
-
     with uninterrupted():
         try:
             records.sync()
@@ -148,8 +149,6 @@ def _print_summary(
     trainer: Trainer, target: Path, start: int, losses: list[float], watched: str,
     before: tuple[float | None, float | None, Trace], seconds: float,
 ) -> None:  # fmt: skip
-    from ..render.training import Summary, print_summary
-
     after, steps = _measured(trainer, watched), trainer.schedule.steps - start
     summary = Summary(
         facts=_facts(trainer, start),
@@ -171,14 +170,10 @@ def _print_summary(
 
 
 def _trace(trainer: Trainer, name: str) -> Trace:
-    from ..tracing.trace import trace
-
     return trace(trainer.model("this run"), name, values=False)
 
 
 def _samples(trainer: Trainer) -> list[tuple[str, bool]]:
-    from ..sampling import sample
-
     known = set(trainer.documents.names)
     drawn = sample(trainer.model("this run"), SAMPLES, seed=trainer.schedule.seed)
     return [(name, name in known) for name in drawn]

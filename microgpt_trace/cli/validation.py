@@ -34,18 +34,15 @@ def run_validation(
     model: Model | Decoder, request: Request, text: str | None, tokens: list[int] | None
 ) -> None:
     """Validate and show the verdicts; exit 1 where an event failed."""
+    from ..render.document import to_text
+    from ..render.validation import print_validation, validation_document
     from ..validation import validate
 
     with progress("layer") as report:
         found = validate(model, text, tokens=tokens, names=request.layer, report=report)
     if request.as_json:
-        from ..render.document import to_text
-        from ..render.validation import validation_document
-
         put([to_text(validation_document(found))], request.out)
     else:
-        from ..render.validation import print_validation
-
         show(lambda screen: print_validation(found, screen, verbose=request.verbose), request.out)
     if not found.ok:
         raise typer.Exit(1)

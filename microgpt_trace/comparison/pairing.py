@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..decoder import Decoder
 from ..dumps.recording import Recording
+from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..model import Model
 from ..names import select_names
 from ..prompt import prepare
-from ..running.inputs import TraceInput
+from ..running.inputs import TraceInput, prepare_name
 from .read_tokens import tokens_said, with_tokens
 from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened
 from .unmodelled import shapes_between
@@ -92,8 +93,6 @@ def prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | N
     if isinstance(model, Decoder):
         read = prepare(model, text, tokens)
         return read if tokens is None else replace(read, notes=())  # which would say "tokens as given"
-    from ..microgpt_tracing import prepare as prepare_name
-
     if tokens is None:
         return prepare_name(model, "emma" if text is None else text)
     bos, size = model.tokenizer.bos_id, model.tokenizer.vocab_size
@@ -216,8 +215,6 @@ def _shapes_of(
     models: Sequence[Model | Decoder], recordings: Sequence[Recording], tokens: Sequence[int] | None
 ) -> Shapes:
     """The shapes of our events: of the models, which must have the same, or else of the recordings."""
-    from ..dumps.shapes import event_shapes
-
     length = len(tokens or ())
     if models:
         shapes = event_shapes(models[0], length)

@@ -18,6 +18,7 @@ from ..dumps.recording import OWN, Fitted, Recorded, Recording
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.event import TraceEvent
+from ..loading import load
 from ..model import Model
 from ..running.inputs import TraceInput
 from ..running.streams import EventStream, Piece
@@ -184,8 +185,6 @@ Side = ModelSide | RecordingSide
 
 def opened(path: Path, names: NameMap | None = None, **options: Any) -> Model | Decoder | Recording:
     """The model or the recording under a path; `options` are those of `load`. Raises FileFormatError."""
-    from ..loading import load
-
     surely_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
     if not surely_model:
         from ..dumps.files import is_recording, open_recording

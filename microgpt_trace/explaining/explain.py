@@ -12,7 +12,7 @@ from ..decoder import Decoder
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..model import Model
-from ..running.inputs import TraceInput
+from ..running.inputs import TraceInput, prepare_name
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of
 from .explanation import Explanation, Pass, Use
@@ -105,8 +105,6 @@ def _prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | 
         from ..prompt import prepare
 
         return prepare(model, text, tokens)
-    from ..microgpt_tracing import prepare as prepare_name
-
     if tokens is not None:
         raise InputError(f"--tokens is for a production model, and this is a microGPT ({model.origin})")
     return prepare_name(model, "emma" if text is None else text)

@@ -7,7 +7,9 @@ from io import StringIO
 from rich.terminal_theme import TerminalTheme
 
 from ..tracing.result import Trace
+from .decoder import print_decoder_trace
 from .screen import Screen
+from .table import print_trace
 
 WIDTH = 110  # characters
 # Every one stands out from white and from #111 by a contrast of 4 at least; what is dim is halfway between
@@ -39,11 +41,7 @@ def to_html(trace: Trace) -> str:
         color_system="truecolor", no_color=False, legacy_windows=False,
     )  # fmt: skip
     if trace.model["family"] == "microgpt":
-        from .table import print_trace
-
         print_trace(trace, screen)
     else:
-        from .decoder import print_decoder_trace
-
         print_decoder_trace(trace, screen)
     return screen.export_html(theme=_COLORS, code_format=_PRE, inline_styles=True)

@@ -19,6 +19,8 @@ from ..decoder import Decoder
 from ..hooks.bus import HookBus, Tap
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import differs
+from ..llama import forward as decode
+from ..llama import head_forward
 from ..model import Model
 from ..passes import logits_of
 from ..stats import Array
@@ -141,8 +143,6 @@ def _passes(model: Model | Decoder, inputs: TraceInput, tap_of: TapOf, n: int) -
         for number in range(n):
             logits_of(model, inputs, (), tap_of([number]))
         return
-    from ..llama import forward as decode
-
     final = decode(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
     if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
         return
@@ -165,8 +165,6 @@ def _losses(
     model: Decoder, final: Array, targets: Sequence[int | None], tap: Tap
 ) -> list[list[float]]:  # fmt: skip
     """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
-    from ..llama import head_forward
-
     n, length, width = final.shape
     logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width)))
     if not tap.wants("probs") and not tap.wants("loss"):
