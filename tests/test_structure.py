@@ -60,6 +60,30 @@ WRONG_DIRECTIONS = {
 }
 
 
+# Files that import our own code inside a function, and the CPU time that this keeps from a start which does
+# without it (`trace emma` takes 190 ms): `import_module` of what is imported late, beside what is loaded by
+# then, the least of five processes. For the command line see
+# `test_a_command_imports_late_what_loads_numpy_or_the_screen`.
+LATE = {
+    "comparison.sides": "dumps 26 ms where two models are compared",
+    "decoder_tracing": "effects 13 ms where there are no interventions",
+    "dumps.event_names": "both families 14 ms in a program that is recorded, which is not ours",
+    "dumps.files": "APRT 13 ms, JSON documents 22 ms",
+    "explaining.explain": "vocabularies 6 ms of a microGPT",
+    "loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one of them is asked for",
+    "microgpt_tracing": "interventions 19 ms, gradients and the optimizer 6 ms",
+    "passes": "a decoder's pass 5 ms of a microGPT",
+    "prompt": "readers and vocabularies 19 ms, for one refusal",
+    "readers.apr": "a vocabulary 13 ms, which many a file does without",
+    "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",
+    "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
+    "render.schemas": "what a schema follows from 3 to 60 ms, which the others do without",
+    "render.table": "matrices 9 ms where none is shown",
+    "tracing.result": "a page 37 ms where there is no notebook",
+    "tracing.trace": "a decoder's trace 22 ms of a microGPT",
+}
+
+
 def modules(root):
     """The syntax tree of every module of a package; the package itself goes by its own name."""
     trees = {}
@@ -70,13 +94,23 @@ def modules(root):
     return trees
 
 
-def imports(name, trees, package):
-    """The modules of the package that this one imports anywhere in it."""
+def nodes(tree, late=True):
+    """The nodes of a tree; if not `late` those alone that are run when the module is imported."""
+    if not late and isinstance(tree, ast.FunctionDef):
+        return
+    yield tree
+    checked = not late and isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
+    for child in tree.orelse if checked else ast.iter_child_nodes(tree):
+        yield from nodes(child, late)
+
+
+def imports(name, trees, package="microgpt_trace", late=True):
+    """The modules of the package that this one imports anywhere in it, or when it is imported."""
     found = set()
     # a folder's own file is named like the folder, and its relative imports begin inside it
     inside = name == package or any(other.startswith(f"{name}.") for other in trees)
     here = [] if name == package else name.split(".")
-    for node in ast.walk(trees[name]):
+    for node in nodes(trees[name], late):
         if isinstance(node, ast.Import):
             found |= {a.name.removeprefix(f"{package}.") for a in node.names}
         if not isinstance(node, ast.ImportFrom):
@@ -187,9 +221,49 @@ def test_every_module_imports_alone():
     assert done.returncode == 0, done.stderr
 
 
-def libraries(tree):
+def imported_late(name):
+    """What is imported in functions alone."""
+    tree = TREES[name]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    own = {name: ast.Module([node for f in functions for node in f.body], [])}
+    return imports(name, TREES | own) if functions else set()
+
+
+def loaded_by(name, found=frozenset()):
+    """The module and all that importing it imports."""
+    if name in found:
+        return found
+    found |= {name}
+    for used in imports(name, TREES, late=False):
+        found = loaded_by(used, found)
+    return found
+
+
+def is_heavy(name):
+    """Whether importing it loads NumPy (70 ms) or what paints a screen (20 ms)."""
+    return any({"numpy", "rich", "typer"} & {*libraries(TREES[used], late=False)} for used in loaded_by(name))
+
+
+def test_a_late_import_is_one_that_was_measured():
+    late = {name for name in TREES if imported_late(name) and FLOORS[floor(name)] != "cli"}
+    assert late == {*LATE}
+
+
+def test_a_command_imports_late_what_loads_numpy_or_the_screen():
+    """--help, which loads every command, takes 160 ms of CPU time; with all that commands import late 580."""
+    late = {(name, used) for name in TREES if FLOORS[floor(name)] == "cli" for used in imported_late(name)}
+    assert {(name, used) for name, used in late if not is_heavy(used)} == set()
+
+
+def test_what_is_imported_late_is_told_from_what_is_not():
+    text = "import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    import d"
+    assert [*libraries(ast.parse(text))] == ["a", "b", "c", "d"]
+    assert [*libraries(ast.parse(text), late=False)] == ["a", "c"]
+
+
+def libraries(tree, late=True):
     """The first names of what a module imports from elsewhere."""
-    for node in ast.walk(tree):
+    for node in nodes(tree, late):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
+from ..graph import forward_names
 
 if TYPE_CHECKING:
     from ..decoder import Decoder
@@ -53,7 +54,6 @@ def interventions_of(
     if not (ablate or ablate_mean or scale or patch or add):
         return []
     from ..dumps.files import open_recording
-    from ..graph import forward_names
     from ..interventions import Intervention
     from ..sites import parse_site
 

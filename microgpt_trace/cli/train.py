@@ -14,6 +14,7 @@ from ..errors import FileFormatError, InputError
 from ..files import hold
 from ..log_records import watched_before
 from ..running.inputs import prepare_name
+from ..tokenizer import Tokenizer
 from ..wording import counted
 from .options import DEFAULT_CHECKPOINT
 from .output import note
@@ -161,8 +162,6 @@ def _resumed(
 
 
 def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
-    from ..tokenizer import Tokenizer
-
     return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
 
 
