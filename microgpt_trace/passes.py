@@ -1,4 +1,4 @@
-"""One forward pass over what was read, of either family. Loads only the family that runs."""
+"""One forward pass over what was read, of either family. A decoder's is loaded only where one runs."""
 
 from __future__ import annotations
 
