@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import microgpt_trace
+from microgpt_trace.cli import COMMANDS
 
 PACKAGE = Path(microgpt_trace.__file__).parent
 
@@ -154,6 +155,39 @@ def wrong_directions(graph):
 
 TREES = modules(PACKAGE)
 GRAPH = graph_of(TREES)
+GRAPH["cli"] |= {f"cli.{module}" for module in COMMANDS.values()}  # imported by their names
+
+
+def libraries(tree, late=True):
+    """The first names of what a module imports from elsewhere."""
+    for node in nodes(tree, late):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def imported_late(name):
+    """What is imported in functions alone."""
+    tree = TREES[name]
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    own = {name: ast.Module([node for f in functions for node in f.body], [])}
+    return imports(name, TREES | own) if functions else set()
+
+
+def loaded_by(name, found=frozenset()):
+    """The module and all that importing it imports."""
+    if name in found:
+        return found
+    found |= {name}
+    for used in imports(name, TREES, late=False):
+        found = loaded_by(used, found)
+    return found
+
+
+def is_heavy(name):
+    """Whether importing it loads NumPy (70 ms) or what paints a screen (20 ms)."""
+    return any({"numpy", "rich", "typer"} & {*libraries(TREES[used], late=False)} for used in loaded_by(name))
 
 
 def test_no_file_needs_one_that_needs_it():
@@ -221,29 +255,6 @@ def test_every_module_imports_alone():
     assert done.returncode == 0, done.stderr
 
 
-def imported_late(name):
-    """What is imported in functions alone."""
-    tree = TREES[name]
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    own = {name: ast.Module([node for f in functions for node in f.body], [])}
-    return imports(name, TREES | own) if functions else set()
-
-
-def loaded_by(name, found=frozenset()):
-    """The module and all that importing it imports."""
-    if name in found:
-        return found
-    found |= {name}
-    for used in imports(name, TREES, late=False):
-        found = loaded_by(used, found)
-    return found
-
-
-def is_heavy(name):
-    """Whether importing it loads NumPy (70 ms) or what paints a screen (20 ms)."""
-    return any({"numpy", "rich", "typer"} & {*libraries(TREES[used], late=False)} for used in loaded_by(name))
-
-
 def test_a_late_import_is_one_that_was_measured():
     late = {name for name in TREES if imported_late(name) and FLOORS[floor(name)] != "cli"}
     assert late == {*LATE}
@@ -259,15 +270,6 @@ def test_what_is_imported_late_is_told_from_what_is_not():
     text = "import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    import d"
     assert [*libraries(ast.parse(text))] == ["a", "b", "c", "d"]
     assert [*libraries(ast.parse(text), late=False)] == ["a", "c"]
-
-
-def libraries(tree, late=True):
-    """The first names of what a module imports from elsewhere."""
-    for node in nodes(tree, late):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module.partition(".")[0]
 
 
 @pytest.mark.parametrize(("library", "folders"), [("typer", {"cli"}), ("rich", {"cli", "render"})])
