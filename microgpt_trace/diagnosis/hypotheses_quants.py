@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..decoder import Decoder
-from ..encodings import ENCODINGS, Quants, StoredTensor, widen_f16
+from ..encodings import ENCODINGS, StoredTensor
 from ..stats import Array
+from ..unpacking import Quants, widen_f16
 from .hypotheses import Case, Hypothesis
 from .operations import in_halves
 

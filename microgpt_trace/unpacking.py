@@ -1,0 +1,218 @@
+"""How blocks of stored numbers are unpacked: bytes -> numbers, or integers with their scales, exactly.
+
+Knows no tensor and no file. Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for apr_q4 and
+apr_q8, of .apr v2. Shape letters: N blocks, B bytes and S elements of a block, R blocks side by side (of as
+many rows, so that a product can use what was unpacked; 1 where only the values are wanted).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .stats import Array
+
+
+class Quants(NamedTuple):
+    """Blocks unpacked: an element is d * q + m, with a scale d and a minimum m for each run of S/k."""
+
+    q: Array  # [N, S, R] int8 or uint8
+    d: Array  # [N, k, R] float32
+    m: Array | None = None  # [N, k, R] float32
+
+    def runs(self) -> Array:
+        """q by runs that share d and m: [N, k, S/k, R]"""
+        blocks, count, rows = self.d.shape
+        return self.q.reshape(blocks, count, -1, rows)
+
+    def values(self) -> Array:
+        """[N, S, R] float32"""
+        values = self.runs() * self.d[:, :, None]
+        if self.m is not None:
+            values += self.m[:, :, None]
+        return values.reshape(self.q.shape)
+
+    def centred(self, centre: int) -> Quants:
+        """The same elements with integers around 0 and a minimum that is small, too; needs m, changes q."""
+        assert self.m is not None
+        return Quants(_centred(self.q, centre), self.d, self.m + self.d * centre)
+
+
+def widen_f16(bits: Array) -> Array:
+    """float16 as uint16 bit patterns -> float32 of the same values, NaN and infinities too.
+
+    Exponent and fraction move into a float32's places, which makes numbers 2**-112 too small, the
+    subnormal ones included: one exact product mends them (five times as fast as astype).
+    """
+    words = bits.view(np.int16).astype(np.int32)
+    words <<= 13
+    words &= -0x70002000  # 0x8FFFE000: without the copies of the sign that int16 -> int32 made
+    values = words.view(np.float32)
+    values *= np.float32(2.0**112)
+    if bits.size and (bits.view(np.int16).max() >= 0x7C00 or bits.view(np.uint16).max() >= 0xFC00):
+        words[np.abs(values) >= 65536] |= 0x7F800000
+    return values
+
+
+def f32(blocks: Array) -> Array:
+    """One float32."""
+    return blocks.view("<f4")
+
+
+def f16(blocks: Array) -> Array:
+    """One float16."""
+    return widen_f16(blocks.view("<u2"))
+
+
+def bf16(blocks: Array) -> Array:
+    """One bfloat16: the upper half of a float32."""
+    words = blocks.view("<u2").astype(np.uint32)
+    words <<= 16
+    return words.view(np.float32)
+
+
+def apr_q8(blocks: Array) -> Array:
+    """One int8; the scale is the tensor's."""
+    return blocks.view(np.int8).astype(np.float32)
+
+
+# The quantised types. In their docstrings q is an element's integer, d a scale and m a minimum, both
+# float16; "4-bit by 16" are integers of 4 bits in groups of 16 bytes: the low nibbles of a group are
+# 16 elements, the high nibbles the next 16. Products and sums round in the order written.
+
+
+def _integers(field: Array, bits: int, group: int) -> Array:
+    """Integers of `bits` bits by `group` bytes, lowest bits first: [N, n, R] -> [N, n * 8 // bits, R]"""
+    blocks, size, rows = field.shape
+    grouped = field.reshape(blocks, size // group, group, rows)
+    parts = np.empty((blocks, size // group, 8 // bits, group, rows), np.uint8)
+    for i in range(8 // bits):
+        np.right_shift(grouped, np.uint8(i * bits), out=parts[:, :, i])
+    parts[:, :, :-1] &= np.uint8(2**bits - 1)
+    return parts.reshape(blocks, -1, rows)
+
+
+def _join(low: Array, high: Array, bits: int) -> Array:
+    """low + (high << bits), in the place of both (a shift to the left is not vectorised, a product is)"""
+    high *= np.uint8(1 << bits)
+    low |= high
+    return low
+
+
+def _centred(q: Array, centre: int) -> Array:
+    """q - centre, in place, as int8"""
+    q -= np.uint8(centre)
+    return q.view(np.int8)
+
+
+def _bits(field: Array) -> Array:
+    """[N, 2 * k, R] bytes -> [N, k, R] uint16"""
+    return field[:, 1::2] * np.uint16(256) | field[:, ::2]
+
+
+def _halves(field: Array) -> tuple[Array, ...]:
+    """[N, 2 * k, R] bytes of k float16 -> k times [N, 1, R] float32"""
+    values = widen_f16(_bits(field))
+    return tuple(values[:, i : i + 1] for i in range(values.shape[1]))
+
+
+def q4_0(blocks: Array) -> Quants:
+    """2 B d, 16 B q (4-bit by 16): d * (q - 8)"""
+    return Quants(_centred(_integers(blocks[:, 2:], 4, 16), 8), *_halves(blocks[:, :2]))
+
+
+def q4_1(blocks: Array) -> Quants:
+    """2 B d, 2 B m, 16 B q (4-bit by 16): d * q + m"""
+    return Quants(_integers(blocks[:, 4:], 4, 16), *_halves(blocks[:, :4]))
+
+
+def q5_0(blocks: Array) -> Quants:
+    """2 B d, 4 B high bits of q (1-bit by 1), 16 B low bits (4-bit by 16): d * (q - 16)"""
+    q = _join(_integers(blocks[:, 6:], 4, 16), _integers(blocks[:, 2:6], 1, 1), 4)
+    return Quants(_centred(q, 16), *_halves(blocks[:, :2]))
+
+
+def q5_1(blocks: Array) -> Quants:
+    """2 B d, 2 B m, 4 B high bits of q (1-bit by 1), 16 B low bits (4-bit by 16): d * q + m"""
+    q = _join(_integers(blocks[:, 8:], 4, 16), _integers(blocks[:, 4:8], 1, 1), 4)
+    return Quants(q, *_halves(blocks[:, :4]))
+
+
+def q8_0(blocks: Array) -> Quants:
+    """2 B d, 32 B q (int8): d * q"""
+    return Quants(blocks[:, 2:].view(np.int8), *_halves(blocks[:, :2]))
+
+
+def q2_k(blocks: Array) -> Quants:
+    """16 B scales s and minima t (low and high nibbles), 64 B q (2-bit by 32), 2 B d, 2 B m.
+
+    For each of 16 runs of 16: (d * s) * q - m * t
+    """
+    scales = blocks[:, :16]
+    d, m = _halves(blocks[:, 80:])
+    return Quants(_integers(blocks[:, 16:80], 2, 32), d * (scales & 15), -m * (scales >> 4))
+
+
+def q3_k(blocks: Array) -> Quants:
+    """32 B high bits of q (1-bit by 32), 64 B low bits (2-bit by 32), 12 B scales s, 2 B d.
+
+    s: 8 B low bits (4-bit by 8), 4 B high bits (2-bit by 4). For each of 16 runs of 16:
+    (d * (s - 32)) * (q - 4)
+    """
+    q = _join(_integers(blocks[:, 32:96], 2, 32), _integers(blocks[:, :32], 1, 32), 2)
+    s = _join(_integers(blocks[:, 96:104], 4, 8), _integers(blocks[:, 104:108], 2, 4), 4)
+    (d,) = _halves(blocks[:, 108:])
+    return Quants(_centred(q, 4), d * _centred(s, 32))
+
+
+def _k_scales(blocks: Array) -> tuple[Array, Array]:
+    """d * s and -m * t of Q4_K and Q5_K: 2 B d, 2 B m, 12 B of 6-bit s and t -> [N, 8, R], [N, 8, R]
+
+    The 12 bytes in three groups of 4: the low 6 bits of the first hold s 0-3, those of the second
+    t 0-3; the nibbles of the third hold the low 4 bits of s and t 4-7, whose high 2 bits are atop
+    the first and the second.
+    """
+    first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    s = np.concatenate((first & 63, third & 15 | first >> 2 & 48), axis=1)
+    t = np.concatenate((second & 63, third >> 4 | second >> 2 & 48), axis=1)
+    d, m = _halves(blocks[:, :4])
+    return d * s, -m * t
+
+
+def q4_k(blocks: Array) -> Quants:
+    """2 B d, 2 B m, 12 B scales s and minima t (`_k_scales`), 128 B q (4-bit by 32).
+
+    For each of 8 runs of 32: (d * s) * q - m * t
+    """
+    return Quants(_integers(blocks[:, 16:], 4, 32), *_k_scales(blocks))
+
+
+def q5_k(blocks: Array) -> Quants:
+    """2 B d, 2 B m, 12 B s and t (`_k_scales`), 32 B high bits of q (1-bit by 32), 128 B low (4-bit by 32).
+
+    For each of 8 runs of 32: (d * s) * q - m * t
+    """
+    q = _join(_integers(blocks[:, 48:], 4, 32), _integers(blocks[:, 16:48], 1, 32), 4)
+    return Quants(q, *_k_scales(blocks))
+
+
+def q6_k(blocks: Array) -> Quants:
+    """128 B low bits of q (4-bit by 64), 64 B high bits (2-bit by 32), 16 B scales s (int8), 2 B d.
+
+    For each of 16 runs of 16: (d * s) * (q - 32)
+    """
+    q = _join(_integers(blocks[:, :128], 4, 64), _integers(blocks[:, 128:192], 2, 32), 4)
+    (d,) = _halves(blocks[:, 208:])
+    return Quants(_centred(q, 32), d * blocks[:, 192:208].view(np.int8))
+
+
+def apr_q4(blocks: Array) -> Quants:
+    """2 B d, 16 B q (4-bit by 1: even elements in the low nibbles): d * (q - 8)
+
+    A scale that is NaN, infinite or subnormal counts as 0.
+    """
+    bits = _bits(blocks[:, :2])
+    exponents = bits & 0x7C00
+    bits[(exponents == 0) | (exponents == 0x7C00)] = 0
+    return Quants(_centred(_integers(blocks[:, 2:], 4, 1), 8), widen_f16(bits))
