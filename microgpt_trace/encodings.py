@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from . import unpacking
-from .brief import one_line
+from .brief import brief, one_line
+from .errors import InputError
 from .stats import Array
 from .unpacking import Quants
 
@@ -78,6 +79,10 @@ class StoredTensor:
     `shape` is [out, in] for matrices, whatever order the file has; `stored` is a read-only uint8 view of
     exactly the tensor's blocks, and `check` raises where the file no longer has them. `row_size` is how
     many elements a row takes up where its blocks are padded, `scale` AprQ8's one factor of all elements.
+
+    `order` has for each row the number of the stored row that it is; None: they are the stored rows one after
+    the other. `of_rows` sets it, `rows`, `take` and `read` heed it, and `ordered` is for whoever works on the
+    stored rows themselves (`as_stored`).
     """
 
     name: str  # as the file has it
@@ -87,6 +92,7 @@ class StoredTensor:
     row_size: int | None = None
     scale: float = 1.0
     check: Callable[[], None] = field(repr=False, default=lambda: None)
+    order: Array | None = field(repr=False, default=None)  # [out] of integers
 
     __repr__ = one_line
 
@@ -106,40 +112,103 @@ class StoredTensor:
         """How many elements a row takes up in the file."""
         return self.row_size or self.row_length
 
+    @property
+    def permuted(self) -> bool:
+        """Whether the rows follow each other otherwise than in the file."""
+        return self.order is not None and bool((np.diff(self.order) < 0).any())
+
+    def in_order_of(self, other: StoredTensor) -> bool:
+        """Whether the stored rows of both stand for the same rows."""
+        if self.order is None or other.order is None:
+            return self.order is other.order
+        return np.array_equal(self.order, other.order)
+
+    def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
+        """The tensor whose rows are these of this one: all in another order, or some of a fused matrix.
+
+        Nothing is read; the stored rows before the first and after the last one are left out. Raises
+        InputError for what is no index of rows.
+        """
+        rows, count = np.asarray(index), math.prod(self.shape[:1])
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size:
+            raise InputError(f"tensor {self.name!r}: expected the numbers of its rows, found {brief(index)}")
+        wrong = rows[(rows < 0) | (rows >= count)]
+        if wrong.size:
+            raise InputError(f"tensor {self.name!r}: expected rows 0 to {count - 1}, found {wrong[0]}")
+        rows = rows.astype(np.intp) if self.order is None else self.order[rows]
+        first, stop = int(rows.min()), int(rows.max()) + 1
+        start, odd = divmod(first * self.stride, self.encoding.block_size)
+        if odd:  # within a block, which cannot be cut
+            first = start = 0
+        end, block_bytes = -(-stop * self.stride // self.encoding.block_size), self.encoding.block_bytes
+        rows -= first
+        rows.flags.writeable = False
+        return replace(
+            self,
+            shape=(rows.size, *self.shape[1:]),
+            stored=self.stored[start * block_bytes : end * block_bytes],
+            order=None if np.array_equal(rows, np.arange(stop - first)) else rows,
+        )
+
+    def in_file_order(self) -> StoredTensor:
+        """The same rows as they follow each other in the file."""
+        return self if self.order is None else self.of_rows(np.argsort(self.order))
+
+    def as_stored(self) -> StoredTensor:
+        """All the stored rows among which this tensor's are."""
+        if self.order is None:
+            return self
+        elements = len(self.stored) // self.encoding.block_bytes * self.encoding.block_size
+        return replace(self, shape=(elements // self.stride, *self.shape[1:]), order=None)
+
+    def ordered(self, values: Array, axis: int = 0) -> Array:
+        """What was worked out for all the stored rows, put into the order of this tensor's."""
+        return values if self.order is None else values.take(self.order, axis)
+
     def read(self) -> Array:
         """The whole tensor, float32, decoded a chunk of rows at a time."""
         count = self.shape[0] if self.shape else 1
         rows = max(1, CHUNK // max(1, self.stride))
         values = np.empty((count, self.row_length), np.float32)
         for start in range(0, count, rows):
-            values[start : start + rows] = self._decode(start, min(start + rows, count))
+            values[start : start + rows] = self._rows(start, min(start + rows, count))
         return values.reshape(self.shape)
 
     def rows(self, start: int, stop: int) -> Array:
         """Rows start to stop (elements, of a vector), float32; a view of the file where it holds F32."""
-        return self._decode(start, stop).reshape(-1, *self.shape[1:])
+        return self._rows(start, stop).reshape(-1, *self.shape[1:])
 
     def take(self, ids: npt.ArrayLike) -> Array:
         """The rows with these indices, float32, repeats included: [n] -> [n, in]"""
-        indices = np.asarray(ids)
-        if self.stride % self.encoding.block_size or not indices.size:
-            rows = [self._decode(i, i + 1) for i in indices.tolist()]
-            return np.concatenate([np.empty((0, self.row_length), np.float32), *rows])
-        return self._values(self.data.reshape(self.shape[0], -1)[indices], len(indices), 0)
+        indices = np.asarray(ids, np.intp)
+        return self._gather(indices if self.order is None else self.order[indices])
+
+    def _rows(self, start: int, stop: int) -> Array:
+        return self._decode(start, stop) if self.order is None else self._gather(self.order[start:stop])
 
     def _decode(self, start: int, stop: int) -> Array:
-        """[stop - start, row_length]; rows need not begin at a block's border."""
+        """Stored rows start to stop, [stop - start, row_length]; they need not begin at a block's border."""
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         first, last = start * self.stride // size, -(-stop * self.stride // size)
-        return self._values(
-            self.data[first * block_bytes : last * block_bytes],
-            stop - start,
-            start * self.stride - first * size,
-        )
+        flat = self._values(self.data[first * block_bytes : last * block_bytes]).reshape(-1)
+        flat = flat[start * self.stride - first * size :][: (stop - start) * self.stride]
+        return flat.reshape(stop - start, self.stride)[:, : self.row_length]
+
+    def _gather(self, indices: Array) -> Array:
+        """The stored rows with these indices: [n] -> [n, row_length]; no other blocks are decoded."""
+        size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
+        if not indices.size:
+            return np.empty((0, self.row_length), np.float32)
+        if self.stride % size == 0:
+            rows = self.data.reshape(-1, self.stride // size * block_bytes)[indices]
+            return self._values(rows).reshape(len(indices), self.stride)[:, : self.row_length]
+        elements = indices[:, None] * self.stride + np.arange(self.row_length)
+        blocks, places = np.unique(elements // size, return_inverse=True)
+        values = self._values(self.data.reshape(-1, block_bytes)[blocks])
+        return values[places.reshape(elements.shape), elements % size]
 
     @np.errstate(over="ignore", invalid="ignore")  # scales may be NaN or infinite
-    def _values(self, data: Array, count: int, skip: int) -> Array:
-        """`count` rows from whole blocks, without the first `skip` elements and the rows' padding."""
-        flat = self.encoding.decode(data.reshape(-1, self.encoding.block_bytes)).reshape(-1)[skip:]
-        values = flat[: count * self.stride].reshape(count, self.stride)[:, : self.row_length]
+    def _values(self, data: Array) -> Array:
+        """The elements of whole blocks, [N, S]."""
+        values = self.encoding.decode(data.reshape(-1, self.encoding.block_bytes))
         return values if self.scale == 1.0 else values * np.float32(self.scale)

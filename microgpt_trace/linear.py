@@ -49,13 +49,15 @@ _workspace = _Workspace()
 def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: int = 1) -> Array:
     """x @ weight.T + bias: [T, K], [out, K], [out] -> [T, out] float32
 
-    The result is the same for any number of workers.
+    The result is the same for any number of workers. Of a weight whose rows come in another order than they
+    are stored in, the columns of the result are put into that order: the weight is not copied.
     """
-    x = np.ascontiguousarray(x, np.float32)
-    y = np.empty((len(x), weight.shape[0]), np.float32)
-    fill = _quantised_product(x, weight, y) if _in_whole_blocks(weight) else _plain_product(x, weight, y)
-    chunks = _chunks(weight, len(x))
+    x, stored = np.ascontiguousarray(x, np.float32), weight.as_stored()
+    y = np.empty((len(x), stored.shape[0]), np.float32)
+    fill = _quantised_product(x, stored, y) if _in_whole_blocks(stored) else _plain_product(x, stored, y)
+    chunks = _chunks(stored, len(x))
     share(fill, chunks, workers if len(x) > PARALLEL or len(chunks) >= MANY else 1)
+    y = weight.ordered(y, axis=1)
     if bias is not None:
         y += bias
     return y

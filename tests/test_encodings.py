@@ -1,11 +1,13 @@
 """Stored numbers against gguf's dequantisers bit for bit, blocks worked by hand, and slices of the whole."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from microgpt_trace.encodings import CHUNK, ENCODINGS, StoredTensor
+from microgpt_trace.errors import InputError
 from microgpt_trace.unpacking import widen_f16
 
 GGML = [name for name in ENCODINGS if name not in ("F32", "F16", "AprQ4", "AprQ8")]
@@ -144,4 +146,114 @@ def test_reading_takes_the_result_and_a_few_chunks():
     peak = tracemalloc.get_traced_memory()[1] - result.nbytes
     tracemalloc.stop()
     print(f"{peak:,} bytes besides the result of {result.nbytes:,}; a chunk has {4 * CHUNK:,}")
+    assert peak < 16 * CHUNK
+
+
+# --- Rows in another order than they are stored in ---------------------------------------------
+
+
+def permutation(count):
+    return np.random.default_rng(count).permutation(count)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_rows_in_another_order(name):
+    tensor, order = stored(name, 7, 512, scale=0.5 if name == "AprQ8" else 1.0), permutation(7)
+    whole, moved = tensor.read()[order], tensor.of_rows(order)
+    assert (moved.shape, moved.permuted) == (tensor.shape, True)
+    same_bits(moved.read(), whole)
+    same_bits(moved.rows(2, 5), whole[2:5])
+    same_bits(moved.take([6, 0, 6]), whole[[6, 0, 6]])
+    assert moved.take([]).shape == (0, 512)
+    same_bits(moved.in_file_order().read(), tensor.read())
+
+
+@pytest.mark.parametrize(("width", "row_size"), [(1, None), (31, None), (33, None), (300, 320)])
+def test_an_order_of_rows_that_begin_within_a_block_or_are_padded(width, row_size):
+    tensor, order = stored("AprQ4", 90, width, row_size=row_size), permutation(90)
+    whole, moved = tensor.read()[order], tensor.of_rows(order)
+    same_bits(moved.read(), whole)
+    same_bits(moved.rows(30, 80), whole[30:80])
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_vector_in_another_order(name):
+    tensor, order = stored(name, 512), permutation(512)
+    whole, moved = tensor.read()[order], tensor.of_rows(order)
+    same_bits(moved.read(), whole)
+    same_bits(moved.rows(3, 40), whole[3:40])
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_a_part_of_a_fused_matrix_is_a_view_of_its_bytes(name):
+    fused = stored(name, 24, 512)
+    q, k = fused.of_rows(np.arange(16)), fused.of_rows(range(16, 24))
+    assert q.order is k.order is None
+    assert (len(q.data), len(k.data)) == (len(fused.data) * 2 // 3, len(fused.data) // 3)
+    assert np.shares_memory(k.data, fused.data)
+    same_bits(np.concatenate([q.read(), k.read()]), fused.read())
+
+
+@pytest.mark.parametrize("width", [64, 33])
+def test_an_order_of_a_part_in_an_order(width):
+    fused, order = stored("AprQ4", 90, width), permutation(20)
+    part = fused.of_rows(np.arange(41, 61)).of_rows(order)
+    same_bits(part.read(), fused.read()[41:61][order])
+    same_bits(part.of_rows([4, 4, 0]).read(), part.read()[[4, 4, 0]])
+    same_bits(part.in_file_order().read(), fused.read()[41:61])
+
+
+def test_rows_of_every_other_head():
+    fused = stored("Q8_0", 24, 64)
+    part = fused.of_rows(np.arange(24).reshape(3, 2, 4)[:, 1].ravel())
+    assert not part.permuted
+    same_bits(part.read(), fused.read().reshape(3, 2, 4, 64)[:, 1].reshape(12, 64))
+    same_bits(part.ordered(part.as_stored().read()), part.read())
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q8_0", "F16"])
+def test_of_a_few_rows_in_an_order_nothing_else_is_decoded(name):
+    decoded = []
+
+    def decode(blocks):
+        decoded.append(len(blocks))
+        return ENCODINGS[name].decode(blocks)
+
+    encoding = replace(ENCODINGS[name], decode=decode)
+    tensor = replace(stored(name, 100, 512), encoding=encoding).of_rows(permutation(100))
+    tensor.rows(10, 13)
+    assert decoded == [3 * 512 // encoding.block_size]
+
+
+NO_ROWS = ([0, 7], [-1, 0], [2**63], [-(2**62)], [10**30])
+NO_INDEX = ([], [0.0, 1.0], [True] * 7, [[0, 1]], 3, None, "0123456")
+
+
+@pytest.mark.parametrize("index", NO_ROWS + NO_INDEX)
+def test_what_is_no_order_of_rows_is_refused(index):
+    with pytest.raises(InputError, match="tensor 'w': expected") as caught:
+        stored("Q8_0", 7, 64).of_rows(index)
+    print(caught.value)
+
+
+def test_a_row_outside_an_order_is_refused():
+    part = stored("Q8_0", 7, 64).of_rows([5, 1])
+    with pytest.raises(InputError, match="expected rows 0 to 1, found 2"):
+        part.of_rows([0, 2])
+
+
+def test_an_order_cannot_be_written_to():
+    index = np.array([1, 0])
+    moved = stored("Q8_0", 2, 64).of_rows(index)
+    index[:] = 5
+    assert (moved.order.tolist(), moved.order.flags.writeable) == ([1, 0], False)
+
+
+def test_reading_in_an_order_takes_the_result_and_a_few_chunks():
+    tensor = stored("Q4_K", 4000, 2048).of_rows(permutation(4000))
+    tracemalloc.start()
+    result = tensor.read()
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result of {result.nbytes:,}")
     assert peak < 16 * CHUNK

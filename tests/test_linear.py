@@ -87,6 +87,37 @@ def test_a_bias_is_added():
     agree(linear(x, weight, bias), x, weight, bias)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("positions", [1, 40])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_rows_in_an_order_are_columns_of_the_result_to_the_last_bit(name, positions, workers):
+    weight, x, bias = stored(name, 1601, 256), activations(positions, 256), activations(1, 1601)[0]
+    order = np.random.default_rng(3).permutation(1601)
+    found = linear(x, weight.of_rows(order), bias, workers)
+    np.testing.assert_array_equal(found, linear(x, weight)[:, order] + bias)
+    agree(found, x, weight.of_rows(order), bias)
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("width", [256, 33])
+def test_products_with_a_part_of_a_fused_matrix(width):
+    fused, x = stored("AprQ4", 90, width), activations(3, width)
+    for index in (range(10, 50), np.arange(50)[::-1] + 40, range(0, 90, 3)):
+        part = fused.of_rows(np.array(index))
+        agree(linear(x, part), x, part)
+
+
+def test_a_weight_in_an_order_is_not_copied():
+    weight, x = stored("Q4_1", 8000, 1024).of_rows(np.arange(8000)[::-1]), activations(8, 1024)
+    linear_module._workspace.buffers.clear()
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - 2 * result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result in both orders; the stored weight has {weight.data.size:,}")
+    assert peak < 5 * 4 * CHUNK // 2
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # which is what this is about
 def test_a_forked_child_has_workers_of_its_own():
