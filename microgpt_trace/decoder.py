@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 _DECODED = 1 << 20  # elements
-_TURNED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # whose rows a file may have in another order
 BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
 
 
@@ -218,31 +217,15 @@ class Decoder:
 
 
 def parameter(model: Decoder, name: str, most: int | None = None) -> Array:
-    """A parameter, or its first rows, float32; rows of wq and wk in Hugging Face order, whatever the
-    file has."""
-    tensor, config = model.tensors[name], model.config
-    rows = tensor.shape[0] if most is None else min(most, tensor.shape[0])
-    if not (config.adjacent_pairs and name.endswith(_TURNED)):
-        return tensor.rows(0, rows)
-    whole = tensor.read()
-    pairs = whole.reshape(-1, config.head_dim // 2, 2, *whole.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(whole.shape)[:rows]
+    """A parameter, or its first rows, float32."""
+    tensor = model.tensors[name]
+    return tensor.rows(0, tensor.shape[0] if most is None else min(most, tensor.shape[0]))
 
 
 def parameter_row(model: Decoder, name: str, row: int) -> Array:
     """A row of a parameter, [in], or an element of a vector, [1], as `parameter` has it; nothing else is
     decoded."""
-    row = _row_in_file(model.config, name, row)
     return model.tensors[name].rows(row, row + 1).reshape(-1)
-
-
-def _row_in_file(config: DecoderConfig, name: str, row: int) -> int:
-    """Where a row in Hugging Face order lies in the file."""
-    if not (config.adjacent_pairs and name.endswith(_TURNED)):
-        return row
-    head, channel = divmod(row, config.head_dim)
-    second, pair = divmod(channel, config.head_dim // 2)
-    return head * config.head_dim + 2 * pair + second
 
 
 def labeller(model: Decoder) -> Callable[[int], str]:
@@ -251,7 +234,8 @@ def labeller(model: Decoder) -> Callable[[int], str]:
 
 
 def tensor_stats(tensor: StoredTensor) -> TensorStats:
-    """The statistics of a stored tensor, a few rows of which are decoded at a time."""
+    """The statistics of a stored tensor, a few rows of which are decoded at a time, as they lie."""
+    tensor = tensor.in_file_order()
     rows = max(1, _DECODED // max(1, tensor.row_length))
     parts = (
         TensorStats.of(tensor.rows(start, min(start + rows, tensor.shape[0])))

@@ -53,11 +53,7 @@ class Weights:
         """x @ W.T, and the bias where there is one: [T, in] -> [T, out]"""
         bias = name.replace("_w", "_b")
         known = self.tensors[bias].read() if bias != name and bias in self.tensors else None
-        y = linear(x, self.tensors[name], known, self.workers)
-        if name.endswith(("attn_wq", "attn_wk")) and self.config.adjacent_pairs:
-            pairs = y.reshape(len(y), -1, self.config.head_dim // 2, 2)
-            y = pairs.swapaxes(2, 3).reshape(y.shape)  # (0, 1), (2, 3) ... -> (0, D/2), (1, D/2 + 1) ...
-        return y
+        return linear(x, self.tensors[name], known, self.workers)
 
 
 def forward(

@@ -237,6 +237,17 @@ def test_the_pairs_of_a_llama_of_unknown_origin_are_asked_for(origin, path):
     assert not llama(path, metadata, rope_pairs="halves").config.adjacent_pairs
 
 
+@pytest.mark.parametrize("pairs", ["adjacent", "halves"])
+def test_rows_of_adjacent_pairs_come_in_halves(pairs, path):
+    tensors, arrays = tiny_model(layer=SHAPES)
+    metadata = without("rope_type", architecture="llama", original_format="mystery")
+    file = read(path, metadata, tensors, rope_pairs=pairs)
+    for name, array in arrays.items():
+        if pairs == "adjacent" and name.endswith(("attn_wq", "attn_wk")):
+            array = array.reshape(-1, 4, 8)[:, [0, 2, 1, 3]].reshape(array.shape)
+        assert np.array_equal(file.tensors[name].read(), array), name
+
+
 def test_a_llama_from_safetensors_has_halves_which_is_noted(path):
     file = llama(path, without("architecture", "rope_type", original_format="SafeTensors"))
     assert not file.config.adjacent_pairs

@@ -22,6 +22,8 @@ from tiny_models import (
 from microgpt_trace import load, trace
 from microgpt_trace.decoder import tensor_stats
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.readers.names import our_name
+from microgpt_trace.stats import TensorStats
 
 gguf = pytest.importorskip("gguf", reason="the judge of GGUF files is the package gguf")
 
@@ -91,6 +93,25 @@ def test_nothing_is_assumed_that_a_file_says(case, path):
     assert len(model.assumed) == 2 * yarn + bool(
         config["model_type"] == "mistral" and config["sliding_window"]
     )
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "mistral", "qwen2"])
+def test_rows_that_a_converter_permuted_come_in_hugging_face_order(case, path):
+    config, weights = tiny_model(case)
+    model = load(write_gguf(path, config, weights))
+    ours = {our_name(name): array for name, array in weights.items()}
+    assert model.tensors.keys() == ours.keys()
+    for name, tensor in model.tensors.items():
+        turned = model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
+        assert tensor.permuted == turned, name
+        np.testing.assert_array_equal(tensor.read(), ours[name])
+
+
+def test_statistics_are_of_rows_as_they_lie(path):
+    model = load(write_gguf(path, *tiny_model("llama_gqa")))
+    stored = {tensor.name: tensor for tensor in read_gguf_header(path).tensors}
+    tensor = model.tensors["layer0.attn_wq"]
+    assert tensor_stats(tensor) == TensorStats.of(stored[tensor.name].read())
 
 
 ASSUMED = {

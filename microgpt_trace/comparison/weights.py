@@ -19,7 +19,7 @@ from ..model import Model
 from ..names import glob_pattern
 from ..stats import Array
 from .quantisation_error import FACTOR, Distance, Values, float_steps, measure, step_tensor
-from .weight_relations import ROTATED, find_cause, in_halves
+from .weight_relations import find_cause
 
 Index = tuple[int, ...]
 
@@ -106,7 +106,6 @@ class _Side:
     stored: Mapping[str, StoredTensor]
     head_dim: int
     tied: bool
-    adjacent_pairs: bool
 
     def counterpart(self, name: str) -> str:
         """The parameter that does the work of one of that name."""
@@ -224,20 +223,21 @@ def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
     left, right = a.stored.get(name_a), b.stored.get(name_b)
     if left is None or right is None:
         return False
-    ordered = (a.adjacent_pairs, a.head_dim) == (b.adjacent_pairs, b.head_dim) or not name_a.endswith(ROTATED)
     alike = (left.encoding, left.scale, left.stride) == (right.encoding, right.scale, right.stride)
-    return ordered and alike and (left.data is right.data or np.array_equal(left.data, right.data))
+    if not (alike and left.in_order_of(right)):
+        return False
+    return left.data is right.data or np.array_equal(left.data, right.data)
 
 
 def _side(model: Model | Decoder) -> _Side:
     config = model.config
     if isinstance(model, Model):
         values = {name: _of_array(array) for name, array in model.params.items()}
-        return _Side(model.origin, values, {}, config.head_dim, tied=False, adjacent_pairs=False)
+        return _Side(model.origin, values, {}, config.head_dim, tied=False)
     assert isinstance(config, DecoderConfig)
     stored = {name: model.tensors[name] for name in config.shapes()}
-    values = {name: _of_tensor(name, tensor, config) for name, tensor in stored.items()}
-    return _Side(model.origin, values, stored, config.head_dim, config.tied, config.adjacent_pairs)
+    values = {name: _of_tensor(tensor) for name, tensor in stored.items()}
+    return _Side(model.origin, values, stored, config.head_dim, config.tied)
 
 
 def _of_array(array: Array) -> Values:
@@ -249,8 +249,5 @@ def _of_array(array: Array) -> Values:
     return Values(type, array.shape, lambda start, stop: array[start:stop], steps)
 
 
-def _of_tensor(name: str, tensor: StoredTensor, config: DecoderConfig) -> Values:
-    """Rows of q and k in Hugging Face order, whatever the file has."""
-    values = Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows)
-    rotated = config.adjacent_pairs and name.endswith(ROTATED)
-    return in_halves(values, config.head_dim) if rotated else values
+def _of_tensor(tensor: StoredTensor) -> Values:
+    return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows)

@@ -14,7 +14,6 @@ from ..encodings import ENCODINGS, StoredTensor
 from ..stats import Array
 from ..unpacking import Quants, widen_f16
 from .hypotheses import Case, Hypothesis
-from .operations import in_halves
 
 NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
@@ -175,15 +174,15 @@ def _rows(tensor: StoredTensor, wrong: Misreading, tokens: Array) -> Array:
 
 
 def _matrix(model: Decoder, wrong: Misreading, name: str) -> Array:
-    """What the misreading makes of a matrix, rows of q and k in Hugging Face order."""
+    """What the misreading makes of a matrix."""
     tensor = model.tensors[name]
-    return _in_order(model, name, _decoded(tensor, wrong, tensor.data.reshape(tensor.shape[0], -1)))
+    stored = tensor.as_stored()
+    return _ordered(tensor, _decoded(stored, wrong, stored.data.reshape(stored.shape[0], -1)))
 
 
-def _in_order(model: Decoder, name: str, matrix: Array) -> Array:
-    if model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):
-        return in_halves(matrix.T, model.config.head_dim).T
-    return matrix
+def _ordered(tensor: StoredTensor, matrix: Array) -> Array:
+    """Rows in the tensor's order, laid out by columns: products of these are shown to the last bit."""
+    return tensor.ordered(matrix.T, axis=1).T
 
 
 def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hypothesis]:
@@ -198,7 +197,7 @@ def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hyp
     def instead(own: str) -> Array:
         bits = model.tensors[own].data.view("<u2")
         values = widen_f16(bits) if other == "float16" else (bits.astype(np.uint32) << 16).view(np.float32)
-        return _in_order(model, own, values.reshape(model.tensors[own].shape))
+        return _ordered(model.tensors[own], values.reshape(model.tensors[own].as_stored().shape))
 
     claim = f"{weight} ({name}) is read as {other}"
     yield Hypothesis("half-format", claim, case.rules.with_instead({weight: instead}))

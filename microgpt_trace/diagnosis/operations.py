@@ -52,15 +52,11 @@ class Weights:
         """x @ W.T without a bias: [T, in] -> [T, out]"""
         if not isinstance(self.model, Decoder):
             return x @ self.model.params[name].T
-        return self.times(x, self.model.tensors[name], name)
+        return self.times(x, self.model.tensors[name])
 
-    def times(self, x: Array, tensor: StoredTensor, name: str) -> Array:
-        """The same of a tensor that is stored as that parameter is."""
-        config = self.model.config
-        y = linear(x, tensor, workers=self.workers)
-        if config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):  # type: ignore[union-attr]
-            y = in_halves(y, config.head_dim)
-        return y
+    def times(self, x: Array, tensor: StoredTensor) -> Array:
+        """The same of a tensor that is none of the parameters."""
+        return linear(x, tensor, workers=self.workers)
 
     @cached_property
     def behind(self) -> dict[str, str]:
@@ -106,8 +102,6 @@ class WideWeights(Weights):
     def _stored(self, name: str, rows: slice) -> Array:
         if not isinstance(self.model, Decoder):
             return self.model.params[name][rows]
-        if self.model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk")):
-            return parameter(self.model, name)[rows]
         return self.model.tensors[name].rows(rows.start, rows.stop)
 
 

@@ -101,7 +101,7 @@ class ProductInputs:
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
         matrix = prefix_of(name) + self._weights.matrix_of(name)
         assert isinstance(self._weights.model, Decoder)  # no other has types with minima
-        return self._weights.times(shared, minimum_tensor(self._weights.model.tensors[matrix]), matrix)
+        return self._weights.times(shared, minimum_tensor(self._weights.model.tensors[matrix]))
 
     def learn(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Find the ways from products of which `read` gives input and output: a few of each kind. Where those

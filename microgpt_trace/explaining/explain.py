@@ -157,8 +157,7 @@ def _of_stored(at: Place) -> tuple[str, ...]:
         return ("a parameter, which training sets; --backward explains its gradient",)
     tensor = model.tensors[at.name]
     note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
-    moved = model.config.adjacent_pairs and at.name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
-    return (note + (", whose rows the file has in another order" if moved else ""),)
+    return (note + ", whose rows the file has in another order" * tensor.permuted,)
 
 
 def _uses(at: Place, gradient: bool) -> list[Use]:

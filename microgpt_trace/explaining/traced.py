@@ -96,14 +96,10 @@ class Traced:
         """A column of a matrix, float64: [out, in] -> [out]"""
         if not isinstance(self.model, Decoder):
             return self.model.params[name][:, column].astype(np.float64)
-        stored = stored_column(self.model.tensors[name], column).astype(np.float64)
-        config = self.model.config
-        if not (config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk"))):
-            return stored
-        return stored.reshape(-1, config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+        return stored_column(self.model.tensors[name], column).astype(np.float64)
 
     def vector(self, name: str) -> Array:
-        """A bias or a norm's gain in full, float64; it is stored in Hugging Face order."""
+        """A bias or a norm's gain in full, float64."""
         assert isinstance(self.model, Decoder)
         return self.model.tensors[name].read().astype(np.float64)
 
@@ -115,6 +111,7 @@ def stored_column(tensor: StoredTensor, column: int) -> Array:
     if tensor.stride % encoding.block_size:
         return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])
     at, within = divmod(column, encoding.block_size)
-    blocks = tensor.data.reshape(tensor.shape[0], -1, encoding.block_bytes)[:, at]
+    blocks = tensor.data.reshape(tensor.as_stored().shape[0], -1, encoding.block_bytes)[:, at]
     values = encoding.decode(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)[:, within]
+    values = tensor.ordered(values)
     return values if tensor.scale == 1.0 else values * np.float32(tensor.scale)

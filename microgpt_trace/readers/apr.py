@@ -24,7 +24,7 @@ from ..stats import Array
 from .apr_config import decoder_config
 from .apr_facts import Facts
 from .mapped_file import MappedFile
-from .model_file import ModelFile, by_our_names, check_tensors
+from .model_file import ModelFile, by_our_names, check_tensors, in_halves
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -101,8 +101,9 @@ def read_apr(
     asides = {tensor.name for tensor in file.tensors if _is_aside(tensor.name)}
     tensors = by_our_names(path, (tensor for tensor in file.tensors if tensor.name not in asides))
     frequencies = next((tensor for tensor in file.tensors if tensor.name == "rope_freqs.weight"), None)
-    config = decoder_config(facts, tensors, frequencies, rope_pairs)
+    config, pairs = decoder_config(facts, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
+    config, tensors = in_halves(config, tensors) if pairs == "adjacent" else (config, tensors)
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.apr import from_apr

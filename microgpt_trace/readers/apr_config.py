@@ -24,9 +24,10 @@ def decoder_config(
     tensors: Mapping[str, StoredTensor],
     frequencies: StoredTensor | None,
     rope_pairs: Pairs | None,
-) -> DecoderConfig:
-    """The config, held against the shapes; `frequencies` is the rope_freqs of a GGUF.
+) -> tuple[DecoderConfig, Pairs]:
+    """The config, held against the shapes, and how the rows of q and k lie in the file.
 
+    `frequencies` is the rope_freqs of a GGUF.
     Raises FileFormatError where the file contradicts itself or is of another kind, and InputError
     naming the option where it leaves something open.
     """
@@ -39,7 +40,7 @@ def decoder_config(
     pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
     with blaming(facts.path):
         window, windowed = _window(facts, architecture, sizes["n_layer"])
-        return DecoderConfig(
+        config = DecoderConfig(
             architecture=architecture,
             **sizes,
             context_length=context,
@@ -50,8 +51,8 @@ def decoder_config(
             qk_norm=architecture == "qwen3",
             window=window,
             windowed_layers=windowed,
-            adjacent_pairs=pairs == "adjacent",
         )
+    return config, pairs
 
 
 def _note_names(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
@@ -61,7 +62,7 @@ def _note_names(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
     return is_gguf
 
 
-def _sizes(facts: Facts, tensors: Mapping[str, StoredTensor]) -> dict[str, int]:
+def _sizes(facts: Facts, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """The dimensions that shapes can tell."""
     wte, gate = (_matrix(facts, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
     deepest = max((name for name in tensors if name.startswith("layer")), key=_layer_of)

@@ -12,7 +12,7 @@ from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
+from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, in_halves
 from .strings import Strings
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def read_gguf(path: Path) -> ModelFile:
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
+    if architecture == "llama":  # whose rows converters permute
+        config, tensors = in_halves(config, tensors)
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.gguf import from_gguf
@@ -134,7 +136,6 @@ def _config(
         qk_norm=architecture == "qwen3",
         window=window,
         windowed_layers=tuple(range(n_layer)) if window else (),
-        adjacent_pairs=architecture == "llama",
     )
 
 

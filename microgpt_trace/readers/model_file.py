@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..brief import brief
 from ..decoder import BIASES, DecoderConfig
 from ..encodings import StoredTensor
 from ..errors import FileFormatError, InputError
+from ..stats import Array
 from .names import names_like, our_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..vocabulary.tokens import Vocabulary
+
+_TURNED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # whose rows RoPE turns in pairs
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,26 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
             f"{path}: tensor {extra[0].name!r} is one too many for {config.n_layer} layers of "
             f"{config.architecture}{_nearest(our_name(extra[0].name) or '', shapes)}"
         )
+
+
+def in_halves(
+    config: DecoderConfig, tensors: Mapping[str, StoredTensor]
+) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
+    """The same model with rows of q and k in Hugging Face order, of a file that has them in adjacent pairs.
+
+    RoPE turns channel j of a head with channel j + D/2; converters to GGUF put the rows of a llama so that
+    these are neighbours.
+    """
+    ordered = {
+        name: tensor.of_rows(_halves(tensor.shape[0], config.head_dim)) if name.endswith(_TURNED) else tensor
+        for name, tensor in tensors.items()
+    }
+    return replace(config, adjacent_pairs=True), ordered
+
+
+def _halves(rows: int, head_dim: int) -> Array:
+    """Where rows in Hugging Face order lie among adjacent pairs: 0, 2, 4 ... 1, 3, 5 ... of each head."""
+    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).ravel()
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
