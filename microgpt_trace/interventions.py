@@ -25,7 +25,7 @@ from .brief import one_line
 from .decoder import Decoder
 from .dumps.layouts import fit
 from .dumps.recording import OWN, Recording
-from .dumps.shapes import event_shapes
+from .dumps.shapes import event_shapes, file_order
 from .errors import InputError
 from .graph import forward_names, kind_of
 from .hooks.bus import Hook, HookBus, Subscription
@@ -289,12 +289,11 @@ def _recorded(
         return np.asarray(recorded.read()), None
     own = recorded.layout == OWN and len(recorded.shape) > 1
     rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(source.tokens or ()) or length
-    adjacent = bool(getattr(model.config, "adjacent_pairs", False))
     positions = source.positions if own and name in HEAD_EVENTS else None
     try:
         fitted = fit(
             name, recorded, event_shapes(model, rows), head_dim=model.config.head_dim,
-            adjacent_pairs=adjacent, positions=positions,
+            order=file_order(model, name), positions=positions,
         )  # fmt: skip
     except InputError as error:
         raise InputError(f"{what}: {source.origin}: {error}") from error

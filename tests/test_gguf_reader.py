@@ -21,6 +21,7 @@ from tiny_models import (
 
 from microgpt_trace import load, trace
 from microgpt_trace.decoder import tensor_stats
+from microgpt_trace.dumps.shapes import file_order
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.readers.names import our_name
 from microgpt_trace.stats import TensorStats
@@ -105,6 +106,18 @@ def test_rows_that_a_converter_permuted_come_in_hugging_face_order(case, path):
         turned = model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))
         assert tensor.permuted == turned, name
         np.testing.assert_array_equal(tensor.read(), ours[name])
+
+
+def test_the_order_that_an_engine_has_which_leaves_rows_as_they_are(path):
+    model = load(write_gguf(path, *tiny_model("llama_gqa")))
+    stored = {tensor.name: tensor.read() for tensor in read_gguf_header(path).tensors}
+    for event in model.hooks.specs:
+        kind, order = event.rpartition("attn.")[2], file_order(model, event)
+        assert (order is None) == (kind not in ("q", "k", "q_rope", "k_rope")), event
+        if order is not None:
+            tensor = model.tensors[event.replace(".attn.", ".attn_w").removesuffix("_rope")]
+            np.testing.assert_array_equal(stored[tensor.name][order], tensor.read())
+    assert file_order(load(write_gguf(path, *tiny_model("qwen2"))), "layer0.attn.q") is None
 
 
 def test_statistics_are_of_rows_as_they_lie(path):

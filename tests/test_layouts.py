@@ -305,6 +305,11 @@ def test_what_cannot_lie_side_by_side():
     assert "'gone' is no event" in refusal(Q, record(numbers(9, 64), beside=(Q, "gone")))
 
 
+def gguf_order(channels, dim):
+    """Where GGUF's order has each channel: those of a head that RoPE turns together are neighbours there."""
+    return [at + 2 * (j % (dim // 2)) + j // (dim // 2) for at in range(0, channels, dim) for j in range(dim)]
+
+
 def in_gguf_order(a, heads):
     return pair_neighbours(a.T, heads).T  # as GGUF stores the rows of a weight that makes these columns
 
@@ -313,18 +318,15 @@ def in_gguf_order(a, heads):
 def test_rows_in_ggufs_order(kind):
     name, a = f"layer0.attn.{kind}", numbers(5, 24)
     recorded = record(in_gguf_order(a, 3), adjacent=True)
-    fitted = fit(name, recorded, {name: (5, 24)}, head_dim=8, adjacent_pairs=True)
+    fitted = fit(name, recorded, {name: (5, 24)}, head_dim=8, order=np.array(gguf_order(24, 8)))
     assert fitted.array.tolist() == a.tolist()
     assert fitted.note == "rows put from GGUF's order into Hugging Face order"
 
 
-@pytest.mark.parametrize(
-    ("kind", "adjacent", "pairs"), [("v", 1, 1), ("q", 0, 1), ("q", 1, 0), ("context", 1, 1)]
-)
-def test_rows_that_ggufs_order_does_not_reach(kind, adjacent, pairs):
-    name, a = f"layer0.attn.{kind}", numbers(5, 24)
-    recorded = record(a, adjacent=bool(adjacent))
-    fitted = fit(name, recorded, {name: (5, 24)}, head_dim=8, adjacent_pairs=bool(pairs))
+@pytest.mark.parametrize(("adjacent", "order"), [(False, np.array(gguf_order(24, 8))), (True, None)])
+def test_rows_that_ggufs_order_does_not_reach(adjacent, order):
+    a = numbers(5, 24)
+    fitted = fit(Q, record(a, adjacent=adjacent), {Q: (5, 24)}, head_dim=8, order=order)
     assert (fitted.array.tolist(), fitted.note) == (a.tolist(), "")
 
 
@@ -334,7 +336,8 @@ def test_a_fused_last_row_in_ggufs_order():
         [in_gguf_order(whole[:, :64], 4), in_gguf_order(whole[:, 64:96], 2), whole[:, 96:]], 1
     )
     recorded = record(stored[0], beside=QKV, adjacent=True)
-    parts = [fit(n, recorded, SHAPES, head_dim=16, adjacent_pairs=True) for n in QKV]
+    orders = (np.array(gguf_order(64, 16)), np.array(gguf_order(32, 16)), None)
+    parts = [fit(n, recorded, SHAPES, head_dim=16, order=order) for n, order in zip(QKV, orders, strict=True)]
     assert np.concatenate([part.array for part in parts], 1).tolist() == whole.tolist()
     assert {part.positions for part in parts} == {(8,)}
 

@@ -15,7 +15,7 @@ from ..brief import one_line
 from ..decoder import Decoder
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
-from ..dumps.shapes import event_shapes
+from ..dumps.shapes import event_shapes, file_order
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..loading import load
@@ -158,7 +158,7 @@ class RecordingSide:
             replace(recorded, layout=layout),
             self.shapes,
             head_dim=config.head_dim if config is not None else None,
-            adjacent_pairs=bool(getattr(config, "adjacent_pairs", False)),
+            order=file_order(self.model, name),
             positions=self.recording.positions if logits and layout == OWN else None,
         )
 

@@ -28,7 +28,6 @@ LAYOUTS: tuple[str, ...] = (
     LAST,  # the last position's row alone
 )
 _IN_HEADS = ("q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context")
-_IN_PAIRS = ("q", "k", "q_norm", "k_norm", "q_rope", "k_rope")  # rows that GGUF's order reaches
 _OF_POSITIONS = ("logits", "probs")  # which may have rows of some positions alone
 
 
@@ -141,14 +140,14 @@ def fit(
     shapes: Mapping[str, Shape],
     *,
     head_dim: int | None = None,
-    adjacent_pairs: bool = False,
+    order: Array | None = None,
     positions: tuple[int, ...] | None = None,
 ) -> Fitted:
     """A recorded tensor as the event `name` has it; `shapes` are those of all events.
 
     `positions` are those that the rows of logits and probs have in a tensor in our order.
-    `adjacent_pairs` says that the model's rows of q and k come in GGUF's order, which a tensor that may
-    have it is taken to follow. Raises InputError where the shape fits in no way or in several.
+    `order` says for each channel where a tensor has it that follows the order of the model's file
+    (`file_order`). Raises InputError where the shape fits in no way or in several.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -161,9 +160,8 @@ def fit(
     if recorded.beside:
         array, columns = _columns(array, name, recorded, shapes)
         notes.append(columns)
-    if adjacent_pairs and recorded.adjacent and _kind(name) in _IN_PAIRS:
-        assert head_dim is not None
-        array = _halves(array, head_dim)
+    if order is not None and recorded.adjacent:
+        array = array.take(order, axis=-1)
         notes.append("rows put from GGUF's order into Hugging Face order")
     return Fitted(array, rows, "; ".join(notes))
 
@@ -270,12 +268,3 @@ def _columns(array: Array, name: str, recorded: Recorded, shapes: Mapping[str, S
     start = sum(shapes[event][1] for event in before)
     stop = start + shapes[name][1]
     return array[:, start:stop], f"columns {start} to {stop - 1} of {array.shape[1]}"
-
-
-def _halves(rows: Array, head_dim: int) -> Array:
-    """Rows of q or k from GGUF's order into Hugging Face order: [T, H*D] -> [T, H*D]
-
-    Within a head (0, 1), (2, 3) ... -> (0, D/2), (1, D/2 + 1) ...
-    """
-    pairs = rows.reshape(len(rows), -1, head_dim // 2, 2)
-    return pairs.swapaxes(2, 3).reshape(rows.shape)

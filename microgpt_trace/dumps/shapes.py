@@ -1,9 +1,15 @@
-"""The shape that every event of a model has."""
+"""The shape that every event of a model has, and the order of its channels in other engines."""
 
 from __future__ import annotations
 
 from ..decoder import Decoder, DecoderConfig
 from ..model import Model
+from ..stats import Array
+
+_OF_ROWS = {  # the matrix whose rows an event's channels are
+    **dict.fromkeys(("q", "q_norm", "q_rope"), "attn_wq"),
+    **dict.fromkeys(("k", "k_norm", "k_rope"), "attn_wk"),
+}
 
 
 def event_shapes(model: Model | Decoder, length: int) -> dict[str, tuple[int, ...]]:
@@ -30,3 +36,13 @@ def event_shapes(model: Model | Decoder, length: int) -> dict[str, tuple[int, ..
         elif name not in parameters:
             shapes[name] = (length, last.get(kind, width))
     return shapes
+
+
+def file_order(model: Model | Decoder | None, name: str) -> Array | None:
+    """For each channel of q or k where an engine has it that computes with rows as the model's file has them;
+    None for other events, and where the file has them in our order."""
+    layer, _, kind = name.rpartition("attn.")
+    if not isinstance(model, Decoder) or kind not in _OF_ROWS:
+        return None
+    tensor = model.tensors[layer + _OF_ROWS[kind]]
+    return tensor.order if tensor.permuted else None
