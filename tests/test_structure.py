@@ -27,7 +27,7 @@ FLOORS = [
 # The floors of modules that stand in no folder yet.
 FLAT = {
     "ground": "brief errors files foreign_files json_text printable shell signals wording",
-    "arrays": "contrast encodings linear norm_rows stats threads",
+    "arrays": "contrast encodings linear norm_rows stats threads unpacking",
     "hooks": "names",
     "architecture": "graph sites",
     "microgpt": "batch checkpoint documents microgpt model ops parameters sampling tokenizer training",
