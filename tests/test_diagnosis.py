@@ -22,6 +22,7 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
+from microgpt_trace.diagnosis import hypotheses_quants
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.dumps.recording import Fitted
 from microgpt_trace.errors import InputError
@@ -479,6 +480,15 @@ def misread(blocks, type):
 
 def type_values(blocks, raw):
     return blocks._replace(rows=raw.reshape(blocks.rows.shape)).values()
+
+
+@pytest.mark.parametrize("type", ["Q4_0", "Q4_K", "Q6_K"])
+def test_a_matrix_that_is_read_again_has_its_rows_in_order(quantised, type):
+    model, _, _ = quantised(type)
+    assert model.tensors["layer0.attn_wq"].permuted
+    for name in ("layer0.attn_wq", "layer0.attn_wk", "layer0.attn_wv"):
+        again = hypotheses_quants._matrix(model, hypotheses_quants.Misreading("", "nothing is wrong"), name)
+        np.testing.assert_array_equal(again, model.tensors[name].read())
 
 
 @pytest.mark.parametrize(

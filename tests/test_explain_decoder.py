@@ -71,6 +71,13 @@ def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
         assert use.adds == pytest.approx(products[best])
 
 
+@pytest.mark.parametrize("name", ["attn_wq[3,5]", "attn_bk[3]", "attn_wv[3,5]"])
+def test_a_parameter_says_where_the_file_has_its_rows_in_another_order(tmp_path, name):
+    model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_mha_bias")))
+    (note,) = explain(model, f"layer0.{name}", tokens=TOKENS).notes
+    assert ("whose rows the file has in another order" in note) == ("_wv" not in name)
+
+
 def test_context_goes_to_its_own_head(decoders):
     head, out = explain(decoders("llama_gqa")[0], "layer0.attn.context[3,17]", tokens=TOKENS).uses
     assert head.name.startswith("layer0.attn.head2[3,")

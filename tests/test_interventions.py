@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from conftest import CASES
+from faulty_engine import decoder_run
+from foreign_dumps import write_dump
 from judges import agree, softmax_of, torch_grad, torch_run
 from judges_decoder import decoder_events
 from sweeps import some_of
+from tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Model, load, trace
 from microgpt_trace.comparison.pairing import prepared
@@ -212,6 +215,17 @@ def test_ablating_a_head_of_a_decoder_zeroes_its_columns(decoders, case):
     found = decoder_values(model, Intervention("ablate", f"layer0.attn.head{heads - 1}"))
     for name in ("layer0.attn.out", "layer1.mlp.residual", "logits"):
         agree(found[name], expected[name], rtol=1e-4, atol=2e-5, what=name)
+
+
+def test_another_engines_channels_are_patched_in_the_order_of_ours(tmp_path):
+    """llama.cpp leaves rows of q and k as the file has them: its values in place of ours change little."""
+    config, weights = tiny_model("llama_gqa")
+    model = load(write_gguf(tmp_path / "m.gguf", config, weights))
+    write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS), "llama.cpp", adjacent=True)
+    source, plain = open_recording(tmp_path / "dump"), decoder_values(model)
+    for name in ("layer0.attn.q_rope", "layer1.attn.k_rope"):
+        found = decoder_values(model, Intervention("patch", name, source=source))
+        agree(found["logits"], plain["logits"], rtol=1e-4, atol=2e-5, what=name)
 
 
 def test_a_decoder_changes_as_under_a_hook(decoders):
