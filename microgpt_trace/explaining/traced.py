@@ -98,11 +98,6 @@ class Traced:
             return self.model.params[name][:, column].astype(np.float64)
         return stored_column(self.model.tensors[name], column).astype(np.float64)
 
-    def vector(self, name: str) -> Array:
-        """A bias or a norm's gain in full, float64."""
-        assert isinstance(self.model, Decoder)
-        return self.model.tensors[name].read().astype(np.float64)
-
 
 @np.errstate(over="ignore", invalid="ignore")
 def stored_column(tensor: StoredTensor, column: int) -> Array:
