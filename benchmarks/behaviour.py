@@ -40,7 +40,8 @@ VARIES = (
     (re.compile(rb"[\d.,]+ steps/s"), b"RATE steps/s"),
     (re.compile(rb'(run_id\\?": \\?")[0-9a-f]{16}'), rb"\1RUN"),
 )
-TIMED = re.compile(rb"[\d.,]+ *")
+TIMED = re.compile(rb"[\d.,]+| +|-+")
+PROGRESS = re.compile(rb"^\S+ [\d,]+ of [\d,]+$\n?", re.MULTILINE)  # a line a second
 
 
 def git(*words: str) -> str:
@@ -99,13 +100,27 @@ def run_all(wanted: list[str | None], folder: Path) -> list[Path]:
     return found
 
 
-def plain(data: bytes, results: Path, folder: Path, line: Line) -> bytes:
+def plain(name: str, data: bytes, results: Path, folder: Path, line: Line) -> bytes:
     """What two runs have to have in common."""
+    if name.endswith(".safetensors"):
+        data = in_order(data)
     for path, word in ((results, b"RESULTS"), (folder / "inputs", b"INPUTS")):
         data = data.replace(str(path).encode(), word)
     for pattern, word in VARIES:
         data = pattern.sub(word, data)
-    return TIMED.sub(b"# ", data) if "--time" in line.words else data
+    if name == "stderr":
+        data = PROGRESS.sub(b"", data)
+    return TIMED.sub(b"#", data) if "--time" in line.words else data
+
+
+def in_order(data: bytes) -> bytes:
+    """A safetensors file with its header in order of names: the library writes it in any."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+        return len(header).to_bytes(8, "little") + header + data[8 + size :]
+    except ValueError:
+        return data
 
 
 def left(results: Path, number: int, folder: Path, line: Line) -> dict[str, bytes]:
@@ -115,7 +130,7 @@ def left(results: Path, number: int, folder: Path, line: Line) -> dict[str, byte
     paths = {name: Path(f"{base}.{end}") for name, end in kinds.items()}
     paths |= {f"file {path.relative_to(base)}": path for path in sorted(base.rglob("*"))}
     return {
-        name: plain(path.read_bytes(), results, folder, line)
+        name: plain(name, path.read_bytes(), results, folder, line)
         for name, path in paths.items()
         if path.is_file()
     }

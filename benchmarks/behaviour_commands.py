@@ -19,14 +19,14 @@ EVERY = 5  # of how many faults one is
 LIBRARY = """
 import sys
 import numpy as np
-from microgpt_trace import load
+from microgpt_trace import load, trace
 model = load(sys.argv[1])
-seen = []
-model.hooks.add(lambda event, value: seen.append((event, value.astype(np.float64).sum())))
-logits = model.logits(np.array([1, 5, 5, 3]))
-for event, total in seen:
+def show(event, value):
+    total = value.astype(np.float64).sum()
     print(event.name, event.stage, event.layer, event.expr, event.shape, event.dtype, repr(total))
-print(logits.shape, repr(logits.sum()))
+with model.hooks.subscribe(show), model.hooks.subscribe(lambda event, value: 2 * value, "layer1.attn.k"):
+    found = trace(model, tokens=[1, 5, 5, 3], values=["logits"])
+print(repr(found), repr(found.loss), repr(found["logits"].sum()))
 """
 
 
