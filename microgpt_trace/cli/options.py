@@ -30,6 +30,11 @@ class Bos(str, Enum):
     last = "last"
 
 
+class Vocab(str, Enum):
+    az = "a-z"
+    data = "data"
+
+
 class RopePairs(str, Enum):
     adjacent = "adjacent"
     halves = "halves"

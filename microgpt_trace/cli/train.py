@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import FileFormatError, InputError
+from ..errors import InputError
 from ..files import hold
-from ..log_records import watched_before
-from ..running.inputs import prepare_name
-from ..tokenizer import Tokenizer
-from ..wording import counted
-from .options import DEFAULT_CHECKPOINT
+from .options import DEFAULT_CHECKPOINT, Vocab
 from .output import note
 from .targets import check_training_targets
-
-if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
-    from ..training import Trainer
-
-WATCHED = "emma"
-
-
-class Vocab(str, Enum):
-    az = "a-z"
-    data = "data"
 
 
 def _dimension(flag: str, what: str, default: int) -> Any:
@@ -88,13 +72,14 @@ def train(
             if path is not None:
                 stack.enter_context(hold(path))
         check_training_targets(target, log, data, resume, force)  # now that no other run changes it
-        trainer = _resumed(resume, asked, dimensions, vocab, data) if resume else _new(
-            asked, dimensions, vocab, data
-        )  # fmt: skip
         from .log import TrainingLog
+        from .trainer import new_trainer, resumed_trainer, watched_name
         from .training_run import train_and_report
 
-        watched = _watched(trainer, watch, log if resume else None)
+        trainer = resumed_trainer(resume, asked, dimensions, vocab, data) if resume else new_trainer(
+            asked, dimensions, vocab, data
+        )  # fmt: skip
+        watched = watched_name(trainer, watch, log if resume else None)
         records = stack.enter_context(
             TrainingLog(log, trainer, watched, trace_every, append=resume is not None)
         )
@@ -107,71 +92,3 @@ train.epilog = (  # type: ignore[attr-defined]
     "Examples: microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
     "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
 )
-
-
-def _new(
-    asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None, data: Path | None
-) -> Trainer:
-    from ..documents import Documents, default_data, read_lines
-    from ..model import Schedule, init
-    from ..parameters import Config
-    from ..training import Trainer
-
-    schedule = Schedule(**{key: value for key, value in asked.items() if value is not None})
-    path = data or default_data()
-    lines = read_lines(path)
-    tokenizer = _tokenizer(vocab, lines)
-    config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
-    hint = "" if vocab is Vocab.data else "--vocab data takes the characters of the data"
-    documents = Documents.fit(lines, tokenizer, config.block_size, hint)
-    if not len(documents):
-        why = "; ".join(documents.notes)
-        raise FileFormatError(f"{path}: none of its {counted(len(lines), 'line')} fits the model: {why}")
-    return Trainer(init(config, seed=schedule.seed, tokenizer=tokenizer), documents, schedule)
-
-
-def _resumed(
-    path: Path, asked: dict[str, Any], dimensions: dict[str, int | None], vocab: Vocab | None,
-    data: Path | None,
-) -> Trainer:  # fmt: skip
-    from ..checkpoint import load
-    from ..documents import Documents, default_data, read_lines
-    from ..training import Trainer
-
-    model = load(path)
-    state = model.training
-    if state is None or state.moments is None:
-        raise FileFormatError(f"{path}: holds weights but no training state to resume")
-    stored = vars(state.schedule) | vars(model.config)
-    for name, value in (asked | dimensions).items():
-        if value is not None and value != stored[name]:
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(f"{option} {value} contradicts {path}, which says {stored[name]}")
-    if state.step >= state.schedule.steps:
-        raise InputError(f"{path}: stands at its last step, {state.step:,}; nothing is left to resume")
-    lines = read_lines(data or default_data())
-    if vocab is not None and _tokenizer(vocab, lines) != model.tokenizer:
-        said = model.tokenizer.describe_chars()
-        raise InputError(f"--vocab {vocab.value} contradicts {path}, whose characters are {said}")
-    documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
-    if documents.fingerprint != state.data:
-        raise InputError(
-            f"{path} was trained on other data: expected {state.data}, found {documents.fingerprint}"
-        )
-    return Trainer(model, documents, state.schedule)
-
-
-def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
-    return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
-
-
-def _watched(trainer: Trainer, asked: str | None, log: Path | None) -> str:
-    """The name whose probabilities are shown: the one asked for, that of a log that is gone on with, emma, or
-    the first of the data that can be written. Raises InputError for one that does not fit."""
-    if asked is None and log is not None:
-        asked = watched_before(log)
-    if asked is not None:
-        return prepare_name(trainer.model("this run"), asked).text
-    names = trainer.documents.names
-    fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
-    return WATCHED if fits else names[0]
