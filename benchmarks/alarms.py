@@ -26,7 +26,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import Intervention, diff, load, record, trace
-from microgpt_trace.decoder import Decoder
+from microgpt_trace.decoder.model import Decoder
 
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
 RECORDED, FUSED = 35, 4  # texts that are recorded, and of so many one with fused attention as well

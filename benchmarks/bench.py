@@ -50,7 +50,7 @@ def run(measurement: str, options: argparse.Namespace) -> None:
         return
     import speed
 
-    from microgpt_trace.threads import available_cores, one_blas_thread
+    from microgpt_trace.arrays.threads import available_cores, one_blas_thread
 
     with one_blas_thread():  # of NumPy, as training has it; the peers are imported after
         if options.all_cores:

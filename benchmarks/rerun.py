@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+from microgpt_trace.passes import logits_of
 
 from microgpt_trace import load, patch
-from microgpt_trace.comparison.pairing import prepared
+from microgpt_trace.arrays.stats import Array
 from microgpt_trace.hooks.event import TraceEvent
-from microgpt_trace.passes import logits_of
-from microgpt_trace.stats import Array
 
 
 def main(path: str, clean: str, corrupt: str) -> None:
@@ -26,7 +25,7 @@ def main(path: str, clean: str, corrupt: str) -> None:
     def keep(event: TraceEvent, value: Array) -> None:
         kept[event.name] = value.copy()
 
-    inputs = [prepared(model, text, None) for text in (clean, corrupt)]
+    inputs = [model.read(text) for text in (clean, corrupt)]
     last = len(inputs[0].tokens) - 1
     with model.hooks.subscribe(keep, *names):
         ends = [logits_of(model, inputs[0], [last], model.hooks.begin().tap("forward"))[0]]

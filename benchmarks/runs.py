@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 
 from microgpt_trace import Config, Tokenizer, init
-from microgpt_trace.batch import Batch
-from microgpt_trace.documents import Documents, default_data, read_lines
-from microgpt_trace.model import Schedule
-from microgpt_trace.training import Trainer
+from microgpt_trace.microgpt.batch import Batch
+from microgpt_trace.microgpt.documents import Documents, default_data, read_lines
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
 
 LR = 0.01
 

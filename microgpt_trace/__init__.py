@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .arrays.stats import TensorStats
     from .attribution.attribute import attribute
-    from .checkpoint import save
     from .comparison.diff import diff
     from .diagnosis.dumped import diagnose
     from .dumps.recorder import record
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from .gradient_check import gradcheck
     from .hooks.bus import HookBus
     from .hooks.event import TraceEvent
-    from .interventions import Intervention
-    from .loading import load
-    from .model import Model, init
-    from .parameters import Config
+    from .microgpt.checkpoint import save
+    from .microgpt.model import Model, init
+    from .microgpt.parameters import Config
+    from .microgpt.sampling import sample
+    from .microgpt.tokenizer import Tokenizer
+    from .microgpt.training import train
     from .patching.patch import patch
-    from .sampling import sample
-    from .stats import TensorStats
-    from .tokenizer import Tokenizer
+    from .readers.loading import load
+    from .running.interventions import Intervention
     from .tracing.result import Trace
     from .tracing.trace import trace
-    from .training import train
     from .validation import validate
 
 _HOME = {
-    "Config": "parameters",
+    "Config": "microgpt.parameters",
     "HookBus": "hooks.bus",
-    "Intervention": "interventions",
+    "Intervention": "running.interventions",
     "MicrogptError": "errors",
-    "Model": "model",
-    "TensorStats": "stats",
-    "Tokenizer": "tokenizer",
+    "Model": "microgpt.model",
+    "TensorStats": "arrays.stats",
+    "Tokenizer": "microgpt.tokenizer",
     "Trace": "tracing.result",
     "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
@@ -47,14 +47,14 @@ _HOME = {
     "diff": "comparison.diff",
     "explain": "explaining.explain",
     "gradcheck": "gradient_check",
-    "init": "model",
-    "load": "loading",
+    "init": "microgpt.model",
+    "load": "readers.loading",
     "patch": "patching.patch",
     "record": "dumps.recorder",
-    "sample": "sampling",
-    "save": "checkpoint",
+    "sample": "microgpt.sampling",
+    "save": "microgpt.checkpoint",
     "trace": "tracing.trace",
-    "train": "training",
+    "train": "microgpt.training",
     "validate": "validation",
 }
 

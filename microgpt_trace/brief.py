@@ -4,7 +4,7 @@ gave in a repr."""
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -59,3 +59,10 @@ def _fields(record: Any) -> list[str]:
     if isinstance(record, tuple):
         return list(record._fields)  # type: ignore[attr-defined]
     return [field.name for field in fields(record) if field.repr]
+
+
+def listed(tokens: Sequence[int] | None) -> str:
+    """The first of some token ids, and how many more there are."""
+    shown = ", ".join(map(str, (tokens or ())[:12]))
+    more = len(tokens or ()) - 12
+    return f"[{shown}{f', … {more} more' if more > 0 else ''}]"

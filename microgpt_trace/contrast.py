@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .arrays.logits import best_tokens
+from .arrays.stats import Array
 from .brief import one_line
-from .stats import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 from .brief import one_line
 from .errors import InputError
-from .microgpt import event_specs
-from .names import select_names
-from .parameters import Config
+from .hooks.names import select_names
+from .microgpt.parameters import Config
+from .microgpt.passes import event_specs
 
 _LAYER = re.compile(r"^layer[0-9]+\.")
 TIMELINE_SCHEMA = "microgpt.timeline/1"

@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
+from .architecture.model import TraceInput
 from .arrays.logits import PART, softmax
-from .decoder import Decoder, labeller
+from .arrays.stats import Array
+from .decoder.llama import head_forward
+from .decoder.model import Decoder
 from .hooks.bus import HookBus, Subscription
-from .interventions import HEAD_EVENTS, Editor, Intervention
-from .llama import head_forward
-from .running.inputs import TraceInput
+from .running.interventions import HEAD_EVENTS, Editor, Intervention
 from .running.streams import EventStream, Piece
-from .stats import Array
 from .tracing.effects import Comparer, divergences, mean_of, p_after
 from .tracing.predictions import predictions_of
 from .tracing.result import Intervened, Prediction
@@ -74,9 +74,7 @@ class Beside:
         self._kl += divergences(before, logits, probs if replaced else None)
         seen, targets = [inputs.labels[p] for p in positions], [inputs.targets[p] for p in positions]
         predicted = list(
-            predictions_of(
-                positions, seen, targets, before, likely, False, labeller(self._model), self._top_k
-            )
+            predictions_of(positions, seen, targets, before, likely, False, self._model.label, self._top_k)
         )
         self._before += predicted
         self._p_after += p_after(predicted, probs)

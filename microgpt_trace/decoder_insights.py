@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from .decoder import Decoder
+from .architecture.model import TraceInput
+from .arrays.norm_rows import NormRows
+from .decoder.model import Decoder
 from .insights import WHOLE
-from .norm_rows import NormRows
 from .printable import shown_token
-from .running.inputs import TraceInput
 from .tracing.anomalies import NORM_TOLERANCE
 from .tracing.findings import Insight
 from .tracing.result import LayerRow

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .arrays.logits import PART, best_tokens, softmax
+from .arrays.stats import Array
+from .arrays.threads import one_blas_thread
 from .checks import UNTRACED, untraced_check
-from .decoder import Decoder, labeller
+from .decoder.llama import Cache, forward, head_forward, rmsnorm
+from .decoder.model import Decoder
+from .decoder.prompt import chosen_positions, prepare
 from .decoder_insights import insights_of
 from .errors import InputError
 from .hooks.bus import HookBus, Run
+from .hooks.names import select_names
 from .hooks.replacements import differs
-from .llama import Cache, forward, head_forward, rmsnorm
-from .names import select_names
-from .prompt import chosen_positions, prepare
-from .running.inputs import TraceInput
-from .stats import Array
-from .threads import one_blas_thread
 from .tracing.anomalies import anomalies_of
 from .tracing.findings import Check
 from .tracing.generation import Continuation, Sampling, continue_prompt
@@ -29,7 +28,8 @@ from .tracing.result import Candidate, LensRow, Prediction, Trace
 from .tracing.watched import Watched
 
 if TYPE_CHECKING:
-    from .interventions import Intervention
+    from .architecture.model import TraceInput
+    from .running.interventions import Intervention
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
@@ -145,7 +145,7 @@ def predict(
     in_parts = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
     if not in_parts:
         size, emit = len(rows), run.tap("forward").emit
-    label, predictions = labeller(model), list[Prediction]()
+    label, predictions = model.label, list[Prediction]()
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         run.resume()
@@ -193,7 +193,7 @@ def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:
 
 def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
     """Final norm and head applied to the stream after each layer: the top token of every position."""
-    label, width = labeller(model), len(positions)
+    label, width = model.label, len(positions)
     gain, eps = model.tensors["final_norm"].read(), model.config.norm_eps
     stacked = rmsnorm(np.concatenate(streams), gain, eps)
     size = max(1, PART // model.config.vocab_size)

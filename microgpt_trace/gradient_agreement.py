@@ -12,12 +12,12 @@ from itertools import islice
 
 import numpy as np
 
-from .batch import Batch, Packer
+from .arrays.stats import Array
 from .hooks.bus import SILENT, Tap
-from .microgpt import Pass, backward, forward
-from .parameters import Parameters
+from .microgpt.batch import Batch, Packer
+from .microgpt.parameters import Parameters
+from .microgpt.passes import Pass, backward, forward
 from .slopes import Deviation, along_directions, same_relus
-from .stats import Array
 from .tracing.findings import Check
 
 CLAIM = "gradients agree with finite differences"

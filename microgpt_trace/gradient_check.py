@@ -14,17 +14,16 @@ from functools import partial
 
 import numpy as np
 
-from .batch import Batch, Packer
+from .arrays.stats import Array
 from .brief import one_line
 from .hooks.bus import SILENT, HookBus, Tap
 from .hooks.event import TraceEvent
 from .hooks.replacements import Replacement
-from .microgpt import Pass, backward, event_specs, forward
-from .model import Model, check_microgpt
-from .parameters import Parameters
-from .running.inputs import prepare_name
+from .microgpt.batch import Batch, Packer
+from .microgpt.model import Model, check_microgpt
+from .microgpt.parameters import Parameters
+from .microgpt.passes import Pass, backward, event_specs, forward
 from .slopes import Deviation, along_directions, rounding_of, slope_of
-from .stats import Array
 
 STEP = 1e-5
 TOLERANCE = 1e-6  # of the tensor's largest gradient
@@ -63,7 +62,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
     """Check every element of the gradient of the text's loss: parameter by parameter, then activation by
     activation, both as a trace shows them."""
     check_microgpt(model, "gradcheck")
-    inputs = prepare_name(model, text)
+    inputs = model.read(text)
     params = model.params.copy(np.float64)
     ids = np.array([*inputs.tokens, inputs.targets[-1]])
     return _checks(params, Packer(params.config, np.float64).one(ids))

@@ -8,32 +8,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .batch import Batch
+from .architecture.graph import forward_names
+from .arrays.norm_rows import NormRows
+from .arrays.stats import Array, TensorStats
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .graph import forward_names
 from .hooks.bus import SILENT, HookBus, Run, Subscription, Tap
 from .hooks.event import PHASES, TraceEvent
+from .hooks.names import select_names
 from .hooks.replacements import differs
 from .insights import insights_of
-from .microgpt import Pass, forward, parameter_spec
-from .microgpt import backward as run_backward
-from .model import Model, Schedule
-from .names import select_names
-from .norm_rows import NormRows
-from .ops import RMSNORM_EPS
-from .parameters import Parameters
-from .passes import batch_of
-from .running.inputs import TraceInput, prepare_name
-from .stats import Array, TensorStats
+from .microgpt.batch import Batch
+from .microgpt.model import Model, Schedule
+from .microgpt.ops import RMSNORM_EPS
+from .microgpt.parameters import Parameters
+from .microgpt.passes import Pass, forward, parameter_spec
+from .microgpt.passes import backward as run_backward
 from .tracing.collector import Collector
 from .tracing.effects import Comparer, divergences, p_after
 from .tracing.predictions import predictions_of
 from .tracing.result import Intervened, ParameterRow, Prediction, StepSummary, Trace
 
 if TYPE_CHECKING:
-    from .interventions import Editor, Intervention
-    from .training import Adam
+    from .architecture.model import TraceInput
+    from .microgpt.training import Adam
+    from .running.interventions import Editor, Intervention
 
 
 def trace_microgpt(
@@ -43,8 +42,8 @@ def trace_microgpt(
     bus, known = model.hooks, list(model.hooks.specs)
     shown = select_names(names, known)
     kept = shown if values is True else select_names(values, known) if values else []
-    inputs = prepare_name(model, text)
-    batch = batch_of(model, inputs)
+    inputs = model.read(text)
+    batch = model.batch(inputs)
     collector, checker, norms = Collector(kept), Checker(model.config.n_head), _Norms()
     summary: StepSummary | None = None
     before, after = checker.observers(bus)
@@ -164,7 +163,7 @@ class _Untouched:
         return self._taps(self._editor())[0]
 
     def _editor(self) -> Editor:
-        from .interventions import Editor
+        from .running.interventions import Editor
 
         return Editor(self.model, self.inputs, range(len(self.inputs.tokens)), self.interventions)
 
@@ -208,7 +207,7 @@ def _vanishing(done: Pass, run: Run) -> Array:
 
 def _adam_of(model: Model) -> Adam:
     """An optimizer on a copy of the parameters, with the moments that the model came with."""
-    from .training import Adam
+    from .microgpt.training import Adam
 
     moments = model.training.moments if model.training else None
     return Adam(model.params.copy(), None if moments is None else moments.copy())

@@ -23,7 +23,7 @@ from .courses import (
 from .errors import InputError
 from .hooks.event import PHASES
 from .log_records import LogRecord, log_records
-from .parameters import Config
+from .microgpt.parameters import Config
 from .wording import counted
 
 EARLIER = "not logged; the log is of an earlier version"

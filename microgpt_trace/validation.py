@@ -10,26 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from .architecture.edits import Report
+from .architecture.graph import forward_names, kind_of
+from .architecture.model import LanguageModel, TraceInput
+from .arrays.stats import Array
+from .arrays.threads import one_blas_thread
 from .brief import one_line
-from .comparison.pairing import prepared
-from .decoder import Decoder
-from .graph import forward_names, kind_of
 from .hooks.bus import Hook
 from .hooks.event import TraceEvent
-from .model import Model
-from .names import select_names
-from .running.inputs import TraceInput
-from .stats import Array
-from .threads import one_blas_thread
+from .hooks.names import select_names
 from .tracing.result import Trace
 from .tracing.trace import trace
 from .validation_edges import Edge, Watch
-from .variants import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class Validation:
 
 
 def validate(
-    model: Model | Decoder, text: str | None = None, *, tokens: Sequence[int] | None = None,
+    model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     names: Sequence[str] | None = None, report: Report = lambda done, total: None,
 ) -> Validation:  # fmt: skip
     """The verdict on every event (or those that `names` stand for).
@@ -77,7 +74,7 @@ def validate(
     `report` is told of the layers that are done. Raises InputError for a text or a name that does not
     fit.
     """
-    inputs = prepared(model, text, tokens)
+    inputs = model.read(text, tokens)
     known = [name for name in forward_names(model) if name != "loss" or inputs.targets[0] is not None]
     chosen = select_names(names or ("*",), known)
     with one_blas_thread(), np.errstate(all="ignore"):
@@ -86,7 +83,7 @@ def validate(
 
 
 def _verdicts(
-    model: Model | Decoder, inputs: TraceInput, known: Sequence[str], chosen: Sequence[str], report: Report
+    model: LanguageModel, inputs: TraceInput, known: Sequence[str], chosen: Sequence[str], report: Report
 ) -> Iterator[Verdict]:
     untouched = _trace(model, inputs)
     if not np.isfinite(untouched["logits"]).all():
@@ -123,7 +120,7 @@ def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: di
 
 
 def _perturbed(
-    model: Model | Decoder, inputs: TraceInput, known: Sequence[str], report: Report
+    model: LanguageModel, inputs: TraceInput, known: Sequence[str], report: Report
 ) -> tuple[dict[str, str], list[Edge]]:
     """What is wrong with which events, and what reads what: once without the heads and with P as computed,
     which are ways past both, and once with all that there is."""
@@ -144,16 +141,16 @@ def _perturbed(
 
 
 def _trace(
-    model: Model | Decoder, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
+    model: LanguageModel, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
 ) -> Trace:
     """A trace under a hook alone, with what the head gives, as used."""
-    alone = replace(model)  # with a bus of its own
+    alone = model.alone()
     with ExitStack() as stack:
         if hook is not None:
             stack.enter_context(alone.hooks.subscribe(hook, *names))
-        if isinstance(alone, Model):
-            return trace(alone, inputs.text, values=_head(inputs))
-        return trace(alone, tokens=inputs.tokens, values=_head(inputs), recheck=hook is None)
+        if "prompts" in alone.abilities:
+            return trace(alone, tokens=inputs.tokens, values=_head(inputs), recheck=hook is None)
+        return trace(alone, inputs.text, values=_head(inputs))
 
 
 def _head(inputs: TraceInput) -> list[str]:
@@ -161,7 +158,7 @@ def _head(inputs: TraceInput) -> list[str]:
 
 
 def _replaced_by_itself(
-    model: Model | Decoder, inputs: TraceInput, names: Sequence[str], untouched: Trace
+    model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
     """How far the head's values move, for each event. All at once where that moves nothing at all."""
 

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .decoder import Decoder
+from .architecture.graph import kind_of, layer_of
+from .architecture.model import LanguageModel, TraceInput
+from .arrays.stats import Array
 from .diagnosis.bounds import ROUNDINGS, bound_of
 from .diagnosis.operations import WideWeights, apply, inputs_of
 from .diagnosis.rules import rules_of
-from .graph import kind_of, layer_of
 from .hooks.event import TraceEvent
-from .model import Model
-from .running.inputs import TraceInput
-from .stats import Array
 from .tracing.effects import distance
 from .tracing.result import Trace
 
@@ -39,7 +37,7 @@ class Watch:
     which."""
 
     def __init__(
-        self, model: Model | Decoder, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
+        self, model: LanguageModel, inputs: TraceInput, kept: Container[str], done: Callable[[int], None]
     ) -> None:
         self.wrong: dict[str, str] = {}
         self.edges: list[Edge] = []

@@ -6,7 +6,7 @@ import signal
 from collections import Counter
 from dataclasses import dataclass
 
-from microgpt_trace.threads import VARIABLES
+from microgpt_trace.arrays.threads import VARIABLES
 
 for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch load, in our workers too
     os.environ.setdefault(name, "1")
@@ -18,8 +18,8 @@ from tiny_models import CASES as DECODERS
 from tiny_models import random_weights, tiny_model, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, init, load
-from microgpt_trace.batch import Packer
-from microgpt_trace.parameters import Parameters
+from microgpt_trace.microgpt.batch import Packer
+from microgpt_trace.microgpt.parameters import Parameters
 
 
 def pytest_configure(config):

@@ -20,7 +20,7 @@ from apr_files import (
     tiny_model,
 )
 
-from microgpt_trace.encodings import ENCODINGS
+from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.readers.apr import is_apr, read_apr, read_apr_header
 
 GOLDEN = {

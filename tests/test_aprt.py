@@ -16,7 +16,7 @@ from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST, fit
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError, MicrogptError, RunError
-from microgpt_trace.names import ALIASES
+from microgpt_trace.hooks.names import ALIASES
 
 QKV = ("layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
 

@@ -6,19 +6,11 @@ from commands import microgpt as microgpt_command
 from conftest import CASES
 from judges import torch_grad, torch_run
 
-from microgpt_trace import (
-    Config,
-    Intervention,
-    Model,
-    Tokenizer,
-    gradient_agreement,
-    microgpt,
-    microgpt_tracing,
-    ops,
-    trace,
-)
-from microgpt_trace.checkpoint import save
-from microgpt_trace.parameters import Parameters
+from microgpt_trace import Config, Intervention, Model, Tokenizer, gradient_agreement, microgpt_tracing, trace
+from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.microgpt.checkpoint import save
+from microgpt_trace.microgpt.parameters import Parameters
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 

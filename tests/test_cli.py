@@ -340,9 +340,9 @@ def test_resume_refuses_what_contradicts_the_checkpoint(tmp_path, checkpoint):
 
 
 def half_done(folder):
-    from microgpt_trace.documents import Documents, default_data, read_lines
-    from microgpt_trace.model import Schedule
-    from microgpt_trace.training import Trainer
+    from microgpt_trace.microgpt.documents import Documents, default_data, read_lines
+    from microgpt_trace.microgpt.model import Schedule
+    from microgpt_trace.microgpt.training import Trainer
 
     model, path = init(), folder / "part.safetensors"
     trainer = Trainer(model, Documents.fit(read_lines(default_data()), model.tokenizer, 16), Schedule(20))

@@ -12,7 +12,6 @@ from tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.comparison.pairing import prepared
 from microgpt_trace.diagnosis.dumped import diagnose
 from microgpt_trace.dumps.recording import OWN, Recorded, Recording
 from microgpt_trace.errors import InputError
@@ -23,7 +22,7 @@ IDS = ",".join(map(str, TOKENS))
 
 def values_of(model):
     """Every event of a pass."""
-    inputs, values = prepared(model, None, TOKENS), {}
+    inputs, values = model.read(None, TOKENS), {}
     with EventStream(model, inputs, events_of(model)) as stream:
         for name, value, _ in stream:
             values[name] = np.array(value)

@@ -10,7 +10,8 @@ import pytest
 from judges_decoder import softmax
 from tiny_models import TOKENS
 
-from microgpt_trace import decoder_tracing, llama, load, trace
+from microgpt_trace import decoder_tracing, load, trace
+from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.decoder import print_decoder_trace

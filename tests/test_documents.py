@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from microgpt_trace import Config, Tokenizer, init
-from microgpt_trace.documents import Documents, Encoded, default_data, held_out, read_lines
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.running.inputs import prepare_name
+from microgpt_trace.microgpt.documents import Documents, Encoded, default_data, held_out, read_lines
 
 
 def fit(*lines, tokenizer=None, block_size=16):
@@ -203,7 +202,7 @@ def test_of_a_line_of_a_megabyte_little_is_looked_at(char, monkeypatch):
     line = char * 10**6
     assert "longer than 15 characters" in Documents.fit([line, "emma"], Tokenizer(), 16).notes[0]
     with pytest.raises(InputError):
-        prepare_name(init(), line)
+        init().read(line)
     if char != "A":
         with pytest.raises(InputError):
             Tokenizer().encode(line)

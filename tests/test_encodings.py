@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from microgpt_trace.encodings import CHUNK, ENCODINGS, StoredTensor
+from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor
+from microgpt_trace.arrays.unpacking import widen_f16
 from microgpt_trace.errors import InputError
-from microgpt_trace.unpacking import widen_f16
 
 GGML = [name for name in ENCODINGS if name not in ("F32", "F16", "AprQ4", "AprQ8")]
 # Where a block has its float16: random bytes there could be NaN or infinite.

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from microgpt_trace.decoder import DecoderConfig, Rope, event_specs
+from microgpt_trace.decoder.config import DecoderConfig, Rope, event_specs
 from microgpt_trace.dumps import event_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of
-from microgpt_trace.microgpt import event_specs as microgpt_specs
-from microgpt_trace.names import ALIASES
-from microgpt_trace.parameters import Config
+from microgpt_trace.hooks.names import ALIASES
+from microgpt_trace.microgpt.parameters import Config
+from microgpt_trace.microgpt.passes import event_specs as microgpt_specs
 
 
 def events(name):

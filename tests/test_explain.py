@@ -20,7 +20,6 @@ from microgpt_trace.explaining.explanation import element_name
 from microgpt_trace.explaining.forward import worked_out
 from microgpt_trace.explaining.place import Place
 from microgpt_trace.explaining.running import run_for
-from microgpt_trace.running.inputs import prepare_name
 
 MATH = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "max": max}
 
@@ -114,7 +113,7 @@ def test_every_element_of_every_event_equals_pytorch(case):
     judged, _ = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
     shapes = event_shapes(model, len(ids) - 1)
     every = {**shapes, **model.config.shapes()}
-    traced = run_for(model, prepare_name(model, case.text), Element("loss", ()), every, False)
+    traced = run_for(model, model.read(case.text), Element("loss", ()), every, False)
     for name, shape in shapes.items():
         places = list(product(*map(range, shape)))
         found = [worked_out(Place(traced, Element(name, index), 4)).value for index in places]

@@ -17,7 +17,6 @@ from microgpt_trace.explaining.explanation import element_name
 from microgpt_trace.explaining.forward import worked_out
 from microgpt_trace.explaining.place import Place
 from microgpt_trace.explaining.running import run_for
-from microgpt_trace.running.inputs import prepare_name
 
 DEEP = CASES["2 layers, 2 heads"].model
 EVENTS = event_shapes(DEEP, 9)
@@ -27,7 +26,7 @@ def test_every_element_of_every_gradient_equals_pytorch(case):
     ids, model = case.ids, case.model
     events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
     shapes = {**event_shapes(model, len(ids) - 1), **model.config.shapes()}
-    traced = run_for(model, prepare_name(model, case.text), Element("loss", ()), shapes, True)
+    traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
     for name, shape in shapes.items():
         places = list(product(*map(range, shape)))
         found = [gradient_worked_out(Place(traced, Element(name, index), 4)).value for index in places]
@@ -40,7 +39,7 @@ def test_float32_lies_well_within_the_tolerance():
     model = init()
     events = event_shapes(model, 5)
     shapes = events | model.config.shapes()
-    traced, worst = run_for(model, prepare_name(model, "emma"), Element("loss", ()), shapes, True), 0.0
+    traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
     for name, shape in shapes.items():
         for index in product(*map(range, shape)):
             at = Place(traced, Element(name, index), 1)

@@ -11,12 +11,11 @@ from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
 from microgpt_trace import load
-from microgpt_trace.decoder import parameter, parameter_row
+from microgpt_trace.arrays.encodings import stored_column
 from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.explanation import element_name
-from microgpt_trace.explaining.traced import stored_column
 
 CHOSEN = (
     "llama_gqa", "llama_mha_bias", "llama_tied", "llama_yarn_attention", "mistral_window", "qwen2_window",
@@ -52,8 +51,10 @@ def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
     model = load(write_gguf(tmp_path / "m.gguf", *tiny_model(case)))
     run = keep_run(model, tokens=TOKENS)
     for name, index in sampled(model.config.shapes(), 3):
-        whole = parameter(model, name)
-        assert np.array_equal(parameter_row(model, name, index[0]), whole[index[0]].reshape(-1)), name
+        whole = model.parameter(name)
+        assert np.array_equal(
+            model.parameter(name, slice(index[0], index[0] + 1)).reshape(-1), whole[index[0]].reshape(-1)
+        ), name
         if len(index) == 2:
             stored = model.tensors[name]
             assert np.array_equal(stored_column(stored, index[1]), stored.read()[:, index[1]])
@@ -65,7 +66,7 @@ def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
     assert model.config.adjacent_pairs
     found = explain(model, "layer0.attn.norm[3,5]", tokens=TOKENS)
     for use, name in zip(found.uses, ("wq", "wk", "wv"), strict=True):
-        products = found.traced * parameter(model, f"layer0.attn_{name}")[:, 5]
+        products = found.traced * model.parameter(f"layer0.attn_{name}")[:, 5]
         best = np.abs(products).argmax()
         assert (use.name, use.count) == (f"layer0.attn.{name[1]}[3,{best}]", len(products))
         assert use.adds == pytest.approx(products[best])

@@ -22,7 +22,7 @@ from microgpt_trace import Model, load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.recording import OWN, Recorded, Recording
 from microgpt_trace.errors import InputError
-from microgpt_trace.parameters import Parameters
+from microgpt_trace.microgpt.parameters import Parameters
 
 KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")
 ONE_ELEMENT = ("nan", "inf", "wrong_element")

@@ -8,7 +8,8 @@ from conftest import TINY_TOKENS
 from judges_decoder import decoder_events, softmax
 from tiny_models import CASES, TOKENS, random_weights
 
-from microgpt_trace import llama, load, trace
+from microgpt_trace import load, trace
+from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.render.document import document, dump
 from microgpt_trace.tracing import generation

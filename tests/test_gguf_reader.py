@@ -20,12 +20,12 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
-from microgpt_trace.decoder import tensor_stats
+from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
+from microgpt_trace.arrays.stats import TensorStats
+from microgpt_trace.decoder.stored import tensor_stats
 from microgpt_trace.dumps.shapes import file_order
-from microgpt_trace.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.readers.names import our_name
-from microgpt_trace.stats import TensorStats
 
 gguf = pytest.importorskip("gguf", reason="the judge of GGUF files is the package gguf")
 

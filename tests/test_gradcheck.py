@@ -6,9 +6,11 @@ from conftest import CASES
 from judges import agree
 from sweeps import some_of
 
-from microgpt_trace import Model, gradcheck, microgpt, ops, trace
+from microgpt_trace import Model, gradcheck, trace
+from microgpt_trace.architecture.graph import forward_names
 from microgpt_trace.errors import InputError
-from microgpt_trace.graph import forward_names
+from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import passes as microgpt
 
 
 def test_every_parameter_agrees(case):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from microgpt_trace import Config, Model, init, trace, train
+from microgpt_trace.arrays.norm_rows import NormRows
 from microgpt_trace.insights import ENOUGH
-from microgpt_trace.model import Schedule, TrainingState
-from microgpt_trace.norm_rows import NormRows
+from microgpt_trace.microgpt.model import Schedule, TrainingState
 from microgpt_trace.wording import at_most, counted
 
 IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]

@@ -11,13 +11,12 @@ from sweeps import some_of
 from tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Model, load, trace
-from microgpt_trace.comparison.pairing import prepared
+from microgpt_trace.architecture.graph import forward_names
+from microgpt_trace.architecture.sites import parse_site
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.files import open_recording
 from microgpt_trace.errors import InputError
-from microgpt_trace.graph import forward_names
-from microgpt_trace.interventions import Intervention
-from microgpt_trace.sites import parse_site
+from microgpt_trace.running.interventions import Intervention
 
 CASE = CASES["2 layers, 2 heads"]
 NAMES = forward_names(CASE.model)
@@ -352,7 +351,7 @@ def test_positions_of_another_length_must_be_named(tmp_path):
 
 def test_interventions_read_a_decoder_from_its_folder(decoder_folder):
     model = load(decoder_folder("qwen2_tied"))
-    inputs = prepared(model, None, TOKENS)
+    inputs = model.read(None, TOKENS)
     assert len(decoder_values(model, Intervention("ablate", "ffn_silu")).intervened.kl) == len(inputs.tokens)
 
 

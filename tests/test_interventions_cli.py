@@ -10,7 +10,7 @@ from documents import valid, valid_lines
 
 from microgpt_trace import init, save, trace
 from microgpt_trace.dumps.files import open_recording
-from microgpt_trace.interventions import Intervention
+from microgpt_trace.running.interventions import Intervention
 
 
 def run(folder, *arguments, **options):

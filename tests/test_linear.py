@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from test_encodings import HALVES, stored
 
-from microgpt_trace import linear as linear_module
-from microgpt_trace.encodings import CHUNK, ENCODINGS
-from microgpt_trace.linear import linear
+from microgpt_trace.arrays import linear as linear_module
+from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
+from microgpt_trace.arrays.linear import linear
 
 QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
 WITH_MINIMA = [name for name in ENCODINGS if ENCODINGS[name].minima]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny_models import tiny_model, write_folder, write_gguf
 
 from microgpt_trace import init, load
-from microgpt_trace.checkpoint import save
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.loading import kind_of
+from microgpt_trace.microgpt.checkpoint import save
+from microgpt_trace.readers.loading import kind_of
 
 
 @pytest.fixture

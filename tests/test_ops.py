@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from judges import agree, slope, softmax_of
 
-from microgpt_trace import ops
+from microgpt_trace.microgpt import ops
 
 T, HEADS, WIDTH, VOCAB = 5, 2, 6, 7
 F64 = np.float64

@@ -10,8 +10,7 @@ from sweeps import some_of
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.parameters import Parameters
-from microgpt_trace.patching import patch as patching
+from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.patching.results import moves, parts_of, runs_above, tables_of
 
@@ -125,8 +124,8 @@ def test_where_both_runs_have_the_same_bits_nothing_is_run(deep, monkeypatch):
         asked.extend(edit.name for edit in edits)
         return variants(model, inputs, edits, rows, report)
 
-    variants = patching.edited_logits
-    monkeypatch.setattr(patching, "edited_logits", counted)
+    variants = Model.edited_logits
+    monkeypatch.setattr(Model, "edited_logits", counted)
     result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
     # position 7 and what comes after it, in three rows, and the check
     assert asked == ["embed.norm", "embed.norm", *["layer0.mlp.residual"] * 2, *["layer1.mlp.residual"] * 2]
@@ -155,12 +154,12 @@ def test_another_position_is_judged(decoders):
 
 
 def test_a_check_that_fails_is_told(deep, monkeypatch):
-    variants = patching.edited_logits
+    variants = Model.edited_logits
 
     def wrong(*args):
         return ((number, logits * 1.001) for number, logits in variants(*args))
 
-    monkeypatch.setattr(patching, "edited_logits", wrong)
+    monkeypatch.setattr(Model, "edited_logits", wrong)
     result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
     assert not result.ok
     assert result.check.deviation > result.check.tolerance

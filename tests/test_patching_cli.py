@@ -11,9 +11,8 @@ from documents import valid
 from real_model import SMOLLM2, needs_smollm2
 from rich.cells import cell_len
 
-from microgpt_trace import init, save, train
+from microgpt_trace import Model, init, save, train
 from microgpt_trace.cli.patch import patch as command
-from microgpt_trace.patching import patch as patching
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.document import to_text as to_json
 from microgpt_trace.render.grid import Grid, print_grid
@@ -142,12 +141,12 @@ def test_many_columns_stand_in_blocks_without_those_that_are_zero():
 
 
 def test_a_check_that_fails_ends_with_1(monkeypatch, capsys):
-    variants = patching.edited_logits
+    variants = Model.edited_logits
 
     def wrong(*args):
         return ((number, logits * 1.01) for number, logits in variants(*args))
 
-    monkeypatch.setattr(patching, "edited_logits", wrong)
+    monkeypatch.setattr(Model, "edited_logits", wrong)
     with pytest.raises(typer.Exit) as end:
         command(["emma", "emmy"], target="m", against="y")
     assert end.value.exit_code == 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from judges import agree
 
+from microgpt_trace import Model
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.patching import patch as patching
 from microgpt_trace.patching.pairs import Pair, patch_pairs, read_pairs
 from microgpt_trace.patching.patch import patch
 
@@ -28,13 +28,13 @@ def test_mean_and_spread_over_pairs(deep):
 
 
 def test_what_is_not_finite_is_left_out_of_a_mean(deep, monkeypatch):
-    variants = patching.edited_logits
+    variants = Model.edited_logits
 
     def broken(model, inputs, edits, rows, report):
         for number, logits in variants(model, inputs, edits, rows, report):
             yield number, logits * (np.nan if number and inputs.text == "cafe" else 1)
 
-    monkeypatch.setattr(patching, "edited_logits", broken)
+    monkeypatch.setattr(Model, "edited_logits", broken)
     found = patch_pairs(deep.model, [PAIRS[0], Pair("cafa", "cafe")], target="a", against="b")
     assert [cell.count for cell in found.cells[:5]] == [2, 2, 2, 2, 1]
     agree(found.cells[4].mean, 1.0)  # embed.norm at the position that differs

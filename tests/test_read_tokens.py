@@ -9,7 +9,6 @@ from tiny_models import tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.comparison.pairing import prepared
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
 from microgpt_trace.comparison.rounding import to_bf16
 from microgpt_trace.diagnosis.dumped import diagnose
@@ -39,7 +38,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def values(model):
-    with EventStream(model, prepared(model, None, TOKENS), events_of(model)) as stream:
+    with EventStream(model, model.read(None, TOKENS), events_of(model)) as stream:
         return {name: np.array(value) for name, value, _ in stream}
 
 

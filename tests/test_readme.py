@@ -15,7 +15,6 @@ from tiny_models import rope_5, tiny_config, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.cli import COMMANDS
-from microgpt_trace.decoder import parameter
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,7 +65,7 @@ def assert_shown(shown, printed):
 def write_port(folder):
     """The tensors of a SmolLM2 engine that pairs neighbouring channels, as files whose names say nothing."""
     model = load(SMOLLM2)
-    weights = {hf_name(name): parameter(model, name) for name in model.tensors}
+    weights = {hf_name(name): model.parameter(name) for name in model.tensors}
     config = smollm2_config(model.config)
     fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
     write_dump(folder / "port", decoder_run(config, weights, [504, 3575, 282, 4649, 314], fault), "numbers")

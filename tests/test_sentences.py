@@ -13,7 +13,7 @@ from sentences import read_decoder, read_microgpt
 from tiny_models import CASES, random_weights, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
-from microgpt_trace.parameters import Parameters
+from microgpt_trace.microgpt.parameters import Parameters
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from judges import agree
 
 from microgpt_trace import TensorStats
-from microgpt_trace.stats import SAMPLE, median
+from microgpt_trace.arrays.stats import SAMPLE, median
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 

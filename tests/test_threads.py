@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.threads import VARIABLES, one_blas_thread
+from microgpt_trace.arrays.threads import VARIABLES, one_blas_thread
 
 
 def blas_threads():

@@ -17,15 +17,15 @@ from judges import _matvec, _plus, _rmsnorm, _scalar_attention, agree, scalar_fo
 from microgpt_trace import Config, Tokenizer, init, load, save
 from microgpt_trace.cli.log import TrainingLog
 from microgpt_trace.courses import selected
-from microgpt_trace.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.log_records import LOG_SCHEMA, watched_before
-from microgpt_trace.model import Schedule
+from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.render.document import dump
 from microgpt_trace.render.screen import Screen, to_text
 from microgpt_trace.render.timeline import timeline_document
 from microgpt_trace.render.training import loss_curve
 from microgpt_trace.timeline import read_timeline
-from microgpt_trace.training import Trainer
 
 CONFIG = Config(n_embd=8, n_head=2, n_layer=2, block_size=8)
 SCHEDULE = Schedule(steps=60, lr=0.1)  # so large a rate that units die, and some return
@@ -191,7 +191,7 @@ def test_dead_units_in_several_batches_are_those_of_one(monkeypatch):
     trainer = new_trainer()
     list(trainer.run())
     whole = trainer.dead_units()
-    monkeypatch.setattr("microgpt_trace.training.EVALUATION_BATCH", 2)
+    monkeypatch.setattr("microgpt_trace.microgpt.training.EVALUATION_BATCH", 2)
     print(len(trainer.documents.held_out), whole)
     assert len(trainer.documents.held_out) > 9
     assert trainer.dead_units() == whole

@@ -8,11 +8,11 @@ import pytest
 from judges import agree, scalar_forward, scalar_loss, torch_run
 
 from microgpt_trace import Config, Model, Tokenizer, init, load, save, trace, train
-from microgpt_trace.documents import Documents
 from microgpt_trace.errors import DivergedError, InputError
-from microgpt_trace.model import Schedule
-from microgpt_trace.parameters import Parameters
-from microgpt_trace.training import Adam, Trainer, first_nonfinite
+from microgpt_trace.microgpt.documents import Documents
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.microgpt.training import Adam, Trainer, first_nonfinite
 
 # All losses of `train(steps=10, seed=42)` on names.txt by batch size, as this program computed them.
 FIRST_LOSSES = {

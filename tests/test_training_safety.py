@@ -15,13 +15,13 @@ from commands import microgpt, refused
 from sweeps import some_of
 
 from microgpt_trace import init, save, train
-from microgpt_trace.checkpoint import load
 from microgpt_trace.cli import training_run
-from microgpt_trace.documents import Documents
 from microgpt_trace.errors import RunError
 from microgpt_trace.files import check_target, hold
-from microgpt_trace.model import Schedule
-from microgpt_trace.training import Trainer
+from microgpt_trace.microgpt.checkpoint import load
+from microgpt_trace.microgpt.documents import Documents
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
 
 resource = pytest.importorskip("resource", reason="this system has no limits of a process to set")
 

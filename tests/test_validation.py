@@ -6,9 +6,12 @@ import pytest
 from documents import valid
 from real_model import SMOLLM2, needs_smollm2
 
-from microgpt_trace import init, llama, load, microgpt, ops
+from microgpt_trace import init, load
+from microgpt_trace.architecture.graph import forward_names
+from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
-from microgpt_trace.graph import forward_names
+from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import passes as microgpt
 from microgpt_trace.validation import validate
 
 TOKENS = [17, 3, 44, 3, 60, 0]

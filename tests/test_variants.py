@@ -7,10 +7,10 @@ import pytest
 from judges import agree
 from sweeps import some_of
 
-from microgpt_trace import trace, variants
-from microgpt_trace.comparison.pairing import prepared
-from microgpt_trace.graph import forward_names
-from microgpt_trace.variants import Edit, edited_logits
+from microgpt_trace import trace
+from microgpt_trace.architecture.edits import Edit
+from microgpt_trace.architecture.graph import forward_names
+from microgpt_trace.decoder import variants
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 
@@ -35,8 +35,8 @@ def at_position(position):
 
 
 def assert_as_by_hooks(model, edits, rows, **given):
-    inputs = prepared(model, given.get("text"), given.get("tokens"))
-    found = dict(edited_logits(model, inputs, edits, rows))
+    inputs = model.read(given.get("text"), given.get("tokens"))
+    found = dict(model.edited_logits(inputs, edits, rows))
     assert sorted(found) == list(range(len(edits)))
     for number, edit in enumerate(edits):
         agree(found[number], by_hooks(model, edit, rows, **given), rtol=1e-4, atol=2e-5, what=edit.name)
@@ -62,6 +62,6 @@ def test_progress_comes_to_its_end(decoders, monkeypatch):
     model, told = decoders("llama_gqa")[0], []
     monkeypatch.setattr(variants, "ELEMENTS", 2000)
     edits = [Edit(name, at_position(0)) for name in editable(model)]
-    list(edited_logits(model, prepared(model, None, TOKENS), edits, [0], lambda *done: told.append(done)))
+    list(model.edited_logits(model.read(None, TOKENS), edits, [0], lambda *done: told.append(done)))
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == list(range(1, len(told) + 1))

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from sweeps import some_of
 
 from microgpt_trace import Config, Tokenizer, init, load, save, trace
-from microgpt_trace.parameters import Parameters
+from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.render.layout import Column, print_table
 from microgpt_trace.render.screen import to_text, wrapped
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..stats import Array
+from .stats import Array
 
 PART = 1 << 21  # logits worked out at a time: 8 MB
 

@@ -10,20 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import Edit, Report
 from ..arrays.logits import losses_of
-from ..passes import logits_of
-from ..running.inputs import TraceInput
-from ..stats import Array
-from ..threads import one_blas_thread
-from ..variants import Edit, Report, edited_logits
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from .components import Component, bias_of
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel, TraceInput
 
 
-def removal(model: Model | Decoder, component: Component) -> Edit:
+def removal(model: LanguageModel, component: Component) -> Edit:
     """The edit that takes a component's write away."""
     if component.kind == "bias":
         bias = bias_of(model, component.name)
@@ -35,7 +32,7 @@ def removal(model: Model | Decoder, component: Component) -> Edit:
 
 
 def losses_without(
-    model: Model | Decoder, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
+    model: LanguageModel, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
     targets: Sequence[int], hooked: bool, report: Report = lambda done, total: None,
 ) -> dict[str, Array]:  # fmt: skip
     """-log P(target) at the asked positions without each component: by name [n].
@@ -44,18 +41,18 @@ def losses_without(
     its hooks.
     """
     edits = [removal(model, component) for component in components]
-    logits: Iterable[tuple[int, Array]] = edited_logits(model, inputs, edits, rows, report)
+    logits: Iterable[tuple[int, Array]] = model.edited_logits(inputs, edits, rows, report)
     if hooked:
         logits = ((i, _under_hooks(model, inputs, edit, rows)) for i, edit in enumerate(edits))
     with np.errstate(all="ignore"):
         return {components[number].name: losses_by_row(edited, targets) for number, edited in logits}
 
 
-def _under_hooks(model: Model | Decoder, inputs: TraceInput, edit: Edit, rows: Sequence[int]) -> Array:
+def _under_hooks(model: LanguageModel, inputs: TraceInput, edit: Edit, rows: Sequence[int]) -> Array:
     """The logits [n, V] of a run under the model's hooks, with the edit after them."""
     last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return logits_of(model, inputs, rows, model.hooks.begin(after=[last]).tap("forward"))
+        return model.logits(inputs, rows, model.hooks.begin(after=[last]).tap("forward"))
 
 
 def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import Report
 from ..arrays.logits import best_tokens
+from ..arrays.stats import Array
 from ..checks import ROUNDING
-from ..comparison.pairing import prepared
 from ..contrast import Contrast, runner_up
+from ..decoder.prompt import chosen_positions
 from ..errors import InputError
-from ..prompt import chosen_positions
-from ..running.inputs import TraceInput
-from ..stats import Array
-from ..token_names import token_label, token_of
-from ..variants import Report
+from ..running.token_names import token_label, token_of
 from .ablation import losses_by_row, losses_without
 from .components import Component
 from .direct import direct_writes
@@ -25,12 +23,11 @@ from .observing import Observed, observe
 from .parts import AttributionResult, LogitSum, Part, PositionAttribution, Removal
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel, TraceInput
 
 
 def attribute(
-    model: Model | Decoder,
+    model: LanguageModel,
     text: str | None = None,
     *,
     tokens: Sequence[int] | None = None,
@@ -53,9 +50,9 @@ def attribute(
     named, other = _token(model, target), _token(model, against)
     if named is not None and named == other:
         raise InputError(f"target and against are the same token, {_quoted(model, named)}")
-    inputs = prepared(model, text, tokens)
+    inputs = model.read(text, tokens)
     if positions is None:
-        positions = "all" if model.family == "microgpt" else "last"
+        positions = "last" if "prompts" in model.abilities else "all"
     rows = chosen_positions(positions, len(inputs.tokens))
     seen = observe(model, inputs, rows)
     contrasts = [
@@ -85,21 +82,21 @@ def attribute(
     )  # fmt: skip
 
 
-def _token(model: Model | Decoder, named: str | int | None) -> int | None:
+def _token(model: LanguageModel, named: str | int | None) -> int | None:
     return token_of(model, f"#{named}" if isinstance(named, int) else named) if named is not None else None
 
 
-def _quoted(model: Model | Decoder, token: int) -> str:
+def _quoted(model: LanguageModel, token: int) -> str:
     return repr(token_label(model, token, target=True))
 
 
 def _contrast(
-    model: Model | Decoder, inputs: TraceInput, row: int, logits: Array, target: int | None,
+    model: LanguageModel, inputs: TraceInput, row: int, logits: Array, target: int | None,
     against: int | None,
 ) -> Contrast:  # fmt: skip
     """Which two tokens are told apart at a position. Raises InputError where that is left open."""
     label = token_label(model, inputs.tokens[row])
-    seen = label if model.family != "microgpt" or not row else inputs.text[:row]
+    seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
     finite = bool(np.isfinite(logits).all())
     if target is None:
         target = inputs.targets[row]
@@ -117,7 +114,7 @@ def _contrast(
     return Contrast(row, seen, target, _label(model, target), against, _label(model, against))
 
 
-def _label(model: Model | Decoder, token: int) -> str:
+def _label(model: LanguageModel, token: int) -> str:
     return token_label(model, token, target=True)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .parts import Kind
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
 
 
 class Component(NamedTuple):
@@ -21,13 +20,13 @@ class Component(NamedTuple):
     head: int | None = None
 
 
-def components_of(model: Model | Decoder) -> list[Component]:
+def components_of(model: LanguageModel) -> list[Component]:
     """All that write: their writes add up to what the unembedding reads."""
     config = model.config
     found = [Component("embed.tok", "embedding")]
-    if model.family == "microgpt":
+    if "embed.pos" in model.hooks.specs:
         found.append(Component("embed.pos", "embedding"))
-    biases = () if model.family == "microgpt" else model.config.biases
+    biases = config.biases
     for i in range(config.n_layer):
         found += [Component(f"layer{i}.attn.head{h}", "head", i, h) for h in range(config.n_head)]
         found += [Component(f"layer{i}.attn_bo", "bias", i)] * ("attn_bo" in biases)
@@ -36,8 +35,6 @@ def components_of(model: Model | Decoder) -> list[Component]:
     return found
 
 
-def bias_of(model: Model | Decoder, name: str) -> Array | None:
+def bias_of(model: LanguageModel, name: str) -> Array | None:
     """A bias by its name, [C]; None where the model has none."""
-    if model.family == "microgpt" or name not in model.tensors:
-        return None
-    return model.tensors[name].read()
+    return model.parameter(name) if name in model.config.shapes() else None

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..encodings import CHUNK
-from ..graph import kind_of, layer_of
-from ..ops import RMSNORM_EPS
-from ..stats import Array
+from ..architecture.graph import kind_of, layer_of
+from ..arrays.encodings import CHUNK
+from ..arrays.stats import Array
 from .components import Component, bias_of, components_of
 from .observing import Observed
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
 
 
 def direct_writes(
-    model: Model | Decoder, seen: Observed, tokens: Array
+    model: LanguageModel, seen: Observed, tokens: Array
 ) -> tuple[list[Component], dict[str, Array]]:
     """What every component writes towards the logits of the tokens: [n, 2] -> by name [n, 2]
 
@@ -40,17 +38,16 @@ def direct_writes(
 class _Reader:
     """Reads writes into the stream as the unembedding reads them."""
 
-    def __init__(self, model: Model | Decoder, seen: Observed, tokens: Array) -> None:
+    def __init__(self, model: LanguageModel, seen: Observed, tokens: Array) -> None:
         self._model, self._seen, self._tokens = model, seen, tokens
-        if model.family == "microgpt":
-            self._unembedding = self._along = model.params["lm_head"][tokens].astype(np.float64)
-            self._embedded = self._along / rms(seen.normed, RMSNORM_EPS)[:, None, None]
-        else:
-            head = model.tensors["wte" if model.config.tied else "lm_head"]
-            rows = head.take(tokens.ravel()).astype(np.float64)
-            self._unembedding = rows.reshape(*tokens.shape, -1)  # [n, 2, C]
-            scale = rms(seen.normed, model.config.norm_eps)[:, None, None]
-            self._along = self._embedded = self._unembedding * model.tensors["final_norm"].read() / scale
+        head = "lm_head" if "lm_head" in model.config.shapes() else "wte"
+        rows = model.parameter(head, tokens.ravel()).astype(np.float64)
+        self._unembedding = self._along = rows.reshape(*tokens.shape, -1)  # [n, 2, C]
+        scale = rms(seen.normed, model.config.norm_eps)[:, None, None]
+        if "final_norm" in model.config.shapes():  # all that is written passes it
+            self._along = self._embedded = self._unembedding * model.parameter("final_norm") / scale
+        else:  # only what is embedded passes a norm
+            self._embedded = self._along / scale
 
     def writes(self) -> tuple[list[Component], dict[str, Array]]:
         found: dict[str, Array] = {}
@@ -98,11 +95,11 @@ class _Reader:
         return _dot(along, change)
 
 
-def _times_wo(model: Model | Decoder, name: str, along: Array) -> Array:
+def _times_wo(model: LanguageModel, name: str, along: Array) -> Array:
     """u @ wo: [N, C] -> [N, H*D], a few rows of a stored wo decoded at a time"""
-    if model.family == "microgpt":
-        return along @ model.params[name]
-    tensor = model.tensors[name]
+    tensor = model.tensors.get(name)
+    if tensor is None:
+        return along @ model.parameter(name)
     size = max(1, CHUNK // tensor.row_length)
     parts = (
         along[:, start : start + size] @ tensor.rows(start, min(start + size, tensor.shape[0]))

@@ -11,19 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graph import forward_names, kind_of
+from ..architecture.graph import forward_names, kind_of
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
-from ..passes import logits_of
-from ..running.inputs import TraceInput
-from ..stats import Array
-from ..threads import one_blas_thread
 from .parts import HeadRole
 from .roles import RoleMeter
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
+    from ..architecture.model import LanguageModel, TraceInput
     from ..hooks.bus import Subscription
-    from ..model import Model
 
 WRITES = ("embed.tok", "embed.pos", "attn.context", "mlp.down")
 PASSED_ON = ("embed.sum", "embed.norm", "attn.out", "attn.residual", "mlp.residual", "final.norm", "logits")
@@ -36,20 +33,17 @@ class Observed:
     through which the writes are seen (a decoder's final norm, a microGPT's after the embedding).
     """
 
-    def __init__(self, model: Model | Decoder, inputs: TraceInput, rows: Sequence[int]) -> None:
+    def __init__(self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> None:
         self.rows = list(rows)
         self.writes: dict[str, Array] = {}
         self.changes: dict[str, Array] = {}
         self.normed = self.logits = np.empty((0, 0))
         self.hooked = False  # a hook replaced something
         self._computed = np.empty((0, 0))
-        windows: dict[int, int | None] = {}
-        if model.family == "microgpt":
-            self._normed, self._logits_of_all = "embed.sum", True
-        else:
-            config, self._logits_of_all = model.config, False  # only the asked positions pass the head
-            self._normed = f"layer{config.n_layer - 1}.mlp.residual"
-            windows = dict.fromkeys(config.windowed_layers, config.window)
+        final = "final.norm" in model.hooks.specs
+        self._normed = f"layer{model.config.n_layer - 1}.mlp.residual" if final else "embed.sum"
+        self._logits_of_all = "prompts" not in model.abilities  # else only the asked positions pass the head
+        windows = {i: window for i, window in enumerate(model.config.windows) if window is not None}
         self._meter = RoleMeter(inputs.tokens, windows)
 
     @property
@@ -57,7 +51,7 @@ class Observed:
         """What each head looked at."""
         return tuple(self._meter.roles)
 
-    def observers(self, model: Model | Decoder) -> tuple[Subscription, Subscription, Subscription]:
+    def observers(self, model: LanguageModel) -> tuple[Subscription, Subscription, Subscription]:
         """Who looks at values before the model's hooks, and who after them."""
         bus, names = model.hooks, forward_names(model)
         listening = bus.begin()  # a head costs a product: only where a hook may replace it
@@ -93,12 +87,12 @@ class Observed:
         return value.copy() if event.name == "logits" and not self._logits_of_all else value[self.rows]
 
 
-def observe(model: Model | Decoder, inputs: TraceInput, rows: Sequence[int]) -> Observed:
+def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Observed:
     """Run the model under its hooks."""
     seen = Observed(model, inputs, rows)
     before, *after = seen.observers(model)
     with one_blas_thread(), np.errstate(all="ignore"):
         run = model.hooks.begin(before=[before], after=after)
-        logits_of(model, inputs, rows, run.tap("forward"))
+        model.logits(inputs, rows, run.tap("forward"))
     seen.hooked = bool(run.replaced)
     return seen

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..arrays.stats import Array
+from ..decoder.llama import visible
 from ..hooks.event import TraceEvent
-from ..llama import visible
-from ..stats import Array
 from .parts import Attention, HeadRole, RoleName
 
 SHARE, TIMES = 0.4, 2.0

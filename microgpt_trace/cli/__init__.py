@@ -13,8 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
+from ..arrays.threads import VARIABLES
 from ..errors import ReaderGone
-from ..threads import VARIABLES
 from .command import Command
 from .output import run
 from .streams import prepare

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
 from .command import given, refuse
 from .options import (
     BosPlace,
@@ -24,6 +23,7 @@ from .options import (
     model_from,
     numbers,
     positions_of,
+    refuse_without,
 )
 from .output import note, out_file, put, put_schema, show
 from .progress import progress
@@ -87,8 +87,8 @@ def attribute(
     positions = positions_of(position, "--position", "a number, all, last or a list like 0,3,-1")
     path, text = model_and_text(first, second, model)
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
-    if tokens is not None and loaded.family == "microgpt":
-        raise InputError(f"--tokens is for a production model, and this is a microGPT ({loaded.origin})")
+    if tokens is not None:
+        refuse_without("prompts", loaded, "--tokens")
     from ..attribution.attribute import attribute as attribute_text
     from ..render.attribution import attribution_document, print_attribution
     from ..render.document import to_text

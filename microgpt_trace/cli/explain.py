@@ -25,6 +25,7 @@ from .options import (
     model_and_text,
     model_from,
     numbers,
+    refuse_without,
 )
 from .output import out_file, put, put_schema, show
 
@@ -85,6 +86,8 @@ def explain(
 
     known = None if tokens is None else numbers(tokens, "--tokens")
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
+    if tokens is not None:
+        refuse_without("prompts", loaded, "--tokens")
     found = explain_element(loaded, element, text, tokens=known, backward=backward, terms=terms)
     if as_json:
         put([to_text(explanation_document(found))], out)

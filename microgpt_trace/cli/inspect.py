@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -27,6 +27,10 @@ from .options import (
 from .output import note, out_file, put, show
 from .progress import progress
 
+if TYPE_CHECKING:
+    from ..decoder.model import Decoder
+    from ..microgpt.model import Model
+
 
 def sample(
     count: Annotated[int, typer.Option("-n", "--count", help="How many names.", min=1)] = 20,
@@ -41,7 +45,7 @@ def sample(
     bos: BosPlace = None,
 ) -> None:
     """Draw new names from a trained model, one a line."""
-    from ..sampling import sample as draw
+    from ..microgpt.sampling import sample as draw
 
     loaded = trained_model(model, n_head, bos)
     names = draw(loaded, count, temperature=temperature, seed=seed, prefix=prefix)
@@ -76,8 +80,7 @@ def inspect(
     settings: Set = None,
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
-    from ..decoder import stored_tensors
-    from ..model import Model
+    from ..decoder.stored import stored_tensors
     from ..render.inspection import (
         decoder_inspection_json,
         inspection_json,
@@ -89,16 +92,18 @@ def inspect(
         raise InputError(f"two models, {path} and --model {model}")
     loaded = model_from(path or model, seed, n_head, bos, rope_pairs, settings)
     out = out_file(out)
-    if isinstance(loaded, Model):
+    if "prompts" not in loaded.abilities:
         for option, wanted in (("--stats", stats), ("--filter", filters), ("--metadata", metadata)):
             if wanted:
                 raise InputError(f"{option} is for a production model, and {loaded.origin} is a microGPT")
-        as_text, paint = partial(inspection_json, loaded), partial(print_inspection, loaded)
+        own = cast("Model", loaded)
+        as_text, paint = partial(inspection_json, own), partial(print_inspection, own)
     else:
+        decoder = cast("Decoder", loaded)
         with progress("tensor") as report:
-            tensors = stored_tensors(loaded, filters or [], stats, report)
-        as_text = partial(decoder_inspection_json, loaded, tensors, metadata)
-        paint = partial(print_decoder_inspection, loaded, tensors, metadata)
+            tensors = stored_tensors(decoder, filters or [], stats, report)
+        as_text = partial(decoder_inspection_json, decoder, tensors, metadata)
+        paint = partial(print_decoder_inspection, decoder, tensors, metadata)
     if as_json:
         put([as_text()], out)
     else:

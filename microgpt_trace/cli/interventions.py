@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..architecture.graph import forward_names
 from ..errors import InputError
-from ..graph import forward_names
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..interventions import Intervention
-    from ..model import Model
+    from ..architecture.model import LanguageModel
+    from ..running.interventions import Intervention
 
 PANEL = "Interventions"
 
@@ -48,14 +47,14 @@ Add = Annotated[
 
 def interventions_of(
     ablate: Sequence[str] | None, ablate_mean: Sequence[str] | None, scale: Sequence[str] | None,
-    patch: Sequence[str] | None, add: Sequence[str] | None, model: Model | Decoder,
+    patch: Sequence[str] | None, add: Sequence[str] | None, model: LanguageModel,
 ) -> list[Intervention]:  # fmt: skip
     """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
     if not (ablate or ablate_mean or scale or patch or add):
         return []
+    from ..architecture.sites import parse_site
     from ..dumps.files import open_recording
-    from ..interventions import Intervention
-    from ..sites import parse_site
+    from ..running.interventions import Intervention
 
     known = forward_names(model)
 

@@ -19,8 +19,8 @@ from ..tracing.trace import trace
 from .output import note
 
 if TYPE_CHECKING:
+    from ..microgpt.training import Adam, StepRecord, Trainer
     from ..tracing.result import Trace
-    from ..training import Adam, StepRecord, Trainer
 
 
 class TrainingLog:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ..errors import FileFormatError, InputError
 from ..json_text import OutOfBounds, from_json
-from ..loading import is_model, load
+from ..readers.loading import is_model, load
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import Ability, LanguageModel
+    from ..microgpt.model import Model
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 STDOUT = Path("-")
@@ -149,7 +149,7 @@ def _names_a_model(text: str) -> bool:
 def model_from(
     path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None,
     rope_pairs: RopePairs | None = None, settings: list[str] | None = None, draws: bool = False,
-) -> Model | Decoder:  # fmt: skip
+) -> LanguageModel:  # fmt: skip
     """The model of the path, or an untrained microGPT of the seed. The seed of a run that draws tokens
     is not the model's."""
     if path is not None:
@@ -166,7 +166,7 @@ def model_from(
     if n_head is not None or bos is not None:
         option = "--n-head" if n_head is not None else "--bos"
         raise InputError(f"{option} is for a file of weights without metadata: it needs --model")
-    from ..model import init
+    from ..microgpt.model import init
 
     return init(seed=42 if seed is None else seed)
 
@@ -174,9 +174,16 @@ def model_from(
 def microgpt_from(path: Path | None, seed: int | None, n_head: int | None, bos: Bos | None) -> Model:
     """As `model_from`, for what a production model cannot do."""
     model = model_from(path, seed, n_head, bos)
-    if model.family == "decoder":
-        raise InputError(f"{model.origin} is a production model: this command is for a microGPT")
-    return model
+    if "gradients" not in model.abilities:
+        raise InputError(f"{model.origin} is {model.kind}: this command is for a microGPT")
+    return cast("Model", model)
+
+
+def refuse_without(ability: Ability, model: LanguageModel, option: str) -> None:
+    """Raises InputError for an option of an ability that the model has not."""
+    if ability not in model.abilities:
+        other = "a production model" if ability == "prompts" else "a microGPT"
+        raise InputError(f"{option} is for {other}, and this is {model.kind} ({model.origin})")
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -27,8 +27,7 @@ from .output import out_file, put, put_schema, show
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
 
 
 @schema_by("pairs")
@@ -139,7 +138,7 @@ def _counted(count: int) -> str:
 
 
 def _one(
-    model: Model | Decoder, texts: Sequence[str], options: dict[str, Any], as_json: bool, out: Path | None
+    model: LanguageModel, texts: Sequence[str], options: dict[str, Any], as_json: bool, out: Path | None
 ) -> bool:
     from ..patching.patch import patch as patch_texts
     from ..render.document import to_text
@@ -155,7 +154,7 @@ def _one(
 
 
 def _many(
-    model: Model | Decoder, pairs: Path, options: dict[str, Any], as_json: bool, out: Path | None
+    model: LanguageModel, pairs: Path, options: dict[str, Any], as_json: bool, out: Path | None
 ) -> bool:
     from ..patching.pairs import patch_pairs, read_pairs
     from ..render.document import to_text

@@ -10,25 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..names import select_names
+from ..hooks.names import select_names
 from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
+    from ..architecture.model import LanguageModel
+    from ..arrays.stats import Array
     from ..hooks.event import TraceEvent
-    from ..model import Model
     from ..render.screen import Screen
-    from ..stats import Array
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
 
 
-def run(model: Model | Decoder, request: Request, options: dict[str, Any]) -> None:
+def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
-    production = model.family == "decoder"
+    production = "prompts" in model.abilities
     chosen = layers_of(request.layers, model.config.n_layer)
     names = selected(model, request, chosen)
     shown = [name for asked in request.show for name in select_names([asked], _known(model))]
@@ -79,7 +78,7 @@ def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
 
 
 @contextmanager
-def _following(model: Model | Decoder, passes: int) -> Iterator[None]:
+def _following(model: LanguageModel, passes: int) -> Iterator[None]:
     """Report each layer on stderr where the run takes long, or each of several passes, one a token."""
     done, layers = 0, model.config.n_layer
     what, total, each = ("layer", layers, 1) if passes == 1 else ("token", passes, layers)
@@ -94,8 +93,8 @@ def _following(model: Model | Decoder, passes: int) -> Iterator[None]:
             yield
 
 
-def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
-    if model.family == "microgpt":
+def _paint(result: Trace, model: LanguageModel, request: Request, screen: Screen) -> None:
+    if "prompts" not in model.abilities:
         from ..render.table import print_trace
 
         print_trace(result, screen, verbose=request.verbose)
@@ -108,7 +107,7 @@ def _paint(result: Trace, model: Model | Decoder, request: Request, screen: Scre
         _paint_arrays(result, model, request, screen)
 
 
-def _paint_arrays(result: Trace, model: Model | Decoder, request: Request, screen: Screen) -> None:
+def _paint_arrays(result: Trace, model: LanguageModel, request: Request, screen: Screen) -> None:
     from ..render.arrays import print_array
 
     labels, parameters = result.input.labels, model.config.shapes()
@@ -121,16 +120,13 @@ def _paint_arrays(result: Trace, model: Model | Decoder, request: Request, scree
             print_array(name, result.gradient(name), model, labels, screen, f"d loss / d {name}")
 
 
-def _known(model: Model | Decoder) -> list[str]:
+def _known(model: LanguageModel) -> list[str]:
     """The names of events and parameters."""
     events = list(model.hooks.specs)
     return [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
 
 
-def _parameter(model: Model | Decoder, name: str) -> Array:
-    if model.family == "microgpt":
-        return model.params[name]
-    from ..decoder import parameter
+def _parameter(model: LanguageModel, name: str) -> Array:
     from ..render.arrays import MAX_ROWS
 
-    return parameter(model, name, MAX_ROWS)
+    return model.parameter(name, slice(0, MAX_ROWS)) if model.tensors else model.parameter(name)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..names import ALIASES, glob_pattern, select_names
+from ..hooks.names import ALIASES, glob_pattern, select_names
 from ..wording import counted
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
     from ..tracing.result import Trace
 
 
@@ -38,7 +37,7 @@ class Request:
         return self.as_json or self.as_jsonl
 
 
-def selected(model: Model | Decoder, request: Request, layers: list[int]) -> list[str]:
+def selected(model: LanguageModel, request: Request, layers: list[int]) -> list[str]:
     """The events asked for by name, else those of the overview or all of them but for those that cost a
     computation of their own; and of these the chosen layers'."""
     specs = model.hooks.specs
@@ -53,7 +52,7 @@ def selected(model: Model | Decoder, request: Request, layers: list[int]) -> lis
 
 
 def kept(
-    result: Trace, model: Model | Decoder, request: Request, layers: list[int], verb: str, where: str = ""
+    result: Trace, model: LanguageModel, request: Request, layers: list[int], verb: str, where: str = ""
 ) -> str:
     """How many arrays were kept, and where that is not all which options keep others."""
     count = len(result)
@@ -67,7 +66,7 @@ def kept(
     return f"{count:,} of {counted(total, 'array')}{where}{more}"
 
 
-def _of_all(result: Trace, model: Model | Decoder, request: Request, layers: list[int]) -> int:
+def _of_all(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> int:
     """How many arrays the same request with --verbose keeps."""
     names = selected(model, replace(request, verbose=True), layers)
     parameters = [name for name in names if model.hooks.specs[name].parameter == name]
@@ -76,7 +75,7 @@ def _of_all(result: Trace, model: Model | Decoder, request: Request, layers: lis
     return sum(of_phase[phase] for phase in {event.phase for event in result})
 
 
-def with_stages(model: Model | Decoder, names: list[str]) -> list[str]:
+def with_stages(model: LanguageModel, names: list[str]) -> list[str]:
     """Those of the names that a stage of apr stands for."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
     found = [name for name in names if any(stage.fullmatch(name) for stage in stages)]

@@ -15,10 +15,9 @@ from ..shell import command
 from .options import Bos, RopePairs, settings_of
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
+    from ..architecture.model import LanguageModel
     from ..dumps.mapping import NameMap
     from ..dumps.recording import Recording
-    from ..model import Model
 
 MapFile = Annotated[
     Path | None,
@@ -50,14 +49,14 @@ class Opener:
     names: NameMap | None = None
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def open(self, path: Path) -> Model | Decoder | Recording:
+    def open(self, path: Path) -> LanguageModel | Recording:
         """What lies under the path. Raises FileFormatError where that is nothing to compare."""
         key = realpath(path)  # Path.resolve raises RuntimeError of a loop of links
         if key not in self._known:
             self._known[key] = self._open(path)
         return self._known[key]
 
-    def model(self, path: Path) -> Model | Decoder:
+    def model(self, path: Path) -> LanguageModel:
         """The model under the path. Raises InputError where a dump is."""
         from ..dumps.recording import Recording
 
@@ -78,7 +77,7 @@ class Opener:
             )
         return found
 
-    def _open(self, path: Path) -> Model | Decoder | Recording:
+    def _open(self, path: Path) -> LanguageModel | Recording:
         from ..comparison.sides import opened
 
         return opened(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
-from ..loading import is_model, kind_of
 from ..log_records import is_log
+from ..readers.loading import is_model, kind_of
 from ..shell import quoted
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")

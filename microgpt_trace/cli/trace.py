@@ -174,7 +174,7 @@ def trace(
     }  # fmt: skip
     loaded = model_from(path, seed, n_head, bos, rope_pairs, settings, draws=bool(temperature))
     interventions = interventions_of(ablate, ablate_mean, scale, patch, add, loaded)
-    if loaded.family == "decoder":
+    if "prompts" in loaded.abilities:
         _refuse(own, "is for a microGPT: a production model is traced forward only")
         if temperature is not None and generate is None:
             raise InputError("--temperature draws the tokens of --generate N: say how many")

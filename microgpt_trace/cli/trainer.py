@@ -8,15 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import load
-from ..documents import Documents, default_data, read_lines
 from ..errors import FileFormatError, InputError
 from ..log_records import watched_before
-from ..model import Schedule, init
-from ..parameters import Config
-from ..running.inputs import prepare_name
-from ..tokenizer import Tokenizer
-from ..training import Trainer
+from ..microgpt.checkpoint import load
+from ..microgpt.documents import Documents, default_data, read_lines
+from ..microgpt.model import Schedule, init
+from ..microgpt.parameters import Config
+from ..microgpt.tokenizer import Tokenizer
+from ..microgpt.training import Trainer
 from ..wording import counted
 from .options import Vocab
 
@@ -78,7 +77,7 @@ def watched_name(trainer: Trainer, asked: str | None, log: Path | None) -> str:
     if asked is None and log is not None:
         asked = watched_before(log)
     if asked is not None:
-        return prepare_name(trainer.model("this run"), asked).text
+        return trainer.model("this run").read(asked).text
     names = trainer.documents.names
     fits = set(WATCHED) <= set(trainer.tokenizer.chars) and len(WATCHED) < trainer.params.config.block_size
     return WATCHED if fits else names[0]

@@ -10,10 +10,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
-from ..checkpoint import save
 from ..errors import DivergedError, RunError
+from ..microgpt.checkpoint import save
+from ..microgpt.sampling import sample
 from ..render.training import Summary, look_every, print_summary, progress, stderr_screen
-from ..sampling import sample
 from ..shell import command
 from ..signals import handled, uninterrupted
 from ..tracing.trace import trace
@@ -23,9 +23,9 @@ from .output import INTERRUPTED, note, show
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..microgpt.training import Trainer
     from ..render.training import Report
     from ..tracing.result import Trace
-    from ..training import Trainer
     from .log import TrainingLog
 
 SAMPLES = 20

@@ -12,8 +12,7 @@ from .output import put, show
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
     from .selection import Request
 
 _INPUT = ("first", "second", "model", "tokens", "seed", "n_head", "bos", "rope_pairs", "settings", "payload")
@@ -31,7 +30,7 @@ def refuse_beside_validation(asked: dict[str, str]) -> None:
 
 
 def run_validation(
-    model: Model | Decoder, request: Request, text: str | None, tokens: list[int] | None
+    model: LanguageModel, request: Request, text: str | None, tokens: list[int] | None
 ) -> None:
     """Validate and show the verdicts; exit 1 where an event failed."""
     from ..render.document import to_text

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays.stats import Array, causal_mask, median
 from ..brief import one_line
 from ..hooks.event import EventSpec
-from ..stats import Array, causal_mask, median
 from .measures import Rows
 from .rounding import Compute
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..decoder import Decoder
+from ..architecture.model import LanguageModel
+from ..arrays.threads import one_blas_thread
+from ..decoder.prompt import chosen_positions
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
-from ..model import Model
-from ..names import select_names
-from ..prompt import chosen_positions
+from ..hooks.names import select_names
 from ..running.streams import Piece
-from ..threads import one_blas_thread
 from .bands import ENOUGH, Bands, Tolerance, tolerance_of
 from .differences import Comparison, EventDifference, SideSummary, jump_of
 from .draws import DrawsSide
@@ -31,7 +30,7 @@ from .statistics import StatisticsMeter
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
-Source = str | Path | Model | Decoder | Recording
+Source = str | Path | LanguageModel | Recording
 
 
 def diff(

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
+from ..arrays.stats import Array, median
 from ..brief import one_line
 from ..hooks.event import EventSpec
-from ..stats import Array, median
 from .bands import Measure, Tolerance
 from .measures import Rows
 from .sides import Unpaired

@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..decoder import Decoder
+from ..architecture.model import LanguageModel, TapOf, TraceInput
+from ..arrays.stats import Array
 from ..dumps.relations import PRODUCTS
 from ..hooks.bus import HookBus, Run, Tap
-from ..model import Model
-from ..names import select_names
-from ..running.inputs import TraceInput
-from ..running.streams import EventStream, Piece, TapOf
-from ..stats import Array
+from ..hooks.names import select_names
+from ..running.streams import EventStream, Piece
 from .bands import DRAWS
 from .rounding import BLOCK, INTO_PRODUCTS_OF_MICROGPT, Compute, block_of, on_other_grids
 from .sides import ModelSide
@@ -35,7 +33,7 @@ class Draws:
     count: int
 
     def taps(
-        self, model: Model | Decoder, bus: HookBus, names: Sequence[str],
+        self, model: LanguageModel, bus: HookBus, names: Sequence[str],
         put: Callable[[str, Array, int], None],
     ) -> TapOf:  # fmt: skip
         """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
@@ -43,25 +41,25 @@ class Draws:
         tap = _RoundingTap(self.compute, self._rounded(model), frozenset(names), put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
 
-    def _rounded(self, model: Model | Decoder) -> dict[str, int]:
+    def _rounded(self, model: LanguageModel) -> dict[str, int]:
         """The events that are rounded, all but parameters or those that go into products; the sizes of the
         blocks in which they are."""
         parameters = model.config.shapes()
         specs = [name for name in model.hooks.specs if name not in parameters]
         inputs = self.compute.inputs
-        if inputs and model.family != "decoder":
+        if inputs and not model.tensors:
             inputs = INTO_PRODUCTS_OF_MICROGPT
-        blocks = _input_blocks(model) if inputs and isinstance(model, Decoder) else {}
+        blocks = _input_blocks(model) if inputs and model.tensors else {}
         return {name: blocks.get(name, BLOCK) for name in (select_names(inputs, specs) if inputs else specs)}
 
 
-def _input_blocks(model: Decoder) -> dict[str, int]:
+def _input_blocks(model: LanguageModel) -> dict[str, int]:
     """How many elements share a scale, the most in any product, of each event that goes into products."""
 
     def largest(*matrices: str) -> int:
         return max(block_of(model.tensors[matrix].encoding.name) for matrix in matrices)
 
-    head = "wte" if model.config.tied else "lm_head"
+    head = "lm_head" if "lm_head" in model.config.shapes() else "wte"
     return {"final.norm": largest(head)} | {
         f"layer{i}.{event}": largest(*(f"layer{i}.{matrix}" for matrix in products.values()))
         for i in range(model.config.n_layer)
@@ -111,7 +109,7 @@ class _RoundingTap:
 class DrawsSide(ModelSide):
     """A model whose passes are rounded; what its passes have of an event are several pieces."""
 
-    def __init__(self, model: Model | Decoder, inputs: TraceInput, compute: Compute) -> None:
+    def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Compute) -> None:
         super().__init__(model, inputs)
         self.compute, self.count = compute, max(FEWEST, min(DRAWS, ROWS // len(inputs.tokens)))
         self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
-from ..stats import Array, causal_mask, median
+from ..arrays.stats import Array, causal_mask, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
 HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them

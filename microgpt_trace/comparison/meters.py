@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..decoder import Decoder, parameter
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
+from ..decoder.llama import rope_turns, turn
 from ..errors import InputError
 from ..hooks.event import EventSpec
-from ..llama import rope_turns, turn
-from ..model import Model
 from ..running.streams import Piece
-from ..stats import Array
 from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows, compare_each, compare_rows, join, with_predictions
@@ -40,7 +39,7 @@ class RowMeter:
     two sides a third one's distance is taken from."""
 
     def __init__(
-        self, specs: Mapping[str, EventSpec], bands: Bands, model: Model | Decoder | None, base: int = 0
+        self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
     ) -> None:
         self.agreeing = Agreeing()
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
@@ -85,14 +84,14 @@ class RowMeter:
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
         """What a product added to every row, where there is such a bias: [K], or turned as q and k are by
         RoPE, [n, K]"""
-        if not isinstance(self._model, Decoder):
+        if self._model is None:
             return None
         kind, config = spec.name.partition(".")[2], self._model.config
-        turned = kind.endswith("_rope") and not config.qk_norm
+        turned = kind.endswith("_rope") and f"attn.{kind[0]}_norm" not in self._model.inputs
         name = f"layer{spec.layer}.{BIASES_OF.get(kind.removesuffix('_rope') if turned else kind)}"
-        if name not in self._model.tensors:
+        if name not in config.shapes():
             return None
-        bias = parameter(self._model, name)
+        bias = self._model.parameter(name)
         if not turned:
             return bias
         turns = rope_turns(config.rope, config.head_dim, np.array(positions))

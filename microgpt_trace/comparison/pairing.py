@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..decoder import Decoder
+from ..brief import listed
 from ..dumps.recording import Recording
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.event import EventSpec
-from ..model import Model
-from ..names import select_names
-from ..prompt import prepare
-from ..running.inputs import TraceInput, prepare_name
+from ..hooks.names import select_names
 from .read_tokens import tokens_said, with_tokens
 from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened
 from .unmodelled import shapes_between
 
 if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
 
 # Events of both families in order of computation, for recordings that no model stands beside.
@@ -79,28 +76,13 @@ def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
 
 
 def _read_by(
-    models: Sequence[Model | Decoder], text: str | None, tokens: Sequence[int] | None
+    models: Sequence[LanguageModel], text: str | None, tokens: Sequence[int] | None
 ) -> list[TraceInput]:
     """What each model reads; one that names no tokens reads those that another makes of the text."""
-    speaking = [model for model in models if model.family == "microgpt" or model.vocabulary is not None]
+    speaking = [model for model in models if model.names_tokens]
     if tokens is None and speaking and len(speaking) < len(models):
-        tokens = prepared(speaking[0], text, None).tokens
-    return [prepared(model, text if tokens is None else None, tokens) for model in models]
-
-
-def prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | None) -> TraceInput:
-    """What a model of either family reads. Raises InputError for what it cannot."""
-    if isinstance(model, Decoder):
-        read = prepare(model, text, tokens)
-        return read if tokens is None else replace(read, notes=())  # which would say "tokens as given"
-    if tokens is None:
-        return prepare_name(model, "emma" if text is None else text)
-    bos, size = model.tokenizer.bos_id, model.tokenizer.vocab_size
-    if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
-        raise InputError(
-            f"tokens {_listed(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
-        )
-    return prepare_name(model, model.tokenizer.decode(list(tokens[1:])))
+        tokens = speaking[0].read(text).tokens
+    return [model.read(text if tokens is None else None, tokens) for model in models]
 
 
 def labels_of(inputs: TraceInput) -> tuple[str, ...]:
@@ -108,23 +90,23 @@ def labels_of(inputs: TraceInput) -> tuple[str, ...]:
     return () if inputs.labels == tuple(map(str, inputs.tokens)) else inputs.labels
 
 
-def _refuse_two_families(models: Sequence[Model | Decoder]) -> None:
+def _refuse_two_families(models: Sequence[LanguageModel]) -> None:
     first = models[0]
     for model in models[1:]:
         if model.family != first.family:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
 
 
-def _refuse_other_tokens(models: Sequence[Model | Decoder], inputs: Sequence[TraceInput]) -> None:
+def _refuse_other_tokens(models: Sequence[LanguageModel], inputs: Sequence[TraceInput]) -> None:
     for model, read in zip(models[1:], inputs[1:], strict=True):
         if read.tokens != inputs[0].tokens:
             raise InputError(
-                f"the same text is other tokens: {_listed(inputs[0].tokens)} for {models[0].origin}, "
-                f"{_listed(read.tokens)} for {model.origin}; --tokens gives both the same"
+                f"the same text is other tokens: {listed(inputs[0].tokens)} for {models[0].origin}, "
+                f"{listed(read.tokens)} for {model.origin}; --tokens gives both the same"
             )
 
 
-def _with_tokens_of_one(sources: Sequence[Any], model: Model | Decoder) -> list[Any]:
+def _with_tokens_of_one(sources: Sequence[Any], model: LanguageModel) -> list[Any]:
     """The sources; where no recording names its tokens, the first whose embedding tells them with these."""
     told, silent = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
     if any(sources[i].tokens is not None for i in silent):
@@ -136,7 +118,7 @@ def _with_tokens_of_one(sources: Sequence[Any], model: Model | Decoder) -> list[
     return told
 
 
-def _tokens_of(recordings: Sequence[Recording], model: Model | Decoder) -> tuple[int, ...] | None:
+def _tokens_of(recordings: Sequence[Recording], model: LanguageModel) -> tuple[int, ...] | None:
     """The tokens that the recordings say, the first that does."""
     found = next((recording.tokens for recording in recordings if recording.tokens is not None), None)
     if recordings and found is None:
@@ -148,15 +130,14 @@ def _tokens_of(recordings: Sequence[Recording], model: Model | Decoder) -> tuple
 
 
 def _refuse_other_tokens_of(
-    recordings: Sequence[Recording], model: Model | Decoder, tokens: tuple[int, ...]
+    recordings: Sequence[Recording], model: LanguageModel, tokens: tuple[int, ...]
 ) -> None:
     for recording in recordings:
         own = tokens_said(recording, model, tokens)
         if own is not None and own != tokens:
             how = "holds the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(
-                f"other tokens: {recording.origin} {how} {_listed(own)}, "
-                f"{model.origin} reads {_listed(tokens)}"
+                f"other tokens: {recording.origin} {how} {listed(own)}, {model.origin} reads {listed(tokens)}"
             )
 
 
@@ -174,7 +155,7 @@ def _tokens_between(
     for first, second in pairwise(said):
         if said[first] != said[second]:
             raise InputError(
-                f"other tokens: {_listed(said[first])} in {first}, {_listed(said[second])} in {second}"
+                f"other tokens: {listed(said[first])} in {first}, {listed(said[second])} in {second}"
             )
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
@@ -200,19 +181,13 @@ def _refuse_other_positions(recordings: Sequence[Recording]) -> None:
     for first, second in pairwise(said):
         if said[first] != said[second]:
             raise InputError(
-                f"logits of other positions: {_listed(said[first])} in {first}, {_listed(said[second])} in "
+                f"logits of other positions: {listed(said[first])} in {first}, {listed(said[second])} in "
                 f"{second}"
             )
 
 
-def _listed(tokens: Sequence[int] | None) -> str:
-    shown = ", ".join(map(str, (tokens or ())[:12]))
-    more = len(tokens or ()) - 12
-    return f"[{shown}{f', … {more} more' if more > 0 else ''}]"
-
-
 def _shapes_of(
-    models: Sequence[Model | Decoder], recordings: Sequence[Recording], tokens: Sequence[int] | None
+    models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: Sequence[int] | None
 ) -> Shapes:
     """The shapes of our events: of the models, which must have the same, or else of the recordings."""
     length = len(tokens or ())
@@ -225,7 +200,7 @@ def _shapes_of(
     return shapes_between(recordings, length)
 
 
-def _refuse_other_depth(a: Model | Decoder, b: Model | Decoder) -> None:
+def _refuse_other_depth(a: LanguageModel, b: LanguageModel) -> None:
     if a.config.n_layer != b.config.n_layer:
         raise InputError(
             f"{a.config.n_layer} layers in {a.origin}, {b.config.n_layer} in {b.origin}: not the same model"

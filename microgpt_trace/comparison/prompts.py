@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..architecture.model import LanguageModel
 from ..brief import one_line
-from ..decoder import Decoder
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
 from ..json_text import OutOfBounds, from_json
-from ..model import Model
 from .diff import diff
 
 PROMPTS_SCHEMA = "microgpt.prompts/1"
@@ -76,8 +75,8 @@ def _prompt(path: Path, number: int, line: str) -> str | list[int]:
 
 
 def diff_prompts(
-    a: Model | Decoder,
-    b: Model | Decoder,
+    a: LanguageModel,
+    b: LanguageModel,
     prompts: Sequence[str | list[int]],
     report: Callable[[int, int], None] = lambda done, count: None,
     **options: Any,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..encodings import Encoding, StoredTensor
-from ..stats import Array
+from ..arrays.encodings import Encoding, StoredTensor
+from ..arrays.stats import Array
 
 BLOCK = 32  # elements that are judged together besides the whole tensor
 # Allowed over a tensor: this many times the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5

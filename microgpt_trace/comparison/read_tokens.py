@@ -11,13 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..decoder import Decoder, parameter
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
 from ..dumps.layouts import fit
 from ..dumps.recording import Leftover, Recorded, Recording, listed
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
-from ..model import Model
-from ..stats import Array
 
 NEAR = 0.01  # of a token's row, within which another row is taken for it
 AS_NEAR = 1.5  # times the nearest row's distance, which rounding may have made
@@ -27,7 +26,7 @@ MOST_SAID = 4  # tokens of which it is said that others have equal rows
 
 
 def tokens_said(
-    recording: Recording, model: Model | Decoder, asked: Sequence[int] | None = None
+    recording: Recording, model: LanguageModel, asked: Sequence[int] | None = None
 ) -> tuple[int, ...] | None:
     """The tokens that a recording names, or else those whose embedding it holds: those `asked` for, where
     it may be these."""
@@ -36,9 +35,7 @@ def tokens_said(
     return recognise(model, recording.tensors["embed.tok"], asked)
 
 
-def with_tokens(
-    recording: Recording, model: Model | Decoder, asked: Sequence[int] | None = None
-) -> Recording:
+def with_tokens(recording: Recording, model: LanguageModel, asked: Sequence[int] | None = None) -> Recording:
     """The recording with its tokens. Where they are not the only ones that it may be a note says so, and
     its loss, which goes by the tokens that come next, is left over."""
     tokens = tokens_said(recording, model, asked)
@@ -56,7 +53,7 @@ def with_tokens(
 
 
 def recognise(
-    model: Model | Decoder, recorded: Recorded, asked: Sequence[int] | None = None
+    model: LanguageModel, recorded: Recorded, asked: Sequence[int] | None = None
 ) -> tuple[int, ...] | None:
     """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
 
@@ -72,7 +69,7 @@ def recognise(
     except InputError:
         return None
     wanted = [None] * length if asked is None or len(asked) != length else list(asked)
-    table, tokens = _embedding(model), list[int]()
+    table, tokens = model.parameter("wte"), list[int]()
     with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
         size = np.einsum("vc,vc->v", table, table)
         for start in range(0, length, PART):
@@ -100,9 +97,9 @@ def _nearest(row: Array, table: Array, rough: Array, asked: int | None) -> int |
     return asked if told else best
 
 
-def ambiguous(model: Model | Decoder, tokens: Sequence[int]) -> tuple[str, ...]:
+def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
     """What is to be said of tokens whose rows of the embedding are those of others too."""
-    table = _embedding(model)
+    table = model.parameter("wte")
     first = table[:, 0]
     said = []
     for token in dict.fromkeys(tokens):
@@ -113,7 +110,3 @@ def ambiguous(model: Model | Decoder, tokens: Sequence[int]) -> tuple[str, ...]:
             said.append(f"token {token} may as well be {listed(others, 3)}: equal rows of the embedding")
     more = len(said) - MOST_SAID
     return (*said[:MOST_SAID], *([f"so may {more:,} tokens more"] if more > 0 else []))
-
-
-def _embedding(model: Model | Decoder) -> Array:
-    return parameter(model, "wte") if isinstance(model, Decoder) else model.params["wte"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 BLOCK, WIDE_BLOCK = 32, 256  # elements of Q8_0 that share a scale, and of Q8_K
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))  # whose products take inputs of Q8_K

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..decoder import Decoder
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
 from ..dumps.shapes import event_shapes, file_order
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..loading import load
-from ..model import Model
-from ..running.inputs import TraceInput
+from ..readers.loading import load
 from ..running.streams import EventStream, Piece
-from ..stats import Array
 from .unmodelled import BESIDE
 
 if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
 
 # apr's and llama.cpp's names of products without their biases, and which biases these are
@@ -53,13 +51,13 @@ class ModelSide:
     statistics: Mapping[str, TraceEvent] = {}  # it has values
     logit_positions: Sequence[int] | None = None  # all
 
-    def __init__(self, model: Model | Decoder, inputs: TraceInput) -> None:
+    def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
         self.shapes = event_shapes(model, len(inputs.tokens))
         self.tokens: tuple[int, ...] | None = inputs.tokens
         self.names = [n for n in self.shapes if n != "loss" or any(t is not None for t in inputs.targets)]
         self.unpaired: list[Unpaired] = []
-        self.notes = [*getattr(model, "assumed", ()), *inputs.notes]
+        self.notes = [*model.assumed, *inputs.notes]
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
@@ -87,7 +85,7 @@ class RecordingSide:
     shapes: Shapes
     tokens: tuple[int, ...] | None
     layouts: Mapping[str, str] = field(default_factory=dict)
-    model: Model | Decoder | None = None  # whose events these are taken for
+    model: LanguageModel | None = None  # whose events these are taken for
     notes: list[str] = field(default_factory=list)
     unpaired: list[Unpaired] = field(default_factory=list)
 
@@ -114,8 +112,8 @@ class RecordingSide:
 
     def _unbiased(self, name: str) -> bool:
         """Whether a tensor is known by a name that is before the bias, which our event is after."""
-        recorded, config = self.recording.tensors.get(name), self.model and self.model.config
-        biases = {*getattr(config, "biases", ())}
+        recorded = self.recording.tensors.get(name)
+        biases = set(self.model.config.biases) if self.model is not None else set()
         if recorded is None or not any(
             before.fullmatch(Path(recorded.source).stem) and biases & of for before, of in BEFORE_BIASES
         ):
@@ -183,7 +181,7 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 Side = ModelSide | RecordingSide
 
 
-def opened(path: Path, names: NameMap | None = None, **options: Any) -> Model | Decoder | Recording:
+def opened(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:
     """The model or the recording under a path; `options` are those of `load`. Raises FileFormatError."""
     surely_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
     if not surely_model:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..arrays.stats import TensorStats, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..running.streams import Piece
-from ..stats import TensorStats, causal_mask
 from .bands import Bands
 from .differences import Agreeing, EventDifference, difference
 from .measures import Rows

@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..decoder import Decoder
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from ..dumps.drafted_map import to_toml
 from ..dumps.recording import Recording
 from ..dumps.shapes import event_shapes
 from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
-from ..model import Model
 from ..running.streams import EventStream
-from ..stats import Array
-from ..threads import one_blas_thread
-from .pairing import prepared
 from .read_tokens import ambiguous, recognise
 
 
@@ -45,7 +43,7 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
                 "the text or --tokens"
             )
         said = () if dump.tokens else ambiguous(model, tokens)
-    inputs = prepared(model, text if tokens is None else None, tokens)
+    inputs = model.read(text if tokens is None else None, tokens)
     shapes = event_shapes(model, len(inputs.tokens))
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
@@ -65,7 +63,7 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
         yield name, np.concatenate(values)
 
 
-def _found_tokens(model: Model | Decoder, dump: Recording) -> tuple[int, ...] | None:
+def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
     """The tokens of the first array that is rows of the embedding. Names that stand alone come before
     those of many layers: each array that is none costs a product with the whole embedding."""
     named = dump.tensors.get("embed.tok")

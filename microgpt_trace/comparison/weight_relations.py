@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .quantisation_error import BLOCK, Distance, Values, measure
 
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave

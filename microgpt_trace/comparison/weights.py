@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..architecture.model import LanguageModel
+from ..arrays.encodings import StoredTensor
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..decoder import Decoder, DecoderConfig
-from ..encodings import StoredTensor
 from ..errors import InputError
-from ..model import Model
-from ..names import glob_pattern
-from ..stats import Array
+from ..hooks.names import glob_pattern
 from .quantisation_error import FACTOR, Distance, Values, float_steps, measure, step_tensor
 from .weight_relations import find_cause
 
@@ -116,8 +115,8 @@ class _Side:
 
 
 def compare_weights(
-    a: Model | Decoder,
-    b: Model | Decoder,
+    a: LanguageModel,
+    b: LanguageModel,
     *,
     names: Sequence[str] = (),
     rtol: float | None = None,
@@ -229,15 +228,10 @@ def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
     return left.data is right.data or np.array_equal(left.data, right.data)
 
 
-def _side(model: Model | Decoder) -> _Side:
-    config = model.config
-    if isinstance(model, Model):
-        values = {name: _of_array(array) for name, array in model.params.items()}
-        return _Side(model.origin, values, {}, config.head_dim, tied=False)
-    assert isinstance(config, DecoderConfig)
-    stored = {name: model.tensors[name] for name in config.shapes()}
-    values = {name: _of_tensor(tensor) for name, tensor in stored.items()}
-    return _Side(model.origin, values, stored, config.head_dim, config.tied)
+def _side(model: LanguageModel) -> _Side:
+    names, stored = list(model.config.shapes()), dict(model.tensors)
+    values = {n: _of_tensor(stored[n]) if n in stored else _of_array(model.parameter(n)) for n in names}
+    return _Side(model.origin, values, stored, model.config.head_dim, tied="lm_head" not in names)
 
 
 def _of_array(array: Array) -> Values:

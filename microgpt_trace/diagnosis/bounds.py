@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..graph import kind_of, prefix_of
-from ..stats import Array
+from ..architecture.graph import kind_of, prefix_of
+from ..arrays.stats import Array
 from .operations import WideWeights
 
 # Times a unit of the size of what is added up. The roundings of a sum of unlike terms cancel, those of K

@@ -11,14 +11,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..architecture.graph import kind_of, layer_of
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from ..brief import one_line
-from ..decoder import Decoder
 from ..dumps.recording import Fitted
 from ..errors import InputError
-from ..graph import kind_of, layer_of
-from ..model import Model
-from ..stats import Array
-from ..threads import one_blas_thread
 from . import hypotheses_attention as attention
 from . import hypotheses_input as entrance
 from . import hypotheses_layers as layers
@@ -138,7 +137,7 @@ class Recent(Mapping[str, Array]):
 
 
 def diagnose_values(
-    model: Model | Decoder,
+    model: LanguageModel,
     tokens: Sequence[int],
     values: Mapping[str, Array],
     partial: Mapping[str, Fitted] = NONE,
@@ -188,12 +187,12 @@ class _Diagnosing:
     """A dump beside its model."""
 
     def __init__(
-        self, model: Model | Decoder, tokens: Array, values: Recent, partial: Mapping[str, Fitted]
+        self, model: LanguageModel, tokens: Array, values: Recent, partial: Mapping[str, Fitted]
     ) -> None:
         self.specs = model.hooks.specs
         parameters = model.config.shapes()
         self.known = [name for name in self.specs if name not in parameters]
-        if model.family == "decoder" and len(tokens) == 1:
+        if len(tokens) == 1 and not model.ends_with_bos:
             self.known.remove("loss")  # no next token is known
         self.order = {name: i for i, name in enumerate(self.known)}
         self.weights, self.rules = Weights(model), rules_of(model, tokens)

@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..comparison.pairing import labels_of, open_all, prepare_sides, prepared
+from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
 from ..comparison.sides import ModelSide, RecordingSide
-from ..decoder import Decoder
 from ..dumps.recording import Recording
 from ..errors import InputError
-from ..model import Model
-from ..stats import Array
 from .diagnose import Diagnosis, diagnose_values
 
 if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
     from ..dumps.mapping import NameMap
 
 
@@ -57,7 +56,7 @@ class DumpDiagnosis(NamedTuple):
 
 def diagnose(
     dump: str | Path | Recording,
-    model: str | Path | Model | Decoder,
+    model: str | Path | LanguageModel,
     text: str | None = None,
     *,
     tokens: Sequence[int] | None = None,
@@ -77,7 +76,7 @@ def diagnose(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
     known = _given_tokens(opened_dump, tokens, map)
-    expected = prepared(opened_model, text, None).tokens if text is not None else None
+    expected = opened_model.read(text).tokens if text is not None else None
     if known is None:  # the embedding tells, looked up once
         opened_dump = with_tokens(opened_dump, opened_model, expected)
         known = opened_dump.tokens

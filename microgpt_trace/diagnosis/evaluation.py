@@ -6,8 +6,8 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from ..graph import kind_of, layer_of, prefix_of
-from ..stats import Array
+from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..arrays.stats import Array
 from .operations import Weights, apply, inputs_of
 from .precision import PRODUCTS, Precision, chain_floor, floor_of
 from .product_inputs import ProductInputs

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .telling import Seen
 
 STEP = 1e-4  # between two predictions whose difference is a slope

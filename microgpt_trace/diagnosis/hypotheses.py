@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
+from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..graph import kind_of, layer_of, prefix_of
-from ..stats import Array
 from .fitting import PLAIN, Family
 from .judging import Judge, row_errors
 from .operations import Weights, inputs_of

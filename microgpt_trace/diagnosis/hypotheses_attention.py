@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
 from .operations import apply, visible_to

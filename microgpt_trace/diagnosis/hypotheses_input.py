@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..decoder import Decoder
-from ..model import Model
-from ..stats import Array
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Finding, Hypothesis
 
@@ -19,7 +18,7 @@ FEW = 4  # one row in so many, at most, is called wrong rather than all of them 
 
 
 def token_finding(
-    model: Model | Decoder, tokens: Sequence[int], text_tokens: Sequence[int] | None
+    model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
 ) -> Finding | None:
     """What is different about the dump's tokens where the text gives others."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
@@ -44,15 +43,8 @@ def _at(tokens: Sequence[int], position: int) -> str:
     return str(tokens[position]) if position < len(tokens) else "none"
 
 
-def _named(model: Model | Decoder, token: int) -> str:
-    return f"token {token} (BOS)" if token == bos_of(model) else f"token {token}"
-
-
-def bos_of(model: Model | Decoder) -> int | None:
-    """The token that begins a text, where the model knows one."""
-    if isinstance(model, Model):
-        return model.tokenizer.bos_id
-    return model.vocabulary.bos_id if model.vocabulary else None
+def _named(model: LanguageModel, token: int) -> str:
+    return f"token {token} (BOS)" if token == model.bos else f"token {token}"
 
 
 def embedding(case: Case) -> Iterator[Hypothesis | Family]:
@@ -72,7 +64,7 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
     if case.kind == "embed.tok" and case.alone:
         yield from _other_tokens(case, nearest_tokens(case))
         return
-    bos = bos_of(case.weights.model)
+    bos = case.weights.model.bos
     first = tokens[0] if bos is None else bos
     for id, moved, words in (
         ("bos-added", np.r_[first, tokens[:-1]], "one position late, after a BOS"),

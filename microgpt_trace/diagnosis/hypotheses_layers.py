@@ -9,7 +9,7 @@ from functools import partial as bind
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .fitting import COMBINED, Family
 from .formulas import ACTIVATIONS, leaky, swish
 from .hypotheses import Case, Hypothesis

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import kind_of
-from ..stats import Array
+from ..architecture.graph import kind_of
+from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
 from .rules import Rules

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..comparison.rounding import to_bf16, to_f16
-from ..stats import Array
 from .fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
 from .hypotheses import Case, Hypothesis
 from .hypotheses_attention import capped

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..decoder import Decoder
-from ..encodings import ENCODINGS, StoredTensor
-from ..stats import Array
-from ..unpacking import Quants, widen_f16
+from ..architecture.model import LanguageModel
+from ..arrays.encodings import ENCODINGS, StoredTensor
+from ..arrays.stats import Array
+from ..arrays.unpacking import Quants, widen_f16
 from .hypotheses import Case, Hypothesis
 
 NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
@@ -43,7 +43,7 @@ class Misreading(NamedTuple):
 def quants(case: Case) -> Iterator[Hypothesis]:
     """A quantised matrix (or the token embedding) unpacked in another way."""
     model = case.weights.model
-    if not isinstance(model, Decoder):
+    if not model.tensors:
         return
     if "embed.tok" in case.kinds:
         yield from _of_embedding(case, model)
@@ -63,7 +63,7 @@ def _claim(weight: str, tensor: StoredTensor, wrong: Misreading) -> str:
     return f"dequantisation of {weight} ({tensor.encoding.name}): {wrong.claim}"
 
 
-def _of_embedding(case: Case, model: Decoder) -> Iterator[Hypothesis]:
+def _of_embedding(case: Case, model: LanguageModel) -> Iterator[Hypothesis]:
     tensor = model.tensors["wte"]
     if tensor.encoding.unpack is None:
         return
@@ -173,7 +173,7 @@ def _rows(tensor: StoredTensor, wrong: Misreading, tokens: Array) -> Array:
     return _decoded(tensor, wrong, raw)[np.searchsorted(around, tokens)]
 
 
-def _matrix(model: Decoder, wrong: Misreading, name: str) -> Array:
+def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
     """What the misreading makes of a matrix."""
     tensor = model.tensors[name]
     stored = tensor.as_stored()
@@ -192,7 +192,6 @@ def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hyp
         return
     other = "bfloat16" if name == "F16" else "float16"
     model = case.weights.model
-    assert isinstance(model, Decoder)
 
     def instead(own: str) -> Array:
         bits = model.tensors[own].data.view("<u2")

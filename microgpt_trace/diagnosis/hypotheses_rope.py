@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..architecture.graph import kind_of
+from ..arrays.stats import Array
 from ..comparison.rounding import to_bf16, to_f16
-from ..decoder import Decoder, Rope
-from ..graph import kind_of
-from ..llama import rope_frequencies
-from ..stats import Array
+from ..decoder.config import Rope
+from ..decoder.llama import rope_frequencies
 from .fitting import COMBINED, DESCRIBED, Family
 from .hypotheses import Case, Hypothesis, words_of_kind
 from .operations import inputs_of
@@ -34,7 +34,7 @@ PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
     """Every mistake of RoPE: those without a number first, then those with one."""
     model = case.weights.model
-    if case.rules.rotation is None or not isinstance(model, Decoder):
+    if case.rules.rotation is None or model.config.rope is None:
         return
     if not case.kinds & {"attn.q_rope", "attn.k_rope"}:
         return

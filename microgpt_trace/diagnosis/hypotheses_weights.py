@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ..graph import kind_of, layer_of
-from ..stats import Array
+from ..architecture.graph import kind_of, layer_of
+from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
 from .hypotheses_norms import GAINS

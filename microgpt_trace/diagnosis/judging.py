@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..architecture.graph import kind_of, layer_of
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..graph import kind_of, layer_of
-from ..stats import Array
 from .evaluation import CARRIED, Evaluation
 from .operations import visible_to
 

@@ -13,14 +13,13 @@ from functools import cached_property
 
 import numpy as np
 
-from .. import graph
-from ..decoder import Decoder, parameter
-from ..encodings import StoredTensor
-from ..graph import kind_of, layer_of, prefix_of
-from ..linear import linear
-from ..model import Model
-from ..stats import Array
-from ..threads import available_cores
+from ..architecture import graph
+from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..architecture.model import LanguageModel
+from ..arrays.encodings import StoredTensor
+from ..arrays.linear import linear
+from ..arrays.stats import Array
+from ..arrays.threads import available_cores
 from . import formulas
 from .rules import Rotation, Rules
 
@@ -30,7 +29,7 @@ ROWS = 1024  # of a matrix that are wide at a time
 class Weights:
     """The parameters of a model of either family, rows of q and k in Hugging Face order."""
 
-    def __init__(self, model: Model | Decoder) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.shapes = dict(model.config.shapes())
         self.workers = min(2, available_cores())
@@ -40,19 +39,15 @@ class Weights:
 
     def array(self, name: str) -> Array:
         """A parameter, [out, in] or [out]"""
-        return parameter(self.model, name) if isinstance(self.model, Decoder) else self.model.params[name]
+        return self.model.parameter(name)
 
     def rows(self, name: str, indices: Array) -> Array:
         """Rows of an embedding: [n] -> [n, C]"""
-        if isinstance(self.model, Decoder):
-            return self.model.tensors[name].take(indices)
-        return self.model.params[name][indices]
+        return self.model.parameter(name, indices)
 
     def product(self, x: Array, name: str) -> Array:
         """x @ W.T without a bias: [T, in] -> [T, out]"""
-        if not isinstance(self.model, Decoder):
-            return x @ self.model.params[name].T
-        return self.times(x, self.model.tensors[name])
+        return self.model.product(x, name)
 
     def times(self, x: Array, tensor: StoredTensor) -> Array:
         """The same of a tensor that is none of the parameters."""
@@ -63,7 +58,7 @@ class Weights:
         """The matrix of each kind of product, without its layer: attn.q -> attn_wq"""
         own = {f"attn.{n}": f"attn_w{n}" for n in "qkv"} | {"attn.out": "attn_wo"}
         own["logits"] = "lm_head" if "lm_head" in self else "wte"
-        if not isinstance(self.model, Decoder):
+        if "mlp.gate" not in self.model.inputs:
             return own | {"mlp.up": "mlp_fc1", "mlp.down": "mlp_fc2"}
         return own | {f"mlp.{n}": f"mlp_w{n}" for n in ("gate", "up", "down")}
 
@@ -80,7 +75,7 @@ class WideWeights(Weights):
     """The same with products in float64, a few rows of a matrix at a time; `norms` are those of the rows of
     the matrices that were used."""
 
-    def __init__(self, model: Model | Decoder) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__(model)
         self.norms: dict[str, Array] = {}
         self._last: tuple[str, Array] | None = None
@@ -94,15 +89,10 @@ class WideWeights(Weights):
         y, norms = np.empty((len(x), self.shapes[name][0])), np.empty(self.shapes[name][0])
         for start in range(0, len(norms), ROWS):
             rows = slice(start, min(start + ROWS, len(norms)))
-            own = self._stored(name, rows).astype(np.float64)
+            own = self.model.parameter(name, rows).astype(np.float64)
             y[:, rows], norms[rows] = x @ own.T, np.sqrt(np.square(own).sum(axis=1))
         self.norms[name] = norms
         return y
-
-    def _stored(self, name: str, rows: slice) -> Array:
-        if not isinstance(self.model, Decoder):
-            return self.model.params[name][rows]
-        return self.model.tensors[name].rows(rows.start, rows.stop)
 
 
 def in_halves(x: Array, dim: int) -> Array:
@@ -302,8 +292,9 @@ def _probs(at: Place, logits: Array) -> Array:
 def _loss(at: Place, logits: Array) -> Array:
     """The mean over the positions whose next token is known; a microGPT's name ends with BOS."""
     targets = np.asarray(at.rules.tokens)[1:]
-    if isinstance(at.weights.model, Model):
-        targets = np.append(targets, at.weights.model.tokenizer.bos_id)
+    bos = at.weights.model.bos
+    if at.weights.model.ends_with_bos and bos is not None:
+        targets = np.append(targets, bos)
     logits = logits[: len(targets)] - logits[: len(targets)].max(axis=1, keepdims=True)
     own = logits[np.arange(len(targets)), targets]
     return np.asarray((np.log(np.exp(logits).sum(axis=1)) - own).mean())

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..errors import InputError
-from ..stats import Array
 
 
 @dataclass(frozen=True)

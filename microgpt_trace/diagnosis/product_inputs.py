@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.graph import kind_of, prefix_of
+from ..arrays.encodings import StoredTensor
+from ..arrays.stats import Array
 from ..comparison.rounding import BLOCK, OF_WIDE_BLOCKS, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
-from ..decoder import Decoder
-from ..encodings import StoredTensor
-from ..graph import kind_of, prefix_of
-from ..stats import Array
 from .operations import Weights, apply
 from .precision import PRODUCTS
 from .rules import Rules
@@ -76,7 +75,8 @@ class ProductInputs:
     def key(self, name: str) -> tuple[str, str]:
         """The kind of a product and the type of its matrix."""
         model, matrix = self._weights.model, prefix_of(name) + self._weights.matrix_of(name)
-        return kind_of(name), model.tensors[matrix].encoding.name if isinstance(model, Decoder) else "F32"
+        stored = model.tensors.get(matrix)
+        return kind_of(name), "F32" if stored is None else stored.encoding.name
 
     def way(self, name: str) -> Way:
         """How the input of this product is rounded."""
@@ -100,7 +100,6 @@ class ProductInputs:
         off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], to be shared among 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
         matrix = prefix_of(name) + self._weights.matrix_of(name)
-        assert isinstance(self._weights.model, Decoder)  # no other has types with minima
         return self._weights.times(shared, minimum_tensor(self._weights.model.tensors[matrix]))
 
     def learn(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> None:

@@ -9,13 +9,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from ..decoder import Decoder, DecoderConfig
-from ..graph import Inputs, inputs_by_kind
-from ..model import Model
-from ..stats import Array
+from ..architecture.graph import Inputs
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
 from .formulas import frequencies
-
-EPS = 1e-5  # of microGPT's norms
 
 Instead = Mapping[str, Callable[[str], Array]]
 
@@ -85,23 +82,17 @@ class Rules:
         return replace(self, rotation=replace(self.rotation, **changes))  # type: ignore[arg-type]
 
 
-def rules_of(model: Model | Decoder, tokens: Array) -> Rules:
+def rules_of(model: LanguageModel, tokens: Array) -> Rules:
     """How the model says that it computes."""
-    config = model.config
-    if not isinstance(config, DecoderConfig):
-        heads = tuple(range(config.n_head))
-        scale = 1 / math.sqrt(config.head_dim)
-        return Rules(
-            inputs_by_kind(model), EPS, "ReLU", scale, heads, tokens, windows=(None,) * config.n_layer
-        )
-    radians, factor = frequencies(config.rope, config.head_dim)
+    config, rope = model.config, model.config.rope
+    rotation = None if rope is None else Rotation(*frequencies(rope, config.head_dim))
     return Rules(
-        inputs=inputs_by_kind(model),
+        inputs=model.inputs,
         eps=config.norm_eps,
-        activation="SiLU",
+        activation=config.activation,
         scale=1 / math.sqrt(config.head_dim),
         group=tuple(h * config.n_kv_head // config.n_head for h in range(config.n_head)),
         tokens=tokens,
-        rotation=Rotation(radians, factor),
-        windows=tuple(config.window if i in config.windowed_layers else None for i in range(config.n_layer)),
+        rotation=rotation,
+        windows=config.windows,
     )

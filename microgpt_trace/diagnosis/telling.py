@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # of the tolerance may be one error that lies just so
 SURELY = 5.0  # standard errors from the other prediction

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..stats import Array
 from .evaluation import Evaluation
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypotheses import Case, Generator, Hypothesis

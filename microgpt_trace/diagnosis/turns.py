@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 GRID = np.geomspace(1e-4, 1e4, 241)  # a number is looked for around the model's own
 

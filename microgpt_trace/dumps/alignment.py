@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 
 class Aligned(NamedTuple):

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..brief import brief
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
-from ..names import ALIASES
+from ..hooks.names import ALIASES
 from ..readers.conventions import is_count
 from ..readers.safetensors import read_json
-from ..stats import Array
 from .layouts import LAST
 from .recording import OWN, Leftover, Recorded, Recording, listed, readable
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_new_folder, write_folder
-from ..names import ALIASES
-from ..stats import Array
+from ..hooks.names import ALIASES
 from ..tracing.result import Trace
 from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, Entry, events_of
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..files import write_atomically
-from ..stats import Array
 
 if TYPE_CHECKING:
     from ..tracing.result import Trace

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..names import ALIASES
+from ..hooks.names import ALIASES
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
@@ -268,8 +268,9 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post
 @cache
 def _own_events() -> dict[str, None]:
     """The forward events of both families in order, with # for the numbers of layers and heads."""
-    from .. import decoder, microgpt
-    from ..parameters import Config
+    from ..decoder import config as decoder
+    from ..microgpt import passes as microgpt
+    from ..microgpt.parameters import Config
 
     small = Config(n_layer=1, n_head=1)
     wide = decoder.DecoderConfig(

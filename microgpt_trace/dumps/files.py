@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..brief import brief
 from ..errors import FileFormatError, InputError
 from ..foreign_files import check_regular, reading
 from ..json_text import from_json
-from ..stats import Array
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import Entry, NameMap, sliced_shape

@@ -11,8 +11,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..arrays.stats import Array
 from ..errors import InputError
-from ..stats import Array
 from .recording import OWN, Fitted, Recorded
 
 Shape = tuple[int, ...]

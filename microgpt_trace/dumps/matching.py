@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .layouts import fit, fits
 from .recording import Recorded
 from .sketches import SAME, Likeness, Sketch, Stack, sketch

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes, as NumPy has it

@@ -13,7 +13,7 @@ from itertools import islice
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .alignment import align, assign
 from .matching import BY_CHANCE, Part, Table, kind_of, source_name
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
-from ..stats import Array
 from .arrays_file import write_arrays
 from .event_names import meaning_of
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..arrays.stats import Array
 from ..brief import brief, one_line
 from ..hooks.event import TraceEvent
-from ..stats import Array
 
 OWN = "own"  # a layout: shape and order are those of our events
 

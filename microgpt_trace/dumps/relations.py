@@ -14,9 +14,9 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from ..decoder import Decoder
-from ..llama import Weights, silu
-from ..stats import Array
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
+from ..decoder.llama import silu
 from .layouts import fit
 from .matching import Part, Shapes, Table
 from .recording import Recorded
@@ -48,7 +48,7 @@ class Layer:
 
 
 def related(
-    model: Decoder, rows: Sequence[Mapping[int, int]], columns: Mapping[str, Mapping[int, int]],
+    model: LanguageModel, rows: Sequence[Mapping[int, int]], columns: Mapping[str, Mapping[int, int]],
     parts: Sequence[Part], names: Sequence[str], shapes: Shapes, table: Table,
 ) -> Array:  # fmt: skip
     """What relations say for patterns as kinds, [P, K]; `rows` are those of each pattern by layer."""
@@ -83,7 +83,7 @@ def related(
     return found
 
 
-def _rows(model: Decoder, recorded: Recorded, name: str, shapes: Shapes) -> Array:
+def _rows(model: LanguageModel, recorded: Recorded, name: str, shapes: Shapes) -> Array:
     """The last rows of a tensor as an event, nothing where they are of other positions or heads."""
     array = np.asarray(fit(name, recorded, shapes, head_dim=model.config.head_dim).array)
     if array.shape != shapes[name] or array.ndim != 2:
@@ -91,10 +91,9 @@ def _rows(model: Decoder, recorded: Recorded, name: str, shapes: Shapes) -> Arra
     return np.asarray(array[-POSITIONS:], np.float32)
 
 
-def _products(model: Decoder, layer: Layer) -> Iterator[Claim]:
+def _products(model: LanguageModel, layer: Layer) -> Iterator[Claim]:
     """One is the product of a matrix and the other, or and what act and up give, which say less of
     themselves: nobody sees from their product which is which."""
-    weights = Weights(model)
     for kind, matrices in PRODUCTS.items():
         inputs = [([p], value) for p, value in layer.of(kind)]
         if kind == "mlp.hidden":
@@ -103,7 +102,10 @@ def _products(model: Decoder, layer: Layer) -> Iterator[Claim]:
             outputs = layer.of(made)
             if not inputs or not outputs:
                 continue
-            whole = weights.product(np.concatenate([x for _, x in inputs]), f"layer{layer.number}.{matrix}")
+            name = f"layer{layer.number}.{matrix}"
+            bias = name.replace("_w", "_b")
+            whole = model.product(np.concatenate([x for _, x in inputs]), name)
+            whole = whole + model.parameter(bias) if bias in model.config.shapes() else whole
             for (whose, _), computed in zip(inputs, np.split(whole, len(inputs)), strict=True):
                 for q, value in outputs:
                     if q not in whose and _same(computed, value, value):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ..decoder import Decoder, DecoderConfig
-from ..model import Model
-from ..stats import Array
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
 
 _OF_ROWS = {  # the matrix whose rows an event's channels are
     **dict.fromkeys(("q", "q_norm", "q_rope"), "attn_wq"),
@@ -12,13 +11,11 @@ _OF_ROWS = {  # the matrix whose rows an event's channels are
 }
 
 
-def event_shapes(model: Model | Decoder, length: int) -> dict[str, tuple[int, ...]]:
+def event_shapes(model: LanguageModel, length: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every forward event for `length` tokens, all positions of the logits included."""
     config = model.config
     width, square = config.n_embd, (config.n_head, length, length)
-    queries, keys = width, width
-    if isinstance(config, DecoderConfig):
-        queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     last = {
         "q": queries, "q_norm": queries, "q_rope": queries, "context": queries,
         "k": keys, "k_norm": keys, "k_rope": keys, "v": keys,
@@ -38,11 +35,9 @@ def event_shapes(model: Model | Decoder, length: int) -> dict[str, tuple[int, ..
     return shapes
 
 
-def file_order(model: Model | Decoder | None, name: str) -> Array | None:
+def file_order(model: LanguageModel | None, name: str) -> Array | None:
     """For each channel of q or k where an engine has it that computes with rows as the model's file has them;
     None for other events, and where the file has them in our order."""
     layer, _, kind = name.rpartition("attn.")
-    if not isinstance(model, Decoder) or kind not in _OF_ROWS:
-        return None
-    tensor = model.tensors[layer + _OF_ROWS[kind]]
-    return tensor.order if tensor.permuted else None
+    tensor = model.tensors.get(layer + _OF_ROWS[kind]) if model is not None and kind in _OF_ROWS else None
+    return tensor.order if tensor is not None and tensor.permuted else None

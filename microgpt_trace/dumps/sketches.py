@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 
 ROWS, ELEMENTS = 64, 2048  # of a sketch, at most
 CLIP = np.float32(4)  # medians: a channel of huge values must not decide alone (SmolLM2's stream has such)

@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..arrays.encodings import ENCODINGS
+from ..arrays.stats import Array
 from ..brief import brief
-from ..encodings import ENCODINGS
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
 from ..json_text import from_json
 from ..readers.mapped_file import MappedFile
-from ..stats import Array
 from .npy_header import NpyHeader, read_header
 
 ZIP_MAGIC = b"PK\x03\x04"

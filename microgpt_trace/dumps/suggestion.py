@@ -12,9 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from ..decoder import Decoder
-from ..model import Model
-from ..stats import Array
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
 from .alignment import align, assign
 from .matching import (
     BY_CHANCE,
@@ -63,7 +62,7 @@ class Suggestion:
 
 
 def suggest(
-    recording: Recording, model: Model | Decoder, events: Iterable[tuple[str, Array]], shapes: Shapes
+    recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[Suggestion, ...]:
     """Guess which events the leftovers of a recording are; the answer is in order of computation.
 
@@ -91,7 +90,7 @@ def suggest(
         at = {one.source: place for place, one in enumerate(readable)}
         places = {row: at[part.recorded.source] for row, part in enumerate(parts)}
         relate = None
-        if isinstance(model, Decoder):
+        if model.config.rope is not None:
             relate = partial(related, model, parts=parts, names=names, shapes=shapes, table=table)
         decided = decide(cut(counting, parts), names, table, places, UNDECIDED, relate)
         found = [*_of_patterns(decided, parts, names, table)]

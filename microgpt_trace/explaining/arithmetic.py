@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .explanation import Factor, Kind, Step, Term, element_name
 
 _PLAIN_EXPONENT = 300.0  # exp of what is smaller needs no maximum subtracted in float64

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..graph import kind_of, readers_of
+from ..architecture.graph import kind_of, readers_of
 from .arithmetic import (
     ABOVE_ZERO,
     Function,

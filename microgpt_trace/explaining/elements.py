@@ -6,14 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..decoder import Decoder
+from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.sites import Site, describe_shape, parse_site
 from ..errors import InputError
-from ..graph import kind_of, layer_of, prefix_of
-from ..model import Model
 from ..printable import shown_token
-from ..running.inputs import TraceInput
-from ..sites import Site, describe_shape, parse_site
-from ..token_names import token_of, token_with_id
+from ..running.token_names import token_of, token_with_id
 from .explanation import element_name
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,7 +51,7 @@ class Element:
         return int(found[1])
 
 
-def find_element(model: Model | Decoder, text: str, shapes: Shapes) -> Element:
+def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     """The element that a text names. Raises InputError where that is none, or several."""
     site = parse_site(text)
     names = site.names(list(shapes))
@@ -87,7 +85,7 @@ def _asked_for(name: str, shape: tuple[int, ...], parameter: bool) -> str:
 
 
 def _of_parameter(
-    model: Model | Decoder, site: Site, name: str, shape: tuple[int, ...]
+    model: LanguageModel, site: Site, name: str, shape: tuple[int, ...]
 ) -> tuple[int, ...] | None:
     """Row and column, or the one index of a vector; a row of an embedding may be a token."""
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
@@ -107,7 +105,7 @@ def _of_parameter(
     return tuple(found)
 
 
-def place_of(model: Model | Decoder, element: Element, inputs: TraceInput, group: tuple[int, ...]) -> str:
+def place_of(model: LanguageModel, element: Element, inputs: TraceInput, group: tuple[int, ...]) -> str:
     """In words: "head 1, query at position 3 (m), key at position 2 (m)" """
     index, kind = element.index, element.kind
     if not index:
@@ -126,7 +124,7 @@ def place_of(model: Model | Decoder, element: Element, inputs: TraceInput, group
     return f"{where}, channel {channel}{_in_head(model, kind, channel, group)}"
 
 
-def _in_head(model: Model | Decoder, kind: str, channel: int, group: tuple[int, ...]) -> str:
+def _in_head(model: LanguageModel, kind: str, channel: int, group: tuple[int, ...]) -> str:
     part = kind.removeprefix("attn.").partition("_")[0]
     if part not in ("q", "k", "v", "context"):
         return ""
@@ -137,7 +135,7 @@ def _in_head(model: Model | Decoder, kind: str, channel: int, group: tuple[int, 
     return f": key-value head {head} (of heads {', '.join(users)}), its channel {own}"
 
 
-def _place_of_parameter(model: Model | Decoder, element: Element) -> str:
+def _place_of_parameter(model: LanguageModel, element: Element) -> str:
     if element.name in _TABLES:
         token, channel = element.index
         named = token_with_id(model, token, target=element.name == "lm_head")

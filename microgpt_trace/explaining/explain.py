@@ -7,12 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..architecture.model import LanguageModel, TraceInput
 from ..checks import ROUNDING
-from ..decoder import Decoder
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
-from ..model import Model
-from ..running.inputs import TraceInput, prepare_name
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of
 from .explanation import Explanation, Pass, Use
@@ -26,7 +24,7 @@ from .uses_of_parameters import uses_of_parameter
 
 
 def explain(
-    model: Model | Decoder,
+    model: LanguageModel,
     element: str,
     text: str | None = None,
     *,
@@ -47,7 +45,7 @@ def explain(
 
 
 def keep_run(
-    model: Model | Decoder,
+    model: LanguageModel,
     text: str | None = None,
     *,
     tokens: Sequence[int] | None = None,
@@ -74,22 +72,22 @@ def explain_in(run: Traced, element: str, *, backward: bool = False, terms: int 
     return _explained(run, found, terms, backward)
 
 
-def _check(model: Model | Decoder, terms: int, backward: bool) -> None:
+def _check(model: LanguageModel, terms: int, backward: bool) -> None:
     if not isinstance(terms, int) or terms < 1:
         raise InputError(f"terms: expected at least 1, found {terms}")
-    if backward and isinstance(model, Decoder):
+    if backward and "gradients" not in model.abilities:
         raise InputError("--backward is for a microGPT: a production model is traced forward only")
 
 
 def _read(
-    model: Model | Decoder, text: str | None, tokens: Sequence[int] | None
+    model: LanguageModel, text: str | None, tokens: Sequence[int] | None
 ) -> tuple[TraceInput, dict[str, tuple[int, ...]]]:
     """What the model reads, and the shapes of its events and parameters."""
-    inputs = _prepared(model, text, tokens)
+    inputs = model.read(text, tokens)
     return inputs, {**event_shapes(model, len(inputs.tokens)), **model.config.shapes()}
 
 
-def _found(model: Model | Decoder, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
+def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shapes) -> Element:
     found = find_element(model, element, shapes)
     if found.name == "loss" and not any(target is not None for target in inputs.targets):
         raise InputError("loss: nothing follows the only token, so there is no loss")
@@ -100,22 +98,12 @@ def _explained(run: Traced, element: Element, terms: int, backward: bool) -> Exp
     return _explanation(Place(run, element, terms), "backward" if backward else "forward")
 
 
-def _prepared(model: Model | Decoder, text: str | None, tokens: Sequence[int] | None) -> TraceInput:
-    if isinstance(model, Decoder):
-        from ..prompt import prepare
-
-        return prepare(model, text, tokens)
-    if tokens is not None:
-        raise InputError(f"--tokens is for a production model, and this is a microGPT ({model.origin})")
-    return prepare_name(model, "emma" if text is None else text)
-
-
 @np.errstate(all="ignore")  # what is not finite in a model is shown as it is
 def _explanation(at: Place, phase: Pass) -> Explanation:
     traced, gradient = at.traced, phase == "backward"
     value = traced.value(at.name, at.index, phase)
     worked = _worked(at, phase, value)
-    dtype = "float32" if isinstance(traced.model, Decoder) else traced.model.params.flat.dtype.name
+    dtype = traced.model.dtype
     deviation = _deviation(worked.value, value, dtype)
     magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
     tolerance = ROUNDING[dtype] * magnitude + float(np.finfo(dtype).tiny)
@@ -153,9 +141,9 @@ def _worked(at: Place, phase: Pass, value: float) -> Worked:
 def _of_stored(at: Place) -> tuple[str, ...]:
     """How a parameter's element lies in its file, or where its gradient is explained."""
     model = at.traced.model
-    if not isinstance(model, Decoder):
+    tensor = model.tensors.get(at.name)
+    if tensor is None:
         return ("a parameter, which training sets; --backward explains its gradient",)
-    tensor = model.tensors[at.name]
     note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
     return (note + ", whose rows the file has in another order" * tensor.permuted,)
 
@@ -177,7 +165,7 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
 
 def _of_text(traced: Traced) -> tuple[str, ...]:
     """What was changed of a name before it was read."""
-    return traced.inputs.notes if isinstance(traced.model, Model) else ()
+    return traced.inputs.notes
 
 
 def _of_nan(value: float, traced: float) -> tuple[str, ...]:

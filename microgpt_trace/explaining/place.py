@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph import inputs_of, kind_of
+from ..architecture.graph import inputs_of, kind_of
+from ..arrays.stats import Array
 from ..printable import shown_token
-from ..stats import Array
-from ..token_names import token_label
+from ..running.token_names import token_label
 from .arithmetic import Operand, elements
 from .elements import Element
 from .explanation import Factor, Pass, Step, element_name

@@ -7,15 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
+from ..architecture.graph import inputs_of, kind_of, readers_of
+from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logits import PART
-from ..decoder import Decoder
+from ..arrays.stats import Array
 from ..diagnosis.operations import Weights
 from ..diagnosis.rules import rules_of
-from ..graph import inputs_by_kind, inputs_of, kind_of, readers_of
 from ..hooks.event import Phase, TraceEvent
-from ..model import Model
-from ..running.inputs import TraceInput
-from ..stats import Array
 from ..tracing.trace import trace
 from .elements import Element, Shapes
 from .traced import Traced
@@ -26,23 +24,22 @@ _OF_LOGITS = ("logits", "probs", "final.norm")  # what takes the logits of its o
 
 
 def run_for(
-    model: Model | Decoder, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
+    model: LanguageModel, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
 ) -> Traced:
     """Run the model and keep what the element needs, or everything where there is none.
 
     A microGPT's arrays are all kept; of a decoder those of a few events, and logits of one position.
     """
-    if isinstance(model, Model):
-        names, rows = list(model.hooks.specs), list(range(len(inputs.tokens)))
-        with _as_computed(model, names) as computed:
-            result = trace(model, inputs.text, backward=backward)
-    else:
-        rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
-        if element is not None:
-            rows = _rows(model, element, len(inputs.tokens))
-            names = _needed(model, element, whole=len(rows) == len(inputs.tokens))
-        with _as_computed(model, names) as computed:
+    rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
+    prompted = "prompts" in model.abilities
+    if prompted and element is not None:
+        rows = _rows(model, element, len(inputs.tokens))
+        names = _needed(model, element, whole=len(rows) == len(inputs.tokens))
+    with _as_computed(model, names) as computed:
+        if prompted:
             result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
+        else:
+            result = trace(model, inputs.text, backward=backward)
     replaced = frozenset(
         place
         for place, array in computed.items()
@@ -53,7 +50,7 @@ def run_for(
     return Traced(model, inputs, arrays, rows, predictions, rules, behind, shapes, replaced)
 
 
-def _rows(model: Decoder, element: Element, length: int) -> list[int]:
+def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     """The positions whose logits are worked out: all, as a trace has them, where these are not too many
     to keep (then one more or less may round differently), else those that are needed."""
     if element.name == "loss" or length * model.config.vocab_size <= PART:
@@ -61,7 +58,7 @@ def _rows(model: Decoder, element: Element, length: int) -> list[int]:
     return [element.index[0]] if element.name in _OF_LOGITS else [length - 1]
 
 
-def _needed(model: Decoder, element: Element, whole: bool) -> list[str]:
+def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
     """The events that an element is worked out from, those that it goes into, and what else they read;
     `whole` where logits are there for all positions."""
     if element.name == "loss":
@@ -77,20 +74,20 @@ def _needed(model: Decoder, element: Element, whole: bool) -> list[str]:
                 events.append(name)
         if element.kind == "attn.out" and len(model.hooks):  # which may replace a head
             events += [f"{element.prefix}attn.head{h}" for h in range(model.config.n_head)]
-    inputs, n_layer = inputs_by_kind(model), model.config.n_layer
+    inputs, n_layer = model.inputs, model.config.n_layer
     sources = [source for name in events for source in inputs_of(inputs, name, n_layer)]
     of_one = ("loss",) if element.name in _OF_LOGITS else ("loss", "logits", "probs")
     unused = () if whole else of_one
     return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
 
 
-def _as_computed(model: Model | Decoder, names: Iterable[str]) -> AbstractContextManager[Computed]:
+def _as_computed(model: LanguageModel, names: Iterable[str]) -> AbstractContextManager[Computed]:
     """Note what is computed before hooks may replace it, where there are hooks."""
     return _watch(model, tuple(names)) if len(model.hooks) else nullcontext({})
 
 
 @contextmanager
-def _watch(model: Model | Decoder, names: tuple[str, ...]) -> Iterator[Computed]:
+def _watch(model: LanguageModel, names: tuple[str, ...]) -> Iterator[Computed]:
     computed: Computed = {}
 
     def note(event: TraceEvent, value: Array) -> None:

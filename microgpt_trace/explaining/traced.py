@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoder import Decoder, parameter_row
+from ..architecture.model import LanguageModel, TraceInput
+from ..arrays.stats import Array
 from ..diagnosis.rules import Rules
-from ..encodings import StoredTensor
 from ..errors import InputError
 from ..hooks.event import Phase
-from ..model import Model
-from ..running.inputs import TraceInput
-from ..stats import Array
 from ..tracing.result import Prediction
 from .explanation import Pass
 
@@ -27,7 +24,7 @@ class Traced:
     kind of product, without its layer.
     """
 
-    model: Model | Decoder
+    model: LanguageModel
     inputs: TraceInput
     arrays: Mapping[tuple[Phase, str], Array]
     rows: Sequence[int]
@@ -88,25 +85,8 @@ class Traced:
 
     def parameter_row(self, name: str, row: int) -> Array:
         """A row of a parameter, float64: [out, in] -> [in], [out] -> [1]"""
-        if isinstance(self.model, Decoder):
-            return parameter_row(self.model, name, row).astype(np.float64)
-        return self.model.params[name][row].astype(np.float64)
+        return self.model.parameter(name, slice(row, row + 1)).reshape(-1).astype(np.float64)
 
     def parameter_column(self, name: str, column: int) -> Array:
         """A column of a matrix, float64: [out, in] -> [out]"""
-        if not isinstance(self.model, Decoder):
-            return self.model.params[name][:, column].astype(np.float64)
-        return stored_column(self.model.tensors[name], column).astype(np.float64)
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def stored_column(tensor: StoredTensor, column: int) -> Array:
-    """A column of a stored matrix, float32: of every row only the block that holds it is decoded."""
-    encoding = tensor.encoding
-    if tensor.stride % encoding.block_size:
-        return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])
-    at, within = divmod(column, encoding.block_size)
-    blocks = tensor.data.reshape(tensor.as_stored().shape[0], -1, encoding.block_bytes)[:, at]
-    values = encoding.decode(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)[:, within]
-    values = tensor.ordered(values)
-    return values if tensor.scale == 1.0 else values * np.float32(tensor.scale)
+        return self.model.column(name, column).astype(np.float64)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import kind_of, readers_of
-from ..stats import Array
+from ..architecture.graph import kind_of, readers_of
+from ..arrays.stats import Array
 from .elements import Element
 from .explanation import Use, element_name
 from .place import Place

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..arrays.stats import Array, TensorStats, causal_mask
 from ..brief import one_line
 from ..errors import InputError
-from ..names import select_names
-from ..stats import Array, TensorStats, causal_mask
 from .event import PHASES, EventSpec, Phase, TraceEvent
+from .names import select_names
 from .replacements import Replacement, checked_replacement, read_only
 
 Hook = Callable[[TraceEvent, Array], Any]

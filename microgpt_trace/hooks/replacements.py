@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..errors import InputError
-from ..stats import Array
 from .event import TraceEvent
 
 

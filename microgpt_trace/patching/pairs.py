@@ -7,22 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import Report
+from ..architecture.model import LanguageModel, TraceInput
 from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
-from ..running.inputs import TraceInput
-from ..variants import Report
 from .patch import Text, Token, patch_read, read_pair
 from .places import places_of
 from .results import MeanPatched, PairsResult, Patched, PatchedPair
-
-if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
 
 Inputs = tuple[TraceInput, TraceInput]
 
@@ -63,7 +58,7 @@ def _pair(where: str, line: str) -> Pair:
 
 
 def patch_pairs(
-    model: Model | Decoder, pairs: Sequence[Pair], *, sites: Sequence[str] | None = None,
+    model: LanguageModel, pairs: Sequence[Pair], *, sites: Sequence[str] | None = None,
     target: Token = None, against: Token = None, position: int = -1,
     report: Report = lambda done, total: None,
 ) -> PairsResult:  # fmt: skip
@@ -102,7 +97,7 @@ def _named(pair: Pair, number: int) -> Iterator[None]:
 
 
 def _refuse_another_length(
-    model: Model | Decoder, sites: Sequence[str] | None, first: Inputs, other: Inputs
+    model: LanguageModel, sites: Sequence[str] | None, first: Inputs, other: Inputs
 ) -> None:
     wanted, found = len(first[0].tokens), len(other[0].tokens)
     if wanted != found and any(p.spot.position is not None for p in places_of(model, sites, wanted)):

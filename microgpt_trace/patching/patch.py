@@ -13,25 +13,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import Edit, Report
+from ..architecture.graph import stream_before
 from ..arrays.logits import best_tokens, softmax
+from ..arrays.stats import Array
 from ..checks import ROUNDING
-from ..comparison.pairing import prepared
 from ..contrast import Contrast
 from ..errors import InputError
-from ..graph import stream_before
 from ..printable import shown_token
-from ..running.inputs import TraceInput
-from ..stats import Array
-from ..token_names import token_argument, token_label, token_of
+from ..running.token_names import token_argument, token_label, token_of
 from ..tracing.findings import Check
-from ..variants import Edit, Report, edited_logits
 from .places import WHOLE, Place, places_of
 from .recording import recorded
 from .results import Patched, PatchResult, Spot, Unpatched
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel, TraceInput
 
 Text = str | Sequence[int]  # or its token ids
 Token = str | int | None
@@ -40,7 +37,7 @@ MOST = 40  # tokens of a text that an error shows
 
 
 def patch(
-    model: Model | Decoder, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
+    model: LanguageModel, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
     target: Token = None, against: Token = None, position: int = -1,
     report: Report = lambda done, total: None,
 ) -> PatchResult:  # fmt: skip
@@ -57,13 +54,12 @@ def patch(
     return patch_read(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
 
 
-def read_pair(model: Model | Decoder, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
+def read_pair(model: LanguageModel, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
     """Both texts as tokens. Raises InputError where these are the same or not equally many."""
     if len(model.hooks):
         raise InputError("patching runs without hooks, and some are subscribed to this model")
     a, b = (
-        prepared(model, text, None) if isinstance(text, str) else prepared(model, None, text)
-        for text in (clean, corrupt)
+        model.read(text) if isinstance(text, str) else model.read(None, text) for text in (clean, corrupt)
     )
     if len(a.tokens) != len(b.tokens):
         raise InputError(
@@ -82,7 +78,7 @@ def _shown(inputs: TraceInput) -> str:
 
 @np.errstate(all="ignore")
 def patch_read(
-    model: Model | Decoder, pair: tuple[TraceInput, TraceInput], sites: Sequence[str] | None,
+    model: LanguageModel, pair: tuple[TraceInput, TraceInput], sites: Sequence[str] | None,
     target: Token, against: Token, position: int, report: Report,
 ) -> PatchResult:  # fmt: skip
     """`patch` of texts that are read."""
@@ -110,7 +106,7 @@ def patch_read(
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
         number: contrast.difference(edited[0])
-        for number, edited in edited_logits(model, pair[1], edits, [row], report)
+        for number, edited in model.edited_logits(pair[1], edits, [row], report)
     }
     check = _check((differences[0] - low) / span, noise / abs(span))
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
@@ -125,7 +121,7 @@ def _cell(spot: Spot, difference: float, low: float, span: float) -> Patched:
 
 
 def _contrast(
-    model: Model | Decoder, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
+    model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
 ) -> Contrast:
     """Which two tokens are told apart by the logits [2, V] of both runs; those not named are what the
     runs predict."""
@@ -140,12 +136,12 @@ def _contrast(
     return Contrast(row, clean.labels[row], ids[0], labels[0], ids[1], labels[1])
 
 
-def _token(model: Model | Decoder, said: str | int) -> int:
+def _token(model: LanguageModel, said: str | int) -> int:
     return token_of(model, said if isinstance(said, str) else f"#{said}")
 
 
 def _same_token(
-    model: Model | Decoder, row: int, logits: Array, label: str, target: Token, against: Token
+    model: LanguageModel, row: int, logits: Array, label: str, target: Token, against: Token
 ) -> str:
     """Why there is nothing to tell apart, with the tokens whose probabilities move the most."""
     if target is not None and against is not None:

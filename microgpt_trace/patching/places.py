@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.graph import forward_names, kind_of, layer_of, stream_before
+from ..architecture.sites import Part, Site, parse_site
+from ..arrays.stats import Array
 from ..dumps.shapes import event_shapes
 from ..errors import InputError
-from ..graph import forward_names, kind_of, layer_of, stream_before
-from ..names import ALIASES
-from ..sites import Part, Site, parse_site
-from ..stats import Array
-from ..token_names import token_of
+from ..hooks.names import ALIASES
+from ..running.token_names import token_of
 from .results import Spot
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel
 
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()
@@ -50,12 +49,12 @@ class Place:
         return self.part.mask(value.shape, range(value.shape[-2]))
 
 
-def default_sites(model: Model | Decoder) -> tuple[str, ...]:
+def default_sites(model: LanguageModel) -> tuple[str, ...]:
     """The residual stream: what enters the first layer, and what leaves each."""
     return stream_before(model, 0), "layer*.mlp.residual"
 
 
-def places_of(model: Model | Decoder, sites: Sequence[str] | None, length: int) -> list[Place]:
+def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[Place]:
     """What is patched in prompts of that length: each position of an event, each head as a whole, and
     parts that a site names. Raises InputError for a site that the model does not have."""
     shapes = event_shapes(model, length)
@@ -77,7 +76,7 @@ def places_of(model: Model | Decoder, sites: Sequence[str] | None, length: int) 
     return [*places, *parts.values()]
 
 
-def _patchable(site: Site, model: Model | Decoder) -> list[str]:
+def _patchable(site: Site, model: LanguageModel) -> list[str]:
     """The events that a site names. Raises InputError, with the reason, for what cannot be patched."""
     names, exact = forward_names(model), site.selector
     parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]

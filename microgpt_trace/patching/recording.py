@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from ..hooks.bus import HookBus
 from ..hooks.event import TraceEvent
-from ..passes import logits_of
-from ..running.inputs import TraceInput
-from ..stats import Array
-from ..threads import one_blas_thread
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..model import Model
+    from ..architecture.model import LanguageModel, TraceInput
 
 
 def recorded(
-    model: Model | Decoder, inputs: TraceInput, names: Sequence[str], row: int
+    model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
     """The logits [V] of the position `row`, and these events."""
     kept: dict[str, Array] = {}
@@ -32,5 +29,5 @@ def recorded(
     tap = bus.begin(after=[bus.subscription(keep, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if "logits" in names else [row]
     with one_blas_thread(), np.errstate(all="ignore"):
-        logits = logits_of(model, inputs, rows, tap)
+        logits = model.logits(inputs, rows, tap)
     return logits[rows.index(row)], kept

@@ -9,9 +9,9 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
+from ..architecture.graph import kind_of
 from ..brief import one_line
 from ..contrast import Contrast
-from ..graph import kind_of
 from ..tracing.findings import Check
 
 PATCH_SCHEMA = "microgpt.patch/1"

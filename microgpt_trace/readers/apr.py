@@ -17,10 +17,10 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..encodings import ENCODINGS, StoredTensor
+from ..arrays.encodings import ENCODINGS, StoredTensor
+from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..json_text import MANY_VALUES, from_json
-from ..stats import Array
 from .apr_config import decoder_config
 from .apr_facts import Facts
 from .mapped_file import MappedFile

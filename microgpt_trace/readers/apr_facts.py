@@ -12,7 +12,7 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NoReturn
 
-from ..decoder import ARCHITECTURES
+from ..decoder.config import ARCHITECTURES
 from ..errors import FileFormatError, InputError
 from .conventions import is_positive, is_whole
 

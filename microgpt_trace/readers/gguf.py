@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..brief import brief
-from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
 from .conventions import COUNT, Settings
 from .mapped_file import MappedFile

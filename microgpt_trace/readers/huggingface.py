@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arrays.encodings import StoredTensor
 from ..brief import brief
-from ..decoder import ARCHITECTURES, DecoderConfig, Rope
-from ..encodings import StoredTensor
+from ..decoder.config import ARCHITECTURES, DecoderConfig, Rope
 from ..errors import FileFormatError, InputError
 from ..foreign_files import reading
 from .conventions import (

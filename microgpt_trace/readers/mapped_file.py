@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays.encodings import Encoding, StoredTensor
+from ..arrays.stats import Array
 from ..brief import one_line
-from ..encodings import Encoding, StoredTensor
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
-from ..stats import Array
 
 SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays.encodings import StoredTensor
+from ..arrays.stats import Array
 from ..brief import brief
-from ..decoder import BIASES, DecoderConfig
-from ..encodings import StoredTensor
+from ..decoder.config import BIASES, DecoderConfig
 from ..errors import FileFormatError, InputError
-from ..stats import Array
 from .names import names_like, our_name
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..brief import brief
-from ..encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
 from ..foreign_files import read_bytes
 from ..json_text import MAX_VALUES, from_json

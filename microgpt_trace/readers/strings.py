@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from ..stats import Array
+from ..arrays.stats import Array
 from .mapped_file import MappedFile
 
 _RUN = 1 << 20  # bytes of strings decoded together

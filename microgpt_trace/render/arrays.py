@@ -11,12 +11,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
 from rich.text import Text
 
-from ..decoder import Decoder
-from ..model import Model
-from ..parameters import Config
+from ..architecture.model import LanguageModel
+from ..arrays.stats import Array
+from ..decoder.model import Decoder, is_decoder
 from ..printable import shown_token
-from ..stats import Array
-from ..tokenizer import Tokenizer
 from .heat import heat_cell
 from .screen import Screen, at_right, figure, shorten
 
@@ -57,7 +55,7 @@ def _attention_matrix(head: int, weights: Array, labels: Sequence[str], screen: 
 
 
 def print_array(
-    name: str, array: Array, model: Model | Decoder, labels: Sequence[str], screen: Screen, title: str = "",
+    name: str, array: Array, model: LanguageModel, labels: Sequence[str], screen: Screen, title: str = "",
     shape: Sequence[int] | None = None,
 ) -> None:  # fmt: skip
     """An array in full, in as many blocks of columns as the width asks for, or the first rows of one
@@ -68,10 +66,10 @@ def print_array(
     if array.ndim == 0:
         screen.print(Text(figure(float(array), 4)))
         return
-    if isinstance(model, Model):
-        rows, columns = axis_labels(name, array.shape, model.config, model.tokenizer, labels)
-    else:
+    if is_decoder(model):
         rows, columns = decoder_axis_labels(name, array.shape, model, labels)
+    else:
+        rows, columns = axis_labels(name, array.shape, model, labels)
     whole = name in model.config.shapes() and not title
     hint = "" if whole else f"; --layer {name} --save FILE keeps all of it"
     matrices = list(array) if array.ndim == 3 else [np.atleast_2d(array)]
@@ -87,13 +85,13 @@ def print_array(
 
 
 def axis_labels(
-    name: str, shape: Sequence[int], config: Config, tokenizer: Tokenizer, labels: Sequence[str]
+    name: str, shape: Sequence[int], model: LanguageModel, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """What the rows and the columns of an event or parameter stand for: tokens, characters,
     channels, or head.channel."""
+    config = model.config
     characters, followers = (
-        [shown_token(tokenizer.label(i, target)) for i in range(tokenizer.vocab_size)]
-        for target in (False, True)
+        [shown_token(model.label(i, target)) for i in range(config.vocab_size)] for target in (False, True)
     )
     shown = list(map(shown_token, labels))
     kind = name.rpartition(".")[2]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from ..stats import Array
 from ..tracing.result import SCHEMA_ID, Trace
 
 

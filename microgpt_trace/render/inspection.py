@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..decoder import Decoder, Stored
-from ..model import Model
-from ..stats import TensorStats
+from ..arrays.stats import TensorStats
+from ..decoder.model import Decoder
+from ..decoder.stored import Stored
+from ..microgpt.model import Model
 from .decoder import model_facts
 from .document import to_text
 from .layout import Column, print_table

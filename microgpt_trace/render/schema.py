@@ -10,11 +10,11 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..decoder import DecoderConfig, Rope
+from ..architecture.model import TraceInput
+from ..arrays.stats import TensorStats
+from ..decoder.config import DecoderConfig, Rope
 from ..hooks.event import TraceEvent
-from ..parameters import Config
-from ..running.inputs import TraceInput
-from ..stats import TensorStats
+from ..microgpt.parameters import Config
 from ..tracing.findings import Anomaly, Check, Insight
 from ..tracing.result import (
     SCHEMA_ID,

@@ -74,7 +74,7 @@ def _diagnosis_schema() -> dict[str, Any]:
 
 def _timeline_schema() -> dict[str, Any]:
     from .. import courses
-    from ..parameters import Config
+    from ..microgpt.parameters import Config
 
     names: dict[type, str] = {
         courses.PositionCourse: "position",

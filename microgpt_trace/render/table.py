@@ -9,9 +9,9 @@ from itertools import groupby
 
 from rich.text import Text
 
+from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..printable import shown_token, with_ids
-from ..stats import TensorStats
 from ..tracing.findings import Check
 from ..tracing.result import LayerRow, Prediction, Trace
 from ..wording import counted

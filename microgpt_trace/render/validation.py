@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import kind_of
+from ..architecture.graph import kind_of
 from ..validation import Validation, Verdict
 from ..wording import counted
 from .document import plain

@@ -6,7 +6,6 @@ does not grow with depth, and two passes have two cores.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -14,20 +13,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..arrays.logits import PART, softmax, used_losses
-from ..decoder import Decoder
-from ..hooks.bus import HookBus, Tap
+from ..architecture.model import LanguageModel, TapOf, TraceInput
+from ..arrays.stats import Array
+from ..hooks.bus import HookBus
 from ..hooks.event import TraceEvent
-from ..hooks.replacements import differs
-from ..llama import forward as decode
-from ..llama import head_forward
-from ..model import Model
-from ..passes import logits_of
-from ..stats import Array
-from .inputs import TraceInput
 
 AHEAD = 2  # values
-TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
 
 
 class Piece(NamedTuple):
@@ -53,7 +44,7 @@ class Passes(Protocol):
         """How many they are."""
 
     def taps(
-        self, model: Model | Decoder, bus: HookBus, names: Sequence[str],
+        self, model: LanguageModel, bus: HookBus, names: Sequence[str],
         put: Callable[[str, Array, int], None],
     ) -> TapOf:  # fmt: skip
         """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
@@ -72,7 +63,7 @@ class EventStream:
     """
 
     def __init__(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus | None = None,
+        self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus | None = None,
         draws: Passes | None = None,
     ) -> None:  # fmt: skip
         self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * (draws.count if draws else 1))
@@ -118,59 +109,19 @@ class EventStream:
         self._put(event.name, value)
 
     def _run(
-        self, model: Model | Decoder, inputs: TraceInput, names: Sequence[str], bus: HookBus,
+        self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus,
         draws: Passes | None,
     ) -> None:  # fmt: skip
         try:
             with np.errstate(all="ignore"):
                 if draws is not None:
-                    _passes(model, inputs, draws.taps(model, bus, names, self._put), draws.count)
+                    model.run(inputs, draws.taps(model, bus, names, self._put), draws.count)
                 else:
                     observing = bus.subscription(self._observe, *names)
                     tap = bus.begin(after=[observing], keep=False).tap("forward")
-                    _passes(model, inputs, lambda numbers: tap, 1)
+                    model.run(inputs, lambda numbers: tap, 1)
         except _Stopped:
             pass
         except BaseException as error:
             self._queue.put(error)
         self._queue.put(None)
-
-
-def _passes(model: Model | Decoder, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-    """n times forward through the whole model: a decoder with all sequences in each product, the logits in
-    parts where they are many and somebody listens."""
-    if isinstance(model, Model):
-        for number in range(n):
-            logits_of(model, inputs, (), tap_of([number]))
-        return
-    final = decode(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
-    if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
-        return
-    most = max(1, PART // model.config.vocab_size)  # rows of logits at a time
-    size = min(most, final.shape[1])
-    losses: list[list[float]] = [[] for _ in range(n)]
-    for start in range(0, final.shape[1], size):
-        for first in range(0, n, max(1, most // size)):
-            numbers = range(first, min(n, first + max(1, most // size)))
-            rows = final[numbers.start : numbers.stop, start : start + size]
-            found = _losses(model, rows, inputs.targets[start : start + size], tap_of(numbers))
-            for number, own in zip(numbers, found, strict=True):
-                losses[number] += own
-    for number, own in enumerate(losses):
-        if own:
-            tap_of([number]).emit("loss", np.asarray(np.float32(math.fsum(own) / len(own))))
-
-
-def _losses(
-    model: Decoder, final: Array, targets: Sequence[int | None], tap: Tap
-) -> list[list[float]]:  # fmt: skip
-    """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
-    n, length, width = final.shape
-    logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width)))
-    if not tap.wants("probs") and not tap.wants("loss"):
-        return [[]] * n
-    computed = softmax(logits)
-    probs = tap.emit("probs", computed)
-    known = [target or 0 for target in targets] * n
-    of_rows = used_losses(known, logits, probs, differs(probs, computed)).reshape(n, length)
-    return [[float(x) for x, t in zip(row, targets, strict=True) if t is not None] for row in of_rows]

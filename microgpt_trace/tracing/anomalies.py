@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 
+from ..arrays.norm_rows import NormRows
+from ..arrays.stats import median
 from ..brief import one_line
 from ..hooks.event import TraceEvent
-from ..norm_rows import NormRows
-from ..stats import median
 from ..wording import counted
 from .findings import Anomaly
 from .layers import FEWEST_TOKENS

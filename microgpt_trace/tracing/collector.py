@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
-from ..stats import Array
 
 
 class Collector:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
+from ..arrays.stats import PIECE, Array, causal_mask
 from ..hooks.event import TraceEvent
-from ..stats import PIECE, Array, causal_mask
 from .result import EventChange, Prediction
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..architecture.model import TraceInput
 from ..arrays.logits import best_tokens, softmax
-from ..decoder import Decoder, labeller
+from ..arrays.stats import Array
+from ..decoder.llama import Cache, forward, head_forward
+from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.bus import Run
 from ..hooks.event import TraceEvent
-from ..llama import Cache, forward, head_forward
-from ..running.inputs import TraceInput
-from ..stats import Array
 from .findings import Check
 from .result import Candidate, GeneratedToken
 from .watched import Watched
@@ -61,7 +61,7 @@ def continue_prompt(
     A token carries the `shown` events of the pass that predicted it (the first: the prompt's own, not
     repeated).
     """
-    rng, label = np.random.default_rng(sampling.seed), labeller(model)
+    rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     if last is None:  # the last position was not among those predicted

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.norm_rows import NormRows
+from ..arrays.stats import Array, median
 from ..hooks.event import TraceEvent
-from ..norm_rows import NormRows
-from ..stats import Array, median
 from .result import Compared, LayerRow
 
 NAMES = (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from ..arrays.logits import best_tokens, rank_of, used_losses
-from ..stats import Array
+from ..arrays.stats import Array
 from .result import Candidate, Prediction
 
 Label = Callable[[int], str]

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..architecture.model import TraceInput
+from ..arrays.stats import Array, TensorStats
 from ..brief import one_line
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
-from ..names import select_names
-from ..running.inputs import TraceInput
-from ..stats import Array, TensorStats
+from ..hooks.names import select_names
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"

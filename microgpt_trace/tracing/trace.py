@@ -4,19 +4,20 @@ loads only that."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..decoder import Decoder
-    from ..interventions import Intervention
-    from ..model import Model
+    from ..architecture.model import LanguageModel
+    from ..decoder.model import Decoder
+    from ..microgpt.model import Model
+    from ..running.interventions import Intervention
     from .result import Trace
 
 
 def trace(
-    model: Model | Decoder,
+    model: LanguageModel,
     text: str | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -48,13 +49,13 @@ def trace(
         raise InputError(f"top_k: expected at least 1, found {top_k}")
     if text is not None and not isinstance(text, str):
         raise InputError(f"text: expected a string, found {type(text).__name__}; ids are given as tokens=")
-    if model.family == "microgpt":
+    if "prompts" not in model.abilities:
         if decoder_options:
             raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")
         from ..microgpt_tracing import trace_microgpt
 
         return trace_microgpt(
-            model, "emma" if text is None else text, names or ("*",),
+            cast("Model", model), "emma" if text is None else text, names or ("*",),
             True if values is None else values, top_k or 1, backward, step, time, interventions,
         )  # fmt: skip
     if backward or step:
@@ -62,6 +63,6 @@ def trace(
     from ..decoder_tracing import trace_decoder
 
     return trace_decoder(
-        model, text, names=names, values=values or False, top_k=top_k, time=time,
+        cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,
         interventions=interventions, **decoder_options,
     )  # fmt: skip

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from ..arrays.stats import Array
 from ..checks import Checker
-from ..decoder import Decoder
+from ..decoder.model import Decoder
 from ..hooks.bus import Run, Subscription
 from ..hooks.event import TraceEvent
-from ..stats import Array
 from .anomalies import Steps
 from .collector import Collector
 from .layers import NAMES, Survey

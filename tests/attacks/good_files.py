@@ -16,10 +16,10 @@ from tiny_models import CASES, random_quantised_weights, random_weights, write_f
 
 from microgpt_trace import init, save
 from microgpt_trace.cli.log import TrainingLog
-from microgpt_trace.documents import Documents
-from microgpt_trace.model import Schedule
+from microgpt_trace.microgpt.documents import Documents
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.readers.gguf import read_gguf_header
-from microgpt_trace.training import Trainer
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m.content }}{% endfor %}"
 VIEWS = (

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from microgpt_trace.checkpoint import load
+from microgpt_trace.microgpt.checkpoint import load
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]

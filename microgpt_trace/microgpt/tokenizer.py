@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from .brief import brief, one_line
-from .errors import InputError
-from .printable import on_one_line, shown_token
+from ..brief import brief, listed, one_line
+from ..errors import InputError
+from ..printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
@@ -79,6 +79,24 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The characters of ids; BOS is left out."""
         return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
+
+    def token(self, text: str) -> int:
+        """The token of a character, with ␣ for a blank, or of BOS and EOS. Raises InputError for others."""
+        if text in (BOS_LABEL, EOS_LABEL):
+            return self.bos_id
+        ids = self.encode(text if "␣" in self.chars else text.replace("␣", " "))
+        if len(ids) != 1:
+            raise InputError(f"token {text!r}: expected one character, BOS, EOS or an id like #3")
+        return ids[0]
+
+    def name_of(self, tokens: Sequence[int]) -> str:
+        """The name that is read as these tokens. Raises InputError for others than BOS and characters."""
+        bos, size = self.bos_id, self.vocab_size
+        if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
+            raise InputError(
+                f"tokens {listed(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
+            )
+        return self.decode(list(tokens[1:]))
 
     def label(self, token: int, target: bool = False) -> str:
         """How a token is written: its character, BOS as an input and EOS as a target. A character that a

@@ -1,4 +1,4 @@
-"""Decoder: a Llama/Qwen2-class model, its config, stored weights and events. Knows no file format.
+"""DecoderConfig: dimensions and conventions of a Llama/Qwen2-class model, its parameters and its events.
 
 Parameters have names in the style of microgpt.py's state dict: `wte`, `layer0.attn_wq`,
 `layer0.mlp_wdown`, `final_norm`, `lm_head`; biases are `layer0.attn_bq`, norm gains
@@ -8,22 +8,15 @@ Parameters have names in the style of microgpt.py's state dict: `wte`, `layer0.a
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, reduce
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from .brief import one_line
-from .encodings import StoredTensor
-from .errors import InputError
-from .hooks.bus import HookBus
-from .hooks.event import EventSpec
-from .names import glob_pattern
-from .stats import Array, TensorStats
+from ..brief import one_line
+from ..errors import InputError
+from ..hooks.event import EventSpec
 
 if TYPE_CHECKING:
-    from .vocabulary.tokens import Vocabulary
+    pass
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 _DECODED = 1 << 20  # elements
@@ -124,6 +117,15 @@ class DecoderConfig:
             _whole("sliding window", self.window)
 
     @property
+    def activation(self) -> str:
+        return "SiLU"
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions each layer's queries see; None: all."""
+        return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
+
+    @property
     def parameter_count(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes().values())
 
@@ -159,120 +161,6 @@ def yarn_attention_factor(factor: float) -> float:
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
     """
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder one can trace: its weights stay in their file until a computation needs them."""
-
-    family: ClassVar[Literal["decoder"]] = "decoder"
-    config: DecoderConfig
-    tensors: Mapping[str, StoredTensor] = field(repr=False)
-    origin: str  # the file
-    format: str
-    load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
-    metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
-    assumed: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        about = {"origin": self.origin, "format": self.format, "architecture": self.config.architecture}
-        return one_line(self, **about, parameters=self.config.parameter_count)
-
-    @cached_property
-    def hooks(self) -> HookBus:
-        """The hook bus of this model's events; `trace` runs under it."""
-        return HookBus(event_specs(self.config))
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary | None:
-        """The tokens, where the file brings them."""
-        return self.load_vocabulary()
-
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """The events of a layer in the words that `apr trace` has for them."""
-        names = (name.partition(".") for name in self.hooks.specs)
-        return tuple(_CHAIN[rest] for layer, _, rest in names if layer == "layer0" and rest in _CHAIN)
-
-    def describe(self) -> dict[str, Any]:
-        """What identifies the model, as plain data."""
-        tensors, bytes_ = Counter[str](), Counter[str]()
-        for tensor in self.tensors.values():
-            tensors[tensor.encoding.name] += 1
-            bytes_[tensor.encoding.name] += tensor.data.size
-        return {
-            "family": self.family,
-            "origin": self.origin,
-            "format": self.format,
-            "parameters": self.config.parameter_count,
-            "dtype": "float32",
-            "config": asdict(self.config) | {"rope": asdict(self.config.rope)},
-            "encodings": [
-                {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
-            ],
-            "layer": list(self.chain),
-            "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
-            "assumed": list(self.assumed),
-        }
-
-
-def parameter(model: Decoder, name: str, most: int | None = None) -> Array:
-    """A parameter, or its first rows, float32."""
-    tensor = model.tensors[name]
-    return tensor.rows(0, tensor.shape[0] if most is None else min(most, tensor.shape[0]))
-
-
-def parameter_row(model: Decoder, name: str, row: int) -> Array:
-    """A row of a parameter, [in], or an element of a vector, [1], as `parameter` has it; nothing else is
-    decoded."""
-    return model.tensors[name].rows(row, row + 1).reshape(-1)
-
-
-def labeller(model: Decoder) -> Callable[[int], str]:
-    """How a token is written: its text, or its number where the file names no tokens."""
-    return str if model.vocabulary is None else model.vocabulary.label
-
-
-def tensor_stats(tensor: StoredTensor) -> TensorStats:
-    """The statistics of a stored tensor, a few rows of which are decoded at a time, as they lie."""
-    tensor = tensor.in_file_order()
-    rows = max(1, _DECODED // max(1, tensor.row_length))
-    parts = (
-        TensorStats.of(tensor.rows(start, min(start + rows, tensor.shape[0])))
-        for start in range(0, tensor.shape[0], rows)
-    )
-    return reduce(TensorStats.merge, parts)
-
-
-Stored = tuple[str, StoredTensor, TensorStats | None]
-
-
-def stored_tensors(
-    model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
-) -> list[Stored]:
-    """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
-    wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
-    chosen = dict.fromkeys(model.tensors, False)
-    for glob in globs or ("*",):
-        pattern = glob_pattern(glob)
-        matched = [n for n, t in model.tensors.items() if pattern.fullmatch(n) or pattern.fullmatch(t.name)]
-        if not matched:
-            raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
-        chosen |= dict.fromkeys(matched, True)
-    wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
-    found: list[Stored] = []
-    for name, tensor in wanted:
-        report(len(found), len(wanted))
-        found.append((name, tensor, tensor_stats(tensor) if stats else None))
-    return found
-
-
-_CHAIN = {
-    "attn.norm": "attn_norm", "attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj",
-    "attn.context": "attn", "attn.out": "o_proj", "attn.residual": "residual", "mlp.norm": "ffn_norm",
-    "mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.act": "SiLU", "mlp.down": "ffn_down",
-    "mlp.residual": "residual",
-}  # fmt: skip
 
 
 def event_specs(config: DecoderConfig) -> list[EventSpec]:

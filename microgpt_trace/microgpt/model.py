@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from .brief import brief, one_line
-from .errors import InputError
-from .hooks.bus import HookBus
-from .microgpt import event_specs
+import numpy as np
+
+from ..architecture.edits import Edit, EditTap, Report, unreported
+from ..architecture.graph import microgpt_inputs
+from ..architecture.model import Ability, TapOf, TraceInput
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..brief import brief, one_line
+from ..errors import InputError
+from ..hooks.bus import SILENT, HookBus, Tap
+from .batch import Batch, Packer
 from .parameters import Config, Parameters, check_whole
-from .stats import Array
+from .passes import event_specs, forward
+from .reading import read_name
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..arrays.encodings import StoredTensor
 
 UNTRAINED = "untrained"  # the origin of a model that `init` drew
 MAX_COUNT = 1 << 63  # of what a log can say
@@ -64,6 +77,11 @@ class Model:
     """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
 
     family: ClassVar[Literal["microgpt"]] = "microgpt"
+    kind: ClassVar[str] = "a microGPT"
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"gradients"})
+    tensors: ClassVar[Mapping[str, StoredTensor]] = MappingProxyType({})
+    names_tokens: ClassVar[bool] = True
+    ends_with_bos: ClassVar[bool] = True
     params: Parameters
     tokenizer: Tokenizer
     origin: str  # "untrained, seed 42" or the file
@@ -94,7 +112,7 @@ class Model:
             "family": self.family,
             "origin": self.origin,
             "parameters": self.config.parameter_count,
-            "dtype": str(self.params.flat.dtype),
+            "dtype": self.dtype,
             "config": asdict(self.config),
             "vocabulary": {
                 "chars": self.tokenizer.chars,
@@ -104,6 +122,62 @@ class Model:
             "trained_steps": training.step if training else 0,
             "assumed": list(self.assumed),
         }
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return microgpt_inputs()
+
+    @property
+    def dtype(self) -> str:
+        return str(self.params.flat.dtype)
+
+    @property
+    def bos(self) -> int:
+        return self.tokenizer.bos_id
+
+    def alone(self) -> Model:
+        return replace(self)
+
+    def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
+        if tokens is not None:
+            text = self.tokenizer.name_of(tokens)
+        return read_name(self.tokenizer, self.config.block_size, "emma" if text is None else text)
+
+    def seen(self, inputs: TraceInput, position: int) -> str:
+        return inputs.text[:position]
+
+    def label(self, token: int, target: bool = False) -> str:
+        return self.tokenizer.label(token, target)
+
+    def token(self, text: str) -> int:
+        return self.tokenizer.token(text)
+
+    def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
+        return self.params[name] if rows is None else self.params[name][rows]
+
+    def column(self, name: str, column: int) -> Array:
+        return self.params[name][:, column]
+
+    def product(self, x: Array, name: str) -> Array:
+        return x @ self.params[name].T
+
+    def batch(self, inputs: TraceInput) -> Batch:
+        """The name that was read, with its targets."""
+        return Packer(self.config, self.params.dtype).one(np.array([*inputs.tokens, inputs.targets[-1]]))
+
+    def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
+        return forward(self.params, self.batch(inputs), tap).logits[list(rows)]
+
+    def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+        for number in range(n):
+            forward(self.params, self.batch(inputs), tap_of([number]))
+
+    def edited_logits(
+        self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
+    ) -> Iterator[tuple[int, Array]]:
+        with one_blas_thread(), np.errstate(all="ignore"):
+            for number, edit in enumerate(edits):
+                yield number, self.logits(inputs, rows, EditTap({edit.name: [(0, edit)]}, 1))
 
 
 def check_microgpt(model: Any, what: str) -> None:

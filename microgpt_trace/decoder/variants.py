@@ -1,61 +1,39 @@
 """Many runs of one prompt that differ in one edit each, with the work before the edit shared.
 
-A decoder's variants are sequences of one pass: each joins as a copy of the unedited stream where its
+They are sequences of one pass: each joins as a copy of the unedited stream where its
 edit takes place. 150 of them cost about as much as one prompt of 375 tokens, where 150 passes would
-unpack the weights 150 times. A microGPT runs once for each.
+unpack the weights 150 times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from .arrays.logits import PART
-from .decoder import Decoder
-from .graph import layer_of
-from .hooks.bus import SILENT, Tap
-from .llama import Weights, head_forward, layer_forward, rmsnorm, rope_turns
-from .model import Model
-from .passes import logits_of
-from .running.inputs import TraceInput
-from .stats import Array
-from .threads import one_blas_thread
+from ..architecture.edits import Edit, EditTap, Report
+from ..architecture.graph import layer_of
+from ..architecture.model import TraceInput
+from ..arrays.logits import PART
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..hooks.bus import SILENT
+from .llama import Stored, Weights, head_forward, layer_forward, rmsnorm, rope_turns
 
 ELEMENTS = 1 << 23  # of the widest array of a pass: 32 MB
-Report = Callable[[int, int], None]  # layers done, of so many
 
 
-class Edit(NamedTuple):
-    """A change of one event: from its value [T, W] or [H, T, T] as computed to what stands in its place."""
-
-    name: str
-    change: Callable[[Array], Array]
-
-
-def edited_logits(
-    model: Model | Decoder, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int],
-    report: Report = lambda done, total: None,
-) -> Iterator[tuple[int, Array]]:  # fmt: skip
+def variants(
+    model: Stored, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
+) -> Iterator[tuple[int, Array]]:
     """The logits [n, V] of some positions under each edit, with the number of the edit, in any order."""
     with one_blas_thread(), np.errstate(all="ignore"):
-        if isinstance(model, Model):
-            yield from _one_by_one(model, inputs, edits, rows)
-        else:
-            yield from _together(model, inputs, edits, rows, report)
-
-
-def _one_by_one(
-    model: Model, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int]
-) -> Iterator[tuple[int, Array]]:
-    for number, edit in enumerate(edits):
-        yield number, logits_of(model, inputs, rows, EditTap({edit.name: [(0, edit)]}, 1))
+        yield from _together(model, inputs, edits, rows, report)
 
 
 def _together(
-    model: Decoder, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
+    model: Stored, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
 ) -> Iterator[tuple[int, Array]]:
     if not edits:
         return
@@ -92,7 +70,7 @@ def _joins(name: str, n_layer: int) -> int:
 class _Shared:
     """What all passes over a prompt have in common."""
 
-    model: Decoder
+    model: Stored
     length: int
 
     def __post_init__(self) -> None:
@@ -160,26 +138,3 @@ class Growing:
             for number, of_variant in enumerate(logits, start):
                 edited = self._edits[number].change(of_variant) if of_logits[number] else of_variant
                 yield edited[list(rows)] if any(of_logits) else edited
-
-
-class EditTap:
-    """A tap that edits sequences of a pass of n: by event, which sequence and how."""
-
-    def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
-        self._edits, self._n, self._prefix = edits, n, prefix
-
-    def emit(self, name: str, value: Array) -> Array:
-        edits = self._edits.get(self._prefix + name)
-        if not edits:
-            return value
-        edited = np.array(value)
-        each = edited.reshape(self._n, -1, *edited.shape[1:]) if edited.ndim else edited[None]
-        for number, edit in edits:
-            each[number] = edit.change(each[number])
-        return edited
-
-    def wants(self, name: str) -> bool:
-        return self._prefix + name in self._edits
-
-    def layer(self, index: int) -> Tap:
-        return EditTap(self._edits, self._n, f"layer{index}.")

@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from .brief import one_line
-from .stats import Array, DType
+from ..arrays.stats import Array, DType
+from ..brief import one_line
 
 RMSNORM_EPS = 1e-5
 # exp stays exact without subtracting the maximum while all its arguments lie within +-60:

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays.stats import Array
+from ..errors import InputError
+from ..hooks.bus import SILENT, Tap
+from ..hooks.event import EventSpec
+from ..hooks.replacements import differs
 from . import ops
 from .batch import Batch, Rows
-from .errors import InputError
-from .hooks.bus import SILENT, Tap
-from .hooks.event import EventSpec
-from .hooks.replacements import differs
 from .parameters import Config, LayerWeights, Parameters
-from .stats import Array
 
 
 class Pass(NamedTuple):

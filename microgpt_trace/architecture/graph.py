@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
-    from .model import Model
+    from .model import LanguageModel
 
 Inputs = Mapping[
     str, tuple[str, ...]
@@ -62,11 +61,14 @@ _HEAD_NORMS = {
 }
 
 
-def inputs_by_kind(model: Model | Decoder) -> Inputs:
-    """What an event of each kind is computed from."""
-    if model.family == "microgpt":
-        return _MICROGPT
-    return {**_DECODER, **(_HEAD_NORMS if model.config.qk_norm else {})}
+def microgpt_inputs() -> Inputs:
+    """Of a microGPT: learned positions, a norm after the embedding, no gate."""
+    return _MICROGPT
+
+
+def decoder_inputs(head_norms: bool) -> Inputs:
+    """Of a decoder with RoPE and a gated MLP; `head_norms`: q and k are normed before they turn."""
+    return {**_DECODER, **(_HEAD_NORMS if head_norms else {})}
 
 
 def inputs_of(inputs: Inputs, name: str, n_layer: int) -> tuple[str, ...]:
@@ -100,20 +102,20 @@ def prefix_of(name: str) -> str:
     return "" if layer is None else f"layer{layer}."
 
 
-def stream_before(model: Model | Decoder, layer: int) -> str:
+def stream_before(model: LanguageModel, layer: int) -> str:
     """The event that enters a layer."""
-    return _whole_name(inputs_by_kind(model), "stream", layer, model.config.n_layer)
+    return _whole_name(model.inputs, "stream", layer, model.config.n_layer)
 
 
-def forward_names(model: Model | Decoder) -> list[str]:
+def forward_names(model: LanguageModel) -> list[str]:
     """The events of a forward pass in order of computation, without parameters."""
     parameters = model.config.shapes()
     return [name for name in model.hooks.specs if name not in parameters]
 
 
-def readers_of(model: Model | Decoder) -> dict[str, tuple[str, ...]]:
+def readers_of(model: LanguageModel) -> dict[str, tuple[str, ...]]:
     """Which events read each event, in order of computation. A head is read by attn.out."""
-    inputs, names = inputs_by_kind(model), forward_names(model)
+    inputs, names = model.inputs, forward_names(model)
     readers: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
         for source in inputs_of(inputs, name, model.config.n_layer):

@@ -6,21 +6,37 @@ import json
 from collections.abc import Sequence
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from .decoder import Decoder, labeller
-from .errors import InputError
-from .running.inputs import TraceInput
-from .shell import quoted
+from ..architecture.model import TraceInput
+from ..errors import InputError
+from ..printable import shown_token
+from ..shell import quoted
 
 if TYPE_CHECKING:
-    from .vocabulary.tokens import Vocabulary
+    from ..vocabulary.tokens import Vocabulary
+    from .config import DecoderConfig
+
+
+class Prompted(Protocol):
+    """What reading a prompt asks of a decoder."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
+    @property
+    def origin(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    def label(self, token: int) -> str: ...
+
 
 DEFAULT = "The capital of France is"
 
 
 def prepare(
-    model: Decoder,
+    model: Prompted,
     text: str | None,
     tokens: Sequence[int] | None = None,
     special: bool = False,
@@ -47,23 +63,23 @@ def prepare(
         if chat and any("strftime_now" in template for template in known.templates.values()):
             notes.append("the chat template may ask for today's date")
     _check(model, ids, room)
-    labels = tuple(map(labeller(model), ids))
+    labels = tuple(map(model.label, ids))
     return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
 
 
-def _known(model: Decoder, vocabulary: Vocabulary | None) -> Vocabulary:
+def _known(model: Prompted, vocabulary: Vocabulary | None) -> Vocabulary:
     if vocabulary is None:
         raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model)}")
     return vocabulary
 
 
-def _how_it_gets_one(model: Decoder) -> str:
+def _how_it_gets_one(model: Prompted) -> str:
     """What else can be done, and what a folder has that becomes a tokenizer.json."""
-    from .readers.huggingface import folder_of
-    from .vocabulary.huggingface import convertible
+    from ..vocabulary.huggingface import convertible
 
     by_ids = "give the prompt as --tokens 1,2,3"
-    folder = folder_of(Path(model.origin))
+    folder = Path(model.origin)
+    folder = folder if folder.is_dir() else folder.parent
     found = convertible(folder) if model.format.startswith("Hugging Face") else ""
     if not found:
         return f": {by_ids}"
@@ -80,7 +96,7 @@ def _what_was_parsed(special: bool, chat: bool) -> list[str]:
     return ["special tokens in the text parsed"] if special else []
 
 
-def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
+def _check(model: Prompted, ids: Sequence[int], room: int) -> None:
     limit, size = model.config.context_length, model.config.vocab_size
     if not ids:
         raise InputError("the prompt is empty, and this model puts no BOS before it: nothing to read")
@@ -90,6 +106,22 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
     if len(ids) + room > limit:
         more = f" and {room:,} to generate" if room else ""
         raise InputError(f"{len(ids):,} tokens{more}: this model's context holds {limit:,}")
+
+
+def named_token_of(vocabulary: Vocabulary, text: str) -> int:
+    """The token of a text. Raises InputError where it is none, with the one that it may mean."""
+    wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
+    found = [i for i in range(vocabulary.size) if vocabulary.piece(i) == wanted] if wanted else []
+    if found:
+        return found[0]
+    near = " " + text if not text.startswith(" ") else text.strip()
+    other = (
+        [i for i in range(vocabulary.size) if vocabulary.piece(i) == near.encode("utf-8", "surrogatepass")]
+        if near
+        else []
+    )
+    hint = f"; '{shown_token(near)}' is #{other[0]}" if other else ""
+    raise InputError(f"token '{shown_token(text)}': this model has no such token{hint}")
 
 
 def chosen_positions(wanted: str | Sequence[int], length: int) -> list[int]:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays.stats import Array, DType
+from ..brief import brief, one_line
+from ..errors import FileFormatError
+from ..foreign_files import read_text
+from ..wording import counted
 from .batch import Batch, Packer
-from .brief import brief, one_line
-from .errors import FileFormatError
-from .foreign_files import read_text
 from .parameters import Config
-from .stats import Array, DType
 from .tokenizer import Tokenizer
-from .wording import counted
 
 LONG_LINE = 1000  # characters: of a longer line that is too long nothing else is asked
 HELD_OUT_SHARE = 10  # one name in ten
@@ -26,8 +26,9 @@ HELD_OUT_SHARE = 10  # one name in ten
 
 def default_data() -> Path:
     """The packaged names.txt, or the one of a source checkout."""
-    packaged = Path(__file__).with_name("names.txt")
-    return packaged if packaged.exists() else Path(__file__).parents[1] / "names.txt"
+    package = Path(__file__).parents[1]
+    packaged = package / "names.txt"
+    return packaged if packaged.exists() else package.parent / "names.txt"
 
 
 def read_lines(path: Path) -> list[str]:

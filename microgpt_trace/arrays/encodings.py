@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..brief import brief, one_line
+from ..errors import InputError
 from . import unpacking
-from .brief import brief, one_line
-from .errors import InputError
 from .stats import Array
 from .unpacking import Quants
 
@@ -212,3 +212,16 @@ class StoredTensor:
         """The elements of whole blocks, [N, S]."""
         values = self.encoding.decode(data.reshape(-1, self.encoding.block_bytes))
         return values if self.scale == 1.0 else values * np.float32(self.scale)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def stored_column(tensor: StoredTensor, column: int) -> Array:
+    """A column of a stored matrix, float32: of every row only the block that holds it is decoded."""
+    encoding = tensor.encoding
+    if tensor.stride % encoding.block_size:
+        return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])
+    at, within = divmod(column, encoding.block_size)
+    blocks = tensor.data.reshape(tensor.as_stored().shape[0], -1, encoding.block_bytes)[:, at]
+    values = encoding.decode(np.ascontiguousarray(blocks)).reshape(len(blocks), -1)[:, within]
+    values = tensor.ordered(values)
+    return values if tensor.scale == 1.0 else values * np.float32(tensor.scale)

@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .arrays.logits import losses_of
+from ..arrays.logits import losses_of
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..errors import DivergedError, InputError
+from ..hooks.bus import SILENT, HookBus, Tap
+from ..hooks.event import TraceEvent
+from ..wording import counted
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
-from .errors import DivergedError, InputError
-from .hooks.bus import SILENT, HookBus, Tap
-from .hooks.event import TraceEvent
-from .microgpt import backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .parameters import Parameters, aligned
-from .stats import Array
-from .threads import one_blas_thread
+from .passes import backward, event_specs, forward
 from .tokenizer import Tokenizer
-from .wording import counted
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8
 EVALUATION_BATCH = 128

@@ -8,10 +8,10 @@ from typing import cast
 
 import numpy as np
 
+from ..arrays.stats import NOT_FINITE, Array, DType
+from ..brief import brief, one_line
+from ..errors import InputError
 from . import ops
-from .brief import brief, one_line
-from .errors import InputError
-from .stats import NOT_FINITE, Array, DType
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
@@ -48,6 +48,33 @@ class Config:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+    @property
+    def n_kv_head(self) -> int:
+        """Every head has keys and values of its own."""
+        return self.n_head
+
+    @property
+    def norm_eps(self) -> float:
+        return ops.RMSNORM_EPS
+
+    @property
+    def activation(self) -> str:
+        return "ReLU"
+
+    @property
+    def rope(self) -> None:
+        """Positions are learned."""
+        return None
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """Every query sees all positions before it."""
+        return (None,) * self.n_layer
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Name and shape of every parameter, [out, in], in the order of microgpt.py."""

@@ -21,23 +21,21 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from .brief import one_line
-from .decoder import Decoder
-from .dumps.layouts import fit
-from .dumps.recording import OWN, Recording
-from .dumps.shapes import event_shapes, file_order
-from .errors import InputError
-from .graph import forward_names, kind_of
-from .hooks.bus import Hook, HookBus, Subscription
-from .hooks.event import TraceEvent
-from .hooks.replacements import Replacement
-from .model import Model
-from .running.inputs import TraceInput
-from .shell import quoted
-from .sites import Part, Site, parse_site
-from .stats import Array, causal_mask
+from ..architecture.graph import forward_names, kind_of
+from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.sites import Part, Site, parse_site
+from ..arrays.stats import Array, causal_mask
+from ..brief import one_line
+from ..dumps.layouts import fit
+from ..dumps.recording import OWN, Recording
+from ..dumps.shapes import event_shapes, file_order
+from ..errors import InputError
+from ..hooks.bus import Hook, HookBus, Subscription
+from ..hooks.event import TraceEvent
+from ..hooks.replacements import Replacement
+from ..shell import quoted
+from ..tracing.result import Applied
 from .token_names import token_of
-from .tracing.result import Applied
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 Source = Recording | Mapping[str, Array] | Array
@@ -103,7 +101,7 @@ class Editor:
     """
 
     def __init__(
-        self, model: Model | Decoder, inputs: TraceInput, rows: Sequence[int],
+        self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
         interventions: Sequence[Intervention],
     ) -> None:  # fmt: skip
         self.start, self._model, self._rows = 0, model, rows
@@ -245,7 +243,7 @@ def _mean_of_prompt() -> Change:
 
 
 def _values(
-    intervention: Intervention, name: str, model: Model | Decoder, length: int
+    intervention: Intervention, name: str, model: LanguageModel, length: int
 ) -> tuple[Array, Sequence[int] | None]:
     """What a source has for an event, [T, W] or [H, T, T], and the positions of its rows (None: one row
     for every position)."""
@@ -274,7 +272,7 @@ def _values(
 
 
 def _recorded(
-    source: Recording, name: str, model: Model | Decoder, length: int, what: str, added: bool
+    source: Recording, name: str, model: LanguageModel, length: int, what: str, added: bool
 ) -> tuple[Array, Sequence[int] | None]:
     """An event's values in a recording; what is `added` may be its only array, whatever the name."""
     recorded = source.tensors.get(name)

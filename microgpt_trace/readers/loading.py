@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import FileFormatError, InputError
-from .foreign_files import check_regular
+from ..errors import FileFormatError, InputError
+from ..foreign_files import check_regular
 
 if TYPE_CHECKING:
-    from .decoder import Decoder
-    from .model import Model
+    from ..decoder.model import Decoder
+    from ..microgpt.model import Model
 
 RopePairs = Literal["adjacent", "halves"]
 
@@ -34,25 +34,25 @@ def load(
     kind = kind_of(path)
     if kind == "checkpoint":
         _refuse(path, "a microGPT checkpoint", {"--rope-pairs": rope_pairs, "--set": settings})
-        from .checkpoint import load as load_checkpoint
+        from ..microgpt.checkpoint import load as load_checkpoint
 
         return load_checkpoint(path, n_head=n_head, bos=bos)
     _refuse(path, "a decoder", {"--n-head": n_head, "--bos": bos})
     if kind == "apr":
-        from .readers.apr import read_apr
+        from .apr import read_apr
 
         file = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
     else:
         _refuse(path, f"a {kind} model", {"--rope-pairs": rope_pairs, "--set": settings})
         if kind == "GGUF":
-            from .readers.gguf_model import read_gguf
+            from .gguf_model import read_gguf
 
             file = read_gguf(path)
         else:
-            from .readers.huggingface import read_huggingface
+            from .huggingface import read_huggingface
 
             file = read_huggingface(path)
-    from .decoder import Decoder
+    from ..decoder.model import Decoder
 
     return Decoder(
         file.config, file.tensors, str(path), file.format, file.vocabulary, file.metadata, file.notes

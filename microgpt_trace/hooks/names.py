@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from .errors import InputError
+from ..errors import InputError
 
 # The stages of apr trace and the events that mean the same. An empty tuple: no counterpart here.
 ALIASES: dict[str, tuple[str, ...]] = {

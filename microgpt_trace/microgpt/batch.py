@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arrays.stats import Array, DType
 from .parameters import Config
-from .stats import Array, DType
 
 
 class Group(NamedTuple):

@@ -8,15 +8,18 @@ channel j of a head with channel j + D/2.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from .decoder import Decoder, DecoderConfig, Rope, yarn_attention_factor
-from .hooks.bus import SILENT, Tap
-from .linear import IGNORE, PARALLEL, keep_freed_memory, linear, share
-from .stats import Array
-from .threads import available_cores
+from ..arrays.encodings import StoredTensor
+from ..arrays.linear import IGNORE, PARALLEL, keep_freed_memory, linear, share
+from ..arrays.stats import Array
+from ..arrays.threads import available_cores
+from ..hooks.bus import SILENT, Tap
+from .config import DecoderConfig, Rope, yarn_attention_factor
 
 
 @dataclass
@@ -39,10 +42,19 @@ class Cache:
         return keys[:, :stop], values[:, :stop]
 
 
+class Stored(Protocol):
+    """What a computation asks of a decoder."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+
 class Weights:
     """The parameters of a decoder as its computation uses them."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Stored) -> None:
         self.config, self.tensors = model.config, model.tensors
         self.workers = min(2, available_cores())
 
@@ -56,9 +68,7 @@ class Weights:
         return linear(x, self.tensors[name], known, self.workers)
 
 
-def forward(
-    model: Decoder, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None, n: int = 1
-) -> Array:
+def forward(model: Stored, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None, n: int = 1) -> Array:
     """The residual stream after the final norm: tokens [T] -> [n*T, C].
 
     With a cache the tokens follow those that it has seen, and are added to it. The n sequences of the
@@ -77,7 +87,7 @@ def forward(
     return tap.emit("final.norm", rmsnorm(x, weights.vector("final_norm"), config.norm_eps))
 
 
-def head_forward(model: Decoder, x: Array) -> Array:
+def head_forward(model: Stored, x: Array) -> Array:
     """logits = x @ lm_head.T: [T, C] -> [T, V]"""
     name = "wte" if model.config.tied else "lm_head"
     return Weights(model).product(x, name)

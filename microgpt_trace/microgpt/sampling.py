@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..errors import InputError
 from .batch import Packer
-from .errors import InputError
-from .microgpt import forward
 from .model import Model, check_microgpt, check_seed
+from .passes import forward
 
 
 def sample(

@@ -1,0 +1,174 @@
+"""What every model is to the rest of the program, and what it reads. Knows no implementation.
+
+A model reads a text, has parameters, labels tokens, computes logits under hooks and emits an event for every
+array on the way. What only some do is an ability that they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..arrays.stats import Array
+from ..brief import one_line
+from ..hooks.bus import SILENT, HookBus, Tap
+from .edits import Edit, Report, unreported
+
+if TYPE_CHECKING:
+    from ..arrays.encodings import StoredTensor
+
+# "gradients": a backward pass, steps and training. "prompts": tokens in place of a text, chat templates, the
+# lens and continuations.
+Ability = Literal["gradients", "prompts"]
+TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
+
+
+@dataclass(frozen=True, slots=True)
+class TraceInput:
+    """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
+
+    `notes` say what was changed before (capitals lowered) or taken (special tokens parsed).
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    targets: tuple[int | None, ...]
+    labels: tuple[str, ...]
+    target_labels: tuple[str | None, ...]
+    notes: tuple[str, ...] = ()
+
+    __repr__ = one_line
+
+
+class Dimensions(Protocol):
+    """What the rest of the program asks of a config. Shape letters are those of microgpt/ops.py."""
+
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def n_embd(self) -> int: ...
+    @property
+    def n_head(self) -> int: ...
+    @property
+    def n_kv_head(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def n_inner(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def activation(self) -> str:
+        """ "ReLU" or "SiLU"."""
+
+    @property
+    def rope(self) -> Any:
+        """How q and k turn with the position, a `decoder.config.Rope`; None of learned positions."""
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Those that every layer has, as "attn_bq"."""
+
+    @property
+    def parameter_count(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions each layer's queries see; None: all."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name and shape of every parameter, in order of use."""
+
+
+class LanguageModel(Protocol):
+    """A model one can trace: microGPT, or a decoder whose weights stay in their file."""
+
+    @property
+    def family(self) -> str:
+        """ "microgpt" or "decoder", as documents name it."""
+
+    @property
+    def kind(self) -> str:
+        """What it is in words: "a microGPT"."""
+
+    @property
+    def abilities(self) -> frozenset[Ability]: ...
+    @property
+    def origin(self) -> str:
+        """ "untrained, seed 42", or the file."""
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the file does not say, and what was taken for it."""
+
+    @property
+    def config(self) -> Dimensions: ...
+    @property
+    def hooks(self) -> HookBus:
+        """The bus of this model's events; a trace runs under it."""
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """By an event's kind the kinds that it is computed from, as architecture/graph.py has them."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the computation: "float32"."""
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """The parameters that stay in a file, as it stores them; none of a microGPT's."""
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a text, where the model knows one."""
+
+    @property
+    def names_tokens(self) -> bool:
+        """Whether it brings a tokenizer."""
+
+    @property
+    def ends_with_bos(self) -> bool:
+        """Whether what follows the last token is known: BOS, as after a name."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model, as plain data."""
+
+    def alone(self) -> LanguageModel:
+        """The same model with a bus of its own, which no hook is subscribed to."""
+
+    def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
+        """What it reads of a text (None: its usual one), or of token ids in place of one. Raises InputError
+        for what does not fit it."""
+
+    def seen(self, inputs: TraceInput, position: int) -> str:
+        """What it has read when it predicts the token after a position, in short; "" for nothing."""
+
+    def label(self, token: int, target: bool = False) -> str:
+        """A token's text. `target`: as what follows, which may be EOS."""
+
+    def token(self, text: str) -> int:
+        """The token of a text, with ␣ for blanks. Raises InputError where it is none."""
+
+    def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
+        """A parameter [out, in] or [out] in Hugging Face order, or some of its rows."""
+
+    def column(self, name: str, column: int) -> Array:
+        """A column of a matrix: [out, in] -> [out]"""
+
+    def product(self, x: Array, name: str) -> Array:
+        """x @ W.T without a bias: [T, in] -> [T, out]"""
+
+    def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
+        """One forward pass; the logits [n, V] of these positions, as used."""
+
+    def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+        """n forward passes over the same tokens up to the loss, each under its tap; what nobody listens to
+        is left out where that saves work."""
+
+    def edited_logits(
+        self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
+    ) -> Iterator[tuple[int, Array]]:
+        """The logits [n, V] of these positions under each edit, with the edit's number, in any order."""

@@ -1,0 +1,154 @@
+"""Decoder: a Llama/Qwen2-class model, its stored weights and its tokens. Knows no file format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
+
+from ..architecture.edits import Edit, Report, unreported
+from ..architecture.graph import decoder_inputs
+from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
+from ..arrays.encodings import StoredTensor, stored_column
+from ..arrays.linear import linear
+from ..arrays.stats import Array
+from ..arrays.threads import available_cores
+from ..brief import one_line
+from ..errors import InputError
+from ..hooks.bus import SILENT, HookBus, Tap
+from .config import DecoderConfig, event_specs
+from .passes import logits_forward, run_together
+from .prompt import named_token_of, prepare
+from .variants import variants
+
+if TYPE_CHECKING:
+    from ..vocabulary.tokens import Vocabulary
+
+_CHAIN = {
+    "attn.norm": "attn_norm", "attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj",
+    "attn.context": "attn", "attn.out": "o_proj", "attn.residual": "residual", "mlp.norm": "ffn_norm",
+    "mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.act": "SiLU", "mlp.down": "ffn_down",
+    "mlp.residual": "residual",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder one can trace: its weights stay in their file until a computation needs them."""
+
+    family: ClassVar[Literal["decoder"]] = "decoder"
+    kind: ClassVar[str] = "a production model"
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"prompts"})
+    dtype: ClassVar[str] = "float32"
+    ends_with_bos: ClassVar[bool] = False
+    config: DecoderConfig
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+    origin: str  # the file
+    format: str
+    load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
+    metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    assumed: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        about = {"origin": self.origin, "format": self.format, "architecture": self.config.architecture}
+        return one_line(self, **about, parameters=self.config.parameter_count)
+
+    @cached_property
+    def hooks(self) -> HookBus:
+        """The hook bus of this model's events; `trace` runs under it."""
+        return HookBus(event_specs(self.config))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens, where the file brings them."""
+        return self.load_vocabulary()
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The events of a layer in the words that `apr trace` has for them."""
+        names = (name.partition(".") for name in self.hooks.specs)
+        return tuple(_CHAIN[rest] for layer, _, rest in names if layer == "layer0" and rest in _CHAIN)
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model, as plain data."""
+        tensors, bytes_ = Counter[str](), Counter[str]()
+        for tensor in self.tensors.values():
+            tensors[tensor.encoding.name] += 1
+            bytes_[tensor.encoding.name] += tensor.data.size
+        return {
+            "family": self.family,
+            "origin": self.origin,
+            "format": self.format,
+            "parameters": self.config.parameter_count,
+            "dtype": self.dtype,
+            "config": asdict(self.config) | {"rope": asdict(self.config.rope)},
+            "encodings": [
+                {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
+            ],
+            "layer": list(self.chain),
+            "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
+            "assumed": list(self.assumed),
+        }
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return decoder_inputs(self.config.qk_norm)
+
+    @property
+    def bos(self) -> int | None:
+        return self.vocabulary.bos_id if self.vocabulary else None
+
+    @property
+    def names_tokens(self) -> bool:
+        return self.vocabulary is not None
+
+    def alone(self) -> Decoder:
+        return replace(self)
+
+    def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
+        found = prepare(self, text, tokens)
+        return found if tokens is None else replace(found, notes=())  # which would say "tokens as given"
+
+    def seen(self, inputs: TraceInput, position: int) -> str:
+        return inputs.labels[position]
+
+    def label(self, token: int, target: bool = False) -> str:
+        return str(token) if self.vocabulary is None else self.vocabulary.label(token)
+
+    def token(self, text: str) -> int:
+        if self.vocabulary is None:
+            raise InputError(f"token {text!r}: {self.origin} names no tokens; give an id like #7042")
+        return named_token_of(self.vocabulary, text.replace("␣", " "))
+
+    def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
+        tensor = self.tensors[name]
+        if rows is None:
+            return tensor.read()
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(tensor.shape[0])
+            return tensor.rows(start, stop)
+        return tensor.take(rows)
+
+    def column(self, name: str, column: int) -> Array:
+        return stored_column(self.tensors[name], column)
+
+    def product(self, x: Array, name: str) -> Array:
+        return linear(x, self.tensors[name], workers=min(2, available_cores()))
+
+    def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
+        return logits_forward(self, inputs, rows, tap)
+
+    def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+        run_together(self, inputs, tap_of, n)
+
+    def edited_logits(
+        self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
+    ) -> Iterator[tuple[int, Array]]:
+        return variants(self, inputs, edits, rows, report)
+
+
+def is_decoder(model: LanguageModel) -> TypeGuard[Decoder]:
+    """Whether it is one whose tensors a file holds."""
+    return isinstance(model, Decoder)

@@ -1,0 +1,1 @@
+"""microGPT: parameters, passes by hand, training. Knows no other model."""

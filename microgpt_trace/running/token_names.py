@@ -1,0 +1,42 @@
+"""Tokens as a person names them: a text, with ␣ for a blank, or an id as #7042."""
+
+from __future__ import annotations
+
+import re
+
+from ..architecture.model import LanguageModel
+from ..errors import InputError
+from ..printable import named_token, shown_token
+from ..shell import quoted
+
+
+def token_of(model: LanguageModel, text: str) -> int:
+    """The id of a token named so: its text (BOS and EOS for a microGPT), or #ID.
+
+    Raises InputError for a text that is no single token of this model.
+    """
+    size = model.config.vocab_size
+    if re.fullmatch("#[0-9]{1,9}", text):
+        if int(text[1:]) >= size:
+            raise InputError(f"token {text}: this model has tokens #0 to #{size - 1}")
+        return int(text[1:])
+    return model.token(text)
+
+
+def token_label(model: LanguageModel, token: int, target: bool = False) -> str:
+    """How a token is written, blanks as ␣. `target`: as what follows, which may be EOS."""
+    return shown_token(model.label(token, target))
+
+
+def token_with_id(model: LanguageModel, token: int, target: bool = False) -> str:
+    """In words: "token ␣is (#314)", and "token '6' (#3)" of a digit, which is no id."""
+    return f"token {named_token(model.label(token, target), token)} (#{token})"
+
+
+def token_argument(model: LanguageModel, token: int) -> str:
+    """What one types for a token that may follow: its text, or #ID where that names it no more."""
+    text = token_label(model, token, target=True)
+    try:
+        return quoted(text if token_of(model, text) == token else f"#{token}")
+    except InputError:
+        return quoted(f"#{token}")
