@@ -41,7 +41,7 @@ VARIES = (
     (re.compile(rb'(run_id\\?": \\?")[0-9a-f]{16}'), rb"\1RUN"),
 )
 TIMED = re.compile(rb"[\d.,]+| +|-+")
-PROGRESS = re.compile(rb"^\S+ [\d,]+ of [\d,]+$\n?", re.MULTILINE)  # a line a second
+PROGRESS = re.compile(rb"^(.*: )?\S+ [\d,]+ of [\d,]+$\n?", re.MULTILINE)  # a line a second
 
 
 def git(*words: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from .architecture.model import TraceInput
-from .arrays.logits import PART, softmax
+from .arrays.logits import in_parts, softmax
 from .arrays.stats import Array
 from .decoder.llama import head_forward
 from .decoder.model import Decoder
@@ -40,7 +40,7 @@ class Beside:
         self._p_after: list[float | None] = []
 
     def __enter__(self) -> Beside:
-        bus = HookBus(list(self._model.hooks.specs.values()))
+        bus = self._model.hooks.alone()
         self._stream = EventStream(self._model, self._inputs, self._names, bus=bus)
         self._pieces: Iterator[Piece] = iter(self._stream)
         return self
@@ -61,9 +61,7 @@ class Beside:
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Hold predictions [n, V] of some positions against those without interventions."""
-        size = max(1, PART // self._model.config.vocab_size)
-        for start in range(0, len(positions), size):
-            own = slice(start, start + size)
+        for own in in_parts(len(positions), self._model.config.vocab_size):
             self._take(positions[own], logits[own], probs[own], replaced)
 
     def _take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .arrays.logits import PART, best_tokens, softmax
+from .arrays.logits import best_tokens, in_parts, rows_of_a_part, softmax
 from .arrays.stats import Array
 from .arrays.threads import one_blas_thread
 from .checks import UNTRACED, untraced_check
@@ -17,7 +17,7 @@ from .decoder.model import Decoder
 from .decoder.prompt import chosen_positions, prepare
 from .decoder_insights import insights_of
 from .errors import InputError
-from .hooks.bus import HookBus, Run
+from .hooks.bus import Run
 from .hooks.names import select_names
 from .hooks.replacements import differs
 from .tracing.anomalies import anomalies_of
@@ -141,9 +141,9 @@ def predict(
 ) -> Predicted:  # fmt: skip
     """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
     emit: Callable[[str, Array], Array] = run.take_part
-    size = max(1, PART // model.config.vocab_size)
-    in_parts = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
-    if not in_parts:
+    size = rows_of_a_part(model.config.vocab_size)
+    is_parted = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
+    if not is_parted:
         size, emit = len(rows), run.tap("forward").emit
     label, predictions = model.label, list[Prediction]()
     for start in range(0, len(rows), size):
@@ -152,7 +152,7 @@ def predict(
         computed = head_forward(model, final[list(group)])
         logits = emit("logits", computed)
         likely = softmax(logits)
-        if in_parts:  # else the checker sees them as an event
+        if is_parted:  # else the checker sees them as an event
             watched.checker.rows_sum_to_1("probs", likely)
         probs = emit("probs", likely)
         seen, targets = [inputs.labels[p] for p in group], [inputs.targets[p] for p in group]
@@ -175,7 +175,7 @@ def _untraced(
     """Whether a run without observers, with what hooks replaced put in place again, gives the same."""
     if not wanted:
         return Check("untraced", UNTRACED, None, None, 0.0, "on request: --recheck runs the model again")
-    bus, replaced = HookBus(list(model.hooks.specs.values())), run.replaced
+    bus, replaced = model.hooks.alone(), run.replaced
     again = [bus.subscription(lambda event, value: replaced[event.name], *replaced)] if replaced else []
     untraced = forward(model, np.array(inputs.tokens), bus.begin(after=again).tap("forward"))
     check = untraced_check(predicted.computed, head_forward(model, untraced[list(predicted.compared)]))
@@ -196,11 +196,9 @@ def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]
     label, width = model.label, len(positions)
     gain, eps = model.tensors["final_norm"].read(), model.config.norm_eps
     stacked = rmsnorm(np.concatenate(streams), gain, eps)
-    size = max(1, PART // model.config.vocab_size)
     found: list[Candidate | None] = []
-    for start in range(0, len(stacked), size):
-        logits = head_forward(model, stacked[start : start + size])
-        found += (_best(row, label) for row in logits)
+    for part in in_parts(len(stacked), model.config.vocab_size):
+        found += (_best(row, label) for row in head_forward(model, stacked[part]))
     return tuple(
         LensRow(layer, tuple(positions), tuple(found[layer * width : (layer + 1) * width]))
         for layer in range(len(streams))

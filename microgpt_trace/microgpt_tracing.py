@@ -13,7 +13,7 @@ from .arrays.norm_rows import NormRows
 from .arrays.stats import Array, TensorStats
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .hooks.bus import SILENT, HookBus, Run, Subscription, Tap
+from .hooks.bus import SILENT, Run, Subscription, Tap
 from .hooks.event import PHASES, TraceEvent
 from .hooks.names import select_names
 from .hooks.replacements import differs
@@ -133,7 +133,7 @@ class _Untouched:
     ) -> None:
         self.model, self.inputs, self.interventions = model, inputs, interventions
         self.editor = self._editor()
-        bus = HookBus(list(model.hooks.specs.values()))
+        bus = model.hooks.alone()
         names = forward_names(model)
         collector = Collector(names)
         with np.errstate(all="ignore"):
@@ -168,7 +168,7 @@ class _Untouched:
         return Editor(self.model, self.inputs, range(len(self.inputs.tokens)), self.interventions)
 
     def _taps(self, editor: Editor) -> tuple[Tap, Tap]:
-        bus = HookBus(list(self.model.hooks.specs.values()))
+        bus = self.model.hooks.alone()
         run = bus.begin(before=editor.subscriptions(bus))
         return run.tap("forward"), run.tap("backward")
 
@@ -190,7 +190,7 @@ def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:
     """The logits of a run that nobody observes, with what hooks had replaced put in place again."""
     if not traced.replaced:
         return forward(model.params, batch).logits
-    bus = HookBus(list(model.hooks.specs.values()))
+    bus = model.hooks.alone()
     with bus.subscribe(lambda event, value: traced.replaced[event.name], *traced.replaced):
         return forward(model.params, batch, bus.begin().tap("forward")).logits
 

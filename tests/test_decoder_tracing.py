@@ -11,6 +11,7 @@ from judges_decoder import softmax
 from tiny_models import TOKENS
 
 from microgpt_trace import decoder_tracing, load, trace
+from microgpt_trace.arrays import logits
 from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
@@ -205,7 +206,7 @@ def in_its_first_call(function, change):
 @pytest.mark.parametrize("name", ["head_forward", "forward"])
 @pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
 def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, part):
-    monkeypatch.setattr(decoder_tracing, "PART", 7 * VOCAB if name == "head_forward" else part)
+    monkeypatch.setattr(logits, "PART", 7 * VOCAB if name == "head_forward" else part)
     monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(llama, name), 0.25))
     found = check_of(run(tiny, recheck=True), "untraced")
     print(found)
@@ -216,7 +217,7 @@ def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, n
 def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatch, positions):
     """The stream strays at position 0; of logits in parts the last are compared."""
     change = (np.arange(7) == 0)[:, None] * 0.25
-    monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+    monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(llama.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
@@ -280,7 +281,7 @@ def test_probabilities_are_judged_as_computed_not_as_a_hook_leaves_them(tiny):
 
 @pytest.mark.parametrize("part", [VOCAB, 2 * VOCAB, 7 * VOCAB])
 def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, monkeypatch, part):
-    monkeypatch.setattr(decoder_tracing, "PART", part)
+    monkeypatch.setattr(logits, "PART", part)
     monkeypatch.setattr(decoder_tracing, "softmax", lambda x: softmax(x) * np.float32(1.1))
     found = check_of(run(tiny), "softmax")
     print(found)
@@ -464,7 +465,7 @@ def rows_at_once(monkeypatch):
 def test_logits_in_parts_tell_the_same(tiny, monkeypatch, rows_at_once, part, sizes):
     expected = run(tiny, top_k=3)
     rows_at_once.clear()
-    monkeypatch.setattr(decoder_tracing, "PART", part)
+    monkeypatch.setattr(logits, "PART", part)
     found = run(tiny, top_k=3)
     assert rows_at_once == sizes
     assert [(e.name, e.shape, e.seq) for e in found] == [(e.name, e.shape, e.seq) for e in expected]
@@ -480,7 +481,7 @@ def test_logits_in_parts_tell_the_same(tiny, monkeypatch, rows_at_once, part, si
 
 @pytest.mark.parametrize("name", ["logits", "probs"])
 def test_a_hook_or_a_kept_array_gets_logits_whole(tiny, monkeypatch, rows_at_once, name):
-    monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+    monkeypatch.setattr(logits, "PART", VOCAB)
     shapes = []
     with tiny.hooks.subscribe(lambda e, v: shapes.append(v.shape), name):
         run(tiny)
@@ -494,7 +495,7 @@ def test_parts_have_the_time_they_took_and_the_loss_its_own(tiny, monkeypatch):
         sleep(0.01)
         return llama.head_forward(model, x)
 
-    monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+    monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(decoder_tracing, "head_forward", slow)
     traced = run(tiny, names=["*"], time=True)
     seconds = {event.name: event.seconds for event in traced}
@@ -512,7 +513,7 @@ def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
         sleep(0.01)
         return sound(*args)
 
-    monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+    monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(decoder_tracing, "predictions_of", slow)
     seconds = run(tiny, time=True).event("logits").seconds
     print(seconds)
@@ -521,7 +522,7 @@ def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
 
 @pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
 def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
-    monkeypatch.setattr(decoder_tracing, "PART", part)
+    monkeypatch.setattr(logits, "PART", part)
     traced, screen = run(tiny, time=True), to_text()
     with screen.capture() as captured:
         print_decoder_trace(traced, screen, verbose=True, overview=False)
@@ -533,7 +534,7 @@ def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
 def test_the_lens_works_in_parts(tiny, monkeypatch, rows_at_once):
     expected = run(tiny, lens=True).lens
     rows_at_once.clear()
-    monkeypatch.setattr(decoder_tracing, "PART", 3 * VOCAB)
+    monkeypatch.setattr(logits, "PART", 3 * VOCAB)
     found = run(tiny, lens=True).lens
     assert max(rows_at_once) == 3
     assert [[c.token for c in row.predicted] for row in found] == [
@@ -545,7 +546,7 @@ def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
     def spoil(weights):
         weights["lm_head.weight"][7, 0] = np.nan
 
-    monkeypatch.setattr(decoder_tracing, "PART", VOCAB)
+    monkeypatch.setattr(logits, "PART", VOCAB)
     traced = run(load(decoder_folder(edit=spoil)))
     assert check_of(traced, "finite").detail.startswith("logits")
     assert traced.event("logits").stats.nan_count == 7

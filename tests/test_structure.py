@@ -61,7 +61,7 @@ LATE = {
     "decoder_tracing": "effects 13 ms where there are no interventions",
     "dumps.event_names": "both families 14 ms in a program that is recorded, which is not ours",
     "dumps.files": "APRT 13 ms, JSON documents 22 ms",
-    "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one of them is asked for",
+    "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one is asked for",
     "microgpt_tracing": "interventions 19 ms, gradients and the optimizer 6 ms",
     "decoder.prompt": "readers and vocabularies 19 ms, for one refusal",
     "readers.apr": "a vocabulary 13 ms, which many a file does without",

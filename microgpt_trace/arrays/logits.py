@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,18 @@ import numpy.typing as npt
 from .stats import Array
 
 PART = 1 << 21  # logits worked out at a time: 8 MB
+
+
+def rows_of_a_part(vocab_size: int, together: int = 1) -> int:
+    """How many rows of logits are worked out at a time, or groups of so many rows `together`."""
+    return max(1, PART // (vocab_size * max(1, together)))
+
+
+def in_parts(count: int, vocab_size: int) -> Iterator[slice]:
+    """So many rows whose logits are worked out one part after another, never all at once."""
+    size = rows_of_a_part(vocab_size)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def best_tokens(row: Array, k: int) -> list[int]:

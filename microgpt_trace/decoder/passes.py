@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import TapOf, TraceInput
-from ..arrays.logits import PART, softmax, used_losses
+from ..arrays.logits import rows_of_a_part, softmax, used_losses
 from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from ..hooks.replacements import differs
@@ -27,7 +27,7 @@ def run_together(model: Stored, inputs: TraceInput, tap_of: TapOf, n: int) -> No
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
     if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
         return
-    most = max(1, PART // model.config.vocab_size)  # rows of logits at a time
+    most = rows_of_a_part(model.config.vocab_size)  # rows of logits at a time
     size = min(most, final.shape[1])
     losses: list[list[float]] = [[] for _ in range(n)]
     for start in range(0, final.shape[1], size):

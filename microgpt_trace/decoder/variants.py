@@ -15,7 +15,7 @@ import numpy as np
 from ..architecture.edits import Edit, EditTap, Report
 from ..architecture.graph import layer_of
 from ..architecture.model import TraceInput
-from ..arrays.logits import PART
+from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import SILENT
@@ -130,7 +130,7 @@ class Growing:
         streams = final.reshape(self.n, self._shared.length, -1)[1:]
         of_logits = [edit.name == "logits" for edit in self._edits]
         width = len(rows) if not any(of_logits) else self._shared.length
-        size = max(1, PART // (model.config.vocab_size * max(1, width)))
+        size = rows_of_a_part(model.config.vocab_size, width)
         for start in range(0, len(streams), size):
             part = streams[start : start + size]
             part = part if any(of_logits) else part[:, list(rows)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..architecture.graph import inputs_of, kind_of, readers_of
 from ..architecture.model import LanguageModel, TraceInput
-from ..arrays.logits import PART
+from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..diagnosis.operations import Weights
 from ..diagnosis.rules import rules_of
@@ -53,7 +53,7 @@ def run_for(
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     """The positions whose logits are worked out: all, as a trace has them, where these are not too many
     to keep (then one more or less may round differently), else those that are needed."""
-    if element.name == "loss" or length * model.config.vocab_size <= PART:
+    if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
     return [element.index[0]] if element.name in _OF_LOGITS else [length - 1]
 

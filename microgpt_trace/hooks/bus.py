@@ -79,6 +79,10 @@ class HookBus:
         self.specs = {spec.name: spec for spec in specs}
         self._subscriptions: list[Subscription] = []
 
+    def alone(self) -> HookBus:
+        """A bus of the same events that nothing is subscribed to: for a run without the others' hooks."""
+        return HookBus(list(self.specs.values()))
+
     def subscription(
         self,
         hook: Hook,

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..hooks.bus import HookBus
 from ..hooks.event import TraceEvent
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def recorded(
     def keep(event: TraceEvent, value: Array) -> None:
         kept[event.name] = value.copy()
 
-    bus = HookBus(list(model.hooks.specs.values()))
+    bus = model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(keep, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if "logits" in names else [row]
     with one_blas_thread(), np.errstate(all="ignore"):
