@@ -24,7 +24,7 @@ from microgpt_trace.microgpt.parameters import Parameters
 
 def pytest_configure(config):
     """Searches by hypothesis draw a few examples every time, and more in the sweep."""
-    settings.register_profile("some", max_examples=40)
+    settings.register_profile("some", max_examples=20)
     settings.register_profile("sweep", max_examples=300)
     settings.load_profile("some" if config.option.markexpr == "not sweep" else "sweep")
 

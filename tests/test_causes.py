@@ -25,7 +25,7 @@ NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
 
 @pytest.mark.parametrize(
     ("family", "rounding"),
-    some_of([(name, way) for name in FAMILIES if name not in UNKNOWN for way in ROUNDINGS], every=2),
+    some_of([(name, way) for name in FAMILIES if name not in UNKNOWN for way in ROUNDINGS], every=4),
 )
 def test_the_right_cause_is_named(family, rounding):
     for seed in (3, 4):

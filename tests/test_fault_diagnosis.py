@@ -82,7 +82,7 @@ def rate(model, run, faults, words, tokens=TOKENS, at_least=0.95):
 # --- The rates ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", some_of(FAMILIES, every=5))
+@pytest.mark.parametrize("case", some_of(FAMILIES, every=9))
 def test_structural_faults_of_a_decoder_are_named(decoders, case):
     model, config, weights = decoders(case)
     faults = decoder_faults(config)

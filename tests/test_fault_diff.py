@@ -78,7 +78,7 @@ def microgpt_subject(name):
     return Subject(model, twin, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=3))
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=4))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])

@@ -8,6 +8,7 @@ import ast
 import random
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -142,9 +143,18 @@ def wrong_directions(graph):
     return {(file, used) for file in graph for used in graph[file] if floor(file) < floor(used)}
 
 
-TREES = modules(PACKAGE)
-GRAPH = graph_of(TREES)
-GRAPH["cli"] |= {f"cli.{module}" for module in COMMANDS.values()}  # imported by their names
+@cache
+def house():
+    """The trees of our own modules."""
+    return modules(PACKAGE)
+
+
+@cache
+def own_graph():
+    """The imports of each of them."""
+    graph = graph_of(house())
+    graph["cli"] |= {f"cli.{module}" for module in COMMANDS.values()}  # imported by their names
+    return graph
 
 
 def libraries(tree, late=True):
@@ -158,10 +168,10 @@ def libraries(tree, late=True):
 
 def imported_late(name):
     """What is imported in functions alone."""
-    tree = TREES[name]
+    tree = house()[name]
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     own = {name: ast.Module([node for f in functions for node in f.body], [])}
-    return imports(name, TREES | own) if functions else set()
+    return imports(name, house() | own) if functions else set()
 
 
 def loaded_by(name, found=frozenset()):
@@ -169,34 +179,36 @@ def loaded_by(name, found=frozenset()):
     if name in found:
         return found
     found |= {name}
-    for used in imports(name, TREES, late=False):
+    for used in imports(name, house(), late=False):
         found = loaded_by(used, found)
     return found
 
 
 def is_heavy(name):
     """Whether importing it loads NumPy (70 ms) or what paints a screen (20 ms)."""
-    return any({"numpy", "rich", "typer"} & {*libraries(TREES[used], late=False)} for used in loaded_by(name))
+    return any(
+        {"numpy", "rich", "typer"} & {*libraries(house()[used], late=False)} for used in loaded_by(name)
+    )
 
 
 def test_no_file_needs_one_that_needs_it():
     file, page = SHOWS_ITSELF
-    assert circle(GRAPH | {file: GRAPH[file] - {page}}) == []
+    assert circle(own_graph() | {file: own_graph()[file] - {page}}) == []
 
 
 def test_a_trace_alone_reaches_up_to_stay():
     file, page = SHOWS_ITSELF
-    assert page in GRAPH[file]
-    assert page in circle(GRAPH)
+    assert page in own_graph()[file]
+    assert page in circle(own_graph())
 
 
 def test_imports_go_down():
-    assert wrong_directions(GRAPH) == WRONG_DIRECTIONS | {SHOWS_ITSELF}
+    assert wrong_directions(own_graph()) == WRONG_DIRECTIONS | {SHOWS_ITSELF}
 
 
 def test_every_file_stands_on_a_floor():
-    assert {name for name in TREES if "." not in name} == {*FLOOR_OF, *FLOORS} & set(TREES)
-    assert set(FLOOR_OF) <= set(TREES)
+    assert {name for name in house() if "." not in name} == {*FLOOR_OF, *FLOORS} & set(house())
+    assert set(FLOOR_OF) <= set(house())
 
 
 def planted(**sources):
@@ -237,7 +249,7 @@ def test_a_planted_step_up_is_found():
 def test_every_module_imports_alone():
     """Without a circle, whatever is imported first finds all that it needs whole: that each can be
     imported follows from all of them, in whichever order."""
-    order = sorted(f"microgpt_trace.{name}" for name in TREES if name not in ("__main__", "microgpt_trace"))
+    order = sorted(f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace"))
     random.Random(7).shuffle(order)
     code = f"from importlib import import_module\nfor name in {order}: import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -245,13 +257,13 @@ def test_every_module_imports_alone():
 
 
 def test_a_late_import_is_one_that_was_measured():
-    late = {name for name in TREES if imported_late(name) and FLOORS[floor(name)] != "cli"}
+    late = {name for name in house() if imported_late(name) and FLOORS[floor(name)] != "cli"}
     assert late == {*LATE}
 
 
 def test_a_command_imports_late_what_loads_numpy_or_the_screen():
     """--help, which loads every command, takes 160 ms of CPU time; with all that commands import late 580."""
-    late = {(name, used) for name in TREES if FLOORS[floor(name)] == "cli" for used in imported_late(name)}
+    late = {(name, used) for name in house() if FLOORS[floor(name)] == "cli" for used in imported_late(name)}
     assert {(name, used) for name, used in late if not is_heavy(used)} == set()
 
 
@@ -263,7 +275,7 @@ def test_what_is_imported_late_is_told_from_what_is_not():
 
 @pytest.mark.parametrize(("library", "folders"), [("typer", {"cli"}), ("rich", {"cli", "render"})])
 def test_the_screen_is_the_business_of_cli_and_render(library, folders):
-    users = {name.partition(".")[0] for name, tree in TREES.items() if library in libraries(tree)}
+    users = {name.partition(".")[0] for name, tree in house().items() if library in libraries(tree)}
     assert users
     assert users <= folders
 
@@ -277,7 +289,7 @@ def test_no_function_is_longer_than_a_reader_bears():
     """Signature and docstring aside: a command's options stand in its signature."""
     lengths = {
         (name, node.name): node.end_lineno - node.body[ast.get_docstring(node) is not None].lineno + 1
-        for name, tree in TREES.items()
+        for name, tree in house().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.body[ast.get_docstring(node) is not None :]
     }

@@ -7,6 +7,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from sweeps import some_of
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
@@ -341,7 +342,7 @@ def test_names_of_a_bf16_engine_are_placed_although_late_layers_are_off(deeper):
     assert {one.why for one in found if one.event.startswith("layer5")} == {"name"}
 
 
-@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("layer", some_of([1, 0], every=2))
 @pytest.mark.parametrize("kind", ["attn.q_rope", "attn.context", "attn.norm", "mlp.norm", "attn.v"])
 def test_names_are_placed_after_a_fault(deeper, layer, kind):
     check_names(deeper, run_with(deeper[0], f"layer{layer}.{kind}", swapped_halves))

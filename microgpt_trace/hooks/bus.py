@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -19,9 +20,10 @@ from ..brief import one_line
 from ..errors import InputError
 from .event import PHASES, EventSpec, Phase, TraceEvent
 from .names import select_names
-from .replacements import Replacement, checked_replacement, read_only
+from .replacements import ReadOnly, Replacement, checked_replacement
 
 Hook = Callable[[TraceEvent, Array], Any]
+name_of = cache(str)  # of a dtype: NumPy takes 2 us each time
 
 
 class Tap(Protocol):
@@ -214,10 +216,10 @@ class Run:
         return value
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
-        event = self._event(phase, name, value.shape, str(value.dtype), seconds)
+        event = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
         hooks = iter(self.listeners(phase, name))
         while True:
-            with read_only(value) as view:
+            with ReadOnly(value) as view:
                 hook, result = self._first_replacement(event, view, hooks)
             if hook is None:
                 return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,18 +27,24 @@ def differs(used: Array, computed: Array) -> bool:
     return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 
-@contextmanager
-def read_only(value: Array) -> Iterator[Array]:
+class ReadOnly:
     """A view that cannot be made writeable, because the array behind it is not for the time being."""
-    owner = value if not isinstance(value.base, np.ndarray) else value.base
-    before = owner.flags.writeable
-    owner.flags.writeable = False
-    view = value.view()
-    view.flags.writeable = False
-    try:
-        yield view
-    finally:
-        owner.flags.writeable = before
+
+    __slots__ = ("_before", "_owner", "_value")
+
+    def __init__(self, value: Array) -> None:
+        self._value = value
+        self._owner = value if not isinstance(value.base, np.ndarray) else value.base
+
+    def __enter__(self) -> Array:
+        self._before = self._owner.flags.writeable
+        self._owner.flags.writeable = False
+        view = self._value.view()
+        view.flags.writeable = False
+        return view
+
+    def __exit__(self, *unused: object) -> None:
+        self._owner.flags.writeable = self._before
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:
