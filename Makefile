@@ -25,7 +25,7 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
-	$(BIN)/python -m pytest -n auto $(if $(SWEEPS),-m "")
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "")
 
 attack: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)

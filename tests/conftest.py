@@ -14,6 +14,7 @@ for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch loa
 import numpy as np
 import pytest
 from hypothesis import settings
+from sweeps import in_sweep
 from tiny_models import CASES as DECODERS
 from tiny_models import random_weights, tiny_model, write_folder
 
@@ -83,10 +84,13 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+USUAL = ("default", "2 layers, 2 heads")  # run every time
+
+
+@pytest.fixture(params=[name if name in USUAL else in_sweep(name) for name in CASES])
 def case(request) -> Case:
     """Every configuration in turn."""
-    return request.param
+    return CASES[request.param]
 
 
 @pytest.fixture

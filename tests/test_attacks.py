@@ -33,7 +33,7 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("shard", some_of(range(12), every=4))
+@pytest.mark.parametrize("shard", some_of(range(12), every=6))
 def test_no_promise_is_broken(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():
@@ -46,7 +46,7 @@ def test_no_promise_is_broken(shard, base):
     assert not broken, "\n\n".join(broken)
 
 
-@pytest.mark.parametrize("item", some_of([*READERS, ""], every=4))
+@pytest.mark.parametrize("item", some_of([*READERS, ""], every=6))
 def test_what_is_made_wrong_is_right(item, base):
     """A command that is refused whatever it reads attacks nothing."""
     attacker = Attacker(base, SEED)

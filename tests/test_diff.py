@@ -25,7 +25,7 @@ def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
         assert (found.agreement.mean_kl, found.jump, found.first) == (0, None, None)
 
 
-@pytest.mark.parametrize(("case", "fault"), some_of([(c, f) for c in MODELS for f in FAULTS], every=4))
+@pytest.mark.parametrize(("case", "fault"), some_of([(c, f) for c in MODELS for f in FAULTS], every=7))
 def test_every_single_event_that_is_altered_is_the_first(pairs, case, fault):
     wrong = {}
     for name in events_of(pairs[case][0]):

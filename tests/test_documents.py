@@ -91,6 +91,7 @@ def test_a_note_is_short_however_long_the_line_is(line):
     assert len(note) < 200
 
 
+@pytest.mark.sweep
 def test_a_vocabulary_of_a_million_characters_is_described_in_short():
     letters = "".join(map(chr, range(0x10000, 0x110000)))
     said = Tokenizer(letters).describe_chars(), Tokenizer(letters[::-1]).describe_chars()

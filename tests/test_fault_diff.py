@@ -78,7 +78,7 @@ def microgpt_subject(name):
     return Subject(model, twin, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=4))
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])
@@ -100,7 +100,7 @@ def test_the_engine_without_a_fault_is_the_same(subject):
     assert [event.name for event in found.events] == list(subject.run())
 
 
-@pytest.mark.parametrize("kind", some_of(KINDS, every=3))
+@pytest.mark.parametrize("kind", some_of(KINDS, every=5))
 def test_an_event_altered_in_the_engine_is_the_first(subject, kind):
     right = subject.run()
     found = {fault.event: subject.diff(fault) for fault in faults_of(kind, right)}
@@ -122,6 +122,7 @@ def assert_element_told(found, altered, right):
     np.testing.assert_array_equal(found.b, altered[tuple(element)], err_msg=found.name)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "kind", some_of(["wrong_element", "inf", "zeros"], every=3)
 )  # the others: test_diff.py

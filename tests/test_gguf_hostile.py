@@ -174,6 +174,7 @@ def test_hostile_files_are_refused_in_one_line(content, word, path):
     assert word in survives(path)
 
 
+@pytest.mark.sweep
 def test_tiny_strings_take_no_more_memory_than_the_file(path):
     """As Python's strings they would take six times as much."""
     words = [f"{i % 900:03}" for i in range(400_000)]
@@ -220,6 +221,7 @@ def test_more_tokens_than_rows_are_refused_before_they_are_made(path, whole, key
         model.vocabulary  # noqa: B018
 
 
+@pytest.mark.sweep
 def test_a_file_cut_short_anywhere_is_refused(path, whole):
     content = gguf_bytes(whole.metadata, whole.tensors)
     last = whole.tensors[-1].data.size

@@ -29,6 +29,7 @@ def test_the_default_model_has_no_elements_left_out(emma):
     assert sum(r.kinks for r in results) <= 2
 
 
+@pytest.mark.sweep
 def test_a_slope_that_differences_cannot_tell_is_not_told(emma):
     """Of logits in the thousands: what attention reads has next to no gradient, of which rounding is all."""
     params = emma.params.copy()
@@ -67,7 +68,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "change", "hit"), some_of(WRONG.values(), every=3))
+@pytest.mark.parametrize(("name", "change", "hit"), some_of(WRONG.values(), every=4))
 def test_a_wrong_backward_is_found(monkeypatch, emma, name, change, hit):
     plain = getattr(ops, name)
     monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
@@ -153,6 +154,7 @@ def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, emma, name)
     assert all(row.hooked > 1e-4 > row.relative_error for row in found.values())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("factor", some_of([100, 0.01, 30], every=3))
 def test_right_gradients_of_scaled_models_agree(deep, factor):
     params = deep.model.params.copy()
@@ -184,6 +186,7 @@ def test_a_model_that_is_not_finite_does_not_agree(emma):
     assert not any(r.holds for r in results.values())
 
 
+@pytest.mark.sweep
 def test_a_confident_model_is_still_judged(emma):
     """Gradients far below the curvature of the loss: elements must not all pass for kinks."""
     params = emma.params.copy()

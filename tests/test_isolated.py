@@ -188,6 +188,7 @@ def test_nobody_is_left_behind(tmp_path, then):
     assert gone(orphan(tmp_path, then))
 
 
+@pytest.mark.sweep
 @posix
 def test_an_orphan_that_is_busy_ends_by_its_own_clock(tmp_path):
     busy = """

@@ -71,7 +71,7 @@ def test_every_kind_of_site_of_a_decoder_as_a_rerun_gives_it(decoders, case):
     assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)
 
 
-@pytest.mark.parametrize("position", [-1, 3])
+@pytest.mark.parametrize("position", some_of([-1, 3], every=2))
 def test_every_kind_of_site_of_a_microgpt_as_a_rerun_gives_it(deep, position):
     options = {"target": "f", "against": "a", "position": position}
     assert_as_reruns(deep.model, deep.text, "abdacige", 1e-9, 1e-10, **options)

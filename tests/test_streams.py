@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import refused
 from safetensors.numpy import load_file
+from sweeps import some_of
 
 from microgpt_trace import init, save
 from microgpt_trace.errors import RunError
@@ -43,7 +44,7 @@ CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
 
 @pytest.mark.parametrize(
     ("words", "streams", "code", "error", "files"),
-    [
+    some_of([
         ("trace emma", ">&-", 1, CLOSED, []),
         ("--help", ">&-", 1, CLOSED, []),
         ("trace emma --out t.txt", ">&-", 0, "", ["t.txt"]),  # nothing was to go there
@@ -54,7 +55,7 @@ CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
         ("trace José", "2>/dev/full", 2, "", []),
         ("train --steps 3", "2>&-", 0, "", ["microgpt.safetensors"]),
         ("trace emma", ">/dev/full 2>&1", 1, "", []),
-    ],
+    ], every=2),
 )  # fmt: skip
 def test_closed_and_full_streams(words, streams, code, error, files, tmp_path):
     result = shell(f"{MICROGPT} {words} {streams}", tmp_path)
@@ -154,7 +155,7 @@ TARGETS = [
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights as Linux has them")
-@pytest.mark.parametrize("command", TARGETS)
+@pytest.mark.parametrize("command", some_of(TARGETS, every=3))
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
     shut, model = tmp_path / "shut", tmp_path / "m.safetensors"
     shut.mkdir(mode=0o555)

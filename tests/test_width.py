@@ -112,7 +112,7 @@ def test_every_command_is_among_them():
     assert {line.split()[0] for line in LINES} >= set(PARAMS)
 
 
-@pytest.mark.parametrize("line", some_of(LINES, every=3))
+@pytest.mark.parametrize("line", some_of(LINES, every=5))
 def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
     monkeypatch.chdir(place)
     for width in WIDTHS:
