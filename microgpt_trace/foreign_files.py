@@ -9,8 +9,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from .brief import brief
 from .errors import FileFormatError
+from .json_text import MAX_VALUES, from_json
 
 MAX_BYTES = 1 << 28  # of what is read at once: 256 MB of text
 _KINDS = {
@@ -61,3 +64,19 @@ def read_text(path: Path, expected: str = "a text file", most: int = MAX_BYTES) 
         raise FileFormatError(
             f"{path}: expected UTF-8 text, found byte {content[error.start]:#04x} at offset {error.start:,}"
         ) from error
+
+
+def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
+    """A JSON object of at most that many values. Raises FileFormatError."""
+    return json_object(path, read_bytes(path), "a JSON object", most)
+
+
+def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object that these bytes of the file are. Raises FileFormatError."""
+    try:
+        value = from_json(content, most=most, unique=True)
+    except ValueError as error:
+        raise FileFormatError(f"{path}: expected {expected} ({error})") from error
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{path}: expected {expected}, found {brief(value)}")
+    return value

@@ -48,8 +48,6 @@ WRONG_DIRECTIONS = {
     ("validation_edges", "diagnosis.bounds"),
     ("validation_edges", "diagnosis.operations"),
     ("validation_edges", "diagnosis.rules"),
-    ("vocabulary.huggingface", "readers.safetensors"),
-    ("vocabulary.metadata", "readers.strings"),
 }
 
 

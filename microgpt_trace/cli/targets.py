@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
+from ..foreign_files import read_json
 from ..log_records import is_log
 from ..readers.loading import is_model, kind_of
 from ..shell import quoted
@@ -32,8 +33,6 @@ def _is_model_folder(folder: Path) -> bool:
         return False
     if any((folder / name).exists() for name in _OF_A_MODEL):
         return True
-    from ..readers.safetensors import read_json
-
     try:
         config = read_json(folder / "config.json")
     except FileFormatError:

@@ -22,10 +22,9 @@ import numpy as np
 from ..arrays.stats import Array
 from ..brief import brief
 from ..errors import FileFormatError
-from ..foreign_files import check_regular, reading
+from ..foreign_files import check_regular, read_json, reading
 from ..hooks.names import ALIASES
 from ..readers.conventions import is_count
-from ..readers.safetensors import read_json
 from .layouts import LAST
 from .recording import OWN, Leftover, Recorded, Recording, listed, readable
 

@@ -14,10 +14,10 @@ import numpy as np
 from ..arrays.stats import Array, TensorStats
 from ..brief import brief
 from ..errors import FileFormatError, InputError
+from ..foreign_files import read_json
 from ..hooks.event import PHASES, TraceEvent
 from ..json_text import MANY_VALUES
 from ..readers.conventions import is_count
-from ..readers.safetensors import read_json
 from ..tracing.result import SCHEMA_ID
 from .event_names import is_event
 from .recording import OWN, Leftover, Recorded, Recording, readable

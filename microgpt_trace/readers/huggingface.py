@@ -10,7 +10,7 @@ from ..arrays.encodings import StoredTensor
 from ..brief import brief
 from ..decoder.config import ARCHITECTURES, DecoderConfig, Rope
 from ..errors import FileFormatError, InputError
-from ..foreign_files import reading
+from ..foreign_files import read_json, reading
 from .conventions import (
     FLAG,
     OBJECT,
@@ -23,7 +23,7 @@ from .conventions import (
     yarn_defaults,
 )
 from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
-from .safetensors import read_json, read_safetensors
+from .safetensors import read_safetensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

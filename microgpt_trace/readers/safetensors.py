@@ -14,27 +14,11 @@ from typing import Any
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..brief import brief
 from ..errors import FileFormatError
-from ..foreign_files import read_bytes
-from ..json_text import MAX_VALUES, from_json
+from ..foreign_files import json_object
 from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")
 _MAX_DIMS, MAX_HEADER = 8, 100_000_000  # bytes, as the safetensors package has it
-
-
-def read_json(path: Path, most: int = MAX_VALUES) -> dict[str, Any]:
-    """A JSON object of at most that many values. Raises FileFormatError."""
-    return _json_object(path, read_bytes(path), "a JSON object", most)
-
-
-def _json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUES) -> dict[str, Any]:
-    try:
-        value = from_json(content, most=most, unique=True)
-    except ValueError as error:
-        raise FileFormatError(f"{path}: expected {expected} ({error})") from error
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{path}: expected {expected}, found {brief(value)}")
-    return value
 
 
 def read_safetensors(path: Path) -> list[StoredTensor]:
@@ -45,7 +29,7 @@ def read_safetensors(path: Path) -> list[StoredTensor]:
     if size > min(len(content) - 8, MAX_HEADER):
         found = f"of {size:,} bytes" if size <= len(content) - 8 else "past its end"
         raise FileFormatError(f"{path}: expected a safetensors file, found a header {found}")
-    header = _json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
+    header = json_object(path, content[8 : 8 + size].tobytes(), "the header of a safetensors file")
     header.pop("__metadata__", None)
     begin, length = 8 + size, len(content) - 8 - size
     extents = sorted((*_extent(path, name, entry), name) for name, entry in header.items())

@@ -12,12 +12,13 @@ from typing import Any, overload
 import numpy as np
 
 from ..arrays.stats import Array
+from ..vocabulary.metadata import Texts
 from .mapped_file import MappedFile
 
 _RUN = 1 << 20  # bytes of strings decoded together
 
 
-class Strings(Sequence[str]):
+class Strings(Texts):
     """The strings whose lengths lie at `starts` in a file, the last of which ends at `stop`. Bytes that are
     no UTF-8 come as lone surrogates."""
 

@@ -16,9 +16,8 @@ from typing import Any
 
 from ..brief import brief, one_line
 from ..errors import FileFormatError
-from ..foreign_files import read_text
+from ..foreign_files import read_json, read_text
 from ..json_text import MANY_VALUES
-from ..readers.safetensors import read_json
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
 from .isolated import MIB, Isolated, Limits
 from .metadata import Metadata, check_tokens

@@ -9,7 +9,10 @@ from typing import Any
 
 from ..brief import one_line
 from ..errors import FileFormatError
-from ..readers.strings import Strings
+
+
+class Texts(Sequence[str]):
+    """A list that a reader knows to hold texts alone; bytes that are no UTF-8 come as lone surrogates."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Metadata:
 
     def strings(self, key: str) -> Sequence[str] | None:
         values = self.values.get(key)
-        return values if isinstance(values, Strings) else self._list(key, (str,), "a list of texts")
+        return values if isinstance(values, Texts) else self._list(key, (str,), "a list of texts")
 
     def numbers(self, key: str, size: int) -> list[Any] | None:
         """A list with a number for each token; an empty one is none."""
@@ -65,7 +68,7 @@ class Metadata:
         tokens = self.strings(key)
         if not tokens:
             raise FileFormatError(f"{self.path}: {key}: expected the tokens, found none")
-        if not isinstance(tokens, Strings):  # whose surrogates all stand for bytes
+        if not isinstance(tokens, Texts):  # whose surrogates all stand for bytes
             check_tokens(tokens, self.path)
         return tokens
 
