@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -73,9 +74,10 @@ def trace_decoder(
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
             return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
-        from .decoder_effects import Beside
+        from .tracing.beside import Beside
 
-        with Beside(model, inputs, rows, interventions, shown, top_k or TOP) as beside:
+        head = partial(head_forward, model)
+        with Beside(model, inputs, rows, interventions, shown, top_k or TOP, head) as beside:
             watched.let_in(beside, len(inputs.tokens))
             return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
 

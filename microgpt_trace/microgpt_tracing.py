@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .architecture.graph import forward_names
 from .arrays.norm_rows import NormRows
 from .arrays.stats import Array, TensorStats
 from .checks import Checker, untraced_check
 from .errors import InputError
-from .hooks.bus import SILENT, Run, Subscription, Tap
+from .hooks.bus import SILENT, Run, Tap
 from .hooks.event import PHASES, TraceEvent
 from .hooks.names import select_names
 from .hooks.replacements import differs
@@ -25,14 +25,15 @@ from .microgpt.parameters import Parameters
 from .microgpt.passes import Pass, forward, parameter_spec
 from .microgpt.passes import backward as run_backward
 from .tracing.collector import Collector
-from .tracing.effects import Comparer, divergences, p_after
 from .tracing.predictions import predictions_of
-from .tracing.result import Intervened, ParameterRow, Prediction, StepSummary, Trace
+from .tracing.result import ParameterRow, Prediction, StepSummary, Trace
 
 if TYPE_CHECKING:
     from .architecture.model import TraceInput
     from .microgpt.training import Adam
     from .running.interventions import Editor, Intervention
+    from .tracing.beside import Beside
+    from .tracing.findings import Check
 
 
 def trace_microgpt(
@@ -49,26 +50,25 @@ def trace_microgpt(
     before, after = checker.observers(bus)
     collecting = bus.subscription(collector, phases=PHASES, stats=True)
     measuring = bus.subscription(norms, *_Norms.NAMES)
-    untouched = _Untouched(model, inputs, batch, interventions) if interventions else None
-    editing, comparing = untouched.subscriptions() if untouched else ([], [])
-    with np.errstate(all="ignore"):
+    chosen = set(shown)
+    with ExitStack() as stack, np.errstate(all="ignore"):
+        beside = stack.enter_context(_beside(model, inputs, interventions, chosen, top_k))
+        edited = _Edited(model, inputs, interventions, beside.editor) if beside else None
+        editing, comparing = beside.subscriptions(bus) if beside else ([], [])
         run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
+        if beside is not None:
+            beside.take(range(len(inputs.tokens)), done.logits, done.probs, differs(done.probs, done.softmax))
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
-        if backward or step:  # what only these need is imported here: 6 ms of a plain trace's start
-            from .gradient_agreement import gradient_agreement
-
+        if backward or step:
             adam = _adam_of(model)
             checker.vanishing = _vanishing(done, run)
-            run_backward(adam.params, done, adam.grads, run.tap("backward"))
-            taps = untouched.edited if untouched else lambda: (SILENT, SILENT)
-            by_others = bool(run.replaced) and (untouched is None or not untouched.explains(done))
-            checks.append(gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps))
-        if step:
-            changed = untouched.afresh() if untouched else SILENT
-            summary = _one_step(model, adam, done, run.tap("update"), changed)
+            checks.append(_gradients(adam, done, run, edited))
+            if step:
+                changed = edited.afresh() if edited else SILENT
+                summary = _one_step(model, adam, done, run.tap("update"), changed)
 
-    chosen = set(shown)
+        intervened = beside.result(chosen, float(done.loss)) if beside is not None else None
     visible = _visible(collector.events, chosen, names)
     predictions = _predictions(model, inputs, done, top_k)
     losses = [p.loss for p in predictions if p.loss is not None]
@@ -86,8 +86,33 @@ def trace_microgpt(
         step=summary,
         arrays=collector.arrays,
         specs=bus.specs,
-        intervened=untouched.beside(done, chosen, top_k) if untouched else None,
+        intervened=intervened,
     )
+
+
+def _beside(
+    model: Model,
+    inputs: TraceInput,
+    interventions: Sequence[Intervention],
+    names: Collection[str],
+    top_k: int,
+) -> AbstractContextManager[Beside | None]:
+    """The interventions and the pass without them, where there are any."""
+    if not interventions:
+        return nullcontext()
+    from .tracing.beside import Beside
+
+    return Beside(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
+
+
+def _gradients(adam: Adam, done: Pass, run: Run, edited: _Edited | None) -> Check:
+    """Run backward into the optimizer's gradients, and hold them against the loss."""
+    from .gradient_agreement import gradient_agreement  # 6 ms of a plain trace's start
+
+    run_backward(adam.params, done, adam.grads, run.tap("backward"))
+    taps = edited.taps if edited else lambda: (SILENT, SILENT)
+    by_others = bool(run.replaced) and (edited is None or not edited.explains(done))
+    return gradient_agreement(done, adam.params, adam.grads, run.altered or by_others, taps)
 
 
 def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str]) -> tuple[TraceEvent, ...]:
@@ -125,65 +150,33 @@ def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> tu
     )  # fmt: skip
 
 
-class _Untouched:
-    """A pass that no hook takes part in, and how far the one with interventions lies from it."""
+class _Edited:
+    """Passes that have the interventions and nothing else, for the gradient's check and the loss after a
+    step."""
 
     def __init__(
-        self, model: Model, inputs: TraceInput, batch: Batch, interventions: Sequence[Intervention]
+        self, model: Model, inputs: TraceInput, interventions: Sequence[Intervention], editor: Editor
     ) -> None:
-        self.model, self.inputs, self.interventions = model, inputs, interventions
-        self.editor = self._editor()
-        bus = model.hooks.alone()
-        names = forward_names(model)
-        collector = Collector(names)
-        with np.errstate(all="ignore"):
-            run = bus.begin(after=[bus.subscription(collector, *names)])
-            self.done = forward(model.params, batch, run.tap("forward"))
-        arrays = collector.arrays
-        self.comparer = Comparer(lambda name: arrays["forward", name])
-
-    def subscriptions(self) -> tuple[list[Subscription], list[Subscription]]:
-        """The interventions, and who looks at what they led to."""
-        bus = self.model.hooks
-        comparing = bus.subscription(self.comparer, *forward_names(self.model))
-        return self.editor.subscriptions(bus), [comparing]
+        self.model, self.inputs, self.interventions, self.editor = model, inputs, interventions, editor
 
     def explains(self, done: Pass) -> bool:
         """Whether the interventions alone give these logits, or other hooks took part."""
-        alone = forward(self.model.params, done.batch, self.edited()[0])
+        alone = forward(self.model.params, done.batch, self.taps()[0])
         return np.array_equal(alone.logits, done.logits, equal_nan=True)
 
-    def edited(self) -> tuple[Tap, Tap]:
-        """What a pass and its backward pass run under that have the interventions and nothing else, means
-        as they were."""
+    def taps(self) -> tuple[Tap, Tap]:
+        """What a pass and its backward pass run under, means as they were."""
         return self._taps(self.editor)
 
     def afresh(self) -> Tap:
         """The same for a pass with other parameters: means are those of the pass."""
-        return self._taps(self._editor())[0]
-
-    def _editor(self) -> Editor:
-        from .running.interventions import Editor
-
-        return Editor(self.model, self.inputs, range(len(self.inputs.tokens)), self.interventions)
+        rows = range(len(self.inputs.tokens))
+        return self._taps(type(self.editor)(self.model, self.inputs, rows, self.interventions))[0]
 
     def _taps(self, editor: Editor) -> tuple[Tap, Tap]:
         bus = self.model.hooks.alone()
         run = bus.begin(before=editor.subscriptions(bus))
         return run.tap("forward"), run.tap("backward")
-
-    def beside(self, done: Pass, shown: Collection[str], top_k: int) -> Intervened:
-        """What the interventions did, seen from the untouched pass."""
-        predicted = _predictions(self.model, self.inputs, self.done, top_k)
-        instead = done.probs if differs(done.probs, done.softmax) else None
-        return Intervened(
-            self.editor.applied,
-            self.comparer.changes(shown, self.editor.names),
-            predicted,
-            float(self.done.loss),
-            tuple(p_after(predicted, done.probs)),
-            tuple(divergences(self.done.logits, done.logits, instead)),
-        )
 
 
 def _untraced_logits(model: Model, batch: Batch, traced: Run) -> Array:

@@ -29,7 +29,7 @@ FLOORS = [
 FLAT = {
     "ground": "brief errors files foreign_files json_text printable shell signals wording",
     "arrays": "contrast",
-    "tracing": """checks decoder_effects decoder_insights decoder_tracing gradient_agreement gradient_check
+    "tracing": """checks decoder_insights decoder_tracing gradient_agreement gradient_check
         insights microgpt_tracing slopes validation validation_edges""",
     "timeline": "courses log_records timeline",
     "package": "microgpt_trace",

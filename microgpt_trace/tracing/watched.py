@@ -18,7 +18,7 @@ from .collector import Collector
 from .layers import NAMES, Survey
 
 if TYPE_CHECKING:
-    from ..decoder_effects import Beside
+    from .beside import Beside
 
 
 class Watched:
