@@ -182,6 +182,18 @@ def test_tiny_strings_take_no_more_memory_than_the_file(path):
     assert "architecture None" in survives(path)
 
 
+@pytest.mark.parametrize("kind", [0, 8], ids=["numbers", "strings"])
+def test_a_list_may_end_with_the_file(path, kind):
+    """Not a byte stands behind the last of its three elements: the least room that three may have."""
+    elements = bytes([1, 2, 3]) if kind == 0 else u64(0) * 3
+    pairs = string("list") + u32(9) + u32(kind) + u64(3) + elements
+    path.write_bytes(raw(pairs, tensors=0, metadata=1, alignment=1))
+    assert list(read_gguf_header(path).metadata["list"]) == ([1, 2, 3] if kind == 0 else [""] * 3)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FileFormatError, match="do not fit into the file"):
+        read_gguf_header(path)
+
+
 def test_strings_are_decoded_when_they_are_looked_at(path):
     words = [
         "a",

@@ -11,6 +11,7 @@ from sweeps import some_of
 
 from microgpt_trace import Config, Tokenizer, init, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.render.arrays import print_array
 from microgpt_trace.render.layout import Column, print_table
 from microgpt_trace.render.screen import to_text, wrapped
 
@@ -143,6 +144,17 @@ def test_columns_that_do_not_fit_come_below(width):
     parts = captured.get().count("name ")
     assert captured.get().count(ROW["name"]) == 2 * parts
     assert captured.get().count("日") == 18
+
+
+@pytest.mark.parametrize("width", [31, 32, 33, 34, 35, 36, 37, 38, 80])
+def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma, width):
+    """One column more would not: 5 characters of margin, and cells of 8."""
+    screen = to_text(width)
+    with screen.capture() as captured:
+        print_array("layer0.mlp.act", np.full((5, 64), -0.123), emma, ["BOS", *"emma"], screen)
+    rows = [line for line in captured.get().splitlines() if line.startswith("BOS")]
+    widest = max(map(cell_len, rows))
+    assert width - 8 < widest <= width
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 12, 40])
