@@ -11,10 +11,10 @@ from aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
+from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.dumps.aprt import events_of, open_aprt
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST, fit
-from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError, MicrogptError, RunError
 from microgpt_trace.hooks.names import ALIASES
 

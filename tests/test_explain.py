@@ -12,7 +12,7 @@ from judges import agree, torch_run
 from sweeps import some_of
 
 from microgpt_trace import init
-from microgpt_trace.dumps.shapes import event_shapes
+from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run

@@ -10,7 +10,7 @@ from sweeps import some_of
 from test_explain import asking, check_names, check_steps, check_uses, sampled
 
 from microgpt_trace import init
-from microgpt_trace.dumps.shapes import event_shapes
+from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.explaining.backward import gradient_worked_out
 from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run

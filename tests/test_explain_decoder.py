@@ -11,8 +11,8 @@ from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
 from microgpt_trace import load
+from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.arrays.encodings import stored_column
-from microgpt_trace.dumps.shapes import event_shapes
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.explanation import element_name

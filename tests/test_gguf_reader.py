@@ -20,10 +20,10 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
+from microgpt_trace.architecture.shapes import file_order
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.decoder.stored import tensor_stats
-from microgpt_trace.dumps.shapes import file_order
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.readers.names import our_name
 

@@ -43,8 +43,6 @@ SHOWS_ITSELF = ("tracing.result", "render.html")
 WRONG_DIRECTIONS = {
     ("running.interventions", "dumps.layouts"),
     ("running.interventions", "dumps.recording"),
-    ("running.interventions", "dumps.shapes"),
-    ("running.interventions", "tracing.result"),
     ("validation_edges", "diagnosis.bounds"),
     ("validation_edges", "diagnosis.operations"),
     ("validation_edges", "diagnosis.rules"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays.stats import Array
+from ..brief import one_line
 from ..hooks.bus import Tap
 
 Report = Callable[[int, int], None]  # layers done, of so many
@@ -22,6 +24,19 @@ class Edit(NamedTuple):
 
     name: str
     change: Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An intervention as it was carried out: what stands in how many elements of which events."""
+
+    kind: str  # ablate, ablate-mean, scale, patch, add
+    target: str  # as it was asked for
+    text: str  # "zero", "× 0.5", "from clean.safetensors"
+    events: tuple[str, ...]
+    elements: int
+
+    __repr__ = one_line
 
 
 class EditTap:

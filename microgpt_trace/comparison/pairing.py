@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..architecture.shapes import event_shapes
 from ..brief import listed
 from ..dumps.recording import Recording
-from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from ..architecture.model import LanguageModel
+from ..architecture.shapes import event_shapes
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
 from ..dumps.recording import Leftover, Recorded, Recording, listed
-from ..dumps.shapes import event_shapes
 from ..errors import InputError
 
 NEAR = 0.01  # of a token's row, within which another row is taken for it

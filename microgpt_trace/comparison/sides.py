@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..architecture.shapes import event_shapes, file_order
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Fitted, Recorded, Recording
-from ..dumps.shapes import event_shapes, file_order
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..readers.loading import load

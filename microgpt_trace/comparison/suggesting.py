@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..architecture.model import LanguageModel
+from ..architecture.shapes import event_shapes
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..dumps.drafted_map import to_toml
 from ..dumps.recording import Recording
-from ..dumps.shapes import event_shapes
 from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
 from ..running.streams import EventStream

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.shapes import event_shapes
 from ..checks import ROUNDING
-from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.graph import forward_names, kind_of, layer_of, stream_before
+from ..architecture.shapes import event_shapes
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array
-from ..dumps.shapes import event_shapes
 from ..errors import InputError
 from ..hooks.names import ALIASES
 from ..running.token_names import token_of

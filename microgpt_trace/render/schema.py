@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
 from ..arrays.stats import TensorStats
 from ..decoder.config import DecoderConfig, Rope
@@ -18,7 +19,6 @@ from ..microgpt.parameters import Config
 from ..tracing.findings import Anomaly, Check, Insight
 from ..tracing.result import (
     SCHEMA_ID,
-    Applied,
     Candidate,
     Compared,
     EventChange,

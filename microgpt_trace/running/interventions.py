@@ -21,20 +21,20 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from ..architecture.edits import Applied
 from ..architecture.graph import forward_names, kind_of
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.shapes import event_shapes, file_order
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
 from ..brief import one_line
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Recording
-from ..dumps.shapes import event_shapes, file_order
 from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
 from ..shell import quoted
-from ..tracing.result import Applied
 from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
 from ..arrays.stats import Array, TensorStats
 from ..brief import one_line
@@ -159,19 +160,6 @@ class GeneratedToken:
     token: Candidate
     runners_up: tuple[Candidate, ...]
     events: tuple[TraceEvent, ...] = field(default=(), repr=False)
-
-    __repr__ = one_line
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """An intervention as it was carried out: what stands in how many elements of which events."""
-
-    kind: str  # ablate, ablate-mean, scale, patch, add
-    target: str  # as it was asked for
-    text: str  # "zero", "× 0.5", "from clean.safetensors"
-    events: tuple[str, ...]
-    elements: int
 
     __repr__ = one_line
 

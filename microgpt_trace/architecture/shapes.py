@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
+from .model import LanguageModel
 
 _OF_ROWS = {  # the matrix whose rows an event's channels are
     **dict.fromkeys(("q", "q_norm", "q_rope"), "attn_wq"),
