@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from microgpt_trace.passes import logits_of
 
 from microgpt_trace import load, patch
 from microgpt_trace.arrays.stats import Array
@@ -28,8 +27,8 @@ def main(path: str, clean: str, corrupt: str) -> None:
     inputs = [model.read(text) for text in (clean, corrupt)]
     last = len(inputs[0].tokens) - 1
     with model.hooks.subscribe(keep, *names):
-        ends = [logits_of(model, inputs[0], [last], model.hooks.begin().tap("forward"))[0]]
-    ends.append(logits_of(model, inputs[1], [last])[0])
+        ends = [model.logits(inputs[0], [last], model.hooks.begin().tap("forward"))[0]]
+    ends.append(model.logits(inputs[1], [last])[0])
     target, against = (int(logits.argmax()) for logits in ends)
     high, low = (float(logits[target] - logits[against]) for logits in ends)
     restored = {}
@@ -42,7 +41,7 @@ def main(path: str, clean: str, corrupt: str) -> None:
                 return patched
 
             with model.hooks.subscribe(put, name):
-                logits = logits_of(model, inputs[1], [last], model.hooks.begin().tap("forward"))[0]
+                logits = model.logits(inputs[1], [last], model.hooks.begin().tap("forward"))[0]
             restored[f"{name}@{position}"] = (float(logits[target] - logits[against]) - low) / (high - low)
     print(f"{len(restored)} sites")
     if known is not None:

@@ -1,7 +1,10 @@
 """What the benchmarks do without the peers: names of a recording, figures of a table."""
 
+import ast
 import ctypes
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,3 +131,13 @@ def test_benchmarks_explain_themselves_without_their_peers(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         models.main()
     assert "types" in capsys.readouterr().out
+
+
+def test_what_benchmarks_import_of_the_package_is_there():
+    """None of them runs here, and some need what is not installed."""
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("microgpt_trace"):
+                module = import_module(node.module)
+                missing = [a.name for a in node.names if not hasattr(module, a.name)]
+                assert all(find_spec(f"{node.module}.{name}") for name in missing), (path.name, missing)
