@@ -41,7 +41,10 @@ VARIES = (
     (re.compile(rb'(run_id\\?": \\?")[0-9a-f]{16}'), rb"\1RUN"),
 )
 TIMED = re.compile(rb"[\d.,]+| +|-+")
-PROGRESS = re.compile(rb"^(.*: )?\S+ [\d,]+ of [\d,]+$\n?", re.MULTILINE)  # a line a second
+PROGRESS = re.compile(
+    rb"^(removing each part: )?(layer|token|event|parameter|prompt|pair|tensor) [\d,]+ of [\d,]+$\n?",
+    re.MULTILINE,
+)  # a line a second
 
 
 def git(*words: str) -> str:
@@ -50,7 +53,9 @@ def git(*words: str) -> str:
 
 def place(asked: list[Line]) -> Path:
     """The folder for these lines, with their inputs, which are made where it is new."""
-    content = [json.dumps(asked), *(path.read_text() for path in sorted(HERE.glob("behaviour_*.py")))]
+    tests = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
+    making = sorted([*HERE.glob("behaviour*.py"), *tests])
+    content = [json.dumps(asked), sys.version, np.__version__, *(path.read_text() for path in making)]
     digest = hashlib.sha256("".join(content).encode()).hexdigest()[:12]
     folder = KEPT / digest
     if not (folder / "inputs").exists():
@@ -75,27 +80,36 @@ def start(tree: Path, folder: Path, results: Path, workers: int) -> list[subproc
     return [subprocess.Popen([*command, f"{i}/{workers}"], env=fixed, cwd=results) for i in range(workers)]
 
 
+def state_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 def run_all(wanted: list[str | None], folder: Path) -> list[Path]:
     """Results of commits, or of the working tree for None; those that are known do not run again."""
     found, running, trees = [], [], []
     names = [git("rev-parse", "--verify", f"{name}^{{commit}}").strip() if name else None for name in wanted]
     missing = [name for name in dict.fromkeys(names) if name is None or not (folder / name / "done").exists()]
     for name in missing:
-        tree = ROOT
-        if name:
-            tree = folder / "trees" / name
-            if not tree.exists():
-                git("worktree", "add", "--force", "--detach", str(tree), name)
-            trees.append(tree)
-        results = folder / (name or "working tree")
+        tree = folder / "trees" / (name or f"working {os.getpid()}")
+        if name and not tree.exists():
+            git("worktree", "add", "--force", "--detach", str(tree), name)
+        elif not name:
+            shutil.copytree(ROOT / "microgpt_trace", tree / "microgpt_trace")
+            shutil.copy(ROOT / "names.txt", tree)
+        trees.append(tree)
+        results = folder / (name or f"working {os.getpid()}")
         running += start(tree, folder, results, max((os.cpu_count() or 1) // len(missing), 1))
     failed = [child.args for child in running if child.wait()]
     for tree in trees:
-        git("worktree", "remove", "--force", str(tree))
+        if (tree / ".git").exists():
+            git("worktree", "remove", "--force", str(tree))
+        shutil.rmtree(tree, ignore_errors=True)
     if failed:
         raise SystemExit(f"it did not run to its end: {failed[0]}")
     for name in names:
-        found.append(folder / (name or "working tree"))
+        found.append(folder / (name or f"working {os.getpid()}"))
         (found[-1] / "done").touch()
     return found
 
@@ -192,7 +206,10 @@ def main() -> None:
     if given.fresh:
         shutil.rmtree(KEPT, ignore_errors=True)
     folder = place(asked)
+    models = state_of(folder / "inputs" / "models")
     pair = run_all([given.base, given.other], folder)
+    if state_of(folder / "inputs" / "models") != models:
+        raise SystemExit("a command wrote to the models that all read: --fresh, and look which one")
     parted = 0
     for number, line in enumerate(asked):
         before, after = (left(results, number, folder, line) for results in pair)
@@ -202,6 +219,8 @@ def main() -> None:
             print("\n".join([f"$ {said} {dict(line.environment) or ''}".rstrip(), *found, ""]))
     codes = [int((pair[0] / f"{number:04}.code").read_text()) for number in range(len(asked))]
     count = ", ".join(f"{codes.count(code)} with {code}" for code in sorted(set(codes)))
+    if given.other is None:
+        shutil.rmtree(pair[1])
     print(f"{len(asked)} commands, exit codes of the first: {count}\n{parted} of them differ")
     raise SystemExit(bool(parted))
 

@@ -12,9 +12,11 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
+LIMIT = 300  # s; a command that does not end is one that was killed
 OUTSIDE = (
     "numpy",
     "safetensors.numpy",
@@ -31,6 +33,7 @@ def run_line(line: dict[str, str], folder: Path) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.alarm(LIMIT)
     try:
         os.chdir(folder)
         os.environ.update(line["environment"])

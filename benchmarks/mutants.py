@@ -86,7 +86,7 @@ def mutants_of(module: str, text: str) -> Iterator[Mutant]:
                 yield from gap(left, right, node.op)
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             start = at(node.lineno, node.col_offset)
-            yield Mutant(module, start, start + len("not "), "", node.lineno)
+            yield Mutant(module, start, start + len("not"), "", node.lineno)
         elif isinstance(node, ast.Constant) and type(node.value) is int and 0 <= node.value <= LARGEST:
             start, end = at(node.lineno, node.col_offset), at(node.end_lineno or 0, node.end_col_offset or 0)
             yield Mutant(module, start, end, str(node.value + 1), node.lineno)
@@ -166,7 +166,7 @@ def copied(commit: str, tests: Path | None, folder: Path) -> Path:
             ["git", "-C", ROOT, "worktree", "add", "--force", "--detach", tree, commit], check=True
         )
     else:
-        ignored = shutil.ignore_patterns(".git", ".venv", "*cache*", "__pycache__")
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis")
         shutil.copytree(ROOT, tree, ignore=ignored, symlinks=True)
     if tests:
         shutil.rmtree(tree / "tests")
@@ -185,6 +185,8 @@ def main() -> None:
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(given.commit, given.tests, Path(folder))
+        if by := noticed(tree, []):
+            raise SystemExit(f"the tests fail on the right code: {by}")
         mutants = drawn(tree, given.count, given.seed)[given.skip :]
         for number, mutant in enumerate(mutants, given.skip + 1):
             path, began = tree / mutant.module, time.monotonic()

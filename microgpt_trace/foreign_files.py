@@ -80,3 +80,8 @@ def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUE
     if not isinstance(value, dict):
         raise FileFormatError(f"{path}: expected {expected}, found {brief(value)}")
     return value
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a model that is named by itself or by one of its files."""
+    return path if path.is_dir() else path.parent

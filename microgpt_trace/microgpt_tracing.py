@@ -53,7 +53,7 @@ def trace_microgpt(
     chosen = set(shown)
     with ExitStack() as stack, np.errstate(all="ignore"):
         beside = stack.enter_context(_beside(model, inputs, interventions, chosen, top_k))
-        edited = _Edited(model, inputs, interventions, beside.editor) if beside else None
+        edited = _Edited(model, beside.editor) if beside else None
         editing, comparing = beside.subscriptions(bus) if beside else ([], [])
         run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
@@ -154,10 +154,8 @@ class _Edited:
     """Passes that have the interventions and nothing else, for the gradient's check and the loss after a
     step."""
 
-    def __init__(
-        self, model: Model, inputs: TraceInput, interventions: Sequence[Intervention], editor: Editor
-    ) -> None:
-        self.model, self.inputs, self.interventions, self.editor = model, inputs, interventions, editor
+    def __init__(self, model: Model, editor: Editor) -> None:
+        self.model, self.editor = model, editor
 
     def explains(self, done: Pass) -> bool:
         """Whether the interventions alone give these logits, or other hooks took part."""
@@ -170,8 +168,7 @@ class _Edited:
 
     def afresh(self) -> Tap:
         """The same for a pass with other parameters: means are those of the pass."""
-        rows = range(len(self.inputs.tokens))
-        return self._taps(type(self.editor)(self.model, self.inputs, rows, self.interventions))[0]
+        return self._taps(self.editor.afresh())[0]
 
     def _taps(self, editor: Editor) -> tuple[Tap, Tap]:
         bus = self.model.hooks.alone()

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from .architecture.edits import Report
+from .architecture.edits import Report, unreported
 from .architecture.graph import forward_names, kind_of
 from .architecture.model import LanguageModel, TraceInput
 from .arrays.stats import Array
@@ -67,7 +67,7 @@ class Validation:
 
 def validate(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
-    names: Sequence[str] | None = None, report: Report = lambda done, total: None,
+    names: Sequence[str] | None = None, report: Report = unreported,
 ) -> Validation:  # fmt: skip
     """The verdict on every event (or those that `names` stand for).
 

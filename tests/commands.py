@@ -16,7 +16,7 @@ import typer
 
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.cli.output import run
-from microgpt_trace.cli.streams import Results
+from microgpt_trace.cli.streams import Notes, Results
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 80
@@ -39,7 +39,9 @@ def microgpt(*arguments, cwd=None, width=WIDTH, encoding="utf-8", **environment)
     request passes."""
     one_line = len(arguments) == 1 and isinstance(arguments[0], str)
     words = shlex.split(arguments[0]) if one_line else [str(word) for word in arguments]
-    out, err = (Results(io.BytesIO(), encoding, "backslashreplace", write_through=True) for _ in range(2))
+    out, err = (
+        kind(io.BytesIO(), encoding, "backslashreplace", write_through=True) for kind in (Results, Notes)
+    )
     with ExitStack() as stack:
         surroundings = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in {"COLUMNS": str(width), **environment}.items():

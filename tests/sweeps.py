@@ -1,4 +1,7 @@
-"""Which cases of a long list are run every time, and which in the sweep alone (`pytest -m ""` runs both)."""
+"""Which cases of a long list are run every time, and which in the sweep alone (`pytest -m ""` runs both).
+
+Tests that only search further for what others prove are marked as the sweep's as a whole.
+"""
 
 import pytest
 

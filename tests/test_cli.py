@@ -14,7 +14,7 @@ from commands import environment, microgpt, process, refused, started
 from documents import valid, valid_lines
 from safetensors.numpy import load_file, save_file
 
-from microgpt_trace import init, save, train
+from microgpt_trace import Tokenizer, init, save, train
 
 LABELS = [
     "tok_emb = one_hot(tokens) @ wte", "pos_emb = one_hot(pos) @ wpe", "x = tok_emb + pos_emb",
@@ -51,6 +51,14 @@ def test_trace_prints_the_transcript(width, encoding):
     assert max(map(len, lines)) <= width + (encoding == "ascii") * 8  # "->" is wider than its arrow
     assert result.out.isascii() == (encoding == "ascii")
     assert "Self-check: 6 of 6 hold" in result.out
+
+
+def test_a_process_writes_in_the_encoding_of_its_streams(tmp_path):
+    save(init(tokenizer=Tokenizer("éz")), tmp_path / "m")
+    shown = process("trace", "é", "--model", tmp_path / "m", PYTHONIOENCODING="ascii")
+    assert (shown.code, shown.out.isascii()) == (0, True), shown.err
+    assert 'Input: "\\xe9" -> tokens' in shown.out
+    assert "\\xe8" in refused(process("trace", "è", "--model", tmp_path / "m", PYTHONIOENCODING="ascii"))
 
 
 def test_stage_order_is_that_of_the_transcript():

@@ -169,7 +169,6 @@ def test_eight_bits_hide_no_error_of_every_product(decoders, wrong):
     assert found.first_wrong == "layer0.attn.q"
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("case", "inputs"), some_of([("qwen2", "Q8_0"), ("llama_mha_bias", "Q8_1"), ("qwen3", "Q8_K")], every=3)
 )

@@ -162,7 +162,6 @@ def smallest(model, config, weights, kind, event, base):
     return np.inf
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("kind", "base", "most"), some_of([("scale", 1, 1e-4), ("wrong_element", 0, 1e-4)], every=2)
 )
@@ -188,7 +187,6 @@ def test_ten_times_the_tolerance_is_always_found(decoders):
 # --- Engines that round, dumps with gaps ------------------------------------------------------------
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("rounding", some_of(["bf16", "f16"], every=2))
 def test_structural_faults_of_an_engine_that_rounds(decoders, rounding):
     model, config, weights = decoders("qwen2")

@@ -122,7 +122,6 @@ def assert_element_told(found, altered, right):
     np.testing.assert_array_equal(found.b, altered[tuple(element)], err_msg=found.name)
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize(
     "kind", some_of(["wrong_element", "inf", "zeros"], every=3)
 )  # the others: test_diff.py

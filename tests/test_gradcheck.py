@@ -154,7 +154,6 @@ def test_a_gradient_that_is_shown_and_not_used_is_found(monkeypatch, emma, name)
     assert all(row.hooked > 1e-4 > row.relative_error for row in found.values())
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("factor", some_of([100, 0.01, 30], every=3))
 def test_right_gradients_of_scaled_models_agree(deep, factor):
     params = deep.model.params.copy()

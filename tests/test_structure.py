@@ -5,6 +5,7 @@ first. What still goes up is listed here, and the list may only become shorter.
 """
 
 import ast
+import os
 import random
 import subprocess
 import sys
@@ -249,6 +250,31 @@ def test_every_module_imports_alone():
     random.Random(7).shuffle(order)
     code = f"from importlib import import_module\nfor name in {order}: import_module(name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+ALONE = """
+import importlib, os, sys, traceback
+import numpy
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(name)
+"""
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+def test_every_module_imports_in_a_process_of_its_own():
+    """Which finds what only the modules before it had loaded: a part of another package, say."""
+    names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")]
+    done = subprocess.run([sys.executable, "-c", ALONE, *names], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -25,7 +25,6 @@ class Walk(NamedTuple):
         sides = (self.dumps, self.model) if command == "diagnose" else (self.model, self.dumps)
         result = microgpt(command, *sides, *more, width=200)
         print(result.out, result.err)
-        assert "Traceback" not in result.err
         return result
 
 

@@ -1,1 +1,1 @@
-"""What a model is to the rest of the program, and what its events are made of. Knows no implementation."""
+"""What a model is to the rest of the program, and what its events are made of. Computes none."""

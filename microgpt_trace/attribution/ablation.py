@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report
+from ..architecture.edits import Edit, Report, unreported
 from ..arrays.logits import losses_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -33,7 +33,7 @@ def removal(model: LanguageModel, component: Component) -> Edit:
 
 def losses_without(
     model: LanguageModel, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
-    targets: Sequence[int], hooked: bool, report: Report = lambda done, total: None,
+    targets: Sequence[int], hooked: bool, report: Report = unreported,
 ) -> dict[str, Array]:  # fmt: skip
     """-log P(target) at the asked positions without each component: by name [n].
 

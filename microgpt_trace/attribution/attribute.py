@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.edits import Report
+from ..architecture.edits import Report, unreported
 from ..arrays.logits import best_tokens
 from ..arrays.stats import Array
 from ..checks import ROUNDING
@@ -35,7 +35,7 @@ def attribute(
     against: str | int | None = None,
     positions: str | Sequence[int] | None = None,
     ablation: bool = True,
-    report: Report = lambda done, total: None,
+    report: Report = unreported,
 ) -> AttributionResult:
     """What every component writes towards a target's logit and towards that of a second token.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..architecture.edits import unreported
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
@@ -120,7 +121,7 @@ def compare_weights(
     *,
     names: Sequence[str] = (),
     rtol: float | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = unreported,
 ) -> WeightsComparison:
     """Compare the parameters whose name, ours or a file's, matches one of the globs `names` (all without).
 

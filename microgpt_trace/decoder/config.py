@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ..brief import one_line
 from ..errors import InputError
 from ..hooks.event import EventSpec
 
-if TYPE_CHECKING:
-    pass
-
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-_DECODED = 1 << 20  # elements
 BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
 
 
@@ -95,7 +91,7 @@ class DecoderConfig:
     qk_norm: bool = False
     window: int | None = None  # sliding window, in positions
     windowed_layers: tuple[int, ...] = ()
-    adjacent_pairs: bool = False  # rows of q and k as GGUF permutes them: RoPE turns (0, 1), (2, 3) ...
+    adjacent_pairs: bool = False  # whether the file had pairs of RoPE's side by side, as GGUF permutes them
 
     __repr__ = one_line
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
+import numpy as np
+
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.graph import decoder_inputs
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
@@ -124,12 +126,10 @@ class Decoder:
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
         tensor = self.tensors[name]
-        if rows is None:
-            return tensor.read()
-        if isinstance(rows, slice):
-            start, stop, _ = rows.indices(tensor.shape[0])
-            return tensor.rows(start, stop)
-        return tensor.take(rows)
+        if isinstance(rows, np.ndarray):
+            return tensor.take(rows)
+        start, stop, step = (rows or slice(None)).indices(tensor.shape[0])
+        return tensor.rows(start, stop)[::step] if step > 0 else tensor.rows(0, tensor.shape[0])[rows]
 
     def column(self, name: str, column: int) -> Array:
         return stored_column(self.tensors[name], column)

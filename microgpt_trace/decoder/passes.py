@@ -1,4 +1,4 @@
-"""Passes over a prompt up to the logits and the loss. Knows no text."""
+"""Passes over a prompt up to the logits and the loss. Knows no vocabulary."""
 
 from __future__ import annotations
 

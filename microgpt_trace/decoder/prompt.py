@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..architecture.model import TraceInput
 from ..errors import InputError
+from ..foreign_files import folder_of
 from ..printable import shown_token
 from ..shell import quoted
 
@@ -78,8 +79,7 @@ def _how_it_gets_one(model: Prompted) -> str:
     from ..vocabulary.huggingface import convertible
 
     by_ids = "give the prompt as --tokens 1,2,3"
-    folder = Path(model.origin)
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder_of(Path(model.origin))
     found = convertible(folder) if model.format.startswith("Hugging Face") else ""
     if not found:
         return f": {by_ids}"

@@ -25,12 +25,12 @@ def tensor_stats(tensor: StoredTensor) -> TensorStats:
     return reduce(TensorStats.merge, parts)
 
 
-Stored = tuple[str, StoredTensor, TensorStats | None]
+Listed = tuple[str, StoredTensor, TensorStats | None]  # our name, the tensor, its statistics
 
 
 def stored_tensors(
     model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
-) -> list[Stored]:
+) -> list[Listed]:
     """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
     wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
     chosen = dict.fromkeys(model.tensors, False)
@@ -41,7 +41,7 @@ def stored_tensors(
             raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
         chosen |= dict.fromkeys(matched, True)
     wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
-    found: list[Stored] = []
+    found: list[Listed] = []
     for name, tensor in wanted:
         report(len(found), len(wanted))
         found.append((name, tensor, tensor_stats(tensor) if stats else None))

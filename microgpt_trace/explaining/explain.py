@@ -34,9 +34,9 @@ def explain(
 ) -> Explanation:
     """Write out the arithmetic of one element of a text's run, under the hooks subscribed to `model.hooks`.
 
-    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]");
-    with `backward`, for a microGPT, its gradient is explained. `tokens` take the place of a text for a
-    decoder. `terms` of each sum are written out, the largest. Raises InputError for what does not fit.
+    `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"); with
+    `backward`, for a microGPT, its gradient is explained. `tokens` take the place of a text. `terms` of
+    each sum are written out, the largest. Raises InputError for what does not fit.
     """
     _check(model, terms, backward)
     inputs, shapes = _read(model, text, tokens)
@@ -61,7 +61,8 @@ def keep_run(
 
 
 def explain_in(run: Traced, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
-    """The same as `explain`, of a run that is kept: the model does not run again.
+    """The same as `explain`, of a run that is kept: the model does not run again, and more of it is known
+    (values of all uses, replacements by hooks in events that the element's own run leaves out).
 
     Raises InputError for what does not fit, and for a gradient in a run without a backward pass.
     """

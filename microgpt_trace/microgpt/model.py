@@ -140,6 +140,8 @@ class Model:
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         if tokens is not None:
+            if text is not None:
+                raise InputError("a text and tokens: give one of them")
             text = self.tokenizer.name_of(tokens)
         return read_name(self.tokenizer, self.config.block_size, "emma" if text is None else text)
 
@@ -153,7 +155,9 @@ class Model:
         return self.tokenizer.token(text)
 
     def parameter(self, name: str, rows: slice | Array | None = None) -> Array:
-        return self.params[name] if rows is None else self.params[name][rows]
+        found = self.params[name][...] if rows is None else self.params[name][rows]
+        found.flags.writeable = False
+        return found
 
     def column(self, name: str, column: int) -> Array:
         return self.params[name][:, column]

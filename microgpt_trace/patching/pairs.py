@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..architecture.edits import Report
+from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..brief import one_line
 from ..errors import FileFormatError, InputError
@@ -60,7 +60,7 @@ def _pair(where: str, line: str) -> Pair:
 def patch_pairs(
     model: LanguageModel, pairs: Sequence[Pair], *, sites: Sequence[str] | None = None,
     target: Token = None, against: Token = None, position: int = -1,
-    report: Report = lambda done, total: None,
+    report: Report = unreported,
 ) -> PairsResult:  # fmt: skip
     """`patch` of every pair, and mean and spread over the pairs. Where a site is patched position by
     position all texts have the same number of tokens. `target` and `against` stand in for those that a
@@ -80,7 +80,7 @@ def patch_pairs(
                 target if pair.target is None else pair.target,
                 against if pair.against is None else pair.against,
             )
-            results.append(patch_read(model, inputs, sites, *named, position, lambda done, total: None))
+            results.append(patch_read(model, inputs, sites, *named, position, unreported))
         report(number, len(pairs))
     facts = tuple(PatchedPair(r.contrast, r.clean, r.corrupt, r.check) for r in results)
     cells = zip(*(result.cells for result in results), strict=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report
+from ..architecture.edits import Edit, Report, unreported
 from ..architecture.graph import stream_before
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
@@ -39,7 +39,7 @@ MOST = 40  # tokens of a text that an error shows
 def patch(
     model: LanguageModel, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
     target: Token = None, against: Token = None, position: int = -1,
-    report: Report = lambda done, total: None,
+    report: Report = unreported,
 ) -> PatchResult:  # fmt: skip
     """Put the clean run's activations into the corrupted run, one site at a time, and tell how much of
     logit(target) - logit(against) at a position each restores: 0 is the corrupted run, 1 the clean one.

@@ -10,7 +10,7 @@ from ..arrays.encodings import StoredTensor
 from ..brief import brief
 from ..decoder.config import ARCHITECTURES, DecoderConfig, Rope
 from ..errors import FileFormatError, InputError
-from ..foreign_files import read_json, reading
+from ..foreign_files import folder_of, read_json, reading
 from .conventions import (
     FLAG,
     OBJECT,
@@ -61,11 +61,6 @@ def read_huggingface(path: Path) -> ModelFile:
         return from_huggingface(folder)
 
     return ModelFile(folder, "Hugging Face folder", config, tensors, metadata, vocabulary, tuple(notes))
-
-
-def folder_of(path: Path) -> Path:
-    """The folder of a model that is named by itself or by one of its files."""
-    return path if path.is_dir() else path.parent
 
 
 def _unread_tokenizer(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
-from ..decoder.stored import Stored
+from ..decoder.stored import Listed
 from ..microgpt.model import Model
 from .decoder import model_facts
 from .document import to_text
@@ -74,7 +74,7 @@ def inspection_json(model: Model) -> str:
 
 
 def print_decoder_inspection(
-    model: Decoder, tensors: Sequence[Stored], metadata: bool, screen: Screen
+    model: Decoder, tensors: Sequence[Listed], metadata: bool, screen: Screen
 ) -> None:
     """The architecture, then a row per tensor as the file has it, then its metadata."""
     labelled(model_facts(model.describe()), screen)
@@ -105,7 +105,7 @@ def print_decoder_inspection(
         labelled([(key, _one_line(value)) for key, value in model.metadata.items()], screen)
 
 
-def decoder_inspection_json(model: Decoder, tensors: Sequence[Stored], metadata: bool) -> str:
+def decoder_inspection_json(model: Decoder, tensors: Sequence[Listed], metadata: bool) -> str:
     """The same as one JSON document."""
     rows = [
         {"name": name, "stored_as": tensor.name, "type": tensor.encoding.name, "shape": list(tensor.shape),

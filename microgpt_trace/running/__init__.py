@@ -1,1 +1,1 @@
-"""Runs a model on what it reads: the inputs, and passes that others look on."""
+"""Runs of a model as others look on or take part: streams of events, interventions, tokens by name."""

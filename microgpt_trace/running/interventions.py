@@ -104,11 +104,15 @@ class Editor:
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
         interventions: Sequence[Intervention],
     ) -> None:  # fmt: skip
-        self.start, self._model, self._rows = 0, model, rows
+        self.start, self._model, self._rows, self._interventions = 0, model, rows, interventions
         self._inputs, self._length = inputs, len(inputs.tokens)
         self._shapes = event_shapes(model, self._length)
         self._hooks: list[tuple[str, Hook]] = []
         self.applied = tuple(self._resolve(intervention) for intervention in interventions)
+
+    def afresh(self) -> Editor:
+        """The same for another pass: means are those of the pass."""
+        return Editor(self._model, self._inputs, self._rows, self._interventions)
 
     def subscriptions(self, bus: HookBus) -> list[Subscription]:
         """The hooks that carry out the interventions, in their order."""
