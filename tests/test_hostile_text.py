@@ -243,6 +243,12 @@ def test_what_has_no_shape_is_spelled_out(text):
     assert (on_one_line(text) == text) == text.isprintable()
 
 
+def test_the_longest_message_is_whole():
+    longest = "x" * LONGEST
+    assert as_message(longest) == longest
+    assert as_message(longest + "x").startswith("x" * (LONGEST // 2) + " ... (1 characters left out) ... ")
+
+
 def test_a_message_of_a_megabyte_is_cut():
     said = as_message("found " + "x" * 10**6 + " where a number was expected")
     assert len(said) < LONGEST + 60
