@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .dumps.recorder import record
     from .errors import MicrogptError
     from .explaining.explain import explain
-    from .gradient_check import gradcheck
     from .hooks.bus import HookBus
     from .hooks.event import TraceEvent
     from .microgpt.checkpoint import save
@@ -28,9 +27,10 @@ if TYPE_CHECKING:
     from .patching.patch import patch
     from .readers.loading import load
     from .running.interventions import Intervention
+    from .tracing.gradient_check import gradcheck
     from .tracing.result import Trace
     from .tracing.trace import trace
-    from .validation import validate
+    from .tracing.validation import validate
 
 _HOME = {
     "Config": "microgpt.parameters",
@@ -46,7 +46,7 @@ _HOME = {
     "diagnose": "diagnosis.dumped",
     "diff": "comparison.diff",
     "explain": "explaining.explain",
-    "gradcheck": "gradient_check",
+    "gradcheck": "tracing.gradient_check",
     "init": "microgpt.model",
     "load": "readers.loading",
     "patch": "patching.patch",
@@ -55,7 +55,7 @@ _HOME = {
     "save": "microgpt.checkpoint",
     "trace": "tracing.trace",
     "train": "microgpt.training",
-    "validate": "validation",
+    "validate": "tracing.validation",
 }
 
 __all__ = [

@@ -10,8 +10,8 @@ from tiny_models import CASES, TOKENS
 from microgpt_trace import Intervention, load, trace
 from microgpt_trace.arrays.norm_rows import NormRows
 from microgpt_trace.decoder import llama
-from microgpt_trace.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
 from microgpt_trace.tracing.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
+from microgpt_trace.tracing.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
 from microgpt_trace.tracing.layers import MOST, compared_positions
 from microgpt_trace.wording import fixed, told_apart
 

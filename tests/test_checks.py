@@ -6,11 +6,12 @@ from commands import microgpt as microgpt_command
 from conftest import CASES
 from judges import torch_grad, torch_run
 
-from microgpt_trace import Config, Intervention, Model, Tokenizer, gradient_agreement, microgpt_tracing, trace
+from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.tracing import gradient_agreement, microgpt_tracing
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
@@ -338,7 +339,7 @@ def test_what_cannot_be_judged_for_a_nan_says_why(emma):
 
 
 def test_a_run_without_such_events_says_so():
-    from microgpt_trace.checks import Checker
+    from microgpt_trace.tracing.checks import Checker
 
     checks = Checker(n_head=4).checks()
     assert {c.id: c.holds for c in checks} == dict.fromkeys(("heads", "residual", "softmax", "causal"))

@@ -10,7 +10,7 @@ import pytest
 from judges_decoder import softmax
 from tiny_models import TOKENS
 
-from microgpt_trace import decoder_tracing, load, trace
+from microgpt_trace import load, trace
 from microgpt_trace.arrays import logits
 from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
@@ -18,6 +18,7 @@ from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.decoder import print_decoder_trace
 from microgpt_trace.render.document import to_json
 from microgpt_trace.render.screen import to_text
+from microgpt_trace.tracing import decoder_tracing
 
 VOCAB = 61
 LAYER = "model.layers.{}.{}.weight"

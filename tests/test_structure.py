@@ -29,9 +29,6 @@ FLOORS = [
 # The floors of modules that stand in no folder yet.
 FLAT = {
     "ground": "brief errors files foreign_files json_text printable shell signals wording",
-    "arrays": "contrast",
-    "tracing": """checks decoder_insights decoder_tracing gradient_agreement gradient_check
-        insights microgpt_tracing slopes validation validation_edges""",
     "timeline": "courses log_records timeline",
     "package": "microgpt_trace",
     "cli": "__main__",
@@ -44,9 +41,9 @@ SHOWS_ITSELF = ("tracing.result", "render.html")
 WRONG_DIRECTIONS = {
     ("running.interventions", "dumps.layouts"),
     ("running.interventions", "dumps.recording"),
-    ("validation_edges", "diagnosis.bounds"),
-    ("validation_edges", "diagnosis.operations"),
-    ("validation_edges", "diagnosis.rules"),
+    ("tracing.validation_edges", "diagnosis.bounds"),
+    ("tracing.validation_edges", "diagnosis.operations"),
+    ("tracing.validation_edges", "diagnosis.rules"),
 }
 
 
@@ -56,11 +53,11 @@ WRONG_DIRECTIONS = {
 # `test_a_command_imports_late_what_loads_numpy_or_the_screen`.
 LATE = {
     "comparison.sides": "dumps 26 ms where two models are compared",
-    "decoder_tracing": "effects 13 ms where there are no interventions",
+    "tracing.decoder_tracing": "effects 13 ms where there are no interventions",
     "dumps.event_names": "both families 14 ms in a program that is recorded, which is not ours",
     "dumps.files": "APRT 13 ms, JSON documents 22 ms",
     "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one is asked for",
-    "microgpt_tracing": "interventions 19 ms, gradients and the optimizer 6 ms",
+    "tracing.microgpt_tracing": "interventions 19 ms, gradients and the optimizer 6 ms",
     "decoder.prompt": "readers and vocabularies 19 ms, for one refusal",
     "readers.apr": "a vocabulary 13 ms, which many a file does without",
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",

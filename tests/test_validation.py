@@ -12,7 +12,7 @@ from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt
-from microgpt_trace.validation import validate
+from microgpt_trace.tracing.validation import validate
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 
@@ -124,7 +124,7 @@ def test_a_value_outside_the_layers_that_is_only_shown_fails_in_a_decoder(
     def forward(model, tokens, tap=llama.SILENT, cache=None):
         return plain(model, tokens, DeafAt(tap, name), cache)
 
-    monkeypatch.setattr("microgpt_trace.decoder_tracing.forward", forward)
+    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
     found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
     assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
         name: f"{reader} is computed from another value, not from this"
@@ -188,7 +188,7 @@ def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, chang
 
 
 def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
-    from microgpt_trace import decoder_tracing
+    from microgpt_trace.tracing import decoder_tracing
 
     plain = decoder_tracing.predictions_of
     monkeypatch.setattr(
@@ -278,7 +278,7 @@ def test_what_a_head_of_zeros_reads_is_dead(emma):
 
 
 def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
-    from microgpt_trace import microgpt_tracing
+    from microgpt_trace.tracing import microgpt_tracing
 
     real = microgpt_tracing.forward
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Report, unreported
+from ..arrays.contrast import Contrast, runner_up
 from ..arrays.logits import best_tokens
 from ..arrays.stats import Array
-from ..checks import ROUNDING
-from ..contrast import Contrast, runner_up
 from ..decoder.prompt import chosen_positions
 from ..errors import InputError
 from ..running.token_names import token_label, token_of
+from ..tracing.checks import ROUNDING
 from .ablation import losses_by_row, losses_without
 from .components import Component
 from .direct import direct_writes

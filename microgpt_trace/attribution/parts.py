@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ..arrays.contrast import Contrast
 from ..brief import one_line
-from ..contrast import Contrast
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]

@@ -123,8 +123,8 @@ def gradcheck(
     bos: BosPlace = None,
 ) -> None:
     """Hold every gradient against central differences in float64; exit 1 if one disagrees."""
-    from ..gradient_check import gradcheck as check
     from ..render.reports import print_gradcheck
+    from ..tracing.gradient_check import gradcheck as check
 
     loaded = microgpt_from(model, seed, n_head, bos)
     rows = list(check(loaded, text))

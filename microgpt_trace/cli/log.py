@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 from ..errors import InputError, RunError
 from ..json_text import from_json
 from ..log_records import BEGINNING, LOG_SCHEMA, LONGEST
-from ..microgpt_tracing import update_events
 from ..render.document import dump, event_record
+from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .output import note
 

@@ -35,7 +35,7 @@ def run_validation(
     """Validate and show the verdicts; exit 1 where an event failed."""
     from ..render.document import to_text
     from ..render.validation import print_validation, validation_document
-    from ..validation import validate
+    from ..tracing.validation import validate
 
     with progress("layer") as report:
         found = validate(model, text, tokens=tokens, names=request.layer, report=report)

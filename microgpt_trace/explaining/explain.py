@@ -9,8 +9,8 @@ import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.shapes import event_shapes
-from ..checks import ROUNDING
 from ..errors import InputError
+from ..tracing.checks import ROUNDING
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of
 from .explanation import Explanation, Pass, Use

@@ -15,13 +15,13 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.graph import stream_before
+from ..arrays.contrast import Contrast
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
-from ..checks import ROUNDING
-from ..contrast import Contrast
 from ..errors import InputError
 from ..printable import shown_token
 from ..running.token_names import token_argument, token_label, token_of
+from ..tracing.checks import ROUNDING
 from ..tracing.findings import Check
 from .places import WHOLE, Place, places_of
 from .recording import recorded

@@ -10,8 +10,8 @@ from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
 from ..architecture.graph import kind_of
+from ..arrays.contrast import Contrast
 from ..brief import one_line
-from ..contrast import Contrast
 from ..tracing.findings import Check
 
 PATCH_SCHEMA = "microgpt.patch/1"

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ..contrast import Contrast
+from ..arrays.contrast import Contrast
 from ..patching.results import (
     PAIRS_SCHEMA,
     PATCH_SCHEMA,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..gradient_check import GradientCheck
+from ..tracing.gradient_check import GradientCheck
 from ..wording import counted
 from .layout import Column, print_table
 from .screen import Screen, escape, ratio

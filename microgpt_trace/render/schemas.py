@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..contrast import Contrast
+from ..arrays.contrast import Contrast
 from ..tracing.findings import Check
 from .schema import closed_object, document_schema, line_schema, preamble, record, schema_of
 
@@ -110,7 +110,7 @@ def _attribution_schema() -> dict[str, Any]:
 
 
 def _validation_schema() -> dict[str, Any]:
-    from ..validation import Validation, Verdict
+    from ..tracing.validation import Validation, Verdict
     from .validation import VALIDATION_SCHEMA
 
     names: dict[type, str] = {Verdict: "verdict"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..architecture.graph import kind_of
-from ..validation import Validation, Verdict
+from ..tracing.validation import Validation, Verdict
 from ..wording import counted
 from .document import plain
 from .layout import Column, print_table

@@ -52,7 +52,7 @@ def trace(
     if "prompts" not in model.abilities:
         if decoder_options:
             raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")
-        from ..microgpt_tracing import trace_microgpt
+        from .microgpt_tracing import trace_microgpt
 
         return trace_microgpt(
             cast("Model", model), "emma" if text is None else text, names or ("*",),
@@ -60,7 +60,7 @@ def trace(
         )  # fmt: skip
     if backward or step:
         raise InputError("a production model is traced forward only: there are no gradients and no steps")
-    from ..decoder_tracing import trace_decoder
+    from .decoder_tracing import trace_decoder
 
     return trace_decoder(
         cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,

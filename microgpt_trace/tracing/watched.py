@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ..arrays.stats import Array
-from ..checks import Checker
 from ..decoder.model import Decoder
 from ..hooks.bus import Run, Subscription
 from ..hooks.event import TraceEvent
 from .anomalies import Steps
+from .checks import Checker
 from .collector import Collector
 from .layers import NAMES, Survey
 

@@ -9,28 +9,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .arrays.logits import best_tokens, in_parts, rows_of_a_part, softmax
-from .arrays.stats import Array
-from .arrays.threads import one_blas_thread
+from ..arrays.logits import best_tokens, in_parts, rows_of_a_part, softmax
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..decoder.llama import Cache, forward, head_forward, rmsnorm
+from ..decoder.model import Decoder
+from ..decoder.prompt import chosen_positions, prepare
+from ..errors import InputError
+from ..hooks.bus import Run
+from ..hooks.names import select_names
+from ..hooks.replacements import differs
+from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced_check
-from .decoder.llama import Cache, forward, head_forward, rmsnorm
-from .decoder.model import Decoder
-from .decoder.prompt import chosen_positions, prepare
 from .decoder_insights import insights_of
-from .errors import InputError
-from .hooks.bus import Run
-from .hooks.names import select_names
-from .hooks.replacements import differs
-from .tracing.anomalies import anomalies_of
-from .tracing.findings import Check
-from .tracing.generation import Continuation, Sampling, continue_prompt
-from .tracing.predictions import predictions_of
-from .tracing.result import Candidate, LensRow, Prediction, Trace
-from .tracing.watched import Watched
+from .findings import Check
+from .generation import Continuation, Sampling, continue_prompt
+from .predictions import predictions_of
+from .result import Candidate, LensRow, Prediction, Trace
+from .watched import Watched
 
 if TYPE_CHECKING:
-    from .architecture.model import TraceInput
-    from .running.interventions import Intervention
+    from ..architecture.model import TraceInput
+    from ..running.interventions import Intervention
 
 TOP, RUNNERS_UP = 5, 3  # candidates unless asked otherwise
 
@@ -74,7 +74,7 @@ def trace_decoder(
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
             return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
-        from .tracing.beside import Beside
+        from .beside import Beside
 
         head = partial(head_forward, model)
         with Beside(model, inputs, rows, interventions, shown, top_k or TOP, head) as beside:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .arrays.logits import best_tokens
-from .arrays.stats import Array
-from .brief import one_line
+from ..brief import one_line
+from .logits import best_tokens
+from .stats import Array
 
 
 @dataclass(frozen=True, slots=True)

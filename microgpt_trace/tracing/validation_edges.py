@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .architecture.graph import kind_of, layer_of
-from .architecture.model import LanguageModel, TraceInput
-from .arrays.stats import Array
-from .diagnosis.bounds import ROUNDINGS, bound_of
-from .diagnosis.operations import WideWeights, apply, inputs_of
-from .diagnosis.rules import rules_of
-from .hooks.event import TraceEvent
-from .tracing.effects import distance
-from .tracing.result import Trace
+from ..architecture.graph import kind_of, layer_of
+from ..architecture.model import LanguageModel, TraceInput
+from ..arrays.stats import Array
+from ..diagnosis.bounds import ROUNDINGS, bound_of
+from ..diagnosis.operations import WideWeights, apply, inputs_of
+from ..diagnosis.rules import rules_of
+from ..hooks.event import TraceEvent
+from .effects import distance
+from .result import Trace
 
 TOLD = 1e-5  # of a position's loss
 AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)

@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrays.norm_rows import NormRows
-from .arrays.stats import Array, TensorStats
+from ..arrays.norm_rows import NormRows
+from ..arrays.stats import Array, TensorStats
+from ..errors import InputError
+from ..hooks.bus import SILENT, Run, Tap
+from ..hooks.event import PHASES, TraceEvent
+from ..hooks.names import select_names
+from ..hooks.replacements import differs
+from ..microgpt.batch import Batch
+from ..microgpt.model import Model, Schedule
+from ..microgpt.ops import RMSNORM_EPS
+from ..microgpt.parameters import Parameters
+from ..microgpt.passes import Pass, forward, parameter_spec
+from ..microgpt.passes import backward as run_backward
 from .checks import Checker, untraced_check
-from .errors import InputError
-from .hooks.bus import SILENT, Run, Tap
-from .hooks.event import PHASES, TraceEvent
-from .hooks.names import select_names
-from .hooks.replacements import differs
+from .collector import Collector
 from .insights import insights_of
-from .microgpt.batch import Batch
-from .microgpt.model import Model, Schedule
-from .microgpt.ops import RMSNORM_EPS
-from .microgpt.parameters import Parameters
-from .microgpt.passes import Pass, forward, parameter_spec
-from .microgpt.passes import backward as run_backward
-from .tracing.collector import Collector
-from .tracing.predictions import predictions_of
-from .tracing.result import ParameterRow, Prediction, StepSummary, Trace
+from .predictions import predictions_of
+from .result import ParameterRow, Prediction, StepSummary, Trace
 
 if TYPE_CHECKING:
-    from .architecture.model import TraceInput
-    from .microgpt.training import Adam
-    from .running.interventions import Editor, Intervention
-    from .tracing.beside import Beside
-    from .tracing.findings import Check
+    from ..architecture.model import TraceInput
+    from ..microgpt.training import Adam
+    from ..running.interventions import Editor, Intervention
+    from .beside import Beside
+    from .findings import Check
 
 
 def trace_microgpt(
@@ -100,7 +100,7 @@ def _beside(
     """The interventions and the pass without them, where there are any."""
     if not interventions:
         return nullcontext()
-    from .tracing.beside import Beside
+    from .beside import Beside
 
     return Beside(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
 
@@ -197,7 +197,7 @@ def _vanishing(done: Pass, run: Run) -> Array:
 
 def _adam_of(model: Model) -> Adam:
     """An optimizer on a copy of the parameters, with the moments that the model came with."""
-    from .microgpt.training import Adam
+    from ..microgpt.training import Adam
 
     moments = model.training.moments if model.training else None
     return Adam(model.params.copy(), None if moments is None else moments.copy())

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrays.norm_rows import NormRows
-from .arrays.stats import Array, TensorStats
-from .hooks.event import TraceEvent
-from .microgpt.parameters import Config
-from .tracing.findings import Insight
-from .wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
+from ..arrays.norm_rows import NormRows
+from ..arrays.stats import Array, TensorStats
+from ..hooks.event import TraceEvent
+from ..microgpt.parameters import Config
+from ..wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
+from .findings import Insight
 
 if TYPE_CHECKING:
-    from .microgpt.model import Model
+    from ..microgpt.model import Model
 
 NORM_TOLERANCE = 1e-3  # how far a row's RMS may lie from what RMSNorm gives
 WHOLE = 0.99  # a row of this RMS still counts as one of RMS 1: eps takes the rest

@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from .architecture.model import TraceInput
-from .arrays.norm_rows import NormRows
-from .decoder.model import Decoder
+from ..architecture.model import TraceInput
+from ..arrays.norm_rows import NormRows
+from ..decoder.model import Decoder
+from ..printable import shown_token
+from ..wording import counted, fixed, number, percent, told_apart
+from .anomalies import NORM_TOLERANCE
+from .findings import Insight
 from .insights import WHOLE
-from .printable import shown_token
-from .tracing.anomalies import NORM_TOLERANCE
-from .tracing.findings import Insight
-from .tracing.result import LayerRow
-from .wording import counted, fixed, number, percent, told_apart
+from .result import LayerRow
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
 MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)

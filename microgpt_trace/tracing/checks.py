@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .arrays.stats import Array
-from .hooks.bus import HookBus, Subscription
-from .hooks.event import PHASES, TraceEvent
-from .tracing.findings import Check
+from ..arrays.stats import Array
+from ..hooks.bus import HookBus, Subscription
+from ..hooks.event import PHASES, TraceEvent
+from .findings import Check
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 

@@ -15,17 +15,17 @@ from typing import Literal
 
 import numpy as np
 
-from .architecture.edits import Report, unreported
-from .architecture.graph import forward_names, kind_of
-from .architecture.model import LanguageModel, TraceInput
-from .arrays.stats import Array
-from .arrays.threads import one_blas_thread
-from .brief import one_line
-from .hooks.bus import Hook
-from .hooks.event import TraceEvent
-from .hooks.names import select_names
-from .tracing.result import Trace
-from .tracing.trace import trace
+from ..architecture.edits import Report, unreported
+from ..architecture.graph import forward_names, kind_of
+from ..architecture.model import LanguageModel, TraceInput
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..brief import one_line
+from ..hooks.bus import Hook
+from ..hooks.event import TraceEvent
+from ..hooks.names import select_names
+from .result import Trace
+from .trace import trace
 from .validation_edges import Edge, Watch
 
 

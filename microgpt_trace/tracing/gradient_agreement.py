@@ -12,13 +12,13 @@ from itertools import islice
 
 import numpy as np
 
-from .arrays.stats import Array
-from .hooks.bus import SILENT, Tap
-from .microgpt.batch import Batch, Packer
-from .microgpt.parameters import Parameters
-from .microgpt.passes import Pass, backward, forward
+from ..arrays.stats import Array
+from ..hooks.bus import SILENT, Tap
+from ..microgpt.batch import Batch, Packer
+from ..microgpt.parameters import Parameters
+from ..microgpt.passes import Pass, backward, forward
+from .findings import Check
 from .slopes import Deviation, along_directions, same_relus
-from .tracing.findings import Check
 
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # of a parameter's largest gradient: so much may always be rounding

@@ -14,15 +14,15 @@ from functools import partial
 
 import numpy as np
 
-from .arrays.stats import Array
-from .brief import one_line
-from .hooks.bus import SILENT, HookBus, Tap
-from .hooks.event import TraceEvent
-from .hooks.replacements import Replacement
-from .microgpt.batch import Batch, Packer
-from .microgpt.model import Model, check_microgpt
-from .microgpt.parameters import Parameters
-from .microgpt.passes import Pass, backward, event_specs, forward
+from ..arrays.stats import Array
+from ..brief import one_line
+from ..hooks.bus import SILENT, HookBus, Tap
+from ..hooks.event import TraceEvent
+from ..hooks.replacements import Replacement
+from ..microgpt.batch import Batch, Packer
+from ..microgpt.model import Model, check_microgpt
+from ..microgpt.parameters import Parameters
+from ..microgpt.passes import Pass, backward, event_specs, forward
 from .slopes import Deviation, along_directions, rounding_of, slope_of
 
 STEP = 1e-5
