@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
+from ..architecture.model import bias_of
 from ..arrays.logits import losses_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from .components import Component, bias_of
+from .components import Component
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..arrays.stats import Array
 from .parts import Kind
 
 if TYPE_CHECKING:
@@ -33,8 +32,3 @@ def components_of(model: LanguageModel) -> list[Component]:
         found.append(Component(f"layer{i}.mlp.down", "mlp", i))
         found += [Component(f"layer{i}.mlp_bdown", "bias", i)] * ("mlp_bdown" in biases)
     return found
-
-
-def bias_of(model: LanguageModel, name: str) -> Array | None:
-    """A bias by its name, [C]; None where the model has none."""
-    return model.parameter(name) if name in model.config.shapes() else None

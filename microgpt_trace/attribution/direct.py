@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.graph import kind_of, layer_of
+from ..architecture.model import bias_of, unembedding_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
-from .components import Component, bias_of, components_of
+from .components import Component, components_of
 from .observing import Observed
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class _Reader:
 
     def __init__(self, model: LanguageModel, seen: Observed, tokens: Array) -> None:
         self._model, self._seen, self._tokens = model, seen, tokens
-        head = "lm_head" if "lm_head" in model.config.shapes() else "wte"
-        rows = model.parameter(head, tokens.ravel()).astype(np.float64)
+        rows = model.parameter(unembedding_of(model.config), tokens.ravel()).astype(np.float64)
         self._unembedding = self._along = rows.reshape(*tokens.shape, -1)  # [n, 2, C]
         scale = rms(seen.normed, model.config.norm_eps)[:, None, None]
         if "final_norm" in model.config.shapes():  # all that is written passes it

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TapOf, TraceInput
+from ..architecture.model import LanguageModel, TapOf, TraceInput, unembedding_of
 from ..arrays.stats import Array
 from ..dumps.relations import PRODUCTS
 from ..hooks.bus import HookBus, Run, Tap
@@ -59,7 +59,7 @@ def _input_blocks(model: LanguageModel) -> dict[str, int]:
     def largest(*matrices: str) -> int:
         return max(block_of(model.tensors[matrix].encoding.name) for matrix in matrices)
 
-    head = "lm_head" if "lm_head" in model.config.shapes() else "wte"
+    head = unembedding_of(model.config)
     return {"final.norm": largest(head)} | {
         f"layer{i}.{event}": largest(*(f"layer{i}.{matrix}" for matrix in products.values()))
         for i in range(model.config.n_layer)

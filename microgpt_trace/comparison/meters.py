@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
+from ..architecture.model import LanguageModel, bias_of
 from ..arrays.stats import Array
 from ..decoder.llama import rope_turns, turn
 from ..errors import InputError
@@ -89,10 +89,8 @@ class RowMeter:
         kind, config = spec.name.partition(".")[2], self._model.config
         turned = kind.endswith("_rope") and f"attn.{kind[0]}_norm" not in self._model.inputs
         name = f"layer{spec.layer}.{BIASES_OF.get(kind.removesuffix('_rope') if turned else kind)}"
-        if name not in config.shapes():
-            return None
-        bias = self._model.parameter(name)
-        if not turned:
+        bias = bias_of(self._model, name)
+        if bias is None or not turned:
             return bias
         turns = rope_turns(config.rope, config.head_dim, np.array(positions))
         return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, config.head_dim)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..architecture import graph
 from ..architecture.graph import kind_of, layer_of, prefix_of
-from ..architecture.model import LanguageModel
+from ..architecture.model import LanguageModel, unembedding_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.linear import linear
 from ..arrays.stats import Array
@@ -57,7 +57,7 @@ class Weights:
     def behind(self) -> dict[str, str]:
         """The matrix of each kind of product, without its layer: attn.q -> attn_wq"""
         own = {f"attn.{n}": f"attn_w{n}" for n in "qkv"} | {"attn.out": "attn_wo"}
-        own["logits"] = "lm_head" if "lm_head" in self else "wte"
+        own["logits"] = unembedding_of(self.model.config)
         if "mlp.gate" not in self.model.inputs:
             return own | {"mlp.up": "mlp_fc1", "mlp.down": "mlp_fc2"}
         return own | {f"mlp.{n}": f"mlp_w{n}" for n in ("gate", "up", "down")}

@@ -14,7 +14,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
+from ..architecture.model import LanguageModel, bias_of
 from ..arrays.stats import Array
 from ..decoder.llama import silu
 from .layouts import fit
@@ -103,9 +103,9 @@ def _products(model: LanguageModel, layer: Layer) -> Iterator[Claim]:
             if not inputs or not outputs:
                 continue
             name = f"layer{layer.number}.{matrix}"
-            bias = name.replace("_w", "_b")
             whole = model.product(np.concatenate([x for _, x in inputs]), name)
-            whole = whole + model.parameter(bias) if bias in model.config.shapes() else whole
+            bias = bias_of(model, name.replace("_w", "_b"))
+            whole = whole if bias is None else whole + bias
             for (whose, _), computed in zip(inputs, np.split(whole, len(inputs)), strict=True):
                 for q, value in outputs:
                     if q not in whose and _same(computed, value, value):
