@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from ..brief import one_line
@@ -116,7 +117,7 @@ class DecoderConfig:
     def activation(self) -> str:
         return "SiLU"
 
-    @property
+    @cached_property
     def windows(self) -> tuple[int | None, ...]:
         """How many positions each layer's queries see; None: all."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))

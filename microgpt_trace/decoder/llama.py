@@ -130,8 +130,7 @@ def attention_forward(
     group = np.arange(n * config.n_head) * config.n_kv_head // config.n_head  # whose keys a head has
     workers = w.workers if len(q) > PARALLEL else 1
     scores = emit("attn.scores", scores_forward(queries, keys, group, workers))
-    window = config.window if i in config.windowed_layers else None
-    mask = visible(scores.shape[1], scores.shape[2], window)
+    mask = visible(scores.shape[1], scores.shape[2], config.windows[i])
     weights = emit("attn.weights", softmax_forward(scores, mask, workers))
     context = context_forward(weights, values, group, workers)
     return emit("attn.context", out_of_heads(context, n))

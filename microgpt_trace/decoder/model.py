@@ -94,7 +94,7 @@ class Decoder:
             "assumed": list(self.assumed),
         }
 
-    @property
+    @cached_property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:
         return decoder_inputs(self.config.qk_norm)
 

@@ -173,8 +173,9 @@ class Model:
         return forward(self.params, self.batch(inputs), tap).logits[list(rows)]
 
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+        batch = self.batch(inputs)
         for number in range(n):
-            forward(self.params, self.batch(inputs), tap_of([number]))
+            forward(self.params, batch, tap_of([number]))
 
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
