@@ -1,5 +1,7 @@
 """Interventions: PyTorch computes the same values and gradients, and what does not fit is refused."""
 
+import math
+
 import numpy as np
 import pytest
 from conftest import CASES
@@ -113,6 +115,14 @@ def test_other_hooks_leave_the_gradients_unjudged():
     with CASE.model.hooks.subscribe(lambda event, value: value * 2, "layer0.mlp.act"):
         found = traced(Intervention("ablate", "layer1.attn.head0"), backward=True)
     assert next(check for check in found.checks if check.id == "gradient").holds is None
+
+
+def test_replaced_probabilities_and_not_the_logits_tell_how_far_predictions_went(decoders):
+    """P halved is log(2) away, sum p log(p / (p / 2)), and the logits are where they were."""
+    halved = Intervention("scale", "probs", 0.5)
+    of_decoder = trace(decoders("llama_gqa")[0], tokens=TOKENS, interventions=[halved])
+    for beside in (traced(halved).intervened, of_decoder.intervened):
+        agree(beside.kl, [math.log(2)] * len(beside.kl), rtol=1e-5)
 
 
 def test_several_interventions_are_made_one_after_the_other():
