@@ -11,7 +11,6 @@ from aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.dumps.aprt import events_of, open_aprt
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST, fit
@@ -74,7 +73,7 @@ def agrees(done, model, folder, head_dim):
     """Every stage that has a counterpart among the trace's arrays comes back bit for bit; their names."""
     write_aprt(done, folder)
     recording = open_aprt(folder)
-    shapes = event_shapes(model, len(done.input.tokens))
+    shapes = model.plan.shapes(len(done.input.tokens))
     for name, recorded in recording.tensors.items():
         fitted = fit(name, recorded, shapes, head_dim=head_dim, positions=recording.positions)
         expected = done[name].astype(np.float32)
@@ -273,7 +272,7 @@ def test_apr_of_a_model_comes_back(models, tmp_path):
     model, done = models["llama_gqa"], traced(models["llama_gqa"])
     write_aprt(done, tmp_path / "out")
     (tmp_path / "out/manifest.json").unlink()
-    recording, shapes = open_aprt(tmp_path / "out"), event_shapes(model, len(TOKENS))
+    recording, shapes = open_aprt(tmp_path / "out"), model.plan.shapes(len(TOKENS))
     for name, recorded in recording.tensors.items():
         fitted = fit(name, recorded, shapes, head_dim=8)
         expected = done[name][-1:] if name == "logits" else done[name]

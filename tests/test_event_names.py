@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from microgpt_trace.decoder.config import DecoderConfig, Rope, event_specs
+from microgpt_trace.architecture import llama, microgpt
+from microgpt_trace.architecture.rope import Rope
+from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.dumps import event_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
-from microgpt_trace.microgpt.passes import event_specs as microgpt_specs
 
 
 def events(name):
@@ -21,7 +22,7 @@ def events(name):
 
 def own_names():
     config = DecoderConfig("qwen3", 12, 8, 4, 2, 2, 8, 8, 8, 1e-5, Rope(1e4), tied=True, qk_norm=True)
-    specs = [*event_specs(config), *microgpt_specs(Config(n_layer=12))]
+    specs = [*llama.plan_of(config).values(), *microgpt.plan_of(Config(n_layer=12)).values()]
     return list(dict.fromkeys(spec.name for spec in specs if spec.name != spec.parameter))
 
 

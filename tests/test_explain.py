@@ -12,7 +12,6 @@ from judges import agree, torch_run
 from sweeps import some_of
 
 from microgpt_trace import init
-from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
@@ -111,7 +110,7 @@ def same_but_for_more(kept, alone):
 def test_every_element_of_every_event_equals_pytorch(case):
     ids, model = case.ids, case.model
     judged, _ = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
-    shapes = event_shapes(model, len(ids) - 1)
+    shapes = model.plan.shapes(len(ids) - 1)
     every = {**shapes, **model.config.shapes()}
     traced = run_for(model, model.read(case.text), Element("loss", ()), every, False)
     for name, shape in shapes.items():
@@ -123,7 +122,7 @@ def test_every_element_of_every_event_equals_pytorch(case):
 
 @pytest.mark.parametrize("terms", [1, 16])
 def test_the_arithmetic_adds_up_and_every_name_can_be_explained(case, terms):
-    shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
+    shapes = case.model.plan.shapes(len(case.ids) - 1) | case.model.config.shapes()
     explained = asking(case.model, terms, text=case.text)
     for name, index in sampled(shapes):
         found = explained(element_name(name, index), "forward")
@@ -134,7 +133,7 @@ def test_the_arithmetic_adds_up_and_every_name_can_be_explained(case, terms):
 
 
 def test_what_an_element_adds_is_a_term_where_it_goes(case):
-    shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
+    shapes = case.model.plan.shapes(len(case.ids) - 1) | case.model.config.shapes()
     explained = asking(case.model, 10**6, text=case.text)
     for name, index in sampled(shapes, seed=3):
         check_uses(explained(element_name(name, index), "forward"), explained)
@@ -144,7 +143,7 @@ def test_what_an_element_adds_is_a_term_where_it_goes(case):
 def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(deep, backward):
     model, text = deep.model, deep.text
     run = keep_run(model, text, backward=backward)
-    for name, index in sampled(event_shapes(model, len(deep.ids) - 1) | model.config.shapes(), seed=6):
+    for name, index in sampled(model.plan.shapes(len(deep.ids) - 1) | model.config.shapes(), seed=6):
         written = element_name(name, index)
         same_but_for_more(
             explain_in(run, written, backward=backward), explain(model, written, text, backward=backward)
@@ -257,10 +256,10 @@ def test_following_first_factors_ends_at_a_parameter():
 # --- Hooks and wrong values -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("victim", some_of(event_shapes(CASES["2 layers, 2 heads"].model, 9), every=3))
+@pytest.mark.parametrize("victim", some_of(CASES["2 layers, 2 heads"].model.plan.shapes(9), every=3))
 def test_a_wrong_value_is_seen_where_it_is_and_nowhere_else(deep, victim):
     """A hook changes one event: what is computed from it follows from it, and it from nothing."""
-    shapes = event_shapes(deep.model, len(deep.ids) - 1)
+    shapes = deep.model.plan.shapes(len(deep.ids) - 1)
 
     def wrong(event, value):
         return value * (1 + 1e-6)

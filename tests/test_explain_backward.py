@@ -10,7 +10,6 @@ from sweeps import some_of
 from test_explain import asking, check_names, check_steps, check_uses, sampled
 
 from microgpt_trace import init
-from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.explaining.backward import gradient_worked_out
 from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
@@ -20,13 +19,13 @@ from microgpt_trace.explaining.place import Place
 from microgpt_trace.explaining.running import run_for
 
 DEEP = CASES["2 layers, 2 heads"].model
-EVENTS = event_shapes(DEEP, 9)
+EVENTS = DEEP.plan.shapes(9)
 
 
 def test_every_element_of_every_gradient_equals_pytorch(case):
     ids, model = case.ids, case.model
     events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
-    shapes = {**event_shapes(model, len(ids) - 1), **model.config.shapes()}
+    shapes = {**model.plan.shapes(len(ids) - 1), **model.config.shapes()}
     traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
     for name, shape in shapes.items():
         places = list(product(*map(range, shape)))
@@ -38,7 +37,7 @@ def test_every_element_of_every_gradient_equals_pytorch(case):
 def test_float32_lies_well_within_the_tolerance():
     """Every element of both passes of the model as the command line has it."""
     model = init()
-    events = event_shapes(model, 5)
+    events = model.plan.shapes(5)
     shapes = events | model.config.shapes()
     traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
     for name, shape in shapes.items():
@@ -55,7 +54,7 @@ def test_float32_lies_well_within_the_tolerance():
 
 @pytest.mark.parametrize("terms", [1, 16])
 def test_the_chain_rule_adds_up_and_every_name_can_be_explained(case, terms):
-    shapes = event_shapes(case.model, len(case.ids) - 1) | case.model.config.shapes()
+    shapes = case.model.plan.shapes(len(case.ids) - 1) | case.model.config.shapes()
     explained = asking(case.model, terms, text=case.text, backward=True)
     for name, index in sampled(shapes, seed=2):
         found = explained(element_name(name, index), "backward")
@@ -66,7 +65,7 @@ def test_the_chain_rule_adds_up_and_every_name_can_be_explained(case, terms):
 
 
 def test_what_a_gradient_adds_is_a_term_where_it_goes(case):
-    shapes = event_shapes(case.model, len(case.ids) - 1)
+    shapes = case.model.plan.shapes(len(case.ids) - 1)
     explained = asking(case.model, 10**6, text=case.text, backward=True)
     for name, index in sampled(shapes, seed=5):
         if name not in ("loss", "embed.norm"):

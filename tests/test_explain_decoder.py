@@ -11,7 +11,6 @@ from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
 from microgpt_trace import load
-from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.arrays.encodings import stored_column
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
@@ -26,7 +25,7 @@ CHOSEN = (
 def check_decoder(model, config, weights, count=1):
     judged = decoder_events(config, weights, TOKENS)
     run = keep_run(model, tokens=TOKENS)
-    for name, index in sampled(event_shapes(model, len(TOKENS)), count):
+    for name, index in sampled(model.plan.shapes(len(TOKENS)), count):
         found = explain_in(run, element_name(name, index), terms=4)
         print(found.element, found.value, found.traced)
         assert found.holds
@@ -89,7 +88,7 @@ def test_context_goes_to_its_own_head(decoders):
 @pytest.mark.parametrize("case", CHOSEN)
 def test_every_name_of_a_decoder_can_be_explained(decoders, case):
     model, _, _ = decoders(case)
-    shapes = event_shapes(model, len(TOKENS)) | model.config.shapes()
+    shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
     chosen = {n: s for n, s in shapes.items() if not n.startswith("layer0")}
     explained = asking(model, 2, tokens=TOKENS)
     for name, index in sampled(chosen, seed=1):
@@ -100,7 +99,7 @@ def test_every_name_of_a_decoder_can_be_explained(decoders, case):
 def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
     model, _, _ = decoders(case)
     run = keep_run(model, tokens=TOKENS)
-    for name, index in sampled(event_shapes(model, len(TOKENS)) | model.config.shapes(), seed=6):
+    for name, index in sampled(model.plan.shapes(len(TOKENS)) | model.config.shapes(), seed=6):
         written = element_name(name, index)
         same_but_for_more(explain_in(run, written), explain(model, written, tokens=TOKENS))
 
@@ -108,7 +107,7 @@ def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
 @pytest.mark.parametrize("case", CHOSEN)
 def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(decoders, case):
     model, _, _ = decoders(case)
-    shapes = event_shapes(model, len(TOKENS)) | model.config.shapes()
+    shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
     explained = asking(model, 10**6, tokens=TOKENS)
     for name, index in sampled(shapes, seed=4):
         check_uses(explained(element_name(name, index), "forward"), explained)
@@ -165,7 +164,7 @@ def smollm2():
 
 @needs_smollm2
 def test_smollm2(smollm2):
-    shapes = event_shapes(smollm2, 5)
+    shapes = smollm2.plan.shapes(5)
     chosen = {n: s for n, s in shapes.items() if n.startswith("layer12.") or not n.startswith("layer")}
     explained = asking(smollm2, 3, text="The capital of France is")
     for name, index in sampled(chosen):

@@ -20,7 +20,7 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.shapes import file_order
+from microgpt_trace.architecture.model import file_order
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.decoder.stored import tensor_stats

@@ -7,7 +7,6 @@ from judges import agree
 from sweeps import some_of
 
 from microgpt_trace import Model, gradcheck, trace
-from microgpt_trace.architecture.graph import forward_names
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt
@@ -16,7 +15,7 @@ from microgpt_trace.microgpt import passes as microgpt
 def test_every_parameter_agrees(case):
     results = list(gradcheck(case.model, case.text))
     own = list(case.model.params)
-    assert [r.name for r in results] == [*own, *forward_names(case.model)]
+    assert [r.name for r in results] == [*own, *list(case.model.plan)]
     assert [r.name for r in results if not r.holds] == []
     assert sum(r.count for r in results if r.name in own) == case.model.config.parameter_count
     assert {r.name for r in results if r.hooked is not None} == set(own)

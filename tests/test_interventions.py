@@ -13,7 +13,6 @@ from sweeps import some_of
 from tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Model, load, trace
-from microgpt_trace.architecture.graph import forward_names
 from microgpt_trace.architecture.sites import parse_site
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.dumps.files import open_recording
@@ -21,7 +20,7 @@ from microgpt_trace.errors import InputError
 from microgpt_trace.running.interventions import Intervention
 
 CASE = CASES["2 layers, 2 heads"]
-NAMES = forward_names(CASE.model)
+NAMES = list(CASE.model.plan)
 TOKENS = [17, 3, 44, 3, 60, 0]
 PARTS = {"": lambda name: "", "@2": lambda name: "@2", "@1:3": lambda name: "@1,-2:3"}
 

@@ -11,7 +11,6 @@ from sweeps import some_of
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.shapes import event_shapes
 from microgpt_trace.dumps.alignment import align, assign
 from microgpt_trace.dumps.drafted_map import to_toml
 from microgpt_trace.dumps.files import open_recording
@@ -53,7 +52,7 @@ def numbered(arrays):
 def drafted(decoder, files):
     model, own = decoder
     length = next(iter(own.values())).shape[0]
-    return suggest(recording_of(files), model, own.items(), event_shapes(model, length))
+    return suggest(recording_of(files), model, own.items(), model.plan.shapes(length))
 
 
 def check(decoder, arrays):
@@ -149,7 +148,7 @@ def test_an_array_with_one_nan_is_still_known(decoder):
 def test_events_that_are_known_by_name_are_not_suggested(decoder):
     model, own = decoder
     files = {"embed.tok": own["embed.tok"], "t0": own["embed.tok"], "t1": own["layer0.attn.norm"]}
-    found = suggest(recording_of(files, ["embed.tok"]), model, own.items(), event_shapes(model, 7))
+    found = suggest(recording_of(files, ["embed.tok"]), model, own.items(), model.plan.shapes(7))
     assert [(one.event, one.source) for one in found] == [("layer0.attn.norm", "t1")]
 
 
@@ -451,7 +450,7 @@ def test_each_array_is_read_twice_at_most(deeper):
 
     leftovers = tuple(Leftover(recorded(name), "") for name in files)
     model, own = deeper
-    suggest(Recording("dump", "", {}, leftovers=leftovers), model, own.items(), event_shapes(model, 7))
+    suggest(Recording("dump", "", {}, leftovers=leftovers), model, own.items(), model.plan.shapes(7))
     assert (reads["blk0_K.npy"], reads["blk5_K.npy"]) == (2, 1)  # K has no width of others side by side
 
 
@@ -489,7 +488,7 @@ def test_what_has_no_numbers_is_passed_over_and_named(decoder, tmp_path):
     np.save(tmp_path / "t1.npy", np.ones((7, 32), complex))
     np.save(tmp_path / "t2.npy", np.ones((7, 32), bool))
     recording = open_recording(tmp_path)
-    found = suggest(recording, model, own.items(), event_shapes(model, 7))
+    found = suggest(recording, model, own.items(), model.plan.shapes(7))
     assert ("embed.tok", "t0") in [(one.event, one.source) for one in found]
     assert "t1" not in [one.source for one in found]
     text = to_toml(found, unplaced(found, recording), recording, None)

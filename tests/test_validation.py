@@ -7,7 +7,7 @@ from documents import valid
 from real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import init, load
-from microgpt_trace.architecture.graph import forward_names
+from microgpt_trace.architecture import rope
 from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import ops
@@ -28,7 +28,7 @@ def those(found, verdict):
 def test_every_event_of_a_microgpt_is_used(case):
     found = validate(case.model, case.text)
     assert found.ok
-    assert [v.name for v in found.verdicts] == forward_names(case.model)
+    assert [v.name for v in found.verdicts] == list(case.model.plan)
     assert {v.by_itself for v in found.verdicts} == {0.0}
     if case.text:
         assert those(found, "dead") == []
@@ -39,7 +39,7 @@ def test_every_event_of_a_decoder_is_used(decoders, name):
     model = decoders(name)[0]
     found = validate(model, tokens=TOKENS)
     assert [v.name for v in found.verdicts if v.verdict != "used"] == []
-    assert [v.name for v in found.verdicts] == forward_names(model)
+    assert [v.name for v in found.verdicts] == list(model.plan)
 
 
 def test_one_position_attends_to_itself_whatever_the_scores(decoders, emma):
@@ -157,8 +157,8 @@ def test_an_event_that_is_not_what_it_says_fails_in_a_decoder(decoders, name, mo
 @pytest.mark.parametrize("case", ["qwen3", "llama_linear", "llama_llama3", "llama_yarn_betas"])
 @pytest.mark.parametrize("change", [lambda f, c: (f * 1.01, c), lambda f, c: (f, c * 1.01)])
 def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
-    plain = llama.rope_frequencies
-    monkeypatch.setattr(llama, "rope_frequencies", lambda *args: change(*plain(*args)))
+    plain = rope.rope_frequencies
+    monkeypatch.setattr(rope, "rope_frequencies", lambda *args: change(*plain(*args)))
     failed = those(validate(decoders(case)[0], tokens=TOKENS), "failed")
     assert failed == [f"layer{i}.attn.{n}_rope" for i in (0, 1) for n in "qk"]
 

@@ -9,14 +9,13 @@ from sweeps import some_of
 
 from microgpt_trace import trace
 from microgpt_trace.architecture.edits import Edit
-from microgpt_trace.architecture.graph import forward_names
 from microgpt_trace.decoder import variants
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 
 
 def editable(model):
-    return [name for name in forward_names(model) if name not in ("probs", "loss")]
+    return [name for name in list(model.plan) if name not in ("probs", "loss")]
 
 
 def by_hooks(model, edit, rows, **given):

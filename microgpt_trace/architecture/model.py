@@ -14,6 +14,8 @@ from ..arrays.stats import Array
 from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
 from .edits import Edit, Report, unreported
+from .kinds import Linear, Norm, Rotation
+from .plan import Plan
 
 if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
@@ -59,6 +61,10 @@ class Dimensions(Protocol):
     @property
     def vocab_size(self) -> int: ...
     @property
+    def context_length(self) -> int:
+        """How many positions the model reads at most, or was made for."""
+
+    @property
     def norm_eps(self) -> float: ...
     @property
     def activation(self) -> str:
@@ -66,7 +72,7 @@ class Dimensions(Protocol):
 
     @property
     def rope(self) -> Any:
-        """How q and k turn with the position, a `decoder.config.Rope`; None of learned positions."""
+        """How q and k turn with the position, a `Rope` of rope.py; None of learned positions."""
 
     @property
     def biases(self) -> tuple[str, ...]:
@@ -108,6 +114,10 @@ class LanguageModel(Protocol):
     @property
     def hooks(self) -> HookBus:
         """The bus of this model's events; a trace runs under it."""
+
+    @property
+    def plan(self) -> Plan:
+        """How it computes, row by row."""
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:
@@ -182,3 +192,15 @@ def bias_of(model: LanguageModel, name: str) -> Array | None:
 def unembedding_of(config: Dimensions) -> str:
     """The matrix that makes logits: lm_head, or the embedding where they are one."""
     return "lm_head" if "lm_head" in config.shapes() else "wte"
+
+
+def file_order(model: LanguageModel | None, name: str) -> Array | None:
+    """For each channel of q or k where an engine has it that computes with rows as the model's file has them;
+    None for other events, and where the file has them in our order."""
+    row = model.plan.get(name) if model is not None else None
+    if model is None or row is None:
+        return None
+    while isinstance(row.kind, Rotation) or (isinstance(row.kind, Norm) and row.kind.head_dim):
+        row = model.plan[row.inputs[0]]
+    tensor = model.tensors.get(row.kind.weight) if isinstance(row.kind, Linear) else None
+    return tensor.order if tensor is not None and tensor.permuted else None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of
 from ..architecture.model import bias_of, unembedding_of
+from ..architecture.plan import kind_of, layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from .components import Component, components_of

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.graph import forward_names, kind_of
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
@@ -53,7 +53,7 @@ class Observed:
 
     def observers(self, model: LanguageModel) -> tuple[Subscription, Subscription, Subscription]:
         """Who looks at values before the model's hooks, and who after them."""
-        bus, names = model.hooks, forward_names(model)
+        bus, names = model.hooks, list(model.plan)
         listening = bus.begin()  # a head costs a product: only where a hook may replace it
         passed_on = [
             name

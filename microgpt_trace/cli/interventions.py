@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..architecture.graph import forward_names
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def interventions_of(
     from ..dumps.files import open_recording
     from ..running.interventions import Intervention
 
-    known = forward_names(model)
+    known = list(model.plan)
 
     def meant(target: str) -> tuple[object, ...]:
         """What a target stands for, however it is spelled."""

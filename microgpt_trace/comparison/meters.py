@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel, bias_of
+from ..architecture.rope import rope_turns, turn
 from ..arrays.stats import Array
-from ..decoder.llama import rope_turns, turn
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..running.streams import Piece

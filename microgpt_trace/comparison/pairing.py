@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.shapes import event_shapes
 from ..brief import listed
 from ..dumps.recording import Recording
 from ..errors import InputError
@@ -192,10 +191,10 @@ def _shapes_of(
     """The shapes of our events: of the models, which must have the same, or else of the recordings."""
     length = len(tokens or ())
     if models:
-        shapes = event_shapes(models[0], length)
+        shapes = models[0].plan.shapes(length)
         for model in models[1:]:
             _refuse_other_depth(models[0], model)
-            _refuse_other_shapes(shapes, event_shapes(model, length), models[0].origin, model.origin)
+            _refuse_other_shapes(shapes, model.plan.shapes(length), models[0].origin, model.origin)
         return shapes
     return shapes_between(recordings, length)
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.shapes import event_shapes
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
 from ..dumps.recording import Leftover, Recorded, Recording, listed
@@ -65,7 +64,7 @@ def recognise(
     if rest or length < 2 or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
         return None
     try:
-        rows = fit("embed.tok", recorded, event_shapes(model, length)).array
+        rows = fit("embed.tok", recorded, model.plan.shapes(length)).array
     except InputError:
         return None
     wanted = [None] * length if asked is None or len(asked) != length else list(asked)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.shapes import event_shapes, file_order
+from ..architecture.model import file_order
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..dumps.layouts import fit
@@ -53,7 +53,7 @@ class ModelSide:
 
     def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
         self.model, self.inputs, self.origin = model, inputs, model.origin
-        self.shapes = event_shapes(model, len(inputs.tokens))
+        self.shapes = model.plan.shapes(len(inputs.tokens))
         self.tokens: tuple[int, ...] | None = inputs.tokens
         self.names = [n for n in self.shapes if n != "loss" or any(t is not None for t in inputs.targets)]
         self.unpaired: list[Unpaired] = []

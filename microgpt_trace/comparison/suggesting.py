@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.shapes import event_shapes
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..dumps.drafted_map import to_toml
@@ -44,7 +43,7 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
             )
         said = () if dump.tokens else ambiguous(model, tokens)
     inputs = model.read(text if tokens is None else None, tokens)
-    shapes = event_shapes(model, len(inputs.tokens))
+    shapes = model.plan.shapes(len(inputs.tokens))
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
         found = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)

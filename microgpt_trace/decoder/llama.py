@@ -14,12 +14,13 @@ from typing import Protocol
 
 import numpy as np
 
+from ..architecture.rope import rope_turns, turn
 from ..arrays.encodings import StoredTensor
 from ..arrays.linear import IGNORE, PARALLEL, keep_freed_memory, linear, share
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
 from ..hooks.bus import SILENT, Tap
-from .config import DecoderConfig, Rope, yarn_attention_factor
+from .config import DecoderConfig
 
 
 @dataclass
@@ -235,69 +236,3 @@ def visible(length: int, seen: int, window: int | None) -> Array:
     """Which positions a query may look at: [T, S] of booleans, the last T rows of a causal mask."""
     back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # how far back the key lies
     return (back >= 0) if window is None else (back >= 0) & (back < window)
-
-
-def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
-    """Turn channel j of each head with channel j + D/2: [T, H*D] -> [T, H*D]
-
-    Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
-    """
-    cos, sin = turns
-    half = head_dim // 2
-    heads = x.reshape(len(x), -1, head_dim)
-    first, second = heads[..., :half], heads[..., half:]
-    turned = np.empty_like(heads)
-    turned[..., :half] = first * cos - second * sin
-    turned[..., half:] = second * cos + first * sin
-    return turned.reshape(x.shape)
-
-
-def rope_turns(rope: Rope, head_dim: int, positions: Array) -> tuple[Array, Array]:
-    """cos and sin of every position and pair, [T, 1, D/2] each; angles are worked out in float64."""
-    frequencies, factor = rope_frequencies(rope, head_dim)
-    angles = positions[:, None, None] * frequencies
-    return (np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32)
-
-
-def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Radians per position of each pair, [D/2], and what multiplies cos and sin."""
-    plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
-    if rope.factors:
-        plain = plain / np.array(rope.factors)
-    if rope.kind == "linear":
-        return plain / rope.factor, 1.0
-    if rope.kind == "llama3":
-        return _llama3(plain, rope), 1.0
-    if rope.kind == "yarn":
-        derived = yarn_attention_factor(rope.factor)
-        return _yarn(plain, rope, head_dim), rope.attention_factor or derived
-    return plain, 1.0
-
-
-def _llama3(plain: Array, rope: Rope) -> Array:
-    """Slow pairs are slowed by `factor`, fast ones kept, those between blended.
-
-    Meta, Llama 3.1 reference code (2024): by wavelengths that fit into the original context.
-    """
-    turns = rope.original_context * plain / (2 * math.pi)
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    kept = np.clip(blend, 0, 1)
-    return plain * (kept + (1 - kept) / rope.factor)
-
-
-def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
-    """Pairs that turn often within the original context are kept, the slow ones interpolated.
-
-    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
-    """
-
-    def pair_turning(times: float) -> float:
-        wavelength = rope.original_context / (times * 2 * math.pi)
-        return head_dim * math.log(wavelength) / (2 * math.log(rope.theta))
-
-    low, high = pair_turning(rope.beta_fast), pair_turning(rope.beta_slow)
-    if rope.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0, 1)
-    return plain * (1 - ramp) + plain / rope.factor * ramp

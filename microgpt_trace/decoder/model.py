@@ -12,7 +12,9 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.graph import decoder_inputs
+from ..architecture.llama import plan_of
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
+from ..architecture.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
 from ..arrays.stats import Array
@@ -20,7 +22,7 @@ from ..arrays.threads import available_cores
 from ..brief import one_line
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
-from .config import DecoderConfig, event_specs
+from .config import DecoderConfig
 from .passes import logits_forward, run_together
 from .prompt import named_token_of, prepare
 from .variants import variants
@@ -60,7 +62,7 @@ class Decoder:
     @cached_property
     def hooks(self) -> HookBus:
         """The hook bus of this model's events; `trace` runs under it."""
-        return HookBus(event_specs(self.config))
+        return HookBus(list(self.plan.values()))
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
@@ -93,6 +95,10 @@ class Decoder:
             "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
             "assumed": list(self.assumed),
         }
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self.config)
 
     @cached_property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..architecture.edits import Edit, EditTap, Report
-from ..architecture.graph import layer_of
 from ..architecture.model import TraceInput
+from ..architecture.plan import layer_of
+from ..architecture.rope import rope_turns
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import SILENT
-from .llama import Stored, Weights, head_forward, layer_forward, rmsnorm, rope_turns
+from .llama import Stored, Weights, head_forward, layer_forward, rmsnorm
 
 ELEMENTS = 1 << 23  # of the widest array of a pass: 32 MB
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..architecture.graph import kind_of, prefix_of
+from ..architecture.plan import kind_of, prefix_of
 from ..arrays.stats import Array
 from .operations import WideWeights
 

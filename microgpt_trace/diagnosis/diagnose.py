@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of
 from ..architecture.model import LanguageModel
+from ..architecture.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..brief import one_line

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..architecture.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from .operations import Weights, apply, inputs_of
 from .precision import PRODUCTS, Precision, chain_floor, floor_of

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..architecture.rope import Rope
 from ..arrays.stats import Array
-from ..decoder.config import Rope
 
 
 def rmsnorm(x: Array, gain: Array | float, eps: float) -> Array:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of, prefix_of
+from ..architecture.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..brief import one_line
 from .fitting import PLAIN, Family

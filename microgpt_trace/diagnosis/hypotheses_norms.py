@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Hypothesis

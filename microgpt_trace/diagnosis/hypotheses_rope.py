@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
+from ..architecture.rope import Rope, rope_frequencies
 from ..arrays.stats import Array
 from ..comparison.rounding import to_bf16, to_f16
-from ..decoder.config import Rope
-from ..decoder.llama import rope_frequencies
 from .fitting import COMBINED, DESCRIBED, Family
 from .hypotheses import Case, Hypothesis, words_of_kind
 from .operations import inputs_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ..architecture.graph import kind_of, layer_of
+from ..architecture.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from .fitting import Family
 from .hypotheses import Case, Hypothesis

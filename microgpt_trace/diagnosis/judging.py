@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of
+from ..architecture.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from ..brief import one_line
 from .evaluation import CARRIED, Evaluation

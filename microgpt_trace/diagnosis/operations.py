@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from ..architecture import graph
-from ..architecture.graph import kind_of, layer_of, prefix_of
 from ..architecture.model import LanguageModel, unembedding_of
+from ..architecture.plan import kind_of, layer_of, prefix_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.linear import linear
 from ..arrays.stats import Array

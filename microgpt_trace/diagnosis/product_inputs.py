@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.graph import kind_of, prefix_of
+from ..architecture.plan import kind_of, prefix_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..comparison.rounding import BLOCK, OF_WIDE_BLOCKS, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
 from .operations import inputs_of
 from .rules import Rules
 

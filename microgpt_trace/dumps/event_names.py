@@ -268,16 +268,15 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post
 @cache
 def _own_events() -> dict[str, None]:
     """The forward events of both families in order, with # for the numbers of layers and heads."""
-    from ..decoder import config as decoder
-    from ..microgpt import passes as microgpt
+    from ..architecture import llama, microgpt
+    from ..architecture.rope import Rope
+    from ..decoder.config import DecoderConfig
     from ..microgpt.parameters import Config
 
-    small = Config(n_layer=1, n_head=1)
-    wide = decoder.DecoderConfig(
-        "qwen3", 1, 2, 1, 1, 2, 2, 2, 2, 1e-5, decoder.Rope(1e4), tied=True, qk_norm=True
+    wide = DecoderConfig(
+        "qwen3", 1, 2, 1, 1, 2, 2, 2, 2, 1e-5, Rope(1e4), tied=True, qk_norm=True
     )  # fmt: skip
-    specs = [*microgpt.event_specs(small), *decoder.event_specs(wide)]
-    names = [spec.name for spec in specs if spec.name != spec.parameter]
+    names = [*microgpt.plan_of(Config(n_layer=1, n_head=1)), *llama.plan_of(wide)]
     return dict.fromkeys(name.replace("layer0", "layer#").replace("head0", "head#") for name in names)
 
 

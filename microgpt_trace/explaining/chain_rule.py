@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.graph import kind_of, readers_of
+from ..architecture.plan import kind_of
 from .arithmetic import (
     ABOVE_ZERO,
     Function,
@@ -51,7 +51,7 @@ def _label(at: Place, reader: str) -> str:
 
 def readers(at: Place) -> list[str]:
     """What reads the event. The heads add up to attn.out, which stands for them."""
-    found = [name for name in readers_of(at.traced.model)[at.name] if kind_of(name) != "attn.head"]
+    found = [name for name in at.traced.model.plan.readers[at.name] if kind_of(name) != "attn.head"]
     return sorted(found, key=lambda name: name.endswith("norm"))
 
 

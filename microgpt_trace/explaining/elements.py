@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..architecture.graph import kind_of, layer_of, prefix_of
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import kind_of, layer_of, prefix_of
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..errors import InputError
 from ..printable import shown_token

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.shapes import event_shapes
 from ..errors import InputError
 from ..tracing.checks import ROUNDING
 from .backward import gradient_worked_out
@@ -85,7 +84,7 @@ def _read(
 ) -> tuple[TraceInput, dict[str, tuple[int, ...]]]:
     """What the model reads, and the shapes of its events and parameters."""
     inputs = model.read(text, tokens)
-    return inputs, {**event_shapes(model, len(inputs.tokens)), **model.config.shapes()}
+    return inputs, {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 
 def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shapes) -> Element:

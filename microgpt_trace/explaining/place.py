@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..architecture.graph import inputs_of, kind_of
+from ..architecture.graph import inputs_of
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..printable import shown_token
 from ..running.token_names import token_label

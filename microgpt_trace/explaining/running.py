@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
-from ..architecture.graph import inputs_of, kind_of, readers_of
+from ..architecture.graph import inputs_of
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import kind_of
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..diagnosis.operations import Weights
@@ -68,7 +69,7 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
         events += ["embed.tok"] * (element.name == "wte")
     else:
         events = [element.name]
-        for name in readers_of(model)[element.name]:
+        for name in model.plan.readers[element.name]:
             head = element.index[-1] // model.config.head_dim
             if kind_of(name) != "attn.head" or Element(name, ()).head == head:
                 events.append(name)

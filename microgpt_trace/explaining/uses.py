@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architecture.graph import kind_of, readers_of
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .elements import Element
 from .explanation import Use, element_name
@@ -16,7 +16,7 @@ from .place import Place
 
 def uses_of(at: Place) -> list[Use]:
     """What reads the element of a forward event, in order of computation."""
-    readers = ("loss",) if at.name == "probs" else readers_of(at.traced.model)[at.name]
+    readers = ("loss",) if at.name == "probs" else at.traced.model.plan.readers[at.name]
     found = []
     for reader in readers:
         use = _READERS[kind_of(reader)](at, reader)

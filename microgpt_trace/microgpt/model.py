@@ -13,7 +13,9 @@ import numpy as np
 
 from ..architecture.edits import Edit, EditTap, Report, unreported
 from ..architecture.graph import microgpt_inputs
+from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
+from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..brief import brief, one_line
@@ -122,6 +124,10 @@ class Model:
             "trained_steps": training.step if training else 0,
             "assumed": list(self.assumed),
         }
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self.config)
 
     @property
     def inputs(self) -> Mapping[str, tuple[str, ...]]:

@@ -55,6 +55,11 @@ class Config:
         return self.n_head
 
     @property
+    def context_length(self) -> int:
+        """How many positions it has."""
+        return self.block_size
+
+    @property
     def norm_eps(self) -> float:
         return ops.RMSNORM_EPS
 

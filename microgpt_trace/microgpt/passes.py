@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..architecture.microgpt import plan_of
+from ..architecture.plan import layer_of, stage_of
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import SILENT, Tap
@@ -253,63 +255,9 @@ def emit_per_head(name: str, value: Array, c: ops.HeadConstants, tap: Tap) -> Ar
 
 def event_specs(config: Config) -> list[EventSpec]:
     """Every event of a forward pass in order of computation, then the parameters."""
-    specs = [
-        EventSpec("embed.tok", "embedding", None, "tok_emb = one_hot(tokens) @ wte", "wte"),
-        EventSpec("embed.pos", "embedding", None, "pos_emb = one_hot(pos) @ wpe", "wpe"),
-        EventSpec("embed.sum", "embedding", None, "x = tok_emb + pos_emb"),
-        EventSpec("embed.norm", "embedding", None, "x = RMSNorm(x)"),
-    ]
-    for i in range(config.n_layer):
-        specs += _layer_specs(i, config)
-    specs += [
-        EventSpec("logits", "head", None, "logits = x @ w_lm", "w_lm = lm_head.T"),
-        EventSpec("probs", "head", None, "probs = softmax(logits)", overview=False),
-        EventSpec("loss", "head", None, "loss = mean(-log probs[target])", overview=False),
-    ]
-    return specs + [parameter_spec(name) for name in config.shapes()]
-
-
-def _layer_specs(i: int, config: Config) -> list[EventSpec]:
-    attn, mlp = f"layer{i}.attn", f"layer{i}.mlp"
-
-    def attention(name: str, expr: str, behind: str = "", **more: bool) -> EventSpec:
-        named = f"{behind} = layer{i}.attn_{behind}.T" if behind else ""
-        return EventSpec(f"{attn}.{name}", "attention", i, expr, named, **more)
-
-    def feedforward(name: str, expr: str, behind: str = "") -> EventSpec:
-        named = f"w_{behind} = layer{i}.mlp_{behind}.T" if behind else ""
-        return EventSpec(f"{mlp}.{name}", "mlp", i, expr, named)
-
-    scores = f"scores = q @ k.T / sqrt({config.head_dim})"
-    heads = [
-        EventSpec(
-            f"{attn}.head{h}", "attention", i, f"head_{h}_out @ wo[{h}]",
-            f"layer{i}.attn_wo[:, {own.start}:{own.stop}]",
-        )
-        for h, own in enumerate(_head_columns(config))
-    ]  # fmt: skip
-    return [
-        attention("norm", "x_n = RMSNorm(x) [pre-attn]"),
-        attention("q", "q = x_n @ wq", "wq", overview=False),
-        attention("k", "k = x_n @ wk", "wk", overview=False),
-        attention("v", "v = x_n @ wv", "wv", overview=False),
-        attention("scores", scores, causal=True, overview=False),
-        attention("weights", "weights = softmax(scores + mask)", causal=True),
-        attention("context", "context = weights @ v", overview=False),
-        *heads,
-        attention("out", "attn_out = context @ wo", "wo", overview=False),
-        attention("residual", "x = x_res + attn_out [residual]"),
-        feedforward("norm", "x_n = RMSNorm(x) [pre-MLP]"),
-        feedforward("up", "h = x_n @ w_fc1 [up project]", "fc1"),
-        feedforward("act", "h = ReLU(h)"),
-        feedforward("down", "mlp_out = h @ w_fc2 [down project]", "fc2"),
-        feedforward("residual", "x = x_res + mlp_out [residual]"),
-    ]
+    return [*plan_of(config).values(), *map(parameter_spec, config.shapes())]
 
 
 def parameter_spec(name: str) -> EventSpec:
     """The event of a parameter's gradient or update."""
-    layer, _, rest = name.rpartition(".")
-    stage = "attention" if "attn" in rest else "mlp" if "mlp" in rest else "embedding"
-    index = int(layer.removeprefix("layer")) if layer else None
-    return EventSpec(name, "head" if name == "lm_head" else stage, index, name, name)
+    return EventSpec(name, stage_of(name), layer_of(name), name, name)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.graph import stream_before
 from ..arrays.contrast import Contrast
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
@@ -89,7 +88,7 @@ def patch_read(
     if pair[0].tokens[: row + 1] == pair[1].tokens[: row + 1]:
         raise InputError(f"position {row}: up to there both texts are the same tokens, nothing differs")
     places = places_of(model, sites, length)
-    names = sorted({stream_before(model, 0), *(place.spot.name for place in places)})
+    names = sorted({model.plan.streams[0], *(place.spot.name for place in places)})
     (clean_logits, clean), (corrupt_logits, corrupt) = (
         recorded(model, inputs, names, row) for inputs in pair
     )
@@ -100,7 +99,7 @@ def patch_read(
     _refuse_nothing_to_explain(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
-    entering = stream_before(model, 0)
+    entering = model.plan.streams[0]
     whole = Place(Spot(entering, entering, None, None, None), WHOLE)  # what is checked
     changing = [p for p in places if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]

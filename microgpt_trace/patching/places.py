@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.graph import forward_names, kind_of, layer_of, stream_before
-from ..architecture.shapes import event_shapes
+from ..architecture.plan import kind_of, layer_of
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array
 from ..errors import InputError
@@ -51,13 +50,13 @@ class Place:
 
 def default_sites(model: LanguageModel) -> tuple[str, ...]:
     """The residual stream: what enters the first layer, and what leaves each."""
-    return stream_before(model, 0), "layer*.mlp.residual"
+    return model.plan.streams[0], "layer*.mlp.residual"
 
 
 def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[Place]:
     """What is patched in prompts of that length: each position of an event, each head as a whole, and
     parts that a site names. Raises InputError for a site that the model does not have."""
-    shapes = event_shapes(model, length)
+    shapes = model.plan.shapes(length)
     whole, parts = set[str](), dict[str, Place]()
     for site in map(parse_site, default_sites(model) if sites is None else sites):
         for name in _patchable(site, model):
@@ -70,7 +69,7 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
     if not whole and not parts:
         raise InputError("sites: expected at least one")
     places: list[Place] = []
-    for name in forward_names(model):
+    for name in list(model.plan):
         if name in whole:
             places += _of_event(name, length)
     return [*places, *parts.values()]
@@ -78,7 +77,7 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
 
 def _patchable(site: Site, model: LanguageModel) -> list[str]:
     """The events that a site names. Raises InputError, with the reason, for what cannot be patched."""
-    names, exact = forward_names(model), site.selector
+    names, exact = list(model.plan), site.selector
     parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
     if exact in parameters:
         event = f" (the event is {ALIASES[exact][0]})" if exact in ALIASES else ""

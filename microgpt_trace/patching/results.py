@@ -9,7 +9,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
 from ..arrays.contrast import Contrast
 from ..brief import one_line
 from ..tracing.findings import Check

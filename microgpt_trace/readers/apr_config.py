@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from reprlib import repr as brief
 from typing import Any, Literal
 
+from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
-from ..decoder.config import DecoderConfig, Rope
+from ..decoder.config import DecoderConfig
 from ..errors import InputError
 from .apr_facts import Facts
 from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults

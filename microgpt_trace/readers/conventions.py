@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..architecture.rope import Rope
 from ..brief import brief
-from ..decoder.config import Rope
 from ..errors import InputError
 
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"

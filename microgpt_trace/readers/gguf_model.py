@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..architecture.rope import Rope, yarn_attention_factor
 from ..arrays.encodings import StoredTensor
 from ..brief import brief
-from ..decoder.config import DecoderConfig, Rope, yarn_attention_factor
+from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..brief import brief
-from ..decoder.config import ARCHITECTURES, DecoderConfig, Rope
+from ..decoder.config import ARCHITECTURES, DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..foreign_files import folder_of, read_json, reading
 from .conventions import (

@@ -11,7 +11,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
 from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation, Factor, Step, Term, Use
 from .document import plain
 from .layout import Column, print_table

@@ -12,8 +12,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
+from ..architecture.rope import Rope
 from ..arrays.stats import TensorStats
-from ..decoder.config import DecoderConfig, Rope
+from ..decoder.config import DecoderConfig
 from ..hooks.event import TraceEvent
 from ..microgpt.parameters import Config
 from ..tracing.findings import Anomaly, Check, Insight

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..architecture.graph import kind_of
+from ..architecture.plan import kind_of
 from ..tracing.validation import Validation, Verdict
 from ..wording import counted
 from .document import plain

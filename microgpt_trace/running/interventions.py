@@ -22,9 +22,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from ..architecture.edits import Applied
-from ..architecture.graph import forward_names, kind_of
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.shapes import event_shapes, file_order
+from ..architecture.model import LanguageModel, TraceInput, file_order
+from ..architecture.plan import kind_of
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
 from ..brief import one_line
@@ -106,7 +105,7 @@ class Editor:
     ) -> None:  # fmt: skip
         self.start, self._model, self._rows, self._interventions = 0, model, rows, interventions
         self._inputs, self._length = inputs, len(inputs.tokens)
-        self._shapes = event_shapes(model, self._length)
+        self._shapes = model.plan.shapes(self._length)
         self._hooks: list[tuple[str, Hook]] = []
         self.applied = tuple(self._resolve(intervention) for intervention in interventions)
 
@@ -127,7 +126,7 @@ class Editor:
         site = parse_site(intervention.target)
         if site.selector in self._model.config.shapes() and site.selector != "lm_head":
             raise InputError(f"{intervention.target} is a parameter: interventions change events")
-        names, elements = self._computed(site.names(forward_names(self._model)), intervention), 0
+        names, elements = self._computed(site.names(list(self._model.plan)), intervention), 0
         for name in names:
             words = partial(token_of, self._model) if name in HEAD_EVENTS else None
             part = site.part(name, self._shapes[name], words)
@@ -252,7 +251,7 @@ def _values(
     """What a source has for an event, [T, W] or [H, T, T], and the positions of its rows (None: one row
     for every position)."""
     source, what = intervention.source, f"{intervention.kind} {intervention.target}"
-    shape = event_shapes(model, length)[name]
+    shape = model.plan.shapes(length)[name]
     if isinstance(source, Recording):
         array, known = _recorded(source, name, model, length, what, intervention.kind == "add")
     else:
@@ -286,7 +285,7 @@ def _recorded(
             return np.asarray(alone[0].read()), None
         held = f"has {len(source.tensors):,} events" if source.tensors else "has no array of an event"
         raise InputError(f"{what}: {source.origin} {held}, not {name}{_how_to_save(source, name)}")
-    row = event_shapes(model, 1)[name]  # or one number, as the loss is
+    row = model.plan.shapes(1)[name]  # or one number, as the loss is
     if added and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
         return np.asarray(recorded.read()), None
     own = recorded.layout == OWN and len(recorded.shape) > 1
@@ -294,7 +293,7 @@ def _recorded(
     positions = source.positions if own and name in HEAD_EVENTS else None
     try:
         fitted = fit(
-            name, recorded, event_shapes(model, rows), head_dim=model.config.head_dim,
+            name, recorded, model.plan.shapes(rows), head_dim=model.config.head_dim,
             order=file_order(model, name), positions=positions,
         )  # fmt: skip
     except InputError as error:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from ..architecture.graph import forward_names
 from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logits import in_parts, softmax
 from ..arrays.stats import Array
@@ -35,7 +34,7 @@ class Beside:
         self.editor = Editor(model, inputs, rows, interventions)
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
         self._kept_names = _ENDS if head is None else ("final.norm",)
-        known = forward_names(model)
+        known = list(model.plan)
         self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]
         self._comparer = Comparer(self._next)
         self._kept: dict[str, Array] = {}

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 
 from ..architecture.edits import Report, unreported
-from ..architecture.graph import forward_names, kind_of
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..brief import one_line
@@ -75,7 +75,7 @@ def validate(
     fit.
     """
     inputs = model.read(text, tokens)
-    known = [name for name in forward_names(model) if name != "loss" or inputs.targets[0] is not None]
+    known = [name for name in list(model.plan) if name != "loss" or inputs.targets[0] is not None]
     chosen = select_names(names or ("*",), known)
     with one_blas_thread(), np.errstate(all="ignore"):
         verdicts = _verdicts(model, inputs, known, chosen, report)

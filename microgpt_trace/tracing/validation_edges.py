@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.graph import kind_of, layer_of
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from ..diagnosis.bounds import ROUNDINGS, bound_of
 from ..diagnosis.operations import WideWeights, apply, inputs_of

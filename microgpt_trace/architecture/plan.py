@@ -1,0 +1,185 @@
+"""Plan: how a model computes, as rows in order of computation. Knows no values and no model.
+
+A row says what an event is: its kind, the events that it reads, its parameters by way of the kind. All that
+depends on the structure of a model follows from its rows. An event's stage and layer are in its name:
+layer3.attn.q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..hooks.event import EventSpec
+from .kinds import Kind, Shape
+
+Change = Callable[["Operation"], "Operation"]
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Operation(EventSpec):
+    """A row of a plan: what is known of an event before a run, and how it is computed.
+
+    `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
+    stands in its place.
+    """
+
+    kind: Kind = Kind()  # noqa: RUF009
+    inputs: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+class Rows:
+    """Collects the rows of a plan. Within a layer the names of its events and parameters come without it:
+    attn.q, attn_wq."""
+
+    def __init__(self) -> None:
+        self.rows: list[Operation] = []
+        self._prefix = ""
+
+    def begin_layer(self, index: int | None) -> None:
+        """What follows is in this layer, or after them."""
+        self._prefix = "" if index is None else f"layer{index}."
+
+    def name(self, own: str) -> str:
+        """The whole name of an event or a parameter of this layer."""
+        return self._prefix + own if own.startswith(("attn", "mlp")) else own
+
+    def add(
+        self, name: str, kind: Kind, *inputs: str, expr: str, behind: str = "", overview: bool = False,
+        extra: bool = False, parts: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Add a row; its whole name."""
+        whole = self.name(name)
+        self.rows.append(
+            Operation(
+                whole, stage_of(whole), layer_of(whole), expr, behind, kind.causal, overview, extra, kind,
+                tuple(map(self.name, inputs)), tuple(parts),
+            )
+        )  # fmt: skip
+        return whole
+
+
+class Plan(Mapping[str, Operation]):
+    """The rows of a model by the names of their events, in order of computation."""
+
+    def __init__(self, rows: Sequence[Operation]) -> None:
+        self._rows = {own.name: own for own in rows}
+
+    def __getitem__(self, name: str) -> Operation:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @cached_property
+    def layers(self) -> tuple[tuple[Operation, ...], ...]:
+        """The rows of each layer."""
+        found: dict[int, list[Operation]] = {}
+        for own in self.values():
+            if own.layer is not None:
+                found.setdefault(own.layer, []).append(own)
+        return tuple(map(tuple, found.values()))
+
+    @cached_property
+    def before(self) -> tuple[Operation, ...]:
+        """The rows before the first layer."""
+        rows = list(self.values())
+        return tuple(rows[: rows.index(self.layers[0][0])])
+
+    @cached_property
+    def after(self) -> tuple[Operation, ...]:
+        """The rows after the last layer."""
+        rows = list(self.values())
+        return tuple(rows[rows.index(self.layers[-1][-1]) + 1 :])
+
+    @cached_property
+    def streams(self) -> tuple[str, ...]:
+        """The event that enters each layer, and the one that leaves the last."""
+        return (*(rows[0].inputs[0] for rows in self.layers), self.after[0].inputs[0])
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[str, ...]]:
+        """Which events read each event, in order of computation. A part is read by its sum."""
+        found: dict[str, list[str]] = {name: [] for name in self}
+        for own in self.values():
+            for source in own.inputs:
+                found[source].append(own.name)
+        for own in self.values():
+            for part in own.parts:
+                found[part].append(own.name)
+        return {name: tuple(names) for name, names in found.items()}
+
+    def shapes(self, length: int) -> dict[str, Shape]:
+        """Name and shape of every event for `length` tokens, all positions of the logits included."""
+        found: dict[str, Shape] = {}
+        for own in self.values():
+            found[own.name] = own.kind.shape([found[name] for name in own.inputs], length)
+        return found
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Shape]:
+        """Name and shape of every parameter, in order of use."""
+        shapes, found = self.shapes(1), dict[str, Shape]()
+        for own in self.values():
+            if own.extra:  # a share of what another row has
+                continue
+            for name, shape in own.kind.parameters([shapes[name] for name in own.inputs]).items():
+                found.setdefault(name, shape)
+        return found
+
+    def of_kind(self, *kinds: type[Kind]) -> list[Operation]:
+        """The rows of these kinds."""
+        return [own for own in self.values() if isinstance(own.kind, kinds)]
+
+    def changed(self, change: Change) -> Plan:
+        """The plan with each row changed, which is done when the row is asked for."""
+        return _Changed(self, change)
+
+
+class _Changed(Plan):
+    """Rows of another plan as a change makes them."""
+
+    def __init__(self, plan: Plan, change: Change) -> None:
+        self._plan, self._change = plan, change
+        self._rows = {}
+
+    def __getitem__(self, name: str) -> Operation:
+        if name not in self._rows:
+            self._rows[name] = self._change(self._plan[name])
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plan)
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+
+def kind_of(name: str) -> str:
+    """An event's or parameter's name without its layer (and its head): layer3.attn.q -> attn.q"""
+    kind = name.partition(".")[2] if name.startswith("layer") else name
+    return "attn.head" if kind.startswith("attn.head") else kind
+
+
+def layer_of(name: str) -> int | None:
+    """3 of layer3.attn.q, None of logits"""
+    return int(name.partition(".")[0].removeprefix("layer")) if name.startswith("layer") else None
+
+
+def prefix_of(name: str) -> str:
+    """ "layer3." of layer3.attn.q, nothing of logits"""
+    layer = layer_of(name)
+    return "" if layer is None else f"layer{layer}."
+
+
+def stage_of(name: str) -> str:
+    """The stage that an event or a parameter belongs to, by its name."""
+    kind = kind_of(name)
+    if kind != name:
+        return "attention" if kind.startswith("attn") else "mlp"
+    return "embedding" if kind.startswith("embed") or kind in ("wte", "wpe") else "head"
