@@ -8,12 +8,16 @@ layer3.attn.q.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
+from ..arrays.stats import Array
 from ..hooks.event import EventSpec
 from .kinds import Kind, Shape
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
 
 
@@ -22,12 +26,14 @@ class Operation(EventSpec):
     """A row of a plan: what is known of an event before a run, and how it is computed.
 
     `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
-    stands in its place.
+    stands in its place. `instead` gives, in a faulty plan, what is read in the place of a parameter, from its
+    name.
     """
 
     kind: Kind = Kind()  # noqa: RUF009
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    instead: Mapping[str, Callable[[str], Array]] = field(default_factory=lambda: NOTHING)
 
 
 class Rows:

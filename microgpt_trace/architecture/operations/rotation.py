@@ -1,0 +1,132 @@
+"""Rotation: RoPE, which turns pairs of channels of q and k by angles that grow with the position.
+
+Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ...arrays.stats import Array
+from ..kinds import Rotation
+from ..plan import Operation
+from ..rope import Rope
+from .given import Given
+from .rounding import Sizes, Spread
+
+
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """Radians per position of each pair [n/2], and which channels make a pair.
+
+    The first n channels of a head turn and the others stay; `factor` multiplies cos and sin, `offset` is the
+    position of the first token.
+    """
+
+    frequencies: Array
+    factor: float = 1.0
+    adjacent: bool = False  # pairs (0, 1), (2, 3) ... where False is (0, n/2), (1, n/2 + 1) ...
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FaultyRotation(Rotation):
+    """Turns otherwise than the model says."""
+
+    turning: Turning | None = None
+
+
+def turning_of(kind: Rotation) -> Turning:
+    """How a row turns."""
+    if isinstance(kind, FaultyRotation) and kind.turning is not None:
+        return kind.turning
+    return _said(kind.rope, kind.head_dim)
+
+
+@lru_cache(maxsize=64)
+def _said(rope: Rope, head_dim: int) -> Turning:
+    return Turning(*frequencies(rope, head_dim))
+
+
+def reference(row: Operation, given: Given, x: Array) -> Array:
+    """Each head turned: [T, H*D] -> [T, H*D]"""
+    kind = row.kind
+    assert isinstance(kind, Rotation)
+    turning = turning_of(kind)
+    count = 2 * len(turning.frequencies)
+    angles = (np.arange(len(x)) + turning.offset)[:, None] * turning.frequencies
+    cos, sin = np.cos(angles) * turning.factor, np.sin(angles) * turning.factor
+    heads = x.reshape(len(x), -1, kind.head_dim)
+    part = heads[..., :count]
+    if turning.adjacent:
+        turned = in_pairs(turn(in_halves(part, count), cos, sin), count)
+    else:
+        turned = turn(part, cos, sin)
+    return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
+
+
+def turn(x: Array, cos: Array, sin: Array) -> Array:
+    """Each pair (x_j, x_(j+n/2)) of a head as a complex number times e^(i*angle), cos and sin being
+    [T, n/2]: [T, H, n] -> [T, H, n]"""
+    half = x.shape[-1] // 2
+    turned = (x[..., :half] + 1j * x[..., half:]) * (cos + 1j * sin)[:, None]
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def in_halves(x: Array, dim: int) -> Array:
+    """Channels (or rows) of heads from pairs side by side to halves: (0, 1), (2, 3) -> (0, D/2), ..."""
+    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
+    return pairs.swapaxes(-1, -2).reshape(x.shape)
+
+
+def in_pairs(x: Array, dim: int) -> Array:
+    """The way back from `in_halves`, to the order that GGUF stores llama's rows of q and k in."""
+    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
+    return halves.swapaxes(-1, -2).reshape(x.shape)
+
+
+def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
+    """Radians per position of each pair, [D/2], and what multiplies cos and sin: by the wavelength of each
+    pair (positions for a whole turn), as the authors of the scalings give them."""
+    waves = 2 * math.pi * rope.theta ** (np.arange(head_dim // 2) * 2 / head_dim)
+    if rope.factors:
+        waves = waves * np.array(rope.factors)
+    factor = 1.0
+    if rope.kind == "linear":
+        waves = waves * rope.factor
+    elif rope.kind == "llama3":
+        short, long = (rope.original_context / f for f in (rope.high_freq_factor, rope.low_freq_factor))
+        part = np.interp(1 / waves, [1 / long, 1 / short], [0, 1])  # of the frequency that is kept
+        waves = 1 / ((1 - part) / (waves * rope.factor) + part / waves)
+    elif rope.kind == "yarn":
+        fast, slow = (_pair_of(rope, head_dim, turns) for turns in (rope.beta_fast, rope.beta_slow))
+        if rope.truncate:
+            fast, slow = math.floor(fast), math.ceil(slow)
+        fast, slow = max(fast, 0), min(slow, head_dim - 1)
+        part = np.interp(np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1])  # slowed
+        waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
+        factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
+    return 2 * math.pi / waves, factor
+
+
+def _pair_of(rope: Rope, head_dim: int, turns: float) -> float:
+    """The pair, a fraction of one perhaps, that turns so many times within the original context."""
+    return head_dim / 2 * math.log(rope.original_context / (2 * math.pi * turns), rope.theta)
+
+
+def spread(kind: Rotation, sizes: Sizes) -> Spread:
+    """The angle, position times frequency, is rounded to a unit of itself."""
+    return Spread(angles=True)
+
+
+def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
+    """Of a pair of channels the length."""
+    kind = row.kind
+    assert isinstance(kind, Rotation)
+    halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
+    length = np.linalg.norm(halves, axis=2, keepdims=True)
+    return np.broadcast_to(length, halves.shape).reshape(value.shape)
