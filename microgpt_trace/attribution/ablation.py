@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.model import bias_of
 from ..arrays.logits import losses_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from .components import Component
+from .components import Component, bias_name
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
 
 def removal(model: LanguageModel, component: Component) -> Edit:
     """The edit that takes a component's write away."""
+    name = bias_name(component.row)
+    bias = None if name is None else model.parameter(name)
     if component.kind == "bias":
-        bias = bias_of(model, component.name)
-        assert bias is not None  # a component is there
-        event = "attn.out" if component.name.endswith("attn_bo") else "mlp.down"
-        return Edit(f"layer{component.layer}.{event}", lambda value: value - bias)
-    left = bias_of(model, f"layer{component.layer}.mlp_bdown") if component.kind == "mlp" else None
-    return Edit(component.name, lambda value: np.zeros_like(value) + (0 if left is None else left))
+        return Edit(component.row.name, lambda value: value - bias)
+    left = 0 if bias is None or component.kind == "head" else bias
+    return Edit(component.name, lambda value: np.zeros_like(value) + left)
 
 
 def losses_without(

@@ -1,9 +1,11 @@
 """Direct attribution: what each component writes towards a logit, every norm's scale frozen.
 
-A logit is linear in the stream once the scale of the norm it passes is taken as computed:
+A logit is linear in the stream once the scales of the norms that it passes are taken as computed:
 
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
+
+Which norms a write passes follows from the plan; components.py has the walk.
 
 Shape letters as in ops.py, and: n positions, 2 tokens for each. All sums are float64.
 """
@@ -14,15 +16,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.model import bias_of, unembedding_of
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.kinds import Linear, Norm
+from ..architecture.operations import norm
+from ..architecture.plan import layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
-from .components import Component, components_of
+from .components import Component, bias_name, components_of, heads_of, passes_on
 from .observing import Observed
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
+    from ..architecture.plan import Operation
 
 
 def direct_writes(
@@ -37,17 +41,32 @@ def direct_writes(
 
 
 class _Reader:
-    """Reads writes into the stream as the unembedding reads them."""
+    """Reads writes into the stream as the unembedding reads them: each along the direction in which a change
+    of its event moves the logits."""
 
     def __init__(self, model: LanguageModel, seen: Observed, tokens: Array) -> None:
         self._model, self._seen, self._tokens = model, seen, tokens
-        rows = model.parameter(unembedding_of(model.config), tokens.ravel()).astype(np.float64)
-        self._unembedding = self._along = rows.reshape(*tokens.shape, -1)  # [n, 2, C]
-        scale = rms(seen.normed, model.config.norm_eps)[:, None, None]
-        if "final_norm" in model.config.shapes():  # all that is written passes it
-            self._along = self._embedded = self._unembedding * model.parameter("final_norm") / scale
-        else:  # only what is embedded passes a norm
-            self._embedded = self._along / scale
+        self._along = self._directions()
+
+    def _directions(self) -> dict[str, Array]:
+        """By event [n, 2, C], from the logits back to what writes."""
+        head = self._model.plan["logits"]
+        assert isinstance(head.kind, Linear)
+        rows = self._model.parameter(head.kind.weight, self._tokens.ravel()).astype(np.float64)
+        found = {head.inputs[0]: rows.reshape(*self._tokens.shape, -1)}
+        for row in reversed(self._seen.way):
+            if row.name == "logits":
+                continue
+            along = found[row.name]
+            found |= dict.fromkeys(row.parts, along)
+            if not passes_on(row):
+                continue
+            if isinstance(row.kind, Norm):
+                gain = None if row.kind.gain is None else self._model.parameter(row.kind.gain)
+                along = norm.frozen(row.kind, along, self._seen.normed[row.inputs[0]], gain)
+            for source in row.inputs:
+                found[source] = found[source] + along if source in found else along
+        return found
 
     def writes(self) -> tuple[list[Component], dict[str, Array]]:
         found: dict[str, Array] = {}
@@ -56,47 +75,51 @@ class _Reader:
             if component.kind != "head":
                 found[component.name] = self._write(component)
             elif component.head == 0:
-                found |= self._heads(component.layer)
+                found |= self._heads(component.row)
         for name in self._seen.changes:
             change = self._change(name)
             if name in found:
                 found[name] = found[name] + change
             else:
                 found[name] = change
-                components.append(Component(name, "hook", layer_of(name)))
+                components.append(Component(name, "hook", self._model.plan[name], layer_of(name)))
         return components, found
 
-    def _heads(self, layer: int | None) -> dict[str, Array]:
-        """Of a layer's heads: context . (u @ wo), head by head, without forming a head's [n, C]"""
-        context = self._seen.writes[f"layer{layer}.attn.context"].astype(np.float64)
-        along = self._along.reshape(-1, self._along.shape[2])  # [n*2, C]
-        back = _times_wo(self._model, f"layer{layer}.attn_wo", along).reshape(*self._along.shape[:2], -1)
-        products = np.split(context[:, None] * back, self._model.config.n_head, axis=2)
-        return {f"layer{layer}.attn.head{h}": own.sum(axis=2) for h, own in enumerate(products)}
+    def _heads(self, row: Operation) -> dict[str, Array]:
+        """Of the heads of a row: what it reads . (u @ W), head by head, without forming a head's [n, C]"""
+        assert isinstance(row.kind, Linear)
+        read = self._seen.writes[row.inputs[0]].astype(np.float64)
+        along = self._along[row.name]
+        flat = along.reshape(-1, along.shape[2])  # [n*2, C]
+        back = _times(self._model, row.kind.weight, flat).reshape(*along.shape[:2], -1)
+        products, found = read[:, None] * back, {}
+        for head in heads_of(self._model.plan, row):
+            assert isinstance(head.kind, Linear)
+            found[head.name] = products[:, :, slice(*head.kind.columns or (None,))].sum(axis=2)
+        return found
 
     def _write(self, component: Component) -> Array:
         """[n, 2] of what is no head."""
+        name = bias_name(component.row)
+        bias = None if name is None else self._model.parameter(name)
         if component.kind == "bias":
-            bias = bias_of(self._model, component.name)
             assert bias is not None  # a component is there
-            return self._along @ bias.astype(np.float64)
+            if component.row.name == "logits":
+                return bias.astype(np.float64)[self._tokens]
+            return self._along[component.row.name] @ bias.astype(np.float64)
         write = self._seen.writes[component.name].astype(np.float64)
-        if component.kind == "embedding":
-            return _dot(self._embedded, write)
-        bias = bias_of(self._model, f"layer{component.layer}.mlp_bdown")
-        return _dot(self._along, write if bias is None else write - bias)
+        return _dot(self._along[component.name], write if bias is None else write - bias)
 
     def _change(self, name: str) -> Array:
         """[n, 2] of what hooks added to an event."""
         change = self._seen.changes[name]
         if name == "logits":
             return np.take_along_axis(change, self._tokens, axis=1)
-        along = {"embed.sum": self._embedded, "final.norm": self._unembedding}.get(kind_of(name), self._along)
-        return _dot(along, change)
+        return _dot(self._along[name], change)
 
 
-def _times_wo(model: LanguageModel, name: str, along: Array) -> Array:
-    """u @ wo: [N, C] -> [N, H*D], a few rows of a stored wo decoded at a time"""
+def _times(model: LanguageModel, name: str, along: Array) -> Array:
+    """u @ W: [N, C] -> [N, in], a few rows of a stored W decoded at a time"""
     tensor = model.tensors.get(name)
     if tensor is None:
         return along @ model.parameter(name)
@@ -111,8 +134,3 @@ def _times_wo(model: LanguageModel, name: str, along: Array) -> Array:
 def _dot(along: Array, write: Array) -> Array:
     """[n, 2, C], [n, C] -> [n, 2]"""
     return np.einsum("nvc,nc->nv", along, write)
-
-
-def rms(x: Array, eps: float) -> Array:
-    """sqrt(mean(x^2) + eps) of each row: [n, C] -> [n]"""
-    return np.sqrt(np.square(x.astype(np.float64)).mean(axis=1) + eps)

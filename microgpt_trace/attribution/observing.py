@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.plan import kind_of
+from ..architecture.kinds import Norm, Softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
+from .components import heads_of, passes_on, way_to_logits
 from .parts import HeadRole
 from .roles import RoleMeter
 
@@ -22,29 +23,31 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..hooks.bus import Subscription
 
-WRITES = ("embed.tok", "embed.pos", "attn.context", "mlp.down")
-PASSED_ON = ("embed.sum", "embed.norm", "attn.out", "attn.residual", "mlp.residual", "final.norm", "logits")
-
 
 class Observed:
     """What a run showed at the positions `rows`: arrays [n, W] by the names of events.
 
-    `writes` are as used, `changes` what hooks added to other events, `normed` is what the one norm read
-    through which the writes are seen (a decoder's final norm, a microGPT's after the embedding).
+    `way` are the rows that write, and those by way of which the logits see it. `writes` are as used (of a row
+    with heads what it reads), `changes` what hooks added to other events, `normed` is what the norms on the
+    way read.
     """
 
     def __init__(self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> None:
         self.rows = list(rows)
         self.writes: dict[str, Array] = {}
         self.changes: dict[str, Array] = {}
-        self.normed = self.logits = np.empty((0, 0))
+        self.normed: dict[str, Array] = {}
+        self.logits = np.empty((0, 0))
         self.hooked = False  # a hook replaced something
         self._computed = np.empty((0, 0))
-        final = "final.norm" in model.hooks.specs
-        self._normed = f"layer{model.config.n_layer - 1}.mlp.residual" if final else "embed.sum"
+        self.way = way_to_logits(model.plan)
+        self._heads = {row.name: heads_of(model.plan, row) for row in self.way}
+        self._norms = {row.inputs[0] for row in self.way if isinstance(row.kind, Norm) and passes_on(row)}
+        self._writes = {
+            row.inputs[0] if self._heads[row.name] else row.name for row in self.way if not passes_on(row)
+        }
         self._logits_of_all = "prompts" not in model.abilities  # else only the asked positions pass the head
-        windows = {i: window for i, window in enumerate(model.config.windows) if window is not None}
-        self._meter = RoleMeter(inputs.tokens, windows)
+        self._meter = RoleMeter(inputs.tokens, model.plan)
 
     @property
     def roles(self) -> tuple[HeadRole, ...]:
@@ -53,19 +56,19 @@ class Observed:
 
     def observers(self, model: LanguageModel) -> tuple[Subscription, Subscription, Subscription]:
         """Who looks at values before the model's hooks, and who after them."""
-        bus, names = model.hooks, list(model.plan)
+        bus = model.hooks
         listening = bus.begin()  # a head costs a product: only where a hook may replace it
-        passed_on = [
-            name
-            for name in names
-            if kind_of(name) in PASSED_ON
-            or (kind_of(name) == "attn.head" and listening.listeners("forward", name))
-        ]
-        writes = [name for name in names if kind_of(name) in WRITES]
+        passed_on: list[str] = []
+        for row in self.way:
+            heads = [head.name for head in self._heads[row.name]]
+            passed_on += [name for name in heads if listening.listeners("forward", name)]
+            if heads or passes_on(row):
+                passed_on.append(row.name)
+        weights = [row.name for row in model.plan.of_kind(Softmax)]
         return (
             bus.subscription(self._before, *passed_on),
-            bus.subscription(self._after, *writes, *passed_on),
-            bus.subscription(self._meter, "layer*.attn.weights"),
+            bus.subscription(self._after, *self._writes, *passed_on),
+            bus.subscription(self._meter, *weights),
         )
 
     def _before(self, event: TraceEvent, value: Array) -> None:
@@ -73,12 +76,12 @@ class Observed:
 
     def _after(self, event: TraceEvent, value: Array) -> None:
         used = self._rows_of(event, value)
-        if kind_of(event.name) in WRITES:
+        if event.name in self._writes:
             self.writes[event.name] = used
         elif not np.array_equal(used, self._computed, equal_nan=True):
             self.changes[event.name] = used.astype(np.float64) - self._computed
-        if event.name == self._normed:
-            self.normed = used
+        if event.name in self._norms:
+            self.normed[event.name] = used
         if event.name == "logits":
             self.logits = used
 

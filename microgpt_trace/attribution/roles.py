@@ -8,14 +8,19 @@ position 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.kinds import Softmax
 from ..arrays.stats import Array
 from ..decoder.llama import visible
 from ..hooks.event import TraceEvent
 from .parts import Attention, HeadRole, RoleName
+
+if TYPE_CHECKING:
+    from ..architecture.plan import Plan
 
 SHARE, TIMES = 0.4, 2.0
 ROLES: dict[RoleName, str] = {  # and the share that decides
@@ -24,30 +29,34 @@ ROLES: dict[RoleName, str] = {  # and the share that decides
 
 
 class RoleMeter:
-    """A hook for layer*.attn.weights that measures each layer as it passes and keeps four numbers a head.
+    """A hook for attention weights that measures each layer as it passes and keeps four numbers a head."""
 
-    `windows` are how many positions back a layer sees, itself included, of those that do not see all.
-    """
-
-    def __init__(self, tokens: Sequence[int], windows: Mapping[int, int | None]) -> None:
+    def __init__(self, tokens: Sequence[int], plan: Plan) -> None:
         self.roles: list[HeadRole] = []
-        self._tokens, self._windows = np.array(tokens), windows
+        self._tokens, self._plan = np.array(tokens), plan
         self._uniform: dict[int | None, Attention] = {}
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         if len(self._tokens) < 2:
             return
         assert event.layer is not None  # weights belong to a layer
-        window = self._windows.get(event.layer)
+        kind = self._plan[event.name].kind
+        window = kind.window if isinstance(kind, Softmax) else None
         if window not in self._uniform:
             self._uniform[window] = uniform_attention(self._tokens, window)
         uniform = self._uniform[window]
+        heads = head_names(self._plan, event.name, len(value))
         for head, attention in enumerate(attention_of(value, self._tokens)):
             role = role_of(attention, uniform)
-            self.roles.append(
-                HeadRole(event.name.replace("weights", f"head{head}"), event.layer, head, window, attention,
-                         uniform, role)
-            )  # fmt: skip
+            self.roles.append(HeadRole(heads[head], event.layer, head, window, attention, uniform, role))
+
+
+def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
+    """What the heads that have these weights write, by name; parts of the weights where they write as one."""
+    row = plan[weights]
+    while not row.parts and plan.readers[row.name]:
+        row = plan[plan.readers[row.name][0]]
+    return row.parts or tuple(f"{weights}[{h}]" for h in range(count))
 
 
 def attention_of(weights: Array, tokens: Array) -> list[Attention]:

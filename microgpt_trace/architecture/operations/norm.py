@@ -74,3 +74,13 @@ def spread(kind: Norm, sizes: Sizes) -> Spread:
 def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
     """A mean of C squares."""
     return np.abs(value) * terms(x.shape[-1])
+
+
+def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
+    """The direction in which what a norm read moves a product with its output, its scale taken as it was for
+    each row: [n, K, C] along which the output counts, [n, C] that it read -> [n, K, C]"""
+    x = x.astype(np.float64)
+    x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
+    scale = np.sqrt(np.square(x).mean(axis=1) + kind.eps)[:, None, None]
+    along = (along if gain is None else along * gain) / scale
+    return along - along.mean(axis=2, keepdims=True) if kind.centred else along
