@@ -338,10 +338,10 @@ def test_what_cannot_be_judged_for_a_nan_says_why(emma):
     assert found["causal"].deviation is None
 
 
-def test_a_run_without_such_events_says_so():
+def test_a_run_without_such_events_says_so(emma):
     from microgpt_trace.tracing.checks import Checker
 
-    checks = Checker(n_head=4).checks()
+    checks = Checker(emma.plan, emma.parameter).checks()
     assert {c.id: c.holds for c in checks} == dict.fromkeys(("heads", "residual", "softmax", "causal"))
     assert {c.detail for c in checks} == {"no such event in this run"}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..arrays.stats import Array
 from ..hooks.event import EventSpec
-from .kinds import Kind, Shape
+from .kinds import Add, Kind, Norm, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
@@ -107,6 +107,45 @@ class Plan(Mapping[str, Operation]):
     def streams(self) -> tuple[str, ...]:
         """The event that enters each layer, and the one that leaves the last."""
         return (*(rows[0].inputs[0] for rows in self.layers), self.after[0].inputs[0])
+
+    @cached_property
+    def residuals(self) -> Mapping[str, tuple[str, str]]:
+        """The sums by which layers write into the stream, each with what it reads of the stream and the
+        branch that it adds."""
+        found: dict[str, tuple[str, str]] = {}
+        for rows in self.layers:
+            stream, normed = {rows[0].inputs[0]}, set[str]()  # a norm behind a sum goes on with the stream
+            for own in rows:
+                if isinstance(own.kind, Norm) and stream.intersection(own.inputs):
+                    normed.add(own.name)
+                if not isinstance(own.kind, Add):
+                    continue
+                for known in (stream, normed):
+                    read = [name for name in own.inputs if name in known]
+                    if len(read) == 1:
+                        (branch,) = (name for name in own.inputs if name not in read)
+                        found[own.name] = read[0], branch
+                        stream.add(own.name)
+                        break
+        return found
+
+    @cached_property
+    def branches(self) -> Mapping[str, str]:
+        """What the branches of layers write, and of each the event of the stream that it is added to."""
+        found: dict[str, str] = {}
+        for stream, branch in self.residuals.values():
+            parts = [branch]
+            for name in parts:  # branches side by side may be added up first
+                if isinstance(self[name].kind, Add):
+                    parts += self[name].inputs
+                else:
+                    found[name] = stream
+        return found
+
+    @cached_property
+    def sums_of(self) -> Mapping[str, str]:
+        """The row that each part of one adds up to."""
+        return {part: own.name for own in self.values() for part in own.parts}
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from .plan import kind_of, layer_of
+from collections.abc import Iterable
 
-WORDS = {
-    "embed.tok": "token embedding", "embed.pos": "position embedding", "embed.sum": "sum of the embeddings",
-    "embed.norm": "norm of the embedding", "attn.norm": "norm before attention", "attn.q": "q", "attn.k": "k",
-    "attn.v": "v", "attn.q_norm": "q after its norm", "attn.k_norm": "k after its norm",
-    "attn.q_rope": "q after RoPE", "attn.k_rope": "k after RoPE", "attn.scores": "attention scores",
-    "attn.weights": "attention weights", "attn.context": "attention context", "attn.out": "attention output",
-    "attn.residual": "stream after attention", "mlp.norm": "norm before the MLP", "mlp.gate": "gate",
-    "mlp.up": "up", "mlp.act": "activation", "mlp.hidden": "activation times up", "mlp.down": "MLP output",
-    "mlp.residual": "stream after the MLP", "final.norm": "final norm", "logits": "logits",
-    "probs": "probabilities", "loss": "loss",
-}  # fmt: skip
+from .kinds import Activation
+from .plan import Operation, kind_of, layer_of
+
+_NAMED = {  # in words, and as a step of a layer where `apr trace` has a word for it
+    "embed.tok": ("token embedding", ""),
+    "embed.pos": ("position embedding", ""),
+    "embed.sum": ("sum of the embeddings", ""),
+    "embed.norm": ("norm of the embedding", ""),
+    "attn.norm": ("norm before attention", "attn_norm"),
+    "attn.q": ("q", "q_proj"),
+    "attn.k": ("k", "k_proj"),
+    "attn.v": ("v", "v_proj"),
+    "attn.q_norm": ("q after its norm", ""),
+    "attn.k_norm": ("k after its norm", ""),
+    "attn.q_rope": ("q after RoPE", ""),
+    "attn.k_rope": ("k after RoPE", ""),
+    "attn.scores": ("attention scores", ""),
+    "attn.weights": ("attention weights", ""),
+    "attn.context": ("attention context", "attn"),
+    "attn.out": ("attention output", "o_proj"),
+    "attn.residual": ("stream after attention", "residual"),
+    "mlp.norm": ("norm before the MLP", "ffn_norm"),
+    "mlp.gate": ("gate", "gate_proj"),
+    "mlp.up": ("up", "up_proj"),
+    "mlp.act": ("activation", ""),
+    "mlp.hidden": ("activation times up", ""),
+    "mlp.down": ("MLP output", "ffn_down"),
+    "mlp.residual": ("stream after the MLP", "residual"),
+    "final.norm": ("final norm", ""),
+    "logits": ("logits", ""),
+    "probs": ("probabilities", ""),
+    "loss": ("loss", ""),
+}
 
 
 def words_of(name: str) -> str:
@@ -28,4 +50,13 @@ def words_of(name: str) -> str:
 
 def words_of_kind(kind: str) -> str:
     """An event without its layer, in words: "q after RoPE" of attn.q_rope"""
-    return WORDS.get(kind, kind)
+    return _NAMED[kind][0] if kind in _NAMED else kind
+
+
+def steps_of(rows: Iterable[Operation]) -> tuple[str, ...]:
+    """Events of a layer in the words that `apr trace` has for them: attn_norm, q_proj ..."""
+    steps = (
+        row.kind.function if isinstance(row.kind, Activation) else _NAMED.get(kind_of(row.name), ("", ""))[1]
+        for row in rows
+    )
+    return tuple(filter(None, steps))

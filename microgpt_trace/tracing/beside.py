@@ -33,7 +33,8 @@ class Beside:
     ) -> None:  # fmt: skip
         self.editor = Editor(model, inputs, rows, interventions)
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
-        self._kept_names = _ENDS if head is None else ("final.norm",)
+        self._last = model.plan["logits"].inputs[0]  # what the head reads
+        self._kept_names = _ENDS if head is None else (self._last,)
         known = list(model.plan)
         self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]
         self._comparer = Comparer(self._next)
@@ -87,7 +88,7 @@ class Beside:
     def _without(self, positions: Sequence[int]) -> tuple[Array, Array]:
         """Logits and probabilities [n, V] of the untouched pass."""
         if self._head is not None:
-            logits = self._head(self._kept["final.norm"][list(positions)])
+            logits = self._head(self._kept[self._last][list(positions)])
             return logits, softmax(logits)
         for name in HEAD_EVENTS:
             if name not in self._kept:

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..architecture.kinds import Linear, Probabilities, Softmax
+from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
@@ -37,21 +39,22 @@ CLAIMS = {
 
 
 class Checker:
-    """Subscribes to a bus for one forward pass and judges what it saw.
+    """Subscribes to a bus for one forward pass and judges what it saw of a plan's events.
 
-    `n_head` heads sum to attn.out, together with the layer's output bias where it has one.
+    `parameter` gives a bias by its name: what a sum's parts leave out.
     """
 
-    def __init__(self, n_head: int, out_bias: Callable[[int], Array | None] = lambda layer: None) -> None:
+    def __init__(self, plan: Plan, parameter: Callable[[str], Array]) -> None:
         self.first_nonfinite: str | None = None
         self.where = ""  # which pass it is that the checker looks at
         self.vanishing: Array | None = None  # where P is too small for d loss / d P, which leads nowhere
         self.infinite = ""  # where that was seen
-        self._n_head, self._out_bias, self._heads_seen = n_head, out_bias, 0
-        self._stream: Array | None = None  # the residual stream as used
-        self._branch: Array | None = None  # what attention or MLP adds to it, as used
-        self._heads: Array | None = None  # the sum of the heads so far
-        self._heads_magnitude = 0.0  # the sum of their largest elements
+        self._plan, self._parameter = plan, parameter
+        self._last_sum = {name: own for own, read in plan.residuals.items() for name in read}
+        self._added: dict[str, Array] = {}  # what residual sums add up, as used
+        self._parts: Array | None = None  # the sum of a row's parts so far: the heads
+        self._parts_seen = 0
+        self._parts_magnitude = 0.0  # the sum of their largest elements
         self._worst = {name: _Worst() for name in CLAIMS}
         self._dtype = "float32"
 
@@ -63,36 +66,48 @@ class Checker:
         )
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
-        kind = event.name.rpartition(".")[2]
         self._dtype = event.dtype
         bad = event.stats is not None and event.stats.nonfinite_count
         if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
         if event.phase != "forward" or not value.size:  # told of, but worked out in parts
             return
-        if kind == "out" and self._heads is not None and self._heads_seen == self._n_head:
-            bias = self._out_bias(event.layer or 0)
-            heads = self._heads if bias is None else self._heads + bias
-            self._compare("heads", event, heads, value, self._heads_magnitude)
-        elif kind == "residual" and self._stream is not None and self._branch is not None:
-            self._compare("residual", event, self._stream + self._branch, value)
-        elif kind in ("weights", "probs"):
+        row = self._plan[event.name]
+        if row.parts:
+            self._compare_parts(row, event, value)
+        elif event.name in self._plan.residuals:
+            self._compare_residual(event, value)
+        elif isinstance(row.kind, Softmax | Probabilities):
             self.rows_sum_to_1(event.name, value)
-            if kind == "weights":
-                above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
-                self._record("causal", event.name, max(float(above.max()), -float(above.min())))
+        if isinstance(row.kind, Softmax):
+            above = value * _above_diagonal(*value.shape[-2:], str(value.dtype))
+            self._record("causal", event.name, max(float(above.max()), -float(above.min())))
+
+    def _compare_parts(self, row: Operation, event: TraceEvent, value: Array) -> None:
+        parts, self._parts = self._parts, None
+        if parts is not None and self._parts_seen == len(row.parts):
+            bias = row.kind.bias if isinstance(row.kind, Linear) else None
+            parts = parts if bias is None else parts + self._parameter(bias)
+            self._compare("heads", event, parts, value, self._parts_magnitude)
+
+    def _compare_residual(self, event: TraceEvent, value: Array) -> None:
+        read = self._plan.residuals[event.name]
+        if all(name in self._added for name in read):
+            stream, branch = (self._added[name] for name in read)
+            self._compare("residual", event, stream + branch, value)
+        for name in read:
+            if self._last_sum[name] == event.name:
+                self._added.pop(name, None)
 
     def _used(self, event: TraceEvent, value: Array) -> None:
-        kind = event.name.rpartition(".")[2]
-        if event.name in ("embed.tok", "embed.norm") or kind == "residual":
-            self._stream, self._heads, self._heads_magnitude = value.copy(), None, 0.0
-            self._heads_seen = 0
-        elif kind in ("out", "down"):
-            self._branch = value.copy()
-        elif kind.startswith("head"):
-            self._heads = value.copy() if self._heads is None else self._heads + value
-            self._heads_seen += 1
-            self._heads_magnitude += float(np.abs(value).max(initial=0.0))
+        if event.name in self._last_sum:
+            self._added[event.name] = value.copy()
+        if event.name in self._plan.sums_of:
+            if self._plan[self._plan.sums_of[event.name]].parts[0] == event.name:
+                self._parts, self._parts_seen, self._parts_magnitude = None, 0, 0.0
+            self._parts = value.copy() if self._parts is None else self._parts + value
+            self._parts_seen += 1
+            self._parts_magnitude += float(np.abs(value).max(initial=0.0))
 
     def _is_vanishing(self, event: TraceEvent, value: Array) -> bool:
         """Whether d loss / d P is infinite where P vanishes, and nowhere else."""

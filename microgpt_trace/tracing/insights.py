@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.kinds import Activation, Norm
+from ..architecture.words import steps_of
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
-from ..microgpt.parameters import Config
 from ..wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
 
 if TYPE_CHECKING:
+    from ..architecture.plan import Plan
     from ..microgpt.model import Model
 
 NORM_TOLERANCE = 1e-3  # how far a row's RMS may lie from what RMSNorm gives
@@ -39,13 +41,14 @@ def insights_of(
 ) -> list[Insight]:
     """Evaluate every predicate on the forward events of a run, its norms, and what it predicts: `probs`
     [N, V] as used, with the losses of the N targets."""
-    stats, config = {event.name: event.stats for event in events if event.stats is not None}, model.config
+    stats = {event.name: event.stats for event in events if event.stats is not None}
+    plan = model.plan
     makers: list[tuple[str, str, Callable[[], Insight]]] = [
-        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(stats, norms, len(losses), config)),
-        ("attention", "Attention against the residual stream", lambda: _attention(stats, config)),
-        ("relu", "ReLU sparsity", lambda: _relu(stats, config)),
+        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(stats, norms, len(losses), model)),
+        ("attention", "Attention against the residual stream", lambda: _attention(stats, plan)),
+        ("relu", "ReLU sparsity", lambda: _relu(stats, plan)),
         ("predictions", "Predictions", lambda: _predictions(losses, probs, model.untrained)),
-        ("pattern", "Comparison with Llama and Qwen", lambda: _pattern([e.name for e in events], config)),
+        ("pattern", "Comparison with Llama and Qwen", lambda: _pattern([e.name for e in events], plan)),
     ]
     insights = []
     for identifier, title, make in makers:
@@ -64,11 +67,12 @@ def _l2(stats: Stats, name: str) -> float:
     return value
 
 
-def _rmsnorm(stats: Stats, norms: NormRows, rows: int, config: Config) -> Insight:
+def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Insight:
     title, off, least = "RMSNorm normalization", norms.off, norms.least
     worst = max(off, key=lambda name: off[name] if math.isfinite(off[name]) else math.inf)
-    found, before = [_l2(stats, name) for name in off], _l2(stats, "embed.sum")
-    expected = math.sqrt(rows * config.n_embd)
+    before = _l2(stats, model.plan.of_kind(Norm)[0].inputs[0])
+    found, width = [_l2(stats, name) for name in off], model.config.n_embd
+    expected = math.sqrt(rows * width)
     numbers: dict[str, float | None] = {"expected": expected, "before": before}
     if not off[worst] <= NORM_TOLERANCE:
         why = f"a row is off by {off[worst]:.1e}: a value was replaced"
@@ -88,20 +92,20 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, config: Config) -> Insigh
     text = (
         f"L2 = {span(found)} after each of the {len(off)} norms, whatever went in ({decimals(before)} before "
         f"the first). This is a structural invariant: RMSNorm scales every row to RMS 1, so a row of width "
-        f"{config.n_embd} has L2 √{config.n_embd} = {math.sqrt(config.n_embd):.2f} and {rows} of them "
-        f"{'has' if rows == 1 else 'have'} √({rows}·{config.n_embd}) = {expected:.2f}; eps takes "
+        f"{width} has L2 √{width} = {math.sqrt(width):.2f} and {rows} of them "
+        f"{'has' if rows == 1 else 'have'} √({rows}·{width}) = {expected:.2f}; eps takes "
         f"at most {at_most(1 - least[tightest])} of a row."
     )
     return Insight("rmsnorm", title, True, text, numbers)
 
 
-def _attention(stats: Stats, config: Config) -> Insight:
+def _attention(stats: Stats, plan: Plan) -> Insight:
     title = "Attention against the residual stream"
-    layers = range(config.n_layer)
-    before = [_l2(stats, _stream_before(i)) for i in layers]
-    written = [_l2(stats, f"layer{i}.attn.out") for i in layers]
-    after = [_l2(stats, f"layer{i}.attn.residual") for i in layers]
-    heads = [_l2(stats, n) for n in stats if ".attn.head" in n]
+    sums = [own for own in plan.residuals if plan[own].stage == "attention"]  # one a layer
+    read = [plan.residuals[own] for own in sums]
+    before, written = ([_l2(stats, name) for name in names] for names in zip(*read, strict=True))
+    after = [_l2(stats, name) for name in sums]
+    heads = [_l2(stats, name) for _, branch in read for name in plan[branch].parts]
     shares = [w / b if b else (math.inf if w else 0.0) for w, b in zip(written, before, strict=True)]
     top = max(shares)
     layer, finite = shares.index(top), math.isfinite(top)
@@ -113,7 +117,7 @@ def _attention(stats: Stats, config: Config) -> Insight:
         "stream_after": after[-1],
     }
     wrote = f"the heads write L2 {span(heads)} each, together {span(written)},"
-    if config.n_head == 1:
+    if len(heads) == len(sums):
         wrote = f"the head writes L2 {span(written)}"
     moves = ", ".join(f"{decimals(b)} → {decimals(a)}" for b, a in zip(before, after, strict=True))
     measured = (
@@ -122,9 +126,9 @@ def _attention(stats: Stats, config: Config) -> Insight:
     share, limit = told_apart(top, SMALL_BRANCH, percent) if finite else ("", "")
     if top <= SMALL_BRANCH:
         if top <= SMALL_BRANCH / 10:
-            share = at_most(top) if config.n_layer > 1 else f"{100 * top:.2g}%"
+            share = at_most(top) if len(sums) > 1 else f"{100 * top:.2g}%"
         text = f"Attention is a small perturbation: {measured}. It adds {share} of the stream's L2"
-        text += f" at most, in layer {layer}." if config.n_layer > 1 else "."
+        text += f" at most, in layer {layer}." if len(sums) > 1 else "."
     else:
         said = f"{share} of the stream's own L2 (small would be {limit} or less)"
         said = said if finite else "into a stream of zeros"
@@ -132,24 +136,21 @@ def _attention(stats: Stats, config: Config) -> Insight:
     return Insight("attention", title, top <= SMALL_BRANCH, text, numbers)
 
 
-def _stream_before(layer: int) -> str:
-    return "embed.norm" if layer == 0 else f"layer{layer - 1}.mlp.residual"
-
-
-def _relu(stats: Stats, config: Config) -> Insight:
+def _relu(stats: Stats, plan: Plan) -> Insight:
     shares, sentences = [], []
     kinds: dict[str, list[str]] = {}
-    for i in range(config.n_layer):
-        up, act = stats[f"layer{i}.mlp.up"], stats[f"layer{i}.mlp.act"]
+    shapes = plan.shapes(1)
+    for i, row in enumerate(plan.of_kind(Activation)):
+        up, act = stats[row.inputs[0]], stats[row.name]
         shares.append(act.zero_count / act.count)
         zero, kind = _sparsity(shares[-1])
         kinds.setdefault(kind, []).append(f"layer {i} ({zero})")
         sentences.append(
-            f"{zero} of the {config.n_inner} hidden units are zero, averaged over the positions; "
+            f"{zero} of the {shapes[row.name][1]} hidden units are zero, averaged over the positions; "
             f"L2 {decimals(up.l2_norm or 0)} → {decimals(act.l2_norm or 0)}, "
             f"range [{_range(up)}] → [{_range(act)}]."
         )
-    if config.n_layer == 1:
+    if len(sentences) == 1:
         text = f"ReLU {next(iter(kinds))}: {sentences[0]}"
     else:
         lead = "; ".join(f"{kind} in {listed(where)}" for kind, where in kinds.items())
@@ -217,23 +218,19 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Insi
     return Insight("predictions", title, gain > 0, text, numbers)
 
 
-# How a layer of microGPT reads in the words that `apr trace` uses for Llama and Qwen.
-_CHAIN = {
-    "attn.norm": "attn_norm", "attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj",
-    "attn.context": "attn", "attn.out": "o_proj", "attn.residual": "residual", "mlp.norm": "ffn_norm",
-    "mlp.up": "up_proj", "mlp.act": "ReLU", "mlp.down": "ffn_down", "mlp.residual": "residual",
-}  # fmt: skip
+# A layer of microGPT in the words that `apr trace` uses for Llama and Qwen.
+_CHAIN = (
+    "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj", "ReLU",
+    "ffn_down", "residual",
+)  # fmt: skip
 
 
-def _pattern(names: Sequence[str], config: Config) -> Insight:
-    chains = []
-    for i in range(config.n_layer):
-        prefix = f"layer{i}."
-        kinds = [n.removeprefix(prefix) for n in names if n.startswith(prefix)]
-        chains.append([_CHAIN[kind] for kind in kinds if kind in _CHAIN])
-    holds = all(chain == list(_CHAIN.values()) for chain in chains)
-    layers = counted(config.n_layer, "layer")
-    numbers: dict[str, float | None] = {"layers": float(config.n_layer)}
+def _pattern(names: Sequence[str], plan: Plan) -> Insight:
+    seen = set(names)
+    chains = [steps_of(row for row in rows if row.name in seen) for rows in plan.layers]
+    holds = all(chain == _CHAIN for chain in chains)
+    layers = counted(len(chains), "layer")
+    numbers: dict[str, float | None] = {"layers": float(len(chains))}
     title = "Comparison with Llama and Qwen"
     if not holds:
         text = f"The events seen do not follow the pattern of a Llama layer: {' → '.join(chains[0])}."

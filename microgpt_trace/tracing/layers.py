@@ -6,19 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays.norm_rows import NormRows
+from ..architecture.kinds import Activation, Softmax
 from ..arrays.stats import Array, median
 from ..hooks.event import TraceEvent
+from .norms import NormMeter
 from .result import Compared, LayerRow
 
-NAMES = (
-    "embed.tok", "*.norm", "layer*.attn.weights", "layer*.attn.out", "layer*.attn.residual",
-    "layer*.mlp.act", "layer*.mlp.down", "layer*.mlp.residual",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from ..architecture.plan import Plan
+    from ..arrays.norm_rows import NormRows
+
 FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
@@ -26,58 +27,66 @@ NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of
 
 
 class Survey:
-    """Subscribe it to NAMES with statistics; then `rows`.
+    """Subscribe it to `names` with statistics; then `rows`.
 
-    `gain` gives the gain [C] of a norm event and `eps` its epsilon; `tokens` are those that are read, and
-    `keep` are positions whose residual stream after every layer stays in `kept`.
+    `parameter` gives the gains of norms by their names; `tokens` are those that are read, and `keep` are
+    positions whose residual stream after every layer stays in `kept`.
     """
 
     def __init__(
-        self, gain: Callable[[str], Array], eps: float, tokens: Sequence[int], keep: Sequence[int] = ()
+        self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int], keep: Sequence[int] = ()
     ) -> None:
         self.kept: list[Array] = []  # [n, C] for each layer
-        self.norms = NormRows(eps)
-        self._gain = gain
+        self._plan = plan
+        self._meter = NormMeter(plan, parameter, [(read, own) for own, read in plan.branches.items()])
         self._keep = np.array(keep, dtype=np.intp)
         self._witnesses = compared_positions(tokens)
         self._usual = np.ones(len(self._witnesses), bool)  # those that carried no massive activation so far
-        self._entered = self._stream = np.empty((0, 0))  # the stream before the layer, and as it is now
+        self._entered = np.empty((0, 0))  # the stream before the layer
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, Array] = {}  # by witness
         self._rows: list[dict[str, Any]] = []
         # of every layer: which witnesses are usual up to there, and what each says
         self._testimony: list[tuple[Array, dict[str, Array]]] = []
 
+    @property
+    def norms(self) -> NormRows:
+        """What the norms made of every row."""
+        return self._meter.rows
+
+    @property
+    def names(self) -> list[str]:
+        """The events that it looks at, in order of computation."""
+        wanted = {*self._meter.names, *self._plan.streams, *self._plan.branches}
+        wanted.update(row.name for row in self._plan.of_kind(Softmax, Activation))
+        return [name for name in self._plan if name in wanted]
+
     def __call__(self, event: TraceEvent, value: Array) -> None:
-        kind = event.name.rpartition(".")[2]
-        if event.name == "embed.tok":
+        self._meter(event, value)
+        kind = self._plan[event.name].kind
+        if event.name in self._plan.branches:
+            self._measure_write(event, value)
+        if event.name == self._plan.streams[0]:
             self._enter(value)
-        elif kind == "norm":
-            self.norms.measure(event.name, self._stream, value, self._gain(event.name))
-        elif kind == "weights":
+        elif event.name in self._plan.streams:
+            self._finish(event, value)
+        elif isinstance(kind, Softmax):
             self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
-        elif kind == "out":
-            self._measure_write("attention", value)
-        elif kind == "act":
+        elif isinstance(kind, Activation):
             self._measured |= {"near_zero": near_zero(value), "near_zero_threshold": NEAR_ZERO}
             self._compared["passing"] = 1 - (np.abs(value[self._witnesses]) <= NEAR_ZERO).mean(axis=1)
-        elif kind == "down":
-            self._measure_write("mlp", value)
-        elif event.name.endswith("mlp.residual"):
-            self._finish(event, value)
-        else:
-            self._stream = value.copy()
 
     def _enter(self, stream: Array) -> None:
         """Begin a layer that reads this stream."""
-        self._entered = self._stream = stream.copy()
+        self._entered = stream.copy()
         self._measured, self._compared = {}, {}
         self._usual = self._usual & ~massive(stream[self._witnesses])
 
-    def _measure_write(self, branch: str, write: Array) -> None:
+    def _measure_write(self, event: TraceEvent, write: Array) -> None:
         """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
-        self._measured[f"{branch}_share"] = median(row_norms(write) / row_norms(self._stream))
-        self._compared[branch] = typical_of_rows(write[self._witnesses])
+        stream = self._meter.read[self._plan.branches[event.name]]
+        self._measured[f"{event.stage}_share"] = median(row_norms(write) / row_norms(stream))
+        self._compared[event.stage] = typical_of_rows(write[self._witnesses])
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
         place = int(np.abs(value).argmax())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
@@ -18,13 +17,13 @@ from ..hooks.names import select_names
 from ..hooks.replacements import differs
 from ..microgpt.batch import Batch
 from ..microgpt.model import Model, Schedule
-from ..microgpt.ops import RMSNORM_EPS
 from ..microgpt.parameters import Parameters
 from ..microgpt.passes import Pass, forward, parameter_spec
 from ..microgpt.passes import backward as run_backward
 from .checks import Checker, untraced_check
 from .collector import Collector
 from .insights import insights_of
+from .norms import NormMeter
 from .predictions import predictions_of
 from .result import ParameterRow, Prediction, StepSummary, Trace
 
@@ -45,11 +44,12 @@ def trace_microgpt(
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = model.read(text)
     batch = model.batch(inputs)
-    collector, checker, norms = Collector(kept), Checker(model.config.n_head), _Norms()
+    collector, checker = Collector(kept), Checker(model.plan, model.parameter)
+    norms = NormMeter(model.plan, model.parameter)
     summary: StepSummary | None = None
     before, after = checker.observers(bus)
     collecting = bus.subscription(collector, phases=PHASES, stats=True)
-    measuring = bus.subscription(norms, *_Norms.NAMES)
+    measuring = bus.subscription(norms, *norms.names)
     chosen = set(shown)
     with ExitStack() as stack, np.errstate(all="ignore"):
         beside = stack.enter_context(_beside(model, inputs, interventions, chosen, top_k))
@@ -123,21 +123,6 @@ def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str
             f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         )
     return visible
-
-
-class _Norms:
-    """A hook that holds each norm's output against what goes in."""
-
-    NAMES = ("embed.sum", "*.norm", "*.residual")
-
-    def __init__(self) -> None:
-        self.rows, self._stream = NormRows(RMSNORM_EPS), np.empty((0, 0))
-
-    def __call__(self, event: TraceEvent, value: Array) -> None:
-        if event.name.endswith(".norm"):
-            self.rows.measure(event.name, self._stream, value)
-        if event.name.endswith(".residual") or event.stage == "embedding":
-            self._stream = value.copy()
 
 
 def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> tuple[Prediction, ...]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..hooks.bus import Run, Subscription
 from ..hooks.event import TraceEvent
 from .anomalies import Steps
 from .checks import Checker
 from .collector import Collector
-from .layers import NAMES, Survey
+from .layers import Survey
 
 if TYPE_CHECKING:
     from .beside import Beside
@@ -28,21 +27,11 @@ class Watched:
         self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
         lens: Sequence[int],
     ) -> None:  # fmt: skip
-        tensors = model.tensors
-
-        def gain(name: str) -> Array:
-            layer, _, kind = name.rpartition(".norm")[0].rpartition(".")
-            return tensors["final_norm" if kind == "final" else f"{layer}.{kind}_norm"].read()
-
-        def out_bias(layer: int) -> Array | None:
-            bias = tensors.get(f"layer{layer}.attn_bo")
-            return None if bias is None else bias.read()
-
         self.collector = Collector(kept)
         self.steps = Collector(())  # of the step of a continuation that goes on
         self.stepped = Steps()
-        self.checker = Checker(model.config.n_head, out_bias)
-        self.survey = Survey(gain, model.config.norm_eps, tokens, lens)
+        self.checker = Checker(model.plan, model.parameter)
+        self.survey = Survey(model.plan, model.parameter, tokens, lens)
         bus = model.hooks
         self._bus = bus
         self.beside: Beside | None = None
@@ -50,7 +39,7 @@ class Watched:
         self._comparing: list[Subscription] = []
         self._length = 0
         self._first, self._last = self.checker.observers(bus, *names)
-        self._surveying = bus.subscription(self.survey, *NAMES, stats=True)
+        self._surveying = bus.subscription(self.survey, *self.survey.names, stats=True)
         self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
         in_parts, whole = [name for name in names if name not in kept], kept
         self._collecting = [
