@@ -9,13 +9,14 @@ from test_diagnosis_eight_bits import wide
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
+from microgpt_trace.arrays.rounding import to_bf16
 from microgpt_trace.comparison.bands import Measure
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.differences import difference
 from microgpt_trace.comparison.draws import DrawsSide
 from microgpt_trace.comparison.measures import compare_rows
 from microgpt_trace.comparison.pairing import prepare_sides
-from microgpt_trace.comparison.rounding import COMPUTES, to_bf16
+from microgpt_trace.comparison.rounding import COMPUTES
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.running.streams import Piece

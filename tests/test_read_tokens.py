@@ -8,9 +8,9 @@ from dump_writing import write_npz
 from tiny_models import tiny_model, write_folder
 
 from microgpt_trace import load
+from microgpt_trace.arrays.rounding import to_bf16
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
-from microgpt_trace.comparison.rounding import to_bf16
 from microgpt_trace.diagnosis.dumped import diagnose
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recording import Recorded

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..arrays.stats import Array
 from ..hooks.event import EventSpec
-from .kinds import Add, Kind, Norm, Shape
+from .kinds import Add, Context, Kind, Norm, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
@@ -141,6 +141,19 @@ class Plan(Mapping[str, Operation]):
                 else:
                     found[name] = stream
         return found
+
+    @cached_property
+    def in_heads(self) -> frozenset[str]:
+        """The events whose rows are heads side by side: contexts, and what these and scores are made of."""
+        found = {own.name for own in self.of_kind(Context)}
+        for own in self.of_kind(Scores, Context):
+            for name in own.inputs:
+                while not self[name].kind.causal:
+                    found.add(name)
+                    if not isinstance(self[name].kind, Rotation | Norm):
+                        break
+                    name = self[name].inputs[0]
+        return frozenset(found)
 
     @cached_property
     def sums_of(self) -> Mapping[str, str]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.kinds import Loss, Probabilities, Scores, Softmax
+from ..architecture.known import kind_named
 from ..arrays.stats import Array, causal_mask, median
 from ..brief import one_line
 from ..hooks.event import EventSpec
@@ -77,14 +79,14 @@ class Bands:
         self, tolerance: Tolerance, layers: int, compute: Compute | None = None, varied: bool = True
     ) -> None:
         self.tolerance, self._layers, self.atol = tolerance, layers, tolerance.atol or 0.0
-        self._floor = 0.0 if compute is None or compute.inputs else compute.unit
+        self._floor = 0.0 if compute is None or compute.into_products else compute.unit
         self._varied = varied  # the text has some tokens
         self._noise = {-1: 1.0}  # after layer i, in units of ROUNDING, squared
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
         """Scores of a large magnitude round to an absolute error, which softmax makes a relative one. The
         side with the smaller ones counts: the other's may be wrong, or hold what stands for a mask."""
-        if not spec.name.endswith(".scores") or spec.layer is None:
+        if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         largest = min(_largest_seen(value) for value in values)
         own = SUMS * UNIT * min(largest, LARGEST) / ROUNDING
@@ -107,7 +109,7 @@ class Bands:
         if given.rtol is not None:
             return [Measure("", found, given.rtol * everywhere)]
         peaked = is_peaked(spec)
-        amplified = peaked or spec.name.endswith(".scores")
+        amplified = peaked or isinstance(kind_named(spec), Scores)
         own = ROUNDING * math.sqrt(self._noise_in(spec)) * (AMPLIFIED if amplified else 1.0)
         if not thirds or given.factor is None:
             return [Measure("", found, own * everywhere)]
@@ -155,7 +157,7 @@ def _reach(strayed: Sequence[Array], least: Array, least_median: float) -> _Reac
 
 def is_peaked(spec: EventSpec) -> bool:
     """Whether the values are exponentials: probabilities, or what follows from them."""
-    return spec.name.endswith(".weights") or spec.name in ("probs", "loss")
+    return isinstance(kind_named(spec), Softmax | Probabilities | Loss)
 
 
 def tolerance_of(

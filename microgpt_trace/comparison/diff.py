@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.kinds import Scores
+from ..architecture.known import kind_named
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
 from ..decoder.prompt import chosen_positions
@@ -170,7 +172,7 @@ def _has(side: Side, name: str, chosen: set[str]) -> bool:
 def _other_scores(models: Sequence[ModelSide], names: Sequence[str]) -> list[str]:
     """Events of attention scores that all models have and that are not among the names."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
-    return [name for name in common if name.endswith(".scores") and name not in names]
+    return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
 
 def _reported(

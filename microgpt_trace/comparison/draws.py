@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TapOf, TraceInput, unembedding_of
+from ..architecture.kinds import Linear
+from ..architecture.model import LanguageModel, TapOf, TraceInput
+from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array
-from ..dumps.relations import PRODUCTS
 from ..hooks.bus import HookBus, Run, Tap
-from ..hooks.names import select_names
 from ..running.streams import EventStream, Piece
 from .bands import DRAWS
-from .rounding import BLOCK, INTO_PRODUCTS_OF_MICROGPT, Compute, block_of, on_other_grids
+from .rounding import Compute, block_of, on_other_grids
 from .sides import ModelSide
 
 FEWEST = 3  # passes of a long text
@@ -44,27 +44,19 @@ class Draws:
     def _rounded(self, model: LanguageModel) -> dict[str, int]:
         """The events that are rounded, all but parameters or those that go into products; the sizes of the
         blocks in which they are."""
-        parameters = model.config.shapes()
-        specs = [name for name in model.hooks.specs if name not in parameters]
-        inputs = self.compute.inputs
-        if inputs and not model.tensors:
-            inputs = INTO_PRODUCTS_OF_MICROGPT
-        blocks = _input_blocks(model) if inputs and model.tensors else {}
-        return {name: blocks.get(name, BLOCK) for name in (select_names(inputs, specs) if inputs else specs)}
-
-
-def _input_blocks(model: LanguageModel) -> dict[str, int]:
-    """How many elements share a scale, the most in any product, of each event that goes into products."""
-
-    def largest(*matrices: str) -> int:
-        return max(block_of(model.tensors[matrix].encoding.name) for matrix in matrices)
-
-    head = unembedding_of(model.config)
-    return {"final.norm": largest(head)} | {
-        f"layer{i}.{event}": largest(*(f"layer{i}.{matrix}" for matrix in products.values()))
-        for i in range(model.config.n_layer)
-        for event, products in PRODUCTS.items()
-    }
+        if not self.compute.into_products:
+            return dict.fromkeys(model.plan, BLOCK)
+        found: dict[str, int] = {}
+        for row in model.plan.of_kind(Linear):
+            assert isinstance(row.kind, Linear)
+            name = row.inputs[0]
+            if (
+                row.kind.columns is not None or name in model.plan.streams
+            ):  # what reads the stream itself takes it as it is
+                continue
+            block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
+            found[name] = max(found.get(name, 0), block)
+        return found
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ class _RoundingTap:
             after = on_other_grids(each, self.compute, name, self.numbers, self.rounded[name])
             after = after.astype(value.dtype, copy=False)
         if name in self.names:
-            shown = each if self.compute.inputs else after
+            shown = each if self.compute.into_products else after
             for number, own in zip(self.numbers, shown, strict=True):
                 self.put(name, own.reshape(()) if value.ndim == 0 else own, number)
         return after.reshape(value.shape)

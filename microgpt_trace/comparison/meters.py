@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, bias_of
+from ..architecture.kinds import Linear, Rotation, Softmax
+from ..architecture.known import kind_named
+from ..architecture.model import LanguageModel
 from ..architecture.rope import rope_turns, turn
 from ..arrays.stats import Array
 from ..errors import InputError
@@ -19,10 +21,6 @@ from .measures import Rows, compare_each, compare_rows, join, with_predictions
 from .rounding import looks_rounded
 
 LOOKED_AT = 12  # events, whose values tell whether an engine rounds them
-BIASES_OF = {
-    "attn.q": "attn_bq", "attn.k": "attn_bk", "attn.v": "attn_bv", "attn.out": "attn_bo",
-    "mlp.gate": "mlp_bgate", "mlp.up": "mlp_bup", "mlp.down": "mlp_bdown",
-}  # fmt: skip
 
 
 class _Part(NamedTuple):
@@ -69,7 +67,7 @@ class RowMeter:
             self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
         options = {"causal": spec.causal, "outliers": not is_peaked(spec)}
-        options["zero_above"] = spec.name.endswith(".weights")
+        options["zero_above"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], bias=bias, **options)
         thirds = compare_each(at[self._base], at[2:], bias=bias, **options)
         if a.name == "logits":
@@ -84,16 +82,18 @@ class RowMeter:
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
         """What a product added to every row, where there is such a bias: [K], or turned as q and k are by
         RoPE, [n, K]"""
-        if self._model is None:
+        row = None if self._model is None else self._model.plan.get(spec.name)
+        if self._model is None or row is None:
             return None
-        kind, config = spec.name.partition(".")[2], self._model.config
-        turned = kind.endswith("_rope") and f"attn.{kind[0]}_norm" not in self._model.inputs
-        name = f"layer{spec.layer}.{BIASES_OF.get(kind.removesuffix('_rope') if turned else kind)}"
-        bias = bias_of(self._model, name)
-        if bias is None or not turned:
+        turning = row.kind if isinstance(row.kind, Rotation) else None
+        kind = row.kind if turning is None else self._model.plan[row.inputs[0]].kind
+        bias = None
+        if isinstance(kind, Linear) and kind.bias is not None:
+            bias = self._model.parameter(kind.bias)
+        if bias is None or turning is None:
             return bias
-        turns = rope_turns(config.rope, config.head_dim, np.array(positions))
-        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, config.head_dim)
+        turns = rope_turns(turning.rope, turning.head_dim, np.array(positions))
+        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, turning.head_dim)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
         """The differences in order of computation. Raises InputError where two sides share no position."""

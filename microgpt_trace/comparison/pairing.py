@@ -7,6 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..architecture.known import known_row, place_of
+from ..architecture.plan import layer_of
 from ..brief import listed
 from ..dumps.recording import Recording
 from ..errors import InputError
@@ -19,15 +21,6 @@ from .unmodelled import shapes_between
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
-
-# Events of both families in order of computation, for recordings that no model stands beside.
-_BEFORE = ("embed.tok", "embed.pos", "embed.sum", "embed.norm")
-_LAYER = (
-    "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_norm", "attn.k_norm", "attn.q_rope", "attn.k_rope",
-    "attn.scores", "attn.weights", "attn.context", "attn.out", "attn.residual", "mlp.norm", "mlp.gate",
-    "mlp.up", "mlp.act", "mlp.hidden", "mlp.down", "mlp.residual",
-)  # fmt: skip
-_AFTER = ("final.norm", "logits", "probs", "loss")
 
 
 def prepare_sides(
@@ -221,25 +214,13 @@ def event_specs_of(sides: Sequence[Side]) -> dict[str, EventSpec]:
         specs = models[0].model.hooks.specs
         return {name: spec for name, spec in specs.items() if name in models[0].shapes}
     names = {name for side in sides for name in side.names}
-    return {name: _spec_of(name) for name in sorted(names, key=_order)}
-
-
-def _order(name: str) -> tuple[int, int, str]:
-    layer, _, rest = name.partition(".")
-    if layer.startswith("layer"):
-        place = _LAYER.index(rest) if rest in _LAYER else _LAYER.index("attn.out")
-        return int(layer.removeprefix("layer")), place, name
-    return (-1, _BEFORE.index(name), name) if name in _BEFORE else (1 << 31, _AFTER.index(name), name)
+    return {name: _spec_of(name) for name in sorted(names, key=place_of)}
 
 
 def _spec_of(name: str) -> EventSpec:
-    layer, stage = name.partition(".")[0], "head"
-    if layer.startswith("layer"):
-        stage = "attention" if ".attn." in name else "mlp"
-    elif layer == "embed":
-        stage = "embedding"
-    index = int(layer.removeprefix("layer")) if layer.startswith("layer") else None
-    return EventSpec(name, stage, index, "", causal=name.endswith((".scores", ".weights")))
+    row = known_row(name)
+    assert row is not None  # what no architecture has is left over where a dump is opened
+    return EventSpec(name, row.stage, layer_of(name), "", causal=row.causal)
 
 
 def paired_names(sides: Sequence[Side], specs: Mapping[str, EventSpec]) -> list[str]:

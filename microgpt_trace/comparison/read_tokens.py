@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
@@ -29,9 +30,18 @@ def tokens_said(
 ) -> tuple[int, ...] | None:
     """The tokens that a recording names, or else those whose embedding it holds: those `asked` for, where
     it may be these."""
-    if recording.tokens is not None or "embed.tok" not in recording.tensors:
+    name, _ = embedding_of(model)
+    if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens
-    return recognise(model, recording.tensors["embed.tok"], asked)
+    return recognise(model, recording.tensors[name], asked)
+
+
+def embedding_of(model: LanguageModel) -> tuple[str, str]:
+    """The event that looks tokens up, and the table that it looks them up in."""
+    kinds = ((row.name, row.kind) for row in model.plan.of_kind(Lookup))
+    return next(
+        (name, kind.table) for name, kind in kinds if isinstance(kind, Lookup) and kind.by == "tokens"
+    )
 
 
 def with_tokens(recording: Recording, model: LanguageModel, asked: Sequence[int] | None = None) -> Recording:
@@ -60,15 +70,16 @@ def recognise(
     where that is as near; of equal ones it is the first. One row alone may be the last of many, and tells
     nothing.
     """
+    name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
     if rest or length < 2 or recorded.shape[-1] not in (model.config.n_embd, length * model.config.n_embd):
         return None
     try:
-        rows = fit("embed.tok", recorded, model.plan.shapes(length)).array
+        rows = fit(name, recorded, model.plan.shapes(length)).array
     except InputError:
         return None
     wanted = [None] * length if asked is None or len(asked) != length else list(asked)
-    table, tokens = model.parameter("wte"), list[int]()
+    table, tokens = model.parameter(matrix), list[int]()
     with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
         size = np.einsum("vc,vc->v", table, table)
         for start in range(0, length, PART):
@@ -98,7 +109,7 @@ def _nearest(row: Array, table: Array, rough: Array, asked: int | None) -> int |
 
 def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
     """What is to be said of tokens whose rows of the embedding are those of others too."""
-    table = model.parameter("wte")
+    table = model.parameter(embedding_of(model)[1])
     first = table[:, 0]
     said = []
     for token in dict.fromkeys(tokens):

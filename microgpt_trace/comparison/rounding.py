@@ -1,4 +1,4 @@
-"""What an engine of lower precision does to a value: the roundings of bf16, f16 and 8-bit blocks."""
+"""How engines of lower precision compute: what they round, and where."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
 
-BLOCK, WIDE_BLOCK = 32, 256  # elements of Q8_0 that share a scale, and of Q8_K
+__all__ = [
+    "BLOCK", "COMPUTES", "OF_WIDE_BLOCKS", "WIDE_BLOCK", "Compute", "block_of", "looks_rounded",
+    "on_other_grids", "q8_blocks", "to_bf16", "to_f16", "to_q8",
+]  # fmt: skip
+
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))  # whose products take inputs of Q8_K
 
 
@@ -18,60 +23,21 @@ OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))  # whose produc
 class Compute:
     """How an engine computes: how it rounds, where, and the largest relative error of one rounding.
 
-    `inputs` are the events that are rounded only on their way into a product, in blocks whose size `round`
-    takes too; empty: every event's own value is rounded.
+    With `into_products` values are rounded only on their way into a product, in blocks whose size `round`
+    takes too; else every event's own value is rounded.
     """
 
     name: str
     words: str
     round: Callable[..., Array]
     unit: float
-    inputs: tuple[str, ...] = ()
+    into_products: bool = False
 
 
-def to_bf16(x: Array) -> Array:
-    """The nearest bfloat16, ties to even, as float32: 8 of the 24 bits of a fraction remain."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
-
-
-def to_f16(x: Array) -> Array:
-    """The nearest float16 as float32, infinite above 65,504."""
-    with np.errstate(over="ignore"):
-        return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
-
-
-def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0) -> tuple[Array, Array]:
-    """Blocks along the rows as integers within 127 of 0, and a scale each: [..., K] -> [..., n, block],
-    [..., n, 1] float32. The last block is filled up with zeros. `nudge` moves what lies between two
-    integers up (or down) by that share of it."""
-    width = x.shape[-1]
-    padded = np.zeros((*x.shape[:-1], -(-width // block) * block), np.float32)
-    padded[..., :width] = x
-    blocks = padded.reshape(*x.shape[:-1], -1, block)
-    scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 0, np.rint(blocks / scale * np.float32(1 + nudge)), 0), scale
-
-
-def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0) -> Array:
-    """Blocks along the rows as 8-bit integers with a scale each, as engines for quantised weights round
-    what goes into a product: [..., K] -> [..., K]. With `half` the scale is kept in float16; `nudge` as in
-    `q8_blocks`."""
-    quants, scale = q8_blocks(x, block, nudge)
-    back = quants * (to_f16(scale) if half else scale)
-    return back.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)
-
-
-INTO_PRODUCTS = (
-    "layer*.attn.norm", "layer*.attn.context", "layer*.mlp.norm", "layer*.mlp.hidden", "final.norm",
-)  # fmt: skip
-INTO_PRODUCTS_OF_MICROGPT = ("layer*.attn.norm", "layer*.attn.context", "layer*.mlp.norm", "layer*.mlp.act")
 COMPUTES = {
     "bf16": Compute("bf16", "every value rounded to bfloat16", to_bf16, 2**-8),
     "f16": Compute("f16", "every value rounded to float16", to_f16, 2**-11),
-    "q8": Compute("q8", "8-bit blocks go into the products", to_q8, 2**-8, INTO_PRODUCTS),
+    "q8": Compute("q8", "8-bit blocks go into the products", to_q8, 2**-8, into_products=True),
 }
 
 
@@ -89,11 +55,13 @@ def on_other_grids(
     where blocks share a scale and one spacing for all changes nothing, all of a channel have.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    widths = value.shape[-1] if compute.inputs else 1
+    widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)
     spacing[0] = 1
     spacing = spacing[list(numbers)].reshape(len(numbers), *[1] * (value.ndim - 2), widths)
-    rounded = compute.round(value * spacing, block) if compute.inputs else compute.round(value * spacing)
+    rounded = (
+        compute.round(value * spacing, block) if compute.into_products else compute.round(value * spacing)
+    )
     return rounded / spacing
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..architecture.kinds import Softmax
+from ..architecture.known import kind_named
 from ..architecture.model import file_order
 from ..arrays.stats import Array
 from ..brief import one_line
@@ -163,7 +165,7 @@ class RecordingSide:
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
     """llama.cpp's attention weights without the columns of keys that no position has yet, which are 0."""
-    if not name.endswith(".weights") or not Path(recorded.source).stem.startswith("kq_soft_max"):
+    if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
         return recorded
     keys = shape[-1]
     if recorded.shape[-1] <= keys:

@@ -17,7 +17,7 @@ from ..dumps.recording import Recording
 from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
 from ..running.streams import EventStream
-from .read_tokens import ambiguous, recognise
+from .read_tokens import ambiguous, embedding_of, recognise
 
 
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
@@ -65,7 +65,7 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
     """The tokens of the first array that is rows of the embedding. Names that stand alone come before
     those of many layers: each array that is none costs a product with the whole embedding."""
-    named = dump.tensors.get("embed.tok")
+    named = dump.tensors.get(embedding_of(model)[0])
     unknown = [left.recorded for left in dump.leftovers if left.readable]
     like = Counter(re.sub("[0-9]+", "#", recorded.source) for recorded in unknown)
     unknown.sort(key=lambda recorded: like[re.sub("[0-9]+", "#", recorded.source)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ..architecture.known import known_row
 from ..dumps.layouts import fits
 from ..dumps.recording import OWN, Recorded, Recording
 from ..errors import InputError
@@ -50,7 +51,8 @@ def _candidates(name: str, recorded: Recorded, length: int) -> Iterator[Shape]:
     if recorded.layout == OWN and name in ("logits", "probs"):
         yield length, stored[-1]
         return
-    rows = length * length if name.endswith((".scores", ".weights")) else length
+    row = known_row(name)
+    rows = length * length if row is not None and row.causal else length
     square = (length, length) if rows > length else ()
     single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, and length of it is not known
     if not total % rows and not (single and length > 1) and recorded.layout != "last":

@@ -1,0 +1,91 @@
+"""Known: the architectures that there are, and the events of all of them. Knows no model and no file.
+
+What a dump holds is told by events' names where no model stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ..hooks.event import EventSpec
+from . import llama, microgpt
+from .kinds import Kind
+from .plan import Operation, Plan, kind_of, layer_of
+from .rope import Rope
+
+ARCHITECTURES: Mapping[str, Callable[[Any], Plan]] = {
+    "microgpt": microgpt.plan_of,
+    "llama": llama.plan_of,
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """The smallest config that has all that an architecture may have: one layer, one head."""
+
+    n_layer: int = 1
+    n_embd: int = 2
+    n_head: int = 1
+    n_kv_head: int = 1
+    head_dim: int = 2
+    n_inner: int = 2
+    vocab_size: int = 2
+    context_length: int = 2
+    norm_eps: float = 1e-5
+    activation: str = "SiLU"
+    rope: Rope = Rope(1e4)  # noqa: RUF009
+    biases: tuple[str, ...] = ()
+    windows: tuple[int | None, ...] = (None,)
+    tied: bool = True
+    qk_norm: bool = True
+
+
+@cache
+def examples() -> tuple[Plan, ...]:
+    """A plan of each architecture."""
+    return tuple(plan_of(Example()) for plan_of in ARCHITECTURES.values())
+
+
+@cache
+def known_rows() -> Mapping[str, Operation]:
+    """A row for every event by its name without layer and head, in an order that is that of each
+    architecture: what one has alone comes right after what stands before it there."""
+    order: list[str] = []
+    rows: dict[str, Operation] = {}
+    for plan in examples():
+        place = 0
+        for row in plan.values():
+            kind = kind_of(row.name)
+            if kind not in rows:
+                order.insert(place, kind)
+                rows[kind] = row
+            place = order.index(kind) + 1
+    return {kind: rows[kind] for kind in order}
+
+
+def known_row(name: str) -> Operation | None:
+    """What is known of an event by its name alone; None for what is none."""
+    return known_rows().get(kind_of(name))
+
+
+def kind_named(event: str | EventSpec) -> Kind | None:
+    """The kind of an event: of its own row, or else by its name."""
+    row = (
+        event if isinstance(event, Operation) else known_row(event if isinstance(event, str) else event.name)
+    )
+    return None if row is None else row.kind
+
+
+def place_of(name: str) -> tuple[float, int, str]:
+    """Sorts events of several layers in order of computation. What is no event comes last."""
+    kinds, row = list(known_rows()), known_row(name)
+    if row is None:
+        return math.inf, len(kinds), name
+    place = kinds.index(kind_of(name))
+    before = place < next(i for i, own in enumerate(known_rows().values()) if own.layer is not None)
+    layer = layer_of(name)
+    return (layer if layer is not None else -1 if before else math.inf), place, name
