@@ -8,8 +8,8 @@ import pytest
 from tiny_models import CASES, TOKENS
 
 from microgpt_trace import Intervention, load, trace
+from microgpt_trace.architecture.operations import norm
 from microgpt_trace.arrays.norm_rows import NormRows
-from microgpt_trace.decoder import llama
 from microgpt_trace.tracing.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
 from microgpt_trace.tracing.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
 from microgpt_trace.tracing.layers import MOST, compared_positions
@@ -141,13 +141,13 @@ WRONG_NORMS = {
     "gain left out": lambda x, gain, eps: SOUND(x, gain * 0 + 1, eps),
     "norm of the whole": lambda x, gain, eps: x / np.sqrt(np.square(x).mean() + eps) * gain,
 }
-SOUND = llama.rmsnorm
+SOUND = norm.rmsnorm
 
 
 @pytest.mark.parametrize("wrong", WRONG_NORMS)
 def test_a_wrong_rmsnorm_is_found(decoder_folder, monkeypatch, wrong):
     model = load(decoder_folder("llama_tied"))  # with an eps of 0.01
-    monkeypatch.setattr(llama, "rmsnorm", WRONG_NORMS[wrong])
+    monkeypatch.setattr(norm, "rmsnorm", WRONG_NORMS[wrong])
     assert "rmsnorm" in fired(trace(model, tokens=list(TOKENS)))
 
 

@@ -11,8 +11,10 @@ from judges_decoder import softmax
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.operations import linear, norm, shared
+from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
-from microgpt_trace.decoder import llama
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.decoder import print_decoder_trace
@@ -57,7 +59,7 @@ def close(found, expected, rtol=1e-5, atol=0.0):
 
 
 def test_observers_cannot_change_a_bit(tiny):
-    plain = llama.head_forward(tiny, llama.forward(tiny, np.array(TOKENS)))
+    plain = interpreter.head_forward(tiny, interpreter.forward(tiny, np.array(TOKENS)))
     with tiny.hooks.subscribe(lambda event, value: None, stats=True):
         np.testing.assert_array_equal(run(tiny, names=["*"], values=True)["logits"], plain)
 
@@ -208,7 +210,7 @@ def in_its_first_call(function, change):
 @pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
 def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, part):
     monkeypatch.setattr(logits, "PART", 7 * VOCAB if name == "head_forward" else part)
-    monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(llama, name), 0.25))
+    monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(interpreter, name), 0.25))
     found = check_of(run(tiny, recheck=True), "untraced")
     print(found)
     assert found.holds is False
@@ -219,14 +221,14 @@ def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatc
     """The stream strays at position 0; of logits in parts the last are compared."""
     change = (np.arange(7) == 0)[:, None] * 0.25
     monkeypatch.setattr(logits, "PART", VOCAB)
-    monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(llama.forward, change))
+    monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(interpreter.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
 
 
 def test_the_recheck_compares_what_hooks_let_through(tiny, monkeypatch):
     """A head that errs is found behind replaced values, too."""
-    monkeypatch.setattr(decoder_tracing, "head_forward", in_its_first_call(llama.head_forward, 0.25))
+    monkeypatch.setattr(decoder_tracing, "head_forward", in_its_first_call(interpreter.head_forward, 0.25))
     with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.attn.out"):
         found = check_of(run(tiny, recheck=True), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
@@ -238,7 +240,7 @@ def leaky(length, seen, window):
 
 def unsteady():
     """An RMSNorm that is never twice the same."""
-    calls, sound = iter(range(10**6)), llama.rmsnorm
+    calls, sound = iter(range(10**6)), norm.rmsnorm
     return lambda x, gain, eps: sound(x, gain, eps) + np.float32(1e-3) * next(calls)
 
 
@@ -247,7 +249,7 @@ def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, c
     model, tokens = load(decoder_folder(case)), [*range(1, 41)]
     runs = []
     for cores in (1, 2):
-        monkeypatch.setattr(llama, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(shared, "available_cores", lambda cores=cores: cores)
         runs.append(trace(model, tokens=tokens, names=["*"], values=True))
     one, two = runs
     different = [e.name for e in one if not np.array_equal(one[e.name], two[e.name])]
@@ -256,17 +258,17 @@ def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, c
 
 
 BROKEN = {
-    "heads": ("heads_forward", lambda sound: lambda *a: sound(*a) + np.float32(0.01)),
-    "softmax": ("softmax_forward", lambda sound: lambda *a: sound(*a) * np.float32(1.01)),
-    "causal": ("visible", lambda sound: leaky),
-    "untraced": ("rmsnorm", lambda sound: unsteady()),
+    "heads": (linear, "columns_forward", lambda sound: lambda *a: sound(*a) + np.float32(0.01)),
+    "softmax": (weights, "softmax_forward", lambda sound: lambda *a: sound(*a) * np.float32(1.01)),
+    "causal": (weights, "seen_keys", lambda sound: leaky),
+    "untraced": (norm, "rmsnorm", lambda sound: unsteady()),
 }
 
 
 @pytest.mark.parametrize("identifier", BROKEN)
 def test_a_broken_model_violates_the_check(tiny, monkeypatch, identifier):
-    name, broken = BROKEN[identifier]
-    monkeypatch.setattr(llama, name, broken(getattr(llama, name)))
+    module, name, broken = BROKEN[identifier]
+    monkeypatch.setattr(module, name, broken(getattr(module, name)))
     traced = run(tiny, names=["*"], recheck=True)
     print(check_of(traced, identifier))
     assert check_of(traced, identifier).holds is False
@@ -452,11 +454,11 @@ def test_the_loss_is_the_mean_over_targets(tiny):
 @pytest.fixture
 def rows_at_once(monkeypatch):
     """How many rows of logits were made in each go."""
-    sizes, sound = [], llama.head_forward
+    sizes, sound = [], interpreter.head_forward
 
-    def counted(model, x):
+    def counted(model, x, *tap):
         sizes.append(len(x))
-        return sound(model, x)
+        return sound(model, x, *tap)
 
     monkeypatch.setattr(decoder_tracing, "head_forward", counted)
     return sizes
@@ -492,9 +494,9 @@ def test_a_hook_or_a_kept_array_gets_logits_whole(tiny, monkeypatch, rows_at_onc
 
 
 def test_parts_have_the_time_they_took_and_the_loss_its_own(tiny, monkeypatch):
-    def slow(model, x):
+    def slow(model, x, tap):
         sleep(0.01)
-        return llama.head_forward(model, x)
+        return interpreter.head_forward(model, x)
 
     monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(decoder_tracing, "head_forward", slow)

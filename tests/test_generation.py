@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 from conftest import TINY_TOKENS
-from judges_decoder import decoder_events, softmax
+from judges_decoder import decoder_events
+from judges_decoder import softmax as probabilities
 from tiny_models import CASES, TOKENS, random_weights
 
 from microgpt_trace import load, trace
-from microgpt_trace.decoder import llama
+from microgpt_trace.architecture.cache import Cache
+from microgpt_trace.architecture.operations import shared, softmax
 from microgpt_trace.errors import InputError
 from microgpt_trace.render.document import document, dump
 from microgpt_trace.tracing import generation
@@ -46,7 +48,7 @@ def test_greedy_is_the_argmax_of_full_passes(decoder_folder, case):
     traced, ids = run(load(decoder_folder(case, eos="<unk>"))), [*TOKENS]
     weights = random_weights(CASES[case], case)
     for step in traced.generation:
-        probs = softmax(decoder_events(CASES[case], weights, ids)["logits"][-1])
+        probs = probabilities(decoder_events(CASES[case], weights, ids)["logits"][-1])
         print(step.step, step.token.token, step.token.p, probs.max())
         assert (step.position, step.token.token) == (len(ids), probs.argmax())
         assert step.token.p == pytest.approx(probs.max(), rel=1e-4)
@@ -83,29 +85,28 @@ def test_one_token_needs_no_decode_step(tiny):
 
 
 def drops_a_position(sound):
-    def extend(self, layer, k, v):
-        keys, values = sound(self, layer, k, v)
-        return (
-            (keys, np.concatenate([values[:, :1] * 0, values[:, 1:]], 1)) if self.length else (keys, values)
-        )
+    def extend(self, name, new):
+        seen = sound(self, name, new)
+        dropped = self.length and name.endswith("context")
+        return np.concatenate([seen[:, :1] * 0, seen[:, 1:]], 1) if dropped else seen
 
     return extend
 
 
 def shifts_what_comes(sound):
-    def extend(self, layer, k, v):
-        keys, values = (a.copy() for a in sound(self, layer, k, v))
-        if self.length:
-            keys[:, 1:] = keys[:, :-1].copy()
-        return keys, values
+    def extend(self, name, new):
+        seen = sound(self, name, new).copy()
+        if self.length and name.endswith("scores"):
+            seen[:, 1:] = seen[:, :-1].copy()
+        return seen
 
     return extend
 
 
 def forgets_one_layer(sound):
-    def extend(self, layer, k, v):
-        keys, values = sound(self, layer, k, v)
-        return (keys, values) if layer == 0 or not self.length else (keys * 0, values)
+    def extend(self, name, new):
+        seen = sound(self, name, new)
+        return seen * 0 if self.length and name == "layer1.attn.scores" else seen
 
     return extend
 
@@ -113,7 +114,7 @@ def forgets_one_layer(sound):
 @pytest.mark.parametrize("broken", [drops_a_position, shifts_what_comes, forgets_one_layer])
 @pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
 def test_a_broken_cache_is_noticed(decoder_folder, monkeypatch, case, broken):
-    monkeypatch.setattr(llama.Cache, "extend", broken(llama.Cache.extend))
+    monkeypatch.setattr(Cache, "extend", broken(Cache.extend))
     traced = run(load(decoder_folder(case)), generate=3)
     print(cache_check(traced))
     assert cache_check(traced).holds is False
@@ -121,14 +122,14 @@ def test_a_broken_cache_is_noticed(decoder_folder, monkeypatch, case, broken):
 
 
 def test_positions_that_start_anew_are_noticed(tiny, monkeypatch):
-    sound = llama.rope_turns
-    monkeypatch.setattr(llama, "rope_turns", lambda r, d, positions: sound(r, d, positions - positions[0]))
+    sound = shared.rope_turns
+    monkeypatch.setattr(shared, "rope_turns", lambda r, d, positions: sound(r, d, positions - positions[0]))
     assert cache_check(run(tiny, generate=3)).holds is False
 
 
 def test_a_window_that_is_ignored_in_decoding_is_noticed(decoder_folder, monkeypatch):
-    sound = llama.visible
-    monkeypatch.setattr(llama, "visible", lambda t, s, w: sound(t, s, w if t == s else None))
+    sound = softmax.seen_keys
+    monkeypatch.setattr(softmax, "seen_keys", lambda t, s, w: sound(t, s, w if t == s else None))
     assert cache_check(run(load(decoder_folder("mistral_window")), generate=3)).holds is False
 
 
@@ -219,7 +220,7 @@ def test_next_to_no_heat_is_greedy(tiny, temperature):
 def test_tokens_are_drawn_by_their_odds(temperature):
     rng, logits = np.random.default_rng(3), np.array([0.0, 1.0, 2.5, -1.0], np.float32)
     draws = [generation._draw(logits, temperature, rng) for _ in range(4000)]
-    found, expected = np.bincount(draws, minlength=4) / 4000, softmax(logits / temperature)
+    found, expected = np.bincount(draws, minlength=4) / 4000, probabilities(logits / temperature)
     print(found, expected)
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 4000**0.5)
 

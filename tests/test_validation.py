@@ -8,7 +8,16 @@ from real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import init, load
 from microgpt_trace.architecture import rope
-from microgpt_trace.decoder import llama
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.operations import (
+    context,
+    elementwise,
+    norm,
+    rotation,
+    scores,
+    shared,
+    softmax,
+)
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt
@@ -92,14 +101,19 @@ def test_a_value_that_is_only_shown_fails_in_a_microgpt(emma, name, monkeypatch)
     assert those(validate(emma, "emma"), "failed") == [f"layer0.{name}"]
 
 
+def hear_not(monkeypatch, name):
+    """What runs is the trace's own pass, not another one."""
+    plain = interpreter.forward
+
+    def forward(model, tokens, tap=interpreter.SILENT, cache=None):
+        return plain(model, tokens, Deaf(tap, name), cache)
+
+    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
+
+
 @pytest.mark.parametrize("name", ["attn.k_rope", "attn.scores", "attn.head1", "mlp.gate", "mlp.down"])
 def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypatch):
-    layer_forward = llama.layer_forward
-
-    def deaf(x, i, w, turns, tap, cache, n=1):
-        return layer_forward(x, i, w, turns, Deaf(tap, name) if i == 1 else tap, cache, n)
-
-    monkeypatch.setattr(llama, "layer_forward", deaf)
+    hear_not(monkeypatch, f"layer1.{name}")
     found = validate(decoders("qwen2")[0], tokens=TOKENS)
     assert those(found, "failed") == [f"layer1.{name}"]
     (failed,) = (v for v in found.verdicts if v.verdict == "failed")
@@ -107,24 +121,11 @@ def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypat
     assert failed.reason.endswith("is computed from another value, not from this")
 
 
-class DeafAt(Deaf):
-    """The same for one event of the whole model."""
-
-    def layer(self, index):
-        return self.tap.layer(index)
-
-
 @pytest.mark.parametrize(("name", "reader"), [("embed.tok", "layer0.attn.norm"), ("final.norm", "logits")])
 def test_a_value_outside_the_layers_that_is_only_shown_fails_in_a_decoder(
     decoders, name, reader, monkeypatch
 ):
-    """What runs is the trace's own pass, not another one."""
-    plain = llama.forward
-
-    def forward(model, tokens, tap=llama.SILENT, cache=None):
-        return plain(model, tokens, DeafAt(tap, name), cache)
-
-    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
+    hear_not(monkeypatch, name)
     found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
     assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
         name: f"{reader} is computed from another value, not from this"
@@ -132,14 +133,13 @@ def test_a_value_outside_the_layers_that_is_only_shown_fails_in_a_decoder(
 
 
 WRONG_OPERATIONS = {
-    "rmsnorm": (llama, lambda y: y * np.float32(1.01), ["norm"]),
-    "silu": (llama, np.negative, ["mlp.act"]),
-    "turn": (llama, lambda y: y * np.float32(1.01), ["_rope"]),
-    "scores_forward": (llama, np.negative, ["attn.scores"]),
-    "softmax_forward": (llama, lambda y: y * np.float32(1.01), ["attn.weights"]),
-    "context_forward": (llama, lambda y: y * np.float32(1.01), ["attn.context"]),
-    "linear": (llama, lambda y: y * np.float32(1.01), ["attn.q", "mlp.down", "logits"]),
-    "head_norm": (llama, np.negative, ["q_norm", "k_norm"]),
+    "rmsnorm": (norm, lambda y: y * np.float32(1.01), ["norm", "q_norm", "k_norm"]),
+    "forward": (elementwise, np.negative, ["mlp.act", "mlp.hidden", "attn.residual"]),
+    "turn_heads": (rotation, lambda y: y * np.float32(1.01), ["_rope"]),
+    "scores_forward": (scores, np.negative, ["attn.scores"]),
+    "softmax_forward": (softmax, lambda y: y * np.float32(1.01), ["attn.weights"]),
+    "context_forward": (context, lambda y: y * np.float32(1.01), ["attn.context"]),
+    "linear": (shared, lambda y: y * np.float32(1.01), ["attn.q", "mlp.down", "logits"]),
 }
 
 
@@ -203,13 +203,13 @@ def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatc
 
 
 def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypatch):
-    plain = llama.layer_forward
+    plain = interpreter.layer_forward
 
-    def layer_forward(x, i, w, turns, tap, cache, n=1):
-        out = plain(x, i, w, turns, tap, cache, n)
-        return out if tap.wants("mlp.residual") else out * np.float32(1.01)
+    def layer_forward(x, index, run):
+        out = plain(x, index, run)
+        return out if run.tap.wants(f"layer{index}.mlp.residual") else out * np.float32(1.01)
 
-    monkeypatch.setattr(llama, "layer_forward", layer_forward)
+    monkeypatch.setattr(interpreter, "layer_forward", layer_forward)
     found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
     assert those(found, "failed") == ["logits"]
 

@@ -8,8 +8,8 @@ from judges import agree
 from sweeps import some_of
 
 from microgpt_trace import trace
+from microgpt_trace.architecture import variants
 from microgpt_trace.architecture.edits import Edit
-from microgpt_trace.decoder import variants
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arrays.stats import Array
+from ..brief import one_line
 from ..hooks.event import EventSpec
-from .kinds import Add, Context, Kind, Norm, Rotation, Scores, Shape
+from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
@@ -34,6 +35,30 @@ class Operation(EventSpec):
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     instead: Mapping[str, Callable[[str], Array]] = field(default_factory=lambda: NOTHING)
+
+
+class Step(NamedTuple):
+    """A row with what running it among others asks: whether one of them reads it (or what follows them, the
+    last one), which row it is a part of, and what no row after it reads."""
+
+    row: Operation
+    read: bool
+    whole: Operation | None
+    done: tuple[str, ...]
+
+    __repr__ = one_line
+
+
+class Steps(NamedTuple):
+    """The rows of a plan as they run: before the layers, in each, up to what the head reads, the head."""
+
+    before: tuple[Step, ...]
+    layers: tuple[tuple[Step, ...], ...]
+    final: tuple[Step, ...]
+    head: tuple[Step, ...]
+
+    def __repr__(self) -> str:
+        return one_line(self, layers=len(self.layers))
 
 
 class Rows:
@@ -73,6 +98,9 @@ class Plan(Mapping[str, Operation]):
     def __init__(self, rows: Sequence[Operation]) -> None:
         self._rows = {own.name: own for own in rows}
 
+    def __repr__(self) -> str:
+        return one_line(self, events=len(self), layers=len(self.layers))
+
     def __getitem__(self, name: str) -> Operation:
         return self._rows[name]
 
@@ -102,6 +130,26 @@ class Plan(Mapping[str, Operation]):
         """The rows after the last layer."""
         rows = list(self.values())
         return tuple(rows[rows.index(self.layers[-1][-1]) + 1 :])
+
+    @cached_property
+    def head(self) -> tuple[Operation, ...]:
+        """The rows from the matrix that makes logits up to the logits."""
+        stop = next(at for at, own in enumerate(self.after) if isinstance(own.kind, Probabilities))
+        row = self[self.after[stop].inputs[0]]
+        while not isinstance(row.kind, Linear):
+            row = self[row.inputs[0]]
+        return self.after[[own.name for own in self.after].index(row.name) : stop]
+
+    @cached_property
+    def final(self) -> tuple[Operation, ...]:
+        """The rows between the layers and the head."""
+        return self.after[: [own.name for own in self.after].index(self.head[0].name)]
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The rows as they run."""
+        layers = tuple(map(_steps_of, self.layers))
+        return Steps(_steps_of(self.before), layers, _steps_of(self.final), _steps_of(self.head))
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
@@ -197,6 +245,20 @@ class Plan(Mapping[str, Operation]):
     def changed(self, change: Change) -> Plan:
         """The plan with each row changed, which is done when the row is asked for."""
         return _Changed(self, change)
+
+
+def _steps_of(rows: Sequence[Operation]) -> tuple[Step, ...]:
+    last = {name: at for at, own in enumerate(rows) for name in own.inputs}
+    whole = {part: own for own in rows for part in own.parts}
+    return tuple(
+        Step(
+            own,
+            own.name in last or own is rows[-1],
+            whole.get(own.name),
+            tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at),
+        )
+        for at, own in enumerate(rows)
+    )
 
 
 class _Changed(Plan):

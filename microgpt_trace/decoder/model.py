@@ -14,7 +14,9 @@ from ..architecture.edits import Edit, Report, unreported
 from ..architecture.graph import decoder_inputs
 from ..architecture.llama import plan_of
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
+from ..architecture.passes import logits_forward, run_together
 from ..architecture.plan import Plan
+from ..architecture.variants import variants
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
 from ..arrays.stats import Array
@@ -23,9 +25,7 @@ from ..brief import one_line
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from .config import DecoderConfig
-from .passes import logits_forward, run_together
 from .prompt import named_token_of, prepare
-from .variants import variants
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

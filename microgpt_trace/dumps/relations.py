@@ -15,8 +15,8 @@ from itertools import combinations, permutations
 import numpy as np
 
 from ..architecture.model import LanguageModel, bias_of
+from ..architecture.operations.elementwise import silu
 from ..arrays.stats import Array
-from ..decoder.llama import silu
 from .layouts import fit
 from .matching import Part, Shapes, Table
 from .recording import Recorded

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..architecture.cache import Cache
+from ..architecture.run import final_forward, forward, head_forward
 from ..arrays.logits import best_tokens, in_parts, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.llama import Cache, forward, head_forward, rmsnorm
 from ..decoder.model import Decoder
 from ..decoder.prompt import chosen_positions, prepare
 from ..errors import InputError
-from ..hooks.bus import Run
+from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.names import select_names
 from ..hooks.replacements import differs
 from .anomalies import anomalies_of
@@ -145,13 +146,14 @@ def predict(
     emit: Callable[[str, Array], Array] = run.take_part
     size = rows_of_a_part(model.config.vocab_size)
     is_parted = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
+    tap: Tap = SILENT if is_parted else run.tap("forward")
     if not is_parted:
-        size, emit = len(rows), run.tap("forward").emit
+        size, emit = len(rows), tap.emit
     label, predictions = model.label, list[Prediction]()
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         run.resume()
-        computed = head_forward(model, final[list(group)])
+        computed = head_forward(model, final[list(group)], tap)
         logits = emit("logits", computed)
         likely = softmax(logits)
         if is_parted:  # else the checker sees them as an event
@@ -196,8 +198,7 @@ def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:
 def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
     """Final norm and head applied to the stream after each layer: the top token of every position."""
     label, width = model.label, len(positions)
-    gain, eps = model.tensors["final_norm"].read(), model.config.norm_eps
-    stacked = rmsnorm(np.concatenate(streams), gain, eps)
+    stacked = final_forward(model, np.concatenate(streams))
     found: list[Candidate | None] = []
     for part in in_parts(len(stacked), model.config.vocab_size):
         found += (_best(row, label) for row in head_forward(model, stacked[part]))

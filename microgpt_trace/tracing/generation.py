@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..architecture.cache import Cache
 from ..architecture.model import TraceInput
+from ..architecture.run import forward, head_forward, what_the_head_reads
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
-from ..decoder.llama import Cache, forward, head_forward
 from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.bus import Run
@@ -91,9 +92,9 @@ def continue_prompt(
 
 def _head(model: Decoder, stream: Array, run: Run) -> tuple[tuple[Array, Array], Run]:
     """Logits and probs [V] after a stream [1, C], as the hooks of the run leave them."""
-    emit = run.tap("forward").emit
-    logits = emit("logits", head_forward(model, stream))
-    return (logits[0], emit("probs", softmax(logits))[0]), run
+    tap = run.tap("forward")
+    logits = tap.emit("logits", head_forward(model, stream, tap))
+    return (logits[0], tap.emit("probs", softmax(logits))[0]), run
 
 
 @np.errstate(divide="ignore")  # what cannot be drawn has P 0
@@ -124,4 +125,4 @@ def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced:
     worst = float((np.linalg.norm(decoded - full, axis=1) / np.where(norms > 0, norms, 1)).max())
     if not np.isfinite(worst):
         return Check("cache", CLAIM, None, None, CACHE_TOLERANCE, "the stream is not finite")
-    return Check("cache", CLAIM, worst <= CACHE_TOLERANCE, worst, CACHE_TOLERANCE, "final.norm")
+    return Check("cache", CLAIM, worst <= CACHE_TOLERANCE, worst, CACHE_TOLERANCE, what_the_head_reads(model))

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...arrays.erf import erfc
 from ...arrays.stats import Array
 from ..kinds import Activation, Add, Kind, Multiply
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,6 +29,52 @@ class FaultyAdd(Add):
     """Each part times a number."""
 
     factors: tuple[float, float] = (1.0, 1.0)
+
+
+def forward(row: Operation, run: Shared, *inputs: Array) -> Array:
+    """The function, product or sum of each element: [...] -> [...]"""
+    if isinstance(row.kind, Activation):
+        return FORWARD[row.kind.function](*inputs)
+    a, b = inputs
+    return a * b if isinstance(row.kind, Multiply) else a + b
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x)"""
+    return x / (1 + np.exp(-x))
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)"""
+    return np.maximum(x, 0)
+
+
+def gelu(x: Array) -> Array:
+    """x * P(a normal variable <= x). Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016)."""
+    return x * below(x)
+
+
+def below(x: Array) -> Array:
+    """P(a normal variable <= x), worked out in float64"""
+    return (erfc(x / -math.sqrt(2)) / 2).astype(x.dtype, copy=False)
+
+
+def gelu_by_tanh(x: Array) -> Array:
+    """Its approximation by tanh, by the same authors."""
+    return x * (1 + np.tanh(bent(x))) / 2
+
+
+def bent(x: Array) -> Array:
+    """Of which GELU's approximation takes the tanh."""
+    return math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+
+
+FORWARD: dict[str, Callable[[Array], Array]] = {
+    "SiLU": silu,
+    "ReLU": relu,
+    "GELU": gelu,
+    "GELU by tanh": gelu_by_tanh,
+}
 
 
 def reference(row: Operation, given: Given, *inputs: Array) -> Array:

@@ -11,6 +11,7 @@ from ..kinds import Linear
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread, terms
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -18,6 +19,20 @@ class FaultyLinear(Linear):
     """With a `cap`: c * tanh(y / c)."""
 
     cap: float | None = None
+
+
+def forward(row: Operation, run: Shared, x: Array) -> Array:
+    """y = x @ W.T + b: [N, in] -> [N, out]"""
+    kind = row.kind
+    assert isinstance(kind, Linear)
+    if kind.columns is None:
+        return run.product(x, kind.weight, kind.bias)
+    return columns_forward(x, run.matrix(kind.weight), slice(*kind.columns))
+
+
+def columns_forward(x: Array, weight: Array, own: slice) -> Array:
+    """The share of some columns: [N, in], [out, in] -> [N, out]"""
+    return x[:, own] @ weight[:, own].T
 
 
 def reference(row: Operation, given: Given, x: Array) -> Array:

@@ -12,6 +12,7 @@ from ..kinds import Lookup
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,6 +24,13 @@ class FaultyLookup(Lookup):
     offset: int = 0
     scale: float = 1.0
     read: Callable[[Array], Array] | None = None
+
+
+def forward(row: Operation, run: Shared) -> Array:
+    """The rows of the table, of every sequence: -> [n*T, C]"""
+    kind = row.kind
+    assert isinstance(kind, Lookup)
+    return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
 def reference(row: Operation, given: Given) -> Array:

@@ -14,6 +14,7 @@ from ..kinds import Norm
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread, terms
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,6 +27,29 @@ class FaultyNorm(Norm):
     exponent: float = 2.0
     summed: bool = False
     per_head: bool = True
+
+
+def forward(row: Operation, run: Shared, x: Array) -> Array:
+    """y = x / sqrt(mean(x^2) + eps) * gain + bias of each row, or head of it: [N, C] -> [N, C]"""
+    kind = row.kind
+    assert isinstance(kind, Norm)
+    heads = x if kind.head_dim is None else x.reshape(len(x), -1, kind.head_dim)
+    if kind.centred:
+        heads = heads - heads.mean(axis=-1, keepdims=True)
+    y = rmsnorm(heads, None if kind.gain is None else run.vector(kind.gain), kind.eps)
+    return (y if kind.bias is None else y + run.vector(kind.bias)).reshape(x.shape)
+
+
+def rmsnorm(x: Array, gain: Array | None, eps: float) -> Array:
+    """y = x / sqrt(mean(x^2) + eps) * gain, row by row: [..., C] -> [..., C]"""
+    y = x / root_mean_square(x, eps)
+    return y if gain is None else y * gain
+
+
+def root_mean_square(x: Array, eps: float) -> Array:
+    """sqrt(mean(x^2) + eps): [..., C] -> [..., 1]"""
+    rms: Array = np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps)
+    return rms
 
 
 def reference(row: Operation, given: Given, x: Array) -> Array:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ...arrays.logits import losses_of, softmax
 from ...arrays.stats import Array
 from ..kinds import Kind, Loss, Probabilities
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread
+from .shared import Shared
 from .softmax import of_softmax
 
 
@@ -19,6 +22,21 @@ class FaultyLoss(Loss):
     """Of other tokens."""
 
     tokens: Array | None = None
+
+
+def forward(row: Operation, run: Shared, logits: Array) -> Array:
+    """The softmax over the tokens: [T, V] -> [T, V]; or the mean of -log P(target) over the positions whose
+    next token is known: [T, V] -> []"""
+    if isinstance(row.kind, Probabilities):
+        return softmax(logits)
+    rows, targets = known_targets(run.targets)
+    return np.asarray(losses_of(logits[rows], targets).mean(), logits.dtype)
+
+
+def known_targets(targets: Sequence[int | None]) -> tuple[list[int], list[int]]:
+    """The positions whose next token is known, and which it is."""
+    known = [(at, target) for at, target in enumerate(targets) if target is not None]
+    return [at for at, _ in known], [target for _, target in known]
 
 
 def reference(row: Operation, given: Given, logits: Array) -> Array:

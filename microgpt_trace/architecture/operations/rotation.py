@@ -15,8 +15,10 @@ from ...arrays.stats import Array
 from ..kinds import Rotation
 from ..plan import Operation
 from ..rope import Rope
+from ..rope import turn as turn_heads
 from .given import Given
 from .rounding import Sizes, Spread
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,13 @@ def turning_of(kind: Rotation) -> Turning:
 @lru_cache(maxsize=64)
 def _said(rope: Rope, head_dim: int) -> Turning:
     return Turning(*frequencies(rope, head_dim))
+
+
+def forward(row: Operation, run: Shared, x: Array) -> Array:
+    """Each head turned by the angles of its position: [n*T, H*D] -> [n*T, H*D]"""
+    kind = row.kind
+    assert isinstance(kind, Rotation)
+    return turn_heads(x, run.turns(kind), kind.head_dim)
 
 
 def reference(row: Operation, given: Given, x: Array) -> Array:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...arrays.heads import in_heads, shares
+from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
 from ..kinds import Scores
 from ..plan import Operation
 from .given import Given
 from .linear import capped
 from .rounding import Sizes, Spread
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -19,6 +22,30 @@ class FaultyScores(Scores):
     """With a `cap`: c * tanh(scores / c)."""
 
     cap: float | None = None
+
+
+def forward(row: Operation, run: Shared, q: Array, k: Array) -> Array:
+    """scores = q @ k.T * scale of n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
+    kind = row.kind
+    assert isinstance(kind, Scores)
+    queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
+    group = run.groups(kind.group, len(keys) // run.n)
+    if run.cache is not None:
+        keys = run.cache.extend(row.name, keys)
+    return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
+
+
+def scores_forward(queries: Array, keys: Array, group: Array, scale: float, workers: int) -> Array:
+    """scores = q @ k.T * scale, head h with the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
+    scores = np.empty((*queries.shape[:2], keys.shape[1]), queries.dtype)
+
+    @IGNORE
+    def fill(own: slice) -> None:
+        np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
+        scores[own] *= scale
+
+    share(fill, shares(len(queries), workers), workers)
+    return scores
 
 
 def reference(row: Operation, given: Given, q: Array, k: Array) -> Array:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...arrays.heads import shares
+from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
 from ..kinds import Softmax
 from ..plan import Operation
 from .given import Given
 from .rounding import Sizes, Spread, terms
+from .shared import Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,6 +25,35 @@ class FaultySoftmax(Softmax):
     ahead: int = 0
     base: float = math.e
     axis: int = -1
+
+
+def forward(row: Operation, run: Shared, scores: Array) -> Array:
+    """exp(x) over its sum along the keys that are seen, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
+    kind = row.kind
+    assert isinstance(kind, Softmax)
+    length, keys = scores.shape[1:]
+    return softmax_forward(scores, seen_keys(length, keys, kind.window), run.attention_workers)
+
+
+def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
+    """softmax over the keys that are seen, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
+    weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
+
+    @IGNORE
+    def fill(own: slice) -> None:
+        z = np.where(seen, scores[own], lowest)
+        z -= z.max(axis=-1, keepdims=True)
+        np.exp(z, out=z)
+        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
+
+    share(fill, shares(len(scores), workers), workers)
+    return weights
+
+
+def seen_keys(length: int, seen: int, window: int | None) -> Array:
+    """Which positions a query may look at: [T, S] of booleans, the last T rows of a causal mask."""
+    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # how far back the key lies
+    return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
 def reference(row: Operation, given: Given, scores: Array) -> Array:

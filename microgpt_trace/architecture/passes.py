@@ -7,21 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..architecture.model import TapOf, TraceInput
 from ..arrays.logits import rows_of_a_part, softmax, used_losses
 from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from ..hooks.replacements import differs
-from .llama import Stored, forward, head_forward
+from .model import LanguageModel, TapOf, TraceInput
+from .run import forward, head_forward
 
 
-def logits_forward(model: Stored, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
+def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
     """The logits [n, V] of these positions, as used; no others are computed and emitted."""
     final = forward(model, np.array(inputs.tokens), tap)
-    return tap.emit("logits", head_forward(model, final[list(rows)]))
+    return tap.emit("logits", head_forward(model, final[list(rows)], tap))
 
 
-def run_together(model: Stored, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
+def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
     """n times forward through the whole model with all sequences in each product, the logits in parts where
     they are many and somebody listens."""
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
@@ -43,11 +43,11 @@ def run_together(model: Stored, inputs: TraceInput, tap_of: TapOf, n: int) -> No
 
 
 def _losses(
-    model: Stored, final: Array, targets: Sequence[int | None], tap: Tap
+    model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap
 ) -> list[list[float]]:  # fmt: skip
     """What the head makes of some rows [n, T, C] of each sequence; the losses where somebody wants them."""
     n, length, width = final.shape
-    logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width)))
+    logits = tap.emit("logits", head_forward(model, final.reshape(n * length, width), tap))
     if not tap.wants("probs") and not tap.wants("loss"):
         return [[]] * n
     computed = softmax(logits)

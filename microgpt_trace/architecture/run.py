@@ -1,0 +1,99 @@
+"""The interpreter: runs the rows of any plan, layer by layer. Knows no kind's arithmetic.
+
+A value is dropped once no row of its layer reads it any more, so that memory does not grow with the depth.
+What no row reads, the share of a head, is computed only where somebody wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..arrays.linear import keep_freed_memory
+from ..arrays.stats import Array
+from ..hooks.bus import SILENT, Tap
+from .cache import Cache
+from .model import LanguageModel
+from .operations.shared import Shared
+from .plan import Operation, Step
+from .reference import arithmetic_of
+
+
+def forward(
+    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: Cache | None = None, n: int = 1
+) -> Array:
+    """What the head reads, up to which everything is computed: tokens [T] -> [n*T, C].
+
+    With a cache the tokens follow those that it has seen, and are added to it. The n sequences of the
+    same tokens, one after another, differ by what the tap makes of them.
+    """
+    keep_freed_memory()
+    run = Shared(model, tokens, n, tap, cache)
+    x = before_forward(run)
+    for i in range(len(model.plan.layers)):
+        x = layer_forward(x, i, run)
+    if cache is not None:
+        cache.length += len(tokens)
+    return final_forward(model, x, tap)
+
+
+def before_forward(run: Shared) -> Array:
+    """The stream that enters the first layer: -> [n*T, C]"""
+    return run_rows(run.model.plan.steps.before, {}, run)
+
+
+def layer_forward(x: Array, index: int, run: Shared) -> Array:
+    """The stream after a layer from that before it: [n*T, C] -> [n*T, C]"""
+    plan = run.model.plan
+    y = run_rows(plan.steps.layers[index], {plan.streams[index]: x}, run)
+    run.forget()
+    return y
+
+
+def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
+    """What the head reads, from the stream after the last layer: [N, C] -> [N, C]"""
+    steps = model.plan.steps.final
+    return run_rows(steps, {model.plan.streams[-1]: x}, Shared(model, tap=tap)) if steps else x
+
+
+def head_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
+    """The logits, not yet emitted, of what the head reads: [N, C] -> [N, V]"""
+    *within, last = model.plan.steps.head
+    run = Shared(model, tap=tap)
+    if within:
+        x = run_rows(within, {what_the_head_reads(model): x}, run)
+    return row_forward(last.row, {last.row.inputs[0]: x}, run)
+
+
+def what_the_head_reads(model: LanguageModel) -> str:
+    """The event that `forward` gives."""
+    return model.plan.head[0].inputs[0]
+
+
+def run_rows(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> Array:
+    """Run some rows in order, given what they read of others; the value of the last.
+
+    Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
+    """
+    ahead: dict[str, Array] = {}  # wholes of which a part was replaced
+    for row, read, whole, done in steps:
+        if read or run.tap.wants(row.name):
+            computed = ahead.pop(row.name) if row.name in ahead else row_forward(row, values, run)
+            value = run.tap.emit(row.name, computed)
+            if whole is not None and value is not computed:
+                if whole.name not in ahead:
+                    ahead[whole.name] = row_forward(whole, values, run)
+                ahead[whole.name] = ahead[whole.name] + (value - computed)
+            if read:
+                values[row.name] = value
+            del computed, value
+        for name in done:
+            values.pop(name, None)
+    return values[steps[-1].row.name]
+
+
+def row_forward(row: Operation, values: Mapping[str, Array], run: Shared) -> Array:
+    """The value of a row from those that it reads."""
+    arithmetic: Any = arithmetic_of(row.kind)
+    value: Array = arithmetic.forward(row, run, *(values[name] for name in row.inputs))
+    return value
