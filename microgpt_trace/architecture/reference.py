@@ -6,32 +6,15 @@ What the reference alone knows: kinds that only a fault has, and several kinds o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ..arrays.stats import Array
-from . import kinds
 from .kinds import Kind
-from .operations import context, elementwise, linear, lookup, norm, prediction, rotation, scores, softmax
 from .operations.given import Given
+from .operations.of_kinds import arithmetic_of
 from .operations.rounding import Sizes, Spread
 from .plan import Operation
-
-ARITHMETIC: dict[type[Kind], Any] = {  # the module of each kind
-    kinds.Lookup: lookup,
-    kinds.Linear: linear,
-    kinds.Norm: norm,
-    kinds.Rotation: rotation,
-    kinds.Scores: scores,
-    kinds.Softmax: softmax,
-    kinds.Context: context,
-    kinds.Activation: elementwise,
-    kinds.Multiply: elementwise,
-    kinds.Add: elementwise,
-    kinds.Probabilities: prediction,
-    kinds.Loss: prediction,
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,11 +22,6 @@ class InTurn(Kind):
     """Several kinds one after another, none: the input as it is."""
 
     kinds: tuple[Kind, ...] = ()
-
-
-def arithmetic_of(kind: Kind) -> Any:
-    """The module that knows a kind's arithmetic."""
-    return next(ARITHMETIC[own] for own in type(kind).__mro__ if own in ARITHMETIC)
 
 
 def reference(row: Operation, given: Given, *inputs: Array) -> Array:
