@@ -11,10 +11,10 @@ from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
 from microgpt_trace import load
+from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.arrays.encodings import stored_column
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
-from microgpt_trace.explaining.explanation import element_name
 
 CHOSEN = (
     "llama_gqa", "llama_mha_bias", "llama_tied", "llama_yarn_attention", "mistral_window", "qwen2_window",

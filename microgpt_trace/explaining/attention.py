@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import Function, exponential, nothing, product, reciprocal, result, sum_of, total
-from .explanation import Factor, Step
+from ..architecture.arithmetic import (
+    Function,
+    exponential,
+    nothing,
+    product,
+    reciprocal,
+    result,
+    sum_of,
+    total,
+)
+from ..architecture.steps import Factor, Step
 from .place import Place, Worked, short
 
 

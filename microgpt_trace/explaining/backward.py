@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .arithmetic import Function, elements, minus, nothing, product, result, sum_of, total
+from ..architecture.arithmetic import Function, elements, minus, nothing, product, result, sum_of, total
+from ..architecture.steps import Factor, element_name
 from .chain_rule import cut_off, gradient_name, is_cut, path_from, readers, replaced_head
 from .elements import Element
-from .explanation import Factor, element_name
 from .place import Place, Worked, short
 from .uses_of_parameters import readers_of_parameter
 

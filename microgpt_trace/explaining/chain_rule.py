@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.plan import kind_of
-from .arithmetic import (
+from ..architecture.arithmetic import (
     ABOVE_ZERO,
     Function,
     elements,
@@ -23,7 +22,8 @@ from .arithmetic import (
     sum_of,
     total,
 )
-from .explanation import Step
+from ..architecture.plan import kind_of
+from ..architecture.steps import Step
 from .place import Place, Worked, short
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plan import kind_of, layer_of, prefix_of
 from ..architecture.sites import Site, describe_shape, parse_site
+from ..architecture.steps import element_name
 from ..errors import InputError
 from ..printable import shown_token
 from ..running.token_names import token_of, token_with_id
-from .explanation import element_name
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_TOKENS = ("logits", "probs")  # columns that are tokens

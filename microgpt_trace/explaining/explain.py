@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.steps import Pass, Use
 from ..errors import InputError
 from ..tracing.checks import ROUNDING
 from .backward import gradient_worked_out
 from .elements import Element, Shapes, find_element, place_of
-from .explanation import Explanation, Pass, Use
+from .explanation import Explanation
 from .forward import worked_out
 from .place import Place, Worked
 from .running import run_for

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import attention
-from .arithmetic import (
+from ..architecture.arithmetic import (
     MINUS_LOG,
     RELU,
     SIGMOID,
@@ -22,7 +21,8 @@ from .arithmetic import (
     sum_of,
     total,
 )
-from .explanation import Factor, element_name
+from ..architecture.steps import Factor, element_name
+from . import attention
 from .place import Place, Worked, short
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..architecture.arithmetic import Operand, elements
 from ..architecture.graph import inputs_of
 from ..architecture.plan import kind_of
+from ..architecture.steps import Factor, Pass, Step, element_name
 from ..arrays.stats import Array
 from ..printable import shown_token
 from ..running.token_names import token_label
-from .arithmetic import Operand, elements
 from .elements import Element
-from .explanation import Factor, Pass, Step, element_name
 from .traced import Traced
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.steps import Pass
 from ..arrays.stats import Array
 from ..diagnosis.rules import Rules
 from ..errors import InputError
 from ..hooks.event import Phase
 from ..tracing.result import Prediction
-from .explanation import Pass
 
 
 @dataclass(frozen=True, eq=False)

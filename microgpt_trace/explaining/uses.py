@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..architecture.plan import kind_of
+from ..architecture.steps import Use, element_name
 from ..arrays.stats import Array
 from .elements import Element
-from .explanation import Use, element_name
 from .place import Place
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .explanation import Use, element_name
+from ..architecture.steps import Use, element_name
 from .place import Place
 from .uses import strongest
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..architecture.steps import Use, element_name
 from .elements import Element
-from .explanation import Use, element_name
 from .place import Place, short
 from .uses import strongest, use_of, value_of
 

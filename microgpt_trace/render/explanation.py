@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ..architecture.plan import kind_of
-from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation, Factor, Step, Term, Use
+from ..architecture.steps import Factor, Step, Term, Use
+from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation
 from .document import plain
 from .layout import Column, print_table
 from .screen import Screen, escape

@@ -139,7 +139,8 @@ def _patch_names() -> dict[type, str]:
 
 
 def _explanation_schema() -> dict[str, Any]:
-    from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation, Factor, Step, Term, Use
+    from ..architecture.steps import Factor, Step, Term, Use
+    from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation
 
     names: dict[type, str] = {Step: "step", Term: "term", Factor: "factor", Use: "use"}
     element = {"type": "string"}

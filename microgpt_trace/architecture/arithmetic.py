@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from .explanation import Factor, Kind, Step, Term, element_name
+from .steps import Factor, Origin, Step, Term, element_name
 
 _PLAIN_EXPONENT = 300.0  # exp of what is smaller needs no maximum subtracted in float64
 
@@ -26,14 +26,14 @@ class Operand(NamedTuple):
 
     values: Array
     name: Callable[[int], str]
-    kind: Kind = "forward"
+    kind: Origin = "forward"
 
     def factor(self, i: int) -> Factor:
         return Factor(self.name(i), float(self.values[i]), self.kind)
 
 
 def elements(
-    values: Array, name: str, place: Callable[[int], tuple[int, ...]], kind: Kind = "forward"
+    values: Array, name: str, place: Callable[[int], tuple[int, ...]], kind: Origin = "forward"
 ) -> Operand:
     """An operand of elements of an event or a parameter, `place` giving the index of each."""
     return Operand(values, lambda i: element_name(name, place(i)), kind)
