@@ -7,7 +7,7 @@ function of one. What a factor is called can be explained in turn, or says in wo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..brief import one_line
 
@@ -86,3 +86,31 @@ class Use:
 def element_name(name: str, index: tuple[int, ...]) -> str:
     """ "layer0.attn.q[3,4]", or the name alone of what has no axes."""
     return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """How an element is worked out: a formula for it, the steps, and what rounding is relative to."""
+
+    formula: str
+    steps: tuple[Step, ...]
+    magnitude: float
+    notes: tuple[str, ...] = ()
+    stored: float | None = None  # the value of what is not computed
+
+    @property
+    def value(self) -> float:
+        return self.steps[-1].value if self.stored is None else self.stored
+
+
+class Path(NamedTuple):
+    """What a gradient gets by way of one reader: a formula, the steps, and what rounding is relative to."""
+
+    formula: str
+    steps: tuple[Step, ...]
+    magnitude: float
+
+
+def by_a_sum(formula: str, step: Step) -> Path:
+    """The path of a single step."""
+    return Path(formula, (step,), step.magnitude)

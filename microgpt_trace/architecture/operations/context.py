@@ -7,8 +7,11 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
+from ..arithmetic import elements, total
 from ..kinds import Context
+from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
+from ..steps import Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Shared
@@ -37,6 +40,9 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     return context
 
 
+from .softmax import seen_by
+
+
 def reference(row: Operation, given: Given, weights: Array, v: Array) -> Array:
     """context = weights @ v, head by head, side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
     kind = row.kind
@@ -57,3 +63,117 @@ def size(row: Operation, given: Given, value: Array, weights: Array, v: Array) -
     length = len(v)
     of_v = np.abs(v).reshape(length, -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]  # [H, T, D]
     return (np.abs(weights) @ of_v * (1 + length / 16)).swapaxes(0, 1).reshape(length, -1)
+
+
+def worked(at: Place) -> Worked:
+    """The same channel of the values of all keys, each by its weight."""
+    kind = at.row.kind
+    assert isinstance(kind, Context)
+    position, channel = at.index
+    weights, v = at.row.inputs
+    head, own = divmod(channel, kind.head_dim)
+    column = kind.group[head] * kind.head_dim + own
+    products = at.numbers.row(weights, head, position) * at.numbers.column(v, column)
+    keys = at.counting(products, seen_by(at, at.row).keys_of(position))
+    operands = [at.along(weights, head, position, within=keys), at.down(v, column, keys)]
+    step = total(str(at.element), operands, at.most, label_of=at.tokens_from(keys.start))
+    formula = (
+        f"{at.own} = sum of {short(weights)}[{head},{position},j] × {short(v)}[j,{column}] "
+        f"for the keys j={keys.start}..{keys.stop - 1}"
+    )
+    of = kind.group[head]
+    notes = () if column == channel else (f"head {head} reads the values of key-value head {of}",)
+    return Worked(formula, (step,), step.magnitude, notes)
+
+
+def goes_to(at: Place, reader: Operation) -> Use | None:
+    """The channel of the query's context that the element weighs most in."""
+    kind = reader.kind
+    assert isinstance(kind, Context)
+    weights, v = reader.inputs
+    seen, dim = seen_by(at, reader), kind.head_dim
+    if at.name == weights:
+        head, query, key = at.index
+        if seen.hidden(query, key):
+            return None
+        values = channels_of(kind.group[head], dim)
+        products = at.value * at.numbers.row(v, key)[values]
+        best = strongest(products)
+        times = element_name(v, (key, values.start + best))
+        index = (query, head * dim + best)
+        return at.use(reader.name, index, float(products[best]), dim, f"times {times}")
+    position, channel = at.index
+    own, within = divmod(channel, dim)
+    queries, heads = seen.queries_of(position), sharing(kind.group, own)
+    shares = at.numbers.array(weights)[heads, queries, position].astype(np.float64)
+    products = (at.value * shares).reshape(-1)
+    best = strongest(products)
+    which, query = divmod(best, queries.stop - queries.start)
+    query += queries.start
+    times = element_name(weights, (heads[which], query, position))
+    index = (query, heads[which] * dim + within)
+    return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
+
+
+def path(at: Place, reader: Operation) -> Path:
+    """context = weights @ v: dweights = dcontext @ v.T, dv = weights.T @ dcontext"""
+    kind = reader.kind
+    assert isinstance(kind, Context)
+    weights, v = reader.inputs
+    if at.name != weights:
+        return _of_value(at, reader, kind, weights)
+    head, query, key = at.index
+    own, values = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
+    operands = [at.along(reader.name, query, kind="backward", within=own), at.along(v, key, within=values)]
+    shift = own.start - values.start
+    c = "c" if not shift else f"c - {shift}"
+    text = f"sum of d {short(reader.name)}[{query},c] × {short(v)}[{key},{c}], c={own.start}..{own.stop - 1}"
+    return by_a_sum(text, total(at.label(reader.name), operands, at.most))
+
+
+def _of_value(at: Place, reader: Operation, kind: Context, weights: str) -> Path:
+    """The sum over the queries that see it, of all heads that share it."""
+    position, channel = at.index
+    own, within = divmod(channel, kind.head_dim)
+    heads = sharing(kind.group, own)
+    columns = [head * kind.head_dim + within for head in heads]
+    shares = at.numbers.array(weights)[heads, :, position].astype(np.float64)
+    gradients = np.stack([at.numbers.column(reader.name, column, "backward") for column in columns])
+    products = np.abs(shares * gradients).sum(axis=0)
+    seen = at.counting(products, seen_by(at, reader).queries_of(position))
+    count, labels = seen.stop - seen.start, at.tokens_from(seen.start)
+    operands = [
+        elements(
+            shares[:, seen].reshape(-1), weights,
+            lambda i: (heads[i // count], seen.start + i % count, position),
+        ),
+        elements(
+            gradients[:, seen].reshape(-1), reader.name,
+            lambda i: (seen.start + i % count, columns[i // count]), "backward",
+        ),
+    ]  # fmt: skip
+    h, c = (str(heads[0]), str(columns[0])) if len(heads) == 1 else ("h", f"{kind.head_dim}h+{within}")
+    which = "" if len(heads) == 1 else f" for the heads h={heads[0]}..{heads[-1]}"
+    text = f"sum of {short(weights)}[{h},j,{position}] × d {short(reader.name)}[j,{c}]{which}"
+    step = total(at.label(reader.name), operands, at.most, label_of=lambda i: labels(i % count))
+    return by_a_sum(f"{text}, j={seen.start}..{seen.stop - 1}", step)
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """To the weights and to the values, at the key where it weighs most."""
+    kind = at.row.kind
+    assert isinstance(kind, Context)
+    position, channel = at.index
+    weights, v = at.row.inputs
+    head, own = divmod(channel, kind.head_dim)
+    column, keys = kind.group[head] * kind.head_dim + own, seen_by(at, at.row).keys_of(position)
+    to_weights = at.gradient * at.numbers.column(v, column)[keys]
+    to_v = at.gradient * at.numbers.row(weights, head, position)[keys]
+    key, other = keys.start + strongest(to_weights), keys.start + strongest(to_v)
+    n = len(to_v)
+    return [
+        at.gradient_use(weights, (head, position, key), float(to_weights[key - keys.start]), n,
+                        f"times {element_name(v, (key, column))}"),
+        at.gradient_use(v, (other, column), float(to_v[other - keys.start]), n,
+                        f"times {element_name(weights, (head, position, other))}"),
+    ]  # fmt: skip

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ...arrays.erf import erfc
 from ...arrays.stats import Array
+from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, product, result, sum_of
 from ..kinds import Activation, Add, Kind, Multiply
+from ..place import Place, passed_on
 from ..plan import Operation
+from ..steps import Factor, Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Shared
@@ -125,3 +129,126 @@ def spread(kind: Kind, sizes: Sizes) -> Spread:
 def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
     """Nothing cancels that is not in the value, or in its parts."""
     return np.abs(value)
+
+
+class Form(NamedTuple):
+    """A function of x and its slope, as they are written and worked out in one step each."""
+
+    function: Function
+    slope: Function
+
+
+def _of_tanh(x: Array) -> tuple[Array, Array]:
+    """tanh(u) of the GELU that is made of it, and du/dx"""
+    root = math.sqrt(2 / math.pi)
+    return np.tanh(root * (x + 0.044715 * x**3)), root * (1 + 3 * 0.044715 * x**2)
+
+
+def _slope_of_tanh(x: Array) -> Array:
+    t, du = _of_tanh(x)
+    return (1 + t) / 2 + x * (1 - t**2) / 2 * du
+
+
+_U = "sqrt(2/pi)*(x + 0.044715*x**3)"
+FORMS = {
+    "ReLU": Form(RELU, ABOVE_ZERO),
+    "SiLU": Form(
+        Function("x/(1 + exp(-x))", ACTIVATIONS["SiLU"]),
+        Function("(1 + x/(1 + exp(x)))/(1 + exp(-x))", lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))),
+    ),
+    "GELU": Form(
+        Function("x*(1 + erf(x/sqrt(2)))/2", ACTIVATIONS["GELU"]),
+        Function(
+            "(1 + erf(x/sqrt(2)))/2 + x*exp(-x*x/2)/sqrt(2*pi)",
+            lambda x: (1 + _erf(x / math.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+        ),
+    ),
+    "GELU by tanh": Form(
+        Function(f"x*(1 + tanh({_U}))/2", ACTIVATIONS["GELU by tanh"]),
+        Function(
+            f"(1 + tanh({_U}))/2 + x*(1 - tanh({_U})**2)/2*sqrt(2/pi)*(1 + 0.134145*x**2)", _slope_of_tanh
+        ),
+    ),
+}
+
+
+def worked(at: Place) -> Worked:
+    """The function, product or sum of the element of each input."""
+    kind, x = at.row.kind, [at.factor(name, *at.index) for name in at.row.inputs]
+    if isinstance(kind, Activation):
+        return _activated(at, kind.function, x[0])
+    if isinstance(kind, Multiply):
+        step, sign = product(str(at.element), *x), " × "
+    else:
+        step, sign = sum_of(str(at.element), *([part] for part in x)), " + "
+    return Worked(f"{at.own} = {sign.join(part.name for part in x)}", (step,), step.magnitude)
+
+
+def _activated(at: Place, function: str, x: Factor) -> Worked:
+    if function == "ReLU":
+        step = product(str(at.element), x, function=RELU)
+        off = () if x.value > 0 else (f"{x.name} is not above 0: switched off, and no gradient passes",)
+        return Worked(f"{at.own} = max({x.name}, 0)", (step,), step.magnitude, off)
+    if function == "SiLU":
+        gate = product("sigmoid", x, function=SIGMOID)
+        step = product(str(at.element), x, result(gate))
+        formula = f"{at.own} = {x.name} × sigmoid({x.name}), sigmoid(x) = 1 / (1 + exp(-x))"
+        return Worked(formula, (gate, step), step.magnitude * max(1.0, abs(x.value)))
+    form = FORMS[function].function
+    step = product(str(at.element), x, function=form)
+    formula = f"{at.own} = {function} of {x.name}, {form.text}"
+    return Worked(formula, (step,), step.magnitude * max(1.0, abs(x.value)))
+
+
+def goes_to(at: Place, reader: Operation) -> Use | None:
+    """The same element of the output."""
+    kind = reader.kind
+    if isinstance(kind, Add):
+        return at.use(reader.name, at.index, at.value, 1, "added to the other part of the sum")
+    if isinstance(kind, Activation):
+        return at.use(reader.name, at.index, None, 1, f"through {kind.function}")
+    words = f"times {element_name(_other(reader, at.name), at.index)}"
+    return at.use(reader.name, at.index, None, 1, words)
+
+
+def _other(row: Operation, name: str) -> str:
+    """What a product has besides one of its inputs."""
+    first, second = row.inputs
+    return second if name == first else first
+
+
+def path(at: Place, reader: Operation) -> Path:
+    """A sum hands its gradient on, a product times the other factor, a function times its slope."""
+    kind, label = reader.kind, at.label(reader.name)
+    if isinstance(kind, Add):
+        return passed_on(at, reader.name)
+    gradient = at.factor(reader.name, *at.index, kind="backward")
+    if isinstance(kind, Multiply):
+        other = at.factor(_other(reader, at.name), *at.index)
+        return by_a_sum(f"d {gradient.name} × {other.name}", product(label, gradient, other))
+    assert isinstance(kind, Activation)
+    x = at.factor(at.name, *at.index)
+    slope = product("slope", x, function=FORMS[kind.function].slope)
+    last = product(label, gradient, result(slope))
+    is_relu = kind.function == "ReLU"
+    times = f"1 where {at.element} is above 0, else 0" if is_relu else f"the slope of {kind.function} there"
+    magnitude = last.magnitude if is_relu else abs(gradient.value) * (1 + abs(x.value))
+    return Path(f"d {gradient.name} × ({times})", (slope, last), magnitude)
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """To the same element of each input."""
+    kind, inputs = at.row.kind, at.row.inputs
+    if isinstance(kind, Add):
+        return [at.gradient_use(name, at.index, at.gradient, 1, "passed on as it is") for name in inputs]
+    if isinstance(kind, Multiply):
+        names = [element_name(_other(at.row, name), at.index) for name in inputs]
+        return [
+            at.gradient_use(name, at.index, None, 1, f"times {other}")
+            for name, other in zip(inputs, names, strict=True)
+        ]
+    assert isinstance(kind, Activation)
+    if kind.function != "ReLU":
+        return [at.gradient_use(inputs[0], at.index, None, 1, f"times the slope of {kind.function}")]
+    slope = "passed on" if at.numbers.value(inputs[0], at.index) > 0 else "stopped"
+    return [at.gradient_use(inputs[0], at.index, None, 1, f"{slope} by ReLU")]

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...arrays.stats import Array
+from ..arithmetic import elements, nothing, product, total
 from ..kinds import Lookup
+from ..place import Place
 from ..plan import Operation
+from ..steps import Path, Use, Worked, by_a_sum
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Shared
@@ -53,3 +56,65 @@ def spread(kind: Lookup, sizes: Sizes) -> Spread:
 def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
     """What the roundings of each element are relative to."""
     return np.abs(value)
+
+
+def worked(at: Place) -> Worked:
+    """The element of the table that was looked up."""
+    kind = at.row.kind
+    assert isinstance(kind, Lookup)
+    position, channel = at.index
+    if kind.by == "tokens":
+        row = at.numbers.inputs.tokens[position]
+        note = f"the token at position {position} is #{row}"
+    else:
+        row, note = position, f"the row of {kind.table} is that of position {position}"
+    factor = at.factor(kind.table, row, channel)
+    step = product(str(at.element), factor)
+    return Worked(f"{at.own} = {factor.name}", (step,), step.magnitude, (f"looked up, not computed: {note}",))
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """To the row of the table."""
+    kind = at.row.kind
+    assert isinstance(kind, Lookup)
+    position, channel = at.index
+    row, count = position, 1
+    if kind.by == "tokens":
+        row = at.numbers.inputs.tokens[position]
+        count = at.numbers.inputs.tokens.count(row)
+    words = "one of its positions" if count > 1 else "its only position"
+    return [at.gradient_use(kind.table, (row, channel), at.gradient, 1, words)]
+
+
+def parameter_used(at: Place, reader: Operation) -> Use | None:
+    """Where a row of the table is looked up first."""
+    positions = _positions(at, reader)
+    if not positions:
+        return None
+    index, many = (positions[0], at.index[1]), len(positions)
+    words = "looked up" if many == 1 else f"looked up at {many} positions, of which this is the first"
+    return at.use(reader.name, index, None, many, words)
+
+
+def parameter_gradient(at: Place, reader: Operation) -> Path:
+    """The sum of the gradients where the row was looked up."""
+    kind, event = reader.kind, reader.name
+    assert isinstance(kind, Lookup)
+    positions, column = _positions(at, reader), at.index[1]
+    if not positions or at.is_cut(event):
+        why = "a hook replaced what was looked up" if positions else "the text does not read it"
+        return Path(f"0: {why}", (nothing(at.label(event)),), 0.0)
+    values = at.numbers.column(event, column, "backward")[positions]
+    operand = elements(values, event, lambda i: (positions[i], column), "backward")
+    where = "the positions p that have the token" if kind.by == "tokens" else "its position"
+    step = total(at.label(event), [operand], at.most)
+    return by_a_sum(f"sum of d {event}[p,{column}] over {where}", step)
+
+
+def _positions(at: Place, reader: Operation) -> list[int]:
+    """Where a row of the table is read."""
+    kind, row = reader.kind, at.index[0]
+    assert isinstance(kind, Lookup)
+    if kind.by == "positions":
+        return [row] if row < at.numbers.length else []
+    return [position for position, token in enumerate(at.numbers.inputs.tokens) if token == row]

@@ -8,14 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from ...arrays.stats import Array
+from ..arithmetic import sum_of
 from ..kinds import Rotation
+from ..place import Place, short
 from ..plan import Operation
 from ..rope import Rope
 from ..rope import turn as turn_heads
+from ..steps import Factor, Path, Use, Worked, by_a_sum
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Shared
@@ -139,3 +143,94 @@ def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
     halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
     length = np.linalg.norm(halves, axis=2, keepdims=True)
     return np.broadcast_to(length, halves.shape).reshape(value.shape)
+
+
+class Pair(NamedTuple):
+    """What turns a channel at a position: the other of its pair, and the factors of both."""
+
+    other: int
+    first: bool
+    frequency: float
+    cos: float
+    sin: float
+
+
+def pair_of(kind: Rotation, position: int, channel: int) -> Pair:
+    """The pair that a channel is one of."""
+    turning, half, own = turning_of(kind), kind.head_dim // 2, channel % kind.head_dim
+    frequency, first = float(turning.frequencies[own % half]), own < half
+    angle = position * frequency
+    cos, sin = (float(of(angle)) * turning.factor for of in (np.cos, np.sin))
+    return Pair(channel + half if first else channel - half, first, frequency, cos, sin)
+
+
+def worked(at: Place) -> Worked:
+    """Both channels of the pair, one times the cosine and one times the sine."""
+    kind = at.row.kind
+    assert isinstance(kind, Rotation)
+    position, channel = at.index
+    (source,) = at.row.inputs
+    pair, sign = pair_of(kind, position, channel), _sign(kind, channel)
+    cos, turned = _factors(kind, position, pair, sign)
+    x = [at.factor(source, position, c) for c in (channel, pair.other)]
+    step = sum_of(str(at.element), [x[0], cos], [x[1], turned])
+    s = short(source)
+    formula = (
+        f"{at.own} = {s}[{position},{channel}] × cos(a) {sign or '+'} {s}[{position},{pair.other}] × sin(a), "
+        f"a = {position} × {pair.frequency:.6g}"
+    )
+    low, high = sorted((channel, pair.other))
+    note = f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position"
+    return Worked(formula, (step,), step.magnitude, (note,))
+
+
+def _sign(kind: Rotation, channel: int) -> str:
+    """Of what the other channel of the pair adds to a turned one."""
+    return "-" if channel % kind.head_dim < kind.head_dim // 2 else ""
+
+
+def _factors(kind: Rotation, position: int, pair: Pair, sign: str) -> tuple[Factor, Factor]:
+    """Cosine and sine of the angle, the sine with a sign."""
+    scale = turning_of(kind).factor
+    factor = "" if scale == 1 else f"{scale:.6g} × "
+    angle = f"({position} × {pair.frequency:.6g})"
+    sine = Factor(f"{sign}{factor}sin{angle}", -pair.sin if sign else pair.sin)
+    return Factor(f"{factor}cos{angle}", pair.cos), sine
+
+
+def goes_to(at: Place, reader: Operation) -> Use | None:
+    """That channel of the pair which the element weighs more in."""
+    kind = reader.kind
+    assert isinstance(kind, Rotation)
+    position, channel = at.index
+    pair = pair_of(kind, position, channel)
+    share = pair.sin if pair.first else -pair.sin
+    best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
+    words = "turned together with the other channel of its pair"
+    return at.use(reader.name, (position, best), at.value * factor, 2, words)
+
+
+def path(at: Place, reader: Operation) -> Path:
+    """The gradients of both channels of the pair, turned back."""
+    kind = reader.kind
+    assert isinstance(kind, Rotation)
+    position, channel = at.index
+    pair, sign = pair_of(kind, position, channel), "" if _sign(kind, channel) else "-"
+    cos, turned = _factors(kind, position, pair, sign)
+    gradients = [at.factor(reader.name, position, c, kind="backward") for c in (channel, pair.other)]
+    step = sum_of(at.label(reader.name), [gradients[0], cos], [gradients[1], turned])
+    s = short(reader.name)
+    text = f"d {s}[{position},{channel}] × cos(a) {sign or '+'} d {s}[{position},{pair.other}] × sin(a)"
+    return by_a_sum(f"{text}, a = {position} × {pair.frequency:.6g}", step)
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """Back to that channel of the pair which the gradient weighs more in."""
+    kind = at.row.kind
+    assert isinstance(kind, Rotation)
+    position, channel = at.index
+    pair = pair_of(kind, position, channel)
+    share = -pair.sin if pair.first else pair.sin
+    best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
+    words = "turned back together with the other channel of its pair"
+    return [at.gradient_use(at.row.inputs[0], (position, best), at.gradient * factor, 2, words)]

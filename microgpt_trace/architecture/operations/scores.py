@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,16 @@ import numpy as np
 from ...arrays.heads import in_heads, shares
 from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
+from ..arithmetic import Operand, elements, product, result, total
 from ..kinds import Scores
+from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
+from ..steps import Factor, Path, Use, Worked, element_name
 from .given import Given
 from .linear import capped
 from .rounding import Sizes, Spread
 from .shared import Shared
+from .softmax import seen_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,3 +73,140 @@ def size(row: Operation, given: Given, value: Array, q: Array, k: Array) -> Arra
     assert isinstance(kind, Scores)
     of_q, of_k = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))  # [H, T]
     return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
+
+
+def worked(at: Place) -> Worked:
+    """The query times the key, scaled."""
+    kind = at.row.kind
+    assert isinstance(kind, Scores)
+    head, query, key = at.index
+    q, k = at.row.inputs
+    own, of_key = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
+    operands = [at.along(q, query, within=own), at.along(k, key, within=of_key)]
+    summed = total("sum of products", operands, at.most)
+    scaled = product(str(at.element), result(summed), _scale(kind))
+    shift = of_key.start - own.start
+    c = "c" if not shift else f"c - {-shift}" if shift < 0 else f"c + {shift}"
+    formula = (
+        f"{at.own} = sum of {short(q)}[{query},c] × {short(k)}[{key},{c}]{_scaled(kind)}, "
+        f"c={own.start}..{own.stop - 1}"
+    )
+    notes = []
+    if shift:
+        notes.append(f"head {head} reads the keys of key-value head {kind.group[head]}")
+    if why := seen_by(at, at.row).hidden(query, key):
+        notes.append(f"masked: {why}; the score is computed, but no weight comes from it")
+    return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale), tuple(notes))
+
+
+def _is_root(kind: Scores) -> bool:
+    return kind.scale == 1 / math.sqrt(kind.head_dim)
+
+
+def _scale(kind: Scores) -> Factor:
+    return Factor(f"1/sqrt({kind.head_dim})" if _is_root(kind) else f"{kind.scale:.6g}", kind.scale)
+
+
+def _scaled(kind: Scores) -> str:
+    """The same behind a formula."""
+    return f" / sqrt({kind.head_dim})" if _is_root(kind) else f" × {kind.scale:.6g}"
+
+
+def goes_to(at: Place, reader: Operation) -> Use | None:
+    """A query meets the keys that it sees, a key the queries that see it."""
+    kind = reader.kind
+    assert isinstance(kind, Scores)
+    position, channel = at.index
+    q, k = reader.inputs
+    own, within = divmod(channel, kind.head_dim)
+    seen = seen_by(at, reader)
+    if at.name == q:
+        keys, column = seen.keys_of(position), kind.group[own] * kind.head_dim + within
+        products = at.value * at.numbers.column(k, column)[keys] * kind.scale
+        key = keys.start + strongest(products)
+        index, times = (own, position, key), element_name(k, (key, column))
+    else:
+        queries, heads = seen.queries_of(position), sharing(kind.group, own)
+        rows = [at.numbers.column(q, h * kind.head_dim + within)[queries] for h in heads]
+        products = (at.value * np.stack(rows) * kind.scale).reshape(-1)
+        which, query = divmod(strongest(products), queries.stop - queries.start)
+        head, query = heads[which], queries.start + query
+        index, times = (head, query, position), element_name(q, (query, head * kind.head_dim + within))
+    adds = float(products[strongest(products)])
+    return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
+
+
+def path(at: Place, reader: Operation) -> Path:
+    """scores = q @ k.T * scale: dq = dscores @ k * scale, dk = dscores.T @ q * scale"""
+    kind = reader.kind
+    assert isinstance(kind, Scores)
+    gradients, others, text, seen = (_of_query if at.name == reader.inputs[0] else _of_key)(at, reader)
+    count = seen.stop - seen.start
+    labels = at.tokens_from(seen.start)
+    summed = total(
+        "sum of products", [gradients, others], at.most, label_of=lambda i: labels(i % count)
+    )  # fmt: skip
+    scaled = product(at.label(reader.name), result(summed), _scale(kind))
+    formula = f"{text}{_scaled(kind)}, j={seen.start}..{seen.stop - 1}"
+    return Path(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
+
+
+def _of_query(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slice]:
+    """The gradients of a query's scores, its keys, the sum of their products in words, the positions."""
+    kind = reader.kind
+    assert isinstance(kind, Scores)
+    position, channel = at.index
+    k, (head, within) = reader.inputs[1], divmod(channel, kind.head_dim)
+    column = kind.group[head] * kind.head_dim + within
+    row = at.numbers.row(reader.name, head, position, kind="backward")
+    products = row * at.numbers.column(k, column)
+    seen = at.counting(products, seen_by(at, reader).keys_of(position))
+    text = f"sum of d {short(reader.name)}[{head},{position},j] × {short(k)}[j,{column}]"
+    gradients = at.along(reader.name, head, position, kind="backward", within=seen)
+    return gradients, at.down(k, column, seen), text, seen
+
+
+def _of_key(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slice]:
+    """The same of a key, whose queries are those of all heads that share it."""
+    kind = reader.kind
+    assert isinstance(kind, Scores)
+    position, channel = at.index
+    q, (own, within) = reader.inputs[0], divmod(channel, kind.head_dim)
+    heads = sharing(kind.group, own)
+    queries = np.stack([at.numbers.column(q, head * kind.head_dim + within) for head in heads])
+    scores = at.numbers.array(reader.name, "backward")[heads, :, position].astype(np.float64)
+    products = np.abs(scores * queries).sum(axis=0)
+    seen = at.counting(products, seen_by(at, reader).queries_of(position))
+    count = seen.stop - seen.start
+    gradients = elements(
+        scores[:, seen].reshape(-1), reader.name,
+        lambda i: (heads[i // count], seen.start + i % count, position), "backward",
+    )  # fmt: skip
+    others = elements(
+        queries[:, seen].reshape(-1), q,
+        lambda i: (seen.start + i % count, heads[i // count] * kind.head_dim + within),
+    )  # fmt: skip
+    h, c = (str(heads[0]), str(channel)) if len(heads) == 1 else ("h", f"{kind.head_dim}h+{within}")
+    which = "" if len(heads) == 1 else f" for the heads h={heads[0]}..{heads[-1]}"
+    text = f"sum of d {short(reader.name)}[{h},j,{position}] × {short(q)}[j,{c}]{which}"
+    return gradients, others, text, seen
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """To the query and to the key, unless the mask is there."""
+    kind = at.row.kind
+    assert isinstance(kind, Scores)
+    head, query, key = at.index
+    if seen_by(at, at.row).hidden(query, key):
+        return []
+    of_q, of_k = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
+    q, k = at.row.inputs
+
+    def part(name: str, place: tuple[int, slice], other: str, of: tuple[int, slice]) -> Use:
+        products = at.gradient * at.numbers.row(other, of[0])[of[1]] * kind.scale
+        best = strongest(products)
+        words = f"times {element_name(other, (of[0], of[1].start + best))},{_scaled(kind)}"
+        index = (place[0], place[1].start + best)
+        return at.gradient_use(name, index, float(products[best]), len(products), words)
+
+    return [part(q, (query, of_q), k, (key, of_k)), part(k, (key, of_k), q, (query, of_q))]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ...arrays.heads import shares
 from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
+from ..arithmetic import Function, exponential, minus, nothing, product, reciprocal, result, sum_of, total
 from ..kinds import Softmax
+from ..place import Place, short
 from ..plan import Operation
+from ..steps import Factor, Path, Step, Use, Worked
 from .given import Given
 from .rounding import Sizes, Spread, terms
 from .shared import Shared
@@ -88,3 +92,101 @@ def size(row: Operation, given: Given, value: Array, scores: Array) -> Array:
 def of_softmax(value: Array) -> Array:
     """The same of any softmax along its last axis."""
     return value * (terms(value.shape[-1]) - np.log(np.where(value > 0, value, 1)))
+
+
+class Seen(NamedTuple):
+    """Which of so many keys each query sees: itself and those before it, within the window."""
+
+    window: int | None
+    length: int
+
+    def keys_of(self, query: int) -> slice:
+        return slice(max(0, query - self.window + 1) if self.window else 0, query + 1)
+
+    def queries_of(self, key: int) -> slice:
+        """The queries that see a key."""
+        return slice(key, min(self.length, key + self.window) if self.window else self.length)
+
+    def hidden(self, query: int, key: int) -> str:
+        """Why a query does not see a key, or nothing where it does."""
+        if key > query:
+            return f"key {key} comes after query {query}, which may not look ahead"
+        if key < self.keys_of(query).start:
+            back, window = query - key, self.window
+            return f"key {key} lies {back} positions back, and the window of this layer is {window}"
+        return ""
+
+
+def seen_by(at: Place, row: Operation) -> Seen:
+    """What the queries of a row see: of scores those of the softmax that they go into, of a context those of
+    the weights that it reads."""
+    plan = at.numbers.plan
+    while not isinstance(row.kind, Softmax):
+        row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
+    return Seen(row.kind.window, at.numbers.length)
+
+
+def worked(at: Place) -> Worked:
+    """One exponential divided by the sum of those of all keys that are seen."""
+    head, query, key = at.index
+    (scores,) = at.row.inputs
+    seen, s = seen_by(at, at.row), short(scores)
+    keys = seen.keys_of(query)
+    if why := seen.hidden(query, key):
+        formula = f"{at.own} = exp(-infinity) / ... = 0"
+        return Worked(formula, (nothing(str(at.element)),), 0.0, (f"masked: {why}",))
+    row = at.along(scores, head, query, within=keys)
+    exp = exponential(row.values)
+    labels = at.tokens_from(keys.start)
+    denominator = total("sum of exponentials", [row], at.most, exp, label_of=labels)
+    steps = share_of(at, denominator, at.factor(scores, head, query, key), exp)
+    formula = (
+        f"{at.own} = exp({s}[{head},{query},{key}]) / sum of exp({s}[{head},{query},j]) "
+        f"for the keys j={keys.start}..{keys.stop - 1}"
+    )
+    return Worked(formula, steps, steps[-1].value * max(1.0, float(np.abs(row.values).max())))
+
+
+def share_of(at: Place, denominator: Step, score: Factor, exp: Function) -> tuple[Step, ...]:
+    """One exponential divided by the sum of all, which any softmax ends with."""
+    own = product("own exponential", score, function=exp)
+    return denominator, own, product(str(at.element), result(own), reciprocal(denominator))
+
+
+def goes_to(at: Place, reader: Operation) -> Use | None:
+    """The weight of the same query and key; nowhere where the mask is."""
+    _, query, key = at.index
+    seen = seen_by(at, reader)
+    if seen.hidden(query, key):
+        return None
+    keys = seen.keys_of(query)
+    words = f"softmax over the keys {keys.start} to {keys.stop - 1} of the query"
+    return at.use(reader.name, at.index, None, keys.stop - keys.start, words)
+
+
+def path(at: Place, reader: Operation) -> Path:
+    """w = softmax(s): ds = w * (dw - sum of w * dw)"""
+    head, query, key = at.index
+    seen, name = seen_by(at, reader), reader.name
+    if seen.hidden(query, key):
+        return Path("0: the mask lets no weight come from it", (nothing(at.gradient_name),), 0.0)
+    keys = seen.keys_of(query)
+    weights = at.along(name, head, query, within=keys)
+    gradients = at.along(name, head, query, kind="backward", within=keys)
+    mean = total("sum of w × dw", [weights, gradients], at.most, label_of=at.tokens_from(keys.start))
+    own = at.factor(name, head, query, key)
+    last = sum_of(at.label(name), [own, at.factor(name, *at.index, kind="backward")], [own, minus(mean)])
+    place = f"[{head},{query},{key}]"
+    formula = f"w{place} × (dw{place} - sum of w[{head},{query},j] × dw[{head},{query},j])"
+    return Path(formula, (mean, last), last.magnitude + abs(own.value) * mean.magnitude)
+
+
+def gradient_goes_to(at: Place) -> list[Use]:
+    """To the scores of the query, of which this is the key's own."""
+    _, query, key = at.index
+    seen = seen_by(at, at.row)
+    if seen.hidden(query, key):
+        return []
+    keys = seen.keys_of(query)
+    words = f"back through the softmax over the keys {keys.start} to {keys.stop - 1}"
+    return [at.gradient_use(at.row.inputs[0], at.index, None, keys.stop - keys.start, words)]
