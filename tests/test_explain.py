@@ -12,12 +12,11 @@ from judges import agree, torch_run
 from sweeps import some_of
 
 from microgpt_trace import init
+from microgpt_trace.architecture.place import Element, Place
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.errors import InputError
-from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
-from microgpt_trace.explaining.forward import worked_out
-from microgpt_trace.explaining.place import Place
+from microgpt_trace.explaining.following import worked_out
 from microgpt_trace.explaining.running import run_for
 
 MATH = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "max": max}

@@ -10,12 +10,10 @@ from sweeps import some_of
 from test_explain import asking, check_names, check_steps, check_uses, sampled
 
 from microgpt_trace import init
+from microgpt_trace.architecture.place import Element, Place
 from microgpt_trace.architecture.steps import element_name
-from microgpt_trace.explaining.backward import gradient_worked_out
-from microgpt_trace.explaining.elements import Element
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
-from microgpt_trace.explaining.forward import worked_out
-from microgpt_trace.explaining.place import Place
+from microgpt_trace.explaining.following import gradient_worked_out, worked_out
 from microgpt_trace.explaining.running import run_for
 
 DEEP = CASES["2 layers, 2 heads"].model

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..architecture.kinds import Context, Linear, Lookup, Norm, Rotation, Scores
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import kind_of, layer_of, prefix_of
+from ..architecture.place import Element
+from ..architecture.plan import Operation, Plan
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..architecture.steps import element_name
 from ..errors import InputError
@@ -16,39 +17,6 @@ from ..running.token_names import token_of, token_with_id
 
 Shapes = Mapping[str, tuple[int, ...]]
 _OF_TOKENS = ("logits", "probs")  # columns that are tokens
-_TABLES = ("wte", "lm_head")  # rows that are tokens
-_HEAD = re.compile(r"head([0-9]+)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One element of an event or a parameter."""
-
-    name: str
-    index: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return element_name(self.name, self.index)
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.name)
-
-    @property
-    def layer(self) -> int | None:
-        return layer_of(self.name)
-
-    @property
-    def prefix(self) -> str:
-        """ "layer3." of an element in layer 3"""
-        return prefix_of(self.name)
-
-    @property
-    def head(self) -> int:
-        """Which head's share an attn.head is."""
-        found = _HEAD.search(self.name)
-        assert found is not None
-        return int(found[1])
 
 
 def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
@@ -91,7 +59,7 @@ def _of_parameter(
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
     if len(texts) != len(shape):
         return None
-    if name in _TABLES and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
+    if name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
     found = []
     for text, size, axis in zip(
@@ -105,46 +73,76 @@ def _of_parameter(
     return tuple(found)
 
 
-def place_of(model: LanguageModel, element: Element, inputs: TraceInput, group: tuple[int, ...]) -> str:
+def tables_of_tokens(plan: Plan) -> dict[str, bool]:
+    """The parameters whose rows are tokens, and whether these are such as may follow."""
+    head = plan["logits"].kind
+    assert isinstance(head, Linear)
+    return {head.weight: True} | {kind.table: False for kind in _lookups(plan) if kind.by == "tokens"}
+
+
+def _lookups(plan: Plan) -> list[Lookup]:
+    return [row.kind for row in plan.values() if isinstance(row.kind, Lookup)]
+
+
+def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
     """In words: "head 1, query at position 3 (m), key at position 2 (m)" """
-    index, kind = element.index, element.kind
+    index = element.index
     if not index:
         return f"the mean over {sum(target is not None for target in inputs.targets)} predictions"
-    if element.name in model.config.shapes():
+    if element.name not in model.plan:
         return _place_of_parameter(model, element)
     if len(index) == 3:
         query, key = (position_of(inputs, p) for p in index[1:])
         return f"head {index[0]}, query at {query}, key at {key}"
     position, channel = index
     where = position_of(inputs, position)
-    if kind in _OF_TOKENS:
+    if element.name in _OF_TOKENS:
         return f"after {where}: {token_with_id(model, channel, target=True)}"
-    if kind == "attn.head":
-        return f"the share of head {element.head}, {where}, channel {channel}"
-    return f"{where}, channel {channel}{_in_head(model, kind, channel, group)}"
+    kind = model.plan[element.name].kind
+    if isinstance(kind, Linear) and kind.columns:
+        first, end = kind.columns
+        return f"the share of head {first // (end - first)}, {where}, channel {channel}"
+    return f"{where}, channel {channel}{_in_head(model.plan, element.name, channel)}"
 
 
-def _in_head(model: LanguageModel, kind: str, channel: int, group: tuple[int, ...]) -> str:
-    part = kind.removeprefix("attn.").partition("_")[0]
-    if part not in ("q", "k", "v", "context"):
+def _in_head(plan: Plan, name: str, channel: int) -> str:
+    """Which head a channel belongs to, of what has heads side by side."""
+    found = _heads_of(plan, plan[name])
+    if found is None:
         return ""
-    head, own = divmod(channel, model.config.head_dim)
-    if part in ("q", "context") or len(set(group)) == len(group):
+    dim, group = found
+    head, own = divmod(channel, dim)
+    if len(set(group)) == len(group):
         return f": head {head}, its channel {own}"
     users = [str(h) for h, of in enumerate(group) if of == head]
     return f": key-value head {head} (of heads {', '.join(users)}), its channel {own}"
 
 
+def _heads_of(plan: Plan, row: Operation) -> tuple[int, tuple[int, ...]] | None:
+    """The width of a row's heads and, for each head of the queries, which of them it has; None of a row
+    that has no heads side by side."""
+    if isinstance(row.kind, Context):
+        return row.kind.head_dim, tuple(range(len(row.kind.group)))
+    for reader in (plan[name] for name in plan.readers[row.name]):
+        if isinstance(reader.kind, Scores | Context):
+            queries = isinstance(reader.kind, Scores) and row.name == reader.inputs[0]
+            group = tuple(range(len(reader.kind.group))) if queries else reader.kind.group
+            return reader.kind.head_dim, group
+        if isinstance(reader.kind, Rotation) or (isinstance(reader.kind, Norm) and reader.kind.head_dim):
+            return _heads_of(plan, reader)
+    return None
+
+
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:
-    if element.name in _TABLES:
-        token, channel = element.index
-        named = token_with_id(model, token, target=element.name == "lm_head")
-        return f"a parameter: {named}, channel {channel}"
-    if element.name == "wpe":
-        return f"a parameter: position {element.index[0]}, channel {element.index[1]}"
-    if len(element.index) == 2:
-        return f"a parameter: from input {element.index[1]} to output {element.index[0]}"
-    return f"a parameter: channel {element.index[0]}"
+    tables, index = tables_of_tokens(model.plan), element.index
+    if element.name in tables:
+        named = token_with_id(model, index[0], target=tables[element.name])
+        return f"a parameter: {named}, channel {index[1]}"
+    if any(kind.table == element.name for kind in _lookups(model.plan)):
+        return f"a parameter: position {index[0]}, channel {index[1]}"
+    if len(index) == 2:
+        return f"a parameter: from input {index[1]} to output {index[0]}"
+    return f"a parameter: channel {index[0]}"
 
 
 def position_of(inputs: TraceInput, position: int) -> str:

@@ -8,19 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.steps import Pass, Use
+from ..architecture.place import Element, Place
+from ..architecture.steps import Pass, Use, Worked
 from ..errors import InputError
 from ..tracing.checks import ROUNDING
-from .backward import gradient_worked_out
-from .elements import Element, Shapes, find_element, place_of
+from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
-from .forward import worked_out
-from .place import Place, Worked
+from .following import gradient_uses, gradient_worked_out, uses_of, uses_of_parameter, worked_out
 from .running import run_for
 from .traced import Traced
-from .uses import uses_of
-from .uses_backward import gradient_uses
-from .uses_of_parameters import uses_of_parameter
 
 
 def explain(
@@ -96,19 +92,19 @@ def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shape
 
 
 def _explained(run: Traced, element: Element, terms: int, backward: bool) -> Explanation:
-    return _explanation(Place(run, element, terms), "backward" if backward else "forward")
+    return _explanation(run, Place(run, element, terms), "backward" if backward else "forward")
 
 
 @np.errstate(all="ignore")  # what is not finite in a model is shown as it is
-def _explanation(at: Place, phase: Pass) -> Explanation:
-    traced, gradient = at.traced, phase == "backward"
+def _explanation(traced: Traced, at: Place, phase: Pass) -> Explanation:
+    gradient = phase == "backward"
     value = traced.value(at.name, at.index, phase)
-    worked = _worked(at, phase, value)
+    worked = _worked(traced, at, phase, value)
     dtype = traced.model.dtype
     deviation = _deviation(worked.value, value, dtype)
     magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
     tolerance = ROUNDING[dtype] * magnitude + float(np.finfo(dtype).tiny)
-    place = place_of(traced.model, at.element, traced.inputs, traced.rules.group)
+    place = place_of(traced.model, at.element, traced.inputs)
     spec = traced.model.hooks.specs.get(at.name)
     return Explanation(
         name=at.name,
@@ -131,18 +127,18 @@ def _explanation(at: Place, phase: Pass) -> Explanation:
     )
 
 
-def _worked(at: Place, phase: Pass, value: float) -> Worked:
+def _worked(traced: Traced, at: Place, phase: Pass, value: float) -> Worked:
     if phase == "backward":
         return gradient_worked_out(at)
-    if not at.traced.is_parameter(at.name):
+    if at.name in traced.plan:
         return worked_out(at)
-    return Worked(f"{at.element} is stored, not computed", (), abs(value), _of_stored(at), value)
+    formula, notes = f"{at.element} is stored, not computed", _of_stored(traced.model, at.name)
+    return Worked(formula, (), abs(value), notes, value)
 
 
-def _of_stored(at: Place) -> tuple[str, ...]:
+def _of_stored(model: LanguageModel, name: str) -> tuple[str, ...]:
     """How a parameter's element lies in its file, or where its gradient is explained."""
-    model = at.traced.model
-    tensor = model.tensors.get(at.name)
+    tensor = model.tensors.get(name)
     if tensor is None:
         return ("a parameter, which training sets; --backward explains its gradient",)
     note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
@@ -152,7 +148,7 @@ def _of_stored(at: Place) -> tuple[str, ...]:
 def _uses(at: Place, gradient: bool) -> list[Use]:
     if gradient:
         return gradient_uses(at)
-    return uses_of_parameter(at) if at.traced.is_parameter(at.name) else uses_of(at)
+    return uses_of(at) if at.name in at.numbers.plan else uses_of_parameter(at)
 
 
 def _deviation(value: float, traced: float, dtype: str) -> float:
@@ -177,8 +173,8 @@ def _of_nan(value: float, traced: float) -> tuple[str, ...]:
 
 def _of_replaced(at: Place) -> list[str]:
     """What hooks put in the place of what the model computed, here or where it was read from."""
-    read = () if at.traced.is_parameter(at.name) else at.inputs
-    found = [(phase, name) for phase, name in at.traced.replaced if name in (at.name, *read)]
+    read = at.row.inputs if at.name in at.numbers.plan else ()
+    found = [(phase, name) for phase, name in at.numbers.replaced if name in (at.name, *read)]
     gradient = {"backward": "the gradient of "}
     return [
         f"a hook put other values in the place of {gradient.get(phase, '')}{name}"

@@ -7,21 +7,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
-from ..architecture.graph import inputs_of
+from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import kind_of
+from ..architecture.place import Element, rows_with
+from ..architecture.plan import Plan
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
-from ..diagnosis.operations import Weights
-from ..diagnosis.rules import rules_of
 from ..hooks.event import Phase, TraceEvent
 from ..tracing.trace import trace
-from .elements import Element, Shapes
+from .elements import Shapes
 from .traced import Traced
-from .uses_of_parameters import readers_of_parameter
 
 Computed = dict[tuple[Phase, str], Array]
-_OF_LOGITS = ("logits", "probs", "final.norm")  # what takes the logits of its own position to explain
 
 
 def run_for(
@@ -46,9 +43,7 @@ def run_for(
         for place, array in computed.items()
         if place in result.arrays and not np.array_equal(array, result.arrays[place], equal_nan=True)
     )
-    rules, behind = rules_of(model, np.array(inputs.tokens)), Weights(model).behind
-    arrays, predictions = result.arrays, result.predictions
-    return Traced(model, inputs, arrays, rows, predictions, rules, behind, shapes, replaced)
+    return Traced(model, inputs, result.arrays, rows, result.predictions, shapes, replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
@@ -56,7 +51,7 @@ def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     to keep (then one more or less may round differently), else those that are needed."""
     if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
-    return [element.index[0]] if element.name in _OF_LOGITS else [length - 1]
+    return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
 
 
 def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
@@ -64,22 +59,31 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
     `whole` where logits are there for all positions."""
     if element.name == "loss":
         return ["loss"]  # the predictions tell the rest
-    if element.name in model.config.shapes():
-        events = readers_of_parameter(Weights(model).behind, element.name)
-        events += ["embed.tok"] * (element.name == "wte")
+    plan = model.plan
+    if element.name in plan:
+        readers = plan.readers[element.name]
+        events = [element.name, *(reader for reader in readers if _reads(plan, reader, element))]
+        if len(model.hooks):  # which may replace a part
+            events += plan[element.name].parts
     else:
-        events = [element.name]
-        for name in model.plan.readers[element.name]:
-            head = element.index[-1] // model.config.head_dim
-            if kind_of(name) != "attn.head" or Element(name, ()).head == head:
-                events.append(name)
-        if element.kind == "attn.out" and len(model.hooks):  # which may replace a head
-            events += [f"{element.prefix}attn.head{h}" for h in range(model.config.n_head)]
-    inputs, n_layer = model.inputs, model.config.n_layer
-    sources = [source for name in events for source in inputs_of(inputs, name, n_layer)]
-    of_one = ("loss",) if element.name in _OF_LOGITS else ("loss", "logits", "probs")
+        events = [row.name for row in rows_with(plan, element.name)]
+    sources = [source for name in events for source in plan[name].inputs]
+    of_one = ("loss",) if element.name in _with_logits(plan) else ("loss", "logits", "probs")
     unused = () if whole else of_one
     return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
+
+
+def _with_logits(plan: Plan) -> tuple[str, ...]:
+    """What takes the logits of its own position to explain."""
+    return ("logits", "probs", *plan["logits"].inputs)
+
+
+def _reads(plan: Plan, reader: str, element: Element) -> bool:
+    """Whether a reader of an element's event reads the element itself, and no other columns."""
+    kind = plan[reader].kind
+    if not isinstance(kind, Linear) or not kind.columns:
+        return True
+    return kind.columns[0] <= element.index[-1] < kind.columns[1]
 
 
 def _as_computed(model: LanguageModel, names: Iterable[str]) -> AbstractContextManager[Computed]:

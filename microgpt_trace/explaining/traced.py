@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.place import Predicted
+from ..architecture.plan import Plan
 from ..architecture.steps import Pass
 from ..arrays.stats import Array
-from ..diagnosis.rules import Rules
 from ..errors import InputError
 from ..hooks.event import Phase
 from ..tracing.result import Prediction
@@ -18,10 +19,9 @@ from ..tracing.result import Prediction
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """The arrays of a run that were kept, and the model that ran.
+    """The arrays of a run that were kept, and the model that ran: the `Numbers` that operations see.
 
-    `rows` are the positions that logits and probs have, row by row; `behind` is the matrix of each
-    kind of product, without its layer.
+    `rows` are the positions that logits and probs have, row by row.
     """
 
     model: LanguageModel
@@ -29,18 +29,32 @@ class Traced:
     arrays: Mapping[tuple[Phase, str], Array]
     rows: Sequence[int]
     predictions: Sequence[Prediction]
-    rules: Rules
-    behind: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]  # of events and parameters
     replaced: frozenset[tuple[Phase, str]]  # what hooks put other values in the place of
+
+    @property
+    def plan(self) -> Plan:
+        return self.model.plan
 
     @property
     def length(self) -> int:
         return len(self.inputs.tokens)
 
     @property
-    def head_dim(self) -> int:
-        return self.model.config.head_dim
+    def whole(self) -> bool:
+        return len(self.rows) == self.length
+
+    def predicted(self) -> list[Predicted]:
+        """Every token that is known to follow."""
+        return [
+            Predicted(p.position, p.target.token, p.target.p, p.loss or 0.0)
+            for p in self.predictions
+            if p.target is not None
+        ]
+
+    def label(self, token: int) -> str:
+        """The text of a token that may follow."""
+        return self.model.label(token, target=True)
 
     def is_parameter(self, name: str) -> bool:
         return name in self.model.config.shapes()
@@ -64,7 +78,9 @@ class Traced:
         return self.array(name, kind)[place].astype(np.float64)
 
     def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
-        """An element of every row, float64: [T, C] -> [T]"""
+        """An element of every row, float64: [T, C] -> [T], or of a matrix [out, in] -> [out]"""
+        if kind == "forward" and self.is_parameter(name):
+            return self.model.column(name, column).astype(np.float64)
         return self.array(name, kind)[..., column].astype(np.float64)
 
     def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
@@ -83,10 +99,10 @@ class Traced:
             return None
         return self.value(name, index, kind)
 
+    def vector(self, name: str) -> Array:
+        """A parameter that is one, float64: [out]"""
+        return self.model.parameter(name).astype(np.float64)
+
     def parameter_row(self, name: str, row: int) -> Array:
         """A row of a parameter, float64: [out, in] -> [in], [out] -> [1]"""
         return self.model.parameter(name, slice(row, row + 1)).reshape(-1).astype(np.float64)
-
-    def parameter_column(self, name: str, column: int) -> Array:
-        """A column of a matrix, float64: [out, in] -> [out]"""
-        return self.model.column(name, column).astype(np.float64)
