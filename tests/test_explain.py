@@ -19,7 +19,7 @@ from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.following import worked_out
 from microgpt_trace.explaining.running import run_for
 
-MATH = {"exp": math.exp, "sqrt": math.sqrt, "log": math.log, "max": max}
+MATH = {**vars(math), "max": max}
 
 
 def sampled(shapes, count=1, seed=0):

@@ -1,0 +1,259 @@
+"""What each kind of operation says of an element, held against its float64 reference: the arithmetic, the
+gradient by central differences, and that what an element adds is a term where it goes.
+
+A plan that no model has yet (LayerNorm with bias, GELU, biases, shared keys, scores scaled otherwise) is
+explained like those that models have.
+"""
+
+import re
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_explain import check_steps, named
+from tiny_models import TOKENS
+
+from microgpt_trace.architecture.kinds import (
+    Activation,
+    Add,
+    Context,
+    Linear,
+    Lookup,
+    Loss,
+    Norm,
+    Probabilities,
+    Scores,
+    Softmax,
+)
+from microgpt_trace.architecture.model import TraceInput
+from microgpt_trace.architecture.operations.given import Given
+from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
+from microgpt_trace.architecture.place import Element, Place, Predicted, rows_with
+from microgpt_trace.architecture.plan import Plan, Rows
+from microgpt_trace.architecture.reference import reference
+from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
+
+ELEMENTS = re.compile(r"[a-z0-9_.]+\[[0-9,]+\]")
+
+
+class Numbers:
+    """A run of the references of a plan, with random gradients: the rows are judged one by one."""
+
+    replaced, whole = frozenset(), True
+
+    def __init__(self, model, tokens):
+        self.plan, self.given, self.length = model.plan, Given(model, tokens), len(tokens)
+        targets = (*tokens[1:], None)
+        labels = tuple(map(str, tokens))
+        self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
+        self.shapes = {**self.plan.shapes(self.length), **self.plan.parameters}
+        rng, self.arrays = np.random.default_rng(5), {}
+        for name, row in self.plan.items():
+            value = reference(row, self.given, *(self.array(source) for source in row.inputs))
+            self.arrays["forward", name] = value
+            self.arrays["backward", name] = rng.standard_normal(value.shape)
+        self.arrays["backward", "loss"] = np.float64(1)
+
+    def parameter(self, name):
+        return np.asarray(self.given.model.parameter(name), float)
+
+    def array(self, name, kind="forward"):
+        return self.arrays[kind, name]
+
+    def row(self, name, *place, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.parameter(name)[place] if stored else self.array(name, kind)[place]
+
+    def column(self, name, column, kind="forward"):
+        return self.row(name, ..., column, kind=kind)
+
+    def vector(self, name):
+        return self.parameter(name)
+
+    def value(self, name, index, kind="forward"):
+        return float(self.row(name, *index, kind=kind))
+
+    def known(self, name, index, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
+
+    def predicted(self):
+        known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
+        chances = self.array("probs")
+        return [Predicted(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
+
+    def label(self, token):
+        return str(token)
+
+
+def unlike_any():
+    """A parallel layer as no model here has it: what GPT-2 and GPT-NeoX have, and a few things more."""
+    rows, width, dim, group = Rows(), 12, 4, (0, 0, 1, 1)
+    add = partial(rows.add, expr="")
+    tokens = add("embed.tok", Lookup("wte", "tokens", 61, width))
+    positions = add("embed.pos", Lookup("wpe", "positions", 9, width))
+    stream = add("embed.sum", Add(), tokens, positions)
+    rows.begin_layer(0)
+    normed = add("attn.norm", Norm(1e-3, rows.name("attn_g"), None, True, rows.name("attn_c")), stream)
+    q = add("attn.q", Linear(rows.name("attn_wq"), 16, rows.name("attn_bq")), normed)
+    q = add("attn.q_norm", Norm(1e-2, rows.name("attn_gq"), dim, True, rows.name("attn_cq")), q)
+    k = add("attn.k", Linear(rows.name("attn_wk"), 8, rows.name("attn_bk")), normed)
+    v = add("attn.v", Linear(rows.name("attn_wv"), 8), normed)
+    weights = add("attn.weights", Softmax(3), add("attn.scores", Scores(dim, group, 0.3), q, k))
+    context = add("attn.context", Context(dim, group), weights, v)
+    out = add("attn.out", Linear(rows.name("attn_wo"), width, rows.name("attn_bo")), context)
+    up = add("mlp.up", Linear(rows.name("mlp_up"), 20, rows.name("mlp_bup")), normed)
+    tanh = add("mlp.tanh", Activation("GELU by tanh"), up)
+    act = add("mlp.act", Activation("GELU"), tanh)
+    down = add("mlp.down", Linear(rows.name("mlp_down"), width), act)
+    both = add("mlp.both", Add(), out, down)
+    stream = add("mlp.residual", Add(), stream, add("mlp.post_norm", Norm(1e-3, centred=True), both))
+    rows.begin_layer(None)
+    head = add("logits", Linear("wte", 61), add("final.norm", Norm(1e-3), stream))
+    add("probs", Probabilities(), head)
+    add("loss", Loss(), head)
+    return Plan(rows.rows)
+
+
+def model_of(plan):
+    rng = np.random.default_rng(3)
+    weights = {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()}
+
+    def parameter(name, rows=None):
+        return weights[name] if rows is None else weights[name][rows]
+
+    return SimpleNamespace(plan=plan, parameter=parameter, bos=None, ends_with_bos=False)
+
+
+CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def numbers(request):
+    if request.param == "unlike any":
+        return Numbers(model_of(unlike_any()), TOKENS)
+    return Numbers(request.getfixturevalue("decoders")(request.param)[0], TOKENS)
+
+
+def check(worked, at):
+    """Every step follows from what is written of it."""
+    check_steps(SimpleNamespace(steps=worked.steps, value=worked.value, element=str(at.element)))
+
+
+def places(numbers, names, count=3, most=10**6):
+    rng = np.random.default_rng(8)
+    for name in names:
+        for _ in range(count):
+            index = tuple(int(rng.integers(size)) for size in numbers.shapes[name])
+            if len(index) == 3 and name not in numbers.plan.parameters:  # half of them are masked else
+                index = (index[0], max(index[1:]), min(index[1:]))
+            yield Place(numbers, Element(name, index), most)
+
+
+def slope(of, array, index, h=1e-5):
+    """The central difference of a function of an array with respect to one element."""
+    ends = []
+    for step in (h, -h):
+        moved = np.array(array, float)
+        moved[index] += step
+        ends.append(of(moved))
+    return (ends[0] - ends[1]) / (2 * h)
+
+
+def test_every_element_is_what_the_reference_gives(numbers):
+    for at in places(numbers, numbers.plan):
+        worked = worked_out(at)
+        expected = numbers.value(at.name, at.index)
+        assert abs(worked.value - expected) <= 1e-12 * worked.magnitude, (str(at.element), worked)
+        check(worked, at)
+
+
+def pulled(numbers, row, name, moved):
+    """The sum of a row's gradient times its value, with one of its inputs or parameters moved."""
+    inputs = [moved if source == name else numbers.array(source) for source in row.inputs]
+    own = replace(row, instead={name: lambda _: moved})
+    return np.sum(reference(own, numbers.given, *inputs) * numbers.array(row.name, "backward"))
+
+
+def test_a_gradient_by_way_of_each_reader_is_the_slope_of_its_reference(numbers):
+    for at in places(numbers, numbers.plan):
+        for row in at.ways:
+            if isinstance(row.kind, Loss | Probabilities) or at.name in row.parts:
+                continue
+            _, steps, magnitude = arithmetic_of(row.kind).path(at, row)
+            value, x = steps[-1].value, numbers.array(at.name)
+            expected = slope(partial(pulled, numbers, row, at.name), x, at.index)
+            assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), (str(at.element), row.name)
+            assert magnitude >= abs(value) * (1 - 1e-12)
+
+
+def test_the_gradient_of_logits_is_the_slope_of_the_loss(numbers):
+    loss = numbers.plan["loss"]
+    for at in places(numbers, ["logits"], 40):
+        expected = slope(
+            lambda x: float(reference(loss, numbers.given, x)), numbers.array("logits"), at.index
+        )
+        assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_every_gradient_follows_from_its_steps(numbers):
+    for at in places(numbers, [*numbers.plan, *numbers.plan.parameters], most=4):
+        check(gradient_worked_out(at), at)
+
+
+def test_the_gradient_of_a_parameter_is_the_slope_of_all_that_read_it(numbers):
+    for at in places(numbers, numbers.plan.parameters):
+        rows = list(rows_with(numbers.plan, at.name))
+
+        def judged(value, name=at.name, rows=rows):
+            return sum(pulled(numbers, row, name, value) for row in rows)
+
+        expected = slope(judged, numbers.parameter(at.name), at.index)
+        assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-6), str(at.element)
+
+
+def explained(numbers, name, kind):
+    """The steps of an element by its name."""
+    event, _, rest = name.rstrip("]").partition("[")
+    at = Place(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
+    return (worked_out if kind == "forward" else gradient_worked_out)(at).steps
+
+
+def check_uses(numbers, at, kind, uses):
+    """What an element adds elsewhere is a term there, with the factors that the words name."""
+    for use in uses:
+        steps = explained(numbers, use.name, use.kind)
+        terms = [t for step in steps for t in step.terms if (str(at.element), kind) in named(t)]
+        assert terms, (str(at.element), use)
+        if use.adds is not None:
+            times = steps[1].terms[0].factors[1].value if steps[0].label == "sum of products" else 1.0
+            added = [t for t in terms if t.value * times == pytest.approx(use.adds, rel=1e-9)]
+            assert added, (str(at.element), use, [t.value for t in terms])
+            assert set(ELEMENTS.findall(use.words)) <= {f.name for t in added for f in t.factors}
+
+
+def parts_of(plan):
+    """What adds up to another row, which is one product where no hook is."""
+    return {part for row in plan.values() for part in row.parts}
+
+
+def test_what_an_element_adds_is_a_term_where_it_goes(numbers):
+    for at in places(numbers, numbers.plan):
+        uses = [use for use in uses_of(at) if use.name != "loss" and at.name not in parts_of(numbers.plan)]
+        check_uses(numbers, at, "forward", uses)
+
+
+def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
+    for at in places(numbers, [name for name in numbers.plan if name != "loss"]):
+        check_uses(numbers, at, "backward", gradient_uses(at))
+
+
+def test_a_tied_table_has_the_gradients_of_both_its_uses():
+    numbers = Numbers(model_of(unlike_any()), TOKENS)
+    at = Place(numbers, Element("wte", (TOKENS[0], 3)), 4)
+    last = gradient_worked_out(at).steps[-1]
+    assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]
+    assert last.label == f"d {element_name('wte', at.index)}"
