@@ -246,6 +246,15 @@ def test_what_an_element_adds_is_a_term_where_it_goes(numbers):
         check_uses(numbers, at, "forward", uses)
 
 
+def test_queries_and_keys_go_to_scores_that_count(numbers):
+    for scores in numbers.plan.of_kind(Scores):
+        (softmax,) = numbers.plan.readers[scores.name]
+        for at in places(numbers, scores.inputs, 20):
+            (use,) = uses_of(at)
+            head, query, key = map(int, use.name.rstrip("]").partition("[")[2].split(","))
+            assert numbers.array(softmax)[head, query, key] > 0, (str(at.element), use)
+
+
 def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
     for at in places(numbers, [name for name in numbers.plan if name != "loss"]):
         check_uses(numbers, at, "backward", gradient_uses(at))

@@ -46,7 +46,8 @@ class Step(NamedTuple):
     whole: Operation | None
     done: tuple[str, ...]
 
-    __repr__ = one_line
+    def __repr__(self) -> str:
+        return one_line(self, row=self.row.name, read=self.read)
 
 
 class Steps(NamedTuple):

@@ -14,9 +14,9 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from .cache import Cache
 from .model import LanguageModel
+from .operations.of_kinds import arithmetic_of
 from .operations.shared import Shared
 from .plan import Operation, Step
-from .reference import arithmetic_of
 
 
 def forward(

@@ -15,6 +15,7 @@ from ..steps import Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Shared
+from .softmax import seen_by
 
 
 def forward(row: Operation, run: Shared, weights: Array, v: Array) -> Array:
@@ -38,9 +39,6 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
 
     share(fill, shares(len(weights), workers), workers)
     return context
-
-
-from .softmax import seen_by
 
 
 def reference(row: Operation, given: Given, weights: Array, v: Array) -> Array:
