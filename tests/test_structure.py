@@ -41,9 +41,6 @@ SHOWS_ITSELF = ("tracing.result", "render.html")
 WRONG_DIRECTIONS = {
     ("running.interventions", "dumps.layouts"),
     ("running.interventions", "dumps.recording"),
-    ("tracing.validation_edges", "diagnosis.bounds"),
-    ("tracing.validation_edges", "diagnosis.operations"),
-    ("tracing.validation_edges", "diagnosis.rules"),
 }
 
 

@@ -25,6 +25,11 @@ class Kind:
         """The shape of the output over `length` positions, from those of the inputs."""
         return inputs[0]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters."""
+        return ()
+
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         """The parameters by name, with their shapes."""
         return {}
@@ -38,6 +43,10 @@ class Lookup(Kind):
     by: Literal["tokens", "positions"]
     rows: int
     width: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.table,)
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.width)
@@ -54,6 +63,10 @@ class Linear(Kind):
     width: int
     bias: str | None = None
     columns: tuple[int, int] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.width)
@@ -73,9 +86,12 @@ class Norm(Kind):
     centred: bool = False
     bias: str | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.gain, self.bias) if name is not None)
+
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        width = self.head_dim or inputs[0][-1]
-        return {name: (width,) for name in (self.gain, self.bias) if name is not None}
+        return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

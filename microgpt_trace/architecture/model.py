@@ -120,10 +120,6 @@ class LanguageModel(Protocol):
         """How it computes, row by row."""
 
     @property
-    def inputs(self) -> Mapping[str, tuple[str, ...]]:
-        """By an event's kind the kinds that it is computed from, as architecture/graph.py has them."""
-
-    @property
     def dtype(self) -> str:
         """Of the computation: "float32"."""
 

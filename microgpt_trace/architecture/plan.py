@@ -221,6 +221,26 @@ class Plan(Mapping[str, Operation]):
                 found[part].append(own.name)
         return {name: tuple(names) for name, names in found.items()}
 
+    @cached_property
+    def order(self) -> Mapping[str, int]:
+        """The place of each event."""
+        return {name: place for place, name in enumerate(self)}
+
+    def source(self, name: str) -> str:
+        """Where the values of an event come from, before norms of heads and RoPE: the q that q_rope is of."""
+        while isinstance(self[name].kind, Norm | Rotation):
+            name = self[name].inputs[0]
+        return name
+
+    def head_dim(self, name: str) -> int | None:
+        """The width of a head of an event [T, heads*D]; None of one that has no heads side by side."""
+        own = self[name].kind
+        if isinstance(own, Context | Rotation | Norm):
+            return own.head_dim
+        readers = (self[reader].kind for reader in self.readers[name])
+        of_heads = (kind for kind in readers if isinstance(kind, Rotation | Norm | Scores | Context))
+        return next((kind.head_dim for kind in of_heads), None) if isinstance(own, Linear) else None
+
     def shapes(self, length: int) -> dict[str, Shape]:
         """Name and shape of every event for `length` tokens, all positions of the logits included."""
         found: dict[str, Shape] = {}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.graph import decoder_inputs
 from ..architecture.llama import plan_of
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
 from ..architecture.passes import logits_forward, run_together
@@ -99,10 +98,6 @@ class Decoder:
     @cached_property
     def plan(self) -> Plan:
         return plan_of(self.config)
-
-    @cached_property
-    def inputs(self) -> Mapping[str, tuple[str, ...]]:
-        return decoder_inputs(self.config.qk_norm)
 
     @property
     def bos(self) -> int | None:

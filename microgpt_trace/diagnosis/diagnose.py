@@ -11,8 +11,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.operations.given import Given
+from ..architecture.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..brief import one_line
@@ -30,10 +32,8 @@ from .evaluation import Evaluation
 from .finding import findings_of
 from .hypotheses import Case, Finding, Generator
 from .judging import Judge, OperationResult
-from .operations import Weights
-from .precision import PRECISIONS, PRODUCTS, Found, precision_of
+from .precision import PRECISIONS, Found, precision_of
 from .product_inputs import ProductInputs
-from .rules import rules_of
 from .trying import try_all
 
 NONE: Mapping[str, Fitted] = MappingProxyType({})
@@ -189,44 +189,40 @@ class _Diagnosing:
     def __init__(
         self, model: LanguageModel, tokens: Array, values: Recent, partial: Mapping[str, Fitted]
     ) -> None:
-        self.specs = model.hooks.specs
-        parameters = model.config.shapes()
-        self.known = [name for name in self.specs if name not in parameters]
-        if len(tokens) == 1 and not model.ends_with_bos:
-            self.known.remove("loss")  # no next token is known
-        self.order = {name: i for i, name in enumerate(self.known)}
-        self.weights, self.rules = Weights(model), rules_of(model, tokens)
+        self.plan, self.given = model.plan, Given(model, tokens)
+        known_next = len(self.given.targets) > 0
+        self.known = [name for name in self.plan if name != "loss" or known_next]
         self.values, self.partial = values, partial
 
     def judge(self, found: Found) -> Judge:
-        """A judge that knows the model's own rules."""
+        """A judge that knows the model's own plan."""
 
         rounding = self.rounding if found.precision.rounds_inputs else None
 
         def evaluation(noise: int | None) -> Evaluation:
-            return Evaluation(
-                self.weights, self.rules, self.values, self.order, found.precision, noise, rounding
-            )
+            return Evaluation(self.given, self.plan, self.values, found.precision, noise, rounding)
 
-        exprs = {name: self.specs[name].expr for name in self.known}
+        exprs = {name: self.plan[name].expr for name in self.known}
         return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)], exprs)
 
     @cached_property
     def rounding(self) -> ProductInputs:
         """What the dump shows of how the inputs of products are rounded."""
-        rounding, plain = ProductInputs(self.weights, self.rules), self._plain
+        rounding, plain = ProductInputs(self.given), self._plain
 
         def read(name: str) -> tuple[Array, Array]:
             x = plain.value(plain.inputs(name)[0])
             return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
 
         known = [name for name in self.known if name in self.values]
-        rounding.learn([name for name in known if self._products(name) == [name]], read)
+        alone = [name for name in known if self._products(name) == [self.plan[name]]]
+        rounding.learn([self.plan[name] for name in alone], read)
         return rounding
 
     def how(self, found: Found, operations: Sequence[OperationResult]) -> str:
         """How the precision is known, and in what its products are."""
-        ways = self.rounding.told(o.name for o in operations) if found.precision.rounds_inputs else ""
+        rows = [self.plan[operation.name] for operation in operations]
+        ways = self.rounding.told(rows) if found.precision.rounds_inputs else ""
         return f"{found.how}; the products' inputs are {ways}" if ways else found.how
 
     def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
@@ -250,9 +246,10 @@ class _Diagnosing:
         """What follows in float32, without noise."""
         return self.judge(FLOAT32).plain
 
-    def _products(self, name: str) -> list[str]:
+    def _products(self, name: str) -> list[Operation]:
         """The products since the dump's own inputs of an event, itself included."""
-        return [own for own in (*self._plain.between(name), name) if kind_of(own) in PRODUCTS]
+        rows = [self.plan[own] for own in (*self._plain.between(name), name)]
+        return [row for row in rows if isinstance(row.kind, Linear)]
 
     def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
         """What the dump has of an event, and the positions of its rows; None where it has nothing."""
@@ -300,13 +297,13 @@ class _Diagnosing:
     def count(self, operations: Sequence[OperationResult]) -> int:
         """How many operations a pass has, with those that cost extra where the dump has them."""
         own = {operation.name for operation in operations}
-        return sum(name in own or not self.specs[name].extra for name in self.known)
+        return sum(name in own or not self.plan[name].extra for name in self.known)
 
     def untested(self, operations: Sequence[OperationResult]) -> Iterator[tuple[str, str]]:
         """The model's events that were not judged, and what the dump has beyond them."""
         judged = {operation.name: operation for operation in operations}
         for name in self.known:
-            if name not in judged and not self.specs[name].extra:
+            if name not in judged and not self.plan[name].extra:
                 yield name, "the dump does not have it"
             elif name in judged and judged[name].error is None:
                 yield name, judged[name].nonfinite
@@ -315,7 +312,7 @@ class _Diagnosing:
                 yield name, f"{some}, for which nothing finite follows from the inputs"
             if name in judged and name in self.partial:
                 here = len(self.partial[name].positions or ())
-                yield name, f"all but the {here:,} of {len(self.rules.tokens):,} positions that the dump has"
+                yield name, f"all but the {here:,} of {len(self.given.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
-            if name not in self.order:
+            if name not in self.known:
                 yield name, "no event of a forward pass of this model"

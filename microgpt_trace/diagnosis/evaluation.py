@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..architecture.plan import kind_of, layer_of, prefix_of
+from ..architecture.kinds import Linear
+from ..architecture.operations.given import Given
+from ..architecture.operations.rounding import Sizes
+from ..architecture.plan import Plan, layer_of
+from ..architecture.reference import reference, spread_of
 from ..arrays.stats import Array
-from .operations import Weights, apply, inputs_of
-from .precision import PRODUCTS, Precision, chain_floor, floor_of
+from .precision import Precision, chain_floor, floor_of
 from .product_inputs import ProductInputs
-from .rules import Rules
-from .sharing import alike
 
 NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
 CARRIED = 3**0.5 / NOISE  # an error over the rms of what errors evenly spread within NOISE of it move
@@ -20,7 +21,7 @@ FLOAT32 = 2.0**-22  # what two float32 engines may differ by in a value on its w
 
 
 class Evaluation:
-    """Values of a dump, and what the rules make of them.
+    """Values of a dump, and what a plan makes of them.
 
     With `noise`, a seed, every value that is read and every one recomputed is moved at random by NOISE of
     the error that the operation may have: another evaluation that tells how far rounding carries.
@@ -28,21 +29,20 @@ class Evaluation:
     """
 
     def __init__(
-        self, weights: Weights, rules: Rules, values: Mapping[str, Array], order: Mapping[str, int],
-        precision: Precision, noise: int | None = None, rounding: ProductInputs | None = None,
+        self, given: Given, plan: Plan, values: Mapping[str, Array], precision: Precision,
+        noise: int | None = None, rounding: ProductInputs | None = None,
     ) -> None:  # fmt: skip
-        self.weights, self.rules, self.values, self.order = weights, rules, values, order
+        self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed = precision, rounding, noise
+        self._own = given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
         self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # both ways, for a tie falls on one side
         self._recomputed: dict[str, Array] = {}
 
-    def under(self, rules: Rules) -> Evaluation:
-        """The same under other rules; what does not change by them is not worked out again."""
-        other = Evaluation(
-            self.weights, rules, self.values, self.order, self.precision, self._seed, self.rounding
-        )
-        same = alike(self.rules, rules, self._recomputed, self.values, self.weights.behind)
+    def under(self, plan: Plan) -> Evaluation:
+        """The same by another plan; what does not change by that is not worked out again."""
+        other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
+        same = alike(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}
         return other
 
@@ -54,20 +54,20 @@ class Evaluation:
         """The events before `name` that nobody knows, back to those that are known, in order."""
         found, open_ = set[str](), [name]
         while open_:
-            for own in inputs_of(self.rules, open_.pop()):
+            for own in self.plan[open_.pop()].inputs:
                 if own not in found and not any(own in place for place in known):
                     found.add(own)
                     open_.append(own)
-        return sorted(found, key=self.order.__getitem__)
+        return sorted(found, key=self._own.order.__getitem__)
 
     def inputs(self, name: str) -> tuple[str, ...]:
         """The events that `name` is computed from."""
-        return inputs_of(self.rules, name)
+        return self.plan[name].inputs
 
     def sources(self, name: str) -> tuple[str, ...]:
         """The dump's own events that `name` is computed from, in order."""
-        read = {own for n in (*self.between(name), name) for own in inputs_of(self.rules, n)}
-        return tuple(sorted(read & set(self.values), key=self.order.__getitem__))
+        read = {own for n in (*self.between(name), name) for own in self.plan[n].inputs}
+        return tuple(sorted(read & set(self.values), key=self._own.order.__getitem__))
 
     def value(self, name: str) -> Array:
         """The dump's own value, or what follows for one that it lacks; float64."""
@@ -80,24 +80,27 @@ class Evaluation:
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        inputs = [self._value(own) for own in inputs_of(self.rules, name)]
+        row = self.plan[name]
+        inputs = [self._value(own) for own in row.inputs]
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
-        if self.rounding is None or kind_of(name) not in PRODUCTS:
-            return apply(self.weights, self.rules, name, self._all_moved(name, inputs))
+        if self.rounding is None or not isinstance(row.kind, Linear):
+            return reference(row, self.given, *self._all_moved(name, inputs))
         nudge = 0.0 if self._noise is None else self._nudge
-        rounded = self._all_moved(name, [self.rounding.round(name, inputs[0], nudge)])
-        return apply(self.weights, self.rules, name, rounded) + self._of_sums(name, inputs[0])
+        rounded = self._all_moved(name, [self.rounding.round(row, inputs[0], nudge)])
+        return reference(row, self.given, *rounded) + self._of_sums(name, inputs[0])
 
     def _of_sums(self, name: str, x: Array) -> Array | float:
         """What rounding of the blocks' sums adds to a product. Nobody knows it of a matrix that stands in
         the place of the model's, but for its size."""
+        row = self.plan[name]
         assert self.rounding is not None
-        if self.weights.matrix_of(name) not in self.rules.instead:
-            return self.rounding.of_sums(name, x)
+        assert isinstance(row.kind, Linear)
+        if row.kind.weight not in row.instead:
+            return self.rounding.of_sums(row, x)
         if self._noise is None:
             return 0.0
-        return self.rounding.of_sums(name, x) * self._noise.uniform(-1, 1, (len(x), 1))
+        return self.rounding.of_sums(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
 
     def _value(self, name: str) -> Array:
         return (
@@ -120,23 +123,23 @@ class Evaluation:
                 del self._recomputed[name]
 
     def floor(self, name: str) -> float:
-        """The error that the operation alone may have."""
-        kind, config = kind_of(name), self.weights.model.config
-        weight = self.weights.behind.get(kind)
-        prefix = prefix_of(name)
-        length, terms = len(self.rules.tokens), 1
-        if weight is not None:
-            terms = self.weights.shapes[prefix + weight][1]
-        elif kind in ("attn.scores", "attn.head"):
-            terms = config.head_dim
-        elif kind in ("attn.weights", "attn.context"):
-            terms = length
-        elif kind.endswith("norm"):
-            terms = config.n_embd // 4  # of squares, whose root halves their error
-        elif kind in ("probs", "loss"):
-            terms = config.vocab_size
-        return floor_of(self.precision, kind, terms, length)
+        """The error that the operation alone may have, as the model has it."""
+        row, shapes, length = self._own[name], self.given.shapes, len(self.given.tokens)
+        widths = [shapes[own][-1] for own in (self._own.streams[0], *row.inputs[:1])]
+        spread = spread_of(row, Sizes(length, widths[0], widths[-1]))
+        return floor_of(self.precision, spread, length)
 
     def chain_floor(self, name: str) -> float:
         """The error that the operation and those recomputed before it may have together."""
         return chain_floor([self.floor(own) for own in (*self.between(name), name)])
+
+
+def alike(one: Plan, other: Plan, names: Iterable[str], given: Container[str]) -> set[str]:
+    """The names, in order of computation, whose values are the same by both plans, those of `given` events
+    being given."""
+    same = set[str]()
+    for name in names:
+        row = other[name]
+        if row is one[name] and all(source in given or source in same for source in row.inputs):
+            same.add(name)
+    return same

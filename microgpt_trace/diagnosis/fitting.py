@@ -36,7 +36,7 @@ class Range(NamedTuple):
 class Family:
     """A mistake that has a number, looked for between `low` and `high`, from `starts` and `special` ones on.
 
-    `at` gives rules or a transform (as of a Hypothesis), `claim` the claim from the number in words.
+    `at` gives a plan or a transform (as of a Hypothesis), `claim` the claim from the number in words.
     `coarse` gives the same where the engine has what it computes of the number with few digits.
     `own` is the model's number, at which nothing is wrong; at those in `silent` it is what another
     hypothesis says. `usual` are numbers that people choose, `special` those with an id and a claim of

@@ -5,27 +5,28 @@ Knows no mistake by itself; they are in the modules hypotheses_*. They are tried
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.plan import kind_of, layer_of, prefix_of
+from ..architecture.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
+from ..architecture.operations.given import Given
+from ..architecture.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..brief import one_line
 from .fitting import PLAIN, Family
 from .judging import Judge, row_errors
-from .operations import Weights, inputs_of
-from .rules import Rules
 from .telling import Seen
 
-ELEMENTWISE = ("mlp.act", "mlp.hidden", "attn.weights", "probs")  # operations in which nothing cancels
+ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
 
 
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """A mistake: the rules by which the engine would have computed, or what it did to the right value.
+    """A mistake: the plan by which the engine would have computed, or what it did to the right value.
 
     `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
     has a number taken from the dump, COMBINED for two at a time, DESCRIBED for what only tells how the
@@ -35,7 +36,7 @@ class Hypothesis:
 
     id: str
     claim: str
-    rules: Rules | None = None
+    plan: Plan | None = None
     transform: Transform | None = None
     rank: int = PLAIN
     value: float | None = None
@@ -70,6 +71,14 @@ class Finding:
     __repr__ = one_line
 
 
+class Product(NamedTuple):
+    """A product, and its matrix and bias without their layers."""
+
+    row: Operation
+    weight: str
+    bias: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A wrong operation: the dump's values beside what follows from the dump's own inputs.
@@ -85,16 +94,17 @@ class Case:
     error: float
 
     @property
-    def rules(self) -> Rules:
-        return self.judge.plain.rules
+    def plan(self) -> Plan:
+        """The model's own."""
+        return self.judge.plain.plan
 
     @property
-    def weights(self) -> Weights:
-        return self.judge.plain.weights
+    def given(self) -> Given:
+        return self.judge.plain.given
 
     @property
-    def kind(self) -> str:
-        return kind_of(self.name)
+    def row(self) -> Operation:
+        return self.plan[self.name]
 
     @property
     def layer(self) -> int | None:
@@ -105,20 +115,24 @@ class Case:
         return prefix_of(self.name)
 
     @cached_property
-    def kinds(self) -> frozenset[str]:
-        """The kinds of all operations since the dump's own inputs."""
-        return frozenset(map(kind_of, (*self.judge.plain.between(self.name), self.name)))
+    def rows(self) -> tuple[Operation, ...]:
+        """The operations since the dump's own inputs, this one last."""
+        return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
+
+    def of(self, *kinds: type[Kind]) -> list[Operation]:
+        """Those of these kinds."""
+        return [row for row in self.rows if isinstance(row.kind, kinds)]
 
     @property
     def alone(self) -> bool:
         """The dump has all the operation's inputs, and all rows of its output: numbers can be measured."""
-        return len(self.kinds) == 1 and self.positions is None
+        return len(self.rows) == 1 and self.positions is None
 
     @cached_property
     def inputs(self) -> tuple[Array, ...]:
         """The dump's own inputs, float64; only where the operation stands alone."""
         values = self.judge.plain.values
-        return tuple(np.asarray(values[name], np.float64) for name in inputs_of(self.rules, self.name))
+        return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
 
     @cached_property
     def largest(self) -> float:
@@ -127,60 +141,51 @@ class Case:
         return float(np.nanmax(errors, initial=0))
 
     @cached_property
-    def products(self) -> dict[str, str]:
-        """The matrices of this layer that take part, and the products they are in: attn_wq -> attn.q"""
-        behind = self.weights.behind
-        found = {behind[kind]: kind for kind in behind if kind in self.kinds and self.has(behind[kind])}
-        return found | ({"attn_wo": "attn.head"} if self.kind == "attn.head" else {})
+    def products(self) -> tuple[Product, ...]:
+        """The products that take part, one of each matrix."""
+        found: dict[str, Product] = {}
+        for row in self.of(Linear):
+            assert isinstance(row.kind, Linear)
+            bias = row.kind.bias and kind_of(row.kind.bias)
+            found.setdefault(kind_of(row.kind.weight), Product(row, kind_of(row.kind.weight), bias))
+        return tuple(found.values())
 
-    def value(self, kind: str) -> Array:
-        """The event of that kind in this layer: the dump's, or what follows for it."""
-        return self.judge.plain.value(self.prefix + kind)
+    @cached_property
+    def gains(self) -> tuple[str, ...]:
+        """The gains of the norms that take part, without their layers."""
+        names = [row.kind.gain for row in self.of(Norm) if isinstance(row.kind, Norm) and row.kind.gain]
+        return tuple(dict.fromkeys(map(kind_of, names)))
 
-    def has(self, parameter: str) -> bool:
-        """Whether this layer has a parameter of that kind, or the layers before the model's end have it."""
-        return self.whole_name(parameter) in self.weights
+    def value(self, name: str) -> Array:
+        """An event: the dump's, or what follows for it."""
+        return self.judge.plain.value(name)
+
+    def parameter(self, name: str) -> Array:
+        """A parameter of the model."""
+        return self.given.model.parameter(name)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every parameter, in the model's order."""
+        return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:
         """A parameter of this layer; at the model's ends its own, or else the first layer's."""
         own = self.prefix + parameter
-        return own if self.layer is not None or own in self.weights else f"layer0.{parameter}"
+        return own if self.layer is not None or own in self.shapes else f"layer0.{parameter}"
+
+    def has(self, parameter: str) -> bool:
+        """Whether this layer has a parameter of that name, or the layers before the model's end have it."""
+        return self.whole_name(parameter) in self.shapes
 
     @cached_property
     def seen(self) -> Seen:
         """What predictions are held against."""
-        judge, alone = self.judge, len(self.kinds) == 1
-        elements = alone and self.kind in ELEMENTWISE
+        judge, alone = self.judge, len(self.rows) == 1
+        elements = alone and isinstance(self.row.kind, ELEMENTWISE)
         compared, precision = judge.compared(self.name), judge.plain.precision.name
         return Seen(self.found, self.expected, compared, precision, elements)
 
 
 Transform = Callable[[Case, Array], Array]
 Generator = Callable[[Case], Iterable["Hypothesis | Family"]]
-
-
-def words_of(name: str) -> str:
-    """An event as an engineer calls it: "layer 0, q after RoPE"."""
-    layer, kind = layer_of(name), kind_of(name)
-    words = words_of_kind(kind)
-    if kind == "attn.head":
-        words = f"share of head {name.rpartition('head')[2]}"
-    return words if layer is None else f"layer {layer}, {words}"
-
-
-def words_of_kind(kind: str) -> str:
-    """An event without its layer, in words: "q after RoPE" of attn.q_rope"""
-    return _WORDS.get(kind, kind)
-
-
-_WORDS = {
-    "embed.tok": "token embedding", "embed.pos": "position embedding", "embed.sum": "sum of the embeddings",
-    "embed.norm": "norm of the embedding", "attn.norm": "norm before attention", "attn.q": "q", "attn.k": "k",
-    "attn.v": "v", "attn.q_norm": "q after its norm", "attn.k_norm": "k after its norm",
-    "attn.q_rope": "q after RoPE", "attn.k_rope": "k after RoPE", "attn.scores": "attention scores",
-    "attn.weights": "attention weights", "attn.context": "attention context", "attn.out": "attention output",
-    "attn.residual": "stream after attention", "mlp.norm": "norm before the MLP", "mlp.gate": "gate",
-    "mlp.up": "up", "mlp.act": "activation", "mlp.hidden": "activation times up", "mlp.down": "MLP output",
-    "mlp.residual": "stream after the MLP", "final.norm": "final norm", "logits": "logits",
-    "probs": "probabilities", "loss": "loss",
-}  # fmt: skip

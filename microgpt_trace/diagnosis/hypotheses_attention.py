@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+from ..architecture.kinds import Context, Linear, Rotation, Scores, Softmax
+from ..architecture.operations.linear import FaultyLinear
+from ..architecture.operations.scores import FaultyScores
+from ..architecture.operations.softmax import FaultySoftmax
+from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.reference import reference
 from ..arrays.stats import Array
+from .changes import made, of_kind, reading, with_attributes, with_kinds
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
-from .operations import apply, visible_to
-from .rules import Rules
+from .judging import visible_to
 
 LARGEST_EXPONENT = 700.0  # of e in a float
 CAPS = (50.0, 30.0, 20.0)  # usual ones
@@ -20,23 +26,23 @@ CAPS = (50.0, 30.0, 20.0)  # usual ones
 
 def scale(case: Case) -> Iterator[Family]:
     """Scores without 1/sqrt(D), with another factor, or capped."""
-    if "attn.scores" not in case.kinds:
+    kind = next((row.kind for row in case.of(Scores)), None)
+    if not isinstance(kind, Scores):
         return
-    rules, dim = case.rules, case.weights.head_dim
-    special, right = _scales(case), f"not multiplied by 1/sqrt({dim})"
-    measured = [_factor(case) * rules.scale] if case.alone else []
+    special, right = _scales(case, kind.head_dim), f"not multiplied by 1/sqrt({kind.head_dim})"
+    measured = [_factor(case) * kind.scale] if case.alone else []
     yield Family(
-        "scale", lambda scale: replace(rules, scale=scale),
+        "scale", lambda scale: with_attributes(case.plan, Scores, scale=scale),
         f"your scores are multiplied by {{}}, {right}".replace("not multiplied", "not").format,
-        own=rules.scale, starts=[m for m in measured if 0 < m < math.inf],
+        own=kind.scale, starts=[m for m in measured if 0 < m < math.inf],
         special={v: (id, f"{words}, {right}") for v, (id, words) in special.items()},
         usual=(0.5, 0.25, 0.125, 0.0625),
     )  # fmt: skip
-    yield capped(case, "attn.scores", "scores")
+    yield capped(case, Scores, "scores")
 
 
-def _scales(case: Case) -> dict[float, tuple[str, str]]:
-    dim, width = case.weights.head_dim, case.weights.shapes["wte"][1]
+def _scales(case: Case, dim: int) -> dict[float, tuple[str, str]]:
+    width = case.given.shapes[case.plan.streams[0]][1]
     return {
         math.sqrt(dim): ("scale", f"your scores are multiplied by sqrt({dim})"),
         1 / math.sqrt(width): ("scale", f"your scores are multiplied by 1/sqrt({width}), the width"),
@@ -45,12 +51,18 @@ def _scales(case: Case) -> dict[float, tuple[str, str]]:
     }
 
 
-def capped(case: Case, kind: str, words: str) -> Family:
-    """Values that a tanh keeps below a cap."""
+def capped(case: Case, kind: type[Scores] | type[Linear], words: str) -> Family:
+    """Values that a tanh keeps below a cap: scores, or what a product gives that makes logits."""
+
+    def at(cap: float) -> Plan:
+        if kind is Scores:
+            return with_kinds(case.plan, of_kind(Scores), made(FaultyScores, cap=cap))
+        return with_kinds(case.plan, lambda row: row.name == "logits", made(FaultyLinear, cap=cap))
+
     most = float(np.nanmax(np.abs(np.where(np.isfinite(case.found), case.found, np.nan)), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
     return Family(
-        f"{words}-capped", lambda cap: replace(case.rules, caps={**case.rules.caps, kind: cap}),
+        f"{words}-capped", at,
         f"your {words} are capped: c * tanh({words} / c) with c = {{}}".format,
         own=math.inf, starts=starts, usual=CAPS,
     )  # fmt: skip
@@ -58,65 +70,77 @@ def capped(case: Case, kind: str, words: str) -> Family:
 
 def _factor(case: Case) -> float:
     """The number that the right scores are multiplied by, by least squares."""
-    shown = np.broadcast_to(visible_to(case.rules, case.name, len(case.found[0])), case.found.shape)
+    shown = np.broadcast_to(_visible(case), case.found.shape)
     shown = shown & np.isfinite(case.found) & np.isfinite(case.expected)
     found, expected = case.found[shown].astype(np.float64), case.expected[shown].astype(np.float64)
     return float(found @ expected / (expected @ expected))
 
 
+def _visible(case: Case) -> Array:
+    """Which keys the queries of scores see."""
+    mask = visible_to(case.judge.plain, case.name)
+    assert mask is not None  # of scores it is known
+    return mask
+
+
 def unturned(case: Case) -> Iterator[Hypothesis]:
     """Scores of q or k as they were before RoPE or before their norm."""
-    if case.kind != "attn.scores" or case.rules.rotation is None:
+    if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
-    turned = ("attn.q_rope", "attn.k_rope")
-    for id, q, k, words in (
-        ("scores-of-unturned", "attn.q", "attn.k", "q and k before RoPE"),
-        ("scores-of-unturned-q", "attn.q", turned[1], "q before RoPE"),
-        ("scores-of-unturned-k", turned[0], "attn.k", "k before RoPE"),
+    for id, chosen, words in (
+        ("scores-of-unturned", (0, 1), "q and k before RoPE"),
+        ("scores-of-unturned-q", (0,), "q before RoPE"),
+        ("scores-of-unturned-k", (1,), "k before RoPE"),
     ):
-        yield Hypothesis(id, f"your scores are those of {words}", case.rules.reading(attn_scores=(q, k)))
+
+        def inputs(row: Operation, chosen: tuple[int, ...] = chosen) -> tuple[str, ...]:
+            sides = enumerate(row.inputs)
+            return tuple(case.plan.source(name) if side in chosen else name for side, name in sides)
+
+        plan = reading(case.plan, of_kind(Scores), inputs)
+        yield Hypothesis(id, f"your scores are those of {words}", plan)
 
 
 def grouping(case: Case) -> Iterator[Hypothesis]:
     """Query heads with the keys or values of other heads."""
-    heads = case.rules.group
-    count = max(heads) + 1
-    for kind, what in (("attn.scores", "keys"), ("attn.context", "values")):
-        if kind not in case.kinds:
+    kinds: list[Scores | Context] = []
+    for of, what in ((Scores, "keys"), (Context, "values")):
+        rows = case.of(of)
+        if not rows:
             continue
-        if count < len(heads) and count > 1:
-            wrapped = tuple(h % count for h in range(len(heads)))
-            claim = f"head h has the {what} of head h % {count}, not of h // {len(heads) // count}"
-            yield Hypothesis(f"grouping-{what}", claim, _grouped(case.rules, what, wrapped))
-        if case.kind == kind and case.alone and count > 1:
-            measured = nearest_groups(case, what, count)
-            if measured not in (heads, tuple(h % count for h in range(len(heads)))):
-                claim = f"heads have the {what} of heads {_listed(measured)}, not of {_listed(heads)}"
-                yield Hypothesis(f"other-{what}", claim, _grouped(case.rules, what, measured))
-    if {"attn.scores", "attn.context"} <= case.kinds and 1 < count < len(heads):
+        kind = rows[-1].kind
+        assert isinstance(kind, Scores | Context)
+        kinds.append(kind)
+        heads, count = kind.group, max(kind.group) + 1
         wrapped = tuple(h % count for h in range(len(heads)))
+        if 1 < count < len(heads):
+            claim = f"head h has the {what} of head h % {count}, not of h // {len(heads) // count}"
+            yield Hypothesis(f"grouping-{what}", claim, with_attributes(case.plan, of, group=wrapped))
+        if isinstance(case.row.kind, of) and case.alone and count > 1:
+            measured = nearest_groups(case, of, count)
+            if measured not in (heads, wrapped):
+                claim = f"heads have the {what} of heads {_listed(measured)}, not of {_listed(heads)}"
+                yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=measured))
+    if len(kinds) == 2 and 1 < count < len(heads):
         claim = f"head h has keys and values of head h % {count}, not of h // {len(heads) // count}"
-        yield Hypothesis("grouping", claim, replace(case.rules, group=wrapped, group_of_values=wrapped))
+        of_keys = with_attributes(case.plan, Scores, group=wrapped)
+        yield Hypothesis("grouping", claim, with_attributes(of_keys, Context, group=wrapped))
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
     return "[" + ", ".join(map(str, numbers[:16])) + (", ...]" if len(numbers) > 16 else "]")
 
 
-def _grouped(rules: Rules, what: str, group: tuple[int, ...]) -> Rules:
-    if what == "values":
-        return replace(rules, group_of_values=group)
-    return replace(rules, group=group, group_of_values=rules.group_of_values or rules.group)
-
-
-def nearest_groups(case: Case, what: str, count: int) -> tuple[int, ...]:
+def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
     """Whose keys or values the dump's heads are nearest to."""
-    heads, errors = len(case.rules.group), []
+    own = case.row.kind
+    assert isinstance(own, Scores | Context)
+    heads, errors = len(own.group), []
     for g in range(count):
-        value = apply(case.weights, _grouped(case.rules, what, (g,) * heads), case.name, case.inputs)
-        apart = np.abs(case.found - value)
-        if what == "keys":
-            apart = np.where(visible_to(case.rules, case.name, len(apart[0])), apart, 0).reshape(heads, -1)
+        row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
+        apart = np.abs(case.found - reference(row, case.given, *case.inputs))
+        if kind is Scores:
+            apart = np.where(_visible(case), apart, 0).reshape(heads, -1)
         else:
             apart = apart.reshape(len(apart), heads, -1).swapaxes(0, 1).reshape(heads, -1)
         errors.append(np.nan_to_num(apart).sum(axis=1))
@@ -125,47 +149,57 @@ def nearest_groups(case: Case, what: str, count: int) -> tuple[int, ...]:
 
 def mask(case: Case) -> Iterator[Hypothesis]:
     """A causal mask or window that shows other positions."""
-    if "attn.weights" not in case.kinds:
+    kind = next((row.kind for row in case.of(Softmax)), None)
+    if not isinstance(kind, Softmax):
         return
-    rules, length = case.rules, len(case.rules.tokens)
-    yield Hypothesis("mask-missing", "there is no causal mask", replace(rules, ahead=length))
-    if any(rules.windows):
-        every = replace(rules, ahead=length, windows=(None,) * len(rules.windows))
-        yield Hypothesis("mask-missing", "there is no mask, neither causal nor of a window", every)
-    yield Hypothesis("mask-shifted", "every query sees one position ahead", replace(rules, ahead=1))
-    yield Hypothesis("mask-shifted", "no query sees itself", replace(rules, ahead=-1))
-    layers = len(rules.windows)
-    own = rules.windows[case.layer or 0]
+    length, every = len(case.given.tokens), [row.kind for row in case.plan.of_kind(Softmax)]
+    windows = {own.window for own in every if isinstance(own, Softmax)} - {None}
+    yield Hypothesis("mask-missing", "there is no causal mask", _softmax(case, ahead=length))
+    if windows:
+        plan = _softmax(case, ahead=length, window=None)
+        yield Hypothesis("mask-missing", "there is no mask, neither causal nor of a window", plan)
+    yield Hypothesis("mask-shifted", "every query sees one position ahead", _softmax(case, ahead=1))
+    yield Hypothesis("mask-shifted", "no query sees itself", _softmax(case, ahead=-1))
+    own = _own_window(case, kind)
     if own is not None:
         claim = f"the sliding window of {own} positions is missing"
-        yield Hypothesis("window-missing", claim, replace(rules, windows=(None,) * layers))
-    for window in _windows(case, own):
+        yield Hypothesis("window-missing", claim, _softmax(case, window=None))
+    for window in _windows(case, own, {window for window in windows if window is not None}):
         claim = f"the sliding window has {window} positions, " + (
             f"the model says {own}" if own else "the model has none here"
         )
-        yield Hypothesis("window", claim, replace(rules, windows=(window,) * layers))
+        yield Hypothesis("window", claim, _softmax(case, window=window))
 
 
-def _windows(case: Case, own: int | None) -> list[int]:
+def _own_window(case: Case, kind: Softmax) -> int | None:
+    """That of the layer."""
+    of_layer = (row.kind for row in case.plan.layers[case.layer or 0])
+    return next((own.window for own in of_layer if isinstance(own, Softmax)), kind.window)
+
+
+def _softmax(case: Case, **attributes: Any) -> Plan:
+    """The plan where every softmax of scores has other attributes."""
+    return with_kinds(case.plan, of_kind(Softmax), made(FaultySoftmax, **attributes))
+
+
+def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
     """Windows to try: that of the dump's zeros, those next to the model's own, that of other layers."""
-    others = {w for w in case.rules.windows if w is not None}
     near = {own - 1, own + 1} if own else set()
-    if case.kind == "attn.weights" and case.positions is None:
+    if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))
-    return sorted(w for w in (others | near) - {own} if 0 < w < len(case.rules.tokens))
+    return sorted(w for w in (others | near) - {own} if 0 < w < len(case.given.tokens))
 
 
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     """Another base, axis or temperature; rows that are not divided by their sums."""
-    if "attn.weights" not in case.kinds:
+    if not case.of(Softmax):
         return
-    rules = case.rules
-    yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", replace(rules, softmax_axis=-2))
-    yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", replace(rules, softmax_axis=0))
-    alone = case.kind == "attn.weights" and case.alone
+    yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", _softmax(case, axis=-2))
+    yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", _softmax(case, axis=0))
+    alone = isinstance(case.row.kind, Softmax) and case.alone
     measured = _temperature(case) if alone else 0.0
     yield Family(
-        "softmax-scaled", lambda times: replace(rules, softmax_base=math.exp(times)),
+        "softmax-scaled", lambda times: _softmax(case, base=math.exp(times)),
         f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
         own=1.0, starts=[measured] if 0 < measured < LARGEST_EXPONENT else [],
         usual=(0.5, 2.0), special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
@@ -214,40 +248,50 @@ def _temperature(case: Case) -> float:
 
 def context(case: Case) -> Iterator[Hypothesis]:
     """Heads that are not side by side again, weights the wrong way round, keys for values."""
-    if case.kind == "attn.context" and case.positions is None:
-        yield Hypothesis(
-            "heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", None, _not_transposed
-        )
-        yield Hypothesis(
-            "head-channels-first", "channels come as [D, H] rather than [H, D]", None, _channels_first
-        )
-        if case.alone:
-            yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", None, _transposed)
-            keys = inputs_named(case, "attn.k", "attn.k_rope", "attn.q", "attn.q_rope")
-            for kind in keys:
-                claim = f"your context is that of {kind.removeprefix('attn.')}, not of v"
-                yield Hypothesis(
-                    "other-values", claim, case.rules.reading(attn_context=("attn.weights", kind))
-                )
+    if not isinstance(case.row.kind, Context) or case.positions is not None:
+        return
+    yield Hypothesis("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", None, _not_transposed)
+    yield Hypothesis(
+        "head-channels-first", "channels come as [D, H] rather than [H, D]", None, _channels_first
+    )
+    if case.alone:
+        yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", None, _transposed)
+        weights = case.row.inputs[0]
+        for name in _like_values(case, weights):
+            claim = f"your context is that of {name.rpartition('.')[2]}, not of v"
+            yield Hypothesis("other-values", claim, reading(case.plan, of_kind(Context), _values_of(name)))
 
 
-def inputs_named(case: Case, *kinds: str) -> list[str]:
-    """Those of the events that have v's shape."""
-    shape = case.inputs[1].shape
-    known = [kind for kind in kinds if kind in case.rules.inputs]
-    return [kind for kind in known if case.value(kind).shape == shape]
+def _values_of(name: str) -> Callable[[Operation], tuple[str, ...]]:
+    """Reads the event of that name in the row's own layer in the place of values."""
+    return lambda row: (row.inputs[0], prefix_of(row.name) + kind_of(name))
+
+
+def _like_values(case: Case, weights: str) -> list[str]:
+    """The keys and queries of these weights, as they are made and as the scores read them, those that have
+    the shape of v."""
+    (scores,) = case.plan[weights].inputs
+    q, k = case.plan[scores].inputs
+    names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))
+    return [name for name in names if case.value(name).shape == case.inputs[1].shape]
 
 
 def _not_transposed(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, case.weights.head_dim)
+    heads = expected.reshape(len(expected), -1, _head_dim(case))
     return heads.swapaxes(0, 1).reshape(expected.shape)
 
 
 def _channels_first(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, case.weights.head_dim)
+    heads = expected.reshape(len(expected), -1, _head_dim(case))
     return heads.swapaxes(1, 2).reshape(expected.shape)
 
 
 def _transposed(case: Case, expected: Array) -> Array:
     weights, v = case.inputs
-    return apply(case.weights, case.rules, case.name, (weights.swapaxes(1, 2), v))
+    return reference(case.row, case.given, weights.swapaxes(1, 2), v)
+
+
+def _head_dim(case: Case) -> int:
+    kind = case.row.kind
+    assert isinstance(kind, Context)
+    return kind.head_dim

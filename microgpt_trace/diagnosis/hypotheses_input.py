@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from ..architecture.kinds import Lookup, Loss
 from ..architecture.model import LanguageModel
+from ..architecture.operations.lookup import FaultyLookup
+from ..architecture.operations.prediction import FaultyLoss
+from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
+from .changes import made, of_kind, with_kinds
 from .fitting import Family
 from .hypotheses import Case, Finding, Hypothesis
 
@@ -49,47 +54,72 @@ def _named(model: LanguageModel, token: int) -> str:
 
 def embedding(case: Case) -> Iterator[Hypothesis | Family]:
     """The rows of other tokens, and rows times a constant."""
-    if "embed.tok" not in case.kinds:
+    kind = _table(case, "tokens")
+    if kind is None:
         return
-    rules, tokens, width = case.rules, case.rules.tokens, case.weights.shapes["wte"][1]
+    tokens, width = case.given.tokens, kind.width
     special = {
         math.sqrt(width): ("embedding-scaled", f"your rows are multiplied by sqrt({width}), as Gemma's are"),
         -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
     }
     yield Family(
-        "embedding-scaled", lambda scale: replace(rules, embedding_scale=scale),
+        "embedding-scaled", lambda scale: looked_up(case.plan, "tokens", scale=scale),
         "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
         special=special, low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
-    if case.kind == "embed.tok" and case.alone:
+    if case.row.kind is kind and case.alone:
         yield from _other_tokens(case, nearest_tokens(case))
         return
-    bos = case.weights.model.bos
+    bos = case.given.model.bos
     first = tokens[0] if bos is None else bos
     for id, moved, words in (
         ("bos-added", np.r_[first, tokens[:-1]], "one position late, after a BOS"),
         ("bos-missing", np.r_[tokens[1:], tokens[-1:]], "one position early, without the first one"),
     ):
-        yield Hypothesis(id, f"your tokens come {words}", replace(rules, tokens=moved))
+        yield Hypothesis(id, f"your tokens come {words}", _of_tokens(case, moved))
+
+
+def _table(case: Case, by: str) -> Lookup | None:
+    """The lookup by tokens or positions that takes part, if one does."""
+    kinds = (row.kind for row in case.of(Lookup))
+    return next((kind for kind in kinds if isinstance(kind, Lookup) and kind.by == by), None)
+
+
+def looked_up(plan: Plan, by: str, **attributes: Any) -> Plan:
+    """The plan where tokens or positions are looked up otherwise."""
+
+    def which(row: Operation) -> bool:
+        return isinstance(row.kind, Lookup) and row.kind.by == by
+
+    return with_kinds(plan, which, made(FaultyLookup, **attributes))
+
+
+def _of_tokens(case: Case, tokens: Array) -> Plan:
+    """The plan where other tokens are read; what follows them is next in the loss."""
+    loss = with_kinds(case.plan, of_kind(Loss), made(FaultyLoss, tokens=tokens))
+    return looked_up(loss, "tokens", tokens=tokens)
 
 
 def nearest_tokens(case: Case) -> Array:
     """Whose embedding each row of the dump is nearest to, of equal ones the token's own: [T]"""
-    vocab, own = case.weights.shapes["wte"][0], case.rules.tokens
+    kind, own = case.row.kind, case.given.tokens
+    assert isinstance(kind, Lookup)
     rows = np.nan_to_num(case.found.astype(np.float64))
     best, nearest = np.full(len(rows), math.inf), np.zeros(len(rows), int)
-    for start in range(0, vocab, PART):
-        part = case.weights.rows("wte", np.arange(start, min(start + PART, vocab))).astype(np.float64)
+    for start in range(0, kind.rows, PART):
+        ids = np.arange(start, min(start + PART, kind.rows))
+        part = case.given.rows(case.row, kind.table, ids).astype(np.float64)
         apart = np.square(part).sum(axis=1) - 2 * rows @ part.T
         closer = apart.min(axis=1) < best
         best[closer], nearest[closer] = apart.min(axis=1)[closer], start + apart.argmin(axis=1)[closer]
-    equal = (case.weights.rows("wte", nearest) == case.weights.rows("wte", own)).all(axis=1)
+    found, right = (case.given.rows(case.row, kind.table, ids) for ids in (nearest, own))
+    equal = (found == right).all(axis=1)
     return np.where(equal, own, nearest)
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
     """What the tokens whose rows the dump has tell of the mistake."""
-    tokens, model = case.rules.tokens, case.weights.model
+    tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):
         return
@@ -107,13 +137,13 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
     else:
         shown = ", ".join(map(str, own[:8])) + (", ..." if len(own) > 8 else "")
         id, claim = "other-tokens", f"your rows are those of the tokens {shown}"
-    yield Hypothesis(id, claim, replace(case.rules, tokens=own))
+    yield Hypothesis(id, claim, _of_tokens(case, own))
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
     """Learned positions that begin elsewhere."""
-    if "embed.pos" not in case.kinds:
+    if _table(case, "positions") is None:
         return
     for offset in (1, -1, 2):
         claim = f"your positions begin at {offset}, not at 0"
-        yield Hypothesis("position-offset", claim, replace(case.rules, position_offset=offset))
+        yield Hypothesis("position-offset", claim, looked_up(case.plan, "positions", offset=offset))

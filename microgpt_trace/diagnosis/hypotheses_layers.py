@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial as bind
+from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.kinds import Activation, Add, Linear, Multiply, Norm
+from ..architecture.operations.elementwise import ACTIVATIONS, FaultyActivation, FaultyAdd, leaky, swish
+from ..architecture.operations.norm import normalise
+from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.reference import InTurn
+from ..architecture.words import words_of_kind
 from ..arrays.stats import Array
+from .changes import called, made, of_kind, reading, with_attributes, with_kinds
 from .fitting import COMBINED, Family
-from .formulas import ACTIVATIONS, leaky, swish
 from .hypotheses import Case, Hypothesis
-from .operations import normalise
-from .rules import Rules
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole
 STEEP = 20.0  # a swish of that slope is a ReLU
@@ -22,139 +27,198 @@ STEEP = 20.0  # a swish of that slope is a ReLU
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
     """Another activation function."""
-    if "mlp.act" not in case.kinds:
+    kind = next((row.kind for row in case.of(Activation)), None)
+    if not isinstance(kind, Activation):
         return
-    rules, own = case.rules, case.rules.activation
+    plan, own = case.plan, kind.function
     for name in ACTIVATIONS:
         if name != own:
             claim = f"the activation is {name}, not {own}".replace("is no activation, not", "is missing, not")
-            yield Hypothesis("activation", claim, replace(rules, activation=name))
+            yield Hypothesis("activation", claim, with_attributes(plan, Activation, function=name))
     yield Family(
-        "activation", lambda slope: replace(rules, act=leaky(slope)),
+        "activation", lambda slope: _activated(plan, leaky(slope)),
         f"the activation is leaky ReLU ({{}}), not {own}".format,
         starts=(0.01, 0.1), usual=(0.01, 0.1, 0.2), low=-1.0, high=1.0, pivot=None, unit=0.05,
         silent=(0.0, 1.0),
     )  # fmt: skip
     quick = f"the activation is GELU by 1.702 (the quick one), not {own}"
     yield Family(
-        "activation", lambda slope: replace(rules, act=swish(slope)),
+        "activation", lambda slope: _activated(plan, swish(slope)),
         f"the activation is x * sigmoid({{}} x), not {own}".format,
         own=1.0 if own == "SiLU" else None, starts=(0.25, 0.5, 3.0, 6.0),
         special={1.702: ("activation", quick)}, high=STEEP, silent=(1.0, STEEP),
     )  # fmt: skip
 
 
+def _activated(plan: Plan, of: Callable[[Array], Array]) -> Plan:
+    return with_kinds(plan, of_kind(Activation), made(FaultyActivation, of=of))
+
+
+class _Gated(NamedTuple):
+    """The rows of a gated MLP: act is of gate, and hidden act times up."""
+
+    hidden: Operation
+    act: str
+    gate: str
+    up: str
+
+
+def _gated(case: Case, hidden: Operation) -> _Gated | None:
+    """A product of two events, one of which is an activation."""
+    act = next((name for name in hidden.inputs if isinstance(case.plan[name].kind, Activation)), None)
+    if act is None:
+        return None
+    (up,) = (name for name in hidden.inputs if name != act)
+    return _Gated(hidden, act, case.plan[act].inputs[0], up)
+
+
 def gates(case: Case) -> Iterator[Hypothesis]:
     """Gate and up the wrong way round, the activation or one of the factors left out."""
-    rules = case.rules
-    if "mlp.hidden" not in rules.inputs:
-        return
-    if case.kinds & {"mlp.act", "mlp.hidden"}:
-        swapped = rules.reading(mlp_act=("mlp.up",), mlp_hidden=("mlp.act", "mlp.gate"))
-        if "mlp.act" in case.kinds:
-            yield Hypothesis("gate-up-swapped", f"{rules.activation} is applied to up, not to gate", swapped)
-        yield Hypothesis(
-            "hidden-without-activation", "gate is multiplied with up without its activation",
-            rules.reading(mlp_hidden=("mlp.gate", "mlp.up")),
-        )  # fmt: skip
-    if case.kind == "mlp.hidden":
-        claim = f"your values are gate * {rules.activation}(up)"
-        yield Hypothesis("gate-up-swapped", claim, None, _gate_times_act_of_up)
-        yield Hypothesis(
-            "act-times-gate", "the activation is multiplied with gate, not with up", None, _act_times_gate
-        )
-        yield Hypothesis("act-plus-up", "activation and up are added, not multiplied", None, _act_plus_up)
-        yield Hypothesis("hidden-activation-missing-up", "up is not multiplied in", None, _act_alone)
-    if "mlp.down" in case.kinds:
-        yield Hypothesis("down-of-act", "up is not multiplied in", rules.reading(mlp_down=("mlp.act",)))
-        yield Hypothesis("down-of-up", "the gate is not multiplied in", rules.reading(mlp_down=("mlp.up",)))
+    for gated in filter(None, (_gated(case, row) for row in _multiplied(case))):
+        function = case.plan[gated.act].kind
+        assert isinstance(function, Activation)
+        gate, up = (words_of_kind(kind_of(name)) for name in (gated.gate, gated.up))
+        names, hidden = {row.name for row in case.rows}, called(gated.hidden.name)
+        if {gated.act, gated.hidden.name} & names:
+            if gated.act in names:
+                of_up = reading(case.plan, called(gated.act), _reads(case, gated.up))
+                swapped = reading(of_up, hidden, _reads(case, gated.act, gated.gate))
+                claim = f"{function.function} is applied to {up}, not to {gate}"
+                yield Hypothesis("gate-up-swapped", claim, swapped)
+            bare = reading(case.plan, hidden, _reads(case, gated.gate, gated.up))
+            claim = f"{gate} is multiplied with {up} without its activation"
+            yield Hypothesis("hidden-without-activation", claim, bare)
+        if case.row is gated.hidden:
+            yield from _hidden(case, gated, function.function, gate, up)
+        if any(gated.hidden.name in row.inputs for row in case.of(Linear)):
+            down = next(row.name for row in case.of(Linear) if gated.hidden.name in row.inputs)
+            of_act = reading(case.plan, called(down), _reads(case, gated.act))
+            yield Hypothesis("down-of-act", f"{up} is not multiplied in", of_act)
+            of_up = reading(case.plan, called(down), _reads(case, gated.up))
+            yield Hypothesis("down-of-up", f"the {gate} is not multiplied in", of_up)
 
 
-def _gate_times_act_of_up(case: Case, expected: Array) -> Array:
-    return case.value("mlp.gate") * ACTIVATIONS[case.rules.activation](case.value("mlp.up"))
+def _multiplied(case: Case) -> list[Operation]:
+    """The products of two events that take part, or that what takes part goes into or comes from."""
+    near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
+    names = {row.name for row in case.rows} | near
+    return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
 
 
-def _act_times_gate(case: Case, expected: Array) -> Array:
-    return case.value("mlp.act") * case.value("mlp.gate")
+def _reads(case: Case, *names: str) -> Callable[[Operation], tuple[str, ...]]:
+    """Reads the events of those names in the row's own layer."""
+    return lambda row: tuple(prefix_of(row.name) + kind_of(name) for name in names)
 
 
-def _act_plus_up(case: Case, expected: Array) -> Array:
-    return case.value("mlp.act") + case.value("mlp.up")
+def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Iterator[Hypothesis]:
+    """What else may stand in the place of act times up."""
+
+    def of_up(other: Case, expected: Array) -> Array:
+        return other.value(gated.gate) * ACTIVATIONS[function](other.value(gated.up))
+
+    yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", None, of_up)
+    hidden = called(gated.hidden.name)
+    claim = f"the activation is multiplied with {gate}, not with {up}"
+    by_gate = reading(case.plan, hidden, _reads(case, gated.act, gated.gate))
+    yield Hypothesis("act-times-gate", claim, by_gate)
+    added = with_kinds(case.plan, hidden, lambda own: Add())
+    yield Hypothesis("act-plus-up", f"activation and {up} are added, not multiplied", added)
+    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, _reads(case, gated.act))
+    yield Hypothesis("hidden-activation-missing-up", f"{up} is not multiplied in", alone)
 
 
-def _act_alone(case: Case, expected: Array) -> Array:
-    return case.value("mlp.act")
-
-
-SUMS = {
-    "embed.sum": ("token embedding", "position embedding"),
-    "attn.residual": ("stream", "attention output"),
-    "mlp.residual": ("stream", "MLP output"),
-}
+def _parts(case: Case, row: Operation) -> tuple[str, str]:
+    """What a sum adds up, in words: "stream" is what goes on through the layers."""
+    streams = {*case.plan.streams, *(own.name for own in case.plan.of_kind(Add))}
+    first, second = ("stream" if n in streams else words_of_kind(kind_of(n)) for n in row.inputs)
+    return first, second
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
     """Parts of a residual sum that are missing, doubled, or not the stream."""
-    rules = case.rules
-    for kind in SUMS.keys() & case.kinds:
-        yield from _scaled_parts(rules, kind)
+    rows = {kind_of(row.name): row for row in case.of(Add)}
+    for row in rows.values():
+        yield from _scaled_parts(case, row)
     yield from _post_norms(case)
-    if "attn.residual" in case.kinds:
-        other = rules.reading(attn_residual=("attn.norm", "attn.out"))
-        yield Hypothesis("sum-of-norm", "the norm of the stream is added, not the stream", other)
-    if "mlp.residual" in case.kinds:
-        other = rules.reading(mlp_residual=("mlp.norm", "mlp.down"))
-        yield Hypothesis("sum-of-norm", "the norm of the stream is added, not the stream", other)
-        other = rules.reading(mlp_residual=("stream", "mlp.down"))
-        yield Hypothesis(
-            "sum-of-earlier-stream", "the layer's input is added, not the stream after attention", other
-        )
-    if case.kind == "attn.residual" and case.layer == 0 and "embed.sum" in rules.inputs:
-        other = rules.reading(attn_residual=("embed.sum", "attn.out"))
-        yield Hypothesis("sum-of-unnormed", "the embedding before its norm is added", other)
-    if case.kind in SUMS and case.alone:
+    for row in rows.values():
+        yield from _other_streams(case, row)
+    if isinstance(case.row.kind, Add) and case.alone:
         measured = measured_factors(case)
         if measured is not None and abs(measured[0] - measured[1]) > ALIKE * max(map(abs, measured)):
-            words = " and ".join(
-                f"{f:.5g} times the {part}" for f, part in zip(measured, SUMS[case.kind], strict=True)
-            )
-            rules = replace(rules, parts={**rules.parts, case.kind: measured})
-            yield Hypothesis("parts-scaled", f"the sum is of {words}", rules, rank=COMBINED)
+            parts = _parts(case, case.row)
+            words = " and ".join(f"{f:.5g} times the {part}" for f, part in zip(measured, parts, strict=True))
+            plan = _scaled(case, case.row, measured)
+            yield Hypothesis("parts-scaled", f"the sum is of {words}", plan, rank=COMBINED)
+
+
+def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
+    """The norm of the stream in its place, the layer's input, or what had not been normed."""
+    stream, branch = row.inputs
+    if row.layer is None:
+        return
+    read_by = [case.plan[name] for name in case.plan.readers[stream]]
+    norms = [own for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer]
+    for norm in norms[:1]:
+        claim = "the norm of the stream is added, not the stream"
+        plan = reading(case.plan, called(row.name), _reads(case, norm.name, branch))
+        yield Hypothesis("sum-of-norm", claim, plan)
+    entering = case.plan.streams[row.layer]
+    if stream != entering:
+
+        def of_entering(own: Operation) -> tuple[str, ...]:
+            assert own.layer is not None
+            return (case.plan.streams[own.layer], own.inputs[1])
+
+        plan = reading(case.plan, called(row.name), of_entering)
+        claim = "the layer's input is added, not the stream after attention"
+        yield Hypothesis("sum-of-earlier-stream", claim, plan)
+    elif row is case.row and isinstance(case.plan[stream].kind, Norm):
+        unnormed = case.plan[stream].inputs[0]
+        plan = reading(case.plan, lambda own: own is case.row, lambda own: (unnormed, branch))
+        yield Hypothesis("sum-of-unnormed", "the embedding before its norm is added", plan)
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
     """A norm after the sum, or of what is added: architectures that norm later."""
-    if case.kind not in SUMS or not case.alone:
+    if not isinstance(case.row.kind, Add) or not case.alone:
         return
-    branch = SUMS[case.kind][1]
-    for gain in ("", *(own for own in ("attn_norm", "mlp_norm") if case.layer is not None and case.has(own))):
-        words = f"with the gain {gain}" if gain else "without a gain"
+    branch = _parts(case, case.row)[1]
+    norms = [row.kind for row in case.plan.of_kind(Norm) if row.layer == case.layer is not None]
+    kinds = [kind for kind in norms if isinstance(kind, Norm) and kind.gain and not kind.head_dim]
+    plain = next(kind for row in case.plan.of_kind(Norm) if isinstance(kind := row.kind, Norm))
+    for norm in (replace(plain, gain=None, bias=None), *kinds):
+        words = "without a gain" if norm.gain is None else f"with the gain {kind_of(norm.gain)}"
         claim = f"the sum is normed, {words} (post-norm)"
-        yield Hypothesis("post-norm", claim, None, bind(_normed_sum, gain))
+        yield Hypothesis("post-norm", claim, None, bind(_normed_sum, norm))
         claim = f"the {branch} is normed before it is added, {words}"
-        yield Hypothesis("branch-normed", claim, None, bind(_sum_of_normed, gain))
+        yield Hypothesis("branch-normed", claim, None, bind(_sum_of_normed, norm))
 
 
-def _normed_sum(gain: str, case: Case, expected: Array) -> Array:
-    return normalise(case.rules, expected, _own_gain(case, gain))
+def _normed_sum(norm: Norm, case: Case, expected: Array) -> Array:
+    return normalise(norm, expected, _own_gain(case, norm))
 
 
-def _sum_of_normed(gain: str, case: Case, expected: Array) -> Array:
+def _sum_of_normed(norm: Norm, case: Case, expected: Array) -> Array:
     stream, branch = case.inputs
-    return stream + normalise(case.rules, branch, _own_gain(case, gain))
+    return stream + normalise(norm, branch, _own_gain(case, norm))
 
 
-def _own_gain(case: Case, gain: str) -> Array | np.float64:
-    return case.weights.array(case.prefix + gain) if gain else np.float64(1)
+def _own_gain(case: Case, norm: Norm) -> Array:
+    """The gain of that name in the case's own layer."""
+    return np.ones(1) if norm.gain is None else case.parameter(case.prefix + kind_of(norm.gain))
 
 
-def _scaled_parts(rules: Rules, kind: str) -> Iterator[Family]:
+def _scaled(case: Case, row: Operation, factors: tuple[float, float]) -> Plan:
+    """The plan where the parts of a sum are multiplied by numbers."""
+    return with_kinds(case.plan, called(row.name), lambda own: FaultyAdd(factors))
+
+
+def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
     """One of the parts times a number."""
-    for place, part in enumerate(SUMS[kind]):
+    for place, part in enumerate(_parts(case, row)):
 
-        def at(factor: float, place: int = place) -> Rules:
-            factors = (factor, 1.0) if place == 0 else (1.0, factor)
-            return replace(rules, parts={**rules.parts, kind: factors})
+        def at(factor: float, place: int = place) -> Plan:
+            return _scaled(case, row, (factor, 1.0) if place == 0 else (1.0, factor))
 
         yield Family(
             "part-scaled", at, f"the {part} is multiplied by {{}} in the residual sum".format,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..architecture.plan import kind_of
+from ..architecture.kinds import Kind, Linear, Norm, Rotation
+from ..architecture.operations.norm import FaultyNorm
+from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.reference import InTurn
 from ..arrays.stats import Array
+from .changes import gains, made, of_kind, reading, with_attributes, with_instead, with_kinds
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
-from .rules import Rules
 
-GAINS = {
-    "attn.norm": "attn_norm", "mlp.norm": "mlp_norm", "final.norm": "final_norm",
-    "attn.q_norm": "attn_q_norm", "attn.k_norm": "attn_k_norm",
-}  # fmt: skip
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # of the mean square, 0.5 being right
 EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # of the mean, 2 being right
@@ -26,39 +26,46 @@ LATE = "the norm of q and k comes after RoPE, not before"
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
     """Norms without a mean square, with a mean or a sum, their gain missing or another."""
-    rules = case.rules
-    if not any(kind.endswith("norm") for kind in case.kinds):
+    kinds = [row.kind for row in case.of(Norm) if isinstance(row.kind, Norm)]
+    if not kinds:
         return
     yield from _gains(case)
-    skipped = replace(rules, norm_power=0.0).with_instead(_of_own(case, GAINS.values(), np.ones_like))
+    skipped = with_instead(_faulty(case, power=0.0), gains(case.plan, np.ones_like, case.parameter))
     yield Hypothesis("norm-missing", "the norm is skipped, its gain too", skipped)
-    yield Hypothesis(
-        "layernorm", "the mean is subtracted (LayerNorm, not RMSNorm)", replace(rules, centred=True)
-    )
+    centred = not kinds[0].centred
+    words = "the mean is subtracted (LayerNorm, not RMSNorm)"
+    words = words if centred else "the mean is not subtracted (RMSNorm, not LayerNorm)"
+    yield Hypothesis("layernorm", words, with_attributes(case.plan, Norm, centred=centred))
     claim = "the squares are summed, their mean is not taken"
-    yield Hypothesis("norm-summed", claim, replace(rules, norm_summed=True))
-    if case.kinds & {"attn.q_norm", "attn.k_norm"}:
+    yield Hypothesis("norm-summed", claim, _faulty(case, summed=True))
+    if any(kind.head_dim for kind in kinds):
         claim = "the norm goes over the whole row, not over each head"
-        yield Hypothesis("norm-of-row", claim, replace(rules, per_head=False))
-    outside = replace(rules, eps_outside=True)
-    yield Hypothesis("eps-outside", f"eps {rules.eps:g} is added outside the root", outside)
+        yield Hypothesis("norm-of-row", claim, _faulty(case, per_head=False))
+    outside = _faulty(case, eps_outside=True)
+    yield Hypothesis("eps-outside", f"eps {kinds[0].eps:g} is added outside the root", outside)
+
+
+def _faulty(case: Case, **attributes: Any) -> Plan:
+    """The plan where every norm has what no model has."""
+    return with_kinds(case.plan, of_kind(Norm), made(FaultyNorm, **attributes))
 
 
 def numbers(case: Case) -> Iterator[Family]:
     """Another eps, power of the mean square or exponent of the mean."""
-    rules = case.rules
-    if not any(kind.endswith("norm") for kind in case.kinds):
+    kind = next((row.kind for row in case.of(Norm)), None)
+    if not isinstance(kind, Norm):
         return
-    rows = _rows(case) if case.alone and case.kind.endswith("norm") else None
-    starts = [eps for eps in USUAL_EPS if eps != rules.eps]
+    rows = _rows(case) if case.alone and kind is case.row.kind else None
+    starts = [eps for eps in USUAL_EPS if eps != kind.eps]
     starts += [max(_eps_of(*rows), 0.0)] if rows else []
     yield Family(
-        "eps", lambda eps: replace(rules, eps=eps), f"eps is {{}}, the model says {rules.eps:.3g}".format,
-        own=rules.eps, starts=starts, usual=USUAL_EPS, pivot=float(rows[0].min()) if rows else rules.eps,
+        "eps", lambda eps: with_attributes(case.plan, Norm, eps=eps),
+        f"eps is {{}}, the model says {kind.eps:.3g}".format,
+        own=kind.eps, starts=starts, usual=USUAL_EPS, pivot=float(rows[0].min()) if rows else kind.eps,
     )  # fmt: skip
     claim = "the mean square (with eps) is raised to {}, not to 0.5 (the root)".format
     yield Family(
-        "norm-power", lambda power: replace(rules, norm_power=power), claim,
+        "norm-power", lambda power: _faulty(case, power=power), claim,
         own=0.5, starts=(*POWERS, *([_power_of(*rows)] if rows else [])), usual=POWERS,
         special={
             0.0: ("norm-skipped", "the norm is skipped, its gain kept"),
@@ -68,7 +75,7 @@ def numbers(case: Case) -> Iterator[Family]:
     )  # fmt: skip
     claim = "the norm has exponent {}, not 2: mean(|x|^p)^(1/p)".format
     yield Family(
-        "norm-exponent", lambda exponent: replace(rules, norm_exponent=exponent), claim,
+        "norm-exponent", lambda exponent: _faulty(case, exponent=exponent), claim,
         own=2.0, starts=EXPONENTS, usual=EXPONENTS, low=0.5, high=8.0,
     )  # fmt: skip
 
@@ -76,8 +83,9 @@ def numbers(case: Case) -> Iterator[Family]:
 def _rows(case: Case) -> tuple[Array, Array] | None:
     """Mean square and factor of every row of a norm, from its input and output; None where none is told."""
     x, found = case.inputs[0], case.found.astype(np.float64)
-    gain = GAINS.get(case.kind)
-    own = case.weights.array(case.prefix + gain) if gain and case.has(gain) else np.ones(1)
+    kind = case.row.kind
+    assert isinstance(kind, Norm)
+    own = case.parameter(kind.gain) if kind.gain else np.ones(1)
     width = x.shape[1] if len(own) == 1 else len(own)
     x, found = x.reshape(-1, width), found.reshape(-1, width)
     scaled = x * own
@@ -104,16 +112,15 @@ def _power_of(squares: Array, factors: Array) -> float:
 
 
 def _of_own(
-    case: Case, kinds: Iterable[str], change: Callable[[Array], Array]
+    case: Case, chosen: Iterable[str], change: Callable[[Array], Array]
 ) -> dict[str, Callable[[str], Array]]:
-    """What stands in the place of those parameters that the model has: a function of their own values."""
-    known = {kind_of(name) for name in case.weights.shapes}
-    return {kind: lambda name: change(case.weights.array(name)) for kind in kinds if kind in known}
+    """What stands in the place of those parameters: a function of their own values."""
+    return {kind: lambda name: change(case.parameter(name)) for kind in chosen}
 
 
 def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
-    def at(added: float) -> Rules:
-        return case.rules.with_instead(_of_own(case, chosen, lambda gain: gain + added))
+    def at(added: float) -> Plan:
+        return with_instead(case.plan, _of_own(case, chosen, lambda gain: gain + added))
 
     special = {1.0: ("gain-plus-one", f"{words} has 1 added to it (as Gemma does)")}
     return Family(
@@ -124,64 +131,100 @@ def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
     """The gain missing, with 1 added, squared, or that of another norm."""
-    own = [gain for kind, gain in GAINS.items() if kind in case.kinds and case.has(gain)]
+    own = case.gains
     if not own:
         return
-
     changes: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
         ("gain-missing", "is missing", np.ones_like),
         ("gain-twice", "is applied twice", np.square),
     )
-    for chosen in [own] if len(own) == 1 else [own, *([gain] for gain in own)]:
+    for chosen in [own] if len(own) == 1 else [own, *((gain,) for gain in own)]:
         words = f"the norm's gain ({', '.join(chosen)})"
         for id, what, change in changes:
-            rules = case.rules.with_instead(_of_own(case, chosen, change))
-            yield Hypothesis(id, f"{words} {what}", rules)
+            plan = with_instead(case.plan, _of_own(case, chosen, change))
+            yield Hypothesis(id, f"{words} {what}", plan)
         yield _gain_plus(case, chosen, words)
     for gain in own:
         for other, name in _other_gains(case, gain):
-            rules = case.rules.with_instead({gain: other})
-            yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", rules)
+            plan = with_instead(case.plan, {gain: other})
+            yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", plan)
 
 
 def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:
     """Gains of the same length, of this layer and the final one."""
-    weights = case.weights
-    of_layer = ("attn_norm", "mlp_norm", "attn_q_norm", "attn_k_norm", "final_norm")
-    for other in of_layer if gain != "final_norm" else ():
-        own, name = case.whole_name(gain), case.whole_name(other) if other != "final_norm" else other
-        if other == gain or name not in weights or weights.shapes[name] != weights.shapes[own]:
+    length = case.shapes[case.whole_name(gain)]
+    norms = [row for row in case.plan.of_kind(Norm) if isinstance(row.kind, Norm) and row.kind.gain]
+    at_ends = {row.kind.gain for row in norms if row.layer is None and isinstance(row.kind, Norm)}
+    last = len(case.plan.layers) - 1
+    near = last if gain in at_ends else case.layer or 0
+    for row in norms:
+        assert isinstance(row.kind, Norm)
+        other, name = row.kind.gain, kind_of(row.kind.gain or "")
+        if other is None or name == gain or case.shapes[other] != length or row.layer not in (near, None):
             continue
+        if gain in at_ends:  # those of the last layer, by their whole names
+            if not row.kind.head_dim:
+                yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
+        else:
+            yield _of_its_layer(case, name), name
 
-        def instead(name: str, other: str = other) -> Array:
-            layer = name.rpartition(".")[0]
-            return case.weights.array(other if other == "final_norm" or not layer else f"{layer}.{other}")
 
-        yield instead, other
-    last = f"layer{len(case.rules.windows) - 1}."
-    for other in ("attn_norm", "mlp_norm") if gain == "final_norm" else ():
-        yield (lambda name, other=other: weights.array(last + other)), last + other  # type: ignore[misc]
+def _of_its_layer(case: Case, other: str) -> Callable[[str], Array]:
+    """The parameter of that name in the layer of the one it stands for, or at the model's end."""
+
+    def instead(name: str) -> Array:
+        own = prefix_of(name) + other
+        return case.parameter(own if own in case.shapes else other)
+
+    return instead
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
     """Products that read the stream instead of its norm, q and k whose norm is left out or comes late."""
-    rules, inputs = case.rules, case.rules.inputs
-    reads = {
-        "attn": {f"attn_{n}": ("stream",) for n in "qkv"},
-        "mlp": {f"mlp_{n}": ("attn.residual",) for n in ("gate", "up") if f"mlp.{n}" in inputs},
-        "final": {"logits": ("last",)},
-    }
-    for stage, read in reads.items():
-        kinds = {kind.replace("_", ".", 1) for kind in read} & case.kinds
-        if kinds and any(
-            inputs[kind] != own for kind, own in zip(sorted(kinds), read.values(), strict=False)
-        ):
-            words = "the final norm is missing" if stage == "final" else "the stream goes in without its norm"
-            yield Hypothesis(f"{stage}-norm-missing", f"{words}", rules.reading(**read))
-    if case.kinds & {"attn.q_rope", "attn.k_rope"} and "attn.q_norm" in inputs:
-        bare = rules.reading(attn_q_rope=("attn.q",), attn_k_rope=("attn.k",))
+    seen = set[str]()
+    for row in case.of(Linear):
+        norm = case.plan[row.inputs[0]]
+        stage = kind_of(norm.name).partition(".")[0]
+        if isinstance(norm.kind, Norm) and not norm.kind.head_dim and stage not in seen:
+            seen.add(stage)
+            words = "the stream goes in without its norm"
+            words = words if norm.layer is not None else "the final norm is missing"
+            yield Hypothesis(f"{stage}-norm-missing", words, _past(case, kind_of(norm.name), Linear))
+    turned = [row for row in case.of(Rotation) if _of_head_norm(case.plan, row)]
+    if turned:
+        bare = reading(case.plan, of_kind(Rotation), lambda row: (case.plan.source(row.name),))
         yield Hypothesis("qk-norm-missing", "the norm of q and k is missing", bare)
-        late = replace(bare, norm_after_rotation=True)
-        yield Hypothesis("qk-norm-late", LATE, late)
-    if case.kinds & {"attn.q_norm", "attn.k_norm"}:
-        yield Hypothesis("qk-norm-late", LATE, replace(rules, rotation_before_norm=True))
+        yield Hypothesis("qk-norm-late", LATE, bare.changed(lambda row: _normed_late(case.plan, row)))
+    if any(isinstance(row.kind, Norm) and row.kind.head_dim for row in case.rows):
+        yield Hypothesis("qk-norm-late", LATE, case.plan.changed(lambda row: _turned_early(case.plan, row)))
+
+
+def _past(case: Case, norm: str, *kinds: type[Kind]) -> Plan:
+    """The plan where rows of these kinds read what goes into the norms of that name."""
+
+    def change(row: Operation) -> tuple[str, ...]:
+        return tuple(case.plan[n].inputs[0] if kind_of(n) == norm else n for n in row.inputs)
+
+    return reading(case.plan, of_kind(*kinds), change)
+
+
+def _of_head_norm(plan: Plan, row: Operation) -> Operation | None:
+    """The norm of heads that a rotation reads."""
+    norm = plan[row.inputs[0]]
+    return norm if isinstance(norm.kind, Norm) and norm.kind.head_dim else None
+
+
+def _normed_late(plan: Plan, row: Operation) -> Operation:
+    """A rotation with the norm after it that was before it."""
+    norm = _of_head_norm(plan, plan[row.name]) if isinstance(row.kind, Rotation) else None
+    return row if norm is None else replace(row, kind=InTurn((row.kind, norm.kind)))
+
+
+def _turned_early(plan: Plan, row: Operation) -> Operation:
+    """A norm of heads of what is turned already, and a rotation that passes it on."""
+    if isinstance(row.kind, Rotation) and _of_head_norm(plan, row):
+        return replace(row, kind=InTurn())
+    rotation = next((plan[n] for n in plan.readers[row.name] if isinstance(plan[n].kind, Rotation)), None)
+    if not (isinstance(row.kind, Norm) and row.kind.head_dim and rotation):
+        return row
+    return replace(row, kind=InTurn((rotation.kind, row.kind)))

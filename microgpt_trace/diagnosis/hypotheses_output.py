@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
 from ..arrays.stats import Array
 from ..comparison.rounding import to_bf16, to_f16
 from .fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
@@ -69,10 +70,12 @@ def _shown(case: Case) -> Array:
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     """All values times a constant; logits with a cap."""
-    if "logits" in case.kinds:
-        yield capped(case, "logits", "logits")
+    if any(row.name == "logits" for row in case.rows):
+        yield capped(case, Linear, "logits")
     negated = ("negated", "your values have the wrong sign: minus the right ones")
-    if case.kind in ("attn.scores", "embed.tok", "attn.q_rope", "attn.k_rope") or not case.expected.ndim:
+    kind = case.row.kind
+    scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
+    if scaled or not case.expected.ndim:
         yield Hypothesis(*negated, None, lambda own, e: -e)  # a factor is another's
         return
     yield Family(
@@ -114,25 +117,12 @@ def heads(case: Case) -> Iterator[Hypothesis]:
         )
 
 
-PER_HEAD = (
-    "attn.q",
-    "attn.k",
-    "attn.v",
-    "attn.q_norm",
-    "attn.k_norm",
-    "attn.q_rope",
-    "attn.k_rope",
-    "attn.context",
-)
-
-
 def by_head(case: Case, values: Array) -> Array | None:
     """Values head by head, [H, T, n], of events that have heads."""
-    if case.kind in ("attn.scores", "attn.weights"):
+    if isinstance(case.row.kind, Scores | Softmax):
         return np.where(_shown(case), values, 0)
-    if case.kind in PER_HEAD:
-        return values.reshape(len(values), -1, case.weights.head_dim).swapaxes(0, 1)
-    return None
+    dim = case.plan.head_dim(case.name)
+    return None if dim is None else values.reshape(len(values), -1, dim).swapaxes(0, 1)
 
 
 def head_order(case: Case) -> list[int] | None:
@@ -152,7 +142,9 @@ def head_order(case: Case) -> list[int] | None:
 def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
     if expected.ndim == 3:
         return expected[order]
-    return expected.reshape(len(expected), -1, case.weights.head_dim)[:, order].reshape(expected.shape)
+    dim = case.plan.head_dim(case.name)
+    assert dim is not None  # it has heads
+    return expected.reshape(len(expected), -1, dim)[:, order].reshape(expected.shape)
 
 
 def places(case: Case) -> Iterator[Hypothesis]:
@@ -252,7 +244,8 @@ def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
         if mended.ndim == 3:
             mended[wrong] = other.found[wrong]
             return mended
-        dim = case.weights.head_dim
+        dim = case.plan.head_dim(case.name)
+        assert dim is not None  # it has heads
         shape = (len(mended), -1, dim)
         mended.reshape(shape)[:, wrong] = other.found.reshape(shape)[:, wrong]
         return mended

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial as bind
 from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..arrays.unpacking import Quants, widen_f16
+from .changes import with_instead
 from .hypotheses import Case, Hypothesis
+from .hypotheses_input import looked_up
 
 NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
@@ -42,12 +44,14 @@ class Misreading(NamedTuple):
 
 def quants(case: Case) -> Iterator[Hypothesis]:
     """A quantised matrix (or the token embedding) unpacked in another way."""
-    model = case.weights.model
+    model = case.given.model
     if not model.tensors:
         return
-    if "embed.tok" in case.kinds:
-        yield from _of_embedding(case, model)
-    for weight in case.products:
+    for row in case.of(Lookup)[:1]:
+        assert isinstance(row.kind, Lookup)
+        if row.kind.by == "tokens":
+            yield from _of_embedding(case, row.kind.table)
+    for _, weight, _ in case.products:
         tensor = model.tensors[case.whole_name(weight)]
         if tensor.row_length * tensor.shape[0] > LARGEST:
             continue
@@ -55,21 +59,21 @@ def quants(case: Case) -> Iterator[Hypothesis]:
             yield from _half_formats(case, weight, tensor)
             continue
         for wrong in misreadings(tensor.encoding.name):
-            rules = case.rules.with_instead({weight: bind(_matrix, model, wrong)})
-            yield Hypothesis(wrong.id, _claim(weight, tensor, wrong), rules)
+            plan = with_instead(case.plan, {weight: bind(_matrix, model, wrong)})
+            yield Hypothesis(wrong.id, _claim(weight, tensor, wrong), plan)
 
 
 def _claim(weight: str, tensor: StoredTensor, wrong: Misreading) -> str:
     return f"dequantisation of {weight} ({tensor.encoding.name}): {wrong.claim}"
 
 
-def _of_embedding(case: Case, model: LanguageModel) -> Iterator[Hypothesis]:
-    tensor = model.tensors["wte"]
+def _of_embedding(case: Case, table: str) -> Iterator[Hypothesis]:
+    tensor = case.given.model.tensors[table]
     if tensor.encoding.unpack is None:
         return
     for wrong in misreadings(tensor.encoding.name):
-        rules = replace(case.rules, rows_of_tokens=bind(_rows, tensor, wrong))
-        yield Hypothesis(wrong.id, _claim("wte", tensor, wrong), rules)
+        plan = looked_up(case.plan, "tokens", read=bind(_rows, tensor, wrong))
+        yield Hypothesis(wrong.id, _claim(table, tensor, wrong), plan)
 
 
 def misreadings(name: str) -> Iterator[Misreading]:
@@ -191,7 +195,7 @@ def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hyp
     if name not in ("F16", "BF16"):
         return
     other = "bfloat16" if name == "F16" else "float16"
-    model = case.weights.model
+    model = case.given.model
 
     def instead(own: str) -> Array:
         bits = model.tensors[own].data.view("<u2")
@@ -199,4 +203,4 @@ def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hyp
         return _ordered(model.tensors[own], values.reshape(model.tensors[own].as_stored().shape))
 
     claim = f"{weight} ({name}) is read as {other}"
-    yield Hypothesis("half-format", claim, case.rules.with_instead({weight: instead}))
+    yield Hypothesis("half-format", claim, with_instead(case.plan, {weight: instead}))

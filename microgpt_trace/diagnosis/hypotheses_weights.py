@@ -5,30 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.kinds import Linear, Multiply, Norm
+from ..architecture.operations.rotation import in_halves, in_pairs
+from ..architecture.plan import Plan, kind_of, layer_of
 from ..arrays.stats import Array
+from .changes import with_instead
 from .fitting import Family
-from .hypotheses import Case, Hypothesis
-from .hypotheses_norms import GAINS
-from .operations import in_halves, in_pairs
-from .rules import Rules
+from .hypotheses import Case, Hypothesis, Product
 
 
 def biases(case: Case) -> Iterator[Hypothesis | Family]:
     """A bias that is missing, added twice or times another number, or another's."""
-    own = {w.replace("_w", "_b"): kind for w, kind in case.products.items() if "_w" in w}
-    own = {bias: kind for bias, kind in own.items() if case.has(bias)}
+    own = [product.bias for product in case.products if product.bias is not None]
     for chosen in (*((bias,) for bias in own), *([tuple(own)] if len(own) > 1 else [])):
         yield _scaled(case, chosen)
     for bias in own:
         for other in _alike(case, bias):
-            rules = case.rules.with_instead({bias: _from(case, other)})
-            yield Hypothesis("bias-of-another", f"the bias is {other}, not {bias}", rules)
+            plan = with_instead(case.plan, {bias: _from(case, other)})
+            yield Hypothesis("bias-of-another", f"the bias is {other}, not {bias}", plan)
 
 
 def _scaled(case: Case, chosen: Sequence[str]) -> Family:
-    def at(factor: float) -> Rules:
-        return case.rules.with_instead(dict.fromkeys(chosen, _changed(case, lambda b: factor * b)))
+    def at(factor: float) -> Plan:
+        return with_instead(case.plan, dict.fromkeys(chosen, _changed(case, lambda b: factor * b)))
 
     words = f"the bias {', '.join(chosen)}"
     special = {
@@ -43,7 +42,7 @@ def _scaled(case: Case, chosen: Sequence[str]) -> Family:
 
 
 def _changed(case: Case, change: Callable[[Array], Array]) -> Callable[[str], Array]:
-    return lambda name: change(case.weights.array(name))
+    return lambda name: change(case.parameter(name))
 
 
 def _from(case: Case, other: str) -> Callable[[str], Array]:
@@ -51,58 +50,81 @@ def _from(case: Case, other: str) -> Callable[[str], Array]:
 
     def instead(name: str) -> Array:
         layer = layer_of(name)
-        return case.weights.array(other if layer is None else f"layer{layer}.{other}")
+        return case.parameter(other if layer is None else f"layer{layer}.{other}")
 
     return instead
 
 
-def _another(case: Case, weight: str, other: str) -> Iterator[Hypothesis]:
+def _another(case: Case, product: Product, other: str) -> Iterator[Hypothesis]:
     """Another matrix, and where both have a bias that with it."""
-    instead = {weight: _from(case, other)}
-    claim = f"the matrix is {other}, not {weight}"
-    yield Hypothesis("another-weight", claim, case.rules.with_instead(instead))
-    bias, its = weight.replace("_w", "_b"), other.replace("_w", "_b")
-    if bias != weight and its != other and case.has(bias) and case.has(its):
-        claim = f"matrix and bias are those of {other}, not of {weight}"
-        instead = instead | {bias: _from(case, its)}
-        yield Hypothesis("another-weight", claim, case.rules.with_instead(instead))
+    instead = {product.weight: _from(case, other)}
+    claim = f"the matrix is {other}, not {product.weight}"
+    yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
+    its = _bias_beside(case, other)
+    if product.bias is not None and its is not None:
+        claim = f"matrix and bias are those of {other}, not of {product.weight}"
+        instead = instead | {product.bias: _from(case, its)}
+        yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
+
+
+def _bias_beside(case: Case, weight: str) -> str | None:
+    """The bias of the product with another matrix."""
+    for row in case.plan.of_kind(Linear):
+        kind = row.kind
+        if isinstance(kind, Linear) and kind.bias and kind_of(kind.weight) == weight:
+            return kind_of(kind.bias)
+    return None
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
     """The matrices of gate and up the wrong way round, with their biases."""
-    if case.layer is None or not case.has("mlp_wgate") or not {"mlp_wgate", "mlp_wup"} & set(case.products):
-        return
-    instead = {"mlp_wgate": _from(case, "mlp_wup"), "mlp_wup": _from(case, "mlp_wgate")}
-    if case.has("mlp_bgate"):
-        instead |= {"mlp_bgate": _from(case, "mlp_bup"), "mlp_bup": _from(case, "mlp_bgate")}
-    claim = "gate and up are swapped: each has the other's matrix"
-    yield Hypothesis("gate-up-swapped", claim, case.rules.with_instead(instead))
+    own = {product.row.name for product in case.products}
+    for hidden in case.plan.layers[case.layer] if case.layer is not None else ():
+        if not isinstance(hidden.kind, Multiply):
+            continue
+        sources = [case.plan[name] for name in hidden.inputs]
+        sources = [row if isinstance(row.kind, Linear) else case.plan[row.inputs[0]] for row in sources]
+        if not {row.name for row in sources} & own:
+            continue
+        gate, up = (row.kind for row in sources)
+        assert isinstance(gate, Linear)
+        assert isinstance(up, Linear)
+        pairs = [(gate.weight, up.weight)]
+        pairs += [(gate.bias, up.bias)] if gate.bias and up.bias else []
+        instead = {kind_of(a): _from(case, kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
+        words = " and ".join(row.name.rpartition(".")[2] for row in sources)
+        claim = f"{words} are swapped: each has the other's matrix"
+        yield Hypothesis("gate-up-swapped", claim, with_instead(case.plan, instead))
 
 
 def _alike(case: Case, parameter: str) -> Iterator[str]:
     """The other parameters of the layer (or of the model's ends) with the same shape."""
-    weights, own = case.weights, case.whole_name(parameter)
-    for name, shape in weights.shapes.items():
+    own = case.whole_name(parameter)
+    for name, shape in case.shapes.items():
         same_place = layer_of(name) == layer_of(own)
-        if name != own and same_place and shape == weights.shapes[own]:
+        if name != own and same_place and shape == case.shapes[own]:
             yield kind_of(name)
 
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
     """A matrix that is transposed, another of the layer, or whose rows come in another order."""
-    rules, dim = case.rules, case.weights.head_dim
-    for weight in case.products:
-        out, width = case.weights.shapes[case.whole_name(weight)]
-        if case.weights.behind["logits"] == weight and out > 8 * width:
+    for product in case.products:
+        out, width = case.shapes[case.whole_name(product.weight)]
+        if product.row.name == "logits" and out > 8 * width:
             words = ""  # a vocabulary of rows read as columns: seldom, and large
         else:
             words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         if words:
-            rules_ = rules.with_instead({weight: _changed(case, _transposed)})
-            yield Hypothesis("weight-transposed", f"{weight} {words}", rules_)
-        for other in _alike(case, weight):
-            yield from _another(case, weight, other)
+            plan = with_instead(case.plan, {product.weight: _changed(case, _transposed)})
+            yield Hypothesis("weight-transposed", f"{product.weight} {words}", plan)
+        for other in _alike(case, product.weight):
+            yield from _another(case, product, other)
     yield from _swapped_gate(case)
+    yield from _orders(case)
+
+
+def _orders(case: Case) -> Iterator[Hypothesis]:
+    """Rows of q, k and v in the order of pairs side by side, or put into halves once too often."""
     orders = (
         (
             "rows-in-pairs",
@@ -111,13 +133,16 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
         ),
         ("rows-in-halves", "rows of {} are permuted: put from pairs into halves once too often", in_halves),
     )
-    rotated = [w for w, kind in case.products.items() if kind in ("attn.q", "attn.k", "attn.v")]
+    found = ((product, case.plan.head_dim(product.row.name)) for product in case.products)
+    of_heads = [(product, dim) for product, dim in found if dim is not None]
     for id, claim, order in orders:
-        changed = _changed(case, lambda w, order=order: order(w.T, dim).T)  # type: ignore[misc]
-        for chosen in (*([w] for w in rotated), *([rotated[:2]] if len(rotated) > 1 else [])):
-            instead = dict.fromkeys(chosen, changed)
-            instead |= {b: changed for b in (w.replace("_w", "_b") for w in chosen) if case.has(b)}
-            yield Hypothesis(id, claim.format(" and ".join(chosen)), rules.with_instead(instead))
+        for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
+            instead: dict[str, Callable[[str], Array]] = {}
+            for product, dim in chosen:
+                changed = _changed(case, lambda w, order=order, dim=dim: order(w.T, dim).T)  # type: ignore[misc]
+                instead |= {name: changed for name in (product.weight, product.bias) if name is not None}
+            words = " and ".join(product.weight for product, _ in chosen)
+            yield Hypothesis(id, claim.format(words), with_instead(case.plan, instead))
 
 
 def _transposed(weight: Array) -> Array:
@@ -129,27 +154,25 @@ def layers(case: Case) -> Iterator[Hypothesis]:
     """The same matrix, gain or bias of another layer."""
     if case.layer is None or case.judge.plain.between(case.name):
         return
-    own, count = case.layer, len(case.rules.windows)
+    own, count = case.layer, len(case.plan.layers)
     for parameter in _parameters(case):
         words = " and ".join(f"the bias {name}" if "_b" in name else name for name in parameter)
         verb = "are those" if len(parameter) > 1 else "is that"
         for other in sorted(set(range(count)) - {own}, key=lambda i: abs(i - own)):
             instead = {name: _of_layer(case, other - own, count) for name in parameter}
             claim = f"{words} {verb} of layer {other}"
-            yield Hypothesis("another-layer", claim, case.rules.with_instead(instead))
+            yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
 
 
 def _parameters(case: Case) -> list[tuple[str, ...]]:
     """What the operation has: its matrix with its bias, or its gain."""
-    gain = GAINS.get(case.kind)
-    if gain and case.has(gain):
-        return [(gain,)]
+    if isinstance(case.row.kind, Norm):
+        return [(gain,) for gain in case.gains]
     found: list[tuple[str, ...]] = []
-    for weight in case.products:
-        bias = weight.replace("_w", "_b")
-        found.append((weight,))
-        if bias != weight and case.has(bias):
-            found += [(weight, bias), (bias,)]
+    for product in case.products:
+        found.append((product.weight,))
+        if product.bias is not None:
+            found += [(product.weight, product.bias), (product.bias,)]
     return found
 
 
@@ -157,6 +180,6 @@ def _of_layer(case: Case, away: int, count: int) -> Callable[[str], Array]:
     def instead(name: str) -> Array:
         own = layer_of(name)
         assert own is not None
-        return case.weights.array(f"layer{(own + away) % count}.{kind_of(name)}")
+        return case.parameter(f"layer{(own + away) % count}.{kind_of(name)}")
 
     return instead

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.kinds import Scores, Softmax
+from ..architecture.operations.softmax import visible
+from ..architecture.plan import layer_of
 from ..arrays.stats import Array
 from ..brief import one_line
 from .evaluation import CARRIED, Evaluation
-from .operations import visible_to
 
 BLOCK = 1 << 21  # elements compared at a time
 
@@ -118,9 +119,7 @@ class Judge:
     def compared(self, name: str) -> Array | None:
         """The entries that count, None for all: of scores, those that the layer's mask shows. What it hides
         must be 0 in the weights."""
-        if kind_of(name) == "attn.scores":
-            return visible_to(self.plain.rules, name, len(self.plain.rules.tokens))
-        return None
+        return visible_to(self.plain, name)
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
@@ -185,6 +184,15 @@ class Judge:
             "nonfinite": _nonfinite(found, expected, self.compared(name)),
         }
         return result(float(rows.errors[worst]), float(rows.tolerances[worst]), rows.holds, **where)
+
+
+def visible_to(plain: Evaluation, name: str) -> Array | None:
+    """Which keys each query sees, of scores [H, T, T]: [T, T]; None of other events."""
+    own = plain.given.model.plan
+    names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
+    masks = (plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
+    kind = next(masks, None)
+    return visible(kind, len(plain.given.tokens)) if isinstance(kind, Softmax) else None
 
 
 def _unjudged(expected: Array, compared: Array | None) -> tuple[int, int]:

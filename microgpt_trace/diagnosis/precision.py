@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.operations.rounding import Spread
 from ..arrays.stats import Array
 from ..errors import InputError
 
@@ -32,7 +33,7 @@ class Precision:
 # One rounding moves a row by 0.4 units (rms). The numbers are at least 1.1 times what PyTorch's right runs
 # of SmolLM2 need (eager attention weights in f16; eager and sdpa, five prompts). float32: 16 units, for the
 # engine's roundings and ours, of exp and 1/sqrt by polynomials too. bf16 and f16: 3 units, sums being
-# float32 there. q8: float32, but for the inputs of products and what HALVES says.
+# float32 there. q8: float32, but for the inputs of products, and what such engines keep as f16.
 PRECISIONS = {
     precision.name: precision
     for precision in (
@@ -42,7 +43,6 @@ PRECISIONS = {
         Precision("q8", 2.0**-24, 16.0, exact_sums=False, rounds_inputs=True),
     )
 }
-HALVES = ("attn.scores", "attn.context")  # engines for quantised weights keep keys and values as f16
 PEAKED = 3.0  # of weights and probabilities: a row may be two numbers that stray alike
 SAMPLED = 12  # events whose bits are looked at
 ENOUGH = 16  # numbers that tell a precision
@@ -88,24 +88,16 @@ def representable(array: Array, kind: str) -> bool | None:
     return bool((single == numbers).all() and not (single.view(np.uint32) & 0xFFFF).any())
 
 
-def floor_of(precision: Precision, kind: str, terms: int, length: int) -> float:
-    """What an operation's rows may err relative to themselves where nothing cancels.
-
-    `terms` is how many products each of its sums has (1: none), `length` how many positions there are.
-    """
-    if precision.rounds_inputs and kind in HALVES:
+def floor_of(precision: Precision, spread: Spread, length: int) -> float:
+    """What an operation's rows may err relative to themselves where nothing cancels, over T positions."""
+    if precision.rounds_inputs and spread.halves:
         precision = PRECISIONS["f16"]
     units = precision.roundings
     if not precision.exact_sums:
-        units += 2 * math.sqrt(terms)
-        if kind.endswith("_rope"):
+        units += 2 * math.sqrt(spread.terms)
+        if spread.angles:
             units += 2 * length  # the angle position * frequency is rounded, to a unit of itself
-    return units * precision.unit * (PEAKED if kind in ("attn.weights", "probs") else 1)
-
-
-PRODUCTS = (
-    "attn.q", "attn.k", "attn.v", "attn.head", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "logits",
-)  # fmt: skip
+    return units * precision.unit * (PEAKED if spread.peaked else 1)
 
 
 def chain_floor(floors: Sequence[float]) -> float:

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.plan import kind_of, prefix_of
+from ..architecture.kinds import Linear
+from ..architecture.operations.given import Given
+from ..architecture.plan import Operation, kind_of
+from ..architecture.reference import reference
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..comparison.rounding import BLOCK, OF_WIDE_BLOCKS, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
-from .operations import Weights, apply
-from .precision import PRODUCTS
-from .rules import Rules
 
 
 class Way(NamedTuple):
@@ -67,47 +67,47 @@ FAR_LESS = 0.5  # of the error is left by a way that explains it
 class ProductInputs:
     """Rounds the inputs of products, each kind with each stored type of a matrix in a way of its own."""
 
-    def __init__(self, weights: Weights, rules: Rules) -> None:
-        self._weights, self._rules = weights, rules
+    def __init__(self, given: Given) -> None:
+        self._given = given
         self._ways: dict[tuple[str, str], str] = {}
         self._of_types: dict[str, str] = dict(OF_TYPES)
 
-    def key(self, name: str) -> tuple[str, str]:
-        """The kind of a product and the type of its matrix."""
-        model, matrix = self._weights.model, prefix_of(name) + self._weights.matrix_of(name)
-        stored = model.tensors.get(matrix)
-        return kind_of(name), "F32" if stored is None else stored.encoding.name
+    def key(self, row: Operation) -> tuple[str, str]:
+        """A product's name without its layer, and the type of its matrix."""
+        assert isinstance(row.kind, Linear)
+        stored = self._given.model.tensors.get(row.kind.weight)
+        return kind_of(row.name), "F32" if stored is None else stored.encoding.name
 
-    def way(self, name: str) -> Way:
+    def way(self, row: Operation) -> Way:
         """How the input of this product is rounded."""
-        key = self.key(name)
+        key = self.key(row)
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
-    def round(self, name: str, x: Array, nudge: float = 0.0) -> Array:
+    def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
         """What goes into this product, nudged up or down by a share of it: [T, K] -> [T, K] float32"""
-        return self.way(name).round(np.asarray(x, np.float32), nudge)
+        return self.way(row).round(np.asarray(x, np.float32), nudge)
 
-    def of_sums(self, name: str, x: Array) -> Array | float:
+    def of_sums(self, row: Operation, x: Array) -> Array | float:
         """What rounding of the blocks' sums adds to this product, of which the minima are a factor: [T, K] ->
         [T, out]; 0 where they take no part."""
-        return self._of_sums(self.way(name), name, x)
+        return self._of_sums(self.way(row), row, x)
 
-    def _of_sums(self, way: Way, name: str, x: Array) -> Array | float:
-        if not way.sums or self.key(name)[1] not in WITH_MINIMA:
+    def _of_sums(self, way: Way, row: Operation, x: Array) -> Array | float:
+        if not way.sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
         total = quants.sum(axis=-1, keepdims=True)
         off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], to be shared among 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
-        matrix = prefix_of(name) + self._weights.matrix_of(name)
-        return self._weights.times(shared, minimum_tensor(self._weights.model.tensors[matrix]))
+        assert isinstance(row.kind, Linear)
+        return shared @ minimum_tensor(self._given.model.tensors[row.kind.weight]).read().T
 
-    def learn(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> None:
+    def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Find the ways from products of which `read` gives input and output: a few of each kind. Where those
         show none, as where they are wrong, the ways of the other matrices of that type count."""
-        by_key: dict[tuple[str, str], list[str]] = {}
-        for name in names:
-            by_key.setdefault(self.key(name), []).append(name)
+        by_key: dict[tuple[str, str], list[Operation]] = {}
+        for row in rows:
+            by_key.setdefault(self.key(row), []).append(row)
         votes = {key: self._votes(own, read) for key, own in by_key.items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
@@ -117,29 +117,30 @@ class ProductInputs:
             if of_type:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
-    def _votes(self, names: Sequence[str], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
+    def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
         """In how many of these products each way leaves far less error than others; none unless in most."""
-        sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
-        votes = Counter(way for name in sample for way in self._far_best(name, *read(name)))
+        sample = rows[:: max(1, len(rows) // SAMPLED)][:SAMPLED]
+        votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
-    def _far_best(self, name: str, x: Array, y: Array) -> list[str]:
+    def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
         """The ways, alike ones, that leave far less error of this product than all others."""
-        errors = {key: self._error(name, way, x, y) for key, way in WAYS.items()}
+        errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
         best, *others = sorted(set(errors.values()))
         clear = others and best < FAR_LESS * others[0]
         return [key for key, error in errors.items() if error == best] if clear else []
 
-    def _error(self, name: str, way: Way, x: Array, y: Array) -> float:
+    def _error(self, row: Operation, way: Way, x: Array, y: Array) -> float:
         """The median relative L2 error that a way leaves of the rows of y: [T, K], [T, out] -> number"""
-        expected = apply(self._weights, self._rules, name, [way.round(x, 0.0)]) + self._of_sums(way, name, x)
+        rounded = way.round(x, 0.0).astype(np.float64)
+        expected = reference(row, self._given, rounded) + self._of_sums(way, row, x)
         size = np.linalg.norm(expected, axis=1)
         errors = np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1)
         return float(np.median(np.nan_to_num(errors, nan=np.inf)))
 
-    def told(self, names: Iterable[str]) -> str:
-        """The ways of these products in words, the most frequent first."""
-        counts = Counter(self.way(name).words for name in names if kind_of(name) in PRODUCTS)
+    def told(self, rows: Iterable[Operation]) -> str:
+        """The ways of the products among these in words, the most frequent first."""
+        counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear))
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..brief import one_line
 from .evaluation import Evaluation
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypotheses import Case, Generator, Hypothesis
 from .judging import Judge, Rows
-from .rules import Rules
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
@@ -158,9 +158,9 @@ def at_value(family: Family, value: float) -> Hypothesis:
 def _at(family: Family, name: Named) -> Hypothesis:
     """The hypothesis that a family is at a number."""
     change = family.at(name.value)
-    rules, transform = (change, None) if isinstance(change, Rules) else (None, change)
+    plan, transform = (change, None) if isinstance(change, Plan) else (None, change)
     rank = PLAIN if name.value in family.special and family.rank == NUMBERED else family.rank
-    return Hypothesis(name.id, name.claim, rules, transform, rank, name.value)
+    return Hypothesis(name.id, name.claim, plan, transform, rank, name.value)
 
 
 def _rows_at(case: Case, family: Family, value: float) -> Array | None:
@@ -177,8 +177,8 @@ def _rows_at(case: Case, family: Family, value: float) -> Array | None:
 
 def _expected(case: Case, hypothesis: Hypothesis) -> Array:
     """What follows for the operation under a hypothesis."""
-    if hypothesis.rules is not None:
-        return case.judge.plain.under(hypothesis.rules).output(case.name, case.positions)
+    if hypothesis.plan is not None:
+        return case.judge.plain.under(hypothesis.plan).output(case.name, case.positions)
     assert hypothesis.transform is not None
     return hypothesis.transform(case, case.expected)
 
@@ -187,9 +187,9 @@ def held(case: Case, hypothesis: Hypothesis) -> tuple[Rows, Array]:
     """The rows' errors under a hypothesis beside what each may have, and what follows."""
     judge, change, most = case.judge, None, AT_MOST * case.largest
     with np.errstate(all="ignore"):
-        if hypothesis.rules is not None:
-            plain = judge.plain.under(hypothesis.rules)
-            judge = Judge(plain, _Under(hypothesis.rules, case), judge.exprs)
+        if hypothesis.plan is not None:
+            plain = judge.plain.under(hypothesis.plan)
+            judge = Judge(plain, _Under(hypothesis.plan, case), judge.exprs)
             expected = plain.output(case.name, case.positions)
         else:
             assert hypothesis.transform is not None
@@ -198,10 +198,10 @@ def held(case: Case, hypothesis: Hypothesis) -> tuple[Rows, Array]:
 
 
 class _Under(Sequence[Evaluation]):
-    """The noisy evaluations under other rules, made where they are asked for."""
+    """The noisy evaluations by another plan, made where they are asked for."""
 
-    def __init__(self, rules: Rules, case: Case) -> None:
-        self._rules, self._case = rules, case
+    def __init__(self, plan: Plan, case: Case) -> None:
+        self._plan, self._case = plan, case
 
     def __len__(self) -> int:
         return len(self._case.judge.noisy)
@@ -209,7 +209,7 @@ class _Under(Sequence[Evaluation]):
     def __getitem__(self, index: Any) -> Any:
         noisy = self._case.judge.noisy[index]
         noisy.output(self._case.name, self._case.positions)  # what does not change is worked out once
-        return noisy.under(self._rules)
+        return noisy.under(self._plan)
 
 
 def residual_of(rows: Rows, of_no_number: bool) -> tuple[float, bool]:

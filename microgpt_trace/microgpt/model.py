@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from ..architecture.edits import Edit, EditTap, Report, unreported
-from ..architecture.graph import microgpt_inputs
 from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.plan import Plan
@@ -128,10 +127,6 @@ class Model:
     @cached_property
     def plan(self) -> Plan:
         return plan_of(self.config)
-
-    @property
-    def inputs(self) -> Mapping[str, tuple[str, ...]]:
-        return microgpt_inputs()
 
     @property
     def dtype(self) -> str:

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..brief import one_line
@@ -125,7 +124,7 @@ def _perturbed(
     """What is wrong with which events, and what reads what: once without the heads and with P as computed,
     which are ways past both, and once with all that there is."""
     wrong, edges = dict[str, str](), list[Edge]()
-    heads = [name for name in known if kind_of(name) == "attn.head"]
+    heads = {part for row in model.plan.values() for part in row.parts}
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(heads, ["probs"]), ([], [])]):
 

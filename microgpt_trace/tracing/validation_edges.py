@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plan import kind_of, layer_of
+from ..architecture.operations.given import Given
+from ..architecture.operations.rounding import ROUNDINGS, bound
+from ..architecture.plan import layer_of
+from ..architecture.reference import reference, size_of
 from ..arrays.stats import Array
-from ..diagnosis.bounds import ROUNDINGS, bound_of
-from ..diagnosis.operations import WideWeights, apply, inputs_of
-from ..diagnosis.rules import rules_of
 from ..hooks.event import TraceEvent
 from .effects import distance
 from .result import Trace
@@ -42,10 +43,10 @@ class Watch:
         self.wrong: dict[str, str] = {}
         self.edges: list[Edge] = []
         self._targets = [target for target in inputs.targets if target is not None]
-        self._weights, self._rules = WideWeights(model), rules_of(model, np.array(inputs.tokens))
+        self._given, self._plan = Given(model, inputs.tokens), model.plan
         self._computed: dict[str, Array] = {}  # float64, of this layer and what enters it
         self._used: dict[str, Array] = {}
-        self._of_heads: dict[str, Array] = {}  # of this layer, what rounding may move them by
+        self._of_parts: dict[str, Array] = {}  # of this layer, what rounding may move them by
         self._layer, self._kept, self._done = -1, kept, done
 
     def __call__(self, event: TraceEvent, value: Array) -> Array | None:
@@ -62,18 +63,18 @@ class Watch:
             return
         self._layer = layer
         self._done(layer)
-        self._of_heads.clear()
+        self._of_parts.clear()
         for known in (self._computed, self._used):
             for name in [n for n in known if (layer_of(n) or 0) < layer - 1]:
                 del known[name]
 
     def _sources(self, name: str) -> list[str]:
-        """The events that an event is computed from, in this run: attn.out from heads that were replaced,
-        the loss from P that were."""
+        """The events that an event is computed from, in this run: a sum from parts that were replaced, the
+        loss from P that were."""
         if name == "loss":
             return ["logits" if "probs" in self._kept else "probs"]
-        heads = [own for own in self._used if kind_of(own) == "attn.head" and layer_of(own) == layer_of(name)]
-        return heads if heads and kind_of(name) == "attn.out" else list(inputs_of(self._rules, name))
+        row = self._plan[name]
+        return [own for own in row.parts if own in self._used] or list(row.inputs)
 
     def _hold(self, name: str, value: Array) -> None:
         """Is it what the events that it is computed from give, as they were replaced?"""
@@ -81,11 +82,11 @@ class Watch:
         used = [self._used[source] for source in sources]
         without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]
         right, *others = self._apply(name, sources, [used, *without])
-        bound = self._bound(name, sources, right, value.dtype)
-        if beyond(value, right, bound) > 1:
+        limit = self._bound(name, sources, right, value.dtype)
+        if beyond(value, right, limit) > 1:
             self._blame(name, value, right, dict(zip(sources, others, strict=True)))
         for source, other in zip(sources, others, strict=True):
-            self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, bound) > 2))
+            self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, limit) > 2))
 
     def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
         """Say which event is not read, or that this is not what any of them gives."""
@@ -105,29 +106,34 @@ class Watch:
         """The event worked out in float64 from each of several inputs."""
         if name == "loss":
             return [np.asarray(self._losses(x).mean()) for (x,) in variants]
-        if _from_heads(sources):
-            bias = name.replace("attn.out", "attn_bo")
-            added = self._weights.array(bias).astype(np.float64) if bias in self._weights else 0.0
-            return [np.sum(heads, axis=0) + added for heads in variants]
-        if kind_of(name) in self._weights.behind or kind_of(name) == "attn.head":
+        row = self._plan[name]
+        if self._of_its_parts(name, sources):
+            bias = row.kind.bias if isinstance(row.kind, Linear) else None
+            added = 0.0 if bias is None else self._given.parameter(row, bias).astype(np.float64)
+            return [np.sum(parts, axis=0) + added for parts in variants]
+        if isinstance(row.kind, Linear):
             rows = np.concatenate([x for (x,) in variants])  # each by itself: the matrix is decoded once
-            return np.split(apply(self._weights, self._rules, name, [rows]), len(variants))
-        return [apply(self._weights, self._rules, name, inputs) for inputs in variants]
+            return np.split(reference(row, self._given, rows), len(variants))
+        return [reference(row, self._given, *inputs) for inputs in variants]
+
+    def _of_its_parts(self, name: str, sources: Sequence[str]) -> bool:
+        """Whether it is the sum of its parts in this run."""
+        return bool(sources) and sources[0] in self._plan[name].parts
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """How far rounding may move each element. One head more or less is a difference of sums."""
+        """How far rounding may move each element. One part more or less is a difference of sums."""
         used = [self._used[source] for source in sources]
-        if _from_heads(sources):
+        if self._of_its_parts(name, sources):
             size = np.sum(np.abs([*used, *(self._computed[source] for source in sources)]), axis=0)
             size *= 1 + len(used) / ROUNDINGS
-            slack = np.sum([self._of_heads[source] for source in sources], axis=0)
-            return 2 * slack + bound_of(self._weights, "", (), size, dtype)
+            slack = np.sum([self._of_parts[source] for source in sources], axis=0)
+            return 2 * slack + bound(np.abs(size), dtype)
         if name == "loss":
-            value = np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"])
-        bound = bound_of(self._weights, name, used, value, dtype)
-        if kind_of(name) == "attn.head":
-            self._of_heads[name] = bound
-        return bound
+            return bound(np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"]), dtype)
+        found = bound(size_of(self._plan[name], self._given, value, *used), dtype)
+        if any(name in self._plan[reader].parts for reader in self._plan.readers[name]):
+            self._of_parts[name] = found
+        return found
 
     def _losses(self, x: Array) -> Array:
         """-log P(target) of every position that has one, from logits or, where these were replaced, P."""
@@ -159,10 +165,6 @@ class Watch:
     def _tell(self, name: str, used: Array, computed: Array) -> None:
         moved = float(np.nan_to_num(distance(used, computed), nan=np.inf))
         self.edges.append(Edge(name, "what the trace tells", moved, not np.array_equal(used, computed)))
-
-
-def _from_heads(sources: Sequence[str]) -> bool:
-    return bool(sources) and kind_of(sources[0]) == "attn.head"
 
 
 def beyond(value: Array, right: Array, bound: Array) -> float:

@@ -13,7 +13,7 @@ from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
 from ..steps import Path, Use, Worked, by_a_sum, element_name
 from .given import Given
-from .rounding import Sizes, Spread
+from .rounding import ROUNDINGS, Sizes, Spread
 from .shared import Shared
 from .softmax import seen_by
 
@@ -60,7 +60,7 @@ def size(row: Operation, given: Given, value: Array, weights: Array, v: Array) -
     assert isinstance(kind, Context)
     length = len(v)
     of_v = np.abs(v).reshape(length, -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]  # [H, T, D]
-    return (np.abs(weights) @ of_v * (1 + length / 16)).swapaxes(0, 1).reshape(length, -1)
+    return (np.abs(weights) @ of_v * (1 + length / ROUNDINGS)).swapaxes(0, 1).reshape(length, -1)
 
 
 def worked(at: Place) -> Worked:

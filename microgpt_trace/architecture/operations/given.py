@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,11 @@ class Given:
         self.model, self.tokens = model, np.asarray(tokens)
         self.norms: dict[str, Array] = {}
         self._last: tuple[str, Array] | None = None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every event over these tokens."""
+        return self.model.plan.shapes(len(self.tokens))
 
     def parameter(self, row: Operation, name: str) -> Array:
         """A parameter of a row, [out, in] or [out], or what is read in its place."""

@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from ...arrays.stats import Array
+
+# Times a unit of the size of what is added up. The roundings of a sum of unlike terms cancel, those of K
+# equal ones need not.
+ROUNDINGS = 16
+
+VANISHING = 128.0  # times the least normal number: of SiLU e^-x is infinite before x*e^x is nothing
+
+
+def bound(size: Array, dtype: np.dtype[np.floating]) -> Array:
+    """How far roundings of a computation in that type may move elements whose roundings are relative to
+    `size`."""
+    known = np.finfo(dtype)
+    return size * (ROUNDINGS * float(known.eps) / 2) + VANISHING * float(known.tiny)
+
 
 class Sizes(NamedTuple):
     """What the count of roundings goes by: how many positions, the width of the stream and of the input."""
