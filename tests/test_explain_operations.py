@@ -30,7 +30,7 @@ from microgpt_trace.architecture.kinds import (
 from microgpt_trace.architecture.model import TraceInput
 from microgpt_trace.architecture.operations.given import Given
 from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
-from microgpt_trace.architecture.place import Element, Place, Predicted, rows_with
+from microgpt_trace.architecture.place import Element, KnownTarget, Place, rows_with
 from microgpt_trace.architecture.plan import Plan, Rows
 from microgpt_trace.architecture.reference import reference
 from microgpt_trace.architecture.steps import element_name
@@ -80,10 +80,10 @@ class Numbers:
         stored = kind == "forward" and name in self.plan.parameters
         return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
 
-    def predicted(self):
+    def known_targets(self):
         known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
         chances = self.array("probs")
-        return [Predicted(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
+        return [KnownTarget(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
 
     def label(self, token):
         return str(token)

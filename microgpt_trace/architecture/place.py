@@ -22,7 +22,7 @@ from .plan import Operation, Plan
 from .steps import Factor, Pass, Path, Use, element_name
 
 
-class Predicted(NamedTuple):
+class KnownTarget(NamedTuple):
     """A token that is known to follow a position, its probability there and the loss."""
 
     position: int
@@ -55,7 +55,7 @@ class Numbers(Protocol):
     def whole(self) -> bool:
         """Whether the logits of all positions are there."""
 
-    def predicted(self) -> Sequence[Predicted]:
+    def known_targets(self) -> Sequence[KnownTarget]:
         """Every token that is known to follow."""
 
     def label(self, token: int) -> str:

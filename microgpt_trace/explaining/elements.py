@@ -59,7 +59,7 @@ def _of_parameter(
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
     if len(texts) != len(shape):
         return None
-    if name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
+    if name in _tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
     found = []
     for text, size, axis in zip(
@@ -73,7 +73,7 @@ def _of_parameter(
     return tuple(found)
 
 
-def tables_of_tokens(plan: Plan) -> dict[str, bool]:
+def _tables_of_tokens(plan: Plan) -> dict[str, bool]:
     """The parameters whose rows are tokens, and whether these are such as may follow."""
     head = plan["logits"].kind
     assert isinstance(head, Linear)
@@ -134,7 +134,7 @@ def _heads_of(plan: Plan, row: Operation) -> tuple[int, tuple[int, ...]] | None:
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:
-    tables, index = tables_of_tokens(model.plan), element.index
+    tables, index = _tables_of_tokens(model.plan), element.index
     if element.name in tables:
         named = token_with_id(model, index[0], target=tables[element.name])
         return f"a parameter: {named}, channel {index[1]}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.place import Predicted
+from ..architecture.place import KnownTarget
 from ..architecture.plan import Plan
 from ..architecture.steps import Pass
 from ..arrays.stats import Array
@@ -44,10 +44,10 @@ class Traced:
     def whole(self) -> bool:
         return len(self.rows) == self.length
 
-    def predicted(self) -> list[Predicted]:
+    def known_targets(self) -> list[KnownTarget]:
         """Every token that is known to follow."""
         return [
-            Predicted(p.position, p.target.token, p.target.p, p.loss or 0.0)
+            KnownTarget(p.position, p.target.token, p.target.p, p.loss or 0.0)
             for p in self.predictions
             if p.target is not None
         ]

@@ -135,10 +135,9 @@ def worked(at: Place) -> Worked:
     within = _within(at, kind, source, channel)
     x, row = at.factor(source, position, channel), at.along(source, position, within=within)
     steps, rms = _divided_by(at, kind, row)
-    factors, mean = [x], None
+    factors = [x]
     if kind.centred:
-        mean = steps[0]
-        steps.append(sum_of("x - mean", [x], [minus(mean)]))
+        steps.append(sum_of("x - mean", [x], [minus(steps[0])]))
         factors = [result(steps[-1])]
     factors.append(reciprocal(rms))
     if kind.gain:

@@ -145,7 +145,7 @@ def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
     return np.broadcast_to(length, halves.shape).reshape(value.shape)
 
 
-class Pair(NamedTuple):
+class TurningPair(NamedTuple):
     """What turns a channel at a position: the other of its pair, and the factors of both."""
 
     other: int
@@ -155,13 +155,13 @@ class Pair(NamedTuple):
     sin: float
 
 
-def pair_of(kind: Rotation, position: int, channel: int) -> Pair:
+def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
     """The pair that a channel is one of."""
     turning, half, own = turning_of(kind), kind.head_dim // 2, channel % kind.head_dim
     frequency, first = float(turning.frequencies[own % half]), own < half
     angle = position * frequency
     cos, sin = (float(of(angle)) * turning.factor for of in (np.cos, np.sin))
-    return Pair(channel + half if first else channel - half, first, frequency, cos, sin)
+    return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
 
 
 def worked(at: Place) -> Worked:
@@ -189,7 +189,7 @@ def _sign(kind: Rotation, channel: int) -> str:
     return "-" if channel % kind.head_dim < kind.head_dim // 2 else ""
 
 
-def _factors(kind: Rotation, position: int, pair: Pair, sign: str) -> tuple[Factor, Factor]:
+def _factors(kind: Rotation, position: int, pair: TurningPair, sign: str) -> tuple[Factor, Factor]:
     """Cosine and sine of the angle, the sine with a sign."""
     scale = turning_of(kind).factor
     factor = "" if scale == 1 else f"{scale:.6g} × "

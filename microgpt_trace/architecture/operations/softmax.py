@@ -94,7 +94,7 @@ def of_softmax(value: Array) -> Array:
     return value * (terms(value.shape[-1]) - np.log(np.where(value > 0, value, 1)))
 
 
-class Seen(NamedTuple):
+class Sight(NamedTuple):
     """Which of so many keys each query sees: itself and those before it, within the window."""
 
     window: int | None
@@ -117,13 +117,13 @@ class Seen(NamedTuple):
         return ""
 
 
-def seen_by(at: Place, row: Operation) -> Seen:
+def seen_by(at: Place, row: Operation) -> Sight:
     """What the queries of a row see: of scores those of the softmax that they go into, of a context those of
     the weights that it reads."""
     plan = at.numbers.plan
     while not isinstance(row.kind, Softmax):
         row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
-    return Seen(row.kind.window, at.numbers.length)
+    return Sight(row.kind.window, at.numbers.length)
 
 
 def worked(at: Place) -> Worked:
