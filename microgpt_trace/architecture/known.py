@@ -80,6 +80,18 @@ def kind_named(event: str | EventSpec) -> Kind | None:
     return None if row is None else row.kind
 
 
+@cache
+def kinds_in_heads() -> frozenset[str]:
+    """The events whose rows are heads side by side, by their names without a layer."""
+    return frozenset(kind_of(name) for plan in examples() for name in plan.in_heads)
+
+
+@cache
+def residual_kinds() -> frozenset[str]:
+    """The sums by which layers write into the stream, by their names without a layer."""
+    return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
+
+
 def place_of(name: str) -> tuple[float, int, str]:
     """Sorts events of several layers in order of computation. What is no event comes last."""
     kinds, row = list(known_rows()), known_row(name)

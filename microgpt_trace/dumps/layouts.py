@@ -11,6 +11,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..architecture.known import kinds_in_heads
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import InputError
 from .recording import OWN, Fitted, Recorded
@@ -27,7 +29,6 @@ LAYOUTS: tuple[str, ...] = (
     "THS",  # the same, a query after the other
     LAST,  # the last position's row alone
 )
-_IN_HEADS = ("q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context")
 _OF_POSITIONS = ("logits", "probs")  # which may have rows of some positions alone
 
 
@@ -166,10 +167,6 @@ def fit(
     return Fitted(array, rows, "; ".join(notes))
 
 
-def _kind(name: str) -> str:
-    return name.rpartition(".")[2]
-
-
 def _expected(name: str, recorded: Recorded, shapes: Mapping[str, Shape]) -> Shape:
     """The shape of the event, or of all events whose rows lie side by side."""
     for event in (name, *recorded.beside):
@@ -192,7 +189,7 @@ def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | N
 
 def _has_heads(name: str, recorded: Recorded) -> bool:
     """Whether the rows are heads side by side."""
-    return all(_kind(event) in _IN_HEADS for event in recorded.beside or (name,))
+    return all(kind_of(event) in kinds_in_heads() for event in recorded.beside or (name,))
 
 
 def _own(

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.kinds import Linear, Loss, Softmax
+from ..architecture.known import kind_named, known_row
+from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from .layouts import fit, fits
 from .recording import Recorded
@@ -22,9 +25,6 @@ from .sketches import SAME, Likeness, Sketch, Stack, sketch
 
 # What speaks for a pair, in one currency
 FITS, COSINE, PROFILE, SIGN, NORMS = 0.3, 1.0, 0.7, 0.7, 1.0
-
-BY_CHANCE = ("weights", "loss")  # these agree although others do not: of one position, of one number
-FUSED = (("attn.q", "attn.k", "attn.v"), ("attn.q", "attn.k"), ("attn.k", "attn.v"), ("mlp.gate", "mlp.up"))
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -115,7 +115,13 @@ def kind_of(event: str) -> str:
 
 
 def is_causal(event: str) -> bool:
-    return kind_of(event) in ("scores", "weights")
+    row = known_row(event)
+    return row is not None and row.causal
+
+
+def by_chance(event: str) -> bool:
+    """Whether it may agree although others do not: weights of one position, a single number."""
+    return isinstance(kind_named(event), Softmax | Loss)
 
 
 def compare(
@@ -164,11 +170,29 @@ class _Sketched:
 # --- Slices of fused tensors -----------------------------------------------------------------
 
 
-def parts_of(whole: Recorded, names: Sequence[str], shapes: Shapes) -> Iterator[Part]:
-    """The tensor, then its slices, if it is as wide as q, k and v side by side, or gate and up."""
+def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
+    """Products with one input that an engine may make at once, without their layer: q, k and v, some of
+    these, gate and up."""
+    found: dict[tuple[str, ...], None] = {}
+    for rows in plan.layers:
+        products: dict[str, list[str]] = {}
+        for row in rows:
+            if isinstance(row.kind, Linear) and row.kind.columns is None:
+                products.setdefault(row.inputs[0], []).append(row.name.partition(".")[2])
+        for kinds in products.values():
+            for count in range(len(kinds), 1, -1):
+                runs = (tuple(kinds[start : start + count]) for start in range(len(kinds) - count + 1))
+                found |= dict.fromkeys(runs)
+    return list(found)
+
+
+def parts_of(
+    whole: Recorded, names: Sequence[str], shapes: Shapes, fused: Sequence[tuple[str, ...]]
+) -> Iterator[Part]:
+    """The tensor, then its slices, if it is as wide as `fused` products side by side."""
     yield Part(whole, source_name(whole))
     widths = {name.partition(".")[2]: shapes[name] for name in names if name.startswith("layer")}
-    for way, kinds in enumerate(FUSED, start=1):
+    for way, kinds in enumerate(fused, start=1):
         if any(kind not in widths for kind in kinds):
             continue
         ends = np.cumsum([0, *(widths[kind][1] for kind in kinds)]).tolist()

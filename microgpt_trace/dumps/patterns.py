@@ -13,9 +13,11 @@ from itertools import islice
 
 import numpy as np
 
+from ..architecture.known import residual_kinds
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .alignment import align, assign
-from .matching import BY_CHANCE, Part, Table, kind_of, source_name
+from .matching import Part, Table, by_chance, source_name
 
 EARLIER = 0.8  # what a layer counts of what the one before it counts: early ones agree before a fault
 DIGITS = 2.0  # digits that agree and speak for a pair: what bfloat16 keeps
@@ -83,7 +85,7 @@ def _votes(parts: Sequence[Part], names: Sequence[str], table: Table) -> dict[st
     """By tensor the layers of the events that it agrees with, None for an event outside of layers."""
     votes: dict[str, set[int | None]] = {source_name(part.recorded): set() for part in parts}
     for row, column in np.argwhere(table.agreeing).tolist():
-        if kind_of(names[column]) not in BY_CHANCE:
+        if not by_chance(names[column]):
             votes[source_name(parts[row].recorded)].add(_layer_of(names[column]))
     return votes
 
@@ -243,9 +245,9 @@ def _healthy(
     until = -1
     for p, k, _, _ in assign(scores):
         for _, row, column in _pairs(patterns[p], columns[k]):
-            if agreeing[row, column] and kind_of(names[column]) not in BY_CHANCE:
+            if agreeing[row, column] and not by_chance(names[column]):
                 until = max(until, column)
-    streams = [i for i, name in enumerate(names[: until + 1]) if kind_of(name) == "residual"]
+    streams = [i for i, name in enumerate(names[: until + 1]) if kind_of(name) in residual_kinds()]
     return max(streams, default=-1) + 1
 
 
@@ -263,7 +265,7 @@ def _is_of_another(
     often than with its own."""
     own = _agreeing(pattern, columns[kind], table)
     for other, owner in owners.items():
-        if other != kind and kind_of(other) not in BY_CHANCE:
+        if other != kind and not by_chance(other):
             shared = Pattern(pattern.name, {}, 0, {n: r for n, r in pattern.rows.items() if n in owner.rows})
             theirs = _agreeing(owner, {n: columns[other][n] for n in shared.rows}, table)
             if min(_agreeing(shared, columns[other], table), theirs) > 2 * own:

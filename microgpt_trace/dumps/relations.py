@@ -1,7 +1,7 @@
 """Relations: which patterns are which events because one of them is computed from the other.
 
 A fault changes what one operation gives; all others still make their outputs of their inputs, of which
-a few layers and positions are enough. Knows the operations of a decoder that keep positions apart.
+a few layers and positions are enough. Knows the operations that keep positions apart.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, bias_of
-from ..architecture.operations.elementwise import silu
+from ..architecture.kinds import Activation, Linear, Multiply
+from ..architecture.model import LanguageModel
+from ..architecture.operations.elementwise import ACTIVATIONS
+from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from .layouts import fit
 from .matching import Part, Shapes, Table
@@ -25,13 +27,6 @@ LAYERS, POSITIONS = 3, 8  # that are looked at, at most
 HOLDS = 0.05  # relative L2 of most positions: a stream in bfloat16 says no more of what a layer adds
 RELATED = 3.0  # what two layers say together; one says half
 SUM = 0.5  # of what a product says: that of two terms does not tell which is which
-
-PRODUCTS = {
-    "attn.norm": {"attn.q": "attn_wq", "attn.k": "attn_wk", "attn.v": "attn_wv"},
-    "attn.context": {"attn.out": "attn_wo"},
-    "mlp.norm": {"mlp.gate": "mlp_wgate", "mlp.up": "mlp_wup"},
-    "mlp.hidden": {"mlp.down": "mlp_wdown"},
-}
 
 Claim = tuple[int, str]  # a pattern, by its place, and the kind that it is
 
@@ -73,8 +68,8 @@ def related(
     votes: dict[Claim, float] = {}
     for number in chosen:
         layer = layers[number]
-        told = {*_products(model, layer), *_activations(layer)}
-        for claim in told | {*_sums(layer, layers[number - 1])}:
+        told = {*_products(model, layer), *_elementwise(model.plan.layers[number], layer)}
+        for claim in told | {*_sums(model.plan, layer, layers[number - 1])}:
             votes[claim] = votes.get(claim, 0) + (1 if claim in told else SUM)
     kinds = list(columns)
     found = np.zeros((len(rows), len(kinds)))
@@ -92,53 +87,73 @@ def _rows(model: LanguageModel, recorded: Recorded, name: str, shapes: Shapes) -
 
 
 def _products(model: LanguageModel, layer: Layer) -> Iterator[Claim]:
-    """One is the product of a matrix and the other, or and what act and up give, which say less of
-    themselves: nobody sees from their product which is which."""
-    for kind, matrices in PRODUCTS.items():
-        inputs = [([p], value) for p, value in layer.of(kind)]
-        if kind == "mlp.hidden":
-            inputs += [([p, q], act * up) for (p, act), (q, up) in combinations(layer.of("mlp.act"), 2)]
-        for made, matrix in matrices.items():
-            outputs = layer.of(made)
-            if not inputs or not outputs:
-                continue
-            name = f"layer{layer.number}.{matrix}"
-            whole = model.product(np.concatenate([x for _, x in inputs]), name)
-            bias = bias_of(model, name.replace("_w", "_b"))
-            whole = whole if bias is None else whole + bias
-            for (whose, _), computed in zip(inputs, np.split(whole, len(inputs)), strict=True):
-                for q, value in outputs:
-                    if q not in whose and _same(computed, value, value):
-                        yield q, made
-                        if len(whose) == 1:
-                            yield whose[0], kind
+    """One is the product of a matrix and the other, or of what two others give multiplied (act and up), which
+    say less of themselves: nobody sees from their product which is which."""
+    for row in model.plan.layers[layer.number]:
+        if not isinstance(row.kind, Linear) or row.kind.columns is not None:
+            continue
+        read = model.plan[row.inputs[0]]
+        outputs = layer.of(_own(row.name)) if read.layer == row.layer else []
+        inputs = [([p], value) for p, value in layer.of(_own(read.name))]
+        if isinstance(read.kind, Multiply):
+            factors = layer.of(_own(read.inputs[0]))
+            inputs += [([p, q], one * other) for (p, one), (q, other) in combinations(factors, 2)]
+        if not inputs or not outputs:
+            continue
+        whole = model.product(np.concatenate([x for _, x in inputs]), row.kind.weight)
+        whole = whole if row.kind.bias is None else whole + model.parameter(row.kind.bias)
+        for (whose, _), computed in zip(inputs, np.split(whole, len(inputs)), strict=True):
+            for q, value in outputs:
+                if q not in whose and _same(computed, value, value):
+                    yield q, _own(row.name)
+                    if len(whose) == 1:
+                        yield whose[0], _own(read.name)
 
 
-def _activations(layer: Layer) -> Iterator[Claim]:
-    for p, gate in layer.of("mlp.gate"):
-        for q, act in layer.of("mlp.act"):
-            if p != q and _same(silu(gate), act, act):
-                yield from ((p, "mlp.gate"), (q, "mlp.act"))
-    for (p, act), (q, up) in permutations(layer.of("mlp.act"), 2):
-        for r, hidden in layer.of("mlp.hidden"):
-            if r not in (p, q) and _same(act * up, hidden, hidden):
-                yield from ((p, "mlp.act"), (q, "mlp.up"), (r, "mlp.hidden"))
+def _elementwise(rows: Sequence[Operation], layer: Layer) -> Iterator[Claim]:
+    """What an activation makes of one, or the product of two."""
+    for row in rows:
+        made, read = _own(row.name), [_own(name) for name in row.inputs]
+        if isinstance(row.kind, Activation):
+            function = ACTIVATIONS[row.kind.function]
+            for (p, x), (q, y) in product(layer.of(read[0]), layer.of(made)):
+                if p != q and _same(function(x), y, y):
+                    yield from ((p, read[0]), (q, made))
+        if isinstance(row.kind, Multiply):
+            for (p, a), (q, b) in permutations(layer.of(read[0]), 2):
+                for r, whole in layer.of(made):
+                    if r not in (p, q) and _same(a * b, whole, whole):
+                        yield from ((p, read[0]), (q, read[1]), (r, made))
 
 
-def _sums(layer: Layer, before: Layer) -> Iterator[Claim]:
-    """What a layer adds to the stream, in one step or two."""
-    stream, outs, downs = layer.of("mlp.residual"), layer.of("attn.out"), dict(layer.of("mlp.down"))
-    middle, start = dict(layer.of("attn.residual")), dict(before.of("mlp.residual"))
-    for p, end in stream:
-        for q, out in outs:
-            for r, down in downs.items():
-                if len({p, q, r}) == 3 and p in start and _same(start[p] + out + down, end, out + down):
-                    yield from ((p, "mlp.residual"), (q, "attn.out"), (r, "mlp.down"))
-            for r, half in middle.items():
-                if len({p, q, r}) == 3 and p in start and _same(start[p] + out, half, out):
-                    yield from ((p, "mlp.residual"), (q, "attn.out"), (r, "attn.residual"))
-                if len({p, q, r}) == 3 and q in downs and _same(half + downs[q], end, downs[q]):
-                    yield from ((p, "mlp.residual"), (q, "mlp.down"), (r, "attn.residual"))
+def _sums(plan: Plan, layer: Layer, before: Layer) -> Iterator[Claim]:
+    """What a layer adds to the stream, in one step or branch by branch. What enters it is the pattern of
+    what leaves it, in the layer before."""
+    enters, leaves = plan.streams[layer.number], plan.streams[layer.number + 1]
+    left, start = dict(layer.of(_own(leaves))), dict(before.of(_own(leaves)))
+    sums = {name: read for name, read in plan.residuals.items() if plan[name].layer == layer.number}
+    for name, (stream, branch) in sums.items():
+        entered = [(p, _own(leaves), start[p]) for p in left if p in start]
+        if stream != enters:
+            entered = [(p, _own(stream), value) for p, value in layer.of(_own(stream))]
+        for (p, kind, x), (q, write), (r, whole) in product(
+            entered, layer.of(_own(branch)), layer.of(_own(name))
+        ):
+            apart = len({p, q, r}) == 3 if (stream, name) != (enters, leaves) else p == r != q
+            if apart and _same(x + write, whole, write):
+                yield from ((p, kind), (q, _own(branch)), (r, _own(name)))
+    branches = [_own(name) for name, stream in plan.branches.items() if plan[name].layer == layer.number]
+    for (p, end), *writes in product(left.items(), *map(layer.of, branches)):
+        if p in start and len(writes) > 1 and len({p, *(q for q, _ in writes)}) == 1 + len(writes):
+            added = sum(write for _, write in writes[1:]) + writes[0][1]
+            if _same(start[p] + added, end, added):
+                yield p, _own(leaves)
+                yield from ((q, kind) for (q, _), kind in zip(writes, branches, strict=True))
+
+
+def _own(name: str) -> str:
+    """An event without its layer: layer3.attn.q -> attn.q"""
+    return name.partition(".")[2]
 
 
 def _same(computed: Array, found: Array, scale: Array) -> bool:

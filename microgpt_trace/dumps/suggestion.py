@@ -12,17 +12,19 @@ from functools import partial
 
 import numpy as np
 
+from ..architecture.known import residual_kinds
 from ..architecture.model import LanguageModel
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .alignment import align, assign
 from .matching import (
-    BY_CHANCE,
     Part,
     Shapes,
     Table,
+    by_chance,
     compare,
-    kind_of,
     parts_of,
+    products_side_by_side,
     sketch_events,
     source_name,
     whole_or_sliced,
@@ -76,7 +78,8 @@ def suggest(
     names, groups = sketch_events(events, shapes)
     readable = [left.recorded for left in recording.leftovers if left.readable]
     leftovers = sorted(readable, key=lambda one: _natural(one.source))
-    parts = [part for whole in leftovers for part in parts_of(whole, names, shapes)]
+    fused = products_side_by_side(model.plan)
+    parts = [part for whole in leftovers for part in parts_of(whole, names, shapes, fused)]
     if not names or not parts:
         return ()
     table = compare(parts, names, groups, shapes, model.config.head_dim)
@@ -89,9 +92,7 @@ def suggest(
     if counting:
         at = {one.source: place for place, one in enumerate(readable)}
         places = {row: at[part.recorded.source] for row, part in enumerate(parts)}
-        relate = None
-        if model.config.rope is not None:
-            relate = partial(related, model, parts=parts, names=names, shapes=shapes, table=table)
+        relate = partial(related, model, parts=parts, names=names, shapes=shapes, table=table)
         decided = decide(cut(counting, parts), names, table, places, UNDECIDED, relate)
         found = [*_of_patterns(decided, parts, names, table)]
         rest = [row for row, part in enumerate(parts) if source_name(part.recorded) not in same]
@@ -235,7 +236,7 @@ def _healthy(names: Sequence[str], table: Table, anchors: set[tuple[int, int]]) 
     """How many of the first events the stream has proved right: what goes into a residual that comes no
     later than agreeing values was computed as ours."""
     agreeing = table.agreeing
-    agreed = [pair[1] for pair in anchors if agreeing[pair] and kind_of(names[pair[1]]) not in BY_CHANCE]
+    agreed = [pair[1] for pair in anchors if agreeing[pair] and not by_chance(names[pair[1]])]
     until = max(agreed, default=-1)
-    streams = [i for i, name in enumerate(names) if kind_of(name) == "residual" and i <= until]
+    streams = [i for i, name in enumerate(names) if kind_of(name) in residual_kinds() and i <= until]
     return max(streams, default=-1) + 1
