@@ -92,6 +92,12 @@ def residual_kinds() -> frozenset[str]:
     return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
 
 
+@cache
+def leaving_kinds() -> tuple[str, ...]:
+    """The stream that leaves a layer, by its names without a layer."""
+    return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
+
+
 def place_of(name: str) -> tuple[float, int, str]:
     """Sorts events of several layers in order of computation. What is no event comes last."""
     kinds, row = list(known_rows()), known_row(name)

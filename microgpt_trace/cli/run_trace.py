@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..architecture.kinds import Softmax
 from ..hooks.names import select_names
 from ..tracing.trace import trace
 from .output import note, put, show
@@ -33,7 +34,7 @@ def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None
     shown = [name for asked in request.show for name in select_names([asked], _known(model))]
     wanted = [*shown, *(names if request.values or request.save else [])]
     if request.verbose and not production:
-        wanted.append("layer*.attn.weights")
+        wanted += [row.name for row in model.plan.of_kind(Softmax)]
     parameters = model.config.shapes()
     if request.save_aprt is not None:
         wanted += with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
@@ -89,7 +90,7 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
             done += 1
             report(done // each, total)
 
-        with model.hooks.subscribe(told, "layer*.mlp.residual"):
+        with model.hooks.subscribe(told, *model.plan.streams[1:]):
             yield
 
 

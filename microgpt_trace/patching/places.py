@@ -19,6 +19,7 @@ from .results import Spot
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
+    from ..architecture.plan import Plan
 
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()
@@ -50,7 +51,8 @@ class Place:
 
 def default_sites(model: LanguageModel) -> tuple[str, ...]:
     """The residual stream: what enters the first layer, and what leaves each."""
-    return model.plan.streams[0], "layer*.mlp.residual"
+    entered, *left = model.plan.streams
+    return entered, *dict.fromkeys(f"layer*.{kind_of(name)}" for name in left)
 
 
 def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[Place]:
@@ -71,7 +73,7 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
     places: list[Place] = []
     for name in list(model.plan):
         if name in whole:
-            places += _of_event(name, length)
+            places += _of_event(model.plan, name, length)
     return [*places, *parts.values()]
 
 
@@ -89,9 +91,9 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
     return patchable
 
 
-def _of_event(name: str, length: int) -> list[Place]:
-    if kind_of(name) == "attn.head":
-        head = int(name.rpartition("head")[2])
+def _of_event(plan: Plan, name: str, length: int) -> list[Place]:
+    if name in plan.sums_of:
+        head = plan[plan.sums_of[name]].parts.index(name)
         return [Place(Spot(name, name, layer_of(name), head, None), WHOLE)]
     return [
         Place(Spot(f"{name}@{position}", name, layer_of(name), None, position), Part(positions=(position,)))

@@ -9,6 +9,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
+from ..architecture.known import leaving_kinds
 from ..architecture.plan import kind_of
 from ..arrays.contrast import Contrast
 from ..brief import one_line
@@ -16,7 +17,6 @@ from ..tracing.findings import Check
 
 PATCH_SCHEMA = "microgpt.patch/1"
 PAIRS_SCHEMA = "microgpt.patch_pairs/1"
-STREAM = "mlp.residual"  # the kind whose table the events outside the layers join
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,11 @@ def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     """The cells that have a position or a head, a table for each kind of event. Events outside the
     layers stand above the residual stream that leaves the layers."""
     grouped: dict[str, list[Cell]] = {}
+    kinds = {kind_of(cell.name) for cell in cells}
+    stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     for cell in cells:
         if cell.position is not None or cell.head is not None:
-            kind = STREAM if cell.layer is None else kind_of(cell.name)
+            kind = stream if cell.layer is None else kind_of(cell.name)
             grouped.setdefault(kind, []).append(cell)
     return [_table(kind, own) for kind, own in grouped.items()]
 

@@ -89,21 +89,20 @@ def axis_labels(
 ) -> tuple[list[str], list[str]]:
     """What the rows and the columns of an event or parameter stand for: tokens, characters,
     channels, or head.channel."""
-    config = model.config
+    config, row = model.config, model.plan.get(name)
     characters, followers = (
         [shown_token(model.label(i, target)) for i in range(config.vocab_size)] for target in (False, True)
     )
     shown = list(map(shown_token, labels))
-    kind = name.rpartition(".")[2]
     numbered = [[str(i) for i in range(size)] for size in shape[-2:]]
     if name in config.shapes():
         rows = characters if name in ("wte", "lm_head") else numbered[0]
         return rows, numbered[1]
-    if kind in ("logits", "probs"):
+    if name in ("logits", "probs"):
         columns = followers
-    elif kind in ("scores", "weights"):
+    elif row is not None and row.causal:
         columns = shown
-    elif kind in ("q", "k", "v", "context"):
+    elif name in model.plan.in_heads:
         columns = [f"{h}.{d}" for h in range(config.n_head) for d in range(config.head_dim)]
     else:
         columns = numbered[1]
@@ -114,17 +113,16 @@ def decoder_axis_labels(
     name: str, shape: Sequence[int], model: Decoder, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """As `axis_labels`, for a production model."""
-    kind, config = name.rpartition(".")[2], model.config
+    config, row = model.config, model.plan.get(name)
     rows, columns = (
         [str(i) for i in range(size)] for size in ((1, *shape) if len(shape) == 1 else shape)[-2:]
     )
     shown = list(map(_cut, labels))
-    if kind in ("scores", "weights"):
+    if row is not None and row.causal:
         return shown, shown
-    by_head = kind in ("q", "k", "v", "context") or kind.endswith(("_rope", "_norm"))
-    if by_head and name not in config.shapes():
+    if name in model.plan.in_heads:
         columns = [f"{i // config.head_dim}.{i % config.head_dim}" for i in range(shape[-1])]
-    elif kind in ("logits", "probs") and model.vocabulary is not None:
+    elif name in ("logits", "probs") and model.vocabulary is not None:
         columns = [_cut(model.vocabulary.label(i)) for i in range(shape[-1])]
     if name in ("wte", "lm_head") and model.vocabulary is not None:
         rows = [_cut(model.vocabulary.label(i)) for i in range(MAX_ROWS)]

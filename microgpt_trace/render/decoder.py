@@ -12,7 +12,7 @@ from rich.text import Text
 from ..printable import on_one_line, shown_token, with_ids
 from ..tracing.anomalies import TOO_FEW
 from ..tracing.findings import Anomaly
-from ..tracing.result import Candidate, GeneratedToken, Intervened, LayerRow, Prediction, Trace
+from ..tracing.result import Candidate, GeneratedToken, Prediction, Trace
 from ..wording import counted
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
@@ -45,7 +45,7 @@ def print_decoder_trace(
     whole = [event for event in trace.events if event.layer is None]
     if overview:
         print_stages(trace, [e for e in whole if e.stage == "embedding"], screen, verbose)
-        print_layers(trace.layers, screen, trace.intervened)
+        print_layers(trace, screen)
         print_stages(trace, [e for e in whole if e.stage == "head"], screen, verbose)
     else:
         print_stages(trace, trace.events, screen, verbose)
@@ -126,8 +126,9 @@ def _share(share: float) -> str:
     return f"{share:.0%}" if share >= 0.005 else f"{share:.2g}" if share < 0.0005 else f"{share:.1%}"
 
 
-def print_layers(layers: Sequence[LayerRow], screen: Screen, intervened: Intervened | None = None) -> None:
+def print_layers(trace: Trace, screen: Screen) -> None:
     """The residual stream after each layer, and what the layer's branches wrote into it."""
+    layers, intervened = trace.layers, trace.intervened
     columns = [
         Column("layer", lambda r: str(r.layer), right=True),
         Column("L2", lambda r: significant(r.stream.l2_norm), right=True),
@@ -145,7 +146,7 @@ def print_layers(layers: Sequence[LayerRow], screen: Screen, intervened: Interve
             Column("sink", lambda r: f"{r.sink:.0%}" if r.sink is not None else "–", right=True),
         ]
     if intervened is not None:
-        columns.append(layer_change_column(intervened))
+        columns.append(layer_change_column(intervened, trace.specs.values()))
     screen.say("\n[bold cyan]Residual stream after each layer[/bold cyan]")
     print_table(columns, layers, screen)
     threshold = layers[0].near_zero_threshold if layers else 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..hooks.event import TraceEvent
+from ..architecture.plan import Operation
+from ..hooks.event import EventSpec, TraceEvent
 from ..printable import shown_token
 from ..tracing.effects import mean_of
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
@@ -40,13 +42,14 @@ def change_column(intervened: Intervened) -> Column:
     return Column("change", cell, right=True, style=lambda event: _style(known.get(event.name)))
 
 
-def layer_change_column(intervened: Intervened) -> Column:
+def layer_change_column(intervened: Intervened, specs: Iterable[EventSpec]) -> Column:
     """The same for what leaves a layer; a star where an intervention was inside it."""
     touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
                if name.startswith("layer")}  # fmt: skip
+    last = {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
 
     def cell(row: LayerRow) -> str:
-        change = intervened.change_of(f"layer{row.layer}.mlp.residual")
+        change = intervened.change_of(last[row.layer])
         text = _change(change)
         return text.replace("→", "*") if row.layer in touched else text
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.text import Text
 
+from ..architecture.known import leaving_kinds
 from ..arrays.contrast import Contrast
 from ..patching.results import (
     PAIRS_SCHEMA,
     PATCH_SCHEMA,
-    STREAM,
     MeanPatched,
     PairsResult,
     Patched,
@@ -170,7 +170,7 @@ def _print_tables(
 def _tell(table: PatchTable[Any], value: Value, heads: Heads, screen: Screen) -> None:
     """What stands out: where the stream restores more than half and which layer moves that to another
     position, or the largest values."""
-    runs = list(runs_above(table, HALF, value)) if table.kind == STREAM else []
+    runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
     for column, of_column in runs:
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
         tokens = "/".join(text for _, token in heads if (text := token(column)))

@@ -9,6 +9,8 @@ from itertools import groupby
 
 from rich.text import Text
 
+from ..architecture.kinds import Activation, Kind, Norm, Softmax
+from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..printable import shown_token, with_ids
@@ -109,7 +111,7 @@ def print_stages(trace: Trace, events: Sequence[TraceEvent], screen: Screen, ver
         if verbose:
             screen.print()
             print_table(statistics, events, screen)
-        weights = next((e for e in events if e.name.endswith("attn.weights")), None)
+        weights = next((e for e in events if isinstance(_kind(trace.specs, e), Softmax)), None)
         own = trace.model["family"] == "microgpt"  # of a decoder they would be hundreds
         if verbose and own and weights and ("forward", weights.name) in trace.arrays:
             from .arrays import attention_matrices  # what only this needs costs 6 ms
@@ -128,7 +130,7 @@ def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> li
         Column("L2", lambda e: number(_stats(e).l2_norm), right=True),
         Column("range", lambda e: _range(_stats(e), number), style=_alarm),
         *changed,
-        Column("note", lambda e: _note(e, trace.model["family"], layers), remark=True),
+        Column("note", lambda e: _note(e, trace, layers), remark=True),
     ]
 
 
@@ -165,19 +167,23 @@ def _alarm(event: TraceEvent) -> str:
     return "red" if _stats(event).nonfinite_count else ""
 
 
-def _note(event: TraceEvent, family: str, layers: Mapping[int | None, LayerRow]) -> str:
+def _kind(specs: Mapping[str, EventSpec], event: TraceEvent) -> Kind | None:
+    spec = specs[event.name]
+    return spec.kind if isinstance(spec, Operation) else None
+
+
+def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
     """What is worth saying about a tensor, from its own statistics and its layer's."""
-    stats = _stats(event)
-    kind = event.name.rpartition(".")[2]
-    if kind == "act" and event.layer in layers:
+    stats, kind = _stats(event), _kind(trace.specs, event)
+    if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
-    if kind == "act" and family == "microgpt":
+    if isinstance(kind, Activation) and trace.model["family"] == "microgpt":
         return f"← {stats.zero_count / stats.count:.0%} zeroed"
-    if kind == "norm" and stats.l2_norm is not None:
+    if isinstance(kind, Norm) and not kind.head_dim and stats.l2_norm is not None:
         whole = math.sqrt(event.shape[0] * event.shape[1])
         return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / whole - 1) < 0.01 else ""
-    if kind in ("scores", "weights") and len(event.shape) == 3:
+    if kind is not None and kind.causal:
         return "causal"
     return ""
 

@@ -84,7 +84,8 @@ def _name(group: Sequence[Verdict]) -> str:
     if len(group) == 1:
         return group[0].name
     layers = {verdict.name.partition(".")[0] for verdict in group}
-    kind = kind_of(group[0].name) + "*" * (kind_of(group[0].name) == "attn.head")
+    kind = kind_of(group[0].name)
+    kind += "*" * (not group[0].name.endswith(kind))  # of one head each
     return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
 
 

@@ -22,8 +22,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from ..architecture.edits import Applied
+from ..architecture.kinds import Loss
 from ..architecture.model import LanguageModel, TraceInput, file_order
-from ..architecture.plan import kind_of
+from ..architecture.plan import Operation
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
 from ..brief import one_line
@@ -130,7 +131,7 @@ class Editor:
         for name in names:
             words = partial(token_of, self._model) if name in HEAD_EVENTS else None
             part = site.part(name, self._shapes[name], words)
-            _check(intervention, name, part, self._rows, self._length)
+            _check(intervention, self._model.plan[name], part, self._rows, self._length)
             change = self._change(intervention, site, name, part)
             self._hooks.append((name, self._hook(part, change)))
             rows = self._rows if name in HEAD_EVENTS else range(self._length)
@@ -217,16 +218,16 @@ def _seen(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
     return mask & causal_mask(shape[1], shape[2]) if len(shape) == 3 else mask
 
 
-def _check(intervention: Intervention, name: str, part: Part, rows: Sequence[int], length: int) -> None:
+def _check(intervention: Intervention, row: Operation, part: Part, rows: Sequence[int], length: int) -> None:
     """Raises InputError for what would do nothing, or look ahead."""
-    kind = kind_of(name)
+    name, of_all = row.name, isinstance(row.kind, Loss)
     if intervention.kind == "ablate-mean" and length == 1:
         raise InputError(f"ablate-mean {intervention.target}: a single position is its own mean")
     if intervention.kind == "ablate-mean" and name in HEAD_EVENTS and len(rows) < length:
         why = f"not all positions get {name} here (--positions)"
         raise InputError(f"ablate-mean {intervention.target}: {why}")
-    if intervention.kind == "ablate-mean" and kind in ("attn.scores", "attn.weights", "loss"):
-        why = "has no positions" if kind == "loss" else "would let a query attend to later positions"
+    if intervention.kind == "ablate-mean" and (row.causal or of_all):
+        why = "has no positions" if of_all else "would let a query attend to later positions"
         raise InputError(f"ablate-mean {intervention.target}: the mean of {name} over the positions {why}")
     lacking = [p for p in part.positions or () if p not in rows] if name in HEAD_EVENTS else []
     if lacking:
