@@ -109,10 +109,11 @@ def _head(found: Meaning, head: int) -> str:
 
 
 def _for_layer(meaning: Meaning, layer: int) -> Meaning:
-    return replace(meaning, events=tuple(_numbered(event, layer) for event in meaning.events))
+    return replace(meaning, events=tuple(numbered(event, layer) for event in meaning.events))
 
 
-def _numbered(event: str, layer: int) -> str:
+def numbered(event: str, layer: int) -> str:
+    """An event with the number of its layer: layer#.attn.q -> layer3.attn.q"""
     if event == _ENTERS:
         return f"layer{layer - 1}.mlp.residual" if layer else "embed.tok"
     return event.replace("#", str(layer), 1)
@@ -245,6 +246,11 @@ _TRANSFORMER_LENS = {
     "unembed.hook_out": "logits",
 }
 
+# What transformers' attention shows that is no module's output: what its function for RoPE gives of q and k,
+# and what eager attention returns beside its output.
+TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
+RETURNED_SECOND = "layer#.attn.weights"
+
 # The reference arrays of test models: transformers' values under short keys.
 _REFERENCE = {
     "embed": "embed.tok",
@@ -268,15 +274,9 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # where there is qkv_bias, or post
 @cache
 def _own_events() -> dict[str, None]:
     """The forward events of both families in order, with # for the numbers of layers and heads."""
-    from ..architecture import llama, microgpt
-    from ..architecture.rope import Rope
-    from ..decoder.config import DecoderConfig
-    from ..microgpt.parameters import Config
+    from ..architecture.known import examples
 
-    wide = DecoderConfig(
-        "qwen3", 1, 2, 1, 1, 2, 2, 2, 2, 1e-5, Rope(1e4), tied=True, qk_norm=True
-    )  # fmt: skip
-    names = [*microgpt.plan_of(Config(n_layer=1, n_head=1)), *llama.plan_of(wide)]
+    names = [name for plan in examples() for name in plan]
     return dict.fromkeys(name.replace("layer0", "layer#").replace("head0", "head#") for name in names)
 
 

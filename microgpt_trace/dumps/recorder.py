@@ -21,7 +21,7 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
 from .arrays_file import write_arrays
-from .event_names import meaning_of
+from .event_names import RETURNED_SECOND, TURNED, meaning_of, numbered
 
 # The modules of a decoder layer whose outputs are events, and those whose inputs are events as well.
 _OUTPUTS = (
@@ -87,13 +87,14 @@ class TorchRecording:
     def left_out(self) -> list[str]:
         """The events that are missing, with the reason."""
         reasons = {
-            "attn.q_rope": f"attn.q_rope, attn.k_rope: the attention calls no {_ROTARY} of its module",
-            "attn.weights": "attn.weights: not returned; eager attention does, asked for output_attentions",
-            "mlp.act": "mlp.act: the activation is no module",
+            TURNED: f"the attention calls no {_ROTARY} of its module",
+            (RETURNED_SECOND,): "not returned; eager attention does, asked for output_attentions",
+            (_event("layers.#.mlp.act_fn"),): "the activation is no module",
         }
-        layers = range(len(self._decoder.layers))
         said = [
-            r for name, r in reasons.items() if any(f"layer{i}.{name}" not in self.arrays for i in layers)
+            f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
+            for names, reason in reasons.items()
+            if any(numbered(names[0], i) not in self.arrays for i in range(len(self._decoder.layers)))
         ]
         return [_NOWHERE, *said, *(["logits: the head did not run"] if not self.positions else [])]
 
@@ -120,19 +121,19 @@ class TorchRecording:
         decoder = self._decoder
         before(decoder.stack, _check_mask)
         before(decoder.stack.embed_tokens, self._begin)
-        after(decoder.stack.embed_tokens, partial(self._take, "embed.tok"))
+        after(decoder.stack.embed_tokens, partial(self._take, _event("embed_tokens")))
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             after(layer, self._leave_layer)
         for path in _INPUTS:
             for module in self._distinct(path):
-                before(module, partial(self._take_input, _event(f"{path}.input")))
+                before(module, partial(self._take_input, _event(f"layers.#.{path}.input")))
         for path in _OUTPUTS:
             for module in self._distinct(path):
-                after(module, partial(self._take_output, _event(path)))
+                after(module, partial(self._take_output, _event(f"layers.#.{path}")))
         for module in self._distinct("self_attn"):
             after(module, self._take_weights)
-        after(decoder.stack.norm, partial(self._take, "final.norm"))
+        after(decoder.stack.norm, partial(self._take, _event("norm")))
         if decoder.head is not None:
             before(decoder.head, self._take_positions)
             after(decoder.head, partial(self._take, "logits"))
@@ -157,9 +158,9 @@ class TorchRecording:
             turned = rotary(*args, **kwargs)
             if self._layer is not None:  # else another model of the same class is running
                 heads = kwargs.get("unsqueeze_dim", 1)  # [1, H, T, D], or 2: [1, T, H, D]
-                for name, tensor in zip("qk", turned, strict=True):
+                for name, tensor in zip(TURNED, turned, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
-                    self._take(f"layer{self._layer}.attn.{name}_rope", None, None, rows)
+                    self._take(numbered(name, self._layer), None, None, rows)
             return turned
 
         return wrapped
@@ -187,7 +188,7 @@ class TorchRecording:
             _check_start(kwargs, len(self.tokens))
 
     def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
-        self._take(f"layer{self._layer}.mlp.residual", module, args, output)
+        self._take_output(_event("layers.#"), module, args, output)
         self._layer = None
 
     def _take_input(self, event: str, module: Any, args: Any, kwargs: Any) -> None:
@@ -195,19 +196,19 @@ class TorchRecording:
 
     def _take_output(self, event: str, module: Any, args: Any, output: Any) -> None:
         if self._layer is not None:  # else somebody uses the module by itself
-            self._take(f"layer{self._layer}.{event}", module, args, output)
+            self._take(numbered(event, self._layer), module, args, output)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
         """What eager attention returns beside its output: [1, H, T, T]"""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
         if self._layer is not None and weights is not None and weights.shape[-2:] == (length, length):
-            self._keep(f"layer{self._layer}.attn.weights", _values(weights)[0])
+            self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
         """Which positions the head is asked for: all of them or the last few (logits_to_keep)."""
-        if "final.norm" not in self.arrays:
+        if _event("norm") not in self.arrays:
             raise InputError("record() expected a pass of the decoder before the head, found none")
-        rows, stream = _values(args[0])[0], self.arrays["final.norm"]
+        rows, stream = _values(args[0])[0], self.arrays[_event("norm")]
         if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
             raise InputError("logits_to_keep: expected all positions or the last few, found others")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
@@ -251,22 +252,22 @@ def _find_decoder(model: Any) -> _TorchDecoder:
 def _expected(decoder: _TorchDecoder) -> list[str]:
     """The events that a whole pass gives, in the order of the modules."""
     layers = [
-        f"layer{i}.{event}"
+        numbered(event, i)
         for i, layer in enumerate(decoder.layers)
         for event in (
-            *(_event(path) for path in _OUTPUTS if _module_at(layer, path) is not None),
-            *(_event(f"{path}.input") for path in _INPUTS),
-            "mlp.residual",
+            *(_event(f"layers.#.{path}") for path in _OUTPUTS if _module_at(layer, path) is not None),
+            *(_event(f"layers.#.{path}.input") for path in _INPUTS),
+            _event("layers.#"),
         )
     ]
-    return ["embed.tok", *layers, "final.norm"]
+    return [_event("embed_tokens"), *layers, _event("norm")]
 
 
 def _event(path: str) -> str:
-    """The event, without its layer, of what a layer's module gives: "mlp.up_proj" -> "mlp.up"."""
-    meaning = meaning_of(f"model.layers.0.{path}")
+    """The event, with # for its layer, of what a module gives: "layers.#.mlp.up_proj" -> "layer#.mlp.up"."""
+    meaning = meaning_of(f"model.{path.replace('#', '0')}")
     assert meaning is not None
-    return meaning.events[0].removeprefix("layer0.")
+    return meaning.events[0].replace("layer0.", "layer#.")
 
 
 def _check_layer(name: str, layer: Any) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, takewhile
 
+from ..architecture.kinds import Softmax
+from ..architecture.known import kind_named
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
 from ..brief import one_line
@@ -67,7 +69,7 @@ def _nonfinite(events: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
     """A tensor of one repeated value carries nothing, unless it has but one, as a position's attention."""
     several = [e for e in events if e.stats is not None and e.stats.count > 1
-               and not (e.name.endswith("attn.weights") and e.shape[-1] == 1)]  # fmt: skip
+               and not (isinstance(kind_named(e.name), Softmax) and e.shape[-1] == 1)]  # fmt: skip
     flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
     detail = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
     title, seen = "tensors of one repeated value", f"{len(several):,} events of several values"
