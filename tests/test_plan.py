@@ -3,8 +3,11 @@
 from itertools import product
 
 import pytest
+from other_plans import gpt2
 
 from microgpt_trace.architecture import llama, microgpt
+from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.plan import Plan, Rows
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.decoder.config import BIASES, DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
@@ -34,3 +37,62 @@ def test_rows_read_what_comes_before_them_and_have_the_parameters_of_the_model(c
     assert len(plan.layers) == config.n_layer == len(plan.streams) - 1
     rows = [*plan.before, *(row for layer in plan.layers for row in layer), *plan.after]
     assert [row.name for row in rows] == list(plan)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_each_layer_writes_twice_into_the_stream(case):
+    architecture, config = case
+    plan = architecture.plan_of(config)
+    expected, stream = {}, plan.streams[0]
+    for i in range(config.n_layer):
+        for half, branch in (("attn", "out"), ("mlp", "down")):
+            expected[f"layer{i}.{half}.residual"] = stream, f"layer{i}.{half}.{branch}"
+            stream = f"layer{i}.{half}.residual"
+    assert plan.residuals == expected
+    assert plan.branches == {branch: read for read, branch in expected.values()}
+    assert {part for name, (_, part) in expected.items() if "attn" in name} == set(plan.sums_of.values())
+
+
+def test_a_norm_behind_a_branch_is_what_the_branch_writes():
+    assert gpt2().residuals == {
+        "layer0.attn.residual": ("embed.sum", "layer0.attn.post_norm"),
+        "layer0.mlp.residual": ("layer0.attn.residual", "layer0.mlp.down"),
+    }
+
+
+def test_branches_side_by_side_may_be_added_up_first():
+    rows = Rows()
+    stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
+    rows.begin_layer(0)
+    rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")
+    rows.add("mlp.down", Linear("layer0.mlp_wdown", 2), stream, expr="")
+    both = rows.add("mlp.sum", Add(), "attn.out", "mlp.down", expr="")
+    rows.add("mlp.residual", Add(), stream, both, expr="")
+    rows.begin_layer(None)
+    rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
+    plan = Plan(rows.rows)
+    assert plan.residuals == {"layer0.mlp.residual": ("embed.tok", "layer0.mlp.sum")}
+    assert plan.branches == {"layer0.attn.out": "embed.tok", "layer0.mlp.down": "embed.tok"}
+
+
+def test_the_stream_may_go_on_behind_a_norm():
+    rows = Rows()
+    stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
+    rows.begin_layer(0)
+    rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")
+    rows.add("attn.residual", Add(), stream, "attn.out", expr="")
+    rows.add("attn.norm", Norm(1e-5), "attn.residual", expr="")
+    rows.add("mlp.down", Linear("layer0.mlp_wdown", 2), "attn.norm", expr="")
+    rows.add("mlp.residual", Add(), "attn.norm", "mlp.down", expr="")
+    rows.begin_layer(None)
+    rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
+    assert Plan(rows.rows).residuals["layer0.mlp.residual"] == ("layer0.attn.norm", "layer0.mlp.down")
+
+
+def test_what_lies_head_by_head_and_what_turns():
+    plan = llama.plan_of(decoder("llama", BIASES, True, True, None))
+    of_layer = [name.removeprefix("layer0.attn.") for name in plan if name.startswith("layer0.attn.")]
+    in_heads = [name for name in of_layer if f"layer0.attn.{name}" in plan.in_heads]
+    assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]
+    turned = {row.name.removeprefix("layer0.attn.") for row in plan.turned if row.layer == 0}
+    assert turned == {"q", "k", "q_norm", "k_norm", "q_rope", "k_rope"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hooks.event import EventSpec
 from . import llama, microgpt
-from .kinds import Kind
+from .kinds import Kind, Linear
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
@@ -38,7 +38,9 @@ class Example:
     norm_eps: float = 1e-5
     activation: str = "SiLU"
     rope: Rope = Rope(1e4)  # noqa: RUF009
-    biases: tuple[str, ...] = ()
+    biases: tuple[str, ...] = (
+        "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown",
+    )  # fmt: skip
     windows: tuple[int | None, ...] = (None,)
     tied: bool = True
     qk_norm: bool = True
@@ -84,6 +86,17 @@ def kind_named(event: str | EventSpec) -> Kind | None:
 def kinds_in_heads() -> frozenset[str]:
     """The events whose rows are heads side by side, by their names without a layer."""
     return frozenset(kind_of(name) for plan in examples() for name in plan.in_heads)
+
+
+@cache
+def turned_names() -> frozenset[str]:
+    """The events and parameters whose channels RoPE pairs, by their names without a layer."""
+    found: set[str | None] = set()
+    for row in (row for plan in examples() for row in plan.turned):
+        found.add(row.name)
+        if isinstance(row.kind, Linear):
+            found |= {row.kind.weight, row.kind.bias}
+    return frozenset(kind_of(name) for name in found if name is not None)
 
 
 @cache

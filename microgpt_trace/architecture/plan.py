@@ -192,6 +192,17 @@ class Plan(Mapping[str, Operation]):
         return found
 
     @cached_property
+    def turned(self) -> tuple[Operation, ...]:
+        """The rows whose channels RoPE pairs: what it gives and reads, back to the products."""
+        found: dict[str, Operation] = {}
+        for own in self.of_kind(Rotation):
+            found[own.name] = own
+            while isinstance(own.kind, Rotation | Norm):
+                own = self[own.inputs[0]]
+                found[own.name] = own
+        return tuple(found.values())
+
+    @cached_property
     def in_heads(self) -> frozenset[str]:
         """The events whose rows are heads side by side: contexts, and what these and scores are made of."""
         found = {own.name for own in self.of_kind(Context)}

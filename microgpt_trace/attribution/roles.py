@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.kinds import Softmax
-from ..architecture.operations.softmax import seen_keys
+from ..architecture.operations.softmax import visible
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
 from .parts import Attention, HeadRole, RoleName
@@ -84,7 +84,7 @@ def _share_on(weights: Array, chosen: Array) -> list[float | None]:
 
 def uniform_attention(tokens: Array, window: int | None) -> Attention:
     """The shares of a head that gives all that it can see the same weight."""
-    seen = seen_keys(len(tokens), len(tokens), window)
+    seen = visible(Softmax(window), len(tokens))
     return attention_of((seen / seen.sum(axis=1, keepdims=True))[None], tokens)[0]
 
 

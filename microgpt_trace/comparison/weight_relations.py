@@ -12,6 +12,8 @@ from functools import cache
 
 import numpy as np
 
+from ..architecture.known import turned_names
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .quantisation_error import BLOCK, Distance, Values, measure
 
@@ -19,7 +21,6 @@ LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _SAMPLE = 1 << 12  # elements, at least a row, that rule most relations out
 _MOST_TRANSPOSED = 1 << 26  # elements: 256 MB of float32 and as much of steps
 _OWN = 0.5  # a matrix that is nearer than this to the one of its name is neither permuted nor another
-ROTATED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # whose rows RoPE pairs
 
 Candidate = tuple[str, Values, Values]
 Rows = Callable[[int, int], Array]
@@ -102,7 +103,7 @@ def _other_places(
     own = a[name]
     if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
         yield "transposed: B holds A's columns as its rows", own, transposed(b)
-    if name.endswith(ROTATED):
+    if kind_of(name) in turned_names():
         yield from _rope_orders(own, b, head_dims)
     for other in _namesakes(name, a):
         yield f"B holds A's {other}", a[other], b

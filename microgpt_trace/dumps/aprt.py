@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from ..architecture.known import turned_names
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..brief import brief
 from ..errors import FileFormatError
@@ -31,7 +33,6 @@ from .recording import OWN, Leftover, Recorded, Recording, listed, readable
 KIND = "APRT dumps"
 MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"
 MAGIC, HEADER, WHOLE_MODEL = b"APRT", struct.Struct("<4sII"), 0xFFFFFFFF
-_IN_GGUF_ORDER = ("q", "k", "q_rope", "k_rope")
 _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[0-9]+\.")
 
 
@@ -163,7 +164,7 @@ def _bare(folder: Path, found: Sequence[_Stored]) -> Recording:
             continue
         layout = LAST if one.stage == "lm_head" else ""
         for event in events:
-            adjacent = event.rpartition(".")[2] in _IN_GGUF_ORDER
+            adjacent = kind_of(event) in turned_names()
             tensors[event] = one.recorded(events, layout=layout, adjacent=adjacent)
     before = {one.layer for one in found if one.stage == "qkv_matmul"} - biased
     note = "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some"
