@@ -16,6 +16,7 @@ from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
 from ..architecture.passes import logits_forward, run_together
 from ..architecture.plan import Plan
 from ..architecture.variants import variants
+from ..architecture.words import steps_of
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
 from ..arrays.stats import Array
@@ -28,13 +29,6 @@ from .prompt import named_token_of, prepare
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
-
-_CHAIN = {
-    "attn.norm": "attn_norm", "attn.q": "q_proj", "attn.k": "k_proj", "attn.v": "v_proj",
-    "attn.context": "attn", "attn.out": "o_proj", "attn.residual": "residual", "mlp.norm": "ffn_norm",
-    "mlp.gate": "gate_proj", "mlp.up": "up_proj", "mlp.act": "SiLU", "mlp.down": "ffn_down",
-    "mlp.residual": "residual",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,7 @@ class Decoder:
     @property
     def chain(self) -> tuple[str, ...]:
         """The events of a layer in the words that `apr trace` has for them."""
-        names = (name.partition(".") for name in self.hooks.specs)
-        return tuple(_CHAIN[rest] for layer, _, rest in names if layer == "layer0" and rest in _CHAIN)
+        return steps_of(self.plan.layers[0])
 
     def describe(self) -> dict[str, Any]:
         """What identifies the model, as plain data."""
