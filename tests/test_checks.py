@@ -5,13 +5,16 @@ import pytest
 from commands import microgpt as microgpt_command
 from conftest import CASES
 from judges import torch_grad, torch_run
+from other_plans import T, V, gpt2, model_of, values_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
+from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.tracing import gradient_agreement, microgpt_tracing
+from microgpt_trace.tracing.checks import Checker
 
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
@@ -338,9 +341,26 @@ def test_what_cannot_be_judged_for_a_nan_says_why(emma):
     assert found["causal"].deviation is None
 
 
-def test_a_run_without_such_events_says_so(emma):
-    from microgpt_trace.tracing.checks import Checker
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(
+    ("bent", "check"),
+    [(None, None), ("layer0.attn.out", "heads"), ("layer0.attn.residual", "residual"),
+     ("layer0.mlp.residual", "residual")],
+)  # fmt: skip
+def test_any_plan_is_checked(parallel, bent, check):
+    model = model_of(gpt2(parallel))
+    values, bus = values_of(model, np.arange(T) % V), HookBus(list(model.plan.values()))
+    checker = Checker(model.plan, model.parameter)
+    first, last = checker.observers(bus)
+    tap = bus.begin(before=[first], after=[last]).tap("forward")
+    for name, value in values.items():
+        tap.emit(name, value * 1.5 if name == bent else value)
+    found = {c.id: c.holds for c in checker.checks()}
+    assert [name for name, holds in found.items() if holds is False] == ([check] if check else [])
+    assert None not in (found["heads"], found["residual"])
 
+
+def test_a_run_without_such_events_says_so(emma):
     checks = Checker(emma.plan, emma.parameter).checks()
     assert {c.id: c.holds for c in checks} == dict.fromkeys(("heads", "residual", "softmax", "causal"))
     assert {c.detail for c in checks} == {"no such event in this run"}
