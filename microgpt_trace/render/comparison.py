@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
+from ..architecture.kinds import Scores
+from ..architecture.known import kind_named
 from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..comparison.sides import Unpaired
 from ..dumps.recording import listed
@@ -112,7 +114,7 @@ def _print_not_compared(result: Comparison, screen: Screen) -> None:
             by_rows.setdefault(_alike(event), []).append(event.name)
     for what, of in by_rows.items():
         screen.tell(f"{listed(of_all_layers(of), MAX_LISTED)}: {what}")
-    if any(event.name.endswith(".scores") for event in result.events):
+    if any(isinstance(kind_named(event.name), Scores) for event in result.events):
         screen.tell("attention scores of later keys, which the mask hides, are not compared", "dim")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..architecture.kinds import Scores
+from ..architecture.known import kind_named
 from ..diagnosis.diagnose import Diagnosis, Offer
 from ..diagnosis.dumped import DumpDiagnosis
 from ..diagnosis.hypotheses import Finding
@@ -173,7 +175,7 @@ def _print_untested(diagnosis: Diagnosis, screen: Screen) -> None:
     for name, reason in diagnosis.untested:
         by_reason.setdefault(reason, []).append(name)
     for operation in diagnosis.operations:
-        if operation.name.endswith(".scores"):
+        if isinstance(kind_named(operation.name), Scores):
             by_reason.setdefault("keys that the mask hides", []).append(operation.name)
     if by_reason:
         screen.say("\n[bold cyan]Not judged[/bold cyan]")
