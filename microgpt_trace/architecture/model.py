@@ -180,11 +180,6 @@ class LanguageModel(Protocol):
         """The logits [n, V] of these positions under each edit, with the edit's number, in any order."""
 
 
-def bias_of(model: LanguageModel, name: str) -> Array | None:
-    """A bias by its name, [out]; None where the model has none."""
-    return model.parameter(name) if name.rpartition(".")[2] in model.config.biases else None
-
-
 def unembedding_of(config: Dimensions) -> str:
     """The matrix that makes logits: lm_head, or the embedding where they are one."""
     return "lm_head" if "lm_head" in config.shapes() else "wte"
