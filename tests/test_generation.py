@@ -123,7 +123,7 @@ def test_a_broken_cache_is_noticed(decoder_folder, monkeypatch, case, broken):
 
 def test_positions_that_start_anew_are_noticed(tiny, monkeypatch):
     sound = shared.rope_turns
-    monkeypatch.setattr(shared, "rope_turns", lambda r, d, positions: sound(r, d, positions - positions[0]))
+    monkeypatch.setattr(shared, "rope_turns", lambda r, d, p, dtype: sound(r, d, p - p[0], dtype))
     assert cache_check(run(tiny, generate=3)).holds is False
 
 

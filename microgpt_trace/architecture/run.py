@@ -7,6 +7,7 @@ What no row reads, the share of a head, is computed only where somebody wants it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from ..arrays.linear import keep_freed_memory
@@ -14,7 +15,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from .cache import Cache
 from .model import LanguageModel
-from .operations.of_kinds import arithmetic_of
+from .operations.of_kinds import ARITHMETIC
 from .operations.shared import Shared
 from .plan import Operation, Step
 
@@ -76,10 +77,11 @@ def run_rows(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> Ar
     Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
     """
     ahead: dict[str, Array] = {}  # wholes of which a part was replaced
+    emit, wants = run.tap.emit, run.tap.wants
     for row, read, whole, done in steps:
-        if read or run.tap.wants(row.name):
+        if read or wants(row.name):
             computed = ahead.pop(row.name) if row.name in ahead else row_forward(row, values, run)
-            value = run.tap.emit(row.name, computed)
+            value = emit(row.name, computed)
             if whole is not None and value is not computed:
                 if whole.name not in ahead:
                     ahead[whole.name] = row_forward(whole, values, run)
@@ -94,6 +96,11 @@ def run_rows(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> Ar
 
 def row_forward(row: Operation, values: Mapping[str, Array], run: Shared) -> Array:
     """The value of a row from those that it reads."""
-    arithmetic: Any = arithmetic_of(row.kind)
-    value: Array = arithmetic.forward(row, run, *(values[name] for name in row.inputs))
+    value: Array = module_of(type(row.kind)).forward(row, run, *[values[name] for name in row.inputs])
     return value
+
+
+@cache
+def module_of(kind: Any) -> Any:
+    """The module that has the kernels of a kind, a class."""
+    return next(ARITHMETIC[own] for own in kind.__mro__ if own in ARITHMETIC)

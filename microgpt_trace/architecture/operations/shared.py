@@ -43,6 +43,7 @@ class Shared:
         self.positions = np.arange(start, start + len(self.tokens))
         self._turns: dict[object, tuple[Array, Array]] = {}
         self._tiled: dict[object, tuple[Array, Array]] = {}
+        self._groups: dict[object, Array] = {}
         self._last: tuple[str, Array] | None = None
 
     @property
@@ -92,18 +93,21 @@ class Shared:
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
         """cos and sin of every position of every sequence, [n*T, 1, D/2] each."""
         key = kind.rope, kind.head_dim
-        if key not in self._turns:
-            turns = rope_turns(kind.rope, kind.head_dim, self.positions)
-            cos, sin = (a.astype(self.model.dtype, copy=False) for a in turns)
-            self._turns[key] = cos, sin
+        turns = self._turns.get(key)
+        if turns is None:
+            turns = self._turns[key] = rope_turns(*key, self.positions, self.model.dtype)
         if self.n == 1:
-            return self._turns[key]
+            return turns
         tiled = self._tiled.get(key)
         if tiled is None or len(tiled[0]) != self.n * len(self.positions):
-            cos, sin = (np.tile(a, (self.n, 1, 1)) for a in self._turns[key])
+            cos, sin = (np.tile(a, (self.n, 1, 1)) for a in turns)
             tiled = self._tiled[key] = cos, sin
         return tiled
 
-    def groups(self, group: Sequence[int], count: int) -> Array:
+    def groups(self, group: tuple[int, ...], count: int) -> Array:
         """Whose keys and values each head has, `count` of them in a sequence: [n*H]"""
-        return np.add.outer(np.arange(self.n) * count, group).ravel()
+        key = group, count, self.n
+        found = self._groups.get(key)
+        if found is None:
+            found = self._groups[key] = np.add.outer(np.arange(self.n) * count, group).ravel()
+        return found
