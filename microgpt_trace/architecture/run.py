@@ -7,7 +7,6 @@ What no row reads, the share of a head, is computed only where somebody wants it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 from ..arrays.linear import keep_freed_memory
@@ -15,7 +14,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from .cache import Cache
 from .model import LanguageModel
-from .operations.of_kinds import ARITHMETIC
+from .operations.of_kinds import ARITHMETIC, arithmetic_of
 from .operations.shared import Shared
 from .plan import Operation, Step
 
@@ -72,7 +71,13 @@ def what_the_head_reads(model: LanguageModel) -> str:
 
 
 def run_rows(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> Array:
-    """Run some rows in order, given what they read of others; the value of the last.
+    """Run some rows in order, given what they read of others; the value of the last."""
+    compute(steps, values, run)
+    return values[steps[-1].row.name]
+
+
+def compute(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> None:
+    """Put into `values` what some rows give, in order, and take out what is not read any more.
 
     Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
     """
@@ -91,16 +96,10 @@ def run_rows(steps: Sequence[Step], values: dict[str, Array], run: Shared) -> Ar
             del computed, value
         for name in done:
             values.pop(name, None)
-    return values[steps[-1].row.name]
 
 
 def row_forward(row: Operation, values: Mapping[str, Array], run: Shared) -> Array:
     """The value of a row from those that it reads."""
-    value: Array = module_of(type(row.kind)).forward(row, run, *[values[name] for name in row.inputs])
+    kernels: Any = ARITHMETIC.get(type(row.kind)) or arithmetic_of(row.kind)
+    value: Array = kernels.forward(row, run, *[values[name] for name in row.inputs])
     return value
-
-
-@cache
-def module_of(kind: Any) -> Any:
-    """The module that has the kernels of a kind, a class."""
-    return next(ARITHMETIC[own] for own in kind.__mro__ if own in ARITHMETIC)

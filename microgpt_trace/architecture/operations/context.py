@@ -14,7 +14,7 @@ from ..plan import Operation
 from ..steps import Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import ROUNDINGS, Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 from .softmax import seen_by
 
 
@@ -27,6 +27,16 @@ def forward(row: Operation, run: Shared, weights: Array, v: Array) -> Array:
     if run.cache is not None:
         values = run.cache.extend(row.name, values)
     return out_of_heads(context_forward(weights, values, group, run.attention_workers), run.n)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, weights: Array, v: Array) -> Gradients:
+    """dweights = dcontext @ v.T, dv = weights.T @ dcontext, of all heads that share a value"""
+    kind = row.kind
+    assert isinstance(kind, Context)
+    dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
+    group, dvalues = run.groups(kind.group, len(values) // run.n), np.zeros_like(values)
+    np.add.at(dvalues, group, weights.swapaxes(1, 2) @ dcontext)
+    return Gradients((dcontext @ values[group].swapaxes(1, 2), out_of_heads(dvalues, run.n)))
 
 
 def context_forward(weights: Array, values: Array, group: Array, workers: int) -> Array:

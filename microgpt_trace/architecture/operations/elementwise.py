@@ -18,7 +18,7 @@ from ..plan import Operation
 from ..steps import Factor, Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,9 +43,23 @@ def forward(row: Operation, run: Shared, *inputs: Array) -> Array:
     return a * b if isinstance(row.kind, Multiply) else a + b
 
 
+def backward(row: Operation, run: Shared, dy: Array, y: Array, *inputs: Array) -> Gradients:
+    """dy times the slope, the other factor or 1: [...] -> [...]"""
+    if isinstance(row.kind, Activation):
+        return Gradients((dy * SLOPES[row.kind.function](*inputs),))
+    a, b = inputs
+    return Gradients((dy * b, dy * a) if isinstance(row.kind, Multiply) else (dy, dy))
+
+
 def silu(x: Array) -> Array:
     """x * sigmoid(x)"""
     return x / (1 + np.exp(-x))
+
+
+def slope_of_silu(x: Array) -> Array:
+    """s + x s (1 - s), with s the sigmoid"""
+    s = 1 / (1 + np.exp(-x))
+    return s * (1 + x * (1 - s))
 
 
 def relu(x: Array) -> Array:
@@ -73,11 +87,24 @@ def bent(x: Array) -> Array:
     return math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
 
 
+def slope_of_gelu_by_tanh(x: Array) -> Array:
+    """(1 + t) / 2 + x (1 - t^2) / 2 * d bent / dx, with t = tanh(bent(x))"""
+    t = np.tanh(bent(x))
+    bending = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
+    return (1 + t + x * (1 - np.square(t)) * bending) / 2
+
+
 FORWARD: dict[str, Callable[[Array], Array]] = {
     "SiLU": silu,
     "ReLU": relu,
     "GELU": gelu,
     "GELU by tanh": gelu_by_tanh,
+}
+SLOPES: dict[str, Callable[[Array], Array]] = {
+    "SiLU": slope_of_silu,
+    "ReLU": lambda x: (x > 0).astype(x.dtype),
+    "GELU": lambda x: below(x) + x * np.exp(np.square(x) / -2) / math.sqrt(2 * math.pi),
+    "GELU by tanh": slope_of_gelu_by_tanh,
 }
 
 

@@ -14,7 +14,7 @@ from ..plan import Operation
 from ..steps import Path, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread, terms
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +31,25 @@ def forward(row: Operation, run: Shared, x: Array) -> Array:
     if kind.columns is None:
         return run.product(x, kind.weight, kind.bias)
     return columns_forward(x, run.matrix(kind.weight), slice(*kind.columns))
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+    """dx = dy @ W, dW = dy.T @ x, db = sum(dy): [N, out] -> [N, in]"""
+    kind = row.kind
+    assert isinstance(kind, Linear)
+    found: dict[str, Array] = {}
+    if kind.bias in run.wanted:
+        found[str(kind.bias)] = dy.sum(axis=0)
+    if kind.columns is None:
+        if kind.weight in run.wanted:
+            found[kind.weight] = dy.T @ x
+        return Gradients((run.product_back(dy, kind.weight),), found)
+    own, dx = slice(*kind.columns), np.zeros_like(x)
+    dx[:, own] = dy @ run.matrix(kind.weight)[:, own]
+    if kind.weight in run.wanted:
+        found[kind.weight] = np.zeros((kind.width, x.shape[1]), dy.dtype)
+        found[kind.weight][:, own] = dy.T @ x[:, own]
+    return Gradients((dx,), found)
 
 
 def columns_forward(x: Array, weight: Array, own: slice) -> Array:

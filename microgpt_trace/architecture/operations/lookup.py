@@ -15,7 +15,7 @@ from ..plan import Operation
 from ..steps import Path, Use, Worked, by_a_sum
 from .given import Given
 from .rounding import Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +34,18 @@ def forward(row: Operation, run: Shared) -> Array:
     kind = row.kind
     assert isinstance(kind, Lookup)
     return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array) -> Gradients:
+    """The gradients of a row of the table add up: [n*T, C] -> [rows, C]"""
+    kind = row.kind
+    assert isinstance(kind, Lookup)
+    if kind.table not in run.wanted:
+        return Gradients(())
+    dtable = np.zeros((kind.rows, kind.width), dy.dtype)
+    indices = run.positions if kind.by == "positions" else run.tokens
+    np.add.at(dtable, np.tile(indices, run.n), dy)
+    return Gradients((), {kind.table: dtable})
 
 
 def reference(row: Operation, given: Given) -> Array:

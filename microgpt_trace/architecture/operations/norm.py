@@ -30,7 +30,7 @@ from ..plan import Operation
 from ..steps import Path, Step, Use, Worked, by_a_sum, element_name
 from .given import Given
 from .rounding import Sizes, Spread, terms
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +54,29 @@ def forward(row: Operation, run: Shared, x: Array) -> Array:
         heads = heads - heads.mean(axis=-1, keepdims=True)
     y = rmsnorm(heads, None if kind.gain is None else run.vector(kind.gain), kind.eps)
     return (y if kind.bias is None else y + run.vector(kind.bias)).reshape(x.shape)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+    """dx = (g - u * mean(g * u)) / rms with u = x / rms and g = dy * gain, which where x was centred is
+    centred too; dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
+    kind = row.kind
+    assert isinstance(kind, Norm)
+    heads, dheads = x, dy
+    if kind.head_dim is not None:
+        heads, dheads = (a.reshape(len(x), -1, kind.head_dim) for a in (x, dy))
+    if kind.centred:
+        heads = heads - heads.mean(axis=-1, keepdims=True)
+    rms = root_mean_square(heads, kind.eps)
+    unit = heads / rms
+    g = dheads if kind.gain is None else dheads * run.vector(kind.gain)
+    dx = g - unit * (g * unit).mean(axis=-1, keepdims=True)
+    if kind.centred:
+        dx -= g.mean(axis=-1, keepdims=True)
+    rows = tuple(range(heads.ndim - 1))
+    found = {kind.gain: (dheads * unit).sum(axis=rows)} if kind.gain in run.wanted else {}
+    if kind.bias in run.wanted:
+        found[kind.bias] = dheads.sum(axis=rows)
+    return Gradients(((dx / rms).reshape(x.shape),), {str(name): value for name, value in found.items()})
 
 
 def rmsnorm(x: Array, gain: Array | None, eps: float) -> Array:

@@ -27,7 +27,7 @@ from ..plan import Operation
 from ..steps import Factor, Use, Worked
 from .given import Given
 from .rounding import Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 from .softmax import of_softmax, share_of
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
@@ -46,13 +46,29 @@ def forward(row: Operation, run: Shared, logits: Array) -> Array:
     if isinstance(row.kind, Probabilities):
         return softmax(logits)
     rows, targets = known_targets(run.targets)
-    return np.asarray(losses_of(logits[rows], targets).mean(), logits.dtype)
+    losses = losses_of(logits[rows], targets)
+    return np.asarray(losses.mean() if losses.size else np.nan, logits.dtype)
 
 
-def known_targets(targets: Sequence[int | None]) -> tuple[list[int], list[int]]:
-    """The positions whose next token is known, and which it is."""
+def backward(row: Operation, run: Shared, dy: Array, y: Array, logits: Array) -> Gradients:
+    """dlogits = p * (dp - sum(p * dp)) of the softmax, dloss * (p - one_hot(target)) / n of the loss, 0 where
+    no target is known: [T, V] or [] -> [T, V]"""
+    if isinstance(row.kind, Probabilities):
+        weighted = y * dy
+        return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
+    (rows, targets), dlogits = known_targets(run.targets), np.zeros_like(logits)
+    if rows.size:
+        dlogits[rows] = softmax(logits[rows])
+        dlogits[rows, targets] -= 1
+        dlogits *= dy / len(rows)
+    return Gradients((dlogits,))
+
+
+def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
+    """The positions whose next token is known, and which it is: [n] each"""
     known = [(at, target) for at, target in enumerate(targets) if target is not None]
-    return [at for at, _ in known], [target for _, target in known]
+    rows, tokens = np.array(known, np.intp).reshape(-1, 2).T
+    return rows, tokens
 
 
 def reference(row: Operation, given: Given, logits: Array) -> Array:

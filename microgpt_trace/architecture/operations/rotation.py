@@ -22,7 +22,7 @@ from ..rope import turn as turn_heads
 from ..steps import Factor, Path, Use, Worked, by_a_sum
 from .given import Given
 from .rounding import Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,14 @@ def forward(row: Operation, run: Shared, x: Array) -> Array:
     kind = row.kind
     assert isinstance(kind, Rotation)
     return turn_heads(x, run.turns(kind), kind.head_dim)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+    """Turned back: [n*T, H*D] -> [n*T, H*D]"""
+    kind = row.kind
+    assert isinstance(kind, Rotation)
+    cos, sin = run.turns(kind)
+    return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim),))
 
 
 def reference(row: Operation, given: Given, x: Array) -> Array:

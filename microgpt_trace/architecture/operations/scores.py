@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...arrays.heads import in_heads, shares
+from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import IGNORE, share
 from ...arrays.stats import Array
 from ..arithmetic import Operand, elements, product, result, total
@@ -18,7 +18,7 @@ from ..steps import Factor, Path, Use, Worked, element_name
 from .given import Given
 from .linear import capped
 from .rounding import Sizes, Spread
-from .shared import Shared
+from .shared import Gradients, Shared
 from .softmax import seen_by
 
 
@@ -38,6 +38,17 @@ def forward(row: Operation, run: Shared, q: Array, k: Array) -> Array:
     if run.cache is not None:
         keys = run.cache.extend(row.name, keys)
     return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
+    """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
+    kind = row.kind
+    assert isinstance(kind, Scores)
+    queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
+    group = run.groups(kind.group, len(keys) // run.n)
+    dscores, dkeys = dy * kind.scale, np.zeros_like(keys)
+    np.add.at(dkeys, group, dscores.swapaxes(1, 2) @ queries)
+    return Gradients((out_of_heads(dscores @ keys[group], run.n), out_of_heads(dkeys, run.n)))
 
 
 def scores_forward(queries: Array, keys: Array, group: Array, scale: float, workers: int) -> Array:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ...arrays.stats import Array
 from ...arrays.threads import available_cores
 from ...hooks.bus import SILENT, Tap
 from ..kinds import Rotation
+from ..plan import NOTHING
 from ..rope import rope_turns
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
 
 ELEMENTS = 1 << 20  # of a stored matrix that are decoded at a time
+
+
+class Gradients(NamedTuple):
+    """d loss / d what an operation reads: its inputs in their order, its parameters by name where wanted."""
+
+    inputs: tuple[Array, ...]
+    parameters: Mapping[str, Array] = NOTHING
 
 
 @dataclass

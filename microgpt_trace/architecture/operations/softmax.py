@@ -18,7 +18,7 @@ from ..plan import Operation
 from ..steps import Factor, Path, Step, Use, Worked
 from .given import Given
 from .rounding import Sizes, Spread, terms
-from .shared import Shared
+from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +37,12 @@ def forward(row: Operation, run: Shared, scores: Array) -> Array:
     assert isinstance(kind, Softmax)
     length, keys = scores.shape[1:]
     return softmax_forward(scores, seen_keys(length, keys, kind.window), run.attention_workers)
+
+
+def backward(row: Operation, run: Shared, dy: Array, y: Array, scores: Array) -> Gradients:
+    """dscores = w * (dw - sum(w * dw)) over the keys, 0 where they are not seen: [n*H, T, T] -> same"""
+    weighted = y * dy
+    return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
 
 
 def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
