@@ -25,7 +25,7 @@ from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.decoder.stored import tensor_stats
 from microgpt_trace.readers.gguf import read_gguf_header
-from microgpt_trace.readers.names import our_name
+from microgpt_trace.readers.names import LLAMA
 
 gguf = pytest.importorskip("gguf", reason="the judge of GGUF files is the package gguf")
 
@@ -101,7 +101,7 @@ def test_nothing_is_assumed_that_a_file_says(case, path):
 def test_rows_that_a_converter_permuted_come_in_hugging_face_order(case, path):
     config, weights = tiny_model(case)
     model = load(write_gguf(path, config, weights))
-    ours = {our_name(name): array for name, array in weights.items()}
+    ours = {LLAMA.our_name(name): array for name, array in weights.items()}
     assert model.tensors.keys() == ours.keys()
     for name, tensor in model.tensors.items():
         turned = model.config.adjacent_pairs and name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))

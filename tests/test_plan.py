@@ -9,8 +9,10 @@ from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
 from microgpt_trace.architecture.plan import Plan, Rows
 from microgpt_trace.architecture.rope import Rope
-from microgpt_trace.decoder.config import BIASES, DecoderConfig
+from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
+
+BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
 
 
 def decoder(architecture, biases, qk_norm, tied, window):

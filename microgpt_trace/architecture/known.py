@@ -17,9 +17,11 @@ from .kinds import Kind, Linear
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
-ARCHITECTURES: Mapping[str, Callable[[Any], Plan]] = {
-    "microgpt": microgpt.plan_of,
+PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
     "llama": llama.plan_of,
+    "mistral": llama.plan_of,
+    "qwen2": llama.plan_of,
+    "qwen3": llama.plan_of,
 }
 
 
@@ -49,7 +51,8 @@ class Example:
 @cache
 def examples() -> tuple[Plan, ...]:
     """A plan of each architecture."""
-    return tuple(plan_of(Example()) for plan_of in ARCHITECTURES.values())
+    plans: tuple[Callable[[Any], Plan], ...] = (microgpt.plan_of, *PLANS.values())
+    return tuple(plan_of(Example()) for plan_of in dict.fromkeys(plans))
 
 
 @cache

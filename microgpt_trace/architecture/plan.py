@@ -261,13 +261,18 @@ class Plan(Mapping[str, Operation]):
 
     @cached_property
     def parameters(self) -> Mapping[str, Shape]:
-        """Name and shape of every parameter, in order of use."""
+        """Name and shape of every parameter, in order of use; a layer's gains of heads and biases last."""
         shapes, found = self.shapes(1), dict[str, Shape]()
-        for own in self.values():
-            if own.extra:  # a share of what another row has
-                continue
-            for name, shape in own.kind.parameters([shapes[name] for name in own.inputs]).items():
-                found.setdefault(name, shape)
+        for rows in (self.before, *self.layers, self.after):
+            last: list[dict[str, Shape]] = [{}, {}]  # of heads' gains, of biases
+            for own in rows:
+                if isinstance(own.kind, Linear) and own.kind.columns:  # a share of what another row has
+                    continue
+                for name, shape in own.kind.parameters([shapes[source] for source in own.inputs]).items():
+                    in_layer = found if own.layer is None else _place(own.kind, name, found, last)
+                    in_layer.setdefault(name, shape)
+            for some in last:
+                found |= some
         return found
 
     def of_kind(self, *kinds: type[Kind]) -> list[Operation]:
@@ -310,6 +315,13 @@ class _Changed(Plan):
 
     def __len__(self) -> int:
         return len(self._plan)
+
+
+def _place(kind: Kind, name: str, first: dict[str, Shape], last: list[dict[str, Shape]]) -> dict[str, Shape]:
+    """Among which of a layer's parameters one is listed."""
+    if isinstance(kind, Linear | Norm) and name == kind.bias:
+        return last[1]
+    return last[0] if isinstance(kind, Norm) and kind.head_dim else first
 
 
 def kind_of(name: str) -> str:

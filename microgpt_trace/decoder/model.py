@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..architecture.llama import plan_of
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
 from ..architecture.passes import logits_forward, run_together
 from ..architecture.plan import Plan
@@ -79,7 +78,7 @@ class Decoder:
             "format": self.format,
             "parameters": self.config.parameter_count,
             "dtype": self.dtype,
-            "config": asdict(self.config) | {"rope": asdict(self.config.rope)},
+            "config": self.config.describe(),
             "encodings": [
                 {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
             ],
@@ -88,9 +87,9 @@ class Decoder:
             "assumed": list(self.assumed),
         }
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
-        return plan_of(self.config)
+        return self.config.plan
 
     @property
     def bos(self) -> int | None:

@@ -11,6 +11,7 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import InputError
 from .apr_facts import Facts
+from .architectures import TERMS
 from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults
 from .model_file import biases_of, blaming
 
@@ -49,7 +50,7 @@ def decoder_config(
             rope=_rope(facts, theta, context, sizes["head_dim"], frequencies),
             tied=_tied(facts, tensors),
             biases=_biases(facts, architecture, tensors),
-            qk_norm=architecture == "qwen3",
+            qk_norm=TERMS[architecture].qk_norm,
             window=window,
             windowed_layers=windowed,
         )
@@ -145,9 +146,9 @@ def _share(facts: Facts, name: str, count: int, tensor: StoredTensor) -> int:
 
 def _biases(facts: Facts, architecture: str, tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
     biases = biases_of(tensors)
-    missing = [bias for bias in ("attn_bq", "attn_bk", "attn_bv") if bias not in biases]
-    if architecture == "qwen2" and missing:
-        facts.fail(f"qwen2 has biases of q, k and v; tensor 'layer0.{missing[0]}' is missing")
+    missing = [bias for bias in TERMS[architecture].biases if bias not in biases]
+    if missing:
+        facts.fail(f"{architecture} has biases of q, k and v; tensor 'layer0.{missing[0]}' is missing")
     return biases
 
 
@@ -165,7 +166,7 @@ def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, 
     window = facts.said("sliding_window")
     spoken = any(facts.metadata.get(key) for key in ("layer_types", "use_sliding_window"))
     if window is None and not spoken:
-        if architecture == "mistral" and "sliding_window" not in facts.metadata:
+        if TERMS[architecture].windows == "all" and "sliding_window" not in facts.metadata:
             facts.notes.append("sliding_window: the file does not say; none is applied")
         return None, ()
     said = Settings({**facts.metadata, "sliding_window": window}, facts.notes)
@@ -173,7 +174,8 @@ def _window(facts: Facts, architecture: str, n_layer: int) -> tuple[int | None, 
     if layers and window is None:
         facts.fail("sliding_window is missing, of which use_sliding_window speaks")
     if window and not layers:
-        why = "a llama has none" if architecture == "llama" else "no layer is said to have it"
+        none = TERMS[architecture].windows == "none"
+        why = f"a {architecture} has none" if none else "no layer is said to have it"
         facts.notes.append(f"sliding_window {window} is not used: {why}")
     return (window, layers) if layers else (None, ())
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, NoReturn
 
-from ..decoder.config import ARCHITECTURES
 from ..errors import FileFormatError, InputError
+from .architectures import TERMS
 from .conventions import is_positive, is_whole
 
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
 # name in the metadata: (other names for it, what it is, the test of it)
 FIELDS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], bool]]] = {
     name: (tuple(others.split()), *kind)

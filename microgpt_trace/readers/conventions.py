@@ -10,6 +10,7 @@ import numpy as np
 from ..architecture.rope import Rope
 from ..brief import brief
 from ..errors import InputError
+from .architectures import TERMS
 
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
 MAX_LAYERS = 10_000  # as the names of tensors count them
@@ -127,13 +128,14 @@ def yarn_defaults(context: int, scaling: Settings, why: str) -> dict[str, Any]:
 def windowed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """The layers that have a sliding window where a file names one: those that `layer_types` says; else
     all of a mistral, none of a llama, of a qwen those from max_window_layers on, where
-    use_sliding_window says so."""
+    use_sliding_window says so (`windows` of the architecture's terms)."""
     typed = _typed_layers(said, architecture, n_layer)
     if typed is not None:
         return typed
-    if architecture == "mistral":
+    windows = TERMS[architecture].windows
+    if windows == "all":
         return tuple(range(n_layer))
-    if architecture == "llama" or not said.get("use_sliding_window", FLAG):
+    if windows == "none" or not said.get("use_sliding_window", FLAG):
         return ()
     return tuple(range(said.need("max_window_layers", COUNT), n_layer))
 
@@ -147,8 +149,9 @@ def _typed_layers(said: Settings, architecture: str, n_layer: int) -> tuple[int,
         raise InputError(f"layer_types: expected {n_layer} of {' and '.join(known)}, found {brief(kinds)}")
     layers = tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
     given = said.get("sliding_window", WHOLE) is not None
-    if architecture in ("llama", "mistral"):
-        agree = layers == (tuple(range(n_layer)) if given and architecture == "mistral" else ())
+    windows = TERMS[architecture].windows
+    if windows != "last":
+        agree = layers == (tuple(range(n_layer)) if given and windows == "all" else ())
     else:
         agree = not layers or (given and said.get("use_sliding_window", FLAG) is True)
     if not agree:

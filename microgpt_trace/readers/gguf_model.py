@@ -11,15 +11,25 @@ from ..arrays.encodings import StoredTensor
 from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
+from .architectures import QKV, TERMS
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, in_halves
+from .model_file import (
+    ModelFile,
+    biases_of,
+    blaming,
+    by_our_names,
+    check_depth,
+    check_tensors,
+    in_halves,
+    unfused,
+)
 from .strings import Strings
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")  # mistral is written as llama
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # mistral is written as llama
 ROPE_FACTORS = "rope_freqs.weight"
 MAX_WAYS = 16  # in which a token is merged: two in Llama 3
 
@@ -35,11 +45,11 @@ def read_gguf(path: Path) -> ModelFile:
     factors = stored.pop(ROPE_FACTORS, None)
     with blaming(path):
         architecture = _architecture(header.metadata)
-        tensors = by_our_names(path, stored.values())
+        tensors = by_our_names(path, stored.values(), TERMS[architecture].names)
         keys = Settings(header.metadata, notes, f"{architecture}.")
-        config = _config(architecture, keys, tensors, factors)
+        config, tensors = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
-    if architecture == "llama":  # whose rows converters permute
+    if TERMS[architecture].permuted:
         config, tensors = in_halves(config, tensors)
 
     def vocabulary() -> Vocabulary | None:
@@ -96,8 +106,9 @@ def _refuse_variants(keys: Settings) -> None:
 
 def _config(
     architecture: str, keys: Settings, tensors: Mapping[str, StoredTensor], factors: StoredTensor | None
-) -> DecoderConfig:
-    experts = keys.get("expert_count", COUNT)
+) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
+    """The config, and the tensors with what lies fused apart."""
+    terms, experts = TERMS[architecture], keys.get("expert_count", COUNT)
     if experts:
         raise InputError(f"a mixture of {experts} experts is not supported")
     if "wte" not in tensors:
@@ -109,7 +120,7 @@ def _config(
         raise InputError(f"vocab_size {said:,} differs from the {vocab_size:,} rows of token_embd.weight")
     width, n_head = keys.need("embedding_length", WHOLE), keys.need("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
-    for key in ("attention.value_length", "rope.dimension_count"):
+    for key in ("attention.value_length", *(("rope.dimension_count",) if terms.rope else ())):
         found = keys.get(key, WHOLE) or head_dim
         if found != head_dim:
             raise InputError(f"{key} {found} differs from the head's {head_dim} channels")
@@ -117,27 +128,32 @@ def _config(
     check_depth(n_layer, tensors)
     if window:
         keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")
+    n_kv_head = keys.get("attention.head_count_kv", WHOLE) or n_head
+    tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
     biases = biases_of(tensors)
-    if architecture == "qwen2" and not {"attn_bq", "attn_bk", "attn_bv"} <= set(biases):
-        raise InputError("qwen2 needs biases of q, k and v, which are not there")
-    return DecoderConfig(
+    if not set(terms.biases) <= set(biases):
+        which = "biases of q, k and v" if terms.biases == QKV else "all its biases"
+        raise InputError(f"{architecture} needs {which}, which are not there")
+    config = DecoderConfig(
         architecture=architecture,
         n_layer=n_layer,
         n_embd=width,
         n_head=n_head,
-        n_kv_head=keys.get("attention.head_count_kv", WHOLE) or n_head,
+        n_kv_head=n_kv_head,
         head_dim=head_dim,
         n_inner=keys.need("feed_forward_length", WHOLE),
         vocab_size=vocab_size,
         context_length=keys.need("context_length", WHOLE),
-        norm_eps=keys.need("attention.layer_norm_rms_epsilon", POSITIVE),
-        rope=_rope(keys, _read_factors(factors, head_dim)),
+        norm_eps=keys.need(terms.gguf_eps, POSITIVE),
+        rope=_rope(keys, _read_factors(factors, head_dim)) if terms.rope else None,
         tied="lm_head" not in tensors,
         biases=biases,
-        qk_norm=architecture == "qwen3",
+        qk_norm=terms.qk_norm,
         window=window,
         windowed_layers=tuple(range(n_layer)) if window else (),
+        activation=terms.gguf_activation,
     )
+    return config, tensors
 
 
 def _read_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..brief import brief
-from ..decoder.config import ARCHITECTURES, DecoderConfig
+from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..foreign_files import folder_of, read_json, reading
+from .architectures import TERMS, FileTerms
 from .conventions import (
     FLAG,
     OBJECT,
@@ -23,7 +25,7 @@ from .conventions import (
     windowed_layers,
     yarn_defaults,
 )
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors
+from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, unfused
 from .safetensors import read_safetensors
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
-_BUFFERS = ("rotary_emb.inv_freq", "masked_bias")  # constants that old files store
 _TRANSFORMERS = "what transformers takes where the config does not say"
 
 
@@ -48,10 +49,11 @@ def read_huggingface(path: Path) -> ModelFile:
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path} is not a part of the model in its folder: {', '.join(files[:3])} is")
     notes = _unread_tokenizer(folder)
-    stored = [tensor for tensor in _tensors(folder, files, placed) if not tensor.name.endswith(_BUFFERS)]
-    tensors = by_our_names(folder, stored)
+    names = TERMS[architecture].names
+    stored = (tensor for tensor in _tensors(folder, files, placed) if not tensor.name.endswith(names.skipped))
+    tensors = by_our_names(folder, stored, names)
     with blaming(folder / CONFIG):
-        config = _config(architecture, Settings(metadata, notes), tensors)
+        config, tensors = _config(architecture, Settings(metadata, notes), tensors)
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
     check_tensors(folder, config, tensors)
@@ -112,60 +114,100 @@ def _tensors(folder: Path, files: list[str], placed: dict[str, str] | None) -> l
 
 def _architecture(metadata: Mapping[str, Any]) -> str:
     architecture = metadata.get("model_type")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        works = ", ".join(ARCHITECTURES)
+    if not isinstance(architecture, str) or architecture not in TERMS:
+        works = ", ".join(TERMS)
         raise InputError(f"architecture {brief(architecture)} is not supported; these are: {works}")
     return architecture
 
 
-def _config(architecture: str, said: Settings, tensors: Mapping[str, StoredTensor]) -> DecoderConfig:
-    n_layer, n_head, width = (
-        said.need(key, WHOLE) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")
-    )
+def _config(
+    architecture: str, said: Settings, tensors: Mapping[str, StoredTensor]
+) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
+    """The config, and the tensors with what lies fused apart."""
+    terms = TERMS[architecture]
+
+    def size(name: str, kind: str = WHOLE) -> Any:
+        key = terms.keys[name]
+        if name in terms.defaults:
+            return said.assume(key, kind, terms.defaults[name], _TRANSFORMERS)
+        return said.need(key, kind)
+
+    n_layer, n_head, width = size("n_layer"), size("n_head"), size("n_embd")
     check_depth(n_layer, tensors)
-    activation = said.values.get("hidden_act")
-    if activation is None:
-        said.notes.append(f"hidden_act = silu ({_TRANSFORMERS})")
-    elif activation not in ("silu", "swish"):
-        raise InputError(f"hidden_act {brief(activation)}: only 'silu' is supported")
-    head_dim = (said.need if architecture == "qwen3" else said.get)("head_dim", WHOLE)
-    _check_biases(said, architecture, biases_of(tensors))
+    activation = _activation(said, terms)
+    get_head_dim = said.need if terms.explicit_head_dim else said.get
+    head_dim = (get_head_dim("head_dim", WHOLE) if "head_dim" in terms.keys else None) or width // n_head
+    n_kv_head = (said.get(terms.keys["n_kv_head"], WHOLE) if "n_kv_head" in terms.keys else None) or n_head
+    tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
+    _check_biases(said, terms, biases_of(tensors))
     window, windowed = _window(said, architecture, n_layer)
-    return DecoderConfig(
+    config = DecoderConfig(
         architecture=architecture,
         n_layer=n_layer,
         n_embd=width,
         n_head=n_head,
-        n_kv_head=said.get("num_key_value_heads", WHOLE) or n_head,
-        head_dim=head_dim or width // n_head,
-        n_inner=said.need("intermediate_size", WHOLE),
-        vocab_size=said.need("vocab_size", WHOLE),
-        context_length=said.need("max_position_embeddings", WHOLE),
-        norm_eps=said.need("rms_norm_eps", POSITIVE),
-        rope=_rope(said),
-        tied=_is_tied(said, "lm_head" in tensors),
+        n_kv_head=n_kv_head,
+        head_dim=head_dim,
+        n_inner=said.get(terms.keys["n_inner"], WHOLE) or _inner(said, terms, width),
+        vocab_size=size("vocab_size"),
+        context_length=size("context_length"),
+        norm_eps=size("norm_eps", POSITIVE),
+        rope=_rope(said) if terms.rope else None,
+        tied=_is_tied(said, terms, "lm_head" in tensors),
         biases=biases_of(tensors),
-        qk_norm=architecture == "qwen3",
+        qk_norm=terms.qk_norm,
         window=window,
         windowed_layers=windowed,
+        activation=activation,
+        score_scales=_score_scales(said, terms, n_layer, head_dim),
     )
+    return config, tensors
 
 
-def _is_tied(said: Settings, has_head: bool) -> bool:
-    """What the config says; where it says nothing, the tensors do."""
+def _activation(said: Settings, terms: FileTerms) -> str:
+    key = terms.keys["activation"]
+    found = said.values.get(key)
+    if found is None:
+        said.notes.append(f"{key} = {terms.activation} ({_TRANSFORMERS})")
+        return terms.activations[terms.activation]
+    if not isinstance(found, str) or found not in terms.activations:
+        first = {function: name for name, function in reversed([*terms.activations.items()])}
+        works = "' and '".join(reversed(list(first.values())))
+        verb = "is" if len(first) == 1 else "are"
+        raise InputError(f"{key} {brief(found)}: only '{works}' {verb} supported")
+    return terms.activations[found]
+
+
+def _inner(said: Settings, terms: FileTerms, width: int) -> int:
+    """The width of the MLP where the config leaves it to the architecture."""
+    if "n_inner" not in terms.defaults:
+        return int(said.need(terms.keys["n_inner"], WHOLE))
+    return int(terms.defaults["n_inner"]) * width
+
+
+def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:
+    """What the scores of each layer are multiplied by, where flags of the config say another number than
+    1/sqrt(head_dim)."""
+    scaled, by_layer = (said.get(key, FLAG) if key else None for key in terms.score_flags)
+    if scaled is not False and not by_layer:
+        return ()
+    whole = 1.0 if scaled is False else 1 / math.sqrt(head_dim)
+    return tuple(whole / (i + 1) if by_layer else whole for i in range(n_layer))
+
+
+def _is_tied(said: Settings, terms: FileTerms, has_head: bool) -> bool:
+    """What the config says; where it says nothing, transformers' own default or the tensors do."""
+    if terms.tied is not None:
+        return bool(said.assume("tie_word_embeddings", FLAG, terms.tied, _TRANSFORMERS))
     why = f"lm_head.weight is {'' if has_head else 'not '}there"
     return bool(said.assume("tie_word_embeddings", FLAG, not has_head, why))
 
 
-def _check_biases(said: Settings, architecture: str, found: tuple[str, ...]) -> None:
+def _check_biases(said: Settings, terms: FileTerms, found: tuple[str, ...]) -> None:
     """The file has exactly the biases that its config speaks of."""
-    expected: set[str] = set()
-    if architecture == "qwen2":
-        expected = {"attn_bq", "attn_bk", "attn_bv"}
-    elif architecture != "mistral" and said.get("attention_bias", FLAG):
-        expected = {"attn_bq", "attn_bk", "attn_bv", "attn_bo"}
-    if architecture == "llama" and said.get("mlp_bias", FLAG):
-        expected |= {"mlp_bgate", "mlp_bup", "mlp_bdown"}
+    expected = set(terms.biases)
+    for flag, biases in terms.said_biases.items():
+        expected |= set(biases) if said.get(flag, FLAG) else set()
     for bias in sorted(expected ^ set(found)):
         verb = "speaks of" if bias in expected else "does not speak of"
         seen = "is not there" if bias in expected else "is there"
@@ -175,9 +217,9 @@ def _check_biases(said: Settings, architecture: str, found: tuple[str, ...]) -> 
 def _window(said: Settings, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
     """The sliding window and the layers that have it: as `layer_types` says, or the older settings."""
     given = said.values.get("sliding_window") is not None
-    if given and architecture == "llama":
-        said.notes.append("sliding_window is not used: a llama has none")
-    if given and architecture.startswith("qwen"):
+    if given and TERMS[architecture].windows == "none":
+        said.notes.append(f"sliding_window is not used: a {architecture} has none")
+    if given and TERMS[architecture].windows == "last":
         said.assume("use_sliding_window", FLAG, False, _TRANSFORMERS)
     layers = windowed_layers(said, architecture, n_layer)
     if not layers:

@@ -15,7 +15,7 @@ from ..arrays.stats import Array
 from ..brief import brief
 from ..decoder.config import BIASES, DecoderConfig
 from ..errors import FileFormatError, InputError
-from .names import names_like, our_name
+from .names import FUSED, LLAMA, Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,16 +47,17 @@ def blaming(path: Path) -> Iterator[None]:
         raise FileFormatError(f"{path}: {error}") from error
 
 
-def by_our_names(path: Path, tensors: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
+def by_our_names(
+    path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA
+) -> dict[str, StoredTensor]:
     """The tensors under our names. Raises FileFormatError for a name that is none of a decoder's, and
     where all tensors of a layer are missing before the last one."""
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
-        name = our_name(tensor.name)
+        name = names.our_name(tensor.name)
         if name is None:
             raise FileFormatError(
-                f"{path}: tensor {brief(tensor.name)} is none of a Llama or Qwen2-class decoder"
-                f"{_listed(names_like(tensor.name))}"
+                f"{path}: tensor {brief(tensor.name)} is none of {names.of}{_listed(names.like(tensor.name))}"
             )
         if name in ours:
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are the same")
@@ -99,12 +100,30 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
             raise FileFormatError(
                 f"{path}: tensor {theirs!r}: expected shape {list(shape)}, found {list(found)}"
             )
-    extra = [tensor for name, tensor in tensors.items() if name not in shapes]
+    extra = [name for name in tensors if name not in shapes]
     if extra:
         raise FileFormatError(
-            f"{path}: tensor {extra[0].name!r} is one too many for {config.n_layer} layers of "
-            f"{config.architecture}{_nearest(our_name(extra[0].name) or '', shapes)}"
+            f"{path}: tensor {tensors[extra[0]].name!r} is one too many for {config.n_layer} layers of "
+            f"{config.architecture}{_nearest(extra[0], shapes)}"
         )
+
+
+def unfused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dict[str, StoredTensor]:
+    """The tensors with matrices and biases of q, k and v that lie in one apart: so many rows are q's, and so
+    many k's and v's each. Raises InputError where they are not as many."""
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in tensors.items():
+        prefix, _, kind = name.rpartition(".")
+        if kind not in FUSED:
+            found[name] = tensor
+            continue
+        if tensor.shape[0] != queries + 2 * keys:
+            expected = f"{queries} rows of q and {keys} each of k and v"
+            raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {tensor.shape[0]}")
+        ends = (0, queries, queries + keys, queries + 2 * keys)
+        for own, start, stop in zip(FUSED[kind], ends, ends[1:], strict=False):
+            found[f"{prefix}.{own}"] = tensor.of_rows(np.arange(start, stop))
+    return found
 
 
 def in_halves(

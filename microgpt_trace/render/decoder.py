@@ -92,7 +92,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
-        ("RoPE", describe_rope(config)),
+        *([("RoPE", describe_rope(config))] if config["rope"] else [("positions", "learned")]),
         ("stored", describe_encodings(model["encodings"])),
         *(("taken", text) for text in model["assumed"]),
     ]

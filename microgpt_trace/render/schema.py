@@ -14,7 +14,7 @@ from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
 from ..architecture.rope import Rope
 from ..arrays.stats import TensorStats
-from ..decoder.config import DecoderConfig
+from ..decoder.config import OF_SOME, DecoderConfig
 from ..hooks.event import TraceEvent
 from ..microgpt.parameters import Config
 from ..tracing.findings import Anomaly, Check, Insight
@@ -97,6 +97,8 @@ def record(kind: type, names: Mapping[Any, str] = _NAMES) -> dict[str, Any]:
 
 def _definitions() -> dict[str, Any]:
     definitions = {name: record(kind) for kind, name in _NAMES.items()}
+    config = definitions["decoder_config"]["properties"]
+    definitions["decoder_config"] = closed_object(config, optional=tuple(OF_SOME))
     values = {"$ref": "#/$defs/values"}
     definitions["values"] = {"anyOf": [_NUMBER, {"type": "array", "items": values}]}
     event = definitions["event"]["properties"] | {
