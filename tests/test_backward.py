@@ -10,7 +10,8 @@ from tiny_models import TOKENS
 
 from microgpt_trace.architecture import backward as generic
 from microgpt_trace.architecture import kinds
-from microgpt_trace.architecture.plan import Plan, Rows
+from microgpt_trace.architecture.blocks import Rows
+from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.hooks.replacements import Replacement
 from microgpt_trace.microgpt import passes as own

@@ -6,8 +6,9 @@ import pytest
 from other_plans import gpt2
 
 from microgpt_trace.architecture import llama, microgpt
+from microgpt_trace.architecture.blocks import Rows
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.plan import Plan, Rows
+from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config

@@ -46,6 +46,7 @@ class Example:
     windows: tuple[int | None, ...] = (None,)
     tied: bool = True
     qk_norm: bool = True
+    score_scales: tuple[float, ...] = ()
 
 
 @cache

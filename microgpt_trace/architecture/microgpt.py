@@ -6,8 +6,9 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .blocks import Rows
 from .kinds import Activation, Add, Context, Linear, Lookup, Loss, Norm, Probabilities, Scores, Softmax
-from .plan import Plan, Rows
+from .plan import Plan
 
 if TYPE_CHECKING:
     from .model import Dimensions

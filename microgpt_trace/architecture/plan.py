@@ -62,37 +62,6 @@ class Steps(NamedTuple):
         return one_line(self, layers=len(self.layers))
 
 
-class Rows:
-    """Collects the rows of a plan. Within a layer the names of its events and parameters come without it:
-    attn.q, attn_wq."""
-
-    def __init__(self) -> None:
-        self.rows: list[Operation] = []
-        self._prefix = ""
-
-    def begin_layer(self, index: int | None) -> None:
-        """What follows is in this layer, or after them."""
-        self._prefix = "" if index is None else f"layer{index}."
-
-    def name(self, own: str) -> str:
-        """The whole name of an event or a parameter of this layer."""
-        return self._prefix + own if own.startswith(("attn", "mlp")) else own
-
-    def add(
-        self, name: str, kind: Kind, *inputs: str, expr: str, behind: str = "", overview: bool = False,
-        extra: bool = False, parts: Sequence[str] = (),
-    ) -> str:  # fmt: skip
-        """Add a row; its whole name."""
-        whole = self.name(name)
-        self.rows.append(
-            Operation(
-                whole, stage_of(whole), layer_of(whole), expr, behind, kind.causal, overview, extra, kind,
-                tuple(map(self.name, inputs)), tuple(parts),
-            )
-        )  # fmt: skip
-        return whole
-
-
 class Plan(Mapping[str, Operation]):
     """The rows of a model by the names of their events, in order of computation."""
 

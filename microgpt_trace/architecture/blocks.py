@@ -1,0 +1,128 @@
+"""Blocks: rows that several architectures have alike, and how rows are collected. Knows no architecture.
+
+Names of events and parameters follow the plan of each: wq is the matrix of q, bq its bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from .kinds import Context, Kind, Linear, Loss, Norm, Probabilities, Scores, Softmax
+from .model import Dimensions
+from .plan import Operation, Plan, layer_of, stage_of
+
+
+class Options(Dimensions, Protocol):
+    """What besides the dimensions of a production model tells the rows."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding makes the logits too."""
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether each head's q and k are normed."""
+
+    @property
+    def score_scales(self) -> tuple[float, ...]:
+        """Of each layer's scores; empty: 1/sqrt(head_dim) in all."""
+
+
+class Rows:
+    """Collects the rows of a plan. Within a layer the names of its events and parameters come without it:
+    attn.q, attn_wq."""
+
+    def __init__(self) -> None:
+        self.rows: list[Operation] = []
+        self._prefix = ""
+
+    def begin_layer(self, index: int | None) -> None:
+        """What follows is in this layer, or after them."""
+        self._prefix = "" if index is None else f"layer{index}."
+
+    def name(self, own: str) -> str:
+        """The whole name of an event or a parameter of this layer."""
+        return self._prefix + own if own.startswith(("attn", "mlp")) else own
+
+    def add(
+        self, name: str, kind: Kind, *inputs: str, expr: str, behind: str = "", overview: bool = False,
+        extra: bool = False, parts: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Add a row; its whole name."""
+        whole = self.name(name)
+        self.rows.append(
+            Operation(
+                whole, stage_of(whole), layer_of(whole), expr, behind, kind.causal, overview, extra, kind,
+                tuple(map(self.name, inputs)), tuple(parts),
+            )
+        )  # fmt: skip
+        return whole
+
+
+def norm(rows: Rows, config: Options, name: str, stream: str, words: str, centred: bool = False) -> str:
+    """RMSNorm with a gain, or LayerNorm with gain and bias, of what is read of the stream."""
+    half = name.partition(".")[0]
+    gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
+    kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
+    expr = f"x_n = {'LayerNorm' if centred else 'RMSNorm'}(x) * g" + " + b" * centred + f" [{words}]"
+    behind = f"g = {gain}" + f", b = {bias}" * centred
+    return rows.add(name, kind, stream, expr=expr, behind=behind, overview=half == "final")
+
+
+def product(
+    rows: Rows, config: Options, name: str, matrix: str, source: str, width: int, made: str, words: str,
+    parts: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """x @ W.T, and the bias where the layers have one of that name: attn_bq beside attn_wq."""
+    half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
+    biased = f"{half}_{vector}" in config.biases
+    kind = Linear(rows.name(f"{half}_{matrix}"), width, rows.name(f"{half}_{vector}") if biased else None)
+    expr = f"{made} @ {matrix}" + f" + {vector}" * biased + f" [{words}]"
+    behind = f"{matrix} = {kind.weight}.T" + f", {vector} = {kind.bias}" * biased
+    return rows.add(name, kind, source, expr=expr, behind=behind, parts=parts)
+
+
+def queries_keys_values(rows: Rows, config: Options, source: str) -> tuple[str, str, str]:
+    """q, k and v of as many heads as there are of each."""
+    of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
+    q, k, v = (
+        product(
+            rows, config, f"attn.{n}", f"w{n}", source, heads * config.head_dim, f"{n} = x_n", f"{n}_proj"
+        )
+        for n, heads in of
+    )
+    return q, k, v
+
+
+def attention(rows: Rows, config: Options, layer: int, q: str, k: str, v: str) -> str:
+    """From what meets in the scores to what the heads together write."""
+    dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
+    group = tuple(h * keys // queries for h in range(queries))  # whose keys and values a head has
+    usual, window = 1 / math.sqrt(dim), config.windows[layer]
+    scale = config.score_scales[layer] if config.score_scales else usual
+    by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
+    rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
+    mask = "mask" if window is None else f"mask + window {window}"
+    rows.add("attn.weights", Softmax(window), "attn.scores", expr=f"weights = softmax(scores + {mask})")
+    context = rows.add(
+        "attn.context", Context(dim, group), "attn.weights", v, expr="context = weights @ v [attn]"
+    )
+    weight, heads = rows.name("attn_wo"), []
+    for h in range(queries):  # the columns of a head
+        own = (h * dim, (h + 1) * dim)
+        kind, expr = Linear(weight, width, columns=own), f"head_{h}_out @ wo[{h}]"
+        behind = f"{weight}[:, {own[0]}:{own[1]}]"
+        heads.append(rows.add(f"attn.head{h}", kind, context, expr=expr, behind=behind, extra=True))
+    return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", "o_proj", heads)
+
+
+def predictions(rows: Rows, config: Options, source: str) -> Plan:
+    """From what the head reads to the loss, and the plan of all rows."""
+    head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
+    expr, behind = "logits = x_n @ w_lm", f"w_lm = {head.weight}.T"
+    rows.add("logits", head, source, expr=expr, behind=behind, overview=True)
+    rows.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
+    rows.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
+    return Plan(rows.rows)
