@@ -154,7 +154,9 @@ def spread(kind: Kind, sizes: Sizes) -> Spread:
 
 
 def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
-    """Nothing cancels that is not in the value, or in its parts."""
+    """Nothing cancels that is not in the value, or in its parts, but in a GELU 1 and what is next to -1."""
+    if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
+        return np.abs(inputs[0])
     return np.abs(value)
 
 

@@ -135,8 +135,17 @@ def spread(kind: Norm, sizes: Sizes) -> Spread:
 
 
 def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
-    """A mean of C squares."""
-    return np.abs(value) * terms(x.shape[-1])
+    """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel."""
+    kind = row.kind
+    assert isinstance(kind, Norm)
+    if not kind.centred and kind.bias is None:
+        return np.abs(value) * terms(x.shape[-1])
+    heads = x.reshape(*x.shape[:-1], -1, kind.head_dim or x.shape[-1])
+    mean = heads.mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
+    scale = np.sqrt(np.square(heads - mean).mean(axis=-1, keepdims=True) + kind.eps)
+    gain = np.ones(1) if kind.gain is None else np.abs(given.parameter(row, kind.gain))
+    normed = ((np.abs(heads) + np.abs(mean)) / scale * gain).reshape(x.shape)
+    return (normed + np.abs(value)) * terms(x.shape[-1])
 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
