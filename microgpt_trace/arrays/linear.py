@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -26,7 +26,8 @@ Item = TypeVar("Item")
 MAX_ROWS = 768  # rows whose bytes pass through the L1 cache side by side, a cache line each
 KEPT = 31 << 20  # bytes; glibc's limit is 32 MB
 PARALLEL, MANY = 32, 8  # more positions than the first, or this many chunks, are worth the workers
-IGNORE = np.errstate(over="ignore", invalid="ignore")  # activations and scales may be NaN or infinite
+# Activations and scales may be NaN or infinite. A block within what is shared: as a decorator it costs 3 us.
+ignoring = partial(np.errstate, over="ignore", invalid="ignore")
 
 
 class _Workspace(threading.local):
@@ -112,9 +113,9 @@ def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
 def _plain_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[slice], None]:
     """What fills columns of y with products of x and as many rows, decoded."""
 
-    @IGNORE
     def fill(rows: slice) -> None:
-        np.matmul(x, weight.rows(rows.start, rows.stop).T, out=y[:, rows])
+        with ignoring():
+            np.matmul(x, weight.rows(rows.start, rows.stop).T, out=y[:, rows])
 
     return fill
 
@@ -128,18 +129,18 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
     minima = width // weight.encoding.block_size * weight.encoding.minima
     sums = x.reshape(positions, minima, -1).sum(axis=2) if minima and positions else None
 
-    @IGNORE
     def fill(rows: slice) -> None:
-        quants = _unpack(weight, rows)
-        runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
-        q = _workspace.take("q", (runs, width // runs, count), np.float32)
-        np.copyto(q.reshape(quants.runs().shape), quants.runs())
-        # One product by d per position, run and row, or one per weight and its way through the cache?
-        scale_results = 3 * positions * runs < 2 * width
-        product = _scale_results if scale_results else _scale_weights
-        product(x, q, quants.d.reshape(runs, count), y[:, rows])
-        if sums is not None and quants.m is not None:
-            y[:, rows] += sums.dot(quants.m.reshape(minima, count))
+        with ignoring():
+            quants = _unpack(weight, rows)
+            runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
+            q = _workspace.take("q", (runs, width // runs, count), np.float32)
+            np.copyto(q.reshape(quants.runs().shape), quants.runs())
+            # One product by d per position, run and row, or one per weight and its way through the cache?
+            scale_results = 3 * positions * runs < 2 * width
+            product = _scale_results if scale_results else _scale_weights
+            product(x, q, quants.d.reshape(runs, count), y[:, rows])
+            if sums is not None and quants.m is not None:
+                y[:, rows] += sums.dot(quants.m.reshape(minima, count))
 
     return fill
 

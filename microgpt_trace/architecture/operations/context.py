@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays.heads import in_heads, out_of_heads, shares
-from ...arrays.linear import IGNORE, share
+from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..arithmetic import elements, total
 from ..kinds import Context
@@ -43,9 +43,9 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     """context = weights @ v, head h with the values group[h]: [H, T, S], [G, S, D] -> [H, T, D]"""
     context = np.empty((*weights.shape[:2], values.shape[2]), weights.dtype)
 
-    @IGNORE
     def fill(own: slice) -> None:
-        np.matmul(weights[own], values[group[own]], out=context[own])
+        with ignoring():
+            np.matmul(weights[own], values[group[own]], out=context[own])
 
     share(fill, shares(len(weights), workers), workers)
     return context

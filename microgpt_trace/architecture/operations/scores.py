@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...arrays.heads import in_heads, out_of_heads, shares
-from ...arrays.linear import IGNORE, share
+from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..arithmetic import Operand, elements, product, result, total
 from ..kinds import Scores
@@ -55,10 +55,10 @@ def scores_forward(queries: Array, keys: Array, group: Array, scale: float, work
     """scores = q @ k.T * scale, head h with the keys group[h]: [H, T, D], [G, S, D] -> [H, T, S]"""
     scores = np.empty((*queries.shape[:2], keys.shape[1]), queries.dtype)
 
-    @IGNORE
     def fill(own: slice) -> None:
-        np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
-        scores[own] *= scale
+        with ignoring():
+            np.matmul(queries[own], keys[group[own]].swapaxes(1, 2), out=scores[own])
+            scores[own] *= scale
 
     share(fill, shares(len(queries), workers), workers)
     return scores

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -49,9 +49,8 @@ class Shared:
         self.workers = min(2, available_cores())
         start = self.cache.length if self.cache else 0
         self.positions = np.arange(start, start + len(self.tokens))
-        self._turns: dict[object, tuple[Array, Array]] = {}
-        self._tiled: dict[object, tuple[Array, Array]] = {}
-        self._groups: dict[object, Array] = {}
+        self._once: dict[Hashable, Any] = {}
+        self._of = self.n  # sequences
         self._last: tuple[str, Array] | None = None
 
     @property
@@ -98,24 +97,27 @@ class Shared:
             dx += dy[:, own] @ tensor.rows(own.start, own.stop)
         return dx
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What is worked out once for all layers, as long as the sequences stay as many."""
+        if self._of != self.n:
+            self._once, self._of = {}, self.n
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
+
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
         """cos and sin of every position of every sequence, [n*T, 1, D/2] each."""
-        key = kind.rope, kind.head_dim
-        turns = self._turns.get(key)
-        if turns is None:
-            turns = self._turns[key] = rope_turns(*key, self.positions, self.model.dtype)
-        if self.n == 1:
-            return turns
-        tiled = self._tiled.get(key)
-        if tiled is None or len(tiled[0]) != self.n * len(self.positions):
-            cos, sin = (np.tile(a, (self.n, 1, 1)) for a in turns)
-            tiled = self._tiled[key] = cos, sin
-        return tiled
+
+        def work_out() -> tuple[Array, Array]:
+            cos, sin = rope_turns(kind.rope, kind.head_dim, self.positions, self.model.dtype)
+            return np.tile(cos, (self.n, 1, 1)), np.tile(sin, (self.n, 1, 1))
+
+        turns: tuple[Array, Array] = self.once((kind.rope, kind.head_dim), work_out)
+        return turns
 
     def groups(self, group: tuple[int, ...], count: int) -> Array:
         """Whose keys and values each head has, `count` of them in a sequence: [n*H]"""
-        key = group, count, self.n
-        found = self._groups.get(key)
-        if found is None:
-            found = self._groups[key] = np.add.outer(np.arange(self.n) * count, group).ravel()
-        return found
+        groups: Array = self.once(
+            (group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel()
+        )
+        return groups

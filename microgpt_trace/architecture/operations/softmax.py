@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.heads import shares
-from ...arrays.linear import IGNORE, share
+from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..arithmetic import Function, exponential, minus, nothing, product, reciprocal, result, sum_of, total
 from ..kinds import Softmax
@@ -36,7 +36,8 @@ def forward(row: Operation, run: Shared, scores: Array) -> Array:
     kind = row.kind
     assert isinstance(kind, Softmax)
     length, keys = scores.shape[1:]
-    return softmax_forward(scores, seen_keys(length, keys, kind.window), run.attention_workers)
+    seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
+    return softmax_forward(scores, seen, run.attention_workers)
 
 
 def backward(row: Operation, run: Shared, dy: Array, y: Array, scores: Array) -> Gradients:
@@ -49,12 +50,12 @@ def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
     """softmax over the keys that are seen, 0 elsewhere: [H, T, S], [T, S] -> [H, T, S]"""
     weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
 
-    @IGNORE
     def fill(own: slice) -> None:
-        z = np.where(seen, scores[own], lowest)
-        z -= z.max(axis=-1, keepdims=True)
-        np.exp(z, out=z)
-        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
+        with ignoring():
+            z = np.where(seen, scores[own], lowest)
+            z -= z.max(axis=-1, keepdims=True)
+            np.exp(z, out=z)
+            np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[own])
 
     share(fill, shares(len(scores), workers), workers)
     return weights
