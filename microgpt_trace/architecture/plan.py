@@ -37,7 +37,7 @@ class Operation(EventSpec):
     instead: Mapping[str, Callable[[str], Array]] = field(default_factory=lambda: NOTHING)
 
 
-class Step(NamedTuple):
+class Task(NamedTuple):
     """A row with what running it among others asks: whether one of them reads it (or what follows them, the
     last one), which row it is a part of, and what no row after it reads."""
 
@@ -50,13 +50,13 @@ class Step(NamedTuple):
         return one_line(self, row=self.row.name, read=self.read)
 
 
-class Steps(NamedTuple):
+class Tasks(NamedTuple):
     """The rows of a plan as they run: before the layers, in each, up to what the head reads, the head."""
 
-    before: tuple[Step, ...]
-    layers: tuple[tuple[Step, ...], ...]
-    final: tuple[Step, ...]
-    head: tuple[Step, ...]
+    before: tuple[Task, ...]
+    layers: tuple[tuple[Task, ...], ...]
+    final: tuple[Task, ...]
+    head: tuple[Task, ...]
 
     def __repr__(self) -> str:
         return one_line(self, layers=len(self.layers))
@@ -116,10 +116,10 @@ class Plan(Mapping[str, Operation]):
         return self.after[: [own.name for own in self.after].index(self.head[0].name)]
 
     @cached_property
-    def steps(self) -> Steps:
+    def tasks(self) -> Tasks:
         """The rows as they run."""
-        layers = tuple(map(_steps_of, self.layers))
-        return Steps(_steps_of(self.before), layers, _steps_of(self.final), _steps_of(self.head))
+        layers = tuple(map(_tasks_of, self.layers))
+        return Tasks(_tasks_of(self.before), layers, _tasks_of(self.final), _tasks_of(self.head))
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
@@ -253,11 +253,11 @@ class Plan(Mapping[str, Operation]):
         return _Changed(self, change)
 
 
-def _steps_of(rows: Sequence[Operation]) -> tuple[Step, ...]:
+def _tasks_of(rows: Sequence[Operation]) -> tuple[Task, ...]:
     last = {name: at for at, own in enumerate(rows) for name in own.inputs}
     whole = {part: own for own in rows for part in own.parts}
     return tuple(
-        Step(
+        Task(
             own,
             own.name in last or own is rows[-1],
             whole.get(own.name),
