@@ -7,7 +7,7 @@ import json
 import re
 import time
 import tracemalloc
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -531,6 +531,20 @@ def test_the_step_of_a_tensors_own_scale(scale):
     found = measure(values(tensor(source)), values(stored))
     assert found.relative_l2 / found.expected == pytest.approx(1, abs=0.05)
     assert found.holds(0.0)
+
+
+@pytest.mark.parametrize("type", ["F32", "F16", "BF16", "AprQ8"])
+def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
+    rng = np.random.default_rng(2)
+    blocks = rng.integers(0, 56, (70, 90, ENCODINGS[type].block_bytes), np.uint8)  # finite in every type
+    scale = -0.5 if type == "AprQ8" else 1.0
+    turned = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
+    plain = replace(turned, stored=np.ascontiguousarray(turned.stored).ravel())
+    np.testing.assert_array_equal(step_tensor(turned).read(), step_tensor(plain).read())
+    np.testing.assert_array_equal(step_tensor(turned).rows(3, 9), step_tensor(plain).rows(3, 9))
+    other = tensor(plain.read() * (1 + rng.uniform(-1e-3, 1e-3, plain.shape)))
+    assert vars(measure(values(turned), values(other))) == vars(measure(values(plain), values(other)))
+    assert measure(values(turned), values(plain)).unequal == 0
 
 
 # --- microGPT --------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
 """Stored numbers against gguf's dequantisers bit for bit, blocks worked by hand, and slices of the whole."""
 
 import tracemalloc
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial as bind
 
 import numpy as np
 import pytest
 
-from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor
+from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor, stored_column
+from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.arrays.unpacking import widen_f16
-from microgpt_trace.errors import InputError
+from microgpt_trace.decoder.stored import tensor_stats
+from microgpt_trace.errors import FileFormatError, InputError
 
 GGML = [name for name in ENCODINGS if name not in ("F32", "F16", "AprQ4", "AprQ8")]
 # Where a block has its float16: random bytes there could be NaN or infinite.
@@ -37,6 +40,16 @@ def stored(name, *shape, row_size=None, scale=1.0, seed=0):
     elements = shape[0] * (row_size or int(np.prod(shape[1:])))
     blocks = random_blocks(name, -(-elements // ENCODINGS[name].block_size), seed)
     return StoredTensor("w", ENCODINGS[name], shape, blocks.reshape(-1), row_size, scale)
+
+
+def counted(tensor, decoded):
+    """The tensor, each decoding of which adds how many blocks it takes."""
+
+    def decode(blocks):
+        decoded.append(blocks.size // tensor.encoding.block_bytes)
+        return tensor.encoding.decode(blocks)
+
+    return replace(tensor, encoding=replace(tensor.encoding, decode=decode))
 
 
 def same_bits(found, expected):
@@ -214,15 +227,9 @@ def test_rows_of_every_other_head():
 @pytest.mark.parametrize("name", ["Q4_K", "Q8_0", "F16"])
 def test_of_a_few_rows_in_an_order_nothing_else_is_decoded(name):
     decoded = []
-
-    def decode(blocks):
-        decoded.append(len(blocks))
-        return ENCODINGS[name].decode(blocks)
-
-    encoding = replace(ENCODINGS[name], decode=decode)
-    tensor = replace(stored(name, 100, 512), encoding=encoding).of_rows(permutation(100))
+    tensor = counted(stored(name, 100, 512), decoded).of_rows(permutation(100))
     tensor.rows(10, 13)
-    assert decoded == [3 * 512 // encoding.block_size]
+    assert decoded == [3 * 512 // ENCODINGS[name].block_size]
 
 
 NO_ROWS = ([0, 7], [-1, 0], [2**63], [-(2**62)], [10**30])
@@ -257,3 +264,122 @@ def test_reading_in_an_order_takes_the_result_and_a_few_chunks():
     tracemalloc.stop()
     print(f"{peak:,} bytes besides the result of {result.nbytes:,}")
     assert peak < 16 * CHUNK
+
+
+# --- Matrices that the file has as [in, out] ----------------------------------------------------
+
+ONE_BY_ONE = [name for name in ENCODINGS if ENCODINGS[name].block_size == 1]
+PARTS = {
+    "the whole": (),
+    "a part": (range(3, 20),),
+    "an order": (permutation(37),),
+    "every other": (range(1, 37, 2),),
+    "repeats": ([4, 4, 0],),
+    "a part of a part": (range(5, 30), range(4, 9)),
+    "an order of a part": (range(5, 30), permutation(25)),
+    "a part of an order": (permutation(37), range(4, 9)),
+}
+
+
+def transposed(name, parts="the whole", width=50, row_size=None):
+    """A part of a transposed matrix of 37 rows, and what NumPy makes of the file's."""
+    matrix = stored(name, width, 37, row_size=row_size, scale=0.5 if name == "AprQ8" else 1.0)
+    tensor, plain = matrix.transposed(), matrix.read().T
+    for index in PARTS[parts]:
+        tensor, plain = tensor.of_rows(index), plain[np.array(index)]
+    return tensor, np.ascontiguousarray(plain)
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_transposed_matrix_is_that_of_numpy(name, parts):
+    tensor, plain = transposed(name, parts)
+    assert (tensor.shape, tensor.row_length, tensor.by_columns) == (plain.shape, 50, True)
+    assert tensor.permuted == (parts in ("an order", "an order of a part", "a part of an order", "repeats"))
+    same_bits(tensor.read(), plain)
+    same_bits(tensor.rows(1, 3), plain[1:3])
+    same_bits(tensor.take([2, 0, 2]), plain[[2, 0, 2]])
+    assert tensor.take([]).shape == (0, 50)
+    same_bits(stored_column(tensor, 7), plain[:, 7])
+    same_bits(tensor.ordered(tensor.as_stored().read()), plain)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_transposed_matrix_in_an_order_and_back(name):
+    tensor, plain = transposed(name, "an order")
+    whole = transposed(name)[1]
+    same_bits(tensor.in_file_order().read(), whole)
+    same_bits(plain, whole[permutation(37)])
+    assert tensor.in_order_of(transposed(name, "an order")[0])
+    assert not tensor.in_order_of(transposed(name)[0])
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_statistics_of_a_transposed_matrix(name, parts):
+    tensor, plain = transposed(name, parts)
+    found, expected = tensor_stats(tensor), TensorStats.of(plain)
+    print(found, expected, sep="\n")
+    assert asdict(found) == pytest.approx(asdict(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_nothing_of_a_transposed_matrix_is_copied(name):
+    matrix = stored(name, 50, 37)
+    tensor, size = matrix.transposed(), ENCODINGS[name].block_bytes
+    part = tensor.of_rows(range(3, 20))
+    assert (tensor.data.size, part.data.size) == (matrix.data.size, 17 * 50 * size)
+    assert np.shares_memory(part.data, matrix.data)
+    assert np.shares_memory(part.rows(2, 5), matrix.data) == (name == "F32")
+    assert f"stored=<uint8 [37, 50, {size}]>" in repr(tensor)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_of_a_few_transposed_rows_nothing_else_is_decoded(name):
+    decoded = []
+    tensor = counted(transposed(name)[0], decoded)
+    tensor.rows(10, 13)
+    tensor.take([30, 2])
+    stored_column(tensor, 7)
+    tensor.of_rows(permutation(37)).rows(0, 4)
+    tensor.of_rows(range(3, 8)).read()
+    assert decoded == [3 * 50, 2 * 50, 37, 4 * 50, 5 * 50]
+
+
+def test_padded_rows_of_a_transposed_matrix():
+    tensor, plain = transposed("F16", "a part", row_size=40)
+    assert (tensor.stride, tensor.data.size) == (50, 2 * plain.size)
+    same_bits(tensor.read(), plain)
+
+
+def test_a_transposed_matrix_is_checked_when_it_is_used():
+    def shortened():
+        raise FileFormatError("shorter")
+
+    tensor = replace(stored("F32", 4, 5), check=shortened).transposed().of_rows([2, 3])
+    for use in (tensor.read, lambda: tensor.take([1]), lambda: stored_column(tensor, 0)):
+        with pytest.raises(FileFormatError, match="shorter"):
+            use()
+
+
+HOSTILE = {
+    "a vector": lambda: stored("F32", 6),
+    "three axes": lambda: stored("F32", 2, 3, 4),
+    "a number": lambda: StoredTensor("w", ENCODINGS["F32"], (), np.zeros(4, np.uint8)),
+    "transposed": lambda: stored("F32", 2, 3).transposed(),
+    "in an order": lambda: stored("F32", 2, 3).of_rows([1, 0]),
+    **{name: bind(stored, name, 2, 256) for name in ENCODINGS if name not in ONE_BY_ONE},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_cannot_be_transposed_is_refused(what):
+    with pytest.raises(InputError, match=r"tensor 'w': .*\[in, out\]") as caught:
+        HOSTILE[what]().transposed()
+    print(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (1, 5), (5, 1)])
+def test_transposed_matrices_with_few_rows_or_none(shape):
+    matrix = stored("F32", *shape)
+    same_bits(matrix.transposed().read(), np.zeros(shape[::-1], np.float32) + matrix.read().T)

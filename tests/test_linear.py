@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from test_encodings import HALVES, stored
+from test_encodings import HALVES, ONE_BY_ONE, PARTS, counted, stored, transposed
 
 from microgpt_trace.arrays import linear as linear_module
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
@@ -201,3 +201,47 @@ def test_memory_is_the_result_and_the_workspace(name, positions):
     tracemalloc.stop()
     print(f"{peak:,} bytes besides the result; the matrix would have {4 * 8000 * 1024:,}")
     assert peak < 5 * 4 * CHUNK // 2
+
+
+# --- Matrices that the file has as [in, out] ----------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [1, 3, 40])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_products_with_a_transposed_matrix(name, parts, positions):
+    (weight, plain), x = transposed(name, parts), activations(positions, 50)
+    bias = activations(1, len(plain))[0]
+    np.testing.assert_array_equal(weight.read(), plain)
+    agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_any_number_of_workers_gives_the_same_bits_of_a_transposed_matrix(name):
+    weight, x = stored(name, 256, 3000).transposed().of_rows(range(200, 2900)), activations(40, 256)
+    alone = linear(x, weight)
+    agree(alone, x, weight)
+    for workers in (2, 3):
+        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_part_of_a_fused_transposed_matrix_is_computed_alone(name):
+    fused, decoded = stored(name, 64, 3 * 96).transposed(), []
+    k, x = fused.of_rows(np.arange(96, 192)), activations(3, 64)
+    found = linear(x, counted(k, decoded))
+    agree(found, x, k)
+    assert (found.shape, sum(decoded)) == ((3, 96), 96 * 64)
+
+
+@pytest.mark.parametrize("positions", [1, 8, 40])
+@pytest.mark.parametrize(("name", "most"), [("F32", 1 << 16), ("F16", 10 * CHUNK), ("BF16", 10 * CHUNK)])
+def test_a_transposed_matrix_is_not_copied(name, most, positions):
+    weight, x = stored(name, 1024, 8100).transposed().of_rows(range(50, 8050)), activations(positions, 1024)
+    linear(x, weight)  # whatever is kept from product to product
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result; the matrix has {weight.data.size:,}")
+    assert peak < most

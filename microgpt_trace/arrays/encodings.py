@@ -26,9 +26,9 @@ CHUNK = 600_000  # elements decoded at once: float32 that still fits the caches
 class Encoding:
     """A type of stored numbers: blocks of `block_bytes` bytes that hold `block_size` numbers each.
 
-    `decode` takes blocks [N, B] uint8 and gives [N, S] float32. Quantised types have `unpack`,
-    which takes [N, B, R] and leaves integers, scales and minima apart. `minima` is how many minima a
-    block has, `centre` the middle of the integers of a type that has minima.
+    `decode` takes blocks [N, B] uint8 and gives [N, S] float32; where S is 1 also strided ones [N, M, B].
+    Quantised types have `unpack`, which takes [N, B, R] and leaves integers, scales and minima apart.
+    `minima` is how many minima a block has, `centre` the middle of the integers of a type that has minima.
     """
 
     name: str
@@ -80,6 +80,9 @@ class StoredTensor:
     exactly the tensor's blocks, and `check` raises where the file no longer has them. `row_size` is how
     many elements a row takes up where its blocks are padded, `scale` AprQ8's one factor of all elements.
 
+    Of a matrix that the file has as [in, out] (`transposed`) the stored rows are the file's columns, of which
+    `stored` is a view [out, in, B].
+
     `order` has for each row the number of the stored row that it is; None: they are the stored rows one after
     the other. `of_rows` sets it, `rows`, `take` and `read` heed it, and `ordered` is for whoever works on the
     stored rows themselves (`as_stored`).
@@ -113,6 +116,11 @@ class StoredTensor:
         return self.row_size or self.row_length
 
     @property
+    def by_columns(self) -> bool:
+        """Whether the stored rows are the columns of the file's matrix."""
+        return self.stored.ndim == 3
+
+    @property
     def permuted(self) -> bool:
         """Whether the rows follow each other otherwise than in the file."""
         return self.order is not None and bool((np.diff(self.order) < 0).any())
@@ -122,6 +130,21 @@ class StoredTensor:
         if self.order is None or other.order is None:
             return self.order is other.order
         return np.array_equal(self.order, other.order)
+
+    def transposed(self) -> StoredTensor:
+        """The matrix [out, in] of one that the file has as [in, out]; nothing is read or copied.
+
+        Raises InputError for what is no matrix as it lies in the file, and for a type of more elements than
+        one to a block, whose blocks lie along the rows of the file.
+        """
+        if len(self.shape) != 2 or self.by_columns or self.order is not None:
+            found = f"{list(self.shape)}" + ", transposed or put in an order before" * (len(self.shape) == 2)
+            raise InputError(f"tensor {self.name!r}: expected a matrix [in, out], found {found}")
+        if self.encoding.block_size != 1:
+            raise InputError(f"tensor {self.name!r}: {self.encoding.name} cannot be stored as [in, out]")
+        rows, columns = self.shape
+        blocks = self.stored.reshape(rows, self.stride, self.encoding.block_bytes)[:, :columns]
+        return replace(self, shape=(columns, rows), stored=blocks.swapaxes(0, 1), row_size=None)
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
         """The tensor whose rows are these of this one: all in another order, or some of a fused matrix.
@@ -141,12 +164,13 @@ class StoredTensor:
         if odd:  # within a block, which cannot be cut
             first = start = 0
         end, block_bytes = -(-stop * self.stride // self.encoding.block_size), self.encoding.block_bytes
+        part = slice(first, stop) if self.by_columns else slice(start * block_bytes, end * block_bytes)
         rows -= first
         rows.flags.writeable = False
         return replace(
             self,
             shape=(rows.size, *self.shape[1:]),
-            stored=self.stored[start * block_bytes : end * block_bytes],
+            stored=self.stored[part],
             order=None if np.array_equal(rows, np.arange(stop - first)) else rows,
         )
 
@@ -158,7 +182,7 @@ class StoredTensor:
         """All the stored rows among which this tensor's are."""
         if self.order is None:
             return self
-        elements = len(self.stored) // self.encoding.block_bytes * self.encoding.block_size
+        elements = self.stored.size // self.encoding.block_bytes * self.encoding.block_size
         return replace(self, shape=(elements // self.stride, *self.shape[1:]), order=None)
 
     def ordered(self, values: Array, axis: int = 0) -> Array:
@@ -188,9 +212,12 @@ class StoredTensor:
 
     def _decode(self, start: int, stop: int) -> Array:
         """Stored rows start to stop, [stop - start, row_length]; they need not begin at a block's border."""
+        if self.by_columns:
+            return self._values(self.data[start:stop])[:, :, 0]
         size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
         first, last = start * self.stride // size, -(-stop * self.stride // size)
-        flat = self._values(self.data[first * block_bytes : last * block_bytes]).reshape(-1)
+        blocks = self.data[first * block_bytes : last * block_bytes].reshape(-1, block_bytes)
+        flat = self._values(blocks).reshape(-1)
         flat = flat[start * self.stride - first * size :][: (stop - start) * self.stride]
         return flat.reshape(stop - start, self.stride)[:, : self.row_length]
 
@@ -200,23 +227,24 @@ class StoredTensor:
         if not indices.size:
             return np.empty((0, self.row_length), np.float32)
         if self.stride % size == 0:
-            rows = self.data.reshape(-1, self.stride // size * block_bytes)[indices]
-            return self._values(rows).reshape(len(indices), self.stride)[:, : self.row_length]
+            rows = self.data.reshape(-1, self.stride // size, block_bytes)[indices]
+            values = self._values(rows.reshape(-1, block_bytes))
+            return values.reshape(len(indices), self.stride)[:, : self.row_length]
         elements = indices[:, None] * self.stride + np.arange(self.row_length)
         blocks, places = np.unique(elements // size, return_inverse=True)
         values = self._values(self.data.reshape(-1, block_bytes)[blocks])
         return values[places.reshape(elements.shape), elements % size]
 
     @np.errstate(over="ignore", invalid="ignore")  # scales may be NaN or infinite
-    def _values(self, data: Array) -> Array:
-        """The elements of whole blocks, [N, S]."""
-        values = self.encoding.decode(data.reshape(-1, self.encoding.block_bytes))
+    def _values(self, blocks: Array) -> Array:
+        """The elements of whole blocks: [N, B] -> [N, S]"""
+        values = self.encoding.decode(blocks)
         return values if self.scale == 1.0 else values * np.float32(self.scale)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def stored_column(tensor: StoredTensor, column: int) -> Array:
-    """A column of a stored matrix, float32: of every row only the block that holds it is decoded."""
+    """A column of a stored matrix, float32 [out]: of every row only the block that holds it is decoded."""
     encoding = tensor.encoding
     if tensor.stride % encoding.block_size:
         return np.array([tensor.rows(i, i + 1)[0, column] for i in range(tensor.shape[0])])

@@ -51,7 +51,8 @@ def linear(x: Array, weight: StoredTensor, bias: Array | None = None, workers: i
     """x @ weight.T + bias: [T, K], [out, K], [out] -> [T, out] float32
 
     The result is the same for any number of workers. Of a weight whose rows come in another order than they
-    are stored in, the columns of the result are put into that order: the weight is not copied.
+    are stored in, the columns of the result are put into that order: the weight is not copied, nor is one of
+    F32 whose rows are columns of the file.
     """
     x, stored = np.ascontiguousarray(x, np.float32), weight.as_stored()
     y = np.empty((len(x), stored.shape[0]), np.float32)

@@ -64,7 +64,7 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     """
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
-        return lambda blocks: np.ones((len(blocks), size), np.float32)
+        return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
     largest = _LARGEST_SCALE.get(encoding.name, 1)
     middle = 2 ** (8 * encoding.block_bytes // size - 1)
 
