@@ -5,12 +5,15 @@ follows inherits them. Right runs are the judge's float64.
 """
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import CASES as MICROGPTS
 from judges_decoder import decoder_events
 from real_model import SMOLLM2, needs_smollm2
+from test_encodings import PARTS, transposed
 from tiny_models import (
     CASES,
     TOKENS,
@@ -18,10 +21,13 @@ from tiny_models import (
     pair_neighbours,
     random_quantised_weights,
     rounded,
+    tiny_model,
+    write_folder,
     write_gguf,
 )
 
 from microgpt_trace import load, trace
+from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.diagnosis import hypotheses_quants
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.dumps.recording import Fitted
@@ -489,6 +495,19 @@ def test_a_matrix_that_is_read_again_has_its_rows_in_order(quantised, type):
     for name in ("layer0.attn_wq", "layer0.attn_wk", "layer0.attn_wv"):
         again = hypotheses_quants._matrix(model, hypotheses_quants.Misreading("", "nothing is wrong"), name)
         np.testing.assert_array_equal(again, model.tensors[name].read())
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize(("type", "other"), [("F16", "BF16"), ("BF16", "F16")])
+def test_halves_of_a_transposed_matrix_are_read_as_the_other_format(type, other, parts, tmp_path):
+    plan = load(write_folder(tmp_path, *tiny_model("llama_gqa"))).plan
+    tensor, name = transposed(type, parts)[0], "layer0.attn_wq"
+    case = SimpleNamespace(given=SimpleNamespace(model=SimpleNamespace(tensors={name: tensor})), plan=plan)
+    (found,) = hypotheses_quants._half_formats(case, "attn_wq", tensor)
+    read = found.plan["layer0.attn.q"].instead[name]
+    expected = replace(tensor, encoding=ENCODINGS[other]).read()
+    np.testing.assert_array_equal(read(name), expected)
+    assert not np.array_equal(read(name), tensor.read())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial as bind
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
-from ..arrays.unpacking import Quants, widen_f16
+from ..arrays.unpacking import Quants
 from .changes import with_instead
 from .hypotheses import Case, Hypothesis
 from .hypotheses_input import looked_up
@@ -194,13 +195,12 @@ def _half_formats(case: Case, weight: str, tensor: StoredTensor) -> Iterator[Hyp
     name = tensor.encoding.name
     if name not in ("F16", "BF16"):
         return
-    other = "bfloat16" if name == "F16" else "float16"
+    other, said = ("BF16", "bfloat16") if name == "F16" else ("F16", "float16")
     model = case.given.model
 
     def instead(own: str) -> Array:
-        bits = model.tensors[own].data.view("<u2")
-        values = widen_f16(bits) if other == "float16" else (bits.astype(np.uint32) << 16).view(np.float32)
-        return _ordered(model.tensors[own], values.reshape(model.tensors[own].as_stored().shape))
+        stored = replace(model.tensors[own].as_stored(), encoding=ENCODINGS[other])
+        return _ordered(model.tensors[own], stored.read())
 
-    claim = f"{weight} ({name}) is read as {other}"
+    claim = f"{weight} ({name}) is read as {said}"
     yield Hypothesis("half-format", claim, with_instead(case.plan, {weight: instead}))
