@@ -142,7 +142,8 @@ def _of_stored(model: LanguageModel, name: str) -> tuple[str, ...]:
     if tensor is None:
         return ("a parameter, which training sets; --backward explains its gradient",)
     note = f"read from {tensor.name}, stored as {tensor.encoding.name}"
-    return (note + ", whose rows the file has in another order" * tensor.permuted,)
+    order = ", whose rows the file has in another order" * tensor.permuted
+    return (note + ", whose rows the file has as columns" * tensor.by_columns + order,)
 
 
 def _uses(at: Place, gradient: bool) -> list[Use]:

@@ -52,6 +52,8 @@ def read_huggingface(path: Path) -> ModelFile:
     names = TERMS[architecture].names
     stored = (tensor for tensor in _tensors(folder, files, placed) if not tensor.name.endswith(names.skipped))
     tensors = by_our_names(folder, stored, names)
+    with blaming(folder):
+        tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
     with blaming(folder / CONFIG):
         config, tensors = _config(architecture, Settings(metadata, notes), tensors)
     if config.tied and "lm_head" in tensors:

@@ -57,6 +57,10 @@ class Names:
         ours = self.ours.get(f"{prefix}.{rest}")
         return f"layer{index}.{ours}" if ours else None
 
+    def is_transposed(self, own: str) -> bool:
+        """Whether Hugging Face stores our matrix of that name as [in, out]."""
+        return own.rpartition(".")[2] in self.transposed
+
     def like(self, name: str) -> list[str]:
         """The names of a file's tensors that exist, nearest first: up to three, for the layer of `name`."""
         from difflib import get_close_matches
