@@ -346,8 +346,9 @@ def test_of_a_few_transposed_rows_nothing_else_is_decoded(name):
     assert decoded == [3 * 50, 2 * 50, 37, 4 * 50, 5 * 50]
 
 
-def test_padded_rows_of_a_transposed_matrix():
-    tensor, plain = transposed("F16", "a part", row_size=40)
+@pytest.mark.parametrize("parts", ["the whole", "a part"])
+def test_padded_rows_of_a_transposed_matrix(parts):
+    tensor, plain = transposed("F16", parts, row_size=40)
     assert (tensor.stride, tensor.data.size) == (50, 2 * plain.size)
     same_bits(tensor.read(), plain)
 

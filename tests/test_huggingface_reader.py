@@ -25,6 +25,7 @@ from tiny_models import (
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.weights import compare_weights
+from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.architectures import TERMS
 from microgpt_trace.readers.names import LLAMA
 
@@ -79,6 +80,15 @@ def test_transposed_and_fused_matrices_are_those_of_a_file_without(dtype, tmp_pa
     assert kinds == {"attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_wdown"}
     expected, logits = (m.logits(m.read(tokens=TOKENS), range(len(TOKENS))) for m in (plain, found))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "by_columns"), [("mlp_wdown", True), ("mlp_wup", False)])
+def test_a_parameter_says_that_its_rows_are_columns_of_the_file(name, by_columns, tmp_path, monkeypatch):
+    transpose(monkeypatch)
+    config, weights = tiny_model("llama_gqa")
+    model = load(write_folder(tmp_path, config, as_transposed(weights)))
+    (note,) = explain(model, f"layer0.{name}[3,5]", tokens=TOKENS).notes
+    assert ("whose rows the file has as columns" in note) == by_columns
 
 
 @pytest.mark.parametrize("shape", [(32,), (2, 4, 4), ()])
