@@ -1,7 +1,7 @@
 """record: the forward pass of a PyTorch decoder, kept under the names of our events.
 
-Knows the modules of transformers' Llama, Mistral, Qwen2 and Qwen3. torch is the user's: it is reached
-by the model alone and imported nowhere.
+Knows the families of torch_modules.py. torch is the user's: it is reached by the model alone and imported
+nowhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,10 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
 from .arrays_file import write_arrays
-from .event_names import RETURNED_SECOND, TURNED, meaning_of, numbered
+from .event_names import RETURNED_SECOND, TURNED, numbered
+from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
-# The modules of a decoder layer whose outputs are events, and those whose inputs are events as well.
-_OUTPUTS = (
-    "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm",
-    "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
-    "mlp.act_fn", "mlp.down_proj",
-)  # fmt: skip
-_INPUTS = ("self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj")
-_OPTIONAL = ("self_attn.q_norm", "self_attn.k_norm", "mlp.act_fn")
 _CACHES = ("cache", "past_key_values", "past_key_value")  # what versions of transformers call it
-_ROTARY = "apply_rotary_pos_emb"
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module gives them"
 
 
@@ -53,7 +44,7 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
-    recording = TorchRecording(_find_decoder(model))
+    recording = TorchRecording(find_decoder(model))
     with ExitStack() as hooks:
         recording.listen(hooks)
         yield recording
@@ -64,19 +55,10 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class _TorchDecoder:
-    """Where a model has its decoder."""
-
-    stack: Any  # the module with embed_tokens, layers and norm
-    layers: Sequence[Any]
-    head: Any  # lm_head or None
-
-
 class TorchRecording:
     """What was recorded so far: `arrays` by event, the `tokens`, the `positions` of the logits."""
 
-    def __init__(self, decoder: _TorchDecoder) -> None:
+    def __init__(self, decoder: TorchDecoder) -> None:
         self.arrays: dict[str, Array] = {}
         self.tokens: tuple[int, ...] = ()
         self.positions: tuple[int, ...] = ()
@@ -86,10 +68,11 @@ class TorchRecording:
     @property
     def left_out(self) -> list[str]:
         """The events that are missing, with the reason."""
+        family = self._decoder.family
         reasons = {
-            TURNED: f"the attention calls no {_ROTARY} of its module",
+            TURNED: f"the attention calls no {family.rotary} of its module",
             (RETURNED_SECOND,): "not returned; eager attention does, asked for output_attentions",
-            (_event("layers.#.mlp.act_fn"),): "the activation is no module",
+            family.in_layer(family.activation): "the activation is no module",
         }
         said = [
             f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
@@ -102,7 +85,7 @@ class TorchRecording:
         """Raises InputError where no pass was made, or one that did not call every module."""
         if not self.tokens:
             raise InputError("nothing to save: the model made no forward pass inside record()")
-        missing = [name for name in _expected(self._decoder) if name not in self.arrays]
+        missing = [name for name in expected_events(self._decoder) if name not in self.arrays]
         if missing:
             raise InputError(
                 f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
@@ -118,22 +101,23 @@ class TorchRecording:
         def after(module: Any, hook: Callable[..., None]) -> None:
             hooks.callback(module.register_forward_hook(hook).remove)
 
-        decoder = self._decoder
+        decoder, family = self._decoder, self._decoder.family
         before(decoder.stack, _check_mask)
-        before(decoder.stack.embed_tokens, self._begin)
-        after(decoder.stack.embed_tokens, partial(self._take, _event("embed_tokens")))
+        embedding = getattr(decoder.stack, family.embedding)
+        before(embedding, self._begin)
+        after(embedding, partial(self._take, family.event(family.embedding)))
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             after(layer, self._leave_layer)
-        for path in _INPUTS:
+        for path in family.inputs:
             for module in self._distinct(path):
-                before(module, partial(self._take_input, _event(f"layers.#.{path}.input")))
-        for path in _OUTPUTS:
+                before(module, partial(self._take_input, family.in_layer(f"{path}.input")))
+        for path in family.outputs:
             for module in self._distinct(path):
-                after(module, partial(self._take_output, _event(f"layers.#.{path}")))
-        for module in self._distinct("self_attn"):
+                after(module, partial(self._take_output, family.in_layer(path)))
+        for module in self._distinct(family.attention):
             after(module, self._take_weights)
-        after(decoder.stack.norm, partial(self._take, _event("norm")))
+        after(getattr(decoder.stack, family.norm), partial(self._take, family.event(family.norm)))
         if decoder.head is not None:
             before(decoder.head, self._take_positions)
             after(decoder.head, partial(self._take, "logits"))
@@ -141,16 +125,17 @@ class TorchRecording:
 
     def _distinct(self, path: str) -> list[Any]:
         """The modules at a path of every layer, each once: an activation may be shared by all."""
-        found = [_module_at(layer, path) for layer in self._decoder.layers]
+        found = [module_at(layer, path) for layer in self._decoder.layers]
         return list({id(module): module for module in found if module is not None}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
         """Listen to the function that turns q and k, which is a global of the attention's module."""
-        for home in {id(home): home for home in map(_home_of, self._distinct("self_attn"))}.values():
-            original = getattr(home, _ROTARY, None)
+        attentions, rotary = self._distinct(self._decoder.family.attention), self._decoder.family.rotary
+        for home in {id(home): home for home in map(_home_of, attentions)}.values():
+            original = getattr(home, rotary, None)
             if original is not None:
-                setattr(home, _ROTARY, self._listening(original))
-                hooks.callback(setattr, home, _ROTARY, original)
+                setattr(home, rotary, self._listening(original))
+                hooks.callback(setattr, home, rotary, original)
 
     def _listening(self, rotary: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(rotary)
@@ -188,15 +173,21 @@ class TorchRecording:
             _check_start(kwargs, len(self.tokens))
 
     def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
-        self._take_output(_event("layers.#"), module, args, output)
+        self._take_output(self._decoder.family.in_layer(), module, args, output)
         self._layer = None
 
-    def _take_input(self, event: str, module: Any, args: Any, kwargs: Any) -> None:
-        self._take_output(event, module, args, args[0])
+    def _take_input(self, events: Sequence[str], module: Any, args: Any, kwargs: Any) -> None:
+        self._take_output(events, module, args, args[0])
 
-    def _take_output(self, event: str, module: Any, args: Any, output: Any) -> None:
-        if self._layer is not None:  # else somebody uses the module by itself
-            self._take(numbered(event, self._layer), module, args, output)
+    def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
+        """Keep what a module of the layer gave, [1, T, width]; of several events side by side, each."""
+        if self._layer is None:  # somebody uses the module by itself
+            return
+        tensor = _first(output)
+        width = tensor.shape[-1] // len(events)
+        for i, event in enumerate(events):
+            part = tensor if len(events) == 1 else tensor[..., i * width : (i + 1) * width]
+            self._take(numbered(event, self._layer), module, args, part)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
         """What eager attention returns beside its output: [1, H, T, T]"""
@@ -206,16 +197,17 @@ class TorchRecording:
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
         """Which positions the head is asked for: all of them or the last few (logits_to_keep)."""
-        if _event("norm") not in self.arrays:
+        normed = self._decoder.family.event(self._decoder.family.norm)
+        if normed not in self.arrays:
             raise InputError("record() expected a pass of the decoder before the head, found none")
-        rows, stream = _values(args[0])[0], self.arrays[_event("norm")]
+        rows, stream = _values(args[0])[0], self.arrays[normed]
         if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
             raise InputError("logits_to_keep: expected all positions or the last few, found others")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
         """Keep what a module gave, [1, T, ...] alone or first in a tuple, as rows [T, width]."""
-        tensor = output[0] if isinstance(output, tuple) else output
+        tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):
             raise InputError(f"{name}: expected shape (1, {length}, ...), found {tuple(tensor.shape)}")
@@ -225,73 +217,6 @@ class TorchRecording:
         if name in self.arrays:
             raise InputError(f"record() takes one forward pass, and {name} was computed again")
         self.arrays[name] = array
-
-
-def _find_decoder(model: Any) -> _TorchDecoder:
-    """The decoder in a model, by the names of its modules. Raises InputError where there is not one."""
-    kind, wanted = type(model).__name__, ("embed_tokens", "layers", "norm")
-    if not hasattr(model, "named_modules"):
-        raise InputError(f"record(): expected a PyTorch model, found {kind}")
-    modules = dict(model.named_modules())
-    found = [name for name, module in modules.items() if module._modules.keys() >= set(wanted)]
-    if not found:
-        raise InputError(
-            f"{kind}: expected a decoder with the modules {', '.join(wanted)} beside each other, as Llama,"
-            f" Mistral, Qwen2 and Qwen3 have them; found {', '.join(list(modules)[1:6]) or 'no modules'} ..."
-        )
-    if len(found) > 1:
-        raise InputError(f"{kind} holds {len(found)} decoders ({', '.join(found)}): record one of them")
-    name, stack = found[0], modules[found[0]]
-    layers = list(stack.layers)
-    for i, layer in enumerate(layers):
-        _check_layer(f"{name}.layers.{i}".lstrip("."), layer)
-    head = modules[name.rpartition(".")[0]]._modules.get("lm_head") if name else None
-    return _TorchDecoder(stack, layers, head)
-
-
-def _expected(decoder: _TorchDecoder) -> list[str]:
-    """The events that a whole pass gives, in the order of the modules."""
-    layers = [
-        numbered(event, i)
-        for i, layer in enumerate(decoder.layers)
-        for event in (
-            *(_event(f"layers.#.{path}") for path in _OUTPUTS if _module_at(layer, path) is not None),
-            *(_event(f"layers.#.{path}.input") for path in _INPUTS),
-            _event("layers.#"),
-        )
-    ]
-    return [_event("embed_tokens"), *layers, _event("norm")]
-
-
-def _event(path: str) -> str:
-    """The event, with # for its layer, of what a module gives: "layers.#.mlp.up_proj" -> "layer#.mlp.up"."""
-    meaning = meaning_of(f"model.{path.replace('#', '0')}")
-    assert meaning is not None
-    return meaning.events[0].replace("layer0.", "layer#.")
-
-
-def _check_layer(name: str, layer: Any) -> None:
-    """Raises InputError unless the layer has every module that we know, and no other with weights: one
-    between those (Gemma's norms after the branches) would change what they mean."""
-    for path in _OUTPUTS:
-        if path not in _OPTIONAL and _module_at(layer, path) is None:
-            raise InputError(
-                f"{name}: expected a module {path}, as Llama, Mistral, Qwen2 and Qwen3 have it, found none"
-            )
-    for parent in ("", "self_attn.", "mlp."):
-        for child, module in _module_at(layer, parent.rstrip("."))._modules.items():
-            known = f"{parent}{child}" in {*_OUTPUTS, "self_attn", "mlp"}
-            if not known and module is not None and any(True for _ in module.parameters()):
-                raise InputError(
-                    f"{name}: the module {parent}{child} is none of Llama's, Mistral's or Qwen's"
-                )
-
-
-def _module_at(layer: Any, path: str) -> Any:
-    """The module at a path below a layer, None where there is none."""
-    for name in path.split(".") if path else ():
-        layer = None if layer is None else layer._modules.get(name)
-    return layer
 
 
 def _home_of(attention: Any) -> Any:
@@ -323,6 +248,11 @@ def _check_start(kwargs: Mapping[str, Any], length: int) -> None:
         found = kwargs["position_ids"].detach().cpu().numpy()
         if not np.array_equal(found, np.broadcast_to(np.arange(length), found.shape)):
             raise InputError(f"position_ids: expected 0 to {length - 1}, found {found.ravel().tolist()}")
+
+
+def _first(output: Any) -> Any:
+    """What a module gave, alone or first in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _values(tensor: Any) -> Array:

@@ -1,0 +1,160 @@
+"""What PyTorch decoders call their modules: a row for each family, and where a model has them.
+
+Knows no torch; a model is known by the names of its modules. Which event a module's output or input is stands
+in event_names.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .event_names import meaning_of, numbered
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The modules of a family: those of the stack (embedding, layers, norm), and in a layer by their paths.
+
+    `outputs` and `inputs` are the modules of a layer whose outputs and whose inputs are events, in order of
+    computation; `optional` of them need not be there. `rotary` is the function that turns q and k, a global
+    of the attention's Python module.
+    """
+
+    having: str  # in sentences: as they have it
+    none_of: str  # in sentences: is none of theirs
+    prefix: str  # before the names of the stack's modules
+    embedding: str
+    layers: str
+    norm: str
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...]
+    attention: str
+    activation: str
+    rotary: str
+    head: str = "lm_head"
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The modules that stand beside each other."""
+        return (self.embedding, self.layers, self.norm)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The paths of what holds the modules of a layer, the layer itself first: ""."""
+        return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
+
+    def event(self, name: str) -> str:
+        """The event of what a module of the stack gives."""
+        meaning = meaning_of(self.prefix + name)
+        assert meaning is not None
+        return meaning.events[0]
+
+    def in_layer(self, path: str = "") -> tuple[str, ...]:
+        """The events, with # for the layer, of what a layer or a module of it gives: several of a product
+        whose rows have them side by side; of its input with ".input" behind the path."""
+        meaning = meaning_of(f"{self.prefix}{self.layers}.0.{path}".rstrip("."))
+        assert meaning is not None
+        return tuple(event.replace("layer0.", "layer#.") for event in meaning.events)
+
+
+FAMILIES = (
+    Modules(
+        having="Llama, Mistral, Qwen2 and Qwen3 have",
+        none_of="Llama's, Mistral's or Qwen's",
+        prefix="model.",
+        embedding="embed_tokens",
+        layers="layers",
+        norm="norm",
+        outputs=(
+            "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm",
+            "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj",
+            "mlp.up_proj", "mlp.act_fn", "mlp.down_proj",
+        ),
+        inputs=("self_attn.o_proj", "post_attention_layernorm", "mlp.down_proj"),
+        optional=("self_attn.q_norm", "self_attn.k_norm", "mlp.act_fn"),
+        attention="self_attn",
+        activation="mlp.act_fn",
+        rotary="apply_rotary_pos_emb",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class TorchDecoder:
+    """Where a model has its decoder."""
+
+    family: Modules
+    stack: Any  # the module with the embedding, layers and norm
+    layers: Sequence[Any]
+    head: Any  # None: it has none
+
+
+def find_decoder(model: Any) -> TorchDecoder:
+    """The decoder in a model, by the names of its modules. Raises InputError where there is not one."""
+    kind = type(model).__name__
+    if not hasattr(model, "named_modules"):
+        raise InputError(f"record(): expected a PyTorch model, found {kind}")
+    modules = dict(model.named_modules())
+    found = {
+        name: family
+        for name, module in modules.items()
+        for family in FAMILIES
+        if module._modules.keys() >= set(family.stack)
+    }
+    if not found:
+        known = ", or ".join(
+            f"{', '.join(family.stack)} beside each other, as {family.having} them" for family in FAMILIES
+        )
+        raise InputError(
+            f"{kind}: expected a decoder with the modules {known}; found"
+            f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
+        )
+    if len(found) > 1:
+        raise InputError(f"{kind} holds {len(found)} decoders ({', '.join(found)}): record one of them")
+    ((name, family),) = found.items()
+    layers = list(getattr(modules[name], family.layers))
+    for i, layer in enumerate(layers):
+        _check_layer(family, f"{name}.{family.layers}.{i}".lstrip("."), layer)
+    head = modules[name.rpartition(".")[0]]._modules.get(family.head) if name else None
+    return TorchDecoder(family, modules[name], layers, head)
+
+
+def expected_events(decoder: TorchDecoder) -> list[str]:
+    """The events that a whole pass gives, in the order of the modules."""
+    family = decoder.family
+    layers = [
+        numbered(event, i)
+        for i, layer in enumerate(decoder.layers)
+        for path in (
+            *(path for path in family.outputs if module_at(layer, path) is not None),
+            *(f"{path}.input" for path in family.inputs),
+            "",
+        )
+        for event in family.in_layer(path)
+    ]
+    return [family.event(family.embedding), *layers, family.event(family.norm)]
+
+
+def _check_layer(family: Modules, name: str, layer: Any) -> None:
+    """Raises InputError unless the layer has every module that we know, and no other with weights: one
+    between those (Gemma's norms after the branches) would change what they mean."""
+    for path in family.outputs:
+        if path not in family.optional and module_at(layer, path) is None:
+            raise InputError(f"{name}: expected a module {path}, as {family.having} it, found none")
+    for parent in family.parents:
+        for child, module in module_at(layer, parent)._modules.items():
+            path = f"{parent}.{child}".lstrip(".")
+            known = path in {*family.outputs, *family.parents}
+            if not known and module is not None and any(True for _ in module.parameters()):
+                raise InputError(f"{name}: the module {path} is none of {family.none_of}")
+
+
+def module_at(layer: Any, path: str) -> Any:
+    """The module at a path below a layer, None where there is none."""
+    for name in path.split(".") if path else ():
+        layer = None if layer is None else layer._modules.get(name)
+    return layer
