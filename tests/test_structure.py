@@ -7,6 +7,7 @@ first. What still goes up is listed here, and the list may only become shorter.
 import ast
 import os
 import random
+import re
 import subprocess
 import sys
 from functools import cache
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import microgpt_trace
+from microgpt_trace.architecture.known import known_rows
 from microgpt_trace.cli import COMMANDS
 
 PACKAGE = Path(microgpt_trace.__file__).parent
@@ -310,3 +312,44 @@ def test_no_function_is_longer_than_a_reader_bears():
         if isinstance(node, ast.FunctionDef) and node.body[ast.get_docstring(node) is not None :]
     }
     assert {function: length for function, length in lengths.items() if length > 50} == {}
+
+
+# --- Events are named by the plans --------------------------------------------------------------
+
+# Where events stand by their names: the plans and the fixed words for events, microGPT's hand-written passes,
+# and the tables of foreign names.
+NAMES_EVENTS = ("architecture.", "microgpt.passes", "hooks.names", "dumps.event_names", "dumps.module_names")
+ELSEWHERE: dict[str, int] = {}  # how many times other files do; it may only become shorter
+OF_THE_OUTPUT = {"logits", "probs", "loss"}  # words of what is printed too
+
+
+def events_named(tree):
+    """The constants of a module that are the name of an event without its layer, however that is written."""
+    known = set(known_rows()) - OF_THE_OUTPUT
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = re.sub(r"^(layer[^.]*|\*)?\.", "", node.value)
+            if re.sub(r"^(attn\.head)[0-9*]*$", r"\1", name) in known:
+                yield node.value
+
+
+def test_events_are_named_by_the_plans_alone():
+    found = {name: len(list(events_named(tree))) for name, tree in house().items()}
+    for name, count in found.items():
+        assert name.startswith(NAMES_EVENTS) or count == ELSEWHERE.get(name, 0), (
+            f"{name} names {count} events"
+        )
+    print(sum(count for name, count in found.items() if not name.startswith(NAMES_EVENTS)))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('"attn.q"', 1),
+        ('f"layer{i}.mlp.down"', 1),
+        ('["layer*.attn.head*", "*.norm", "layer3.attn.residual"]', 2),
+        ('("logits", "probs", "attn", "mlp.", "attn_norm")', 0),
+    ],
+)
+def test_a_planted_name_is_found(text, count):
+    assert len(list(events_named(ast.parse(text)))) == count
