@@ -431,7 +431,7 @@ def test_rmsnorm_invariant(ten):
 def test_the_pattern_is_microgpts_unless_the_layers_differ(ten):
     traced = trace(ten, tokens=list(TOKENS))
     assert insight(traced, "pattern").holds
-    other = SimpleNamespace(config=ten.config, chain=("ffn_norm", "attn"))
+    other = SimpleNamespace(config=ten.config, plan=ten.plan, chain=("ffn_norm", "attn"))
     found = list(insights_of(other, traced.layers, NORMS, traced.input))
     assert (found[-1].id, found[-1].holds) == ("pattern", False)
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
+from ..decoder.config import OF_SOME
 from ..printable import on_one_line, shown_token, with_ids
 from ..tracing.anomalies import TOO_FEW
 from ..tracing.findings import Anomaly
@@ -152,7 +153,7 @@ def print_layers(trace: Trace, screen: Screen) -> None:
     threshold = layers[0].near_zero_threshold if layers else 0
     legend = (
         "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
-        f"~0: SiLU outputs within ±{threshold:g}"
+        f"~0: {(OF_SOME | trace.model['config'])['activation']} outputs within ±{threshold:g}"
     )
     if screen.width >= WIDE:
         legend += "; cosine: of output and input; sink: attention on position 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
 from ..architecture.kinds import Softmax
@@ -42,11 +42,12 @@ class Steps:
 
 def anomalies_of(
     events: Sequence[TraceEvent], steps: Steps, put: Collection[str], layers: Sequence[LayerRow],
-    norms: NormRows,
+    norms: NormRows, activation: str = "SiLU",
 ) -> Iterable[Anomaly]:  # fmt: skip
     """Evaluate every rule on the events and layers of a prompt, and on the steps that continue it.
 
     `put` are the events that interventions changed: what they put there is no anomaly of the model.
+    `activation` is the name of the MLP's function.
     """
     own = [event for event in events if event.name not in put]
     left = len(events) - len(own)
@@ -55,7 +56,7 @@ def anomalies_of(
     yield _constant(own, ", ".join(filter(None, [unseen, "steps of the continuation" * bool(steps.count)])))
     yield _norms(norms)
     for rule in _LAYER_RULES:
-        yield _odd_layer(rule, layers)
+        yield _odd_layer(replace(rule, title=rule.title.format(activation)), layers)
 
 
 def _nonfinite(events: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly:
@@ -77,7 +78,7 @@ def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
 
 
 def _norms(norms: NormRows) -> Anomaly:
-    title, off = "RMSNorm rows, gain divided out, away from RMS 1", norms.off
+    title, off = f"{norms.of} rows, {norms.undone}, away from RMS 1", norms.off
     bad = next((name for name in off if not math.isfinite(off[name])), None)
     if not off or bad is not None:
         reason = f"{bad}, or what went in, is not finite or too large to be squared"
@@ -108,7 +109,7 @@ _LAYER_RULES = (
         "it reads the embedding, of a size of its own", close=0.35,  # what it reads of varies with the text
     ),
     _LayerRule("mlp-write", "an MLP that writes unlike the others", lambda layer: layer.mlp),
-    _LayerRule("silence", "SiLU outputs near zero unlike the others", lambda layer: layer.passing),
+    _LayerRule("silence", "{} outputs near zero unlike the others", lambda layer: layer.passing),
     _LayerRule("turn", "a layer that turns the stream unlike the others", lambda layer: 1 + layer.turn),
 )  # fmt: skip
 

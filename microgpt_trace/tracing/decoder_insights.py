@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
+from ..architecture.kinds import Multiply, Norm, Rotation
 from ..architecture.model import TraceInput
 from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
@@ -27,7 +28,7 @@ def insights_of(
 ) -> Iterator[Insight]:
     """Evaluate every predicate on the layers of a run."""
     makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
-        ("rmsnorm", "RMSNorm normalization", lambda: _rmsnorm(norms)),
+        ("rmsnorm", f"{norms.of} normalization", lambda: _rmsnorm(norms)),
         ("growth", "Growth of the residual stream", lambda: _growth(layers)),
         ("massive", "Massive activations", lambda: _massive(layers, inputs)),
         ("sinks", "Attention sinks", lambda: _sinks(model, layers, inputs)),
@@ -50,7 +51,7 @@ def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:
 
 
 def _rmsnorm(norms: NormRows) -> Insight:
-    title, off = "RMSNorm normalization", norms.off
+    title, off = f"{norms.of} normalization", norms.off
     if not off:
         return Insight("rmsnorm", title, None, "Not evaluated: no norm has a gain.")
     worst, tightest = (
@@ -62,11 +63,11 @@ def _rmsnorm(norms: NormRows) -> Insight:
     if norms.without_gain:
         measured += "; channels whose gain is 0 left out"
     if off[worst] > NORM_TOLERANCE:
-        text = f"The invariant does not hold: with the gain divided out a row's RMS is not 1 ({measured})."
+        text = f"The invariant does not hold: with the {norms.undone} a row's RMS is not 1 ({measured})."
         return Insight("rmsnorm", title, False, text, numbers)
     whole = norms.least[tightest] >= WHOLE
     text = (
-        f"With the gain divided out, every row has RMS 1 after each of the {len(off)} norms, less what eps "
+        f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, less what eps "
         f"takes ({measured}). "
     )
     if whole:
@@ -188,11 +189,14 @@ def _turn(layers: Sequence[LayerRow]) -> Insight:
 
 def _pattern(model: Decoder) -> Insight:
     """What a layer has that microGPT's has not, as the config and the events say."""
-    config, chain = model.config, " → ".join(model.chain)
+    config, plan, chain = model.config, model.plan, " → ".join(model.chain)
+    act, gated = config.activation, bool(plan.of_kind(Multiply))
+    centred = any(isinstance(own.kind, Norm) and own.kind.centred for own in plan.values())
     differences = [
         f"{config.n_layer} layers instead of 1" if config.n_layer > 1 else "",
-        "SiLU(gate)·up in place of ReLU(up)" if "gate_proj" in model.chain else "",
-        "RoPE in place of wpe",
+        f"{act}(gate)·up in place of ReLU(up)" if gated else f"{act} in place of ReLU" * (act != "ReLU"),
+        "RoPE in place of wpe" if plan.of_kind(Rotation) else "",
+        "LayerNorm in place of RMSNorm" if centred else "",
         f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head),
         f"attention no further back than {config.window} positions" if config.windowed_layers else "",
         "a gain in every norm and a norm before the head",

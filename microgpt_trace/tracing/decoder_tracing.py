@@ -113,7 +113,11 @@ def _run(
         checks=(checker.finite(), *checker.checks(), *checks),
         insights=tuple(insights_of(model, layers, survey.norms, inputs)),
         layers=layers,
-        anomalies=tuple(anomalies_of(prompted, watched.stepped, watched.put, layers, survey.norms)),
+        anomalies=tuple(
+            anomalies_of(
+                prompted, watched.stepped, watched.put, layers, survey.norms, model.config.activation
+            )
+        ),
         lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
         generation=tuple(continued.tokens),
         generation_end=continued.end,

@@ -35,7 +35,8 @@ class NormMeter:
         self._last = dict(sorted(needs, key=lambda need: order[need[1]]))  # by event who needs it last
         self._over: list[str] = []
         self.read: dict[str, Array] = {}
-        self.rows = NormRows(next((kind.eps for kind in self._norms.values()), 0.0))
+        first = next(iter(self._norms.values()), Norm(0.0))
+        self.rows = NormRows(first.eps, centred=first.centred)
 
     @property
     def names(self) -> list[str]:

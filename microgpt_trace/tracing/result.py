@@ -98,8 +98,8 @@ class Compared:
     """What the rules compare of a layer, over `positions` that read different tokens.
 
     All are medians over these. `growth` is how many times its input the stream leaves as, `attention` and
-    `mlp` what each writes (of all three the median magnitude of an element), `passing` the share of SiLU
-    outputs that are not near zero, `turn` the cosine of the layer's output and input.
+    `mlp` what each writes (of all three the median magnitude of an element), `passing` the share of the
+    activation's outputs that are not near zero, `turn` the cosine of the layer's output and input.
     """
 
     positions: int
@@ -116,8 +116,8 @@ class LayerRow:
 
     `typical` is the stream's median magnitude of an element; `attention_share` and `mlp_share` are the
     median of |write| / |stream|, `turn` that of the cosine of the layer's output and input, `near_zero`
-    the share of SiLU outputs within `near_zero_threshold`, `sink` the attention on position 0, averaged
-    over heads and later queries. `compared` is None where no position serves as a measure.
+    the share of the activation's outputs within `near_zero_threshold`, `sink` the attention on position 0,
+    averaged over heads and later queries. `compared` is None where no position serves as a measure.
     """
 
     layer: int

@@ -217,6 +217,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     assert isinstance(kind, Norm)
     size, whole = kind.head_dim or at.numbers.shapes[at.name][-1], "head" if kind.head_dim else "row"
     words = f"divided by the rms of the {whole}, of {size} squares its own is one"
+    words = "less the mean, " * kind.centred + words
     return at.use(reader.name, at.index, None, size, words)
 
 
