@@ -156,6 +156,13 @@ class Case:
         names = [row.kind.gain for row in self.of(Norm) if isinstance(row.kind, Norm) and row.kind.gain]
         return tuple(dict.fromkeys(map(kind_of, names)))
 
+    @cached_property
+    def biases(self) -> tuple[str, ...]:
+        """The biases of the products and then of the norms that take part, without their layers."""
+        kinds = [row.kind for row in (*self.of(Linear), *self.of(Norm))]
+        names = [kind.bias for kind in kinds if isinstance(kind, Linear | Norm) and kind.bias]
+        return tuple(dict.fromkeys(map(kind_of, names)))
+
     def value(self, name: str) -> Array:
         """An event: the dump's, or what follows for it."""
         return self.judge.plain.value(name)

@@ -30,8 +30,11 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     if not kinds:
         return
     yield from _gains(case)
-    skipped = with_instead(_faulty(case, power=0.0), gains(case.plan, np.ones_like, case.parameter))
-    yield Hypothesis("norm-missing", "the norm is skipped, its gain too", skipped)
+    gone = gains(case.plan, np.ones_like, case.parameter)
+    without = {**gone, **_of_own(case, case.biases, np.zeros_like)}
+    skipped = with_instead(_faulty(case, power=0.0, centred=False), without)
+    what = "gain and bias" if case.biases else "gain"
+    yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", skipped)
     centred = not kinds[0].centred
     words = "the mean is subtracted (LayerNorm, not RMSNorm)"
     words = words if centred else "the mean is not subtracted (RMSNorm, not LayerNorm)"
@@ -88,6 +91,8 @@ def _rows(case: Case) -> tuple[Array, Array] | None:
     own = case.parameter(kind.gain) if kind.gain else np.ones(1)
     width = x.shape[1] if len(own) == 1 else len(own)
     x, found = x.reshape(-1, width), found.reshape(-1, width)
+    x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
+    found = found - case.parameter(kind.bias) if kind.bias else found
     scaled = x * own
     usable = np.isfinite(x).all(axis=1) & np.isfinite(found).all(axis=1) & scaled.any(axis=1)
     x, scaled, found = x[usable], scaled[usable], found[usable]
@@ -130,7 +135,7 @@ def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """The gain missing, with 1 added, squared, or that of another norm."""
+    """The gain missing (the bias too), with 1 added, squared, or that of another norm."""
     own = case.gains
     if not own:
         return
@@ -144,10 +149,29 @@ def _gains(case: Case) -> Iterator[Hypothesis | Family]:
             plan = with_instead(case.plan, _of_own(case, chosen, change))
             yield Hypothesis(id, f"{words} {what}", plan)
         yield _gain_plus(case, chosen, words)
+    if case.biases:
+        without = _of_own(case, own, np.ones_like) | _of_own(case, case.biases, np.zeros_like)
+        claim = f"the norm's gain and bias ({', '.join((*own, *case.biases))}) are missing"
+        yield Hypothesis("gain-missing", claim, with_instead(case.plan, without))
     for gain in own:
         for other, name in _other_gains(case, gain):
             plan = with_instead(case.plan, {gain: other})
             yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", plan)
+            bias, its = _bias_beside(case, gain), _bias_beside(case, name)
+            if bias and its:
+                both = with_instead(plan, {bias: _of_its_layer(case, its)})
+                claim = f"gain and bias are those of {name}, not of {gain}"
+                yield Hypothesis("gain-of-another-norm", claim, both)
+
+
+def _bias_beside(case: Case, gain: str) -> str | None:
+    """The bias of the norm with that gain, with its layer where the gain is named so."""
+    for row in case.plan.of_kind(Norm):
+        assert isinstance(row.kind, Norm)
+        names = row.kind.gain, row.kind.bias
+        if gain in (names[0], kind_of(names[0] or "")) and names[1]:
+            return names[1] if gain == names[0] else kind_of(names[1])
+    return None
 
 
 def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:

@@ -16,8 +16,8 @@ from .hypotheses import Case, Hypothesis, Product
 
 def biases(case: Case) -> Iterator[Hypothesis | Family]:
     """A bias that is missing, added twice or times another number, or another's."""
-    own = [product.bias for product in case.products if product.bias is not None]
-    for chosen in (*((bias,) for bias in own), *([tuple(own)] if len(own) > 1 else [])):
+    own = case.biases
+    for chosen in (*((bias,) for bias in own), *([own] if len(own) > 1 else [])):
         yield _scaled(case, chosen)
     for bias in own:
         for other in _alike(case, bias):
@@ -165,9 +165,10 @@ def layers(case: Case) -> Iterator[Hypothesis]:
 
 
 def _parameters(case: Case) -> list[tuple[str, ...]]:
-    """What the operation has: its matrix with its bias, or its gain."""
+    """What the operation has: its matrix or gain, that with its bias, and the bias."""
     if isinstance(case.row.kind, Norm):
-        return [(gain,) for gain in case.gains]
+        single = [(name,) for name in (*case.gains, *case.biases)]
+        return [*single, (*case.gains, *case.biases)] if len(single) > 1 else [*single]
     found: list[tuple[str, ...]] = []
     for product in case.products:
         found.append((product.weight,))
