@@ -135,7 +135,8 @@ class Distance:
         expected = self.expected
         if rtol is not None or expected is None:
             return self.relative_l2 <= (limit if rtol is None else rtol)
-        near = self.relative_l2 <= FACTOR * expected and self.worst_block <= self.block_factor
+        chance = 1 + 3 / math.sqrt(max(1, self.count))  # of few elements the squares scatter by more
+        near = self.relative_l2 <= max(FACTOR, chance) * expected and self.worst_block <= self.block_factor
         return near and self._keeps_scale(expected) and not self.moved and not self.damaged
 
     @property
