@@ -159,8 +159,13 @@ class Case:
     @cached_property
     def biases(self) -> tuple[str, ...]:
         """The biases of the products and then of the norms that take part, without their layers."""
-        kinds = [row.kind for row in (*self.of(Linear), *self.of(Norm))]
-        names = [kind.bias for kind in kinds if isinstance(kind, Linear | Norm) and kind.bias]
+        of_products = [product.bias for product in self.products if product.bias is not None]
+        return tuple(dict.fromkeys([*of_products, *self.norm_biases]))
+
+    @cached_property
+    def norm_biases(self) -> tuple[str, ...]:
+        """The biases of the norms that take part, without their layers."""
+        names = [row.kind.bias for row in self.of(Norm) if isinstance(row.kind, Norm) and row.kind.bias]
         return tuple(dict.fromkeys(map(kind_of, names)))
 
     def value(self, name: str) -> Array:

@@ -29,7 +29,9 @@ def scale(case: Case) -> Iterator[Family]:
     kind = next((row.kind for row in case.of(Scores)), None)
     if not isinstance(kind, Scores):
         return
-    special, right = _scales(case, kind.head_dim), f"not multiplied by 1/sqrt({kind.head_dim})"
+    usual = 1 / math.sqrt(kind.head_dim)
+    own = f"1/sqrt({kind.head_dim})" if kind.scale == usual else f"{kind.scale:.6g}"
+    special, right = _scales(case, kind), f"not multiplied by {own}"
     measured = [_factor(case) * kind.scale] if case.alone else []
     yield Family(
         "scale", lambda scale: with_attributes(case.plan, Scores, scale=scale),
@@ -41,14 +43,17 @@ def scale(case: Case) -> Iterator[Family]:
     yield capped(case, Scores, "scores")
 
 
-def _scales(case: Case, dim: int) -> dict[float, tuple[str, str]]:
-    width = case.given.shapes[case.plan.streams[0]][1]
-    return {
+def _scales(case: Case, kind: Scores) -> dict[float, tuple[str, str]]:
+    """What scores are often multiplied by, but for the model's own."""
+    dim, width = kind.head_dim, case.given.shapes[case.plan.streams[0]][1]
+    found = {
+        1 / math.sqrt(dim): ("scale", f"your scores are multiplied by 1/sqrt({dim})"),
         math.sqrt(dim): ("scale", f"your scores are multiplied by sqrt({dim})"),
         1 / math.sqrt(width): ("scale", f"your scores are multiplied by 1/sqrt({width}), the width"),
         1 / dim: ("scale", f"your scores are multiplied by 1/{dim} (scaled twice)"),
         1.0: ("scale-missing", "your scores are not scaled"),
     }
+    return {scale: words for scale, words in found.items() if scale != kind.scale}
 
 
 def capped(case: Case, kind: type[Scores] | type[Linear], words: str) -> Family:

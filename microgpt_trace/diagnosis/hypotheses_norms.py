@@ -31,14 +31,19 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
         return
     yield from _gains(case)
     gone = gains(case.plan, np.ones_like, case.parameter)
-    without = {**gone, **_of_own(case, case.biases, np.zeros_like)}
+    without = {**gone, **_of_own(case, case.norm_biases, np.zeros_like)}
     skipped = with_instead(_faulty(case, power=0.0, centred=False), without)
-    what = "gain and bias" if case.biases else "gain"
+    what = "gain and bias" if case.norm_biases else "gain"
     yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", skipped)
     centred = not kinds[0].centred
     words = "the mean is subtracted (LayerNorm, not RMSNorm)"
     words = words if centred else "the mean is not subtracted (RMSNorm, not LayerNorm)"
     yield Hypothesis("layernorm", words, with_attributes(case.plan, Norm, centred=centred))
+    if not centred:  # it is centred
+        kept = _faulty(case, power=0.0, centred=False)
+        yield Hypothesis("norm-skipped", f"the norm is skipped, its {what} kept", kept)
+        claim = "the sum of squares is divided by one less than there are (an unbiased variance)"
+        yield Hypothesis("norm-unbiased", claim, _faulty(case, unbiased=True))
     claim = "the squares are summed, their mean is not taken"
     yield Hypothesis("norm-summed", claim, _faulty(case, summed=True))
     if any(kind.head_dim for kind in kinds):
@@ -71,7 +76,9 @@ def numbers(case: Case) -> Iterator[Family]:
         "norm-power", lambda power: _faulty(case, power=power), claim,
         own=0.5, starts=(*POWERS, *([_power_of(*rows)] if rows else [])), usual=POWERS,
         special={
-            0.0: ("norm-skipped", "the norm is skipped, its gain kept"),
+            0.0: ("norm-power", "the mean is subtracted, nothing divides")
+            if kind.centred
+            else ("norm-skipped", "the norm is skipped, its gain kept"),
             1.0: ("norm-power", "the root is missing: the mean square itself divides"),
         },
         low=-8.0, high=8.0, pivot=None, unit=1.0,
@@ -149,9 +156,9 @@ def _gains(case: Case) -> Iterator[Hypothesis | Family]:
             plan = with_instead(case.plan, _of_own(case, chosen, change))
             yield Hypothesis(id, f"{words} {what}", plan)
         yield _gain_plus(case, chosen, words)
-    if case.biases:
-        without = _of_own(case, own, np.ones_like) | _of_own(case, case.biases, np.zeros_like)
-        claim = f"the norm's gain and bias ({', '.join((*own, *case.biases))}) are missing"
+    if case.norm_biases:
+        without = _of_own(case, own, np.ones_like) | _of_own(case, case.norm_biases, np.zeros_like)
+        claim = f"the norm's gain and bias ({', '.join((*own, *case.norm_biases))}) are missing"
         yield Hypothesis("gain-missing", claim, with_instead(case.plan, without))
     for gain in own:
         for other, name in _other_gains(case, gain):

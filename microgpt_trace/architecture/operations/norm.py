@@ -36,12 +36,14 @@ from .shared import Gradients, Shared
 @dataclass(frozen=True, eq=False, repr=False)
 class FaultyNorm(Norm):
     """What no model has: eps outside the root, another `power` of the mean square than 0.5, another
-    `exponent` of |x| than 2, a sum in place of the mean, a head's gain along the whole row."""
+    `exponent` of |x| than 2, a sum in place of the mean, one over all but one (`unbiased`), a head's gain
+    along the whole row."""
 
     eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
     power: float = 0.5  # 0: the gain alone
     exponent: float = 2.0
     summed: bool = False
+    unbiased: bool = False
     per_head: bool = True
 
 
@@ -117,7 +119,7 @@ def normalise(kind: Norm, x: Array, gain: Array, bias: Array | None = None) -> A
 
 
 def _is_another(kind: FaultyNorm) -> bool:
-    return kind.eps_outside or (kind.power, kind.exponent, kind.summed) != (0.5, 2.0, False)
+    return kind.eps_outside or kind.unbiased or (kind.power, kind.exponent, kind.summed) != (0.5, 2.0, False)
 
 
 def _faulty(kind: FaultyNorm, x: Array) -> Array:
@@ -125,6 +127,7 @@ def _faulty(kind: FaultyNorm, x: Array) -> Array:
         return x / (np.sqrt(np.square(x).mean(axis=-1, keepdims=True)) + kind.eps)
     size = (np.abs(x) ** kind.exponent).mean(axis=-1, keepdims=True)
     size = size * x.shape[-1] if kind.summed else size
+    size = size * x.shape[-1] / max(1, x.shape[-1] - 1) if kind.unbiased else size
     power = kind.power if kind.exponent == 2 else 1 / kind.exponent
     return x / (size + kind.eps) ** power
 
