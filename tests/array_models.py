@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from microgpt_trace.architecture import kinds
-from microgpt_trace.architecture.blocks import Rows
 from microgpt_trace.architecture.plan import Plan
+from microgpt_trace.architecture.rows import Rows
 
 
 def of_arrays(plan, parameters):

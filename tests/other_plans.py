@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from microgpt_trace.architecture.blocks import Rows
 from microgpt_trace.architecture.kinds import Activation, Add, Linear, Lookup, Norm
 from microgpt_trace.architecture.operations.given import Given
 from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.reference import reference
+from microgpt_trace.architecture.rows import Rows
 
 V, C, T, H = 7, 6, 4, 2
 

@@ -15,7 +15,6 @@ import pytest
 from test_explain import check_steps, named
 from tiny_models import TOKENS
 
-from microgpt_trace.architecture.blocks import Rows
 from microgpt_trace.architecture.kinds import (
     Activation,
     Add,
@@ -34,6 +33,7 @@ from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
 from microgpt_trace.architecture.place import Element, KnownTarget, Place, rows_with
 from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.reference import reference
+from microgpt_trace.architecture.rows import Rows
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
 

@@ -6,10 +6,10 @@ import pytest
 from other_plans import gpt2
 
 from microgpt_trace.architecture import llama, microgpt
-from microgpt_trace.architecture.blocks import Rows
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
 from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.rope import Rope
+from microgpt_trace.architecture.rows import Rows
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
 

@@ -1,4 +1,4 @@
-"""Blocks: rows that several architectures have alike, and how rows are collected. Knows no architecture.
+"""Blocks: rows that several architectures have alike. Knows none by itself.
 
 Names of events and parameters follow the plan of each: wq is the matrix of q, bq its bias.
 """
@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from .kinds import Context, Kind, Linear, Loss, Norm, Probabilities, Scores, Softmax
+from .kinds import Context, Linear, Loss, Norm, Probabilities, Scores, Softmax
 from .model import Dimensions
-from .plan import Operation, Plan, layer_of, stage_of
+from .plan import Plan
+from .rows import Rows
 
 
 class Options(Dimensions, Protocol):
@@ -28,37 +29,6 @@ class Options(Dimensions, Protocol):
     @property
     def score_scales(self) -> tuple[float, ...]:
         """Of each layer's scores; empty: 1/sqrt(head_dim) in all."""
-
-
-class Rows:
-    """Collects the rows of a plan. Within a layer the names of its events and parameters come without it:
-    attn.q, attn_wq."""
-
-    def __init__(self) -> None:
-        self.rows: list[Operation] = []
-        self._prefix = ""
-
-    def begin_layer(self, index: int | None) -> None:
-        """What follows is in this layer, or after them."""
-        self._prefix = "" if index is None else f"layer{index}."
-
-    def name(self, own: str) -> str:
-        """The whole name of an event or a parameter of this layer."""
-        return self._prefix + own if own.startswith(("attn", "mlp")) else own
-
-    def add(
-        self, name: str, kind: Kind, *inputs: str, expr: str, behind: str = "", overview: bool = False,
-        extra: bool = False, parts: Sequence[str] = (),
-    ) -> str:  # fmt: skip
-        """Add a row; its whole name."""
-        whole = self.name(name)
-        self.rows.append(
-            Operation(
-                whole, stage_of(whole), layer_of(whole), expr, behind, kind.causal, overview, extra, kind,
-                tuple(map(self.name, inputs)), tuple(parts),
-            )
-        )  # fmt: skip
-        return whole
 
 
 def norm(rows: Rows, config: Options, name: str, stream: str, words: str, centred: bool = False) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from ..hooks.event import EventSpec
@@ -25,35 +25,17 @@ PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """The smallest config that has all that an architecture may have: one layer, one head."""
-
-    n_layer: int = 1
-    n_embd: int = 2
-    n_head: int = 1
-    n_kv_head: int = 1
-    head_dim: int = 2
-    n_inner: int = 2
-    vocab_size: int = 2
-    context_length: int = 2
-    norm_eps: float = 1e-5
-    activation: str = "SiLU"
-    rope: Rope = Rope(1e4)  # noqa: RUF009
-    biases: tuple[str, ...] = (
-        "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown",
-    )  # fmt: skip
-    windows: tuple[int | None, ...] = (None,)
-    tied: bool = True
-    qk_norm: bool = True
-    score_scales: tuple[float, ...] = ()
-
-
 @cache
 def examples() -> tuple[Plan, ...]:
-    """A plan of each architecture."""
+    """The smallest plan of each architecture, with all that it may have: one layer, one head."""
+    config: Any = SimpleNamespace(
+        n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
+        norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
+        score_scales=(),
+        biases=("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown"),
+    )  # fmt: skip
     plans: tuple[Callable[[Any], Plan], ...] = (microgpt.plan_of, *PLANS.values())
-    return tuple(plan_of(Example()) for plan_of in dict.fromkeys(plans))
+    return tuple(plan_of(config) for plan_of in dict.fromkeys(plans))
 
 
 @cache

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .blocks import Options, Rows, attention, norm, predictions, product, queries_keys_values
+from .blocks import Options, attention, norm, predictions, product, queries_keys_values
 from .kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
 from .plan import Plan
+from .rows import Rows
 
 
 def plan_of(config: Options) -> Plan:

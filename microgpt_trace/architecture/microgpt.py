@@ -6,9 +6,9 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .blocks import Rows
 from .kinds import Activation, Add, Context, Linear, Lookup, Loss, Norm, Probabilities, Scores, Softmax
 from .plan import Plan
+from .rows import Rows
 
 if TYPE_CHECKING:
     from .model import Dimensions

@@ -311,8 +311,8 @@ def prefix_of(name: str) -> str:
 
 
 def stage_of(name: str) -> str:
-    """The stage that an event or a parameter belongs to, by its name."""
+    """The stage that an event or a parameter belongs to, by its name with or without a layer."""
     kind = kind_of(name)
-    if kind != name:
+    if kind.startswith(("attn", "mlp")):
         return "attention" if kind.startswith("attn") else "mlp"
     return "embedding" if kind.startswith("embed") or kind in ("wte", "wpe") else "head"

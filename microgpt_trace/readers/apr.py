@@ -101,9 +101,9 @@ def read_apr(
     asides = {tensor.name for tensor in file.tensors if _is_aside(tensor.name)}
     tensors = by_our_names(path, (tensor for tensor in file.tensors if tensor.name not in asides))
     frequencies = next((tensor for tensor in file.tensors if tensor.name == "rope_freqs.weight"), None)
-    config, pairs = decoder_config(facts, tensors, frequencies, rope_pairs)
+    config = decoder_config(facts, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
-    config, tensors = in_halves(config, tensors) if pairs == "adjacent" else (config, tensors)
+    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.apr import from_apr

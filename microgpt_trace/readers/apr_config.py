@@ -26,8 +26,8 @@ def decoder_config(
     tensors: Mapping[str, StoredTensor],
     frequencies: StoredTensor | None,
     rope_pairs: Pairs | None,
-) -> tuple[DecoderConfig, Pairs]:
-    """The config, held against the shapes, and how the rows of q and k lie in the file.
+) -> DecoderConfig:
+    """The config, held against the shapes, with how the rows of q and k lie in the file.
 
     `frequencies` is the rope_freqs of a GGUF.
     Raises FileFormatError where the file contradicts itself or is of another kind, and InputError
@@ -42,7 +42,7 @@ def decoder_config(
     pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
     with blaming(facts.path):
         window, windowed = _window(facts, architecture, sizes["n_layer"])
-        config = DecoderConfig(
+        return DecoderConfig(
             architecture=architecture,
             **sizes,
             context_length=context,
@@ -53,8 +53,8 @@ def decoder_config(
             qk_norm=TERMS[architecture].qk_norm,
             window=window,
             windowed_layers=windowed,
+            adjacent_pairs=pairs == "adjacent",
         )
-    return config, pairs
 
 
 def _note_names(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:

@@ -49,8 +49,8 @@ def read_gguf(path: Path) -> ModelFile:
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config, tensors = _config(architecture, keys, tensors, factors)
     check_tensors(path, config, tensors)
-    if TERMS[architecture].permuted:
-        config, tensors = in_halves(config, tensors)
+    if config.adjacent_pairs:
+        tensors = in_halves(config, tensors)
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.gguf import from_gguf
@@ -151,6 +151,7 @@ def _config(
         qk_norm=terms.qk_norm,
         window=window,
         windowed_layers=tuple(range(n_layer)) if window else (),
+        adjacent_pairs=terms.permuted,
         activation=terms.gguf_activation,
     )
     return config, tensors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,19 +126,16 @@ def unfused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dic
     return found
 
 
-def in_halves(
-    config: DecoderConfig, tensors: Mapping[str, StoredTensor]
-) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
-    """The same model with rows of q and k in Hugging Face order, of a file that has them in adjacent pairs.
+def in_halves(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors with rows of q and k in Hugging Face order, of a file that has them in adjacent pairs.
 
     RoPE turns channel j of a head with channel j + D/2; converters to GGUF put the rows of a llama so that
     these are neighbours.
     """
-    ordered = {
+    return {
         name: tensor.of_rows(_halves(tensor.shape[0], config.head_dim)) if name.endswith(_TURNED) else tensor
         for name, tensor in tensors.items()
     }
-    return replace(config, adjacent_pairs=True), ordered
 
 
 def _halves(rows: int, head_dim: int) -> Array:
