@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..arrays.stats import Array
 from ..brief import one_line
@@ -20,6 +20,7 @@ from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Sc
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
+K = TypeVar("K", bound=Kind)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -247,6 +248,10 @@ class Plan(Mapping[str, Operation]):
     def of_kind(self, *kinds: type[Kind]) -> list[Operation]:
         """The rows of these kinds."""
         return [own for own in self.values() if isinstance(own.kind, kinds)]
+
+    def kinds(self, kind: type[K]) -> list[K]:
+        """The kinds of the rows of one kind."""
+        return [own.kind for own in self.values() if isinstance(own.kind, kind)]
 
     def changed(self, change: Change) -> Plan:
         """The plan with each row changed, which is done when the row is asked for."""

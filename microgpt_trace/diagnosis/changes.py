@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..architecture.kinds import Kind, Linear, Norm, Rotation
 from ..architecture.operations.rotation import FaultyRotation, Turning, turning_of
-from ..architecture.plan import Operation, Plan, kind_of
+from ..architecture.plan import K, Operation, Plan, kind_of
 from ..arrays.stats import Array
 
-K = TypeVar("K", bound=Kind)
 Which = Callable[[Operation], bool]
 Instead = Mapping[str, Callable[[str], Array]]  # by a parameter's name without its layer, from its whole name
 
@@ -81,6 +80,5 @@ def turning_by(plan: Plan, **changes: Any) -> Plan:
 
 def gains(plan: Plan, change: Callable[[Array], Array], chosen: Callable[[str], Array]) -> Instead:
     """What stands in the place of every gain: a function of its own values, which `chosen` gives."""
-    kinds = (row.kind for row in plan.of_kind(Norm))
-    names = {kind_of(kind.gain) for kind in kinds if isinstance(kind, Norm) and kind.gain}
+    names = {kind_of(kind.gain) for kind in plan.kinds(Norm) if kind.gain}
     return dict.fromkeys(names, lambda name: np.asarray(change(chosen(name))))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..architecture.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
 from ..architecture.operations.given import Given
-from ..architecture.plan import Operation, Plan, kind_of, layer_of, prefix_of
+from ..architecture.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..brief import one_line
 from .fitting import PLAIN, Family
@@ -123,6 +123,14 @@ class Case:
         """Those of these kinds."""
         return [row for row in self.rows if isinstance(row.kind, kinds)]
 
+    def kinds(self, kind: type[K]) -> list[K]:
+        """The same as kinds."""
+        return [row.kind for row in self.rows if isinstance(row.kind, kind)]
+
+    def kind(self, kind: type[K]) -> K | None:
+        """The first of them, if there is one."""
+        return next(iter(self.kinds(kind)), None)
+
     @property
     def alone(self) -> bool:
         """The dump has all the operation's inputs, and all rows of its output: numbers can be measured."""
@@ -153,8 +161,7 @@ class Case:
     @cached_property
     def gains(self) -> tuple[str, ...]:
         """The gains of the norms that take part, without their layers."""
-        names = [row.kind.gain for row in self.of(Norm) if isinstance(row.kind, Norm) and row.kind.gain]
-        return tuple(dict.fromkeys(map(kind_of, names)))
+        return tuple(dict.fromkeys(kind_of(kind.gain) for kind in self.kinds(Norm) if kind.gain))
 
     @cached_property
     def biases(self) -> tuple[str, ...]:
@@ -165,8 +172,7 @@ class Case:
     @cached_property
     def norm_biases(self) -> tuple[str, ...]:
         """The biases of the norms that take part, without their layers."""
-        names = [row.kind.bias for row in self.of(Norm) if isinstance(row.kind, Norm) and row.kind.bias]
-        return tuple(dict.fromkeys(map(kind_of, names)))
+        return tuple(dict.fromkeys(kind_of(kind.bias) for kind in self.kinds(Norm) if kind.bias))
 
     def value(self, name: str) -> Array:
         """An event: the dump's, or what follows for it."""

@@ -26,8 +26,8 @@ CAPS = (50.0, 30.0, 20.0)  # usual ones
 
 def scale(case: Case) -> Iterator[Family]:
     """Scores without 1/sqrt(D), with another factor, or capped."""
-    kind = next((row.kind for row in case.of(Scores)), None)
-    if not isinstance(kind, Scores):
+    kind = case.kind(Scores)
+    if kind is None:
         return
     usual = 1 / math.sqrt(kind.head_dim)
     own = f"1/sqrt({kind.head_dim})" if kind.scale == usual else f"{kind.scale:.6g}"
@@ -154,11 +154,10 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 def mask(case: Case) -> Iterator[Hypothesis]:
     """A causal mask or window that shows other positions."""
-    kind = next((row.kind for row in case.of(Softmax)), None)
-    if not isinstance(kind, Softmax):
+    kind, length = case.kind(Softmax), len(case.given.tokens)
+    if kind is None:
         return
-    length, every = len(case.given.tokens), [row.kind for row in case.plan.of_kind(Softmax)]
-    windows = {own.window for own in every if isinstance(own, Softmax)} - {None}
+    windows = {own.window for own in case.plan.kinds(Softmax) if own.window is not None}
     yield Hypothesis("mask-missing", "there is no causal mask", _softmax(case, ahead=length))
     if windows:
         plan = _softmax(case, ahead=length, window=None)
@@ -169,7 +168,7 @@ def mask(case: Case) -> Iterator[Hypothesis]:
     if own is not None:
         claim = f"the sliding window of {own} positions is missing"
         yield Hypothesis("window-missing", claim, _softmax(case, window=None))
-    for window in _windows(case, own, {window for window in windows if window is not None}):
+    for window in _windows(case, own, windows):
         claim = f"the sliding window has {window} positions, " + (
             f"the model says {own}" if own else "the model has none here"
         )

@@ -81,8 +81,7 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
 
 def _table(case: Case, by: str) -> Lookup | None:
     """The lookup by tokens or positions that takes part, if one does."""
-    kinds = (row.kind for row in case.of(Lookup))
-    return next((kind for kind in kinds if isinstance(kind, Lookup) and kind.by == by), None)
+    return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
 
 
 def looked_up(plan: Plan, by: str, **attributes: Any) -> Plan:

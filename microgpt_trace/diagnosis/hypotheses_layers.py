@@ -27,8 +27,8 @@ STEEP = 20.0  # a swish of that slope is a ReLU
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
     """Another activation function."""
-    kind = next((row.kind for row in case.of(Activation)), None)
-    if not isinstance(kind, Activation):
+    kind = case.kind(Activation)
+    if kind is None:
         return
     plan, own = case.plan, kind.function
     for name in ACTIVATIONS:
@@ -185,8 +185,7 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
     branch = _parts(case, case.row)[1]
     norms = [row.kind for row in case.plan.of_kind(Norm) if row.layer == case.layer is not None]
     kinds = [kind for kind in norms if isinstance(kind, Norm) and kind.gain and not kind.head_dim]
-    plain = next(kind for row in case.plan.of_kind(Norm) if isinstance(kind := row.kind, Norm))
-    for norm in (replace(plain, gain=None, bias=None), *kinds):
+    for norm in (replace(case.plan.kinds(Norm)[0], gain=None, bias=None), *kinds):
         words = "without a gain" if norm.gain is None else f"with the gain {kind_of(norm.gain)}"
         claim = f"the sum is normed, {words} (post-norm)"
         yield Hypothesis("post-norm", claim, None, bind(_normed_sum, norm))

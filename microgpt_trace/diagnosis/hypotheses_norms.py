@@ -11,7 +11,7 @@ import numpy as np
 
 from ..architecture.kinds import Kind, Linear, Norm, Rotation
 from ..architecture.operations.norm import FaultyNorm
-from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ..architecture.reference import InTurn
 from ..arrays.stats import Array
 from .changes import gains, made, of_kind, reading, with_attributes, with_instead, with_kinds
@@ -26,7 +26,7 @@ LATE = "the norm of q and k comes after RoPE, not before"
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
     """Norms without a mean square, with a mean or a sum, their gain missing or another."""
-    kinds = [row.kind for row in case.of(Norm) if isinstance(row.kind, Norm)]
+    kinds = case.kinds(Norm)
     if not kinds:
         return
     yield from _gains(case)
@@ -60,8 +60,8 @@ def _faulty(case: Case, **attributes: Any) -> Plan:
 
 def numbers(case: Case) -> Iterator[Family]:
     """Another eps, power of the mean square or exponent of the mean."""
-    kind = next((row.kind for row in case.of(Norm)), None)
-    if not isinstance(kind, Norm):
+    kind = case.kind(Norm)
+    if kind is None:
         return
     rows = _rows(case) if case.alone and kind is case.row.kind else None
     starts = [eps for eps in USUAL_EPS if eps != kind.eps]
@@ -173,31 +173,26 @@ def _gains(case: Case) -> Iterator[Hypothesis | Family]:
 
 def _bias_beside(case: Case, gain: str) -> str | None:
     """The bias of the norm with that gain, with its layer where the gain is named so."""
-    for row in case.plan.of_kind(Norm):
-        assert isinstance(row.kind, Norm)
-        names = row.kind.gain, row.kind.bias
-        if gain in (names[0], kind_of(names[0] or "")) and names[1]:
-            return names[1] if gain == names[0] else kind_of(names[1])
+    for kind in case.plan.kinds(Norm):
+        if kind.gain and kind.bias and gain in (kind.gain, kind_of(kind.gain)):
+            return kind.bias if gain == kind.gain else kind_of(kind.bias)
     return None
 
 
 def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:
     """Gains of the same length, of this layer and the final one."""
     length = case.shapes[case.whole_name(gain)]
-    norms = [row for row in case.plan.of_kind(Norm) if isinstance(row.kind, Norm) and row.kind.gain]
-    at_ends = {row.kind.gain for row in norms if row.layer is None and isinstance(row.kind, Norm)}
-    last = len(case.plan.layers) - 1
-    near = last if gain in at_ends else case.layer or 0
-    for row in norms:
-        assert isinstance(row.kind, Norm)
-        other, name = row.kind.gain, kind_of(row.kind.gain or "")
-        if other is None or name == gain or case.shapes[other] != length or row.layer not in (near, None):
+    norms = {kind.gain: kind for kind in case.plan.kinds(Norm) if kind.gain}
+    of_end = layer_of(case.whole_name(gain)) is None  # then those of the last layer, by whole names
+    near = len(case.plan.layers) - 1 if of_end else case.layer or 0
+    for other, kind in norms.items():
+        name = kind_of(other)
+        if name == gain or case.shapes[other] != length or layer_of(other) not in (near, None):
             continue
-        if gain in at_ends:  # those of the last layer, by their whole names
-            if not row.kind.head_dim:
-                yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
-        else:
+        if not of_end:
             yield _of_its_layer(case, name), name
+        elif not kind.head_dim:
+            yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
 
 
 def _of_its_layer(case: Case, other: str) -> Callable[[str], Array]:

@@ -48,10 +48,8 @@ def quants(case: Case) -> Iterator[Hypothesis]:
     model = case.given.model
     if not model.tensors:
         return
-    for row in case.of(Lookup)[:1]:
-        assert isinstance(row.kind, Lookup)
-        if row.kind.by == "tokens":
-            yield from _of_embedding(case, row.kind.table)
+    for table in (kind.table for kind in case.kinds(Lookup) if kind.by == "tokens"):
+        yield from _of_embedding(case, table)
     for _, weight, _ in case.products:
         tensor = model.tensors[case.whole_name(weight)]
         if tensor.row_length * tensor.shape[0] > LARGEST:

@@ -34,7 +34,7 @@ PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
     """Every mistake of RoPE: those without a number first, then those with one."""
-    kind = _kind(case)
+    kind = case.kind(Rotation)
     if kind is None:
         return
     own, said = turning_of(kind), kind.rope
@@ -45,14 +45,8 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
             yield _coarse(case, _interleaved(family) if adjacent else family)
 
 
-def _kind(case: Case) -> Rotation | None:
-    """The rotation that takes part, if one does."""
-    kind = next((row.kind for row in case.of(Rotation)), None)
-    return kind if isinstance(kind, Rotation) else None
-
-
 def _head_dim(case: Case) -> int:
-    kind = _kind(case)
+    kind = case.kind(Rotation)
     assert kind is not None
     return kind.head_dim
 
@@ -74,7 +68,7 @@ def _rounded(plan: Plan, rounding: Callable[[Array], Array]) -> Plan:
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
     """Pairs that turn otherwise, each as it does."""
-    if _kind(case) is None:
+    if case.kind(Rotation) is None:
         return
     for adjacent in (False, True):
         turns = _turns(case, adjacent)
@@ -247,7 +241,7 @@ def _offset(case: Case, own: Turning, measured: Turns | None) -> Family:
 
 
 def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
-    kind = _kind(case)
+    kind = case.kind(Rotation)
     assert kind is not None
     right = turning_of(kind).frequencies
     told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)

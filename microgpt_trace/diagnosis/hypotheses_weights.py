@@ -69,11 +69,8 @@ def _another(case: Case, product: Product, other: str) -> Iterator[Hypothesis]:
 
 def _bias_beside(case: Case, weight: str) -> str | None:
     """The bias of the product with another matrix."""
-    for row in case.plan.of_kind(Linear):
-        kind = row.kind
-        if isinstance(kind, Linear) and kind.bias and kind_of(kind.weight) == weight:
-            return kind_of(kind.bias)
-    return None
+    biases = {kind_of(own.weight): own.bias for own in case.plan.kinds(Linear) if own.bias}
+    return kind_of(biases[weight]) if weight in biases else None
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
