@@ -13,6 +13,7 @@ from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..foreign_files import folder_of, read_json, reading
+from ..wording import listed
 from .architectures import TERMS, FileTerms
 from .conventions import (
     FLAG,
@@ -174,9 +175,9 @@ def _activation(said: Settings, terms: FileTerms) -> str:
         return terms.activations[terms.activation]
     if not isinstance(found, str) or found not in terms.activations:
         first = {function: name for name, function in reversed([*terms.activations.items()])}
-        works = "' and '".join(reversed(list(first.values())))
+        works = listed([f"'{name}'" for name in reversed(first.values())])
         verb = "is" if len(first) == 1 else "are"
-        raise InputError(f"{key} {brief(found)}: only '{works}' {verb} supported")
+        raise InputError(f"{key} {brief(found)}: only {works} {verb} supported")
     return terms.activations[found]
 
 

@@ -96,9 +96,10 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
             raise FileFormatError(f"{path}: tensor {name!r} is missing{_nearest(name, tensors)}")
         found = tensors[name].shape
         if found != shape:
-            theirs = tensors[name].name
+            theirs, order = tensors[name].name, -1 if tensors[name].by_columns else 1  # as the file has it
             raise FileFormatError(
-                f"{path}: tensor {theirs!r}: expected shape {list(shape)}, found {list(found)}"
+                f"{path}: tensor {theirs!r}: expected shape {list(shape)[::order]}, "
+                f"found {list(found)[::order]}"
             )
     extra = [name for name in tensors if name not in shapes]
     if extra:
