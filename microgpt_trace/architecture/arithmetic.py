@@ -126,10 +126,11 @@ def reciprocal(step: Step) -> Factor:
 
 def exponential(values: Array) -> Function:
     """exp, of x less the largest value where it would overflow without."""
-    largest = float(values.max(initial=0.0))
+    largest = float(values.max()) if values.size else 0.0
     if abs(largest) < _PLAIN_EXPONENT and not values.min(initial=0.0) < -_PLAIN_EXPONENT:
         return Function("exp(x)", np.exp)
-    return Function(f"exp(x - {largest!r})", lambda x: np.exp(x - largest))
+    less = f"- {largest!r}" if largest >= 0 else f"+ {-largest!r}"
+    return Function(f"exp(x {less})", lambda x: np.exp(x - largest))
 
 
 SIGMOID = Function("1/(1 + exp(-x))", lambda x: 1 / (1 + np.exp(-x)))
