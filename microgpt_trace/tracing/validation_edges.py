@@ -108,13 +108,17 @@ class Watch:
             return [np.asarray(self._losses(x).mean()) for (x,) in variants]
         row = self._plan[name]
         if self._of_its_parts(name, sources):
-            bias = row.kind.bias if isinstance(row.kind, Linear) else None
-            added = 0.0 if bias is None else self._given.parameter(row, bias).astype(np.float64)
-            return [np.sum(parts, axis=0) + added for parts in variants]
+            return [np.sum(parts, axis=0) + self._bias(name) for parts in variants]
         if isinstance(row.kind, Linear):
             rows = np.concatenate([x for (x,) in variants])  # each by itself: the matrix is decoded once
             return np.split(reference(row, self._given, rows), len(variants))
         return [reference(row, self._given, *inputs) for inputs in variants]
+
+    def _bias(self, name: str) -> Array:
+        """What a row adds to the sum of its parts."""
+        row = self._plan[name]
+        bias = row.kind.bias if isinstance(row.kind, Linear) else None
+        return np.zeros(1) if bias is None else self._given.parameter(row, bias).astype(np.float64)
 
     def _of_its_parts(self, name: str, sources: Sequence[str]) -> bool:
         """Whether it is the sum of its parts in this run."""
@@ -125,7 +129,7 @@ class Watch:
         used = [self._used[source] for source in sources]
         if self._of_its_parts(name, sources):
             size = np.sum(np.abs([*used, *(self._computed[source] for source in sources)]), axis=0)
-            size *= 1 + len(used) / ROUNDINGS
+            size = size * (1 + len(used) / ROUNDINGS) + np.abs(self._bias(name))
             slack = np.sum([self._of_parts[source] for source in sources], axis=0)
             return 2 * slack + bound(np.abs(size), dtype)
         if name == "loss":
