@@ -226,7 +226,7 @@ def _activated(at: Place, function: str, x: Factor) -> Worked:
     form = FORMS[function].function
     step = product(str(at.element), x, function=form)
     formula = f"{at.own} = {function} of {x.name}, {form.text}"
-    return Worked(formula, (step,), step.magnitude * max(1.0, abs(x.value)))
+    return Worked(formula, (step,), max(step.magnitude, abs(x.value)))  # 1 and nearly -1 cancel
 
 
 def goes_to(at: Place, reader: Operation) -> Use | None:

@@ -138,7 +138,8 @@ def spread(kind: Norm, sizes: Sizes) -> Spread:
 
 
 def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
-    """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel."""
+    """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel. The mean's own
+    rounding is relative to what is summed up."""
     kind = row.kind
     assert isinstance(kind, Norm)
     if not kind.centred and kind.bias is None:
@@ -147,7 +148,8 @@ def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
     mean = heads.mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
     scale = np.sqrt(np.square(heads - mean).mean(axis=-1, keepdims=True) + kind.eps)
     gain = np.ones(1) if kind.gain is None else np.abs(given.parameter(row, kind.gain))
-    normed = ((np.abs(heads) + np.abs(mean)) / scale * gain).reshape(x.shape)
+    summed = np.abs(heads).mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
+    normed = ((np.abs(heads) + summed) / scale * gain).reshape(x.shape)
     return (normed + np.abs(value)) * terms(x.shape[-1])
 
 
@@ -181,7 +183,8 @@ def worked(at: Place) -> Worked:
     last = sum_of(str(at.element), factors, added) if added else product(str(at.element), *factors)
     magnitude = last.magnitude
     if kind.centred:
-        magnitude += steps[-1].magnitude * abs(math.prod(factor.value for factor in factors[1:]))
+        subtracted = abs(x.value) + steps[0].magnitude
+        magnitude += subtracted * abs(math.prod(factor.value for factor in factors[1:]))
     times = f" × {factors[-1].name}" * bool(kind.gain) + "".join(f" + {factor.name}" for factor in added)
     shown = f"({x.name} - mean)" if kind.centred else x.name
     square = f"(x[{position},c] - mean)^2" if kind.centred else f"x[{position},c]^2"
