@@ -25,6 +25,7 @@ from tiny_models import (
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.weights import compare_weights
+from microgpt_trace.errors import FileFormatError
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.architectures import TERMS
 from microgpt_trace.readers.names import LLAMA
@@ -503,3 +504,11 @@ def test_any_values_in_the_scaling_of_rope(folder, kind, changes):
     scaling = rope_5(10.0, kind, **SCALED.get(kind, {}))["rope_parameters"] | changes
     (folder / "config.json").write_text(json.dumps(CASES["llama_gqa"] | {"rope_parameters": scaling}))
     survives(folder)
+
+
+@pytest.mark.parametrize("heads", [2_000_000, 2_000_000_000])
+def test_more_heads_than_rows_are_refused_before_a_row_is_made_for_each(heads, tmp_path):
+    config, weights = tiny_model("llama_gqa")
+    folder = write_folder(tmp_path, config | {"num_attention_heads": heads, "head_dim": 2}, weights)
+    with pytest.raises(FileFormatError, match=f"{heads:,} heads of 2 channels need {2 * heads:,} rows of q"):
+        load(folder)

@@ -1,5 +1,6 @@
 """The plan of an architecture: its rows, and what is derived from them."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -7,7 +8,7 @@ from other_plans import gpt2
 
 from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.plan import Plan
+from microgpt_trace.architecture.plan import Plan, layer_of
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.architecture.rows import Rows
 from microgpt_trace.decoder.config import DecoderConfig
@@ -99,3 +100,16 @@ def test_what_lies_head_by_head_and_what_turns():
     assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]
     turned = {row.name.removeprefix("layer0.attn.") for row in plan.turned if row.layer == 0}
     assert turned == {"q", "k", "q_norm", "k_norm", "q_rope", "k_rope"}
+
+
+def test_rows_are_the_same_only_where_they_are_one_row():
+    plan = microgpt.plan_of(Config())
+    row = plan["layer0.attn.residual"]
+    assert row == row
+    assert row != replace(row, inputs=row.inputs[::-1])
+    assert len({row, replace(row)}) == 2
+
+
+@pytest.mark.parametrize("name", ["layerx.q", "layer-1.q", "layer1_0.q", "layer٣.q", "layer.q", "layernorm"])
+def test_what_only_looks_like_a_layer_is_none(name):
+    assert layer_of(name) is None

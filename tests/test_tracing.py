@@ -1,6 +1,9 @@
 """A Trace: its input, predictions, arrays and one Adam step."""
 
+import copy
+import dataclasses
 import math
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -227,3 +230,11 @@ def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
         print(len(one), len(other))
         assert to_json(one) == to_json(other)
         assert [event.seq for event in one] == list(range(len(other)))
+
+
+def test_a_trace_can_be_copied_and_stored(emma, decoders):
+    for done in (trace(emma, "emma"), trace(decoders("qwen3")[0], tokens=[1, 2])):
+        for other in (copy.deepcopy(done), pickle.loads(pickle.dumps(done))):
+            assert other.loss == done.loss
+            assert other.specs["logits"].inputs == done.specs["logits"].inputs
+        assert len(dataclasses.asdict(done)["events"]) == len(done.events)

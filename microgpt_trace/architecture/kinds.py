@@ -136,7 +136,7 @@ class Context(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Activation(Kind):
-    """A function of each element, by its name: ReLU, SiLU."""
+    """A function of each element, by its name: ReLU, SiLU, GELU, GELU by tanh."""
 
     function: str
 

@@ -14,7 +14,7 @@ from ..arrays.stats import Array
 from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
 from .edits import Edit, Report, unreported
-from .kinds import Linear, Norm, Rotation
+from .kinds import Linear
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Dimensions(Protocol):
     def norm_eps(self) -> float: ...
     @property
     def activation(self) -> str:
-        """ "ReLU" or "SiLU"."""
+        """The function of the MLP, as Activation names it."""
 
     @property
     def rope(self) -> Any:
@@ -180,18 +180,11 @@ class LanguageModel(Protocol):
         """The logits [n, V] of these positions under each edit, with the edit's number, in any order."""
 
 
-def unembedding_of(config: Dimensions) -> str:
-    """The matrix that makes logits: lm_head, or the embedding where they are one."""
-    return "lm_head" if "lm_head" in config.shapes() else "wte"
-
-
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
     """For each channel of q or k where an engine has it that computes with rows as the model's file has them;
     None for other events, and where the file has them in our order."""
-    row = model.plan.get(name) if model is not None else None
-    if model is None or row is None:
+    if model is None or name not in model.plan:
         return None
-    while isinstance(row.kind, Rotation) or (isinstance(row.kind, Norm) and row.kind.head_dim):
-        row = model.plan[row.inputs[0]]
-    tensor = model.tensors.get(row.kind.weight) if isinstance(row.kind, Linear) else None
+    kind = model.plan[model.plan.source(name)].kind
+    tensor = model.tensors.get(kind.weight) if isinstance(kind, Linear) else None
     return tensor.order if tensor is not None and tensor.permuted else None

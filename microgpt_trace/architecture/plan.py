@@ -7,8 +7,9 @@ layer3.attn.q.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +20,7 @@ from ..hooks.event import EventSpec
 from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_LAYER = re.compile(r"layer([0-9]+)\.")
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 
@@ -29,13 +31,20 @@ class Operation(EventSpec):
 
     `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
     stands in its place. `instead` gives, in a faulty plan, what is read in the place of a parameter, from its
-    name.
+    name. Rows are the same only where they are one row.
     """
 
     kind: Kind = Kind()  # noqa: RUF009
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-    instead: Mapping[str, Callable[[str], Array]] = field(default_factory=lambda: NOTHING)
+    instead: Mapping[str, Callable[[str], Array]] | None = None
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def read(self, name: str) -> Callable[[str], Array] | None:
+        """What is read in the place of a parameter, if anything is."""
+        return None if self.instead is None else self.instead.get(name)
 
 
 class Task(NamedTuple):
@@ -208,7 +217,7 @@ class Plan(Mapping[str, Operation]):
         return {name: place for place, name in enumerate(self)}
 
     def source(self, name: str) -> str:
-        """Where the values of an event come from, before norms of heads and RoPE: the q that q_rope is of."""
+        """Where the values of an event come from, before norms and RoPE: the q that q_rope is of."""
         while isinstance(self[name].kind, Norm | Rotation):
             name = self[name].inputs[0]
         return name
@@ -305,8 +314,9 @@ def kind_of(name: str) -> str:
 
 
 def layer_of(name: str) -> int | None:
-    """3 of layer3.attn.q, None of logits"""
-    return int(name.partition(".")[0].removeprefix("layer")) if name.startswith("layer") else None
+    """3 of layer3.attn.q, None of logits, or of what only looks like a layer's"""
+    found = _LAYER.match(name)
+    return int(found[1]) if found else None
 
 
 def prefix_of(name: str) -> str:

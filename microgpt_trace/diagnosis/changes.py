@@ -59,7 +59,7 @@ def with_instead(plan: Plan, instead: Instead) -> Plan:
         if not isinstance(row.kind, Linear | Norm):
             return row
         own = {name: instead[kind_of(name)] for name in row.kind.names if kind_of(name) in instead}
-        return replace(row, instead={**row.instead, **own}) if own else row
+        return replace(row, instead={**(row.instead or {}), **own}) if own else row
 
     return plan.changed(change)
 

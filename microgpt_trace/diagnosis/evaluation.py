@@ -96,7 +96,7 @@ class Evaluation:
         row = self.plan[name]
         assert self.rounding is not None
         assert isinstance(row.kind, Linear)
-        if row.kind.weight not in row.instead:
+        if row.read(row.kind.weight) is None:
             return self.rounding.of_sums(row, x)
         if self._noise is None:
             return 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from ..architecture.kinds import Context, Linear, Rotation, Scores, Softmax
 from ..architecture.operations.linear import FaultyLinear
 from ..architecture.operations.scores import FaultyScores
-from ..architecture.operations.softmax import FaultySoftmax
+from ..architecture.operations.softmax import FaultySoftmax, visible
 from ..architecture.plan import Operation, Plan, kind_of, prefix_of
 from ..architecture.reference import reference
 from ..arrays.stats import Array
@@ -219,7 +219,14 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shown(case: Case, e: Array) -> Array:
-    return np.where(np.tri(e.shape[-1], dtype=bool), e, 0)
+    return np.where(_seen(case), e, 0)
+
+
+def _seen(case: Case) -> Array:
+    """Which keys the queries of weights see, [T, T]"""
+    kind = case.row.kind
+    assert isinstance(kind, Softmax)
+    return visible(kind, len(case.given.tokens))
 
 
 def _exp(case: Case, expected: Array) -> Array:
@@ -227,7 +234,7 @@ def _exp(case: Case, expected: Array) -> Array:
 
 
 def _shifted_exp(case: Case, expected: Array) -> Array:
-    masked = np.where(np.tri(expected.shape[-1], dtype=bool), case.inputs[0], -np.inf)
+    masked = np.where(_seen(case), case.inputs[0], -np.inf)
     return np.exp(masked - masked.max(axis=-1, keepdims=True))
 
 
@@ -238,7 +245,7 @@ def _plus_one(case: Case, expected: Array) -> Array:
 
 def _temperature(case: Case) -> float:
     """What the scores are multiplied by, from the logarithms of the dump's weights."""
-    shown = np.tri(case.found.shape[-1], dtype=bool) & (case.found > 1e-6) & np.isfinite(case.inputs[0])
+    shown = _seen(case) & (case.found > 1e-6) & np.isfinite(case.inputs[0])
     count = np.maximum(shown.sum(axis=-1, keepdims=True), 1)
 
     def centred(x: Array) -> Array:

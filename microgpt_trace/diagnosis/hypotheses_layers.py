@@ -66,9 +66,9 @@ class _Gated(NamedTuple):
 def _gated(case: Case, hidden: Operation) -> _Gated | None:
     """A product of two events, one of which is an activation."""
     act = next((name for name in hidden.inputs if isinstance(case.plan[name].kind, Activation)), None)
-    if act is None:
+    up = next((name for name in hidden.inputs if name != act), None)
+    if act is None or up is None:
         return None
-    (up,) = (name for name in hidden.inputs if name != act)
     return _Gated(hidden, act, case.plan[act].inputs[0], up)
 
 
@@ -114,7 +114,8 @@ def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Ite
     """What else may stand in the place of act times up."""
 
     def of_up(other: Case, expected: Array) -> Array:
-        return other.value(gated.gate) * ACTIVATIONS[function](other.value(gated.up))
+        own_gate, own_up = (other.prefix + kind_of(name) for name in (gated.gate, gated.up))
+        return other.value(own_gate) * ACTIVATIONS[function](other.value(own_up))
 
     yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", None, of_up)
     hidden = called(gated.hidden.name)
@@ -129,8 +130,8 @@ def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Ite
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
     """What a sum adds up, in words: "stream" is what goes on through the layers."""
-    streams = {*case.plan.streams, *(own.name for own in case.plan.of_kind(Add))}
-    first, second = ("stream" if n in streams else words_of_kind(kind_of(n)) for n in row.inputs)
+    stream, _ = case.plan.residuals.get(row.name, ("", ""))
+    first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second
 
 
@@ -153,9 +154,9 @@ def sums(case: Case) -> Iterator[Hypothesis | Family]:
 
 def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
     """The norm of the stream in its place, the layer's input, or what had not been normed."""
-    stream, branch = row.inputs
-    if row.layer is None:
+    if row.layer is None or row.name not in case.plan.residuals:
         return
+    stream, branch = case.plan.residuals[row.name]
     read_by = [case.plan[name] for name in case.plan.readers[stream]]
     norms = [own for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer]
     for norm in norms[:1]:
@@ -167,7 +168,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
         def of_entering(own: Operation) -> tuple[str, ...]:
             assert own.layer is not None
-            return (case.plan.streams[own.layer], own.inputs[1])
+            return (case.plan.streams[own.layer], case.plan.residuals[own.name][1])
 
         plan = reading(case.plan, called(row.name), of_entering)
         claim = "the layer's input is added, not the stream after attention"
@@ -194,17 +195,18 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _normed_sum(norm: Norm, case: Case, expected: Array) -> Array:
-    return normalise(norm, expected, _own_gain(case, norm))
+    return normalise(norm, expected, *_own_parameters(case, norm))
 
 
 def _sum_of_normed(norm: Norm, case: Case, expected: Array) -> Array:
     stream, branch = case.inputs
-    return stream + normalise(norm, branch, _own_gain(case, norm))
+    return stream + normalise(norm, branch, *_own_parameters(case, norm))
 
 
-def _own_gain(case: Case, norm: Norm) -> Array:
-    """The gain of that name in the case's own layer."""
-    return np.ones(1) if norm.gain is None else case.parameter(case.prefix + kind_of(norm.gain))
+def _own_parameters(case: Case, norm: Norm) -> tuple[Array, Array | None]:
+    """The gain and the bias of those names in the case's own layer."""
+    gain = np.ones(1) if norm.gain is None else case.parameter(case.prefix + kind_of(norm.gain))
+    return gain, None if norm.bias is None else case.parameter(case.prefix + kind_of(norm.bias))
 
 
 def _scaled(case: Case, row: Operation, factors: tuple[float, float]) -> Plan:

@@ -151,7 +151,7 @@ def _config(
         n_head=n_head,
         n_kv_head=n_kv_head,
         head_dim=head_dim,
-        n_inner=said.get(terms.keys["n_inner"], WHOLE) or _inner(said, terms, width),
+        n_inner=_inner(said, terms, width),
         vocab_size=size("vocab_size"),
         context_length=size("context_length"),
         norm_eps=size("norm_eps", POSITIVE),
@@ -183,9 +183,10 @@ def _activation(said: Settings, terms: FileTerms) -> str:
 
 def _inner(said: Settings, terms: FileTerms, width: int) -> int:
     """The width of the MLP where the config leaves it to the architecture."""
+    key = terms.keys["n_inner"]
     if "n_inner" not in terms.defaults:
-        return int(said.need(terms.keys["n_inner"], WHOLE))
-    return int(terms.defaults["n_inner"]) * width
+        return int(said.need(key, WHOLE))
+    return int(said.assume(key, WHOLE, terms.defaults["n_inner"] * width, _TRANSFORMERS))
 
 
 def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:

@@ -90,6 +90,7 @@ def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
 
 def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """Raises FileFormatError naming a tensor that is missing, of another shape, or too many."""
+    _check_heads(path, config, tensors)
     shapes = config.shapes()
     for name, shape in shapes.items():
         if name not in tensors:
@@ -106,6 +107,17 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
         raise FileFormatError(
             f"{path}: tensor {tensors[extra[0]].name!r} is one too many for {config.n_layer} layers of "
             f"{config.architecture}{_nearest(extra[0], shapes)}"
+        )
+
+
+def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raises FileFormatError for more heads than any tensor has rows for, before a row is made for each."""
+    rows = config.n_head * config.head_dim
+    if all(tensor.shape[0] < rows for tensor in tensors.values() if tensor.shape):
+        largest = max((tensor.shape[0] for tensor in tensors.values() if tensor.shape), default=0)
+        raise FileFormatError(
+            f"{path}: {config.n_head:,} heads of {config.head_dim:,} channels need {rows:,} rows of q, and "
+            f"no tensor has more than {largest:,}"
         )
 
 

@@ -43,7 +43,7 @@ class Watch:
         self.wrong: dict[str, str] = {}
         self.edges: list[Edge] = []
         self._targets = [target for target in inputs.targets if target is not None]
-        self._given, self._plan = Given(model, inputs.tokens), model.plan
+        self._given, self._plan = Given(model, inputs.tokens, bounded=True), model.plan
         self._computed: dict[str, Array] = {}  # float64, of this layer and what enters it
         self._used: dict[str, Array] = {}
         self._of_parts: dict[str, Array] = {}  # of this layer, what rounding may move them by

@@ -82,6 +82,9 @@ def gelu_by_tanh(x: Array) -> Array:
     return x * (1 + np.tanh(bent(x))) / 2
 
 
+FLAT = 1e3  # from there on either slope is that of 0 or x, and no square is infinite
+
+
 def bent(x: Array) -> Array:
     """Of which GELU's approximation takes the tanh."""
     return math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
@@ -89,6 +92,7 @@ def bent(x: Array) -> Array:
 
 def slope_of_gelu_by_tanh(x: Array) -> Array:
     """(1 + t) / 2 + x (1 - t^2) / 2 * d bent / dx, with t = tanh(bent(x))"""
+    x = np.clip(x, -FLAT, FLAT)
     t = np.tanh(bent(x))
     bending = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
     return (1 + t + x * (1 - np.square(t)) * bending) / 2

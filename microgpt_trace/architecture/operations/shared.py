@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,12 @@ class Shared:
     cache: Cache | None = None
     targets: Sequence[int | None] = ()  # what follows each position, as far as that is known
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are
+
+    def under(self, tap: Tap) -> Shared:
+        """The same pass under another tap, with what was worked out once."""
+        other = replace(self, tap=tap)
+        other._once = self._once
+        return other
 
     def __post_init__(self) -> None:
         self.workers = min(2, available_cores())
