@@ -6,6 +6,7 @@ nowhere.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,20 +65,22 @@ class TorchRecording:
         self.positions: tuple[int, ...] = ()
         self._decoder = decoder
         self._layer: int | None = None  # the layer that is being computed
+        self._asked: Any = None  # the positions that a table of them was asked for
 
     @property
     def left_out(self) -> list[str]:
         """The events that are missing, with the reason."""
         family = self._decoder.family
         reasons = {
-            TURNED: f"the attention calls no {family.rotary} of its module",
+            TURNED: f"the attention calls no {family.rotary} of its module" if family.rotary else "",
             (RETURNED_SECOND,): "not returned; eager attention does, asked for output_attentions",
-            family.in_layer(family.activation): "the activation is no module",
+            family.in_layer(family.activation): "the activation is no module" if family.activation else "",
         }
         said = [
             f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
             for names, reason in reasons.items()
-            if any(numbered(names[0], i) not in self.arrays for i in range(len(self._decoder.layers)))
+            if reason
+            and any(numbered(names[0], i) not in self.arrays for i in range(len(self._decoder.layers)))
         ]
         return [_NOWHERE, *said, *(["logits: the head did not run"] if not self.positions else [])]
 
@@ -103,9 +106,11 @@ class TorchRecording:
 
         decoder, family = self._decoder, self._decoder.family
         before(decoder.stack, _check_mask)
-        embedding = getattr(decoder.stack, family.embedding)
-        before(embedding, self._begin)
-        after(embedding, partial(self._take, family.event(family.embedding)))
+        before(getattr(decoder.stack, family.embedding[0]), self._begin)
+        if family.positions:
+            before(getattr(decoder.stack, family.positions), self._note_positions)
+        for name in family.embedding:
+            after(getattr(decoder.stack, name), partial(self._take, family.event(name)))
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             after(layer, self._leave_layer)
@@ -131,6 +136,8 @@ class TorchRecording:
     def _wrap_rotary(self, hooks: ExitStack) -> None:
         """Listen to the function that turns q and k, which is a global of the attention's module."""
         attentions, rotary = self._distinct(self._decoder.family.attention), self._decoder.family.rotary
+        if not rotary:
+            return
         for home in {id(home): home for home in map(_home_of, attentions)}.values():
             original = getattr(home, rotary, None)
             if original is not None:
@@ -165,12 +172,20 @@ class TorchRecording:
             )
         self.tokens = tuple(ids[0].tolist())
 
-    def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
-        self._layer = index
+    def _check_tokens(self) -> None:
+        """Raises InputError where the embedding was not asked for tokens."""
         if not self.tokens:
             raise InputError("record() takes the tokens from input_ids, and the model was given embeddings")
+
+    def _note_positions(self, module: Any, args: Any, kwargs: Any) -> None:
+        self._check_tokens()
+        self._asked = args[0] if args else kwargs["input"]
+
+    def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
+        self._layer = index
+        self._check_tokens()
         if index == 0:
-            _check_start(kwargs, len(self.tokens))
+            _check_start(args, kwargs, self._asked, len(self.tokens))
 
     def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
         self._take_output(self._decoder.family.in_layer(), module, args, output)
@@ -192,7 +207,8 @@ class TorchRecording:
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
         """What eager attention returns beside its output: [1, H, T, T]"""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
-        if self._layer is not None and weights is not None and weights.shape[-2:] == (length, length):
+        shape = tuple(getattr(weights, "shape", ()))
+        if self._layer is not None and shape[-2:] == (length, length):
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
@@ -227,7 +243,9 @@ def _home_of(attention: Any) -> Any:
 
 def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises InputError unless every token may be seen."""
-    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+    names = list(inspect.signature(module.forward).parameters)
+    place = names.index("attention_mask") if "attention_mask" in names else 1
+    mask = kwargs.get("attention_mask", args[place] if len(args) > place else None)
     if mask is None:
         return
     if getattr(mask, "ndim", None) != 2:
@@ -238,14 +256,18 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         raise InputError(f"attention_mask: expected no padding, found {padding} zeros: leave the padding out")
 
 
-def _check_start(kwargs: Mapping[str, Any], length: int) -> None:
+def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], asked: Any, length: int) -> None:
     """Raises InputError where tokens came before, or positions are not 0, 1, 2 ...; asked of the first
-    layer, which is told both in every version, before it adds to the cache."""
-    for cache in [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]:
+    layer, which is told both in every version, before it adds to the cache. `asked` are the positions that
+    a table of them was asked for, if there is one."""
+    caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
+    for cache in [*caches, *(given for given in args if hasattr(given, "get_seq_length"))]:
         if int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)):
             raise InputError("record() takes a text from its first token, and the cache holds earlier ones")
-    if kwargs.get("position_ids") is not None:
-        found = kwargs["position_ids"].detach().cpu().numpy()
+    for positions in (kwargs.get("position_ids"), asked):
+        if positions is None:
+            continue
+        found = positions.detach().cpu().numpy()
         if not np.array_equal(found, np.broadcast_to(np.arange(length), found.shape)):
             raise InputError(f"position_ids: expected 0 to {length - 1}, found {found.ravel().tolist()}")
 

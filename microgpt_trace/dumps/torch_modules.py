@@ -18,29 +18,33 @@ from .event_names import meaning_of, numbered
 class Modules:
     """The modules of a family: those of the stack (embedding, layers, norm), and in a layer by their paths.
 
-    `outputs` and `inputs` are the modules of a layer whose outputs and whose inputs are events, in order of
-    computation; `optional` of them need not be there. `rotary` is the function that turns q and k, a global
-    of the attention's Python module.
+    `embedding` are the modules that make what enters the first layer: the first is asked for tokens, and
+    `positions` is the one that is asked for positions. `outputs` and `inputs` are the modules of a layer
+    whose outputs and whose inputs are events, in order of computation; `optional` of them need not be there.
+    `rotary` is the function that turns q and k, a global of the attention's Python module. An attention that
+    has the attribute `unlike` splits its product otherwise.
     """
 
     having: str  # in sentences: as they have it
     none_of: str  # in sentences: is none of theirs
     prefix: str  # before the names of the stack's modules
-    embedding: str
+    embedding: tuple[str, ...]
     layers: str
     norm: str
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     optional: tuple[str, ...]
     attention: str
-    activation: str
-    rotary: str
+    activation: str = ""  # where it need be no module
+    rotary: str = ""
+    positions: str = ""
+    unlike: str = ""
     head: str = "lm_head"
 
     @property
     def stack(self) -> tuple[str, ...]:
         """The modules that stand beside each other."""
-        return (self.embedding, self.layers, self.norm)
+        return (*self.embedding, self.layers, self.norm)
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ class Modules:
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
         """The events, with # for the layer, of what a layer or a module of it gives: several of a product
-        whose rows have them side by side; of its input with ".input" behind the path."""
+        whose rows have them side by side, equally wide; of its input with ".input" behind the path."""
         meaning = meaning_of(f"{self.prefix}{self.layers}.0.{path}".rstrip("."))
         assert meaning is not None
         return tuple(event.replace("layer0.", "layer#.") for event in meaning.events)
@@ -66,7 +70,7 @@ FAMILIES = (
         having="Llama, Mistral, Qwen2 and Qwen3 have",
         none_of="Llama's, Mistral's or Qwen's",
         prefix="model.",
-        embedding="embed_tokens",
+        embedding=("embed_tokens",),
         layers="layers",
         norm="norm",
         outputs=(
@@ -136,7 +140,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
         )
         for event in family.in_layer(path)
     ]
-    return [family.event(family.embedding), *layers, family.event(family.norm)]
+    return [*map(family.event, family.embedding), *layers, family.event(family.norm)]
 
 
 def _check_layer(family: Modules, name: str, layer: Any) -> None:
@@ -145,6 +149,8 @@ def _check_layer(family: Modules, name: str, layer: Any) -> None:
     for path in family.outputs:
         if path not in family.optional and module_at(layer, path) is None:
             raise InputError(f"{name}: expected a module {path}, as {family.having} it, found none")
+    if family.unlike and hasattr(module_at(layer, family.attention), family.unlike):
+        raise InputError(f"{name}: the attention splits its product otherwise than {family.none_of}")
     for parent in family.parents:
         for child, module in module_at(layer, parent)._modules.items():
             path = f"{parent}.{child}".lstrip(".")

@@ -76,9 +76,7 @@ def bias_name(own: str) -> str | None:
     """The bias beside one of our matrices or gains: attn_bq of attn_wq, attn_bnorm of attn_norm; None beside
     a table."""
     half, _, rest = own.partition("_")
-    if not rest:
-        return None
-    return f"{half}_b{rest.removeprefix('w')}"
+    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 
 
 LLAMA = Names(
