@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from sweeps import in_sweep
+from tiny_gpt2 import tiny_gpt2
 from tiny_models import CASES as DECODERS
 from tiny_models import random_weights, tiny_model, write_folder
 
@@ -147,6 +148,21 @@ def decoder_folder(tmp_path_factory):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A function that gives (folder, model, config, weights) of a GPT-2."""
+    known = {}
+
+    def model(case="gpt2"):
+        if case not in known:
+            folder = write_folder(tmp_path_factory.mktemp(case), *tiny_gpt2(case))
+            write_tokenizer(folder)
+            known[case] = folder, load(folder), *tiny_gpt2(case)
+        return known[case]
+
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 import transformers
 from judges_decoder import decoder_events
+from tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
 from tiny_models import CASES, TOKENS, tiny_model, write_folder
 from transformers.masking_utils import eager_mask
+from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.llama import modeling_llama
 
 REFERENCES = Path(__file__).with_name("references")
@@ -35,14 +37,27 @@ OUTPUTS = {
     "mlp.up_proj": "mlp.up",
     "mlp.down_proj": "mlp.down",
     "": "mlp.residual",
+    "ln_1": "attn.norm",
+    "attn.c_attn": ("attn.q", "attn.k", "attn.v"),
+    "attn.c_proj": "attn.out",
+    "ln_2": "mlp.norm",
+    "mlp.c_fc": "mlp.up",
+    "mlp.act": "mlp.act",
+    "mlp.c_proj": "mlp.down",
 }
 # a module's input
 INPUTS = {
     "self_attn.o_proj": "attn.context",
     "post_attention_layernorm": "attn.residual",
     "mlp.down_proj": "mlp.hidden",
+    "attn.c_proj": "attn.context",
+    "ln_2": "attn.residual",
 }
-WHOLE = {"model.embed_tokens": "embed.tok", "model.norm": "final.norm", "lm_head": "logits"}
+WHOLE = {
+    "model.embed_tokens": "embed.tok", "model.norm": "final.norm", "lm_head": "logits",
+    "transformer.wte": "embed.tok", "transformer.wpe": "embed.pos", "transformer.drop": "embed.sum",
+    "transformer.ln_f": "final.norm",
+}  # fmt: skip
 
 
 def rows(tensor):
@@ -50,20 +65,20 @@ def rows(tensor):
     return tensor.detach().reshape(tensor.shape[1], -1).numpy().copy()
 
 
-def record_modules(model, events):
-    """Hook every module whose output or input is an event."""
-
-    def keep(name, tensor):
-        events[name] = rows(tensor[0] if isinstance(tensor, tuple) else tensor)
-
+def hook_modules(model, keep):
+    """Hook every module whose output or input is an event: `keep` is given names and what holds them."""
     for name, module in model.named_modules():
-        layer = re.fullmatch(r"model\.layers\.(\d+)\.?(.*)", name)
-        output = f"layer{layer[1]}.{OUTPUTS.get(layer[2])}" if layer else WHOLE.get(name)
-        if output and not output.endswith("None"):
-            module.register_forward_hook(lambda _m, _x, y, output=output: keep(output, y))
+        layer = re.fullmatch(r"(?:model\.layers|transformer\.h)\.(\d+)\.?(.*)", name)
+        found = OUTPUTS.get(layer[2]) if layer else WHOLE.get(name)
+        outputs = (found,) if isinstance(found, str) else found
+        if outputs:
+            whole = [f"layer{layer[1]}.{output}" if layer else output for output in outputs]
+            module.register_forward_hook(
+                lambda _m, _x, y, whole=whole: keep(whole, y[0] if isinstance(y, tuple) else y)
+            )
         if layer and layer[2] in INPUTS:
             event = f"layer{layer[1]}.{INPUTS[layer[2]]}"
-            module.register_forward_pre_hook(lambda _m, x, event=event: keep(event, x))
+            module.register_forward_pre_hook(lambda _m, x, event=event: keep([event], x[0]))
 
 
 def record_attention(events):
@@ -71,18 +86,26 @@ def record_attention(events):
 
     def attention(module, query, key, value, attention_mask, scaling, **kwargs):
         at = f"layer{module.layer_idx}.attn."
-        events[at + "q_rope"], events[at + "k_rope"] = rows(query.transpose(1, 2)), rows(key.transpose(1, 2))
+        if module.config.model_type == "gpt2":
+            eager = modeling_gpt2.eager_attention_forward
+        else:
+            eager = modeling_llama.eager_attention_forward
+            turned = (rows(a.transpose(1, 2)) for a in (query, key))
+            events[at + "q_rope"], events[at + "k_rope"] = turned
+            assert math.isclose(scaling, query.shape[-1] ** -0.5)
         keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-        assert math.isclose(scaling, query.shape[-1] ** -0.5)
         events[at + "scores"] = (query @ keys.mT * scaling)[0].numpy()
-        out, weights = modeling_llama.eager_attention_forward(
-            module, query, key, value, attention_mask, scaling, **kwargs
-        )
+        out, weights = eager(module, query, key, value, attention_mask, scaling, **kwargs)
         events[at + "weights"] = weights[0].numpy()
         return out, weights
 
     transformers.AttentionInterface.register("recorded", attention)
     transformers.AttentionMaskInterface.register("recorded", eager_mask)
+
+
+def split_rows(tensor, names):
+    """The rows of an event by name, or of several side by side."""
+    return dict(zip(names, np.split(rows(tensor), len(names), -1), strict=True))
 
 
 def recorded(config, weights, tokens):
@@ -97,7 +120,7 @@ def recorded(config, weights, tokens):
             output_loading_info=True,
         )
     assert not any(report.values()), report
-    record_modules(model.eval(), events)
+    hook_modules(model.eval(), lambda names, tensor: events.update(split_rows(tensor, names)))
     with torch.no_grad():
         logits = model(torch.tensor([tokens]), use_cache=False).logits
     events["probs"] = rows(logits.softmax(-1))
@@ -106,10 +129,14 @@ def recorded(config, weights, tokens):
 
 def main():
     REFERENCES.mkdir(exist_ok=True)
-    for case in sys.argv[1:] or CASES:
-        config, weights = tiny_model(case)
+    for case in sys.argv[1:] or [*CASES, *GPT2S]:
+        config, weights = tiny_gpt2(case) if case in GPT2S else tiny_model(case)
         events = recorded(config, weights, TOKENS)
-        judged = decoder_events(config, weights, TOKENS)
+        if case in GPT2S:
+            judged = gpt2_events(config, weights, TOKENS)
+            judged = {n: a for n, a in judged.items() if n != "loss" and ".head" not in n}
+        else:
+            judged = decoder_events(config, weights, TOKENS)
         assert events.keys() == judged.keys(), events.keys() ^ judged.keys()
         off = max(np.linalg.norm(events[n] - judged[n]) / np.linalg.norm(judged[n]) for n in judged)
         path = REFERENCES / f"{case}.npz"

@@ -8,7 +8,7 @@ import pytest
 from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
-from microgpt_trace.dumps import event_names
+from microgpt_trace.dumps import event_names, module_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
@@ -204,6 +204,60 @@ def test_hugging_face_names(name, expected):
     assert events(name) == expected
 
 
+GPT2_MODULES = {
+    r"transformer\.wte": "embed.tok",
+    r"transformer\.wpe": "embed.pos",
+    r"transformer\.drop": "embed.sum",
+    r".*h\.(\d)\.ln_1": "attn.norm",
+    r".*h\.(\d)\.attn\.c_attn": "attn.q attn.k attn.v",
+    r".*h\.(\d)\.attn(\.c_proj|\.resid_dropout)?": "attn.out",
+    r".*h\.(\d)\.ln_2": "mlp.norm",
+    r".*h\.(\d)\.mlp\.c_fc": "mlp.up",
+    r".*h\.(\d)\.mlp\.act": "mlp.act",
+    r".*h\.(\d)\.mlp(\.c_proj|\.dropout)?": "mlp.down",
+    r".*h\.(\d)": "mlp.residual",
+    r"transformer\.ln_f": "final.norm",
+    r"lm_head": "logits",
+}
+
+
+def test_every_module_of_transformers_gpt2_has_its_event():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=9)
+    for name, _ in transformers.GPT2LMHeadModel(config).named_modules():
+        if name in ("", "transformer", "transformer.h") or name.endswith("attn_dropout"):
+            assert events(name) is None
+            continue
+        pattern = next(p for p in GPT2_MODULES if re.fullmatch(p, name))
+        layer = re.search(r"h\.(\d)", name)
+        before = f"layer{layer[1]}." if layer else ""
+        assert events(name) == tuple(before + event for event in GPT2_MODULES[pattern].split())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("h.3.attn.c_attn", ("layer3.attn.q", "layer3.attn.k", "layer3.attn.v")),
+        ("h.3.mlp.c_fc", ("layer3.mlp.up",)),
+        ("ln_f", ("final.norm",)),
+        ("base_model.model.transformer.h.3.mlp.act", ("layer3.mlp.act",)),
+        ("transformer_h_3_attn_c_proj_input.npy", ("layer3.attn.context",)),
+        ("transformer.h.3.ln_2.input", ("layer3.attn.residual",)),
+        ("transformer.h.0.input", ("embed.sum",)),
+        ("transformer.h.3.input", ("layer2.mlp.residual",)),
+        ("transformer.ln_f.input", ()),
+        ("transformer.h.3.ln_1.weight", ()),
+        ("wte", None),
+        ("wpe", None),
+        ("h.0", None),
+        ("h3.npy", None),
+    ],
+)
+def test_names_of_gpt2(name, expected):
+    """A microGPT's checkpoint has wte and wpe, and h0 may be any hidden state."""
+    assert events(name) == expected
+
+
 # --- llama.cpp -------------------------------------------------------------------------------
 
 
@@ -232,6 +286,12 @@ def test_hugging_face_names(name, expected):
         ("l_out-3", ("layer3.mlp.residual",)),
         ("result_norm", ("final.norm",)),
         ("result_output", ("logits",)),
+        ("pos_embd", ("embed.pos",)),
+        ("inpL", ("embed.sum",)),
+        ("wqkv_b-1", ("layer1.attn.q", "layer1.attn.k", "layer1.attn.v")),
+        ("wqkv-1", ()),
+        ("ffn_gelu-2", ("layer2.mlp.act",)),
+        ("norm_w-0", ()),
         ("kq-0", ()),
         ("kqv_out-0", ()),
         ("norm-0", ()),
@@ -298,7 +358,8 @@ def test_no_two_families_disagree_on_a_name():
         event_names._REFERENCE,
         {n: n for n in event_names._own_events()},
     ]
-    families += [{f"model.{name}": event for name, event in event_names._HUGGING_FACE.items()}]
+    families += [{f"model.{name}": event for name, event in module_names.HUGGING_FACE.items()}]
+    families += [event_names._gpt2(module_names.GPT2), event_names._gpt2(module_names.GPT2_SECOND)]
     families += [{key: " ".join(m.events) for key, m in event_names._apr(stage).items()} for stage in ALIASES]
     for name, event in (pair for family in families for pair in family.items()):
         assert rows.setdefault(event_names._key(name), event) == event

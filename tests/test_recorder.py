@@ -362,10 +362,15 @@ def test_what_is_no_decoder_is_refused(foreign, message, target):
         pass
 
 
-def test_gpt2_is_refused(target):
-    config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11)
-    model = transformers.GPT2LMHeadModel(config)
-    with pytest.raises(InputError, match=r"GPT2LMHeadModel: expected a decoder.*transformer\.wte"):
+def test_a_decoder_with_another_stack_is_refused(target):
+    config = transformers.OPTConfig(
+        num_hidden_layers=1, hidden_size=8, ffn_dim=8, num_attention_heads=2, vocab_size=11
+    )
+    model = transformers.OPTForCausalLM(config)
+    message = (
+        r"OPTForCausalLM: expected a decoder.*, or wte, wpe, drop, h, ln_f beside.*found model, model\.dec"
+    )
+    with pytest.raises(InputError, match=message):
         record(model, target).__enter__()
 
 

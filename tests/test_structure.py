@@ -318,7 +318,14 @@ def test_no_function_is_longer_than_a_reader_bears():
 
 # Where events stand by their names: the plans and the fixed words for events, microGPT's hand-written passes,
 # and the tables of foreign names.
-NAMES_EVENTS = ("architecture.", "microgpt.passes", "hooks.names", "dumps.event_names", "dumps.module_names")
+NAMES_EVENTS = (
+    "architecture.",
+    "microgpt.passes",
+    "hooks.names",
+    "dumps.event_names",
+    "dumps.module_names",
+    "dumps.torch_modules",
+)
 ELSEWHERE: dict[str, int] = {}  # how many times other files do; it may only become shorter
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # words of what is printed too
 

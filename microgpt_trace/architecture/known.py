@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..hooks.event import EventSpec
-from . import llama, microgpt
+from . import gpt2, llama, microgpt
 from .kinds import Kind, Linear
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
@@ -22,6 +22,7 @@ PLANS: Mapping[str, Callable[[Any], Plan]] = {  # of production models
     "mistral": llama.plan_of,
     "qwen2": llama.plan_of,
     "qwen3": llama.plan_of,
+    "gpt2": gpt2.plan_of,
 }
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..hooks.names import ALIASES
+from .module_names import ENTERS, ENTERS_LAYER, GPT2, GPT2_SECOND, HUGGING_FACE, HUGGING_FACE_SECOND
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
+_TOLD_BY_ITSELF = re.compile(r"h\.#\.(ln|attn|mlp).*|ln_f")  # wte is a microGPT's matrix, h0 any hidden state
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,11 @@ def meaning_of(name: str) -> Meaning | None:
     None for a name that is none of these.
 
     Some names say less than they seem to. apr's `qkv_matmul` is taken before the biases: a model that has
-    them must refuse it. The last of transformers' `hidden_states` is the final norm's output, which no
-    name tells. TransformerLens's `blocks.0.hook_resid_pre` is taken for `embed.tok`, where a microGPT's
-    first layer reads `embed.norm`. llama.cpp's `ffn_gate` and `ffn_up` are taken before the biases.
+    them must refuse it. The last of transformers' `hidden_states` is the final norm's output, which no name
+    tells. TransformerLens's `blocks.0.hook_resid_pre` is taken for `embed.tok`, where a microGPT's first
+    layer reads `embed.norm` and a GPT-2's `embed.sum`; its `mlp.hook_pre` and `mlp.hook_post` and
+    llama.cpp's `Qcur` and `Kcur` are taken for what they are where there is a gate and RoPE. llama.cpp's
+    `ffn_gate` and `ffn_up` are taken before the biases.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -114,61 +118,26 @@ def _for_layer(meaning: Meaning, layer: int) -> Meaning:
 
 def numbered(event: str, layer: int) -> str:
     """An event with the number of its layer: layer#.attn.q -> layer3.attn.q"""
-    if event == _ENTERS:
-        return f"layer{layer - 1}.mlp.residual" if layer else "embed.tok"
+    if event in ENTERS:
+        return f"layer{layer - 1}.mlp.residual" if layer else ENTERS[event]
     return event.replace("#", str(layer), 1)
 
 
-_ENTERS = "what enters layer #"  # the residual stream before it
 _NO_GAIN = "RMSNorm before its gain, which our events include"
 
-# Module paths of transformers' Llama, Mistral, Qwen2 and Qwen3, and Phi-3's fused products. What a
-# module's output is called, and then what other names the same tensor has.
-_HUGGING_FACE = {
-    "embed_tokens": "embed.tok",
-    "layers.#.input_layernorm": "layer#.attn.norm",
-    "layers.#.self_attn.q_proj": "layer#.attn.q",
-    "layers.#.self_attn.k_proj": "layer#.attn.k",
-    "layers.#.self_attn.v_proj": "layer#.attn.v",
-    "layers.#.self_attn.qkv_proj": "layer#.attn.q layer#.attn.k layer#.attn.v",
-    "layers.#.self_attn.q_norm": "layer#.attn.q_norm",
-    "layers.#.self_attn.k_norm": "layer#.attn.k_norm",
-    "layers.#.self_attn.o_proj.input": "layer#.attn.context",
-    "layers.#.self_attn.o_proj": "layer#.attn.out",
-    "layers.#.post_attention_layernorm.input": "layer#.attn.residual",
-    "layers.#.post_attention_layernorm": "layer#.mlp.norm",
-    "layers.#.mlp.gate_proj": "layer#.mlp.gate",
-    "layers.#.mlp.up_proj": "layer#.mlp.up",
-    "layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
-    "layers.#.mlp.act_fn": "layer#.mlp.act",
-    "layers.#.mlp.down_proj.input": "layer#.mlp.hidden",
-    "layers.#.mlp.down_proj": "layer#.mlp.down",
-    "layers.#": "layer#.mlp.residual",
-    "lm_head": "logits",
-}
-_HUGGING_FACE_SECOND = {
-    "layers.#.input": _ENTERS,
-    "layers.#.input_layernorm.input": _ENTERS,
-    "layers.#.self_attn.input": "layer#.attn.norm",
-    "layers.#.self_attn.q_proj.input": "layer#.attn.norm",
-    "layers.#.self_attn.k_proj.input": "layer#.attn.norm",
-    "layers.#.self_attn.v_proj.input": "layer#.attn.norm",
-    "layers.#.self_attn": "layer#.attn.out",
-    "layers.#.mlp.input": "layer#.mlp.norm",
-    "layers.#.mlp.gate_proj.input": "layer#.mlp.norm",
-    "layers.#.mlp.up_proj.input": "layer#.mlp.norm",
-    "layers.#.mlp.act_fn.input": "layer#.mlp.gate",
-    "layers.#.mlp": "layer#.mlp.down",
-    "lm_head.input": "final.norm",
-}
 _HIDDEN_STATES = "the last of transformers' hidden_states is the final norm's output and no name tells: --map"
 _REFUSED = {
     "hidden_states": _HIDDEN_STATES,
     "hidden_states.#": _HIDDEN_STATES,
     "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}: --map says which",
-    "model.norm.input": "the last layer's output, whose number no name tells: --map",
+    **dict.fromkeys(
+        ("model.norm.input", "model.ln_f.input", "model.transformer.ln_f.input"),
+        "the last layer's output, whose number no name tells: --map",
+    ),
     # llama.cpp. graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME".
     "norm-#": _NO_GAIN,  # build_norm (src/llama-graph.cpp)
+    **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm before its bias, which our events include"),
+    "wqkv-#": "q, k and v before their biases, which our events include",  # build_qkv
     "kq-#": "q @ k.T before 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
     # Until 2025 llm_build_kqv's caller gave that name to the product with wo; since src/llama-graph.cpp
     # is there, build_attn gives it to what enters that product. Both are [T, C].
@@ -190,6 +159,8 @@ _REFUSED = {
 # 2025 (ggml_reshape_3d). Vcur's last has the bias. In Llama files rows of q and k are in GGUF's order.
 _LLAMA_CPP = {
     "embd": "embed.tok",  # build_inp_embd
+    "pos_embd": "embed.pos",  # src/models/gpt2.cpp
+    "inpL": "embed.sum",
     "attn_norm-#": "layer#.attn.norm",
     "Vcur-#": "layer#.attn.v",
     "Qcur_normed-#": "layer#.attn.q_norm",  # src/models/qwen3.cpp: with the gain
@@ -202,6 +173,7 @@ _LLAMA_CPP = {
     "ffn_gate_b-#": "layer#.mlp.gate",
     "ffn_up_b-#": "layer#.mlp.up",
     "ffn_silu-#": "layer#.mlp.act",
+    "ffn_gelu-#": "layer#.mlp.act",
     "ffn_swiglu-#": "layer#.mlp.hidden",
     "ffn_out-#": "layer#.mlp.down",
     "l_out-#": "layer#.mlp.residual",
@@ -216,6 +188,8 @@ _LLAMA_CPP_ADJACENT = {
 }
 _LLAMA_CPP_SECOND = {
     "inp_embd": "embed.tok",  # now the input of batches that come as embeddings
+    "wqkv_b-#": "layer#.attn.q layer#.attn.k layer#.attn.v",
+    "bqkv-#": "layer#.attn.q layer#.attn.k layer#.attn.v",  # its older name
     "Vcur-# (reshaped)": "layer#.attn.v",
     "kq_soft_max_ext-#": "layer#.attn.weights",  # until 2025
     "ffn_gate-#": "layer#.mlp.gate",
@@ -285,14 +259,15 @@ def _table() -> dict[str, Meaning]:
     """Every known name, normalised, and what it means."""
     rows = {_key(name): Meaning((name,)) for name in _own_events()}
     rows |= {_key(name): Meaning(reason=reason) for name, reason in _REFUSED.items()}
-    rows |= _rows({f"model.{name}": events for name, events in _HUGGING_FACE.items()})
-    rows |= _rows({f"model.{name}": events for name, events in _HUGGING_FACE_SECOND.items()}, second=True)
+    rows |= _rows({f"model.{name}": events for name, events in HUGGING_FACE.items()})
+    rows |= _rows({f"model.{name}": events for name, events in HUGGING_FACE_SECOND.items()}, second=True)
     rows |= _rows({"model.norm": "final.norm", "lm_head": "logits"})
+    rows |= _rows(_gpt2(GPT2)) | _rows(_gpt2(GPT2_SECOND), second=True)
     rows |= _rows({"hidden_states.0": "embed.tok"}, second=True)
     rows |= _rows(_LLAMA_CPP) | _rows(_LLAMA_CPP_SECOND, second=True)
     rows |= _rows(_LLAMA_CPP_ADJACENT, adjacent=True)
     rows[_key("kqv-#")] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
-    rows |= _rows(_TRANSFORMER_LENS) | _rows({"blocks.#.hook_resid_pre": _ENTERS}, second=True)
+    rows |= _rows(_TRANSFORMER_LENS) | _rows({"blocks.#.hook_resid_pre": ENTERS_LAYER}, second=True)
     rows |= _rows(_REFERENCE)
     for stage in ALIASES:
         rows |= _apr(stage)
@@ -307,10 +282,17 @@ def _rows(names: dict[str, str], adjacent: bool = False, second: bool = False) -
     """Rows of the table; several events of one name stand with a space between them."""
     return {
         _key(name): Meaning(
-            (events,) if events == _ENTERS else tuple(events.split()), adjacent=adjacent, second=second
+            (events,) if events in ENTERS else tuple(events.split()), adjacent=adjacent, second=second
         )
         for name, events in names.items()
     }
+
+
+def _gpt2(names: dict[str, str]) -> dict[str, str]:
+    """Paths of a GPT-2 whole, and below its stack where nothing else is called so."""
+    below = {name: events for name, events in names.items() if _TOLD_BY_ITSELF.fullmatch(name)}
+    whole = {f"model.transformer.{name}": events for name, events in names.items()}
+    return whole | {f"model.{name}": events for name, events in below.items()}
 
 
 def _apr(stage: str) -> dict[str, Meaning]:

@@ -32,8 +32,8 @@ _NOWHERE = "attn.scores, attn.head*, probs, loss: no module gives them"
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
     """Record the one forward pass that `model` makes inside, and save it as safetensors at the end.
 
-    `model` is a decoder of Llama's, Mistral's, Qwen2's or Qwen3's modules, with or without its head,
-    wrapped or not. The file has our names, float32 values [T, width] (narrower types are widened
+    `model` is a decoder of Llama's, Mistral's, Qwen2's, Qwen3's or GPT-2's modules, with or without its
+    head, wrapped or not. The file has our names, float32 values [T, width] (narrower types are widened
     exactly, float64 is rounded), the tokens and the positions of the logits. attn.scores are no value
     that a hook could see and are left out, as are the events that follow from others (heads, probs,
     loss); attn.weights are there where the attention returns them (eager; before transformers 4.48 only

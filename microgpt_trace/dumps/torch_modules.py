@@ -84,6 +84,22 @@ FAMILIES = (
         activation="mlp.act_fn",
         rotary="apply_rotary_pos_emb",
     ),
+    Modules(
+        having="GPT-2 has",
+        none_of="GPT-2's",
+        prefix="transformer.",
+        embedding=("wte", "wpe", "drop"),
+        layers="h",
+        norm="ln_f",
+        outputs=(
+            "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.act", "mlp.c_proj",
+        ),
+        inputs=("attn.c_proj", "ln_2"),
+        optional=(),
+        attention="attn",
+        positions="wpe",
+        unlike="multi_query",
+    ),
 )  # fmt: skip
 
 

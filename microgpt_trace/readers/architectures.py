@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .names import LLAMA, Names
+from .names import GPT2, LLAMA, Names
 
 QKV = ("attn_bq", "attn_bk", "attn_bv")
 
@@ -64,5 +64,26 @@ TERMS: dict[str, FileTerms] = {
     "qwen3": FileTerms(
         said_biases={"attention_bias": (*QKV, "attn_bo")}, qk_norm=True, explicit_head_dim=True,
         windows="last",
+    ),
+    "gpt2": FileTerms(
+        names=GPT2,
+        keys={
+            "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_inner": "n_inner",
+            "vocab_size": "vocab_size", "context_length": "n_positions", "norm_eps": "layer_norm_epsilon",
+            "activation": "activation_function",
+        },
+        gguf_eps="attention.layer_norm_epsilon",
+        defaults={"norm_eps": 1e-5, "n_inner": 4},
+        activations={
+            "gelu_new": "GELU by tanh", "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
+            "gelu": "GELU", "relu": "ReLU", "silu": "SiLU", "swish": "SiLU",
+        },
+        activation="gelu_new",
+        gguf_activation="GELU by tanh",
+        rope=False,
+        tied=True,
+        biases=(*QKV, "attn_bo", "mlp_bup", "mlp_bdown", "attn_bnorm", "mlp_bnorm"),
+        score_flags=("scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
+        in_apr=False,
     ),
 }  # fmt: skip

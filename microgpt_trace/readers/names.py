@@ -100,3 +100,26 @@ LLAMA = Names(
         "mlp_wdown": ("ffn_down", "mlp.down_proj"),
     },
 )
+
+GPT2 = Names(
+    "a GPT-2",
+    {
+        "wte": ("token_embd", "wte"),
+        "wpe": ("position_embd", "wpe"),
+        "final_norm": ("output_norm", "ln_f"),
+        "lm_head": ("output", "lm_head"),
+    },
+    {
+        "attn_norm": ("attn_norm", "ln_1"),
+        "attn_wqkv": ("attn_qkv", "attn.c_attn"),
+        "attn_wo": ("attn_output", "attn.c_proj"),
+        "mlp_norm": ("ffn_norm", "ln_2"),
+        "mlp_wup": ("ffn_up", "mlp.c_fc"),
+        "mlp_wdown": ("ffn_down", "mlp.c_proj"),
+    },
+    blocks="h",
+    outer="transformer.",
+    vectors=True,
+    transposed=("attn_wqkv", "attn_wo", "mlp_wup", "mlp_wdown"),
+    skipped=(".attn.bias", ".attn.masked_bias"),
+)
