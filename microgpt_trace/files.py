@@ -8,7 +8,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 
 from .errors import InputError, RunError
@@ -188,6 +187,8 @@ def _beside(path: Path, ending: str) -> Path:
     target = _target(path)
     name = os.fsencode(target.name)
     if len(name) > _LONGEST_NAME:
+        from hashlib import blake2b  # 5 ms, for names that are rare
+
         name = (
             name[:_LONGEST_NAME].decode(errors="ignore").encode()
             + blake2b(name, digest_size=8).hexdigest().encode()

@@ -19,7 +19,7 @@ _ONES = np.ones(PIECE)  # a product with them sums twice as fast as sum()
 DType = Any  # np.float32 or np.float64 (a type: those hash fast)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorStats:
     """Summary of an array's elements.
 
@@ -114,6 +114,15 @@ def median(values: npt.ArrayLike) -> float:
     upper, last = parted[middle], parted[middle:].max()
     lower = parted[:middle].max() if even else upper
     return float(lower) / 2 + float(upper) / 2 if last == last else float(last)
+
+
+def row_medians(values: Array) -> Array:
+    """The median of every row, NaN where one is among its values: [n, C] -> [n]"""
+    middle, even = values.shape[1] // 2, values.shape[1] % 2 == 0
+    parted = np.partition(values, middle, axis=1)  # NaN comes last
+    upper, last = parted[:, middle], parted[:, middle:].max(axis=1)
+    lower = parted[:, :middle].max(axis=1) if even else upper
+    return np.where(last == last, lower / 2 + upper / 2, last)
 
 
 def _around(flat: Array, middle: int) -> tuple[Array, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..architecture.kinds import Activation, Softmax
-from ..arrays.stats import Array, median
+from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
 from .norms import NormMeter
 from .result import Compared, LayerRow
@@ -176,4 +176,4 @@ def typical(x: Array) -> float:
 
 def typical_of_rows(x: Array) -> Array:
     """The same of every row: [n, C] -> [n]"""
-    return np.median(np.abs(x), axis=1)
+    return row_medians(np.abs(x))
