@@ -22,7 +22,7 @@ Course = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EventCourse:
     """An event of the watched name's trace: the L2 norm of its finite elements, the share of elements that
     are zero, how many are not finite, and the L2 norm of the gradient of the name's loss."""
@@ -36,7 +36,7 @@ class EventCourse:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ParameterCourse:
     """A parameter after the step, the gradient there of the watched name's loss, the update that the step
     made, and |update| / |parameter before it|. There is no update at step 0."""
@@ -50,7 +50,7 @@ class ParameterCourse:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PositionCourse:
     """What is predicted at one position of the watched name.
 
@@ -89,7 +89,7 @@ class ReturnedUnit:
     returned: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerUnits:
     """The ReLU units of a layer: how many were dead at each traced step, which still are, which returned."""
 
@@ -102,7 +102,7 @@ class LayerUnits:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LossCourse:
     """The loss of every logged training step."""
 
@@ -120,7 +120,7 @@ class RunStart:
     held_out_loss: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FailedCheck:
     step: int
     id: str
@@ -137,7 +137,7 @@ class TrainingPlan:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Timeline:
     """Everything a log tells, by traced step. `absent` says what it does not tell and why, `notes` what
     is odd about the file."""

@@ -95,7 +95,7 @@ def _check_first(record: LogRecord) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LogRecord:
     """A JSON object of a line. Every question about a field raises FileFormatError where it is missing or
     of another type, naming file, line and field."""

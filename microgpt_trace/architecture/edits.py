@@ -26,7 +26,7 @@ class Edit(NamedTuple):
     change: Callable[[Array], Array]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Applied:
     """An intervention as it was carried out: what stands in how many elements of which events."""
 

@@ -26,7 +26,7 @@ Ability = Literal["gradients", "prompts"]
 TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TraceInput:
     """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
 

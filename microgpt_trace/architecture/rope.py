@@ -30,7 +30,7 @@ def check_positive(name: str, value: object) -> None:
         raise InputError(f"{name}: expected a positive number, found {value!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rope:
     """Rotary position embedding: how fast each pair of channels turns with the position.
 

@@ -28,7 +28,7 @@ AXES = {0: (), 1: ("channel",), 2: ("position", "channel"), 3: ("head", "query",
 TokenOf = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Site:
     """A selector of events and, of them, a part: texts of numbers, empty where all are meant."""
 
@@ -101,7 +101,7 @@ def describe_shape(name: str, shape: Sequence[int]) -> str:
     return f"{name} is {said}" if len(words) != 1 else f"{name} is {list(shape)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Part:
     """Indices of each axis of an event, None where all are meant."""
 

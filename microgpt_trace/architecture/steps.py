@@ -15,7 +15,7 @@ Pass = Literal["forward", "backward"]
 Origin = Literal["forward", "backward", "constant"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Factor:
     """A number and where it comes from.
 
@@ -30,7 +30,7 @@ class Factor:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Term:
     """One of the numbers that a step adds up: the product x of the factors, or a function of it.
 
@@ -46,7 +46,7 @@ class Term:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Step:
     """An intermediate result, or the last one: a sum of `count` terms.
 
@@ -64,7 +64,7 @@ class Step:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Use:
     """An element that this one goes into, one of `count` of its event.
 

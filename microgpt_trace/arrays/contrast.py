@@ -9,7 +9,7 @@ from .logits import best_tokens
 from .stats import Array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Contrast:
     """How much more a position says `target` than `against`: the difference of their logits."""
 

@@ -72,7 +72,7 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StoredTensor:
     """A tensor as it lies in a file: nothing is read before it is used.
 

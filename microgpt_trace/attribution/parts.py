@@ -18,7 +18,7 @@ def size(value: float | None) -> float:
     return -1.0 if value is None else abs(value) if value == value else math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Part:
     """What one component writes towards two logits, and the change of the loss without it.
 
@@ -54,7 +54,7 @@ class LogitSum:
     holds: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PositionAttribution:
     """The parts of one prediction, in order of computation; `loss` is -log P(target)."""
 
@@ -71,7 +71,7 @@ class PositionAttribution:
         return sorted(self.parts, key=lambda part: size(part.difference), reverse=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Removal:
     """How the mean loss over the asked positions changes without a part."""
 
@@ -99,7 +99,7 @@ class Attention:
     repeat_apart: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HeadRole:
     """What a head looks at, beside uniform attention over all that it can see; `role` is what stands out."""
 
@@ -114,7 +114,7 @@ class HeadRole:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AttributionResult:
     """The attribution of a text's predictions, with the roles that its heads have over it.
 

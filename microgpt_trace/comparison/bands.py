@@ -39,7 +39,7 @@ UNRELATED = 1.2  # rows of a size that have nothing to do with each other lie 1.
 MOST, ENOUGH = 0.9, 4  # of the rows; rows, or tokens of a text, whose median says something
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tolerance:
     """What was allowed, in words. `factor` multiplies a measured distance; None where none was."""
 

@@ -19,7 +19,7 @@ from .sides import Unpaired
 DIFF_SCHEMA = "microgpt.diff/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EventDifference:
     """How far two runs lie apart in one event.
 
@@ -72,7 +72,7 @@ class EventDifference:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Jump:
     """The event at which the distance grew most, over the largest before it or its own band."""
 
@@ -101,7 +101,7 @@ class Agreement:
     first_other: int | None  # the first position with another most probable token
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SideSummary:
     """One of the two sides."""
 
@@ -113,7 +113,7 @@ class SideSummary:
     __repr__ = one_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two runs compared event by event, in order of computation.
 

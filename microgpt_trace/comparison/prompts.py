@@ -17,7 +17,7 @@ from .diff import diff
 PROMPTS_SCHEMA = "microgpt.prompts/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PromptComparison:
     """What one prompt showed: how the predictions agree, and the event farthest from its band.
 

@@ -36,7 +36,7 @@ BEFORE_BIASES = (
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Unpaired:
     """What one side has and the other lacks, and why it was not compared."""
 
@@ -79,7 +79,7 @@ class ModelSide:
         return own
 
 
-@dataclass
+@dataclass(repr=False)
 class RecordingSide:
     """What another run left, laid out as `shapes` say."""
 

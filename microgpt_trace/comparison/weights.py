@@ -24,7 +24,7 @@ from .weight_relations import find_cause
 Index = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class WeightRow:
     """A parameter of both models.
 
@@ -72,7 +72,7 @@ class WeightRow:
         return math.prod(self.shape_a)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class WeightsComparison:
     """Two models' parameters. `factor` times the expected error is allowed, or `rtol` where it is given.
 

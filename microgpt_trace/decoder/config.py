@@ -32,7 +32,7 @@ _DIMENSIONS = (
 OF_SOME = {"activation": "SiLU", "score_scales": ()}  # what only some architectures have otherwise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DecoderConfig:
     """Dimensions and conventions of a decoder."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decoder:
     """A decoder one can trace: its weights stay in their file until a computation needs them."""
 

@@ -73,7 +73,7 @@ class Offer:
     shown: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """Every operation of a dump, and what explains the first one that is wrong.
 

@@ -24,7 +24,7 @@ from .telling import Seen
 ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Hypothesis:
     """A mistake: the plan by which the engine would have computed, or what it did to the right value.
 
@@ -47,7 +47,7 @@ class Hypothesis:
     __repr__ = one_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """A hypothesis about an operation that was tried, or a fact about the tokens.
 

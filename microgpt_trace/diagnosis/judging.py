@@ -18,7 +18,7 @@ from .evaluation import CARRIED, Evaluation
 BLOCK = 1 << 21  # elements compared at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OperationResult:
     """An event of the dump beside what follows from the dump's own inputs.
 
@@ -48,7 +48,7 @@ class OperationResult:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """The relative L2 error of every row and what each may have; NaN for a row that is not judged."""
 

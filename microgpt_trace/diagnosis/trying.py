@@ -25,7 +25,7 @@ CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looke
 NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """What is left of the error under a hypothesis.
 

@@ -37,7 +37,7 @@ _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Entry:
     """A line of a map: an event, the tensor that it is, which part of it and in which layout."""
 
@@ -49,7 +49,7 @@ class Entry:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NameMap:
     """The lines of a map, and the tokens of the dump where the map says them."""
 

@@ -13,7 +13,7 @@ from ..hooks.event import TraceEvent
 OWN = "own"  # a layout: shape and order are those of our events
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Recorded:
     """A tensor of a recording, which nothing has been read of before `read()`.
 
@@ -32,7 +32,7 @@ class Recorded:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Leftover:
     """A tensor that stands for no event of ours, and why. Of one that is not `readable` the dump has no
     numbers, or some of a type that is not read: `read()` raises InputError."""
@@ -44,7 +44,7 @@ class Leftover:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """What a dump holds, under the names of our events (gradients and updates are left out).
 
@@ -64,7 +64,7 @@ class Recording:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Fitted:
     """A recorded tensor as our event has it: [T, W], [H, T, S] or [].
 

@@ -11,7 +11,7 @@ from ..brief import one_line
 EXPLANATION_SCHEMA = "microgpt.explanation/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """Where one number comes from and where it goes.
 

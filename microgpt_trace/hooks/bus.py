@@ -56,7 +56,7 @@ class SilentTap:
 SILENT = SilentTap()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Subscription:
     """A hook and the events that it is called for; see `HookBus.subscription`."""
 
@@ -145,7 +145,7 @@ class HookBus:
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """One pass of a model under the hooks that were subscribed when it began."""
 

@@ -12,7 +12,7 @@ Phase = Literal["forward", "backward", "update"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EventSpec:
     """What is known of an event before the model runs."""
 
@@ -28,7 +28,7 @@ class EventSpec:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TraceEvent:
     """One tensor of a run: where it stands in the computation, its shape and its summary.
 

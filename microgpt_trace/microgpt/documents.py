@@ -39,7 +39,7 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Documents:
     """Names that fit a model, in file order, repetitions kept."""
 

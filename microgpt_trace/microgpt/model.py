@@ -60,7 +60,7 @@ class Schedule:
         return self.lr * (1 - step / self.steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingState:
     """Where a training run stands: what it takes to go on bit for bit."""
 
@@ -73,7 +73,7 @@ class TrainingState:
     __repr__ = one_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A microGPT one can trace, train and sample: parameters and tokenizer, and where they are from."""
 

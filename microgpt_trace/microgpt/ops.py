@@ -38,7 +38,7 @@ SAFE_SQUARE = SAFE_EXPONENT**2
 Product = Callable[..., Array]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NormConstants:
     """What RMSNorm needs besides its input: [C, C] filled with 1/C, and eps as a 0-d array."""
 
@@ -80,7 +80,7 @@ def relu_backward(dy: Array, y: Array) -> Array:
     return dy * np.sign(y)  # y is zero or positive: its sign is the slope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HeadConstants:
     """Constants of causal attention over T positions with H heads of width D."""
 

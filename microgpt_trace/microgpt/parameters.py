@@ -101,7 +101,7 @@ class Config:
         return width * (2 * self.vocab_size + self.block_size + self.n_layer * of_layer)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerWeights:
     """A layer's parameters as views. q, k and v lie one after another: wqkv is all three."""
 

@@ -18,7 +18,7 @@ HINTED = 1000  # characters of a text that a hint is made for
 MAX_SAID = 200  # characters in a description of the vocabulary
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tokenizer:
     """The characters of a vocabulary and where BOS stands: before them (id 0) or after them."""
 

@@ -22,7 +22,7 @@ from .results import MeanPatched, PairsResult, Patched, PatchedPair
 Inputs = tuple[TraceInput, TraceInput]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Pair:
     """Two texts and the tokens to tell apart, with what an error calls them."""
 

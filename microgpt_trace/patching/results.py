@@ -19,7 +19,7 @@ PATCH_SCHEMA = "microgpt.patch/1"
 PAIRS_SCHEMA = "microgpt.patch_pairs/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Spot:
     """What was patched: a part of an event, as --sites names it.
 
@@ -54,7 +54,7 @@ class MeanPatched(Spot):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Unpatched:
     """One of the two runs as it is, at the position judged."""
 
@@ -69,7 +69,7 @@ class Unpatched:
     __repr__ = one_line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchedPair:
     """A clean and a corrupted run, what tells them apart, and whether patching all of it ends clean."""
 
@@ -88,7 +88,7 @@ class PatchedPair:
         return tuple(position for position, (a, b) in enumerate(both) if a != b)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchResult(PatchedPair):
     """Every site's share of the difference between the two runs: 0 is the corrupted, 1 the clean one."""
 
@@ -104,7 +104,7 @@ class PatchResult(PatchedPair):
         return self.check.holds is True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairsResult:
     """The same sites over several pairs."""
 
@@ -122,7 +122,7 @@ class PairsResult:
 Cell = TypeVar("Cell", bound=Spot)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PatchTable(Generic[Cell]):
     """Cells of one kind of event: a row for each event (or layer), a column for each position or head."""
 

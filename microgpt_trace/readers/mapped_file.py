@@ -22,7 +22,7 @@ from ..foreign_files import check_regular, reading
 SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class MappedFile:
     """The bytes of a file, mapped read-only."""
 

@@ -42,7 +42,7 @@ Source = Recording | Mapping[str, Array] | Array
 HEAD_EVENTS = ("logits", "probs")  # which may have rows of some positions alone
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Intervention:
     """A change of the events that `target` names: a name, glob or stage of apr, with a part of it
     behind @ or in brackets (see `sites`).

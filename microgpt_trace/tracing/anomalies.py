@@ -26,7 +26,7 @@ CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much
 CLOSE_AT_ENDS = 0.55  # the same for the first and the last layer, which differ in sound models too
 
 
-@dataclass
+@dataclass(repr=False)
 class Steps:
     """Those of a continuation: how many events they had, and which of these are not finite."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 from ..brief import one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Check:
     """An invariant and how far the run strayed from it.
 
@@ -25,7 +25,7 @@ class Check:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Insight:
     """A predicate and its outcome: `holds` is None where it could not be evaluated."""
 
@@ -38,7 +38,7 @@ class Insight:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Anomaly:
     """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
 

@@ -35,7 +35,7 @@ KINK = (math.nan, math.nan)  # no slope
 Change = Callable[[Array], Array]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GradientCheck:
     """One parameter or activation: the worst element, and whether all elements agree.
 

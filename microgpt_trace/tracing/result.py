@@ -18,7 +18,7 @@ from .findings import Anomaly, Check, Insight
 SCHEMA_ID = "microgpt.trace/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Candidate:
     token: int
     label: str
@@ -27,7 +27,7 @@ class Candidate:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
 
@@ -46,7 +46,7 @@ class Prediction:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ParameterRow:
     """A parameter with the L2 norms of its value, gradient and update; None where not computed.
 
@@ -80,7 +80,7 @@ class ParameterRow:
         return part / self.l2_norm
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StepSummary:
     """One Adam step on this input."""
 
@@ -110,7 +110,7 @@ class Compared:
     turn: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LayerRow:
     """A decoder's layer at a glance. Rows are positions; medians are taken over them.
 
@@ -140,7 +140,7 @@ class LayerRow:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LensRow:
     """What the model would predict if it ended after this layer (final norm and head applied)."""
 
@@ -151,7 +151,7 @@ class LensRow:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GeneratedToken:
     """A token of a continuation, with its probability, the runners-up and the events of its step."""
 
@@ -164,7 +164,7 @@ class GeneratedToken:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EventChange:
     """How far an event lies from where it would be: |after - before| / |before| (of attention the causal
     part). None where that is not finite; a `replaced` event is one that an intervention changed."""
@@ -176,7 +176,7 @@ class EventChange:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Intervened:
     """What interventions did, beside the run without them.
 
@@ -199,7 +199,7 @@ class Intervened:
         return next((change for change in self.changes if change.name == name), None)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """Everything one run showed. Iterates over its events; `trace[name]` is the array of an event.
 

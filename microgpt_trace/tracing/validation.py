@@ -28,7 +28,7 @@ from .trace import trace
 from .validation_edges import Edge, Watch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
     """What replacing one event did.
 
@@ -46,7 +46,7 @@ class Verdict:
     __repr__ = one_line
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Validation:
     """The verdicts on all events of one run."""
 

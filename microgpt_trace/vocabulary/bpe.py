@@ -163,7 +163,7 @@ def substrings(word: str, longest: int) -> Iterator[str]:
             yield word[start:stop]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ByteLevelBpe(_Bpe):
     """GPT-2's kind: words by a pattern, their bytes as characters, merges in the order of their list."""
 
@@ -217,7 +217,7 @@ class ByteLevelBpe(_Bpe):
                 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SentencePieceBpe(_Bpe):
     """SentencePiece's kind: no words, the merge that makes the token of the highest score comes first,
     and a character without a token is written as its bytes, or as the unknown token."""

@@ -223,7 +223,7 @@ def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str,
 _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class _TokenizerJson:
     """The tokenizer that the file describes, as `tokenizers` builds it in a process of its own."""
 

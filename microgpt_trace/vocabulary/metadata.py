@@ -15,7 +15,7 @@ class Texts(Sequence[str]):
     """A list that a reader knows to hold texts alone; bytes that are no UTF-8 come as lone surrogates."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metadata:
     """Typed access to what a file says. Each method gives None where a key is missing or null."""
 

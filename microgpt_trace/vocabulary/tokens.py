@@ -20,7 +20,7 @@ from .isolated import Isolated
 MAX_TEXT = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Vocabulary:
     """The tokens of a model by id, what they stand for, and how text becomes ids.
 
