@@ -1,4 +1,4 @@
-"""Decoder: a Llama/Qwen2-class model, its stored weights and its tokens. Knows no file format."""
+"""Decoder: a production model, its stored weights and its tokens. Knows no file format."""
 
 from __future__ import annotations
 
