@@ -15,7 +15,7 @@ from tiny_models import TOKENS, write_folder
 from microgpt_trace.architecture.steps import element_name
 
 IDS = "--tokens " + ",".join(map(str, TOKENS))
-LLAMAS_OWN = re.compile(r"RMSNorm|SiLU|RoPE|gate")
+LLAMAS_OWN = re.compile(r"(?i)\b(RMSNorm|SiLU|RoPE|gate)")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def works(line, code=0):
         " ".join(done.out.split())
         .replace("LayerNorm in place of RMSNorm", "")
         .replace("(RMSNorm, not LayerNorm)", "")
+        .replace('"rope": null', "")
     )
     assert not LLAMAS_OWN.search(said), LLAMAS_OWN.search(said)
     return done.out
@@ -97,6 +98,7 @@ def test_what_a_run_reveals_is_true_of_this_architecture(gpt2):
     out = " ".join(works(f"trace {gpt2('gpt2_erf')[0]} {IDS}").split())
     assert "~0: GELU outputs within" in out
     assert "bias subtracted and the gain divided out, every row has RMS 1" in out
+    assert "a norm's L2 tells of its gain and bias" in out
     assert "2 layers instead of 1, GELU in place of ReLU, LayerNorm in place of RMSNorm, a gain" in out
 
 

@@ -84,10 +84,10 @@ def _norms(norms: NormRows) -> Anomaly:
         reason = f"{bad}, or what went in, is not finite or too large to be squared"
         if not off:
             reason = "no norm has a gain"
-        return Anomaly("rmsnorm", title, None, None, NORM_TOLERANCE, "invariant", reason)
+        return Anomaly(norms.of.lower(), title, None, None, NORM_TOLERANCE, "invariant", reason)
     name = max(off, key=lambda n: off[n])
     found, seen = off[name] > NORM_TOLERANCE, f"{len(off)} norms"
-    return Anomaly("rmsnorm", title, found, off[name], NORM_TOLERANCE, "invariant", name, seen)
+    return Anomaly(norms.of.lower(), title, found, off[name], NORM_TOLERANCE, "invariant", name, seen)
 
 
 @dataclass(frozen=True, slots=True)

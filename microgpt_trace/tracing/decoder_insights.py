@@ -28,7 +28,7 @@ def insights_of(
 ) -> Iterator[Insight]:
     """Evaluate every predicate on the layers of a run."""
     makers: tuple[tuple[str, str, Callable[[], Insight]], ...] = (
-        ("rmsnorm", f"{norms.of} normalization", lambda: _rmsnorm(norms)),
+        (norms.of.lower(), f"{norms.of} normalization", lambda: _normalization(norms)),
         ("growth", "Growth of the residual stream", lambda: _growth(layers)),
         ("massive", "Massive activations", lambda: _massive(layers, inputs)),
         ("sinks", "Attention sinks", lambda: _sinks(model, layers, inputs)),
@@ -50,10 +50,11 @@ def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:
     return "a row of the stream is zero, or too large to be squared"
 
 
-def _rmsnorm(norms: NormRows) -> Insight:
+def _normalization(norms: NormRows) -> Insight:
     title, off = f"{norms.of} normalization", norms.off
+    identifier = norms.of.lower()
     if not off:
-        return Insight("rmsnorm", title, None, "Not evaluated: no norm has a gain.")
+        return Insight(identifier, title, None, "Not evaluated: no norm has a gain.")
     worst, tightest = (
         max(off, key=lambda name: off[name]),
         min(norms.least, key=lambda name: norms.least[name]),
@@ -64,15 +65,16 @@ def _rmsnorm(norms: NormRows) -> Insight:
         measured += "; channels whose gain is 0 left out"
     if off[worst] > NORM_TOLERANCE:
         text = f"The invariant does not hold: with the {norms.undone} a row's RMS is not 1 ({measured})."
-        return Insight("rmsnorm", title, False, text, numbers)
+        return Insight(identifier, title, False, text, numbers)
     whole = norms.least[tightest] >= WHOLE
     text = (
         f"With the {norms.undone}, every row has RMS 1 after each of the {len(off)} norms, less what eps "
         f"takes ({measured}). "
     )
     if whole:
+        own = "gain and bias" if norms.centred else "gain"
         text += (
-            "This is a structural invariant: a norm's L2 tells of its gain, not of what went in (of which "
+            f"This is a structural invariant: a norm's L2 tells of its {own}, not of what went in (of which "
             f"eps takes {1 - norms.least[tightest]:.1e} at most)."
         )
     else:
@@ -80,7 +82,7 @@ def _rmsnorm(norms: NormRows) -> Insight:
             f"That is much: a row after {tightest} has RMS {number(norms.least[tightest])}, for it came in "
             "small beside the root of eps. There a norm's L2 tells of what went in."
         )
-    return Insight("rmsnorm", title, whole, text, numbers)
+    return Insight(identifier, title, whole, text, numbers)
 
 
 def _growth(layers: Sequence[LayerRow]) -> Insight:
