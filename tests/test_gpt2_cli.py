@@ -146,6 +146,7 @@ REFUSED = {
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
     "wte.weight": (np.copy, {"activation_function": "mish"}, "only 'gelu_new', 'gelu', 'relu' and 'silu'"),
     "ln_f.weight": (np.copy, {"tie_word_embeddings": False}, "'lm_head' is missing"),
+    "h.0.attn.c_attn.bias": (np.sum, {}, "each of k and v, found a single number"),
     "h.0.ln_1.weight": (np.copy, {"n_positions": 32}, "expected shape [32, 32], found [16, 32]"),
 }
 
@@ -156,9 +157,34 @@ def test_files_that_are_no_gpt2_are_refused(tmp_path, ending):
     config, weights = tiny_gpt2("gpt2")
     name = f"transformer.{ending}"
     array = weights.pop(name)
-    weights |= {} if change is None else {name: np.ascontiguousarray(change(array))}
+    weights |= {} if change is None else {name: np.array(change(array), order="C")}
     folder = write_folder(tmp_path, config | changes, weights)
     assert words in refusal("trace", folder, *IDS.split())
+
+
+@pytest.mark.parametrize("form", ["folder", "gguf"])
+def test_a_bias_that_no_layer_has_is_named(tmp_path, form):
+    config, weights = tiny_gpt2("gpt2")
+    weights = {name: array for name, array in weights.items() if "c_fc.bias" not in name}
+    if form == "gguf":
+        pytest.importorskip("gguf")
+        path = write_gpt2_gguf(tmp_path / "m.gguf", config, weights)
+    else:
+        path = write_folder(tmp_path, config, weights)
+    assert "a gpt2 has a bias 'layer0.mlp_bup', which is not there" in refusal("trace", path, *IDS.split())
+
+
+def test_frequencies_of_rope_are_none_of_its_tensors(tmp_path, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    write = gguf.GGUFWriter.write_header_to_file
+
+    def with_factors(writer):
+        writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32))
+        write(writer)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
+    path = write_gpt2_gguf(tmp_path / "m.gguf", *tiny_gpt2("gpt2"))
+    assert "'rope_freqs.weight' is none of a GPT-2" in refusal("trace", path, *IDS.split())
 
 
 # --- explain, inspect ---------------------------------------------------------------------------------

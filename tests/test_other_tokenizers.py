@@ -82,7 +82,8 @@ def test_the_header_says_what_is_not_read(folder, names, path):
         (folder / name).write_text("{}")
     out = microgpt("trace", folder / path, "--tokens", "1,2").out
     said = " ".join(out.split())
-    assert f"{' and '.join(names)} is not read, only a tokenizer.json: tokens are numbers" in said
+    verb = "is" if len(names) == 1 else "are"
+    assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are numbers" in said
     command = shlex.split(re.search(r"makes one: (.*); or", refusal("trace", folder / path, "a"))[1])
     assert command[:2] == ["python", "-c"]
     assert command[2].count(json.dumps(str(folder))) == 2
@@ -98,4 +99,4 @@ def test_a_tokenizer_json_beside_them_is_read(folder):
     write_tokenizer(folder)
     done = microgpt("trace", folder, "Ann")
     assert done.code == 0
-    assert "is not read" not in done.out
+    assert "not read" not in done.out

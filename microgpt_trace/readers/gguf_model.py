@@ -11,7 +11,7 @@ from ..arrays.encodings import StoredTensor
 from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
-from .architectures import QKV, TERMS
+from .architectures import TERMS
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .gguf import read_gguf_header
 from .model_file import (
@@ -19,6 +19,7 @@ from .model_file import (
     biases_of,
     blaming,
     by_our_names,
+    check_biases,
     check_depth,
     check_tensors,
     in_halves,
@@ -42,9 +43,9 @@ def read_gguf(path: Path) -> ModelFile:
     header = read_gguf_header(path)
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
-    factors = stored.pop(ROPE_FACTORS, None)
     with blaming(path):
         architecture = _architecture(header.metadata)
+        factors = stored.pop(ROPE_FACTORS, None) if TERMS[architecture].rope else None
         tensors = by_our_names(path, stored.values(), TERMS[architecture].names)
         keys = Settings(header.metadata, notes, f"{architecture}.")
         config, tensors = _config(architecture, keys, tensors, factors)
@@ -131,9 +132,7 @@ def _config(
     n_kv_head = keys.get("attention.head_count_kv", WHOLE) or n_head
     tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
     biases = biases_of(tensors)
-    if not set(terms.biases) <= set(biases):
-        which = "biases of q, k and v" if terms.biases == QKV else "all its biases"
-        raise InputError(f"{architecture} needs {which}, which are not there")
+    check_biases(architecture, biases)
     config = DecoderConfig(
         architecture=architecture,
         n_layer=n_layer,

@@ -26,7 +26,16 @@ from .conventions import (
     windowed_layers,
     yarn_defaults,
 )
-from .model_file import ModelFile, biases_of, blaming, by_our_names, check_depth, check_tensors, unfused
+from .model_file import (
+    ModelFile,
+    biases_of,
+    blaming,
+    by_our_names,
+    check_biases,
+    check_depth,
+    check_tensors,
+    unfused,
+)
 from .safetensors import read_safetensors
 
 if TYPE_CHECKING:
@@ -73,7 +82,8 @@ def _unread_tokenizer(folder: Path) -> list[str]:
     from ..vocabulary.huggingface import convertible
 
     found = convertible(folder)
-    return [f"{found} is not read, only a tokenizer.json: tokens are numbers"] if found else []
+    verb = "are" if " and " in found else "is"
+    return [f"{found} {verb} not read, only a tokenizer.json: tokens are numbers"] if found else []
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
@@ -142,7 +152,7 @@ def _config(
     head_dim = (get_head_dim("head_dim", WHOLE) if "head_dim" in terms.keys else None) or width // n_head
     n_kv_head = (said.get(terms.keys["n_kv_head"], WHOLE) if "n_kv_head" in terms.keys else None) or n_head
     tensors = unfused(tensors, n_head * head_dim, n_kv_head * head_dim)
-    _check_biases(said, terms, biases_of(tensors))
+    _check_biases(said, architecture, biases_of(tensors))
     window, windowed = _window(said, architecture, n_layer)
     config = DecoderConfig(
         architecture=architecture,
@@ -207,8 +217,10 @@ def _is_tied(said: Settings, terms: FileTerms, has_head: bool) -> bool:
     return bool(said.assume("tie_word_embeddings", FLAG, not has_head, why))
 
 
-def _check_biases(said: Settings, terms: FileTerms, found: tuple[str, ...]) -> None:
-    """The file has exactly the biases that its config speaks of."""
+def _check_biases(said: Settings, architecture: str, found: tuple[str, ...]) -> None:
+    """The file has exactly the biases that its architecture has and those that its config speaks of."""
+    check_biases(architecture, found)
+    terms = TERMS[architecture]
     expected = set(terms.biases)
     for flag, biases in terms.said_biases.items():
         expected |= set(biases) if said.get(flag, FLAG) else set()

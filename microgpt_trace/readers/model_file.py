@@ -15,6 +15,7 @@ from ..arrays.stats import Array
 from ..brief import brief
 from ..decoder.config import BIASES, DecoderConfig
 from ..errors import FileFormatError, InputError
+from .architectures import TERMS
 from .names import FUSED, LLAMA, Names
 
 if TYPE_CHECKING:
@@ -88,6 +89,13 @@ def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
     return tuple(bias for bias in BIASES if bias in kinds)
 
 
+def check_biases(architecture: str, found: Iterable[str]) -> None:
+    """Raises InputError where no layer has one of the biases that the architecture has."""
+    missing = set(TERMS[architecture].biases).difference(found)
+    if missing:
+        raise InputError(f"a {architecture} has a bias 'layer0.{min(missing)}', which is not there")
+
+
 def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """Raises FileFormatError naming a tensor that is missing, of another shape, or too many."""
     _check_heads(path, config, tensors)
@@ -130,9 +138,10 @@ def unfused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dic
         if kind not in FUSED:
             found[name] = tensor
             continue
-        if tensor.shape[0] != queries + 2 * keys:
+        rows = tensor.shape[0] if tensor.shape else "a single number"
+        if rows != queries + 2 * keys:
             expected = f"{queries} rows of q and {keys} each of k and v"
-            raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {tensor.shape[0]}")
+            raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
         ends = (0, queries, queries + keys, queries + 2 * keys)
         for own, start, stop in zip(FUSED[kind], ends, ends[1:], strict=False):
             found[f"{prefix}.{own}"] = tensor.of_rows(np.arange(start, stop))
