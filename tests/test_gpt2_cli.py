@@ -200,6 +200,15 @@ def test_explain(gpt2):
     assert "(embed.sum[3,5] - mean) / rms" in works(f"explain {folder} layer0.attn.norm[3,5] {IDS}")
 
 
+def test_what_a_layer_norm_came_from_is_its_own_element(gpt2):
+    for channel in range(32):
+        out = works(f"explain {gpt2()[0]} layer0.attn.norm[3,{channel}] {IDS} --terms 1")
+        came = out.partition("Came from")[2].partition("Goes to")[0]
+        assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row of 32", came), came
+        assert "(x - mean) × 1/rms" in out
+        assert "- -" not in out
+
+
 def test_inspect(gpt2, gguf):
     for path in (gpt2()[0], gguf("gpt2")):
         out = works(f"inspect {path} --stats --metadata")

@@ -129,8 +129,12 @@ def exponential(values: Array) -> Function:
     largest = float(values.max()) if values.size else 0.0
     if abs(largest) < _PLAIN_EXPONENT and not values.min(initial=0.0) < -_PLAIN_EXPONENT:
         return Function("exp(x)", np.exp)
-    less = f"- {largest!r}" if largest >= 0 else f"+ {-largest!r}"
-    return Function(f"exp(x {less})", lambda x: np.exp(x - largest))
+    return Function(f"exp({x_less(largest)})", lambda x: np.exp(x - largest))
+
+
+def x_less(value: float) -> str:
+    """x less a number, as an expression."""
+    return f"x - {value!r}" if value >= 0 else f"x + {-value!r}"
 
 
 SIGMOID = Function("1/(1 + exp(-x))", lambda x: 1 / (1 + np.exp(-x)))

@@ -216,9 +216,9 @@ def _print_sources(found: Explanation, screen: Screen) -> None:
 
 
 def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
-    """What the element came from: of each event that was read the factor of its own, or of the largest
-    term, with words for that."""
-    best: dict[str, tuple[tuple[bool, float], Factor, int]] = {}
+    """What the element came from: of each event that was read the factor of its own, which stands in the
+    shortest sum, or of the largest term, with words for that."""
+    best: dict[str, tuple[tuple[int, float], Factor, int]] = {}
     counts: dict[str, int] = {}
     for step in found.steps:
         for term in step.terms:
@@ -226,7 +226,7 @@ def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
             for factor in (factor for factor in term.factors if factor.kind != "constant"):
                 event = _called(factor).partition("[")[0]
                 counts[event] = max(step.count, counts.get(event, 0))
-                rank = (step.count == 1, size)  # what stands alone is its own
+                rank = (-step.count, size)
                 if event not in best or rank > best[event][0]:
                     best[event] = rank, factor, step.count
     return [(factor, _of_many(counts[event], own)) for event, (_, factor, own) in best.items()]
@@ -251,7 +251,7 @@ def _is_stored(element: str) -> bool:
 def _of_many(count: int, own: int) -> str:
     if count <= 2:
         return ""
-    return f"and its row of {count:,}" if own == 1 else f"in the largest of {count:,} terms"
+    return f"and its row of {count:,}" if own < count else f"in the largest of {count:,} terms"
 
 
 def _print_uses(found: Explanation, screen: Screen) -> None:

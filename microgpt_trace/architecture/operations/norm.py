@@ -23,6 +23,7 @@ from ..arithmetic import (
     root,
     sum_of,
     total,
+    x_less,
 )
 from ..kinds import Norm
 from ..place import Place, channels_of, no_path, short, strongest
@@ -174,7 +175,7 @@ def worked(at: Place) -> Worked:
     steps, rms = _divided_by(at, kind, row)
     factors = [x]
     if kind.centred:
-        steps.append(sum_of("x - mean", [x], [minus(steps[0])]))
+        steps.append(sum_of("(x - mean)", [x], [minus(steps[0])]))
         factors = [result(steps[-1])]
     factors.append(reciprocal(rms))
     if kind.gain:
@@ -211,7 +212,7 @@ def _divided_by(at: Place, kind: Norm, row: Operand) -> tuple[list[Step], Step]:
         n = len(row.values)
         mean = total("mean", [row], at.most, Function(f"x/{n}", lambda x: x / n))
         m = mean.value
-        squared = Function(f"(x - {m!r})**2/{n}", lambda x: (x - m) ** 2 / n)
+        squared = Function(f"({x_less(m)})**2/{n}", lambda x: (x - m) ** 2 / n)
         steps = [mean, total("mean square", [row], at.most, squared)]
     steps.append(root("rms", steps[-1], kind.eps))
     return steps, steps[-1]
