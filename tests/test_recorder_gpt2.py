@@ -190,3 +190,12 @@ def test_a_product_that_is_split_otherwise_is_refused(multi_query, target):
     )
     with pytest.raises(InputError, match=r"transformer\.h\.0: the attention splits its product otherwise"):
         record(transformers.GPTBigCodeForCausalLM(config), target).__enter__()
+
+
+def test_dropout_at_work_is_refused(target):
+    model = gpt2().train()
+    with pytest.raises(InputError, match=r"transformer\.drop drops 10% .* model\.eval\(\)"):
+        record(model, target).__enter__()
+    assert not hooks_of(model)
+    arrays, _ = recorded(gpt2(embd_pdrop=0, attn_pdrop=0, resid_pdrop=0).train(), target)
+    assert "logits" in arrays

@@ -40,12 +40,14 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     with output_attentions=True). After an exception nothing is written; hooks are removed in any case.
     All arrays stay in memory until then.
 
-    Raises InputError for a model with other modules, a file that exists (unless `force`), and for
-    a pass that a trace cannot be compared with: several texts, padding, cached tokens, a second pass.
+    Raises InputError for a model with other modules or with dropout at work, a file that exists (unless
+    `force`), and for a pass that a trace cannot be compared with: several texts, padding, cached tokens, a
+    second pass.
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
     recording = TorchRecording(find_decoder(model))
+    _check_dropout(model)
     with ExitStack() as hooks:
         recording.listen(hooks)
         yield recording
@@ -233,6 +235,13 @@ class TorchRecording:
         if name in self.arrays:
             raise InputError(f"record() takes one forward pass, and {name} was computed again")
         self.arrays[name] = array
+
+
+def _check_dropout(model: Any) -> None:
+    """Raises InputError where a module sets values to zero at random."""
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Dropout" and module.training and module.p:
+            raise InputError(f"{name} drops {module.p:.0%} at random: call model.eval() first")
 
 
 def _home_of(attention: Any) -> Any:
