@@ -209,6 +209,14 @@ def test_what_a_layer_norm_came_from_is_its_own_element(gpt2):
         assert "- -" not in out
 
 
+def test_a_bias_is_no_largest_term(gpt2):
+    for channel in range(32):
+        out = works(f"explain {gpt2()[0]} layer0.attn.q[3,{channel}] {IDS}")
+        came = out.partition("Came from")[2].partition("Goes to")[0]
+        assert not re.search(r"attn_bq.*largest", came), came
+        assert re.search(r"attn_wq.*in the largest of 33 terms", came), came
+
+
 def test_inspect(gpt2, gguf):
     for path in (gpt2()[0], gguf("gpt2")):
         out = works(f"inspect {path} --stats --metadata")

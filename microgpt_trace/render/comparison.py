@@ -143,7 +143,8 @@ def _print_first(result: Comparison, screen: Screen) -> None:
     if first.expr:
         screen.tell(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
-    screen.tell(f"{element}A has {number(first.a)}, B has {number(first.b)}")
+    a, b = both(first.a, first.b)
+    screen.tell(f"{element}A has {a}, B has {b}")
     screen.tell(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
@@ -199,6 +200,15 @@ def error(value: float) -> str:
 
 def number(value: float) -> str:
     return significant(value).replace("inf", "Infinity")
+
+
+def both(a: float, b: float) -> tuple[str, str]:
+    """Two numbers, with more digits where these do not tell them apart: 2.7186 beside 2.7190."""
+    shown, digits = (number(a), number(b)), 4
+    while shown[0] == shown[1] and abs(a - b) > 0 and digits < 17:
+        digits += 1
+        shown = f"{a:#.{digits}g}", f"{b:#.{digits}g}"
+    return shown
 
 
 def _columns(screen: Screen) -> list[Column]:

@@ -13,10 +13,10 @@ from ..diagnosis.hypotheses import Finding
 from ..diagnosis.judging import OperationResult
 from ..dumps.recording import listed
 from ..printable import shown_token
-from .comparison import MAX_LISTED, error, of_all_layers, print_unpaired, tokens_line
+from .comparison import MAX_LISTED, both, error, of_all_layers, print_unpaired, tokens_line
 from .document import plain
 from .layout import Column, print_table
-from .screen import Screen, escape, labelled, significant
+from .screen import Screen, escape, labelled
 
 DIAGNOSIS_SCHEMA = "microgpt.diagnosis/1"
 
@@ -72,7 +72,7 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
         screen.tell(f"rounding explains {error(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         there = f"element {list(first.element)}: " if first.element else ""
-        has, wanted = significant(first.found), significant(first.expected)
+        has, wanted = both(first.found, first.expected)
         screen.tell(f"{there}the dump has {has}, from its inputs follows {wanted}")
     if first.recomputed:
         screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed, MAX_LISTED)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
-from .comparison import error, number
+from .comparison import both, error
 from .layout import Column, print_table
 from .screen import Screen, escape, labelled
 
@@ -32,7 +32,7 @@ def print_weights(result: WeightsComparison, screen: Screen, *, verbose: bool = 
     print_table(_columns(screen), rows, screen)
     left_out = len(result.rows) - len(rows)
     if left_out:
-        screen.say(f"[dim]{left_out:,} more that agree better: --verbose shows all[/dim]")
+        screen.say(f"[dim]{left_out:,} more that agree no worse: --verbose shows all[/dim]")
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             screen.say(escape(f"only in {letter}: {', '.join(names)}"))
@@ -89,7 +89,7 @@ def _what(row: WeightRow) -> str:
         return f"{shapes}; {row.cause}" if row.cause else shapes
     if row.cause or row.index is None:
         return row.cause or "differs"
-    a, b = number(row.value_a or 0.0), number(row.value_b or 0.0)
+    a, b = both(row.value_a or 0.0, row.value_b or 0.0)
     return f"element {list(row.index)}: A has {a}, B has {b}"
 
 
