@@ -250,6 +250,8 @@ def test_diff_names_where_two_variants_part(gpt2, tmp_path, event):
     out = works(f"diff {gpt2()[0]} {other} {IDS}", code=1)
     found = re.search(r"First divergence: (layer \d+, )?(.*?),", out)
     assert found[2] == event
+    shown = re.search(r"A has (\S+), B has (\S+)", out)
+    assert shown[1] != shown[2]
 
 
 def test_its_own_trace_is_sound(gpt2, saved):

@@ -221,14 +221,16 @@ def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
     best: dict[str, tuple[tuple[int, float], Factor, int]] = {}
     counts: dict[str, int] = {}
     for step in found.steps:
+        most = max((len(term.factors) for term in step.terms), default=0)
         for term in step.terms:
+            count = step.count if len(term.factors) == most else 1  # a bias is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
             for factor in (factor for factor in term.factors if factor.kind != "constant"):
                 event = _called(factor).partition("[")[0]
-                counts[event] = max(step.count, counts.get(event, 0))
-                rank = (-step.count, size)
+                counts[event] = max(count, counts.get(event, 0))
+                rank = (-count, size)
                 if event not in best or rank > best[event][0]:
-                    best[event] = rank, factor, step.count
+                    best[event] = rank, factor, count
     return [(factor, _of_many(counts[event], own)) for event, (_, factor, own) in best.items()]
 
 
