@@ -276,6 +276,15 @@ def test_diagnose_a_dump_with_a_fault(gpt2, tmp_path, what):
     assert words[0] in out
 
 
+def test_diagnose_says_what_is_no_event_of_the_model(gpt2, tmp_path):
+    folder, _, config, weights = gpt2()
+    events = gpt2_events(config, weights, TOKENS)
+    named = {"embed.tok": events["embed.tok"], "blocks.1.mlp.hook_pre": events["layer1.mlp.up"]}
+    np.savez(tmp_path / "dump.npz", **{name: a.astype(np.float32) for name, a in named.items()})
+    done = microgpt(f"diagnose {tmp_path / 'dump.npz'} {folder} {IDS}")
+    assert f"layer1.mlp.gate: not in {folder}" in " ".join(done.out.split())
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
 def test_weights_in_half_precision_are_the_same(gpt2, tmp_path, dtype):
     out = works(f"diff {gpt2()[0]} {variant(tmp_path, dtype=dtype)} --weights")

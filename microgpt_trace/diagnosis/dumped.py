@@ -11,7 +11,7 @@ from ..arrays.stats import Array
 from ..brief import one_line
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
-from ..comparison.sides import ModelSide, RecordingSide
+from ..comparison.sides import ModelSide, RecordingSide, Unpaired
 from ..dumps.recording import Recording
 from ..errors import InputError
 from .diagnose import Diagnosis, diagnose_values
@@ -85,6 +85,8 @@ def diagnose(
     assert isinstance(dumped, RecordingSide)
     assert isinstance(ours, ModelSide)
     names = [name for name in ours.names if name in set(dumped.names)]
+    lacking = [name for name in dumped.names if name not in set(ours.names)]
+    dumped.unpaired += [Unpaired(name, f"not in {ours.origin}") for name in lacking]
     if dumped.statistics:
         raise InputError(f"{dumped.origin} holds statistics alone: what an operation gives needs its values")
     if not names:
