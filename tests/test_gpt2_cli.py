@@ -279,10 +279,29 @@ def test_diagnose_a_dump_with_a_fault(gpt2, tmp_path, what):
 def test_diagnose_says_what_is_no_event_of_the_model(gpt2, tmp_path):
     folder, _, config, weights = gpt2()
     events = gpt2_events(config, weights, TOKENS)
-    named = {"embed.tok": events["embed.tok"], "blocks.1.mlp.hook_pre": events["layer1.mlp.up"]}
+    named = {"embed.tok": events["embed.tok"], "layer1.mlp.gate": events["layer1.mlp.up"]}
     np.savez(tmp_path / "dump.npz", **{name: a.astype(np.float32) for name, a in named.items()})
     done = microgpt(f"diagnose {tmp_path / 'dump.npz'} {folder} {IDS}")
     assert f"layer1.mlp.gate: not in {folder}" in " ".join(done.out.split())
+
+
+LENS = {
+    "hook_pos_embed": "embed.pos", "blocks.0.hook_resid_pre": "embed.sum",
+    "blocks.0.hook_resid_mid": "layer0.attn.residual", "blocks.1.mlp.hook_pre": "layer1.mlp.up",
+    "blocks.1.mlp.hook_post": "layer1.mlp.act", "Qcur-1": "layer1.attn.q", "Kcur-1": "layer1.attn.k",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"hook_embed": "embed.tok"}])
+def test_names_that_other_models_have_for_other_events(gpt2, tmp_path, more):
+    folder, _, config, weights = gpt2()
+    events, names = gpt2_events(config, weights, TOKENS), LENS | more
+    np.savez(tmp_path / "dump.npz", **{name: events[own].astype(np.float32) for name, own in names.items()})
+    for command in ("diff", "diagnose"):
+        done = works(f"{command} {tmp_path / 'dump.npz'} {folder} {IDS} --json")
+        document = valid(done, command)
+        found = document["events" if command == "diff" else "operations"]
+        assert {one["name"] for one in found} >= {*names.values()}
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.known import known_row, place_of
 from ..architecture.plan import layer_of
 from ..brief import listed
-from ..dumps.recording import Recording
+from ..dumps.recording import Recording, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
@@ -61,10 +61,12 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Each opened; what is named twice only once."""
+    """Each opened, recordings as the first model has events; what is named twice only once."""
     paths = {str(source): Path(source) for source in sources if isinstance(source, str | Path)}
     known = {key: opened(path, names) for key, path in paths.items()}
-    return [known[str(s)] if isinstance(s, str | Path) else s for s in sources]
+    found = [known[str(s)] if isinstance(s, str | Path) else s for s in sources]
+    plan = next((one.plan for one in found if not isinstance(one, Recording)), None)
+    return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in found]
 
 
 def _read_by(

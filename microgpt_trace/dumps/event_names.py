@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..hooks.names import ALIASES
-from .module_names import ENTERS, ENTERS_LAYER, GPT2, GPT2_SECOND, HUGGING_FACE, HUGGING_FACE_SECOND
+from .module_names import (
+    ENTERS,
+    ENTERS_LAYER,
+    ENTRANCES,
+    GPT2,
+    GPT2_SECOND,
+    HUGGING_FACE,
+    HUGGING_FACE_SECOND,
+)
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
@@ -29,7 +37,8 @@ class Meaning:
     order. Without events `reason` says why a name that is known cannot be compared. `adjacent` says that
     the rows may come in GGUF's order, pairs of RoPE next to each other. `layout` is one of Recorded's.
     `second` says that the name gives way where another tensor has the event's first name: the output
-    of `mlp` is that of `mlp.down_proj`, and a dump of all modules holds both.
+    of `mlp` is that of `mlp.down_proj`, and a dump of all modules holds both. Of several `candidates` the
+    first that a model has is meant.
     """
 
     events: tuple[str, ...] = ()
@@ -37,6 +46,7 @@ class Meaning:
     adjacent: bool = False
     layout: str = ""
     second: bool = False
+    candidates: tuple[str, ...] = ()
 
 
 def meaning_of(name: str) -> Meaning | None:
@@ -46,10 +56,9 @@ def meaning_of(name: str) -> Meaning | None:
 
     Some names say less than they seem to. apr's `qkv_matmul` is taken before the biases: a model that has
     them must refuse it. The last of transformers' `hidden_states` is the final norm's output, which no name
-    tells. TransformerLens's `blocks.0.hook_resid_pre` is taken for `embed.tok`, where a microGPT's first
-    layer reads `embed.norm` and a GPT-2's `embed.sum`; its `mlp.hook_pre` and `mlp.hook_post` and
-    llama.cpp's `Qcur` and `Kcur` are taken for what they are where there is a gate and RoPE. llama.cpp's
-    `ffn_gate` and `ffn_up` are taken before the biases.
+    tells. TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post` and llama.cpp's
+    `Qcur` and `Kcur` are other events where there are positions, no gate or no RoPE: they have candidates.
+    llama.cpp's `ffn_gate` and `ffn_up` are taken before the biases.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -113,7 +122,11 @@ def _head(found: Meaning, head: int) -> str:
 
 
 def _for_layer(meaning: Meaning, layer: int) -> Meaning:
-    return replace(meaning, events=tuple(numbered(event, layer) for event in meaning.events))
+    candidates = tuple(numbered(event, layer) for event in meaning.candidates)
+    if not layer and meaning.events == (ENTERS_LAYER,):
+        candidates = ENTRANCES
+    events = tuple(numbered(event, layer) for event in meaning.events)
+    return replace(meaning, events=events, candidates=candidates)
 
 
 def numbered(event: str, layer: int) -> str:
@@ -123,7 +136,7 @@ def numbered(event: str, layer: int) -> str:
     return event.replace("#", str(layer), 1)
 
 
-_NO_GAIN = "RMSNorm before its gain, which our events include"
+_NO_GAIN = "norm before its gain, which our events include"
 
 _HIDDEN_STATES = "the last of transformers' hidden_states is the final norm's output and no name tells: --map"
 _REFUSED = {
@@ -135,7 +148,7 @@ _REFUSED = {
         "the last layer's output, whose number no name tells: --map",
     ),
     # llama.cpp. graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME".
-    "norm-#": _NO_GAIN,  # build_norm (src/llama-graph.cpp)
+    "norm-#": f"a {_NO_GAIN}",  # build_norm (src/llama-graph.cpp)
     **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm before its bias, which our events include"),
     "wqkv-#": "q, k and v before their biases, which our events include",  # build_qkv
     "kq-#": "q @ k.T before 1/sqrt(d), which our scores include",  # build_attn_mha: soft_max_ext scales
@@ -147,9 +160,9 @@ _REFUSED = {
     **{
         f"{norm}.hook_{hook}": reason
         for norm in ("ln_final", *(f"blocks.#.{n}" for n in ("ln1", "ln2", "attn.q_norm", "attn.k_norm")))
-        for hook, reason in {"normalized": _NO_GAIN, "scale": "the denominator of RMSNorm"}.items()
+        for hook, reason in {"normalized": f"a {_NO_GAIN}", "scale": "the denominator of a norm"}.items()
     },
-    "unembed.hook_in": f"{_NO_GAIN} where TransformerLens has folded it into the weights, as by default",
+    "unembed.hook_in": f"a {_NO_GAIN}, where TransformerLens has folded it into the weights, as by default",
     "blocks.#.attn.hook_result": "every head's share in one array: --map with a slice for each head",
 }
 
@@ -181,8 +194,8 @@ _LLAMA_CPP = {
     "result_output": "logits",
 }
 _LLAMA_CPP_ADJACENT = {
-    "Qcur-#": "layer#.attn.q_rope",
-    "Kcur-#": "layer#.attn.k_rope",
+    "Qcur-#": "layer#.attn.q_rope | layer#.attn.q",
+    "Kcur-#": "layer#.attn.k_rope | layer#.attn.k",
     "Qcur-# (reshaped)": "layer#.attn.q",
     "Kcur-# (reshaped)": "layer#.attn.k",
 }
@@ -212,9 +225,9 @@ _TRANSFORMER_LENS = {
     "blocks.#.attn.hook_z": "layer#.attn.context",
     "blocks.#.hook_attn_out": "layer#.attn.out",
     "blocks.#.hook_resid_mid": "layer#.attn.residual",
-    "blocks.#.mlp.hook_pre": "layer#.mlp.gate",
+    "blocks.#.mlp.hook_pre": "layer#.mlp.gate | layer#.mlp.up",
     "blocks.#.mlp.hook_pre_linear": "layer#.mlp.up",
-    "blocks.#.mlp.hook_post": "layer#.mlp.hidden",
+    "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
     "blocks.#.hook_mlp_out": "layer#.mlp.down",
     "blocks.#.hook_resid_post": "layer#.mlp.residual",
     "unembed.hook_out": "logits",
@@ -279,13 +292,14 @@ def _key(name: str) -> str:
 
 
 def _rows(names: dict[str, str], adjacent: bool = False, second: bool = False) -> dict[str, Meaning]:
-    """Rows of the table; several events of one name stand with a space between them."""
-    return {
-        _key(name): Meaning(
-            (events,) if events in ENTERS else tuple(events.split()), adjacent=adjacent, second=second
-        )
-        for name, events in names.items()
-    }
+    """Rows of the table; several events of one name stand with a space between them, candidates with a |."""
+    rows = {}
+    for name, said in names.items():
+        first, *others = said.split(" | ")
+        events = (first,) if first in ENTERS else tuple(first.split())
+        candidates = (first, *others) if others else ()
+        rows[_key(name)] = Meaning(events, adjacent=adjacent, second=second, candidates=candidates)
+    return rows
 
 
 def _gpt2(names: dict[str, str]) -> dict[str, str]:

@@ -284,7 +284,9 @@ def _recorded(array: Stored, meaning: Meaning | None = None, layout: str = "") -
         return Recorded(array.name, array.shape, partial(_floats, array))
     beside = meaning.events if len(meaning.events) > 1 else ()
     own = layout if meaning.events == (array.name,) else meaning.layout
-    return Recorded(array.name, array.shape, partial(_floats, array), own, beside, meaning.adjacent)
+    return Recorded(
+        array.name, array.shape, partial(_floats, array), own, beside, meaning.adjacent, meaning.candidates
+    )
 
 
 def _floats(array: Stored) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 # The residual stream before a layer, and what it is before the first.
 ENTERS_LAYER, ENTERS_SUMMED = "what enters layer #", "what enters layer #, positions added"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # of these the first that a model has enters its layers
 
 # Module paths of transformers' Llama, Mistral, Qwen2 and Qwen3, and Phi-3's fused products. What a
 # module's output is called, and then what other names the same tensor has.

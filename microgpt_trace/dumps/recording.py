@@ -3,8 +3,8 @@ no file format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..arrays.stats import Array
 from ..brief import brief, one_line
@@ -19,7 +19,8 @@ class Recorded:
 
     `layout` is OWN, letters where a map says them ("HTD", "THD", "CT", "TC", "last"), or empty: to be
     found out from the shapes. `beside` names the events whose rows lie side by side in the stored rows,
-    this one among them (apr's qkv). `adjacent` says that rows of q and k may come in GGUF's order.
+    this one among them (apr's qkv). `adjacent` says that rows of q and k may come in GGUF's order. Of
+    several `candidates` it is the first that a model has.
     """
 
     source: str  # for messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
@@ -28,6 +29,7 @@ class Recorded:
     layout: str = ""
     beside: tuple[str, ...] = ()
     adjacent: bool = False
+    candidates: tuple[str, ...] = ()
 
     __repr__ = one_line
 
@@ -62,6 +64,21 @@ class Recording:
     notes: tuple[str, ...] = ()
 
     __repr__ = one_line
+
+
+def of_model(recording: Recording, events: Container[str]) -> Recording:
+    """The same beside a model that has these events, which decide between candidates."""
+
+    def meant(recorded: Recorded) -> str:
+        return next((name for name in recorded.candidates if name in events), "")
+
+    own = {meant(recorded) or event: recorded for event, recorded in recording.tensors.items()}
+    if len(own) < len(recording.tensors):  # one of them is there by its own name too
+        own = dict(recording.tensors)
+    freed = [left for left in recording.leftovers if meant(left.recorded) not in {"", *own}]
+    own |= {meant(left.recorded): left.recorded for left in freed}
+    left = tuple(one for one in recording.leftovers if one not in freed)
+    return replace(recording, tensors=own, leftovers=left)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
