@@ -118,6 +118,7 @@ def test_patch_and_add_from_a_saved_trace(gpt2, saved, tmp_path):
     ("line", "words"),
     [
         ("trace {} helloworldhelloworld", ("20 tokens", "holds 16")),
+        ("trace {} h --generate 16", ("1 token and 16 to generate", "holds 16")),
         ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "holds 16")),
         (f"trace {{}} {IDS} --backward", ("--backward",)),
         (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..foreign_files import folder_of
 from ..printable import shown_token
 from ..shell import quoted
+from ..wording import counted
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -105,7 +106,7 @@ def _check(model: Prompted, ids: Sequence[int], room: int) -> None:
         raise InputError(f"token {wrong}: this model has tokens 0 to {size - 1:,}")
     if len(ids) + room > limit:
         more = f" and {room:,} to generate" if room else ""
-        raise InputError(f"{len(ids):,} tokens{more}: this model's context holds {limit:,}")
+        raise InputError(f"{counted(len(ids), 'token')}{more}: this model's context holds {limit:,}")
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
