@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from tiny_gpt2 import GPT2S
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
@@ -21,7 +22,8 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 
 IDS = torch.tensor([TOKENS])
-CASES = ("llama_gqa", "llama_mha_bias", "mistral_window", "qwen2", "qwen3", "llama_yarn_attention")
+CASES = ("llama_gqa", "llama_mha_bias", "mistral_window", "qwen2", "qwen3", "llama_yarn_attention", *GPT2S)
+both_families = pytest.mark.parametrize("case", ["llama_gqa", "gpt2"])
 
 
 def torch_model(folder, attention="eager", dtype=torch.float32, **options):
@@ -30,8 +32,14 @@ def torch_model(folder, attention="eager", dtype=torch.float32, **options):
 
 
 @pytest.fixture(scope="module")
-def folder(decoder_folder):
-    return decoder_folder()
+def folder_of(decoder_folder, gpt2):
+    """A function that gives the folder of a case."""
+    return lambda case: gpt2(case)[0] if case in GPT2S else decoder_folder(case)
+
+
+@pytest.fixture(scope="module")
+def folder(folder_of):
+    return folder_of("llama_gqa")
 
 
 @pytest.fixture
@@ -84,12 +92,17 @@ def hooks_of(model):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_event_is_our_own_trace_of_the_folder(case, decoder_folder, target):
-    folder = decoder_folder(case)
+def test_every_event_is_our_own_trace_of_the_folder(case, folder_of, target):
+    folder = folder_of(case)
     assert_same(recorded(torch_model(folder), target), own_events(folder))
+    left_out = json.loads(metadata(target)["model"])["left_out"]
+    assert left_out == ["attn.scores, attn.head*, probs, loss: no module gives them"]
+    assert not open_recording(target).leftovers
 
 
-def test_sdpa_gives_all_but_the_attention_weights(folder, target):
+@both_families
+def test_sdpa_gives_all_but_the_attention_weights(case, folder_of, target):
+    folder = folder_of(case)
     ours = {name: array for name, array in own_events(folder).items() if not name.endswith(".weights")}
     assert_same(recorded(torch_model(folder, "sdpa"), target), ours)
     left_out = json.loads(metadata(target)["model"])["left_out"]
@@ -156,9 +169,10 @@ def test_observing_changes_nothing(model, target):
         assert torch.equal(before, during)
 
 
-def test_logits_of_the_last_positions_only(model, target, folder):
-    arrays = recorded(model, target, logits_to_keep=2)
-    length = len(TOKENS)
+@both_families
+def test_logits_of_the_last_positions_only(case, folder_of, target):
+    folder, length = folder_of(case), len(TOKENS)
+    arrays = recorded(torch_model(folder), target, logits_to_keep=2)
     assert json.loads(metadata(target)["positions"]) == [length - 2, length - 1]
     assert_same(arrays, own_events(folder, positions=[length - 2, length - 1]))
 
@@ -168,7 +182,9 @@ def test_logits_of_other_positions_are_refused(model, target):
         model(IDS, logits_to_keep=torch.tensor([0, 2]))
 
 
-def test_a_bare_decoder_has_no_logits(folder, target):
+@both_families
+def test_a_bare_decoder_has_no_logits(case, folder_of, target):
+    folder = folder_of(case)
     bare = torch_model(folder, auto=transformers.AutoModel)
     ours = own_events(folder)
     del ours["logits"]
@@ -240,7 +256,10 @@ def test_two_models_may_be_recorded_at_once(model, target, tmp_path, folder):
     assert_same(load_file(tmp_path / "other.safetensors"), load_file(target), 1e-9)
 
 
-def test_generating_one_token_is_one_pass(model, target, folder):
+@both_families
+def test_generating_one_token_is_one_pass(case, folder_of, target):
+    folder = folder_of(case)
+    model = torch_model(folder)
     with record(model, target):
         model.generate(IDS, max_new_tokens=1, do_sample=False, pad_token_id=1)
     assert json.loads(metadata(target)["positions"])[-1] == len(TOKENS) - 1
@@ -303,8 +322,23 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("run", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_a_trace_cannot_be_compared_with_is_refused(run, message, model, target):
+REFUSED_OF_GPT2 = {
+    "padding": (lambda m: m(IDS, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
+    "padding by position": (
+        lambda m: m.transformer(IDS, None, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])),
+        "found 1 zeros",
+    ),
+    "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
+    "token types": (lambda m: m(IDS, token_type_ids=IDS), "takes one forward pass"),
+    "embeddings": (lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "was given embeddings"),
+}
+EVERY_REFUSED = [("llama_gqa", what, *it) for what, it in REFUSED.items()]
+EVERY_REFUSED += [("gpt2", what, *it) for what, it in REFUSED_OF_GPT2.items()]
+
+
+@pytest.mark.parametrize(("case", "what", "run", "message"), EVERY_REFUSED)
+def test_what_a_trace_cannot_be_compared_with_is_refused(case, what, run, message, folder_of, target):
+    model = torch_model(folder_of(case))
     before = hooks_of(model)
     with pytest.raises(InputError, match=message), record(model, target):
         run(model)
@@ -312,8 +346,10 @@ def test_what_a_trace_cannot_be_compared_with_is_refused(run, message, model, ta
     assert not target.exists()
 
 
+@both_families
 @pytest.mark.parametrize("positions", [None, torch.arange(7)[None]], ids=["as it is", "positions from 0"])
-def test_earlier_tokens_in_a_cache_are_refused(positions, model, target):
+def test_earlier_tokens_in_a_cache_are_refused(case, positions, folder_of, target):
+    model = torch_model(folder_of(case))
     past = cached(model)
     with pytest.raises(InputError, match="the cache holds earlier ones"), record(model, target):
         model(IDS, past_key_values=past, position_ids=positions)
@@ -397,3 +433,32 @@ def test_two_decoders_in_a_model_are_refused(model, target, folder):
     both = torch.nn.ModuleDict({"draft": torch_model(folder), "target": model})
     with pytest.raises(InputError, match=r"holds 2 decoders \(draft.model, target.model\)"):
         record(both, target).__enter__()
+
+
+def test_a_gpt2_that_attends_to_another_text_is_refused(target):
+    config = transformers.GPT2Config(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8, add_cross_attention=True
+    )
+    with pytest.raises(InputError, match=r"transformer\.h\.0: the module \w+ is none of GPT-2's"):
+        record(transformers.GPT2LMHeadModel(config), target).__enter__()
+
+
+@pytest.mark.parametrize("multi_query", [True, False])
+def test_a_product_that_is_split_otherwise_is_refused(multi_query, target):
+    config = transformers.GPTBigCodeConfig(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8, multi_query=multi_query
+    )
+    with pytest.raises(InputError, match=r"transformer\.h\.0: the attention splits its product otherwise"):
+        record(transformers.GPTBigCodeForCausalLM(config), target).__enter__()
+
+
+def test_dropout_at_work_is_refused(target):
+    def gpt2(**dropouts):
+        config = transformers.GPT2Config(
+            n_layer=1, n_embd=8, n_head=2, vocab_size=61, n_positions=8, **dropouts
+        )
+        return transformers.GPT2LMHeadModel(config).train()
+
+    with pytest.raises(InputError, match=r"transformer\.drop drops 10% .* model\.eval\(\)"):
+        record(gpt2(), target).__enter__()
+    assert "logits" in recorded(gpt2(embd_pdrop=0, attn_pdrop=0, resid_pdrop=0), target)
