@@ -25,9 +25,9 @@ def microgpt_faults(params, n_head, layer=None) -> list[Fault]:
     bos = len(params["wte"]) - 1
     found = [
         *_common(plan, shapes, config),
-        ("position_offset", ("position",), {"embed.pos": {"offset": 1}}),
-        ("position_missing", ("position",), {"embed.sum": {"added": 0.0}}),
-        ("wte_for_head", ("head", "tied"), {"logits": {"by": "model.embed_tokens"}}),
+        ("position_offset", ("position-offset",), {"embed.pos": {"offset": 1}}),
+        ("position_missing", ("part-missing",), {"embed.sum": {"added": 0.0}}),
+        ("wte_for_head", ("another-weight",), {"logits": {"by": "model.embed_tokens"}}),
         *_activation_faults("relu", ("gelu", "gelu_tanh", "silu")),
         ("bos_added", ("bos",), {"tokens": {"prepend": bos}}),
         ("bos_missing", ("bos",), {"tokens": {"skip": 1}}),
@@ -57,19 +57,19 @@ def _common(plan, shapes, config):
         if op.function is norm:
             yield from _norm_faults(name, op.options, config)
         elif op.function is residual and name != "embed.sum":
-            yield f"residual_missing@{name}", ("residual",), {name: {"kept": 0.0}}
-            yield f"branch_twice@{name}", ("branch", "twice", "residual"), {name: {"added": 2.0}}
-            yield f"branch_missing@{name}", ("branch", "residual"), {name: {"added": 0.0}}
+            yield f"residual_missing@{name}", ("part-missing",), {name: {"kept": 0.0}}
+            yield f"branch_twice@{name}", ("part-twice",), {name: {"added": 2.0}}
+            yield f"branch_missing@{name}", ("part-missing",), {name: {"added": 0.0}}
         elif op.function is product and "by" in op.options:
             yield from _product_faults(name, [n for n in seen if _same(seen[n], op)], op, shapes, config)
-    yield "embedding_scaled", ("scale", "embedding"), {"embed.tok": {"scale": config["hidden_size"] ** 0.5}}
+    yield "embedding_scaled", ("embedding-scaled",), {"embed.tok": {"scale": config["hidden_size"] ** 0.5}}
     yield "embedding_row", ("embedding", "row", "token"), {"embed.tok": {"misread": True}}
-    yield "scale_missing", ("scale",), {"attn.scores": {"power": 0.0}}
+    yield "scale_missing", ("scale-missing",), {"attn.scores": {"power": 0.0}}
     yield "scale_by_d", ("scale",), {"attn.scores": {"power": -1.0}}
-    yield "mask_missing", ("mask",), {"attn.weights": {"masked": False}}
-    yield "mask_ahead", ("mask",), {"attn.weights": {"ahead": 1}}
-    yield "mask_strict", ("mask",), {"attn.weights": {"strict": True}}
-    yield "k_for_v", ("weight", "k_proj", "attn_wk"), {"attn.v": {"weight": "self_attn.k_proj"}}
+    yield "mask_missing", ("mask-missing",), {"attn.weights": {"masked": False}}
+    yield "mask_ahead", ("mask-shifted",), {"attn.weights": {"ahead": 1}}
+    yield "mask_strict", ("mask-shifted",), {"attn.weights": {"strict": True}}
+    yield "k_for_v", ("another-weight",), {"attn.v": {"weight": "self_attn.k_proj"}}
 
 
 def _same(a, b):
@@ -86,15 +86,15 @@ _OTHER_GAIN = {
 def _norm_faults(name, own, config):
     eps = 1e-2 if config["rms_norm_eps"] < 1e-2 else 1e-1
     if own["of"] != "embed.norm":  # microGPT's stream is normed there already: nobody could tell
-        yield f"norm_missing@{name}", ("norm", "missing"), {name: {"skip": True}}
+        yield f"norm_missing@{name}", ("norm-missing",), {name: {"skip": True}}
     yield f"eps@{name}", ("eps",), {name: {"eps": eps}}
-    yield f"eps_outside@{name}", ("eps",), {name: {"inside": False}}
-    yield f"mean_subtracted@{name}", ("mean", "layernorm"), {name: {"centred": True}}
+    yield f"eps_outside@{name}", ("eps-outside",), {name: {"inside": False}}
+    yield f"mean_subtracted@{name}", ("layernorm",), {name: {"centred": True}}
     if gain := own.get("gain"):
         last = f"model.layers.{config['n_layer'] - 1}.post_attention_layernorm"
-        yield f"gain_missing@{name}", ("gain",), {name: {"gain": ""}}
-        yield f"gain_other@{name}", ("gain", "weight"), {name: {"gain": _OTHER_GAIN.get(gain, last)}}
-        yield f"gain_plus_one@{name}", ("gain",), {name: {"plus": 1.0}}
+        yield f"gain_missing@{name}", ("gain-missing",), {name: {"gain": ""}}
+        yield f"gain_other@{name}", ("gain-of-another-norm",), {name: {"gain": _OTHER_GAIN.get(gain, last)}}
+        yield f"gain_plus_one@{name}", ("gain-plus-one",), {name: {"plus": 1.0}}
 
 
 def _product_faults(name, sharing, op, shapes, config):
@@ -108,13 +108,13 @@ def _product_faults(name, sharing, op, shapes, config):
 
     rows, columns = shapes[f"{by}.weight"]
     if rows == columns:
-        yield f"transposed@{name}", ("transposed",), every(transposed=True)
+        yield f"transposed@{name}", ("weight-transposed",), every(transposed=True)
     if config["n_layer"] > 1:
-        yield f"other_layer@{name}", ("layer", "weight"), every(shift=1)
+        yield f"other_layer@{name}", ("another-layer",), every(shift=1)
     if f"{by}.bias" not in shapes:
         return
-    yield f"bias_missing@{name}", ("bias",), every(bias=0.0)
-    yield f"bias_twice@{name}", ("bias",), every(bias=2.0)
+    yield f"bias_missing@{name}", ("bias-missing",), every(bias=0.0)
+    yield f"bias_twice@{name}", ("bias-twice",), every(bias=2.0)
     yield f"bias_other_layer@{name}", ("bias",), every(bias_shift=1)
 
 
@@ -124,15 +124,15 @@ def _rope_faults(config):
 
     rope = rope_of(config)
     base = rope["rope_theta"] * (100 if rope["rope_theta"] <= 1e4 else 0.01)
-    yield "rope_interleaved", ("interleaved", "pairing"), both(interleaved=True)
-    yield "rope_base", ("base", "theta"), both(settings={"rope_theta": base})
-    yield "rope_offset", ("position", "offset"), both(offset=1)
-    yield "rope_direction", ("direction", "position"), both(direction=-1)
-    yield "rope_missing", ("rope",), both(skip=True)
-    yield "rope_missing_k", ("rope",), {"attn.k_rope": {"skip": True}}
-    yield "qk_permuted", ("permuted", "pairing"), {f"attn.{n}": {"permuted": True} for n in "qk"}
+    yield "rope_interleaved", ("rope-interleaved",), both(interleaved=True)
+    yield "rope_base", ("rope-base",), both(settings={"rope_theta": base})
+    yield "rope_offset", ("rope-offset",), both(offset=1)
+    yield "rope_direction", ("rope-direction",), both(direction=-1)
+    yield "rope_missing", ("rope-missing",), both(skip=True)
+    yield "rope_missing_k", ("rope-missing",), {"attn.k_rope": {"skip": True}}
+    yield "qk_permuted", ("rows-in-pairs",), {f"attn.{n}": {"permuted": True} for n in "qk"}
     if rope["rope_type"] != "default":
-        yield "rope_scaling_missing", ("scaling",), both(settings={"rope_type": "default"})
+        yield "rope_scaling_missing", ("rope-scaling-missing",), both(settings={"rope_type": "default"})
         yield "rope_factor", ("scaling", "factor"), both(settings={"factor": 2 * rope["factor"]})
     if rope["rope_type"] == "yarn":
         yield "rope_attention_factor", ("scaling", "attention"), both(settings={"attention_factor": 1.0})
@@ -140,34 +140,34 @@ def _rope_faults(config):
 
 def _activation_faults(right, kinds):
     for kind in kinds:
-        yield f"{kind}_for_{right}", (kind, "activation"), {"mlp.act": {"kind": kind}}
+        yield f"{kind}_for_{right}", ("activation",), {"mlp.act": {"kind": kind}}
 
 
 def _decoder_faults(plan, config):
     by = {op.name: op for op in plan}
     if 1 < kv_heads_of(config) < config["num_attention_heads"]:
-        yield "kv_grouping_scores", ("group",), {"attn.scores": {"modulo": True}}
-        yield "kv_grouping_context", ("group",), {"attn.context": {"modulo": True}}
+        yield "kv_grouping_scores", ("grouping-keys",), {"attn.scores": {"modulo": True}}
+        yield "kv_grouping_context", ("grouping-values",), {"attn.context": {"modulo": True}}
     windows = {op.options["window"] for op in plan if op.name == "attn.weights"} - {None}
     for window in windows:
-        yield "window_missing", ("window",), {"attn.weights": {"window": None}}
+        yield "window_missing", ("window-missing",), {"attn.weights": {"window": None}}
         yield "window_longer", ("window",), {"attn.weights": {"window": window + 1}}
     yield from _activation_faults("silu", ("gelu", "gelu_tanh"))
     swapped = {"mlp.gate": {"by": "mlp.up_proj"}, "mlp.up": {"by": "mlp.gate_proj"}}
-    yield "gate_up_swapped", ("swapped",), swapped
-    yield "silu_on_up", ("swapped", "up"), {"mlp.act": {"of": "mlp.up"}, "mlp.hidden": {"b": "mlp.gate"}}
+    yield "gate_up_swapped", ("gate-up-swapped",), swapped
+    yield "silu_on_up", ("gate-up-swapped",), {"mlp.act": {"of": "mlp.up"}, "mlp.hidden": {"b": "mlp.gate"}}
     if "attn.q_norm" in by:
         late = {f"attn.{n}_norm": {"turned": True} for n in "qk"}
         rest = {f"attn.{n}_rope": {"skip": True} for n in "qk"}
         skip = {"attn.q_norm": {"skip": True}, "attn.k_norm": {"skip": True}}
-        yield "qk_norm_missing", ("norm", "q_norm"), skip
-        yield "qk_norm_after_rope", ("norm", "q_norm", "order"), late | rest
+        yield "qk_norm_missing", ("norm-missing",), skip
+        yield "qk_norm_after_rope", ("qk-norm-late",), late | rest
     if config.get("tie_word_embeddings"):
         shape = (config["vocab_size"], config["hidden_size"])
         fresh = {"lm_head.weight": np.random.RandomState(0).standard_normal(shape).astype(np.float32) * 0.02}
         yield "tied_head_missing", ("head", "tied"), {"logits": {"by": "lm_head"}}, fresh
     else:
-        yield "wte_for_head", ("head", "tied"), {"logits": {"by": "model.embed_tokens"}}
+        yield "wte_for_head", ("another-weight",), {"logits": {"by": "model.embed_tokens"}}
     yield "bos_added", ("bos",), {"tokens": {"prepend": config["bos_token_id"]}}
     yield "bos_missing", ("bos",), {"tokens": {"skip": 1}}  # for tokens that begin with it
 

@@ -1,7 +1,8 @@
 """Diagnosis: injected mistakes are found where they are, and named; right runs are clean.
 
 Mistakes are worked out by hand in NumPy and put in the place of an event by a hook, so that all that
-follows inherits them. Right runs are the judge's float64.
+follows inherits them; those that the engine with faults can make stand in test_fault_diagnosis.py. Right
+runs are the judge's float64.
 """
 
 import math
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import CASES as MICROGPTS
-from judges_decoder import decoder_events
+from judges_decoder import decoder_events, softmax
 from real_model import SMOLLM2, needs_smollm2
 from test_encodings import PARTS, transposed
 from tiny_models import (
@@ -131,11 +132,6 @@ def turned(x, dim=8, theta=10000.0, adjacent=False, offset=0, scale=1.0):
     return out
 
 
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
 def scores_of(seen, scale, group=lambda h: h // 2):
     q, k = heads(seen["layer0.attn.q_rope"]), heads(seen["layer0.attn.k_rope"])
     return np.stack([q[:, h] @ k[:, group(h)].T * scale for h in range(4)])
@@ -143,12 +139,6 @@ def scores_of(seen, scale, group=lambda h: h // 2):
 
 def masked(seen, shown):
     return softmax(np.where(shown, seen["layer0.attn.scores"].astype(float), -np.inf))
-
-
-def gelu(x):
-    return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().astype(float)]).reshape(
-        x.shape
-    )
 
 
 def rms(x, eps=1e-5):
@@ -160,20 +150,13 @@ L0 = "model.layers.0."
 ATTN, MLP = L0 + "self_attn.", L0 + "mlp."
 Q, K, V = (f"layer0.attn.{n}" for n in "qkv")
 NORM, MLP_NORM, STREAM = "layer0.attn.norm", "layer0.mlp.norm", "embed.tok"
-ATTN_WEIGHTS, GATE, UP = "layer0.attn.weights", "layer0.mlp.gate", "layer0.mlp.up"
+ATTN_WEIGHTS, GATE = "layer0.attn.weights", "layer0.mlp.gate"
 GAIN, HEAD, WTE = L0 + "input_layernorm.weight", "lm_head.weight", "model.embed_tokens.weight"
 MISTAKES = [
-    ("bias-missing", "qwen2", Q, lambda s, w: s[NORM] @ w[ATTN + "q_proj.weight"].T),
-    ("bias-twice", "qwen2", K, lambda s, w: s[K] + w[ATTN + "k_proj.bias"]),
     ("bias-of-another", "qwen2", K, lambda s, w: s[K] - w[ATTN + "k_proj.bias"] + w[ATTN + "v_proj.bias"]),
-    ("rope-interleaved", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], adjacent=True)),
-    ("rope-base", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], theta=1e6)),
     ("rope-base", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], theta=1e6, adjacent=True)),
-    ("rope-offset", "llama_gqa", K + "_rope", lambda s, w: turned(s[K], offset=1)),
     ("rope-offset", "llama_gqa", K + "_rope", lambda s, w: turned(s[K], offset=100)),
-    ("rope-missing", "llama_gqa", Q + "_rope", lambda s, w: s[Q]),
     ("rope-twice", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], scale=2)),
-    ("rope-direction", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], scale=-1)),
     ("rope-positions-scaled", "llama_gqa", Q + "_rope", lambda s, w: turned(s[Q], scale=0.25)),
     ("rope-scaling-missing", "llama_linear", Q + "_rope", lambda s, w: turned(s[Q])),
     ("rope-scaling-missing", "llama_llama3", Q + "_rope", lambda s, w: turned(s[Q], theta=500.0)),
@@ -182,17 +165,8 @@ MISTAKES = [
         "rope-partial", "llama_gqa", Q + "_rope",
         lambda s, w: np.concatenate([turned(heads(s[Q])[..., :4], 4), heads(s[Q])[..., 4:]], -1),
     ),
-    ("scale-missing", "llama_gqa", "layer0.attn.scores", lambda s, w: scores_of(s, 1.0)),
-    ("scale", "llama_gqa", "layer0.attn.scores", lambda s, w: scores_of(s, 1 / 8)),
     ("scale", "llama_gqa", "layer0.attn.scores", lambda s, w: scores_of(s, 0.3)),
-    ("grouping-keys", "llama_gqa", "layer0.attn.scores", lambda s, w: scores_of(s, 8**-0.5, lambda h: h % 2)),
     ("other-keys", "llama_gqa", "layer0.attn.scores", lambda s, w: scores_of(s, 8**-0.5, lambda h: 0)),
-    (
-        "grouping-values", "llama_gqa", "layer0.attn.context",
-        lambda s, w: np.stack([s["layer0.attn.weights"][h] @ heads(s[V])[:, h % 2] for h in range(4)], 1),
-    ),
-    ("mask-missing", "llama_gqa", "layer0.attn.weights", lambda s, w: masked(s, True)),
-    ("mask-shifted", "llama_gqa", "layer0.attn.weights", lambda s, w: masked(s, np.tri(7, 7, 1) > 0)),
     ("window-missing", "mistral_window", "layer0.attn.weights", lambda s, w: masked(s, np.tri(7) > 0)),
     ("window", "mistral_window", ATTN_WEIGHTS, lambda s, w: masked(s, np.tri(7) - np.tri(7, 7, -5) > 0)),
     (
@@ -207,20 +181,9 @@ MISTAKES = [
         "heads-not-transposed", "llama_gqa", "layer0.attn.context",
         lambda s, w: heads(s["layer0.attn.context"]).swapaxes(0, 1).reshape(7, 32),
     ),
-    ("gain-missing", "llama_gqa", NORM, lambda s, w: rms(s[STREAM])),
-    ("gain-plus-one", "llama_gqa", NORM, lambda s, w: rms(s[STREAM]) * (1 + w[GAIN])),
-    (
-        "gain-of-another-norm", "llama_gqa", NORM,
-        lambda s, w: rms(s[STREAM]) * w[L0 + "post_attention_layernorm.weight"],
-    ),
     ("eps", "llama_gqa", NORM, lambda s, w: rms(s[STREAM], 1e-6) * w[GAIN]),
     ("eps", "llama_gqa", NORM, lambda s, w: rms(s[STREAM], 3e-3) * w[GAIN]),
     ("norm-skipped", "llama_gqa", NORM, lambda s, w: s[STREAM] * w[GAIN]),
-    ("norm-missing", "llama_gqa", NORM, lambda s, w: s[STREAM]),
-    (
-        "layernorm", "llama_gqa", NORM,
-        lambda s, w: rms(s[STREAM] - s[STREAM].mean(-1, keepdims=True)) * w[GAIN],
-    ),
     ("attn-norm-missing", "llama_gqa", Q, lambda s, w: s[STREAM] @ w[ATTN + "q_proj.weight"].T),
     (
         "norm-of-row", "qwen3", Q + "_norm",
@@ -231,31 +194,18 @@ MISTAKES = [
         "qk-norm-late", "qwen3", Q + "_rope",
         lambda s, w: rms(turned(s[Q], 12, 1e6)) * w[ATTN + "q_norm.weight"],
     ),
-    ("activation", "llama_gqa", "layer0.mlp.act", lambda s, w: gelu(s[GATE])),
     ("activation", "llama_gqa", "layer0.mlp.act", lambda s, w: np.maximum(s[GATE], 0)),
-    ("gate-up-swapped", "llama_gqa", "layer0.mlp.act", lambda s, w: s[UP] / (1 + np.exp(-s[UP]))),
     ("another-weight", "llama_gqa", GATE, lambda s, w: s[MLP_NORM] @ w[MLP + "up_proj.weight"].T),
-    ("another-weight", "llama_gqa", V, lambda s, w: s[NORM] @ w[ATTN + "k_proj.weight"].T),
-    ("weight-transposed", "llama_gqa", Q, lambda s, w: s[NORM] @ w[ATTN + "q_proj.weight"]),
     (
         "weight-transposed", "llama_gqa", V,
         lambda s, w: s[NORM] @ w[ATTN + "v_proj.weight"].reshape(32, 16),
     ),
-    ("rows-in-pairs", "llama_gqa", Q, lambda s, w: s[NORM] @ pair_neighbours(w[ATTN + "q_proj.weight"], 4).T),
-    (
-        "another-layer", "llama_gqa", "layer0.mlp.up",
-        lambda s, w: s[MLP_NORM] @ w["model.layers.1.mlp.up_proj.weight"].T,
-    ),
-    ("part-missing", "llama_gqa", "layer0.attn.residual", lambda s, w: s["layer0.attn.out"]),
-    ("part-twice", "llama_gqa", "layer0.attn.residual", lambda s, w: s[STREAM] + 2 * s["layer0.attn.out"]),
     ("sum-of-norm", "llama_gqa", "layer0.attn.residual", lambda s, w: s[NORM] + s["layer0.attn.out"]),
     (
         "part-scaled", "llama_gqa", "layer0.mlp.residual",
         lambda s, w: s["layer0.attn.residual"] + 0.3 * s["layer0.mlp.down"],
     ),
     ("final-norm-missing", "llama_gqa", "logits", lambda s, w: s["layer1.mlp.residual"] @ w[HEAD].T),
-    ("another-weight", "llama_gqa", "logits", lambda s, w: s["final.norm"] @ w[WTE].T),
-    ("embedding-scaled", "llama_gqa", STREAM, lambda s, w: s[STREAM] * math.sqrt(32)),
     ("bos-added", "llama_gqa", STREAM, lambda s, w: w[WTE][[1, *TOKENS[:-1]]]),
     ("bos-missing", "llama_gqa", STREAM, lambda s, w: w[WTE][[*TOKENS[1:], 5]]),
     ("another-token", "llama_gqa", STREAM, lambda s, w: w[WTE][[17, 3, 44, 9, 60, 0, 29]]),
@@ -530,15 +480,8 @@ def test_a_quantised_model_is_clean(quantised, type):
 # --- microGPT -------------------------------------------------------------------------------------
 
 MICROGPT_MISTAKES = [
-    ("activation", "layer0.mlp.act", lambda s, p: gelu(s["layer0.mlp.up"])),
-    ("scale-missing", "layer0.attn.scores", lambda s, p: s["layer0.attn.scores"] * math.sqrt(6)),
-    ("eps", "embed.norm", lambda s, p: rms(s["embed.sum"], 1e-3)),
-    ("part-missing", "embed.sum", lambda s, p: s["embed.tok"]),
-    ("position-offset", "embed.pos", lambda s, p: p["wpe"][np.arange(len(s["embed.pos"])) + 1]),
-    ("another-weight", "logits", lambda s, p: s["layer1.mlp.residual"] @ p["wte"].T),
     ("another-weight", "layer0.attn.k", lambda s, p: s[NORM] @ p["layer0.attn_wq"].T),
     ("weight-transposed", "layer0.mlp.up", lambda s, p: s[MLP_NORM] @ p["layer0.mlp_fc1"].reshape(12, 20)),
-    ("another-layer", "layer0.mlp.down", lambda s, p: s["layer0.mlp.act"] @ p["layer1.mlp_fc2"].T),
     ("sum-of-unnormed", "layer0.attn.residual", lambda s, p: s["embed.sum"] + s["layer0.attn.out"]),
 ]  # fmt: skip
 
@@ -548,9 +491,8 @@ MICROGPT_MISTAKES = [
 )
 def test_a_mistake_in_a_microgpt_is_named(id, event, fault):
     case = MICROGPTS["2 layers, 2 heads"]
-    text = case.text[:-2]  # room for positions that begin later
-    values = run(case.model, {event: lambda s: fault(s, case.model.params)}, text)
-    found = diagnose_values(case.model, case.model.tokenizer.encode_name(text)[:-1], values)
+    values = run(case.model, {event: lambda s: fault(s, case.model.params)}, case.text)
+    found = diagnose_values(case.model, case.ids[:-1], values)
     print([(f.id, f.claim, f.residual) for f in found.findings])
     assert [o.name for o in found.wrong] == [event]
     assert id in explained(found)
