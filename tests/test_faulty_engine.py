@@ -21,8 +21,6 @@ from tiny_models import (
     tiny_model,
 )
 
-from microgpt_trace import load, trace
-
 WIDE = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
 
 
@@ -58,15 +56,6 @@ def test_decoder_equals_the_judge(case):
     assert_same(found, judged)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_decoder_equals_the_package(case, decoder_folder):
-    traced = trace(load(decoder_folder(case)), tokens=list(TOKENS), values=True)
-    kept = {name: array for (phase, name), array in traced.arrays.items() if name != "loss"}
-    found = decoder_run(*tiny_model(case), TOKENS)
-    assert [n for n in kept if ".head" not in n] == list(found)
-    assert_same(found, {name: kept[name] for name in found})
-
-
 def test_microgpt_equals_torch(case):
     ids = [int(n) for n in case.ids]
     params = dict(case.model.params.items())
@@ -74,13 +63,6 @@ def test_microgpt_equals_torch(case):
     found = run_name(case)
     assert set(found) == set(judged)
     assert_same(found, {name: judged[name].detach().numpy() for name in judged})
-
-
-def test_microgpt_equals_the_package(deep):
-    traced = trace(deep.model, deep.text)
-    found = run_name(deep)
-    assert [e.name for e in traced] == list(found)
-    assert_same(found, {name: traced[name] for name in found})
 
 
 @pytest.mark.parametrize("module", [engine_operations, faulty_engine])
