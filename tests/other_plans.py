@@ -1,10 +1,22 @@
-"""A plan that no model here has, and what it computes: norms behind branches, LayerNorm, biases, GELU."""
+"""Plans that no model here has, models of drawn or given parameters in float64, and what they compute."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
-from microgpt_trace.architecture.kinds import Activation, Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.kinds import (
+    Activation,
+    Add,
+    Context,
+    Linear,
+    Lookup,
+    Loss,
+    Norm,
+    Probabilities,
+    Scores,
+    Softmax,
+)
 from microgpt_trace.architecture.operations.given import Given
 from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.reference import reference
@@ -13,7 +25,7 @@ from microgpt_trace.architecture.rows import Rows
 V, C, T, H = 7, 6, 4, 2
 
 
-def gpt2(parallel=False):
+def normed_behind(parallel=False):
     """Learned positions, LayerNorm with bias, biased products; parallel branches with a norm behind each."""
     rows = Rows()
 
@@ -44,13 +56,56 @@ def gpt2(parallel=False):
     return Plan(rows.rows)
 
 
-def model_of(plan, seed=5):
-    """A model with such rows and drawn parameters, float64, that only gives these."""
-    rng = np.random.default_rng(seed)
-    parameters = {name: rng.normal(size=shape) for name, shape in plan.parameters.items()}
+def unlike_any():
+    """Parallel layers: what GPT-2 and GPT-NeoX have, and a few things more."""
+    rows, width, dim, group = Rows(), 12, 4, (0, 0, 1, 1)
+    add = partial(rows.add, expr="")
+    tokens = add("embed.tok", Lookup("wte", "tokens", 61, width))
+    positions = add("embed.pos", Lookup("wpe", "positions", 9, width))
+    stream = add("embed.sum", Add(), tokens, positions)
+    for i in range(2):
+        rows.begin_layer(i)
+        normed = add("attn.norm", Norm(1e-3, rows.name("attn_g"), None, True, rows.name("attn_c")), stream)
+        q = add("attn.q", Linear(rows.name("attn_wq"), 16, rows.name("attn_bq")), normed)
+        q = add("attn.q_norm", Norm(1e-2, rows.name("attn_gq"), dim, True, rows.name("attn_cq")), q)
+        k = add("attn.k", Linear(rows.name("attn_wk"), 8, rows.name("attn_bk")), normed)
+        v = add("attn.v", Linear(rows.name("attn_wv"), 8), normed)
+        weights = add("attn.weights", Softmax(3), add("attn.scores", Scores(dim, group, 0.3), q, k))
+        context, wo = add("attn.context", Context(dim, group), weights, v), rows.name("attn_wo")
+        heads = [
+            add(f"attn.head{h}", Linear(wo, width, columns=(dim * h, dim * h + dim)), context, extra=True)
+            for h in range(4)
+        ]
+        out = add("attn.out", Linear(wo, width, rows.name("attn_bo")), context, parts=heads)
+        up = add("mlp.up", Linear(rows.name("mlp_up"), 20, rows.name("mlp_bup")), normed)
+        tanh = add("mlp.tanh", Activation("GELU by tanh"), up)
+        act = add("mlp.act", Activation("GELU"), tanh)
+        both = add("mlp.both", Add(), out, add("mlp.down", Linear(rows.name("mlp_down"), width), act))
+        stream = add("mlp.residual", Add(), stream, add("mlp.post_norm", Norm(1e-3, centred=True), both))
+    rows.begin_layer(None)
+    head = add("logits", Linear("wte", 61), add("final.norm", Norm(1e-3), stream))
+    add("probs", Probabilities(), head)
+    add("loss", Loss(), head)
+    return Plan(rows.rows)
+
+
+def of_arrays(plan, parameters):
+    """A model whose parameters are these arrays, float64."""
+    arrays = {name: np.array(value, np.float64) for name, value in parameters.items()}
+
+    def parameter(name, rows=None):
+        return arrays[name] if rows is None else arrays[name][rows]
+
     return SimpleNamespace(
-        plan=plan, tensors={}, parameter=lambda name, rows=slice(None): parameters[name][rows]
-    )
+        plan=plan, tensors={}, dtype="float64", parameter=parameter, arrays=arrays,
+        config=SimpleNamespace(vocab_size=61), bos=None, ends_with_bos=False,
+    )  # fmt: skip
+
+
+def drawn(plan, seed=3):
+    """A model with such rows and drawn parameters."""
+    rng = np.random.default_rng(seed)
+    return of_arrays(plan, {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()})
 
 
 def values_of(model, tokens):

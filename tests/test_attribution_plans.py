@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from judges import agree
-from other_plans import T, V, gpt2, model_of, values_of
+from other_plans import T, V, drawn, normed_behind, values_of
 
 from microgpt_trace.attribution.components import components_of, way_to_logits
 from microgpt_trace.attribution.direct import direct_writes
@@ -13,7 +13,7 @@ from microgpt_trace.attribution.direct import direct_writes
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_writes_of_a_plan_add_up_to_its_logits(parallel):
-    model, rng = model_of(gpt2(parallel)), np.random.default_rng(6)
+    model, rng = drawn(normed_behind(parallel)), np.random.default_rng(6)
     values = values_of(model, rng.integers(V, size=T))
     seen = SimpleNamespace(way=way_to_logits(model.plan), writes=values, normed=values, changes={})
     chosen = rng.integers(V, size=(T, 2))

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from array_models import gpt, of_arrays
 from judges import agree, torch_grad
 from judges_decoder import rope_frequencies
+from other_plans import drawn, of_arrays, unlike_any
 from tiny_models import TOKENS
 
 from microgpt_trace.architecture import backward as generic
@@ -15,6 +15,7 @@ from microgpt_trace.microgpt import passes as own
 
 TARGETS = (*TOKENS[1:], None)
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
+OTHER = "unlike any"
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def wide(decoders):
     """A function that gives a model of a case in float64."""
 
     def model(case):
-        if case.startswith("gpt"):
-            return gpt(case.removeprefix("gpt, "))
+        if case == OTHER:
+            return drawn(unlike_any())
         found = decoders(case)[0]
         return of_arrays(found.plan, {name: found.parameter(name) for name in found.plan.parameters})
 
@@ -65,7 +66,7 @@ def torch_value(torch, row, w, x, config, tokens):
         heads = x[0].unflatten(-1, (-1, kind.head_dim or x[0].shape[-1]))
         shape = heads.shape[-1:]
         if kind.centred:
-            return F.layer_norm(heads, shape, w[kind.gain], w[kind.bias], kind.eps).flatten(-2)
+            return F.layer_norm(heads, shape, w.get(kind.gain), w.get(kind.bias), kind.eps).flatten(-2)
         return F.rms_norm(heads, shape, w.get(kind.gain), kind.eps).flatten(-2)
     if isinstance(kind, kinds.Rotation):
         frequencies, factor = rope_frequencies(config)
@@ -108,10 +109,10 @@ def torch_run(torch, model, config):
     return events, w
 
 
-@pytest.mark.parametrize("case", [*DECODERS, "gpt, GELU", "gpt, GELU by tanh"])
+@pytest.mark.parametrize("case", [*DECODERS, OTHER])
 def test_as_pytorch_has_it(wide, decoders, case):
     torch, model = pytest.importorskip("torch"), wide(case)
-    config = None if case.startswith("gpt") else decoders(case)[1]
+    config = None if case == OTHER else decoders(case)[1]
     events, w = torch_run(torch, model, config)
     found = Run(model)
     assert list(found.values) == list(model.plan) == [*events]
@@ -173,7 +174,7 @@ def assert_slopes(model, hooks=()):
             agree((every[name] * u).sum(), slope, rtol=1e-5, atol=2e-7, what=f"d {name}")
 
 
-@pytest.mark.parametrize("case", [*DECODERS, "gpt, GELU", "gpt, GELU by tanh", "gpt, ReLU"])
+@pytest.mark.parametrize("case", [*DECODERS, OTHER])
 def test_slopes_of_every_event_and_parameter(wide, case):
     assert_slopes(wide(case))
 
@@ -183,7 +184,7 @@ EVENTS = ("embed.tok", "layer0.attn.q", "layer0.attn.weights", "layer0.attn.head
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("case", ["llama_mha_bias", "gpt, GELU"])
+@pytest.mark.parametrize("case", ["llama_mha_bias", OTHER])
 def test_slopes_where_a_hook_scales_an_event_and_stops_it_in_part(wide, case, event):
     assert_slopes(wide(case), [(event, halved)])
 

@@ -5,7 +5,7 @@ import pytest
 from commands import microgpt as microgpt_command
 from conftest import CASES
 from judges import torch_grad, torch_run
-from other_plans import T, V, gpt2, model_of, values_of
+from other_plans import T, V, drawn, normed_behind, values_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus
@@ -348,7 +348,7 @@ def test_what_cannot_be_judged_for_a_nan_says_why(emma):
      ("layer0.mlp.residual", "residual")],
 )  # fmt: skip
 def test_any_plan_is_checked(parallel, bent, check):
-    model = model_of(gpt2(parallel))
+    model = drawn(normed_behind(parallel))
     values, bus = values_of(model, np.arange(T) % V), HookBus(list(model.plan.values()))
     checker = Checker(model.plan, model.parameter)
     first, last = checker.observers(bus)

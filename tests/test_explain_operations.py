@@ -12,28 +12,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from other_plans import drawn, unlike_any, values_of
 from test_explain import check_steps, named
 from tiny_models import TOKENS
 
-from microgpt_trace.architecture.kinds import (
-    Activation,
-    Add,
-    Context,
-    Linear,
-    Lookup,
-    Loss,
-    Norm,
-    Probabilities,
-    Scores,
-    Softmax,
-)
+from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
 from microgpt_trace.architecture.model import TraceInput
 from microgpt_trace.architecture.operations.given import Given
 from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
 from microgpt_trace.architecture.place import Element, KnownTarget, Place, rows_with
-from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.reference import reference
-from microgpt_trace.architecture.rows import Rows
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
 
@@ -52,8 +40,7 @@ class Numbers:
         self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
         self.shapes = {**self.plan.shapes(self.length), **self.plan.parameters}
         rng, self.arrays = np.random.default_rng(5), {}
-        for name, row in self.plan.items():
-            value = reference(row, self.given, *(self.array(source) for source in row.inputs))
+        for name, value in values_of(model, tokens).items():
             self.arrays["forward", name] = value
             self.arrays["backward", name] = rng.standard_normal(value.shape)
         self.arrays["backward", "loss"] = np.float64(1)
@@ -90,52 +77,13 @@ class Numbers:
         return str(token)
 
 
-def unlike_any():
-    """A parallel layer as no model here has it: what GPT-2 and GPT-NeoX have, and a few things more."""
-    rows, width, dim, group = Rows(), 12, 4, (0, 0, 1, 1)
-    add = partial(rows.add, expr="")
-    tokens = add("embed.tok", Lookup("wte", "tokens", 61, width))
-    positions = add("embed.pos", Lookup("wpe", "positions", 9, width))
-    stream = add("embed.sum", Add(), tokens, positions)
-    rows.begin_layer(0)
-    normed = add("attn.norm", Norm(1e-3, rows.name("attn_g"), None, True, rows.name("attn_c")), stream)
-    q = add("attn.q", Linear(rows.name("attn_wq"), 16, rows.name("attn_bq")), normed)
-    q = add("attn.q_norm", Norm(1e-2, rows.name("attn_gq"), dim, True, rows.name("attn_cq")), q)
-    k = add("attn.k", Linear(rows.name("attn_wk"), 8, rows.name("attn_bk")), normed)
-    v = add("attn.v", Linear(rows.name("attn_wv"), 8), normed)
-    weights = add("attn.weights", Softmax(3), add("attn.scores", Scores(dim, group, 0.3), q, k))
-    context = add("attn.context", Context(dim, group), weights, v)
-    out = add("attn.out", Linear(rows.name("attn_wo"), width, rows.name("attn_bo")), context)
-    up = add("mlp.up", Linear(rows.name("mlp_up"), 20, rows.name("mlp_bup")), normed)
-    tanh = add("mlp.tanh", Activation("GELU by tanh"), up)
-    act = add("mlp.act", Activation("GELU"), tanh)
-    down = add("mlp.down", Linear(rows.name("mlp_down"), width), act)
-    both = add("mlp.both", Add(), out, down)
-    stream = add("mlp.residual", Add(), stream, add("mlp.post_norm", Norm(1e-3, centred=True), both))
-    rows.begin_layer(None)
-    head = add("logits", Linear("wte", 61), add("final.norm", Norm(1e-3), stream))
-    add("probs", Probabilities(), head)
-    add("loss", Loss(), head)
-    return Plan(rows.rows)
-
-
-def model_of(plan):
-    rng = np.random.default_rng(3)
-    weights = {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()}
-
-    def parameter(name, rows=None):
-        return weights[name] if rows is None else weights[name][rows]
-
-    return SimpleNamespace(plan=plan, parameter=parameter, bos=None, ends_with_bos=False)
-
-
 CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
 
 
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request):
     if request.param == "unlike any":
-        return Numbers(model_of(unlike_any()), TOKENS)
+        return Numbers(drawn(unlike_any()), TOKENS)
     return Numbers(request.getfixturevalue("decoders")(request.param)[0], TOKENS)
 
 
@@ -262,7 +210,7 @@ def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
 
 
 def test_a_tied_table_has_the_gradients_of_both_its_uses():
-    numbers = Numbers(model_of(unlike_any()), TOKENS)
+    numbers = Numbers(drawn(unlike_any()), TOKENS)
     at = Place(numbers, Element("wte", (TOKENS[0], 3)), 4)
     last = gradient_worked_out(at).steps[-1]
     assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from judges import agree
+from other_plans import of_arrays
 from sweeps import in_sweep
-from test_backward import Run, of_arrays
+from test_backward import Run
 from test_decoder_references import WHOLE, assert_agree, assert_far, gap, reference, run
 from test_explain import asking, check_names, check_steps, check_uses, sampled
 from test_fault_diagnosis import names

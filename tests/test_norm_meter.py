@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
-from other_plans import T, V, gpt2, model_of, values_of
+from other_plans import T, V, drawn, normed_behind, values_of
 
 from microgpt_trace.tracing.norms import NormMeter
 
 
 def run(change=None):
-    model = model_of(gpt2())
+    model = drawn(normed_behind())
     values = values_of(model, np.random.default_rng(6).integers(V, size=T))
     values |= {} if change is None else {change: values[change] * 1.1}
     meter = NormMeter(model.plan, model.parameter)

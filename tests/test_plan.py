@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from other_plans import gpt2
+from other_plans import normed_behind
 
 from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
@@ -58,7 +58,7 @@ def test_each_layer_writes_twice_into_the_stream(case):
 
 
 def test_a_norm_behind_a_branch_is_what_the_branch_writes():
-    assert gpt2().residuals == {
+    assert normed_behind().residuals == {
         "layer0.attn.residual": ("embed.sum", "layer0.attn.post_norm"),
         "layer0.mlp.residual": ("layer0.attn.residual", "layer0.mlp.down"),
     }

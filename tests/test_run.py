@@ -4,8 +4,8 @@ import weakref
 
 import numpy as np
 import pytest
-from array_models import gpt
 from judges import agree
+from other_plans import drawn, unlike_any
 from tiny_models import TOKENS
 
 from microgpt_trace.architecture import run as interpreter
@@ -16,7 +16,7 @@ from microgpt_trace.architecture.variants import variants
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)
-MODEL = gpt("GELU")
+MODEL = drawn(unlike_any())
 
 
 class Inputs:
