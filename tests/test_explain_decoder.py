@@ -7,6 +7,7 @@ from judges_decoder import decoder_events
 from real_model import SMOLLM2, needs_smollm2
 from sweeps import some_of
 from test_explain import asking, check_names, check_steps, check_uses, same_but_for_more, sampled
+from tiny_gpt2 import GPT2S, gpt2_events
 from tiny_models import CASES as DECODERS
 from tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
 
@@ -22,27 +23,39 @@ CHOSEN = (
 )  # fmt: skip
 
 
-def check_decoder(model, config, weights, count=1):
-    judged = decoder_events(config, weights, TOKENS)
+@pytest.fixture
+def judged(decoders, gpt2):
+    """A function that gives the model of a case, and its events as the judge has them."""
+
+    def made(case):
+        if case in GPT2S:
+            _, model, config, weights = gpt2(case)
+            return model, gpt2_events(config, weights, TOKENS)
+        model, config, weights = decoders(case)
+        return model, decoder_events(config, weights, TOKENS)
+
+    return made
+
+
+def check_events(model, events, count=2):
     run = keep_run(model, tokens=TOKENS)
     for name, index in sampled(model.plan.shapes(len(TOKENS)), count):
         found = explain_in(run, element_name(name, index), terms=4)
         print(found.element, found.value, found.traced)
         assert found.holds
         check_steps(found)
-        if name in judged:
-            agree(found.value, judged[name][index], rtol=1e-4, atol=3e-5, what=found.element)
+        if name in events:
+            agree(found.value, events[name][index], rtol=1e-4, atol=3e-5, what=found.element)
 
 
-@pytest.mark.parametrize("case", some_of(DECODERS, every=4))
-def test_every_event_of_a_decoder_equals_the_judge(decoders, case):
-    check_decoder(*decoders(case))
+@pytest.mark.parametrize("case", [*some_of(DECODERS, every=4), *GPT2S])
+def test_every_event_of_a_decoder_equals_the_judge(judged, case):
+    check_events(*judged(case))
 
 
 @pytest.mark.parametrize("case", [case for case in CHOSEN if says_gguf(DECODERS[case])])
-def test_rows_that_a_gguf_permutes(tmp_path, case):
-    config, weights = tiny_model(case)
-    check_decoder(load(write_gguf(tmp_path / "m.gguf", config, weights)), config, weights, 2)
+def test_rows_that_a_gguf_permutes(tmp_path, judged, case):
+    check_events(load(write_gguf(tmp_path / "m.gguf", *tiny_model(case))), judged(case)[1])
 
 
 @pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "qwen3"])
@@ -85,16 +98,6 @@ def test_context_goes_to_its_own_head(decoders):
     assert head.adds == out.adds
 
 
-@pytest.mark.parametrize("case", CHOSEN)
-def test_every_name_of_a_decoder_can_be_explained(decoders, case):
-    model, _, _ = decoders(case)
-    shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
-    chosen = {n: s for n, s in shapes.items() if not n.startswith("layer0")}
-    explained = asking(model, 2, tokens=TOKENS)
-    for name, index in sampled(chosen, seed=1):
-        check_names(explained(element_name(name, index), "forward"), explained)
-
-
 @pytest.mark.parametrize("case", ["llama_mha_bias", "qwen3"])
 def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
     model, _, _ = decoders(case)
@@ -104,13 +107,17 @@ def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
         same_but_for_more(explain_in(run, written), explain(model, written, tokens=TOKENS))
 
 
-@pytest.mark.parametrize("case", CHOSEN)
-def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(decoders, case):
-    model, _, _ = decoders(case)
+@pytest.mark.parametrize("case", [*CHOSEN, "gpt2"])
+def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(judged, case):
+    """And every name that is said can be explained."""
+    model, _ = judged(case)
     shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
     explained = asking(model, 10**6, tokens=TOKENS)
     for name, index in sampled(shapes, seed=4):
-        check_uses(explained(element_name(name, index), "forward"), explained)
+        found = explained(element_name(name, index), "forward")
+        check_uses(found, explained)
+        if not name.startswith("layer0"):
+            check_names(found, explained)
 
 
 def test_a_query_head_reads_its_key_value_head(decoders):

@@ -5,7 +5,6 @@ A plan that no model has yet (LayerNorm with bias, GELU, biases, shared keys, sc
 explained like those that models have.
 """
 
-import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from other_plans import drawn, unlike_any, values_of
-from test_explain import check_steps, named
+from test_explain import check_steps, check_uses
 from tiny_models import TOKENS
 
 from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
@@ -24,8 +23,6 @@ from microgpt_trace.architecture.place import Element, KnownTarget, Place, rows_
 from microgpt_trace.architecture.reference import reference
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
-
-ELEMENTS = re.compile(r"[a-z0-9_.]+\[[0-9,]+\]")
 
 
 class Numbers:
@@ -165,34 +162,20 @@ def test_the_gradient_of_a_parameter_is_the_slope_of_all_that_read_it(numbers):
 
 
 def explained(numbers, name, kind):
-    """The steps of an element by its name."""
+    """How an element is worked out, by its name."""
     event, _, rest = name.rstrip("]").partition("[")
     at = Place(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
-    return (worked_out if kind == "forward" else gradient_worked_out)(at).steps
+    return (worked_out if kind == "forward" else gradient_worked_out)(at)
 
 
-def check_uses(numbers, at, kind, uses):
-    """What an element adds elsewhere is a term there, with the factors that the words name."""
-    for use in uses:
-        steps = explained(numbers, use.name, use.kind)
-        terms = [t for step in steps for t in step.terms if (str(at.element), kind) in named(t)]
-        assert terms, (str(at.element), use)
-        if use.adds is not None:
-            times = steps[1].terms[0].factors[1].value if steps[0].label == "sum of products" else 1.0
-            added = [t for t in terms if t.value * times == pytest.approx(use.adds, rel=1e-9)]
-            assert added, (str(at.element), use, [t.value for t in terms])
-            assert set(ELEMENTS.findall(use.words)) <= {f.name for t in added for f in t.factors}
-
-
-def parts_of(plan):
-    """What adds up to another row, which is one product where no hook is."""
-    return {part for row in plan.values() for part in row.parts}
+def check_where_it_goes(numbers, at, phase, uses):
+    found = SimpleNamespace(name=at.name, element=str(at.element), phase=phase, uses=uses)
+    check_uses(found, partial(explained, numbers))
 
 
 def test_what_an_element_adds_is_a_term_where_it_goes(numbers):
     for at in places(numbers, numbers.plan):
-        uses = [use for use in uses_of(at) if use.name != "loss" and at.name not in parts_of(numbers.plan)]
-        check_uses(numbers, at, "forward", uses)
+        check_where_it_goes(numbers, at, "forward", uses_of(at))
 
 
 def test_queries_and_keys_go_to_scores_that_count(numbers):
@@ -206,7 +189,7 @@ def test_queries_and_keys_go_to_scores_that_count(numbers):
 
 def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
     for at in places(numbers, [name for name in numbers.plan if name != "loss"]):
-        check_uses(numbers, at, "backward", gradient_uses(at))
+        check_where_it_goes(numbers, at, "backward", gradient_uses(at))
 
 
 def test_a_tied_table_has_the_gradients_of_both_its_uses():
