@@ -39,26 +39,14 @@ def test_float32_logits_agree_with_plain_python(emma):
     agree(done.logits, rows, rtol=1e-5, atol=1e-6, what="logits")
 
 
-def test_every_event_agrees_with_torch(case):
-    traced = trace(case.model, case.text)
-    events, _ = torch_run(dict(case.model.params.items()), case.ids[:-1], case.ids[1:], case.model.config)
-    assert [e.name for e in traced] == list(events)
+def test_every_event_and_every_gradient_agree_with_torch(case):
+    traced, params = trace(case.model, case.text, backward=True), dict(case.model.params.items())
+    events, weights = torch_run(params, case.ids[:-1], case.ids[1:], case.model.config)
+    assert [event.name for event in traced if event.phase == "forward"] == list(events)
     for name, tensor in events.items():
         agree(traced[name], tensor.detach().numpy(), what=name)
-
-
-def test_every_event_gradient_agrees_with_torch(case):
-    traced = trace(case.model, case.text, backward=True)
-    events, _ = torch_run(dict(case.model.params.items()), case.ids[:-1], case.ids[1:], case.model.config)
-    for name, tensor in events.items():
-        agree(traced.gradient(name), torch_grad(tensor), what=name)
-
-
-def test_every_parameter_gradient_agrees_with_torch(case):
-    traced = trace(case.model, case.text, backward=True)
-    _, weights = torch_run(dict(case.model.params.items()), case.ids[:-1], case.ids[1:], case.model.config)
-    for name, tensor in weights.items():
-        agree(traced.gradient(name), torch_grad(tensor), what=name)
+    for name, tensor in (events | weights).items():
+        agree(traced.gradient(name), torch_grad(tensor), what=f"d {name}")
 
 
 @pytest.mark.parametrize("text", ["", "a", "emma", "abcdefghijklmno"])
