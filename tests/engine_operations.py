@@ -3,12 +3,11 @@
 It imports nothing of the package.
 """
 
-import math
 from dataclasses import dataclass
 
 import ggml_inputs
 import numpy as np
-from judges_decoder import head_dim_of, kv_heads_of, rope_frequencies, rope_of, softmax
+from judges_decoder import gelu, gelu_by_tanh, head_dim_of, kv_heads_of, rope_frequencies, rope_of, softmax
 from tiny_models import Blocks
 
 
@@ -148,15 +147,11 @@ def context(s, modulo=False):
     return mixed.reshape(len(mixed), -1)
 
 
-def _gelu_tanh(x):
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
 ACTIVATIONS = {
     "relu": lambda x: np.where(x < 0, 0.0, x),
     "silu": lambda x: x / (1 + np.exp(-x)),
-    "gelu": lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
-    "gelu_tanh": _gelu_tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_by_tanh,
     "gelu_quick": lambda x: x / (1 + np.exp(-1.702 * x)),
     "relu2": lambda x: np.where(x < 0, 0.0, x) ** 2,
     "leaky": lambda x, slope=0.01: np.where(x < 0, slope * x, x),

@@ -82,6 +82,14 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+def gelu(x):
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def gelu_by_tanh(x):
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
 def _turn(x, angles, factor):  # [T, H, D], [T, D/2]; channel i and i + D/2 are a pair
     pairs = x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]
     turned = pairs * np.exp(1j * angles)[:, None, :] * factor

@@ -366,11 +366,12 @@ def test_a_number_shows_on_which_side_of_its_limit_it_lies(value, limit, said):
     assert told_apart(value, limit, fixed, 3)[0] == said
 
 
-def test_sinks(ten):
-    def to_the_first(event, value):
-        return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
+def first_alone(event, value):
+    return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
 
-    with ten.hooks.subscribe(to_the_first, "layer3.attn.weights"):
+
+def test_sinks(ten):
+    with ten.hooks.subscribe(first_alone, "layer3.attn.weights"):
         found = insight(trace(ten, tokens=list(TOKENS)), "sinks")
     assert found.holds
     assert found.numbers["largest"] == 1
@@ -389,10 +390,6 @@ def test_attention_spread_evenly_is_no_sink(faulty, length):
 
 def test_one_position_has_no_sink_to_speak_of(faulty):
     assert insight(faulty(tokens=[5]), "sinks").holds is None
-
-
-def first_alone(event, value):
-    return np.eye(1, value.shape[2], dtype=value.dtype)[None].repeat(value.shape[1], 1).repeat(4, 0)
 
 
 @pytest.mark.parametrize(("layer", "holds"), [(0, True), (1, False)])

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from cause_search import FAMILIES, ROUNDINGS, UNKNOWN, draw
-from faulty_engine import Fault, decoder_run
+from faulty_engine import Fault, decoder_run, rounded_to
 from sweeps import some_of
 from tiny_models import TOKENS, tiny_model, write_folder
 
@@ -121,11 +121,6 @@ def test_what_the_engine_computes_with_too_few_digits_is_no_cause(decoders):
     assert not any(f.explains for f in found)
 
 
-def rounded(x):
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.rint(mantissa * 256), exponent - 8).astype(np.float32)
-
-
 # --- Telling, by hand -----------------------------------------------------------------------------------
 
 
@@ -137,7 +132,7 @@ def test_values_speak_for_the_prediction_that_they_were_rounded_from():
     rng = np.random.default_rng(0)
     one = rng.standard_normal((20, 50))
     other = one + 0.01 * rng.standard_normal((20, 50))
-    seen, allowed = seen_of(rounded(one), one), np.full((20, 1), 3 * UNIT["bf16"])
+    seen, allowed = seen_of(rounded_to(one, "bf16"), one), np.full((20, 1), 3 * UNIT["bf16"])
     assert seen.speaks_for(one, other, allowed)
     assert not seen.speaks_for(other, one, allowed)
 
@@ -166,7 +161,7 @@ def test_small_elements_count_where_nothing_cancels():
 
 def test_what_goes_with_rows_or_channels_is_no_rounding():
     one = np.random.default_rng(0).standard_normal((30, 40))
-    noise, factor = rounded(one) / one - 1, 1 + np.linspace(-0.01, 0.01, 30)[:, None]
+    noise, factor = rounded_to(one, "bf16") / one - 1, 1 + np.linspace(-0.01, 0.01, 30)[:, None]
     assert seen_of(one * (1 + noise), one).goes_with(one, one) < 6e-4
     assert seen_of(one * factor, one).goes_with(one, one) == pytest.approx(np.std(factor), rel=0.05)
     assert seen_of(one * factor[:, :1].T.repeat(2)[:40], one).goes_with(one, one) > 4e-3

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import CASES as MICROGPTS
+from faulty_engine import rounded_to
 from judges_decoder import decoder_events, softmax
 from real_model import SMOLLM2, needs_smollm2
 from test_encodings import PARTS, transposed
@@ -21,7 +22,6 @@ from tiny_models import (
     dequantised,
     pair_neighbours,
     random_quantised_weights,
-    rounded,
     tiny_model,
     write_folder,
     write_gguf,
@@ -81,14 +81,12 @@ def test_a_right_run_is_clean(decoders, case):
     assert found.compute == "f32"
 
 
-def to_bf16(values):
-    return rounded({"": np.asarray(values)}, "BF16")[""]
-
-
 def test_a_run_in_bf16_is_clean_and_recognised(decoders):
     model, *_ = decoders("qwen2")
     names = [n for n, s in model.hooks.specs.items() if not s.extra and n not in ("loss", "embed.tok")]
-    found = diagnose_values(model, TOKENS, run(model, {n: lambda seen, n=n: to_bf16(seen[n]) for n in names}))
+    found = diagnose_values(
+        model, TOKENS, run(model, {n: lambda seen, n=n: rounded_to(seen[n], "bf16") for n in names})
+    )
     worst = max(found.operations, key=lambda o: (o.error or 0) / o.tolerance)
     print(f"{found.compute_how}; {worst.name}: {worst.error:.2g} of {worst.tolerance:.2g}")
     assert found.clean
@@ -98,7 +96,7 @@ def test_a_run_in_bf16_is_clean_and_recognised(decoders):
 def test_the_same_run_is_not_clean_as_float32(decoders):
     model, *_ = decoders("qwen2")
     found = diagnose_values(
-        model, TOKENS, run(model, {"layer0.attn.q": lambda s: to_bf16(s["layer0.attn.q"])})
+        model, TOKENS, run(model, {"layer0.attn.q": lambda s: rounded_to(s["layer0.attn.q"], "bf16")})
     )
     assert explained(found) == ["rounded-bf16"]
 

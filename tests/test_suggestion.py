@@ -7,6 +7,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from faulty_engine import rounded_to
 from sweeps import some_of
 from tiny_models import TOKENS
 
@@ -67,11 +68,6 @@ def noise(shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def rounded_to_bf16(array):
-    bits = np.array(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
 def run_with(model, name, replacement):
     with model.hooks.subscribe(lambda event, value: replacement(value), name):
         return values_of(model)
@@ -120,7 +116,7 @@ def test_columns_and_last_rows_are_found(decoder):
 
 
 def test_values_rounded_to_bf16_agree(decoder):
-    found = check(decoder, [(event, rounded_to_bf16(array)) for event, array in decoder[1].items()])
+    found = check(decoder, [(event, rounded_to(array, "bf16")) for event, array in decoder[1].items()])
     assert {one.why for one in found} == {"values"}
     assert all(0.99 < one.similarity < 1 for one in found if one.event.endswith("residual"))
 
@@ -330,10 +326,11 @@ def test_names_of_ones_own_are_placed(deeper, first):
 def test_names_of_a_bf16_engine_are_placed_although_late_layers_are_off(deeper):
     rng = np.random.default_rng(0)
     drift = {
-        event: rounded_to_bf16(
+        event: rounded_to(
             array * (1 + rng.normal(0, 0.004 * 2 ** int(event[5]), array.shape)).astype(np.float32)
             if event.startswith("layer")
-            else array
+            else array,
+            "bf16",
         )
         for event, array in deeper[1].items()
     }

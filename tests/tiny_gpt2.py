@@ -8,7 +8,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
-from judges_decoder import softmax
+from judges_decoder import gelu, gelu_by_tanh, softmax
 from tiny_models import Blocks, _random_tensor, random_blocks
 
 EXACT = {"activation_function": "gelu"}
@@ -134,14 +134,6 @@ def centred(x):
 def layer_norm(x, gain, bias, eps, mean=True, divisor=None):
     x = centred(x) if mean else x
     return x / np.sqrt((x * x).sum(-1, keepdims=True) / (divisor or x.shape[-1]) + eps) * gain + bias
-
-
-def gelu(x):
-    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
-
-
-def gelu_by_tanh(x):
-    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_by_tanh, "relu": lambda x: np.maximum(x, 0)}
