@@ -233,6 +233,8 @@ def test_diff_with_itself_and_with_its_gguf(gpt2, gguf):
     assert "number for number: all 35 events" in works(f"diff {folder} {folder} {IDS}")
     assert "The same: all 35 events" in works(f"diff {folder} {gguf('gpt2')} {IDS}")
     valid(works(f"diff {folder} {gguf('gpt2')} {IDS} --json"), "diff")
+    out = works(f"diff {folder} {gguf('gpt2')} --weights")
+    assert "The same, number for number: all 36 parameters" in out, out
 
 
 VARIANTS = {

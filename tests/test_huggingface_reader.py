@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from judges_decoder import head_dim_of, rope_of, window_of
 from sweeps import some_of
+from tiny_gpt2 import tiny_gpt2
 from tiny_models import (
     CASES,
     FIRST_WINDOWED,
@@ -24,11 +24,8 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.explaining.explain import explain
-from microgpt_trace.readers.architectures import TERMS
-from microgpt_trace.readers.names import LLAMA
 
 TAKEN = "(what transformers takes where the config does not say)"
 
@@ -48,66 +45,20 @@ def configured(folder, case="llama_gqa", without=(), tensors=None, **changes):
 
 # --- Matrices that files have as [in, out] -----------------------------------------------------
 
-TRANSPOSED = ("attn_wqkv", "attn_wo", "mlp_wdown")
-FUSED = "model.layers.{}.self_attn.qkv_proj.weight"
+C_ATTN = "transformer.h.1.attn.c_attn.weight"
 
 
-def transpose(monkeypatch):
-    """From now on llamas have q, k and v in one matrix, and this and some others as [in, out]."""
-    layer = {**LLAMA.layer, "attn_wqkv": ("attn_qkv", "self_attn.qkv_proj")}
-    names = replace(LLAMA, layer=layer, transposed=TRANSPOSED)
-    monkeypatch.setitem(TERMS, "llama", replace(TERMS["llama"], names=names))
-
-
-def as_transposed(weights):
-    """The same weights as such a file has them."""
-    weights = dict(weights)
-    for i in range(2):
-        parts = [f"model.layers.{i}.self_attn.{kind}_proj.weight" for kind in "qkv"]
-        weights[FUSED.format(i)] = np.concatenate([weights.pop(name) for name in parts])
-    ends = ("qkv_proj.weight", "o_proj.weight", "down_proj.weight")
-    return {name: np.ascontiguousarray(w.T) if name.endswith(ends) else w for name, w in weights.items()}
-
-
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_transposed_and_fused_matrices_are_those_of_a_file_without(dtype, tmp_path, monkeypatch):
-    config, weights = tiny_model("llama_gqa")
-    plain = load(write_folder(tmp_path / "plain", config, weights, dtype))
-    transpose(monkeypatch)
-    found = load(write_folder(tmp_path / "transposed", config, as_transposed(weights), dtype))
-    assert compare_weights(plain, found).same
-    assert compare_weights(found, found).same
-    kinds = {name.rpartition(".")[2] for name, tensor in found.tensors.items() if tensor.by_columns}
-    assert kinds == {"attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_wdown"}
-    expected, logits = (m.logits(m.read(tokens=TOKENS), range(len(TOKENS))) for m in (plain, found))
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "by_columns"), [("mlp_wdown", True), ("mlp_wup", False)])
-def test_a_parameter_says_that_its_rows_are_columns_of_the_file(name, by_columns, tmp_path, monkeypatch):
-    transpose(monkeypatch)
-    config, weights = tiny_model("llama_gqa")
-    model = load(write_folder(tmp_path, config, as_transposed(weights)))
-    (note,) = explain(model, f"layer0.{name}[3,5]", tokens=TOKENS).notes
+@pytest.mark.parametrize(("name", "by_columns"), [("mlp_wdown[3,5]", True), ("attn_norm[3]", False)])
+def test_a_parameter_says_that_its_rows_are_columns_of_the_file(gpt2, name, by_columns):
+    (note,) = explain(gpt2()[1], f"layer0.{name}", tokens=TOKENS).notes
     assert ("whose rows the file has as columns" in note) == by_columns
 
 
 @pytest.mark.parametrize("shape", [(32,), (2, 4, 4), ()])
-def test_what_is_no_matrix_cannot_be_transposed(shape, tmp_path, monkeypatch):
-    transpose(monkeypatch)
-    config, weights = tiny_model("llama_gqa")
-    hostile = {FUSED.format(1): np.ones(shape, np.float32)}
-    message = refuses(write_folder(tmp_path, config, as_transposed(weights) | hostile))
-    assert f"tensor '{FUSED.format(1)}': expected a matrix [in, out], found {list(shape)}" in message
-
-
-def test_a_fused_matrix_that_is_not_transposed_is_refused(tmp_path, monkeypatch):
-    transpose(monkeypatch)
-    config, weights = tiny_model("llama_gqa")
-    weights = as_transposed(weights)
-    wrong = {FUSED.format(1): np.ascontiguousarray(weights[FUSED.format(1)].T)}
-    message = refuses(write_folder(tmp_path, config, weights | wrong))
-    assert "expected 32 rows of q and 16 each of k and v, found 32" in message
+def test_what_is_no_matrix_cannot_be_transposed(shape, tmp_path):
+    config, weights = tiny_gpt2("gpt2")
+    message = refuses(write_folder(tmp_path, config, weights | {C_ATTN: np.ones(shape, np.float32)}))
+    assert f"tensor '{C_ATTN}': expected a matrix [in, out], found {list(shape)}" in message
 
 
 # --- What the config says ---------------------------------------------------------------------
