@@ -14,6 +14,7 @@ for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch loa
 import numpy as np
 import pytest
 from hypothesis import settings
+from real_model import SMOLLM2
 from sweeps import in_sweep
 from tiny_gpt2 import tiny_gpt2
 from tiny_models import CASES as DECODERS
@@ -163,6 +164,12 @@ def gpt2(tmp_path_factory):
         return known[case]
 
     return model
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+    return load(SMOLLM2)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from judges import EPS, agree, torch_run
 from judges_decoder import decoder_events, head_dim_of
-from real_model import SMOLLM2, needs_smollm2
+from real_model import needs_smollm2
 from tiny_models import CASES, TOKENS
 
 from microgpt_trace import load, trace
@@ -405,11 +405,10 @@ def test_ok_is_about_every_sum(emma):
 
 
 @needs_smollm2
-def test_paris():
-    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+def test_paris(smollm2):
     told = []
     result = attribute(
-        load(SMOLLM2), "The capital of France is", target="␣Paris", report=lambda *done: told.append(done)
+        smollm2, "The capital of France is", target="␣Paris", report=lambda *done: told.append(done)
     )
     (position,) = result.positions
     print(position.contrast, position.target)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from judges import agree
 from judges_decoder import decoder_events
-from real_model import SMOLLM2, needs_smollm2
+from real_model import needs_smollm2
 from sweeps import some_of
 from test_explain import asking, check_names, check_steps, check_uses, same_but_for_more, sampled
 from tiny_gpt2 import GPT2S, gpt2_events
@@ -161,12 +161,6 @@ def test_a_decoder_has_no_gradients(decoders):
 def test_the_only_token_has_no_loss(decoders):
     with pytest.raises(InputError, match="no loss"):
         explain(decoders("llama_gqa")[0], "loss", tokens=[3])
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
-    return load(SMOLLM2)
 
 
 @needs_smollm2

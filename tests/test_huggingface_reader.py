@@ -24,8 +24,10 @@ from tiny_models import (
 )
 
 from microgpt_trace import load, trace
+from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.explaining.explain import explain
+from microgpt_trace.readers.model_file import unfused
 
 TAKEN = "(what transformers takes where the config does not say)"
 
@@ -59,6 +61,16 @@ def test_what_is_no_matrix_cannot_be_transposed(shape, tmp_path):
     config, weights = tiny_gpt2("gpt2")
     message = refuses(write_folder(tmp_path, config, weights | {C_ATTN: np.ones(shape, np.float32)}))
     assert f"tensor '{C_ATTN}': expected a matrix [in, out], found {list(shape)}" in message
+
+
+def test_a_fused_matrix_may_have_fewer_rows_of_k_and_v():
+    rows = np.arange(256, dtype=np.float32).reshape(64, 4)
+    fused = StoredTensor("qkv", ENCODINGS["F32"], rows.shape, rows.view(np.uint8).ravel())
+    found = unfused({"layer0.attn_wqkv": fused}, 32, 16)
+    parts = dict(zip(("q", "k", "v"), np.split(rows, (32, 48)), strict=True))
+    assert {name[-1]: tensor.read().tolist() for name, tensor in found.items()} == {
+        name: part.tolist() for name, part in parts.items()
+    }
 
 
 # --- What the config says ---------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from judges import agree, torch_run
-from real_model import SMOLLM2, needs_smollm2
+from real_model import needs_smollm2
 from sweeps import some_of
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
@@ -256,12 +256,6 @@ def test_what_stands_out_of_a_table(decoders):
 # --- SmolLM2 --------------------------------------------------------------------------------------
 
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
-    return load(SMOLLM2)
 
 
 @pytest.fixture(scope="module")

@@ -9,18 +9,13 @@ from commands import microgpt, process
 from dump_writing import write_npz
 from real_model import SMOLLM2, needs_smollm2
 
-from microgpt_trace import Intervention, diff, load, trace
+from microgpt_trace import Intervention, diff, trace
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"
 pytestmark = needs_smollm2
 FILE = SMOLLM2
 RARE = [16644, 29476, 24045, 31455, 40023]
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    return load(FILE)
 
 
 @pytest.fixture(scope="module")

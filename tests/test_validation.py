@@ -4,7 +4,7 @@ import commands
 import numpy as np
 import pytest
 from documents import valid
-from real_model import SMOLLM2, needs_smollm2
+from real_model import needs_smollm2
 
 from microgpt_trace import init, load
 from microgpt_trace.architecture import rope
@@ -307,8 +307,8 @@ def test_names_choose_and_are_checked(emma):
 
 
 @needs_smollm2
-def test_smollm2_is_valid():
-    found = validate(load(SMOLLM2), "The capital of France is", names=["layer1[0-9].mlp.*", "layer3.*"][1:])
+def test_smollm2_is_valid(smollm2):
+    found = validate(smollm2, "The capital of France is", names=["layer1[0-9].mlp.*", "layer3.*"][1:])
     assert {v.verdict for v in found.verdicts} == {"used"}
 
 
