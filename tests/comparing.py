@@ -11,24 +11,12 @@ from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.render.document import to_json as trace_to_json
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")
-FAULTS = {
-    "x1.01": lambda value: value * value.dtype.type(1.01),
-    "sign": lambda value: -value,
-    "one NaN": lambda value: with_nan(value),
-    "one wrong row": lambda value: with_wrong_row(value),
-}
+KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # of generic faults
 
 
 def with_nan(value):
     changed = value.copy()
     changed[(0,) * value.ndim] = np.nan
-    return changed
-
-
-def with_wrong_row(value):
-    """The last position's row, of the last head where there are heads, turned around and twice as large."""
-    changed = value.copy()
-    changed[(-1,) * max(0, value.ndim - 1)] *= -2
     return changed
 
 
