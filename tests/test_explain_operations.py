@@ -1,7 +1,7 @@
 """What each kind of operation says of an element, held against its float64 reference: the arithmetic, the
 gradient by central differences, and that what an element adds is a term where it goes.
 
-A plan that no model has yet (LayerNorm with bias, GELU, biases, shared keys, scores scaled otherwise) is
+A plan that no model has (parallel layers, LayerNorm of heads, shared keys, scores scaled otherwise) is
 explained like those that models have.
 """
 
