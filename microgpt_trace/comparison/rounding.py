@@ -8,13 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..arrays.rounding import BLOCK, WIDE_BLOCK, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
-
-__all__ = [
-    "BLOCK", "COMPUTES", "OF_WIDE_BLOCKS", "WIDE_BLOCK", "Compute", "block_of", "looks_rounded",
-    "on_other_grids", "q8_blocks", "to_bf16", "to_f16", "to_q8",
-]  # fmt: skip
 
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))  # whose products take inputs of Q8_K
 

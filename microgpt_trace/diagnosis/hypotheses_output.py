@@ -9,10 +9,10 @@ import numpy as np
 
 from ..architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
 from ..arrays.stats import Array
-from ..comparison.rounding import to_bf16, to_f16
 from .fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
 from .hypotheses import Case, Hypothesis
 from .hypotheses_attention import capped
+from .precision import HALVES
 
 SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
 
@@ -52,9 +52,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
             claim = f"your rows come one position {words}"
             yield Hypothesis("rows-shifted", claim, None, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
         yield Hypothesis("rows-reversed", "your rows come in reverse order", None, lambda own, e: e[::-1])
-    for id, words, rounded in (("rounded-bf16", "bfloat16", to_bf16), ("rounded-f16", "float16", to_f16)):
+    for name, (words, rounded) in HALVES.items():
         claim = f"your values are rounded to {words}"
-        yield Hypothesis(id, claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
+        yield Hypothesis(f"rounded-{name}", claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
     most = float(np.nanmax(np.abs(found), initial=0.0))
     if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:
         claim = f"your values are clipped at +-{most:.6g}"

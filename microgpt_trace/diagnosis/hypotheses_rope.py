@@ -14,17 +14,16 @@ from ..architecture.plan import Plan, kind_of
 from ..architecture.rope import Rope, rope_frequencies
 from ..architecture.words import words_of_kind
 from ..arrays.stats import Array
-from ..comparison.rounding import to_bf16, to_f16
 from .changes import turning, turning_by
 from .fitting import COMBINED, DESCRIBED, Family
 from .hypotheses import Case, Hypothesis
+from .precision import HALVES
 from .turns import Turns, common_factor, measure, nearest, offset_of
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
 PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
-ROUNDED = {"bf16": ("bfloat16", to_bf16), "f16": ("float16", to_f16)}
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
 PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
 UNTURNED, TWICE = ", not turned at all", " turned twice"
@@ -53,9 +52,9 @@ def _head_dim(case: Case) -> int:
 
 def _coarse(case: Case, family: Family) -> Family:
     """The same with frequencies that an engine may round as it rounds everything."""
-    if case.judge.plain.precision.name not in ROUNDED:
+    if case.judge.plain.precision.name not in HALVES:
         return family
-    _, rounding = ROUNDED[case.judge.plain.precision.name]
+    _, rounding = HALVES[case.judge.plain.precision.name]
     return replace(family, coarse=lambda value: _rounded(family.at(value), rounding))
 
 
@@ -111,7 +110,7 @@ def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
     claim += ", turned in the other direction"
     back = turning_by(plan, adjacent=True, frequencies=-own.frequencies)
     yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
-    for words, rounding in ROUNDED.values():
+    for words, rounding in HALVES.values():
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, rounding))
     f = own.frequencies

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..architecture.operations.rounding import Spread
+from ..arrays.rounding import to_bf16, to_f16
 from ..arrays.stats import Array
 from ..errors import InputError
 
@@ -43,6 +44,10 @@ PRECISIONS = {
         Precision("q8", 2.0**-24, 16.0, exact_sums=False, rounds_inputs=True),
     )
 }
+HALVES: dict[str, tuple[str, Callable[[Array], Array]]] = {  # in words, and how they round
+    "bf16": ("bfloat16", to_bf16),
+    "f16": ("float16", to_f16),
+}
 PEAKED = 3.0  # of weights and probabilities: a row may be two numbers that stray alike
 SAMPLED = 12  # events whose bits are looked at
 ENOUGH = 16  # numbers that tell a precision
@@ -66,8 +71,8 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> Found:
         return Found(PRECISIONS[compute], "as given")
     names = [name for name in values if not name.startswith("embed.")]
     sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
-    for kind, words in (("bf16", "bfloat16"), ("f16", "float16")):
-        fits = [representable(values[name], kind) for name in sample]
+    for kind, (words, rounded) in HALVES.items():
+        fits = [representable(values[name], rounded) for name in sample]
         told = [fit for fit in fits if fit is not None]
         if told and sum(told) * 2 > len(told):
             how = f"every value of {sum(told)} events of {len(told)} looked at is a {words}"
@@ -75,17 +80,13 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> Found:
     return Found(PRECISIONS["f32"], f"values of {len(sample)} events looked at need float32")
 
 
-def representable(array: Array, kind: str) -> bool | None:
-    """Whether every finite number of an array is one of bf16 or f16; None where there are too few."""
+def representable(array: Array, rounded: Callable[[Array], Array]) -> bool | None:
+    """Whether a rounding leaves every finite number of an array as it is; None where there are too few."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
     if numbers.size < ENOUGH:
         return None
-    if kind == "f16":
-        with np.errstate(over="ignore"):
-            return bool((numbers.astype(np.float16) == numbers).all())
-    single = numbers.astype(np.float32)
-    return bool((single == numbers).all() and not (single.view(np.uint32) & 0xFFFF).any())
+    return bool((rounded(numbers) == numbers).all())
 
 
 def floor_of(precision: Precision, spread: Spread, length: int) -> float:

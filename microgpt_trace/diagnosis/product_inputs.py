@@ -19,8 +19,9 @@ from ..architecture.operations.given import Given
 from ..architecture.plan import Operation, kind_of
 from ..architecture.reference import reference
 from ..arrays.encodings import StoredTensor
+from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
-from ..comparison.rounding import BLOCK, OF_WIDE_BLOCKS, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..comparison.rounding import OF_WIDE_BLOCKS
 
 
 class Way(NamedTuple):
