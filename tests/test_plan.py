@@ -8,6 +8,7 @@ from other_plans import normed_behind
 
 from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.known import turned_names
 from microgpt_trace.architecture.plan import Plan, layer_of
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.architecture.rows import Rows
@@ -54,7 +55,8 @@ def test_each_layer_writes_twice_into_the_stream(case):
             stream = f"layer{i}.{half}.residual"
     assert plan.residuals == expected
     assert plan.branches == {branch: read for read, branch in expected.values()}
-    assert {part for name, (_, part) in expected.items() if "attn" in name} == set(plan.sums_of.values())
+    sums = {row.name for row in plan.sums_of.values()}
+    assert sums == {part for name, (_, part) in expected.items() if "attn" in name}
 
 
 def test_a_norm_behind_a_branch_is_what_the_branch_writes():
@@ -96,10 +98,12 @@ def test_the_stream_may_go_on_behind_a_norm():
 def test_what_lies_head_by_head_and_what_turns():
     plan = llama.plan_of(decoder("llama", BIASES, True, True, None))
     of_layer = [name.removeprefix("layer0.attn.") for name in plan if name.startswith("layer0.attn.")]
-    in_heads = [name for name in of_layer if f"layer0.attn.{name}" in plan.in_heads]
+    in_heads = [name for name in of_layer if f"layer0.attn.{name}" in plan.heads]
     assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]
-    turned = {row.name.removeprefix("layer0.attn.") for row in plan.turned if row.layer == 0}
-    assert turned == {"q", "k", "q_norm", "k_norm", "q_rope", "k_rope"}
+    turned = [row.name.removeprefix("layer0.attn.") for row in plan.behind("layer0.attn.q_rope")]
+    assert turned == ["q_rope", "q_norm", "q"]
+    events = {f"attn.{n}{of}" for n in "qk" for of in ("", "_norm", "_rope")}
+    assert turned_names() == events | {f"attn_{of}{n}" for n in "qk" for of in "wb"}
 
 
 def test_rows_are_the_same_only_where_they_are_one_row():

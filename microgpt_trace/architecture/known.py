@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hooks.event import EventSpec
 from . import gpt2, llama, microgpt
-from .kinds import Kind, Linear
+from .kinds import Kind, Linear, Rotation
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
 
@@ -72,18 +72,17 @@ def kind_named(event: str | EventSpec) -> Kind | None:
 @cache
 def kinds_in_heads() -> frozenset[str]:
     """The events whose rows are heads side by side, by their names without a layer."""
-    return frozenset(kind_of(name) for plan in examples() for name in plan.in_heads)
+    return frozenset(kind_of(name) for plan in examples() for name in plan.heads)
 
 
 @cache
 def turned_names() -> frozenset[str]:
     """The events and parameters whose channels RoPE pairs, by their names without a layer."""
-    found: set[str | None] = set()
-    for row in (row for plan in examples() for row in plan.turned):
-        found.add(row.name)
-        if isinstance(row.kind, Linear):
-            found |= {row.kind.weight, row.kind.bias}
-    return frozenset(kind_of(name) for name in found if name is not None)
+    found: set[str] = set()
+    for plan in examples():
+        for row in (row for turned in plan.of_kind(Rotation) for row in plan.behind(turned.name)):
+            found |= {row.name, *(row.kind.names if isinstance(row.kind, Linear) else ())}
+    return frozenset(map(kind_of, found))
 
 
 @cache

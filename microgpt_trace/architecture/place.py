@@ -5,7 +5,7 @@ What works out an element lives in operations/, and reads numbers alone: whoever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -135,11 +135,9 @@ class Place:
         and what adds the element as it is comes first."""
         plan = self.numbers.plan
         if self.name not in plan:
-            return tuple(rows_with(plan, self.name))
-        found = [plan[reader] for reader in plan.readers[self.name]]
-        parts = {part for row in found for part in row.parts}
-        left = [row for row in found if row.name not in parts]
-        return tuple(sorted(left, key=lambda row: not isinstance(row.kind, Add)))
+            return rows_with(plan, self.name)
+        found = [plan[reader] for reader in plan.readers[self.name] if reader not in plan.sums_of]
+        return tuple(sorted(found, key=lambda row: not isinstance(row.kind, Add)))
 
     def label(self, reader: str) -> str:
         """What the gradient by way of a reader is called: the gradient itself where there is no other way."""
@@ -195,14 +193,10 @@ class Place:
         return shown_token(self.numbers.label(token))
 
 
-def rows_with(plan: Plan, parameter: str) -> Iterator[Operation]:
+def rows_with(plan: Plan, parameter: str) -> tuple[Operation, ...]:
     """The rows whose operation reads a parameter. A sum stands for its parts."""
-    shapes, rows = plan.shapes(1), list(plan.values())
-    parts = {part for row in rows for part in row.parts}
-    for row in rows:
-        own = row.kind.parameters([shapes[name] for name in row.inputs])
-        if row.name not in parts and parameter in own:
-            yield row
+    rows = (row for row in plan.values() if row.name not in plan.sums_of)
+    return tuple(row for row in rows if parameter in row.kind.names)
 
 
 def short(name: str) -> str:

@@ -72,6 +72,13 @@ class Tasks(NamedTuple):
         return one_line(self, layers=len(self.layers))
 
 
+class Heads(NamedTuple):
+    """The heads that an event's channels are: the width of one, and which of them each query's head has."""
+
+    dim: int
+    group: tuple[int, ...]
+
+
 class Plan(Mapping[str, Operation]):
     """The rows of a model by the names of their events, in order of computation."""
 
@@ -128,8 +135,22 @@ class Plan(Mapping[str, Operation]):
     @cached_property
     def tasks(self) -> Tasks:
         """The rows as they run."""
-        layers = tuple(map(_tasks_of, self.layers))
-        return Tasks(_tasks_of(self.before), layers, _tasks_of(self.final), _tasks_of(self.head))
+        layers = tuple(map(self._tasks_of, self.layers))
+        return Tasks(
+            self._tasks_of(self.before), layers, self._tasks_of(self.final), self._tasks_of(self.head)
+        )
+
+    def _tasks_of(self, rows: Sequence[Operation]) -> tuple[Task, ...]:
+        last = {name: at for at, own in enumerate(rows) for name in own.inputs}
+        return tuple(
+            Task(
+                own,
+                own.name in last or own is rows[-1],
+                self.sums_of.get(own.name),
+                tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at),
+            )
+            for at, own in enumerate(rows)
+        )
 
     @cached_property
     def streams(self) -> tuple[str, ...]:
@@ -170,34 +191,31 @@ class Plan(Mapping[str, Operation]):
                     found[name] = stream
         return found
 
-    @cached_property
-    def turned(self) -> tuple[Operation, ...]:
-        """The rows whose channels RoPE pairs: what it gives and reads, back to the products."""
-        found: dict[str, Operation] = {}
-        for own in self.of_kind(Rotation):
-            found[own.name] = own
-            while isinstance(own.kind, Rotation | Norm):
-                own = self[own.inputs[0]]
-                found[own.name] = own
-        return tuple(found.values())
+    def behind(self, name: str) -> Iterator[Operation]:
+        """The rows that an event's values come from: itself, and back through norms and RoPE up to the first
+        of another kind. Of q_rope: q_rope, q_norm, q."""
+        row = self[name]
+        yield row
+        while isinstance(row.kind, Norm | Rotation):
+            row = self[row.inputs[0]]
+            yield row
 
     @cached_property
-    def in_heads(self) -> frozenset[str]:
+    def heads(self) -> Mapping[str, Heads]:
         """The events whose rows are heads side by side: contexts, and what these and scores are made of."""
-        found = {own.name for own in self.of_kind(Context)}
+        found: dict[str, Heads] = {}
         for own in self.of_kind(Scores, Context):
-            for name in own.inputs:
-                while not self[name].kind.causal:
-                    found.add(name)
-                    if not isinstance(self[name].kind, Rotation | Norm):
-                        break
-                    name = self[name].inputs[0]
-        return frozenset(found)
+            assert isinstance(own.kind, Scores | Context)
+            group, of_queries = own.kind.group, own.inputs[0] if isinstance(own.kind, Scores) else own.name
+            for name, which in ((of_queries, tuple(range(len(group)))), (own.inputs[1], group)):
+                for row in self.behind(name):
+                    found.setdefault(row.name, Heads(own.kind.head_dim, which))
+        return found
 
     @cached_property
-    def sums_of(self) -> Mapping[str, str]:
+    def sums_of(self) -> Mapping[str, Operation]:
         """The row that each part of one adds up to."""
-        return {part: own.name for own in self.values() for part in own.parts}
+        return {part: own for own in self.values() for part in own.parts}
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[str, ...]]:
@@ -218,18 +236,8 @@ class Plan(Mapping[str, Operation]):
 
     def source(self, name: str) -> str:
         """Where the values of an event come from, before norms and RoPE: the q that q_rope is of."""
-        while isinstance(self[name].kind, Norm | Rotation):
-            name = self[name].inputs[0]
-        return name
-
-    def head_dim(self, name: str) -> int | None:
-        """The width of a head of an event [T, heads*D]; None of one that has no heads side by side."""
-        own = self[name].kind
-        if isinstance(own, Context | Rotation | Norm):
-            return own.head_dim
-        readers = (self[reader].kind for reader in self.readers[name])
-        of_heads = (kind for kind in readers if isinstance(kind, Rotation | Norm | Scores | Context))
-        return next((kind.head_dim for kind in of_heads), None) if isinstance(own, Linear) else None
+        *_, first = self.behind(name)
+        return first.name
 
     def shapes(self, length: int) -> dict[str, Shape]:
         """Name and shape of every event for `length` tokens, all positions of the logits included."""
@@ -265,20 +273,6 @@ class Plan(Mapping[str, Operation]):
     def changed(self, change: Change) -> Plan:
         """The plan with each row changed, which is done when the row is asked for."""
         return _Changed(self, change)
-
-
-def _tasks_of(rows: Sequence[Operation]) -> tuple[Task, ...]:
-    last = {name: at for at, own in enumerate(rows) for name in own.inputs}
-    whole = {part: own for own in rows for part in own.parts}
-    return tuple(
-        Task(
-            own,
-            own.name in last or own is rows[-1],
-            whole.get(own.name),
-            tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at),
-        )
-        for at, own in enumerate(rows)
-    )
 
 
 class _Changed(Plan):

@@ -121,8 +121,9 @@ def by_head(case: Case, values: Array) -> Array | None:
     """Values head by head, [H, T, n], of events that have heads."""
     if isinstance(case.row.kind, Scores | Softmax):
         return np.where(_shown(case), values, 0)
-    dim = case.plan.head_dim(case.name)
-    return None if dim is None else values.reshape(len(values), -1, dim).swapaxes(0, 1)
+    if case.name not in case.plan.heads:
+        return None
+    return values.reshape(len(values), -1, case.plan.heads[case.name].dim).swapaxes(0, 1)
 
 
 def head_order(case: Case) -> list[int] | None:
@@ -142,8 +143,7 @@ def head_order(case: Case) -> list[int] | None:
 def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
     if expected.ndim == 3:
         return expected[order]
-    dim = case.plan.head_dim(case.name)
-    assert dim is not None  # it has heads
+    dim = case.plan.heads[case.name].dim
     return expected.reshape(len(expected), -1, dim)[:, order].reshape(expected.shape)
 
 
@@ -244,9 +244,7 @@ def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
         if mended.ndim == 3:
             mended[wrong] = other.found[wrong]
             return mended
-        dim = case.plan.head_dim(case.name)
-        assert dim is not None  # it has heads
-        shape = (len(mended), -1, dim)
+        shape = (len(mended), -1, case.plan.heads[case.name].dim)
         mended.reshape(shape)[:, wrong] = other.found.reshape(shape)[:, wrong]
         return mended
 

@@ -130,8 +130,8 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
         ),
         ("rows-in-halves", "rows of {} are permuted: put from pairs into halves once too often", in_halves),
     )
-    found = ((product, case.plan.head_dim(product.row.name)) for product in case.products)
-    of_heads = [(product, dim) for product, dim in found if dim is not None]
+    heads = case.plan.heads
+    of_heads = [(own, heads[own.row.name].dim) for own in case.products if own.row.name in heads]
     for id, claim, order in orders:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
             instead: dict[str, Callable[[str], Array]] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ..architecture.kinds import Context, Linear, Lookup, Norm, Rotation, Scores
+from ..architecture.kinds import Linear, Lookup
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.place import Element
-from ..architecture.plan import Operation, Plan
+from ..architecture.plan import Plan
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..architecture.steps import element_name
 from ..errors import InputError
@@ -107,30 +107,14 @@ def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
 
 def _in_head(plan: Plan, name: str, channel: int) -> str:
     """Which head a channel belongs to, of what has heads side by side."""
-    found = _heads_of(plan, plan[name])
-    if found is None:
+    if name not in plan.heads:
         return ""
-    dim, group = found
+    dim, group = plan.heads[name]
     head, own = divmod(channel, dim)
     if len(set(group)) == len(group):
         return f": head {head}, its channel {own}"
     users = [str(h) for h, of in enumerate(group) if of == head]
     return f": key-value head {head} (of heads {', '.join(users)}), its channel {own}"
-
-
-def _heads_of(plan: Plan, row: Operation) -> tuple[int, tuple[int, ...]] | None:
-    """The width of a row's heads and, for each head of the queries, which of them it has; None of a row
-    that has no heads side by side."""
-    if isinstance(row.kind, Context):
-        return row.kind.head_dim, tuple(range(len(row.kind.group)))
-    for reader in (plan[name] for name in plan.readers[row.name]):
-        if isinstance(reader.kind, Scores | Context):
-            queries = isinstance(reader.kind, Scores) and row.name == reader.inputs[0]
-            group = tuple(range(len(reader.kind.group))) if queries else reader.kind.group
-            return reader.kind.head_dim, group
-        if isinstance(reader.kind, Rotation) or (isinstance(reader.kind, Norm) and reader.kind.head_dim):
-            return _heads_of(plan, reader)
-    return None
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:

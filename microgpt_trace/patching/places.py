@@ -93,7 +93,7 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
 
 def _of_event(plan: Plan, name: str, length: int) -> list[Place]:
     if name in plan.sums_of:
-        head = plan[plan.sums_of[name]].parts.index(name)
+        head = plan.sums_of[name].parts.index(name)
         return [Place(Spot(name, name, layer_of(name), head, None), WHOLE)]
     return [
         Place(Spot(f"{name}@{position}", name, layer_of(name), None, position), Part(positions=(position,)))

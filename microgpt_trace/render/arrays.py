@@ -102,7 +102,7 @@ def axis_labels(
         columns = followers
     elif row is not None and row.causal:
         columns = shown
-    elif name in model.plan.in_heads:
+    elif name in model.plan.heads:
         columns = [f"{h}.{d}" for h in range(config.n_head) for d in range(config.head_dim)]
     else:
         columns = numbered[1]
@@ -120,7 +120,7 @@ def decoder_axis_labels(
     shown = list(map(_cut, labels))
     if row is not None and row.causal:
         return shown, shown
-    if name in model.plan.in_heads:
+    if name in model.plan.heads:
         columns = [f"{i // config.head_dim}.{i % config.head_dim}" for i in range(shape[-1])]
     elif name in ("logits", "probs") and model.vocabulary is not None:
         columns = [_cut(model.vocabulary.label(i)) for i in range(shape[-1])]

@@ -103,7 +103,7 @@ class Checker:
         if event.name in self._last_sum:
             self._added[event.name] = value.copy()
         if event.name in self._plan.sums_of:
-            if self._plan[self._plan.sums_of[event.name]].parts[0] == event.name:
+            if self._plan.sums_of[event.name].parts[0] == event.name:
                 self._parts, self._parts_seen, self._parts_magnitude = None, 0, 0.0
             self._parts = value.copy() if self._parts is None else self._parts + value
             self._parts_seen += 1

@@ -30,9 +30,8 @@ class NormMeter:
             for own in plan.values()
             if isinstance(own.kind, Norm) and not own.kind.head_dim
         }
-        order = {name: place for place, name in enumerate(plan)}
         needs = [*((plan[name].inputs[0], name) for name in self._norms), *also]
-        self._last = dict(sorted(needs, key=lambda need: order[need[1]]))  # by event who needs it last
+        self._last = dict(sorted(needs, key=lambda need: plan.order[need[1]]))  # by event who needs it last
         self._over: list[str] = []
         self.read: dict[str, Array] = {}
         first = next(iter(self._norms.values()), Norm(0.0))

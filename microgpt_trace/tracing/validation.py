@@ -124,9 +124,8 @@ def _perturbed(
     """What is wrong with which events, and what reads what: once without the heads and with P as computed,
     which are ways past both, and once with all that there is."""
     wrong, edges = dict[str, str](), list[Edge]()
-    heads = {part for row in model.plan.values() for part in row.parts}
     layers = model.config.n_layer
-    for number, (left_out, kept) in enumerate([(heads, ["probs"]), ([], [])]):
+    for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
 
         def done(layer: int, before: int = number * layers) -> None:
             report(before + layer, 2 * layers)

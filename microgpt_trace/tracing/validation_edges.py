@@ -135,7 +135,7 @@ class Watch:
         if name == "loss":
             return bound(np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"]), dtype)
         found = bound(size_of(self._plan[name], self._given, value, *used), dtype)
-        if any(name in self._plan[reader].parts for reader in self._plan.readers[name]):
+        if name in self._plan.sums_of:
             self._of_parts[name] = found
         return found
 
