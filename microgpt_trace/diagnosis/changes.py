@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..architecture.kinds import Kind, Linear, Norm, Rotation
 from ..architecture.operations.rotation import FaultyRotation, Turning, turning_of
-from ..architecture.plan import K, Operation, Plan, kind_of
+from ..architecture.plan import K, Operation, Plan, kind_of, prefix_of
 from ..arrays.stats import Array
 
 Which = Callable[[Operation], bool]
@@ -52,6 +50,11 @@ def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, .
     return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
 
 
+def beside(*names: str) -> Callable[[Operation], tuple[str, ...]]:
+    """Reads the events of those names in the row's own layer."""
+    return lambda row: tuple(prefix_of(row.name) + kind_of(name) for name in names)
+
+
 def with_instead(plan: Plan, instead: Instead) -> Plan:
     """The plan where something else is read in the place of matrices, biases and gains."""
 
@@ -76,9 +79,3 @@ def turning(plan: Plan, change: Callable[[Turning], Turning]) -> Plan:
 def turning_by(plan: Plan, **changes: Any) -> Plan:
     """The same with some attributes of the turning changed."""
     return turning(plan, lambda own: replace(own, **changes))
-
-
-def gains(plan: Plan, change: Callable[[Array], Array], chosen: Callable[[str], Array]) -> Instead:
-    """What stands in the place of every gain: a function of its own values, which `chosen` gives."""
-    names = {kind_of(kind.gain) for kind in plan.kinds(Norm) if kind.gain}
-    return dict.fromkeys(names, lambda name: np.asarray(change(chosen(name))))

@@ -211,7 +211,7 @@ class _Diagnosing:
         rounding, plain = ProductInputs(self.given), self._plain
 
         def read(name: str) -> tuple[Array, Array]:
-            x = plain.value(plain.inputs(name)[0])
+            x = plain.value(plain.plan[name].inputs[0])
             return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
 
         known = [name for name in self.known if name in self.values]

@@ -60,10 +60,6 @@ class Evaluation:
                     open_.append(own)
         return sorted(found, key=self._own.order.__getitem__)
 
-    def inputs(self, name: str) -> tuple[str, ...]:
-        """The events that `name` is computed from."""
-        return self.plan[name].inputs
-
     def sources(self, name: str) -> tuple[str, ...]:
         """The dump's own events that `name` is computed from, in order."""
         read = {own for n in (*self.between(name), name) for own in self.plan[n].inputs}

@@ -174,6 +174,28 @@ class Case:
         """The biases of the norms that take part, without their layers."""
         return tuple(dict.fromkeys(kind_of(kind.bias) for kind in self.kinds(Norm) if kind.bias))
 
+    def bias_beside(self, parameter: str) -> str | None:
+        """The bias that goes with a matrix or a gain, with its layer where that is named so."""
+        for row in self.plan.of_kind(Linear, Norm):
+            names = row.kind.names
+            if len(names) == 2 and parameter in (names[0], kind_of(names[0])):
+                return names[1] if parameter == names[0] else kind_of(names[1])
+        return None
+
+    def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
+        """What stands in the place of those parameters: a function of their own values."""
+        return dict.fromkeys(names, lambda name: change(self.parameter(name)))
+
+    def another(self, parameter: str) -> Callable[[str], Array]:
+        """What stands in the place of one: the parameter of that name of the same layer, or of the model's
+        end."""
+
+        def instead(name: str) -> Array:
+            own = prefix_of(name) + parameter
+            return self.parameter(own if own in self.shapes else parameter)
+
+        return instead
+
     def value(self, name: str) -> Array:
         """An event: the dump's, or what follows for it."""
         return self.judge.plain.value(name)
@@ -205,5 +227,11 @@ class Case:
         return Seen(self.found, self.expected, compared, precision, elements)
 
 
+def first_of(values: Sequence[object] | Array, most: int) -> str:
+    """Numbers in words, of many the first."""
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
+
+
+Change = Callable[[Array], Array]
 Transform = Callable[[Case, Array], Array]
 Generator = Callable[[Case], Iterable["Hypothesis | Family"]]

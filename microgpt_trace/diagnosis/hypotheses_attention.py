@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ from ..architecture.kinds import Context, Linear, Rotation, Scores, Softmax
 from ..architecture.operations.linear import FaultyLinear
 from ..architecture.operations.scores import FaultyScores
 from ..architecture.operations.softmax import FaultySoftmax, visible
-from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.plan import Operation, Plan
 from ..architecture.reference import reference
 from ..arrays.stats import Array
-from .changes import made, of_kind, reading, with_attributes, with_kinds
+from .changes import beside, made, of_kind, reading, with_attributes, with_kinds
 from .fitting import Family
-from .hypotheses import Case, Hypothesis
-from .judging import visible_to
+from .hypotheses import Case, Hypothesis, first_of
 
 LARGEST_EXPONENT = 700.0  # of e in a float
 CAPS = (50.0, 30.0, 20.0)  # usual ones
@@ -83,7 +82,7 @@ def _factor(case: Case) -> float:
 
 def _visible(case: Case) -> Array:
     """Which keys the queries of scores see."""
-    mask = visible_to(case.judge.plain, case.name)
+    mask = case.judge.compared(case.name)
     assert mask is not None  # of scores it is known
     return mask
 
@@ -124,16 +123,13 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
         if isinstance(case.row.kind, of) and case.alone and count > 1:
             measured = nearest_groups(case, of, count)
             if measured not in (heads, wrapped):
-                claim = f"heads have the {what} of heads {_listed(measured)}, not of {_listed(heads)}"
+                whose, right = (f"[{first_of(group, 16)}]" for group in (measured, heads))
+                claim = f"heads have the {what} of heads {whose}, not of {right}"
                 yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=measured))
     if len(kinds) == 2 and 1 < count < len(heads):
         claim = f"head h has keys and values of head h % {count}, not of h // {len(heads) // count}"
         of_keys = with_attributes(case.plan, Scores, group=wrapped)
         yield Hypothesis("grouping", claim, with_attributes(of_keys, Context, group=wrapped))
-
-
-def _listed(numbers: tuple[int, ...]) -> str:
-    return "[" + ", ".join(map(str, numbers[:16])) + (", ...]" if len(numbers) > 16 else "]")
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
@@ -218,10 +214,6 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     yield Hypothesis("softmax-plus-one", claim, None, _plus_one)
 
 
-def _shown(case: Case, e: Array) -> Array:
-    return np.where(_seen(case), e, 0)
-
-
 def _seen(case: Case) -> Array:
     """Which keys the queries of weights see, [T, T]"""
     kind = case.row.kind
@@ -230,7 +222,7 @@ def _seen(case: Case) -> Array:
 
 
 def _exp(case: Case, expected: Array) -> Array:
-    return _shown(case, np.exp(case.inputs[0]))
+    return np.where(_seen(case), np.exp(case.inputs[0]), 0)
 
 
 def _shifted_exp(case: Case, expected: Array) -> Array:
@@ -270,12 +262,8 @@ def context(case: Case) -> Iterator[Hypothesis]:
         weights = case.row.inputs[0]
         for name in _like_values(case, weights):
             claim = f"your context is that of {name.rpartition('.')[2]}, not of v"
-            yield Hypothesis("other-values", claim, reading(case.plan, of_kind(Context), _values_of(name)))
-
-
-def _values_of(name: str) -> Callable[[Operation], tuple[str, ...]]:
-    """Reads the event of that name in the row's own layer in the place of values."""
-    return lambda row: (row.inputs[0], prefix_of(row.name) + kind_of(name))
+            plan = reading(case.plan, of_kind(Context), beside(weights, name))
+            yield Hypothesis("other-values", claim, plan)
 
 
 def _like_values(case: Case, weights: str) -> list[str]:
@@ -288,21 +276,15 @@ def _like_values(case: Case, weights: str) -> list[str]:
 
 
 def _not_transposed(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, _head_dim(case))
+    heads = expected.reshape(len(expected), -1, case.plan.heads[case.name].dim)
     return heads.swapaxes(0, 1).reshape(expected.shape)
 
 
 def _channels_first(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, _head_dim(case))
+    heads = expected.reshape(len(expected), -1, case.plan.heads[case.name].dim)
     return heads.swapaxes(1, 2).reshape(expected.shape)
 
 
 def _transposed(case: Case, expected: Array) -> Array:
     weights, v = case.inputs
     return reference(case.row, case.given, weights.swapaxes(1, 2), v)
-
-
-def _head_dim(case: Case) -> int:
-    kind = case.row.kind
-    assert isinstance(kind, Context)
-    return kind.head_dim

@@ -16,7 +16,7 @@ from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from .changes import made, of_kind, with_kinds
 from .fitting import Family
-from .hypotheses import Case, Finding, Hypothesis
+from .hypotheses import Case, Finding, Hypothesis, first_of
 
 PART = 4096  # rows of the vocabulary looked at together
 FEW = 4  # one row in so many, at most, is called wrong rather than all of them other
@@ -134,8 +134,7 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
         id, claim = "another-token", f"your row of position {at} is that of token {own[at]}, not {tokens[at]}"
         claim += f"; so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
     else:
-        shown = ", ".join(map(str, own[:8])) + (", ..." if len(own) > 8 else "")
-        id, claim = "other-tokens", f"your rows are those of the tokens {shown}"
+        id, claim = "other-tokens", f"your rows are those of the tokens {first_of(own, 8)}"
     yield Hypothesis(id, claim, _of_tokens(case, own))
 
 

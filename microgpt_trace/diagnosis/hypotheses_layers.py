@@ -13,11 +13,11 @@ import numpy as np
 from ..architecture.kinds import Activation, Add, Linear, Multiply, Norm
 from ..architecture.operations.elementwise import ACTIVATIONS, FaultyActivation, FaultyAdd, leaky, swish
 from ..architecture.operations.norm import normalise
-from ..architecture.plan import Operation, Plan, kind_of, prefix_of
+from ..architecture.plan import Operation, Plan, kind_of
 from ..architecture.reference import InTurn
 from ..architecture.words import words_of_kind
 from ..arrays.stats import Array
-from .changes import called, made, of_kind, reading, with_attributes, with_kinds
+from .changes import beside, called, made, of_kind, reading, with_attributes, with_kinds
 from .fitting import COMBINED, Family
 from .hypotheses import Case, Hypothesis
 
@@ -81,20 +81,20 @@ def gates(case: Case) -> Iterator[Hypothesis]:
         names, hidden = {row.name for row in case.rows}, called(gated.hidden.name)
         if {gated.act, gated.hidden.name} & names:
             if gated.act in names:
-                of_up = reading(case.plan, called(gated.act), _reads(case, gated.up))
-                swapped = reading(of_up, hidden, _reads(case, gated.act, gated.gate))
+                of_up = reading(case.plan, called(gated.act), beside(gated.up))
+                swapped = reading(of_up, hidden, beside(gated.act, gated.gate))
                 claim = f"{function.function} is applied to {up}, not to {gate}"
                 yield Hypothesis("gate-up-swapped", claim, swapped)
-            bare = reading(case.plan, hidden, _reads(case, gated.gate, gated.up))
+            bare = reading(case.plan, hidden, beside(gated.gate, gated.up))
             claim = f"{gate} is multiplied with {up} without its activation"
             yield Hypothesis("hidden-without-activation", claim, bare)
         if case.row is gated.hidden:
             yield from _hidden(case, gated, function.function, gate, up)
         if any(gated.hidden.name in row.inputs for row in case.of(Linear)):
             down = next(row.name for row in case.of(Linear) if gated.hidden.name in row.inputs)
-            of_act = reading(case.plan, called(down), _reads(case, gated.act))
+            of_act = reading(case.plan, called(down), beside(gated.act))
             yield Hypothesis("down-of-act", f"{up} is not multiplied in", of_act)
-            of_up = reading(case.plan, called(down), _reads(case, gated.up))
+            of_up = reading(case.plan, called(down), beside(gated.up))
             yield Hypothesis("down-of-up", f"the {gate} is not multiplied in", of_up)
 
 
@@ -103,11 +103,6 @@ def _multiplied(case: Case) -> list[Operation]:
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
-
-
-def _reads(case: Case, *names: str) -> Callable[[Operation], tuple[str, ...]]:
-    """Reads the events of those names in the row's own layer."""
-    return lambda row: tuple(prefix_of(row.name) + kind_of(name) for name in names)
 
 
 def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Iterator[Hypothesis]:
@@ -120,11 +115,11 @@ def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Ite
     yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", None, of_up)
     hidden = called(gated.hidden.name)
     claim = f"the activation is multiplied with {gate}, not with {up}"
-    by_gate = reading(case.plan, hidden, _reads(case, gated.act, gated.gate))
+    by_gate = reading(case.plan, hidden, beside(gated.act, gated.gate))
     yield Hypothesis("act-times-gate", claim, by_gate)
     added = with_kinds(case.plan, hidden, lambda own: Add())
     yield Hypothesis("act-plus-up", f"activation and {up} are added, not multiplied", added)
-    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, _reads(case, gated.act))
+    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, beside(gated.act))
     yield Hypothesis("hidden-activation-missing-up", f"{up} is not multiplied in", alone)
 
 
@@ -161,7 +156,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
     norms = [own for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer]
     for norm in norms[:1]:
         claim = "the norm of the stream is added, not the stream"
-        plan = reading(case.plan, called(row.name), _reads(case, norm.name, branch))
+        plan = reading(case.plan, called(row.name), beside(norm.name, branch))
         yield Hypothesis("sum-of-norm", claim, plan)
     entering = case.plan.streams[row.layer]
     if stream != entering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from ..architecture.kinds import Kind, Linear, Norm, Rotation
 from ..architecture.operations.norm import FaultyNorm
-from ..architecture.plan import Operation, Plan, kind_of, layer_of, prefix_of
+from ..architecture.plan import Operation, Plan, kind_of, layer_of
 from ..architecture.reference import InTurn
 from ..arrays.stats import Array
-from .changes import gains, made, of_kind, reading, with_attributes, with_instead, with_kinds
+from .changes import made, of_kind, reading, with_attributes, with_instead, with_kinds
 from .fitting import Family
 from .hypotheses import Case, Hypothesis
 
@@ -30,8 +30,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     if not kinds:
         return
     yield from _gains(case)
-    gone = gains(case.plan, np.ones_like, case.parameter)
-    without = {**gone, **_of_own(case, case.norm_biases, np.zeros_like)}
+    every = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}
+    without = case.changed(every, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
     skipped = with_instead(_faulty(case, power=0.0, centred=False), without)
     what = "gain and bias" if case.norm_biases else "gain"
     yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", skipped)
@@ -123,16 +123,9 @@ def _power_of(squares: Array, factors: Array) -> float:
     return min(max(power, -4.0), 4.0)
 
 
-def _of_own(
-    case: Case, chosen: Iterable[str], change: Callable[[Array], Array]
-) -> dict[str, Callable[[str], Array]]:
-    """What stands in the place of those parameters: a function of their own values."""
-    return {kind: lambda name: change(case.parameter(name)) for kind in chosen}
-
-
 def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
     def at(added: float) -> Plan:
-        return with_instead(case.plan, _of_own(case, chosen, lambda gain: gain + added))
+        return with_instead(case.plan, case.changed(chosen, lambda gain: gain + added))
 
     special = {1.0: ("gain-plus-one", f"{words} has 1 added to it (as Gemma does)")}
     return Family(
@@ -153,30 +146,22 @@ def _gains(case: Case) -> Iterator[Hypothesis | Family]:
     for chosen in [own] if len(own) == 1 else [own, *((gain,) for gain in own)]:
         words = f"the norm's gain ({', '.join(chosen)})"
         for id, what, change in changes:
-            plan = with_instead(case.plan, _of_own(case, chosen, change))
+            plan = with_instead(case.plan, case.changed(chosen, change))
             yield Hypothesis(id, f"{words} {what}", plan)
         yield _gain_plus(case, chosen, words)
     if case.norm_biases:
-        without = _of_own(case, own, np.ones_like) | _of_own(case, case.norm_biases, np.zeros_like)
+        without = case.changed(own, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
         claim = f"the norm's gain and bias ({', '.join((*own, *case.norm_biases))}) are missing"
         yield Hypothesis("gain-missing", claim, with_instead(case.plan, without))
     for gain in own:
         for other, name in _other_gains(case, gain):
             plan = with_instead(case.plan, {gain: other})
             yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", plan)
-            bias, its = _bias_beside(case, gain), _bias_beside(case, name)
+            bias, its = case.bias_beside(gain), case.bias_beside(name)
             if bias and its:
-                both = with_instead(plan, {bias: _of_its_layer(case, its)})
+                both = with_instead(plan, {bias: case.another(its)})
                 claim = f"gain and bias are those of {name}, not of {gain}"
                 yield Hypothesis("gain-of-another-norm", claim, both)
-
-
-def _bias_beside(case: Case, gain: str) -> str | None:
-    """The bias of the norm with that gain, with its layer where the gain is named so."""
-    for kind in case.plan.kinds(Norm):
-        if kind.gain and kind.bias and gain in (kind.gain, kind_of(kind.gain)):
-            return kind.bias if gain == kind.gain else kind_of(kind.bias)
-    return None
 
 
 def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:
@@ -190,19 +175,9 @@ def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array]
         if name == gain or case.shapes[other] != length or layer_of(other) not in (near, None):
             continue
         if not of_end:
-            yield _of_its_layer(case, name), name
+            yield case.another(name), name
         elif not kind.head_dim:
             yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
-
-
-def _of_its_layer(case: Case, other: str) -> Callable[[str], Array]:
-    """The parameter of that name in the layer of the one it stands for, or at the model's end."""
-
-    def instead(name: str) -> Array:
-        own = prefix_of(name) + other
-        return case.parameter(own if own in case.shapes else other)
-
-    return instead
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
 from ..arrays.stats import Array
 from .fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
-from .hypotheses import Case, Hypothesis
+from .hypotheses import Case, Hypothesis, first_of
 from .hypotheses_attention import capped
 from .precision import HALVES
 
@@ -108,13 +108,8 @@ def heads(case: Case) -> Iterator[Hypothesis]:
     """Heads in another order."""
     order = head_order(case)
     if order is not None:
-        shown = ", ".join(map(str, order[:16])) + (", ..." if len(order) > 16 else "")
-        yield Hypothesis(
-            "heads-permuted",
-            f"your heads are the right heads [{shown}]",
-            None,
-            lambda own, e: _ordered(own, e, order),
-        )
+        claim = f"your heads are the right heads [{first_of(order, 16)}]"
+        yield Hypothesis("heads-permuted", claim, None, lambda own, e: _ordered(own, e, order))
 
 
 def by_head(case: Case, values: Array) -> Array | None:
@@ -203,8 +198,8 @@ def _exception(case: Case, id: str, words: str, axis: int, wrong: Array) -> Hypo
     shown = (
         [case.positions[i] for i in wrong] if axis == -2 and case.positions is not None else wrong.tolist()
     )
-    listed = ", ".join(map(str, shown[:6])) + (", ..." if len(shown) > 6 else "")
-    claim = f"only {words}{'s' if len(shown) > 1 else ''} {listed} {'are' if len(shown) > 1 else 'is'} wrong"
+    verb = "are" if len(shown) > 1 else "is"
+    claim = f"only {words}{'s' if len(shown) > 1 else ''} {first_of(shown, 6)} {verb} wrong"
     claim += _what(case, axis, wrong)
 
     def transform(other: Case, expected: Array) -> Array:
@@ -248,7 +243,7 @@ def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
         mended.reshape(shape)[:, wrong] = other.found.reshape(shape)[:, wrong]
         return mended
 
-    listed = ", ".join(map(str, wrong[:8])) + (", ..." if len(wrong) > 8 else "")
+    listed = first_of(wrong, 8)
     which = f"heads {listed} are" if len(wrong) > 1 else f"head {listed} is"
     claim = f"only {which} wrong; the others follow"
     return Hypothesis("one-head", claim, None, transform, rank=COMBINED)

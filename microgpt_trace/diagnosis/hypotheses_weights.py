@@ -21,13 +21,13 @@ def biases(case: Case) -> Iterator[Hypothesis | Family]:
         yield _scaled(case, chosen)
     for bias in own:
         for other in _alike(case, bias):
-            plan = with_instead(case.plan, {bias: _from(case, other)})
+            plan = with_instead(case.plan, {bias: case.another(other)})
             yield Hypothesis("bias-of-another", f"the bias is {other}, not {bias}", plan)
 
 
 def _scaled(case: Case, chosen: Sequence[str]) -> Family:
     def at(factor: float) -> Plan:
-        return with_instead(case.plan, dict.fromkeys(chosen, _changed(case, lambda b: factor * b)))
+        return with_instead(case.plan, case.changed(chosen, lambda b: factor * b))
 
     words = f"the bias {', '.join(chosen)}"
     special = {
@@ -41,36 +41,16 @@ def _scaled(case: Case, chosen: Sequence[str]) -> Family:
     )  # fmt: skip
 
 
-def _changed(case: Case, change: Callable[[Array], Array]) -> Callable[[str], Array]:
-    return lambda name: change(case.parameter(name))
-
-
-def _from(case: Case, other: str) -> Callable[[str], Array]:
-    """Another parameter of the same layer, or of the whole model."""
-
-    def instead(name: str) -> Array:
-        layer = layer_of(name)
-        return case.parameter(other if layer is None else f"layer{layer}.{other}")
-
-    return instead
-
-
 def _another(case: Case, product: Product, other: str) -> Iterator[Hypothesis]:
     """Another matrix, and where both have a bias that with it."""
-    instead = {product.weight: _from(case, other)}
+    instead = {product.weight: case.another(other)}
     claim = f"the matrix is {other}, not {product.weight}"
     yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
-    its = _bias_beside(case, other)
+    its = case.bias_beside(other)
     if product.bias is not None and its is not None:
         claim = f"matrix and bias are those of {other}, not of {product.weight}"
-        instead = instead | {product.bias: _from(case, its)}
+        instead = instead | {product.bias: case.another(its)}
         yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
-
-
-def _bias_beside(case: Case, weight: str) -> str | None:
-    """The bias of the product with another matrix."""
-    biases = {kind_of(own.weight): own.bias for own in case.plan.kinds(Linear) if own.bias}
-    return kind_of(biases[weight]) if weight in biases else None
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
@@ -88,7 +68,7 @@ def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
         assert isinstance(up, Linear)
         pairs = [(gate.weight, up.weight)]
         pairs += [(gate.bias, up.bias)] if gate.bias and up.bias else []
-        instead = {kind_of(a): _from(case, kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
+        instead = {kind_of(a): case.another(kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
         words = " and ".join(row.name.rpartition(".")[2] for row in sources)
         claim = f"{words} are swapped: each has the other's matrix"
         yield Hypothesis("gate-up-swapped", claim, with_instead(case.plan, instead))
@@ -112,7 +92,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
         else:
             words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         if words:
-            plan = with_instead(case.plan, {product.weight: _changed(case, _transposed)})
+            plan = with_instead(case.plan, case.changed([product.weight], _transposed))
             yield Hypothesis("weight-transposed", f"{product.weight} {words}", plan)
         for other in _alike(case, product.weight):
             yield from _another(case, product, other)
@@ -136,8 +116,8 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
             instead: dict[str, Callable[[str], Array]] = {}
             for product, dim in chosen:
-                changed = _changed(case, lambda w, order=order, dim=dim: order(w.T, dim).T)  # type: ignore[misc]
-                instead |= {name: changed for name in (product.weight, product.bias) if name is not None}
+                names = filter(None, (product.weight, product.bias))
+                instead |= case.changed(names, lambda w, order=order, dim=dim: order(w.T, dim).T)  # type: ignore[misc]
             words = " and ".join(product.weight for product, _ in chosen)
             yield Hypothesis(id, claim.format(words), with_instead(case.plan, instead))
 

@@ -117,9 +117,13 @@ class Judge:
         self.plain, self.noisy, self.exprs = plain, noisy, exprs
 
     def compared(self, name: str) -> Array | None:
-        """The entries that count, None for all: of scores, those that the layer's mask shows. What it hides
-        must be 0 in the weights."""
-        return visible_to(self.plain, name)
+        """The entries that count, None for all: of scores [H, T, T], those that the layer's mask shows, which
+        keys each query sees, [T, T]. What it hides must be 0 in the weights."""
+        own = self.plain.given.model.plan
+        names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
+        masks = (self.plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
+        kind = next(masks, None)
+        return visible(kind, len(self.plain.given.tokens)) if isinstance(kind, Softmax) else None
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
@@ -184,15 +188,6 @@ class Judge:
             "nonfinite": _nonfinite(found, expected, self.compared(name)),
         }
         return result(float(rows.errors[worst]), float(rows.tolerances[worst]), rows.holds, **where)
-
-
-def visible_to(plain: Evaluation, name: str) -> Array | None:
-    """Which keys each query sees, of scores [H, T, T]: [T, T]; None of other events."""
-    own = plain.given.model.plan
-    names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
-    masks = (plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
-    kind = next(masks, None)
-    return visible(kind, len(plain.given.tokens)) if isinstance(kind, Softmax) else None
 
 
 def _unjudged(expected: Array, compared: Array | None) -> tuple[int, int]:

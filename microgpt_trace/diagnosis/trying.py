@@ -59,7 +59,9 @@ def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Out
             tried.append(proposal.id)
             if isinstance(proposal, Family):
                 tried += [id for id, _ in proposal.special.values()]
-            outcome = outcome_of(case, proposal)
+                outcome = _fitted(case, proposal)
+            else:
+                outcome = judged(case, proposal)
             if outcome is not None:
                 outcomes.append(outcome)
         described = len(stages) - 1  # what only describes the values is for those that nothing explains
@@ -72,13 +74,6 @@ def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Fa
     for generator in stage:
         with np.errstate(all="ignore"):
             yield from generator(case)
-
-
-def outcome_of(case: Case, proposal: Hypothesis | Family) -> Outcome | None:
-    """What a hypothesis leaves, or one of a family at its best number; None where it has none."""
-    if isinstance(proposal, Family):
-        return _fitted(case, proposal)
-    return judged(case, proposal)
 
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
@@ -119,6 +114,7 @@ def _is_rounding(case: Case, outcome: Outcome) -> bool:
 
 
 def _fitted(case: Case, family: Family) -> Outcome | None:
+    """What a family leaves at its best number; None where it has none."""
     best = best_of(family, bind(_rows_at, case, family), case.seen, case.seen.rows_of(case.expected))
     if best is None:
         return None
