@@ -14,6 +14,11 @@ from .model import Dimensions
 from .plan import Plan
 from .rows import Rows
 
+BIASES = (  # that layers may have, as their architecture or their file says
+    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
+    "mlp_bnorm",
+)  # fmt: skip
+
 
 class Options(Dimensions, Protocol):
     """What besides the dimensions of a production model tells the rows."""

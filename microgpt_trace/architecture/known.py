@@ -13,6 +13,7 @@ from typing import Any
 
 from ..hooks.event import EventSpec
 from . import gpt2, llama, microgpt
+from .blocks import BIASES
 from .kinds import Kind, Linear, Rotation
 from .plan import Operation, Plan, kind_of, layer_of
 from .rope import Rope
@@ -32,8 +33,7 @@ def examples() -> tuple[Plan, ...]:
     config: Any = SimpleNamespace(
         n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
         norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
-        score_scales=(),
-        biases=("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown"),
+        score_scales=(), biases=BIASES,
     )  # fmt: skip
     plans: tuple[Callable[[Any], Plan], ...] = (microgpt.plan_of, *PLANS.values())
     return tuple(plan_of(config) for plan_of in dict.fromkeys(plans))

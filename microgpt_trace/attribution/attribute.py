@@ -47,9 +47,9 @@ def attribute(
     """
     if text is not None and tokens is not None:
         raise InputError("a text and tokens: give one of them")
-    named, other = _token(model, target), _token(model, against)
+    named, other = (None if token is None else token_of(model, token) for token in (target, against))
     if named is not None and named == other:
-        raise InputError(f"target and against are the same token, {_quoted(model, named)}")
+        raise InputError(f"target and against are the same token, {_label(model, named)!r}")
     inputs = model.read(text, tokens)
     if positions is None:
         positions = "last" if "prompts" in model.abilities else "all"
@@ -82,14 +82,6 @@ def attribute(
     )  # fmt: skip
 
 
-def _token(model: LanguageModel, named: str | int | None) -> int | None:
-    return token_of(model, f"#{named}" if isinstance(named, int) else named) if named is not None else None
-
-
-def _quoted(model: LanguageModel, token: int) -> str:
-    return repr(token_label(model, token, target=True))
-
-
 def _contrast(
     model: LanguageModel, inputs: TraceInput, row: int, logits: Array, target: int | None,
     against: int | None,
@@ -110,7 +102,7 @@ def _contrast(
         )
     against = runner_up(logits, target) if against is None else against
     if against == target:
-        raise InputError(f"position {row} ({label}): {_quoted(model, target)} is its target, and against it")
+        raise InputError(f"position {row} ({label}): {_label(model, target)!r} is its target, and against it")
     return Contrast(row, seen, target, _label(model, target), against, _label(model, against))
 
 

@@ -19,11 +19,6 @@ from ..architecture.rope import Rope, check_positive, check_whole
 from ..brief import one_line
 from ..errors import InputError
 
-BIASES = (
-    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
-    "mlp_bnorm",
-)  # fmt: skip
-
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
@@ -48,7 +43,7 @@ class DecoderConfig:
     norm_eps: float
     rope: Rope | None  # None: positions are learned
     tied: bool
-    biases: tuple[str, ...] = ()  # which of BIASES every layer has
+    biases: tuple[str, ...] = ()  # which of blocks.BIASES every layer has
     qk_norm: bool = False
     window: int | None = None  # sliding window, in positions
     windowed_layers: tuple[int, ...] = ()

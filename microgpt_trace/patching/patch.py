@@ -128,15 +128,11 @@ def _contrast(
     for which, said, own in zip(("clean", "corrupted"), (target, against), logits, strict=True):
         if said is None and not np.isfinite(own).all():
             raise InputError(f"the {which} run's logits at position {row} are not finite: name the tokens")
-        ids.append(best_tokens(own, 1)[0] if said is None else _token(model, said))
+        ids.append(best_tokens(own, 1)[0] if said is None else token_of(model, said))
     labels = [token_label(model, token, target=True) for token in ids]
     if ids[0] == ids[1]:
         raise InputError(_same_token(model, row, logits, labels[0], target, against))
     return Contrast(row, clean.labels[row], ids[0], labels[0], ids[1], labels[1])
-
-
-def _token(model: LanguageModel, said: str | int) -> int:
-    return token_of(model, said if isinstance(said, str) else f"#{said}")
 
 
 def _same_token(
@@ -152,7 +148,7 @@ def _same_token(
             f"both runs predict {label} at position {row}: name the two tokens to tell apart; most is gained "
             f"and lost between the runs by --target {more} --against {less}"
         )
-    given = _token(model, target if target is not None else against or 0)
+    given = token_of(model, target if target is not None else against or 0)
     rises, moved[given] = moved[given] > 0, np.nan
     other = token_argument(model, int(np.nanargmin(moved) if rises else np.nanargmax(moved)))
     missing, run = ("--against", "corrupted") if against is None else ("--target", "clean")

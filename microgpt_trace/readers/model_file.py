@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..architecture.blocks import BIASES
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..brief import brief
-from ..decoder.config import BIASES, DecoderConfig
+from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from .architectures import TERMS
 from .names import FUSED, LLAMA, Names

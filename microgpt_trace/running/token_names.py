@@ -10,12 +10,12 @@ from ..printable import named_token, shown_token
 from ..shell import quoted
 
 
-def token_of(model: LanguageModel, text: str) -> int:
-    """The id of a token named so: its text (BOS and EOS for a microGPT), or #ID.
+def token_of(model: LanguageModel, named: str | int) -> int:
+    """The id of a token named so: its text (BOS and EOS for a microGPT), #ID or the id itself.
 
-    Raises InputError for a text that is no single token of this model.
+    Raises InputError for what is no single token of this model.
     """
-    size = model.config.vocab_size
+    text, size = named if isinstance(named, str) else f"#{named}", model.config.vocab_size
     if re.fullmatch("#[0-9]{1,9}", text):
         if int(text[1:]) >= size:
             raise InputError(f"token {text}: this model has tokens #0 to #{size - 1}")

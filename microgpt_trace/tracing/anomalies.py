@@ -17,9 +17,9 @@ from ..hooks.event import TraceEvent
 from ..wording import counted
 from .findings import Anomaly
 from .layers import FEWEST_TOKENS
+from .norms import NORM_TOLERANCE
 from .result import Compared, LayerRow
 
-NORM_TOLERANCE = 1e-3
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
 FAR = 6.0  # times the layers' own spread
 CLOSE = 0.25  # a spread (of natural logarithms) below this counts as this much

@@ -12,9 +12,9 @@ from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
 from ..printable import shown_token
 from ..wording import counted, fixed, number, percent, told_apart
-from .anomalies import NORM_TOLERANCE
 from .findings import Insight
 from .insights import WHOLE
+from .norms import NORM_TOLERANCE
 from .result import LayerRow
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown

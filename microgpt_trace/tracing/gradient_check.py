@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from ..architecture.edits import Edit, EditTap
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
@@ -137,24 +138,12 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[De
     run = bus.begin(before=[bending, bus.subscription(double, *params, phases="backward")])
     done, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
     grads.flat /= 2
-    return along_directions(params, grads, lambda: forward(params, batch, _Changing(changes)), done)
+    return along_directions(params, grads, lambda: forward(params, batch, _changing(changes)), done)
 
 
-class _Changing:
-    """A tap that changes the events it knows."""
-
-    def __init__(self, changes: Mapping[str, Change], prefix: str = "") -> None:
-        self._changes, self._prefix = changes, prefix
-
-    def emit(self, name: str, value: Array) -> Array:
-        change = self._changes.get(self._prefix + name)
-        return value if change is None else change(np.asarray(value))
-
-    def wants(self, name: str) -> bool:
-        return self._prefix + name in self._changes
-
-    def layer(self, index: int) -> Tap:
-        return _Changing(self._changes, f"layer{index}.")
+def _changing(changes: Mapping[str, Change]) -> EditTap:
+    """A tap that changes these events."""
+    return EditTap({name: [(0, Edit(name, change))] for name, change in changes.items()}, 1)
 
 
 def _unit(name: str, value: Array, targets: Array) -> Array:
@@ -183,7 +172,7 @@ def _moving_event(params: Parameters, batch: Batch, name: str, unit: Array, i: i
         moved.reshape(-1)[i] += t * unit.reshape(-1)[i]
         return moved
 
-    return forward(params, batch, _Changing({name: change}))
+    return forward(params, batch, _changing({name: change}))
 
 
 def _check(

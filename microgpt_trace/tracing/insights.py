@@ -19,12 +19,12 @@ from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
 from ..wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
+from .norms import NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from ..architecture.plan import Plan
     from ..microgpt.model import Model
 
-NORM_TOLERANCE = 1e-3  # how far a row's RMS may lie from what RMSNorm gives
 WHOLE = 0.99  # a row of this RMS still counts as one of RMS 1: eps takes the rest
 SMALL_BRANCH = 0.25  # a branch below this share of the stream is a small perturbation
 SPARSE = (0.2, 0.8)  # the share of zeros that makes a ReLU "sparse"
