@@ -39,6 +39,11 @@ class Applied:
     __repr__ = one_line
 
 
+def editing(*edits: Edit) -> EditTap:
+    """The tap of a single sequence with these edits, of an event each."""
+    return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
+
+
 class EditTap:
     """A tap that edits sequences of a pass of n: by event, which sequence and how."""
 

@@ -42,6 +42,11 @@ class Operation(EventSpec):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
+    @property
+    def bias(self) -> str | None:
+        """The parameter that is added last, where one is."""
+        return self.kind.bias if isinstance(self.kind, Linear | Norm) else None
+
     def read(self, name: str) -> Callable[[str], Array] | None:
         """What is read in the place of a parameter, if anything is."""
         return None if self.instead is None else self.instead.get(name)
@@ -256,7 +261,7 @@ class Plan(Mapping[str, Operation]):
                 if isinstance(own.kind, Linear) and own.kind.columns:  # a share of what another row has
                     continue
                 for name, shape in own.kind.parameters([shapes[source] for source in own.inputs]).items():
-                    in_layer = found if own.layer is None else _place(own.kind, name, found, last)
+                    in_layer = found if own.layer is None else _place(own, name, found, last)
                     in_layer.setdefault(name, shape)
             for some in last:
                 found |= some
@@ -294,11 +299,13 @@ class _Changed(Plan):
         return len(self._plan)
 
 
-def _place(kind: Kind, name: str, first: dict[str, Shape], last: list[dict[str, Shape]]) -> dict[str, Shape]:
-    """Among which of a layer's parameters one is listed."""
-    if isinstance(kind, Linear | Norm) and name == kind.bias:
+def _place(
+    own: Operation, name: str, first: dict[str, Shape], last: list[dict[str, Shape]]
+) -> dict[str, Shape]:
+    """Among which of a layer's parameters one of a row is listed."""
+    if name == own.bias:
         return last[1]
-    return last[0] if isinstance(kind, Norm) and kind.head_dim else first
+    return last[0] if isinstance(own.kind, Norm) and own.kind.head_dim else first
 
 
 def kind_of(name: str) -> str:

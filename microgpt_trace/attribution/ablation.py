@@ -14,7 +14,7 @@ from ..architecture.edits import Edit, Report, unreported
 from ..arrays.logits import losses_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from .components import Component, bias_name
+from .components import Component
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def removal(model: LanguageModel, component: Component) -> Edit:
     """The edit that takes a component's write away."""
-    name = bias_name(component.row)
+    name = component.row.bias
     bias = None if name is None else model.parameter(name)
     if component.kind == "bias":
         return Edit(component.row.name, lambda value: value - bias)

@@ -46,22 +46,17 @@ def heads_of(plan: Plan, row: Operation) -> list[Operation]:
     return [plan[name] for name in row.parts if isinstance(plan[name].kind, Linear)]
 
 
-def bias_name(row: Operation) -> str | None:
-    """The bias that a row adds."""
-    return row.kind.bias if isinstance(row.kind, Linear | Norm) else None
-
-
 def components_of(model: LanguageModel) -> list[Component]:
     """All that write: their writes add up to the logits."""
     found: list[Component] = []
     for row in way_to_logits(model.plan):
-        heads, bias = heads_of(model.plan, row), bias_name(row)
+        heads = heads_of(model.plan, row)
         if isinstance(row.kind, Lookup):
             found.append(Component(row.name, "embedding", row, row.layer))
         elif heads:
             found += [Component(head.name, "head", row, row.layer, h) for h, head in enumerate(heads)]
         elif not passes_on(row):
             found.append(Component(row.name, "mlp", row, row.layer))
-        if bias is not None:
-            found.append(Component(bias, "bias", row, row.layer))
+        if row.bias is not None:
+            found.append(Component(row.bias, "bias", row, row.layer))
     return found

@@ -21,7 +21,7 @@ from ..architecture.operations import norm
 from ..architecture.plan import layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
-from .components import Component, bias_name, components_of, heads_of, passes_on
+from .components import Component, components_of, heads_of, passes_on
 from .observing import Observed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _Reader:
 
     def _write(self, component: Component) -> Array:
         """[n, 2] of what is no head."""
-        name = bias_name(component.row)
+        name = component.row.bias
         bias = None if name is None else self._model.parameter(name)
         if component.kind == "bias":
             assert bias is not None  # a component is there

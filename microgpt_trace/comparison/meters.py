@@ -86,11 +86,11 @@ class RowMeter:
         if self._model is None or row is None:
             return None
         turning = row.kind if isinstance(row.kind, Rotation) else None
-        kind = row.kind if turning is None else self._model.plan[row.inputs[0]].kind
-        bias = None
-        if isinstance(kind, Linear) and kind.bias is not None:
-            bias = self._model.parameter(kind.bias)
-        if bias is None or turning is None:
+        product = row if turning is None else self._model.plan[row.inputs[0]]
+        if not isinstance(product.kind, Linear) or product.bias is None:
+            return None
+        bias = self._model.parameter(product.bias)
+        if turning is None:
             return bias
         turns = rope_turns(turning.rope, turning.head_dim, np.array(positions))
         return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, turning.head_dim)

@@ -154,7 +154,7 @@ class Case:
         found: dict[str, Product] = {}
         for row in self.of(Linear):
             assert isinstance(row.kind, Linear)
-            bias = row.kind.bias and kind_of(row.kind.bias)
+            bias = row.bias and kind_of(row.bias)
             found.setdefault(kind_of(row.kind.weight), Product(row, kind_of(row.kind.weight), bias))
         return tuple(found.values())
 
@@ -177,9 +177,10 @@ class Case:
     def bias_beside(self, parameter: str) -> str | None:
         """The bias that goes with a matrix or a gain, with its layer where that is named so."""
         for row in self.plan.of_kind(Linear, Norm):
-            names = row.kind.names
-            if len(names) == 2 and parameter in (names[0], kind_of(names[0])):
-                return names[1] if parameter == names[0] else kind_of(names[1])
+            if row.bias and parameter == row.kind.names[0]:
+                return row.bias
+            if row.bias and parameter == kind_of(row.kind.names[0]):
+                return kind_of(row.bias)
         return None
 
     def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:

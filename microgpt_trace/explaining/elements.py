@@ -77,11 +77,7 @@ def _tables_of_tokens(plan: Plan) -> dict[str, bool]:
     """The parameters whose rows are tokens, and whether these are such as may follow."""
     head = plan["logits"].kind
     assert isinstance(head, Linear)
-    return {head.weight: True} | {kind.table: False for kind in _lookups(plan) if kind.by == "tokens"}
-
-
-def _lookups(plan: Plan) -> list[Lookup]:
-    return [row.kind for row in plan.values() if isinstance(row.kind, Lookup)]
+    return {head.weight: True} | {kind.table: False for kind in plan.kinds(Lookup) if kind.by == "tokens"}
 
 
 def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
@@ -122,7 +118,7 @@ def _place_of_parameter(model: LanguageModel, element: Element) -> str:
     if element.name in tables:
         named = token_with_id(model, index[0], target=tables[element.name])
         return f"a parameter: {named}, channel {index[1]}"
-    if any(kind.table == element.name for kind in _lookups(model.plan)):
+    if any(kind.table == element.name for kind in model.plan.kinds(Lookup)):
         return f"a parameter: position {index[0]}, channel {index[1]}"
     if len(index) == 2:
         return f"a parameter: from input {index[1]} to output {index[0]}"

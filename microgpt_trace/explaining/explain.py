@@ -9,12 +9,12 @@ import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.place import Element, Place
-from ..architecture.steps import Pass, Use, Worked
+from ..architecture.steps import Pass, Worked
 from ..errors import InputError
 from ..tracing.checks import ROUNDING
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
-from .following import gradient_uses, gradient_worked_out, uses_of, uses_of_parameter, worked_out
+from .following import gradient_uses, gradient_worked_out, uses_of, worked_out
 from .running import run_for
 from .traced import Traced
 
@@ -91,13 +91,10 @@ def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shape
     return found
 
 
-def _explained(run: Traced, element: Element, terms: int, backward: bool) -> Explanation:
-    return _explanation(run, Place(run, element, terms), "backward" if backward else "forward")
-
-
 @np.errstate(all="ignore")  # what is not finite in a model is shown as it is
-def _explanation(traced: Traced, at: Place, phase: Pass) -> Explanation:
-    gradient = phase == "backward"
+def _explained(traced: Traced, element: Element, terms: int, backward: bool) -> Explanation:
+    at = Place(traced, element, terms)
+    phase: Pass = "backward" if backward else "forward"
     value = traced.value(at.name, at.index, phase)
     worked = _worked(traced, at, phase, value)
     dtype = traced.model.dtype
@@ -114,7 +111,7 @@ def _explanation(traced: Traced, at: Place, phase: Pass) -> Explanation:
         text=traced.inputs.text,
         tokens=traced.inputs.tokens,
         place=place,
-        expr=f"d loss / d {at.name}" if gradient else spec.expr if spec else at.name,
+        expr=f"d loss / d {at.name}" if backward else spec.expr if spec else at.name,
         formula=worked.formula,
         steps=worked.steps,
         value=worked.value,
@@ -122,8 +119,8 @@ def _explanation(traced: Traced, at: Place, phase: Pass) -> Explanation:
         deviation=deviation,
         tolerance=tolerance,
         holds=deviation <= tolerance,
-        uses=tuple(_uses(at, gradient)),
-        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *_of_text(traced)),
+        uses=tuple(gradient_uses(at) if backward else uses_of(at)),
+        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *traced.inputs.notes),
     )
 
 
@@ -146,12 +143,6 @@ def _of_stored(model: LanguageModel, name: str) -> tuple[str, ...]:
     return (note + ", whose rows the file has as columns" * tensor.by_columns + order,)
 
 
-def _uses(at: Place, gradient: bool) -> list[Use]:
-    if gradient:
-        return gradient_uses(at)
-    return uses_of(at) if at.name in at.numbers.plan else uses_of_parameter(at)
-
-
 def _deviation(value: float, traced: float, dtype: str) -> float:
     """How far the two are apart; 0 where both are NaN, or the same beyond what the type holds."""
     if math.isfinite(value) and math.isfinite(traced):
@@ -159,11 +150,6 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
     with np.errstate(over="ignore"):
         same = np.array_equal(np.asarray(value, dtype), np.asarray(traced, dtype), equal_nan=True)
     return 0.0 if same else math.inf
-
-
-def _of_text(traced: Traced) -> tuple[str, ...]:
-    """What was changed of a name before it was read."""
-    return traced.inputs.notes
 
 
 def _of_nan(value: float, traced: float) -> tuple[str, ...]:

@@ -21,17 +21,16 @@ def worked_out(at: Place) -> Worked:
 
 
 def uses_of(at: Place) -> list[Use]:
-    """What reads the element of a forward event, in order of computation."""
-    if isinstance(at.row.kind, Probabilities):
+    """What reads the element of a forward event or of a parameter, in order of computation; of a parameter at
+    the position at which it weighs most."""
+    plan = at.numbers.plan
+    if at.name not in plan:
+        found = [arithmetic_of(row.kind).parameter_used(at, row) for row in at.ways]
+    elif isinstance(at.row.kind, Probabilities):
         return prediction.after_probabilities(at)
-    readers = [at.numbers.plan[name] for name in at.numbers.plan.readers[at.name]]
-    found = [arithmetic_of(reader.kind).goes_to(at, reader) for reader in readers]
-    return [use for use in found if use is not None]
-
-
-def uses_of_parameter(at: Place) -> list[Use]:
-    """Where a parameter's element is used: in which events, and at which position it weighs most."""
-    found = [arithmetic_of(row.kind).parameter_used(at, row) for row in at.ways]
+    else:
+        readers = [plan[name] for name in plan.readers[at.name]]
+        found = [arithmetic_of(reader.kind).goes_to(at, reader) for reader in readers]
     return [use for use in found if use is not None]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ..architecture.edits import Edit, EditTap, Report, unreported
+from ..architecture.edits import Edit, Report, editing, unreported
 from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.plan import Plan
@@ -183,7 +183,7 @@ class Model:
     ) -> Iterator[tuple[int, Array]]:
         with one_blas_thread(), np.errstate(all="ignore"):
             for number, edit in enumerate(edits):
-                yield number, self.logits(inputs, rows, EditTap({edit.name: [(0, edit)]}, 1))
+                yield number, self.logits(inputs, rows, editing(edit))
 
 
 def check_microgpt(model: Any, what: str) -> None:

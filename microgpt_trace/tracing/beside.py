@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.run import what_the_head_reads
 from ..arrays.logits import in_parts, softmax
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
@@ -33,7 +34,7 @@ class Beside:
     ) -> None:  # fmt: skip
         self.editor = Editor(model, inputs, rows, interventions)
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
-        self._last = model.plan["logits"].inputs[0]  # what the head reads
+        self._last = what_the_head_reads(model)
         self._kept_names = _ENDS if head is None else (self._last,)
         known = list(model.plan)
         self._names = [n for n in known if (n in names and n not in _ENDS) or n in self._kept_names]

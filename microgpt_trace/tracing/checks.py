@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..architecture.kinds import Linear, Probabilities, Softmax
+from ..architecture.kinds import Probabilities, Softmax
 from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
@@ -86,8 +86,7 @@ class Checker:
     def _compare_parts(self, row: Operation, event: TraceEvent, value: Array) -> None:
         parts, self._parts = self._parts, None
         if parts is not None and self._parts_seen == len(row.parts):
-            bias = row.kind.bias if isinstance(row.kind, Linear) else None
-            parts = parts if bias is None else parts + self._parameter(bias)
+            parts = parts if row.bias is None else parts + self._parameter(row.bias)
             self._compare("heads", event, parts, value, self._parts_magnitude)
 
     def _compare_residual(self, event: TraceEvent, value: Array) -> None:

@@ -193,7 +193,7 @@ def _pattern(model: Decoder) -> Insight:
     """What a layer has that microGPT's has not, as the config and the events say."""
     config, plan, chain = model.config, model.plan, " → ".join(model.chain)
     act, gated = config.activation, bool(plan.of_kind(Multiply))
-    centred = any(isinstance(own.kind, Norm) and own.kind.centred for own in plan.values())
+    centred = any(kind.centred for kind in plan.kinds(Norm))
     differences = [
         f"{config.n_layer} layers instead of 1" if config.n_layer > 1 else "",
         f"{act}(gate)·up in place of ReLU(up)" if gated else f"{act} in place of ReLU" * (act != "ReLU"),

@@ -8,13 +8,13 @@ An element at which a ReLU switches, or whose differences do not settle, is coun
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from ..architecture.edits import Edit, EditTap
+from ..architecture.edits import Edit, editing
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
@@ -32,8 +32,6 @@ TOLERANCE = 1e-6  # of the tensor's largest gradient
 MANY = 32  # elements that are wrong: the others of that tensor need no second look
 TELLING = 0.5  # of a slope: where differences may err by more, they say nothing of it
 KINK = (math.nan, math.nan)  # no slope
-
-Change = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -124,11 +122,11 @@ def _hooked(params: Parameters, batch: Batch) -> Iterator[Deviation]:
 
 def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Deviation]:
     bus = HookBus(event_specs(params.config))
-    rng, changes = np.random.default_rng(1), dict[str, Change]()
+    rng, edits = np.random.default_rng(1), list[Edit]()
 
     def bend(event: TraceEvent, value: Array) -> Replacement:
         here, slope = value.copy(), rng.uniform(0.5, 1.5, value.shape)
-        changes[event.name] = lambda other: here + slope * (other - here)
+        edits.append(Edit(event.name, lambda other: here + slope * (other - here)))
         return Replacement(here, np.asarray(slope))
 
     def double(event: TraceEvent, value: Array) -> Array:
@@ -138,12 +136,7 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[De
     run = bus.begin(before=[bending, bus.subscription(double, *params, phases="backward")])
     done, grads = _gradients(params, batch, run.tap("forward"), run.tap("backward"))
     grads.flat /= 2
-    return along_directions(params, grads, lambda: forward(params, batch, _changing(changes)), done)
-
-
-def _changing(changes: Mapping[str, Change]) -> EditTap:
-    """A tap that changes these events."""
-    return EditTap({name: [(0, Edit(name, change))] for name, change in changes.items()}, 1)
+    return along_directions(params, grads, lambda: forward(params, batch, editing(*edits)), done)
 
 
 def _unit(name: str, value: Array, targets: Array) -> Array:
@@ -172,7 +165,7 @@ def _moving_event(params: Parameters, batch: Batch, name: str, unit: Array, i: i
         moved.reshape(-1)[i] += t * unit.reshape(-1)[i]
         return moved
 
-    return forward(params, batch, _changing({name: change}))
+    return forward(params, batch, editing(Edit(name, change)))
 
 
 def _check(

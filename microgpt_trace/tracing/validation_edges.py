@@ -117,8 +117,7 @@ class Watch:
     def _bias(self, name: str) -> Array:
         """What a row adds to the sum of its parts."""
         row = self._plan[name]
-        bias = row.kind.bias if isinstance(row.kind, Linear) else None
-        return np.zeros(1) if bias is None else self._given.parameter(row, bias).astype(np.float64)
+        return np.zeros(1) if row.bias is None else self._given.parameter(row, row.bias).astype(np.float64)
 
     def _of_its_parts(self, name: str, sources: Sequence[str]) -> bool:
         """Whether it is the sum of its parts in this run."""
