@@ -12,7 +12,7 @@ from ..arrays.stats import Array
 from ..brief import one_line
 from ..hooks.bus import Tap
 
-Report = Callable[[int, int], None]  # layers done, of so many
+Report = Callable[[int, int], None]  # so much is done (of layers, events, pairs), of so much
 
 
 def unreported(done: int, total: int) -> None:

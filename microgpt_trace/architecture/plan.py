@@ -21,6 +21,7 @@ from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Sc
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
+HEAD_EVENTS = ("logits", "probs")  # may have rows of some positions alone; their columns are tokens
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import Report, unreported
 from ..architecture.kinds import Scores
 from ..architecture.known import kind_named
 from ..architecture.model import LanguageModel
@@ -26,7 +27,7 @@ from .draws import DrawsSide
 from .meters import RowMeter
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
 from .rounding import COMPUTES, Compute
-from .sides import ModelSide, RecordingSide, Side, Unpaired
+from .sides import ModelSide, RecordingSide, Side, Unpaired, first_model
 from .statistics import StatisticsMeter
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def diff(
     rtol: float | None = None,
     atol: float | None = None,
     positions: str | Sequence[int] = "all",
-    report: Callable[[int, int], None] | None = None,
+    report: Report = unreported,
 ) -> Comparison:
     """Compare two runs: models, which run on the text or tokens now, recordings, or paths of either.
 
@@ -86,7 +87,7 @@ def diff(
 
 def compare(
     sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, draws: DrawsSide | None,
-    positions: str | Sequence[int] = "all", report: Callable[[int, int], None] | None = None,
+    positions: str | Sequence[int] = "all", report: Report = unreported,
 ) -> Comparison:  # fmt: skip
     """Compare two sides that were prepared; a third one gives the band, as do `draws`."""
     a, b, *third = sides
@@ -113,12 +114,12 @@ def compare(
     first = next((event.name for event in events if not event.holds), None)
     left_out = tuple(_left_out(sides, specs, chosen))
     since, between, missed = _gap(events, first, list(specs), left_out)
-    length = len(a.tokens or b.tokens or ())
+    length, model = len(a.tokens or b.tokens or ()), first_model(sides)
     return Comparison(
         a=_summary(a, b, paired, specs),
         b=_summary(b, a, paired, specs),
         tokens=a.tokens or b.tokens,
-        labels=next((labels_of(side.inputs) for side in sides if isinstance(side, ModelSide)), ()),
+        labels=labels_of(model.inputs) if model is not None else (),
         tolerance=tolerance,
         events=events,
         first=first,
@@ -176,20 +177,19 @@ def _other_scores(models: Sequence[ModelSide], names: Sequence[str]) -> list[str
 
 
 def _reported(
-    taken: Iterator[list[Piece | None]], names: Sequence[str], report: Callable[[int, int], None] | None
+    taken: Iterator[list[Piece | None]], names: Sequence[str], report: Report
 ) -> Iterator[list[Piece | None]]:
     """The same; of how many of these events something was taken is reported."""
     left = set(names)
     for pieces in taken:
         left.difference_update(piece.name for piece in pieces if piece is not None)
-        if report is not None:
-            report(len(names) - len(left), len(names))
+        report(len(names) - len(left), len(names))
         yield pieces
 
 
 def _left_out(sides: Sequence[Side], specs: Mapping[str, EventSpec], chosen: Sequence[str]) -> Iterator[str]:
     """The events of the pass, in order, that are not compared; those that cost extra are no part of it."""
-    model = next((side for side in sides if isinstance(side, ModelSide)), None)
+    model = first_model(sides)
     for name, spec in specs.items():
         if name not in chosen and not spec.extra and (model is None or name in model.names):
             yield name
@@ -209,7 +209,7 @@ def _kept(name: str, sides: Sequence[Side]) -> bool:
 
 def _draws(sides: Sequence[Side], compute: Compute) -> DrawsSide:
     """More passes of the model, to be rounded as `compute` says."""
-    model = next((side for side in sides if isinstance(side, ModelSide)), None)
+    model = first_model(sides)
     if model is None:
         raise InputError(
             f"--compute {compute.name} measures on a model's own forward what rounding does: "
@@ -229,8 +229,8 @@ def _meter(
     base = models[0] if models and draws is not None else 0  # a rounded run strays from its own model
     if any(side.statistics for side in sides):
         return StatisticsMeter(sides, specs, bands, base)
-    model = next((side.model for side in sides if isinstance(side, ModelSide)), None)
-    return RowMeter(specs, bands, model, base)
+    side = first_model(sides)
+    return RowMeter(specs, bands, None if side is None else side.model, base)
 
 
 def _gap(

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from .read_tokens import tokens_said, with_tokens
-from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, opened
+from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, first_model, opened
 from .unmodelled import shapes_between
 
 if TYPE_CHECKING:
@@ -211,10 +211,10 @@ def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> 
 
 def event_specs_of(sides: Sequence[Side]) -> dict[str, EventSpec]:
     """Every event that a side has, in order of computation."""
-    models = [side for side in sides if isinstance(side, ModelSide)]
-    if models:
-        specs = models[0].model.hooks.specs
-        return {name: spec for name, spec in specs.items() if name in models[0].shapes}
+    model = first_model(sides)
+    if model is not None:
+        specs = model.model.hooks.specs
+        return {name: spec for name, spec in specs.items() if name in model.shapes}
     names = {name for side in sides for name in side.names}
     return {name: _spec_of(name) for name in sorted(names, key=place_of)}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..brief import one_line
 from ..errors import FileFormatError, InputError
@@ -78,7 +79,7 @@ def diff_prompts(
     a: LanguageModel,
     b: LanguageModel,
     prompts: Sequence[str | list[int]],
-    report: Callable[[int, int], None] = lambda done, count: None,
+    report: Report = unreported,
     **options: Any,
 ) -> Iterator[PromptComparison]:
     """Compare two models on every prompt; `options` are those of `diff`. Raises InputError, saying which

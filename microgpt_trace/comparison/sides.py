@@ -14,6 +14,7 @@ import numpy as np
 from ..architecture.kinds import Softmax
 from ..architecture.known import kind_named
 from ..architecture.model import file_order
+from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..dumps.layouts import fit
@@ -152,7 +153,7 @@ class RecordingSide:
         recorded = _without_padding(name, recorded, self.shapes[name])
         layout = self.layouts.get(name, recorded.layout)
         config = self.model.config if self.model is not None else None
-        logits = name in ("logits", "probs")
+        logits = name in HEAD_EVENTS
         return fit(
             name,
             replace(recorded, layout=layout),
@@ -181,6 +182,11 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 
 Side = ModelSide | RecordingSide
+
+
+def first_model(sides: Sequence[Side]) -> ModelSide | None:
+    """The first side that is a model, where one is."""
+    return next((side for side in sides if isinstance(side, ModelSide)), None)
 
 
 def opened(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:

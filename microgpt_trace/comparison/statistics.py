@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import TensorStats, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
@@ -45,7 +46,7 @@ class StatisticsMeter:
             if piece is None:
                 continue
             name, value, spec = piece.name, piece.value, self._specs[piece.name]
-            if name in ("logits", "probs") and self._positions is not None:
+            if name in HEAD_EVENTS and self._positions is not None:
                 value = piece.at([p for p in piece.positions if p in self._positions])
             own = TensorStats.of(value, causal_mask(*value.shape[-2:]) if spec.causal else None)
             known, shape = stats.get(name), shapes.get(name)

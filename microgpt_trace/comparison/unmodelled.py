@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from ..architecture.kinds import Shape
 from ..architecture.known import known_row
+from ..architecture.plan import HEAD_EVENTS
 from ..dumps.layouts import fits
 from ..dumps.recording import OWN, Recorded, Recording
 from ..errors import InputError
 
-Shape = tuple[int, ...]
 BESIDE = "side by side with {}, and no model tells their widths"
 
 
@@ -48,7 +49,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> Iterator[Shape]:
         return
     if not total:
         raise InputError(f"{recorded.source}: {list(stored)} holds nothing")
-    if recorded.layout == OWN and name in ("logits", "probs"):
+    if recorded.layout == OWN and name in HEAD_EVENTS:
         yield length, stored[-1]
         return
     row = known_row(name)

@@ -6,18 +6,18 @@ Knows no screen. What may differ is measured from the stored blocks: see quantis
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..architecture.edits import unreported
+from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..brief import one_line
 from ..errors import InputError
-from ..hooks.names import glob_pattern
+from ..hooks.names import select_spelled
 from .quantisation_error import FACTOR, Distance, Values, float_steps, measure, step_tensor
 from .weight_relations import find_cause
 
@@ -121,7 +121,7 @@ def compare_weights(
     *,
     names: Sequence[str] = (),
     rtol: float | None = None,
-    report: Callable[[int, int], None] = unreported,
+    report: Report = unreported,
 ) -> WeightsComparison:
     """Compare the parameters whose name, ours or a file's, matches one of the globs `names` (all without).
 
@@ -163,14 +163,7 @@ def compare_weights(
 
 def _chosen(every: Iterable[str], globs: Sequence[str], a: _Side, b: _Side) -> list[str]:
     spellings = {name: (name, a.file_name(name), b.file_name(name)) for name in every}
-    chosen: set[str] = set()
-    for glob in globs or ("*",):
-        pattern = glob_pattern(glob)
-        matched = {name for name, known in spellings.items() if any(map(pattern.fullmatch, known))}
-        if not matched:
-            raise InputError(f"{glob!r} matches no parameter of {a.origin} or {b.origin}")
-        chosen |= matched
-    return [name for name in spellings if name in chosen]
+    return select_spelled(globs or ("*",), spellings, f"parameter of {a.origin} or {b.origin}")
 
 
 def _badness(row: WeightRow) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
+from ..architecture.edits import Report
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import TensorStats
-from ..errors import InputError
-from ..hooks.names import glob_pattern
+from ..hooks.names import select_spelled
 from .model import Decoder
 
 _DECODED = 1 << 20  # elements
@@ -28,21 +28,14 @@ def tensor_stats(tensor: StoredTensor) -> TensorStats:
 Listed = tuple[str, StoredTensor, TensorStats | None]  # our name, the tensor, its statistics
 
 
-def stored_tensors(
-    model: Decoder, globs: Sequence[str], stats: bool, report: Callable[[int, int], None]
-) -> list[Listed]:
+def stored_tensors(model: Decoder, globs: Sequence[str], stats: bool, report: Report) -> list[Listed]:
     """The tensors whose name, ours or the file's, matches a glob (all without any), with statistics if
     wanted; `report` is told how many are done. Raises InputError where a glob matches none."""
-    chosen = dict.fromkeys(model.tensors, False)
-    for glob in globs or ("*",):
-        pattern = glob_pattern(glob)
-        matched = [n for n, t in model.tensors.items() if pattern.fullmatch(n) or pattern.fullmatch(t.name)]
-        if not matched:
-            raise InputError(f"--filter {glob!r} matches no tensor of {model.origin}")
-        chosen |= dict.fromkeys(matched, True)
-    wanted = [(name, tensor) for name, tensor in model.tensors.items() if chosen[name]]
+    spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
+    wanted = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")
     found: list[Listed] = []
-    for name, tensor in wanted:
+    for name in wanted:
         report(len(found), len(wanted))
+        tensor = model.tensors[name]
         found.append((name, tensor, tensor_stats(tensor) if stats else None))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..architecture.kinds import Linear, Lookup
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.place import Element
-from ..architecture.plan import Plan
+from ..architecture.plan import HEAD_EVENTS, Plan
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..architecture.steps import element_name
 from ..errors import InputError
@@ -16,7 +16,6 @@ from ..printable import shown_token
 from ..running.token_names import token_of, token_with_id
 
 Shapes = Mapping[str, tuple[int, ...]]
-_OF_TOKENS = ("logits", "probs")  # columns that are tokens
 
 
 def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
@@ -34,7 +33,7 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     if parameter:
         index = _of_parameter(model, site, name, shape)
     else:
-        part = site.part(name, shape, (lambda t: token_of(model, t)) if name in _OF_TOKENS else None)
+        part = site.part(name, shape, (lambda t: token_of(model, t)) if name in HEAD_EVENTS else None)
         index = part.element(shape)
     if index is None:
         raise InputError(f"{text}: {_asked_for(name, shape, parameter)}")
@@ -92,7 +91,7 @@ def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
         return f"head {index[0]}, query at {query}, key at {key}"
     position, channel = index
     where = position_of(inputs, position)
-    if element.name in _OF_TOKENS:
+    if element.name in HEAD_EVENTS:
         return f"after {where}: {token_with_id(model, channel, target=True)}"
     kind = model.plan[element.name].kind
     if isinstance(kind, Linear) and kind.columns:

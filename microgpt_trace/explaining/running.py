@@ -10,7 +10,7 @@ import numpy as np
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.place import Element, rows_with
-from ..architecture.plan import Plan
+from ..architecture.plan import HEAD_EVENTS, Plan
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
@@ -68,14 +68,14 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
     else:
         events = [row.name for row in rows_with(plan, element.name)]
     sources = [source for name in events for source in plan[name].inputs]
-    of_one = ("loss",) if element.name in _with_logits(plan) else ("loss", "logits", "probs")
+    of_one = ("loss",) if element.name in _with_logits(plan) else ("loss", *HEAD_EVENTS)
     unused = () if whole else of_one
     return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
 
 
 def _with_logits(plan: Plan) -> tuple[str, ...]:
     """What takes the logits of its own position to explain."""
-    return ("logits", "probs", *plan["logits"].inputs)
+    return (*HEAD_EVENTS, *plan["logits"].inputs)
 
 
 def _reads(plan: Plan, reader: str, element: Element) -> bool:

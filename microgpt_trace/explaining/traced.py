@@ -9,7 +9,7 @@ import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.place import KnownTarget
-from ..architecture.plan import Plan
+from ..architecture.plan import HEAD_EVENTS, Plan
 from ..architecture.steps import Pass
 from ..arrays.stats import Array
 from ..errors import InputError
@@ -73,7 +73,7 @@ class Traced:
         head and a query of [H, T, T]."""
         if kind == "forward" and self.is_parameter(name):
             return self.parameter_row(name, place[0])
-        if kind == "forward" and name in ("logits", "probs"):
+        if kind == "forward" and name in HEAD_EVENTS:
             place = (self.rows.index(place[0]),)
         return self.array(name, kind)[place].astype(np.float64)
 
@@ -95,7 +95,7 @@ class Traced:
         """The same, or None where the run did not keep it."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None
-        if name in ("logits", "probs") and kind == "forward" and index[0] not in self.rows:
+        if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:
             return None
         return self.value(name, index, kind)
 

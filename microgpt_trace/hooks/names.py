@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import InputError
 
@@ -62,6 +62,23 @@ def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
             raise InputError(_nothing_matches(selector, names))
         chosen |= matched
     return [name for name in names if name in chosen]
+
+
+def select_spelled(
+    globs: Iterable[str], spellings: Mapping[str, Iterable[str]], what: str, asked: str = ""
+) -> list[str]:
+    """The names of which a spelling matches one of the globs, in their order.
+
+    Raises InputError where a glob matches none: of `what` it is none, and by which option it was `asked` for.
+    """
+    chosen = set[str]()
+    for glob in globs:
+        pattern = glob_pattern(glob)
+        matched = {name for name, known in spellings.items() if any(map(pattern.fullmatch, known))}
+        if not matched:
+            raise InputError(f"{asked}{glob!r} matches no {what}")
+        chosen |= matched
+    return [name for name in spellings if name in chosen]
 
 
 def _nothing_matches(selector: str, names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from ..architecture.edits import Applied
 from ..architecture.kinds import Loss
 from ..architecture.model import LanguageModel, TraceInput, file_order
-from ..architecture.plan import Operation
+from ..architecture.plan import HEAD_EVENTS, Operation
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
 from ..brief import one_line
@@ -39,7 +39,6 @@ from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 Source = Recording | Mapping[str, Array] | Array
-HEAD_EVENTS = ("logits", "probs")  # which may have rows of some positions alone
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plan import HEAD_EVENTS
 from ..architecture.run import what_the_head_reads
 from ..arrays.logits import in_parts, softmax
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
-from ..running.interventions import HEAD_EVENTS, Editor, Intervention
+from ..running.interventions import Editor, Intervention
 from ..running.streams import EventStream, Piece
 from .effects import Comparer, divergences, mean_of, p_after
 from .predictions import predictions_of
