@@ -129,11 +129,11 @@ def test_a_gradient_by_way_of_each_reader_is_the_slope_of_its_reference(numbers)
         for row in at.ways:
             if isinstance(row.kind, Loss | Probabilities) or at.name in row.parts:
                 continue
-            _, steps, magnitude = arithmetic_of(row.kind).path(at, row)
-            value, x = steps[-1].value, numbers.array(at.name)
+            by_way = arithmetic_of(row.kind).path(at, row)
+            value, x = by_way.steps[-1].value, numbers.array(at.name)
             expected = slope(partial(pulled, numbers, row, at.name), x, at.index)
             assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), (str(at.element), row.name)
-            assert magnitude >= abs(value) * (1 - 1e-12)
+            assert by_way.magnitude >= abs(value) * (1 - 1e-12)
 
 
 def test_the_gradient_of_logits_is_the_slope_of_the_loss(numbers):

@@ -19,7 +19,7 @@ from .arithmetic import Operand, elements, nothing, product
 from .kinds import Add, Shape
 from .model import TraceInput
 from .plan import Operation, Plan
-from .steps import Factor, Pass, Path, Use, element_name
+from .steps import Factor, Pass, Use, Worked, element_name
 
 
 class KnownTarget(NamedTuple):
@@ -214,9 +214,9 @@ def channels_of(head: int, dim: int) -> slice:
     return slice(head * dim, (head + 1) * dim)
 
 
-def no_path(at: Place, reader: str) -> Path:
+def no_path(at: Place, reader: str) -> Worked:
     """What comes by way of an event that a hook replaced."""
-    return Path(nothing_from(reader), (nothing(at.label(reader)),), 0.0)
+    return Worked(nothing_from(reader), (nothing(at.label(reader)),), 0.0)
 
 
 def nothing_from(reader: str) -> str:
@@ -224,10 +224,10 @@ def nothing_from(reader: str) -> str:
     return f"0 by way of {reader}, which a hook replaced"
 
 
-def passed_on(at: Place, reader: str) -> Path:
+def passed_on(at: Place, reader: str) -> Worked:
     """A sum hands its gradient to each of its parts."""
     gradient = at.factor(reader, *at.index, kind="backward")
-    return Path(f"d {gradient.name}", (product(at.label(reader), gradient),), abs(gradient.value))
+    return Worked(f"d {gradient.name}", (product(at.label(reader), gradient),), abs(gradient.value))
 
 
 def sharing(group: Sequence[int], own: int) -> list[int]:

@@ -7,7 +7,7 @@ function of one. What a factor is called can be explained in turn, or says in wo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ..brief import one_line
 
@@ -90,7 +90,8 @@ def element_name(name: str, index: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """How an element is worked out: a formula for it, the steps, and what rounding is relative to."""
+    """How an element is worked out, or what its gradient gets by way of one reader: a formula for it, the
+    steps, and what rounding is relative to."""
 
     formula: str
     steps: tuple[Step, ...]
@@ -103,14 +104,6 @@ class Worked:
         return self.steps[-1].value if self.stored is None else self.stored
 
 
-class Path(NamedTuple):
-    """What a gradient gets by way of one reader: a formula, the steps, and what rounding is relative to."""
-
-    formula: str
-    steps: tuple[Step, ...]
-    magnitude: float
-
-
-def by_a_sum(formula: str, step: Step) -> Path:
-    """The path of a single step."""
-    return Path(formula, (step,), step.magnitude)
+def in_one_step(formula: str, step: Step, notes: tuple[str, ...] = ()) -> Worked:
+    """What a single step works out."""
+    return Worked(formula, (step,), step.magnitude, notes)

@@ -215,10 +215,6 @@ class Case:
         own = self.prefix + parameter
         return own if self.layer is not None or own in self.shapes else f"layer0.{parameter}"
 
-    def has(self, parameter: str) -> bool:
-        """Whether this layer has a parameter of that name, or the layers before the model's end have it."""
-        return self.whole_name(parameter) in self.shapes
-
     @cached_property
     def seen(self) -> Seen:
         """What predictions are held against."""

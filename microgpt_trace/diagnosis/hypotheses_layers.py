@@ -54,7 +54,7 @@ def _activated(plan: Plan, of: Callable[[Array], Array]) -> Plan:
     return with_kinds(plan, of_kind(Activation), made(FaultyActivation, of=of))
 
 
-class _Gated(NamedTuple):
+class Gated(NamedTuple):
     """The rows of a gated MLP: act is of gate, and hidden act times up."""
 
     hidden: Operation
@@ -63,38 +63,40 @@ class _Gated(NamedTuple):
     up: str
 
 
-def _gated(case: Case, hidden: Operation) -> _Gated | None:
-    """A product of two events, one of which is an activation."""
+def gated(case: Case, hidden: Operation) -> Gated | None:
+    """The MLP whose act and up a row multiplies; None of another row."""
+    if not isinstance(hidden.kind, Multiply):
+        return None
     act = next((name for name in hidden.inputs if isinstance(case.plan[name].kind, Activation)), None)
     up = next((name for name in hidden.inputs if name != act), None)
     if act is None or up is None:
         return None
-    return _Gated(hidden, act, case.plan[act].inputs[0], up)
+    return Gated(hidden, act, case.plan[act].inputs[0], up)
 
 
 def gates(case: Case) -> Iterator[Hypothesis]:
     """Gate and up the wrong way round, the activation or one of the factors left out."""
-    for gated in filter(None, (_gated(case, row) for row in _multiplied(case))):
-        function = case.plan[gated.act].kind
+    for mlp in filter(None, (gated(case, row) for row in _multiplied(case))):
+        function = case.plan[mlp.act].kind
         assert isinstance(function, Activation)
-        gate, up = (words_of_kind(kind_of(name)) for name in (gated.gate, gated.up))
-        names, hidden = {row.name for row in case.rows}, called(gated.hidden.name)
-        if {gated.act, gated.hidden.name} & names:
-            if gated.act in names:
-                of_up = reading(case.plan, called(gated.act), beside(gated.up))
-                swapped = reading(of_up, hidden, beside(gated.act, gated.gate))
+        gate, up = (words_of_kind(kind_of(name)) for name in (mlp.gate, mlp.up))
+        names, hidden = {row.name for row in case.rows}, called(mlp.hidden.name)
+        if {mlp.act, mlp.hidden.name} & names:
+            if mlp.act in names:
+                of_up = reading(case.plan, called(mlp.act), beside(mlp.up))
+                swapped = reading(of_up, hidden, beside(mlp.act, mlp.gate))
                 claim = f"{function.function} is applied to {up}, not to {gate}"
                 yield Hypothesis("gate-up-swapped", claim, swapped)
-            bare = reading(case.plan, hidden, beside(gated.gate, gated.up))
+            bare = reading(case.plan, hidden, beside(mlp.gate, mlp.up))
             claim = f"{gate} is multiplied with {up} without its activation"
             yield Hypothesis("hidden-without-activation", claim, bare)
-        if case.row is gated.hidden:
-            yield from _hidden(case, gated, function.function, gate, up)
-        if any(gated.hidden.name in row.inputs for row in case.of(Linear)):
-            down = next(row.name for row in case.of(Linear) if gated.hidden.name in row.inputs)
-            of_act = reading(case.plan, called(down), beside(gated.act))
+        if case.row is mlp.hidden:
+            yield from _hidden(case, mlp, function.function, gate, up)
+        if any(mlp.hidden.name in row.inputs for row in case.of(Linear)):
+            down = next(row.name for row in case.of(Linear) if mlp.hidden.name in row.inputs)
+            of_act = reading(case.plan, called(down), beside(mlp.act))
             yield Hypothesis("down-of-act", f"{up} is not multiplied in", of_act)
-            of_up = reading(case.plan, called(down), beside(gated.up))
+            of_up = reading(case.plan, called(down), beside(mlp.up))
             yield Hypothesis("down-of-up", f"the {gate} is not multiplied in", of_up)
 
 
@@ -105,21 +107,21 @@ def _multiplied(case: Case) -> list[Operation]:
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
 
 
-def _hidden(case: Case, gated: _Gated, function: str, gate: str, up: str) -> Iterator[Hypothesis]:
+def _hidden(case: Case, mlp: Gated, function: str, gate: str, up: str) -> Iterator[Hypothesis]:
     """What else may stand in the place of act times up."""
 
     def of_up(other: Case, expected: Array) -> Array:
-        own_gate, own_up = (other.prefix + kind_of(name) for name in (gated.gate, gated.up))
+        own_gate, own_up = (other.prefix + kind_of(name) for name in (mlp.gate, mlp.up))
         return other.value(own_gate) * ACTIVATIONS[function](other.value(own_up))
 
     yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", None, of_up)
-    hidden = called(gated.hidden.name)
+    hidden = called(mlp.hidden.name)
     claim = f"the activation is multiplied with {gate}, not with {up}"
-    by_gate = reading(case.plan, hidden, beside(gated.act, gated.gate))
+    by_gate = reading(case.plan, hidden, beside(mlp.act, mlp.gate))
     yield Hypothesis("act-times-gate", claim, by_gate)
     added = with_kinds(case.plan, hidden, lambda own: Add())
     yield Hypothesis("act-plus-up", f"activation and {up} are added, not multiplied", added)
-    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, beside(gated.act))
+    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, beside(mlp.act))
     yield Hypothesis("hidden-activation-missing-up", f"{up} is not multiplied in", alone)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ..architecture.kinds import Linear, Multiply, Norm
+from ..architecture.kinds import Norm
 from ..architecture.operations.rotation import in_halves, in_pairs
 from ..architecture.plan import Plan, kind_of, layer_of
 from ..arrays.stats import Array
 from .changes import with_instead
 from .fitting import Family
 from .hypotheses import Case, Hypothesis, Product
+from .hypotheses_layers import gated
 
 
 def biases(case: Case) -> Iterator[Hypothesis | Family]:
@@ -56,20 +57,13 @@ def _another(case: Case, product: Product, other: str) -> Iterator[Hypothesis]:
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
     """The matrices of gate and up the wrong way round, with their biases."""
     own = {product.row.name for product in case.products}
-    for hidden in case.plan.layers[case.layer] if case.layer is not None else ():
-        if not isinstance(hidden.kind, Multiply):
+    of_layer = case.plan.layers[case.layer] if case.layer is not None else ()
+    for mlp in filter(None, (gated(case, row) for row in of_layer)):
+        if not {mlp.gate, mlp.up} & own:
             continue
-        sources = [case.plan[name] for name in hidden.inputs]
-        sources = [row if isinstance(row.kind, Linear) else case.plan[row.inputs[0]] for row in sources]
-        if not {row.name for row in sources} & own:
-            continue
-        gate, up = (row.kind for row in sources)
-        assert isinstance(gate, Linear)
-        assert isinstance(up, Linear)
-        pairs = [(gate.weight, up.weight)]
-        pairs += [(gate.bias, up.bias)] if gate.bias and up.bias else []
+        pairs = list(zip(*(case.plan[name].kind.names for name in (mlp.gate, mlp.up)), strict=False))
         instead = {kind_of(a): case.another(kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
-        words = " and ".join(row.name.rpartition(".")[2] for row in sources)
+        words = " and ".join(name.rpartition(".")[2] for name in (mlp.gate, mlp.up))
         claim = f"{words} are swapped: each has the other's matrix"
         yield Hypothesis("gate-up-swapped", claim, with_instead(case.plan, instead))
 

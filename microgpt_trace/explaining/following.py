@@ -9,7 +9,7 @@ from ..architecture.operations import prediction
 from ..architecture.operations.of_kinds import arithmetic_of
 from ..architecture.place import Place, no_path, short
 from ..architecture.plan import Operation, kind_of
-from ..architecture.steps import Path, Use, Worked
+from ..architecture.steps import Use, Worked
 
 UPDATED = "Adam turns it into the update of this parameter"
 
@@ -62,16 +62,16 @@ def _of_sums(at: Place) -> tuple[str, ...]:
     )
 
 
-def _path(at: Place, reader: Operation) -> Path:
+def _path(at: Place, reader: Operation) -> Worked:
     """The reader's gradient times the local derivative; nothing where a hook replaced the reader."""
     if at.is_cut(reader.name):
         return no_path(at, reader.name)
-    path: Path = arithmetic_of(reader.kind).path(at, reader)
+    path: Worked = arithmetic_of(reader.kind).path(at, reader)
     return path
 
 
-def _of_parameter(at: Place, reader: Operation) -> Path:
-    path: Path = arithmetic_of(reader.kind).parameter_gradient(at, reader)
+def _of_parameter(at: Place, reader: Operation) -> Worked:
+    path: Worked = arithmetic_of(reader.kind).parameter_gradient(at, reader)
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -86,14 +86,13 @@ def _reads(plan: Plan, reader: str, element: Element) -> bool:
     return kind.columns[0] <= element.index[-1] < kind.columns[1]
 
 
-def _as_computed(model: LanguageModel, names: Iterable[str]) -> AbstractContextManager[Computed]:
-    """Note what is computed before hooks may replace it, where there are hooks."""
-    return _watch(model, tuple(names)) if len(model.hooks) else nullcontext({})
-
-
 @contextmanager
-def _watch(model: LanguageModel, names: tuple[str, ...]) -> Iterator[Computed]:
+def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Computed]:
+    """Note what is computed before hooks may replace it, where there are hooks."""
     computed: Computed = {}
+    if not len(model.hooks):
+        yield computed
+        return
 
     def note(event: TraceEvent, value: Array) -> None:
         computed[event.phase, event.name] = value.copy()

@@ -11,7 +11,7 @@ from ..arithmetic import elements, total
 from ..kinds import Context
 from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
-from ..steps import Path, Use, Worked, by_a_sum, element_name
+from ..steps import Use, Worked, element_name, in_one_step
 from .given import Given
 from .rounding import ROUNDINGS, Sizes, Spread
 from .shared import Gradients, Shared
@@ -91,7 +91,7 @@ def worked(at: Place) -> Worked:
     )
     of = kind.group[head]
     notes = () if column == channel else (f"head {head} reads the values of key-value head {of}",)
-    return Worked(formula, (step,), step.magnitude, notes)
+    return in_one_step(formula, step, notes)
 
 
 def goes_to(at: Place, reader: Operation) -> Use | None:
@@ -123,7 +123,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """context = weights @ v: dweights = dcontext @ v.T, dv = weights.T @ dcontext"""
     kind = reader.kind
     assert isinstance(kind, Context)
@@ -136,10 +136,10 @@ def path(at: Place, reader: Operation) -> Path:
     shift = own.start - values.start
     c = "c" if not shift else f"c - {shift}"
     text = f"sum of d {short(reader.name)}[{query},c] × {short(v)}[{key},{c}], c={own.start}..{own.stop - 1}"
-    return by_a_sum(text, total(at.label(reader.name), operands, at.most))
+    return in_one_step(text, total(at.label(reader.name), operands, at.most))
 
 
-def _of_value(at: Place, reader: Operation, kind: Context, weights: str) -> Path:
+def _of_value(at: Place, reader: Operation, kind: Context, weights: str) -> Worked:
     """The sum over the queries that see it, of all heads that share it."""
     position, channel = at.index
     own, within = divmod(channel, kind.head_dim)
@@ -164,7 +164,7 @@ def _of_value(at: Place, reader: Operation, kind: Context, weights: str) -> Path
     which = "" if len(heads) == 1 else f" for the heads h={heads[0]}..{heads[-1]}"
     text = f"sum of {short(weights)}[{h},j,{position}] × d {short(reader.name)}[j,{c}]{which}"
     step = total(at.label(reader.name), operands, at.most, label_of=lambda i: labels(i % count))
-    return by_a_sum(f"{text}, j={seen.start}..{seen.stop - 1}", step)
+    return in_one_step(f"{text}, j={seen.start}..{seen.stop - 1}", step)
 
 
 def gradient_goes_to(at: Place) -> list[Use]:

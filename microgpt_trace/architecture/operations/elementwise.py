@@ -15,7 +15,7 @@ from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, product, result, s
 from ..kinds import Activation, Add, Kind, Multiply
 from ..place import Place, passed_on
 from ..plan import Operation
-from ..steps import Factor, Path, Use, Worked, by_a_sum, element_name
+from ..steps import Factor, Use, Worked, element_name, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
@@ -214,14 +214,14 @@ def worked(at: Place) -> Worked:
         step, sign = product(str(at.element), *x), " × "
     else:
         step, sign = sum_of(str(at.element), *([part] for part in x)), " + "
-    return Worked(f"{at.own} = {sign.join(part.name for part in x)}", (step,), step.magnitude)
+    return in_one_step(f"{at.own} = {sign.join(part.name for part in x)}", step)
 
 
 def _activated(at: Place, function: str, x: Factor) -> Worked:
     if function == "ReLU":
         step = product(str(at.element), x, function=RELU)
         off = () if x.value > 0 else (f"{x.name} is not above 0: switched off, and no gradient passes",)
-        return Worked(f"{at.own} = max({x.name}, 0)", (step,), step.magnitude, off)
+        return in_one_step(f"{at.own} = max({x.name}, 0)", step, off)
     if function == "SiLU":
         gate = product("sigmoid", x, function=SIGMOID)
         step = product(str(at.element), x, result(gate))
@@ -250,7 +250,7 @@ def _other(row: Operation, name: str) -> str:
     return second if name == first else first
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """A sum hands its gradient on, a product times the other factor, a function times its slope."""
     kind, label = reader.kind, at.label(reader.name)
     if isinstance(kind, Add):
@@ -258,7 +258,7 @@ def path(at: Place, reader: Operation) -> Path:
     gradient = at.factor(reader.name, *at.index, kind="backward")
     if isinstance(kind, Multiply):
         other = at.factor(_other(reader, at.name), *at.index)
-        return by_a_sum(f"d {gradient.name} × {other.name}", product(label, gradient, other))
+        return in_one_step(f"d {gradient.name} × {other.name}", product(label, gradient, other))
     assert isinstance(kind, Activation)
     x = at.factor(at.name, *at.index)
     slope = product("slope", x, function=FORMS[kind.function].slope)
@@ -266,7 +266,7 @@ def path(at: Place, reader: Operation) -> Path:
     is_relu = kind.function == "ReLU"
     times = f"1 where {at.element} is above 0, else 0" if is_relu else f"the slope of {kind.function} there"
     magnitude = last.magnitude if is_relu else abs(gradient.value) * (1 + abs(x.value))
-    return Path(f"d {gradient.name} × ({times})", (slope, last), magnitude)
+    return Worked(f"d {gradient.name} × ({times})", (slope, last), magnitude)
 
 
 def gradient_goes_to(at: Place) -> list[Use]:

@@ -11,7 +11,7 @@ from ..arithmetic import sum_of, total
 from ..kinds import Linear
 from ..place import Place, no_path, passed_on, short, strongest
 from ..plan import Operation
-from ..steps import Path, Use, Worked, by_a_sum, element_name
+from ..steps import Use, Worked, element_name, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread, terms
 from .shared import Gradients, Shared
@@ -101,7 +101,7 @@ def worked(at: Place) -> Worked:
         extra = [[at.factor(kind.bias, at.index[1])]] if kind.bias else []
         step = sum_of(str(at.element), *([at.factor(part, *at.index)] for part in parts), *extra)
         formula = f"{at.own} = the sum of the heads, of which a hook replaced some"
-        return Worked(formula, (step,), step.magnitude)
+        return in_one_step(formula, step)
     more = " and the bias" if kind.bias else ""
     first, last = (element_name(parts[i], at.index) for i in (0, -1))
     note = f"{first} to {last}{more} add up to the same" if first != last or more else ""
@@ -120,7 +120,7 @@ def _product(at: Place, kind: Linear) -> Worked:
         f"{at.own} = sum of {short(source)}[{position},c] × {short(kind.weight)}[{output},c]{plus}, "
         f"c={within.start}..{within.stop - 1}"
     )
-    return Worked(formula, (step,), step.magnitude)
+    return in_one_step(formula, step)
 
 
 def goes_to(at: Place, reader: Operation) -> Use | None:
@@ -139,7 +139,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), float(products[best]), len(products), words)
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """y = x @ W.T: dx = dy @ W. A part gets the gradient of the sum; by way of its own part an input does
     where a hook replaced something there."""
     kind = reader.kind
@@ -153,7 +153,7 @@ def path(at: Place, reader: Operation) -> Path:
     label, column = at.label(reader.name), at.down(kind.weight, channel)
     step = total(label, [at.along(part or reader.name, position, kind="backward"), column], at.most)
     text = f"sum of d {short(part or reader.name)}[{position},o] × {short(kind.weight)}[o,{channel}]"
-    return by_a_sum(text if part else f"{text}, o=0..{len(column.values) - 1}", step)
+    return in_one_step(text if part else f"{text}, o=0..{len(column.values) - 1}", step)
 
 
 def _replaced_part(at: Place, reader: Operation, channel: int) -> str:
@@ -206,7 +206,7 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (best, output), float(products[best]), len(products), words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Path:
+def parameter_gradient(at: Place, reader: Operation) -> Worked:
     """The sum over positions of dy times x; of the bias, of dy."""
     (source,) = reader.inputs
     event, output = reader.name, at.index[0]
@@ -221,4 +221,4 @@ def parameter_gradient(at: Place, reader: Operation) -> Path:
         operands.append(at.down(source, at.index[1]))
         text += f" × {source}[p,{at.index[1]}]"
     step = total(at.label(reader.name), operands, at.most, label_of=at.tokens_from(0))
-    return by_a_sum(f"{text}, p=0..{at.numbers.length - 1}", step)
+    return in_one_step(f"{text}, p=0..{at.numbers.length - 1}", step)

@@ -12,7 +12,7 @@ from ..arithmetic import elements, nothing, product, total
 from ..kinds import Lookup
 from ..place import Place
 from ..plan import Operation
-from ..steps import Path, Use, Worked, by_a_sum
+from ..steps import Use, Worked, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
@@ -82,7 +82,7 @@ def worked(at: Place) -> Worked:
         row, note = position, f"the row of {kind.table} is that of position {position}"
     factor = at.factor(kind.table, row, channel)
     step = product(str(at.element), factor)
-    return Worked(f"{at.own} = {factor.name}", (step,), step.magnitude, (f"looked up, not computed: {note}",))
+    return in_one_step(f"{at.own} = {factor.name}", step, (f"looked up, not computed: {note}",))
 
 
 def gradient_goes_to(at: Place) -> list[Use]:
@@ -108,19 +108,19 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, None, many, words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Path:
+def parameter_gradient(at: Place, reader: Operation) -> Worked:
     """The sum of the gradients where the row was looked up."""
     kind, event = reader.kind, reader.name
     assert isinstance(kind, Lookup)
     positions, column = _positions(at, reader), at.index[1]
     if not positions or at.is_cut(event):
         why = "a hook replaced what was looked up" if positions else "the text does not read it"
-        return Path(f"0: {why}", (nothing(at.label(event)),), 0.0)
+        return Worked(f"0: {why}", (nothing(at.label(event)),), 0.0)
     values = at.numbers.column(event, column, "backward")[positions]
     operand = elements(values, event, lambda i: (positions[i], column), "backward")
     where = "the positions p that have the token" if kind.by == "tokens" else "its position"
     step = total(at.label(event), [operand], at.most)
-    return by_a_sum(f"sum of d {event}[p,{column}] over {where}", step)
+    return in_one_step(f"sum of d {event}[p,{column}] over {where}", step)
 
 
 def _positions(at: Place, reader: Operation) -> list[int]:

@@ -28,7 +28,7 @@ from ..arithmetic import (
 from ..kinds import Norm
 from ..place import Place, channels_of, no_path, short, strongest
 from ..plan import Operation
-from ..steps import Path, Step, Use, Worked, by_a_sum, element_name
+from ..steps import Step, Use, Worked, element_name, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread, terms
 from .shared import Gradients, Shared
@@ -228,7 +228,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, at.index, None, size, words)
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
     x stands for what is left of it, and the mean of dy * g is subtracted too"""
     kind, name = reader.kind, reader.name
@@ -260,10 +260,10 @@ def path(at: Place, reader: Operation) -> Path:
     less = f" - mean of dy{g}" * kind.centred
     text = f"(dy[{own}]{g}[{own}]" if kind.gain else f"(dy[{own}]"
     text += f" - x[{own}] × mean of dy{g} × x / rms^2{less}) / rms, y = {name} at position {position}"
-    return Path(text, (*steps, last), magnitude)
+    return Worked(text, (*steps, last), magnitude)
 
 
-def _of_plain(at: Place, reader: Operation, kind: Norm) -> Path:
+def _of_plain(at: Place, reader: Operation, kind: Norm) -> Worked:
     """y = x / rms: dx = (dy - y * mean(dy * y)) / rms"""
     position, channel = at.index
     within, name = _within(at, kind, at.name, channel), reader.name
@@ -278,7 +278,7 @@ def _of_plain(at: Place, reader: Operation, kind: Norm) -> Path:
     last = sum_of(at.label(name), [dy.factor(own), divisor], scaled)
     text = f"(dy[{channel}] - y[{channel}] × mean of dy × y) / rms, y = {name} at position {position}"
     magnitude = last.magnitude + abs(scaled[0].value * divisor.value) * mean.magnitude
-    return Path(text, (*steps, mean, last), magnitude)
+    return Worked(text, (*steps, mean, last), magnitude)
 
 
 def gradient_goes_to(at: Place) -> list[Use]:
@@ -316,7 +316,7 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, float(values[position, head]), values.size, words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Path:
+def parameter_gradient(at: Place, reader: Operation) -> Worked:
     """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
     kind, name, (own,) = reader.kind, reader.name, at.index
     assert isinstance(kind, Norm)
@@ -343,4 +343,4 @@ def parameter_gradient(at: Place, reader: Operation) -> Path:
         text += f" × {source}[p,c] / rms"
     step = total(at.label(name), operands, at.most, label_of=lambda i: at.tokens_from(0)(i // n))
     channels = str(own) if n == 1 else f"{own} of each head"
-    return by_a_sum(f"{text}, p=0..{len(x) - 1}, c={channels}", step)
+    return in_one_step(f"{text}, p=0..{len(x) - 1}, c={channels}", step)

@@ -24,7 +24,7 @@ from ..arithmetic import (
 from ..kinds import Kind, Loss, Probabilities
 from ..place import Place, nothing_from, strongest
 from ..plan import Operation
-from ..steps import Factor, Use, Worked
+from ..steps import Factor, Use, Worked, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
@@ -235,7 +235,7 @@ def _of_logits(at: Place, loss: str, probs: str) -> Worked:
     wanted = " - 1" * (len(parts) > 1)
     formula = f"d {at.own} = ({chance.name}{wanted}) / {n}"
     note = ("the target: the loss falls as its logit rises",) if wanted else ()
-    return Worked(formula, (step,), step.magnitude, note)
+    return in_one_step(formula, step, note)
 
 
 def _of_logits_by_probabilities(at: Place, probs: str) -> Worked:

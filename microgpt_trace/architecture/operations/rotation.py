@@ -19,7 +19,7 @@ from ..place import Place, short
 from ..plan import Operation
 from ..rope import Rope
 from ..rope import turn as turn_heads
-from ..steps import Factor, Path, Use, Worked, by_a_sum
+from ..steps import Factor, Use, Worked, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
@@ -189,7 +189,7 @@ def worked(at: Place) -> Worked:
     )
     low, high = sorted((channel, pair.other))
     note = f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position"
-    return Worked(formula, (step,), step.magnitude, (note,))
+    return in_one_step(formula, step, (note,))
 
 
 def _sign(kind: Rotation, channel: int) -> str:
@@ -218,7 +218,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), at.value * factor, 2, words)
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """The gradients of both channels of the pair, turned back."""
     kind = reader.kind
     assert isinstance(kind, Rotation)
@@ -229,7 +229,7 @@ def path(at: Place, reader: Operation) -> Path:
     step = sum_of(at.label(reader.name), [gradients[0], cos], [gradients[1], turned])
     s = short(reader.name)
     text = f"d {s}[{position},{channel}] × cos(a) {sign or '+'} d {s}[{position},{pair.other}] × sin(a)"
-    return by_a_sum(f"{text}, a = {position} × {pair.frequency:.6g}", step)
+    return in_one_step(f"{text}, a = {position} × {pair.frequency:.6g}", step)
 
 
 def gradient_goes_to(at: Place) -> list[Use]:

@@ -14,7 +14,7 @@ from ..arithmetic import Operand, elements, product, result, total
 from ..kinds import Scores
 from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
-from ..steps import Factor, Path, Use, Worked, element_name
+from ..steps import Factor, Use, Worked, element_name
 from .given import Given
 from .linear import capped
 from .rounding import Sizes, Spread
@@ -147,7 +147,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """scores = q @ k.T * scale: dq = dscores @ k * scale, dk = dscores.T @ q * scale"""
     kind = reader.kind
     assert isinstance(kind, Scores)
@@ -159,7 +159,7 @@ def path(at: Place, reader: Operation) -> Path:
     )  # fmt: skip
     scaled = product(at.label(reader.name), result(summed), _scale(kind))
     formula = f"{text}{_scaled(kind)}, j={seen.start}..{seen.stop - 1}"
-    return Path(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
+    return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
 
 
 def _of_query(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slice]:

@@ -15,7 +15,7 @@ from ..arithmetic import Function, exponential, minus, nothing, product, recipro
 from ..kinds import Softmax
 from ..place import Place, short
 from ..plan import Operation
-from ..steps import Factor, Path, Step, Use, Worked
+from ..steps import Factor, Step, Use, Worked
 from .given import Given
 from .rounding import Sizes, Spread, terms
 from .shared import Gradients, Shared
@@ -171,12 +171,12 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, at.index, None, keys.stop - keys.start, words)
 
 
-def path(at: Place, reader: Operation) -> Path:
+def path(at: Place, reader: Operation) -> Worked:
     """w = softmax(s): ds = w * (dw - sum of w * dw)"""
     head, query, key = at.index
     seen, name = seen_by(at, reader), reader.name
     if seen.hidden(query, key):
-        return Path("0: the mask lets no weight come from it", (nothing(at.gradient_name),), 0.0)
+        return Worked("0: the mask lets no weight come from it", (nothing(at.gradient_name),), 0.0)
     keys = seen.keys_of(query)
     weights = at.along(name, head, query, within=keys)
     gradients = at.along(name, head, query, kind="backward", within=keys)
@@ -185,7 +185,7 @@ def path(at: Place, reader: Operation) -> Path:
     last = sum_of(at.label(name), [own, at.factor(name, *at.index, kind="backward")], [own, minus(mean)])
     place = f"[{head},{query},{key}]"
     formula = f"w{place} × (dw{place} - sum of w[{head},{query},j] × dw[{head},{query},j])"
-    return Path(formula, (mean, last), last.magnitude + abs(own.value) * mean.magnitude)
+    return Worked(formula, (mean, last), last.magnitude + abs(own.value) * mean.magnitude)
 
 
 def gradient_goes_to(at: Place) -> list[Use]:
