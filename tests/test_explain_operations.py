@@ -17,9 +17,10 @@ from tiny_models import TOKENS
 
 from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
 from microgpt_trace.architecture.model import TraceInput
+from microgpt_trace.architecture.numbers import KnownTarget
 from microgpt_trace.architecture.operations.given import Given
 from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
-from microgpt_trace.architecture.place import Element, KnownTarget, Place, rows_with
+from microgpt_trace.architecture.place import Element, Place, rows_with
 from microgpt_trace.architecture.reference import reference
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
@@ -65,6 +66,7 @@ class Numbers:
         stored = kind == "forward" and name in self.plan.parameters
         return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
 
+    @property
     def known_targets(self):
         known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
         chances = self.array("probs")

@@ -1,83 +1,23 @@
 """Place: an element with the run that it stands in, as the operations see them. Knows no kind's arithmetic.
 
-What works out an element lives in operations/, and reads numbers alone: whoever has a run gives them.
+What works out an element lives in operations/, and reads numbers alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..arrays.stats import Array
-from ..hooks.event import Phase
 from ..printable import shown_token
 from .arithmetic import Operand, elements, nothing, product
-from .kinds import Add, Shape
-from .model import TraceInput
+from .kinds import Add
+from .numbers import Numbers
 from .plan import Operation, Plan
 from .steps import Factor, Pass, Use, Worked, element_name
-
-
-class KnownTarget(NamedTuple):
-    """A token that is known to follow a position, its probability there and the loss."""
-
-    position: int
-    token: int
-    p: float
-    loss: float
-
-
-class Numbers(Protocol):
-    """The numbers of a run, and the parameters row by row, float64 each. Asking for what the run did not
-    keep raises InputError."""
-
-    @property
-    def plan(self) -> Plan: ...
-    @property
-    def inputs(self) -> TraceInput: ...
-    @property
-    def length(self) -> int:
-        """How many tokens were read."""
-
-    @property
-    def shapes(self) -> Mapping[str, Shape]:
-        """Of events and parameters."""
-
-    @property
-    def replaced(self) -> frozenset[tuple[Phase, str]]:
-        """What hooks put other values in the place of."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the logits of all positions are there."""
-
-    def known_targets(self) -> Sequence[KnownTarget]:
-        """Every token that is known to follow."""
-
-    def label(self, token: int) -> str:
-        """The text of a token that may follow."""
-
-    def array(self, name: str, kind: Pass = "forward") -> Array:
-        """An event or its gradient as the run had it."""
-
-    def row(self, name: str, *place: int, kind: Pass = "forward") -> Array:
-        """Of an event, its gradient or a parameter: a position of [T, C], a head and a query of [H, T, T]."""
-
-    def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
-        """The same channel of every row: [T, C] -> [T]"""
-
-    def vector(self, name: str) -> Array:
-        """A parameter that is one: [out]"""
-
-    def value(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float:
-        """One element."""
-
-    def known(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
-        """The same, or None where the run did not keep it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.numbers import Numbers
 from ..architecture.place import Element, Place
 from ..architecture.steps import Pass, Worked
 from ..errors import InputError
@@ -16,7 +17,6 @@ from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
 from .following import gradient_uses, gradient_worked_out, uses_of, worked_out
 from .running import run_for
-from .traced import Traced
 
 
 def explain(
@@ -46,7 +46,7 @@ def keep_run(
     *,
     tokens: Sequence[int] | None = None,
     backward: bool = False,
-) -> Traced:
+) -> Numbers:
     """A run of which everything is kept, under the hooks subscribed now: for `explain_in`.
 
     It takes the memory of all events at once. Arguments and errors are those of `explain`.
@@ -56,7 +56,7 @@ def keep_run(
     return run_for(model, inputs, None, shapes, backward)
 
 
-def explain_in(run: Traced, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
+def explain_in(run: Numbers, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
     """The same as `explain`, of a run that is kept: the model does not run again, and more of it is known
     (values of all uses, replacements by hooks in events that the element's own run leaves out).
 
@@ -92,24 +92,24 @@ def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shape
 
 
 @np.errstate(all="ignore")  # what is not finite in a model is shown as it is
-def _explained(traced: Traced, element: Element, terms: int, backward: bool) -> Explanation:
-    at = Place(traced, element, terms)
+def _explained(run: Numbers, element: Element, terms: int, backward: bool) -> Explanation:
+    at = Place(run, element, terms)
     phase: Pass = "backward" if backward else "forward"
-    value = traced.value(at.name, at.index, phase)
-    worked = _worked(traced, at, phase, value)
-    dtype = traced.model.dtype
+    value = run.value(at.name, at.index, phase)
+    worked = _worked(at, phase, value)
+    dtype = run.model.dtype
     deviation = _deviation(worked.value, value, dtype)
     magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
     tolerance = ROUNDING[dtype] * magnitude + float(np.finfo(dtype).tiny)
-    place = place_of(traced.model, at.element, traced.inputs)
-    spec = traced.model.hooks.specs.get(at.name)
+    place = place_of(run.model, at.element, run.inputs)
+    spec = run.model.hooks.specs.get(at.name)
     return Explanation(
         name=at.name,
         index=at.index,
         phase=phase,
-        model=traced.model.origin,
-        text=traced.inputs.text,
-        tokens=traced.inputs.tokens,
+        model=run.model.origin,
+        text=run.inputs.text,
+        tokens=run.inputs.tokens,
         place=place,
         expr=f"d loss / d {at.name}" if backward else spec.expr if spec else at.name,
         formula=worked.formula,
@@ -120,16 +120,16 @@ def _explained(traced: Traced, element: Element, terms: int, backward: bool) -> 
         tolerance=tolerance,
         holds=deviation <= tolerance,
         uses=tuple(gradient_uses(at) if backward else uses_of(at)),
-        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *traced.inputs.notes),
+        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *run.inputs.notes),
     )
 
 
-def _worked(traced: Traced, at: Place, phase: Pass, value: float) -> Worked:
+def _worked(at: Place, phase: Pass, value: float) -> Worked:
     if phase == "backward":
         return gradient_worked_out(at)
-    if at.name in traced.plan:
+    if at.name in at.numbers.plan:
         return worked_out(at)
-    formula, notes = f"{at.element} is stored, not computed", _of_stored(traced.model, at.name)
+    formula, notes = f"{at.element} is stored, not computed", _of_stored(at.numbers.model, at.name)
     return Worked(formula, (), abs(value), notes, value)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.numbers import KnownTarget, Numbers
 from ..architecture.place import Element, rows_with
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..arrays.logits import rows_of_a_part
@@ -16,14 +17,13 @@ from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
 from ..tracing.trace import trace
 from .elements import Shapes
-from .traced import Traced
 
 Computed = dict[tuple[Phase, str], Array]
 
 
 def run_for(
     model: LanguageModel, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
-) -> Traced:
+) -> Numbers:
     """Run the model and keep what the element needs, or everything where there is none.
 
     A microGPT's arrays are all kept; of a decoder those of a few events, and logits of one position.
@@ -43,7 +43,12 @@ def run_for(
         for place, array in computed.items()
         if place in result.arrays and not np.array_equal(array, result.arrays[place], equal_nan=True)
     )
-    return Traced(model, inputs, result.arrays, rows, result.predictions, shapes, replaced)
+    known = tuple(
+        KnownTarget(p.position, p.target.token, p.target.p, p.loss or 0.0)
+        for p in result.predictions
+        if p.target is not None
+    )
+    return Numbers(model, inputs, result.arrays, rows, known, shapes, replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:

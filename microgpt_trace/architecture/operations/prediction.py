@@ -113,7 +113,7 @@ def worked(at: Place) -> Worked:
 
 
 def _mean_loss(at: Place) -> Worked:
-    known = at.numbers.known_targets()
+    known = at.numbers.known_targets
     usual = [own for own in known if not own.p <= TINY_PROBABILITY]  # or NaN
     vanished = [
         Factor(f"the loss at position {own.position}, from the logits", own.loss)

@@ -1,35 +1,46 @@
-"""What an explanation reads: the numbers of one run, and the parameters row by row. Explains nothing."""
+"""Numbers: what an explanation reads, those of one run, and the parameters row by row. Explains nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.place import KnownTarget
-from ..architecture.plan import HEAD_EVENTS, Plan
-from ..architecture.steps import Pass
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import Phase
-from ..tracing.result import Prediction
+from .kinds import Shape
+from .model import LanguageModel, TraceInput
+from .plan import HEAD_EVENTS, Plan
+from .steps import Pass
+
+
+class KnownTarget(NamedTuple):
+    """A token that is known to follow a position, its probability there and the loss."""
+
+    position: int
+    token: int
+    p: float
+    loss: float
 
 
 @dataclass(frozen=True, eq=False)
-class Traced:
-    """The arrays of a run that were kept, and the model that ran: the `Numbers` that operations see.
+class Numbers:
+    """The arrays of a run that were kept, and the model that ran. Rows and elements are float64; asking for
+    what the run did not keep raises InputError.
 
-    `rows` are the positions that logits and probs have, row by row.
+    `rows` are the positions that logits and probs have, row by row, `known_targets` every token that is known
+    to follow.
     """
 
     model: LanguageModel
     inputs: TraceInput
     arrays: Mapping[tuple[Phase, str], Array]
     rows: Sequence[int]
-    predictions: Sequence[Prediction]
-    shapes: Mapping[str, tuple[int, ...]]  # of events and parameters
+    known_targets: Sequence[KnownTarget]
+    shapes: Mapping[str, Shape]  # of events and parameters
     replaced: frozenset[tuple[Phase, str]]  # what hooks put other values in the place of
 
     @property
@@ -38,19 +49,13 @@ class Traced:
 
     @property
     def length(self) -> int:
+        """How many tokens were read."""
         return len(self.inputs.tokens)
 
     @property
     def whole(self) -> bool:
+        """Whether the logits of all positions are there."""
         return len(self.rows) == self.length
-
-    def known_targets(self) -> list[KnownTarget]:
-        """Every token that is known to follow."""
-        return [
-            KnownTarget(p.position, p.target.token, p.target.p, p.loss or 0.0)
-            for p in self.predictions
-            if p.target is not None
-        ]
 
     def label(self, token: int) -> str:
         """The text of a token that may follow."""
@@ -63,14 +68,13 @@ class Traced:
         return (kind, name) in self.arrays
 
     def array(self, name: str, kind: Pass = "forward") -> Array:
-        """A kept array. Raises InputError where the run had none."""
+        """An event or its gradient as the run had it."""
         if (kind, name) not in self.arrays:
             raise InputError(f"{name}: this run did not compute it")
         return self.arrays[kind, name]
 
     def row(self, name: str, *place: int, kind: Pass = "forward") -> Array:
-        """A row of an event, its gradient or a parameter's gradient, float64: a position of [T, C], a
-        head and a query of [H, T, T]."""
+        """Of an event, its gradient or a parameter: a position of [T, C], a head and a query of [H, T, T]."""
         if kind == "forward" and self.is_parameter(name):
             return self.parameter_row(name, place[0])
         if kind == "forward" and name in HEAD_EVENTS:
@@ -78,7 +82,7 @@ class Traced:
         return self.array(name, kind)[place].astype(np.float64)
 
     def column(self, name: str, column: int, kind: Pass = "forward") -> Array:
-        """An element of every row, float64: [T, C] -> [T], or of a matrix [out, in] -> [out]"""
+        """The same channel of every row: [T, C] -> [T], or of a matrix [out, in] -> [out]"""
         if kind == "forward" and self.is_parameter(name):
             return self.model.column(name, column).astype(np.float64)
         return self.array(name, kind)[..., column].astype(np.float64)
@@ -100,9 +104,9 @@ class Traced:
         return self.value(name, index, kind)
 
     def vector(self, name: str) -> Array:
-        """A parameter that is one, float64: [out]"""
+        """A parameter that is one: [out]"""
         return self.model.parameter(name).astype(np.float64)
 
     def parameter_row(self, name: str, row: int) -> Array:
-        """A row of a parameter, float64: [out, in] -> [in], [out] -> [1]"""
+        """A row of a parameter: [out, in] -> [in], [out] -> [1]"""
         return self.model.parameter(name, slice(row, row + 1)).reshape(-1).astype(np.float64)
