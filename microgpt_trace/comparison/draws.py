@@ -6,8 +6,9 @@ of them, and where values cancel an error may by luck be next to nothing; so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,48 +16,14 @@ from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TapOf, TraceInput
 from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array
-from ..hooks.bus import HookBus, Run, Tap
-from ..running.streams import EventStream, Piece
+from ..hooks.bus import Run, Tap
+from ..running.streams import EventStream, Piece, Put
 from .bands import DRAWS
 from .rounding import Compute, block_of, on_other_grids
 from .sides import ModelSide
 
 FEWEST = 3  # passes of a long text
 ROWS = 256  # of all passes together, beyond which they become fewer
-
-
-@dataclass(frozen=True)
-class Draws:
-    """So many passes that compute as `compute` says."""
-
-    compute: Compute
-    count: int
-
-    def taps(
-        self, model: LanguageModel, bus: HookBus, names: Sequence[str],
-        put: Callable[[str, Array, int], None],
-    ) -> TapOf:  # fmt: skip
-        """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
-        runs = [bus.begin(keep=False) for _ in range(self.count)]
-        tap = _RoundingTap(self.compute, self._rounded(model), frozenset(names), put, runs, ())
-        return lambda numbers: replace(tap, numbers=numbers)
-
-    def _rounded(self, model: LanguageModel) -> dict[str, int]:
-        """The events that are rounded, all but parameters or those that go into products; the sizes of the
-        blocks in which they are."""
-        if not self.compute.into_products:
-            return dict.fromkeys(model.plan, BLOCK)
-        found: dict[str, int] = {}
-        for row in model.plan.of_kind(Linear):
-            assert isinstance(row.kind, Linear)
-            name = row.inputs[0]
-            if (
-                row.kind.columns is not None or name in model.plan.streams
-            ):  # what reads the stream itself takes it as it is
-                continue
-            block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
-            found[name] = max(found.get(name, 0), block)
-        return found
 
 
 @dataclass(frozen=True)
@@ -69,7 +36,7 @@ class _RoundingTap:
     compute: Compute
     rounded: Mapping[str, int]  # by event, in blocks of so many elements
     names: frozenset[str]
-    put: Callable[[str, Array, int], None]
+    put: Put
     runs: Sequence[Run]
     numbers: Sequence[int]
     prefix: str = ""
@@ -107,9 +74,16 @@ class DrawsSide(ModelSide):
         self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}
 
     def run(self, names: Sequence[str]) -> EventStream:
-        stream = EventStream(self.model, self.inputs, names, draws=Draws(self.compute, self.count))
+        taps = partial(self._taps, frozenset(names))
+        stream = EventStream(self.model, self.inputs, names, taps=taps, count=self.count)
         self._pieces, self._waiting = iter(stream), {}
         return stream
+
+    def _taps(self, names: frozenset[str], put: Put) -> TapOf:
+        """Makes the tap of some of the passes: the model's hooks alter each, and `put` is told of `names`."""
+        runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
+        tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
+        return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
         """What every pass has beside another side's piece."""
@@ -118,3 +92,19 @@ class DrawsSide(ModelSide):
             own = next(self._pieces)
             self._waiting.setdefault((own.name, own.positions), []).append(own)
         return self._waiting.pop(key)
+
+
+def _rounded(model: LanguageModel, compute: Compute) -> dict[str, int]:
+    """The events that are rounded, all but parameters or those that go into products; the sizes of the blocks
+    in which they are."""
+    if not compute.into_products:
+        return dict.fromkeys(model.plan, BLOCK)
+    found: dict[str, int] = {}
+    for row in model.plan.of_kind(Linear):
+        assert isinstance(row.kind, Linear)
+        name = row.inputs[0]
+        if row.kind.columns is not None or name in model.plan.streams:
+            continue  # what reads the stream itself takes it as it is
+        block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
+        found[name] = max(found.get(name, 0), block)
+    return found

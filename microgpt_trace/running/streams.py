@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,18 +36,7 @@ class Piece(NamedTuple):
         return self.value.take(rows, axis=-2)
 
 
-class Passes(Protocol):
-    """Several passes over the same tokens, each of which sees values of its own."""
-
-    @property
-    def count(self) -> int:
-        """How many they are."""
-
-    def taps(
-        self, model: LanguageModel, bus: HookBus, names: Sequence[str],
-        put: Callable[[str, Array, int], None],
-    ) -> TapOf:  # fmt: skip
-        """Makes the tap of some of the passes: the bus's hooks alter each, and `put` is told of `names`."""
+Put = Callable[[str, Array, int], None]  # takes an event's value in one of several passes
 
 
 class _Stopped(Exception):
@@ -58,19 +47,20 @@ class EventStream:
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
     The hooks that are subscribed to the model's bus take part, or those of another `bus`: values come as
-    the computation uses them. With `draws` there are several passes, whose pieces come in any order.
+    the computation uses them. `taps` makes those of `count` passes, each of which puts the values that it
+    sees itself; their pieces come in any order.
     Close it, or use it as a context manager, where it is not read to its end.
     """
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus | None = None,
-        draws: Passes | None = None,
+        taps: Callable[[Put], TapOf] | None = None, count: int = 1,
     ) -> None:  # fmt: skip
-        self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * (draws.count if draws else 1))
+        self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * count)
         self._stop = Event()
         self._starts: dict[tuple[int, str], int] = {}
         used = model.hooks if bus is None else bus
-        self._thread = Thread(target=self._run, args=(model, inputs, names, used, draws), daemon=True)
+        self._thread = Thread(target=self._run, args=(model, inputs, names, used, taps, count), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -110,12 +100,12 @@ class EventStream:
 
     def _run(
         self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus,
-        draws: Passes | None,
+        taps: Callable[[Put], TapOf] | None, count: int,
     ) -> None:  # fmt: skip
         try:
             with np.errstate(all="ignore"):
-                if draws is not None:
-                    model.run(inputs, draws.taps(model, bus, names, self._put), draws.count)
+                if taps is not None:
+                    model.run(inputs, taps(self._put), count)
                 else:
                     observing = bus.subscription(self._observe, *names)
                     tap = bus.begin(after=[observing], keep=False).tap("forward")
