@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..architecture.words import words_of
-from .fitting import NUMBERED, PLAIN, Family, Range, common
+from .fitting import NUMBERED, PLAIN, Family, Named, Range, common
 from .hypotheses import Case, Finding, Generator, Hypothesis
-from .trying import AT_MOST, NOWHERE, Outcome, at_value, called, elsewhere, holding, proposed
+from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, holding, proposed
 
 FEW = 8  # operations
 NEAREST = 3  # are named where none explains
@@ -116,7 +116,7 @@ def _alike(case: Case, known: Hypothesis, stages: Sequence[Sequence[Generator]])
                         like.id,
                         *(id for id, _ in like.special.values()),
                     ):
-                        yield at_value(like, known.value)
+                        yield at_number(like, Named(like.id, known.value))
                 elif like.id == known.id:
                     yield like
     except NOWHERE:

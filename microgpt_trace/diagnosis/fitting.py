@@ -188,7 +188,7 @@ class Named(NamedTuple):
 
     id: str
     value: float
-    claim: str
+    claim: str = ""
 
 
 def named(family: Family, known: Range) -> Named:

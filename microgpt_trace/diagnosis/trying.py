@@ -118,7 +118,7 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
     best = best_of(family, bind(_rows_at, case, family), case.seen, case.seen.rows_of(case.expected))
     if best is None:
         return None
-    outcome = judged(case, _at(family, Named(family.id, best, family.claim(in_words(best)))))
+    outcome = judged(case, at_number(family, Named(family.id, best, family.claim(in_words(best)))))
     if not outcome.explains:
         return outcome
     assert outcome.tolerances is not None
@@ -132,7 +132,7 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
 
 def called(case: Case, family: Family, known: Range) -> Outcome:
     """The outcome of a family under the name that its numbers have."""
-    hypothesis = replace(_at(family, named(family, known)), low=known.low, high=known.high)
+    hypothesis = replace(at_number(family, named(family, known)), low=known.low, high=known.high)
     return replace(holding(case, hypothesis), family=family)
 
 
@@ -146,12 +146,7 @@ def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
         return None
 
 
-def at_value(family: Family, value: float) -> Hypothesis:
-    """The hypothesis that a family is at a number."""
-    return _at(family, Named(family.id, value, ""))
-
-
-def _at(family: Family, name: Named) -> Hypothesis:
+def at_number(family: Family, name: Named) -> Hypothesis:
     """The hypothesis that a family is at a number."""
     change = family.at(name.value)
     plan, transform = (change, None) if isinstance(change, Plan) else (None, change)
@@ -163,7 +158,7 @@ def _rows_at(case: Case, family: Family, value: float) -> Array | None:
     """What follows at a number of the family; None where it cannot be or is not finite."""
     try:
         with np.errstate(all="ignore"):
-            follows = _expected(case, at_value(family, value))
+            follows = _expected(case, at_number(family, Named(family.id, value)))
     except NOWHERE:
         return None
     if (np.isfinite(case.expected) & ~np.isfinite(follows)).any():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..architecture.kinds import Linear, Lookup
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.place import Element
+from ..architecture.place import Element, sharing
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..architecture.steps import element_name
@@ -108,8 +108,8 @@ def _in_head(plan: Plan, name: str, channel: int) -> str:
     head, own = divmod(channel, dim)
     if len(set(group)) == len(group):
         return f": head {head}, its channel {own}"
-    users = [str(h) for h, of in enumerate(group) if of == head]
-    return f": key-value head {head} (of heads {', '.join(users)}), its channel {own}"
+    users = ", ".join(map(str, sharing(group, head)))
+    return f": key-value head {head} (of heads {users}), its channel {own}"
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:

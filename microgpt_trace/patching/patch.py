@@ -17,13 +17,14 @@ from ..architecture.edits import Edit, Report, unreported
 from ..arrays.contrast import Contrast
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
 from ..errors import InputError
+from ..hooks.event import TraceEvent
 from ..printable import shown_token
 from ..running.token_names import token_argument, token_label, token_of
 from ..tracing.checks import ROUNDING
 from ..tracing.findings import Check
 from .places import WHOLE, Place, places_of
-from .recording import recorded
 from .results import Patched, PatchResult, Spot, Unpatched
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def patch_read(
     places = places_of(model, sites, length)
     names = sorted({model.plan.streams[0], *(place.spot.name for place in places)})
     (clean_logits, clean), (corrupt_logits, corrupt) = (
-        recorded(model, inputs, names, row) for inputs in pair
+        _recorded(model, inputs, names, row) for inputs in pair
     )
     logits = np.stack([clean_logits, corrupt_logits])
     contrast = _contrast(model, pair[0], row, logits, target, against)
@@ -111,6 +112,23 @@ def patch_read(
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = tuple(_cell(place.spot, by_site.get(place.spot.site, low), low, span) for place in places)
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, cells)
+
+
+def _recorded(
+    model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
+) -> tuple[Array, dict[str, Array]]:
+    """The logits [V] of the position `row` of a run without anybody's hooks, and these events."""
+    kept: dict[str, Array] = {}
+
+    def keep(event: TraceEvent, value: Array) -> None:
+        kept[event.name] = value.copy()
+
+    bus = model.hooks.alone()
+    tap = bus.begin(after=[bus.subscription(keep, *names)]).tap("forward")
+    rows = range(len(inputs.tokens)) if "logits" in names else [row]
+    with one_blas_thread(), np.errstate(all="ignore"):
+        logits = model.logits(inputs, rows, tap)
+    return logits[rows.index(row)], kept
 
 
 def _cell(spot: Spot, difference: float, low: float, span: float) -> Patched:

@@ -55,16 +55,8 @@ def trace_decoder(
     recheck: bool = False,
     interventions: Sequence[Intervention] = (),
 ) -> Trace:
-    """Trace a prompt through a decoder, under the hooks subscribed to `model.hooks`.
-
-    `tokens` take the place of a text; `special` parses special tokens in it, `chat` renders it with
-    the file's chat template. `positions` ("all", "last" or indices) get logits and predictions,
-    `top_k` candidates each. `lens` adds the top token after every layer; `generate` continues for
-    that many tokens, greedily at temperature 0. `recheck` runs once more without observers and
-    compares. `interventions` change events of every pass, and the Trace tells what that did to the
-    prompt. `names` choose the events that are kept (by default all but those that cost a
-    computation of their own). Raises InputError for what does not fit.
-    """
+    """Trace a prompt through a decoder, as `trace` does with these options. By default the Trace holds all
+    events but those that cost a computation of their own."""
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
     known, everything = list(model.hooks.specs), usual_names(model)
     shown = select_names(names, known) if names else everything

@@ -7,7 +7,7 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import elements, total
+from ..arithmetic import total
 from ..kinds import Context
 from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
@@ -15,7 +15,7 @@ from ..steps import Use, Worked, element_name, in_one_step
 from .given import Given
 from .rounding import ROUNDINGS, Sizes, Spread
 from .shared import Gradients, Shared
-from .softmax import seen_by
+from .softmax import over_queries, seen_by
 
 
 def forward(row: Operation, run: Shared, weights: Array, v: Array) -> Array:
@@ -129,7 +129,7 @@ def path(at: Place, reader: Operation) -> Worked:
     assert isinstance(kind, Context)
     weights, v = reader.inputs
     if at.name != weights:
-        return _of_value(at, reader, kind, weights)
+        return _of_value(at, reader, weights)
     head, query, key = at.index
     own, values = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
     operands = [at.along(reader.name, query, kind="backward", within=own), at.along(v, key, within=values)]
@@ -139,30 +139,10 @@ def path(at: Place, reader: Operation) -> Worked:
     return in_one_step(text, total(at.label(reader.name), operands, at.most))
 
 
-def _of_value(at: Place, reader: Operation, kind: Context, weights: str) -> Worked:
+def _of_value(at: Place, reader: Operation, weights: str) -> Worked:
     """The sum over the queries that see it, of all heads that share it."""
-    position, channel = at.index
-    own, within = divmod(channel, kind.head_dim)
-    heads = sharing(kind.group, own)
-    columns = [head * kind.head_dim + within for head in heads]
-    shares = at.numbers.array(weights)[heads, :, position].astype(np.float64)
-    gradients = np.stack([at.numbers.column(reader.name, column, "backward") for column in columns])
-    products = np.abs(shares * gradients).sum(axis=0)
-    seen = at.counting(products, seen_by(at, reader).queries_of(position))
+    operands, text, seen = over_queries(at, reader, weights, reader.name)
     count, labels = seen.stop - seen.start, at.tokens_from(seen.start)
-    operands = [
-        elements(
-            shares[:, seen].reshape(-1), weights,
-            lambda i: (heads[i // count], seen.start + i % count, position),
-        ),
-        elements(
-            gradients[:, seen].reshape(-1), reader.name,
-            lambda i: (seen.start + i % count, columns[i // count]), "backward",
-        ),
-    ]  # fmt: skip
-    h, c = (str(heads[0]), str(columns[0])) if len(heads) == 1 else ("h", f"{kind.head_dim}h+{within}")
-    which = "" if len(heads) == 1 else f" for the heads h={heads[0]}..{heads[-1]}"
-    text = f"sum of {short(weights)}[{h},j,{position}] × d {short(reader.name)}[j,{c}]{which}"
     step = total(at.label(reader.name), operands, at.most, label_of=lambda i: labels(i % count))
     return in_one_step(f"{text}, j={seen.start}..{seen.stop - 1}", step)
 

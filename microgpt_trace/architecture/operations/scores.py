@@ -10,7 +10,7 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import Operand, elements, product, result, total
+from ..arithmetic import Operand, product, result, total
 from ..kinds import Scores
 from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
@@ -19,7 +19,7 @@ from .given import Given
 from .linear import capped
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
-from .softmax import seen_by
+from .softmax import over_queries, seen_by
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,19 +151,18 @@ def path(at: Place, reader: Operation) -> Worked:
     """scores = q @ k.T * scale: dq = dscores @ k * scale, dk = dscores.T @ q * scale"""
     kind = reader.kind
     assert isinstance(kind, Scores)
-    gradients, others, text, seen = (_of_query if at.name == reader.inputs[0] else _of_key)(at, reader)
+    of_query, q = at.name == reader.inputs[0], reader.inputs[0]
+    operands, text, seen = _of_query(at, reader) if of_query else over_queries(at, reader, reader.name, q)
     count = seen.stop - seen.start
     labels = at.tokens_from(seen.start)
-    summed = total(
-        "sum of products", [gradients, others], at.most, label_of=lambda i: labels(i % count)
-    )  # fmt: skip
+    summed = total("sum of products", operands, at.most, label_of=lambda i: labels(i % count))
     scaled = product(at.label(reader.name), result(summed), _scale(kind))
     formula = f"{text}{_scaled(kind)}, j={seen.start}..{seen.stop - 1}"
     return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
 
 
-def _of_query(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slice]:
-    """The gradients of a query's scores, its keys, the sum of their products in words, the positions."""
+def _of_query(at: Place, reader: Operation) -> tuple[list[Operand], str, slice]:
+    """The gradients of a query's scores and its keys, the sum of their products in words, the keys."""
     kind = reader.kind
     assert isinstance(kind, Scores)
     position, channel = at.index
@@ -174,33 +173,7 @@ def _of_query(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slic
     seen = at.counting(products, seen_by(at, reader).keys_of(position))
     text = f"sum of d {short(reader.name)}[{head},{position},j] × {short(k)}[j,{column}]"
     gradients = at.along(reader.name, head, position, kind="backward", within=seen)
-    return gradients, at.down(k, column, seen), text, seen
-
-
-def _of_key(at: Place, reader: Operation) -> tuple[Operand, Operand, str, slice]:
-    """The same of a key, whose queries are those of all heads that share it."""
-    kind = reader.kind
-    assert isinstance(kind, Scores)
-    position, channel = at.index
-    q, (own, within) = reader.inputs[0], divmod(channel, kind.head_dim)
-    heads = sharing(kind.group, own)
-    queries = np.stack([at.numbers.column(q, head * kind.head_dim + within) for head in heads])
-    scores = at.numbers.array(reader.name, "backward")[heads, :, position].astype(np.float64)
-    products = np.abs(scores * queries).sum(axis=0)
-    seen = at.counting(products, seen_by(at, reader).queries_of(position))
-    count = seen.stop - seen.start
-    gradients = elements(
-        scores[:, seen].reshape(-1), reader.name,
-        lambda i: (heads[i // count], seen.start + i % count, position), "backward",
-    )  # fmt: skip
-    others = elements(
-        queries[:, seen].reshape(-1), q,
-        lambda i: (seen.start + i % count, heads[i // count] * kind.head_dim + within),
-    )  # fmt: skip
-    h, c = (str(heads[0]), str(channel)) if len(heads) == 1 else ("h", f"{kind.head_dim}h+{within}")
-    which = "" if len(heads) == 1 else f" for the heads h={heads[0]}..{heads[-1]}"
-    text = f"sum of d {short(reader.name)}[{h},j,{position}] × {short(q)}[j,{c}]{which}"
-    return gradients, others, text, seen
+    return [gradients, at.down(k, column, seen)], text, seen
 
 
 def gradient_goes_to(at: Place) -> list[Use]:

@@ -11,11 +11,23 @@ import numpy as np
 from ...arrays.heads import shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import Function, exponential, minus, nothing, product, reciprocal, result, sum_of, total
-from ..kinds import Softmax
-from ..place import Place, short
+from ..arithmetic import (
+    Function,
+    Operand,
+    elements,
+    exponential,
+    minus,
+    nothing,
+    product,
+    reciprocal,
+    result,
+    sum_of,
+    total,
+)
+from ..kinds import Context, Scores, Softmax
+from ..place import Place, sharing, short
 from ..plan import Operation
-from ..steps import Factor, Step, Use, Worked
+from ..steps import Factor, Pass, Step, Use, Worked
 from .given import Given
 from .rounding import Sizes, Spread, terms
 from .shared import Gradients, Shared
@@ -131,6 +143,42 @@ def seen_by(at: Place, row: Operation) -> Sight:
     while not isinstance(row.kind, Softmax):
         row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
     return Sight(row.kind.window, at.numbers.length)
+
+
+def over_queries(
+    at: Place, reader: Operation, square: str, wide: str
+) -> tuple[list[Operand], str, slice]:  # fmt: skip
+    """What a key or a value gets by way of scores or a context: the sum over the queries that see it, in all
+    heads that share it, of an event [H, T, T] times one [T, heads*D], of which one is the reader's gradient.
+    The factors, the sum in words, and the queries."""
+    kind = reader.kind
+    assert isinstance(kind, Scores | Context)
+    position, channel = at.index
+    own, within = divmod(channel, kind.head_dim)
+    heads = sharing(kind.group, own)
+    columns = [head * kind.head_dim + within for head in heads]
+    of_square: Pass = "backward" if square == reader.name else "forward"
+    of_wide: Pass = "backward" if wide == reader.name else "forward"
+    squares = at.numbers.array(square, of_square)[heads, :, position].astype(np.float64)
+    rows = np.stack([at.numbers.column(wide, column, of_wide) for column in columns])
+    seen = at.counting(np.abs(squares * rows).sum(axis=0), seen_by(at, reader).queries_of(position))
+    count = seen.stop - seen.start
+    operands = [
+        elements(
+            squares[:, seen].reshape(-1), square,
+            lambda i: (heads[i // count], seen.start + i % count, position), of_square,
+        ),
+        elements(
+            rows[:, seen].reshape(-1), wide,
+            lambda i: (seen.start + i % count, columns[i // count]), of_wide,
+        ),
+    ]  # fmt: skip
+    alone = len(heads) == 1
+    h, c = (str(heads[0]), str(columns[0])) if alone else ("h", f"{kind.head_dim}h+{within}")
+    which = "" if alone else f" for the heads h={heads[0]}..{heads[-1]}"
+    d = {"forward": "", "backward": "d "}
+    text = f"{d[of_square]}{short(square)}[{h},j,{position}] × {d[of_wide]}{short(wide)}[j,{c}]{which}"
+    return operands, f"sum of {text}", seen
 
 
 def worked(at: Place) -> Worked:
