@@ -23,7 +23,7 @@ from .model import LanguageModel
 from .operations.of_kinds import arithmetic_of
 from .operations.prediction import known_targets
 from .operations.shared import Gradients, Shared
-from .plan import NOTHING, Operation, Plan, Task
+from .plan import NOTHING, Operation, Plan
 from .run import before_forward, compute, final_forward, head_forward, layer_forward, row_forward
 
 
@@ -75,10 +75,10 @@ def backward(
     plan, streams = done.run.model.plan, done.streams
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, replaced)
     walk.gradients[plan.head[-1].name] = _by_way_of_probs(done, tap)
-    walk.back((*plan.tasks.final, *plan.tasks.head), {plan.streams[-1]: streams[-1]})
+    walk.back((*plan.final, *plan.head), {plan.streams[-1]: streams[-1]})
     for i in reversed(range(len(plan.layers))):
-        walk.back(plan.tasks.layers[i], {plan.streams[i]: streams[i]})
-    walk.back(plan.tasks.before, {})
+        walk.back(plan.layers[i], {plan.streams[i]: streams[i]})
+    walk.back(plan.before, {})
     return walk.parameters
 
 
@@ -120,13 +120,13 @@ class _Walk:
         self.gradients: dict[str, Array] = {}  # of events, of those that are still to be passed on
         self.parameters: dict[str, Array] = {}
 
-    def back(self, tasks: Sequence[Task], before: dict[str, Array]) -> None:
+    def back(self, rows: Sequence[Operation], before: dict[str, Array]) -> None:
         """From the gradient of what the last of these rows gives to those of what they read `before`. All but
         the last are computed again."""
         again = _Again(self._replaced)
-        compute(tasks[:-1], dict(before), self._run.under(again))
+        compute(rows[:-1], dict(before), self._run.under(again))
         values = before | again.used
-        for row in (task.row for task in reversed(tasks)):
+        for row in reversed(rows):
             if row.name in self.gradients:
                 dy = self._tap.emit(row.name, self.gradients.pop(row.name))
                 self._through(row, dy, values, again.computed)

@@ -54,28 +54,15 @@ class Operation(EventSpec):
 
 
 class Task(NamedTuple):
-    """A row with what running it among others asks: whether one of them reads it (or what follows them, the
-    last one), which row it is a part of, and what no row after it reads."""
+    """What running a row among others asks: whether one of them reads it (or what follows them, the last
+    one), which row it is a part of, and what no row after it reads."""
 
-    row: Operation
     read: bool
     whole: Operation | None
     done: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return one_line(self, row=self.row.name, read=self.read)
-
-
-class Tasks(NamedTuple):
-    """The rows of a plan as they run: before the layers, in each, up to what the head reads, the head."""
-
-    before: tuple[Task, ...]
-    layers: tuple[tuple[Task, ...], ...]
-    final: tuple[Task, ...]
-    head: tuple[Task, ...]
-
-    def __repr__(self) -> str:
-        return one_line(self, layers=len(self.layers))
+        return one_line(self, read=self.read, done=self.done)
 
 
 class Heads(NamedTuple):
@@ -139,24 +126,16 @@ class Plan(Mapping[str, Operation]):
         return self.after[: [own.name for own in self.after].index(self.head[0].name)]
 
     @cached_property
-    def tasks(self) -> Tasks:
-        """The rows as they run."""
-        layers = tuple(map(self._tasks_of, self.layers))
-        return Tasks(
-            self._tasks_of(self.before), layers, self._tasks_of(self.final), self._tasks_of(self.head)
-        )
-
-    def _tasks_of(self, rows: Sequence[Operation]) -> tuple[Task, ...]:
-        last = {name: at for at, own in enumerate(rows) for name in own.inputs}
-        return tuple(
-            Task(
-                own,
-                own.name in last or own is rows[-1],
-                self.sums_of.get(own.name),
-                tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at),
-            )
-            for at, own in enumerate(rows)
-        )
+    def tasks(self) -> Mapping[str, Task]:
+        """What running each row up to the logits asks, among those that it runs with."""
+        found: dict[str, Task] = {}
+        for rows in (self.before, *self.layers, self.final, self.head):
+            last = {name: at for at, own in enumerate(rows) for name in own.inputs}
+            for at, own in enumerate(rows):
+                done = tuple(name for name in dict.fromkeys(own.inputs) if last[name] == at)
+                read = own.name in last or own is rows[-1]
+                found[own.name] = Task(read, self.sums_of.get(own.name), done)
+        return found
 
     @cached_property
     def streams(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from .cache import Cache
 from .model import LanguageModel
 from .operations.of_kinds import ARITHMETIC, arithmetic_of
 from .operations.shared import Shared
-from .plan import Operation, Task
+from .plan import Operation
 
 
 def forward(
@@ -39,30 +39,30 @@ def forward(
 
 def before_forward(run: Shared) -> Array:
     """The stream that enters the first layer: -> [n*T, C]"""
-    return run_rows(run.model.plan.tasks.before, {}, run)
+    return run_rows(run.model.plan.before, {}, run)
 
 
 def layer_forward(x: Array, index: int, run: Shared) -> Array:
     """The stream after a layer from that before it: [n*T, C] -> [n*T, C]"""
     plan = run.model.plan
-    y = run_rows(plan.tasks.layers[index], {plan.streams[index]: x}, run)
+    y = run_rows(plan.layers[index], {plan.streams[index]: x}, run)
     run.forget()
     return y
 
 
 def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
     """What the head reads, from the stream after the last layer: [N, C] -> [N, C]"""
-    tasks = model.plan.tasks.final
-    return run_rows(tasks, {model.plan.streams[-1]: x}, Shared(model, tap=tap)) if tasks else x
+    rows = model.plan.final
+    return run_rows(rows, {model.plan.streams[-1]: x}, Shared(model, tap=tap)) if rows else x
 
 
 def head_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
     """The logits, not yet emitted, of what the head reads: [N, C] -> [N, V]"""
-    *within, last = model.plan.tasks.head
+    *within, last = model.plan.head
     run = Shared(model, tap=tap)
     if within:
         x = run_rows(within, {what_the_head_reads(model): x}, run)
-    return row_forward(last.row, {last.row.inputs[0]: x}, run)
+    return row_forward(last, {last.inputs[0]: x}, run)
 
 
 def what_the_head_reads(model: LanguageModel) -> str:
@@ -70,20 +70,21 @@ def what_the_head_reads(model: LanguageModel) -> str:
     return model.plan.head[0].inputs[0]
 
 
-def run_rows(tasks: Sequence[Task], values: dict[str, Array], run: Shared) -> Array:
+def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: Shared) -> Array:
     """Run some rows in order, given what they read of others; the value of the last."""
-    compute(tasks, values, run)
-    return values[tasks[-1].row.name]
+    compute(rows, values, run)
+    return values[rows[-1].name]
 
 
-def compute(tasks: Sequence[Task], values: dict[str, Array], run: Shared) -> None:
+def compute(rows: Sequence[Operation], values: dict[str, Array], run: Shared) -> None:
     """Put into `values` what some rows give, in order, and take out what is not read any more.
 
     Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
     """
     ahead: dict[str, Array] = {}  # wholes of which a part was replaced
-    emit, wants = run.tap.emit, run.tap.wants
-    for row, read, whole, done in tasks:
+    emit, wants, tasks = run.tap.emit, run.tap.wants, run.model.plan.tasks
+    for row in rows:
+        read, whole, done = tasks[row.name]
         if read or wants(row.name):
             computed = ahead.pop(row.name) if row.name in ahead else row_forward(row, values, run)
             value = emit(row.name, computed)
