@@ -71,6 +71,10 @@ class Linear(Kind):
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.width)
 
+    def reads(self, channel: int) -> bool:
+        """Whether a channel of x counts."""
+        return self.columns is None or self.columns[0] <= channel < self.columns[1]
+
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         found: dict[str, Shape] = {self.weight: (self.width, inputs[0][-1])}
         return found if self.bias is None else {**found, self.bias: (self.width,)}

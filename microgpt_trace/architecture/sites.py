@@ -111,10 +111,6 @@ class Part:
 
     __repr__ = one_line
 
-    @property
-    def whole(self) -> bool:
-        return self.heads is None and self.positions is None and self.channels is None
-
     def mask(self, shape: Sequence[int], rows: Sequence[int]) -> Array:
         """Where the part is in an array whose rows have these positions, booleans of that shape."""
         mask = np.ones(shape, bool)

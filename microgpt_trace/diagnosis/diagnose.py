@@ -202,8 +202,7 @@ class _Diagnosing:
         def evaluation(noise: int | None) -> Evaluation:
             return Evaluation(self.given, self.plan, self.values, found.precision, noise, rounding)
 
-        exprs = {name: self.plan[name].expr for name in self.known}
-        return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)], exprs)
+        return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
 
     @cached_property
     def rounding(self) -> ProductInputs:

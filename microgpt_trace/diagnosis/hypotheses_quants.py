@@ -15,7 +15,7 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..arrays.unpacking import Quants
 from .changes import with_instead
-from .hypotheses import Case, Hypothesis
+from .hypotheses import Case, Change, Hypothesis
 from .hypotheses_input import looked_up
 
 NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
@@ -29,8 +29,6 @@ SCALES = {  # at which bytes a block's half-precision factors lie: of the scales
 ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # a block is one run, and has nothing else
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 LARGEST = 1 << 27  # elements decoded at once
-
-Change = Callable[[Array], Array]
 
 
 class Misreading(NamedTuple):

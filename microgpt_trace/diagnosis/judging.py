@@ -58,10 +58,6 @@ class Rows:
     __repr__ = one_line
 
     @property
-    def judged(self) -> bool:
-        return bool(np.isfinite(self.tolerances[~np.isnan(self.errors)]).any())
-
-    @property
     def worst(self) -> int:
         ratio = self.errors / self.tolerances
         return int(np.nanargmax(ratio))
@@ -113,8 +109,8 @@ def _errors(found: Array, expected: Array, marks: Array | None) -> Array:
 class Judge:
     """Compares arrays of a dump with what an evaluation makes of its inputs."""
 
-    def __init__(self, plain: Evaluation, noisy: Sequence[Evaluation], exprs: dict[str, str]) -> None:
-        self.plain, self.noisy, self.exprs = plain, noisy, exprs
+    def __init__(self, plain: Evaluation, noisy: Sequence[Evaluation]) -> None:
+        self.plain, self.noisy = plain, noisy
 
     def compared(self, name: str) -> Array | None:
         """The entries that count, None for all: of scores [H, T, T], those that the layer's mask shows, which
@@ -170,7 +166,7 @@ class Judge:
             values = {"position": None, "element": (), "found": None, "expected": None} | where
             values |= dict(zip(("count", "unjudged"), _unjudged(expected, self.compared(name)), strict=True))
             return OperationResult(
-                name, layer_of(name), self.exprs[name], self.plain.sources(name),
+                name, layer_of(name), self.plain.given.model.plan[name].expr, self.plain.sources(name),
                 tuple(self.plain.between(name)), error, tolerance, holds, **values,  # type: ignore[arg-type]
             )  # fmt: skip
 

@@ -180,7 +180,7 @@ def held(case: Case, hypothesis: Hypothesis) -> tuple[Rows, Array]:
     with np.errstate(all="ignore"):
         if hypothesis.plan is not None:
             plain = judge.plain.under(hypothesis.plan)
-            judge = Judge(plain, _Under(hypothesis.plan, case), judge.exprs)
+            judge = Judge(plain, _Under(hypothesis.plan, case))
             expected = plain.output(case.name, case.positions)
         else:
             assert hypothesis.transform is not None

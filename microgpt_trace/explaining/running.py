@@ -86,9 +86,7 @@ def _with_logits(plan: Plan) -> tuple[str, ...]:
 def _reads(plan: Plan, reader: str, element: Element) -> bool:
     """Whether a reader of an element's event reads the element itself, and no other columns."""
     kind = plan[reader].kind
-    if not isinstance(kind, Linear) or not kind.columns:
-        return True
-    return kind.columns[0] <= element.index[-1] < kind.columns[1]
+    return not isinstance(kind, Linear) or kind.reads(element.index[-1])
 
 
 @contextmanager

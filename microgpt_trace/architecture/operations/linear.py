@@ -131,7 +131,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
         words = "one of the heads, which add up to it"
         return at.use(reader.name, at.index, at.value, 1, words)
     position, channel = at.index
-    if kind.columns and not kind.columns[0] <= channel < kind.columns[1]:
+    if not kind.reads(channel):
         return None
     products = at.value * at.numbers.column(kind.weight, channel)
     best = strongest(products)
@@ -160,7 +160,7 @@ def _replaced_part(at: Place, reader: Operation, channel: int) -> str:
     """The part that a channel of the input goes into, if a hook replaced it or its gradient."""
     for part in reader.parts:
         kind = at.numbers.plan[part].kind
-        if isinstance(kind, Linear) and kind.columns and kind.columns[0] <= channel < kind.columns[1]:
+        if isinstance(kind, Linear) and kind.reads(channel):
             return part if {("forward", part), ("backward", part)} & at.numbers.replaced else ""
     return ""
 

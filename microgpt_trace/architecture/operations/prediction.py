@@ -28,6 +28,7 @@ from ..steps import Factor, Use, Worked, in_one_step
 from .given import Given
 from .rounding import Sizes, Spread
 from .shared import Gradients, Shared
+from .softmax import backward as softmax_backward
 from .softmax import of_softmax, share_of
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
@@ -54,8 +55,7 @@ def backward(row: Operation, run: Shared, dy: Array, y: Array, logits: Array) ->
     """dlogits = p * (dp - sum(p * dp)) of the softmax, dloss * (p - one_hot(target)) / n of the loss, 0 where
     no target is known: [T, V] or [] -> [T, V]"""
     if isinstance(row.kind, Probabilities):
-        weighted = y * dy
-        return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
+        return softmax_backward(row, run, dy, y, logits)
     (rows, targets), dlogits = known_targets(run.targets), np.zeros_like(logits)
     if rows.size:
         dlogits[rows] = softmax(logits[rows])
