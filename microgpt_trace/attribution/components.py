@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..architecture.kinds import Add, Linear, Lookup, Norm
+from ..architecture.kinds import Add, Lookup, Norm
 from .parts import Kind
 
 if TYPE_CHECKING:
@@ -41,20 +41,14 @@ def way_to_logits(plan: Plan) -> list[Operation]:
     return [row for row in plan.values() if row.name in found]
 
 
-def heads_of(plan: Plan, row: Operation) -> list[Operation]:
-    """The heads that add up to a row: products with some columns of its matrix."""
-    return [plan[name] for name in row.parts if isinstance(plan[name].kind, Linear)]
-
-
 def components_of(model: LanguageModel) -> list[Component]:
     """All that write: their writes add up to the logits."""
     found: list[Component] = []
     for row in way_to_logits(model.plan):
-        heads = heads_of(model.plan, row)
         if isinstance(row.kind, Lookup):
             found.append(Component(row.name, "embedding", row, row.layer))
-        elif heads:
-            found += [Component(head.name, "head", row, row.layer, h) for h, head in enumerate(heads)]
+        elif row.parts:  # heads
+            found += [Component(head, "head", row, row.layer, h) for h, head in enumerate(row.parts)]
         elif not passes_on(row):
             found.append(Component(row.name, "mlp", row, row.layer))
         if row.bias is not None:

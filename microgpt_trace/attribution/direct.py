@@ -21,7 +21,7 @@ from ..architecture.operations import norm
 from ..architecture.plan import layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
-from .components import Component, components_of, heads_of, passes_on
+from .components import Component, components_of, passes_on
 from .observing import Observed
 
 if TYPE_CHECKING:
@@ -93,9 +93,10 @@ class _Reader:
         flat = along.reshape(-1, along.shape[2])  # [n*2, C]
         back = _times(self._model, row.kind.weight, flat).reshape(*along.shape[:2], -1)
         products, found = read[:, None] * back, {}
-        for head in heads_of(self._model.plan, row):
-            assert isinstance(head.kind, Linear)
-            found[head.name] = products[:, :, slice(*head.kind.columns or (None,))].sum(axis=2)
+        for name in row.parts:
+            head = self._model.plan[name].kind
+            assert isinstance(head, Linear)
+            found[name] = products[:, :, slice(*head.columns or (None,))].sum(axis=2)
         return found
 
     def _write(self, component: Component) -> Array:

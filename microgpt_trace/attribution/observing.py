@@ -15,7 +15,7 @@ from ..architecture.kinds import Norm, Softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
-from .components import heads_of, passes_on, way_to_logits
+from .components import passes_on, way_to_logits
 from .parts import HeadRole
 from .roles import RoleMeter
 
@@ -41,11 +41,8 @@ class Observed:
         self.hooked = False  # a hook replaced something
         self._computed = np.empty((0, 0))
         self.way = way_to_logits(model.plan)
-        self._heads = {row.name: heads_of(model.plan, row) for row in self.way}
         self._norms = {row.inputs[0] for row in self.way if isinstance(row.kind, Norm) and passes_on(row)}
-        self._writes = {
-            row.inputs[0] if self._heads[row.name] else row.name for row in self.way if not passes_on(row)
-        }
+        self._writes = {row.inputs[0] if row.parts else row.name for row in self.way if not passes_on(row)}
         self._logits_of_all = "prompts" not in model.abilities  # else only the asked positions pass the head
         self._meter = RoleMeter(inputs.tokens, model.plan)
 
@@ -60,9 +57,8 @@ class Observed:
         listening = bus.begin()  # a head costs a product: only where a hook may replace it
         passed_on: list[str] = []
         for row in self.way:
-            heads = [head.name for head in self._heads[row.name]]
-            passed_on += [name for name in heads if listening.listeners("forward", name)]
-            if heads or passes_on(row):
+            passed_on += [name for name in row.parts if listening.listeners("forward", name)]
+            if row.parts or passes_on(row):
                 passed_on.append(row.name)
         weights = [row.name for row in model.plan.of_kind(Softmax)]
         return (
