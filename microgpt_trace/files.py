@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
     try:
         if path.is_dir():
             raise InputError(f"{path}: expected a file to write, found a folder")
-        if not path.resolve().parent.is_dir():
+        if not _followed(path).parent.is_dir():
             raise InputError(f"{path}: the folder {path.parent} does not exist")
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: expected a regular file to write, found a device or a pipe")
@@ -122,7 +123,7 @@ def check_new_folder(folder: Path) -> None:
     """Raises InputError for a folder that is not new or empty, or where there is no place for it."""
     _refuse_stdout(folder)
     try:
-        target = folder.resolve()
+        target = _followed(folder)
         if not target.parent.is_dir():
             raise InputError(f"{folder}: the folder {folder.parent} does not exist")
         if target.exists() and not target.is_dir():
@@ -174,10 +175,18 @@ def _temporary(path: Path) -> Path:
     return _beside(path, f"{os.urandom(4).hex()}.tmp")
 
 
+def _followed(path: Path) -> Path:
+    """Where links lead. Raises OSError or RuntimeError of a loop of them."""
+    target = path.resolve()
+    if target.is_symlink():  # since Python 3.13 what resolves a loop gives a link of it
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return target
+
+
 def _target(path: Path) -> Path:
-    """Where links lead."""
+    """Where links lead. Raises RunError naming the path."""
     try:
-        return path.resolve()
+        return _followed(path)
     except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
         raise RunError(f"{path}: cannot write ({_reason(error)})") from error
 
