@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .arrays.stats import TensorStats
     from .attribution.attribute import attribute
     from .comparison.diff import diff
-    from .diagnosis.dumped import diagnose
+    from .diagnosis.dump import diagnose
     from .dumps.recorder import record
     from .errors import MicrogptError
     from .explaining.explain import explain
@@ -43,7 +43,7 @@ _HOME = {
     "Trace": "tracing.result",
     "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
-    "diagnose": "diagnosis.dumped",
+    "diagnose": "diagnosis.dump",
     "diff": "comparison.diff",
     "explain": "explaining.explain",
     "gradcheck": "tracing.gradient_check",

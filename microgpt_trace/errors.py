@@ -1,6 +1,6 @@
 """What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
 
-from .printable import shortened
+from .text.printable import shortened
 
 
 class MicrogptError(Exception):

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .brief import brief
 from .errors import FileFormatError
-from .json_text import MAX_VALUES, from_json
+from .text.brief import brief
+from .text.json_text import MAX_VALUES, from_json
 
 MAX_BYTES = 1 << 28  # of what is read at once: 256 MB of text
 _KINDS = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from microgpt_trace.dumps.files import open_recording
-from microgpt_trace.dumps.mapping import Entry, NameMap
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.mapping import MapEntry, NameMap
 from microgpt_trace.errors import FileFormatError
 
 
@@ -70,4 +70,4 @@ def refused(path, *words, names=None, kind=FileFormatError):
 
 
 def names_of(*entries, tokens=None):
-    return NameMap("map.toml", tuple(Entry(*entry) for entry in entries), tokens)
+    return NameMap("map.toml", tuple(MapEntry(*entry) for entry in entries), tokens)

@@ -17,17 +17,17 @@ from microgpt_trace.architecture.kinds import (
     Scores,
     Softmax,
 )
-from microgpt_trace.architecture.operations.given import Given
+from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
 from microgpt_trace.architecture.plan import Plan
 from microgpt_trace.architecture.reference import reference
-from microgpt_trace.architecture.rows import Rows
+from microgpt_trace.architecture.row_builder import RowBuilder
 
 V, C, T, H = 7, 6, 4, 2
 
 
 def normed_behind(parallel=False):
     """Learned positions, LayerNorm with bias, biased products; parallel branches with a norm behind each."""
-    rows = Rows()
+    rows = RowBuilder()
 
     def norm(name):
         return Norm(1e-5, rows.name(name), centred=True, bias=rows.name(f"{name}_bias"))
@@ -58,7 +58,7 @@ def normed_behind(parallel=False):
 
 def unlike_any():
     """Parallel layers: what GPT-2 and GPT-NeoX have, and a few things more."""
-    rows, width, dim, group = Rows(), 12, 4, (0, 0, 1, 1)
+    rows, width, dim, group = RowBuilder(), 12, 4, (0, 0, 1, 1)
     add = partial(rows.add, expr="")
     tokens = add("embed.tok", Lookup("wte", "tokens", 61, width))
     positions = add("embed.pos", Lookup("wpe", "positions", 9, width))
@@ -110,7 +110,7 @@ def drawn(plan, seed=3):
 
 def values_of(model, tokens, bent=None):
     """Every event in float64; one may be half as much again, from which those after it follow."""
-    given, found = Given(model, tokens), {}
+    given, found = ReferenceInputs(model, tokens), {}
     for row in model.plan.values():
         value = reference(row, given, *(found[name] for name in row.inputs))
         found[row.name] = value * 1.5 if row.name == bent else value

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from microgpt_trace.comparison.bands import AMPLIFIED, FACTOR, FACTOR_OF_ONE, ROUNDING, Bands, tolerance_of
-from microgpt_trace.comparison.measures import compare_rows
-from microgpt_trace.comparison.rounding import COMPUTES
+from microgpt_trace.comparison.engine_precision import COMPUTES
+from microgpt_trace.comparison.row_differences import compare_rows
 from microgpt_trace.hooks.event import EventSpec
 
 NOTHING = (None, None, None, None, None)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 
 ROOT = Path(__file__).parent.parent
 

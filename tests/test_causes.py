@@ -13,8 +13,8 @@ from tiny_models import TOKENS, tiny_model, write_folder
 from microgpt_trace import load
 from microgpt_trace.diagnosis import evaluation
 from microgpt_trace.diagnosis.diagnose import diagnose_values
+from microgpt_trace.diagnosis.evidence import Seen
 from microgpt_trace.diagnosis.fitting import Family, Range, best_of, common, named, range_of
-from microgpt_trace.diagnosis.telling import Seen
 
 UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
 NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"

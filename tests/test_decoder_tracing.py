@@ -12,7 +12,8 @@ from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.architecture import run as interpreter
-from microgpt_trace.architecture.operations import linear, norm, shared
+from microgpt_trace.architecture.operations import linear, norm
+from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError

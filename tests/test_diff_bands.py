@@ -10,16 +10,16 @@ from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.rounding import to_bf16
-from microgpt_trace.comparison.bands import Measure
+from microgpt_trace.comparison.bands import BandMeasure
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.differences import difference
-from microgpt_trace.comparison.draws import DrawsSide
-from microgpt_trace.comparison.measures import compare_rows
+from microgpt_trace.comparison.engine_precision import COMPUTES
 from microgpt_trace.comparison.pairing import prepare_sides
-from microgpt_trace.comparison.rounding import COMPUTES
+from microgpt_trace.comparison.rounded_passes import RoundedPasses
+from microgpt_trace.comparison.row_differences import compare_rows
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
-from microgpt_trace.running.streams import Piece
+from microgpt_trace.running.event_stream import Piece
 
 # --- What must not be hidden ------------------------------------------------------------------
 
@@ -97,7 +97,10 @@ def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, 
     model, config, weights = wide(tmp_path, type)
     events = decoder_run(config, weights, TOKENS, inputs=inputs)
     (side,) = prepare_sides([model], None, TOKENS, None, {})
-    draws, ours = DrawsSide(side.model, side.inputs, COMPUTES["q8"]), trace(model, tokens=TOKENS, values=True)
+    draws, ours = (
+        RoundedPasses(side.model, side.inputs, COMPUTES["q8"]),
+        trace(model, tokens=TOKENS, values=True),
+    )
     with draws.run(["layer1.mlp.down"]):
         pieces = draws.take_all(Piece("layer1.mlp.down", np.empty(0), range(len(TOKENS))))
     strayed = [compare_rows(ours["layer1.mlp.down"], piece.value).relative() for piece in pieces]
@@ -190,7 +193,7 @@ def test_figures_are_those_of_the_row_that_is_worst_for_its_band():
     a = np.ones((3, 4), np.float32)
     b = a * np.array([[1.0], [1.02], [1.1]], np.float32)
     rows = compare_rows(a, b)
-    measures = [Measure("", rows.strict(), np.array([0.01, 0.01, 0.5]))]
+    measures = [BandMeasure("", rows.strict(), np.array([0.01, 0.01, 0.5]))]
     found = difference(EventSpec("x", "head", None, ""), (3, 4), rows, measures, (0, 1, 2), 0.0)
     print(found)
     assert not found.holds

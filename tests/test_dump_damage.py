@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import microgpt_trace
-from microgpt_trace.dumps.files import is_recording, open_recording
+from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.errors import FileFormatError, MicrogptError
 
 # --- Damaged arrays --------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from dump_writing import left, names_of, refused
 
 import microgpt_trace
-from microgpt_trace.dumps.files import is_recording, open_recording
+from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.errors import InputError
 from microgpt_trace.render.document import to_json, to_json_lines
 

@@ -11,7 +11,7 @@ from tiny_models import SCALES
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor, stored_column
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.arrays.unpacking import widen_f16
-from microgpt_trace.decoder.stored import tensor_stats
+from microgpt_trace.decoder.stored_weights import tensor_stats
 from microgpt_trace.errors import FileFormatError, InputError
 
 GGML = [name for name in ENCODINGS if name not in ("F32", "F16", "AprQ4", "AprQ8")]

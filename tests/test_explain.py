@@ -12,8 +12,8 @@ from judges import agree, torch_run
 from sweeps import some_of
 
 from microgpt_trace import init
-from microgpt_trace.architecture.place import Element, Place
 from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.traced_element import Element, TracedElement
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.following import worked_out
@@ -114,7 +114,7 @@ def test_every_element_of_every_event_equals_pytorch(case):
     traced = run_for(model, model.read(case.text), Element("loss", ()), every, False)
     for name, shape in shapes.items():
         places = list(product(*map(range, shape)))
-        found = [worked_out(Place(traced, Element(name, index), 4)).value for index in places]
+        found = [worked_out(TracedElement(traced, Element(name, index), 4)).value for index in places]
         expected = judged[name].detach().numpy()
         agree(np.reshape(found, shape), expected, rtol=1e-9, atol=1e-12, what=name)
 

@@ -10,8 +10,8 @@ from sweeps import some_of
 from test_explain import sampled
 
 from microgpt_trace import init
-from microgpt_trace.architecture.place import Element, Place
 from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.traced_element import Element, TracedElement
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
 from microgpt_trace.explaining.following import gradient_worked_out, worked_out
 from microgpt_trace.explaining.running import run_for
@@ -27,7 +27,9 @@ def test_every_element_of_every_gradient_equals_pytorch(case):
     traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
     for name, shape in shapes.items():
         places = list(product(*map(range, shape)))
-        found = [gradient_worked_out(Place(traced, Element(name, index), 4)).value for index in places]
+        found = [
+            gradient_worked_out(TracedElement(traced, Element(name, index), 4)).value for index in places
+        ]
         expected = torch_grad((events | parameters)[name])
         agree(np.reshape(found, shape), expected, rtol=1e-9, atol=1e-12, what=f"d {name}")
 
@@ -40,7 +42,7 @@ def test_float32_lies_well_within_the_tolerance():
     traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
     for name, shape in shapes.items():
         for index in product(*map(range, shape)):
-            at = Place(traced, Element(name, index), 1)
+            at = TracedElement(traced, Element(name, index), 1)
             for phase, worked in [("backward", gradient_worked_out(at))] + [
                 ("forward", worked_out(at)) for _ in range(name in events)
             ]:

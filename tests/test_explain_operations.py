@@ -17,12 +17,12 @@ from tiny_models import TOKENS
 
 from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
 from microgpt_trace.architecture.model import TraceInput
-from microgpt_trace.architecture.numbers import KnownTarget
-from microgpt_trace.architecture.operations.given import Given
-from microgpt_trace.architecture.operations.of_kinds import arithmetic_of
-from microgpt_trace.architecture.place import Element, Place, rows_with
+from microgpt_trace.architecture.operations.by_kind import arithmetic_of
+from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
 from microgpt_trace.architecture.reference import reference
+from microgpt_trace.architecture.run_values import KnownTarget
 from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.traced_element import Element, TracedElement, rows_with
 from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
 
 
@@ -32,7 +32,7 @@ class Numbers:
     replaced, whole = frozenset(), True
 
     def __init__(self, model, tokens):
-        self.plan, self.given, self.length = model.plan, Given(model, tokens), len(tokens)
+        self.plan, self.given, self.length = model.plan, ReferenceInputs(model, tokens), len(tokens)
         targets = (*tokens[1:], None)
         labels = tuple(map(str, tokens))
         self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
@@ -98,7 +98,7 @@ def places(numbers, names, count=3, most=10**6):
             index = tuple(int(rng.integers(size)) for size in numbers.shapes[name])
             if len(index) == 3 and name not in numbers.plan.parameters:  # half of them are masked else
                 index = (index[0], max(index[1:]), min(index[1:]))
-            yield Place(numbers, Element(name, index), most)
+            yield TracedElement(numbers, Element(name, index), most)
 
 
 def slope(of, array, index, h=1e-5):
@@ -166,7 +166,7 @@ def test_the_gradient_of_a_parameter_is_the_slope_of_all_that_read_it(numbers):
 def explained(numbers, name, kind):
     """How an element is worked out, by its name."""
     event, _, rest = name.rstrip("]").partition("[")
-    at = Place(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
+    at = TracedElement(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
     return (worked_out if kind == "forward" else gradient_worked_out)(at)
 
 
@@ -196,7 +196,7 @@ def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
 
 def test_a_tied_table_has_the_gradients_of_both_its_uses():
     numbers = Numbers(drawn(unlike_any()), TOKENS)
-    at = Place(numbers, Element("wte", (TOKENS[0], 3)), 4)
+    at = TracedElement(numbers, Element("wte", (TOKENS[0], 3)), 4)
     last = gradient_worked_out(at).steps[-1]
     assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]
     assert last.label == f"d {element_name('wte', at.index)}"

@@ -17,8 +17,8 @@ from tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, write_g
 
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
-from microgpt_trace.diagnosis.dumped import diagnose
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.dumps.formats import open_recording
 
 FAMILIES = (
     "llama_gqa", "llama_mha_bias", "mistral_window", "qwen2", "qwen2_tied", "qwen3", "llama_llama3",

@@ -11,7 +11,8 @@ from tiny_models import CASES, TOKENS, random_weights
 
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.cache import Cache
-from microgpt_trace.architecture.operations import shared, softmax
+from microgpt_trace.architecture.operations import pass_state as shared
+from microgpt_trace.architecture.operations import softmax
 from microgpt_trace.errors import InputError
 from microgpt_trace.render.document import document, dump
 from microgpt_trace.tracing import generation

@@ -20,8 +20,8 @@ from microgpt_trace import Config, Tokenizer, init, save
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
-from microgpt_trace.printable import LONGEST, as_message, in_lines, on_one_line
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.text.printable import LONGEST, as_message, in_lines, on_one_line
 
 pytest.importorskip("gguf", reason="the right files to be changed are written by the package gguf")
 

@@ -9,8 +9,8 @@ import pytest
 from microgpt_trace import Config, Model, init, trace, train
 from microgpt_trace.arrays.norm_rows import NormRows
 from microgpt_trace.microgpt.model import Schedule, TrainingState
+from microgpt_trace.text.wording import at_most, counted
 from microgpt_trace.tracing.insights import ENOUGH
-from microgpt_trace.wording import at_most, counted
 
 IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]
 

@@ -15,7 +15,7 @@ from tiny_models import tiny_model, write_gguf
 from microgpt_trace import Model, load, trace
 from microgpt_trace.architecture.sites import parse_site
 from microgpt_trace.dumps.arrays_file import save_arrays
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import InputError
 from microgpt_trace.running.interventions import Intervention
 

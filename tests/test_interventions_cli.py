@@ -9,7 +9,7 @@ from commands import microgpt, refusal
 from documents import valid, valid_lines
 
 from microgpt_trace import init, save, trace
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.running.interventions import Intervention
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import microgpt_trace
 from microgpt_trace.cli.options import settings_of
 from microgpt_trace.comparison.prompts import read_prompts
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.json_text import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, OutOfBounds, from_json
-from microgpt_trace.timeline import read_timeline
+from microgpt_trace.text.json_text import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, OutOfBounds, from_json
+from microgpt_trace.timeline.reading import read_timeline
 
 marks = st.text('"[]{},:\\\\ a', max_size=80)  # of which the bounds are counted
 values = st.recursive(

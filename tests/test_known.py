@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from microgpt_trace.architecture.known import examples, kind_named, known_rows, place_of
+from microgpt_trace.architecture.catalogue import examples, kind_named, known_rows, place_of
 from microgpt_trace.architecture.plan import kind_of
 
 

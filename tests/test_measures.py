@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from microgpt_trace.comparison.measures import Rows, compare_rows, join, with_predictions
+from microgpt_trace.comparison.row_differences import RowDifferences, compare_rows, join, with_predictions
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 NUMBERS = st.floats(-100, 100, width=32)
@@ -21,7 +21,7 @@ def normal(*shape, seed=1):
 
 def assert_equal(found, wanted):
     """Two Rows, field by field."""
-    for field in fields(Rows):
+    for field in fields(RowDifferences):
         a, b = getattr(found, field.name), getattr(wanted, field.name)
         np.testing.assert_allclose(a, b, rtol=1e-12, err_msg=field.name)
 

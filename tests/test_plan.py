@@ -7,11 +7,11 @@ import pytest
 from other_plans import normed_behind
 
 from microgpt_trace.architecture import llama, microgpt
+from microgpt_trace.architecture.catalogue import turned_names
 from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.known import turned_names
 from microgpt_trace.architecture.plan import Plan, layer_of
 from microgpt_trace.architecture.rope import Rope
-from microgpt_trace.architecture.rows import Rows
+from microgpt_trace.architecture.row_builder import RowBuilder
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
 
@@ -67,7 +67,7 @@ def test_a_norm_behind_a_branch_is_what_the_branch_writes():
 
 
 def test_branches_side_by_side_may_be_added_up_first():
-    rows = Rows()
+    rows = RowBuilder()
     stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
     rows.begin_layer(0)
     rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")
@@ -82,7 +82,7 @@ def test_branches_side_by_side_may_be_added_up_first():
 
 
 def test_the_stream_may_go_on_behind_a_norm():
-    rows = Rows()
+    rows = RowBuilder()
     stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
     rows.begin_layer(0)
     rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")

@@ -11,11 +11,11 @@ from microgpt_trace import load
 from microgpt_trace.arrays.rounding import to_bf16
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
-from microgpt_trace.diagnosis.dumped import diagnose
+from microgpt_trace.diagnosis.dump import diagnose
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recording import Recorded
 from microgpt_trace.errors import InputError
-from microgpt_trace.running.streams import EventStream
+from microgpt_trace.running.event_stream import EventStream
 
 TOKENS = (17, 11, 44, 9, 60)  # the model's 5, 9 and 11 have equal rows, 20 and 21 nearly
 FIRST = (17, 5, 44, 5, 60)

@@ -11,7 +11,7 @@ from tiny_gpt2 import GPT2S
 from tiny_models import TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import InputError
 

@@ -30,7 +30,7 @@ from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
-from microgpt_trace.timeline import read_timeline
+from microgpt_trace.timeline.reading import read_timeline
 
 SHORT = 200  # characters
 PLAIN = (str, bytes, int, float, type(None), np.ndarray, np.generic)
@@ -147,7 +147,7 @@ def test_a_timeline_is_short(tmp_path):
     program, log = build(COMMANDS), tmp_path / "run.jsonl"
     words = f"train --steps 40 --out {tmp_path / 'm.safetensors'} --log {log} --trace-every 10"
     program(words.split(), standalone_mode=False)
-    assert {"Timeline", "EventCourse"} <= assert_short(read_timeline(log), "timeline")
+    assert {"Timeline", "EventCurve"} <= assert_short(read_timeline(log), "timeline")
 
 
 def test_what_is_long_is_cut_short(tmp_path):

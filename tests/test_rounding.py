@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from microgpt_trace.arrays.rounding import BLOCK, to_bf16, to_f16, to_q8
-from microgpt_trace.comparison.rounding import COMPUTES
+from microgpt_trace.comparison.engine_precision import COMPUTES
 
 SPECIAL = np.array(
     [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 65504, 65520, 3.3895314e38, 3.4e38, 1e-40, -1e-45, 6e-8, 5.9e-8],

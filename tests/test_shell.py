@@ -9,7 +9,7 @@ from commands import microgpt, refusal
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from microgpt_trace.shell import command, quoted
+from microgpt_trace.text.command_lines import command, quoted
 
 BASH = shutil.which("bash")
 AWKWARD = [

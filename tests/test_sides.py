@@ -14,7 +14,7 @@ from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import recognise
 from microgpt_trace.dumps.aprt_writing import write_aprt
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import InputError
 
 

@@ -14,7 +14,7 @@ from tiny_models import TOKENS
 from microgpt_trace import load, trace
 from microgpt_trace.dumps.alignment import align, assign
 from microgpt_trace.dumps.drafted_map import to_toml
-from microgpt_trace.dumps.files import open_recording
+from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recording import Leftover, Recorded, Recording
 from microgpt_trace.dumps.sketches import Stack, sketch

@@ -16,8 +16,6 @@ from judges import _matvec, _plus, _rmsnorm, _scalar_attention, agree, scalar_fo
 
 from microgpt_trace import Config, Tokenizer, init, load, save
 from microgpt_trace.cli.log import TrainingLog
-from microgpt_trace.courses import selected
-from microgpt_trace.log_records import LOG_SCHEMA, watched_before
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -25,7 +23,9 @@ from microgpt_trace.render.document import dump
 from microgpt_trace.render.screen import Screen, to_text
 from microgpt_trace.render.timeline import timeline_document
 from microgpt_trace.render.training import loss_curve
-from microgpt_trace.timeline import read_timeline
+from microgpt_trace.timeline.curves import selected
+from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
+from microgpt_trace.timeline.reading import read_timeline
 
 CONFIG = Config(n_embd=8, n_head=2, n_layer=2, block_size=8)
 SCHEDULE = Schedule(steps=60, lr=0.1)  # so large a rate that units die, and some return

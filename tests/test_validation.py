@@ -9,15 +9,8 @@ from real_model import needs_smollm2
 from microgpt_trace import init, load
 from microgpt_trace.architecture import rope
 from microgpt_trace.architecture import run as interpreter
-from microgpt_trace.architecture.operations import (
-    context,
-    elementwise,
-    norm,
-    rotation,
-    scores,
-    shared,
-    softmax,
-)
+from microgpt_trace.architecture.operations import context, elementwise, norm, rotation, scores, softmax
+from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import ops
 from microgpt_trace.microgpt import passes as microgpt

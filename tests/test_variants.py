@@ -8,7 +8,7 @@ from judges import agree
 from sweeps import some_of
 
 from microgpt_trace import trace
-from microgpt_trace.architecture import variants
+from microgpt_trace.architecture import edited_runs as variants
 from microgpt_trace.architecture.edits import Edit
 
 TOKENS = [17, 3, 44, 3, 60, 0]

@@ -20,9 +20,9 @@ from ..hooks.bus import SILENT, Tap
 from ..hooks.replacements import differs
 from .kinds import Loss, Probabilities
 from .model import LanguageModel
-from .operations.of_kinds import arithmetic_of
+from .operations.by_kind import arithmetic_of
+from .operations.pass_state import Gradients, PassState
 from .operations.prediction import known_targets
-from .operations.shared import Gradients, Shared
 from .plan import NOTHING, Operation, Plan
 from .run import before_forward, compute, final_forward, head_forward, layer_forward, row_forward
 
@@ -31,7 +31,7 @@ from .run import before_forward, compute, final_forward, head_forward, layer_for
 class ForwardPass:
     """The results of a forward pass and what its backward pass needs."""
 
-    run: Shared
+    run: PassState
     streams: Sequence[Array]  # [T, C] that enter each layer, and the one that leaves the last
     logits: Array  # [T, V]
     probs: Array  # [T, V] as used
@@ -44,7 +44,7 @@ def forward(
 ) -> ForwardPass:
     """One pass over the tokens up to the loss, all at once: no part of it is left out."""
     keep_freed_memory()
-    run = Shared(model, tokens, tap=tap, targets=targets)
+    run = PassState(model, tokens, tap=tap, targets=targets)
     streams = [before_forward(run)]
     for i in range(len(model.plan.layers)):
         streams.append(layer_forward(streams[-1], i, run))
@@ -106,7 +106,7 @@ def _by_way_of_probs(done: ForwardPass, tap: Tap) -> Array:
     return dlogits
 
 
-def _backward(row: Operation, run: Shared, dy: Array, y: Array | None, *inputs: Array) -> Gradients:
+def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *inputs: Array) -> Gradients:
     kernels: Any = arithmetic_of(row.kind)
     found: Gradients = kernels.backward(row, run, dy, y, *inputs)
     return found
@@ -115,7 +115,7 @@ def _backward(row: Operation, run: Shared, dy: Array, y: Array | None, *inputs: 
 class _Walk:
     """The way back through a plan, a group of its rows at a time."""
 
-    def __init__(self, run: Shared, tap: Tap, replaced: Mapping[str, Array]) -> None:
+    def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array]) -> None:
         self._run, self._tap, self._replaced = run, tap, replaced
         self.gradients: dict[str, Array] = {}  # of events, of those that are still to be passed on
         self.parameters: dict[str, Array] = {}

@@ -12,7 +12,7 @@ from typing import Protocol
 from .kinds import Context, Linear, Loss, Norm, Probabilities, Scores, Softmax
 from .model import Dimensions
 from .plan import Plan
-from .rows import Rows
+from .row_builder import RowBuilder
 
 BIASES = (  # that layers may have, as their architecture or their file says
     "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
@@ -36,7 +36,7 @@ class Options(Dimensions, Protocol):
         """Of each layer's scores; empty: 1/sqrt(head_dim) in all."""
 
 
-def norm(rows: Rows, config: Options, name: str, stream: str, words: str, centred: bool = False) -> str:
+def norm(rows: RowBuilder, config: Options, name: str, stream: str, words: str, centred: bool = False) -> str:
     """RMSNorm with a gain, or LayerNorm with gain and bias, of what is read of the stream."""
     half = name.partition(".")[0]
     gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
@@ -47,7 +47,7 @@ def norm(rows: Rows, config: Options, name: str, stream: str, words: str, centre
 
 
 def product(
-    rows: Rows, config: Options, name: str, matrix: str, source: str, width: int, made: str, words: str,
+    rows: RowBuilder, config: Options, name: str, matrix: str, source: str, width: int, made: str, words: str,
     parts: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """x @ W.T, and the bias where the layers have one of that name: attn_bq beside attn_wq."""
@@ -59,7 +59,7 @@ def product(
     return rows.add(name, kind, source, expr=expr, behind=behind, parts=parts)
 
 
-def queries_keys_values(rows: Rows, config: Options, source: str) -> tuple[str, str, str]:
+def queries_keys_values(rows: RowBuilder, config: Options, source: str) -> tuple[str, str, str]:
     """q, k and v of as many heads as there are of each."""
     of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
     q, k, v = (
@@ -71,7 +71,7 @@ def queries_keys_values(rows: Rows, config: Options, source: str) -> tuple[str, 
     return q, k, v
 
 
-def attention(rows: Rows, config: Options, layer: int, q: str, k: str, v: str) -> str:
+def attention(rows: RowBuilder, config: Options, layer: int, q: str, k: str, v: str) -> str:
     """From what meets in the scores to what the heads together write."""
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
     group = tuple(h * keys // queries for h in range(queries))  # whose keys and values a head has
@@ -93,7 +93,7 @@ def attention(rows: Rows, config: Options, layer: int, q: str, k: str, v: str) -
     return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", "o_proj", heads)
 
 
-def predictions(rows: Rows, config: Options, source: str) -> Plan:
+def predictions(rows: RowBuilder, config: Options, source: str) -> Plan:
     """From what the head reads to the loss, and the plan of all rows."""
     head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
     expr, behind = "logits = x_n @ w_lm", f"w_lm = {head.weight}.T"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..hooks.bus import Tap
+from ..text.brief import one_line
 
 Report = Callable[[int, int], None]  # so much is done (of layers, events, pairs), of so much
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .blocks import Options, attention, norm, predictions, product, queries_keys_values
 from .kinds import Activation, Add, Lookup
 from .plan import Plan
-from .rows import Rows
+from .row_builder import RowBuilder
 
 
 def plan_of(config: Options) -> Plan:
     """The rows of a GPT-2; its config says which GELU it has, and what its scores are multiplied by."""
-    rows, width, act = Rows(), config.n_embd, config.activation
+    rows, width, act = RowBuilder(), config.n_embd, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)
     rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", behind="wte", overview=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .blocks import Options, attention, norm, predictions, product, queries_keys_values
 from .kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
 from .plan import Plan
-from .rows import Rows
+from .row_builder import RowBuilder
 
 
 def plan_of(config: Options) -> Plan:
     """The rows of a decoder; its config says which biases and windows it has, whether q and k are normed."""
-    rows, width, inner, act = Rows(), config.n_embd, config.n_inner, config.activation
+    rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", behind="wte", overview=True)
     for i in range(config.n_layer):
@@ -34,13 +34,13 @@ def plan_of(config: Options) -> Plan:
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
 
 
-def _of_heads(rows: Rows, config: Options, n: str) -> str:
+def _of_heads(rows: RowBuilder, config: Options, n: str) -> str:
     """Each head's q or k normed by itself."""
     kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
     expr = f"{n} = RMSNorm({n}) * g per head"
     return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, behind=f"g = {kind.gain}")
 
 
-def _turned(rows: Rows, config: Options, n: str, source: str) -> str:
+def _turned(rows: RowBuilder, config: Options, n: str, source: str) -> str:
     kind = Rotation(config.rope, config.head_dim)
     return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")

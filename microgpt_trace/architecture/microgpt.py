@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .kinds import Activation, Add, Context, Linear, Lookup, Loss, Norm, Probabilities, Scores, Softmax
 from .plan import Plan
-from .rows import Rows
+from .row_builder import RowBuilder
 
 if TYPE_CHECKING:
     from .model import Dimensions
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def plan_of(config: Dimensions) -> Plan:
     """The rows of a microGPT."""
-    rows, width, norm = Rows(), config.n_embd, Norm(config.norm_eps)
+    rows, width, norm = RowBuilder(), config.n_embd, Norm(config.norm_eps)
     add = partial(rows.add, overview=True)
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)
@@ -42,7 +42,7 @@ def plan_of(config: Dimensions) -> Plan:
     return Plan(rows.rows)
 
 
-def _attention(rows: Rows, stream: str, norm: Norm, config: Dimensions) -> str:
+def _attention(rows: RowBuilder, stream: str, norm: Norm, config: Dimensions) -> str:
     width, dim, group = config.n_embd, config.head_dim, tuple(range(config.n_head))
     rows.add("attn.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-attn]", overview=True)
     for n in "qkv":

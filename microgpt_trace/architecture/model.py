@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..text.brief import one_line
 from .edits import Edit, Report, unreported
 from .kinds import Linear
 from .plan import Plan

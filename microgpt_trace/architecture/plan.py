@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..hooks.event import EventSpec
+from ..text.brief import one_line
 from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -257,10 +257,10 @@ class Plan(Mapping[str, Operation]):
 
     def changed(self, change: Change) -> Plan:
         """The plan with each row changed, which is done when the row is asked for."""
-        return _Changed(self, change)
+        return _ChangedPlan(self, change)
 
 
-class _Changed(Plan):
+class _ChangedPlan(Plan):
     """Rows of another plan as a change makes them."""
 
     def __init__(self, plan: Plan, change: Change) -> None:

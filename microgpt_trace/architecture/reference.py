@@ -11,8 +11,8 @@ import numpy as np
 
 from ..arrays.stats import Array
 from .kinds import Kind
-from .operations.given import Given
-from .operations.of_kinds import arithmetic_of
+from .operations.by_kind import arithmetic_of
+from .operations.reference_inputs import ReferenceInputs
 from .operations.rounding import Sizes, Spread
 from .plan import Operation
 
@@ -24,7 +24,7 @@ class InTurn(Kind):
     kinds: tuple[Kind, ...] = ()
 
 
-def reference(row: Operation, given: Given, *inputs: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
     """The value of a row's event from its inputs, float64 each."""
     with np.errstate(all="ignore"):
         if not isinstance(row.kind, InTurn):
@@ -41,7 +41,7 @@ def spread_of(row: Operation, sizes: Sizes) -> Spread:
     return spread
 
 
-def size_of(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
+def size_of(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
     """What the roundings of each element are relative to, of a value that follows from these inputs."""
     size: Array = arithmetic_of(row.kind).size(row, given, value, *inputs)
     return size

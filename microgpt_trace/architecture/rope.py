@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..errors import InputError
+from ..text.brief import one_line
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 

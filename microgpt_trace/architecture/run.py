@@ -14,8 +14,8 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from .cache import Cache
 from .model import LanguageModel
-from .operations.of_kinds import ARITHMETIC, arithmetic_of
-from .operations.shared import Shared
+from .operations.by_kind import ARITHMETIC, arithmetic_of
+from .operations.pass_state import PassState
 from .plan import Operation
 
 
@@ -28,7 +28,7 @@ def forward(
     same tokens, one after another, differ by what the tap makes of them.
     """
     keep_freed_memory()
-    run = Shared(model, tokens, n, tap, cache)
+    run = PassState(model, tokens, n, tap, cache)
     x = before_forward(run)
     for i in range(len(model.plan.layers)):
         x = layer_forward(x, i, run)
@@ -37,12 +37,12 @@ def forward(
     return final_forward(model, x, tap)
 
 
-def before_forward(run: Shared) -> Array:
+def before_forward(run: PassState) -> Array:
     """The stream that enters the first layer: -> [n*T, C]"""
     return run_rows(run.model.plan.before, {}, run)
 
 
-def layer_forward(x: Array, index: int, run: Shared) -> Array:
+def layer_forward(x: Array, index: int, run: PassState) -> Array:
     """The stream after a layer from that before it: [n*T, C] -> [n*T, C]"""
     plan = run.model.plan
     y = run_rows(plan.layers[index], {plan.streams[index]: x}, run)
@@ -53,13 +53,13 @@ def layer_forward(x: Array, index: int, run: Shared) -> Array:
 def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
     """What the head reads, from the stream after the last layer: [N, C] -> [N, C]"""
     rows = model.plan.final
-    return run_rows(rows, {model.plan.streams[-1]: x}, Shared(model, tap=tap)) if rows else x
+    return run_rows(rows, {model.plan.streams[-1]: x}, PassState(model, tap=tap)) if rows else x
 
 
 def head_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
     """The logits, not yet emitted, of what the head reads: [N, C] -> [N, V]"""
     *within, last = model.plan.head
-    run = Shared(model, tap=tap)
+    run = PassState(model, tap=tap)
     if within:
         x = run_rows(within, {what_the_head_reads(model): x}, run)
     return row_forward(last, {last.inputs[0]: x}, run)
@@ -70,13 +70,13 @@ def what_the_head_reads(model: LanguageModel) -> str:
     return model.plan.head[0].inputs[0]
 
 
-def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: Shared) -> Array:
+def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> Array:
     """Run some rows in order, given what they read of others; the value of the last."""
     compute(rows, values, run)
     return values[rows[-1].name]
 
 
-def compute(rows: Sequence[Operation], values: dict[str, Array], run: Shared) -> None:
+def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
     """Put into `values` what some rows give, in order, and take out what is not read any more.
 
     Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
@@ -99,7 +99,7 @@ def compute(rows: Sequence[Operation], values: dict[str, Array], run: Shared) ->
             values.pop(name, None)
 
 
-def row_forward(row: Operation, values: Mapping[str, Array], run: Shared) -> Array:
+def row_forward(row: Operation, values: Mapping[str, Array], run: PassState) -> Array:
     """The value of a row from those that it reads."""
     kernels: Any = ARITHMETIC.get(type(row.kind)) or arithmetic_of(row.kind)
     value: Array = kernels.forward(row, run, *[values[name] for name in row.inputs])

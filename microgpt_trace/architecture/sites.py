@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..errors import InputError
 from ..hooks.names import select_names
+from ..text.brief import one_line
 
 _SITE = re.compile(r"(?P<name>[^@\[\]]+)(?:@(?P<position>[^:]*)(?::(?P<channel>.*))?|\[(?P<index>.+)\])?")
 _RANGE = re.compile(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?")

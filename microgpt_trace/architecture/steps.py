@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..brief import one_line
+from ..text.brief import one_line
 
 Pass = Literal["forward", "backward"]
 Origin = Literal["forward", "backward", "constant"]

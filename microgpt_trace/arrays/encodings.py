@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..brief import brief, one_line
 from ..errors import InputError
+from ..text.brief import brief, one_line
 from . import unpacking
 from .stats import Array
 from .unpacking import Quants

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..brief import one_line
+from ..text.brief import one_line
 
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64

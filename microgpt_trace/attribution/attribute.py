@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Report, unreported
-from ..arrays.contrast import Contrast, runner_up
+from ..arrays.logit_difference import LogitDifference, runner_up
 from ..arrays.logits import best_tokens
 from ..arrays.stats import Array
 from ..decoder.prompt import chosen_positions
@@ -19,8 +19,8 @@ from ..tracing.checks import ROUNDING
 from .ablation import losses_by_row, losses_without
 from .components import Component
 from .direct import direct_writes
-from .observing import Observed, observe
-from .parts import AttributionResult, LogitSum, Part, PositionAttribution, Removal
+from .observed_writes import Observed, observe
+from .results import AttributionResult, Contribution, LogitSum, PositionAttribution, Removal
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -85,7 +85,7 @@ def attribute(
 def _contrast(
     model: LanguageModel, inputs: TraceInput, row: int, logits: Array, target: int | None,
     against: int | None,
-) -> Contrast:  # fmt: skip
+) -> LogitDifference:  # fmt: skip
     """Which two tokens are told apart at a position. Raises InputError where that is left open."""
     label = token_label(model, inputs.tokens[row])
     seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
@@ -103,7 +103,7 @@ def _contrast(
     against = runner_up(logits, target) if against is None else against
     if against == target:
         raise InputError(f"position {row} ({label}): {_label(model, target)!r} is its target, and against it")
-    return Contrast(row, seen, target, _label(model, target), against, _label(model, against))
+    return LogitDifference(row, seen, target, _label(model, target), against, _label(model, against))
 
 
 def _label(model: LanguageModel, token: int) -> str:
@@ -111,8 +111,8 @@ def _label(model: LanguageModel, token: int) -> str:
 
 
 def _position(
-    i: int, contrast: Contrast, seen: Observed, components: Sequence[Component], writes: dict[str, Array],
-    changes: dict[str, Array], loss: float,
+    i: int, contrast: LogitDifference, seen: Observed, components: Sequence[Component],
+    writes: dict[str, Array], changes: dict[str, Array], loss: float,
 ) -> PositionAttribution:  # fmt: skip
     """The i-th of the asked positions."""
     parts = []
@@ -120,7 +120,7 @@ def _position(
         target, against = writes[component.name][i].tolist()
         change = float(changes[component.name][i]) if component.name in changes else None
         kind, layer = component.kind, component.layer
-        parts.append(Part(component.name, kind, layer, target, against, target - against, change))
+        parts.append(Contribution(component.name, kind, layer, target, against, target - against, change))
     logits = seen.logits[i]
     return PositionAttribution(
         contrast,

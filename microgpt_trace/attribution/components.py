@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..architecture.kinds import Add, Lookup, Norm
-from .parts import Kind
+from .results import Kind
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

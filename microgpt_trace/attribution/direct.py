@@ -22,7 +22,7 @@ from ..architecture.plan import layer_of
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from .components import Component, components_of, passes_on
-from .observing import Observed
+from .observed_writes import Observed
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

@@ -70,7 +70,7 @@ def diagnose(
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
     if as_json:
         refuse(given(context), ["verbose"], "--json")
-    from ..diagnosis.dumped import diagnose as diagnose_dump
+    from ..diagnosis.dump import diagnose as diagnose_dump
     from ..render.diagnosis import diagnosis_document, print_diagnosis
     from ..render.document import to_text
 

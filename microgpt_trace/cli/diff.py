@@ -132,7 +132,7 @@ def diff(
     elif prompts is not None:
         same = _prompts(sides, prompts, options, view)
     elif suggest_map:
-        from ..comparison.suggesting import drafted_map
+        from ..comparison.map_suggestion import drafted_map
 
         put([drafted_map(sides, text, ids)], out)
         same = True

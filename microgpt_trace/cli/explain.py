@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..shell import command, quoted
+from ..text.command_lines import command, quoted
 from .options import (
     MICROGPT,
     BosPlace,

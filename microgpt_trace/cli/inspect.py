@@ -80,7 +80,7 @@ def inspect(
     settings: Set = None,
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
-    from ..decoder.stored import stored_tensors
+    from ..decoder.stored_weights import stored_tensors
     from ..render.inspection import (
         decoder_inspection_json,
         inspection_json,

@@ -52,7 +52,7 @@ def interventions_of(
     if not (ablate or ablate_mean or scale or patch or add):
         return []
     from ..architecture.sites import parse_site
-    from ..dumps.files import open_recording
+    from ..dumps.formats import open_recording
     from ..running.interventions import Intervention
 
     known = list(model.plan)

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, RunError
-from ..json_text import from_json
-from ..log_records import BEGINNING, LOG_SCHEMA, LONGEST
 from ..render.document import dump, event_record
+from ..text.json_text import from_json
+from ..timeline.log import BEGINNING, LOG_SCHEMA, LONGEST
 from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .output import note

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..errors import FileFormatError, InputError
-from ..json_text import OutOfBounds, from_json
 from ..readers.loading import is_model, load
+from ..text.json_text import OutOfBounds, from_json
 
 if TYPE_CHECKING:
     from ..architecture.model import Ability, LanguageModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
-from ..printable import as_message, in_lines
+from ..text.printable import as_message, in_lines
 from .options import STDOUT
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..hooks.names import ALIASES, glob_pattern, select_names
-from ..wording import counted
+from ..text.wording import counted
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

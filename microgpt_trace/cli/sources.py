@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..shell import command
+from ..text.command_lines import command
 from .options import Bos, RopePairs, settings_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Opener:
         return found
 
     def _open(self, path: Path) -> LanguageModel | Recording:
-        from ..comparison.sides import opened
+        from ..comparison.compared_runs import opened
 
         return opened(
             path, self.names, n_head=self.n_head, bos=self.bos.value if self.bos else None,

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import FileFormatError, InputError
 from ..files import check_target
 from ..foreign_files import read_json
-from ..log_records import is_log
 from ..readers.loading import is_model, kind_of
-from ..shell import quoted
+from ..text.command_lines import quoted
+from ..timeline.log import is_log
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 

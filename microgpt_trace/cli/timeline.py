@@ -38,7 +38,7 @@ def timeline(
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
     from ..render.document import to_text
     from ..render.timeline import print_timeline, timeline_document
-    from ..timeline import read_timeline
+    from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
     if as_json:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
-from ..shell import quoted
+from ..text.command_lines import quoted
 from .command import given, refuse, schema_by
 from .interventions import Ablate, AblateMean, Add, Patch, Scale, interventions_of
 from .options import (

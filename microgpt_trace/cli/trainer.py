@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError
-from ..log_records import watched_before
 from ..microgpt.checkpoint import load
 from ..microgpt.documents import Documents, default_data, read_lines
 from ..microgpt.model import Schedule, init
 from ..microgpt.parameters import Config
 from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
-from ..wording import counted
+from ..text.wording import counted
+from ..timeline.log import watched_before
 from .options import Vocab
 
 WATCHED = "emma"

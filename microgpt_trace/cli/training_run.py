@@ -14,10 +14,10 @@ from ..errors import DivergedError, RunError
 from ..microgpt.checkpoint import save
 from ..microgpt.sampling import sample
 from ..render.training import Summary, look_every, print_summary, progress, stderr_screen
-from ..shell import command
 from ..signals import handled, uninterrupted
+from ..text.command_lines import command
+from ..text.wording import counted
 from ..tracing.trace import trace
-from ..wording import counted
 from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:

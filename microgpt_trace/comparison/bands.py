@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Loss, Probabilities, Scores, Softmax
-from ..architecture.known import kind_named
 from ..arrays.stats import Array, causal_mask, median
-from ..brief import one_line
 from ..hooks.event import EventSpec
-from .measures import Rows
-from .rounding import Compute
+from ..text.brief import one_line
+from .engine_precision import Compute
+from .row_differences import RowDifferences
 
 # Relative error of a float32 engine after one layer. On SmolLM2 PyTorch's worst row of any event lies
 # within 0.93 of the band that this gives, over 44 recordings, a third of them repetitions.
@@ -63,7 +63,7 @@ def _largest_seen(scores: Array) -> float:
     return float(np.nanmax(np.abs(seen), initial=0.0))
 
 
-class Measure(NamedTuple):
+class BandMeasure(NamedTuple):
     """A way to tell how far rows lie apart, in words where it is not the distance of whole rows: what it
     found, and the band of each row."""
 
@@ -102,34 +102,36 @@ class Bands:
             return self._noise.get(spec.layer, self._before(spec.layer) + 1)
         return 1.0 if spec.stage == "embedding" else self._before(self._layers) + 1
 
-    def of(self, spec: EventSpec, rows: Rows, thirds: Sequence[Rows]) -> list[Measure]:
+    def of(
+        self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
+    ) -> list[BandMeasure]:
         """How far the rows lie apart and the bands of that; then what only several third runs give a band
         of, how far in length and, of logits, in what they predict. What third runs stray widens all."""
         given, everywhere, found = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if given.rtol is not None:
-            return [Measure("", found, given.rtol * everywhere)]
+            return [BandMeasure("", found, given.rtol * everywhere)]
         peaked = is_peaked(spec)
         amplified = peaked or isinstance(kind_named(spec), Scores)
         own = ROUNDING * math.sqrt(self._noise_in(spec)) * (AMPLIFIED if amplified else 1.0)
         if not thirds or given.factor is None:
-            return [Measure("", found, own * everywhere)]
+            return [BandMeasure("", found, own * everywhere)]
         factor = given.factor * (PEAKED if peaked else 1.0)
         apart = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
         band = own + self._band(found, apart, factor, given.typical)
         related = apart.rows < UNRELATED  # else rounding alone may bring anything
         band = np.where(related, np.minimum(band, UNRELATED), band)
-        measures = [Measure("", found, band)]
+        measures = [BandMeasure("", found, band)]
         if len(thirds) == 1:  # by luck its rows have the right length
             return measures
         few = math.sqrt(DRAWS / len(thirds))  # what all of few passes do by luck
         reach = _reach([third.in_length() for third in thirds], ALONG * apart.rows, ALONG * apart.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
-        measures.append(Measure("in length", np.abs(length), own + band))
+        measures.append(BandMeasure("in length", np.abs(length), own + band))
         if not np.isnan(rows.kl).all():
             reach = _reach([third.in_prediction() for third in thirds], 0 * everywhere, 0.0)
             predicted, times = rows.in_prediction(), given.factor / FACTOR * PREDICTED * few
             band = own * AMPLIFIED + self._band(predicted, reach, times, TYPICAL_PREDICTED)
-            measures.append(Measure("in its prediction (sqrt(2 KL))", predicted, band))
+            measures.append(BandMeasure("in its prediction (sqrt(2 KL))", predicted, band))
         return measures
 
     def _band(self, found: Array, reach: _Reach, factor: float, typical: float) -> Array:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.catalogue import kind_named
 from ..architecture.edits import Report, unreported
 from ..architecture.kinds import Scores
-from ..architecture.known import kind_named
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
 from ..decoder.prompt import chosen_positions
@@ -20,15 +20,15 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..running.streams import Piece
+from ..running.event_stream import Piece
 from .bands import ENOUGH, Bands, Tolerance, tolerance_of
+from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .differences import Comparison, EventDifference, SideSummary, jump_of
-from .draws import DrawsSide
-from .meters import RowMeter
+from .engine_precision import COMPUTES, Compute
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
-from .rounding import COMPUTES, Compute
-from .sides import ModelSide, RecordingSide, Side, Unpaired, first_model
-from .statistics import StatisticsMeter
+from .rounded_passes import RoundedPasses
+from .row_comparer import RowComparer
+from .statistics_comparer import StatisticsComparer
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -78,20 +78,20 @@ def diff(
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
     rounded = COMPUTES[compute] if compute else None
     origin = sides[2].origin if calibrate is not None else None
-    draws = _draws(sides, rounded) if rounded is not None else None
-    count = (draws.count,) if draws is not None else ()
+    passes = _rounded_passes(sides, rounded) if rounded is not None else None
+    count = (passes.count,) if passes is not None else ()
     tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, draws, positions, report)
+        return compare(sides, names, tolerance, passes, positions, report)
 
 
 def compare(
-    sides: Sequence[Side], names: Sequence[str], tolerance: Tolerance, draws: DrawsSide | None,
+    sides: Sequence[ComparedRun], names: Sequence[str], tolerance: Tolerance, passes: RoundedPasses | None,
     positions: str | Sequence[int] = "all", report: Report = unreported,
 ) -> Comparison:  # fmt: skip
-    """Compare two sides that were prepared; a third one gives the band, as do `draws`."""
+    """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`."""
     a, b, *third = sides
-    third += [draws] if draws is not None else []
+    third += [passes] if passes is not None else []
     specs = event_specs_of(sides)
     paired = paired_names([a, b], specs)
     known = [name for name in paired if all(name in side.names for side in third)]
@@ -102,10 +102,10 @@ def compare(
     chosen = select_names(names, known) if names else usual
     if not chosen:
         raise InputError(f"{third[0].origin}, which gives the band, has none of the events that are compared")
-    meter = _meter(sides, specs, tolerance, draws)
-    for pieces in _reported(_side_by_side(sides, chosen, draws), chosen, report):
-        meter.add(pieces)
-    events = tuple(meter.finish(chosen))
+    comparer = _comparer(sides, specs, tolerance, passes)
+    for pieces in _reported(_side_by_side(sides, chosen, passes), chosen, report):
+        comparer.add(pieces)
+    events = tuple(comparer.finish(chosen))
     if not any(event.told for event in events):
         raise InputError(
             f"{a.origin} and {b.origin} are NaN or infinite in the same places, and nowhere finite, in all "
@@ -127,24 +127,24 @@ def compare(
         between=between,
         missed=missed,
         jump=jump_of(events) if first else None,
-        agreement=meter.agreeing.result(),
+        agreement=comparer.agreeing.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out,
-        of_statistics=isinstance(meter, StatisticsMeter),
-        hint=_hint(meter.rounded, tolerance, b) if first else "",
+        of_statistics=isinstance(comparer, StatisticsComparer),
+        hint=_hint(comparer.rounded, tolerance, b) if first else "",
     )
 
 
 def _side_by_side(
-    sides: Sequence[Side], names: Sequence[str], draws: DrawsSide | None = None
+    sides: Sequence[ComparedRun], names: Sequence[str], passes: RoundedPasses | None = None
 ) -> Iterator[list[Piece | None]]:
-    """What every side has of an event, event by event, and behind them what the draws have; None of a
-    side that has statistics alone.
+    """What every side has of an event, event by event, and behind them what the rounded passes have; None of
+    a side that has statistics alone.
 
     Attention scores that are not among `names` come from the first model only, because bands grow with
     them.
     """
-    models = [side for side in sides if isinstance(side, ModelSide)]
+    models = [side for side in sides if isinstance(side, ModelRun)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
     if driver is None:  # statistics alone: nothing passes by
         return
@@ -152,8 +152,8 @@ def _side_by_side(
     with ExitStack() as stack:
         for side in sides:
             stack.enter_context(side.run(observed))
-        if draws is not None:
-            stack.enter_context(draws.run(names))
+        if passes is not None:
+            stack.enter_context(passes.run(names))
         for piece in driver.pieces(names):
             taken = [
                 piece if side is driver else side.take(piece) if _has(side, piece.name, chosen) else None
@@ -162,15 +162,15 @@ def _side_by_side(
             if piece.name not in chosen:
                 yield [piece]
             else:
-                yield [*taken, *(draws.take_all(piece) if draws is not None else ())]
+                yield [*taken, *(passes.take_all(piece) if passes is not None else ())]
 
 
-def _has(side: Side, name: str, chosen: set[str]) -> bool:
+def _has(side: ComparedRun, name: str, chosen: set[str]) -> bool:
     """Whether the side must give its part now: a model goes on only when it is taken."""
-    return isinstance(side, ModelSide) or (name in chosen and not side.statistics)
+    return isinstance(side, ModelRun) or (name in chosen and not side.statistics)
 
 
-def _other_scores(models: Sequence[ModelSide], names: Sequence[str]) -> list[str]:
+def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
     """Events of attention scores that all models have and that are not among the names."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
@@ -187,7 +187,9 @@ def _reported(
         yield pieces
 
 
-def _left_out(sides: Sequence[Side], specs: Mapping[str, EventSpec], chosen: Sequence[str]) -> Iterator[str]:
+def _left_out(
+    sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], chosen: Sequence[str]
+) -> Iterator[str]:
     """The events of the pass, in order, that are not compared; those that cost extra are no part of it."""
     model = first_model(sides)
     for name, spec in specs.items():
@@ -195,19 +197,19 @@ def _left_out(sides: Sequence[Side], specs: Mapping[str, EventSpec], chosen: Seq
             yield name
 
 
-def _hint(rounded: str, tolerance: Tolerance, side: Side) -> str:
+def _hint(rounded: str, tolerance: Tolerance, side: ComparedRun) -> str:
     """What a run that was rounded should have been compared with."""
     if not rounded or tolerance.kind != "float32":
         return ""
     return f"all values of {side.origin} are {rounded}: --compute {rounded} measures what that alone does"
 
 
-def _kept(name: str, sides: Sequence[Side]) -> bool:
+def _kept(name: str, sides: Sequence[ComparedRun]) -> bool:
     """Whether an event that costs a computation of its own was recorded: then it is compared."""
-    return any(isinstance(side, RecordingSide) and name in side.names for side in sides[:2])
+    return any(isinstance(side, RecordedRun) and name in side.names for side in sides[:2])
 
 
-def _draws(sides: Sequence[Side], compute: Compute) -> DrawsSide:
+def _rounded_passes(sides: Sequence[ComparedRun], compute: Compute) -> RoundedPasses:
     """More passes of the model, to be rounded as `compute` says."""
     model = first_model(sides)
     if model is None:
@@ -215,22 +217,25 @@ def _draws(sides: Sequence[Side], compute: Compute) -> DrawsSide:
             f"--compute {compute.name} measures on a model's own forward what rounding does: "
             "name the model as one of the two, or say --rtol"
         )
-    return DrawsSide(model.model, model.inputs, compute)
+    return RoundedPasses(model.model, model.inputs, compute)
 
 
-def _meter(
-    sides: Sequence[Side], specs: Mapping[str, EventSpec], tolerance: Tolerance, draws: DrawsSide | None
-) -> RowMeter | StatisticsMeter:
+def _comparer(
+    sides: Sequence[ComparedRun],
+    specs: Mapping[str, EventSpec],
+    tolerance: Tolerance,
+    passes: RoundedPasses | None,
+) -> RowComparer | StatisticsComparer:
     layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
     bands = Bands(tolerance, layers)
-    if draws is not None:
-        bands = Bands(tolerance, layers, draws.compute, len(set(draws.inputs.tokens)) >= ENOUGH)
-    models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelSide)]
-    base = models[0] if models and draws is not None else 0  # a rounded run strays from its own model
+    if passes is not None:
+        bands = Bands(tolerance, layers, passes.compute, len(set(passes.inputs.tokens)) >= ENOUGH)
+    models = [i for i, side in enumerate(sides[:2]) if isinstance(side, ModelRun)]
+    base = models[0] if models and passes is not None else 0  # a rounded run strays from its own model
     if any(side.statistics for side in sides):
-        return StatisticsMeter(sides, specs, bands, base)
+        return StatisticsComparer(sides, specs, bands, base)
     side = first_model(sides)
-    return RowMeter(specs, bands, None if side is None else side.model, base)
+    return RowComparer(specs, bands, None if side is None else side.model, base)
 
 
 def _gap(
@@ -249,6 +254,8 @@ def _gap(
     return since, tuple(name for name in order[start : order.index(first)] if name in unknown), missed
 
 
-def _summary(side: Side, other: Side, known: Sequence[str], specs: Mapping[str, EventSpec]) -> SideSummary:
+def _summary(
+    side: ComparedRun, other: ComparedRun, known: Sequence[str], specs: Mapping[str, EventSpec]
+) -> SideSummary:
     unpaired = (*unpaired_of(side, other, known, specs), *side.unpaired)
     return SideSummary(side.origin, side.kind, tuple(side.notes), unpaired)

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
-from ..brief import one_line
 from ..hooks.event import EventSpec
-from .bands import Measure, Tolerance
-from .measures import Rows
-from .sides import Unpaired
+from ..text.brief import one_line
+from .bands import BandMeasure, Tolerance
+from .compared_runs import Unpaired
+from .row_differences import RowDifferences
 
 DIFF_SCHEMA = "microgpt.diff/1"
 
@@ -182,7 +182,7 @@ class Comparison:
 
 
 def difference(
-    spec: EventSpec, shape: tuple[int, ...], rows: Rows, measures: Sequence[Measure],
+    spec: EventSpec, shape: tuple[int, ...], rows: RowDifferences, measures: Sequence[BandMeasure],
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """The difference of an event from its rows [n], or [H * n], at these positions; of several measures that
@@ -252,7 +252,7 @@ def _index(
     return (head, positions[position], column) if len(shape) == 3 else (positions[position], column)
 
 
-def _what_was_left_out(rows: Rows, row: int, plain: float, strict: float) -> str:
+def _what_was_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0

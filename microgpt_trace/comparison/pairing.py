@@ -7,16 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.known import known_row, place_of
+from ..architecture.catalogue import known_row, place_of
 from ..architecture.plan import layer_of
-from ..brief import listed
 from ..dumps.recording import Recording, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
+from ..text.brief import token_list
+from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, Unpaired, first_model, opened
 from .read_tokens import tokens_said, with_tokens
-from .sides import ModelSide, RecordingSide, Shapes, Side, Unpaired, first_model, opened
-from .unmodelled import shapes_between
+from .shapes_without_model import shapes_between
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def prepare_sides(
     sources: Sequence[Any], text: str | None, tokens: Sequence[int] | None, names: NameMap | None,
     layouts: Mapping[str, str],
-) -> list[Side]:  # fmt: skip
+) -> list[ComparedRun]:  # fmt: skip
     """The sources as sides that read the same tokens. Raises InputError where they do not."""
     if text is not None and tokens is not None:
         raise InputError("--tokens takes the place of a text: give one of the two")
@@ -53,9 +53,9 @@ def prepare_sides(
     shapes = _shapes_of(models, recordings, tokens)
     model = models[0] if models else None
     return [
-        RecordingSide(source, shapes, tokens, layouts, model)
+        RecordedRun(source, shapes, tokens, layouts, model)
         if isinstance(source, Recording)
-        else ModelSide(source, reading[id(source)])
+        else ModelRun(source, reading[id(source)])
         for source in found
     ]
 
@@ -95,8 +95,8 @@ def _refuse_other_tokens(models: Sequence[LanguageModel], inputs: Sequence[Trace
     for model, read in zip(models[1:], inputs[1:], strict=True):
         if read.tokens != inputs[0].tokens:
             raise InputError(
-                f"the same text is other tokens: {listed(inputs[0].tokens)} for {models[0].origin}, "
-                f"{listed(read.tokens)} for {model.origin}; --tokens gives both the same"
+                f"the same text is other tokens: {token_list(inputs[0].tokens)} for {models[0].origin}, "
+                f"{token_list(read.tokens)} for {model.origin}; --tokens gives both the same"
             )
 
 
@@ -131,7 +131,8 @@ def _refuse_other_tokens_of(
         if own is not None and own != tokens:
             how = "holds the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(
-                f"other tokens: {recording.origin} {how} {listed(own)}, {model.origin} reads {listed(tokens)}"
+                f"other tokens: {recording.origin} {how} {token_list(own)}, {model.origin} reads "
+                f"{token_list(tokens)}"
             )
 
 
@@ -149,7 +150,7 @@ def _tokens_between(
     for first, second in pairwise(said):
         if said[first] != said[second]:
             raise InputError(
-                f"other tokens: {listed(said[first])} in {first}, {listed(said[second])} in {second}"
+                f"other tokens: {token_list(said[first])} in {first}, {token_list(said[second])} in {second}"
             )
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
@@ -175,8 +176,8 @@ def _refuse_other_positions(recordings: Sequence[Recording]) -> None:
     for first, second in pairwise(said):
         if said[first] != said[second]:
             raise InputError(
-                f"logits of other positions: {listed(said[first])} in {first}, {listed(said[second])} in "
-                f"{second}"
+                f"logits of other positions: {token_list(said[first])} in {first}, "
+                f"{token_list(said[second])} in {second}"
             )
 
 
@@ -209,7 +210,7 @@ def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> 
             )
 
 
-def event_specs_of(sides: Sequence[Side]) -> dict[str, EventSpec]:
+def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     """Every event that a side has, in order of computation."""
     model = first_model(sides)
     if model is not None:
@@ -225,7 +226,7 @@ def _spec_of(name: str) -> EventSpec:
     return EventSpec(name, row.stage, layer_of(name), "", causal=row.causal)
 
 
-def paired_names(sides: Sequence[Side], specs: Mapping[str, EventSpec]) -> list[str]:
+def paired_names(sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec]) -> list[str]:
     """The events that all sides have, in order of computation. Raises InputError where there is none."""
     have = [set(side.names) for side in sides]
     common = [name for name in specs if all(name in names for names in have)]
@@ -238,15 +239,15 @@ def paired_names(sides: Sequence[Side], specs: Mapping[str, EventSpec]) -> list[
     return common
 
 
-def _hint(side: Side) -> str:
-    if isinstance(side, ModelSide):
+def _hint(side: ComparedRun) -> str:
+    if isinstance(side, ModelRun):
         return ""
     names = [unpaired.name for unpaired in side.unpaired[:3]] or side.names[:3]
     return f"; {side.origin} has {', '.join(names)}" if names else ""
 
 
 def unpaired_of(
-    side: Side, other: Side, paired: Sequence[str], specs: Mapping[str, EventSpec]
+    side: ComparedRun, other: ComparedRun, paired: Sequence[str], specs: Mapping[str, EventSpec]
 ) -> list[Unpaired]:
     """The events that this side has and the other does not."""
     common = set(paired)

@@ -9,10 +9,10 @@ from typing import Any
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
-from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
-from ..json_text import OutOfBounds, from_json
+from ..text.brief import one_line
+from ..text.json_text import OutOfBounds, from_json
 from .diff import diff
 
 PROMPTS_SCHEMA = "microgpt.prompts/1"

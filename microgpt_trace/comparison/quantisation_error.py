@@ -87,7 +87,7 @@ class Values:
     steps: Callable[[int, int], Array]
 
 
-class Distance:
+class QuantisationDistance:
     """How far b lies from a, summed up over pieces; elements that are not finite are counted apart.
 
     `block_factor` is how many times the expected error a block may have, `alike_types` says that both are
@@ -216,13 +216,13 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def measure(a: Values, b: Values, most: int | None = None) -> Distance:
+def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistance:
     """The distance of b from a of the same shape, or of their first rows, a few rows at a time."""
     exact = a.type == b.type and a.type in EXACT
     count = a.shape[0] if most is None else min(most, a.shape[0])
     rows = max(1, _CHUNK // max(1, math.prod(a.shape[1:])))
     factors = (_BLOCK_FACTORS.get(side.type, _OPTIMISED) for side in (a, b))
-    found = Distance(a.shape, exact, max(factors), a.type == b.type)
+    found = QuantisationDistance(a.shape, exact, max(factors), a.type == b.type)
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         left, right = (side.rows(start, stop).ravel().astype(np.float64) for side in (a, b))

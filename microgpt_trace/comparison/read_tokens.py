@@ -15,8 +15,9 @@ from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
-from ..dumps.recording import Leftover, Recorded, Recording, listed
+from ..dumps.recording import Leftover, Recorded, Recording
 from ..errors import InputError
+from ..text.wording import abridged
 
 NEAR = 0.01  # of a token's row, within which another row is taken for it
 AS_NEAR = 1.5  # times the nearest row's distance, which rounding may have made
@@ -117,6 +118,6 @@ def ambiguous(model: LanguageModel, tokens: Sequence[int]) -> tuple[str, ...]:
         equal = alike[(table[alike] == table[token]).all(axis=1)]
         others = [str(other) for other in equal.tolist() if other != token]
         if others:
-            said.append(f"token {token} may as well be {listed(others, 3)}: equal rows of the embedding")
+            said.append(f"token {token} may as well be {abridged(others, 3)}: equal rows of the embedding")
     more = len(said) - MOST_SAID
     return (*said[:MOST_SAID], *([f"so may {more:,} tokens more"] if more > 0 else []))

@@ -12,10 +12,10 @@ from functools import cache
 
 import numpy as np
 
-from ..architecture.known import turned_names
+from ..architecture.catalogue import turned_names
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
-from .quantisation_error import BLOCK, Distance, Values, measure
+from .quantisation_error import BLOCK, QuantisationDistance, Values, measure
 
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _SAMPLE = 1 << 12  # elements, at least a row, that rule most relations out
@@ -27,7 +27,7 @@ Rows = Callable[[int, int], Array]
 
 
 def find_cause(
-    name: str, a: Mapping[str, Values], b: Values, found: Distance, head_dims: tuple[int, ...]
+    name: str, a: Mapping[str, Values], b: Values, found: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> str:
     """How b, the parameter `name` of side B, relates to the parameters of A; "" where it is unknown.
 
@@ -44,7 +44,7 @@ def find_cause(
     return cause or _in_one_place(found) or (_moved(found) if found.moved else "")
 
 
-def _of_values(found: Distance) -> str:
+def _of_values(found: QuantisationDistance) -> str:
     """Where a side is not finite, or has nothing but zeros."""
     if not found.nonfinite:
         return f"{'B' if found.aa else 'A'} is all zeros"
@@ -56,7 +56,7 @@ def _of_values(found: Distance) -> str:
     return f"{side} is {kind} at {at}{both}" + f" and differs so in {more:,} more" * bool(more)
 
 
-def _in_one_place(found: Distance) -> str:
+def _in_one_place(found: QuantisationDistance) -> str:
     """Where all but a few elements agree."""
     if found.expected is None:
         few = found.unequal <= max(1, found.count // 100)
@@ -70,7 +70,7 @@ def _in_one_place(found: Distance) -> str:
     return f"{found.blocks_off:,} run(s) of {BLOCK} elements off, {where} as rounding explains"
 
 
-def _moved(found: Distance) -> str:
+def _moved(found: QuantisationDistance) -> str:
     share = found.shift / found.count
     way = "above" if share > 0 else "below"
     return f"B lies {way} A as a whole, on average by {abs(share):.2g} times the error that rounding explains"
@@ -82,7 +82,7 @@ def _is(a: Values, b: Values) -> bool:
 
 
 def _candidates(
-    name: str, a: Mapping[str, Values], b: Values, found: Distance, head_dims: tuple[int, ...]
+    name: str, a: Mapping[str, Values], b: Values, found: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> Iterator[Candidate]:
     """Relations in the order in which they are tried: a sentence, and two parameters that are then equal."""
     own = a[name]

@@ -15,10 +15,10 @@ from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..errors import InputError
 from ..hooks.names import select_spelled
-from .quantisation_error import FACTOR, Distance, Values, float_steps, measure, step_tensor
+from ..text.brief import one_line
+from .quantisation_error import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
 from .weight_relations import find_cause
 
 Index = tuple[int, ...]
@@ -189,7 +189,7 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
 
 
 def _measured(
-    told: tuple[str, str, Index, Index, str, str], holds: bool, cause: str, found: Distance
+    told: tuple[str, str, Index, Index, str, str], holds: bool, cause: str, found: QuantisationDistance
 ) -> WeightRow:
     differs, blocks = found.unequal > 0, found.worst_block > 0
     return WeightRow(

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from ..architecture.known import PLANS
+from ..architecture.catalogue import PLANS
 from ..architecture.plan import Plan
 from ..architecture.rope import Rope, check_positive, check_whole
-from ..brief import one_line
 from ..errors import InputError
+from ..text.brief import one_line
 
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",

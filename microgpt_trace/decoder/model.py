@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
 
 import numpy as np
 
+from ..architecture.edited_runs import variants
 from ..architecture.edits import Edit, Report, unreported
+from ..architecture.event_words import steps_of
+from ..architecture.logits_forward import logits_forward, run_together
 from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
-from ..architecture.passes import logits_forward, run_together
 from ..architecture.plan import Plan
-from ..architecture.variants import variants
-from ..architecture.words import steps_of
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
-from ..brief import one_line
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..text.brief import one_line
 from .config import DecoderConfig
 from .prompt import named_token_of, prepare
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from ..architecture.model import TraceInput
 from ..errors import InputError
 from ..foreign_files import folder_of
-from ..printable import shown_token
-from ..shell import quoted
-from ..wording import counted
+from ..text.command_lines import quoted
+from ..text.printable import shown_token
+from ..text.wording import counted
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

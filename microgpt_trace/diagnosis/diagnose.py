@@ -13,24 +13,20 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
-from ..architecture.operations.given import Given
+from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..brief import one_line
 from ..dumps.recording import Fitted
 from ..errors import InputError
-from . import hypotheses_attention as attention
-from . import hypotheses_input as entrance
-from . import hypotheses_layers as layers
-from . import hypotheses_norms as norms
-from . import hypotheses_output as output
-from . import hypotheses_quants as stored
-from . import hypotheses_rope as rope
-from . import hypotheses_weights as matrices
+from ..text.brief import one_line
 from .evaluation import Evaluation
+from .faults import attention, layers, norms, output, rope
+from .faults import input as entrance
+from .faults import quants as stored
+from .faults import weights as matrices
 from .finding import findings_of
-from .hypotheses import Case, Finding, Generator
+from .hypothesis import Case, Finding, Generator
 from .judging import Judge, OperationResult
 from .precision import PRECISIONS, Found, precision_of
 from .product_inputs import ProductInputs
@@ -189,7 +185,7 @@ class _Diagnosing:
     def __init__(
         self, model: LanguageModel, tokens: Array, values: Recent, partial: Mapping[str, Fitted]
     ) -> None:
-        self.plan, self.given = model.plan, Given(model, tokens)
+        self.plan, self.given = model.plan, ReferenceInputs(model, tokens)
         known_next = len(self.given.targets) > 0
         self.known = [name for name in self.plan if name != "loss" or known_next]
         self.values, self.partial = values, partial

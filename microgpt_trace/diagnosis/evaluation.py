@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from ..architecture.kinds import Linear
-from ..architecture.operations.given import Given
+from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.operations.rounding import Sizes
 from ..architecture.plan import Plan, layer_of
 from ..architecture.reference import reference, spread_of
@@ -29,7 +29,7 @@ class Evaluation:
     """
 
     def __init__(
-        self, given: Given, plan: Plan, values: Mapping[str, Array], precision: Precision,
+        self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
         noise: int | None = None, rounding: ProductInputs | None = None,
     ) -> None:  # fmt: skip
         self.given, self.plan, self.values = given, plan, values

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ..architecture.words import words_of
+from ..architecture.event_words import words_of
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, common
-from .hypotheses import Case, Finding, Generator, Hypothesis
+from .hypothesis import Case, Finding, Generator, Hypothesis
 from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, holding, proposed
 
 FEW = 8  # operations

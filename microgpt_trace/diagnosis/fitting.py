@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from .telling import Seen
+from .evidence import Seen
 
 STEP = 1e-4  # between two predictions whose difference is a slope
 STEPS, HALVINGS = 24, 6

@@ -12,7 +12,7 @@ from ..architecture.kinds import Scores, Softmax
 from ..architecture.operations.softmax import visible
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
-from ..brief import one_line
+from ..text.brief import one_line
 from .evaluation import CARRIED, Evaluation
 
 BLOCK = 1 << 21  # elements compared at a time
@@ -49,7 +49,7 @@ class OperationResult:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rows:
+class JudgedRows:
     """The relative L2 error of every row and what each may have; NaN for a row that is not judged."""
 
     errors: Array  # [R]
@@ -124,7 +124,7 @@ class Judge:
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         change: Callable[[Array], Array] | None = None, most: float = math.inf,
-    ) -> Rows:  # fmt: skip
+    ) -> JudgedRows:  # fmt: skip
         """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
         the plain tolerance is exceeded, and no error is above `most`, which is too much whatever it is.
         `change` made `expected` of what follows."""
@@ -134,7 +134,7 @@ class Judge:
         beyond = errors[np.isfinite(errors) & (errors > tolerances)]
         if beyond.size and beyond.max() <= most:
             tolerances = self._measured(name, expected, positions, change)
-        return Rows(errors, tolerances)
+        return JudgedRows(errors, tolerances)
 
     def _measured(
         self, name: str, expected: Array, positions: Sequence[int] | None,
@@ -160,7 +160,7 @@ class Judge:
         return self._result(name, found, expected, rows, positions)
 
     def _result(
-        self, name: str, found: Array, expected: Array, rows: Rows, positions: Sequence[int] | None
+        self, name: str, found: Array, expected: Array, rows: JudgedRows, positions: Sequence[int] | None
     ) -> OperationResult:
         def result(error: float | None, tolerance: float, holds: bool, **where: object) -> OperationResult:
             values = {"position": None, "element": (), "found": None, "expected": None} | where

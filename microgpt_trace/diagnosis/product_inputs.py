@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.kinds import Linear
-from ..architecture.operations.given import Given
+from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.plan import Operation, kind_of
 from ..architecture.reference import reference
 from ..arrays.encodings import StoredTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
-from ..comparison.rounding import OF_WIDE_BLOCKS
+from ..comparison.engine_precision import OF_WIDE_BLOCKS
 
 
 class Way(NamedTuple):
@@ -68,7 +68,7 @@ FAR_LESS = 0.5  # of the error is left by a way that explains it
 class ProductInputs:
     """Rounds the inputs of products, each kind with each stored type of a matrix in a way of its own."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
         self._ways: dict[tuple[str, str], str] = {}
         self._of_types: dict[str, str] = dict(OF_TYPES)

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
-from ..brief import one_line
+from ..text.brief import one_line
 from .evaluation import Evaluation
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
-from .hypotheses import Case, Generator, Hypothesis
-from .judging import Judge, Rows
+from .hypothesis import Case, Generator, Hypothesis
+from .judging import Judge, JudgedRows
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
@@ -174,7 +174,7 @@ def _expected(case: Case, hypothesis: Hypothesis) -> Array:
     return hypothesis.transform(case, case.expected)
 
 
-def held(case: Case, hypothesis: Hypothesis) -> tuple[Rows, Array]:
+def held(case: Case, hypothesis: Hypothesis) -> tuple[JudgedRows, Array]:
     """The rows' errors under a hypothesis beside what each may have, and what follows."""
     judge, change, most = case.judge, None, AT_MOST * case.largest
     with np.errstate(all="ignore"):
@@ -203,7 +203,7 @@ class _Under(Sequence[Evaluation]):
         return noisy.under(self._plan)
 
 
-def residual_of(rows: Rows, of_no_number: bool) -> tuple[float, bool]:
+def residual_of(rows: JudgedRows, of_no_number: bool) -> tuple[float, bool]:
     """The residual of the worst row and whether all hold; infinite where most rows cannot be judged, unless
     that is what is claimed of them."""
     unknown = np.isnan(rows.errors)

@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.known import turned_names
+from ..architecture.catalogue import turned_names
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
-from ..brief import brief
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, read_json, reading
 from ..hooks.names import ALIASES
 from ..readers.conventions import is_count
+from ..text.brief import brief
+from ..text.wording import abridged
 from .layouts import LAST
-from .recording import OWN, Leftover, Recorded, Recording, listed, readable
+from .recording import OWN, Leftover, Recorded, Recording, readable
 
 KIND = "APRT dumps"
 MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"
@@ -49,7 +50,7 @@ def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StageFile:
     """A file of a dump as the manifest has it."""
 
     file: str
@@ -62,7 +63,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _StageArrays:
     """A file of a dump as its name and its header have it."""
 
     path: Path
@@ -114,7 +115,7 @@ def _head(path: Path) -> bytes:
         return file.read(HEADER.size)
 
 
-def _stored(path: Path, folder: Path) -> _Stored:
+def _stored(path: Path, folder: Path) -> _StageArrays:
     """A file whose header agrees with its place and its size."""
     layer = None
     if path.parent != folder:
@@ -135,7 +136,7 @@ def _stored(path: Path, folder: Path) -> _Stored:
         raise FileFormatError(
             f"{path}: expected {HEADER.size + 4 * count:,} bytes for {count:,} elements, found {size:,}"
         )
-    return _Stored(path, path.relative_to(folder).as_posix(), path.stem, layer, count)
+    return _StageArrays(path, path.relative_to(folder).as_posix(), path.stem, layer, count)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Array:
@@ -148,7 +149,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Array:
     return values.astype(np.float32, copy=False).reshape(shape)
 
 
-def _bare(folder: Path, found: Sequence[_Stored]) -> Recording:
+def _bare(folder: Path, found: Sequence[_StageArrays]) -> Recording:
     """What apr leaves: neither shapes nor tokens."""
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
     biased = {one.layer for one in found if one.stage == "qkv_bias"}
@@ -171,7 +172,7 @@ def _bare(folder: Path, found: Sequence[_Stored]) -> Recording:
     return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=(note,) if before else ())
 
 
-def _no_event(one: _Stored, events: Sequence[str]) -> str:
+def _no_event(one: _StageArrays, events: Sequence[str]) -> str:
     """Why a file stands for no event, if it does not."""
     if events:
         return ""
@@ -197,7 +198,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return manifest if schema == MANIFEST_FORMAT else None
 
 
-def _described(folder: Path, found: Sequence[_Stored], manifest: Mapping[str, Any]) -> Recording:
+def _described(folder: Path, found: Sequence[_StageArrays], manifest: Mapping[str, Any]) -> Recording:
     """What we wrote: the manifest must agree with the files."""
     path = folder / MANIFEST
     tokens = _counts(path, "tokens", manifest.get("tokens"))
@@ -236,7 +237,7 @@ def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(name, str) or not isinstance(reason, str):
             raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
         reasons.setdefault(reason, {})[_A_LAYER.sub("layer*.", name)] = None
-    lines = [*notes, *(f"left out: {listed([*names])}: {reason}" for reason, names in reasons.items())]
+    lines = [*notes, *(f"left out: {abridged([*names])}: {reason}" for reason, names in reasons.items())]
     return tuple(map(readable, lines))
 
 
@@ -253,7 +254,7 @@ def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
     return entries
 
 
-def _checked(path: Path, one: _Stored, entry: Mapping[str, Any], length: int) -> Entry:
+def _checked(path: Path, one: _StageArrays, entry: Mapping[str, Any], length: int) -> StageFile:
     """An entry that agrees with its file and with the tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
@@ -273,7 +274,7 @@ def _checked(path: Path, one: _Stored, entry: Mapping[str, Any], length: int) ->
     rows = (length - 1,) if one.stage == "lm_head" else None
     if entry.get("positions") != (None if rows is None else [*rows]):
         raise fail("positions", "null, all of them" if rows is None else [*rows])
-    return Entry(one.file, one.stage, one.layer, tuple(events), shape, rows)
+    return StageFile(one.file, one.stage, one.layer, tuple(events), shape, rows)
 
 
 def _counts(path: Path, what: str, value: Any) -> tuple[int, ...]:

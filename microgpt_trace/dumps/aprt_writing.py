@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import check_new_folder, write_folder
 from ..hooks.names import ALIASES
 from ..tracing.result import Trace
-from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, Entry, events_of
+from .aprt import HEADER, MAGIC, MANIFEST, MANIFEST_FORMAT, WHOLE_MODEL, StageFile, events_of
 
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
@@ -54,7 +54,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     return len(entries)
 
 
-def _planned(trace: Trace, kept: Mapping[str, Array]) -> tuple[list[Entry], dict[str, str]]:
+def _planned(trace: Trace, kept: Mapping[str, Array]) -> tuple[list[StageFile], dict[str, str]]:
     """The files to write, and the arrays that are in none of them, with the reason."""
     left_out = dict.fromkeys(kept, "apr has no such stage")
     entries = []
@@ -92,7 +92,7 @@ def _places(trace: Trace) -> Iterator[tuple[str, int | None]]:
 
 def _entry(
     stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, kept: Mapping[str, Array]
-) -> Entry:
+) -> StageFile:
     file = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
     shape, positions = kept[events[0]].shape, None
     if len(events) > 1:
@@ -101,7 +101,7 @@ def _entry(
         shape, positions = (1, *shape[1:]), (len(trace.input.tokens) - 1,)
     if math.prod(shape) > WHOLE_MODEL:
         raise InputError(f"{file}: {math.prod(shape):,} elements are more than APRT can count")
-    return Entry(file, stage, layer, events, shape, positions)
+    return StageFile(file, stage, layer, events, shape, positions)
 
 
 def _positions(trace: Trace) -> list[int]:
@@ -109,13 +109,13 @@ def _positions(trace: Trace) -> list[int]:
     return [prediction.position for prediction in trace.predictions]
 
 
-def _array_of(entry: Entry, trace: Trace, kept: Mapping[str, Array]) -> Array:
+def _array_of(entry: StageFile, trace: Trace, kept: Mapping[str, Array]) -> Array:
     if entry.positions is not None:
         return kept[entry.events[0]][[_positions(trace).index(position) for position in entry.positions]]
     return np.concatenate([kept[event] for event in entry.events], axis=-1)
 
 
-def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[Entry]) -> Iterator[str]:
+def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[StageFile]) -> Iterator[str]:
     stages = {entry.stage for entry in entries}
     if "qkv_bias" in stages:
         yield (
@@ -129,7 +129,7 @@ def _notes(trace: Trace, kept: Mapping[str, Array], entries: Sequence[Entry]) ->
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
 
 
-def _write_entry(folder: Path, entry: Entry, array: Array) -> None:
+def _write_entry(folder: Path, entry: StageFile, array: Array) -> None:
     path = folder / entry.file
     path.parent.mkdir(exist_ok=True)
     with np.errstate(all="ignore"):

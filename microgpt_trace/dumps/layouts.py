@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..architecture.known import kinds_in_heads
+from ..architecture.catalogue import kinds_in_heads
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import InputError

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..brief import brief, one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
+from ..text.brief import brief, one_line
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
 from .recording import OWN
-from .stored import MAX_NAME
+from .stored_arrays import MAX_NAME
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +38,7 @@ Index = tuple[int | slice, ...]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Entry:
+class MapEntry:
     """A line of a map: an event, the tensor that it is, which part of it and in which layout."""
 
     event: str
@@ -54,17 +54,17 @@ class NameMap:
     """The lines of a map, and the tokens of the dump where the map says them."""
 
     origin: str
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
 
     __repr__ = one_line
 
-    def assigned(self, found: Sequence[str], dump: str) -> list[Entry]:
+    def assigned(self, found: Sequence[str], dump: str) -> list[MapEntry]:
         """The lines for the tensors of a dump: names as they are there, layers as numbers.
 
         Raises InputError, naming map and dump, where a tensor is not there or an event is said twice.
         """
-        chosen: dict[str, Entry] = {}
+        chosen: dict[str, MapEntry] = {}
         for entry in self.entries:
             matches = list(_matches(entry, found))
             if not matches:
@@ -76,7 +76,7 @@ class NameMap:
                 chosen[match.event] = match
         return list(chosen.values())
 
-    def _nothing(self, entry: Entry, found: Sequence[str], dump: str) -> str:
+    def _nothing(self, entry: MapEntry, found: Sequence[str], dump: str) -> str:
         from difflib import get_close_matches
 
         close = get_close_matches(entry.source[:MAX_NAME], found, 4, 0.5) or list(found[:4])
@@ -136,7 +136,7 @@ def _tokens(path: Path, value: Any) -> tuple[int, ...] | None:
     return tuple(value)
 
 
-def _entry(path: Path, event: str, line: Any) -> Entry:
+def _entry(path: Path, event: str, line: Any) -> MapEntry:
     where = f"{path}: [events] {brief(event)}"
     if not is_event(event.replace("{i}", "0", 1)):
         from difflib import get_close_matches
@@ -161,7 +161,7 @@ def _entry(path: Path, event: str, line: Any) -> Entry:
     source, index = _source(where, line["from"])
     if ("{i}" in event) != ("{i}" in source):
         raise FileFormatError(f"{where}: {{i}} must stand on both sides, found {brief(source)}")
-    return Entry(event, source, index, layout)
+    return MapEntry(event, source, index, layout)
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:
@@ -187,7 +187,7 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
     raise FileFormatError(f"{where}: expected indices and slices such as [:, 0:64], found {brief(text)}")
 
 
-def _matches(entry: Entry, found: Sequence[str]) -> Iterator[Entry]:
+def _matches(entry: MapEntry, found: Sequence[str]) -> Iterator[MapEntry]:
     """The line once for each tensor that it names."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
@@ -197,4 +197,4 @@ def _matches(entry: Entry, found: Sequence[str]) -> Iterator[Entry]:
         match = pattern.fullmatch(name) or pattern.fullmatch(without_suffix(name))
         if match or exact:
             event = entry.event.replace("{i}", str(int(match["i"]))) if match and rest else entry.event
-            yield Entry(event, name, entry.index, entry.layout)
+            yield MapEntry(event, name, entry.index, entry.layout)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.catalogue import kind_named, known_row
 from ..architecture.kinds import Linear, Loss, Softmax
-from ..architecture.known import kind_named, known_row
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from .layouts import fit, fits
@@ -29,7 +29,7 @@ FITS, COSINE, PROFILE, SIGN, NORMS = 0.3, 1.0, 0.7, 0.7, 1.0
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """A recorded tensor, or a slice of it."""
 
     recorded: Recorded
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class TensorGroup:
     """The events of one kind and shape; `whole` and `last` are sketches of all rows and the last one."""
 
     events: list[int] = field(default_factory=list)  # their places among all events
@@ -47,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class ScoreTable:
     """How well each recorded tensor goes with each event: [F, E]."""
 
     score: Array  # 0 where no layout fits
@@ -58,7 +58,7 @@ class Table:
     known: Array  # the share of elements that are finite in both
 
     @classmethod
-    def empty(cls, rows: int, columns: int) -> Table:
+    def empty(cls, rows: int, columns: int) -> ScoreTable:
         size = (rows, columns)
         letters = np.full(size, "", "U8")
         distance, nothing = np.full(size, np.inf), np.zeros(size)
@@ -71,8 +71,8 @@ class Table:
         agree: Array = (self.distance < SAME) & (self.distance <= 3 * best + 1e-5)
         return agree
 
-    def take(self, rows: Array) -> Table:
-        return Table(*(getattr(self, column.name)[rows] for column in fields(self)))
+    def take(self, rows: Array) -> ScoreTable:
+        return ScoreTable(*(getattr(self, column.name)[rows] for column in fields(self)))
 
     def put(self, row: int, events: Sequence[int], layout: str, found: Likeness) -> None:
         """Note how a tensor in a layout goes with events, where no earlier layout did better."""
@@ -95,14 +95,14 @@ def source_name(recorded: Recorded) -> str:
 # --- How well each tensor goes with each event -----------------------------------------------
 
 
-def sketch_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[list[str], list[Group]]:
+def sketch_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[list[str], list[TensorGroup]]:
     """The events by name, and what is kept of them."""
     names: list[str] = []
-    groups: dict[tuple[str, tuple[int, ...]], Group] = {}
+    groups: dict[tuple[str, tuple[int, ...]], TensorGroup] = {}
     for name, value in events:
         if value.shape != shapes.get(name):
             continue
-        group = groups.setdefault((kind_of(name), value.shape), Group())
+        group = groups.setdefault((kind_of(name), value.shape), TensorGroup())
         group.events.append(len(names))
         group.whole.append(sketch(value, is_causal(name)))
         group.last.append(sketch(value[..., -1:, :] if value.ndim > 1 else value, is_causal(name)))
@@ -125,9 +125,13 @@ def by_chance(event: str) -> bool:
 
 
 def compare(
-    parts: Sequence[Part], names: Sequence[str], groups: Sequence[Group], shapes: Shapes, head_dim: int
-) -> Table:
-    table = Table.empty(len(parts), len(names))
+    parts: Sequence[TensorPart],
+    names: Sequence[str],
+    groups: Sequence[TensorGroup],
+    shapes: Shapes,
+    head_dim: int,
+) -> ScoreTable:
+    table = ScoreTable.empty(len(parts), len(names))
     stacks = [(group.events, Stack.of(group.whole), Stack.of(group.last)) for group in groups]
     for row, part in enumerate(parts):
         sketched = _Sketched(part.recorded, head_dim)
@@ -188,9 +192,9 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 def parts_of(
     whole: Recorded, names: Sequence[str], shapes: Shapes, fused: Sequence[tuple[str, ...]]
-) -> Iterator[Part]:
+) -> Iterator[TensorPart]:
     """The tensor, then its slices, if it is as wide as `fused` products side by side."""
-    yield Part(whole, source_name(whole))
+    yield TensorPart(whole, source_name(whole))
     widths = {name.partition(".")[2]: shapes[name] for name in names if name.startswith("layer")}
     for way, kinds in enumerate(fused, start=1):
         if any(kind not in widths for kind in kinds):
@@ -202,20 +206,20 @@ def parts_of(
                 yield _slice(whole, axes[-1], start, stop, way)
 
 
-def _slice(whole: Recorded, axis: int, start: int, stop: int, way: int) -> Part:
+def _slice(whole: Recorded, axis: int, start: int, stop: int, way: int) -> TensorPart:
     index, words = [slice(None)] * len(whole.shape), [":"] * len(whole.shape)
     index[axis] = slice(start, stop)
     words[axis] = f"{start or ''}:{'' if stop == whole.shape[axis] else stop}"
     name = f"{source_name(whole)}[{', '.join(words)}]"
     shape = (*whole.shape[:axis], stop - start, *whole.shape[axis + 1 :])
-    return Part(replace(whole, shape=shape, read=partial(_read_slice, whole, tuple(index))), name, way)
+    return TensorPart(replace(whole, shape=shape, read=partial(_read_slice, whole, tuple(index))), name, way)
 
 
 def _read_slice(whole: Recorded, index: tuple[slice, ...]) -> Array:
     return whole.read()[index]
 
 
-def whole_or_sliced(parts: Sequence[Part], table: Table, same: Mapping[str, str]) -> list[int]:
+def whole_or_sliced(parts: Sequence[TensorPart], table: ScoreTable, same: Mapping[str, str]) -> list[int]:
     """The rows to go on with: of each tensor either the whole or one way to cut it, and of those that
     are the `same` in other layers the same. Agreeing values decide, then whether its shape fits, then
     the whole is taken."""
@@ -240,7 +244,7 @@ def whole_or_sliced(parts: Sequence[Part], table: Table, same: Mapping[str, str]
     return sorted(kept)
 
 
-def _ways(parts: Sequence[Part]) -> Iterator[list[list[int]]]:
+def _ways(parts: Sequence[TensorPart]) -> Iterator[list[list[int]]]:
     """The rows of each tensor: the whole's, then those of the slices of each way to cut it."""
     starts = [row for row, part in enumerate(parts) if part.way == 0]
     for start, stop in pairwise([*starts, len(parts)]):

@@ -13,11 +13,11 @@ from itertools import islice
 
 import numpy as np
 
-from ..architecture.known import residual_kinds
+from ..architecture.catalogue import residual_kinds
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .alignment import align, assign
-from .matching import Part, Table, by_chance, source_name
+from .matching import ScoreTable, TensorPart, by_chance, source_name
 
 EARLIER = 0.8  # what a layer counts of what the one before it counts: early ones agree before a fault
 DIGITS = 2.0  # digits that agree and speak for a pair: what bfloat16 keeps
@@ -52,7 +52,7 @@ class Decided:
 # --- Which names count layers ----------------------------------------------------------------
 
 
-def find_patterns(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Pattern]:
+def find_patterns(parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable) -> list[Pattern]:
     """Names whose number counts layers, as far as agreeing values do not say otherwise; with most
     tensors first. No tensor is in two."""
     layers = 1 + max((layer for name in names if (layer := _layer_of(name)) is not None), default=-1)
@@ -81,7 +81,9 @@ def _layer_of(event: str) -> int | None:
     return int(layer) if layer.isdecimal() and event.startswith("layer") else None
 
 
-def _votes(parts: Sequence[Part], names: Sequence[str], table: Table) -> dict[str, set[int | None]]:
+def _votes(
+    parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
+) -> dict[str, set[int | None]]:
     """By tensor the layers of the events that it agrees with, None for an event outside of layers."""
     votes: dict[str, set[int | None]] = {source_name(part.recorded): set() for part in parts}
     for row, column in np.argwhere(table.agreeing).tolist():
@@ -144,7 +146,7 @@ def _counting(
     return Pattern(name, within, ahead)
 
 
-def cut(patterns: Sequence[Pattern], parts: Sequence[Part]) -> list[Pattern]:
+def cut(patterns: Sequence[Pattern], parts: Sequence[TensorPart]) -> list[Pattern]:
     """A pattern for each slice of the tensors, with the rows of those parts."""
     rows: dict[str, list[int]] = {}
     for row, part in enumerate(parts):
@@ -163,8 +165,8 @@ def cut(patterns: Sequence[Pattern], parts: Sequence[Part]) -> list[Pattern]:
 
 
 def decide(
-    patterns: Sequence[Pattern], names: Sequence[str], table: Table, places: Mapping[int, int], least: float,
-    relate: Relate | None = None,
+    patterns: Sequence[Pattern], names: Sequence[str], table: ScoreTable, places: Mapping[int, int],
+    least: float, relate: Relate | None = None,
 ) -> list[Decided]:  # fmt: skip
     """The kind of each pattern that is one, no kind twice. `places` are those of rows in the file;
     `least` is by how much the pairs together must be better than without one of them. Where some agree
@@ -206,7 +208,7 @@ def _pairs(pattern: Pattern, columns: Mapping[int, int]) -> Iterator[tuple[int, 
             yield layer, row, columns[layer]
 
 
-def _without_copies(patterns: Sequence[Pattern], table: Table) -> Iterator[Pattern]:
+def _without_copies(patterns: Sequence[Pattern], table: ScoreTable) -> Iterator[Pattern]:
     """The patterns without those whose tensors are those of another: a module and the last one in it."""
     kept: list[Pattern] = []
     for pattern in sorted(patterns, key=lambda one: -len(one.rows)):
@@ -215,7 +217,7 @@ def _without_copies(patterns: Sequence[Pattern], table: Table) -> Iterator[Patte
             yield pattern
 
 
-def _is_copy(one: Pattern, other: Pattern, table: Table) -> bool:
+def _is_copy(one: Pattern, other: Pattern, table: ScoreTable) -> bool:
     """Whether two patterns go equally well with everything, in all layers that both have."""
     common = sorted(one.rows.keys() & other.rows.keys())
     mine, theirs = ([pattern.rows[layer] for layer in common] for pattern in (one, other))
@@ -223,7 +225,7 @@ def _is_copy(one: Pattern, other: Pattern, table: Table) -> bool:
     return bool(common) and all(same)
 
 
-def _evidence(pattern: Pattern, columns: Mapping[int, int], table: Table) -> float:
+def _evidence(pattern: Pattern, columns: Mapping[int, int], table: ScoreTable) -> float:
     """What speaks for a pattern as a kind of event, on average over layers of which early ones count
     most; 0 where few of its tensors have the shape."""
     pairs = list(_pairs(pattern, columns))
@@ -238,7 +240,7 @@ def _evidence(pattern: Pattern, columns: Mapping[int, int], table: Table) -> flo
 
 def _healthy(
     patterns: Sequence[Pattern], columns: Sequence[Mapping[int, int]], scores: Array, names: Sequence[str],
-    table: Table,
+    table: ScoreTable,
 ) -> int:  # fmt: skip
     """How many of the first events a stream that agrees has proved right: they went into it."""
     agreeing = table.agreeing
@@ -251,14 +253,14 @@ def _healthy(
     return max(streams, default=-1) + 1
 
 
-def _unlike(pattern: Pattern, columns: Mapping[int, int], table: Table, healthy: int) -> bool:
+def _unlike(pattern: Pattern, columns: Mapping[int, int], table: ScoreTable, healthy: int) -> bool:
     """Whether most of those tensors that were computed as ours are not like this kind of event."""
     known = [table.alike[row, column] for _, row, column in _pairs(pattern, columns) if column < healthy]
     return 2 * sum(known) < len(known)
 
 
 def _is_of_another(
-    pattern: Pattern, columns: Mapping[str, Mapping[int, int]], kind: str, table: Table,
+    pattern: Pattern, columns: Mapping[str, Mapping[int, int]], kind: str, table: ScoreTable,
     owners: Mapping[str, Pattern],
 ) -> bool:  # fmt: skip
     """Whether its values agree with a kind that another pattern is and agrees with as well, and more
@@ -273,7 +275,7 @@ def _is_of_another(
     return False
 
 
-def _agreeing(pattern: Pattern, columns: Mapping[int, int], table: Table) -> int:
+def _agreeing(pattern: Pattern, columns: Mapping[int, int], table: ScoreTable) -> int:
     """In how many layers the values of a pattern agree with a kind of event."""
     agreeing = table.agreeing
     return sum(bool(agreeing[row, column]) for _, row, column in _pairs(pattern, columns))

@@ -3,12 +3,12 @@ no file format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..arrays.stats import Array
-from ..brief import brief, one_line
 from ..hooks.event import TraceEvent
+from ..text.brief import brief, one_line
 
 OWN = "own"  # a layout: shape and order are those of our events
 
@@ -98,8 +98,3 @@ class Fitted:
 def readable(text: str) -> str:
     """A file's own words, on one line whatever they are."""
     return text if text.isprintable() else brief(text)
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)

@@ -20,7 +20,7 @@ from ..architecture.operations.elementwise import ACTIVATIONS
 from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from .layouts import fit
-from .matching import Part, Shapes, Table
+from .matching import ScoreTable, Shapes, TensorPart
 from .recording import Recorded
 
 LAYERS, POSITIONS = 3, 8  # that are looked at, at most
@@ -44,7 +44,7 @@ class Layer:
 
 def related(
     model: LanguageModel, rows: Sequence[Mapping[int, int]], columns: Mapping[str, Mapping[int, int]],
-    parts: Sequence[Part], names: Sequence[str], shapes: Shapes, table: Table,
+    parts: Sequence[TensorPart], names: Sequence[str], shapes: Shapes, table: ScoreTable,
 ) -> Array:  # fmt: skip
     """What relations say for patterns as kinds, [P, K]; `rows` are those of each pattern by layer."""
     counts = Counter(layer for one in rows for layer in one)

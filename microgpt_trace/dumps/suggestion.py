@@ -12,15 +12,15 @@ from functools import partial
 
 import numpy as np
 
-from ..architecture.known import residual_kinds
+from ..architecture.catalogue import residual_kinds
 from ..architecture.model import LanguageModel
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from .alignment import align, assign
 from .matching import (
-    Part,
+    ScoreTable,
     Shapes,
-    Table,
+    TensorPart,
     by_chance,
     compare,
     parts_of,
@@ -121,7 +121,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _of_patterns(
-    decided: Iterable[Decided], parts: Sequence[Part], names: Sequence[str], table: Table
+    decided: Iterable[Decided], parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
 ) -> Iterator[Suggestion]:
     """What patterns are, layer by layer; the layout is what speaks for itself in most layers."""
     agreeing = table.agreeing
@@ -139,7 +139,7 @@ def _of_patterns(
 
 
 def _suggestion(
-    pair: tuple[int, int], parts: Sequence[Part], names: Sequence[str], table: Table, why: str,
+    pair: tuple[int, int], parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable, why: str,
     *, layout: str = "", also: str = "", pattern: str = "", astray: bool = False,
 ) -> Suggestion:  # fmt: skip
     row, column = pair
@@ -154,7 +154,7 @@ def _suggestion(
 
 
 def _alone(
-    rows: Sequence[int], parts: Sequence[Part], names: Sequence[str], table: Table, taken: set[str]
+    rows: Sequence[int], parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable, taken: set[str]
 ) -> Iterator[Suggestion]:
     """Tensors without a layer's number beside some with one: events of no layer, or by agreeing values.
     What agrees with a kind of event that is `taken` is unsure: a norm that does nothing leaves a copy."""
@@ -174,7 +174,7 @@ def _alone(
         yield _suggestion(pair, parts, names, table, why, also=also)
 
 
-def _place(parts: Sequence[Part], names: Sequence[str], table: Table) -> list[Suggestion]:
+def _place(parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable) -> list[Suggestion]:
     """The pairs that the table speaks for, where no name says a layer."""
     agreeing = table.agreeing
     strength = np.where(agreeing, 2 - table.distance, 0)
@@ -216,7 +216,7 @@ def _without(scores: Array, pairs: Iterable[tuple[int, int]]) -> Array:
 
 
 def _by_order(
-    names: Sequence[str], table: Table, strength: Array, anchors: set[tuple[int, int]],
+    names: Sequence[str], table: ScoreTable, strength: Array, anchors: set[tuple[int, int]],
     in_order: set[tuple[int, int]],
 ) -> dict[tuple[int, int], int]:  # fmt: skip
     """All pairs, the anchors among them, and for each the event that does as well, or -1."""
@@ -232,7 +232,7 @@ def _by_order(
     return found
 
 
-def _healthy(names: Sequence[str], table: Table, anchors: set[tuple[int, int]]) -> int:
+def _healthy(names: Sequence[str], table: ScoreTable, anchors: set[tuple[int, int]]) -> int:
     """How many of the first events the stream has proved right: what goes into a residual that comes no
     later than agreeing values was computed as ours."""
     agreeing = table.agreeing

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array, TensorStats
-from ..brief import brief
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_json
 from ..hooks.event import PHASES, TraceEvent
-from ..json_text import MANY_VALUES
 from ..readers.conventions import is_count
+from ..text.brief import brief
+from ..text.json_text import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from .event_names import is_event
 from .recording import OWN, Leftover, Recorded, Recording, readable
-from .stored import check_name
+from .stored_arrays import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
@@ -135,7 +135,7 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     finite = count - record["nan_count"] - record["inf_count"]
     if record["zero_count"] > finite:
         raise fail("nan_count", f"with zero_count and inf_count at most {count:,}")
-    values: dict[str, Any] = {name: _number(record[name]) for name in _MOMENTS}
+    values: dict[str, Any] = {name: _statistic(record[name]) for name in _MOMENTS}
     for name, value in values.items():
         if not finite and record[name] is not None:
             raise fail(name, "null, as no element is finite")
@@ -144,7 +144,7 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     return TensorStats(**values, **{name: record[name] for name in _COUNTS})
 
 
-def _number(value: Any) -> float | None:
+def _statistic(value: Any) -> float | None:
     """A statistic as a number, None where it is none; it is no NaN, as it covers finite elements."""
     if type(value) not in (int, float) and value not in _INFINITE:
         return None

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from ..architecture.kinds import Linear, Lookup
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.place import Element, sharing
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..architecture.sites import Site, describe_shape, parse_site
 from ..architecture.steps import element_name
+from ..architecture.traced_element import Element, sharing
 from ..errors import InputError
-from ..printable import shown_token
 from ..running.token_names import token_of, token_with_id
+from ..text.printable import shown_token
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.numbers import Numbers
-from ..architecture.place import Element, Place
+from ..architecture.run_values import RunValues
 from ..architecture.steps import Pass, Worked
+from ..architecture.traced_element import Element, TracedElement
 from ..errors import InputError
 from ..tracing.checks import ROUNDING
 from .elements import Shapes, find_element, place_of
@@ -46,7 +46,7 @@ def keep_run(
     *,
     tokens: Sequence[int] | None = None,
     backward: bool = False,
-) -> Numbers:
+) -> RunValues:
     """A run of which everything is kept, under the hooks subscribed now: for `explain_in`.
 
     It takes the memory of all events at once. Arguments and errors are those of `explain`.
@@ -56,7 +56,7 @@ def keep_run(
     return run_for(model, inputs, None, shapes, backward)
 
 
-def explain_in(run: Numbers, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
+def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
     """The same as `explain`, of a run that is kept: the model does not run again, and more of it is known
     (values of all uses, replacements by hooks in events that the element's own run leaves out).
 
@@ -92,8 +92,8 @@ def _found(model: LanguageModel, element: str, inputs: TraceInput, shapes: Shape
 
 
 @np.errstate(all="ignore")  # what is not finite in a model is shown as it is
-def _explained(run: Numbers, element: Element, terms: int, backward: bool) -> Explanation:
-    at = Place(run, element, terms)
+def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> Explanation:
+    at = TracedElement(run, element, terms)
     phase: Pass = "backward" if backward else "forward"
     value = run.value(at.name, at.index, phase)
     worked = _worked(at, phase, value)
@@ -124,7 +124,7 @@ def _explained(run: Numbers, element: Element, terms: int, backward: bool) -> Ex
     )
 
 
-def _worked(at: Place, phase: Pass, value: float) -> Worked:
+def _worked(at: TracedElement, phase: Pass, value: float) -> Worked:
     if phase == "backward":
         return gradient_worked_out(at)
     if at.name in at.numbers.plan:
@@ -158,7 +158,7 @@ def _of_nan(value: float, traced: float) -> tuple[str, ...]:
     return (spread,) if math.isnan(traced) and math.isfinite(value) else ()
 
 
-def _of_replaced(at: Place) -> list[str]:
+def _of_replaced(at: TracedElement) -> list[str]:
     """What hooks put in the place of what the model computed, here or where it was read from."""
     read = at.row.inputs if at.name in at.numbers.plan else ()
     found = [(phase, name) for phase, name in at.numbers.replaced if name in (at.name, *read)]

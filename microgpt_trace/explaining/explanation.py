@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..architecture.steps import Factor, Pass, Step, Use, element_name
-from ..brief import one_line
+from ..text.brief import one_line
 
 EXPLANATION_SCHEMA = "microgpt.explanation/1"
 

@@ -6,21 +6,21 @@ from __future__ import annotations
 from ..architecture.arithmetic import result, sum_of
 from ..architecture.kinds import Probabilities
 from ..architecture.operations import prediction
-from ..architecture.operations.of_kinds import arithmetic_of
-from ..architecture.place import Place, no_path, short
+from ..architecture.operations.by_kind import arithmetic_of
 from ..architecture.plan import Operation, kind_of
 from ..architecture.steps import Use, Worked
+from ..architecture.traced_element import TracedElement, no_path, short
 
 UPDATED = "Adam turns it into the update of this parameter"
 
 
-def worked_out(at: Place) -> Worked:
+def worked_out(at: TracedElement) -> Worked:
     """The arithmetic of the element of a forward event."""
     worked: Worked = arithmetic_of(at.row.kind).worked(at)
     return worked
 
 
-def uses_of(at: Place) -> list[Use]:
+def uses_of(at: TracedElement) -> list[Use]:
     """What reads the element of a forward event or of a parameter, in order of computation; of a parameter at
     the position at which it weighs most."""
     plan = at.numbers.plan
@@ -34,7 +34,7 @@ def uses_of(at: Place) -> list[Use]:
     return [use for use in found if use is not None]
 
 
-def gradient_worked_out(at: Place) -> Worked:
+def gradient_worked_out(at: TracedElement) -> Worked:
     """The arithmetic of d loss / d the element: a sum over what reads it."""
     parameter = at.name not in at.numbers.plan
     end = None if parameter else prediction.gradient_at_the_end(at)
@@ -53,7 +53,7 @@ def gradient_worked_out(at: Place) -> Worked:
     return Worked(f"d {at.own} = {summed}", tuple(steps), magnitude, _of_sums(at))
 
 
-def _of_sums(at: Place) -> tuple[str, ...]:
+def _of_sums(at: TracedElement) -> tuple[str, ...]:
     """That the input of a part gets its gradient by way of the sum."""
     sums = [row.name for row in at.ways if at.name in row.parts]
     return tuple(
@@ -62,7 +62,7 @@ def _of_sums(at: Place) -> tuple[str, ...]:
     )
 
 
-def _path(at: Place, reader: Operation) -> Worked:
+def _path(at: TracedElement, reader: Operation) -> Worked:
     """The reader's gradient times the local derivative; nothing where a hook replaced the reader."""
     if at.is_cut(reader.name):
         return no_path(at, reader.name)
@@ -70,12 +70,12 @@ def _path(at: Place, reader: Operation) -> Worked:
     return path
 
 
-def _of_parameter(at: Place, reader: Operation) -> Worked:
+def _of_parameter(at: TracedElement, reader: Operation) -> Worked:
     path: Worked = arithmetic_of(reader.kind).parameter_gradient(at, reader)
     return path
 
 
-def gradient_uses(at: Place) -> list[Use]:
+def gradient_uses(at: TracedElement) -> list[Use]:
     """The gradients of what the element's event had read, and of the parameters behind it."""
     if at.name not in at.numbers.plan:
         return []

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.numbers import KnownTarget, Numbers
-from ..architecture.place import Element, rows_with
 from ..architecture.plan import HEAD_EVENTS, Plan
+from ..architecture.run_values import KnownTarget, RunValues
+from ..architecture.traced_element import Element, rows_with
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
@@ -23,7 +23,7 @@ Computed = dict[tuple[Phase, str], Array]
 
 def run_for(
     model: LanguageModel, inputs: TraceInput, element: Element | None, shapes: Shapes, backward: bool
-) -> Numbers:
+) -> RunValues:
     """Run the model and keep what the element needs, or everything where there is none.
 
     A microGPT's arrays are all kept; of a decoder those of a few events, and logits of one position.
@@ -48,7 +48,7 @@ def run_for(
         for p in result.predictions
         if p.target is not None
     )
-    return Numbers(model, inputs, result.arrays, rows, known, shapes, replaced)
+    return RunValues(model, inputs, result.arrays, rows, known, shapes, replaced)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:

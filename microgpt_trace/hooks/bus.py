@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..arrays.stats import Array, TensorStats, causal_mask
-from ..brief import one_line
 from ..errors import InputError
+from ..text.brief import one_line
 from .event import PHASES, EventSpec, Phase, TraceEvent
 from .names import select_names
 from .replacements import ReadOnly, Replacement, checked_replacement

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..arrays.stats import TensorStats
-from ..brief import one_line
+from ..text.brief import one_line
 
 Phase = Literal["forward", "backward", "update"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")

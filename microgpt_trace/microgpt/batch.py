@@ -11,7 +11,7 @@ from ..arrays.stats import Array, DType
 from .parameters import Config
 
 
-class Group(NamedTuple):
+class EqualLengths(NamedTuple):
     """Names of equal length that stand one after another in a batch of several."""
 
     rows: slice
@@ -20,13 +20,13 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class PackedRows:
     """What is known of a batch's rows without their characters."""
 
     positions: Array  # [N] 0-based, within the name
     positions_onehot: Array  # [N, block_size]
     share: Array  # [] 1/T for one name, [N, 1] 1/(B*T) for several: every name counts the same
-    groups: tuple[Group, ...]  # empty for one name
+    groups: tuple[EqualLengths, ...]  # empty for one name
 
 
 class Batch(NamedTuple):
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     tokens: Array  # [N] ids
     tokens_onehot: Array  # [N, V]
     targets: Array  # [N, V] each row's share of the loss at its target, 0 elsewhere
-    rows: Rows
+    rows: PackedRows
 
 
 class Packer:
@@ -44,7 +44,7 @@ class Packer:
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
-        self._of_length: dict[int, tuple[Rows, Array]] = {}
+        self._of_length: dict[int, tuple[PackedRows, Array]] = {}
 
     def one(self, ids: Array) -> Batch:
         """A batch of one name from its [T+1] ids, both BOS included."""
@@ -53,10 +53,12 @@ class Packer:
         rows, targets = known
         return Batch(tokens, self._tokens.take(tokens, 0), targets.take(ids[1:], 0), rows)
 
-    def _know(self, length: int) -> tuple[Rows, Array]:
+    def _know(self, length: int) -> tuple[PackedRows, Array]:
         """The rows of a name of this length, and the table of its targets."""
         share = np.array(1 / length, self.dtype)
-        rows = Rows(np.arange(length), np.eye(length, self.config.block_size, dtype=self.dtype), share, ())
+        rows = PackedRows(
+            np.arange(length), np.eye(length, self.config.block_size, dtype=self.dtype), share, ()
+        )
         known = self._of_length[length] = rows, self._tokens * share
         return known
 
@@ -69,12 +71,12 @@ class Packer:
         groups, start = [], 0
         for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
             stop = start + int(length) * int(count)
-            groups.append(Group(slice(start, stop), int(count), int(length)))
+            groups.append(EqualLengths(slice(start, stop), int(count), int(length)))
             start = stop
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
         targets = np.zeros((start, self.config.vocab_size), self.dtype)
         targets[np.arange(start), wanted] = share
         positions_onehot = np.zeros((start, self.config.block_size), self.dtype)
         positions_onehot[np.arange(start), positions] = 1
-        rows = Rows(positions, positions_onehot, share[:, None], tuple(groups))
+        rows = PackedRows(positions, positions_onehot, share[:, None], tuple(groups))
         return Batch(tokens, self._tokens.take(tokens, 0), targets, rows)

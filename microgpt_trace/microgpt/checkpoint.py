@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..arrays.stats import Array, DType
-from ..brief import brief
 from ..errors import FileFormatError, InputError
 from ..files import write_atomically
 from ..foreign_files import check_regular
-from ..json_text import from_json
+from ..text.brief import brief
+from ..text.json_text import from_json
 from .model import Model, Schedule, TrainingState, check_microgpt
 from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned, check_whole
 from .tokenizer import Tokenizer

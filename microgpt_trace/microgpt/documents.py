@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays.stats import Array, DType
-from ..brief import brief, one_line
 from ..errors import FileFormatError
 from ..foreign_files import read_text
-from ..wording import counted
+from ..text.brief import brief, one_line
+from ..text.wording import counted
 from .batch import Batch, Packer
 from .parameters import Config
 from .tokenizer import Tokenizer

@@ -17,13 +17,13 @@ from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..brief import brief, one_line
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..text.brief import brief, one_line
 from .batch import Batch, Packer
 from .parameters import Config, Parameters, check_whole
 from .passes import event_specs, forward
-from .reading import read_name
+from .prompt import read_name
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array, DType
-from ..brief import one_line
+from ..text.brief import one_line
 
 RMSNORM_EPS = 1e-5
 # exp stays exact without subtracting the maximum while all its arguments lie within +-60:

@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array, DType
-from ..brief import brief, one_line
 from ..errors import InputError
+from ..text.brief import brief, one_line
 from . import ops
 
 INIT_STD = 0.08

@@ -18,7 +18,7 @@ from ..hooks.bus import SILENT, Tap
 from ..hooks.event import EventSpec
 from ..hooks.replacements import differs
 from . import ops
-from .batch import Batch, Rows
+from .batch import Batch, PackedRows
 from .parameters import Config, LayerWeights, Parameters
 
 
@@ -102,7 +102,7 @@ def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -
 
 
 def layer_forward(
-    x: Array, w: LayerWeights, params: Parameters, rows: Rows, tap: Tap
+    x: Array, w: LayerWeights, params: Parameters, rows: PackedRows, tap: Tap
 ) -> tuple[Array, tuple[Any, ...]]:
     """x + attention(norm(x)), then x + mlp(norm(x)): [N, C] -> [N, C]"""
     emit = tap.emit
@@ -124,7 +124,7 @@ def layer_forward(
 
 def layer_backward(
     dx: Array, cache: tuple[Any, ...], w: LayerWeights, g: LayerWeights, params: Parameters,
-    rows: Rows, tap: Tap,
+    rows: PackedRows, tap: Tap,
 ) -> Array:  # fmt: skip
     """The lines of layer_forward in reverse; `g` are the gradients that belong to the weights `w`."""
     emit = tap.emit
@@ -183,7 +183,7 @@ def _head_columns(config: Config) -> list[slice]:
 
 
 def attention_forward(
-    x_n: Array, w: LayerWeights, params: Parameters, rows: Rows, tap: Tap
+    x_n: Array, w: LayerWeights, params: Parameters, rows: PackedRows, tap: Tap
 ) -> tuple[Array, Any]:
     """Causal attention within each name, up to the output projection: [N, C] -> [N, C]"""
     emit = tap.emit
@@ -203,7 +203,7 @@ def attention_forward(
     return context, caches
 
 
-def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Rows, tap: Tap) -> Array:
+def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
     """[N, C] -> [N, 3C], the gradients of q, k and v side by side"""
     if not rows.groups:
         dq_dk_dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ..brief import brief, listed, one_line
 from ..errors import InputError
-from ..printable import on_one_line, shown_token
+from ..text.brief import brief, one_line, token_list
+from ..text.printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
@@ -94,7 +94,7 @@ class Tokenizer:
         bos, size = self.bos_id, self.vocab_size
         if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
             raise InputError(
-                f"tokens {listed(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
+                f"tokens {token_list(tokens)}: this microGPT reads BOS = {bos}, then characters below {size}"
             )
         return self.decode(list(tokens[1:]))
 

@@ -18,7 +18,7 @@ from ..arrays.threads import one_blas_thread
 from ..errors import DivergedError, InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..hooks.event import TraceEvent
-from ..wording import counted
+from ..text.wording import counted
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
 from .model import Model, Schedule, TrainingState, check_microgpt, init

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..brief import one_line
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
+from ..text.brief import one_line
 from .patch import Text, Token, patch_read, read_pair
-from .places import places_of
+from .patch_points import places_of
 from .results import MeanPatched, PairsResult, Patched, PatchedPair
 
 Inputs = tuple[TraceInput, TraceInput]

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
-from ..arrays.contrast import Contrast
+from ..arrays.logit_difference import LogitDifference
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..printable import shown_token
 from ..running.token_names import token_argument, token_label, token_of
+from ..text.printable import shown_token
 from ..tracing.checks import ROUNDING
 from ..tracing.findings import Check
-from .places import WHOLE, Place, places_of
+from .patch_points import WHOLE, PatchPoint, places_of
 from .results import Patched, PatchResult, Spot, Unpatched
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def patch_read(
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
     entering = model.plan.streams[0]
-    whole = Place(Spot(entering, entering, None, None, None), WHOLE)  # what is checked
+    whole = PatchPoint(Spot(entering, entering, None, None, None), WHOLE)  # what is checked
     changing = [p for p in places if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
@@ -139,7 +139,7 @@ def _cell(spot: Spot, difference: float, low: float, span: float) -> Patched:
 
 def _contrast(
     model: LanguageModel, clean: TraceInput, row: int, logits: Array, target: Token, against: Token
-) -> Contrast:
+) -> LogitDifference:
     """Which two tokens are told apart by the logits [2, V] of both runs; those not named are what the
     runs predict."""
     ids = []
@@ -150,7 +150,7 @@ def _contrast(
     labels = [token_label(model, token, target=True) for token in ids]
     if ids[0] == ids[1]:
         raise InputError(_same_token(model, row, logits, labels[0], target, against))
-    return Contrast(row, clean.labels[row], ids[0], labels[0], ids[1], labels[1])
+    return LogitDifference(row, clean.labels[row], ids[0], labels[0], ids[1], labels[1])
 
 
 def _same_token(
@@ -175,7 +175,7 @@ def _same_token(
     )
 
 
-def _unpatched(inputs: TraceInput, logits: Array, contrast: Contrast) -> Unpatched:
+def _unpatched(inputs: TraceInput, logits: Array, contrast: LogitDifference) -> Unpatched:
     probs = softmax(logits)
     return Unpatched(
         inputs.text, inputs.tokens, inputs.labels, inputs.notes, contrast.difference(logits),
@@ -183,7 +183,7 @@ def _unpatched(inputs: TraceInput, logits: Array, contrast: Contrast) -> Unpatch
     )  # fmt: skip
 
 
-def _refuse_nothing_to_explain(contrast: Contrast, runs: Sequence[Unpatched], noise: float) -> None:
+def _refuse_nothing_to_explain(contrast: LogitDifference, runs: Sequence[Unpatched], noise: float) -> None:
     clean, corrupt = runs
     said = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {contrast.position}"
     for which, run in zip(("clean", "corrupted"), runs, strict=True):

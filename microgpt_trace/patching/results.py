@@ -9,10 +9,10 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
-from ..architecture.known import leaving_kinds
+from ..architecture.catalogue import leaving_kinds
 from ..architecture.plan import kind_of
-from ..arrays.contrast import Contrast
-from ..brief import one_line
+from ..arrays.logit_difference import LogitDifference
+from ..text.brief import one_line
 from ..tracing.findings import Check
 
 PATCH_SCHEMA = "microgpt.patch/1"
@@ -73,7 +73,7 @@ class Unpatched:
 class PatchedPair:
     """A clean and a corrupted run, what tells them apart, and whether patching all of it ends clean."""
 
-    contrast: Contrast
+    contrast: LogitDifference
     clean: Unpatched
     corrupt: Unpatched
     check: Check

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..json_text import MANY_VALUES, from_json
+from ..text.json_text import MANY_VALUES, from_json
 from .apr_config import decoder_config
 from .apr_facts import Facts
 from .mapped_file import MappedFile
@@ -62,7 +62,7 @@ class _Header(NamedTuple):
     reserved: bytes
 
 
-class _Entry(NamedTuple):
+class _TensorEntry(NamedTuple):
     name: str
     dtype: int
     shape: tuple[int, ...]
@@ -219,14 +219,14 @@ def _refuse_shards(path: Path, header: _Header, metadata: Mapping[str, Any]) -> 
         )
 
 
-def _index(path: Path, data: Array, header: _Header) -> tuple[list[_Entry], int]:
+def _index(path: Path, data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
     """The entries in the file's order, and where the index stops."""
     at, room = header.index_offset, len(data) - header.index_offset
     if header.tensor_count * MIN_ENTRY > max(room, 0):
         raise FileFormatError(
             f"{path}: {header.tensor_count:,} tensors cannot be in an index at byte {at:,} of {len(data):,}"
         )
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, _TensorEntry] = {}
     for number in range(header.tensor_count):
         entry, at = _entry(
             path, data.data, at, f"entry {number} of {header.tensor_count} in the tensor index"
@@ -237,7 +237,7 @@ def _index(path: Path, data: Array, header: _Header) -> tuple[list[_Entry], int]
     return list(entries.values()), at
 
 
-def _entry(path: Path, data: memoryview, at: int, what: str) -> tuple[_Entry, int]:
+def _entry(path: Path, data: memoryview, at: int, what: str) -> tuple[_TensorEntry, int]:
     def take(form: str) -> tuple[Any, ...]:
         nonlocal at
         at += struct.calcsize(form)
@@ -258,10 +258,10 @@ def _entry(path: Path, data: memoryview, at: int, what: str) -> tuple[_Entry, in
     shape = take(f"<{ndim}Q")
     if 0 in shape:
         raise FileFormatError(f"{path}: tensor {name!r} of shape {list(shape)} has no elements")
-    return _Entry(name, dtype, shape, *take("<2Q")), at
+    return _TensorEntry(name, dtype, shape, *take("<2Q")), at
 
 
-def _index_notes(entries: list[_Entry]) -> Iterator[str]:
+def _index_notes(entries: list[_TensorEntry]) -> Iterator[str]:
     names = [entry.name for entry in entries]
     if names != sorted(names, key=str.encode):
         yield "the tensor index is not sorted by name"
@@ -287,7 +287,7 @@ def _footer_notes(path: Path, data: Array, stop: int) -> list[str]:
     return []
 
 
-def _tensor(file: MappedFile, entry: _Entry, start: int) -> tuple[StoredTensor, list[str]]:
+def _tensor(file: MappedFile, entry: _TensorEntry, start: int) -> tuple[StoredTensor, list[str]]:
     """The tensor, and a note where its size leaves open how it is stored."""
     path, stop = file.path, start + entry.size
     name, row_size, doubt = _storage(path, entry)
@@ -308,7 +308,7 @@ def _tensor(file: MappedFile, entry: _Entry, start: int) -> tuple[StoredTensor, 
     return file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop, row_size, scale), doubt
 
 
-def _storage(path: Path, entry: _Entry) -> tuple[str, int | None, list[str]]:
+def _storage(path: Path, entry: _TensorEntry) -> tuple[str, int | None, list[str]]:
     """Name of the encoding, padded length of rows or None, and a note where others fit as well."""
     names = DTYPES.get(entry.dtype)
     if names is None:

@@ -11,8 +11,8 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import InputError
 from .apr_facts import Facts
-from .architectures import TERMS
 from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults
+from .file_terms import TERMS
 from .model_file import biases_of, blaming
 
 Pairs = Literal["adjacent", "halves"]

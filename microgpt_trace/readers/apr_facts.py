@@ -13,8 +13,8 @@ from reprlib import repr as brief
 from typing import Any, NoReturn
 
 from ..errors import FileFormatError, InputError
-from .architectures import TERMS
 from .conventions import is_positive, is_whole
+from .file_terms import TERMS
 
 ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
 # name in the metadata: (other names for it, what it is, the test of it)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..architecture.rope import Rope
-from ..brief import brief
 from ..errors import InputError
-from .architectures import TERMS
+from ..text.brief import brief
+from .file_terms import TERMS
 
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
 MAX_LAYERS = 10_000  # as the names of tensors count them

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
-from ..brief import brief
 from ..errors import FileFormatError
+from ..text.brief import brief
 from .conventions import COUNT, Settings
+from .gguf_strings import Strings
 from .mapped_file import MappedFile
 from .model_file import blaming
-from .strings import Strings
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -60,7 +60,7 @@ def read_gguf_header(path: Path) -> GgufFile:
     Raises FileFormatError, naming file and place, for what is cut short, foreign or impossible.
     """
     first = _first_part(path)
-    whole = _Part(first)
+    whole = _SplitFile(first)
     count, _ = whole.place()
     parts = [whole] if count == 1 else _parts(first, whole, count)
     tensors: dict[str, StoredTensor] = {}
@@ -76,7 +76,7 @@ def read_gguf_header(path: Path) -> GgufFile:
     return GgufFile(whole.version, whole.metadata, tuple(tensors.values()))
 
 
-def _parts(first: Path, whole: _Part, count: int) -> list[_Part]:
+def _parts(first: Path, whole: _SplitFile, count: int) -> list[_SplitFile]:
     split = _SPLIT.fullmatch(first.name)
     if split is None or int(split[3]) != count:
         raise FileFormatError(
@@ -85,7 +85,7 @@ def _parts(first: Path, whole: _Part, count: int) -> list[_Part]:
     parts = []
     for number in range(1, count + 1):
         path = first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf")
-        part = whole if number == 1 else _Part(path)
+        part = whole if number == 1 else _SplitFile(path)
         if part.place() != (count, number):
             of, found = part.place()
             raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
@@ -98,7 +98,7 @@ def _first_part(path: Path) -> Path:
     return path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
 
 
-class _Part:
+class _SplitFile:
     """One file of a model, read from the front."""
 
     def __init__(self, path: Path) -> None:
@@ -110,12 +110,12 @@ class _Part:
         if bytes(self.buffer[:4]) != MAGIC:
             raise FileFormatError(f"{path}: expected a GGUF file, found {bytes(self.buffer[:4])!r}")
         self.at = 4
-        self.version = self._number(_U32, "the version")
+        self.version = self._read_number(_U32, "the version")
         if self.version not in (2, 3):
             swapped = int.from_bytes(self.version.to_bytes(4, "little"), "big")
             hint = " (big-endian files are not supported)" if swapped in (2, 3) else ""
             raise FileFormatError(f"{path}: expected GGUF version 2 or 3, found {self.version}{hint}")
-        tensor_count, pair_count = (self._number(_U64, "the counts") for _ in range(2))
+        tensor_count, pair_count = (self._read_number(_U64, "the counts") for _ in range(2))
         self._fits(tensor_count, 24, "tensors")
         self._fits(pair_count, 13, "metadata pairs")
         self.metadata = self._pairs(pair_count)
@@ -132,7 +132,7 @@ class _Part:
     def _fail(self, what: str) -> FileFormatError:
         return FileFormatError(f"{self.path}: {what}, at byte {self.at:,} of {len(self.bytes):,}")
 
-    def _number(self, form: Struct, what: str) -> Any:
+    def _read_number(self, form: Struct, what: str) -> Any:
         if self.at + form.size > len(self.bytes):
             raise self._fail(f"the file ends within {what}")
         (value,) = form.unpack_from(self.buffer, self.at)
@@ -145,7 +145,7 @@ class _Part:
             raise self._fail(f"{count:,} {what} do not fit into the file")
 
     def _string(self, what: str, most: int | None = None) -> str:
-        length = self._number(_U64, what)
+        length = self._read_number(_U64, what)
         if length > len(self.bytes) - self.at:
             raise self._fail(f"{what} of {length:,} bytes does not fit into the file")
         if most is not None and length > most:
@@ -159,17 +159,17 @@ class _Part:
             key = self._string("a metadata key", MAX_NAME)
             if key in pairs:
                 raise self._fail(f"the metadata have {key!r} twice")
-            pairs[key] = self._value(self._number(_U32, f"{key!r}"), key)
+            pairs[key] = self._value(self._read_number(_U32, f"{key!r}"), key)
         return pairs
 
     def _value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:
-            return self._number(_SCALARS[kind], f"the value of {key!r}")
+            return self._read_number(_SCALARS[kind], f"the value of {key!r}")
         if kind == _STRING:
             return self._string(f"the value of {key!r}", MAX_TEXT)
         if kind != _ARRAY:
             raise self._fail(f"{key!r} has a value of unknown type {kind}")
-        kind, count = self._number(_U32, f"{key!r}"), self._number(_U64, f"{key!r}")
+        kind, count = self._read_number(_U32, f"{key!r}"), self._read_number(_U64, f"{key!r}")
         if kind == _STRING:
             self._fits(count, 8, f"values of {key!r}")
             return self._strings(count, key)
@@ -218,11 +218,16 @@ class _Part:
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string("a tensor's name", MAX_NAME)
-        n_dims = self._number(_U32, f"tensor {name!r}")
+        n_dims = self._read_number(_U32, f"tensor {name!r}")
         if not 1 <= n_dims <= MAX_DIMS:
             raise self._fail(f"tensor {name!r}: expected 1 to {MAX_DIMS} dimensions, found {n_dims}")
-        dims = tuple(self._number(_U64, f"tensor {name!r}") for _ in range(n_dims))
-        return name, dims, self._number(_U32, f"tensor {name!r}"), self._number(_U64, f"tensor {name!r}")
+        dims = tuple(self._read_number(_U64, f"tensor {name!r}") for _ in range(n_dims))
+        return (
+            name,
+            dims,
+            self._read_number(_U32, f"tensor {name!r}"),
+            self._read_number(_U64, f"tensor {name!r}"),
+        )
 
     def _tensor(
         self, name: str, dims: tuple[int, ...], kind: int, start: int, offset: int

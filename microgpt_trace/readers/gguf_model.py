@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..architecture.rope import Rope, yarn_attention_factor
 from ..arrays.encodings import StoredTensor
-from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
-from .architectures import TERMS
+from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
+from .file_terms import TERMS
 from .gguf import read_gguf_header
+from .gguf_strings import Strings
 from .model_file import (
     ModelFile,
     biases_of,
@@ -25,7 +26,6 @@ from .model_file import (
     in_halves,
     unfused,
 )
-from .strings import Strings
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
-from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..foreign_files import folder_of, read_json, reading
-from ..wording import listed
-from .architectures import TERMS, FileTerms
+from ..text.brief import brief
+from ..text.wording import listed
 from .conventions import (
     FLAG,
     OBJECT,
@@ -26,6 +25,7 @@ from .conventions import (
     windowed_layers,
     yarn_defaults,
 )
+from .file_terms import TERMS, FileTerms
 from .model_file import (
     ModelFile,
     biases_of,

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..errors import FileFormatError
 from ..foreign_files import check_regular, reading
+from ..text.brief import one_line
 
 SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 

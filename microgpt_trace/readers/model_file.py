@@ -13,11 +13,11 @@ import numpy as np
 from ..architecture.blocks import BIASES
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
-from ..brief import brief
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
-from .architectures import TERMS
-from .names import FUSED, LLAMA, Names
+from ..text.brief import brief
+from .file_terms import TERMS
+from .parameter_names import FUSED, LLAMA, Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
-from ..brief import brief
 from ..errors import FileFormatError
 from ..foreign_files import json_object
+from ..text.brief import brief
 from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")

@@ -14,7 +14,7 @@ from rich.text import Text
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..decoder.model import Decoder, is_decoder
-from ..printable import shown_token
+from ..text.printable import shown_token
 from .heat import heat_cell
 from .screen import Screen, at_right, figure, shorten
 

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 from rich.cells import cell_len
 
-from ..attribution.parts import (
+from ..attribution.head_roles import ROLES, SHARE, TIMES
+from ..attribution.results import (
     Attention,
     AttributionResult,
+    Contribution,
     HeadRole,
     LogitSum,
-    Part,
     PositionAttribution,
     size,
 )
-from ..attribution.roles import ROLES, SHARE, TIMES
-from ..printable import shown_token
-from ..wording import counted
+from ..text.printable import shown_token
+from ..text.wording import counted
 from .comparison import tokens_line
 from .document import plain
 from .layout import GAP, Column, print_table
@@ -57,7 +57,7 @@ def _digits(result: AttributionResult) -> int:
     return 3 if result.family == "microgpt" else 2
 
 
-class _Row(NamedTuple):
+class _ComponentRow(NamedTuple):
     """A line of a table: a name, figures, and what its bar shows."""
 
     name: str
@@ -79,25 +79,27 @@ def _print_position(found: PositionAttribution, result: AttributionResult, scree
     def figures(target: float, against: float, difference: float, change: str = "") -> tuple[str, ...]:
         return *(signed(x, digits) for x in (target, against, difference)), *([change] if ablation else [])
 
-    def row_of(part: Part) -> _Row:
+    def row_of(part: Contribution) -> _ComponentRow:
         change = "–" if part.loss_change is None else signed(part.loss_change, digits)
-        return _Row(part.name, figures(part.target, part.against, part.difference, change), part.difference)
+        return _ComponentRow(
+            part.name, figures(part.target, part.against, part.difference, change), part.difference
+        )
 
     ranked = found.by_difference()
     rows, more = list(map(row_of, ranked[:top])), ranked[top:]
     if more:
         name = counted(len(more), "more part")
         left = [sum(getattr(part, of) for part in more) for of in ("target", "against", "difference")]
-        rows.append(_Row(name, figures(*left), None, "dim"))
+        rows.append(_ComponentRow(name, figures(*left), None, "dim"))
     sums = figures(target.total, against.total, target.total - against.total)
-    rows.append(_Row("sum of all", sums, None, "bold"))
+    rows.append(_ComponentRow("sum of all", sums, None, "bold"))
     titles = [f"to {_short(ours)}", f"to {_short(theirs)}", "difference"]
     _print_rows([*titles, *(["without it"] if ablation else [])], len(titles), rows, screen)
     _print_lost(more, screen, digits)
     _print_check(found, screen, digits)
 
 
-def _print_lost(hidden: Sequence[Part], screen: Screen, digits: int) -> None:
+def _print_lost(hidden: Sequence[Contribution], screen: Screen, digits: int) -> None:
     """Parts that write little to these logits and are missed nevertheless."""
     missed = [part for part in hidden if part.loss_change is not None and not part.loss_change <= 0]
     missed.sort(key=lambda part: size(part.loss_change), reverse=True)
@@ -140,7 +142,9 @@ def _print_means(result: AttributionResult, screen: Screen, top: int) -> None:
     rows = []
     for name in ranked[:top]:
         change = [signed(changes[name], digits) if name in changes else "–"] if result.ablation else []
-        rows.append(_Row(name, (figure(sizes[name], digits), *change), changes.get(name, sizes[name])))
+        rows.append(
+            _ComponentRow(name, (figure(sizes[name], digits), *change), changes.get(name, sizes[name]))
+        )
     screen.say(f"\n[bold cyan]Over the {count} positions[/bold cyan]")
     screen.tell(f"mean loss {figure(result.mean_loss, 4)}", indent=0)
     titles = ["mean |difference|", *(["without it"] if result.ablation else [])]
@@ -149,13 +153,13 @@ def _print_means(result: AttributionResult, screen: Screen, top: int) -> None:
         screen.tell(f"{len(ranked) - top:,} more parts change less", "dim", indent=0)
 
 
-def _print_rows(titles: Sequence[str], at: int, rows: Sequence[_Row], screen: Screen) -> None:
+def _print_rows(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow], screen: Screen) -> None:
     """A table of the rows with a bar after `at` figures, as wide as the screen leaves room for."""
 
-    def cell(i: int) -> Callable[[_Row], str]:
+    def cell(i: int) -> Callable[[_ComponentRow], str]:
         return lambda row: row.figures[i]
 
-    def style(row: _Row) -> str:
+    def style(row: _ComponentRow) -> str:
         return row.style
 
     columns = [Column("part", lambda row: row.name, whole=True, style=style)]
@@ -172,7 +176,7 @@ def _print_rows(titles: Sequence[str], at: int, rows: Sequence[_Row], screen: Sc
     print_table(columns, rows, screen)
 
 
-def _side(row: _Row) -> str:
+def _side(row: _ComponentRow) -> str:
     return "magenta" if row.bar is not None and row.bar < 0 else "cyan"
 
 

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 
+from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Scores
-from ..architecture.known import kind_named
+from ..comparison.compared_runs import Unpaired
 from ..comparison.differences import Agreement, Comparison, EventDifference
-from ..comparison.sides import Unpaired
-from ..dumps.recording import listed
-from ..printable import shown_token, with_ids
-from ..wording import counted
+from ..text.printable import shown_token, with_ids
+from ..text.wording import abridged, counted
 from .layout import Column, print_table
 from .screen import Screen, escape, labelled, significant
 
@@ -105,7 +104,7 @@ def _print_not_compared(result: Comparison, screen: Screen) -> None:
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = of_all_layers([name for name in result.left_out if name not in lacking])
     if names:
-        screen.tell(f"not asked for: {listed(names, MAX_LISTED)}")
+        screen.tell(f"not asked for: {abridged(names, MAX_LISTED)}")
     by_rows: dict[str, list[str]] = {}
     for event in result.in_part:
         if (rows := result.rows_of(event)) < result.length:
@@ -113,7 +112,7 @@ def _print_not_compared(result: Comparison, screen: Screen) -> None:
         if event.alike:
             by_rows.setdefault(_alike(event), []).append(event.name)
     for what, of in by_rows.items():
-        screen.tell(f"{listed(of_all_layers(of), MAX_LISTED)}: {what}")
+        screen.tell(f"{abridged(of_all_layers(of), MAX_LISTED)}: {what}")
     if any(isinstance(kind_named(event.name), Scores) for event in result.events):
         screen.tell("attention scores of later keys, which the mask hides, are not compared", "dim")
 
@@ -150,7 +149,7 @@ def _print_first(result: Comparison, screen: Screen) -> None:
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
     screen.tell(f"{_up_to(result)}{later}")
     if result.between:
-        screen.tell(f"not compared in between: {listed(result.between, MAX_LISTED)}")
+        screen.tell(f"not compared in between: {abridged(result.between, MAX_LISTED)}")
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
@@ -331,7 +330,7 @@ def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) ->
     for pattern, same in by_reason.items():
         names = _said_once([unpaired.name for unpaired in same], r"\d+", "*", "")
         alike = all(unpaired.reason == same[0].reason for unpaired in same)
-        screen.tell(f"{listed(names, MAX_LISTED)}: {same[0].reason if alike else pattern}", indent=0)
+        screen.tell(f"{abridged(names, MAX_LISTED)}: {same[0].reason if alike else pattern}", indent=0)
 
 
 def _without_numbers(text: str) -> str:

@@ -10,11 +10,11 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from ..decoder.config import OF_SOME
-from ..printable import on_one_line, shown_token, with_ids
+from ..text.printable import on_one_line, shown_token, with_ids
+from ..text.wording import counted
 from ..tracing.anomalies import TOO_FEW
 from ..tracing.findings import Anomaly
 from ..tracing.result import Candidate, GeneratedToken, Prediction, Trace
-from ..wording import counted
 from .effects import layer_change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Scores
-from ..architecture.known import kind_named
 from ..diagnosis.diagnose import Diagnosis, Offer
-from ..diagnosis.dumped import DumpDiagnosis
-from ..diagnosis.hypotheses import Finding
+from ..diagnosis.dump import DumpDiagnosis
+from ..diagnosis.hypothesis import Finding
 from ..diagnosis.judging import OperationResult
-from ..dumps.recording import listed
-from ..printable import shown_token
+from ..text.printable import shown_token
+from ..text.wording import abridged
 from .comparison import MAX_LISTED, both, error, of_all_layers, print_unpaired, tokens_line
 from .document import plain
 from .layout import Column, print_table
@@ -67,7 +67,7 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
     if first.nonfinite:
         screen.tell(first.nonfinite)
     if first.error is not None:
-        of = f"the dump's own {listed(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
+        of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
         screen.tell(f"from {of} follows another value: off by {error(first.error)} of the row")
         screen.tell(f"rounding explains {error(first.tolerance)}")
     if first.found is not None and first.expected is not None:
@@ -75,7 +75,9 @@ def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
         has, wanted = both(first.found, first.expected)
         screen.tell(f"{there}the dump has {has}, from its inputs follows {wanted}")
     if first.recomputed:
-        screen.tell(f"recomputed in between, for the dump lacks them: {listed(first.recomputed, MAX_LISTED)}")
+        screen.tell(
+            f"recomputed in between, for the dump lacks them: {abridged(first.recomputed, MAX_LISTED)}"
+        )
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
     screen.tell(f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given")
 
@@ -180,7 +182,7 @@ def _print_untested(diagnosis: Diagnosis, screen: Screen) -> None:
     if by_reason:
         screen.say("\n[bold cyan]Not judged[/bold cyan]")
     for reason, names in by_reason.items():
-        screen.tell(f"{listed(of_all_layers(names), MAX_LISTED)}: {reason}", indent=0)
+        screen.tell(f"{abridged(of_all_layers(names), MAX_LISTED)}: {reason}", indent=0)
 
 
 def diagnosis_document(found: DumpDiagnosis) -> dict[str, Any]:

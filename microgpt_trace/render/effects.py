@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture.plan import Operation
 from ..hooks.event import EventSpec, TraceEvent
-from ..printable import shown_token
+from ..text.printable import shown_token
 from ..tracing.effects import mean_of
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
 from .layout import Column, fits, print_table
@@ -73,7 +73,7 @@ def _style(change: EventChange | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _EffectRow:
     """A position without and with the interventions; its target, or else what it predicted without."""
 
     before: Prediction
@@ -94,14 +94,14 @@ def print_before_and_after(
 ) -> None:
     """Every position's prediction without and with the interventions, then the means."""
     whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
-    rows = [_Row(*row) for row in whole]
+    rows = [_EffectRow(*row) for row in whole]
 
-    def target(row: _Row) -> str:
+    def target(row: _EffectRow) -> str:
         if row.before.target is not None:
             return _label(row.before.target)
         return f"({_label(row.before.predicted)})"
 
-    def predicted(row: _Row) -> str:
+    def predicted(row: _EffectRow) -> str:
         before, now = (_label(p.predicted) for p in (row.before, row.after))
         return before if before == now else f"{before} → {now}"
 
@@ -155,16 +155,16 @@ def _loss(prediction: Prediction) -> str:
     return "" if prediction.target is None else figure(prediction.loss)
 
 
-def _losses(row: _Row) -> str:
+def _losses(row: _EffectRow) -> str:
     return _arrow(_loss(row.before), _loss(row.after))
 
 
-def _loss_change(row: _Row) -> str:
+def _loss_change(row: _EffectRow) -> str:
     before, after = row.before.loss, row.after.loss
     return "" if before is None or after is None else f"{after - before:+.2f}"
 
 
-def _gain(row: _Row) -> str:
+def _gain(row: _EffectRow) -> str:
     before, after = row.told
     if before is None or after is None:
         return ""
@@ -172,7 +172,7 @@ def _gain(row: _Row) -> str:
     return f"{gap:+.3f}" if gap == 0 or abs(gap) >= 5e-4 else f"{gap:+.0e}"
 
 
-def _gained(row: _Row) -> str:
+def _gained(row: _EffectRow) -> str:
     before, after = row.told
     if before is None or after is None or before == after:
         return ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
-from ..decoder.stored import Listed
+from ..decoder.stored_weights import Listed
 from ..microgpt.model import Model
 from .decoder import model_facts
 from .document import to_text

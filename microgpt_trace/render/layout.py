@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
-from ..printable import on_one_line
+from ..text.printable import on_one_line
 from .screen import Screen, wrapped
 
 GAP = 2  # blanks between columns
@@ -38,20 +38,20 @@ Piece = tuple[str, str]  # a text and its style
 
 
 @dataclass(frozen=True)
-class _Table:
+class _LaidOut:
     """Columns with the texts of their titles and cells, as the screen shows them."""
 
     columns: list[Column]
     rows: list[list[str]]  # of which the first is the titles
     styles: list[list[str]]
 
-    def part(self, chosen: Sequence[int]) -> _Table:
+    def part(self, chosen: Sequence[int]) -> _LaidOut:
         """Some of the columns."""
         columns, rows, styles = (
             [[line[i] for i in chosen] for line in lines]
             for lines in ([self.columns], self.rows, self.styles)
         )
-        return _Table(columns[0], rows, styles)  # type: ignore[arg-type]
+        return _LaidOut(columns[0], rows, styles)  # type: ignore[arg-type]
 
     @cached_property
     def natural(self) -> list[int]:
@@ -81,19 +81,19 @@ def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool
     return _width(_table(columns, rows, screen).natural) <= screen.width
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _Table:
+def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
     texts = [[screen.words(on_one_line(column.title)) for column in columns]]
     texts += [[screen.words(on_one_line(column.cell(row))) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
-    return _Table(list(columns), texts, styles)
+    return _LaidOut(list(columns), texts, styles)
 
 
 def _width(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
-def _remarks_joined(table: _Table, room: int) -> _Table:
+def _remarks_joined(table: _LaidOut, room: int) -> _LaidOut:
     """A table that is too wide without its column of remarks: they stand behind the first column's texts."""
     remark = next((i for i, column in enumerate(table.columns) if column.remark), None)
     if remark is None or _width(table.natural) <= room:
@@ -101,10 +101,10 @@ def _remarks_joined(table: _Table, room: int) -> _Table:
     title, *rows = table.rows
     joined = [[f"{row[0]}{' ' * GAP}{row[remark]}".rstrip(), *row[1:]] for row in rows]
     others = [i for i in range(len(table.columns)) if i != remark]
-    return _Table(table.columns, [title, *joined], table.styles).part(others)
+    return _LaidOut(table.columns, [title, *joined], table.styles).part(others)
 
 
-def _parts(table: _Table, room: int) -> Iterator[_Table]:
+def _parts(table: _LaidOut, room: int) -> Iterator[_LaidOut]:
     """The table, or several of which each begins with the column that names the rows."""
     least = list(map(_narrowest, table.natural, table.columns))
     key = next((i for i, column in enumerate(table.columns) if column.title), 0) + 1
@@ -133,7 +133,7 @@ def _narrowest(width: int, column: Column) -> int:
     return min([width, *(_least(column, least) for rule, least in _GIVE_WAY if rule(column))])
 
 
-def _fitting_widths(table: _Table, room: int) -> list[int]:
+def _fitting_widths(table: _LaidOut, room: int) -> list[int]:
     """The widths of the columns, narrowed to fit: bars first, then what may wrap, then other texts.
     Figures, which stand on the right, and names keep theirs."""
     widths = [*table.natural]

@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.text import Text
 
-from ..architecture.known import leaving_kinds
-from ..arrays.contrast import Contrast
+from ..architecture.catalogue import leaving_kinds
+from ..arrays.logit_difference import LogitDifference
 from ..patching.results import (
     PAIRS_SCHEMA,
     PATCH_SCHEMA,
@@ -25,8 +25,8 @@ from ..patching.results import (
     runs_above,
     tables_of,
 )
-from ..printable import shown_token
-from ..wording import counted
+from ..text.printable import shown_token
+from ..text.wording import counted
 from .document import plain
 from .grid import Grid, print_grid
 from .layout import Column, print_table
@@ -112,7 +112,7 @@ def _print_runs(result: PatchResult, screen: Screen) -> None:
     screen.tell(RESTORED, "dim", indent=0)
 
 
-def _question(contrast: Contrast) -> str:
+def _question(contrast: LogitDifference) -> str:
     return f"logit({shown_token(contrast.target_label)}) - logit({shown_token(contrast.against_label)})"
 
 

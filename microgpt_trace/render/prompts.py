@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..comparison.prompts import PromptComparison
-from ..wording import counted
+from ..text.wording import counted
 from .comparison import WIDE, error
 from .layout import Column, print_table
 from .screen import Screen

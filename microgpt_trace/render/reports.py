@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..text.wording import counted
 from ..tracing.gradient_check import GradientCheck
-from ..wording import counted
 from .layout import Column, print_table
 from .screen import Screen, escape, ratio
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..arrays.contrast import Contrast
+from ..arrays.logit_difference import LogitDifference
 from ..tracing.findings import Check
 from .schema import closed_object, document_schema, line_schema, preamble, record, schema_of
 
@@ -22,7 +22,7 @@ def _schema(identifier: str, title: str, kind: type, names: dict[type, str], **m
 def _diff_schema() -> dict[str, Any]:
     from ..comparison import differences
     from ..comparison.bands import Tolerance
-    from ..comparison.sides import Unpaired
+    from ..comparison.compared_runs import Unpaired
 
     names: dict[type, str] = {
         differences.EventDifference: "event",
@@ -56,9 +56,9 @@ def _prompts_schema() -> dict[str, Any]:
 
 
 def _diagnosis_schema() -> dict[str, Any]:
-    from ..comparison.sides import Unpaired
+    from ..comparison.compared_runs import Unpaired
     from ..diagnosis.diagnose import Diagnosis, Offer
-    from ..diagnosis.hypotheses import Finding
+    from ..diagnosis.hypothesis import Finding
     from ..diagnosis.judging import OperationResult
     from .diagnosis import DIAGNOSIS_SCHEMA
 
@@ -73,40 +73,40 @@ def _diagnosis_schema() -> dict[str, Any]:
 
 
 def _timeline_schema() -> dict[str, Any]:
-    from .. import courses
     from ..microgpt.parameters import Config
+    from ..timeline import curves
 
     names: dict[type, str] = {
-        courses.PositionCourse: "position",
-        courses.LayerUnits: "layer",
-        courses.DeadUnit: "dead_unit",
-        courses.ReturnedUnit: "returned_unit",
-        courses.EventCourse: "event",
-        courses.ParameterCourse: "parameter",
-        courses.LossCourse: "loss",
-        courses.RunStart: "run",
-        courses.FailedCheck: "failed_check",
-        courses.TrainingPlan: "plan",
+        curves.PositionCurve: "position",
+        curves.LayerUnits: "layer",
+        curves.DeadUnit: "dead_unit",
+        curves.ReturnedUnit: "returned_unit",
+        curves.EventCurve: "event",
+        curves.ParameterCurve: "parameter",
+        curves.LossCurve: "loss",
+        curves.RunStart: "run",
+        curves.FailedCheck: "failed_check",
+        curves.TrainingPlan: "plan",
         Config: "config",
     }
-    return _schema(courses.TIMELINE_SCHEMA, "A training run over its steps", courses.Timeline, names)
+    return _schema(curves.TIMELINE_SCHEMA, "A training run over its steps", curves.Timeline, names)
 
 
 def _attribution_schema() -> dict[str, Any]:
-    from ..attribution import parts
+    from ..attribution import results
     from .attribution import ATTRIBUTION_SCHEMA
 
     names: dict[type, str] = {
-        parts.PositionAttribution: "position",
-        parts.Part: "part",
-        parts.LogitSum: "logit",
-        parts.Removal: "removal",
-        parts.HeadRole: "head",
-        parts.Attention: "attention",
-        Contrast: "contrast",
+        results.PositionAttribution: "position",
+        results.Contribution: "part",
+        results.LogitSum: "logit",
+        results.Removal: "removal",
+        results.HeadRole: "head",
+        results.Attention: "attention",
+        LogitDifference: "contrast",
     }
     title, ok = "Who wrote a model's predictions", {"type": "boolean"}
-    return _schema(ATTRIBUTION_SCHEMA, title, parts.AttributionResult, names, ok=ok)
+    return _schema(ATTRIBUTION_SCHEMA, title, results.AttributionResult, names, ok=ok)
 
 
 def _validation_schema() -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _patch_pairs_schema() -> dict[str, Any]:
 def _patch_names() -> dict[type, str]:
     from ..patching import results
 
-    return {Contrast: "contrast", results.Unpatched: "run", Check: "check", results.Patched: "cell"}
+    return {LogitDifference: "contrast", results.Unpatched: "run", Check: "check", results.Patched: "cell"}
 
 
 def _explanation_schema() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..printable import in_lines, on_one_line
+from ..text.printable import in_lines, on_one_line
 
 LABEL = 12  # cells of a token in a table
 _ASCII = str.maketrans(

@@ -13,10 +13,10 @@ from ..architecture.kinds import Activation, Kind, Norm, Softmax
 from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
-from ..printable import shown_token, with_ids
+from ..text.printable import shown_token, with_ids
+from ..text.wording import counted
 from ..tracing.findings import Check
 from ..tracing.result import LayerRow, Prediction, Trace
-from ..wording import counted
 from .effects import change_column, print_before_and_after, print_interventions
 from .layout import Column, print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant

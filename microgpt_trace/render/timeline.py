@@ -8,17 +8,17 @@ from typing import Any
 
 from rich.text import Text
 
-from ..courses import TIMELINE_SCHEMA, LayerUnits, LossCourse, PositionCourse, Timeline, selected
-from ..printable import shown_token
-from ..wording import counted
-from .courses import (
-    Measure,
+from ..text.printable import shown_token
+from ..text.wording import counted
+from ..timeline.curves import TIMELINE_SCHEMA, LayerUnits, LossCurve, PositionCurve, Timeline, selected
+from .curves import (
+    CurveColumn,
     ends,
     first_of,
     measure,
     number_text,
     percent_text,
-    print_courses,
+    print_curves,
     print_measures,
 )
 from .document import plain
@@ -35,7 +35,7 @@ def timeline_document(timeline: Timeline, names: Sequence[str]) -> dict[str, Any
 
 
 def print_timeline(timeline: Timeline, screen: Screen, names: Sequence[str]) -> None:
-    """The overview; or, where names are given, the courses of these events and parameters alone."""
+    """The overview; or, where names are given, the curves of these events and parameters alone."""
     shown = selected(timeline, names)
     _print_facts(shown, screen)
     if names:
@@ -67,7 +67,7 @@ def _print_facts(timeline: Timeline, screen: Screen) -> None:
         ("training", f"{went} of {size}, lr {plan.lr:g} falling to 0, seed {plan.seed}"
             + (f", resumed after {', '.join(resumed)}" if resumed else "")),
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
-            + ("" if len(steps) == 1 else "; each course runs over these")),
+            + ("" if len(steps) == 1 else "; each curve runs over these")),
     ]  # fmt: skip
     labelled(facts, screen)
     for check in timeline.failed_checks:
@@ -101,7 +101,7 @@ def _print_predictions(timeline: Timeline, screen: Screen) -> None:
         Column("half way", lambda c: _step(c.halfway), right=True),
         Column("learned", _learned, right=True, style=_learned_style),
     ]
-    print_courses(columns, timeline.positions, screen)
+    print_curves(columns, timeline.positions, screen)
     for text in (
         "learned: the step from which on the target stays the first choice (rank 1); always: at every trace",
         "half way: that from which on P stays above the middle of first and last",
@@ -112,26 +112,26 @@ def _print_predictions(timeline: Timeline, screen: Screen) -> None:
             screen.tell(_double_letter(position, timeline.steps), "bold", indent=0)
 
 
-def _last_rank(position: PositionCourse) -> str:
+def _last_rank(position: PositionCurve) -> str:
     return f"{first_of(position.rank[::-1]) or '–'}"
 
 
-def _learned_style(position: PositionCourse) -> str:
+def _learned_style(position: PositionCurve) -> str:
     return "dim" if position.learned is None or _always(position) else "bold green"
 
 
-def _learned(position: PositionCourse) -> str:
+def _learned(position: PositionCurve) -> str:
     if position.learned is not None:
         return "always" if _always(position) else f"{position.learned:,}"
     return "no" if any(position.rank) else "–"
 
 
-def _always(position: PositionCourse) -> bool:
+def _always(position: PositionCurve) -> bool:
     """Whether the target was the first choice at every trace: then nothing is known of learning it."""
     return all(rank in (1, None) for rank in position.rank)
 
 
-def _double_letter(position: PositionCourse, steps: Sequence[int]) -> str:
+def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
     """When a letter that comes twice was learned, in words."""
     what = f'The double {shown_token(position.target)} (after "{position.seen}")'
     if not any(position.rank):
@@ -159,7 +159,7 @@ def _print_dead_units(timeline: Timeline, screen: Screen) -> None:
         units = sum(layer.units for layer in layers)
         screen.say(f"none of {units:,} units at any trace")
         return
-    print_courses(columns, layers, screen)
+    print_curves(columns, layers, screen)
     spells = [spell for layer in layers for spell in _spells(layer)]
     returned = sum(len(layer.returned) for layer in layers)
     if sum(spell[2] is not None for spell in spells) > MOST_RETURNS:
@@ -200,7 +200,7 @@ def _print_events(timeline: Timeline, screen: Screen) -> None:
         *ends("L2", lambda event: event.l2, number_text),
         *ends("gradient", lambda event: event.gradient, number_text),
     ]
-    print_courses(columns, timeline.events, screen)
+    print_curves(columns, timeline.events, screen)
 
 
 def _print_sparsity(timeline: Timeline, screen: Screen) -> None:
@@ -213,7 +213,7 @@ def _print_sparsity(timeline: Timeline, screen: Screen) -> None:
             Column("event", lambda event: event.name, whole=True),
             *ends("first", lambda e: e.zeros, percent_text),
         ]
-        print_courses(columns, sparse, screen)
+        print_curves(columns, sparse, screen)
     if len(sparse) < len(timeline.events):
         screen.say(f"[dim]none in the {'other ' * bool(sparse)}{len(timeline.events) - len(sparse)}[/dim]")
 
@@ -228,20 +228,20 @@ def _print_parameters(timeline: Timeline, screen: Screen) -> None:
         *ends("L2", lambda row: row.l2, number_text),
         *ends("update/weight", lambda row: row.update_ratio, number_text),
     ]
-    print_courses(columns, rows, screen)
+    print_curves(columns, rows, screen)
 
 
-def _measures(timeline: Timeline) -> Iterator[tuple[str, list[Measure]]]:
+def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:
     for event in timeline.events:
         l2, gradient = measure("L2", event.l2), measure("gradient", event.gradient)
         yield event.name, [l2, measure("zeros", event.zeros, percent_text), gradient]
     for row in timeline.parameters:
-        courses = {"L2": row.l2, "gradient": row.gradient, "update": row.update}
+        curves = {"L2": row.l2, "gradient": row.gradient, "update": row.update}
         ratios = measure("update/weight", row.update_ratio)
-        yield row.name, [*(measure(what, course) for what, course in courses.items()), ratios]
+        yield row.name, [*(measure(what, curve) for what, curve in curves.items()), ratios]
 
 
-def _print_loss(loss: LossCourse, screen: Screen) -> None:
+def _print_loss(loss: LossCurve, screen: Screen) -> None:
     known = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
     if len(known) < 2:
         return

@@ -15,7 +15,7 @@ from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..printable import shown_token
+from ..text.printable import shown_token
 from .screen import Screen, escape, labelled
 
 REFRESH = 0.2  # seconds between two looks at the terminal
@@ -139,7 +139,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list[str]:
-    """The course of the loss as dots, one column for a run of steps, with the scale beside it; "?" where
+    """The curve of the loss as dots, one column for a run of steps, with the scale beside it; "?" where
     a loss is not finite."""
     width = max(min(screen.width - 10, len(losses), 100), 1)
     edges = [round(i * len(losses) / width) for i in range(width + 1)]

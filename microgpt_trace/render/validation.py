@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..architecture.plan import kind_of
+from ..text.wording import counted
 from ..tracing.validation import Validation, Verdict
-from ..wording import counted
 from .document import plain
 from .layout import Column, print_table
 from .screen import Screen, ratio
@@ -18,7 +18,7 @@ _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 
 
 @dataclass(frozen=True)
-class _Row:
+class _VerdictRow:
     """An event, or the events of one kind in several layers that have one verdict."""
 
     event: str
@@ -66,17 +66,17 @@ def print_validation(found: Validation, screen: Screen, *, verbose: bool = False
     )
 
 
-def _verdict(row: _Row) -> str:
+def _verdict(row: _VerdictRow) -> str:
     return row.verdicts[0].verdict if row.verdicts[0].verdict != "failed" else "FAILED"
 
 
-def _rows(verdicts: Sequence[Verdict], grouped: bool) -> list[_Row]:
+def _rows(verdicts: Sequence[Verdict], grouped: bool) -> list[_VerdictRow]:
     rows: dict[Any, list[Verdict]] = {}
     for verdict in verdicts:
         layered = grouped and verdict.name.startswith("layer") and verdict.verdict != "failed"
         key = (kind_of(verdict.name), verdict.verdict) if layered else verdict.name
         rows.setdefault(key, []).append(verdict)
-    return [_Row(_name(group), group) for group in rows.values()]
+    return [_VerdictRow(_name(group), group) for group in rows.values()]
 
 
 def _name(group: Sequence[Verdict]) -> str:

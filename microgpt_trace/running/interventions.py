@@ -27,14 +27,14 @@ from ..architecture.model import LanguageModel, TraceInput, file_order
 from ..architecture.plan import HEAD_EVENTS, Operation
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
-from ..brief import one_line
 from ..dumps.layouts import fit
 from ..dumps.recording import OWN, Recording
 from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
-from ..shell import quoted
+from ..text.brief import one_line
+from ..text.command_lines import quoted
 from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]

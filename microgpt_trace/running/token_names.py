@@ -6,8 +6,8 @@ import re
 
 from ..architecture.model import LanguageModel
 from ..errors import InputError
-from ..printable import named_token, shown_token
-from ..shell import quoted
+from ..text.command_lines import quoted
+from ..text.printable import named_token, shown_token
 
 
 def token_of(model: LanguageModel, named: str | int) -> int:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
+from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Softmax
-from ..architecture.known import kind_named
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
-from ..brief import one_line
 from ..hooks.event import TraceEvent
-from ..wording import counted
+from ..text.brief import one_line
+from ..text.wording import counted
 from .findings import Anomaly
-from .layers import FEWEST_TOKENS
 from .norms import NORM_TOLERANCE
+from .overview import FEWEST_TOKENS
 from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of

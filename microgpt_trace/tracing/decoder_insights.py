@@ -10,8 +10,8 @@ from ..architecture.kinds import Multiply, Norm, Rotation
 from ..architecture.model import TraceInput
 from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
-from ..printable import shown_token
-from ..wording import counted, fixed, number, percent, told_apart
+from ..text.printable import shown_token
+from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight
 from .insights import WHOLE
 from .norms import NORM_TOLERANCE

@@ -25,9 +25,9 @@ from .checks import UNTRACED, untraced_check
 from .decoder_insights import insights_of
 from .findings import Check
 from .generation import Continuation, Sampling, continue_prompt
+from .observers import Observers
 from .predictions import predictions_of
 from .result import Candidate, LensRow, Prediction, Trace
-from .watched import Watched
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -63,38 +63,38 @@ def trace_decoder(
     kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions(positions, len(inputs.tokens))
-    watched = Watched(model, sorted({*everything, *shown}), kept, inputs.tokens, rows if lens else ())
+    observers = Observers(model, sorted({*everything, *shown}), kept, inputs.tokens, rows if lens else ())
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
-            return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
-        from .beside import Beside
+            return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
+        from .baseline import Baseline
 
         head = partial(head_forward, model)
-        with Beside(model, inputs, rows, interventions, shown, top_k or TOP, head) as beside:
-            watched.let_in(beside, len(inputs.tokens))
-            return _run(model, inputs, rows, watched, set(shown), sampling, top_k or TOP, time, recheck)
+        with Baseline(model, inputs, rows, interventions, shown, top_k or TOP, head) as baseline:
+            observers.let_in(baseline, len(inputs.tokens))
+            return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
 
 
 def _run(
-    model: Decoder, inputs: TraceInput, rows: Sequence[int], watched: Watched, shown: set[str],
+    model: Decoder, inputs: TraceInput, rows: Sequence[int], observers: Observers, shown: set[str],
     sampling: Sampling, top_k: int, time: bool, recheck: bool,
 ) -> Trace:  # fmt: skip
     """The pass over the prompt, then what goes on from it."""
     cache = Cache(len(inputs.tokens) + sampling.count) if sampling.count else None
-    run = watched.begin(time, keep=recheck)
+    run = observers.begin(time, keep=recheck)
     final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-    predicted = predict(model, final, inputs, rows, top_k, run, watched)
-    survey, checker, prompted = watched.survey, watched.checker, watched.collector.events
+    predicted = predict(model, final, inputs, rows, top_k, run, observers)
+    overview, checker, prompted = observers.overview, observers.checker, observers.collector.events
     if not any(event.name in shown for event in prompted):
         raise InputError("none of the chosen events is computed here: the last position has no loss")
     checks = [_untraced(model, inputs, final, predicted, run, recheck)]
     continued = Continuation()
     if cache is not None:
         continued, check = continue_prompt(
-            model, inputs, final, predicted.last, cache, sampling, watched, shown, set(run.replaced)
+            model, inputs, final, predicted.last, cache, sampling, observers, shown, set(run.replaced)
         )
         checks.append(check)
-    layers = survey.rows(prompted)
+    layers = overview.rows(prompted)
     return Trace(
         model=model.describe(),
         input=inputs,
@@ -103,19 +103,19 @@ def _run(
         loss=predicted.loss,
         chance_loss=math.log(model.config.vocab_size),
         checks=(checker.finite(), *checker.checks(), *checks),
-        insights=tuple(insights_of(model, layers, survey.norms, inputs)),
+        insights=tuple(insights_of(model, layers, overview.norms, inputs)),
         layers=layers,
         anomalies=tuple(
             anomalies_of(
-                prompted, watched.stepped, watched.put, layers, survey.norms, model.config.activation
+                prompted, observers.stepped, observers.put, layers, overview.norms, model.config.activation
             )
         ),
-        lens=lens_rows(model, survey.kept, rows) if survey.kept else (),
+        lens=lens_rows(model, overview.kept, rows) if overview.kept else (),
         generation=tuple(continued.tokens),
         generation_end=continued.end,
-        arrays=watched.collector.arrays,
+        arrays=observers.collector.arrays,
         specs=model.hooks.specs,
-        intervened=watched.beside.result(shown, predicted.loss) if watched.beside else None,
+        intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
     )
 
 
@@ -136,7 +136,7 @@ class Predicted(NamedTuple):
 
 def predict(
     model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
-    watched: Watched,
+    observers: Observers,
 ) -> Predicted:  # fmt: skip
     """Predictions of the rows and their mean loss; logits in parts where no hook needs them whole."""
     emit: Callable[[str, Array], Array] = run.take_part
@@ -153,13 +153,13 @@ def predict(
         logits = emit("logits", computed)
         likely = softmax(logits)
         if is_parted:  # else the checker sees them as an event
-            watched.checker.rows_sum_to_1("probs", likely)
+            observers.checker.rows_sum_to_1("probs", likely)
         probs = emit("probs", likely)
         seen, targets = [inputs.labels[p] for p in group], [inputs.targets[p] for p in group]
         replaced = differs(probs, likely)
         predictions += predictions_of(group, seen, targets, logits, probs, replaced, label, top_k)
-        if watched.beside is not None:
-            watched.beside.take(group, logits, probs, replaced)
+        if observers.baseline is not None:
+            observers.baseline.take(group, logits, probs, replaced)
     run.announce_parts()
     losses, loss = [p.loss for p in predictions if p.loss is not None], None
     if losses:

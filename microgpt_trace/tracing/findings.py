@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..brief import one_line
+from ..text.brief import one_line
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -18,8 +18,8 @@ from ..errors import InputError
 from ..hooks.bus import Run
 from ..hooks.event import TraceEvent
 from .findings import Check
+from .observers import Observers
 from .result import Candidate, GeneratedToken
-from .watched import Watched
 
 CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
 CLAIM = "decode steps equal the rows of a full pass"
@@ -54,7 +54,7 @@ class Continuation:
 
 def continue_prompt(
     model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: Cache,
-    sampling: Sampling, watched: Watched, shown: Collection[str], replaced: Collection[str],
+    sampling: Sampling, observers: Observers, shown: Collection[str], replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt whose final stream [T, C] and last logits and probs [V] are given, and check
     each step's stream against a pass over everything, unless hooks have `replaced` values.
@@ -66,15 +66,15 @@ def continue_prompt(
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     if last is None:  # the last position was not among those predicted
-        last, run = _head(model, final[-1:], watched.begin_step(1))
+        last, run = _head(model, final[-1:], observers.begin_step(1))
         altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
     while len(done.tokens) < sampling.count and not done.end:
         if done.tokens:
-            run = watched.begin_step(len(done.tokens) + 1)
+            run = observers.begin_step(len(done.tokens) + 1)
             streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
             last, run = _head(model, streams[-1], run)
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
-            events = watched.end_step(shown)
+            events = observers.end_step(shown)
         if not math.isfinite(last[0].max()):  # -inf alone leaves a token out
             done.end = f"the logits of step {len(done.tokens) + 1} are not finite"
             break

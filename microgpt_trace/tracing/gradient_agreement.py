@@ -17,8 +17,8 @@ from ..hooks.bus import SILENT, Tap
 from ..microgpt.batch import Batch, Packer
 from ..microgpt.parameters import Parameters
 from ..microgpt.passes import Pass, backward, forward
+from .central_differences import Deviation, along_directions, same_relus
 from .findings import Check
-from .slopes import Deviation, along_directions, same_relus
 
 CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # of a parameter's largest gradient: so much may always be rounding

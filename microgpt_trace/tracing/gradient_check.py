@@ -16,7 +16,6 @@ import numpy as np
 
 from ..architecture.edits import Edit, editing
 from ..arrays.stats import Array
-from ..brief import one_line
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
@@ -24,7 +23,8 @@ from ..microgpt.batch import Batch, Packer
 from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
 from ..microgpt.passes import Pass, backward, event_specs, forward
-from .slopes import Deviation, along_directions, rounding_of, slope_of
+from ..text.brief import one_line
+from .central_differences import Deviation, along_directions, rounding_of, slope_of
 
 STEP = 1e-5
 TOLERANCE = 1e-6  # of the tensor's largest gradient

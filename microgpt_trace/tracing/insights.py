@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.event_words import steps_of
 from ..architecture.kinds import Activation, Norm
-from ..architecture.words import steps_of
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
-from ..wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
+from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
 from .norms import NORM_TOLERANCE
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..architecture.model import TraceInput
     from ..microgpt.training import Adam
     from ..running.interventions import Editor, Intervention
-    from .beside import Beside
+    from .baseline import Baseline
     from .findings import Check
 
 
@@ -52,13 +52,14 @@ def trace_microgpt(
     measuring = bus.subscription(norms, *norms.names)
     chosen = set(shown)
     with ExitStack() as stack, np.errstate(all="ignore"):
-        beside = stack.enter_context(_beside(model, inputs, interventions, chosen, top_k))
-        edited = _Edited(model, beside.editor) if beside else None
-        editing, comparing = beside.subscriptions(bus) if beside else ([], [])
+        baseline = stack.enter_context(_baseline(model, inputs, interventions, chosen, top_k))
+        edited = _Edited(model, baseline.editor) if baseline else None
+        editing, comparing = baseline.subscriptions(bus) if baseline else ([], [])
         run = bus.begin(time, [before, *editing], [after, *comparing, measuring, collecting])
         done = forward(model.params, batch, run.tap("forward"))
-        if beside is not None:
-            beside.take(range(len(inputs.tokens)), done.logits, done.probs, differs(done.probs, done.softmax))
+        if baseline is not None:
+            replaced = differs(done.probs, done.softmax)
+            baseline.take(range(len(inputs.tokens)), done.logits, done.probs, replaced)
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:
             adam = _adam_of(model)
@@ -68,7 +69,7 @@ def trace_microgpt(
                 changed = edited.afresh() if edited else SILENT
                 summary = _one_step(model, adam, done, run.tap("update"), changed)
 
-        intervened = beside.result(chosen, float(done.loss)) if beside is not None else None
+        intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
     visible = _visible(collector.events, chosen, names)
     predictions = _predictions(model, inputs, done, top_k)
     losses = [p.loss for p in predictions if p.loss is not None]
@@ -90,19 +91,19 @@ def trace_microgpt(
     )
 
 
-def _beside(
+def _baseline(
     model: Model,
     inputs: TraceInput,
     interventions: Sequence[Intervention],
     names: Collection[str],
     top_k: int,
-) -> AbstractContextManager[Beside | None]:
+) -> AbstractContextManager[Baseline | None]:
     """The interventions and the pass without them, where there are any."""
     if not interventions:
         return nullcontext()
-    from .beside import Beside
+    from .baseline import Baseline
 
-    return Beside(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
+    return Baseline(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
 
 
 def _gradients(adam: Adam, done: Pass, run: Run, edited: _Edited | None) -> Check:

@@ -9,10 +9,10 @@ from typing import Any
 from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
 from ..arrays.stats import Array, TensorStats
-from ..brief import one_line
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
+from ..text.brief import one_line
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"

@@ -19,10 +19,10 @@ from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..brief import one_line
 from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
+from ..text.brief import one_line
 from .result import Trace
 from .trace import trace
 from .validation_edges import Edge, Watch

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations.given import Given
+from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.operations.rounding import ROUNDINGS, bound
 from ..architecture.plan import layer_of
 from ..architecture.reference import reference, size_of
@@ -43,7 +43,7 @@ class Watch:
         self.wrong: dict[str, str] = {}
         self.edges: list[Edge] = []
         self._targets = [target for target in inputs.targets if target is not None]
-        self._given, self._plan = Given(model, inputs.tokens, bounded=True), model.plan
+        self._given, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
         self._computed: dict[str, Array] = {}  # float64, of this layer and what enters it
         self._used: dict[str, Array] = {}
         self._of_parts: dict[str, Array] = {}  # of this layer, what rounding may move them by

@@ -16,8 +16,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..brief import one_line
 from ..errors import FileFormatError, InputError
+from ..text.brief import one_line
 from .packages import missing
 
 SPACE_MARK = "\u2581"  # SentencePiece's space

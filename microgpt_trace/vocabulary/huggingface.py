@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..brief import brief, one_line
 from ..errors import FileFormatError
 from ..foreign_files import read_json, read_text
-from ..json_text import MANY_VALUES
+from ..text.brief import brief, one_line
+from ..text.json_text import MANY_VALUES
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
 from .isolated import MIB, Isolated, Limits
 from .metadata import Metadata, check_tokens

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..brief import one_line
 from ..errors import FileFormatError
+from ..text.brief import one_line
 
 
 class Texts(Sequence[str]):

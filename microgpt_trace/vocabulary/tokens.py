@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..brief import one_line
 from ..errors import InputError
+from ..text.brief import one_line
 from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
 from .isolated import Isolated

@@ -9,16 +9,16 @@ from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..arithmetic import total
 from ..kinds import Context
-from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
 from ..steps import Use, Worked, element_name, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, channels_of, sharing, short, strongest
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import ROUNDINGS, Sizes, Spread
-from .shared import Gradients, Shared
 from .softmax import over_queries, seen_by
 
 
-def forward(row: Operation, run: Shared, weights: Array, v: Array) -> Array:
+def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
     """context = weights @ v of n sequences, heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
     kind = row.kind
     assert isinstance(kind, Context)
@@ -29,7 +29,7 @@ def forward(row: Operation, run: Shared, weights: Array, v: Array) -> Array:
     return out_of_heads(context_forward(weights, values, group, run.attention_workers), run.n)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, weights: Array, v: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, weights: Array, v: Array) -> Gradients:
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, of all heads that share a value"""
     kind = row.kind
     assert isinstance(kind, Context)
@@ -51,7 +51,7 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     return context
 
 
-def reference(row: Operation, given: Given, weights: Array, v: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, weights: Array, v: Array) -> Array:
     """context = weights @ v, head by head, side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
     kind = row.kind
     assert isinstance(kind, Context)
@@ -64,7 +64,7 @@ def spread(kind: Context, sizes: Sizes) -> Spread:
     return Spread(sizes.length, halves=True)
 
 
-def size(row: Operation, given: Given, value: Array, weights: Array, v: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
     """The sum of the magnitudes."""
     kind = row.kind
     assert isinstance(kind, Context)
@@ -73,7 +73,7 @@ def size(row: Operation, given: Given, value: Array, weights: Array, v: Array) -
     return (np.abs(weights) @ of_v * (1 + length / ROUNDINGS)).swapaxes(0, 1).reshape(length, -1)
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """The same channel of the values of all keys, each by its weight."""
     kind = at.row.kind
     assert isinstance(kind, Context)
@@ -94,7 +94,7 @@ def worked(at: Place) -> Worked:
     return in_one_step(formula, step, notes)
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The channel of the query's context that the element weighs most in."""
     kind = reader.kind
     assert isinstance(kind, Context)
@@ -123,7 +123,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """context = weights @ v: dweights = dcontext @ v.T, dv = weights.T @ dcontext"""
     kind = reader.kind
     assert isinstance(kind, Context)
@@ -139,7 +139,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return in_one_step(text, total(at.label(reader.name), operands, at.most))
 
 
-def _of_value(at: Place, reader: Operation, weights: str) -> Worked:
+def _of_value(at: TracedElement, reader: Operation, weights: str) -> Worked:
     """The sum over the queries that see it, of all heads that share it."""
     operands, text, seen = over_queries(at, reader, weights, reader.name)
     count, labels = seen.stop - seen.start, at.tokens_from(seen.start)
@@ -147,7 +147,7 @@ def _of_value(at: Place, reader: Operation, weights: str) -> Worked:
     return in_one_step(f"{text}, j={seen.start}..{seen.stop - 1}", step)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the weights and to the values, at the key where it weighs most."""
     kind = at.row.kind
     assert isinstance(kind, Context)

@@ -13,12 +13,12 @@ from ...arrays.erf import erfc
 from ...arrays.stats import Array
 from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, product, result, sum_of
 from ..kinds import Activation, Add, Kind, Multiply
-from ..place import Place, passed_on
 from ..plan import Operation
 from ..steps import Factor, Use, Worked, element_name, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, passed_on
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +35,7 @@ class FaultyAdd(Add):
     factors: tuple[float, float] = (1.0, 1.0)
 
 
-def forward(row: Operation, run: Shared, *inputs: Array) -> Array:
+def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
     """The function, product or sum of each element: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return FORWARD[row.kind.function](*inputs)
@@ -43,7 +43,7 @@ def forward(row: Operation, run: Shared, *inputs: Array) -> Array:
     return a * b if isinstance(row.kind, Multiply) else a + b
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, *inputs: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array) -> Gradients:
     """dy times the slope, the other factor or 1: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         return Gradients((dy * SLOPES[row.kind.function](*inputs),))
@@ -112,7 +112,7 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def reference(row: Operation, given: Given, *inputs: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
     """The function, product or sum of each element: [...] -> [...]"""
     if isinstance(row.kind, Activation):
         (x,) = inputs
@@ -157,7 +157,7 @@ def spread(kind: Kind, sizes: Sizes) -> Spread:
     return Spread()
 
 
-def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
     """Nothing cancels that is not in the value, or in its parts, but in a GELU 1 and what is next to -1."""
     if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
         return np.abs(inputs[0])
@@ -205,7 +205,7 @@ FORMS = {
 }
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """The function, product or sum of the element of each input."""
     kind, x = at.row.kind, [at.factor(name, *at.index) for name in at.row.inputs]
     if isinstance(kind, Activation):
@@ -217,7 +217,7 @@ def worked(at: Place) -> Worked:
     return in_one_step(f"{at.own} = {sign.join(part.name for part in x)}", step)
 
 
-def _activated(at: Place, function: str, x: Factor) -> Worked:
+def _activated(at: TracedElement, function: str, x: Factor) -> Worked:
     if function == "ReLU":
         step = product(str(at.element), x, function=RELU)
         off = () if x.value > 0 else (f"{x.name} is not above 0: switched off, and no gradient passes",)
@@ -233,7 +233,7 @@ def _activated(at: Place, function: str, x: Factor) -> Worked:
     return Worked(formula, (step,), max(step.magnitude, abs(x.value)))  # 1 and nearly -1 cancel
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The same element of the output."""
     kind = reader.kind
     if isinstance(kind, Add):
@@ -250,7 +250,7 @@ def _other(row: Operation, name: str) -> str:
     return second if name == first else first
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """A sum hands its gradient on, a product times the other factor, a function times its slope."""
     kind, label = reader.kind, at.label(reader.name)
     if isinstance(kind, Add):
@@ -269,7 +269,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return Worked(f"d {gradient.name} × ({times})", (slope, last), magnitude)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the same element of each input."""
     kind, inputs = at.row.kind, at.row.inputs
     if isinstance(kind, Add):

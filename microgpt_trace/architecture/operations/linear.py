@@ -9,12 +9,12 @@ import numpy as np
 from ...arrays.stats import Array
 from ..arithmetic import sum_of, total
 from ..kinds import Linear
-from ..place import Place, no_path, passed_on, short, strongest
 from ..plan import Operation
 from ..steps import Use, Worked, element_name, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, no_path, passed_on, short, strongest
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,7 +24,7 @@ class FaultyLinear(Linear):
     cap: float | None = None
 
 
-def forward(row: Operation, run: Shared, x: Array) -> Array:
+def forward(row: Operation, run: PassState, x: Array) -> Array:
     """y = x @ W.T + b: [N, in] -> [N, out]"""
     kind = row.kind
     assert isinstance(kind, Linear)
@@ -33,7 +33,7 @@ def forward(row: Operation, run: Shared, x: Array) -> Array:
     return columns_forward(x, run.matrix(kind.weight), slice(*kind.columns))
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """dx = dy @ W, dW = dy.T @ x, db = sum(dy): [N, out] -> [N, in]"""
     kind = row.kind
     assert isinstance(kind, Linear)
@@ -57,7 +57,7 @@ def columns_forward(x: Array, weight: Array, own: slice) -> Array:
     return x[:, own] @ weight[:, own].T
 
 
-def reference(row: Operation, given: Given, x: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
     """y = x @ W.T + b in float64: [T, in] -> [T, out]"""
     kind = row.kind
     assert isinstance(kind, Linear)
@@ -79,7 +79,7 @@ def spread(kind: Linear, sizes: Sizes) -> Spread:
     return Spread(sizes.input if kind.columns is None else kind.columns[1] - kind.columns[0])
 
 
-def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
     """|x| |w|, of which the terms may cancel."""
     kind = row.kind
     assert isinstance(kind, Linear)
@@ -91,7 +91,7 @@ def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
     return np.linalg.norm(x[:, own], axis=1, keepdims=True) * norms
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """A sum of products and the bias; where a hook replaced one of the parts, the sum of the parts."""
     kind, parts = at.row.kind, at.row.parts
     assert isinstance(kind, Linear)
@@ -108,7 +108,7 @@ def worked(at: Place) -> Worked:
     return replace(_product(at, kind), notes=(note,) if note else ())
 
 
-def _product(at: Place, kind: Linear) -> Worked:
+def _product(at: TracedElement, kind: Linear) -> Worked:
     position, output = at.index
     (source,) = at.row.inputs
     within = slice(*kind.columns) if kind.columns else slice(0, at.numbers.shapes[source][-1])
@@ -123,7 +123,7 @@ def _product(at: Place, kind: Linear) -> Worked:
     return in_one_step(formula, step)
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The output that the element weighs most in; of a part the same element of the sum."""
     kind = reader.kind
     assert isinstance(kind, Linear)
@@ -139,7 +139,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), float(products[best]), len(products), words)
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """y = x @ W.T: dx = dy @ W. A part gets the gradient of the sum; by way of its own part an input does
     where a hook replaced something there."""
     kind = reader.kind
@@ -156,7 +156,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return in_one_step(text if part else f"{text}, o=0..{len(column.values) - 1}", step)
 
 
-def _replaced_part(at: Place, reader: Operation, channel: int) -> str:
+def _replaced_part(at: TracedElement, reader: Operation, channel: int) -> str:
     """The part that a channel of the input goes into, if a hook replaced it or its gradient."""
     for part in reader.parts:
         kind = at.numbers.plan[part].kind
@@ -165,7 +165,7 @@ def _replaced_part(at: Place, reader: Operation, channel: int) -> str:
     return ""
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the input and the parameters. A sum is worked out from its input too; the parts, which add up to
     it, have its gradient."""
     kind, parts = at.row.kind, at.row.parts
@@ -192,7 +192,7 @@ def gradient_goes_to(at: Place) -> list[Use]:
     return found
 
 
-def parameter_used(at: Place, reader: Operation) -> Use | None:
+def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     """The position at which an element of the matrix weighs most; of the bias the last position."""
     (source,) = reader.inputs
     if len(at.index) == 1:
@@ -206,7 +206,7 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (best, output), float(products[best]), len(products), words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Worked:
+def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
     """The sum over positions of dy times x; of the bias, of dy."""
     (source,) = reader.inputs
     event, output = reader.name, at.index[0]

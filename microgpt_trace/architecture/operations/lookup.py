@@ -10,12 +10,12 @@ import numpy as np
 from ...arrays.stats import Array
 from ..arithmetic import elements, nothing, product, total
 from ..kinds import Lookup
-from ..place import Place
 from ..plan import Operation
 from ..steps import Use, Worked, in_one_step
-from .given import Given
+from ..traced_element import TracedElement
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,14 +29,14 @@ class FaultyLookup(Lookup):
     read: Callable[[Array], Array] | None = None
 
 
-def forward(row: Operation, run: Shared) -> Array:
+def forward(row: Operation, run: PassState) -> Array:
     """The rows of the table, of every sequence: -> [n*T, C]"""
     kind = row.kind
     assert isinstance(kind, Lookup)
     return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array) -> Gradients:
     """The gradients of a row of the table add up: [n*T, C] -> [rows, C]"""
     kind = row.kind
     assert isinstance(kind, Lookup)
@@ -48,7 +48,7 @@ def backward(row: Operation, run: Shared, dy: Array, y: Array) -> Gradients:
     return Gradients((), {kind.table: dtable})
 
 
-def reference(row: Operation, given: Given) -> Array:
+def reference(row: Operation, given: ReferenceInputs) -> Array:
     """The rows: -> [T, C]"""
     kind = row.kind
     assert isinstance(kind, Lookup)
@@ -65,12 +65,12 @@ def spread(kind: Lookup, sizes: Sizes) -> Spread:
     return Spread()
 
 
-def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
     """What the roundings of each element are relative to."""
     return np.abs(value)
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """The element of the table that was looked up."""
     kind = at.row.kind
     assert isinstance(kind, Lookup)
@@ -85,7 +85,7 @@ def worked(at: Place) -> Worked:
     return in_one_step(f"{at.own} = {factor.name}", step, (f"looked up, not computed: {note}",))
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the row of the table."""
     kind = at.row.kind
     assert isinstance(kind, Lookup)
@@ -98,7 +98,7 @@ def gradient_goes_to(at: Place) -> list[Use]:
     return [at.gradient_use(kind.table, (row, channel), at.gradient, 1, words)]
 
 
-def parameter_used(at: Place, reader: Operation) -> Use | None:
+def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     """Where a row of the table is looked up first."""
     positions = _positions(at, reader)
     if not positions:
@@ -108,7 +108,7 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, None, many, words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Worked:
+def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
     """The sum of the gradients where the row was looked up."""
     kind, event = reader.kind, reader.name
     assert isinstance(kind, Lookup)
@@ -123,7 +123,7 @@ def parameter_gradient(at: Place, reader: Operation) -> Worked:
     return in_one_step(f"sum of d {event}[p,{column}] over {where}", step)
 
 
-def _positions(at: Place, reader: Operation) -> list[int]:
+def _positions(at: TracedElement, reader: Operation) -> list[int]:
     """Where a row of the table is read."""
     kind, row = reader.kind, at.index[0]
     assert isinstance(kind, Lookup)

@@ -26,12 +26,12 @@ from ..arithmetic import (
     x_less,
 )
 from ..kinds import Norm
-from ..place import Place, channels_of, no_path, short, strongest
 from ..plan import Operation
 from ..steps import Step, Use, Worked, element_name, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, channels_of, no_path, short, strongest
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +48,7 @@ class FaultyNorm(Norm):
     per_head: bool = True
 
 
-def forward(row: Operation, run: Shared, x: Array) -> Array:
+def forward(row: Operation, run: PassState, x: Array) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias of each row, or head of it: [N, C] -> [N, C]"""
     kind = row.kind
     assert isinstance(kind, Norm)
@@ -59,7 +59,7 @@ def forward(row: Operation, run: Shared, x: Array) -> Array:
     return (y if kind.bias is None else y + run.vector(kind.bias)).reshape(x.shape)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """dx = (g - u * mean(g * u)) / rms with u = x / rms and g = dy * gain, which where x was centred is
     centred too; dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
     kind = row.kind
@@ -94,7 +94,7 @@ def root_mean_square(x: Array, eps: float) -> Array:
     return rms
 
 
-def reference(row: Operation, given: Given, x: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, row by row: [..., C] -> [..., C]"""
     kind = row.kind
     assert isinstance(kind, Norm)
@@ -138,7 +138,7 @@ def spread(kind: Norm, sizes: Sizes) -> Spread:
     return Spread(sizes.width // 4)
 
 
-def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
     """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel. The mean's own
     rounding is relative to what is summed up."""
     kind = row.kind
@@ -164,7 +164,7 @@ def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
     return along - along.mean(axis=2, keepdims=True) if kind.centred else along
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, of x less its mean where that is subtracted"""
     kind = at.row.kind
     assert isinstance(kind, Norm)
@@ -196,14 +196,14 @@ def worked(at: Place) -> Worked:
     return Worked(formula, (*steps, last), magnitude)
 
 
-def _within(at: Place, kind: Norm, source: str, channel: int) -> slice:
+def _within(at: TracedElement, kind: Norm, source: str, channel: int) -> slice:
     """The channels that are normed with one: its row's, or its head's."""
     if kind.head_dim is None:
         return slice(0, at.numbers.shapes[source][-1])
     return channels_of(channel // kind.head_dim, kind.head_dim)
 
 
-def _divided_by(at: Place, kind: Norm, row: Operand) -> tuple[list[Step], Step]:
+def _divided_by(at: TracedElement, kind: Norm, row: Operand) -> tuple[list[Step], Step]:
     """What a row is divided by: all the steps to it, of which the mean is the first where it is subtracted,
     and the last."""
     if not kind.centred:
@@ -218,7 +218,7 @@ def _divided_by(at: Place, kind: Norm, row: Operand) -> tuple[list[Step], Step]:
     return steps, steps[-1]
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The same element, besides all those that are normed with it."""
     kind = reader.kind
     assert isinstance(kind, Norm)
@@ -228,7 +228,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, at.index, None, size, words)
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
     x stands for what is left of it, and the mean of dy * g is subtracted too"""
     kind, name = reader.kind, reader.name
@@ -263,7 +263,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return Worked(text, (*steps, last), magnitude)
 
 
-def _of_plain(at: Place, reader: Operation, kind: Norm) -> Worked:
+def _of_plain(at: TracedElement, reader: Operation, kind: Norm) -> Worked:
     """y = x / rms: dx = (dy - y * mean(dy * y)) / rms"""
     position, channel = at.index
     within, name = _within(at, kind, at.name, channel), reader.name
@@ -281,7 +281,7 @@ def _of_plain(at: Place, reader: Operation, kind: Norm) -> Worked:
     return Worked(text, (*steps, mean, last), magnitude)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """Back to the row, and to gain and bias."""
     kind = at.row.kind
     assert isinstance(kind, Norm)
@@ -298,7 +298,7 @@ def gradient_goes_to(at: Place) -> list[Use]:
     return found
 
 
-def parameter_used(at: Place, reader: Operation) -> Use | None:
+def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     """Where an element of the gain weighs most; of the bias the last position."""
     kind, (own,) = reader.kind, at.index
     assert isinstance(kind, Norm)
@@ -316,7 +316,7 @@ def parameter_used(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, float(values[position, head]), values.size, words)
 
 
-def parameter_gradient(at: Place, reader: Operation) -> Worked:
+def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
     """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
     kind, name, (own,) = reader.kind, reader.name, at.index
     assert isinstance(kind, Norm)

@@ -22,12 +22,12 @@ from ..arithmetic import (
     total,
 )
 from ..kinds import Kind, Loss, Probabilities
-from ..place import Place, nothing_from, strongest
 from ..plan import Operation
 from ..steps import Factor, Use, Worked, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, nothing_from, strongest
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .shared import Gradients, Shared
 from .softmax import backward as softmax_backward
 from .softmax import of_softmax, share_of
 
@@ -41,7 +41,7 @@ class FaultyLoss(Loss):
     tokens: Array | None = None
 
 
-def forward(row: Operation, run: Shared, logits: Array) -> Array:
+def forward(row: Operation, run: PassState, logits: Array) -> Array:
     """The softmax over the tokens: [T, V] -> [T, V]; or the mean of -log P(target) over the positions whose
     next token is known: [T, V] -> []"""
     if isinstance(row.kind, Probabilities):
@@ -51,7 +51,7 @@ def forward(row: Operation, run: Shared, logits: Array) -> Array:
     return np.asarray(losses.mean() if losses.size else np.nan, logits.dtype)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, logits: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, logits: Array) -> Gradients:
     """dlogits = p * (dp - sum(p * dp)) of the softmax, dloss * (p - one_hot(target)) / n of the loss, 0 where
     no target is known: [T, V] or [] -> [T, V]"""
     if isinstance(row.kind, Probabilities):
@@ -71,7 +71,7 @@ def known_targets(targets: Sequence[int | None]) -> tuple[Array, Array]:
     return rows, tokens
 
 
-def reference(row: Operation, given: Given, logits: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, logits: Array) -> Array:
     """The softmax over the tokens: [T, V] -> [T, V]; or the mean of log(sum(exp(logits))) - logits[target]
     over the positions whose next token is known: [T, V] -> []"""
     if isinstance(row.kind, Probabilities):
@@ -79,7 +79,7 @@ def reference(row: Operation, given: Given, logits: Array) -> Array:
         return exp / exp.sum(axis=-1, keepdims=True)
     targets = given.targets
     if isinstance(row.kind, FaultyLoss) and row.kind.tokens is not None:
-        targets = Given(given.model, row.kind.tokens).targets
+        targets = ReferenceInputs(given.model, row.kind.tokens).targets
     logits = logits[: len(targets)] - logits[: len(targets)].max(axis=1, keepdims=True)
     own = logits[np.arange(len(targets)), targets]
     return np.asarray((np.log(np.exp(logits).sum(axis=1)) - own).mean())
@@ -90,12 +90,12 @@ def spread(kind: Kind, sizes: Sizes) -> Spread:
     return Spread(sizes.input, peaked=isinstance(kind, Probabilities))
 
 
-def size(row: Operation, given: Given, value: Array, *inputs: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
     """What the roundings of each element are relative to."""
     return of_softmax(value) if isinstance(row.kind, Probabilities) else np.abs(value)
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """A probability, or the mean of the losses of all predictions."""
     if isinstance(at.row.kind, Loss):
         return _mean_loss(at)
@@ -112,7 +112,7 @@ def worked(at: Place) -> Worked:
     return Worked(formula, steps, steps[-1].value * max(1.0, float(np.abs(row.values).max())))
 
 
-def _mean_loss(at: Place) -> Worked:
+def _mean_loss(at: TracedElement) -> Worked:
     known = at.numbers.known_targets
     usual = [own for own in known if not own.p <= TINY_PROBABILITY]  # or NaN
     vanished = [
@@ -131,17 +131,17 @@ def _mean_loss(at: Place) -> Worked:
     return Worked(formula, (summed, step), step.magnitude + 1.0)
 
 
-def _probabilities_of(at: Place, loss: Operation) -> str:
+def _probabilities_of(at: TracedElement, loss: Operation) -> str:
     """The probabilities of the logits that a loss reads."""
     return next(row.name for row in at.numbers.plan.of_kind(Probabilities) if row.inputs == loss.inputs)
 
 
-def _loss_of(at: Place, logits: str) -> Operation:
+def _loss_of(at: TracedElement, logits: str) -> Operation:
     """The loss of logits."""
     return next(row for row in at.numbers.plan.of_kind(Loss) if logits in row.inputs)
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The probability of the same token, or the loss, which looks at the target."""
     kind = reader.kind
     if isinstance(kind, Loss):
@@ -150,13 +150,13 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, at.index, None, size, f"softmax over the {size:,} tokens")
 
 
-def after_probabilities(at: Place) -> list[Use]:
+def after_probabilities(at: TracedElement) -> list[Use]:
     """What probabilities go into, though the loss is worked out from the logits at once."""
     use = _into_loss(at, _loss_of(at, at.row.inputs[0]))
     return [] if use is None else [use]
 
 
-def _into_loss(at: Place, reader: Operation) -> Use | None:
+def _into_loss(at: TracedElement, reader: Operation) -> Use | None:
     position, token = at.index
     target = at.numbers.inputs.targets[position]
     chances = at.name not in reader.inputs
@@ -173,12 +173,12 @@ def _into_loss(at: Place, reader: Operation) -> Use | None:
     return use if at.numbers.whole else replace(use, value=None)
 
 
-def _predictions(at: Place) -> int:
+def _predictions(at: TracedElement) -> int:
     """At how many positions it is known what follows."""
     return sum(target is not None for target in at.numbers.inputs.targets)
 
 
-def gradient_at_the_end(at: Place) -> Worked | None:
+def gradient_at_the_end(at: TracedElement) -> Worked | None:
     """The gradient of the loss, of probabilities and of logits; None of what else there is."""
     if isinstance(at.row.kind, Loss):
         step = product(at.gradient_name, Factor("1", 1.0))
@@ -191,12 +191,12 @@ def gradient_at_the_end(at: Place) -> Worked | None:
     return None
 
 
-def _cut_off(at: Place, reader: str) -> Worked:
+def _cut_off(at: TracedElement, reader: str) -> Worked:
     """No gradient at all, because a hook replaced the only thing that it comes from."""
     return Worked(f"{at.gradient_name} = {nothing_from(reader)}", (nothing(at.gradient_name),), 0.0)
 
 
-def _of_probabilities(at: Place, loss: str) -> Worked:
+def _of_probabilities(at: TracedElement, loss: str) -> Worked:
     """loss = mean of -log P(target): -1/(T * P) at the target, 0 elsewhere"""
     position, token = at.index
     if at.is_cut(loss):
@@ -212,7 +212,7 @@ def _of_probabilities(at: Place, loss: str) -> Worked:
     return Worked(f"d {at.own} = -1 / ({n} × {at.own})", (inverse, step), step.magnitude, note)
 
 
-def _of_logits(at: Place, loss: str, probs: str) -> Worked:
+def _of_logits(at: TracedElement, loss: str, probs: str) -> Worked:
     """(P - 1 at the target, else P) / T"""
     position, token = at.index
     target = at.numbers.inputs.targets[position]
@@ -238,7 +238,7 @@ def _of_logits(at: Place, loss: str, probs: str) -> Worked:
     return in_one_step(formula, step, note)
 
 
-def _of_logits_by_probabilities(at: Place, probs: str) -> Worked:
+def _of_logits_by_probabilities(at: TracedElement, probs: str) -> Worked:
     """The softmax' own way back, where a hook replaced the probabilities or their gradient."""
     position, token = at.index
     chances, gradients = at.along(probs, position), at.along(probs, position, kind="backward")
@@ -251,7 +251,7 @@ def _of_logits_by_probabilities(at: Place, probs: str) -> Worked:
     return Worked(formula, (mean, step), step.magnitude + own.value * mean.magnitude)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """From the loss to the logits, at once."""
     if isinstance(at.row.kind, Probabilities):
         return []

@@ -15,14 +15,14 @@ import numpy as np
 from ...arrays.stats import Array
 from ..arithmetic import sum_of
 from ..kinds import Rotation
-from ..place import Place, short
 from ..plan import Operation
 from ..rope import Rope
 from ..rope import turn as turn_heads
 from ..steps import Factor, Use, Worked, in_one_step
-from .given import Given
+from ..traced_element import TracedElement, short
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +58,14 @@ def _said(rope: Rope, head_dim: int) -> Turning:
     return Turning(*frequencies(rope, head_dim))
 
 
-def forward(row: Operation, run: Shared, x: Array) -> Array:
+def forward(row: Operation, run: PassState, x: Array) -> Array:
     """Each head turned by the angles of its position: [n*T, H*D] -> [n*T, H*D]"""
     kind = row.kind
     assert isinstance(kind, Rotation)
     return turn_heads(x, run.turns(kind), kind.head_dim)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """Turned back: [n*T, H*D] -> [n*T, H*D]"""
     kind = row.kind
     assert isinstance(kind, Rotation)
@@ -73,7 +73,7 @@ def backward(row: Operation, run: Shared, dy: Array, y: Array, x: Array) -> Grad
     return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim),))
 
 
-def reference(row: Operation, given: Given, x: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
     """Each head turned: [T, H*D] -> [T, H*D]"""
     kind = row.kind
     assert isinstance(kind, Rotation)
@@ -144,7 +144,7 @@ def spread(kind: Rotation, sizes: Sizes) -> Spread:
     return Spread(angles=True)
 
 
-def size(row: Operation, given: Given, value: Array, x: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
     """Of a pair of channels the length."""
     kind = row.kind
     assert isinstance(kind, Rotation)
@@ -172,7 +172,7 @@ def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
     return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """Both channels of the pair, one times the cosine and one times the sine."""
     kind = at.row.kind
     assert isinstance(kind, Rotation)
@@ -206,7 +206,7 @@ def _factors(kind: Rotation, position: int, pair: TurningPair, sign: str) -> tup
     return Factor(f"{factor}cos{angle}", pair.cos), sine
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """That channel of the pair which the element weighs more in."""
     kind = reader.kind
     assert isinstance(kind, Rotation)
@@ -218,7 +218,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), at.value * factor, 2, words)
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """The gradients of both channels of the pair, turned back."""
     kind = reader.kind
     assert isinstance(kind, Rotation)
@@ -232,7 +232,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return in_one_step(f"{text}, a = {position} × {pair.frequency:.6g}", step)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """Back to that channel of the pair which the gradient weighs more in."""
     kind = at.row.kind
     assert isinstance(kind, Rotation)

@@ -12,13 +12,13 @@ from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..arithmetic import Operand, product, result, total
 from ..kinds import Scores
-from ..place import Place, channels_of, sharing, short, strongest
 from ..plan import Operation
 from ..steps import Factor, Use, Worked, element_name
-from .given import Given
+from ..traced_element import TracedElement, channels_of, sharing, short, strongest
 from .linear import capped
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .shared import Gradients, Shared
 from .softmax import over_queries, seen_by
 
 
@@ -29,7 +29,7 @@ class FaultyScores(Scores):
     cap: float | None = None
 
 
-def forward(row: Operation, run: Shared, q: Array, k: Array) -> Array:
+def forward(row: Operation, run: PassState, q: Array, k: Array) -> Array:
     """scores = q @ k.T * scale of n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
     kind = row.kind
     assert isinstance(kind, Scores)
@@ -40,7 +40,7 @@ def forward(row: Operation, run: Shared, q: Array, k: Array) -> Array:
     return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
     """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
     kind = row.kind
     assert isinstance(kind, Scores)
@@ -64,7 +64,7 @@ def scores_forward(queries: Array, keys: Array, group: Array, scale: float, work
     return scores
 
 
-def reference(row: Operation, given: Given, q: Array, k: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, q: Array, k: Array) -> Array:
     """scores = q @ k.T * scale: [T, H*D], [T, G*D] -> [H, T, T]"""
     kind = row.kind
     assert isinstance(kind, Scores)
@@ -78,7 +78,7 @@ def spread(kind: Scores, sizes: Sizes) -> Spread:
     return Spread(kind.head_dim, halves=True)
 
 
-def size(row: Operation, given: Given, value: Array, q: Array, k: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
     """|q| |k|, of which the terms may cancel."""
     kind = row.kind
     assert isinstance(kind, Scores)
@@ -86,7 +86,7 @@ def size(row: Operation, given: Given, value: Array, q: Array, k: Array) -> Arra
     return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """The query times the key, scaled."""
     kind = at.row.kind
     assert isinstance(kind, Scores)
@@ -123,7 +123,7 @@ def _scaled(kind: Scores) -> str:
     return f" / sqrt({kind.head_dim})" if _is_root(kind) else f" × {kind.scale:.6g}"
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """A query meets the keys that it sees, a key the queries that see it."""
     kind = reader.kind
     assert isinstance(kind, Scores)
@@ -147,7 +147,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """scores = q @ k.T * scale: dq = dscores @ k * scale, dk = dscores.T @ q * scale"""
     kind = reader.kind
     assert isinstance(kind, Scores)
@@ -161,7 +161,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
 
 
-def _of_query(at: Place, reader: Operation) -> tuple[list[Operand], str, slice]:
+def _of_query(at: TracedElement, reader: Operation) -> tuple[list[Operand], str, slice]:
     """The gradients of a query's scores and its keys, the sum of their products in words, the keys."""
     kind = reader.kind
     assert isinstance(kind, Scores)
@@ -176,7 +176,7 @@ def _of_query(at: Place, reader: Operation) -> tuple[list[Operand], str, slice]:
     return [gradients, at.down(k, column, seen)], text, seen
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the query and to the key, unless the mask is there."""
     kind = at.row.kind
     assert isinstance(kind, Scores)

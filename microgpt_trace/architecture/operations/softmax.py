@@ -25,12 +25,12 @@ from ..arithmetic import (
     total,
 )
 from ..kinds import Context, Scores, Softmax
-from ..place import Place, sharing, short
 from ..plan import Operation
 from ..steps import Factor, Pass, Step, Use, Worked
-from .given import Given
+from ..traced_element import TracedElement, sharing, short
+from .pass_state import Gradients, PassState
+from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
-from .shared import Gradients, Shared
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,7 +43,7 @@ class FaultySoftmax(Softmax):
     axis: int = -1
 
 
-def forward(row: Operation, run: Shared, scores: Array) -> Array:
+def forward(row: Operation, run: PassState, scores: Array) -> Array:
     """exp(x) over its sum along the keys that are seen, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
     kind = row.kind
     assert isinstance(kind, Softmax)
@@ -52,7 +52,7 @@ def forward(row: Operation, run: Shared, scores: Array) -> Array:
     return softmax_forward(scores, seen, run.attention_workers)
 
 
-def backward(row: Operation, run: Shared, dy: Array, y: Array, scores: Array) -> Gradients:
+def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array) -> Gradients:
     """dscores = w * (dw - sum(w * dw)) over the keys, 0 where they are not seen: [n*H, T, T] -> same"""
     weighted = y * dy
     return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
@@ -79,7 +79,7 @@ def seen_keys(length: int, seen: int, window: int | None) -> Array:
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
-def reference(row: Operation, given: Given, scores: Array) -> Array:
+def reference(row: Operation, given: ReferenceInputs, scores: Array) -> Array:
     """exp(x) over its sum along the keys that are seen, 0 elsewhere: [H, T, T] -> [H, T, T]"""
     kind = row.kind
     assert isinstance(kind, Softmax)
@@ -103,7 +103,7 @@ def spread(kind: Softmax, sizes: Sizes) -> Spread:
     return Spread(sizes.length, peaked=True)
 
 
-def size(row: Operation, given: Given, value: Array, scores: Array) -> Array:
+def size(row: Operation, given: ReferenceInputs, value: Array, scores: Array) -> Array:
     """exp(z) is off by itself times what z is off by, its sum by roundings of its own."""
     return of_softmax(value)
 
@@ -136,7 +136,7 @@ class Sight(NamedTuple):
         return ""
 
 
-def seen_by(at: Place, row: Operation) -> Sight:
+def seen_by(at: TracedElement, row: Operation) -> Sight:
     """What the queries of a row see: of scores those of the softmax that they go into, of a context those of
     the weights that it reads."""
     plan = at.numbers.plan
@@ -146,7 +146,7 @@ def seen_by(at: Place, row: Operation) -> Sight:
 
 
 def over_queries(
-    at: Place, reader: Operation, square: str, wide: str
+    at: TracedElement, reader: Operation, square: str, wide: str
 ) -> tuple[list[Operand], str, slice]:  # fmt: skip
     """What a key or a value gets by way of scores or a context: the sum over the queries that see it, in all
     heads that share it, of an event [H, T, T] times one [T, heads*D], of which one is the reader's gradient.
@@ -181,7 +181,7 @@ def over_queries(
     return operands, f"sum of {text}", seen
 
 
-def worked(at: Place) -> Worked:
+def worked(at: TracedElement) -> Worked:
     """One exponential divided by the sum of those of all keys that are seen."""
     head, query, key = at.index
     (scores,) = at.row.inputs
@@ -202,13 +202,13 @@ def worked(at: Place) -> Worked:
     return Worked(formula, steps, steps[-1].value * max(1.0, float(np.abs(row.values).max())))
 
 
-def share_of(at: Place, denominator: Step, score: Factor, exp: Function) -> tuple[Step, ...]:
+def share_of(at: TracedElement, denominator: Step, score: Factor, exp: Function) -> tuple[Step, ...]:
     """One exponential divided by the sum of all, which any softmax ends with."""
     own = product("own exponential", score, function=exp)
     return denominator, own, product(str(at.element), result(own), reciprocal(denominator))
 
 
-def goes_to(at: Place, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     """The weight of the same query and key; nowhere where the mask is."""
     _, query, key = at.index
     seen = seen_by(at, reader)
@@ -219,7 +219,7 @@ def goes_to(at: Place, reader: Operation) -> Use | None:
     return at.use(reader.name, at.index, None, keys.stop - keys.start, words)
 
 
-def path(at: Place, reader: Operation) -> Worked:
+def path(at: TracedElement, reader: Operation) -> Worked:
     """w = softmax(s): ds = w * (dw - sum of w * dw)"""
     head, query, key = at.index
     seen, name = seen_by(at, reader), reader.name
@@ -236,7 +236,7 @@ def path(at: Place, reader: Operation) -> Worked:
     return Worked(formula, (mean, last), last.magnitude + abs(own.value) * mean.magnitude)
 
 
-def gradient_goes_to(at: Place) -> list[Use]:
+def gradient_goes_to(at: TracedElement) -> list[Use]:
     """To the scores of the query, of which this is the key's own."""
     _, query, key = at.index
     seen = seen_by(at, at.row)

@@ -1,0 +1,97 @@
+"""One run of a model, of which the asked positions of every write are kept. Knows no text.
+
+Values are kept as they were used. Where a hook replaced an event that is no write of its own (attn.out,
+a residual), the difference that it made is kept: it is a write into the stream as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..architecture.kinds import Norm, Softmax
+from ..arrays.stats import Array
+from ..arrays.threads import one_blas_thread
+from ..hooks.event import TraceEvent
+from .components import passes_on, way_to_logits
+from .head_roles import RoleMeter
+from .results import HeadRole
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel, TraceInput
+    from ..hooks.bus import Subscription
+
+
+class Observed:
+    """What a run showed at the positions `rows`: arrays [n, W] by the names of events.
+
+    `way` are the rows that write, and those by way of which the logits see it. `writes` are as used (of a row
+    with heads what it reads), `changes` what hooks added to other events, `normed` is what the norms on the
+    way read.
+    """
+
+    def __init__(self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> None:
+        self.rows = list(rows)
+        self.writes: dict[str, Array] = {}
+        self.changes: dict[str, Array] = {}
+        self.normed: dict[str, Array] = {}
+        self.logits = np.empty((0, 0))
+        self.hooked = False  # a hook replaced something
+        self._computed = np.empty((0, 0))
+        self.way = way_to_logits(model.plan)
+        self._norms = {row.inputs[0] for row in self.way if isinstance(row.kind, Norm) and passes_on(row)}
+        self._writes = {row.inputs[0] if row.parts else row.name for row in self.way if not passes_on(row)}
+        self._logits_of_all = "prompts" not in model.abilities  # else only the asked positions pass the head
+        self._meter = RoleMeter(inputs.tokens, model.plan)
+
+    @property
+    def roles(self) -> tuple[HeadRole, ...]:
+        """What each head looked at."""
+        return tuple(self._meter.roles)
+
+    def observers(self, model: LanguageModel) -> tuple[Subscription, Subscription, Subscription]:
+        """Who looks at values before the model's hooks, and who after them."""
+        bus = model.hooks
+        listening = bus.begin()  # a head costs a product: only where a hook may replace it
+        passed_on: list[str] = []
+        for row in self.way:
+            passed_on += [name for name in row.parts if listening.listeners("forward", name)]
+            if row.parts or passes_on(row):
+                passed_on.append(row.name)
+        weights = [row.name for row in model.plan.of_kind(Softmax)]
+        return (
+            bus.subscription(self._before, *passed_on),
+            bus.subscription(self._after, *self._writes, *passed_on),
+            bus.subscription(self._meter, *weights),
+        )
+
+    def _before(self, event: TraceEvent, value: Array) -> None:
+        self._computed = self._rows_of(event, value)
+
+    def _after(self, event: TraceEvent, value: Array) -> None:
+        used = self._rows_of(event, value)
+        if event.name in self._writes:
+            self.writes[event.name] = used
+        elif not np.array_equal(used, self._computed, equal_nan=True):
+            self.changes[event.name] = used.astype(np.float64) - self._computed
+        if event.name in self._norms:
+            self.normed[event.name] = used
+        if event.name == "logits":
+            self.logits = used
+
+    def _rows_of(self, event: TraceEvent, value: Array) -> Array:
+        """A copy of the asked rows."""
+        return value.copy() if event.name == "logits" and not self._logits_of_all else value[self.rows]
+
+
+def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Observed:
+    """Run the model under its hooks."""
+    seen = Observed(model, inputs, rows)
+    before, *after = seen.observers(model)
+    with one_blas_thread(), np.errstate(all="ignore"):
+        run = model.hooks.begin(before=[before], after=after)
+        model.logits(inputs, rows, run.tap("forward"))
+    seen.hooked = bool(run.replaced)
+    return seen

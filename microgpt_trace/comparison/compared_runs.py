@@ -1,0 +1,200 @@
+"""What is compared: a model that is run now, or a recording. Either gives pieces of events by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..architecture.catalogue import kind_named
+from ..architecture.kinds import Softmax
+from ..architecture.model import file_order
+from ..architecture.plan import HEAD_EVENTS
+from ..arrays.stats import Array
+from ..dumps.layouts import fit
+from ..dumps.recording import OWN, Fitted, Recorded, Recording
+from ..errors import InputError
+from ..hooks.event import TraceEvent
+from ..readers.loading import load
+from ..running.event_stream import EventStream, Piece
+from ..text.brief import one_line
+from .shapes_without_model import BESIDE
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel, TraceInput
+    from ..dumps.mapping import NameMap
+
+# apr's and llama.cpp's names of products without their biases, and which biases these are
+BEFORE_BIASES = (
+    (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
+    (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
+)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Unpaired:
+    """What one side has and the other lacks, and why it was not compared."""
+
+    name: str
+    reason: str
+
+    __repr__ = one_line
+
+
+class ModelRun:
+    """A model that runs on the tokens now."""
+
+    kind = "model, run now"
+    statistics: Mapping[str, TraceEvent] = {}  # it has values
+    logit_positions: Sequence[int] | None = None  # all
+
+    def __init__(self, model: LanguageModel, inputs: TraceInput) -> None:
+        self.model, self.inputs, self.origin = model, inputs, model.origin
+        self.shapes = model.plan.shapes(len(inputs.tokens))
+        self.tokens: tuple[int, ...] | None = inputs.tokens
+        self.names = [n for n in self.shapes if n != "loss" or any(t is not None for t in inputs.targets)]
+        self.unpaired: list[Unpaired] = []
+        self.notes = [*model.assumed, *inputs.notes]
+        self._pieces: Iterator[Piece] = iter(())
+
+    def run(self, names: Sequence[str]) -> EventStream:
+        """Start the pass; `pieces` or `take` then give what comes."""
+        stream = EventStream(self.model, self.inputs, names)
+        self._pieces = iter(stream)
+        return stream
+
+    def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
+        return self._pieces
+
+    def take(self, piece: Piece) -> Piece:
+        """What this side has beside another side's piece."""
+        own = next(self._pieces)
+        if (own.name, own.positions) != (piece.name, piece.positions):
+            raise InputError(f"{self.origin} computes {own.name} where the other computes {piece.name}")
+        return own
+
+
+@dataclass(repr=False)
+class RecordedRun:
+    """What another run left, laid out as `shapes` say."""
+
+    recording: Recording
+    shapes: Shapes
+    tokens: tuple[int, ...] | None
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    model: LanguageModel | None = None  # whose events these are taken for
+    notes: list[str] = field(default_factory=list)
+    unpaired: list[Unpaired] = field(default_factory=list)
+
+    __repr__ = one_line
+
+    def __post_init__(self) -> None:
+        self.origin, self.kind = self.recording.origin, self.recording.kind
+        self.statistics = {} if self.recording.tensors else self.recording.statistics
+        self.logit_positions = self.recording.positions
+        self.notes += self.recording.notes
+        self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
+        known = self.recording.tensors or self.statistics
+        self.names = [name for name in known if self._has_shape(name) and not self._unbiased(name)]
+        self._name, self._fitted = "", Fitted(np.empty(0))
+
+    def _has_shape(self, name: str) -> bool:
+        """Whether it is known where the event begins and ends, or another side's business."""
+        recorded = self.recording.tensors.get(name)
+        if name in self.shapes or recorded is None or not recorded.beside:
+            return True
+        others = ", ".join(event for event in recorded.beside if event != name)
+        self.unpaired.append(Unpaired(name, BESIDE.format(others)))
+        return False
+
+    def _unbiased(self, name: str) -> bool:
+        """Whether a tensor is known by a name that is before the bias, which our event is after."""
+        recorded = self.recording.tensors.get(name)
+        biases = set(self.model.config.biases) if self.model is not None else set()
+        if recorded is None or not any(
+            before.fullmatch(Path(recorded.source).stem) and biases & of for before, of in BEFORE_BIASES
+        ):
+            return False
+        reason = "before the bias, which our event is after"
+        self.unpaired.append(Unpaired(f"{name} in {recorded.source}", reason))
+        return True
+
+    def run(self, names: Sequence[str]) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
+        for name in names:
+            yield self._piece(name)
+
+    def take(self, piece: Piece) -> Piece:
+        """What this side has beside another side's piece."""
+        return self._piece(piece.name)
+
+    def _piece(self, name: str) -> Piece:
+        fitted = self.fitted(name)
+        whole = range(fitted.array.shape[-2] if fitted.array.ndim else 0)
+        return Piece(name, fitted.array, fitted.positions or whole)
+
+    def fitted(self, name: str) -> Fitted:
+        """The event's array in our shape. Raises InputError where its layout cannot be told."""
+        if name != self._name:
+            self._name, self._fitted = name, self._fit(name, self.recording.tensors[name])
+            if self._fitted.note and (said := f"{name}: {self._fitted.note}") not in self.notes:
+                self.notes.append(said)
+        return self._fitted
+
+    def _fit(self, name: str, recorded: Recorded) -> Fitted:
+        recorded = _without_padding(name, recorded, self.shapes[name])
+        layout = self.layouts.get(name, recorded.layout)
+        config = self.model.config if self.model is not None else None
+        logits = name in HEAD_EVENTS
+        return fit(
+            name,
+            replace(recorded, layout=layout),
+            self.shapes,
+            head_dim=config.head_dim if config is not None else None,
+            order=file_order(self.model, name),
+            positions=self.recording.positions if logits and layout == OWN else None,
+        )
+
+
+def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
+    """llama.cpp's attention weights without the columns of keys that no position has yet, which are 0."""
+    if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
+        return recorded
+    keys = shape[-1]
+    if recorded.shape[-1] <= keys:
+        return recorded
+
+    def read() -> Array:
+        values = recorded.read()
+        if values[..., keys:].any():
+            raise InputError(f"{recorded.source}: expected {keys} keys, found weights of more")
+        return values[..., :keys]
+
+    return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
+
+
+ComparedRun = ModelRun | RecordedRun
+
+
+def first_model(sides: Sequence[ComparedRun]) -> ModelRun | None:
+    """The first side that is a model, where one is."""
+    return next((side for side in sides if isinstance(side, ModelRun)), None)
+
+
+def opened(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:
+    """The model or the recording under a path; `options` are those of `load`. Raises FileFormatError."""
+    surely_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
+    if not surely_model:
+        from ..dumps.formats import is_recording, open_recording
+
+        if is_recording(path):
+            return open_recording(path, names)
+    return load(path, **options)

@@ -1,0 +1,219 @@
+"""How far two tensors lie apart, row by row. Knows no model and no tolerance.
+
+A row is a position's vector, or of [H, T, S] a head's scores of one query. Shape letters: n rows of K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ..arrays.logits import kl_divergence, log_softmax
+from ..arrays.stats import Array, causal_mask, median
+
+FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
+HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
+TOGETHER = 1 << 20  # elements that are compared at a time
+NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowDifferences:
+    """Two tensors compared row by row: arrays [n].
+
+    `a`, `b` and `d` are the RMS of the rows and of their difference, `rest_a` and `rest_d` the same
+    without the elements that hide the others, `plain_a` that of a with the bias taken out (NaN where
+    there is nothing to leave out). `largest` is the largest |difference|, in column `column`, between
+    the values `of_a` and `of_b`; `odd` is the first column where only one of them is finite, which then
+    counts as the largest, or -1. Of the `count` elements of a row, `alike` are not finite and the same in
+    both: nothing can be said of these, and of a row where all are so. `kl` is what `with_predictions`
+    measures of logits, NaN of others.
+    """
+
+    a: Array
+    b: Array
+    d: Array
+    rest_a: Array
+    rest_d: Array
+    plain_a: Array
+    cosine: Array
+    largest: Array
+    column: Array
+    of_a: Array
+    of_b: Array
+    odd: Array
+    count: Array
+    alike: Array
+    kl: Array
+
+    @property
+    def told(self) -> Array:
+        """Which rows have an element to compare: [n] of booleans"""
+        return self.alike < self.count
+
+    def relative(self) -> Array:
+        """|a - b| / max(|a|, |b|) of every row; a row smaller than the median row counts as that."""
+        return _relative(self.d, np.maximum(self.a, self.b))
+
+    def strict(self) -> Array:
+        """The largest of: `relative`, the same without outliers, the same with the bias taken out."""
+        found = self.relative()
+        for d, size in ((self.rest_d, self.rest_a), (self.d, self.plain_a)):
+            there = ~np.isnan(size)
+            if there.any():
+                found[there] = np.fmax(found[there], _relative(d[there], size[there]))
+        found[self.odd >= 0] = np.inf
+        return found
+
+    def in_length(self) -> Array:
+        """The part of `relative` by which b is longer (or shorter, negative) than a: all that a factor does
+        to a row, and little of what roundings do. 0 where there is no telling."""
+        longer = self.cosine * self.b - self.a
+        found = _relative(np.abs(longer), np.maximum(self.a, self.b))
+        return np.where(np.isinf(found), 0.0, np.copysign(found, longer))
+
+    def in_prediction(self) -> Array:
+        """sqrt(2 KL): to first order the standard deviation of the difference of two rows of logits, each
+        weighted by its probability. What large logits lose counts there. 0 where there is no telling."""
+        return np.sqrt(2 * np.fmax(self.kl, 0.0))
+
+
+def _relative(d: Array, size: Array) -> Array:
+    size = np.maximum(size, median(size)) if len(size) else size
+    found = np.divide(d, size, out=np.where(d > 0, np.inf, 0.0), where=size > 0)
+    return np.where(np.isnan(found), np.inf, found)  # both beyond what float64 holds
+
+
+def join(parts: Sequence[RowDifferences]) -> RowDifferences:
+    """The rows of several parts, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    return RowDifferences(
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(RowDifferences))
+    )
+
+
+@np.errstate(all="ignore")
+def compare_rows(
+    a: Array, b: Array, causal: bool = False, bias: Array | None = None, outliers: bool = True,
+    zero_above: bool = False,
+) -> RowDifferences:  # fmt: skip
+    """Compare two tensors of one shape: [T, K], or [H, T, S] with what lies above the diagonal left out
+    where `causal`, unless that is to be 0 (`zero_above`). `bias`, [K] or [T, K], is what both were given
+    in the same way. Without `outliers` large elements may hide small ones: of probabilities, the small
+    ones do not count."""
+    if causal:
+        seen = causal_mask(*a.shape[-2:])
+        if not zero_above:
+            a, b = np.where(seen, a, 0), np.where(seen, b, 0)
+        counts = np.broadcast_to(seen.sum(axis=1), a.shape[:-1]).reshape(-1)
+    a = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
+    b = b.reshape(a.shape)
+    width = np.full(len(a), a.shape[1])
+    if not causal:
+        counts = width
+    rows = _measured(a, b, counts, np.full(len(a), -1), bias, outliers)
+    if np.isfinite(rows.a + rows.b).all():
+        return replace(rows, count=width) if zero_above else rows
+    finite_a, finite_b, odd, alike = _finite_in_both(a, b)
+    rows = _measured(finite_a, finite_b, counts, odd, bias, outliers)
+    unlike, every = odd >= 0, np.arange(len(a))
+    column = np.where(unlike, odd, rows.column)
+    return replace(
+        rows,
+        alike=alike,
+        count=width if zero_above else rows.count,
+        largest=np.where(unlike, np.inf, rows.largest),
+        column=column,
+        of_a=a[every, column],
+        of_b=b[every, column],
+    )
+
+
+def compare_each(
+    a: Array, others: Sequence[Array], bias: Array | None = None, **options: bool
+) -> list[RowDifferences]:
+    """Compare one tensor with each of several, at once where they are small: so it takes a third of the
+    time. `options` are those of `compare_rows`."""
+    n = len(others)
+    if n < 2 or a.ndim < 2 or n * a.size > TOGETHER:
+        return [compare_rows(a, other, bias=bias, **options) for other in others]
+    if bias is not None:
+        bias = np.tile(np.broadcast_to(bias, a.shape), (n, 1))
+    rows = compare_rows(np.concatenate([a] * n), np.concatenate(others), bias=bias, **options)
+    size = len(rows.d) // n
+    return [
+        RowDifferences(*(getattr(rows, f.name)[i * size : (i + 1) * size] for f in fields(RowDifferences)))
+        for i in range(n)
+    ]
+
+
+@np.errstate(all="ignore")
+def with_predictions(
+    rows: Sequence[RowDifferences], a: Array, others: Sequence[Array]
+) -> list[RowDifferences]:
+    """The rows of one tensor of logits [n, V] beside each of several, with KL(a || other) of what they
+    predict."""
+    log_a = log_softmax(a)
+    kl = [kl_divergence(log_a, log_softmax(other)) for other in others]
+    return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
+
+
+def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """Both with 0 where one is not finite, the first column of each row where they differ in that, and
+    in how many they do not."""
+    same = (np.isnan(a) & np.isnan(b)) | (a == b)
+    bad = ~(np.isfinite(a) & np.isfinite(b))
+    unlike = bad & ~same
+    odd = np.where(unlike.any(axis=1), unlike.argmax(axis=1), -1)
+    return np.where(bad, 0, a), np.where(bad, 0, b), odd, (bad & same).sum(axis=1)
+
+
+def _measured(
+    a: Array, b: Array, counts: Array, odd: Array, bias: Array | None, outliers: bool
+) -> RowDifferences:  # fmt: skip
+    nothing = np.full(len(a), np.nan)
+    none_alike = np.zeros(len(a), np.intp)
+    wide_a = a.astype(np.float64)
+    rms_a = _rms(wide_a, counts)
+    plain_a = nothing if bias is None else _rms(wide_a - bias, counts)
+    if np.array_equal(a, b):
+        zero, first = np.zeros(len(a)), a[:, 0]
+        return RowDifferences(
+            rms_a, rms_a, zero, nothing, zero, plain_a, zero + 1, zero, none_alike, first, first, odd,
+            counts, none_alike, nothing,
+        )  # fmt: skip
+    wide_b = b.astype(np.float64)
+    d = wide_a - wide_b
+    rms_b, rms_d = _rms(wide_b, counts), _rms(d, counts)
+    column, row = np.abs(d).argmax(axis=1), np.arange(len(a))
+    rest_a, rest_d = _without_outliers(wide_a, d, rms_a, counts) if outliers else (nothing, nothing)
+    both = rms_a * rms_b * counts
+    dot = np.einsum("nk,nk->n", wide_a, wide_b)
+    cosine = np.divide(dot, both, out=(rms_a == rms_b).astype(np.float64), where=both > 0)
+    return RowDifferences(
+        rms_a, rms_b, rms_d, rest_a, rest_d, plain_a, cosine, np.abs(d[row, column]), column,
+        a[row, column], b[row, column], odd, counts, none_alike, nothing,
+    )  # fmt: skip
+
+
+def _rms(x: Array, counts: Array) -> Array:
+    return np.sqrt(np.einsum("nk,nk->n", x, x) / counts)
+
+
+def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
+    """RMS of a and of the difference over the elements that a few large ones hide; NaN where none do."""
+    rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
+    largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
+    rows = np.flatnonzero(largest > FAR * rms)
+    if not len(rows):
+        return rest_a, rest_d
+    kept = np.abs(a[rows]) <= FAR * rms[rows, None]
+    count = counts[rows] - np.count_nonzero(~kept, axis=1)
+    size = _rms(np.where(kept, a[rows], 0), count)
+    hidden = (NOTHING * rms[rows] < size) & (size < HIDDEN * rms[rows])
+    rest_a[rows[hidden]] = size[hidden]
+    rest_d[rows[hidden]] = _rms(np.where(kept, d[rows], 0)[hidden], count[hidden])
+    return rest_a, rest_d

@@ -1,0 +1,112 @@
+"""The arrays of a dump as a diagnosis reads them: laid out as our events, loaded when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..arrays.stats import Array
+from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
+from ..comparison.pairing import labels_of, open_all, prepare_sides
+from ..comparison.read_tokens import with_tokens
+from ..dumps.recording import Recording
+from ..errors import InputError
+from ..text.brief import one_line
+from .diagnose import Diagnosis, diagnose_values
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
+    from ..dumps.mapping import NameMap
+
+
+class DumpedEvents(Mapping[str, Array]):
+    """The events of which a dump has all positions, in order of computation."""
+
+    def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
+        self._side, self._names = side, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._side.fitted(name).array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+class DumpDiagnosis(NamedTuple):
+    """A diagnosis with what it was made of: the dump's side and what the model calls its tokens."""
+
+    diagnosis: Diagnosis
+    dump: RecordedRun
+    labels: tuple[str, ...]
+    model: str
+
+    def __repr__(self) -> str:
+        return one_line(self)
+
+
+def diagnose(
+    dump: str | Path | Recording,
+    model: str | Path | LanguageModel,
+    text: str | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    map: NameMap | None = None,
+    layouts: Mapping[str, str] | None = None,
+    compute: str | None = None,
+) -> DumpDiagnosis:
+    """Diagnose a recording, or one under a path, as `microgpt diagnose` does.
+
+    The tokens are those given, those that the dump says, or those whose embedding it holds; a text
+    beside them is what they should have been. Raises InputError where the dump holds no values, or none
+    that has an event.
+    """
+    opened_dump, opened_model = open_all([dump, model], map)
+    if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):
+        raise InputError(
+            f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
+        )
+    known = _given_tokens(opened_dump, tokens, map)
+    expected = opened_model.read(text).tokens if text is not None else None
+    if known is None:  # the embedding tells, looked up once
+        opened_dump = with_tokens(opened_dump, opened_model, expected)
+        known = opened_dump.tokens
+    sides = [opened_dump, opened_model]
+    dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
+    assert isinstance(dumped, RecordedRun)
+    assert isinstance(ours, ModelRun)
+    names = [name for name in ours.names if name in set(dumped.names)]
+    lacking = [name for name in dumped.names if name not in set(ours.names)]
+    dumped.unpaired += [Unpaired(name, f"not in {ours.origin}") for name in lacking]
+    if dumped.statistics:
+        raise InputError(f"{dumped.origin} holds statistics alone: what an operation gives needs its values")
+    if not names:
+        raise InputError(
+            f"{dumped.origin} has no event of {ours.origin}; `microgpt diff --suggest-map` drafts a map"
+        )
+    partial = {name: dumped.fitted(name) for name in names if _of_some_positions(dumped, name)}
+    values = DumpedEvents(dumped, [name for name in names if name not in partial])
+    found = diagnose_values(
+        opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
+    )
+    return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
+
+
+def _given_tokens(dump: Recording, tokens: Sequence[int] | None, map: NameMap | None) -> Sequence[int] | None:
+    """The tokens that were given, or that the map or the dump says."""
+    said = (tokens, map.tokens if map else None, dump.tokens)
+    return next((known for known in said if known is not None), None)
+
+
+def _of_some_positions(side: RecordedRun, name: str) -> bool:
+    recorded = side.recording.tensors[name]
+    return not recorded.beside and math.prod(recorded.shape) < math.prod(side.shapes[name])

@@ -1,0 +1,81 @@
+"""Changes: plans in which some rows compute otherwise. Knows no mistake by itself.
+
+What is changed of a row is its kind (attributes included), its inputs, or what is read in the place of a
+parameter; rows are chosen by what they are, in all layers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...architecture.kinds import Kind, Linear, Norm, Rotation
+from ...architecture.operations.rotation import FaultyRotation, Turning, turning_of
+from ...architecture.plan import K, Operation, Plan, kind_of, prefix_of
+from ...arrays.stats import Array
+
+Which = Callable[[Operation], bool]
+Instead = Mapping[str, Callable[[str], Array]]  # by a parameter's name without its layer, from its whole name
+
+
+def of_kind(*kinds: type[Kind]) -> Which:
+    """Rows of these kinds."""
+    return lambda row: isinstance(row.kind, kinds)
+
+
+def called(name: str) -> Which:
+    """The rows that have an event's name, whatever their layer."""
+    own = kind_of(name)
+    return lambda row: kind_of(row.name) == own
+
+
+def with_kinds(plan: Plan, which: Which, make: Callable[[Any], Kind]) -> Plan:
+    """The plan where the kinds of some rows are others."""
+    return plan.changed(lambda row: replace(row, kind=make(row.kind)) if which(row) else row)
+
+
+def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
+    """The plan where all rows of a kind have other attributes."""
+    return with_kinds(plan, of_kind(kind), lambda own: replace(own, **attributes))
+
+
+def made(kind: type[K], **attributes: Any) -> Callable[[Kind], K]:
+    """Makes one of that kind of another, with its attributes and further ones."""
+    return lambda own: kind(**{**vars(own), **attributes})
+
+
+def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, ...]]) -> Plan:
+    """The plan where some rows read other events."""
+    return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
+
+
+def beside(*names: str) -> Callable[[Operation], tuple[str, ...]]:
+    """Reads the events of those names in the row's own layer."""
+    return lambda row: tuple(prefix_of(row.name) + kind_of(name) for name in names)
+
+
+def with_instead(plan: Plan, instead: Instead) -> Plan:
+    """The plan where something else is read in the place of matrices, biases and gains."""
+
+    def change(row: Operation) -> Operation:
+        if not isinstance(row.kind, Linear | Norm):
+            return row
+        own = {name: instead[kind_of(name)] for name in row.kind.names if kind_of(name) in instead}
+        return replace(row, instead={**(row.instead or {}), **own}) if own else row
+
+    return plan.changed(change)
+
+
+def turning(plan: Plan, change: Callable[[Turning], Turning]) -> Plan:
+    """The plan where q and k turn otherwise."""
+
+    def changed(kind: Rotation) -> Kind:
+        return FaultyRotation(kind.rope, kind.head_dim, change(turning_of(kind)))
+
+    return with_kinds(plan, of_kind(Rotation), changed)
+
+
+def turning_by(plan: Plan, **changes: Any) -> Plan:
+    """The same with some attributes of the turning changed."""
+    return turning(plan, lambda own: replace(own, **changes))

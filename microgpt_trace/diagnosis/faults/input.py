@@ -1,0 +1,147 @@
+"""Mistakes at the entrance: other tokens, BOS, shifted positions, a scaled embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...architecture.kinds import Lookup, Loss
+from ...architecture.model import LanguageModel
+from ...architecture.operations.lookup import FaultyLookup
+from ...architecture.operations.prediction import FaultyLoss
+from ...architecture.plan import Operation, Plan
+from ...arrays.stats import Array
+from ..fitting import Family
+from ..hypothesis import Case, Finding, Hypothesis, first_of
+from .changes import made, of_kind, with_kinds
+
+PART = 4096  # rows of the vocabulary looked at together
+FEW = 4  # one row in so many, at most, is called wrong rather than all of them other
+
+
+def token_finding(
+    model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
+) -> Finding | None:
+    """What is different about the dump's tokens where the text gives others."""
+    if text_tokens is None or tuple(tokens) == tuple(text_tokens):
+        return None
+    own, text = list(tokens), list(text_tokens)
+    if own == text[1:]:
+        id, claim = "bos-missing", f"lack {_named(model, text[0])}, which the model's tokenizer puts first"
+    elif own[1:] == text:
+        id = "bos-added"
+        claim = f"begin with {_named(model, own[0])}, which the model's tokenizer does not put first"
+    else:
+        pairs = zip(own, text, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(own), len(text)))
+        id = "other-tokens"
+        claim = (
+            f"part from those of the text at position {at}: {_at(own, at)}, where it gives {_at(text, at)}"
+        )
+    return Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
+
+
+def _at(tokens: Sequence[int], position: int) -> str:
+    return str(tokens[position]) if position < len(tokens) else "none"
+
+
+def _named(model: LanguageModel, token: int) -> str:
+    return f"token {token} (BOS)" if token == model.bos else f"token {token}"
+
+
+def embedding(case: Case) -> Iterator[Hypothesis | Family]:
+    """The rows of other tokens, and rows times a constant."""
+    kind = _table(case, "tokens")
+    if kind is None:
+        return
+    tokens, width = case.given.tokens, kind.width
+    special = {
+        math.sqrt(width): ("embedding-scaled", f"your rows are multiplied by sqrt({width}), as Gemma's are"),
+        -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
+    }
+    yield Family(
+        "embedding-scaled", lambda scale: looked_up(case.plan, "tokens", scale=scale),
+        "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
+        special=special, low=-math.inf, pivot=None, silent=(0.0,),
+    )  # fmt: skip
+    if case.row.kind is kind and case.alone:
+        yield from _other_tokens(case, nearest_tokens(case))
+        return
+    bos = case.given.model.bos
+    first = tokens[0] if bos is None else bos
+    for id, moved, words in (
+        ("bos-added", np.r_[first, tokens[:-1]], "one position late, after a BOS"),
+        ("bos-missing", np.r_[tokens[1:], tokens[-1:]], "one position early, without the first one"),
+    ):
+        yield Hypothesis(id, f"your tokens come {words}", _of_tokens(case, moved))
+
+
+def _table(case: Case, by: str) -> Lookup | None:
+    """The lookup by tokens or positions that takes part, if one does."""
+    return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
+
+
+def looked_up(plan: Plan, by: str, **attributes: Any) -> Plan:
+    """The plan where tokens or positions are looked up otherwise."""
+
+    def which(row: Operation) -> bool:
+        return isinstance(row.kind, Lookup) and row.kind.by == by
+
+    return with_kinds(plan, which, made(FaultyLookup, **attributes))
+
+
+def _of_tokens(case: Case, tokens: Array) -> Plan:
+    """The plan where other tokens are read; what follows them is next in the loss."""
+    loss = with_kinds(case.plan, of_kind(Loss), made(FaultyLoss, tokens=tokens))
+    return looked_up(loss, "tokens", tokens=tokens)
+
+
+def nearest_tokens(case: Case) -> Array:
+    """Whose embedding each row of the dump is nearest to, of equal ones the token's own: [T]"""
+    kind, own = case.row.kind, case.given.tokens
+    assert isinstance(kind, Lookup)
+    rows = np.nan_to_num(case.found.astype(np.float64))
+    best, nearest = np.full(len(rows), math.inf), np.zeros(len(rows), int)
+    for start in range(0, kind.rows, PART):
+        ids = np.arange(start, min(start + PART, kind.rows))
+        part = case.given.rows(case.row, kind.table, ids).astype(np.float64)
+        apart = np.square(part).sum(axis=1) - 2 * rows @ part.T
+        closer = apart.min(axis=1) < best
+        best[closer], nearest[closer] = apart.min(axis=1)[closer], start + apart.argmin(axis=1)[closer]
+    found, right = (case.given.rows(case.row, kind.table, ids) for ids in (nearest, own))
+    equal = (found == right).all(axis=1)
+    return np.where(equal, own, nearest)
+
+
+def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
+    """What the tokens whose rows the dump has tell of the mistake."""
+    tokens, model = case.given.tokens, case.given.model
+    wrong = np.flatnonzero(own != tokens)
+    if not len(wrong):
+        return
+    if len(tokens) > 1 and (own[1:] == tokens[:-1]).all():
+        id, claim = (
+            "bos-added",
+            f"your rows are those of {_named(model, own[0])} and then of the tokens, one late",
+        )
+    elif len(tokens) > 1 and (own[:-1] == tokens[1:]).all():
+        id, claim = "bos-missing", f"your rows lack that of {_named(model, tokens[0])} and come one early"
+    elif len(wrong) * FEW <= len(tokens) or len(wrong) == 1:
+        at = wrong[0]
+        id, claim = "another-token", f"your row of position {at} is that of token {own[at]}, not {tokens[at]}"
+        claim += f"; so are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    else:
+        id, claim = "other-tokens", f"your rows are those of the tokens {first_of(own, 8)}"
+    yield Hypothesis(id, claim, _of_tokens(case, own))
+
+
+def positions(case: Case) -> Iterator[Hypothesis]:
+    """Learned positions that begin elsewhere."""
+    if _table(case, "positions") is None:
+        return
+    for offset in (1, -1, 2):
+        claim = f"your positions begin at {offset}, not at 0"
+        yield Hypothesis("position-offset", claim, looked_up(case.plan, "positions", offset=offset))

@@ -1,0 +1,231 @@
+"""Mistakes of norms: what they divide by, their eps, their gain, what they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...architecture.kinds import Kind, Linear, Norm, Rotation
+from ...architecture.operations.norm import FaultyNorm
+from ...architecture.plan import Operation, Plan, kind_of, layer_of
+from ...architecture.reference import InTurn
+from ...arrays.stats import Array
+from ..fitting import Family
+from ..hypothesis import Case, Hypothesis
+from .changes import made, of_kind, reading, with_attributes, with_instead, with_kinds
+
+USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
+POWERS = (0.25, 2.0)  # of the mean square, 0.5 being right
+EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # of the mean, 2 being right
+LATE = "the norm of q and k comes after RoPE, not before"
+
+
+def norms(case: Case) -> Iterator[Hypothesis | Family]:
+    """Norms without a mean square, with a mean or a sum, their gain missing or another."""
+    kinds = case.kinds(Norm)
+    if not kinds:
+        return
+    yield from _gains(case)
+    every = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}
+    without = case.changed(every, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
+    skipped = with_instead(_faulty(case, power=0.0, centred=False), without)
+    what = "gain and bias" if case.norm_biases else "gain"
+    yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", skipped)
+    centred = not kinds[0].centred
+    words = "the mean is subtracted (LayerNorm, not RMSNorm)"
+    words = words if centred else "the mean is not subtracted (RMSNorm, not LayerNorm)"
+    yield Hypothesis("layernorm", words, with_attributes(case.plan, Norm, centred=centred))
+    if not centred:  # it is centred
+        kept = _faulty(case, power=0.0, centred=False)
+        yield Hypothesis("norm-skipped", f"the norm is skipped, its {what} kept", kept)
+        claim = "the sum of squares is divided by one less than there are (an unbiased variance)"
+        yield Hypothesis("norm-unbiased", claim, _faulty(case, unbiased=True))
+    claim = "the squares are summed, their mean is not taken"
+    yield Hypothesis("norm-summed", claim, _faulty(case, summed=True))
+    if any(kind.head_dim for kind in kinds):
+        claim = "the norm goes over the whole row, not over each head"
+        yield Hypothesis("norm-of-row", claim, _faulty(case, per_head=False))
+    outside = _faulty(case, eps_outside=True)
+    yield Hypothesis("eps-outside", f"eps {kinds[0].eps:g} is added outside the root", outside)
+
+
+def _faulty(case: Case, **attributes: Any) -> Plan:
+    """The plan where every norm has what no model has."""
+    return with_kinds(case.plan, of_kind(Norm), made(FaultyNorm, **attributes))
+
+
+def numbers(case: Case) -> Iterator[Family]:
+    """Another eps, power of the mean square or exponent of the mean."""
+    kind = case.kind(Norm)
+    if kind is None:
+        return
+    rows = _rows(case) if case.alone and kind is case.row.kind else None
+    starts = [eps for eps in USUAL_EPS if eps != kind.eps]
+    starts += [max(_eps_of(*rows), 0.0)] if rows else []
+    yield Family(
+        "eps", lambda eps: with_attributes(case.plan, Norm, eps=eps),
+        f"eps is {{}}, the model says {kind.eps:.3g}".format,
+        own=kind.eps, starts=starts, usual=USUAL_EPS, pivot=float(rows[0].min()) if rows else kind.eps,
+    )  # fmt: skip
+    claim = "the mean square (with eps) is raised to {}, not to 0.5 (the root)".format
+    yield Family(
+        "norm-power", lambda power: _faulty(case, power=power), claim,
+        own=0.5, starts=(*POWERS, *([_power_of(*rows)] if rows else [])), usual=POWERS,
+        special={
+            0.0: ("norm-power", "the mean is subtracted, nothing divides")
+            if kind.centred
+            else ("norm-skipped", "the norm is skipped, its gain kept"),
+            1.0: ("norm-power", "the root is missing: the mean square itself divides"),
+        },
+        low=-8.0, high=8.0, pivot=None, unit=1.0,
+    )  # fmt: skip
+    claim = "the norm has exponent {}, not 2: mean(|x|^p)^(1/p)".format
+    yield Family(
+        "norm-exponent", lambda exponent: _faulty(case, exponent=exponent), claim,
+        own=2.0, starts=EXPONENTS, usual=EXPONENTS, low=0.5, high=8.0,
+    )  # fmt: skip
+
+
+def _rows(case: Case) -> tuple[Array, Array] | None:
+    """Mean square and factor of every row of a norm, from its input and output; None where none is told."""
+    x, found = case.inputs[0], case.found.astype(np.float64)
+    kind = case.row.kind
+    assert isinstance(kind, Norm)
+    own = case.parameter(kind.gain) if kind.gain else np.ones(1)
+    width = x.shape[1] if len(own) == 1 else len(own)
+    x, found = x.reshape(-1, width), found.reshape(-1, width)
+    x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
+    found = found - case.parameter(kind.bias) if kind.bias else found
+    scaled = x * own
+    usable = np.isfinite(x).all(axis=1) & np.isfinite(found).all(axis=1) & scaled.any(axis=1)
+    x, scaled, found = x[usable], scaled[usable], found[usable]
+    if not len(x):
+        return None
+    return np.square(x).mean(axis=1), (found * scaled).sum(axis=1) / np.square(scaled).sum(axis=1)
+
+
+def _eps_of(squares: Array, factors: Array) -> float:
+    """The eps of the row in which it matters most: 1 / factor^2 - mean square."""
+    row = int(squares.argmin())
+    eps = float(1 / factors[row] ** 2 - squares[row])
+    return eps if math.isfinite(eps) else 0.0
+
+
+def _power_of(squares: Array, factors: Array) -> float:
+    """What the mean squares are raised to, by least squares of the logarithms."""
+    told = (factors > 0) & (squares > 0)
+    logs = np.log(squares[told])
+    power = float(-(np.log(factors[told]) @ logs) / (logs @ logs)) if logs.any() else 0.0
+    return min(max(power, -4.0), 4.0)
+
+
+def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
+    def at(added: float) -> Plan:
+        return with_instead(case.plan, case.changed(chosen, lambda gain: gain + added))
+
+    special = {1.0: ("gain-plus-one", f"{words} has 1 added to it (as Gemma does)")}
+    return Family(
+        "gain-plus", at, f"{words} has {{}} added to it".format,
+        own=0.0, special=special, low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
+
+
+def _gains(case: Case) -> Iterator[Hypothesis | Family]:
+    """The gain missing (the bias too), with 1 added, squared, or that of another norm."""
+    own = case.gains
+    if not own:
+        return
+    changes: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
+        ("gain-missing", "is missing", np.ones_like),
+        ("gain-twice", "is applied twice", np.square),
+    )
+    for chosen in [own] if len(own) == 1 else [own, *((gain,) for gain in own)]:
+        words = f"the norm's gain ({', '.join(chosen)})"
+        for id, what, change in changes:
+            plan = with_instead(case.plan, case.changed(chosen, change))
+            yield Hypothesis(id, f"{words} {what}", plan)
+        yield _gain_plus(case, chosen, words)
+    if case.norm_biases:
+        without = case.changed(own, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
+        claim = f"the norm's gain and bias ({', '.join((*own, *case.norm_biases))}) are missing"
+        yield Hypothesis("gain-missing", claim, with_instead(case.plan, without))
+    for gain in own:
+        for other, name in _other_gains(case, gain):
+            plan = with_instead(case.plan, {gain: other})
+            yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", plan)
+            bias, its = case.bias_beside(gain), case.bias_beside(name)
+            if bias and its:
+                both = with_instead(plan, {bias: case.another(its)})
+                claim = f"gain and bias are those of {name}, not of {gain}"
+                yield Hypothesis("gain-of-another-norm", claim, both)
+
+
+def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:
+    """Gains of the same length, of this layer and the final one."""
+    length = case.shapes[case.whole_name(gain)]
+    norms = {kind.gain: kind for kind in case.plan.kinds(Norm) if kind.gain}
+    of_end = layer_of(case.whole_name(gain)) is None  # then those of the last layer, by whole names
+    near = len(case.plan.layers) - 1 if of_end else case.layer or 0
+    for other, kind in norms.items():
+        name = kind_of(other)
+        if name == gain or case.shapes[other] != length or layer_of(other) not in (near, None):
+            continue
+        if not of_end:
+            yield case.another(name), name
+        elif not kind.head_dim:
+            yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
+
+
+def skipped_norms(case: Case) -> Iterator[Hypothesis]:
+    """Products that read the stream instead of its norm, q and k whose norm is left out or comes late."""
+    seen = set[str]()
+    for row in case.of(Linear):
+        norm = case.plan[row.inputs[0]]
+        stage = kind_of(norm.name).partition(".")[0]
+        if isinstance(norm.kind, Norm) and not norm.kind.head_dim and stage not in seen:
+            seen.add(stage)
+            words = "the stream goes in without its norm"
+            words = words if norm.layer is not None else "the final norm is missing"
+            yield Hypothesis(f"{stage}-norm-missing", words, _past(case, kind_of(norm.name), Linear))
+    turned = [row for row in case.of(Rotation) if _of_head_norm(case.plan, row)]
+    if turned:
+        bare = reading(case.plan, of_kind(Rotation), lambda row: (case.plan.source(row.name),))
+        yield Hypothesis("qk-norm-missing", "the norm of q and k is missing", bare)
+        yield Hypothesis("qk-norm-late", LATE, bare.changed(lambda row: _normed_late(case.plan, row)))
+    if any(isinstance(row.kind, Norm) and row.kind.head_dim for row in case.rows):
+        yield Hypothesis("qk-norm-late", LATE, case.plan.changed(lambda row: _turned_early(case.plan, row)))
+
+
+def _past(case: Case, norm: str, *kinds: type[Kind]) -> Plan:
+    """The plan where rows of these kinds read what goes into the norms of that name."""
+
+    def change(row: Operation) -> tuple[str, ...]:
+        return tuple(case.plan[n].inputs[0] if kind_of(n) == norm else n for n in row.inputs)
+
+    return reading(case.plan, of_kind(*kinds), change)
+
+
+def _of_head_norm(plan: Plan, row: Operation) -> Operation | None:
+    """The norm of heads that a rotation reads."""
+    norm = plan[row.inputs[0]]
+    return norm if isinstance(norm.kind, Norm) and norm.kind.head_dim else None
+
+
+def _normed_late(plan: Plan, row: Operation) -> Operation:
+    """A rotation with the norm after it that was before it."""
+    norm = _of_head_norm(plan, plan[row.name]) if isinstance(row.kind, Rotation) else None
+    return row if norm is None else replace(row, kind=InTurn((row.kind, norm.kind)))
+
+
+def _turned_early(plan: Plan, row: Operation) -> Operation:
+    """A norm of heads of what is turned already, and a rotation that passes it on."""
+    if isinstance(row.kind, Rotation) and _of_head_norm(plan, row):
+        return replace(row, kind=InTurn())
+    rotation = next((plan[n] for n in plan.readers[row.name] if isinstance(plan[n].kind, Rotation)), None)
+    if not (isinstance(row.kind, Norm) and row.kind.head_dim and rotation):
+        return row
+    return replace(row, kind=InTurn((rotation.kind, row.kind)))

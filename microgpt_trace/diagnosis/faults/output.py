@@ -1,0 +1,274 @@
+"""What the wrong values look like beside the right ones, where no mistake of the operation explains them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
+from ...arrays.stats import Array
+from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
+from ..hypothesis import Case, Hypothesis, first_of
+from ..precision import HALVES
+from .attention import capped
+
+SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
+
+
+def nonfinite(case: Case) -> Iterator[Hypothesis]:
+    """NaN or infinities where the inputs are finite."""
+    broken = ~np.isfinite(case.found) & np.isfinite(case.expected)
+    if not broken.any():
+        return
+    nans = np.isnan(case.found[broken]).all()
+    at = [int(i) for i in np.argwhere(broken)[0]]
+    count = int(np.count_nonzero(broken))
+    where = f"at {at}" if count == 1 else f"at {count} of {broken.size} places, the first {at}"
+    claim = f"your values are {'NaN' if nans else 'infinite or NaN'} {where}, though the inputs are finite"
+
+    def transform(other: Case, expected: Array) -> Array:
+        return np.where(broken, np.nan, expected) if expected.shape == broken.shape else expected
+
+    yield Hypothesis("nan" if nans else "infinite", claim, None, transform, of_no_number=True)
+
+
+def zeros(case: Case) -> Iterator[Hypothesis]:
+    """All values zero, as of memory that nobody wrote to."""
+    if not case.found.any():
+        yield Hypothesis("zeros", "your values are all zeros", None, lambda own, e: e * 0)
+
+
+def whole(case: Case) -> Iterator[Hypothesis]:
+    """All values: times a constant, moved by a row, rounded, clipped."""
+    found = case.found.astype(np.float64)
+    if not case.expected.ndim:
+        return
+    if not found.any():
+        return
+    if case.expected.ndim == 2 and case.positions is None and len(found) > 1:
+        for step, words in ((1, "late"), (-1, "early")):
+            claim = f"your rows come one position {words}"
+            yield Hypothesis("rows-shifted", claim, None, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
+        yield Hypothesis("rows-reversed", "your rows come in reverse order", None, lambda own, e: e[::-1])
+    for name, (words, rounded) in HALVES.items():
+        claim = f"your values are rounded to {words}"
+        yield Hypothesis(f"rounded-{name}", claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
+    most = float(np.nanmax(np.abs(found), initial=0.0))
+    if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:
+        claim = f"your values are clipped at +-{most:.6g}"
+        yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
+    yield from _constant_row(case, found)
+
+
+def _shown(case: Case) -> Array:
+    compared = case.judge.compared(case.name)
+    finite = np.isfinite(case.found) & np.isfinite(case.expected)
+    return finite if compared is None else finite & compared
+
+
+def numbers(case: Case) -> Iterator[Hypothesis | Family]:
+    """All values times a constant; logits with a cap."""
+    if any(row.name == "logits" for row in case.rows):
+        yield capped(case, Linear, "logits")
+    negated = ("negated", "your values have the wrong sign: minus the right ones")
+    kind = case.row.kind
+    scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
+    if scaled or not case.expected.ndim:
+        yield Hypothesis(*negated, None, lambda own, e: -e)  # a factor is another's
+        return
+    yield Family(
+        "times", lambda factor: lambda own, e: e * factor,
+        "your values are the right ones scaled by {}".format, own=1.0, usual=(0.5, 2.0),
+        special={-1.0: negated},
+        low=-math.inf, pivot=None, silent=(0.0,),
+    )  # fmt: skip
+
+
+def _shifted(case: Case, expected: Array, step: int) -> Array:
+    """Rows one later or earlier; the one that is new is taken as the dump has it."""
+    moved = np.roll(expected, step, axis=0)
+    moved[0 if step == 1 else -1] = case.found[0 if step == 1 else -1]
+    return moved
+
+
+def _constant_row(case: Case, found: Array) -> Iterator[Hypothesis]:
+    """The same vector (a bias that the model has not) added to every row."""
+    if case.expected.ndim != 2 or case.positions is not None or len(found) < 3:
+        return
+    with np.errstate(all="ignore"):
+        vector = np.median(found - case.expected, axis=0)
+    if np.isfinite(vector).all():
+        claim = f"the same vector (norm {np.linalg.norm(vector):.4g}) is added to every row, like a bias"
+        yield Hypothesis("vector-added", claim, None, lambda own, e: e + vector, rank=NUMBERED)
+
+
+def heads(case: Case) -> Iterator[Hypothesis]:
+    """Heads in another order."""
+    order = head_order(case)
+    if order is not None:
+        claim = f"your heads are the right heads [{first_of(order, 16)}]"
+        yield Hypothesis("heads-permuted", claim, None, lambda own, e: _ordered(own, e, order))
+
+
+def by_head(case: Case, values: Array) -> Array | None:
+    """Values head by head, [H, T, n], of events that have heads."""
+    if isinstance(case.row.kind, Scores | Softmax):
+        return np.where(_shown(case), values, 0)
+    if case.name not in case.plan.heads:
+        return None
+    return values.reshape(len(values), -1, case.plan.heads[case.name].dim).swapaxes(0, 1)
+
+
+def head_order(case: Case) -> list[int] | None:
+    """Which right head each head of the dump is nearest to, where that is another order."""
+    found, expected = by_head(case, case.found.astype(np.float64)), by_head(case, case.expected)
+    if found is None or expected is None or len(found) == 1 or case.positions is not None:
+        return None
+    flat, right = (
+        np.nan_to_num(found.reshape(len(found), -1)),
+        np.nan_to_num(expected.reshape(len(found), -1)),
+    )
+    apart = np.square(right).sum(axis=1) - 2 * flat @ right.T
+    order = [int(i) for i in apart.argmin(axis=1)]
+    return order if order != list(range(len(order))) and len(set(order)) > 1 else None
+
+
+def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
+    if expected.ndim == 3:
+        return expected[order]
+    dim = case.plan.heads[case.name].dim
+    return expected.reshape(len(expected), -1, dim)[:, order].reshape(expected.shape)
+
+
+def places(case: Case) -> Iterator[Hypothesis]:
+    """Few rows, heads, channels or elements that are wrong while the others are right."""
+    if case.expected.ndim < 2:
+        return
+    for id, words, axis in (("one-position", "position", -2), ("one-channel", "channel", -1)):
+        wrong = _wrong_along(case, axis)
+        if axis == -1 and case.expected.ndim == 3:
+            words = "key position"
+        if wrong is not None:
+            yield _exception(case, id, words, axis, wrong)
+    grouped = by_head(case, _apart(case))
+    if grouped is not None and len(grouped) > 1:
+        sizes = np.abs(grouped).max(axis=(1, 2))
+        wrong = _exceptions(sizes, by_head(case, np.abs(np.where(_shown(case), case.expected, 0))))
+        if wrong is not None:
+            yield _wrong_heads(case, wrong)
+    yield from _elements(case)
+
+
+def _apart(case: Case) -> Array:
+    with np.errstate(all="ignore"):
+        return np.where(_shown(case), case.found - case.expected, 0)
+
+
+def _limit(case: Case) -> float:
+    """A difference of one element that rounding does not make."""
+    size = np.sqrt(np.mean(np.square(np.where(_shown(case), case.expected, 0))))
+    return 8 * case.judge.plain.chain_floor(case.name) * float(size)
+
+
+def _exceptions(sizes: Array, right: Array | None) -> Array | None:
+    """The few whose difference stands out, where there are few."""
+    typical = 0.0 if right is None else float(np.sqrt(np.mean(np.square(right))))
+    wrong = np.flatnonzero(sizes > max(1e-4 * sizes.max(), 1e-6 * typical))
+    return (
+        wrong if len(wrong) > 0 and len(wrong) * 2 <= max(len(sizes), 2) and len(wrong) < len(sizes) else None
+    )
+
+
+def _wrong_along(case: Case, axis: int) -> Array | None:
+    """The indices along an axis at which the dump is wrong, where these are few."""
+    apart = np.abs(_apart(case))
+    others = tuple(i for i in range(apart.ndim) if i != apart.ndim + axis)
+    sizes = apart.max(axis=others)
+    wrong = np.flatnonzero(sizes > max(_limit(case), 1e-4 * float(sizes.max())))
+    few = len(wrong) == 1 or len(wrong) * SHARE <= len(sizes)
+    return wrong if len(wrong) and few and len(wrong) < len(sizes) else None
+
+
+def _exception(case: Case, id: str, words: str, axis: int, wrong: Array) -> Hypothesis:
+    own = case.found
+    index: list[slice | Array] = [slice(None)] * own.ndim
+    index[axis] = wrong
+    shown = (
+        [case.positions[i] for i in wrong] if axis == -2 and case.positions is not None else wrong.tolist()
+    )
+    verb = "are" if len(shown) > 1 else "is"
+    claim = f"only {words}{'s' if len(shown) > 1 else ''} {first_of(shown, 6)} {verb} wrong"
+    claim += _what(case, axis, wrong)
+
+    def transform(other: Case, expected: Array) -> Array:
+        mended = expected.astype(np.float64).copy()
+        mended[tuple(index)] = other.found[tuple(index)]
+        return mended
+
+    return Hypothesis(id, claim + "; the others follow", None, transform, rank=COMBINED)
+
+
+def _what(case: Case, axis: int, wrong: Array) -> str:
+    """What the one wrong row or channel is."""
+    if len(wrong) != 1:
+        return ""
+    found = np.take(case.found, wrong[0], axis).astype(np.float64).ravel()
+    expected = np.take(np.where(_shown(case), case.expected, 0), wrong[0], axis).astype(np.float64).ravel()
+    found = np.where(np.take(_shown(case), wrong[0], axis).ravel(), found, 0)
+    if not found.any():
+        return " (all 0)"
+    factor = float(found @ expected / (expected @ expected)) if expected.any() else math.nan
+    if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
+        return f" ({factor:.5g} times the right values)"
+    if axis == -2 and case.expected.ndim == 2:
+        with np.errstate(all="ignore"):
+            apart = np.linalg.norm(case.expected - case.found[wrong[0]], axis=1)
+        row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
+        if apart[row] < 1e-3 * np.linalg.norm(found):
+            return (
+                f" (it has the values of position {row if case.positions is None else case.positions[row]})"
+            )
+    return ""
+
+
+def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
+    def transform(other: Case, expected: Array) -> Array:
+        mended = expected.astype(np.float64).copy()
+        if mended.ndim == 3:
+            mended[wrong] = other.found[wrong]
+            return mended
+        shape = (len(mended), -1, case.plan.heads[case.name].dim)
+        mended.reshape(shape)[:, wrong] = other.found.reshape(shape)[:, wrong]
+        return mended
+
+    listed = first_of(wrong, 8)
+    which = f"heads {listed} are" if len(wrong) > 1 else f"head {listed} is"
+    claim = f"only {which} wrong; the others follow"
+    return Hypothesis("one-head", claim, None, transform, rank=COMBINED)
+
+
+def _elements(case: Case) -> Iterator[Hypothesis]:
+    """Single elements that are wrong."""
+    apart = np.abs(_apart(case))
+    wrong = apart > max(_limit(case), 1e-4 * float(apart.max()))
+    count = int(np.count_nonzero(wrong))
+    if not 0 < count <= max(1, apart.size // 64):
+        return
+    at = np.unravel_index(int(apart.argmax()), apart.shape)
+    place = [int(i) for i in at]
+    if case.positions is not None:
+        place[0] = case.positions[place[0]]
+    claim = (
+        f"only {count} of {apart.size} elements are wrong, most of all {place}"
+        if count > 1
+        else f"only the element {place} is wrong"
+    )
+    claim += f" (yours {case.found[at]:.6g}, follows {case.expected[at]:.6g})"
+
+    def transform(other: Case, e: Array) -> Array:
+        return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
+
+    id, rank = ("one-element", PLAIN) if count == 1 else ("few-elements", DESCRIBED)
+    yield Hypothesis(id, claim, None, transform, rank=rank)

@@ -1,0 +1,253 @@
+"""Mistakes of RoPE. Angles, and with them base, scaling and offset, are measured from q and q after RoPE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ...architecture.event_words import words_of_kind
+from ...architecture.kinds import Rotation
+from ...architecture.operations.rotation import Turning, turning_of
+from ...architecture.plan import Plan, kind_of
+from ...architecture.rope import Rope, rope_frequencies
+from ...arrays.stats import Array
+from ..fitting import COMBINED, DESCRIBED, Family
+from ..hypothesis import Case, Hypothesis
+from ..precision import HALVES
+from ..rope_angles import Turns, common_factor, measure, nearest, offset_of
+from .changes import turning, turning_by
+
+BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
+FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
+PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
+WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
+STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
+PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
+UNTURNED, TWICE = ", not turned at all", " turned twice"
+BACK = " turned in the other direction (sin negated)"
+PAIRED = " (and pairs are interleaved: neighbours, not halves)"
+
+
+def rope(case: Case) -> Iterator[Hypothesis | Family]:
+    """Every mistake of RoPE: those without a number first, then those with one."""
+    kind = case.kind(Rotation)
+    if kind is None:
+        return
+    own, said = turning_of(kind), kind.rope
+    yield from _plain(case, own, said)
+    yield from _scalings(case, own, said)
+    for adjacent in (False, True):
+        for family in _numbers(case, own, said, _turns(case, adjacent)):
+            yield _coarse(case, _interleaved(family) if adjacent else family)
+
+
+def _head_dim(case: Case) -> int:
+    kind = case.kind(Rotation)
+    assert kind is not None
+    return kind.head_dim
+
+
+def _coarse(case: Case, family: Family) -> Family:
+    """The same with frequencies that an engine may round as it rounds everything."""
+    if case.judge.plain.precision.name not in HALVES:
+        return family
+    _, rounding = HALVES[case.judge.plain.precision.name]
+    return replace(family, coarse=lambda value: _rounded(family.at(value), rounding))
+
+
+def _rounded(plan: Plan, rounding: Callable[[Array], Array]) -> Plan:
+    def rounded(own: Turning) -> Turning:
+        return replace(own, frequencies=rounding(own.frequencies).astype(np.float64))
+
+    return turning(plan, rounded)
+
+
+def frequencies(case: Case) -> Iterator[Hypothesis]:
+    """Pairs that turn otherwise, each as it does."""
+    if case.kind(Rotation) is None:
+        return
+    for adjacent in (False, True):
+        turns = _turns(case, adjacent)
+        if turns is not None:
+            yield from _other_frequencies(case, turns, adjacent)
+
+
+def _turns(case: Case, adjacent: bool) -> Turns | None:
+    """What turns the input into the output, where the dump has both."""
+    if not case.alone or len(case.found) < 2:
+        return None
+    return measure(case.inputs[0], case.found.astype(np.float64), _head_dim(case), adjacent)
+
+
+def _interleaved(family: Family) -> Family:
+    """The same with pairs that are neighbours."""
+
+    def at(value: float) -> Plan:
+        return turning_by(family.at(value), adjacent=True)
+
+    special = {value: (id, claim + PAIRED) for value, (id, claim) in family.special.items()}
+    claim = lambda value: family.claim(value) + PAIRED  # noqa: E731
+    return replace(family, at=at, claim=claim, special=special, rank=COMBINED)
+
+
+def _subject(case: Case) -> tuple[str, str]:
+    """What the values are, and of what: "your values are", "your own q" """
+    if not isinstance(case.row.kind, Rotation):
+        return "your values follow from", "q and k"
+    (source,) = case.row.inputs
+    words = words_of_kind(kind_of(source))
+    return "your values are", f"your own {words}" if case.alone else words
+
+
+def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
+    """Mistakes without a number, and those that `_stretched` does not tell."""
+    plan, (begin, source) = case.plan, _subject(case)
+    claim = f"{begin} the interleaved pairing of {source}"
+    yield Hypothesis("rope-interleaved", claim, turning_by(plan, adjacent=True))
+    claim += ", turned in the other direction"
+    back = turning_by(plan, adjacent=True, frequencies=-own.frequencies)
+    yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
+    for words, rounding in HALVES.values():
+        claim = f"the frequencies of RoPE are rounded to {words}"
+        yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, rounding))
+    f = own.frequencies
+    if own.factor != 1 or said.kind == "linear":
+        missing = turning(plan, lambda _: Turning(f * 0))
+        yield Hypothesis("rope-missing", f"{begin} {source}{UNTURNED}", missing)
+        twice = turning_by(plan, frequencies=f * 2, factor=own.factor**2)
+        yield Hypothesis("rope-twice", f"{begin} {source}{TWICE}", twice)
+    if said.kind == "linear":
+        yield Hypothesis("rope-direction", f"{begin} {source}{BACK}", turning_by(plan, frequencies=-f))
+
+
+def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
+    """Scaling left out or of another kind, a part of the head turned."""
+    rows, dim = case.plan, _head_dim(case)
+    if said.kind != "default" or said.factors:
+        kind = said.kind if said.kind != "default" else "factors"
+        plain = np.asarray(rope_frequencies(Rope(said.theta), dim)[0])
+        missing = turning(rows, lambda _: Turning(plain))
+        yield Hypothesis("rope-scaling-missing", f"the scaling ({kind}) is missing", missing)
+        if said.factor != 1 and kind != "linear":
+            claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {kind} says"
+            linear = turning(rows, lambda _: Turning(plain / said.factor))
+            yield Hypothesis("rope-scaling-linear", claim, linear)
+    if own.factor != 1:
+        claim = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
+        yield Hypothesis("rope-attention-factor", claim, turning_by(rows, factor=1.0))
+    for share in PARTS:
+        count = int(dim * share) // 2
+        if not count:
+            continue
+        claim = f"only the first {2 * count} of {dim} channels of a head are turned"
+        turned = np.asarray(rope_frequencies(replace(said, factors=()), 2 * count)[0])
+        yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=turned))
+        claim += " by the first frequencies of the whole"
+        yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=own.frequencies[:count]))
+
+
+def _numbers(case: Case, own: Turning, said: Rope, measured: Turns | None) -> Iterator[Family]:
+    """Mistakes with a number: base, factor, positions scaled or moved, cos and sin times a constant."""
+    yield _base(case, said, measured)
+    if said.kind != "default" or said.factors:
+        yield _base_unscaled(case, said, measured)
+    if said.kind != "default":
+        yield _factor(case, own, said, measured)
+    if said.kind != "linear":
+        yield _stretched(case, own, measured)
+    yield _offset(case, own, measured)
+    yield Family(
+        "rope-attention-factor", lambda factor: turning_by(case.plan, factor=factor),
+        f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
+        own=own.factor, starts=[measured.factor] if measured else [],
+        silent=(1.0,) if own.factor != 1 else (),
+    )  # fmt: skip
+
+
+def _with(case: Case, said: Rope) -> Plan:
+    frequencies, size = rope_frequencies(said, _head_dim(case))
+    return turning_by(case.plan, frequencies=np.asarray(frequencies), factor=size)
+
+
+def _base(case: Case, said: Rope, measured: Turns | None) -> Family:
+    def frequencies(base: float) -> Array:
+        return rope_frequencies(replace(said, theta=base), _head_dim(case))[0]
+
+    starts = [base for base in BASES if base != said.theta]
+    if measured is not None:
+        starts = [nearest(measured.frequencies, said.theta, frequencies)]
+    return Family(
+        "rope-base", lambda base: turning_by(case.plan, frequencies=np.asarray(frequencies(base))),
+        f"the base is {{}}, the model says {said.theta:,.6g}".format,
+        own=said.theta, starts=starts, usual=BASES, low=1.01, high=1e15,
+    )  # fmt: skip
+
+
+def _base_unscaled(case: Case, said: Rope, measured: Turns | None) -> Family:
+    """Another base and no scaling."""
+    family = _base(case, Rope(said.theta), measured)
+    claim = lambda base: family.claim(base) + ", and its scaling is missing"  # noqa: E731
+    at = lambda base: _with(case, Rope(base))  # noqa: E731
+    return replace(family, claim=claim, at=at, rank=COMBINED)
+
+
+def _factor(case: Case, own: Turning, said: Rope, measured: Turns | None) -> Family:
+    def frequencies(factor: float) -> Array:
+        return rope_frequencies(replace(said, factor=factor), _head_dim(case))[0]
+
+    starts = [factor for factor in FACTORS if factor != said.factor]
+    if measured is not None:
+        starts = [nearest(measured.frequencies, said.factor, frequencies)]
+    none = ("rope-scaling-missing", f"the scaling ({said.kind}) is missing")
+    factorless = rope_frequencies(replace(said, factor=1.0), _head_dim(case))[1] == 1
+    return Family(
+        "rope-scaling-factor", lambda factor: _with(case, replace(said, factor=factor)),
+        f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}".format,
+        own=said.factor, starts=starts, usual=FACTORS, low=0.01, high=1e4,
+        special={1.0: none} if factorless else {},
+    )  # fmt: skip
+
+
+def _stretched(case: Case, own: Turning, measured: Turns | None) -> Family:
+    """All frequencies times a number: turned twice, backwards, not at all, or positions scaled."""
+    begin, source = _subject(case)
+    special = {-1.0: ("rope-direction", f"{begin} {source}{BACK}")}
+    if own.factor == 1:
+        special[2.0] = ("rope-twice", f"{begin} {source}{TWICE}")
+        special[0.0] = ("rope-missing", f"{begin} {source}{UNTURNED}")
+    starts = list(STRETCHES)
+    if measured is not None:
+        starts.append(common_factor(measured.frequencies, own.frequencies))
+    return Family(
+        "rope-positions-scaled", lambda by: turning_by(case.plan, frequencies=own.frequencies * by),
+        "all frequencies are those of the model times {} (positions scaled)".format,
+        own=1.0, starts=starts, usual=STRETCHES, special=special, low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
+
+
+def _offset(case: Case, own: Turning, measured: Turns | None) -> Family:
+    starts = [1.0, -1.0]
+    if measured is not None:
+        starts += [offset_of(measured, own.frequencies, where) for where in (WHOLE, NEAR)]
+    return Family(
+        "rope-offset", lambda offset: turning_by(case.plan, offset=offset),
+        "your positions begin at {}, not at 0".format,
+        own=0.0, starts=starts, usual=(*WHOLE[504:521],), low=-math.inf, pivot=None, unit=1.0,
+    )  # fmt: skip
+
+
+def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
+    kind = case.kind(Rotation)
+    assert kind is not None
+    right = turning_of(kind).frequencies
+    told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
+    found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
+    if len(other):
+        first = other[0]
+        claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
+        claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
+        plan = turning(case.plan, lambda _: Turning(found, turns.factor, adjacent))
+        yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)

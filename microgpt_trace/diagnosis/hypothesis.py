@@ -1,0 +1,234 @@
+"""Hypotheses: what a mistake would make of an operation, and what is said of it.
+
+Knows no mistake by itself; they are in the modules hypotheses_*. They are tried in trying.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from ..architecture.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
+from ..architecture.operations.reference_inputs import ReferenceInputs
+from ..architecture.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
+from ..arrays.stats import Array
+from ..text.brief import one_line
+from .evidence import Seen
+from .fitting import PLAIN, Family
+from .judging import Judge, row_errors
+
+ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Hypothesis:
+    """A mistake: the plan by which the engine would have computed, or what it did to the right value.
+
+    `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
+    has a number taken from the dump, COMBINED for two at a time, DESCRIBED for what only tells how the
+    values differ. `value` is the number, `low` and `high` those around it that fit as well. Of one that is
+    `of_no_number` a row of which nothing finite follows is no objection.
+    """
+
+    id: str
+    claim: str
+    plan: Plan | None = None
+    transform: Transform | None = None
+    rank: int = PLAIN
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    of_no_number: bool = False
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, repr=False)
+class Finding:
+    """A hypothesis about an operation that was tried, or a fact about the tokens.
+
+    `residual` is the error that it leaves (relative L2 of the worst row), `also_explains` the other
+    wrong operations that the same mistake explains, `cannot_be_told_from` the claims that fit this
+    operation as well. `value` is the number of a mistake that has one, and all from `low` to `high` fit
+    as well as it.
+    """
+
+    operation: str
+    id: str
+    claim: str
+    residual: float
+    explains: bool
+    also_explains: tuple[str, ...] = ()
+    cannot_be_told_from: tuple[str, ...] = ()
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    __repr__ = one_line
+
+
+class Product(NamedTuple):
+    """A product, and its matrix and bias without their layers."""
+
+    row: Operation
+    weight: str
+    bias: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A wrong operation: the dump's values beside what follows from the dump's own inputs.
+
+    `positions` are those of the rows of `found`, None where it has all; `expected` is float32 or float64.
+    """
+
+    name: str
+    found: Array
+    expected: Array
+    positions: Sequence[int] | None
+    judge: Judge
+    error: float
+
+    @property
+    def plan(self) -> Plan:
+        """The model's own."""
+        return self.judge.plain.plan
+
+    @property
+    def given(self) -> ReferenceInputs:
+        return self.judge.plain.given
+
+    @property
+    def row(self) -> Operation:
+        return self.plan[self.name]
+
+    @property
+    def layer(self) -> int | None:
+        return layer_of(self.name)
+
+    @property
+    def prefix(self) -> str:
+        return prefix_of(self.name)
+
+    @cached_property
+    def rows(self) -> tuple[Operation, ...]:
+        """The operations since the dump's own inputs, this one last."""
+        return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
+
+    def of(self, *kinds: type[Kind]) -> list[Operation]:
+        """Those of these kinds."""
+        return [row for row in self.rows if isinstance(row.kind, kinds)]
+
+    def kinds(self, kind: type[K]) -> list[K]:
+        """The same as kinds."""
+        return [row.kind for row in self.rows if isinstance(row.kind, kind)]
+
+    def kind(self, kind: type[K]) -> K | None:
+        """The first of them, if there is one."""
+        return next(iter(self.kinds(kind)), None)
+
+    @property
+    def alone(self) -> bool:
+        """The dump has all the operation's inputs, and all rows of its output: numbers can be measured."""
+        return len(self.rows) == 1 and self.positions is None
+
+    @cached_property
+    def inputs(self) -> tuple[Array, ...]:
+        """The dump's own inputs, float64; only where the operation stands alone."""
+        values = self.judge.plain.values
+        return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest error of a row, infinite where one is not finite."""
+        errors = row_errors(self.found, self.expected, self.judge.compared(self.name))
+        return float(np.nanmax(errors, initial=0))
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """The products that take part, one of each matrix."""
+        found: dict[str, Product] = {}
+        for row in self.of(Linear):
+            assert isinstance(row.kind, Linear)
+            bias = row.bias and kind_of(row.bias)
+            found.setdefault(kind_of(row.kind.weight), Product(row, kind_of(row.kind.weight), bias))
+        return tuple(found.values())
+
+    @cached_property
+    def gains(self) -> tuple[str, ...]:
+        """The gains of the norms that take part, without their layers."""
+        return tuple(dict.fromkeys(kind_of(kind.gain) for kind in self.kinds(Norm) if kind.gain))
+
+    @cached_property
+    def biases(self) -> tuple[str, ...]:
+        """The biases of the products and then of the norms that take part, without their layers."""
+        of_products = [product.bias for product in self.products if product.bias is not None]
+        return tuple(dict.fromkeys([*of_products, *self.norm_biases]))
+
+    @cached_property
+    def norm_biases(self) -> tuple[str, ...]:
+        """The biases of the norms that take part, without their layers."""
+        return tuple(dict.fromkeys(kind_of(kind.bias) for kind in self.kinds(Norm) if kind.bias))
+
+    def bias_beside(self, parameter: str) -> str | None:
+        """The bias that goes with a matrix or a gain, with its layer where that is named so."""
+        for row in self.plan.of_kind(Linear, Norm):
+            if row.bias and parameter == row.kind.names[0]:
+                return row.bias
+            if row.bias and parameter == kind_of(row.kind.names[0]):
+                return kind_of(row.bias)
+        return None
+
+    def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
+        """What stands in the place of those parameters: a function of their own values."""
+        return dict.fromkeys(names, lambda name: change(self.parameter(name)))
+
+    def another(self, parameter: str) -> Callable[[str], Array]:
+        """What stands in the place of one: the parameter of that name of the same layer, or of the model's
+        end."""
+
+        def instead(name: str) -> Array:
+            own = prefix_of(name) + parameter
+            return self.parameter(own if own in self.shapes else parameter)
+
+        return instead
+
+    def value(self, name: str) -> Array:
+        """An event: the dump's, or what follows for it."""
+        return self.judge.plain.value(name)
+
+    def parameter(self, name: str) -> Array:
+        """A parameter of the model."""
+        return self.given.model.parameter(name)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every parameter, in the model's order."""
+        return self.given.model.config.shapes()
+
+    def whole_name(self, parameter: str) -> str:
+        """A parameter of this layer; at the model's ends its own, or else the first layer's."""
+        own = self.prefix + parameter
+        return own if self.layer is not None or own in self.shapes else f"layer0.{parameter}"
+
+    @cached_property
+    def seen(self) -> Seen:
+        """What predictions are held against."""
+        judge, alone = self.judge, len(self.rows) == 1
+        elements = alone and isinstance(self.row.kind, ELEMENTWISE)
+        compared, precision = judge.compared(self.name), judge.plain.precision.name
+        return Seen(self.found, self.expected, compared, precision, elements)
+
+
+def first_of(values: Sequence[object] | Array, most: int) -> str:
+    """Numbers in words, of many the first."""
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
+
+
+Change = Callable[[Array], Array]
+Transform = Callable[[Case, Array], Array]
+Generator = Callable[[Case], Iterable["Hypothesis | Family"]]

@@ -1,0 +1,206 @@
+"""Arrays as .npy, .npz and safetensors files hold them: names, shapes and types first, numbers when asked
+for. Knows no event. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..arrays.encodings import ENCODINGS
+from ..arrays.stats import Array
+from ..errors import FileFormatError
+from ..foreign_files import check_regular, reading
+from ..readers.mapped_file import MappedFile
+from ..text.brief import brief
+from ..text.json_text import from_json
+from .npy_header import NpyHeader, read_header
+
+ZIP_MAGIC = b"PK\x03\x04"
+MAX_NAME = 512  # characters
+_BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations shrink by a third, not to a hundredth
+_WHOLE = {
+    "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
+    "U64": "<u8", "I64": "<i8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredArray:
+    """An array in a file. `kind` is "floating" (which `read` gives as float32 or float64, whatever the
+    file has), "whole" (integers and booleans, as they are) or "other", which cannot be read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # as the file calls it
+    kind: str
+    read: Callable[[], Array]
+
+
+def npy_array(path: Path, name: str) -> StoredArray:
+    """The array of a .npy file. Raises FileFormatError."""
+    size = check_regular(path, "a .npy file")
+    with reading(path), path.open("rb") as file:
+        header = _header(file, str(path), size)
+
+    def read() -> Array:
+        with reading(path), _refusing(str(path), "the array that was there"):
+            with path.open("rb") as file:
+                if read_header(file) != header:
+                    raise ValueError("changed meanwhile")
+            return _widened(header.array(MappedFile.open(path).part(header.offset, header.size)))
+
+    return _stored(path, name, header, read)
+
+
+def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
+    """The arrays of a .npz archive, which stays open while they are there, and the names of what else is in
+    it. Raises FileFormatError."""
+    arrays, others = [], []
+    seen = set[str]()
+    with reading(path), _refusing(str(path), "a .npz archive"):
+        archive = zipfile.ZipFile(path)  # its list of members takes longer to read than most of them
+        for member in archive.infolist():
+            if member.filename in seen:
+                raise FileFormatError(f"{path}: {brief(member.filename)} is there twice")
+            seen.add(member.filename)
+            if member.filename.endswith(".npy"):
+                arrays.append(_member(path, archive, member))
+            else:
+                others.append(member.filename)
+    return arrays, others
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> StoredArray:
+    where = f"{path}: {brief(member.filename)}"
+    if member.compress_size > path.stat().st_size:
+        raise FileFormatError(f"{where}: {member.compress_size:,} bytes, more than the file has")
+    if member.file_size > max(_BOMB_BYTES, _BOMB_TIMES * member.compress_size):
+        raise FileFormatError(f"{where}: {member.compress_size:,} bytes would become {member.file_size:,}")
+    with _refusing(where, "a .npy array"), archive.open(member) as file:
+        header = _header(file, where, member.file_size)
+
+    def read() -> Array:
+        with reading(path), _refusing(where, "the array that its header describes"):
+            with archive.open(member) as file:
+                if read_header(file) != header:
+                    raise ValueError("changed meanwhile")
+                data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
+                if file.read(1):  # and the checksum is looked at
+                    raise ValueError("longer than it was")
+            return _widened(header.array(data))
+
+    return _stored(path, member.filename.removesuffix(".npy"), header, read)
+
+
+def _stored(path: Path, name: str, header: NpyHeader, read: Callable[[], Array]) -> StoredArray:
+    check_name(path, name)
+    return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
+
+
+def _header(file: IO[bytes], where: str, size: int) -> NpyHeader:
+    """The header of a .npy array of `size` bytes in all."""
+    with _refusing(where, "a .npy array"):
+        header = read_header(file)
+    if header.dtype.hasobject:
+        raise FileFormatError(f"{where}: holds Python objects, which are not read")
+    if size != header.size:
+        raise FileFormatError(
+            f"{where}: {header.dtype} {brief(list(header.shape))} takes {header.size:,} bytes, found {size:,}"
+        )
+    return header
+
+
+def check_name(where: Path | str, name: str) -> None:
+    """Raises FileFormatError for a name that no tensor has: what names are held to takes longer than they
+    are long."""
+    if len(name) > MAX_NAME:
+        raise FileFormatError(
+            f"{where}: {brief(name)}: a name of {len(name):,} characters; at most {MAX_NAME} are expected"
+        )
+
+
+@contextmanager
+def _refusing(where: str, expected: str) -> Iterator[None]:
+    """Whatever NumPy and zipfile make of bytes that are wrong (of many kinds), as a FileFormatError."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's, not zipfile's
+            raise
+        raise FileFormatError(
+            f"{where}: expected {expected}, found something else or a part of one"
+        ) from error
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return "floating"
+    return "whole" if dtype.kind in "iub" else "other"
+
+
+def _widened(array: Array) -> Array:
+    """float16 and the other byte order as float32 and this machine's; a view where that is what it is."""
+    dtype = array.dtype.newbyteorder("=")
+    return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors of a safetensors file as its header has them, and its metadata.
+
+    Raises FileFormatError where the safetensors package does not open the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    expected = f"{path}: expected a safetensors file"
+    check_regular(path)
+    with reading(path):
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+            with path.open("rb") as raw:
+                header = from_json(raw.read(int.from_bytes(raw.read(8), "little")))
+        except SafetensorError as error:
+            reason = brief(str(error).splitlines()[0])
+            raise FileFormatError(f"{expected}, found {path.stat().st_size:,} bytes ({reason})") from error
+        except ValueError as error:
+            raise FileFormatError(f"{expected}, found a header that is not JSON") from error
+    header.pop("__metadata__", None)
+    for name in header:
+        check_name(path, name)
+    return header, metadata
+
+
+def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
+    """The tensors of a safetensors file and its metadata. Raises FileFormatError."""
+    header, metadata = safetensors_header(path)
+    file = MappedFile.open(path)
+    begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
+    return [_tensor(file, name, entry, begin) for name, entry in header.items()], metadata
+
+
+def _tensor(file: MappedFile, name: str, entry: dict[str, Any], begin: int) -> StoredArray:
+    start, stop = (begin + offset for offset in entry["data_offsets"])
+    shape, dtype = tuple(entry["shape"]), entry["dtype"]
+    if dtype in ("F16", "BF16"):
+        half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
+        return StoredArray(name, shape, dtype, "floating", half.read)
+    kind = "floating" if dtype in ("F32", "F64") else "whole" if dtype in _WHOLE else "other"
+
+    def read() -> Array:
+        if kind == "other":
+            raise FileFormatError(f"{file.path}: {brief(name)} has type {dtype}, which is not read")
+        return (
+            file.part(start, stop)
+            .view({"F32": "<f4", "F64": "<f8"}.get(dtype) or _WHOLE[dtype])
+            .reshape(shape)
+        )
+
+    return StoredArray(name, shape, dtype, kind, read)

@@ -1,0 +1,77 @@
+"""Observers: who looks on while a decoder runs over a prompt and its continuation, and in which order.
+
+Knows neither how the passes are run nor what a Trace makes of what was seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from ..decoder.model import Decoder
+from ..hooks.bus import Run, Subscription
+from ..hooks.event import TraceEvent
+from .anomalies import Steps
+from .checks import Checker
+from .collector import Collector
+from .overview import Overview
+
+if TYPE_CHECKING:
+    from .baseline import Baseline
+
+
+class Observers:
+    """Who observes a pass of the model, and what of it."""
+
+    def __init__(
+        self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
+        lens: Sequence[int],
+    ) -> None:  # fmt: skip
+        self.collector = Collector(kept)
+        self.steps = Collector(())  # of the step of a continuation that goes on
+        self.stepped = Steps()
+        self.checker = Checker(model.plan, model.parameter)
+        self.overview = Overview(model.plan, model.parameter, tokens, lens)
+        bus = model.hooks
+        self._bus = bus
+        self.baseline: Baseline | None = None
+        self._editing: list[Subscription] = []
+        self._comparing: list[Subscription] = []
+        self._length = 0
+        self._first, self._last = self.checker.observers(bus, *names)
+        self._overviewing = bus.subscription(self.overview, *self.overview.names, stats=True)
+        self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
+        in_parts, whole = [name for name in names if name not in kept], kept
+        self._collecting = [
+            bus.subscription(self.collector, *chosen, stats=True, parts=parts)
+            for chosen, parts in ((in_parts, True), (whole, False))
+            if chosen
+        ]
+
+    def let_in(self, baseline: Baseline, length: int) -> None:
+        """Have interventions take part in every pass; the prompt has so many positions."""
+        self.baseline, self._length = baseline, length
+        self._editing, self._comparing = baseline.subscriptions(self._bus)
+
+    def begin(self, time: bool, keep: bool) -> Run:
+        """Start the pass over the prompt; only a run that is checked again must keep replacements."""
+        after = [self._last, *self._comparing, self._overviewing, *self._collecting]
+        return self._bus.begin(time, [self._first, *self._editing], after, keep)
+
+    @property
+    def put(self) -> set[str]:
+        """The events that interventions change."""
+        return self.baseline.editor.names if self.baseline is not None else set()
+
+    def begin_step(self, number: int) -> Run:
+        """Start the pass that predicts token `number` of a continuation."""
+        self.checker.where = f"step {number}: "
+        if self.baseline is not None:
+            self.baseline.editor.start = self._length + number - 2
+        return self._bus.begin(False, [self._first, *self._editing], [self._last, self._stepping], False)
+
+    def end_step(self, shown: Collection[str]) -> tuple[TraceEvent, ...]:
+        """The events of the step that are to be shown; of the others only what is not finite is kept."""
+        events, self.steps.events = self.steps.events, []
+        self.stepped.add(events)
+        return tuple(event for event in events if event.name in shown)

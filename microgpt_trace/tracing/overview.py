@@ -1,0 +1,179 @@
+"""A decoder's layers at a glance: a hook that measures what the overview, the insights and the rules
+need, as the values pass. Keeps a few numbers a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..architecture.kinds import Activation, Softmax
+from ..arrays.stats import Array, median, row_medians
+from ..hooks.event import TraceEvent
+from .norms import NormMeter
+from .result import Compared, LayerRow
+
+if TYPE_CHECKING:
+    from ..architecture.plan import Plan
+    from ..arrays.norm_rows import NormRows
+
+FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
+MOST = 16  # positions that the rules compare: more tell no more
+RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
+NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
+
+
+class Overview:
+    """Subscribe it to `names` with statistics; then `rows`.
+
+    `parameter` gives the gains of norms by their names; `tokens` are those that are read, and `keep` are
+    positions whose residual stream after every layer stays in `kept`.
+    """
+
+    def __init__(
+        self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int], keep: Sequence[int] = ()
+    ) -> None:
+        self.kept: list[Array] = []  # [n, C] for each layer
+        self._plan = plan
+        self._meter = NormMeter(plan, parameter, [(read, own) for own, read in plan.branches.items()])
+        self._keep = np.array(keep, dtype=np.intp)
+        self._witnesses = compared_positions(tokens)
+        self._usual = np.ones(len(self._witnesses), bool)  # those that carried no massive activation so far
+        self._entered = np.empty((0, 0))  # the stream before the layer
+        self._measured: dict[str, Any] = {}
+        self._compared: dict[str, Array] = {}  # by witness
+        self._rows: list[dict[str, Any]] = []
+        # of every layer: which witnesses are usual up to there, and what each says
+        self._testimony: list[tuple[Array, dict[str, Array]]] = []
+
+    @property
+    def norms(self) -> NormRows:
+        """What the norms made of every row."""
+        return self._meter.rows
+
+    @property
+    def names(self) -> list[str]:
+        """The events that it looks at, in order of computation."""
+        wanted = {*self._meter.names, *self._plan.streams, *self._plan.branches}
+        wanted.update(row.name for row in self._plan.of_kind(Softmax, Activation))
+        return [name for name in self._plan if name in wanted]
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        self._meter(event, value)
+        kind = self._plan[event.name].kind
+        if event.name in self._plan.branches:
+            self._measure_write(event, value)
+        if event.name == self._plan.streams[0]:
+            self._enter(value)
+        elif event.name in self._plan.streams:
+            self._finish(event, value)
+        elif isinstance(kind, Softmax):
+            self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
+        elif isinstance(kind, Activation):
+            self._measured |= {"near_zero": near_zero(value), "near_zero_threshold": NEAR_ZERO}
+            self._compared["passing"] = 1 - (np.abs(value[self._witnesses]) <= NEAR_ZERO).mean(axis=1)
+
+    def _enter(self, stream: Array) -> None:
+        """Begin a layer that reads this stream."""
+        self._entered = stream.copy()
+        self._measured, self._compared = {}, {}
+        self._usual = self._usual & ~massive(stream[self._witnesses])
+
+    def _measure_write(self, event: TraceEvent, write: Array) -> None:
+        """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
+        stream = self._meter.read[self._plan.branches[event.name]]
+        self._measured[f"{event.stage}_share"] = median(row_norms(write) / row_norms(stream))
+        self._compared[event.stage] = typical_of_rows(write[self._witnesses])
+
+    def _finish(self, event: TraceEvent, value: Array) -> None:
+        place = int(np.abs(value).argmax())
+        norms = row_norms(value)
+        products = np.einsum("tc,tc->t", value, self._entered)
+        cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # but for rounding
+        before, after = (typical_of_rows(x[self._witnesses]) for x in (self._entered, value))
+        growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
+        compared = self._compared | {"turn": cosines[self._witnesses], "growth": growth}
+        row = self._measured | {
+            "layer": event.layer,
+            "stream": event.stats,
+            "row_norm": median(norms),
+            "typical": typical(value),
+            "turn": median(cosines),
+            "peak": float(value.flat[place]),
+            "peak_position": place // value.shape[1],
+            "peak_channel": place % value.shape[1],
+        }
+        self._rows.append(row)
+        self._enter(value)  # which tells who carries a massive activation from here on
+        self._testimony.append((self._usual, compared))
+        if self._keep.size:
+            self.kept.append(value[self._keep])
+
+    def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
+        """A row per layer, with what is not finite in any of the events."""
+        bad: dict[int | None, list[int]] = {}
+        for event in events:
+            assert event.stats is not None
+            counts = bad.setdefault(event.layer, [0, 0])
+            counts[0] += event.stats.nan_count
+            counts[1] += event.stats.inf_count
+        return tuple(
+            LayerRow(**row, compared=compared, nan_count=bad[row["layer"]][0], inf_count=bad[row["layer"]][1])
+            for row, compared in zip(self._rows, self._comparable(), strict=True)
+        )
+
+    def _comparable(self) -> Iterator[Compared | None]:
+        """What the rules compare of every layer: the same positions in all, up to where too few are left. A
+        position whose massive activation a layer writes is none of its witnesses."""
+        enough = list(takewhile(lambda usual: usual.sum() >= FEWEST_TOKENS, (u for u, _ in self._testimony)))
+        for i, (usual, found) in enumerate(self._testimony):
+            chosen = enough[-1] if i < len(enough) else usual
+            if not chosen.any():
+                yield None
+            else:
+                medians = {name: median(values[chosen]) for name, values in found.items()}
+                yield Compared(int(chosen.sum()), **medians)
+
+
+def compared_positions(tokens: Sequence[int]) -> Array:
+    """Where each token stands last, at most MOST positions spread evenly, and never position 0.
+
+    In sound models position 0 carries massive activations, and so does a token repeated from there on,
+    which sees nothing else: many equal tokens are one witness.
+    """
+    last = sorted({token: position for position, token in enumerate(tokens)}.values())
+    later = [position for position in last if position > 0]
+    count = min(len(later), MOST)
+    return np.array([later[i * len(later) // count] for i in range(count)], dtype=np.intp)
+
+
+def massive(rows: Array) -> Array:
+    """Which rows one element rules: [n, C] -> [n] of booleans"""
+    size = np.abs(rows)
+    return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]
+
+
+def row_norms(x: Array) -> Array:
+    """The L2 norm of every row: [T, C] -> [T]"""
+    norms = np.sqrt(np.einsum("tc,tc->t", x, x))
+    if np.isinf(norms).any():  # squares that leave float32
+        norms = np.sqrt(np.einsum("tc,tc->t", x, x, dtype=np.float64))
+    return norms
+
+
+def near_zero(x: Array) -> float:
+    """The share of elements within NEAR_ZERO."""
+    return float(np.count_nonzero(np.abs(x) <= NEAR_ZERO) / x.size)
+
+
+def typical(x: Array) -> float:
+    """The median magnitude of the elements, which the few massive ones of sound models do not move."""
+    return median(np.abs(x))
+
+
+def typical_of_rows(x: Array) -> Array:
+    """The same of every row: [n, C] -> [n]"""
+    return row_medians(np.abs(x))
