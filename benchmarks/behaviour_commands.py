@@ -53,7 +53,7 @@ def make_inputs(folder: Path) -> None:
     """Everything that the commands read: `work`, of which each gets a copy, and `models`, which none may
     write to."""
     from attacks.good_files import make
-    from tiny_models import CASES, says_gguf, tiny_model, write_folder, write_gguf
+    from support.tiny_models import CASES, says_gguf, tiny_model, write_folder, write_gguf
 
     work, models = folder / "work", folder / "models"
     models.mkdir(parents=True)
@@ -72,9 +72,9 @@ def make_inputs(folder: Path) -> None:
 
 
 def _write_faulty(folder: Path, case: str) -> None:
-    from faulty_engine import decoder_run
-    from foreign_dumps import write_dump
-    from tiny_models import TOKENS, tiny_model
+    from support.faulty_engine import decoder_run
+    from support.foreign_dumps import write_dump
+    from support.tiny_models import TOKENS, tiny_model
 
     for fault in _faults(case):
         events = decoder_run(*tiny_model(case), TOKENS, fault)
@@ -82,8 +82,8 @@ def _write_faulty(folder: Path, case: str) -> None:
 
 
 def _faults(case: str) -> list[Any]:
-    from faults import decoder_faults
-    from tiny_models import CASES
+    from support.faults import decoder_faults
+    from support.tiny_models import CASES
 
     return decoder_faults(CASES[case])[FAULTY.index(case) :: EVERY]
 
@@ -97,7 +97,7 @@ def real_model() -> Path | None:
 def lines() -> Iterator[Line]:
     """Every command, in a fixed order."""
     from attacks.good_files import PLAIN, READERS
-    from tiny_models import CASES, says_gguf
+    from support.tiny_models import CASES, says_gguf
 
     written = _sections()
     for item, commands in READERS.items():

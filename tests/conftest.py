@@ -14,11 +14,11 @@ for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch loa
 import numpy as np
 import pytest
 from hypothesis import settings
-from real_model import SMOLLM2
-from sweeps import in_sweep
-from tiny_gpt2 import tiny_gpt2
-from tiny_models import CASES as DECODERS
-from tiny_models import random_weights, tiny_model, write_folder
+from support.real_model import SMOLLM2
+from support.sweeps import in_sweep
+from support.tiny_gpt2 import tiny_gpt2
+from support.tiny_models import CASES as DECODERS
+from support.tiny_models import random_weights, tiny_model, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, init, load
 from microgpt_trace.microgpt.batch import Packer

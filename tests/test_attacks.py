@@ -11,7 +11,7 @@ import pytest
 from attacks import promise
 from attacks.promise import attacked
 from attacks.surroundings import memory_limited
-from sweeps import some_of
+from support.sweeps import some_of
 
 pytest.importorskip("gguf", reason="the good files are written by the package gguf")
 pytest.importorskip("tokenizers", reason="the commands read the vocabularies of production models")

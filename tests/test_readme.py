@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import microgpt, process
-from faults import decoder_faults
-from faulty_engine import decoder_run
-from foreign_dumps import write_dump
-from real_model import SMOLLM2
-from tiny_models import rope_5, tiny_config, tiny_model, write_folder
+from support.commands import microgpt, process
+from support.faults import decoder_faults
+from support.faulty_engine import decoder_run
+from support.foreign_dumps import write_dump
+from support.real_model import SMOLLM2
+from support.tiny_models import rope_5, tiny_config, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.cli import COMMANDS

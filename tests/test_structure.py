@@ -297,6 +297,12 @@ def test_the_screen_is_the_business_of_cli_and_render(library, folders):
     assert users <= folders
 
 
+def test_tests_stand_in_the_room_of_what_they_prove():
+    """Those of the project as a whole stand at the top; what several rooms' tests share is support/."""
+    rooms = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
+    assert rooms - {"support"} <= set(FLOORS)
+
+
 def test_no_module_is_longer_than_a_reader_bears():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {str(path): length for path, length in lengths.items() if length > 350} == {}

@@ -1,6 +1,6 @@
 """Hypotheses: what a mistake would make of an operation, and what is said of it.
 
-Knows no mistake by itself; they are in the modules hypotheses_*. They are tried in trying.py.
+Knows no mistake by itself; they are in faults/. They are tried in trying.py.
 """
 
 from __future__ import annotations

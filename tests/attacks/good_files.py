@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from apr_files import METADATA, apr_bytes
-from apr_files import tiny_model as apr_model
-from commands import microgpt
 from conftest import TINY_TOKENS, write_tokenizer
-from gguf_files import gguf_bytes
 from safetensors.numpy import load_file, save_file
-from tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
+from support.apr_files import METADATA, apr_bytes
+from support.apr_files import tiny_model as apr_model
+from support.commands import microgpt
+from support.gguf_files import gguf_bytes
+from support.tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, save
 from microgpt_trace.cli.log import TrainingLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from terminal import EVIL
+from support.terminal import EVIL
 
 LONG = "x" * 100_000
 NUMBERS = (

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from apr_files import METADATA as APR_METADATA
-from apr_files import apr_bytes
-from apr_files import tiny_model as apr_model
-from gguf_files import gguf_bytes
+from support.apr_files import METADATA as APR_METADATA
+from support.apr_files import apr_bytes
+from support.apr_files import tiny_model as apr_model
+from support.gguf_files import gguf_bytes
 
 from microgpt_trace.readers.gguf import TYPES, read_gguf_header
 

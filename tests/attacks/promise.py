@@ -17,7 +17,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from terminal import BAR, STYLE, obeyed
+from support.terminal import BAR, STYLE, obeyed
 from typer.main import get_command
 
 from microgpt_trace.cli import COMMANDS, build

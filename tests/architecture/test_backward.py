@@ -1,0 +1,245 @@
+"""The backward pass of any plan: against PyTorch, central differences and microGPT's own passes."""
+
+import numpy as np
+import pytest
+from support.backward_runs import TARGETS, Run
+from support.judges import agree, torch_grad
+from support.judges_decoder import rope_frequencies
+from support.other_plans import drawn, of_arrays, unlike_any
+from support.tiny_models import TOKENS
+
+from microgpt_trace.architecture import backward as generic
+from microgpt_trace.architecture import kinds
+from microgpt_trace.hooks.bus import HookBus
+from microgpt_trace.hooks.replacements import Replacement
+from microgpt_trace.microgpt import passes as own
+
+DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
+OTHER = "unlike any"
+
+
+@pytest.fixture
+def wide(decoders):
+    """A function that gives a model of a case in float64."""
+
+    def model(case):
+        if case == OTHER:
+            return drawn(unlike_any())
+        found = decoders(case)[0]
+        return of_arrays(found.plan, {name: found.parameter(name) for name in found.plan.parameters})
+
+    return model
+
+
+# --- Against PyTorch --------------------------------------------------------------------------------
+
+
+def torch_value(torch, row, w, x, config, tokens):
+    """A row's value as PyTorch has it, from what it reads."""
+    F, kind = torch.nn.functional, row.kind
+    if isinstance(kind, kinds.Lookup):
+        return w[kind.table][list(tokens) if kind.by == "tokens" else range(len(tokens))]
+    if isinstance(kind, kinds.Linear):
+        if kind.columns:
+            return x[0][:, slice(*kind.columns)] @ w[kind.weight][:, slice(*kind.columns)].T
+        return F.linear(x[0], w[kind.weight], w.get(kind.bias))
+    if isinstance(kind, kinds.Norm):
+        heads = x[0].unflatten(-1, (-1, kind.head_dim or x[0].shape[-1]))
+        shape = heads.shape[-1:]
+        if kind.centred:
+            return F.layer_norm(heads, shape, w.get(kind.gain), w.get(kind.bias), kind.eps).flatten(-2)
+        return F.rms_norm(heads, shape, w.get(kind.gain), kind.eps).flatten(-2)
+    if isinstance(kind, kinds.Rotation):
+        frequencies, factor = rope_frequencies(config)
+        angles = torch.tensor(np.arange(len(tokens))[:, None, None] * frequencies)
+        a, b = x[0].unflatten(-1, (-1, 2, kind.head_dim // 2)).unbind(-2)
+        turned = torch.complex(a, b) * torch.polar(torch.full_like(angles, factor), angles)
+        return torch.stack([turned.real, turned.imag], -2).flatten(1)
+    if isinstance(kind, kinds.Scores):
+        q, k = (a.unflatten(-1, (-1, kind.head_dim)).transpose(0, 1) for a in x)
+        return q @ k[list(kind.group)].mT * kind.scale
+    if isinstance(kind, kinds.Softmax):
+        back = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
+        seen = (back >= 0) & (back < (kind.window or len(tokens)))
+        return x[0].masked_fill(~seen, -torch.inf).softmax(-1)
+    if isinstance(kind, kinds.Context):
+        v = x[1].unflatten(-1, (-1, kind.head_dim)).transpose(0, 1)
+        return (x[0] @ v[list(kind.group)]).transpose(0, 1).flatten(1)
+    if isinstance(kind, kinds.Activation):
+        by_name = {"SiLU": F.silu, "GELU": F.gelu, "GELU by tanh": lambda a: F.gelu(a, approximate="tanh")}
+        return by_name[kind.function](x[0])
+    if isinstance(kind, kinds.Probabilities):
+        return x[0].softmax(-1)
+    return x[0] * x[1] if isinstance(kind, kinds.Multiply) else x[0] + x[1]
+
+
+def torch_run(torch, model, config):
+    """Events and parameters by name; a sum is made of its parts, and the loss of the probabilities."""
+    w = {n: torch.tensor(a, requires_grad=True) for n, a in model.arrays.items()}
+    events = {}
+    for row in model.plan.values():
+        if isinstance(row.kind, kinds.Loss):
+            value = -events["probs"][range(len(TOKENS) - 1), list(TOKENS[1:])].log().mean()
+        elif row.parts:
+            value = sum(events[part] for part in row.parts) + w.get(row.kind.bias, 0)
+        else:
+            value = torch_value(torch, row, w, [events[name] for name in row.inputs], config, TOKENS)
+        value.retain_grad()
+        events[row.name] = value
+    events["loss"].backward()
+    return events, w
+
+
+@pytest.mark.parametrize("case", [*DECODERS, OTHER])
+def test_as_pytorch_has_it(wide, decoders, case):
+    torch, model = pytest.importorskip("torch"), wide(case)
+    config = None if case == OTHER else decoders(case)[1]
+    events, w = torch_run(torch, model, config)
+    found = Run(model)
+    assert list(found.values) == list(model.plan) == [*events]
+    assert sorted(found.gradients) == sorted(events)
+    for name, event in events.items():
+        agree(found.values[name], event.detach().numpy(), rtol=1e-6, atol=1e-6, what=name)
+        agree(found.gradients[name], torch_grad(event), rtol=1e-8, atol=1e-10, what=f"d {name}")
+    for name, parameter in w.items():
+        agree(found.parameters[name], torch_grad(parameter), rtol=1e-8, atol=1e-10, what=f"d {name}")
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3"])
+def test_stored_weights_have_the_gradients_of_wide_ones(wide, decoders, case):
+    found, expected = Run(decoders(case)[0]), Run(wide(case))
+    for name, gradient in (expected.gradients | expected.parameters).items():
+        own = (found.gradients | found.parameters)[name]
+        assert own.dtype == np.float32
+        agree(own, gradient, rtol=1e-3, atol=1e-5 * np.abs(gradient).max(), what=name)
+
+
+# --- Central differences ----------------------------------------------------------------------------
+
+
+def halved(event, value):
+    """Every other element scaled, the rest a constant; one number is scaled."""
+    slope = np.where(np.arange(value.size).reshape(value.shape) % 2, 0.5, 0.0) if value.ndim else 0.5
+    slope = np.asarray(slope, value.dtype)
+    return Replacement(value * slope + np.asarray(0.1 * (slope == 0), value.dtype), slope)
+
+
+def loss_of(model, hooks):
+    bus = HookBus(list(model.plan.values()))
+    before = [bus.subscription(hook, name) for name, hook in hooks]
+    tap = bus.begin(before=before).tap("forward")
+    return float(generic.forward(model, np.array(TOKENS), TARGETS, tap).loss)
+
+
+def along(model, name, hooks, step=1e-5, seed=0):
+    """(direction, slope of the loss) of an event or parameter stepped both ways."""
+    shape = model.plan.shapes(len(TOKENS)).get(name, model.plan.parameters.get(name))
+    u = np.random.default_rng(seed).standard_normal(shape)
+    losses = []
+    for t in (step, -step):
+        if name in model.plan:
+            losses.append(loss_of(model, [*hooks, (name, lambda e, v, t=t: v + t * u)]))
+        else:
+            model.arrays[name] += t * u
+            losses.append(loss_of(model, hooks))
+            model.arrays[name] -= t * u
+    return u, (losses[0] - losses[1]) / (2 * step)
+
+
+def assert_slopes(model, hooks=()):
+    found = Run(model, dict(hooks))
+    every = found.gradients | found.parameters
+    for name in (*model.plan, *model.plan.parameters):
+        if name != "probs":  # along a direction it is no probability any more
+            u, slope = along(model, name, list(hooks))
+            agree((every[name] * u).sum(), slope, rtol=1e-5, atol=2e-7, what=f"d {name}")
+
+
+@pytest.mark.parametrize("case", [*DECODERS, OTHER])
+def test_slopes_of_every_event_and_parameter(wide, case):
+    assert_slopes(wide(case))
+
+
+EVENTS = ("embed.tok", "layer0.attn.q", "layer0.attn.weights", "layer0.attn.head1", "layer1.attn.out",
+          "layer1.mlp.act", "layer0.mlp.residual", "final.norm", "logits", "probs")  # fmt: skip
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("case", ["llama_mha_bias", OTHER])
+def test_slopes_where_a_hook_scales_an_event_and_stops_it_in_part(wide, case, event):
+    assert_slopes(wide(case), [(event, halved)])
+
+
+# --- microGPT's own passes --------------------------------------------------------------------------
+
+
+def own_run(model, text, hooks):
+    """Values, gradients of events and of parameters of the hand-written passes."""
+    values, gradients, batch = {}, {}, model.batch(model.read(text))
+    before = [model.hooks.subscription(hook, name) for name, hook in hooks.items()]
+    after = [
+        model.hooks.subscription(lambda e, v: values.update({e.name: v.copy()})),
+        model.hooks.subscription(lambda e, v: gradients.update({e.name: v.copy()}), phases="backward"),
+    ]
+    run, grads = model.hooks.begin(before=before, after=after), model.params.copy()
+    done = own.forward(model.params, batch, run.tap("forward"))
+    own.backward(model.params, done, grads, run.tap("backward"))
+    return values, gradients
+
+
+def assert_as_by_hand(case, hooks):
+    model, inputs = case.model, case.model.read(case.text)
+    values, gradients = own_run(model, case.text, hooks)
+    found = Run(model, hooks, inputs.tokens, inputs.targets)
+    assert list(found.values) == list(values)
+    assert [*found.gradients] == [name for name in gradients if name in model.plan]
+    for name, value in values.items():
+        agree(found.values[name], value, rtol=1e-9, atol=1e-11, what=name)
+    for name, gradient in gradients.items():
+        agree((found.gradients | found.parameters)[name], gradient, rtol=1e-8, atol=1e-11, what=f"d {name}")
+
+
+def test_as_microgpt_has_it_by_hand(case):
+    assert_as_by_hand(case, {})
+
+
+INTERVENTIONS = {
+    "in part": halved,
+    "ablated": lambda event, value: value * 0,
+    "scaled": lambda event, value: Replacement(value * 3, np.full((), 3, value.dtype)),
+}
+
+
+@pytest.mark.parametrize("change", INTERVENTIONS)
+def test_as_microgpt_has_it_by_hand_where_a_hook_replaces_an_event(deep, change):
+    for name in deep.model.plan:
+        if name == "probs" and change == "ablated":
+            continue  # log 0
+        assert_as_by_hand(deep, {name: INTERVENTIONS[change]})
+
+
+def test_a_stopped_head_passes_exactly_nothing_on(deep):
+    inputs = deep.model.read(deep.text)
+    hooks = {"layer0.attn.head1": INTERVENTIONS["ablated"]}
+    found = Run(deep.model, hooks, inputs.tokens, inputs.targets)
+    own = slice(6, 12)  # its channels
+    assert not found.gradients["layer0.attn.context"][:, own].any()
+    assert not found.parameters["layer0.attn_wo"][:, own].any()
+    assert found.gradients["layer0.attn.context"][:, :6].all()
+
+
+# --- What it costs ----------------------------------------------------------------------------------
+
+
+def test_of_parameters_the_wanted_alone_and_of_the_pass_the_streams(wide):
+    model, wanted = wide("llama_gqa"), ["layer1.attn_wq"]
+    done = generic.forward(model, np.array(TOKENS), TARGETS)
+    found = generic.backward(done, wanted=wanted)
+    assert list(found) == wanted
+    agree(found[wanted[0]], Run(model).parameters[wanted[0]], what=wanted[0])
+    assert [stream.shape for stream in done.streams] == [(len(TOKENS), 32)] * 3
+
+
+def test_a_prompt_whose_continuation_is_unknown_has_no_slopes(wide):
+    found = Run(wide("llama_gqa"), None, TOKENS[:1], (None,))
+    assert not any(gradient.any() for name, gradient in found.gradients.items() if name != "loss")

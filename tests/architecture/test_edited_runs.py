@@ -1,0 +1,66 @@
+"""Many edits in one pass give what as many passes under a hook give."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from support.judges import agree
+from support.sweeps import some_of
+
+from microgpt_trace import trace
+from microgpt_trace.architecture import edited_runs as variants
+from microgpt_trace.architecture.edits import Edit
+
+TOKENS = [17, 3, 44, 3, 60, 0]
+
+
+def editable(model):
+    return [name for name in list(model.plan) if name not in ("probs", "loss")]
+
+
+def by_hooks(model, edit, rows, **given):
+    """The judge: a run of its own for the edit."""
+    with model.hooks.subscribe(lambda event, value: edit.change(value), edit.name):
+        return trace(model, values=["logits"], **given)["logits"][list(rows)]
+
+
+def at_position(position):
+    def change(value):
+        changed = np.array(value)
+        changed[..., position, :] = 0.25
+        return changed
+
+    return change
+
+
+def assert_as_by_hooks(model, edits, rows, **given):
+    inputs = model.read(given.get("text"), given.get("tokens"))
+    found = dict(model.edited_logits(inputs, edits, rows))
+    assert sorted(found) == list(range(len(edits)))
+    for number, edit in enumerate(edits):
+        agree(found[number], by_hooks(model, edit, rows, **given), rtol=1e-4, atol=2e-5, what=edit.name)
+
+
+@pytest.mark.parametrize(
+    ("case", "elements"),
+    some_of(product(["llama_gqa", "qwen2", "qwen3", "mistral_window"], [1 << 23, 2000, 1]), every=4),
+)
+def test_edits_of_every_event_of_a_decoder(decoders, case, elements, monkeypatch):
+    monkeypatch.setattr(variants, "ELEMENTS", elements)  # the last two ask for several passes
+    model = decoders(case)[0]
+    edits = [Edit(name, at_position(2)) for name in reversed(editable(model))]
+    assert_as_by_hooks(model, edits, [0, 2, 5], tokens=TOKENS)
+
+
+def test_edits_of_every_event_of_a_microgpt(deep):
+    edits = [Edit(name, at_position(2)) for name in editable(deep.model)]
+    assert_as_by_hooks(deep.model, edits, [1, 2, 8], text=deep.text)
+
+
+def test_progress_comes_to_its_end(decoders, monkeypatch):
+    model, told = decoders("llama_gqa")[0], []
+    monkeypatch.setattr(variants, "ELEMENTS", 2000)
+    edits = [Edit(name, at_position(0)) for name in editable(model)]
+    list(model.edited_logits(model.read(None, TOKENS), edits, [0], lambda *done: told.append(done)))
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))

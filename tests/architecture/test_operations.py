@@ -1,0 +1,202 @@
+"""What each kind of operation says of an element, held against its float64 reference: the arithmetic, the
+gradient by central differences, and that what an element adds is a term where it goes.
+
+A plan that no model has (parallel layers, LayerNorm of heads, shared keys, scores scaled otherwise) is
+explained like those that models have.
+"""
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.explanations import check_steps, check_uses
+from support.other_plans import drawn, unlike_any, values_of
+from support.tiny_models import TOKENS
+
+from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
+from microgpt_trace.architecture.model import TraceInput
+from microgpt_trace.architecture.operations.by_kind import arithmetic_of
+from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.architecture.reference import reference
+from microgpt_trace.architecture.run_values import KnownTarget
+from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.traced_element import Element, TracedElement, rows_with
+from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
+
+
+class Numbers:
+    """A run of the references of a plan, with random gradients: the rows are judged one by one."""
+
+    replaced, whole = frozenset(), True
+
+    def __init__(self, model, tokens):
+        self.plan, self.given, self.length = model.plan, ReferenceInputs(model, tokens), len(tokens)
+        targets = (*tokens[1:], None)
+        labels = tuple(map(str, tokens))
+        self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
+        self.shapes = {**self.plan.shapes(self.length), **self.plan.parameters}
+        rng, self.arrays = np.random.default_rng(5), {}
+        for name, value in values_of(model, tokens).items():
+            self.arrays["forward", name] = value
+            self.arrays["backward", name] = rng.standard_normal(value.shape)
+        self.arrays["backward", "loss"] = np.float64(1)
+
+    def parameter(self, name):
+        return np.asarray(self.given.model.parameter(name), float)
+
+    def array(self, name, kind="forward"):
+        return self.arrays[kind, name]
+
+    def row(self, name, *place, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.parameter(name)[place] if stored else self.array(name, kind)[place]
+
+    def column(self, name, column, kind="forward"):
+        return self.row(name, ..., column, kind=kind)
+
+    def vector(self, name):
+        return self.parameter(name)
+
+    def value(self, name, index, kind="forward"):
+        return float(self.row(name, *index, kind=kind))
+
+    def known(self, name, index, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
+
+    @property
+    def known_targets(self):
+        known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
+        chances = self.array("probs")
+        return [KnownTarget(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
+
+    def label(self, token):
+        return str(token)
+
+
+CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def numbers(request):
+    if request.param == "unlike any":
+        return Numbers(drawn(unlike_any()), TOKENS)
+    return Numbers(request.getfixturevalue("decoders")(request.param)[0], TOKENS)
+
+
+def check(worked, at):
+    """Every step follows from what is written of it."""
+    check_steps(SimpleNamespace(steps=worked.steps, value=worked.value, element=str(at.element)))
+
+
+def places(numbers, names, count=3, most=10**6):
+    rng = np.random.default_rng(8)
+    for name in names:
+        for _ in range(count):
+            index = tuple(int(rng.integers(size)) for size in numbers.shapes[name])
+            if len(index) == 3 and name not in numbers.plan.parameters:  # half of them are masked else
+                index = (index[0], max(index[1:]), min(index[1:]))
+            yield TracedElement(numbers, Element(name, index), most)
+
+
+def slope(of, array, index, h=1e-5):
+    """The central difference of a function of an array with respect to one element."""
+    ends = []
+    for step in (h, -h):
+        moved = np.array(array, float)
+        moved[index] += step
+        ends.append(of(moved))
+    return (ends[0] - ends[1]) / (2 * h)
+
+
+def test_every_element_is_what_the_reference_gives(numbers):
+    for at in places(numbers, numbers.plan):
+        worked = worked_out(at)
+        expected = numbers.value(at.name, at.index)
+        assert abs(worked.value - expected) <= 1e-12 * worked.magnitude, (str(at.element), worked)
+        check(worked, at)
+
+
+def pulled(numbers, row, name, moved):
+    """The sum of a row's gradient times its value, with one of its inputs or parameters moved."""
+    inputs = [moved if source == name else numbers.array(source) for source in row.inputs]
+    own = replace(row, instead={name: lambda _: moved})
+    return np.sum(reference(own, numbers.given, *inputs) * numbers.array(row.name, "backward"))
+
+
+def test_a_gradient_by_way_of_each_reader_is_the_slope_of_its_reference(numbers):
+    for at in places(numbers, numbers.plan):
+        for row in at.ways:
+            if isinstance(row.kind, Loss | Probabilities) or at.name in row.parts:
+                continue
+            by_way = arithmetic_of(row.kind).path(at, row)
+            value, x = by_way.steps[-1].value, numbers.array(at.name)
+            expected = slope(partial(pulled, numbers, row, at.name), x, at.index)
+            assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), (str(at.element), row.name)
+            assert by_way.magnitude >= abs(value) * (1 - 1e-12)
+
+
+def test_the_gradient_of_logits_is_the_slope_of_the_loss(numbers):
+    loss = numbers.plan["loss"]
+    for at in places(numbers, ["logits"], 40):
+        expected = slope(
+            lambda x: float(reference(loss, numbers.given, x)), numbers.array("logits"), at.index
+        )
+        assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_every_gradient_follows_from_its_steps(numbers):
+    for at in places(numbers, [*numbers.plan, *numbers.plan.parameters], most=4):
+        check(gradient_worked_out(at), at)
+
+
+def test_the_gradient_of_a_parameter_is_the_slope_of_all_that_read_it(numbers):
+    for at in places(numbers, numbers.plan.parameters):
+        rows = list(rows_with(numbers.plan, at.name))
+
+        def judged(value, name=at.name, rows=rows):
+            return sum(pulled(numbers, row, name, value) for row in rows)
+
+        expected = slope(judged, numbers.parameter(at.name), at.index)
+        assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-6), str(at.element)
+
+
+def explained(numbers, name, kind):
+    """How an element is worked out, by its name."""
+    event, _, rest = name.rstrip("]").partition("[")
+    at = TracedElement(numbers, Element(event, tuple(map(int, rest.split(","))) if rest else ()), 10**6)
+    return (worked_out if kind == "forward" else gradient_worked_out)(at)
+
+
+def check_where_it_goes(numbers, at, phase, uses):
+    found = SimpleNamespace(name=at.name, element=str(at.element), phase=phase, uses=uses)
+    check_uses(found, partial(explained, numbers))
+
+
+def test_what_an_element_adds_is_a_term_where_it_goes(numbers):
+    for at in places(numbers, numbers.plan):
+        check_where_it_goes(numbers, at, "forward", uses_of(at))
+
+
+def test_queries_and_keys_go_to_scores_that_count(numbers):
+    for scores in numbers.plan.of_kind(Scores):
+        (softmax,) = numbers.plan.readers[scores.name]
+        for at in places(numbers, scores.inputs, 20):
+            (use,) = uses_of(at)
+            head, query, key = map(int, use.name.rstrip("]").partition("[")[2].split(","))
+            assert numbers.array(softmax)[head, query, key] > 0, (str(at.element), use)
+
+
+def test_what_a_gradient_adds_is_a_term_where_it_goes(numbers):
+    for at in places(numbers, [name for name in numbers.plan if name != "loss"]):
+        check_where_it_goes(numbers, at, "backward", gradient_uses(at))
+
+
+def test_a_tied_table_has_the_gradients_of_both_its_uses():
+    numbers = Numbers(drawn(unlike_any()), TOKENS)
+    at = TracedElement(numbers, Element("wte", (TOKENS[0], 3)), 4)
+    last = gradient_worked_out(at).steps[-1]
+    assert [term.factors[0].name for term in last.terms] == ["by way of embed.tok", "by way of logits"]
+    assert last.label == f"d {element_name('wte', at.index)}"

@@ -1,0 +1,119 @@
+"""The plan of an architecture: its rows, and what is derived from them."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from support.other_plans import normed_behind
+
+from microgpt_trace.architecture import llama, microgpt
+from microgpt_trace.architecture.catalogue import turned_names
+from microgpt_trace.architecture.kinds import Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.plan import Plan, layer_of
+from microgpt_trace.architecture.rope import Rope
+from microgpt_trace.architecture.row_builder import RowBuilder
+from microgpt_trace.decoder.config import DecoderConfig
+from microgpt_trace.microgpt.parameters import Config
+
+BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
+
+
+def decoder(architecture, biases, qk_norm, tied, window):
+    return DecoderConfig(
+        architecture, 3, 16, 4, 2, 4, 24, 31, 64, 1e-5, Rope(1e4), tied, biases, qk_norm,
+        window, (0, 2) if window else (),
+    )  # fmt: skip
+
+
+CASES = {
+    f"{len(b)} biases, qk_norm {n}, tied {t}, window {w}": (llama, decoder("llama", b, n, t, w))
+    for b, n, t, w in product(((), BIASES, BIASES[:3]), (False, True), (False, True), (None, 3))
+} | {"microGPT": (microgpt, Config()), "2 layers": (microgpt, Config(n_layer=2, n_head=2))}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_rows_read_what_comes_before_them_and_have_the_parameters_of_the_model(case):
+    architecture, config = case
+    plan, known = architecture.plan_of(config), set()
+    for row in plan.values():
+        assert {*row.inputs, *row.parts} <= known, row.name
+        known.add(row.name)
+    assert dict(plan.parameters) == config.shapes()
+    assert len(plan.layers) == config.n_layer == len(plan.streams) - 1
+    rows = [*plan.before, *(row for layer in plan.layers for row in layer), *plan.after]
+    assert [row.name for row in rows] == list(plan)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_each_layer_writes_twice_into_the_stream(case):
+    architecture, config = case
+    plan = architecture.plan_of(config)
+    expected, stream = {}, plan.streams[0]
+    for i in range(config.n_layer):
+        for half, branch in (("attn", "out"), ("mlp", "down")):
+            expected[f"layer{i}.{half}.residual"] = stream, f"layer{i}.{half}.{branch}"
+            stream = f"layer{i}.{half}.residual"
+    assert plan.residuals == expected
+    assert plan.branches == {branch: read for read, branch in expected.values()}
+    sums = {row.name for row in plan.sums_of.values()}
+    assert sums == {part for name, (_, part) in expected.items() if "attn" in name}
+
+
+def test_a_norm_behind_a_branch_is_what_the_branch_writes():
+    assert normed_behind().residuals == {
+        "layer0.attn.residual": ("embed.sum", "layer0.attn.post_norm"),
+        "layer0.mlp.residual": ("layer0.attn.residual", "layer0.mlp.down"),
+    }
+
+
+def test_branches_side_by_side_may_be_added_up_first():
+    rows = RowBuilder()
+    stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
+    rows.begin_layer(0)
+    rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")
+    rows.add("mlp.down", Linear("layer0.mlp_wdown", 2), stream, expr="")
+    both = rows.add("mlp.sum", Add(), "attn.out", "mlp.down", expr="")
+    rows.add("mlp.residual", Add(), stream, both, expr="")
+    rows.begin_layer(None)
+    rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
+    plan = Plan(rows.rows)
+    assert plan.residuals == {"layer0.mlp.residual": ("embed.tok", "layer0.mlp.sum")}
+    assert plan.branches == {"layer0.attn.out": "embed.tok", "layer0.mlp.down": "embed.tok"}
+
+
+def test_the_stream_may_go_on_behind_a_norm():
+    rows = RowBuilder()
+    stream = rows.add("embed.tok", Lookup("wte", "tokens", 3, 2), expr="")
+    rows.begin_layer(0)
+    rows.add("attn.out", Linear("layer0.attn_wo", 2), stream, expr="")
+    rows.add("attn.residual", Add(), stream, "attn.out", expr="")
+    rows.add("attn.norm", Norm(1e-5), "attn.residual", expr="")
+    rows.add("mlp.down", Linear("layer0.mlp_wdown", 2), "attn.norm", expr="")
+    rows.add("mlp.residual", Add(), "attn.norm", "mlp.down", expr="")
+    rows.begin_layer(None)
+    rows.add("logits", Linear("wte", 3), "layer0.mlp.residual", expr="")
+    assert Plan(rows.rows).residuals["layer0.mlp.residual"] == ("layer0.attn.norm", "layer0.mlp.down")
+
+
+def test_what_lies_head_by_head_and_what_turns():
+    plan = llama.plan_of(decoder("llama", BIASES, True, True, None))
+    of_layer = [name.removeprefix("layer0.attn.") for name in plan if name.startswith("layer0.attn.")]
+    in_heads = [name for name in of_layer if f"layer0.attn.{name}" in plan.heads]
+    assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]
+    turned = [row.name.removeprefix("layer0.attn.") for row in plan.behind("layer0.attn.q_rope")]
+    assert turned == ["q_rope", "q_norm", "q"]
+    events = {f"attn.{n}{of}" for n in "qk" for of in ("", "_norm", "_rope")}
+    assert turned_names() == events | {f"attn_{of}{n}" for n in "qk" for of in "wb"}
+
+
+def test_rows_are_the_same_only_where_they_are_one_row():
+    plan = microgpt.plan_of(Config())
+    row = plan["layer0.attn.residual"]
+    assert row == row
+    assert row != replace(row, inputs=row.inputs[::-1])
+    assert len({row, replace(row)}) == 2
+
+
+@pytest.mark.parametrize("name", ["layerx.q", "layer-1.q", "layer1_0.q", "layer٣.q", "layer.q", "layernorm"])
+def test_what_only_looks_like_a_layer_is_none(name):
+    assert layer_of(name) is None

@@ -1,0 +1,80 @@
+"""The interpreter on a plan that no model has: with a cache, several sequences, edits, and for nobody."""
+
+import weakref
+
+import numpy as np
+import pytest
+from support.judges import agree
+from support.other_plans import drawn, unlike_any
+from support.tiny_models import TOKENS
+
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.cache import Cache
+from microgpt_trace.architecture.edits import Edit, EditTap
+from microgpt_trace.architecture.operations import linear
+from microgpt_trace.hooks.bus import HookBus
+
+IDS = np.array(TOKENS)
+MODEL = drawn(unlike_any())
+
+
+def logits_under(hook, name):
+    """The judge: a pass of its own under a hook."""
+    bus = HookBus(list(MODEL.plan.values()))
+    tap = bus.begin(before=[bus.subscription(lambda e, v: hook(v), name)]).tap("forward")
+    return tap.emit("logits", interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS, tap)))
+
+
+def turned(value):
+    changed = np.array(value)
+    changed[..., 2, :] = -0.5
+    return changed
+
+
+@pytest.mark.parametrize("first", [1, 3, 6])
+def test_a_continuation_is_at_the_positions_after_those_in_the_cache(first):
+    """Learned positions too."""
+    cache, whole = Cache(len(IDS)), interpreter.forward(MODEL, IDS)
+    parts = [interpreter.forward(MODEL, part, cache=cache) for part in (IDS[:first], IDS[first:])]
+    agree(np.concatenate(parts), whole, rtol=1e-12, what="stream")
+    assert cache.length == len(IDS)
+    assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "context")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL.plan if name not in ("logits", "probs", "loss")])
+def test_sequences_of_one_pass_are_passes_of_their_own(name):
+    tap = EditTap({name: [(1, Edit(name, turned))]}, 3)
+    found = interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS, tap, n=3)).reshape(
+        3, len(IDS), -1
+    )
+    plain = interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS))
+    agree(found[1], logits_under(turned, name), rtol=1e-9, what="edited")
+    agree(found[[0, 2]], [plain, plain], rtol=1e-9, what="unedited")
+
+
+def test_shares_of_heads_are_computed_for_who_wants_them(monkeypatch):
+    calls, plain = [], linear.columns_forward
+    monkeypatch.setattr(linear, "columns_forward", lambda *a: calls.append(a) or plain(*a))
+    interpreter.forward(MODEL, IDS)
+    assert not calls
+    logits_under(lambda value: None, "layer1.attn.head1")
+    assert len(calls) == 1
+
+
+def test_a_value_goes_once_nothing_reads_it():
+    alive, known = [], {}
+
+    class Counting:
+        def emit(self, name, value):
+            known[name] = weakref.ref(value)
+            alive.append({name for name, ref in known.items() if ref() is not None})
+            return value
+
+        def wants(self, name):
+            return False
+
+    interpreter.forward(MODEL, IDS, Counting())
+    at = dict(zip(known, alive, strict=True))
+    print(at["layer1.mlp.down"])
+    assert at["layer1.mlp.down"] == {"layer0.mlp.residual", "layer1.attn.out", "layer1.mlp.down",
+                                     "layer1.mlp.act"}  # fmt: skip

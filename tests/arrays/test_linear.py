@@ -1,0 +1,247 @@
+"""Products with stored weights against float64 products of the same weights, dequantised."""
+
+import os
+import signal
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from support.stored_tensors import HALVES, ONE_BY_ONE, PARTS, counted, stored, transposed
+
+from microgpt_trace.arrays import linear as linear_module
+from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
+from microgpt_trace.arrays.linear import linear
+
+QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
+WITH_MINIMA = [name for name in ENCODINGS if ENCODINGS[name].minima]
+
+
+def activations(positions, width, seed=1):
+    return np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32)
+
+
+def agree(found, x, weight, bias=0.0, limit=1e-6):
+    """Every row of `found` within `limit` relative L2 of the float64 product."""
+    expected = x.astype(np.float64) @ weight.read().T.astype(np.float64) + bias
+    assert found.dtype == np.float32
+    error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    print(f"{weight.encoding.name} {weight.shape}: worst row {error.max():.1e}, allowed {limit:.0e}")
+    assert found.shape == expected.shape
+    assert (error < limit).all()
+
+
+@pytest.mark.parametrize("positions", [1, 3, 40])
+@pytest.mark.parametrize("shape", [(17, 256), (37, 512), (1601, 768)])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_products_are_those_of_float64(name, shape, positions):
+    weight, x = stored(name, *shape), activations(positions, shape[1])
+    agree(linear(x, weight), x, weight)
+
+
+@pytest.mark.parametrize("width", [1, 33, 100])
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "AprQ4", "AprQ8"])
+def test_any_width_without_blocks_or_in_a_flat_run(name, width):
+    weight, x = stored(name, 35, width, scale=0.5 if name == "AprQ8" else 1.0), activations(3, width)
+    agree(linear(x, weight), x, weight)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "AprQ4"])
+def test_padded_rows(name):
+    weight, x = stored(name, 35, 300, row_size=512), activations(3, 300)
+    agree(linear(x, weight), x, weight)
+
+
+def test_a_tensor_scale_multiplies_blocks_too():
+    weight, x = stored("Q4_0", 35, 64, scale=0.5), activations(3, 64)
+    agree(linear(x, weight), x, weight)
+    np.testing.assert_array_equal(weight.read() * 2, stored("Q4_0", 35, 64).read())
+
+
+def around_zero(name, *shape):
+    """Weights with minima that cancel the mean of q * d, as models have them."""
+    weight = stored(name, *shape)
+    blocks = weight.data.reshape(-1, weight.encoding.block_bytes)
+    d, m = HALVES[name]
+    middle = {"Q4_1": -7.5, "Q5_1": -15.5, "Q2_K": 1.5, "Q4_K": 7.5, "Q5_K": 15.5}[name]
+    blocks[:, m : m + 2] = (blocks[:, d : d + 2].copy().view(np.float16) * np.float16(middle)).view(np.uint8)
+    if name == "Q2_K":  # minima t like scales s
+        blocks[:, :16] = blocks[:, :16] & 15 | blocks[:, :16] << 4
+    if name in ("Q4_K", "Q5_K"):
+        blocks[:, 8:12] = blocks[:, 4:8]
+        blocks[:, 12:16] = blocks[:, 12:16] & 15 | blocks[:, 12:16] << 4
+    return weight
+
+
+@pytest.mark.parametrize("name", WITH_MINIMA)
+def test_minima_are_no_difference_of_large_sums(name):
+    weight, x = around_zero(name, 64, 1536), np.abs(activations(3, 1536)) + 3
+    mean = weight.read().mean()
+    assert abs(mean) < 0.1 * weight.read().std(), mean
+    agree(linear(x, weight), x, weight, limit=3e-6)
+
+
+def test_a_bias_is_added():
+    weight, x, bias = stored("Q8_0", 50, 64), activations(3, 64), activations(1, 50)[0]
+    agree(linear(x, weight, bias), x, weight, bias)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("positions", [1, 40])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_rows_in_an_order_are_columns_of_the_result_to_the_last_bit(name, positions, workers):
+    weight, x, bias = stored(name, 1601, 256), activations(positions, 256), activations(1, 1601)[0]
+    order = np.random.default_rng(3).permutation(1601)
+    found = linear(x, weight.of_rows(order), bias, workers)
+    np.testing.assert_array_equal(found, linear(x, weight)[:, order] + bias)
+    agree(found, x, weight.of_rows(order), bias)
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("width", [256, 33])
+def test_products_with_a_part_of_a_fused_matrix(width):
+    fused, x = stored("AprQ4", 90, width), activations(3, width)
+    for index in (range(10, 50), np.arange(50)[::-1] + 40, range(0, 90, 3)):
+        part = fused.of_rows(np.array(index))
+        agree(linear(x, part), x, part)
+
+
+def test_a_weight_in_an_order_is_not_copied():
+    weight, x = stored("Q4_1", 8000, 1024).of_rows(np.arange(8000)[::-1]), activations(8, 1024)
+    linear_module._workspace.buffers.clear()
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - 2 * result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result in both orders; the stored weight has {weight.data.size:,}")
+    assert peak < 5 * 4 * CHUNK // 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # which is what this is about
+def test_a_forked_child_has_workers_of_its_own():
+    weight, x = stored("Q6_K", 1000, 1024), activations(40, 1024)
+    expected = linear(x, weight, workers=2)
+    child = os.fork()
+    if child == 0:
+        same = False
+        try:
+            same = np.array_equal(linear(x, weight, workers=2), expected)
+        finally:
+            os._exit(not same)
+    began, ended = time.monotonic(), (0, 0)
+    while ended[0] == 0 and time.monotonic() < began + 20:
+        ended = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if ended[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "Q4_1", "Q6_K"])
+def test_any_number_of_workers_gives_the_same_bits(name):
+    weight, x = stored(name, 1000, 1024), activations(40, 1024)
+    alone = linear(x, weight)
+    for workers in (1, 2, 3):
+        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
+
+
+def test_threads_do_not_share_a_workspace():
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(linear_module._workspace.take, "q", (4, 4), np.float32).result()
+    assert not np.shares_memory(theirs, linear_module._workspace.take("q", (4, 4), np.float32))
+
+
+@pytest.mark.parametrize(("out", "chunks"), [(192, 2), (768, 2), (1600, 4)])
+def test_workers_have_even_shares(out, chunks):
+    shares = linear_module._chunks(stored("Q8_0", out, 64), 40)
+    assert [rows.stop - rows.start for rows in shares] == [out // chunks] * chunks
+
+
+@pytest.mark.parametrize("positions", [3, 40])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_what_is_not_finite_stays_in_its_position(name, value, positions):
+    weight, x = stored(name, 37, 512), activations(positions, 512)
+    clean = linear(x, weight)
+    x[1, 77] = value
+    found = linear(x, weight)
+    assert not np.isfinite(found[1]).any()
+    np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(clean, 1, 0))
+
+
+@pytest.mark.parametrize("positions", [3, 40])
+@pytest.mark.parametrize("bits", [0x7E00, 0x7C00])
+@pytest.mark.parametrize("name", [name for name in QUANTISED if name != "AprQ4"])
+def test_a_scale_that_is_not_finite_stays_in_its_output(name, bits, positions):
+    weight, x = stored(name, 37, 512), activations(positions, 512)
+    clean = linear(x, weight)
+    at = weight.data.size // 37 * 5 + HALVES[name][-1]
+    weight.data[at : at + 2] = np.array([bits], np.uint16).view(np.uint8)
+    found = linear(x, weight)
+    assert not np.isfinite(found[:, 5]).any()
+    np.testing.assert_array_equal(np.delete(found, 5, 1), np.delete(clean, 5, 1))
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_no_positions_give_no_rows(name):
+    assert linear(np.empty((0, 512), np.float32), stored(name, 37, 512)).shape == (0, 37)
+
+
+@pytest.mark.parametrize("positions", [1, 8, 40])
+@pytest.mark.parametrize("name", ["F16", "Q4_1", "Q6_K"])
+def test_memory_is_the_result_and_the_workspace(name, positions):
+    weight, x = stored(name, 8000, 1024), activations(positions, 1024)
+    linear_module._workspace.buffers.clear()
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result; the matrix would have {4 * 8000 * 1024:,}")
+    assert peak < 5 * 4 * CHUNK // 2
+
+
+# --- Matrices that the file has as [in, out] ----------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [1, 3, 40])
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_products_with_a_transposed_matrix(name, parts, positions):
+    (weight, plain), x = transposed(name, parts), activations(positions, 50)
+    bias = activations(1, len(plain))[0]
+    np.testing.assert_array_equal(weight.read(), plain)
+    agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_any_number_of_workers_gives_the_same_bits_of_a_transposed_matrix(name):
+    weight, x = stored(name, 256, 3000).transposed().of_rows(range(200, 2900)), activations(40, 256)
+    alone = linear(x, weight)
+    agree(alone, x, weight)
+    for workers in (2, 3):
+        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_part_of_a_fused_transposed_matrix_is_computed_alone(name):
+    fused, decoded = stored(name, 64, 3 * 96).transposed(), []
+    k, x = fused.of_rows(np.arange(96, 192)), activations(3, 64)
+    found = linear(x, counted(k, decoded))
+    agree(found, x, k)
+    assert (found.shape, sum(decoded)) == ((3, 96), 96 * 64)
+
+
+@pytest.mark.parametrize("positions", [1, 8, 40])
+@pytest.mark.parametrize(("name", "most"), [("F32", 1 << 16), ("F16", 10 * CHUNK), ("BF16", 10 * CHUNK)])
+def test_a_transposed_matrix_is_not_copied(name, most, positions):
+    weight, x = stored(name, 1024, 8100).transposed().of_rows(range(50, 8050)), activations(positions, 1024)
+    linear(x, weight)  # whatever is kept from product to product
+    tracemalloc.start()
+    result = linear(x, weight)
+    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
+    tracemalloc.stop()
+    print(f"{peak:,} bytes besides the result; the matrix has {weight.data.size:,}")
+    assert peak < most

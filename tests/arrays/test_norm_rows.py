@@ -1,0 +1,31 @@
+"""What a norm gives held against what it reads: LayerNorm with gain and bias as well."""
+
+from types import SimpleNamespace
+
+import numpy as np
+from support.other_plans import T, V, drawn, normed_behind, values_of
+
+from microgpt_trace.tracing.norms import NormMeter
+
+
+def run(change=None):
+    model = drawn(normed_behind())
+    values = values_of(model, np.random.default_rng(6).integers(V, size=T))
+    values |= {} if change is None else {change: values[change] * 1.1}
+    meter = NormMeter(model.plan, model.parameter)
+    for name in meter.names:
+        meter(SimpleNamespace(name=name), values[name])
+    assert len(meter.read) <= 1
+    return meter.rows.off
+
+
+def test_every_norm_of_a_plan_is_measured():
+    off = run()
+    assert list(off) == ["layer0.attn.norm", "layer0.attn.post_norm", "layer0.mlp.norm", "final.norm"]
+    assert max(off.values()) < 1e-12
+
+
+def test_a_norm_that_is_off_is_told():
+    off = run("layer0.attn.post_norm")
+    assert off["layer0.attn.post_norm"] > 1e-2
+    assert off["layer0.attn.norm"] < 1e-12

@@ -1,0 +1,202 @@
+"""TensorStats against hand-worked numbers and plain sums, and merging against the whole."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.judges import agree
+
+from microgpt_trace import TensorStats
+from microgpt_trace.arrays.stats import SAMPLE, median
+
+MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
+
+
+def test_hand_worked_numbers():
+    stats = TensorStats.of([[3.0, -4.0], [0.0, 1.0]])
+    assert (stats.count, stats.mean, stats.min, stats.max, stats.max_abs) == (4, 0, -4, 3, 4)
+    agree(stats.std, math.sqrt(26 / 4))
+    agree(stats.l2_norm, math.sqrt(26))
+    assert (stats.zero_count, stats.nan_count, stats.inf_count, stats.finite_count) == (1, 0, 0, 4)
+    agree(stats.rms, math.sqrt(26 / 4))
+
+
+def test_infinities_that_cancel_are_left_out():
+    values = np.array([np.inf, -np.inf, 1, 3] * 3, np.float32)
+    stats = TensorStats.of(values)
+    assert (stats.mean, stats.std, stats.max, stats.inf_count) == (2, 1, 3, 6)
+
+
+@pytest.mark.parametrize("bits", [np.array([0x7C01], np.uint16), np.array([0x7F800001], np.uint32)])
+def test_a_signalling_nan_is_counted_quietly(bits):
+    stats = TensorStats.of(bits.view(f"f{bits.itemsize}"))
+    assert (stats.count, stats.nan_count, stats.mean) == (1, 1, None)
+
+
+def test_the_moments_are_over_the_finite_elements_and_the_count_over_all():
+    stats = TensorStats.of([1.0, math.nan, 3.0, math.inf, -math.inf, 0.0])
+    assert (stats.count, stats.nan_count, stats.inf_count, stats.zero_count) == (6, 1, 2, 1)
+    assert (stats.min, stats.max, stats.finite_count, stats.nonfinite_count) == (0, 3, 3, 3)
+    agree(stats.mean, 4 / 3)
+    agree(stats.l2_norm, math.sqrt(10))
+
+
+NOTHING_FINITE = {
+    "empty": [],
+    "NaN": [math.nan] * 3,
+    "infinities": [math.inf, -math.inf],
+    "both": [math.nan, math.inf],
+}
+
+
+@pytest.mark.parametrize("values", NOTHING_FINITE.values(), ids=NOTHING_FINITE.keys())
+def test_where_nothing_is_finite_the_moments_are_none(values):
+    stats = TensorStats.of(np.array(values))
+    assert [getattr(stats, name) for name in MOMENTS] == [None] * 6
+    assert stats.rms is None
+    assert (stats.count, stats.finite_count, stats.zero_count) == (len(values), 0, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.bool_, np.float16, np.float32])
+def test_other_dtypes_are_summed_in_float64(dtype):
+    values = np.array([0, 1, 1, 100 if dtype is not np.bool_ else 1] * 50, dtype)
+    stats = TensorStats.of(values)
+    wide = values.astype(np.float64)
+    agree([stats.mean, stats.std, stats.l2_norm], [wide.mean(), wide.std(), np.linalg.norm(wide)])
+    assert stats.zero_count == 50
+
+
+def test_integers_do_not_overflow():
+    stats = TensorStats.of(np.array([-128, 127, -128], np.int8))
+    assert (stats.min, stats.max, stats.max_abs) == (-128, 127, 128)
+    agree(stats.l2_norm, math.sqrt(2 * 128**2 + 127**2))
+
+
+def test_float32_sums_lose_nothing():
+    stats = TensorStats.of(np.full(1_000_000, 0.1, np.float32))
+    agree(stats.mean, float(np.float32(0.1)), rtol=1e-12)
+    assert stats.std < 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-200, 1e-100, 1.0, 1e100, 1e200, 1e300, 1e308])
+def test_magnitudes_whose_squares_leave_float64(scale):
+    stats = TensorStats.of(np.array([-1.0, 0.5, 1.0, 0.0]) * scale)
+    rtol = 1e-12 if scale > 1e-308 else 1e-3  # subnormal numbers have few digits
+    agree(stats.l2_norm / scale, 1.5, rtol=rtol)
+    agree(stats.std / scale, math.sqrt(2.25 / 4 - 0.125**2), rtol=rtol)
+    agree(stats.mean / scale, 0.125, rtol=rtol)
+    assert stats.max_abs == scale
+
+
+def test_equal_huge_numbers_have_their_mean_and_no_spread():
+    stats = TensorStats.of(np.full(4, 1.7e308))
+    assert stats.mean == pytest.approx(1.7e308)
+    assert stats.std == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e12])
+def test_the_spread_survives_a_large_mean(offset):
+    agree(TensorStats.of(np.array([1.0, 2.0, 3.0, 4.0]) + offset).std, math.sqrt(1.25), rtol=1e-4)
+
+
+def test_negative_zero_is_a_zero():
+    assert TensorStats.of([-0.0, 0.0, 1e-320]).zero_count == 2
+
+
+def test_a_single_number_and_a_scalar():
+    for value in ([7.0], 7.0, np.float32(7)):
+        stats = TensorStats.of(value)
+        assert (stats.count, stats.mean, stats.std, stats.l2_norm) == (1, 7, 0, 7)
+
+
+def test_only_the_elements_of_the_mask_count():
+    values = np.array([[1.0, math.nan], [2.0, 3.0]])
+    assert TensorStats.of(values, np.tri(2, dtype=bool)) == TensorStats.of([1.0, 2.0, 3.0])
+    twice = np.stack([values, values])
+    assert TensorStats.of(twice, np.tri(2, dtype=bool)).count == 6
+
+
+def test_the_array_is_left_as_it_was():
+    values = np.array([[1e300, 2e300], [math.nan, 0.0]])
+    kept = values.copy()
+    TensorStats.of(values)
+    assert np.array_equal(values, kept, equal_nan=True)
+
+
+def test_numbers_are_plain_python():
+    kinds = {type(value) for value in asdict(TensorStats.of(np.ones(3, np.float32))).values()}
+    assert kinds == {int, float}
+
+
+numbers = st.one_of(
+    st.floats(-1e6, 1e6, width=64),
+    st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0]),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda x: x / 4),
+)
+
+
+def close(found, expected, rtol=1e-7):
+    if found is None or expected is None:
+        return found is expected
+    return math.isclose(found, expected, rel_tol=rtol, abs_tol=0) or found == expected
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(numbers, max_size=12), st.lists(numbers, max_size=12))
+def test_two_parts_merge_to_the_whole(a, b):
+    merged, whole = TensorStats.of(a).merge(TensorStats.of(b)), TensorStats.of([*a, *b])
+    for name in ("count", "zero_count", "nan_count", "inf_count", "min", "max", "max_abs"):
+        assert getattr(merged, name) == getattr(whole, name), name
+    assert close(merged.l2_norm, whole.l2_norm), (merged.l2_norm, whole.l2_norm)
+    if whole.mean is not None:  # what cancels in a sum has the error of its largest term
+        assert abs(merged.mean - whole.mean) <= 1e-12 * whole.max_abs
+        assert abs(merged.std - whole.std) <= 1e-7 * whole.max_abs
+    else:
+        assert merged.mean is merged.std is None
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(numbers, max_size=20))
+def test_nothing_merges_to_the_same(values):
+    stats, empty = TensorStats.of(values), TensorStats.of([])
+    assert stats.merge(empty) == empty.merge(stats) == stats
+
+
+def test_many_parts_merge_to_the_whole():
+    values = np.random.default_rng(1).normal(3, 2, 1000)
+    merged = TensorStats.of([])
+    for part in np.split(values, [1, 10, 400, 999]):
+        merged = merged.merge(TensorStats.of(part))
+    whole = TensorStats.of(values)
+    for name in MOMENTS:
+        agree(getattr(merged, name), getattr(whole, name), rtol=1e-12, what=name)
+
+
+MANY = 8 * SAMPLE + 1
+SHAPES = {
+    "normal": lambda rng, n: rng.standard_normal(n),
+    "few values": lambda rng, n: rng.integers(0, 3, n),
+    "one value": lambda rng, n: np.full(n, 7),
+    "sorted": lambda rng, n: np.sort(rng.standard_normal(n)),
+    "heavy tails": lambda rng, n: rng.standard_cauchy(n),
+    "two heaps": lambda rng, n: rng.standard_normal(n) + 1e3 * (np.arange(n) % 2),
+    "waves": lambda rng, n: np.sin(np.arange(n) * 2 * np.pi / (n // SAMPLE | 1)),
+    "infinite": lambda rng, n: np.where(rng.random(n) < 0.6, np.inf, 1),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("count", [1, 2, 3, 10, MANY - 1, MANY, MANY + 1, 5 * MANY])
+def test_the_median_is_exact(kind, count):
+    values = SHAPES[kind](np.random.default_rng(count), count).astype(np.float32)
+    assert median(values) == pytest.approx(float(np.median(values.astype(np.float64))), rel=1e-15)
+
+
+@pytest.mark.parametrize("count", [3, 4, MANY, MANY + 1])
+def test_the_median_of_a_nan_is_nan(count):
+    values = np.zeros(count, np.float32)
+    values[1] = np.nan
+    assert math.isnan(median(values))

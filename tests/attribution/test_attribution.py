@@ -1,0 +1,424 @@
+"""Attribution against judges that know nothing of it: explicit vectors, edited weights, hand-worked maps."""
+
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from support.judges import EPS, agree, torch_run
+from support.judges_decoder import decoder_events, head_dim_of
+from support.real_model import needs_smollm2
+from support.tiny_models import CASES, TOKENS
+
+from microgpt_trace import load, trace
+from microgpt_trace.attribution import attribute as attributing
+from microgpt_trace.attribution import direct
+from microgpt_trace.attribution.attribute import attribute
+from microgpt_trace.attribution.components import components_of
+from microgpt_trace.attribution.head_roles import attention_of, role_of, uniform_attention
+from microgpt_trace.attribution.results import Attention
+from microgpt_trace.errors import InputError
+
+TARGET, AGAINST = 7, 19
+BIASED = "llama_mha_bias"
+SOME = ["llama_gqa", BIASED, "qwen2_tied", "qwen3", "mistral_window"]
+
+
+def parts_of(result, i=0):
+    """(target, against) of each part of the i-th position, by name."""
+    return {part.name: (part.target, part.against) for part in result.positions[i].parts}
+
+
+def agree_by_name(found, expected, **tolerance):
+    assert list(found) == list(expected)
+    for name in expected:
+        agree(found[name], expected[name], what=f"{name} ", **tolerance)
+
+
+# --- Direct: every part against the explicit vector times the unembedding -------------------------
+
+
+def explicit_parts(config, weights, tokens, position, ids):
+    """Each part as its own vector [C], through the norm with its scale frozen, times the unembedding."""
+    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    events, dim = decoder_events(config, weights, tokens), head_dim_of(config)
+    last = events[f"layer{config['num_hidden_layers'] - 1}.mlp.residual"][position]
+    scale = w["model.norm.weight"] / math.sqrt((last * last).mean() + config["rms_norm_eps"])
+    head = w["model.embed_tokens.weight" if config["tie_word_embeddings"] else "lm_head.weight"]
+    vectors = {"embed.tok": events["embed.tok"][position]}
+    for i in range(config["num_hidden_layers"]):
+        own = f"model.layers.{i}."
+        context, wo = events[f"layer{i}.attn.context"][position], w[own + "self_attn.o_proj.weight"]
+        for h in range(config["num_attention_heads"]):
+            cut = slice(h * dim, (h + 1) * dim)
+            vectors[f"layer{i}.attn.head{h}"] = wo[:, cut] @ context[cut]
+        if own + "self_attn.o_proj.bias" in w:
+            vectors[f"layer{i}.attn_bo"] = w[own + "self_attn.o_proj.bias"]
+        bias = w.get(own + "mlp.down_proj.bias")
+        down = events[f"layer{i}.mlp.down"][position]
+        vectors[f"layer{i}.mlp.down"] = down if bias is None else down - bias
+        if bias is not None:
+            vectors[f"layer{i}.mlp_bdown"] = bias
+    return {name: head[list(ids)] @ (vector * scale) for name, vector in vectors.items()}, events["logits"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parts_of_a_decoder(decoders, case):
+    model, config, weights = decoders(case)
+    result = attribute(
+        model, tokens=TOKENS, target=TARGET, against=f"#{AGAINST}", positions=[2, -1], ablation=False
+    )
+    for i, position in enumerate((2, len(TOKENS) - 1)):
+        expected, logits = explicit_parts(config, weights, TOKENS, position, (TARGET, AGAINST))
+        agree_by_name(parts_of(result, i), expected, rtol=1e-4, atol=2e-5)
+        of = result.positions[i]
+        agree([of.target.total, of.against.total], logits[position, [TARGET, AGAINST]], rtol=1e-4, atol=2e-5)
+    assert result.ok
+
+
+@pytest.mark.parametrize("elements", [1, 100])
+def test_a_matrix_that_is_decoded_in_pieces(decoders, elements, monkeypatch):
+    model = decoders("qwen3")[0]
+    whole = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
+    monkeypatch.setattr(direct, "CHUNK", elements)
+    pieces = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
+    agree_by_name(parts_of(pieces), parts_of(whole))
+
+
+def test_biases_are_parts_where_the_model_has_them(decoders):
+    kinds = {case: {c.kind for c in components_of(decoders(case)[0])} for case in ("llama_gqa", BIASED)}
+    assert kinds == {"llama_gqa": {"embedding", "head", "mlp"}, BIASED: {"embedding", "head", "mlp", "bias"}}
+
+
+def torch_parts(case):
+    """Each part of a microGPT as PyTorch's vectors, embeddings divided by their norm's scale: [T, C]"""
+    model, ids = case.model, case.ids
+    events, weights = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
+    arrays = {name: tensor.detach().numpy() for name, tensor in events.items()}
+    scale = np.sqrt((arrays["embed.sum"] ** 2).mean(1, keepdims=True) + EPS)
+    vectors = {name: arrays[name] / scale for name in ("embed.tok", "embed.pos")}
+    for i in range(model.config.n_layer):
+        names = [f"layer{i}.attn.head{h}" for h in range(model.config.n_head)] + [f"layer{i}.mlp.down"]
+        vectors |= {name: arrays[name] for name in names}
+    return vectors, weights["lm_head"].detach().numpy(), arrays["logits"]
+
+
+def test_parts_of_a_microgpt(case):
+    vectors, head, logits = torch_parts(case)
+    result = attribute(case.model, case.text, ablation=False)
+    assert [p.contrast.target for p in result.positions] == case.ids[1:].tolist()
+    for t, position in enumerate(result.positions):
+        ids = [position.contrast.target, position.contrast.against]
+        expected = {name: head[ids] @ vector[t] for name, vector in vectors.items()}
+        agree_by_name(parts_of(result, t), expected)
+        agree([position.target.logit, position.against.logit], logits[t, ids])
+        best = np.argsort(-logits[t])
+        assert ids[1] == next(token for token in best if token != ids[0])
+    assert result.ok
+
+
+# --- The check of the sums -------------------------------------------------------------------
+
+
+def test_a_part_that_is_left_out_is_noticed(decoders, monkeypatch):
+    model = decoders(BIASED)[0]
+    right = attributing.direct_writes
+    for component in components_of(model):
+
+        def without(*args, left_out=component.name):
+            found, writes = right(*args)
+            return found, writes | {left_out: writes[left_out] * 0}
+
+        monkeypatch.setattr(attributing, "direct_writes", without)
+        assert not attribute(model, tokens=TOKENS, target=TARGET, against=AGAINST, ablation=False).ok, (
+            component
+        )
+
+
+def test_a_sum_is_held_against_its_tolerance():
+    logits = np.array([1.0, 2.0], np.float32)
+    near, far = (attributing.logit_sum(logits, 1, [-1.0, 3.0 + off]) for off in (3e-5, 5e-5))
+    print(near, far)
+    assert (near.holds, far.holds, near.tolerance) == (True, False, 1e-5)
+    assert near.deviation == pytest.approx(3e-5 / 4.0, rel=1e-4)
+    assert attributing.logit_sum(logits, 1, [np.nan]).holds is None
+
+
+# --- Ablation -------------------------------------------------------------------------------
+
+
+def weights_without(config, weights, name):
+    """The weights of a model that lacks a part: for the judge, which knows no edits."""
+    changed = {key: array.copy() for key, array in weights.items()}
+    layer, _, rest = name.partition(".")
+    own = f"model.layers.{layer.removeprefix('layer')}."
+    if name == "embed.tok":
+        changed["model.embed_tokens.weight"][:] = 0
+    elif rest.startswith("attn.head"):
+        h, dim = int(rest.removeprefix("attn.head")), head_dim_of(config)
+        changed[own + "self_attn.o_proj.weight"][:, h * dim : (h + 1) * dim] = 0
+    else:
+        changed[own + {"attn_bo": "self_attn.o_proj.bias", "mlp.down": "mlp.down_proj.weight",
+                       "mlp_bdown": "mlp.down_proj.bias"}[rest]][:] = 0  # fmt: skip
+    return changed
+
+
+def loss_of(row, target):
+    return math.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
+
+
+@pytest.mark.parametrize("case", SOME)
+def test_what_is_lost_without_a_part_of_a_decoder(decoders, case):
+    model, config, weights = decoders(case)
+    result = attribute(model, tokens=TOKENS, positions=[1, 5])
+    before = decoder_events(config, weights, TOKENS)["logits"]
+    for n, component in enumerate(components_of(model)):
+        if component.name == "embed.tok" and config["tie_word_embeddings"]:
+            continue  # without its embedding the judge would have no head
+        after = decoder_events(config, weights_without(config, weights, component.name), TOKENS)["logits"]
+        expected = [loss_of(after[t], TOKENS[t + 1]) - loss_of(before[t], TOKENS[t + 1]) for t in (1, 5)]
+        found = [position.parts[n].loss_change for position in result.positions]
+        agree(found, expected, rtol=1e-3, atol=2e-5, what=component.name)
+        agree(result.removals[n].loss_change, np.mean(expected), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["qwen2_tied"])
+def test_removals_are_runs_under_a_hook(decoders, case):
+    model = decoders(case)[0]
+    result = attribute(model, tokens=TOKENS, target=TARGET)
+    for part in result.positions[0].parts:
+        with model.hooks.subscribe(lambda event, value: value * 0, part.name):
+            row = trace(model, tokens=TOKENS, values=["logits"])["logits"][-1].astype(np.float64)
+        agree(part.loss_change, loss_of(row, TARGET) - result.positions[0].loss, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_lost_without_a_part_of_a_microgpt(deep):
+    model, ids = deep.model, deep.ids
+    result = attribute(model, deep.text)
+
+    def losses(replaced):
+        events, _ = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config, replaced)
+        logits = events["logits"].detach().numpy()
+        return np.array([loss_of(row, target) for row, target in zip(logits, ids[1:], strict=True)])
+
+    zeros = np.zeros((len(ids) - 1, model.config.n_embd))
+    for n, removal in enumerate(result.removals):
+        expected = losses({removal.name: zeros}) - losses({})
+        agree([position.parts[n].loss_change for position in result.positions], expected, what=removal.name)
+        agree(removal.loss_change, expected.mean())
+    agree(result.mean_loss, losses({}).mean())
+
+
+# --- Under the model's own hooks --------------------------------------------------------------
+
+DECODER_EVENTS = [
+    "embed.tok", "layer0.attn.weights", "layer0.attn.context", "layer0.attn.head2", "layer1.attn.out",
+    "layer0.attn.residual", "layer1.mlp.down", "layer1.mlp.residual", "final.norm", "logits",
+]  # fmt: skip
+MICROGPT_EVENTS = [*(name for name in DECODER_EVENTS if name not in ("layer0.attn.head2", "final.norm")),
+                   "embed.pos", "embed.sum", "embed.norm", "layer0.attn.head1"]  # fmt: skip
+
+
+def assert_under_a_hook(model, name, **given):
+    """The parts sum to the logits that trace gives, and a head is removed beneath the same hook."""
+    with model.hooks.subscribe(lambda event, value: value * 0.5, name):
+        result = attribute(model, target=TARGET, against=2, positions="all", **given)
+        logits = trace(model, values=["logits"], **given)["logits"]
+        with model.hooks.subscribe(lambda event, value: value * 0, "layer1.attn.head0"):
+            after = trace(model, values=["logits"], **given)["logits"].astype(np.float64)
+    assert result.ok
+    part = next(i for i, part in enumerate(result.positions[0].parts) if part.name == "layer1.attn.head0")
+    for t, position in enumerate(result.positions):
+        agree(position.target.logit, logits[t, TARGET], rtol=1e-6)
+        expected = loss_of(after[t], TARGET) - position.loss
+        agree(position.parts[part].loss_change, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECODER_EVENTS)
+def test_hooks_of_a_decoder(decoders, name):
+    assert_under_a_hook(decoders(BIASED)[0], name, tokens=TOKENS)
+
+
+@pytest.mark.parametrize("name", MICROGPT_EVENTS)
+def test_hooks_of_a_microgpt(deep, name):
+    assert_under_a_hook(deep.model, name, text=deep.text)
+
+
+def test_an_observer_changes_nothing(decoders):
+    model, seen = decoders("qwen3")[0], []
+    plain = attribute(model, tokens=TOKENS, target=TARGET)
+    with model.hooks.subscribe(lambda event, value: seen.append(event.name)):
+        assert attribute(model, tokens=TOKENS, target=TARGET) == plain
+    assert "layer1.attn.head3" in seen
+
+
+# --- Roles ----------------------------------------------------------------------------------
+
+WEIGHTS = np.array([
+    [1.0, 0.0, 0.0, 0.0],
+    [0.3, 0.7, 0.0, 0.0],
+    [0.5, 0.3, 0.2, 0.0],
+    [0.1, 0.2, 0.3, 0.4],
+])  # fmt: skip
+
+
+def test_shares_of_a_hand_worked_map():
+    found = attention_of(WEIGHTS[None], np.array([5, 6, 5, 5]))[0]
+    expected = Attention(
+        itself=(0.7 + 0.2 + 0.4) / 3,
+        previous=(0.3 + 0.3 + 0.3) / 3,
+        first=(0.3 + 0.5 + 0.1) / 3,
+        repeat=(0.5 + (0.1 + 0.3)) / 2,  # query 2 on position 0; query 3 on positions 0 and 2
+        repeat_apart=None,  # position 0 for the one, position 0 and the previous one for the other
+    )
+    assert_attention(found, expected)
+
+
+def test_repeats_apart_from_position_0_and_the_previous_one():
+    found = attention_of(WEIGHTS[None], np.array([6, 6, 5, 6]))[0]
+    agree([found.repeat, found.repeat_apart], [(0.3 + (0.1 + 0.2)) / 2, 0.2])
+
+
+def test_without_a_repeat_there_is_no_share():
+    found = attention_of(WEIGHTS[None], np.array([5, 6, 7, 8]))[0]
+    assert (found.repeat, found.repeat_apart) == (None, None)
+
+
+def test_uniform_attention_by_hand():
+    tokens = np.array([5, 6, 5, 5])
+    each = (1 / 2 + 1 / 3 + 1 / 4) / 3
+    expected = Attention(each, each, each, (1 / 3 + 2 / 4) / 2, None)
+    assert_attention(uniform_attention(tokens, None), expected)
+    half = (1 / 2 + 1 / 2 + 1 / 2) / 3  # in a window of two: itself and the previous one
+    expected = Attention(half, half, (1 / 2 + 0 + 0) / 3, (0 + 1 / 2) / 2, None)
+    assert_attention(uniform_attention(tokens, 2), expected)
+    assert_attention(uniform_attention(tokens, 1), Attention(1.0, 0.0, 0.0, 0.0, None))
+
+
+def assert_attention(found, expected):
+    for name in (field.name for field in fields(expected)):
+        share, wanted = getattr(found, name), getattr(expected, name)
+        assert (share is None) == (wanted is None), name
+        agree(share or 0.0, wanted or 0.0, what=name)
+
+
+UNIFORM = Attention(0.2, 0.2, 0.2, 0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("shares", "role"),
+    [
+        ((0.45, 0.1, 0.1, 0.1), "itself"),
+        ((0.1, 0.9, 0.05, None), "previous"),
+        ((0.05, 0.41, 0.5, 0.2), "first"),
+        ((0.05, 0.2, 0.6, 0.4), "repeat"),  # four times what is uniform against three times
+        ((0.05, 0.2, 0.9, 0.4), "first"),
+        ((0.39, 0.2, 0.2, 0.39), "none"),
+        ((0.1, 0.45, 0.45, 0.0), "none"),  # one and the same position: it cannot be told
+        ((math.nan, math.nan, math.nan, math.nan), "none"),
+    ],
+)
+def test_the_role_that_stands_out(shares, role):
+    assert role_of(Attention(*shares[:3], 1.0, shares[3]), UNIFORM) == role
+
+
+def test_twice_the_uniform_share_is_asked_for():
+    uniform = Attention(0.3, 0.3, 0.3, None, None)
+    assert role_of(Attention(0.59, 0.1, 0.1, None, None), uniform) == "none"
+    assert role_of(Attention(0.60, 0.1, 0.1, None, None), uniform) == "itself"
+
+
+@pytest.mark.parametrize("case", ["qwen2_window", "mistral_window", "llama_gqa"])
+def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
+    model, config, weights = decoders(case)
+    result = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
+    events = decoder_events(config, weights, TOKENS)
+    later = [t for t in range(1, len(TOKENS)) if TOKENS[t] in TOKENS[:t]]
+    assert later == [3]
+    for head in result.roles:
+        own = events[f"layer{head.layer}.attn.weights"][head.head]
+        itself = np.mean([own[t, t] for t in range(1, len(TOKENS))])
+        previous = np.mean([own[t, t - 1] for t in range(1, len(TOKENS))])
+        found = head.attention
+        shares = [found.itself, found.previous, found.first, found.repeat]
+        agree(shares, [itself, previous, own[1:, 0].mean(), own[3, 1]], rtol=1e-4, atol=1e-6, what=head.name)
+    windows = {head.layer: head.window for head in result.roles}
+    expected = {"qwen2_window": {0: None, 1: 3}, "mistral_window": {0: 3, 1: 3}}
+    assert windows == expected.get(case, {0: None, 1: None})
+
+
+def test_a_single_token_has_no_roles(decoders):
+    assert attribute(decoders("qwen3")[0], tokens=[4], target=TARGET).roles == ()
+
+
+# --- Which tokens are told apart, and what is not finite ----------------------------------------
+
+
+def test_by_default_the_token_that_follows_and_the_most_probable_other(decoders):
+    model = decoders("llama_gqa")[0]
+    result = attribute(model, tokens=TOKENS, positions=[0, 3], ablation=False)
+    logits = trace(model, tokens=TOKENS, values=["logits"])["logits"]
+    for position, t in zip(result.positions, (0, 3), strict=True):
+        others = [v for v in np.argsort(-logits[t], kind="stable") if v != TOKENS[t + 1]]
+        assert (position.contrast.target, position.contrast.against) == (TOKENS[t + 1], others[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, r"nothing follows position 6 \(29\): name a token with --target; the model predicts \d+"),
+        ({"target": 4, "against": "#4"}, "the same token"),
+        ({"target": 61}, "tokens #0 to #60"),
+        ({"positions": [0], "against": TOKENS[1]}, "position 0"),
+        ({"target": 4, "positions": [9]}, "position 9"),
+        ({"target": "a"}, "names no tokens"),
+        ({"target": 4, "text": "a"}, "give one of them"),
+    ],
+)
+def test_requests_that_do_not_fit(decoders, given, words):
+    with pytest.raises(InputError, match=words):
+        attribute(decoders("llama_gqa")[0], tokens=TOKENS, **given)
+
+
+def test_logits_that_are_not_finite(decoder_folder):
+    def spoil(weights):
+        weights["model.layers.1.mlp.down_proj.weight"][3, 4] = np.nan
+
+    model = load(decoder_folder("llama_gqa", spoil))
+    with pytest.raises(InputError, match="not finite, so there is no runner-up"):
+        attribute(model, tokens=TOKENS, target=4)
+    result = attribute(model, tokens=TOKENS, target=4, against=5)
+    assert not result.ok  # what cannot be compared is no sum
+    assert result.positions[0].target.holds is None
+    assert math.isnan(result.positions[0].by_difference()[0].difference)
+
+
+def test_ok_is_about_every_sum(emma):
+    result = attribute(emma, "emma", ablation=False)
+    last = result.positions[-1]
+    wrong = replace(last, against=replace(last.against, holds=False))
+    assert result.ok
+    assert not replace(result, positions=(*result.positions[:-1], wrong)).ok
+
+
+# --- The real model --------------------------------------------------------------------------
+
+
+@needs_smollm2
+def test_paris(smollm2):
+    told = []
+    result = attribute(
+        smollm2, "The capital of France is", target="␣Paris", report=lambda *done: told.append(done)
+    )
+    (position,) = result.positions
+    print(position.contrast, position.target)
+    assert (position.contrast.seen, position.contrast.against_label) == ("␣is", "␣the")
+    assert position.target.p == pytest.approx(0.7725, abs=5e-4)
+    assert len(position.parts) == 1 + 30 * (9 + 1)
+    assert result.ok
+    assert max(position.target.deviation, position.against.deviation) < 1e-6
+    lost = {part.name: part.loss_change for part in position.parts}
+    assert max(lost, key=lost.get) in ("embed.tok", "layer0.mlp.down")
+    assert lost["layer23.attn.head4"] > 1  # the head that fetches what the country is known for
+    assert sum(head.role == "first" for head in result.roles) > 150
+    assert told[-1][0] == told[-1][1]

@@ -1,0 +1,217 @@
+"""microgpt attribute from the shell: what it prints, its document, exit codes, requests that do not fit."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.commands import microgpt, process, refused
+from support.documents import valid
+from support.real_model import SMOLLM2, needs_smollm2
+
+from microgpt_trace import save, train
+from microgpt_trace.render.attribution import signed, signed_bar
+from microgpt_trace.render.screen import Screen
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained microGPT in a folder of its own."""
+    root = tmp_path_factory.mktemp("attribute")
+    save(train(steps=300), root / "m.safetensors")
+    return root
+
+
+@pytest.fixture(scope="module")
+def decoder(decoder_folder):
+    return decoder_folder("llama_mha_bias")
+
+
+def attribute(*args, **options):
+    return microgpt("attribute", *args, **options)
+
+
+def validated(*args, code=0, **options):
+    """The document, which fits the schema that the program prints."""
+    done = attribute(*args, "--json", **options)
+    assert done.code == code, done.err
+    return valid(done.out, "attribute")
+
+
+def test_every_position_of_a_microgpt(folder):
+    done = attribute("emma", "--model", "m.safetensors", cwd=folder, width=80)
+    print(done.out)
+    assert done.code == 0
+    assert done.err == ""
+    for title in ("Position 0 after BOS: e against", 'Position 2 after "em": m against', "EOS against"):
+        assert title in done.out
+    assert done.out.count("✓ the parts sum to the logits") == 5
+    assert "Over the 5 positions" in done.out
+    assert re.search(r"^layer0\.attn\.head3( +\d\.\d\d){4} ", done.out, re.MULTILINE)
+    assert re.search(r"^uniform attention +0\.32 +0\.32 +0\.32 +0\.25", done.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_longer_than_the_terminal(folder, decoder, width, encoding):
+    prompt = (decoder, "abca", "--target", "#7", "--position", "all")
+    for args in (("emma", "--model", "m.safetensors"), prompt):
+        done = attribute(*args, cwd=folder, width=width, encoding=encoding)
+        assert done.code == 0, done.err
+        assert max(map(len, done.out.splitlines())) <= width
+        assert done.out.isascii() == (encoding == "ascii")
+
+
+def test_rows_are_sorted_and_the_rest_stands_together(decoder):
+    done = attribute(decoder, "abca", "--target", "q", "--top", 3)
+    print(done.out)
+    rows = re.findall(r"^(?:embed|layer)\S+ +[+-]\S+ +[+-]\S+ +([+-]\S+)", done.out, re.MULTILINE)
+    sizes = [abs(float(row)) for row in rows]
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
+    assert re.search(r"^12 more parts ", done.out, re.MULTILINE)  # 1 + 2 * (4 + 1 + 2) in all
+    numbers = re.search(r"^sum of all +(\S+) +(\S+)", done.out, re.MULTILINE)
+    logits = re.search(r"sum to the logits (\S+) and (\S+):", done.out)
+    assert [float(x) for x in numbers.groups()] == [float(x) for x in logits.groups()]
+
+
+def test_the_document_of_a_microgpt(folder):
+    document = validated("Emma", "--model", "m.safetensors", cwd=folder)
+    assert document["schema"] == "microgpt.attribution/1"
+    assert document["ok"] is True
+    assert document["notes"] == ["'Emma' was lowered to 'emma'"]
+    assert [p["contrast"]["target_label"] for p in document["positions"]] == ["e", "m", "m", "a", "EOS"]
+    for position in document["positions"]:
+        total = sum(part["difference"] for part in position["parts"])
+        assert total == pytest.approx(position["target"]["logit"] - position["against"]["logit"], abs=1e-5)
+
+
+def test_the_document_of_a_decoder(decoder):
+    document = validated(
+        decoder, "--tokens", "5,6,5,7", "--target", "c", "--against", "#9", "--position", "1,-1"
+    )
+    assert [p["contrast"]["position"] for p in document["positions"]] == [1, 3]
+    assert {part["kind"] for part in document["positions"][0]["parts"]} == {
+        "embedding",
+        "head",
+        "mlp",
+        "bias",
+    }
+    assert len(document["roles"]) == 8
+    assert len(document["removals"]) == 15
+
+
+def test_direct_alone(folder):
+    document = validated("emma", "--position", -1, "--no-ablation", cwd=folder)
+    assert document["removals"] == []
+    assert all(part["loss_change"] is None for part in document["positions"][0]["parts"])
+    assert "without it" not in attribute("emma", "--no-ablation").out
+
+
+def test_values_that_are_not_finite(decoder_folder):
+    def spoil(weights):
+        weights["model.layers.1.self_attn.o_proj.weight"][3, 4] = np.inf
+
+    folder = decoder_folder("llama_gqa", spoil)
+    refused(attribute(folder, "abca", "--target", "c"), "not finite", "--against")
+    done = attribute(folder, "abca", "--target", "c", "--against", "d", width=80)
+    print(done.out)
+    assert done.code == 1
+    assert "not checked" in done.out
+    document = validated(folder, "abca", "--target", "c", "--against", "d", code=1)
+    assert document["positions"][0]["target"]["holds"] is None
+
+
+def test_a_single_token(decoder):
+    assert "a single token has nothing to look back at" in attribute(decoder, "a", "--target", "b").out
+
+
+BROKEN = """
+import sys
+from microgpt_trace.attribution import attribute as module
+right = module.direct_writes
+
+def without_a_head(*args):
+    components, writes = right(*args)
+    return components, writes | {"layer0.attn.head1": writes["layer0.attn.head1"] * 0}
+
+module.direct_writes = without_a_head
+from microgpt_trace.cli import main
+sys.argv = ["microgpt", "attribute", "emma", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("args", [(), ("--json",)])
+def test_a_sum_that_does_not_hold_ends_with_1(args):
+    done = process(*args, code=BROKEN, FORCE_COLOR="1", TERM="xterm-256color")
+    assert done.code == 1
+    if args:
+        assert json.loads(done.out)["ok"] is False
+    else:
+        assert re.search("\x1b\\[1;31m✗ the parts do not sum to the logits", done.out)
+
+
+def test_out_is_a_new_file(folder):
+    assert attribute("emma", "--json", "--out", "a.json", cwd=folder).out == ""
+    assert json.loads((folder / "a.json").read_text())["ok"]
+    refused(attribute("emma", "--out", "a.json", cwd=folder), "a.json exists already")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("emma", "--target", "a", "--against", "a"), "same token"),
+        (("emma", "--target", "ab"), "expected one character, BOS, EOS or an id"),
+        (("emma", "--target", "#27"), "#0 to #26"),
+        (("emma", "--position", "5"), "positions 0 to 4"),
+        (("emma", "--position", "one"), "--position: expected a number, all, last or a list"),
+        (("emma", "--against", "m"), "position 1"),
+        (("emma", "--tokens", "1,2"), "--tokens is for a production model"),
+        (("emma", "--top", "0"), "--top"),
+        (("emma", "--n-head", "2"), "--n-head"),
+        (("emma", "--rope-pairs", "halves"), "--rope-pairs"),
+        (("nothing.gguf", "emma"), "nothing.gguf"),
+        (("é",), "character"),
+    ],
+)
+def test_requests_that_do_not_fit(args, words):
+    refused(attribute(*args), words)
+
+
+def test_a_prompt_without_a_target(decoder):
+    refused(attribute(decoder, "abca"), "nothing follows position 3 (a)", "--target", "the model predicts")
+    refused(attribute(decoder, "abca", "--target", "abc"), "no such token")
+    refused(attribute(decoder, "abca", "--tokens", "4,5", "--target", "b"), "one of them")
+
+
+def test_signed_bars():
+    screen = Screen(width=80)
+    screen.ascii_only = False
+    bars = {value: signed_bar(value, 2.0, 4, screen) for value in (2.0, 0.75, 0.0, -0.75, -2.0, -9.0, None)}
+    assert list(bars.values()) == ["    │████", "    │█▌", "    │", "  ▐█│", "████│", "████│", ""]
+    assert signed_bar(float("nan"), 2.0, 4, screen) == "    ?"
+    screen.ascii_only = True
+    assert [signed_bar(value, 2.0, 4, screen) for value in (1.0, -1.0)] == ["    |##", "  ##|"]
+
+
+def test_signed_figures():
+    found = [signed(value, 2) for value in (1.5, -1.5, 0.0, -0.0, 1e-5, -1e-5, float("nan"), float("inf"))]
+    assert found == ["+1.50", "-1.50", "0.00", "0.00", "+1.0e-05", "-1.0e-05", "NaN", "+inf"]
+
+
+@needs_smollm2
+def test_the_capital_of_france():
+    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+    text = "The capital of France is"
+    refused(
+        attribute(SMOLLM2, text),
+        "nothing follows position 4 (␣is): name a token with --target; the model predicts ␣Paris",
+    )
+    done = attribute(SMOLLM2, text, "--target", "␣Paris", width=80)
+    print(done.out)
+    assert done.code == 0
+    assert "Position 4 after ␣is: ␣Paris against ␣the" in done.out
+    assert "281 more parts" in done.out
+    assert "of all 270 heads:" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80

@@ -1,0 +1,99 @@
+"""Options that mean nothing: paths without a name, what stands beside --schema, what would change nothing."""
+
+import json
+
+import pytest
+from support.commands import PARAMS, microgpt, refusal
+
+PATHS = [
+    (command, param) for command, params in PARAMS.items() for param in params if param.type.name == "path"
+]
+SCHEMA_BY = {"trace": ("validate", "as_jsonl"), "diff": ("weights", "prompts"), "patch": ("pairs",)}
+BESIDE_SCHEMA = [
+    (command, param)
+    for command, params in PARAMS.items()
+    if any(param.name == "schema" for param in params)
+    for param in params
+    if param.name not in ("schema", "out", *SCHEMA_BY.get(command, ()))
+]
+
+
+def called(case):
+    command, param = case
+    return f"{command} {param.name}"
+
+
+def words(param, text):
+    """How one gives a parameter."""
+    if param.param_type_name == "argument":
+        return [text]
+    return [max(param.opts, key=len), *([] if param.is_flag else [text])]
+
+
+@pytest.mark.parametrize(("command", "param"), PATHS, ids=map(called, PATHS))
+def test_an_empty_path_is_no_folder(command, param):
+    before = ["a"] if param.name in ("b", "model") and param.param_type_name == "argument" else []
+    name = words(param, "")[0] or param.metavar.strip("[]")
+    assert refusal(command, *before, *words(param, "")) == f"{name}: expected a file name, found nothing"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [["trace", "", "a"], ["attribute", "", "a"], ["patch", "", "a", "b"], ["explain", "", "loss[0]"]],
+)
+def test_an_empty_word_is_not_the_model_of_this_folder(decoder_folder, monkeypatch, request_):
+    monkeypatch.chdir(decoder_folder())
+    assert refusal(*request_).startswith("'': no such model")
+
+
+def test_an_empty_text_is_a_text(decoder_folder, monkeypatch):
+    monkeypatch.chdir(decoder_folder())
+    assert json.loads(microgpt("trace", "", "--json").out)["model"]["family"] == "microgpt"
+
+
+@pytest.mark.parametrize(("command", "param"), BESIDE_SCHEMA, ids=map(called, BESIDE_SCHEMA))
+def test_nothing_stands_beside_a_schema(command, param):
+    value = getattr(param.type, "choices", ["0" if param.type.name == "float range" else "1"])[0]
+    given = words(param, getattr(value, "value", value))
+    written = given[0] if param.param_type_name == "option" else "an argument"
+    assert refusal(command, "--schema", *given) == f"{written} means nothing with --schema"
+
+
+@pytest.mark.parametrize("command", SCHEMA_BY)
+def test_but_what_chooses_the_schema(command, tmp_path):
+    params = [param for param in PARAMS[command] if param.name in SCHEMA_BY[command]]
+    choices = [[], *(words(param, "") for param in params)]
+    choices = [[word or "no-file.txt" for word in choice] for choice in choices]
+    printed = [microgpt(command, "--schema", *choice).out for choice in choices]
+    assert len({json.loads(text)["title"] for text in printed}) == len(choices)
+    microgpt(command, "--schema", "--out", tmp_path / "schema.json")
+    assert (tmp_path / "schema.json").read_text() == printed[0]
+    if len(params) > 1:
+        both = [word for choice in choices for word in choice]
+        assert refusal(command, "--schema", *both).endswith("exclude each other")
+
+
+IDLE = {
+    "trace --force": "--force lets --save and --out overwrite, and neither is given",
+    "trace --force --save-aprt new": "--force lets --save and --out overwrite, and neither is given",
+    "trace --validate --seed 1 --temperature 0": "--temperature means nothing with --validate",
+    "trace --validate --json --verbose": "--verbose means nothing with --validate and --json",
+    "trace --validate --ablate logits": "--validate makes interventions of its own: give it none",
+    "trace MODEL ab --chat --special": "--special means nothing with --chat",
+    "trace MODEL ab --temperature 0": "--temperature draws the tokens of --generate N: say how many",
+    "diff MODEL MODEL --json --verbose": "--verbose means nothing with --json",
+    "diff MODEL MODEL --weights --json --verbose": "--verbose means nothing with --json",
+    "diff MODEL MODEL --weights --factor 0": "--factor means nothing with --weights",
+    "diff MODEL MODEL --suggest-map --rtol 0": "--rtol means nothing with --suggest-map",
+    "diff MODEL MODEL --weights --atol 0": "--atol means nothing with --weights",
+    "diff MODEL MODEL  --weights": "a text means nothing with --weights",
+    "diff MODEL MODEL --weights --suggest-map": "--weights and --suggest-map exclude each other",
+    "diagnose MODEL MODEL --json --verbose": "--verbose means nothing with --json",
+    "attribute emma --json --top 1": "--top means nothing with --json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", IDLE)
+def test_an_option_that_would_change_nothing_is_refused(decoder_folder, line):
+    model = decoder_folder()
+    assert refusal(*(model if word == "MODEL" else word for word in line.split(" "))) == IDLE[line]

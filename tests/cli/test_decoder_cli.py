@@ -1,0 +1,778 @@
+"""The executable on production models: arguments, options, refusals, JSON, gates and terminals."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support.commands import environment, microgpt, process, refused, started
+from support.documents import document_of, valid, valid_lines
+from support.sweeps import some_of
+from support.tiny_models import CASES, random_weights, write_folder, write_gguf
+
+from microgpt_trace import init, load, save, trace
+from microgpt_trace.cli.selection import layers_of
+from microgpt_trace.errors import InputError
+
+HELLO = [37, 8, 15, 15, 18]
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+)
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+
+
+@pytest.fixture(scope="module")
+def model(decoder_folder):
+    return decoder_folder(template=TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def plain(decoder_folder):
+    """Ten layers, no chat template."""
+    return decoder_folder(num_hidden_layers=10)
+
+
+@pytest.fixture(scope="module")
+def broken(decoder_folder):
+    def spoil(weights):
+        weights["model.layers.1.mlp.up_proj.weight"][5, 3] = np.nan
+
+    return decoder_folder(edit=spoil)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A folder without a tokenizer."""
+    folder = tmp_path_factory.mktemp("bare")
+    return write_folder(folder, CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa"))
+
+
+def document(*args, code=0, **env):
+    result = microgpt("trace", *args, "--json", **env)
+    assert result.code == code, result.err
+    return document_of(result.out)
+
+
+def tokens_of(*args, **env):
+    return document(*args, **env)["input"]["tokens"]
+
+
+# --- Which model, which text ----------------------------------------------------------------------
+
+
+def test_model_then_text(model):
+    read = document(model, "Hello")
+    assert read["input"]["tokens"] == HELLO
+    assert read["input"]["labels"] == [*"Hello"]
+    assert read["model"]["family"] == "decoder"
+    assert document("--model", model, "Hello") == document("Hello", "--model", model) == read
+
+
+def test_a_model_alone_reads_the_default_prompt(model):
+    assert document(model)["input"]["text"] == "The capital of France is"
+    assert document("--model", model)["input"]["text"] == "The capital of France is"
+
+
+def test_a_text_alone_is_for_microgpt():
+    read = document("emma")
+    assert read["model"]["family"] == "microgpt"
+    assert read["input"]["tokens"] == [0, 5, 13, 13, 1]
+
+
+def test_a_file_in_the_folder_and_a_gguf_are_models(model, bare, tmp_path):
+    assert tokens_of(model / "model.safetensors", "Hello") == HELLO
+    assert tokens_of(model / "config.json", "Hello") == HELLO
+    pytest.importorskip("gguf")
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")
+    path = write_gguf(tmp_path / "m.bin", CASES["llama_gqa"], weights)  # sniffed, not by its suffix
+    read = document(path, "--tokens", "3,5,8")
+    assert read["model"]["format"].startswith("GGUF")
+    assert read["loss"] == pytest.approx(document(bare, "--tokens", "3,5,8")["loss"], rel=1e-5)
+
+
+def test_after_a_model_a_text_that_names_a_file_is_text(model, tmp_path):
+    (tmp_path / "emma").write_text("not a model")
+    assert tokens_of(model, "emma", cwd=tmp_path) == [8, 16, 16, 4]
+    assert tokens_of("--model", model, "emma", cwd=tmp_path) == [8, 16, 16, 4]
+
+
+def test_a_text_that_names_a_folder_without_a_model_is_text(tmp_path):
+    (tmp_path / "emma").mkdir()
+    assert tokens_of("emma", cwd=tmp_path) == [0, 5, 13, 13, 1]
+
+
+def test_a_bare_word_is_a_model_only_where_its_file_is_one(tmp_path, decoder_folder):
+    (tmp_path / "emma").write_text("not a model")
+    (tmp_path / "tiny").symlink_to(decoder_folder())
+    assert microgpt("trace", "emma", cwd=tmp_path).out.startswith('Input: "emma"')
+    refused(microgpt("trace", "tiny", "--tokens", "99", cwd=tmp_path), "token 99")
+    (tmp_path / "emma.txt").write_text("not a model")
+    refused(microgpt("trace", "emma.txt", cwd=tmp_path), "emma.txt: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nope.gguf"], ["nope.gguf: no such"]),
+        (["nope/model.safetensors"], ["nope/model.safetensors: no such"]),
+        (["nope", "Hello"], ["nope: no such model", "'Hello'"]),
+        (["--model", "nope.gguf", "Hello"], ["nope.gguf: no such"]),
+    ],
+)
+def test_a_missing_model_is_named(tmp_path, args, words):
+    refused(microgpt("trace", *args, cwd=tmp_path), *words)
+
+
+def test_a_missing_gguf_does_not_advise_to_train_one(tmp_path):
+    result = microgpt("trace", "nope.gguf", cwd=tmp_path)
+    print(result.err)
+    assert "microgpt train" not in result.err
+
+
+def test_two_models_are_refused(model):
+    refused(microgpt("trace", model, "Hello", "--model", model), "two models")
+    refused(microgpt("trace", model, "Hello", "you"), "you")
+
+
+# --- The prompt -----------------------------------------------------------------------------------
+
+
+def test_tokens_take_the_place_of_a_text(model, bare):
+    read = document(model, "--tokens", "37,8,15")["input"]
+    assert (read["tokens"], read["text"], read["labels"]) == ([37, 8, 15], "Hel", [*"Hel"])
+    assert read["notes"] == ["tokens as given"]
+    assert document(bare, "--tokens", "37,8")["input"]["labels"] == ["37", "8"]
+
+
+def test_special_tokens_are_parsed_on_request(model):
+    assert tokens_of(model, "<s>a") == [0, 22, 0, 4]
+    special = document(model, "<s>a", "--special")["input"]
+    assert special["tokens"] == [1, 4]
+    assert special["notes"] == ["special tokens in the text parsed"]
+
+
+def test_chat_renders_the_template(model):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    read = document(model, "Hi", "--chat")["input"]
+    print(read)
+    assert read["tokens"] == [1, 37, 12, 2, 4]
+    assert read["text"] == "<s>Hi</s>a"
+    assert "chat template" in read["notes"][0]
+
+
+def test_chat_without_a_template_is_refused(plain):
+    refused(microgpt("trace", plain, "Hi", "--chat"), "no chat template", "--chat")
+
+
+REFUSED = {
+    "empty": ([""], ["empty", "no BOS"]),
+    "no numbers": (["--tokens", "1,x"], ["--tokens", "'1,x'"]),
+    "no tokens": (["--tokens", ""], ["--tokens"]),
+    "too large": (["--tokens", "3,61"], ["token 61", "0 to 60"]),
+    "negative": (["--tokens", "3,-1"], ["token -1", "0 to 60"]),
+    "tokens and text": (["Hi", "--tokens", "3"], ["--tokens"]),
+    "tokens and chat": (["--tokens", "3", "--chat"], ["--tokens", "--chat"]),
+    "too long": (["a" * 65], ["65 tokens", "64"]),
+    "no room": (["a" * 60, "--generate", "5"], ["60 tokens", "5 to generate", "64"]),
+    "layers": (["--layers", "0-2"], ["--layers 0-2", "0 to 1"]),
+    "backwards": (["--layers", "1-0"], ["--layers 1-0"]),
+    "no layers": (["--layers", "first"], ["--layers", "'first'"]),
+    "a raised 2": (["--layers", "²"], ["--layers", "expected something like 3-5 or 0,7", "²"]),
+    "a huge layer": (["--layers", "0-99999999999"], ["--layers", "'0-99999999999'"]),
+    "too many layers": (["--layers", "0-999999999"], ["--layers 0-999999999", "0 to 1"]),
+    "backwards and more": (["--layers", "1-0,0"], ["--layers 1-0,0"]),
+    "half a range": (["--layers", "3-"], ["--layers", "'3-'"]),
+    "nothing": (["--layers", ""], ["--layers", "''"]),
+    "a comma too many": (["--layers", "0,"], ["--layers", "'0,'"]),
+    "a loss that is none": (["--layer", "loss", "--positions", "last"], ["last position has no loss"]),
+    "layer and layers": (["--layers", "0", "--layer", "logits"], ["--layer ", "--layers"]),
+    "positions": (["Hello", "--positions", "5"], ["position 5", "0 to 4"]),
+    "no positions": (["--positions", "some"], ["--positions", "'some'"]),
+    "fail on": (["--fail-on", "everything"], ["--fail-on", "'everything'"]),
+    "generate": (["--generate", "0"], ["--generate"]),
+    "temperature": (["--generate", "2", "--temperature", "-1"], ["--temperature"]),
+    "not a temperature": (["--generate", "2", "--temperature", "nan"], ["temperature", "nan"]),
+    "temperature alone": (["--temperature", "0.5"], ["temperature", "--generate"]),
+    "no event": (["--layer", "layer9.*"], ["'layer9.*' matches no event"]),
+    "no counterpart": (["--layer", "moe_router"], ["no counterpart"]),
+    "backward": (["--backward"], ["--backward", "forward only"]),
+    "step": (["--step"], ["--step", "forward only"]),
+    "heads": (["--n-head", "4"], ["--n-head"]),
+    "bos": (["--bos", "last"], ["--bos"]),
+    "seed": (["--seed", "1"], ["--seed is for an untrained model or for --temperature"]),
+    "seed of greed": (["--seed", "1", "--generate", "2"], ["or for --temperature"]),
+    "pairs": (["--rope-pairs", "halves"], ["--rope-pairs"]),
+    "set": (["--set", "num_heads=4"], ["--set"]),
+    "reference": (["--reference", "other.apr"], ["--reference", "microgpt diff"]),
+    "diff": (["--diff"], ["--diff", "microgpt diff"]),
+    "save tensor": (["--save-tensor", "attn_out"], ["--save-tensor", "--save FILE", "--layer attn_out"]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_request_that_does_not_fit_is_one_line(model, what):
+    args, words = REFUSED[what]
+    refused(microgpt("trace", model, *args), *words)
+
+
+OF_DECODERS = {
+    "--tokens": ["1"], "--chat": [], "--special": [], "--layers": ["0"], "--positions": ["last"],
+    "--lens": [], "--generate": ["2"], "--temperature": ["0.5"], "--fail-on": ["anomaly"], "--recheck": [],
+    "--rope-pairs": ["halves"], "--set": ["a=1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["0", "0.0"])
+def test_no_heat_is_refused_by_a_microgpt_all_the_same(value):
+    refused(microgpt("trace", "emma", "--temperature", value), "--temperature is for a production model")
+
+
+@pytest.mark.parametrize("text", ["0-99999999", "0-9999999,1", "9999999-0"])
+def test_layers_cost_no_memory(text):
+    tracemalloc.start()
+    with pytest.raises(InputError, match=f"--layers {text}"):
+        layers_of(text, 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(peak)
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("option", OF_DECODERS)
+def test_what_only_decoders_can_is_refused_by_name(option):
+    refused(microgpt("trace", "emma", option, *OF_DECODERS[option]), option)
+
+
+@pytest.mark.parametrize("command", ["sample", "gradcheck"])
+def test_commands_for_microgpt_refuse_a_decoder(model, command):
+    refused(microgpt(command, "--model", model), "production model")
+
+
+def test_payload_is_a_note(model):
+    result = microgpt("trace", model, "Hello", "--payload")
+    assert result.code == 0
+    assert "--payload" in result.err
+    assert result.out == microgpt("trace", model, "Hello").out
+
+
+def without(package, *args):
+    """Run with a package that cannot be imported."""
+    program = f"import sys; sys.modules[{package!r}] = None; from microgpt_trace.cli import main; main()"
+    return process(*args, code=program)
+
+
+@pytest.mark.parametrize(("package", "option"), [("tokenizers", "--verbose"), ("jinja2", "--chat")])
+def test_a_missing_package_names_the_command_that_installs_it(model, package, option):
+    result = without(package, "trace", model, "Hello", option)
+    refused(result, package, "pip install 'microgpt-trace[models]'")
+
+
+def test_tokens_need_no_package(model):
+    result = without("tokenizers", "trace", model, "--tokens", "37,8")
+    assert result.code == 0, result.err
+    assert "H=37 e=8" in result.out
+
+
+def test_no_tokenizer_asks_for_tokens(bare):
+    refused(microgpt("trace", bare, "Hello"), str(bare), "--tokens")
+
+
+# --- Selection ------------------------------------------------------------------------------------
+
+
+def test_the_default_selection_is_the_overview(model):
+    names = [event["name"] for event in document(model, "Hello")["events"]]
+    assert names == ["embed.tok", "layer0.mlp.residual", "layer1.mlp.residual", "final.norm", "logits"]
+
+
+def test_verbose_is_every_event_but_the_heads(model):
+    names = [event["name"] for event in document(model, "Hello", "--verbose")["events"]]
+    specs = load(model).hooks.specs
+    assert names == [name for name, spec in specs.items() if not spec.extra]
+    assert sum(name.startswith("layer0.") for name in names) == 18
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        (["--layers", "3-5"], {3, 4, 5}),
+        (["--layers", "0,9"], {0, 9}),
+        (["--layers", "4", "-v"], {4}),
+        (["--layers", "0,1"], {0, 1}),
+        (["--layers", "0-1"], {0, 1}),
+        (["--layers", "8-9,2,2-2"], {2, 8, 9}),
+    ],
+)
+def test_layers(plain, options, layers):
+    read = document(plain, "Hello", *options)
+    assert {e["layer"] for e in read["events"]} == layers | {None}
+    assert {row["layer"] for row in read["layers"]} == layers
+
+
+def test_layer_takes_globs_and_apr_stages(plain):
+    read = document(
+        plain, "Hello", "--layer", "layer3.mlp.*", "--layer", "ffn_swigl", "--layer", "layer1.attn.head0"
+    )
+    expected = {f"layer{i}.mlp.hidden" for i in range(10)} | {"layer1.attn.head0"}
+    expected |= {f"layer3.mlp.{n}" for n in ("norm", "gate", "up", "act", "down", "residual")}
+    assert {event["name"] for event in read["events"]} == expected
+
+
+def test_positions_and_top_k(model):
+    read = document(model, "Hello", "--positions", "-1,0", "--top-k", "3")
+    assert [p["position"] for p in read["predictions"]] == [0, 4]
+    assert [len(p["top"]) for p in read["predictions"]] == [3, 3]
+    assert document(model, "Hello", "--positions", "last")["loss"] is None
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+FORMS = {
+    "default": [], "verbose": ["-v"], "lens": ["--lens"], "generate": ["--generate", "3", "-v"],
+    "values": ["--values", "--layer", "layer0.*"], "time": ["--time"], "last": ["--positions", "last"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "which"), some_of([(form, which) for form in FORMS for which in ("model", "broken")], every=3)
+)
+def test_json_validates(request, form, which):
+    folder, code = request.getfixturevalue(which), which == "broken"
+    done = microgpt("trace", folder, "Hello", "--json", *FORMS[form])
+    assert done.code == code
+    read = valid(done.out, "trace")
+    lines = microgpt("trace", folder, "Hello", "--jsonl", *FORMS[form])
+    assert lines.code == code
+    records = valid_lines(lines.out, "trace")
+    assert [r["name"] for r in records if r["record"] == "event"] == [e["name"] for e in read["events"]]
+
+
+def test_json_says_what_python_says(model):
+    read = document(model, "Hello", "--generate", "3", "--lens")
+    traced = trace(load(model), "Hello", generate=3, lens=True, top_k=5)
+    assert read["loss"] == traced.loss
+    assert [p["predicted"]["p"] for p in read["predictions"]] == [p.predicted.p for p in traced.predictions]
+    assert [s["token"]["token"] for s in read["generation"]] == [s.token.token for s in traced.generation]
+    assert [[c["token"] for c in row["predicted"]] for row in read["lens"]] == [
+        [c.token for c in row.predicted] for row in traced.lens
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_seed_draws_the_continuation(model, seed):
+    drawn = document(model, "Hello", "--generate", "6", "--temperature", "1.5", "--seed", seed)["generation"]
+    expected = trace(load(model), "Hello", generate=6, temperature=1.5, seed=seed).generation
+    assert [step["token"]["token"] for step in drawn] == [step.token.token for step in expected]
+
+
+def test_save_and_values_hold_the_arrays_of_the_trace(model, tmp_path):
+    saved = tmp_path / "arrays.safetensors"
+    read = document(model, "Hello", "--save", saved, "--values", "-v")
+    traced, arrays = trace(load(model), "Hello", values=True), load_file(saved)
+    assert list(arrays) == sorted(arrays) or arrays.keys() == {event["name"] for event in read["events"]}
+    for event in read["events"]:
+        np.testing.assert_array_equal(arrays[event["name"]], traced[event["name"]])
+        np.testing.assert_array_equal(np.float32(event["values"]), traced[event["name"]])
+    refused(microgpt("trace", model, "--save", saved), "exists already", "--force")
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A GGUF file in three parts."""
+    pytest.importorskip("gguf")
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")
+    write_gguf(tmp_path / "split.gguf", CASES["llama_gqa"], weights, split=8)
+    return sorted(tmp_path.glob("*.gguf"))
+
+
+def kept_from_writing(model, target, option, *more):
+    """A request to write over a model's file is refused, and the file is as it was."""
+    before = target.read_bytes()
+    result = microgpt("trace", model, "--tokens", "3,5", option, target, "--force", *more)
+    assert target.read_bytes() == before
+    refused(result, f"{option} {target}: a model is there")
+
+
+WRITING = pytest.mark.parametrize("option", ["--save", "--out"])
+
+
+@WRITING
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_nothing_is_written_over_a_models_folder(decoder_folder, option, name):
+    folder = decoder_folder()
+    kept_from_writing(folder, folder / name, option, *(["--json"] if option == "--out" else []))
+
+
+@WRITING
+def test_nothing_is_written_into_a_models_folder(model, option):
+    result = microgpt("trace", model, "Hello", option, model / "new", "--force")
+    refused(result, f"{option} {model / 'new'}: a model is there")
+    assert not (model / "new").exists()
+
+
+@WRITING
+def test_nothing_is_written_over_a_models_file(split, tmp_path, option):
+    path = write_gguf(tmp_path / "m.bin", CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "x"))
+    kept_from_writing(path, path, option)
+    (tmp_path / "link").symlink_to(path)
+    kept_from_writing(path, tmp_path / "link", option)
+    kept_from_writing(tmp_path / "link", path, option)
+
+
+def test_a_microgpt_is_not_written_over(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(init(), path)
+    before = path.read_bytes()
+    result = microgpt("trace", "emma", "--model", path, "--save", path, "--force")
+    refused(result, "a model is there")
+    assert path.read_bytes() == before
+
+
+def test_no_part_of_a_model_is_written_over(split):
+    kept_from_writing(split[0], split[1], "--save")
+
+
+@pytest.mark.parametrize("named", ["config.json", "model.safetensors"])
+def test_a_folder_named_by_one_of_its_files_is_not_written_over(decoder_folder, named):
+    folder = decoder_folder()
+    kept_from_writing(folder / named, folder / "tokenizer.json", "--save")
+
+
+def test_weights_behind_a_link_are_not_written_over(decoder_folder, tmp_path):
+    """As the cache of huggingface_hub has them."""
+    folder = decoder_folder()
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    kept_from_writing(folder, folder / "model.safetensors", "--save")
+
+
+# --- Parameters in full ---------------------------------------------------------------------------
+
+
+def shown(*args):
+    """The lines of what --show prints, on a screen as wide as it needs."""
+    result = microgpt("trace", *args, width=2000)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    return lines[max(i for i, line in enumerate(lines) if line.startswith("not checked")) + 1 :]
+
+
+@pytest.fixture
+def twins(tmp_path):
+    """One llama as GGUF, whose rows of q and k are permuted, and as a folder, where they are not."""
+    pytest.importorskip("gguf")
+    config, weights = CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa")
+    return write_gguf(tmp_path / "m.gguf", config, weights), write_folder(tmp_path / "hf", config, weights)
+
+
+@pytest.mark.parametrize("name", ["layer0.attn_wq", "layer1.attn_wk", "layer0.attn_wv"])
+def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(twins, name):
+    of_gguf, of_folder = (shown(path, "--tokens", "3,5", "--show", name) for path in twins)
+    print(*of_gguf[:4], sep="\n")
+    assert of_gguf == of_folder
+    kind = f"model.layers.{name[5]}.self_attn.{name[-1]}_proj.weight"
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")[kind]
+    numbers = [[float(text) for text in line.split()[1:]] for line in of_gguf[3:]]
+    np.testing.assert_allclose(numbers, weights, atol=6e-4)
+
+
+def test_show_takes_globs_of_parameters_and_events(twins):
+    lines = shown(twins[0], "--tokens", "3,5", "--show", "layer0.attn_w*", "--show", "layer1.mlp.*rm")
+    titles = [line.split()[0] for line in lines if re.match(r"layer\d", line)]
+    assert titles == [f"layer0.attn_w{x}" for x in "qkvo"] + ["layer1.mlp.norm"]
+    refused(microgpt("trace", twins[0], "--tokens", "3", "--show", "layer0.attn_x*"), "'layer0.attn_x*'")
+
+
+@pytest.fixture(scope="module")
+def many(decoder_folder):
+    """A vocabulary of 200."""
+    return decoder_folder(vocab_size=200)
+
+
+@pytest.mark.parametrize("name", ["wte", "lm_head"])
+def test_show_prints_so_many_rows_and_no_more(many, name):
+    rows = [line for line in shown(many, "--tokens", "3,5", "--show", name) if len(line.split()) == 33]
+    print(len(rows), rows[0][:60])
+    assert len(rows) == 128
+
+
+def test_show_says_how_many_rows_there_are(many):
+    lines = shown(many, "--tokens", "3,5", "--show", "wte")
+    print(lines[1], lines[-1], sep="\n")
+    assert lines[1] == "wte  200×32 float32"
+    assert "72 more rows" in lines[-1]
+
+
+# --- Exit codes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["-v"], ["--lens"], ["--generate", "2"], ["--recheck"]])
+def test_a_nan_ends_with_1_and_is_named(broken, options):
+    result = microgpt("trace", broken, "Hello", *options)
+    assert result.code == 1
+    assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.out.split())
+
+
+@pytest.fixture(scope="module")
+def spoiled(model, decoder_folder):
+    """A NaN that the first decode step meets, and no earlier pass."""
+    first = trace(load(model), "Hello", generate=1).generation[0].token.token
+    assert first not in HELLO
+
+    def spoil(weights):
+        weights["model.embed_tokens.weight"][first, 4] = np.nan
+
+    return decoder_folder(edit=spoil)
+
+
+def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled):
+    assert microgpt("trace", spoiled, "Hello").code == 0
+    result = microgpt("trace", spoiled, "Hello", "--generate", "3")
+    text = " ".join(result.out.split())
+    assert result.code == 1
+    assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = nan" in text
+    assert "ended: the logits of step 2 are not finite" in text
+    done = microgpt("trace", spoiled, "Hello", "--generate", "3", "--json")
+    assert done.code == 1
+    read = valid(done.out, "trace")
+    assert (len(read["generation"]), read["generation_end"]) == (1, "the logits of step 2 are not finite")
+
+
+@pytest.fixture(scope="module")
+def odd(decoder_folder):
+    """Ten layers; the MLP of the fourth writes a thousand times too much."""
+
+    def edit(weights):
+        weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(1000)
+
+    return decoder_folder(edit=edit, num_hidden_layers=10)
+
+
+def test_fail_on_anomaly_is_a_gate(odd, plain):
+    found = microgpt("trace", odd, "World", "--fail-on", "anomaly")
+    assert found.code == 1
+    assert "growth" in found.out
+    assert microgpt("trace", odd, "World").code == 0
+    assert microgpt("trace", plain, "World", "--fail-on", "anomaly").code == 0
+
+
+def test_a_gate_says_what_it_could_not_look_at(odd):
+    passed = microgpt("trace", odd, "aaaaaa", "--fail-on", "anomaly")
+    reason = "needs 4 different tokens after position 0 without massive activations, found 1"
+    assert passed.code == 0
+    assert f"growth, attention-write, mlp-write, silence, turn not evaluated, {reason}" in passed.err
+    assert reason in " ".join(passed.out.split())
+    judged = microgpt("trace", odd, "World", "--fail-on", "anomaly")
+    assert (judged.code, "not evaluated" in judged.err) == (1, False)
+
+
+def test_a_layer_left_out_of_the_picture_is_judged_all_the_same(odd):
+    assert microgpt("trace", odd, "World", "--layers", "0", "--fail-on", "anomaly").code == 1
+
+
+# --- Terminals ------------------------------------------------------------------------------------
+
+VIEWS = [[], ["-v"], ["--lens", "--generate", "3"], ["--layer", "layer1.*", "--time"], ["--top-k", "12"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("view", VIEWS, ids=" ".join)
+def test_tables_fit_80_columns_and_ascii(plain, view, encoding):
+    result = microgpt("trace", plain, "Hello you", *view, width=80, encoding=encoding)
+    assert result.code == 0, result.err
+    longest = max(result.out.splitlines(), key=len)
+    print(len(longest), longest)
+    assert len(longest) <= 80
+    assert result.out.isascii() == (encoding == "ascii")
+    assert "\\u" not in result.out
+    assert "\x1b" not in result.out
+
+
+def test_the_wide_overview_has_cosines_and_sinks(plain):
+    wide, narrow = (microgpt("trace", plain, "Hello", width=w).out for w in (100, 80))
+    assert re.search(r"cosine +sink", wide)
+    assert not re.search(r"cosine +sink", narrow)
+    assert wide.count("\n") >= 10
+
+
+LABELS = [
+    "[/",
+    "[b]",
+    "[/INST]",
+    "[/bold]",
+    "[red]",
+    "[link=x]",
+    "[@",
+    "[#",
+    "]",
+    "[",
+    "[[b]]",
+    "[dim]x[/dim]",
+]
+
+
+def renamed(folder, names):
+    """The tokenizer of a folder with tokens 4, 5, ... renamed."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocab = {token: i for token, i in content["model"]["vocab"].items() if not 4 <= i < 4 + len(names)}
+    content["model"]["vocab"] = vocab | {name: 4 + i for i, name in enumerate(names)}
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bracketed(decoder_folder):
+    """Tokens that look like markup, each many times: wherever a label stands, it is one of them."""
+    return renamed(
+        decoder_folder(), [LABELS[i % len(LABELS)] + f"{i}" * (i >= len(LABELS)) for i in range(57)]
+    )
+
+
+@pytest.mark.parametrize("i", range(len(LABELS)))
+def test_labels_that_look_like_markup_are_text(bracketed, i):
+    args = ("trace", bracketed, "--tokens", f"7,{i + 4}")
+    lines, label = microgpt(*args, width=140).out.splitlines(), LABELS[i]
+    assert lines[0].startswith(f'Input: "{LABELS[3]}{label}" → tokens [7, {i + 4}]')
+    assert f"{LABELS[3]}=7 {label}={i + 4}" in lines[1]
+    assert f"Top 5 after position 1 {label}" in lines
+    traced = trace(load(bracketed), tokens=[7, i + 4])
+    for candidate in traced.predictions[-1].top:
+        row = rf"{re.escape(candidate.label)} +{candidate.token} +{candidate.p:.4f}"
+        assert any(re.match(row, line) for line in lines), row
+    assert any(line.split()[1:3] == [LABELS[3], label] for line in lines if line.startswith("  0"))
+
+
+def test_labels_that_look_like_markup_are_text_in_lens_continuation_and_arrays(bracketed):
+    options = {"lens": True, "generate": 4}
+    traced = trace(load(bracketed), tokens=[4, 5, 6], **options)
+    args = ["trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v"]
+    output = microgpt(*args, "--show", "wte", "--show", "layer0.attn.weights", width=140).out
+    for step in traced.generation:
+        assert f"\nStep {step.step}: {step.token.label}\n" in output or step.step == 1
+        assert f"  {step.runners_up[0].label}={step.runners_up[0].p:.3f}" in output
+    for row in traced.lens:
+        labels = [c.label if len(c.label) <= 12 else f"{c.label[:11]}…" for c in row.predicted]
+        assert any(line.split() == [str(row.layer), *labels] for line in output.splitlines())
+    for label in LABELS:
+        assert re.search(rf"^{re.escape(label[:12])} +-?\d", output, re.MULTILINE), label
+    assert re.search(rf"^ +{re.escape(LABELS[0])} +{re.escape(LABELS[1])}", output, re.MULTILINE)
+
+
+def test_labels_that_look_like_markup_are_text_in_colours(bracketed):
+    args = ("trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v", "--show", "wte")
+    plain, coloured = microgpt(*args), microgpt(*args, FORCE_COLOR="1")
+    assert coloured.code == 0, coloured.err
+    assert "\x1b[" in coloured.out
+    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured.out)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.out.splitlines()
+
+
+@pytest.mark.parametrize("token", ["\\[", "\\", "a\\", "\\\\["])
+def test_a_backslash_is_text(decoder_folder, token):
+    """LaTeX begins formulas so; a label writes a backslash as two."""
+    lines = microgpt("trace", renamed(decoder_folder(), [token]), "--tokens", "5,4").out.splitlines()
+    print(lines[0], *(line for line in lines if line.startswith("Top")), sep="\n")
+    assert lines[0] == f'Input: "b{token}" → tokens [5, 4]'
+    assert "Top 5 after position 1 " + token.replace("\\", "\\\\") in lines
+
+
+def test_the_header_says_what_is_traced(plain):
+    lines = microgpt("trace", plain, "Hello").out.splitlines()
+    assert lines[0] == f'Input: "Hello" → tokens {HELLO}'
+    text = " ".join(" ".join(lines).split())
+    for wanted in (
+        "llama: 10 layers, width 32, 4 heads of 8 on 2 key-value heads", "FFN 48", "context 64",
+        "RoPE base 10,000", "stored F32 100% in 93 tensors", "H=37 e=8 l=15 l=15 o=18", "no BOS added",
+        "attn_norm → q_proj → k_proj → v_proj → attn → o_proj → residual → ffn_norm → gate_proj → up_proj → "
+        "SiLU → ffn_down → residual (same pattern × 10 layers)",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+
+
+def test_verbose_shows_every_stage_of_a_layer(plain):
+    output = microgpt("trace", plain, "Hello", "-v", "--layers", "3", width=120).out
+    for wanted in (
+        "x_n = RMSNorm(x) * g [pre-attn]", "q = x_n @ wq [q_proj]", "q = RoPE(q, position)",
+        "scores = q @ k.T / sqrt(8)", "context = weights @ v [attn]", "act = SiLU(gate)", "hidden = act * up",
+        "mlp_out = hidden @ wdown [ffn_down]", "wdown = layer3.mlp_wdown.T", "NaN/Inf", "Layer 3",
+    ):  # fmt: skip
+        assert wanted in output, wanted
+
+
+def notes(output):
+    """What stands beside SiLU in each table."""
+    return re.findall(r"^act = SiLU.*← (\d+)% within", output, re.MULTILINE)
+
+
+def test_layers_shown_keep_their_own_notes(plain):
+    whole, some = (microgpt("trace", plain, "Hello", "-v", *more) for more in ([], ["--layers", "3-5"]))
+    assert some.code == 0, some.err
+    print(notes(whole.out), notes(some.out))
+    assert len(notes(whole.out)) == 10
+    assert notes(some.out) == notes(whole.out)[3:6]
+
+
+def test_notes_of_a_step_are_about_the_step(model):
+    """A share of the step's own 48 activations, not of the prompt's."""
+    found, decoder = [], load(model)
+    with decoder.hooks.subscribe(lambda e, v: found.append((np.abs(v) <= 0.01).mean()), "layer*.mlp.act"):
+        trace(decoder, "Hello", generate=4)
+    shown = notes(microgpt("trace", model, "Hello", "-v", "--generate", "4", width=120).out)
+    print(shown, found)
+    assert shown[2:] in ([], [f"{100 * share:.0f}" for share in found[2 : len(shown)]])
+
+
+def test_output_is_the_same_from_run_to_run(plain):
+    args = ("trace", plain, "Hello", "-v", "--lens", "--generate", "3", "--recheck")
+    assert microgpt(*args).out == microgpt(*args).out
+
+
+def test_no_colour_in_pipes_even_with_a_colour_terminal(plain):
+    for env in ({"TERM": "xterm-256color"}, {"NO_COLOR": "1"}):
+        assert "\x1b" not in microgpt("trace", plain, "Hello", **env).out
+
+
+def test_no_color_is_honoured_on_a_terminal(plain):
+    pty = pytest.importorskip("pty")
+    outputs = []
+    for more in ({}, {"NO_COLOR": "1"}):
+        here, there = pty.openpty()
+        command = [sys.executable, "-m", "microgpt_trace", "trace", str(plain), "Hello", "--layers", "3"]
+        terminal = environment(TERM="xterm-256color", **more)
+        with subprocess.Popen(command, env=terminal, stdout=there) as running:
+            os.close(there)
+            outputs.append(read_all(here))
+            assert running.wait() == 0
+    assert re.search(rb"\x1b\[[0-9;]*3[0-9]m", outputs[0])
+    assert not re.search(rb"\x1b\[[0-9;]*[34][0-9]m", outputs[1])
+
+
+def read_all(descriptor):
+    """What a terminal's other end wrote before it closed."""
+    parts = []
+    while True:
+        try:
+            part = os.read(descriptor, 1 << 16)
+        except OSError:
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(descriptor)
+    return b"".join(parts)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pipe of a POSIX shell")
+def test_a_reader_who_leaves_is_no_error(plain):
+    """500 KB, more than a pipe holds."""
+    with started("trace", plain, "a" * 60, "-v", "--json", "--values") as running:
+        assert running.stdout.readline() == "{\n"
+        running.stdout.close()
+        assert "Error" not in running.stderr.read()
+        assert running.wait() == 0

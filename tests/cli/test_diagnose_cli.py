@@ -1,0 +1,97 @@
+"""microgpt diagnose from the shell: exit codes, its document, and requests that do not fit."""
+
+import numpy as np
+import pytest
+from support.commands import microgpt, refused
+from support.documents import valid
+from support.faults import decoder_faults
+from support.faulty_engine import decoder_run
+from support.foreign_dumps import write_dump
+from support.tiny_models import TOKENS, tiny_model, write_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model `m`, a dump `right` of it, `wrong`, which has GELU in SiLU's place, and `eight`, whose products
+    have 8-bit inputs."""
+    root = tmp_path_factory.mktemp("diagnose")
+    config, weights = tiny_model("llama_gqa")
+    write_folder(root / "m", config, weights)
+    write_dump(root / "right", decoder_run(config, weights, TOKENS), "ours")
+    gelu = next(fault for fault in decoder_faults(config) if fault.id.startswith("gelu"))
+    write_dump(root / "wrong", decoder_run(config, weights, TOKENS, gelu), "ours")
+    write_dump(root / "eight", decoder_run(config, weights, TOKENS, inputs="Q8_0"), "ours")
+    return root
+
+
+def diagnose(folder, *args, **options):
+    return microgpt("diagnose", *args, cwd=folder, **options)
+
+
+def test_a_right_dump_is_clean(folder):
+    done = diagnose(folder, "right", "m")
+    assert done.code == 0
+    assert "The 40 of 41 operations judged follow from their own inputs" in done.out
+
+
+@pytest.mark.parametrize("dump", ["right", "wrong", "eight"])
+def test_the_document_fits_its_schema(folder, dump):
+    document = valid(diagnose(folder, dump, "m", "--json").out, "diagnose")
+    assert document["clean"] == (dump == "right")
+    assert document["tokens"] == list(TOKENS)
+
+
+def test_a_fault_ends_with_1_and_names_the_cause(folder):
+    done = diagnose(folder, "wrong", "m")
+    said = " ".join(done.out.split())
+    print(done.out)
+    assert done.code == 1
+    assert "First wrong operation: layer 0, layer0.mlp.act" in said
+    assert "GELU" in said
+
+
+def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
+    done = diagnose(folder, "eight", "m")
+    said = " ".join(done.out.split())
+    print(done.out)
+    assert done.code == 1
+    assert (
+        "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8` judges by that"
+        in said
+    )
+    assert "First wrong" not in said
+    asked = diagnose(folder, "eight", "m", "--compute", "q8")
+    assert asked.code == 0
+    assert "the products' inputs are 8-bit blocks of 32 (15)" in " ".join(asked.out.split())
+
+
+def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
+    write_dump(tmp_path / "d", decoder_run(*tiny_model("llama_gqa"), TOKENS), "ours")
+    q = np.load(tmp_path / "d" / "layer0.attn.q.npy")
+    q[2, 3] = np.nan
+    np.save(tmp_path / "d" / "layer0.attn.q.npy", q)
+    document = valid(diagnose(folder, str(tmp_path / "d"), "m", "--json").out, "diagnose")
+    assert document["first_wrong"] == "layer0.attn.q"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_longer_than_the_terminal(folder, width):
+    lines = diagnose(folder, "wrong", "m", width=width).out.splitlines()
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "a dump and a model are needed"),
+        (("right",), "a dump and a model are needed"),
+        (("m", "right"), "expected a dump, found a decoder model"),
+        (("right", "right"), "expected a model"),
+        (("nothing", "m"), "nothing"),
+        (("right", "m", "--tokens", "1,2"), "tokens"),
+        (("right", "m", "--compute", "int4"), "int4"),
+        (("right", "m", "--layout", "layer0.attn.q=XY"), "XY"),
+    ],
+)
+def test_requests_that_do_not_fit(folder, args, words):
+    refused(diagnose(folder, *args), words)

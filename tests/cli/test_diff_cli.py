@@ -1,0 +1,172 @@
+"""`microgpt diff` from the shell: exit codes, documents, what a terminal can show, one line per error."""
+
+import json
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.commands import microgpt, refused
+from support.documents import valid
+from support.tiny_models import TOKENS
+
+from microgpt_trace import init, load, save, trace
+from microgpt_trace.dumps.arrays_file import save_arrays
+
+IDS = ",".join(map(str, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory, decoder_folder):
+    """Paths: a decoder, its saved trace, one with a fault, one with a NaN, and two microGPTs."""
+    home, folder = tmp_path_factory.mktemp("sides"), decoder_folder()
+    found = {"model": folder}
+    faults = {"good": None, "bad": lambda e, v: v * np.float32(1.5), "nan": _with_nan}
+    for name, fault in faults.items():
+        found[name] = home / f"{name}.safetensors"
+        model = load(folder)
+        with ExitStack() as hooks:
+            if fault:
+                hooks.enter_context(model.hooks.subscribe(fault, "layer1.attn.v"))
+            save_arrays(trace(model, tokens=TOKENS, names=["*"], values=True), found[name])
+    for seed in (1, 2):
+        found[f"micro{seed}"] = home / f"micro{seed}.safetensors"
+        save(init(seed=seed), found[f"micro{seed}"])
+    found["dump"] = home / "dump.npz"  # another engine's: strange names, the same values
+    arrays = load_file(found["good"])
+    np.savez(
+        found["dump"], **{f"t{i:03}": a for i, (n, a) in enumerate(sorted(arrays.items())) if a.ndim == 2}
+    )
+    return found
+
+
+def _with_nan(event, value):
+    changed = value.copy()
+    changed[3, 5] = np.nan
+    return changed
+
+
+def diff(sides, a, b, *more, **how):
+    return microgpt("diff", sides[a], sides[b], *more, **how)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "code", "words"),
+    [
+        ("model", "good", 0, "The same"),
+        ("model", "model", 0, None),
+        ("good", "bad", 1, "First divergence: layer 1, layer1.attn.v"),
+        ("model", "bad", 1, "First divergence: layer 1, layer1.attn.v"),
+        ("bad", "model", 1, "First divergence: layer 1, layer1.attn.v"),
+        ("model", "nan", 1, "element [3, 5]"),
+        ("micro1", "micro2", 1, "First divergence: embed.tok"),
+        ("micro1", "micro1", 0, "number for number"),
+    ],
+)
+def test_exit_codes_and_verdict(sides, a, b, code, words):
+    more = ["--tokens", IDS] if a == b == "model" else []
+    result = diff(sides, a, b, *more)
+    print(result.out, result.err)
+    assert result.code == code
+    assert (words or "The same") in result.out
+
+
+@pytest.mark.parametrize("a_b", [("good", "bad"), ("model", "nan"), ("micro1", "micro2"), ("good", "good")])
+def test_json_fits_its_schema(sides, a_b):
+    result = diff(sides, *a_b, "--json")
+    found = valid(result.out, "diff")
+    assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.code == 0)
+
+
+def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("emma\nolivia\n")
+    for more, kind in ((["--weights"], "weights"), (["--prompts", prompts], "prompts")):
+        result = diff(sides, "micro1", "micro2", *more, "--json")
+        found = valid(result.out, "diff", *more)
+        assert (found["schema"], result.code) == (f"microgpt.{kind}/1", 1)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("more", [[], ["--verbose"], ["--positions", "all"]], ids=str)
+def test_no_line_is_longer_than_the_screen(sides, width, more):
+    for a, b in (("model", "bad"), ("model", "nan"), ("micro1", "micro2")):
+        lines = diff(sides, a, b, *more, width=width).out.splitlines()
+        print(max(lines, key=len))
+        assert max(map(len, lines)) <= width
+
+
+def test_a_terminal_without_unicode_gets_ascii(sides):
+    result = diff(sides, "model", "nan", "--positions", "all", encoding="ascii")
+    assert (result.code, result.out.isascii()) == (1, True)
+    assert "\x1b" not in diff(sides, "good", "bad", NO_COLOR="1").out
+
+
+def test_layer_positions_and_verbose(sides):
+    found = diff(sides, "good", "bad", "--layer", "layer1.attn.*", "--positions", "3,-1", "-v", width=120).out
+    print(found)
+    assert "layer1.attn.context" in found
+    assert "layer0." not in found.replace("not compared", "")
+    assert "Worst row by position" in found
+
+
+def test_out_writes_a_file_and_never_over_one(sides, tmp_path):
+    target = tmp_path / "d.json"
+    result = diff(sides, "good", "bad", "--json", "--out", target)
+    assert (result.code, result.out) == (1, "")
+    assert json.loads(target.read_text(encoding="utf-8"))["first"] == "layer1.attn.v"
+    refused(diff(sides, "good", "bad", "--out", target), "d.json")
+
+
+def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_path):
+    refused(diff(sides, "model", "dump", "--tokens", IDS), "no event in common", "--suggest-map")
+    drafted = diff(sides, "model", "dump", "--tokens", IDS, "--suggest-map")
+    assert drafted.code == 0, drafted.err
+    (tmp_path / "map.toml").write_text(drafted.out, encoding="utf-8")
+    result = diff(sides, "model", "dump", "--map", tmp_path / "map.toml")
+    print(drafted.out, result.out, result.err)
+    assert result.code == 0
+    assert "The 36 of 41 events named agree, number for number" in result.out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["{model}"], ["two sides are needed"]),
+        (["{model}", "missing.npz"], ["missing.npz"]),
+        (["{model}", "{micro1}"], ["decoder", "microgpt"]),
+        (["{model}", "{good}", "--tokens", "1,2"], ["other tokens"]),
+        (["{model}", "{good}", "--tokens", "1,x"], ["--tokens"]),
+        (["{model}", "{model}", "--tokens", "999"], ["999"]),
+        (["{model}", "{good}", "--layer", "nothing"], ["nothing"]),
+        (["{model}", "{good}", "--positions", "99"], ["99"]),
+        (["{model}", "{good}", "--compute", "int4"], ["--compute"]),
+        (["{model}", "{good}", "--compute", "bf16", "--rtol", "1"], ["exclude each other"]),
+        (["{model}", "{good}", "--factor", "2"], ["factor"]),
+        (["{model}", "{good}", "--rtol", "-1"], ["--rtol"]),
+        (["{model}", "{good}", "--layout", "x"], ["--layout", "GLOB=LETTERS"]),
+        (["{model}", "{good}", "--map", "missing.toml"], ["missing.toml"]),
+        (["{model}", "{good}", "--weights"], ["--weights is for two models"]),
+        (["{model}", "{good}", "--prompts", "missing.txt"], ["--prompts is for two models"]),
+        (["{micro1}", "{micro2}", "--prompts", "missing.txt"], ["missing.txt"]),
+        (["{micro1}", "{micro2}", "--weights", "--compute", "bf16"], ["--compute means nothing"]),
+        (["{micro1}", "{micro2}", "--suggest-map"], ["one of each"]),
+        (["{good}", "{bad}", "a text"], ["a text is for a model"]),
+        (["{good}", "{bad}", "--compute", "bf16"], ["name the model"]),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)  # fmt: skip
+def test_a_request_that_does_not_fit_is_one_line(sides, args, words):
+    refused(microgpt("diff", *(arg.format(**sides) for arg in args)), *words)
+
+
+def test_a_damaged_dump_is_one_line(sides, tmp_path):
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(sides["good"].read_bytes()[:5000])
+    refused(diff(sides | {"cut": path}, "model", "cut"), "cut.safetensors")
+
+
+def test_a_dump_that_maps_to_other_shapes_is_one_line(sides, tmp_path):
+    path = tmp_path / "odd.safetensors"
+    save_file({"layer0.attn.q": np.ones((3, 5), np.float32)}, path)
+    refused(diff(sides | {"odd": path}, "model", "odd", "--tokens", IDS), "layer0.attn.q", "[3, 5]")

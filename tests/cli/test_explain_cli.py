@@ -1,0 +1,191 @@
+"""microgpt explain from the shell: what it prints, its document, and requests that do not fit."""
+
+import shlex
+from dataclasses import replace
+from importlib import import_module
+
+import pytest
+import typer
+from support.commands import microgpt, refused
+from support.documents import valid
+from support.tiny_models import CASES, random_weights, write_folder
+
+from microgpt_trace import init
+from microgpt_trace.cli import explain as command
+from microgpt_trace.explaining.explain import explain
+from microgpt_trace.explaining.explanation import EXPLANATION_SCHEMA
+from microgpt_trace.render.explanation import print_explanation
+from microgpt_trace.render.screen import to_text
+
+explaining = import_module("microgpt_trace.explaining.explain")
+SCORE = "layer0.attn.scores[1,3,2]"
+OF_MICROGPT = [
+    ("embed.norm[3,5]",), ("layer0.attn.norm[3,5]",), (SCORE,), ("layer0.attn.weights[1,3,2]",),
+    ("layer0.attn.residual@3:5",), ("layer0.mlp.act[3,1]",), ("layer0.mlp.down[3,5]",), ("loss",),
+    ("probs[-1,EOS]",), ("layer0.attn_wq[5,3]",), ("embed.norm[3,5]", "--backward"), (SCORE, "--backward"),
+    ("layer0.mlp.up[3,5]", "--backward"), ("wte[e,3]", "--backward"), ("logits[-1,EOS]", "--backward"),
+]  # fmt: skip
+OF_DECODER = [
+    "layer1.attn.scores[1,3,2]", "layer1.attn.q_rope[3,12]", "layer1.attn.norm[3,12]",
+    "layer1.attn.head2[3,12]", "layer1.mlp.act[3,12]", "layer1.mlp.hidden[3,12]", "logits[-1,7]",
+    "layer1.attn_wk[3,4]", "loss", "layer1.attn.weights[1,2,4]",
+]  # fmt: skip
+
+
+def said(*args, **options):
+    done = microgpt("explain", *args, **options)
+    assert done.code == 0, done.err
+    return done.out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config = CASES["llama_gqa"]
+    return write_folder(tmp_path_factory.mktemp("cli") / "m", config, random_weights(config, "llama_gqa"))
+
+
+def test_next_leads_back_and_never_round_in_circles():
+    """Each step is one operation earlier, down to an embedding."""
+    for options, last in (([], "embed.tok"), (["--backward"], "logits")):
+        element, seen = ("layer0.mlp.act[3,5]", [])
+        while element:
+            assert element not in seen
+            seen.append(element)
+            lines = said(element, "emma", *options).splitlines()
+            following = [line for line in lines if line.startswith("Next: ")]
+            element = shlex.split(following[0].removeprefix("Next: "))[2] if following else ""
+        print(seen)
+        assert seen[-1].startswith(last)
+
+
+def test_the_issues_example():
+    lines = said(SCORE, "emma", width=80).splitlines()
+    print("\n".join(lines))
+    assert lines[0].startswith(f"{SCORE} = -0.0153982")
+    assert lines[1] == "head 1, query at position 3 (m), key at position 2 (m)"
+    for start in ("sum of products", "[3,4]", "[3,7]", "sum of 4", "traced -0.01539", "Came from", "Goes to"):
+        assert any(line.startswith(start) for line in lines), start
+    assert lines[-1] == "Next: microgpt explain 'layer0.attn.q[3,6]' emma"
+
+
+def test_a_probability_came_from_its_own_logit():
+    lines = said("probs[-1,a]", "--terms", "2").splitlines()
+    at = lines.index("Came from")
+    assert lines[at + 2].split()[0] == "logits[4,1]"
+    assert lines[at + 2].endswith("and its row of 27")
+
+
+@pytest.mark.parametrize("args", OF_MICROGPT, ids=" ".join)
+@pytest.mark.parametrize(("width", "encoding"), [(80, "utf-8"), (80, "ascii"), (120, "utf-8")])
+def test_it_fits_the_terminal(args, width, encoding):
+    text = said(*args, width=width, encoding=encoding)
+    assert max(map(len, text.splitlines())) <= width
+    assert "equal" in text or "stored" in text
+    if encoding == "ascii":
+        assert text.isascii()
+        assert "\\x" not in text
+        assert "\\u" not in text
+
+
+@pytest.mark.parametrize("element", OF_DECODER)
+def test_a_decoder_fits_the_terminal(folder, element):
+    text = said(folder, element, "--tokens", "17,3,44,3,60", width=80)
+    to_copy = ("Next: ", "or: ")  # what one is to copy may be longer
+    assert max(len(line) for line in text.splitlines() if not line.startswith(to_copy)) <= 80
+    assert "equal" in text or "stored" in text
+
+
+@pytest.mark.parametrize("args", [*OF_MICROGPT, *((element, None) for element in OF_DECODER)])
+def test_the_document_fits_its_schema(folder, args):
+    if None in args:
+        args = (folder, args[0], "--tokens", "17,3,44,3,60")
+    document = valid(said(*args, "--json", "--terms", "3"), "explain")
+    assert document["schema"] == EXPLANATION_SCHEMA
+    assert document["holds"] is True
+    assert all(len(step["terms"]) <= 3 for step in document["steps"])
+
+
+def test_values_that_are_not_finite_fit_the_schema(folder, tmp_path):
+    weights = random_weights(CASES["llama_gqa"], "llama_gqa")
+    weights["model.layers.0.mlp.up_proj.weight"][5, 3] = float("nan")
+    spoiled = write_folder(tmp_path / "m", CASES["llama_gqa"], weights)
+    document = valid(said(spoiled, "layer0.mlp.up[2,5]", "--tokens", "1,2,3", "--json"), "explain")
+    assert (document["traced"], document["value"]) == ("NaN", "NaN")
+
+
+def test_a_result_that_is_not_equal_is_red_and_says_both_numbers():
+    model = init()
+    with model.hooks.subscribe(lambda event, value: value * 1.001, "layer0.attn.q"):
+        found = explain(model, "layer0.attn.q[3,5]")
+    screen = to_text(80)
+    with screen.capture() as captured:
+        print_explanation(found, screen)
+    assert not found.holds
+    assert "NOT EQUAL" in captured.get()
+    assert f"{found.value:.9g}" in captured.get()
+    assert f"{found.traced:.9g}" in captured.get()
+
+
+def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
+    right = explaining.worked_out
+
+    def wrong(at):
+        return replace(right(at), stored=right(at).value + 1)
+
+    monkeypatch.setattr(explaining, "worked_out", wrong)
+    with pytest.raises(typer.Exit) as end:
+        command.explain("layer0.attn.q[3,5]", "emma")
+    assert end.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "an element is needed"),
+        (("layer0.attn.q",), "[5, 16], position and channel"),
+        (("layer0.attn.q[3]",), "for example layer0.attn.q[1,2]"),
+        (("layer0.attn.q[3,16]",), "channels 0 to 15"),
+        (("layer0.attn.q[3,5",), "expected NAME"),
+        (("q[3,5]",), "matches no event"),
+        ((SCORE, "José"), "not in the vocabulary"),
+        (("nothing.gguf", SCORE), "no such file"),
+        (("word", SCORE), "no such model"),
+        ((SCORE, "emma", "anna"), "anna"),
+        ((SCORE, "--terms", "0"), "--terms"),
+        ((SCORE, "--tokens", "1,2"), "for a production model"),
+        ((SCORE, "--set", "a=1"), "--set"),
+        ((SCORE, "--n-head", "2"), "--n-head"),
+        (("logits[0,ab]",), "'ab'"),
+    ],
+)
+def test_requests_that_do_not_fit(args, words):
+    refused(microgpt("explain", *args), words)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("ffn_up[1,2]", "--tokens", "1,2"), "ffn_up means 2 events"),
+        (("logits[0,1]", "--tokens", "1,2", "--backward"), "a production model is traced forward only"),
+        (("logits[0,1]", "text", "--tokens", "1,2"), "--tokens"),
+        (("logits[0,1]", "--tokens", "1,99"), "token 99"),
+        (("loss", "--tokens", "1"), "no loss"),
+        (("logits[0,␣Paris]", "--tokens", "1,2"), "#7042"),
+        (("logits[0,1]", "--tokens", "1,2", "--seed", "3"), "--seed"),
+        ((), "an element is needed"),
+    ],
+)
+def test_requests_that_do_not_fit_a_decoder(folder, args, words):
+    refused(microgpt("explain", folder, *args), words)
+
+
+def test_a_model_may_stand_before_the_element_or_as_an_option(folder):
+    args = ("layer0.attn.q[1,2]", "--tokens", "1,2")
+    before, option = said(folder, *args, "--json"), said(*args, "--model", folder, "--json")
+    assert before == option
+
+
+def test_out_writes_a_file(tmp_path):
+    said(SCORE, "emma", "--out", tmp_path / "e.txt")
+    assert "Came from" in (tmp_path / "e.txt").read_text(encoding="utf-8")
+    refused(microgpt("explain", SCORE, "--out", tmp_path / "e.txt"), "e.txt")

@@ -1,0 +1,67 @@
+"""What somebody sees who runs a command for the first time, or with the wrong file."""
+
+import re
+from io import StringIO
+
+import pytest
+from support.commands import microgpt, refusal
+
+from microgpt_trace.render.screen import Screen
+from microgpt_trace.render.training import progress
+
+
+def frames(told):
+    """What training's progress bar draws; `told` are the reports."""
+    screen = Screen(file=StringIO(), width=80, force_terminal=True, color_system=None, legacy_windows=False)
+    with progress(100, 0, screen) as report:
+        drawn = [screen.file.getvalue()]
+        for step, lr, losses in told:
+            report(step, lr, losses)
+        drawn.append(screen.file.getvalue())
+    return drawn
+
+
+def test_the_first_frame_of_progress_says_only_what_is_known():
+    first, later = frames([(100, 0.01, [3.0, 2.0])])
+    assert "0/100" in first
+    assert not re.search("nan|loss|lr|steps/s", first)
+    assert "loss 2.500  lr 0.01" in later
+
+
+MISSING = (
+    "inspect {}", "sample --model {}", "trace emma --model {}", "gradcheck --model {}", "train --resume {}",
+    "diff {} {}", "diagnose {} {}", "explain 'logits[0,a]' emma --model {}", "attribute emma --model {}",
+    "patch emma emmy --model {}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", MISSING)
+@pytest.mark.parametrize("name", ["none.safetensors", "none.gguf", "a none.apr"])
+def test_a_file_that_is_not_there_is_said_to_be_that(tmp_path, monkeypatch, line, name):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(line.format(f"'{name}'", f"'{name}'")) == f"{name}: no such file"
+
+
+@pytest.mark.parametrize("line", ["sample", "trace emma --model microgpt.safetensors"])
+def test_the_checkpoint_that_train_leaves_here_is_offered(tmp_path, monkeypatch, line):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(line).startswith("no microgpt.safetensors here: `microgpt train` makes one in a second")
+
+
+HINT = "--vocab data takes the characters of the data"
+
+
+def test_names_with_other_characters_are_told_of_the_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "names.txt"
+    words = "train --data names.txt --steps 1"
+    data.write_text("emma\nNew York\n")
+    (left_out,) = [line for line in microgpt(f"{words} --out a.safetensors").lines if "left out" in line]
+    assert left_out.endswith(f"(first: line 2: 'New York'); {HINT}")
+    data.write_text("日本\nNew York\nZoë\n")
+    assert refusal(f"{words} --out b.safetensors").endswith(HINT)
+    done = microgpt(f"{words} --out b.safetensors --vocab data")
+    assert (done.code, HINT in done.err) == (0, False)
+    data.write_text(f"emma\n{'a' * 40}\n")
+    done = microgpt(f"{words} --out c.safetensors")  # too long, whatever the vocabulary
+    assert (done.code, HINT in done.err) == (0, False)

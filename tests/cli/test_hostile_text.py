@@ -1,0 +1,256 @@
+"""Text of files, hostile in every way, through every command: what a terminal gets of it is harmless."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY_TOKENS
+from support.apr_files import METADATA as APR
+from support.apr_files import apr_bytes
+from support.apr_files import tiny_model as apr_model
+from support.aprt_folders import bare
+from support.commands import microgpt
+from support.dump_writing import write_folder, write_npz, write_safetensors
+from support.gguf_files import gguf_bytes
+from support.sweeps import some_of
+from support.terminal import BAR, EVIL, obeyed
+from support.tiny_models import tiny_model, write_gguf
+
+from microgpt_trace import Config, Tokenizer, init, save
+from microgpt_trace.microgpt.documents import Documents
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
+from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.text.printable import LONGEST, as_message, in_lines, on_one_line
+
+pytest.importorskip("gguf", reason="the right files to be changed are written by the package gguf")
+
+NAME = EVIL.replace("/", "|")  # for files
+
+
+def check(done, terminal):
+    """One way a terminal would be told what to do is one too many."""
+    for text in (done.out, done.err):
+        bad = obeyed(text, terminal)
+        assert not bad, (bad, text[:2000])
+    if done.code == 2:
+        assert len(done.lines) == 1, done.err
+
+
+@pytest.fixture(params=[False, True], ids=["pipe", "terminal"])
+def terminal(request, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    if request.param:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLORTERM", "truecolor")  # rich keeps what a style was first written as
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    """Metadata, tokens, the template and the file's name are hostile."""
+    folder = tmp_path_factory.mktemp("gguf")
+    whole = read_gguf_header(write_gguf(folder / "whole.gguf", *tiny_model("llama_gqa")))
+    size = whole.metadata["llama.vocab_size"]
+    tokens = [*TINY_TOKENS, *(f"{EVIL}{i}" for i in range(size))][:size]
+    tokens[5] = EVIL
+    added = {
+        "general.name": EVIL, EVIL: EVIL, "[/]": "[/]", "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.token_type": [1] * size,
+        "tokenizer.chat_template": EVIL + "{{ messages[0].content }}",
+    }  # fmt: skip
+    path = folder / f"{NAME}.gguf"
+    path.write_bytes(gguf_bytes(whole.metadata | added, whole.tensors))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wrong_gguf(gguf):
+    """Refused for its pre-tokenizer, for its architecture, and for a tensor's name."""
+    whole = read_gguf_header(gguf)
+    paths = []
+    for number, change in enumerate(({"tokenizer.ggml.pre": EVIL}, {"general.architecture": EVIL}, {})):
+        tensors = list(whole.tensors)
+        if not change:
+            tensors[0] = type(tensors[0])(EVIL, *vars_of(tensors[0])[1:])
+        path = gguf.with_name(f"{number}{NAME}.gguf")
+        path.write_bytes(gguf_bytes(whole.metadata | change, tensors))
+        paths.append(path)
+    return paths
+
+
+def vars_of(tensor):
+    return tensor.name, tensor.encoding, tensor.shape, tensor.data
+
+
+@pytest.fixture(scope="module")
+def folders(decoder_folder):
+    """Hugging Face folders: hostile tokens and template, then what is refused."""
+    found = []
+    for change in (
+        lambda t, c: None,
+        lambda t, c: t["model"].update(type=EVIL),
+        lambda t, c: c.update(add_bos_token=EVIL),
+        lambda t, c: c.update(bos_token=EVIL + "?"),
+        lambda t, c: t.update(post_processor={"type": EVIL}),
+    ):
+        folder = decoder_folder("llama_gqa", template=EVIL + "{{ messages[0].content }}", model_name=EVIL)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        tokenizer["model"]["vocab"] = {
+            k if v != 5 else EVIL: v for k, v in tokenizer["model"]["vocab"].items()
+        }
+        change(tokenizer, config)
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        found.append(folder)
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Hostile characters in the vocabulary, the data and the file's name; the log beside it too."""
+    chars = "".join(dict.fromkeys(EVIL + "emav"))
+    tokenizer = Tokenizer(chars)
+    model = init(Config(vocab_size=tokenizer.vocab_size), tokenizer=tokenizer)
+    trainer = Trainer(model, Documents(["emma", "ava", "em", EVIL[:9]]), Schedule(4))
+    for _ in trainer.run():
+        break
+    path = tmp_path_factory.mktemp("trained") / f"{NAME}.safetensors"
+    state = trainer.model("evil")
+    object.__setattr__(state.training, "data", EVIL)
+    save(state, path)
+    return path
+
+
+MODEL_COMMANDS = [
+    "trace MODEL e", "trace MODEL e -v --show wte --show logits", "trace MODEL e --json", "inspect MODEL",
+    "trace MODEL --tokens 1,5,5 --generate 3 --lens", "trace MODEL e --chat", "trace MODEL nobody\x1b\u202e",
+    "inspect MODEL --metadata --stats", "inspect MODEL --metadata --json", "diff MODEL MODEL --tokens 1,5,5",
+    "diff MODEL MODEL --weights", "explain logits[-1,5] MODEL e", "attribute MODEL e", "patch MODEL e a",
+    "trace MODEL e --validate", "trace MODEL e --ablate layer0.mlp.act --save OUT", "sample --model MODEL",
+    "gradcheck --model MODEL e", "train --resume MODEL --steps 4", "trace MODEL \x1b]52;c;\x07[/]",
+    "patch MODEL e a --target \x1b[/]", "trace MODEL e --layer \x9b[/]", "explain \x1b[/] MODEL e",
+    "timeline MODEL", "diagnose MODEL MODEL e", "trace MODEL --set x=\x1b[/]", "trace \x1b[/].gguf e",
+]  # fmt: skip
+
+
+def words(command, model, out):
+    return [{"MODEL": str(model), "OUT": str(out)}.get(word, word) for word in command.split(" ")]
+
+
+@pytest.mark.parametrize("command", some_of(MODEL_COMMANDS, every=4))
+def test_models(command, gguf, folders, checkpoint, terminal, tmp_path):
+    codes = []
+    for number, model in enumerate((gguf, folders[0], checkpoint)):
+        done = microgpt(*words(command, model, tmp_path / f"{number}{NAME}"))
+        check(done, terminal)
+        codes.append(done.code)
+    print(codes)
+
+
+@pytest.mark.parametrize("command", ["trace MODEL e", "inspect MODEL --metadata"])
+def test_models_that_are_refused(command, wrong_gguf, folders, terminal, tmp_path):
+    apr = tmp_path / f"{NAME}.apr"
+    apr.write_bytes(apr_bytes(APR | {"architecture": EVIL, EVIL: EVIL}, apr_model()[0]))
+    strange = tmp_path / f"1{NAME}.apr"
+    strange.write_bytes(
+        apr_bytes(APR | {EVIL: EVIL}, apr_model()[0] | {EVIL: apr_model()[0]["lm_head.weight"]})
+    )
+    junk = tmp_path / f"2{NAME}.safetensors"
+    junk.write_bytes(EVIL.encode())
+    for model in (*wrong_gguf, *folders[1:], apr, strange, junk, tmp_path / NAME):
+        done = microgpt(*words(command, model, tmp_path / "out"))
+        check(done, terminal)
+        print(model.name.isprintable(), done.code, done.err)
+
+
+def hostile_dumps(base):
+    arrays = {f"{NAME}{i}": np.ones((3, 4), np.float32) for i in range(2)} | {f"q{NAME}": np.ones(3, int)}
+    yield write_folder(base / NAME, arrays)
+    yield write_npz(base / f"{NAME}.npz", {name.replace("\x00", ""): array for name, array in arrays.items()})
+    yield write_safetensors(base / f"{NAME}.safetensors", arrays, {"format": EVIL, "notes": f'["{NAME!r}"]'})
+    document = {
+        "schema": "microgpt.trace/1",
+        "model": {"origin": EVIL},
+        "input": {"text": EVIL},
+        "events": [{"name": EVIL}],
+    }
+    (base / f"{NAME}.json").write_text(json.dumps(document))
+    yield base / f"{NAME}.json"
+    yield bare(base / f"aprt{NAME}", **{f"layer0__ffn_up{NAME}": [1.0, 2.0]})
+
+
+def test_dumps_maps_and_lists(gguf, checkpoint, terminal, tmp_path):
+    toml = tmp_path / f"{NAME}.toml"
+    toml.write_text('[events]\n"layer{i}.mlp.up" = "\\u001b[/]{i}"\n"\\u202e[/]" = "\\u009b"\n')
+    lines = tmp_path / f"{NAME}.txt"
+    lines.write_text(f"{EVIL}\n{EVIL}\t{EVIL}\n[{EVIL}\n")
+    for dump in hostile_dumps(tmp_path):
+        for model in (gguf, checkpoint):
+            for options in ([], ["--map", toml], ["--suggest-map", "--tokens", "1,5,5"], ["--layout", EVIL]):
+                check(microgpt("diff", model, dump, *options), terminal)
+            check(microgpt("diagnose", dump, model, "--tokens", "1,5,5"), terminal)
+            check(microgpt("trace", model, "e", "--patch", f"{EVIL}={dump}"), terminal)
+            check(microgpt("trace", model, "e", "--add", f"layer0.mlp.act={dump}"), terminal)
+        check(microgpt("diff", dump, dump), terminal)
+    for command in ("patch MODEL --pairs LINES", "diff MODEL MODEL --prompts LINES", "timeline LINES"):
+        filled = [str(lines) if word == "LINES" else word for word in words(command, checkpoint, "")]
+        check(microgpt(*filled), terminal)
+
+
+def test_training(checkpoint, terminal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / f"{NAME}.txt"
+    data.write_text(
+        "".join(f"{part}\nemma\n{EVIL}{part}\n" for part in ("\x1b[8m", "\x9b2K", "\u202ea", "Ä"))
+    )
+    command = ["train", "--steps", "6", "--data", data, "--log", f"{NAME}.jsonl", "--trace-every", "3"]
+    done = microgpt(*command, "--vocab", "data", "--out", f"{NAME}.st", "--watch", "\u202ea")
+    done = done._replace(err=BAR.sub("", done.err)) if terminal else done
+    check(done, terminal)
+    assert done.code == 0, done.err
+    check(microgpt(*command), terminal)
+    for command in (
+        "timeline LOG",
+        "timeline LOG --json",
+        "sample --model CP -n 40 --temperature 1",
+        "inspect CP",
+    ):
+        paths = {"LOG": f"{NAME}.jsonl", "CP": f"{NAME}.st"}
+        done = microgpt(*(paths.get(word, word) for word in command.split()))
+        check(done, terminal)
+        assert done.code == 0, done.err
+
+
+def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
+    from microgpt_trace.dumps.drafted_map import _quoted
+    from microgpt_trace.dumps.mapping import read_map
+
+    names = [EVIL, "\U000e0041", "\x9b", "plain", "√"]
+    path = tmp_path / "map.toml"
+    path.write_text("[events]\n" + "".join(f"logits = {_quoted(name)}\n" for name in names[:1]))
+    assert read_map(path).entries[0].source == EVIL
+    assert all(_quoted(name).isprintable() for name in names)
+
+
+@pytest.mark.parametrize("text", ["", "plain √ ␣", "a\tb", EVIL, "\udcff", "\U000e0041", "\u00ad"])
+def test_what_has_no_shape_is_spelled_out(text):
+    assert on_one_line(text).isprintable()
+    assert on_one_line(on_one_line(text)) == on_one_line(text)
+    assert in_lines(f"{text}\n{text}").count("\n") == 2 * text.count("\n") + 1
+    assert (on_one_line(text) == text) == text.isprintable()
+
+
+def test_the_longest_message_is_whole():
+    longest = "x" * LONGEST
+    assert as_message(longest) == longest
+    assert as_message(longest + "x").startswith("x" * (LONGEST // 2) + " ... (1 characters left out) ... ")
+
+
+def test_a_message_of_a_megabyte_is_cut():
+    said = as_message("found " + "x" * 10**6 + " where a number was expected")
+    assert len(said) < LONGEST + 60
+    assert said.startswith("found xxx")
+    assert said.endswith("where a number was expected")

@@ -1,0 +1,192 @@
+"""microgpt trace with interventions, from the shell."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.commands import microgpt, refusal
+from support.documents import valid, valid_lines
+
+from microgpt_trace import init, save, trace
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.running.interventions import Intervention
+
+
+def run(folder, *arguments, **options):
+    return microgpt("trace", *arguments, cwd=folder, **options)
+
+
+def document(folder, *arguments):
+    result = run(folder, *arguments, "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_the_top_says_what_was_changed_and_the_tables_where_it_went(tmp_path):
+    result = run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act@3:5=0.5")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines.index("Interventions") < lines.index("Stage 1: Embedding")
+    assert "layer0.mlp.act@3:5  × 0.5         1         1" in lines
+    (head,) = (line for line in lines if line.startswith("head_2_out"))
+    assert head.split()[-2:] == ["*", "100.0%"]
+    (tok,) = (line for line in lines if line.startswith("tok_emb"))
+    assert "→" not in tok
+    assert "mean loss 3.1700 → 3.1665 (-0.0035), mean KL 0.0001" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_document_says_the_same_and_fits_its_schema(tmp_path):
+    found = valid(run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--json").out, "trace")
+    expected = trace(init(), "emma", interventions=[Intervention("ablate", "layer0.attn.head2")]).intervened
+    assert found["intervened"]["kl"] == list(expected.kl)
+    assert found["intervened"]["loss_before"] == expected.loss_before
+    assert valid_lines(run(tmp_path, "emma", "--ablate", "logits", "--jsonl").out, "trace")
+
+
+def test_every_option_is_carried_out_in_the_order_that_is_told(tmp_path):
+    name = "layer0.mlp.residual"
+    np.save(tmp_path / "v.npy", np.ones(16, np.float32))
+    run(tmp_path, "anna", "--layer", name, "--save", "anna.safetensors")
+    given = ["--ablate", f"{name}@0", "--ablate-mean", f"{name}@1", "--scale", f"{name}@2=2"]
+    found = document(
+        tmp_path, "emma", *given, "--patch", f"{name}@3=anna.safetensors", "--add", f"{name}@4=v.npy"
+    )
+    made = [(applied["kind"], applied["target"]) for applied in found["intervened"]["interventions"]]
+    kinds = ("patch", "add", "scale", "ablate-mean", "ablate")
+    assert made == [
+        (kind, f"{name}@{position}") for kind, position in zip(kinds, (3, 4, 2, 1, 0), strict=True)
+    ]
+    assert None not in found["intervened"]["kl"]
+    assert min(found["intervened"]["kl"]) > 0  # each changes its position
+
+
+def test_patching_with_a_saved_trace(tmp_path):
+    assert run(tmp_path, "anna", "--save", "anna.safetensors", "--verbose").code == 0
+    patched = document(
+        tmp_path, "emma", "--patch", "layer0.mlp.residual=anna.safetensors", "--values", "--verbose"
+    )
+    wanted = document(tmp_path, "anna", "--values", "--verbose")
+    logits = [next(e["values"] for e in run["events"] if e["name"] == "logits") for run in (patched, wanted)]
+    np.testing.assert_allclose(*logits, rtol=1e-6)
+    (applied,) = patched["intervened"]["interventions"]
+    assert applied["text"] == "from anna.safetensors, which read other tokens"
+
+
+def test_a_saved_trace_remembers_that_it_was_changed(tmp_path):
+    run(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--save", "changed.safetensors")
+    source = open_recording(tmp_path / "changed.safetensors")
+    assert source.notes == ("of a run with an intervention: layer0.attn.head2 zero",)
+
+
+def test_scale_is_the_strength_however_the_event_is_spelled(tmp_path):
+    np.save(tmp_path / "v.npy", np.ones(16, np.float32))
+    found = document(tmp_path, "emma", "--add", "layer0.attn.out=v.npy", "--scale", "attn_out=2")
+    (applied,) = found["intervened"]["interventions"]
+    assert applied["text"] == "+ 2 × v.npy"
+
+
+def test_scale_is_the_strength_of_what_is_added(tmp_path):
+    vector = np.random.default_rng(1).normal(size=16).astype(np.float32)
+    np.save(tmp_path / "happy.npy", vector)
+    found = document(
+        tmp_path, "emma", "--add", "layer0.mlp.residual=happy.npy", "--scale", "layer0.mlp.residual=-3"
+    )
+    expected = trace(init(), "emma", interventions=[Intervention("add", "layer0.mlp.residual", -3, vector)])
+    assert found["loss"] == expected.loss
+    (applied,) = found["intervened"]["interventions"]
+    assert applied["text"] == "+ -3 × happy.npy"
+
+
+def test_the_gradients_are_checked_under_interventions(tmp_path):
+    found = document(tmp_path, "emma", "--ablate", "layer0.attn.head2", "--backward", "--step")
+    check = next(check for check in found["checks"] if check["id"] == "gradient")
+    assert check["holds"] is True
+
+
+UNUSABLE = {
+    ("--ablate", "probs"): "0 for every token",
+    ("--scale", "probs=-1"): r"-[0-9.e-]+ for token 0",
+    ("--add", "probs@:7=nan.npy"): "nan for token 7",
+    ("--add", "probs@:7=inf.npy"): "inf for token 7",
+}
+
+
+@pytest.mark.parametrize("more", [[], ["--temperature", "0.7"], ["--positions", "0"]], ids=str)
+@pytest.mark.parametrize("change", UNUSABLE, ids=str)
+def test_no_token_is_chosen_by_what_are_no_odds(tmp_path, monkeypatch, decoder_folder, change, more):
+    monkeypatch.chdir(tmp_path)
+    for name in ("nan", "inf"):
+        np.save(f"{name}.npy", np.full(61, float(name), np.float32))
+    said = refusal("trace", decoder_folder(), "ab", *change, "--generate", 2, *more)
+    told = "no token can be chosen by the probs of step 1 as they were changed: "
+    assert re.fullmatch(told + UNUSABLE[change], said)
+
+
+@pytest.mark.parametrize("more", [[], ["--temperature", "0.7"]], ids=str)
+def test_what_is_left_of_the_odds_is_chosen(decoder_folder, more):
+    folder = decoder_folder()
+    _, out, err = microgpt(
+        "trace", folder, "ab", "--ablate", "probs@:0-30,32-60", "--generate", 2, "--json", *more
+    )
+    assert ([step["token"]["token"] for step in json.loads(out)["generation"]], err) == ([31, 31], "")
+
+
+@pytest.mark.parametrize(
+    "options", [["emma"], ["emma", "--backward", "--step"], ["emma", "--json", "--values", "--verbose"]]
+)
+def test_a_microgpt_may_lose_all_its_values(options):
+    for change in (
+        ["--ablate", "*"],
+        ["--ablate", "probs"],
+        ["--scale", "logits=1e38"],
+        ["--scale", "probs=-1"],
+    ):
+        code, _, err = microgpt("trace", *options, *change)
+        assert (code in (0, 1), err) == (True, "")
+
+
+def test_a_loss_is_added_from_a_trace_or_a_number(tmp_path, monkeypatch, decoder_folder):
+    monkeypatch.chdir(tmp_path)
+    run = ["trace", decoder_folder(), "--tokens", "3,4,5"]
+    microgpt(*run, "--layer", "*", "--save", "other.safetensors")
+    np.save("one.npy", np.float32(1))
+    before, doubled, more = (
+        json.loads(microgpt(*run, "--json", *change).out)["loss"]
+        for change in ([], ["--add", "loss=other.safetensors"], ["--add", "loss=one.npy"])
+    )
+    assert (doubled, more) == pytest.approx((2 * before, 1 + before), rel=1e-6)
+
+
+def test_ascii_and_no_colour(tmp_path):
+    result = run(tmp_path, "emma", "--ablate", "layer0.mlp.act", encoding="ascii", NO_COLOR="1")
+    assert result.code == 0
+    assert result.out.isascii()
+    assert "-> " in result.out
+
+
+REFUSED = {
+    "no number": (["--scale", "logits=much"], "--scale logits: expected a number, found 'much'"),
+    "no value": (["--scale", "logits"], "--scale: expected NAME=NUMBER, found 'logits'"),
+    "no file": (["--patch", "logits="], "--patch: expected NAME=FILE"),
+    "twice": (["--scale", "logits=2", "--scale", "logits=3"], "scaled twice"),
+    "missing file": (["--patch", "logits=none.safetensors"], "none.safetensors"),
+    "no dump": (["--patch", "logits=text.txt"], "text.txt: expected a dump"),
+    "other shape": (["--add", "logits=happy.npy"], "logits is [5, 27] or [27], found [16]"),
+    "a model": (["--patch", "logits=weights.safetensors"], "weights.safetensors: "),
+    "no event": (["--ablate", "layer0.mlp.upp"], "matches no event"),
+    "position": (["--ablate", "layer0.mlp.up@7"], "position 7 of layer0.mlp.up, which has positions 0 to 4"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_one_line_says_what_is_wrong(tmp_path, options, message):
+    np.save(tmp_path / "happy.npy", np.ones(16, np.float32))
+    (tmp_path / "text.txt").write_text("not numbers at all")
+    save(init(), tmp_path / "weights.safetensors")
+    result = run(tmp_path, "emma", *options)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert result.out == ""

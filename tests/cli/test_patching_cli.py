@@ -1,0 +1,216 @@
+"""microgpt patch from the shell: tables, documents, terminals, exit codes, requests that do not fit."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from rich.cells import cell_len
+from support.commands import microgpt, refused
+from support.documents import valid
+from support.real_model import SMOLLM2, needs_smollm2
+
+from microgpt_trace import Model, init, save, train
+from microgpt_trace.cli.patch import patch as command
+from microgpt_trace.patching.patch import patch
+from microgpt_trace.render.document import to_text as to_json
+from microgpt_trace.render.grid import Grid, print_grid
+from microgpt_trace.render.patching import patch_document, print_patch
+from microgpt_trace.render.schemas import SCHEMAS
+from microgpt_trace.render.screen import to_text
+
+EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A trained model `m.safetensors`, and files of pairs."""
+    root = tmp_path_factory.mktemp("patch")
+    save(train(steps=300), root / "m.safetensors")
+    (root / "pairs").write_text("# names\nanna\talma\te\tk\nemma\temmy\n")
+    (root / "lengths").write_text("anna\talma\nemmas\temmys\n")
+    (root / "short").write_text("anna\talma\nemma\n")
+    (root / "three").write_text("anna\talma\te\n")
+    (root / "empty").write_text("# nothing\n")
+    (root / "same").write_text("anna\talma\nanna\tanna\n")
+    return root
+
+
+def run(folder, *args, **options):
+    return microgpt("patch", *args, cwd=folder, **options)
+
+
+def painted(paint, screen):
+    with screen.capture() as captured:
+        paint(screen)
+    return captured.get()
+
+
+def test_an_untrained_model_answers(folder):
+    done = run(folder, "emma", "emmy", "--target", "m", "--against", "y")
+    print(done.out)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    for line in (
+        "model      untrained, seed 42",
+        "clean      BOS e m m a",
+        "corrupted  BOS e m m y",
+        "judged     logit(m) - logit(y) after position 4 a",
+        "embed.norm   0.00   0.00   0.00   0.00  █1.00",
+        "layer 0      0.00   0.00   0.00   0.00  █1.00",
+        "position 4 a/y restores more than half: embed.norm to layer 0",
+    ):
+        assert line in done.out
+    assert "Self-check holds" in done.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("m.safetensors", "anna", "alma"), ("anna", "alma", "--model", "m.safetensors")]
+)
+def test_the_model_is_named_in_two_ways(folder, arguments):
+    done = run(folder, *arguments, "--target", "e", "--against", "k", "--sites", "layer*.attn.head*")
+    assert done.code == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["head", "0", "1", "2", "3"] in lines
+    assert sum(line[:2] == ["layer", "0"] for line in lines) == 1
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("args", [("christopher", "kristopherr"), ("--pairs", "pairs")])
+def test_no_line_is_longer_than_the_terminal(folder, width, encoding, args):
+    done = run(folder, *args, "--target", "e", "--against", "a", *EVERY_TABLE, width=width, encoding=encoding)
+    assert done.code == 0, done.err
+    assert max(map(cell_len, done.out.splitlines())) <= width
+    assert done.out.isascii() == (encoding == "ascii")
+
+
+@pytest.mark.parametrize(
+    ("kind", "args"),
+    [
+        ("patch", ("anna", "alma", "--target", "e", "--against", "k")),
+        ("patch_pairs", ("--pairs", "pairs", "--target", "e", "--against", "k")),
+    ],
+)
+def test_documents_fit_their_schemas(folder, kind, args):
+    done = run(folder, *args, *EVERY_TABLE, "--json")
+    asked = ("--pairs", folder / "pairs") if kind == "patch_pairs" else ()
+    document = valid(done.out, "patch", *asked)
+    assert document["schema"] == f"microgpt.{kind}/1"
+    assert json.loads(run(folder, *asked, "--schema").out) == SCHEMAS[kind]()
+    assert len(document["cells"]) == 5 + 4 + 1
+    assert document["cells"][-1]["site"] == "layer0.attn.v@-1:0-3"
+
+
+def test_the_document_tells_what_the_library_computes(folder, tmp_path):
+    done = run(
+        folder, "emma", "emmy", "--target", "m", "--against", "y", "--out", tmp_path / "p.json", "--json"
+    )
+    assert done.out == ""
+    document = json.loads((tmp_path / "p.json").read_text())
+    result = patch(init(), "emma", "emmy", target="m", against="y")
+    assert document == json.loads(to_json(patch_document(result)))
+    assert document["contrast"]["target_label"] == "m"
+    assert document["clean"]["labels"] == ["BOS", "e", "m", "m", "a"]
+    refused(run(folder, "emma", "emmy", "--out", tmp_path / "p.json"), "p.json")
+
+
+def test_values_that_are_not_finite_are_shown_and_serialised():
+    result = patch(
+        init(), "emma", "emmy", target="m", against="y", sites=["embed.norm", "*.head*", "embed.tok@1"]
+    )
+    values = [np.nan, np.inf, -np.inf, 12345.6, -0.001]
+    cells = [replace(c, restored=v, difference=v) for c, v in zip(result.cells, values * 2, strict=True)]
+    result = replace(result, cells=tuple(cells))
+    text = painted(lambda screen: print_patch(result, screen), to_text(80))
+    print(text)
+    for said in ("NaN", " inf", "-inf", "1e+04", " 0.00"):
+        assert said in text
+    document = valid(to_json(patch_document(result)), "patch")
+    assert document["cells"][0]["restored"] == "NaN"
+
+
+def test_many_columns_stand_in_blocks_without_those_that_are_zero():
+    rows = [("layer 0", [0.0] * 5 + [0.5] * 20 + [0.001] * 3)]
+    text = painted(lambda s: print_grid(Grid([("position", str)], range(28), rows), s), to_text(80))
+    lines = text.splitlines()
+    assert lines[0].split() == ["position", *map(str, range(5, 15))]
+    assert "left out, 0.00 throughout: position 0-4, 25-27" in text
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_check_that_fails_ends_with_1(monkeypatch, capsys):
+    variants = Model.edited_logits
+
+    def wrong(*args):
+        return ((number, logits * 1.01) for number, logits in variants(*args))
+
+    monkeypatch.setattr(Model, "edited_logits", wrong)
+    with pytest.raises(typer.Exit) as end:
+        command(["emma", "emmy"], target="m", against="y")
+    assert end.value.exit_code == 1
+    assert "Self-check FAILED" in capsys.readouterr().out
+
+
+@needs_smollm2
+def test_smollm2_names_the_layer_and_the_head():
+    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+    texts = ("The capital of France is", "The capital of Italy is")
+    done = microgpt("patch", SMOLLM2, *texts, width=80)
+    print(done.out)
+    assert done.code == 0, done.err
+    assert "position 3 ␣France/␣Italy restores more than half: embed.tok to layer 22" in done.out
+    assert "between layer 22 and layer 23 it moves from position 3 to 4; --sites" in done.out
+    heads = microgpt("patch", SMOLLM2, *texts, "--sites", "layer23.attn.head*", width=80)
+    assert "largest: layer23.attn.head4 0.93" in heads.out
+    other = microgpt("patch", SMOLLM2, texts[0], "The capital of the Congo is")
+    shown = "The ␣capital ␣of ␣France ␣is | The ␣capital ␣of ␣the ␣Congo ␣is"
+    refused(other, "the texts have 5 and 6 tokens", shown)
+
+
+TWO = ("--target", "e", "--against", "k")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "two texts are needed, CLEAN and CORRUPT"),
+        (("emma",), "found 1 argument"),
+        (("m.safetensors", "emma"), "two texts are needed"),
+        (("m.safetensors", "emma", "emmy", "anna"), "found 4 arguments"),
+        (("nothing", "emma", "emmy"), "nothing: no such model, to read 'emma'"),
+        (("m.safetensors", "emma", "emmy", "--model", "m.safetensors"), "two models"),
+        (("m.safetensors", "emma", "emmy", "--seed", "3"), "--seed"),
+        (("emma", "emmys"), "5 and 6 tokens and cannot be patched position by position: BOS e m m a | BOS e"),
+        (("emma", "Emma"), "the same tokens"),
+        (("emma", "emmé"), "'é'"),
+        (("emma", "emmy", "--target", "ab"), "'ab'"),
+        (("emma", "emmy", "--target", "a", "--against", "a"), "both a"),
+        (("emma", "emmy", *TWO, "--position", "9"), "position 9"),
+        (("emma", "emmy", *TWO, "--position", "3"), "up to there both texts are the same"),
+        (("emma", "emmy", *TWO, "--position", "x"), "'x'"),
+        (("emma", "emmy", *TWO, "--sites", "probs"), "computed after the logits"),
+        (("emma", "emmy", *TWO, "--sites", "wte"), "a parameter"),
+        (("emma", "emmy", *TWO, "--sites", "embed.tok@9"), "position 9 of embed.tok"),
+        (("emma", "emmy", *TWO, "--sites", ""), "expected NAME"),
+        (("emma", "emmy", "--n-head", "2"), "--n-head"),
+        (("emma", "emmy", "--rope-pairs", "halves"), "--rope-pairs"),
+        (("emma", "emmy", "--out", "no/such/file"), "no/such"),
+        (("--pairs", "nothing"), "nothing: no such file"),
+        (("--pairs", "m.safetensors"), "expected UTF-8"),
+        (("--pairs", "short", *TWO), "short, line 2: expected CLEAN<TAB>CORRUPT"),
+        (("--pairs", "three"), "three, line 1: expected CLEAN<TAB>CORRUPT"),
+        (("--pairs", "empty"), "found none"),
+        (("--pairs", "same", *TWO), "same, line 2: both texts are the same tokens"),
+        (("--pairs", "lengths", *TWO), "lengths, line 2: 6 tokens, and the first pair has 5"),
+        (("--pairs", "pairs", "nothing"), "nothing: no such model"),
+        (("--pairs", "pairs", "anna", "alma"), "no texts stand beside --pairs"),
+    ],
+)
+def test_requests_that_do_not_fit(folder, args, words):
+    refused(run(folder, *args), words)
+
+
+def test_a_byte_that_is_no_utf8_is_no_token(decoder_folder):
+    refused(microgpt("patch", decoder_folder("llama_gqa"), "e", "a", "--target", "\udcff"), "no such token")

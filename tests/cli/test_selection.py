@@ -1,0 +1,121 @@
+"""What is shown, serialised and saved is one selection, and the line that reports it says what is not."""
+
+import json
+import re
+
+import pytest
+from safetensors.numpy import load_file
+from support.commands import microgpt, refusal
+
+from microgpt_trace import init, load, trace
+
+OPTIONS = ("", "--backward", "--backward --step", "--step --time", "--ablate layer0.attn.head2 --backward")
+DECODER = ("", "--positions last", "--positions 0,1", "--layers 1", "--layers 0,1 --lens", "--generate 2")
+
+
+@pytest.fixture(scope="module")
+def decoder(compared_folders):
+    return compared_folders["llama_gqa"]
+
+
+def saved(folder, line):
+    """The names of the arrays that the command saves, and what it says of them."""
+    file = folder / "x.safetensors"
+    done = microgpt(f"trace {line} --save {file} --force")
+    assert done.code == 0, done.err
+    (said,) = [text for text in done.lines if text.startswith("saved ")]
+    return set(load_file(file)), said.replace(f" to {file}", "")
+
+
+def names_of(events):
+    return {e["name"] if e["phase"] == "forward" else f"{e['phase']}/{e['name']}" for e in events}
+
+
+def counted(said):
+    return [int(number) for number in re.findall(r"[0-9]+", said.partition("--layer")[0])]
+
+
+def assert_told(folder, line):
+    """The default against --verbose: the counts that are told are those of the files."""
+    some, said = saved(folder, line)
+    everything, said_of_all = saved(folder, f"{line} --verbose")
+    assert some < everything
+    assert counted(said) == [len(some), len(everything), len(everything)]
+    assert counted(said_of_all) == [len(everything)]
+    return said
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_note_counts_what_a_microgpt_saves_and_could(tmp_path, options):
+    assert_told(tmp_path, f"emma {options}")
+
+
+@pytest.mark.parametrize("options", DECODER)
+def test_and_what_a_decoder_saves(tmp_path, decoder, options):
+    said = assert_told(tmp_path, f"{decoder} Ann {options}")
+    assert said.endswith(", --layer '*.head*' the heads")
+
+
+def test_by_default_there_are_the_transcripts_events_and_the_weights(tmp_path, decoder):
+    names, said = saved(tmp_path, "emma")
+    assert said == "saved 17 of 25 arrays; --verbose saves 25"
+    assert "layer0.attn.weights" in names
+    assert names == names_of(json.loads(microgpt("trace emma --json").out)["events"])
+    out = microgpt("trace emma").out
+    assert len(re.findall(r"^\w+ [=@] .* +\[[0-9, ]*\] ", out, re.MULTILINE)) == len(names)
+    names, _ = saved(tmp_path, f"{decoder} Ann")
+    assert names == {"embed.tok", *(f"layer{i}.mlp.residual" for i in range(2)), "final.norm", "logits"}
+
+
+def test_what_is_asked_for_by_name_is_all_there_is(tmp_path, decoder):
+    names, said = saved(tmp_path, f"{decoder} Ann --layer '*.head*'")
+    assert said == f"saved {len(names)} arrays"
+    assert all(".attn.head" in name for name in names)
+    assert saved(tmp_path, f"{decoder} Ann --layer logits")[1] == "saved 1 array"
+    assert saved(tmp_path, f"{decoder} Ann --verbose")[1].endswith("; --layer '*.head*' saves the heads")
+
+
+@pytest.mark.parametrize("form", ["--json", "--jsonl"])
+def test_values_in_json_say_what_they_are_not(decoder, form):
+    done = microgpt(f"trace emma {form} --values")
+    assert done.lines == ["the JSON has the values of 17 of 25 arrays; --verbose has 25"]
+    assert done.out.count('"values"') == 17
+    assert microgpt(f"trace emma {form} --values --verbose").err == ""
+    assert microgpt(f"trace emma {form} --values --layer logits").err == ""
+    assert microgpt(f"trace emma {form}").err == ""
+    (line,) = microgpt(f"trace {decoder} Ann {form} --values").lines
+    assert line.endswith("--layer '*.head*' the heads")
+
+
+def test_python_keeps_what_the_command_saves(tmp_path, decoder):
+    model = load(decoder)
+    assert {name for _, name in trace(model, "Ann", values=True).arrays} == saved(
+        tmp_path, f"{decoder} Ann --verbose"
+    )[0]
+    for glob in ("*.head*", "layer1.*", "attn_out"):
+        run = trace(model, "Ann", names=[glob], values=True)
+        assert {name for _, name in run.arrays} == saved(tmp_path, f"{decoder} Ann --layer '{glob}'")[0]
+    run = trace(init(), "emma", backward=True, step=True, values=True)
+    names = {name if phase == "forward" else f"{phase}/{name}" for phase, name in run.arrays}
+    assert names == saved(tmp_path, "emma --backward --step --verbose")[0]
+
+
+def test_saving_changes_nothing_that_is_shown(tmp_path, decoder):
+    for line in (f"{decoder} Ann --verbose", "emma --verbose", f"{decoder} Ann", "emma"):
+        assert microgpt(f"trace {line} --save {tmp_path / 'x'} --force").out == microgpt(f"trace {line}").out
+
+
+def test_a_patch_that_a_file_lacks_says_how_to_save_it(tmp_path, decoder):
+    file = tmp_path / "x.safetensors"
+    saved(tmp_path, f"{decoder} Ann --verbose")
+    line = refusal(f"trace {decoder} Ann --patch layer1.attn.head1={file}")
+    assert "with --layer 'layer1.attn.head*' --save FILE saves it" in line
+    names, _ = saved(tmp_path, f"{decoder} Ann --layer 'layer1.attn.head*'")
+    assert "layer1.attn.head1" in names
+    assert microgpt(f"trace {decoder} Ann --patch layer1.attn.head1={file}").code == 0
+
+
+def test_help_says_what_is_kept():
+    out = " ".join(re.sub(r"[│|]", " ", microgpt("trace --help").out).split())
+    assert "Save the arrays of what is shown as safetensors" in out
+    assert "of all events with --verbose" in out

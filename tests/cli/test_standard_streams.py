@@ -1,0 +1,182 @@
+"""The streams and signals of a real process: closed, full, without a reader, and what is written then."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from support.commands import refused
+from support.sweeps import some_of
+
+from microgpt_trace import init, save
+from microgpt_trace.errors import RunError
+from microgpt_trace.files import write_atomically, write_folder
+from microgpt_trace.signals import handled
+
+pytest.importorskip("resource", reason="this system closes no streams by a shell's >&-")
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+MICROGPT = f"{sys.executable} -m microgpt_trace"
+
+
+def shell(script, folder, **options):
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"], cwd=folder, env=ENVIRONMENT, capture_output=True,
+        encoding="utf-8", timeout=60, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "trace --help", "--version", "trace emma", "trace --json -v --values"]
+)
+def test_a_reader_that_leaves_is_no_failure(words, tmp_path):
+    result = shell(f"{MICROGPT} {words} | true", tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "streams", "code", "error", "files"),
+    some_of([
+        ("trace emma", ">&-", 1, CLOSED, []),
+        ("--help", ">&-", 1, CLOSED, []),
+        ("trace emma --out t.txt", ">&-", 0, "", ["t.txt"]),  # nothing was to go there
+        ("trace emma --out t.txt --save a.safetensors", "2>&- >&- <&-", 0, "", ["a.safetensors", "t.txt"]),
+        ("train --steps 3", ">&- 2>&-", 1, "", ["microgpt.safetensors"]),
+        ("trace emma", "2>&-", 0, "", []),
+        ("trace José", "2>&-", 2, "", []),
+        ("trace José", "2>/dev/full", 2, "", []),
+        ("train --steps 3", "2>&-", 0, "", ["microgpt.safetensors"]),
+        ("trace emma", ">/dev/full 2>&1", 1, "", []),
+    ], every=2),
+)  # fmt: skip
+def test_closed_and_full_streams(words, streams, code, error, files, tmp_path):
+    result = shell(f"{MICROGPT} {words} {streams}", tmp_path)
+    print(result.returncode, result.stderr)
+    assert (result.returncode, result.stderr) == (code, error)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+def test_what_is_said_on_a_closed_stderr_goes_into_no_file(tmp_path):
+    """The first file that is opened would get its number."""
+    result = shell(f"{MICROGPT} trace EMMA --save a.safetensors 2>&-", tmp_path)
+    assert result.returncode == 0
+    assert load_file(tmp_path / "a.safetensors")["logits"].shape == (5, 27)
+
+
+def test_results_and_files_of_a_command_whose_stdout_is_closed(tmp_path):
+    result = shell(f"{MICROGPT} trace emma --save a.safetensors >&-", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n{CLOSED}"
+    assert len(load_file(tmp_path / "a.safetensors")) == 17
+
+
+# --- Signals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_save_once_begun_ends_and_then_the_signal_acts(number, tmp_path, monkeypatch, default_signals):
+    """Two of them while it is written; both the file and the folder are whole."""
+    path, folder, seen = tmp_path / "file", tmp_path / "folder", []
+    before = signal.signal(number, lambda *_: seen.append(path.read_bytes()))
+    flush = os.fsync
+
+    def slow(descriptor):
+        for _ in range(2):
+            signal.raise_signal(number)
+        assert not seen
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    try:
+        write_atomically(path, b"whole")
+        with write_folder(folder) as temporary:
+            signal.raise_signal(number)
+            (temporary / "one").write_bytes(b"1")
+        assert (folder / "one").exists()
+    finally:
+        signal.signal(number, before)
+    assert seen == [b"whole"] * 2
+    assert sorted(tmp_path.iterdir()) == [path, folder]
+
+
+def test_ctrl_c_during_a_save_is_an_interrupt_after_it(tmp_path, monkeypatch, default_signals):
+    monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch, default_signals):
+    def full(_):
+        signal.raise_signal(signal.SIGHUP)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    seen = []
+    with handled(lambda number, frame: seen.append(number)), pytest.raises(RunError, match="No space left"):
+        write_atomically(tmp_path / "file", b"whole")
+    assert (seen, list(tmp_path.iterdir())) == ([signal.SIGHUP], [])
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(default_signals):
+    before, seen = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
+    try:
+        with handled(lambda number, frame: seen.append(number)):
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIGTERM]
+
+
+# --- Places that cannot be written ------------------------------------------------------------
+
+
+def _as_others():
+    """Without root's right to write where nobody may (Linux: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+TARGETS = [
+    "trace emma --save X", "trace emma --out X", "trace emma --save-aprt X", "train --steps 2 --out X",
+    "train --steps 2 --log X", "inspect --out X", "diff M M --out X", "explain logits emma --out X",
+    "attribute emma --out X", "patch emma emmy --out X", "timeline --schema --out X",
+    "trace emma --validate --json --out X",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights as Linux has them")
+@pytest.mark.parametrize("command", some_of(TARGETS, every=3))
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
+    shut, model = tmp_path / "shut", tmp_path / "m.safetensors"
+    shut.mkdir(mode=0o555)
+    save(init(), model)
+    (tmp_path / "regular").write_text("a file")
+    for target, word in ((shut / "new", "Permission denied"), (tmp_path / "regular" / "new", "folder")):
+        words = [{"X": str(target), "M": str(model)}.get(word, word) for word in command.split()]
+        result = subprocess.run(
+            [sys.executable, "-m", "microgpt_trace", *words], cwd=tmp_path, env=ENVIRONMENT, encoding="utf-8",
+            capture_output=True, timeout=60, preexec_fn=_as_others,
+        )  # fmt: skip
+        print(result.returncode, result.stderr)
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        assert word in result.stderr
+    assert list(shut.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["trace emma --save -", "trace emma --save-aprt -", "train --log -"])
+def test_a_dash_is_no_name_of_a_file(command, tmp_path, monkeypatch):
+    from support.commands import microgpt
+
+    monkeypatch.chdir(tmp_path)
+    refused(microgpt(command), "expected the name of a file")
+    assert list(tmp_path.iterdir()) == []

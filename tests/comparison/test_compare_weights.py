@@ -1,0 +1,605 @@
+"""Two models' parameters: what rounding explains holds, what it does not is found and named.
+
+The judges are gguf's quantisers, which round; and faults put into the weights by hand.
+"""
+
+import json
+import re
+import time
+import tracemalloc
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from conftest import CASES as MICROGPTS
+from support.commands import microgpt
+from support.real_model import SMOLLM2, needs_smollm2
+from support.tiny_models import (
+    CASES,
+    Blocks,
+    pair_neighbours,
+    random_quantised_weights,
+    random_weights,
+    rope_4,
+    tiny_config,
+    write_folder,
+    write_gguf,
+)
+
+from microgpt_trace import Config, Model, init, load
+from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
+from microgpt_trace.comparison.quantisation_error import FACTOR, Values, measure, step_tensor
+from microgpt_trace.comparison.weights import compare_weights
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.parameters import Parameters
+
+ROUNDING = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+K_TYPES = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}  # elements that share a scale
+WIDE = tiny_config(intermediate_size=64, **rope_4())  # every row holds whole blocks of 32
+ATTN, MLP = "model.layers.0.self_attn.{}_proj.weight", "model.layers.0.mlp.{}_proj.weight"
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+def folder(tmp_path, name="a", config=WIDE, edit=None, dtype="F32", seed="weights"):
+    """A folder of random weights; `edit` changes them."""
+    weights = random_weights(config, seed)
+    if edit:
+        edit(weights)
+    return load(write_folder(tmp_path / name, config, weights, dtype))
+
+
+def quantised(weights, type):
+    """The same weights with every matrix rounded by gguf's own quantiser."""
+    quants = pytest.importorskip("gguf").quants
+    kind = pytest.importorskip("gguf").GGMLQuantizationType[type]
+    return {
+        name: Blocks(type, quants.quantize(array, kind).view(np.uint8)) if array.ndim == 2 else array
+        for name, array in weights.items()
+    }
+
+
+def gguf_file(tmp_path, type="Q8_0", edit=None, config=WIDE, damage=None, **options):
+    """A GGUF of the folder's weights; `edit` changes them before they are quantised, `damage` after."""
+    weights = random_weights(config, "weights")
+    if edit:
+        edit(weights)
+    blocks = quantised(weights, type)
+    if damage:
+        damage(blocks)
+    return load(write_gguf(tmp_path / f"{type}.gguf", config, blocks, **options))
+
+
+def failing(found):
+    for row in found.rows:
+        if not row.holds:
+            print(f"{row.name}: {row.relative_l2} against {row.expected}: {row.cause}")
+    assert found.differing == len([row for row in found.rows if not row.holds])
+    return {row.name: row for row in found.rows if not row.holds}
+
+
+@pytest.mark.parametrize("type", ROUNDING)
+def test_rounding_to_a_type_is_explained_by_it(tmp_path, type):
+    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, type))
+    ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
+    print(f"{type}: actual / expected {min(ratios):.2f} to {max(ratios):.2f}, allowed {FACTOR}")
+    assert found.agree
+    assert not failing(found)
+    assert len(ratios) == 16
+    assert min(ratios) > 0.85
+    assert max(ratios) < 1.15
+    assert {row.type_b for row in found.rows} == {type, "F32"}
+
+
+@pytest.mark.parametrize("b", ROUNDING)
+@pytest.mark.parametrize("a", ["BF16", "Q8_0", "Q4_0"])
+def test_two_types_of_one_source_agree(tmp_path, a, b):
+    (tmp_path / "other").mkdir()
+    assert compare_weights(gguf_file(tmp_path, a), gguf_file(tmp_path / "other", b)).agree
+
+
+def step_of_runs(blocks, run):
+    """The smallest distance of two values of a run, repeated for its elements."""
+    values = np.sort(blocks.values().reshape(-1, run), axis=1)
+    gaps = np.diff(values, axis=1)
+    steps = np.where(gaps > 1e-3 * np.abs(values).max(), gaps, np.inf).min(axis=1)
+    return np.repeat(np.where(np.isfinite(steps), steps, 0), run).reshape(blocks.values().shape)
+
+
+@pytest.mark.parametrize("type", K_TYPES)
+def test_the_steps_of_k_types_are_those_of_their_runs(tmp_path, type):
+    config = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
+    blocks = random_quantised_weights(config, lambda name: type, type)
+    rng, source = np.random.default_rng(1), {}
+    for name, w in blocks.items():
+        source[name] = w
+        if isinstance(w, Blocks):
+            steps = step_of_runs(w, K_TYPES[type])
+            source[name] = (w.values() + steps * rng.uniform(-0.5, 0.5, steps.shape)).astype(np.float32)
+    a = load(write_folder(tmp_path / "a", config, source))
+    found = compare_weights(a, load(write_gguf(tmp_path / "b.gguf", config, blocks)))
+    ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
+    print(f"{type}: {min(ratios):.3f} to {max(ratios):.3f}")
+    assert found.agree
+    assert min(ratios) > 0.9
+    assert max(ratios) < 1.1
+
+
+@pytest.mark.parametrize("type", [type for type in ROUNDING if type.startswith("Q")])
+def test_the_wrong_scale_of_one_block_is_found(tmp_path, type):
+    def damage(blocks):
+        scale = blocks[MLP.format("down")].rows[5, :2].view(np.float16)
+        scale *= np.float16(3)
+
+    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, type, damage=damage))
+    rows = failing(found)
+    assert list(rows) == ["layer0.mlp_wdown"]
+    assert rows["layer0.mlp_wdown"].block == (5, 0)
+    assert rows["layer0.mlp_wdown"].blocks_off == 1
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias"])
+def test_a_gguf_without_the_permutation_of_q_and_k_is_recognised(tmp_path, case):
+    weights = random_weights(CASES[case], "weights")
+    a = folder(tmp_path, config=CASES[case])
+    b = load(write_gguf(tmp_path / "b.gguf", CASES[case], weights, permute=False))
+    rows = failing(compare_weights(a, b))
+    assert {name.rpartition("_")[2] for name in rows} == set(
+        ["wq", "wk", "bq", "bk"] if "bias" in case else ["wq", "wk"]
+    )
+    assert all(row.cause.startswith("RoPE order: A's rows lie in adjacent pairs") for row in rows.values())
+
+
+def test_a_folder_whose_rows_were_left_in_adjacent_pairs_is_recognised(tmp_path):
+    def interleave(weights):
+        weights[ATTN.format("q")] = pair_neighbours(weights[ATTN.format("q")], 4)
+
+    rows = failing(compare_weights(folder(tmp_path), folder(tmp_path, "b", edit=interleave)))
+    assert list(rows) == ["layer0.attn_wq"]
+    assert rows["layer0.attn_wq"].cause.startswith("RoPE order: B's rows lie in adjacent pairs")
+
+
+def change(name, function):
+    """An edit of one tensor in place."""
+
+    def edit(weights):
+        weights[name] = np.ascontiguousarray(function(weights[name]), np.float32)
+
+    return edit
+
+
+def copy_from(name, other):
+    def edit(weights):
+        weights[name] = weights[other].copy()
+
+    return edit
+
+
+def swap_gate_and_up(weights):
+    gate, up = MLP.format("gate"), MLP.format("up")
+    weights[gate], weights[up] = weights[up], weights[gate]
+
+
+def put(index, value):
+    def function(array):
+        array[index] = value
+        return array
+
+    return function
+
+
+FAULTS = {
+    "transposed": (change(ATTN.format("o"), np.transpose), "attn_wo", "transposed"),
+    "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed"),
+    "other layer": (
+        copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"),
+        "attn_wv",
+        "B holds A's layer1.attn_wv",
+    ),
+    "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk"),
+    "swapped": (swap_gate_and_up, "mlp_wgate", "B holds A's layer0.mlp_wup"),
+    "negated": (change(ATTN.format("q"), np.negative), "attn_wq", "negated: B is -A"),
+    "halved": (change(ATTN.format("o"), lambda w: w / 2), "attn_wo", "scaled: B is 0.5"),
+    "5 % more": (change(ATTN.format("o"), lambda w: w * 1.05), "attn_wo", "scaled: B is 1.05"),
+    "gain + 1": (change(NORM, lambda g: g + 1), "attn_norm", "B is A + 1"),
+    "gain - 1": (change(NORM, lambda g: g - 1), "attn_norm", "B is A - 1"),
+    "zeros": (change(ATTN.format("o"), np.zeros_like), "attn_wo", "B is all zeros"),
+}
+
+
+def cause_of(a, b, name):
+    row = failing(compare_weights(a, b))[f"layer0.{name}"]
+    return row.cause
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named(tmp_path, fault):
+    edit, name, cause = FAULTS[fault]
+    assert cause_of(folder(tmp_path), folder(tmp_path, "b", edit=edit), name).startswith(cause)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("halved", "5 % more")])
+def test_faults_are_named_between_types_too(tmp_path, fault):
+    edit, name, cause = FAULTS[fault]
+    assert cause_of(folder(tmp_path, dtype="BF16"), gguf_file(tmp_path, edit=edit), name).startswith(cause)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.05])
+def test_a_factor_is_measured_through_quantisation(tmp_path, factor):
+    b = gguf_file(tmp_path, "Q8_0", change(ATTN.format("o"), lambda w: w * factor))
+    cause = cause_of(folder(tmp_path), b, "attn_wo")
+    assert float(cause.split()[3]) == pytest.approx(factor, rel=1e-3)
+
+
+# --- What may be called the same, and what is told of the rest --------------------------------
+
+
+def damaged_q4_1(row, change):
+    """A damage to the blocks of a row of mlp_wdown: scale, minimum (float16) and 16 bytes of integers."""
+
+    def damage(blocks):
+        held = blocks[MLP.format("down")].rows[row].reshape(-1, 20)
+        d, m = held[:, :2].copy().view(np.float16), held[:, 2:4].copy().view(np.float16)
+        d, m, q = change(d.astype(np.float32), m.astype(np.float32), held[:, 4:].copy())
+        held[:] = np.hstack([d.astype(np.float16).view(np.uint8), m.astype(np.float16).view(np.uint8), q])
+
+    return damage
+
+
+def one_nibble(times):
+    def change(d, m, q):
+        low = q[0, 3] & 15
+        q[0, 3] = (q[0, 3] & 0xF0) | (low + times if low < 8 else low - times)
+        return d, m, q
+
+    return change
+
+
+SAME_TYPE = {  # what became of a Q4_1 tensor, and whether it may still be a rounding of the same weights
+    "an integer one off": (damaged_q4_1(5, one_nibble(1)), True),
+    "an integer eight off": (damaged_q4_1(5, one_nibble(8)), False),
+    "a scale 1.01": (damaged_q4_1(5, lambda d, m, q: (d * 1.01, m, q)), True),
+    "a scale 1.5": (damaged_q4_1(5, lambda d, m, q: (d * 1.5, m, q)), False),
+    "minima of a row": (damaged_q4_1(5, lambda d, m, q: (d, m + d / 2, q)), True),
+    "all minima": (damaged_q4_1(slice(None), lambda d, m, q: (d, m + d / 2, q)), False),
+    "rows": (lambda blocks: swap(blocks[MLP.format("down")].rows, 3, 4), False),
+}
+
+
+def swap(rows, i, j):
+    rows[[i, j]] = rows[[j, i]]
+
+
+@pytest.mark.parametrize("what", SAME_TYPE)
+def test_no_other_numbers_of_one_type_are_called_the_same(tmp_path, what):
+    damage, holds = SAME_TYPE[what]
+    (tmp_path / "other").mkdir()
+    a, b = gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage)
+    found = compare_weights(a, b)
+    row = next(row for row in found.rows if row.name == "layer0.mlp_wdown")
+    print(row)
+    assert (found.same, found.agree, row.equal, row.unequal > 0) == (False, holds, False, True)
+    assert [other.name for other in found.rows if not other.equal] == ["layer0.mlp_wdown"]
+    assert not (holds and row.cause)
+
+
+def test_minima_that_all_moved_are_named(tmp_path):
+    (tmp_path / "other").mkdir()
+    damage = SAME_TYPE["all minima"][0]
+    cause = cause_of(
+        gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage), "mlp_wdown"
+    )
+    assert cause == "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
+
+
+def noise_of_steps(share):
+    """A quantised tensor rounded once more after noise of a share of its steps."""
+
+    def damage(blocks):
+        held = blocks[MLP.format("down")]
+        steps = np.ptp(held.values().reshape(-1, 32), axis=1) / 15
+        noise = np.random.default_rng(1).standard_normal(held.values().shape) * share
+        moved = held.values() + noise * np.repeat(steps, 32).reshape(noise.shape)
+        blocks[MLP.format("down")] = quantised({"x": moved.astype(np.float32)}, "Q4_1")["x"]
+
+    return damage
+
+
+@pytest.mark.parametrize(("share", "code"), [(1 / 16, 0), (1 / 8, 0), (1 / 4, 0), (1 / 2, 1), (1, 1)])
+def test_noise_of_a_tensor_is_told_with_its_figures(tmp_path, share, code):
+    (tmp_path / "other").mkdir()
+    gguf_file(tmp_path, "Q4_1")
+    gguf_file(tmp_path / "other", "Q4_1", damage=noise_of_steps(share))
+    done = microgpt("diff", tmp_path / "Q4_1.gguf", tmp_path / "other" / "Q4_1.gguf", "--weights")
+    said = " ".join(done.out.split())
+    print(said)
+    assert (done.code, "The same" in said) == (code, False)
+    if code:
+        assert "1 of 21 parameters differ layer0.mlp_wdown" in said
+        assert "of the others 20 are equal, number for number" in said
+    else:
+        assert "None of 21 parameters differs by more than is allowed; 20 are equal, number for nu" in said
+        assert re.search(
+            r"layer0\.mlp_wdown, Q4_1 on both sides: [12],\d+ of 2,048 elements unequal, relative L2 0\.\d+, "
+            r"where rounding leaves 0\.\d+",
+            said,
+        )
+
+
+def test_what_a_conversion_leaves_is_told_by_types(tmp_path):
+    folder(tmp_path)
+    gguf_file(tmp_path)
+    done = microgpt("diff", tmp_path / "a", tmp_path / "Q8_0.gguf", "--weights")
+    said = " ".join(done.out.split())
+    assert (done.code, "The same" in said) == (0, False)
+    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
+    assert "16 parameters, F32 in A, Q8_0 in B:" in said
+
+
+def test_equal_numbers_are_the_same_and_of_some_that_is_said(tmp_path):
+    folder(tmp_path)
+    command = ["diff", tmp_path / "a", tmp_path / "a", "--weights"]
+    assert "The same, number for number: all 21 parameters" in microgpt(*command).out
+    done = microgpt(*command, "--layer", "layer0.*", "--json")
+    document = json.loads(done.out)
+    assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
+    some = " ".join(microgpt(*command, "--layer", "layer0.*").out.split())
+    assert "The 9 of 21 parameters named are equal, number for number" in some
+
+
+def test_nan_on_both_sides_is_told(tmp_path):
+    broken = change(ATTN.format("o"), put((3, slice(9, 11)), np.nan))
+    folder(tmp_path, edit=broken)
+    folder(tmp_path, "b", edit=broken, dtype="BF16")
+    done = microgpt("diff", tmp_path / "a", tmp_path / "b", "--weights")
+    assert "layer0.attn_wo: 2 of 1,024 elements are NaN or infinite on both sides" in done.out
+
+
+def test_an_unknown_relation_has_no_cause(tmp_path):
+    other = np.random.default_rng(5).normal(size=(32, 32))
+    assert (
+        cause_of(
+            folder(tmp_path), folder(tmp_path, "b", edit=change(ATTN.format("o"), lambda w: other)), "attn_wo"
+        )
+        == ""
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_one_wrong_element_is_found_with_its_place_and_values(tmp_path, dtype):
+    a = folder(tmp_path)
+    b = folder(tmp_path, "b", edit=change(MLP.format("down"), put((7, 40), 0.75)), dtype=dtype)
+    row = failing(compare_weights(a, b))["layer0.mlp_wdown"]
+    before = float(random_weights(WIDE, "weights")[MLP.format("down")][7, 40])
+    assert (row.index, row.value_a, row.value_b) == ((7, 40), before, 0.75)
+    assert row.max_abs == pytest.approx(abs(0.75 - before), abs=1e-12)
+    if dtype == "F32":
+        assert row.unequal == 1
+        assert row.cause == "1 of 2,048 elements differ"
+        assert row.expected is None
+    else:
+        assert row.block == (7, 32)
+        assert row.cause.startswith("1 run(s) of 32 elements off, from [7, 32] on ")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")], ids=str
+)
+def test_what_is_not_finite_on_one_side_is_found(tmp_path, value, said):
+    whole = folder(tmp_path)
+    broken = folder(tmp_path, "b", edit=change(ATTN.format("o"), put((3, 9), value)))
+    row = failing(compare_weights(whole, broken))["layer0.attn_wo"]
+    assert row.cause == f"B is {said} at [3, 9]"
+    assert row.index == (3, 9)
+    assert row.max_abs == np.inf
+    assert row.relative_l2 == 0
+    assert row.unequal == 1
+    assert cause_of(broken, whole, "attn_wo") == f"A is {said} at [3, 9]"
+
+
+def test_nan_in_the_same_places_is_the_same(tmp_path):
+    broken = change(ATTN.format("o"), put((3, 9), np.nan))
+    a, b = folder(tmp_path, edit=broken), folder(tmp_path, "b", edit=broken, dtype="BF16")
+    assert compare_weights(a, b).agree
+    moved = folder(tmp_path, "c", edit=change(ATTN.format("o"), put((3, slice(9, 11)), np.nan)))
+    assert cause_of(a, moved, "attn_wo") == "B is NaN at [3, 10]"
+
+
+def test_a_tied_head_is_compared_with_one_that_is_stored(tmp_path):
+    def tie(weights):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+
+    tied = folder(tmp_path, config=WIDE | {"tie_word_embeddings": True})
+    stored = folder(tmp_path, "b", edit=tie)
+    for found, name_b in ((compare_weights(tied, stored), "lm_head"), (compare_weights(stored, tied), "wte")):
+        assert found.agree
+        assert found.rows[-1].name == "lm_head"
+        assert found.rows[-1].name_b == name_b
+    rows = failing(compare_weights(tied, folder(tmp_path, "c")))
+    assert list(rows) == ["lm_head"]
+
+
+def test_other_shapes_and_what_one_side_lacks_are_listed(tmp_path):
+    deeper = WIDE | {"num_hidden_layers": 3, "intermediate_size": 96}
+    found = compare_weights(folder(tmp_path), folder(tmp_path, "b", deeper))
+    assert not found.agree
+    assert found.only_a == ()
+    assert len(found.only_b) == 9
+    assert found.only_b[0] == "layer2.attn_norm"
+    rows = failing(found)
+    assert {name.rpartition("_")[2] for name in rows} == {"wgate", "wup", "wdown"}
+    assert (rows["layer0.mlp_wup"].shape_a, rows["layer0.mlp_wup"].shape_b) == ((64, 32), (96, 32))
+    assert rows["layer0.mlp_wup"].cause == "shapes differ"
+    assert found.worst == "layer0.mlp_wgate"
+
+
+def test_globs_choose_by_our_names_and_by_those_of_the_files(tmp_path):
+    a, b = folder(tmp_path), gguf_file(tmp_path)
+    for glob in ("layer0.attn_w?", "blk.0.attn_?.weight", "*layers.0.self_attn.?_proj.weight"):
+        found = [row.name for row in compare_weights(a, b, names=[glob]).rows if "output" not in row.name]
+        assert set(found) >= {"layer0.attn_wq", "layer0.attn_wk", "layer0.attn_wv"}
+        assert len(found) < 5
+    with pytest.raises(InputError, match=r"'layer9.*' matches no parameter of .* or .*"):
+        compare_weights(a, b, names=["wte", "layer9.*"])
+
+
+def test_rows_stand_in_order_of_use_and_progress_is_reported(tmp_path):
+    a, b, told = folder(tmp_path), gguf_file(tmp_path), []
+    found = compare_weights(a, b, report=lambda done, total: told.append((done, total)))
+    assert [row.name for row in found.rows] == list(a.config.shapes())
+    assert told == [(i, 21) for i in range(21)]
+
+
+def test_a_tolerance_of_ones_own(tmp_path):
+    a = folder(tmp_path)
+    b = folder(tmp_path, "b", edit=change(ATTN.format("o"), lambda w: w * 1.001))
+    assert compare_weights(a, b, rtol=2e-3).agree
+    assert not compare_weights(a, b, rtol=5e-4).agree
+    rounded = compare_weights(a, folder(tmp_path, "c", dtype="BF16"), rtol=1e-4)
+    assert {row.cause for row in failing(rounded).values()} == {"no more than rounding explains"}
+    with pytest.raises(InputError, match="rtol"):
+        compare_weights(a, b, rtol=-1.0)
+
+
+def test_the_worst_row_is_the_one_furthest_off(tmp_path):
+    a = folder(tmp_path)
+    faults = [change(ATTN.format("o"), lambda w: w * 1.2), change(ATTN.format("q"), lambda w: w * 1.01)]
+    b = folder(tmp_path, "b", edit=lambda weights: [fault(weights) for fault in faults])
+    assert compare_weights(a, b).worst == "layer0.attn_wo"
+
+
+def test_the_result_is_plain_data(tmp_path):
+    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, "Q4_0"))
+    document = json.loads(json.dumps(asdict(found)))
+    assert document["agree"] is True
+    assert document["factor"] == FACTOR
+    assert document["rows"][3]["index"] == list(found.rows[3].index)
+
+
+# --- Measures of single tensors ---------------------------------------------------------------
+
+
+def tensor(array):
+    """float32 values as a file holds them."""
+    data = np.ascontiguousarray(array, np.float32).view(np.uint8).ravel()
+    return StoredTensor("w", ENCODINGS["F32"], array.shape, data)
+
+
+def values(stored):
+    return Values(stored.encoding.name, stored.shape, stored.rows, step_tensor(stored).rows)
+
+
+def rounded_to(array, type):
+    blocks = quantised({"w": array.astype(np.float32)}, type)["w"]
+    return StoredTensor("w", ENCODINGS[type], array.shape, blocks.rows.ravel())
+
+
+@pytest.mark.parametrize(("type", "factor"), [("BF16", 1.001), ("Q8_0", 1.003), ("Q4_0", 1.04)])
+def test_a_scale_that_hides_in_the_rounding_is_found(type, factor):
+    array = np.random.default_rng(2).normal(size=(256, 256))
+    found = measure(values(tensor(array)), values(rounded_to(array * factor, type)))
+    print(f"{found.relative_l2:.2e} against {found.expected:.2e}, scale {found.scale}")
+    assert found.relative_l2 < FACTOR * found.expected
+    assert not found.holds(0.0)
+
+
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_1"])
+def test_a_block_that_hides_in_a_large_tensor_is_found(type):
+    array = np.random.default_rng(2).normal(size=(4096, 64))
+    stored = rounded_to(array, type)
+    block = stored.data.reshape(-1, stored.encoding.block_bytes)[8001]
+    assert measure(values(tensor(array)), values(stored)).holds(0.0)
+    block[-32 if type == "Q8_0" else -16 :] = 0
+    found = measure(values(tensor(array)), values(stored))
+    assert not found.holds(0.0)
+    assert (found.index(found.block_at), found.blocks_off) == ((4000, 32), 1)
+
+
+def test_the_place_of_an_element_beyond_the_first_chunk():
+    a = np.random.default_rng(2).normal(size=(9000, 32)).astype(np.float32)
+    b = a.copy()
+    b[8765, 4] += 1
+    found = measure(values(tensor(a)), values(tensor(b)))
+    assert (found.index(found.at), found.unequal) == ((8765, 4), 1)
+
+
+@pytest.mark.parametrize("scale", [0.01, -0.01])
+def test_the_step_of_a_tensors_own_scale(scale):
+    rng = np.random.default_rng(2)
+    q = rng.integers(-127, 128, (64, 64)).astype(np.int8)
+    stored = StoredTensor("w", ENCODINGS["AprQ8"], (64, 64), q.view(np.uint8).ravel(), scale=scale)
+    source = (q + rng.uniform(-0.5, 0.5, q.shape)) * scale
+    found = measure(values(tensor(source)), values(stored))
+    assert found.relative_l2 / found.expected == pytest.approx(1, abs=0.05)
+    assert found.holds(0.0)
+
+
+@pytest.mark.parametrize("type", ["F32", "F16", "BF16", "AprQ8"])
+def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
+    rng = np.random.default_rng(2)
+    blocks = rng.integers(0, 56, (70, 90, ENCODINGS[type].block_bytes), np.uint8)  # finite in every type
+    scale = -0.5 if type == "AprQ8" else 1.0
+    turned = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
+    plain = replace(turned, stored=np.ascontiguousarray(turned.stored).ravel())
+    np.testing.assert_array_equal(step_tensor(turned).read(), step_tensor(plain).read())
+    np.testing.assert_array_equal(step_tensor(turned).rows(3, 9), step_tensor(plain).rows(3, 9))
+    other = tensor(plain.read() * (1 + rng.uniform(-1e-3, 1e-3, plain.shape)))
+    assert vars(measure(values(turned), values(other))) == vars(measure(values(plain), values(other)))
+    assert measure(values(turned), values(plain)).unequal == 0
+
+
+# --- microGPT --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MICROGPTS)
+def test_a_microgpt_in_both_precisions_is_the_same(name):
+    model = MICROGPTS[name].model
+    narrow = Model(model.params.copy(np.float32), model.tokenizer, "float32")
+    found = compare_weights(model, narrow)
+    assert found.agree
+    assert {(row.type_a, row.type_b) for row in found.rows} == {("F64", "F32")}
+    assert [row.name for row in found.rows] == list(model.config.shapes())
+    assert compare_weights(model, model).agree
+
+
+def test_a_microgpts_wrong_weight_is_found(emma):
+    params = emma.params.copy()
+    params["layer0.attn_wo"][2, 5] += np.float32(1e-6)
+    row = failing(compare_weights(emma, Model(params, emma.tokenizer, "changed")))["layer0.attn_wo"]
+    assert row.index == (2, 5)
+    assert row.cause == "1 of 256 elements differ"
+    params["layer0.attn_wo"][...] = emma.params["layer0.attn_wo"].T
+    assert "transposed" in cause_of(emma, Model(params, emma.tokenizer, "changed"), "attn_wo")
+
+
+def test_a_deeper_microgpt_has_more(emma):
+    deep = Model(Parameters.random(Config(n_layer=2)), emma.tokenizer, "deep")
+    assert compare_weights(emma, deep).only_b == tuple(n for n in deep.config.shapes() if "layer1" in n)
+
+
+def test_a_microgpt_and_a_decoder_have_nothing_to_compare(tmp_path):
+    with pytest.raises(InputError, match=r"a microgpt .* and a decoder"):
+        compare_weights(init(), folder(tmp_path))
+
+
+# --- Size ------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_tensors(tmp_path):
+    config = WIDE | {"vocab_size": 100_000, "tie_word_embeddings": True}  # 12.8 MB in float32
+    a, b = folder(tmp_path, config=config), folder(tmp_path, "b", config, dtype="BF16")
+    tracemalloc.start()
+    assert compare_weights(a, b).agree
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    print(f"{peak:.1f} MB")
+    assert peak < 12
+
+
+@needs_smollm2
+def test_smollm2_is_itself():
+    a, b = load(SMOLLM2), load(SMOLLM2)
+    start = time.perf_counter()
+    found = compare_weights(a, b)
+    print(f"{time.perf_counter() - start:.2f} s")
+    assert found.agree
+    assert len(found.rows) == 272

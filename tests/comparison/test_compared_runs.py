@@ -1,0 +1,232 @@
+"""What stands beside a model, or beside another dump: names, layouts and tokens of the two put together."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.comparing import document, saved
+from support.faulty_engine import decoder_run
+from support.foreign_dumps import write_dump
+from support.tiny_models import TOKENS, random_weights, tiny_model, write_folder, write_gguf
+
+from microgpt_trace import load, trace
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.comparison.read_tokens import recognise
+from microgpt_trace.dumps.aprt_writing import write_aprt
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory):
+    return load(write_folder(tmp_path_factory.mktemp("qwen2"), *tiny_model("qwen2")))
+
+
+def npy(folder, **arrays):
+    """A folder of .npy files; __ in a name stands for a dot."""
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name.replace('__', '.')}.npy", np.asarray(array, np.float32))
+    return folder
+
+
+def traced(model):
+    return trace(model, tokens=TOKENS, values=True, names=["*"])
+
+
+def reasons(side):
+    return {unpaired.name: unpaired.reason for unpaired in side.unpaired}
+
+
+# --- Names that say less than our events -------------------------------------------------------
+
+
+def test_rows_in_gguf_order_are_put_into_ours(tmp_path):
+    config, weights = tiny_model("llama_gqa")
+    model = load(write_gguf(tmp_path / "m.gguf", config, weights))
+    write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS), "llama.cpp", adjacent=True)
+    found = diff(model, tmp_path / "d")
+    assert found.agree
+    assert "layer0.attn.q_rope" in [event.name for event in found.events]
+    assert any("Hugging Face order" in note for note in found.b.notes)
+
+
+@pytest.mark.parametrize("case", ["qwen2", "llama_gqa"])
+def test_what_is_before_a_bias_is_not_compared_with_what_is_after_it(tmp_path, case):
+    config, weights = tiny_model(case)
+    model = load(write_folder(tmp_path / "m", config, weights))
+    events = traced(model)
+    fused = np.concatenate([events[f"layer0.attn.{name}"] for name in "qkv"], axis=1)
+    folder = npy(tmp_path / "d", embed__tok=events["embed.tok"])
+    (folder / "layer-0").mkdir()
+    np.save(folder / "layer-0" / "qkv_matmul.npy", fused)
+    found = diff(model, folder)
+    compared = "layer0.attn.k" in [event.name for event in found.events]
+    assert compared == (case == "llama_gqa")
+    assert compared or "before the bias" in " ".join(reasons(found.b).values())
+
+
+def test_keys_that_no_position_has_yet_are_left_out(qwen2, tmp_path):
+    events = traced(qwen2)
+    weights = events["layer0.attn.weights"]
+    padded = np.zeros((*weights.shape[:2], 32), np.float32)
+    padded[..., : len(TOKENS)] = weights
+    folder = npy(tmp_path / "d", inp_embd=events["embed.tok"], **{"kq_soft_max-0": padded})
+    assert diff(qwen2, folder).event("layer0.attn.weights").holds
+    padded[0, 0, 20] = 0.1
+    np.save(folder / "kq_soft_max-0.npy", padded)
+    with pytest.raises(InputError, match="expected 7 keys"):
+        diff(qwen2, folder)
+
+
+# --- Tokens --------------------------------------------------------------------------------------
+
+
+def test_tokens_are_recognised_by_their_embedding(qwen2, tmp_path):
+    events = traced(qwen2)
+    folder = npy(tmp_path / "d", embed__tok=events["embed.tok"], final__norm=events["final.norm"])
+    assert diff(qwen2, folder).tokens == TOKENS
+    with pytest.raises(InputError, match="holds the embedding of"):
+        diff(qwen2, folder, tokens=[17, 3, 44, 3, 60, 0, 30])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_rows_that_are_no_embedding_are_no_tokens(qwen2, tmp_path, value):
+    rows = traced(qwen2)["embed.tok"].copy()
+    rows[2] = value
+    folder = npy(tmp_path / "d", embed__tok=rows)
+    assert recognise(qwen2, open_recording(folder).tensors["embed.tok"]) is None
+
+
+def test_rows_whose_distance_leaves_float32_are_no_tokens(tmp_path):
+    config, weights = tiny_model("qwen2")
+    weights["model.embed_tokens.weight"] *= np.float32(1e30)
+    huge = load(write_folder(tmp_path / "m", config, weights))
+    folder = npy(tmp_path / "d", embed__tok=-weights["model.embed_tokens.weight"][list(TOKENS)])
+    assert recognise(huge, open_recording(folder).tensors["embed.tok"]) is None
+
+
+def test_one_row_may_be_the_last_of_many(qwen2, tmp_path):
+    events = traced(qwen2)
+    folder = npy(tmp_path / "d", embed__tok=events["embed.tok"][-1:], final__norm=events["final.norm"][-1:])
+    assert recognise(qwen2, open_recording(folder).tensors["embed.tok"]) is None
+    with pytest.raises(InputError, match="does not say its tokens"):
+        diff(qwen2, folder)
+    assert diff(qwen2, folder, tokens=TOKENS).agree
+
+
+# --- Layouts -------------------------------------------------------------------------------------
+
+
+def test_a_layout_is_said_for_a_glob(tmp_path):
+    config = tiny_model("llama_gqa")[0] | {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 4}
+    model = load(write_folder(tmp_path / "m", config, random_weights(config, "square")))
+    tokens = list(range(8))  # as many as heads
+    events = trace(model, tokens=tokens, values=True, names=["*"])
+    heads = {f"layer{i}__attn__q": events[f"layer{i}.attn.q"].reshape(8, 8, 4).swapaxes(0, 1) for i in (0, 1)}
+    folder = npy(tmp_path / "d", embed__tok=events["embed.tok"], **heads)
+    with pytest.raises(InputError, match="--layout"):
+        diff(model, folder)
+    assert diff(model, folder, layouts={"*.attn.q": "HTD"}).agree
+    assert not diff(model, folder, layouts={"*.attn.q": "THD"}).agree
+    with pytest.raises(InputError, match=r"layer0\.atn\.q"):
+        diff(model, folder, layouts={"layer0.atn.q": "HTD"})
+
+
+# --- No model beside -----------------------------------------------------------------------------
+
+
+def test_two_folders_of_aprt(qwen2, tmp_path):
+    for name in "ab":
+        write_aprt(traced(qwen2), tmp_path / name)
+    found = diff(tmp_path / "a", tmp_path / "b")
+    assert found.agree
+    assert "side by side" in reasons(found.a)["layer0.attn.q"]
+
+
+def test_two_folders_of_aprt_without_a_manifest(qwen2, tmp_path):
+    for name in "ab":
+        write_aprt(traced(qwen2), tmp_path / name)
+        (tmp_path / name / "manifest.json").unlink()
+    with pytest.raises(InputError, match="does not say its tokens"):
+        diff(tmp_path / "a", tmp_path / "b")
+    found = diff(tmp_path / "a", tmp_path / "b", tokens=TOKENS)
+    assert found.agree
+    assert found.event("layer0.attn.scores").shape == (4, 7, 7)
+
+
+def test_two_dumps_of_other_layouts(qwen2, tmp_path):
+    events = traced(qwen2)
+    q = events["layer0.attn.q"]
+    one = npy(tmp_path / "a", layer0__attn__q=q)
+    other = npy(tmp_path / "b", layer0__attn__q=q.reshape(7, 4, 8).swapaxes(0, 1)[None])
+    for sides in ((one, other), (other, one)):
+        assert diff(*sides, tokens=TOKENS).event("layer0.attn.q").shape == (7, 32)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0, 4), (2, 3, 5, 5)])
+def test_arrays_that_are_no_rows_of_the_tokens_are_refused(tmp_path, shape):
+    folders = [npy(tmp_path / name, final__norm=np.ones(shape)) for name in "ab"]
+    with pytest.raises(InputError, match=r"final\.norm"):
+        diff(*folders, tokens=TOKENS)
+
+
+@pytest.mark.parametrize("positions", [([0, 2], [2, 3]), ([1], [2])])
+def test_other_positions_are_refused(qwen2, tmp_path, positions):
+    one, other = (saved(qwen2, tmp_path / f"{i}.safetensors", positions=p) for i, p in enumerate(positions))
+    with pytest.raises(InputError, match="different positions"):
+        diff(one, other)
+    one, other = (
+        document(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)
+    )
+    with pytest.raises(InputError, match="of other positions"):
+        diff(one, other)
+
+
+# --- Bands and values ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_a_tolerance_is_a_number(qwen2, option, value):
+    with pytest.raises(InputError, match=option):
+        diff(qwen2, qwen2, tokens=TOKENS, **{option: value})
+
+
+def test_numbers_beyond_float64_are_told_apart(tmp_path):
+    for name, value in (("a", 1e200), ("b", 3e200)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "final.norm.npy", np.full((2, 4), value))
+    assert not diff(tmp_path / "a", tmp_path / "b", tokens=[1, 2]).agree
+
+
+def test_probabilities_that_vanish_do_not_count(qwen2, tmp_path):
+    arrays = load_file(saved(qwen2, tmp_path / "a.safetensors"))
+    weights = arrays["layer0.attn.weights"].copy()
+    weights[0, 6] = [1.0, 0, 0, 0, 0, 0, 1e-20]
+    rows = {}
+    for name, last in (("b", 1e-20), ("c", 1.1e-20)):
+        weights[0, 6, 6] = last
+        rows[name] = tmp_path / f"{name}.safetensors"
+        save_file({"layer0.attn.weights": weights.copy()}, rows[name])
+    assert diff(rows["b"], rows["c"], tokens=TOKENS).agree
+
+
+def test_what_the_third_run_lacks_is_said(qwen2, tmp_path):
+    arrays = load_file(saved(qwen2, tmp_path / "a.safetensors"))
+    del arrays["layer0.attn.q"]
+    save_file(arrays, tmp_path / "third.safetensors")
+    third = replace(open_recording(tmp_path / "third.safetensors"), tokens=TOKENS)
+    found = diff(qwen2, tmp_path / "a.safetensors", calibrate=third)
+    assert "which gives the band" in reasons(found.a)["layer0.attn.q"]
+    assert "layer0.attn.q" not in reasons(found.b)
+
+
+def test_a_rounded_run_is_hinted_at(qwen2, tmp_path):
+    config, weights = tiny_model("qwen2")
+    write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS, rounding="bf16"), "ours")
+    found = diff(qwen2, tmp_path / "d")
+    assert not found.agree
+    assert "--compute bf16" in found.hint
+    assert diff(qwen2, tmp_path / "d", compute="bf16").agree

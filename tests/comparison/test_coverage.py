@@ -1,0 +1,221 @@
+"""What a verdict covers: nothing is called the same that was not looked at, and NaN agrees with nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from support.commands import microgpt
+from support.comparing import events_of, reads, saved
+from support.dump_writing import write_npz
+from support.sweeps import some_of
+from support.tiny_models import TOKENS, tiny_model, write_folder
+
+from microgpt_trace import load
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.dumps.recording import OWN, Recorded, Recording
+from microgpt_trace.errors import InputError
+from microgpt_trace.running.event_stream import EventStream
+
+IDS = ",".join(map(str, TOKENS))
+
+
+def values_of(model):
+    """Every event of a pass."""
+    inputs, values = model.read(None, TOKENS), {}
+    with EventStream(model, inputs, events_of(model)) as stream:
+        for name, value, _ in stream:
+            values[name] = np.array(value)
+    return values
+
+
+def dumped(arrays):
+    tensors = {name: Recorded(name, a.shape, lambda a=a: a, OWN) for name, a in arrays.items()}
+    return Recording("dump", "arrays", tensors, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def right(compared_folders):
+    """A model and what a dump of it should hold."""
+    model = load(compared_folders["llama_gqa"])
+    return model, values_of(model)
+
+
+# --- What stands in an event's place ----------------------------------------------------------
+
+KINDS = (
+    "embed.tok", "attn.norm", "attn.q", "attn.k", "attn.v", "attn.q_rope", "attn.k_rope", "attn.scores",
+    "attn.weights", "attn.context", "attn.out", "attn.residual", "mlp.norm", "mlp.gate", "mlp.up", "mlp.act",
+    "mlp.hidden", "mlp.down", "mlp.residual", "final.norm", "logits", "probs",
+)  # fmt: skip
+BESIDE = ("all", "layer1.mlp.residual", "nothing")  # the other events that a dump holds
+
+
+def above_the_diagonal(value, constant):
+    changed = value.copy()
+    changed[:, np.triu(np.ones(value.shape[1:], bool), 1)] = constant
+    return changed
+
+
+REPLACEMENTS = {
+    "NaN": lambda value: np.full_like(value, np.nan),
+    "infinite": lambda value: np.full_like(value, np.inf),
+    "zeros": np.zeros_like,
+    "constant": lambda value: np.full_like(value, value.mean()),
+    "one row zero": lambda value: np.where(np.arange(7)[:, None] == 3, 0, value),
+    "one row NaN": lambda value: np.where(np.arange(7)[:, None] == 6, np.float32(np.nan), value),
+    "two rows swapped": lambda value: value[..., [0, 2, 1, 3, 4, 5, 6], :],
+}
+
+
+def others(values, name):
+    """Other events of that shape, some of them."""
+    own = values[name]
+    alike = [n for n, a in values.items() if a.shape == own.shape and not np.array_equal(a, own)]
+    return alike[:: max(1, len(alike) // 3)]
+
+
+@pytest.mark.parametrize(("kind", "beside"), some_of([(k, b) for k in KINDS for b in BESIDE], every=22))
+def test_whatever_stands_in_its_place_is_called_different(right, kind, beside):
+    model, values = right
+    name = kind if kind in values else f"layer0.{kind}"
+    wrong = {what: change(values[name]) for what, change in REPLACEMENTS.items()}
+    wrong |= {other: values[other] for other in others(values, name)}
+    if kind == "attn.weights":
+        wrong |= {f"{x} above the diagonal": above_the_diagonal(values[name], x) for x in (0.5, np.nan)}
+    kept = {n: value for n, value in values.items() if beside in ("all", n)}
+    for what, value in wrong.items():
+        dump = dumped(kept | {name: value})
+        found = diff(model, dump)
+        assert not found.agree, what
+        assert name == found.first, what
+        judged = diagnose(dump, model).diagnosis.operations
+        assert not next(o for o in judged if o.name == name).holds, what
+
+
+def test_scores_behind_the_mask_are_said_not_to_be_compared(right, tmp_path, compared_folders):
+    values = right[1] | {"layer0.attn.scores": above_the_diagonal(right[1]["layer0.attn.scores"], 9)}
+    path = write_npz(tmp_path / "d.npz", values)
+    model = compared_folders["llama_gqa"]
+    found = microgpt("diff", model, path, "--tokens", IDS)
+    assert found.code == 0
+    assert "attention scores of later keys, which the mask hides, are not compared" in found.out
+    assert "layer*.attn.scores (2 layers): keys that the mask hides" in microgpt("diagnose", path, model).out
+
+
+# --- A dump of few events ---------------------------------------------------------------------
+
+
+def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared_folders):
+    """k and v are crossed: so are the names that a map by values gives them."""
+    names = ("embed.tok", "layer0.attn.norm", "layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
+    arrays = {f"t{i}": right[1][name] for i, name in enumerate(names)}
+    path = write_npz(tmp_path / "d.npz", arrays | {"t9": np.ones((7, 32), np.float32)})
+    lines = [f'"{name}" = "t{i}"' for i, name in enumerate(names)]
+    (tmp_path / "map.toml").write_text("[events]\n" + "\n".join(lines))
+    model = compared_folders["llama_gqa"]
+    done = microgpt("diff", model, path, "--map", tmp_path / "map.toml")
+    print(done.out)
+    assert (done.code, "the same:" in done.out.lower()) == (0, False)
+    assert "The 5 of 41 events named agree, number for number" in done.out
+    assert "Only in A, not compared" in done.out
+    document = json.loads(microgpt("diff", model, path, "--map", tmp_path / "map.toml", "--json").out)
+    assert (document["agree"], document["same"], len(document["left_out"])) == (True, False, 36)
+    judged = microgpt("diagnose", path, model, "--map", tmp_path / "map.toml")
+    assert (judged.code, "The 5 of 41 operations judged follow from their own" in judged.out) == (0, True)
+
+
+def test_all_of_a_pass_is_the_same(right, tmp_path, compared_folders):
+    path = write_npz(tmp_path / "d.npz", right[1])
+    done = microgpt("diff", compared_folders["llama_gqa"], path, "--tokens", IDS)
+    assert "The same, number for number: all 41 events" in done.out
+    assert "All 41 operations follow" in microgpt("diagnose", path, compared_folders["llama_gqa"]).out
+
+
+def test_what_was_not_asked_for_is_said(compared_folders):
+    model = compared_folders["llama_gqa"]
+    done = microgpt("diff", model, model, "--tokens", IDS, "--layer", "layer1.mlp.*")
+    assert "The 7 of 41 events named agree, number for number" in done.out
+    assert "not asked for: embed.tok, layer*.attn.norm (2 layers)" in done.out
+
+
+def test_positions_that_a_dump_lacks_are_said(llama, tmp_path):
+    path = saved(llama[0], tmp_path / "a.safetensors", positions="last")
+    found = diff(llama[1], path)
+    assert (found.agree, found.same) == (True, False)
+    assert [(e.name, found.rows_of(e)) for e in found.in_part] == [("logits", 1), ("probs", 1)]
+    said = diagnose(path, llama[1]).diagnosis
+    assert ("logits", "all but the 1 of 7 positions that the dump has") in said.untested
+
+
+def test_events_before_the_first_divergence_are_counted(llama):
+    a, b = llama
+    with b.hooks.subscribe(lambda event, value: -value, "layer0.attn.context"):
+        found = diff(a, b, names=["layer0.attn.q", "layer0.attn.context"], **reads(a))
+    assert (found.since, found.missed) == ("layer0.attn.q", 2)
+
+
+# --- NaN on both sides ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Folders of a model whose last MLP gives NaN in one channel, and of one that is NaN throughout."""
+    config, weights = tiny_model("llama_gqa")
+    folders = {}
+    for name, rows in (("model.layers.1.mlp.down_proj.weight", [3]), ("model.embed_tokens.weight", ...)):
+        changed = dict(weights)
+        changed[name] = weights[name].copy()
+        changed[name][rows] = np.nan
+        folders[name.split(".")[1]] = write_folder(tmp_path_factory.mktemp("nan"), config, changed)
+    return folders
+
+
+def test_nan_on_both_sides_is_no_agreement(broken):
+    done = microgpt("diff", broken["layers"], broken["layers"], "--tokens", IDS)
+    said = " ".join(done.out.split())
+    print(said)
+    assert "The 37 of 41 events named agree, number for number" in said
+    assert "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared, NaN or infinite" in said
+    assert "final.norm, logits, probs, loss: nothing to compare, NaN or infinite on both sides" in said
+    assert "the same token at 0 of 7 positions (7 have none: NaN), no KL" in said
+
+
+def test_an_event_that_is_nan_on_both_sides_has_no_figures(broken):
+    model = load(broken["layers"])
+    found = diff(model, model, tokens=TOKENS)
+    logits = found.event("logits")
+    assert (logits.told, logits.median, logits.cosine) == (False, None, None)
+    assert np.isnan([logits.relative, logits.a, logits.b, *logits.by_position]).all()
+    assert (logits.alike, logits.count) == (7 * 61, 7 * 61)
+    assert (found.agree, found.same) == (True, False)
+
+
+def test_nan_throughout_on_both_sides_cannot_be_compared(broken):
+    done = microgpt("diff", broken["embed_tokens"], broken["embed_tokens"], "--tokens", IDS)
+    assert (done.code, "nothing was" in done.err) == (2, True)
+
+
+def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
+    model = load(broken["layers"])
+    found = diagnose(dumped(values_of(model)), model).diagnosis
+    assert (found.clean, found.judged, found.of) == (True, 37, 41)
+    assert dict(found.untested)["layer1.mlp.down"].startswith("7 of 224 elements")
+    wholly = load(broken["embed_tokens"])
+    with pytest.raises(InputError, match="nothing can be judged"):
+        diagnose(dumped(values_of(wholly)), wholly)
+
+
+def test_nan_of_half_a_row_leaves_the_rest_to_be_compared(broken):
+    model = load(broken["layers"])
+    values = values_of(model)
+    values["layer1.mlp.down"] = values["layer1.mlp.down"] * np.float32(1.01)
+    assert diff(model, dumped(values)).first == "layer1.mlp.down"
+
+
+def test_statistics_of_nothing_finite_are_no_agreement(broken, tmp_path):
+    path = tmp_path / "a.json"
+    microgpt("trace", broken["layers"], "--tokens", IDS, "--verbose", "--json", "--out", path)
+    done = microgpt("diff", broken["layers"], path)
+    assert "The statistics of the 37 of 41 events named agree" in done.out
+    assert "final.norm, logits, probs, loss: nothing to compare" in " ".join(done.out.split())

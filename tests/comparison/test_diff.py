@@ -1,0 +1,252 @@
+"""diff: the event that was altered is the one named; what cannot be compared is refused."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.comparing import KINDS, MODELS, altered, document, events_of, reads, saved, with_nan
+from support.faults import generic_fault
+from support.sweeps import some_of
+from support.tiny_models import TOKENS
+
+from microgpt_trace import Config, Model, Tokenizer, init, load, trace
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.errors import InputError
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
+    a, b = pairs[case]
+    for other in (a, b):
+        found = diff(a, other, **reads(a))
+        assert found.same
+        assert [e.name for e in found.events] == events_of(a)
+        assert all(e.relative == 0 and e.max_abs == 0 and e.cosine == 1 for e in found.events)
+        assert found.agreement.same_argmax == found.agreement.positions
+        assert (found.agreement.mean_kl, found.jump, found.first) == (0, None, None)
+
+
+@pytest.mark.parametrize(("case", "kind"), some_of([(c, k) for c in MODELS for k in KINDS], every=5))
+def test_every_single_event_that_is_altered_is_the_first(pairs, case, kind):
+    wrong = {}
+    for name in events_of(pairs[case][0]):
+        if name == "loss" and kind == "wrong_row":
+            continue  # a number has no rows
+        fault = generic_fault(kind, name)
+        found = altered(pairs[case], name, lambda value, fault=fault: fault.alter(value).astype(value.dtype))
+        if found.first != name:
+            wrong[name] = (found.first, found.event(name).relative, found.event(name).tolerance)
+    print(wrong)
+    assert not wrong
+
+
+def test_where_and_what_is_told(llama):
+    def change(value):
+        changed = value.copy()
+        changed[3, 5] += 10
+        return changed
+
+    found = altered(llama, "layer1.attn.v", change).event("layer1.attn.v")
+    assert (found.position, found.head, found.index) == (3, None, (3, 5))
+    assert found.max_index == (3, 5)
+    assert found.b - found.a == pytest.approx(10, rel=1e-6)
+    assert found.max_abs == pytest.approx(10, rel=1e-6)
+    assert np.flatnonzero(found.by_position).tolist() == [3]
+    assert found.median == 0
+
+
+def test_a_nan_is_shown_where_it_is(llama):
+    found = altered(llama, "layer0.attn.q", with_nan).event("layer0.attn.q")
+    print(found)
+    assert (found.index, found.relative) == ((0, 0), np.inf)
+    assert np.isfinite(found.a)
+    assert np.isnan(found.b)
+
+
+def test_the_jump_is_where_the_error_entered(llama):
+    found = altered(llama, "layer1.mlp.up", lambda value: value * np.float32(1.5))
+    assert (found.first, found.jump.name) == ("layer1.mlp.up", "layer1.mlp.up")
+    assert (found.jump.before, found.jump.after) == (0, pytest.approx(1 / 3, rel=1e-3))
+    assert found.since == "layer1.mlp.gate"
+    assert found.between == ()
+
+
+def test_events_that_were_not_compared_are_said(llama):
+    names = ["layer0.attn.norm", "layer0.attn.context"]
+    found = altered(llama, "layer0.attn.k", lambda value: -value, names=names)
+    assert (found.first, found.since) == ("layer0.attn.context", "layer0.attn.norm")
+    assert found.between == tuple(
+        f"layer0.attn.{n}" for n in ("q", "k", "v", "q_rope", "k_rope", "scores", "weights")
+    )
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e8, 1e30])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_scores_of_any_size_hide_nothing(llama, scale, swapped):
+    a, b = llama
+    with b.hooks.subscribe(lambda event, value: value * np.float32(scale), "layer0.attn.scores"):
+        found = diff(*((b, a) if swapped else (a, b)), tokens=TOKENS)
+    assert found.first == "layer0.attn.scores"
+
+
+# --- Recordings ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_saved_trace_is_the_same_as_its_model(pairs, case, tmp_path):
+    a, b = pairs[case]
+    path = saved(a, tmp_path / "a.safetensors")
+    for sides in ((path, b), (b, path), (path, path), (path, saved(b, tmp_path / "b.safetensors"))):
+        found = diff(*sides)
+        assert found.same
+        assert found.tokens == tuple(trace(a, **reads(a)).input.tokens)
+        assert found.worst.relative < 1e-6
+
+
+@pytest.mark.parametrize("compute", [None, "bf16", "q8"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_fault_in_a_saved_trace_is_found_on_either_side(llama, tmp_path, compute, swapped):
+    a, b = llama
+    path = saved(a, tmp_path / "a.safetensors", lambda value: 2 * value, "layer1.mlp.up")
+    found = diff(*((path, b) if swapped else (b, path)), compute=compute)
+    print(found.event("layer1.mlp.up"))
+    assert found.first == "layer1.mlp.up"
+
+
+def test_two_saved_traces_part_without_a_model(llama, tmp_path):
+    one = saved(llama[0], tmp_path / "a.safetensors")
+    other = saved(llama[0], tmp_path / "b.safetensors", lambda value: -value, "layer0.attn.k_rope")
+    found = diff(one, other)
+    assert found.first == "layer0.attn.k_rope"
+    assert found.labels == ()
+
+
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("case", MODELS)
+def test_a_document_is_the_same_as_its_model(pairs, case, values, tmp_path):
+    a, b = pairs[case]
+    path = document(a, tmp_path / "a.json", values)
+    for sides in ((path, b), (b, path), (path, path), (path, saved(b, tmp_path / "b.safetensors"))):
+        found = diff(*sides)
+        print(found.worst)
+        assert (found.agree, found.same) == (True, values)
+
+
+@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.scores", "final.norm", "logits"])
+def test_statistics_alone_find_a_scaled_event(llama, tmp_path, name):
+    a, b = llama
+    path = document(a, tmp_path / "a.json", False)
+    with b.hooks.subscribe(lambda event, value: value * np.float32(1.01), name):
+        found = diff(path, b)
+    assert found.first == name
+    event = found.event(name)
+    assert (event.median, event.cosine, event.position, event.index) == (None, None, None, ())
+    assert "of the statistics" in event.measured
+
+
+def test_statistics_know_a_nan(llama, tmp_path):
+    a, b = llama
+    path = document(a, tmp_path / "a.json", False)
+    with b.hooks.subscribe(lambda event, value: with_nan(value), "layer1.mlp.act"):
+        assert diff(path, b).first == "layer1.mlp.act"
+
+
+def test_logits_of_the_last_position_alone(llama, tmp_path):
+    a, b = llama
+    path = saved(a, tmp_path / "a.safetensors", positions="last")
+    found = diff(path, b)
+    assert (found.agree, found.same, [event.name for event in found.in_part]) == (
+        True,
+        False,
+        ["logits", "probs"],
+    )
+    assert found.event("logits").shape == (1, 61)
+    assert found.agreement.positions == 1
+    with b.hooks.subscribe(lambda event, value: value * np.float32(1.01), "logits"):
+        event = diff(path, b).event("logits")
+    assert (event.holds, event.position) == (False, 6)
+
+
+def test_a_document_of_the_last_position_is_compared_at_it(llama, tmp_path):
+    last = document(llama[0], tmp_path / "last.json", False, positions="last")
+    found = diff(last, llama[1])
+    assert (found.agree, [event.name for event in found.in_part]) == (True, ["logits", "probs"])
+
+
+def test_statistics_of_other_positions_are_refused(llama, tmp_path):
+    last = document(llama[0], tmp_path / "last.json", False, positions="last")
+    every = document(llama[0], tmp_path / "all.json", False)
+    for sides in ((last, every), (every, last)):
+        with pytest.raises(InputError, match="of other positions"):
+            diff(*sides)
+
+
+def test_arrays_of_other_positions_are_refused(llama, tmp_path):
+    one = saved(llama[0], tmp_path / "0.safetensors", positions=[0])
+    last = saved(llama[0], tmp_path / "last.safetensors", positions="last")
+    with pytest.raises(InputError, match="logits: the two sides hold different positions"):
+        diff(one, last)
+
+
+def test_other_tokens_are_refused(llama, tmp_path):
+    path = saved(llama[0], tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="other tokens"):
+        diff(path, llama[1], tokens=[1, 2, 3])
+    other = tmp_path / "b.safetensors"
+    save_arrays(trace(llama[0], tokens=[5, 6], values=True), other)
+    with pytest.raises(InputError, match="other tokens"):
+        diff(path, other)
+
+
+def test_two_families_and_two_shapes_are_refused(pairs, decoder_folder):
+    llama = pairs["llama_gqa"][0]
+    with pytest.raises(InputError, match=r"is a decoder and .* a microgpt"):
+        diff(llama, init(), tokens=TOKENS)
+    wide = load(decoder_folder("llama_gqa", intermediate_size=40))
+    with pytest.raises(InputError, match=r"\[7, 48\] .*\[7, 40\].*not the same model"):
+        diff(llama, wide, tokens=TOKENS)
+    small = init(Config(n_embd=8, n_head=2))
+    with pytest.raises(InputError, match="not the same model"):
+        diff(init(), small, "emma")
+
+
+def test_a_text_that_is_other_tokens_to_each_is_refused():
+    tokenizer = Tokenizer("zyxwvutsrqponmlkjihgfedcba")
+    other = Model(init().params, tokenizer, "turned")
+    with pytest.raises(InputError, match="the same text is other tokens"):
+        diff(init(), other, "emma")
+
+
+def test_a_dump_that_has_nothing_in_common_is_refused(llama, tmp_path):
+    save_file({"t000": np.ones((7, 32), np.float32)}, tmp_path / "d.safetensors")
+    with pytest.raises(InputError, match=r"no event in common; .*t000; --suggest-map"):
+        diff(llama[0], tmp_path / "d.safetensors", tokens=TOKENS)
+
+
+def test_what_one_side_lacks_is_listed(llama, tmp_path):
+    arrays = load_file(saved(llama[0], tmp_path / "a.safetensors"))
+    del arrays["layer0.attn.scores"]
+    save_file(arrays | {"strange": np.ones(3, np.float32)}, tmp_path / "b.safetensors")
+    found = diff(llama[0], tmp_path / "b.safetensors", tokens=TOKENS)
+    assert (found.agree, found.same, found.left_out) == (True, False, ("layer0.attn.scores",))
+    assert "layer0.attn.scores" in [u.name for u in found.a.unpaired]
+    assert "strange" in [u.name for u in found.b.unpaired]
+
+
+# --- Predictions and prompts ------------------------------------------------------------------
+
+
+def test_agreement_by_hand(llama):
+    def change(value):
+        changed = value.copy()
+        changed[2] = -value[2]
+        return changed
+
+    a = trace(llama[0], tokens=TOKENS, names=["probs"], values=["probs"])["probs"].astype(float)
+    found = altered(llama, "logits", change, names=["logits"]).agreement
+    b = 1 / a[2] / (1 / a[2]).sum()
+    kl = float((a[2] * np.log(a[2] / b)).sum())
+    print(found, kl)
+    assert (found.positions, found.same_argmax, found.first_other) == (7, 6, 2)
+    assert (found.max_kl, found.max_kl_position) == (pytest.approx(kl, rel=1e-5), 2)
+    assert found.mean_kl == pytest.approx(kl / 7, rel=1e-5)

@@ -1,0 +1,295 @@
+"""The proof of diff: whatever is wrong with an engine, the event that it shows in first is named.
+
+An engine that shares no code with the package runs the same weights; `diff(model, dump)` reads its events.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CASES as MICROGPT
+from support.commands import microgpt
+from support.comparing import KINDS
+from support.faults import decoder_faults, generic_fault, microgpt_faults
+from support.faulty_engine import decoder_run, microgpt_run
+from support.foreign_dumps import write_dump
+from support.sweeps import some_of
+from support.tiny_models import (
+    CASES,
+    TOKENS,
+    Blocks,
+    random_weights,
+    rope_4,
+    tiny_config,
+    write_folder,
+    write_gguf,
+)
+
+from microgpt_trace import Model, load, trace
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.dumps.recording import OWN, Recorded, Recording
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.parameters import Parameters
+
+ONE_ELEMENT = ("nan", "inf", "wrong_element")
+DECODERS = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_llama3")
+MICROGPTS = {"microgpt_1_layer": "default", "microgpt_2_layers": "2 layers, 2 heads"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the engine that runs its weights: `run(fault)` gives events."""
+
+    model: Any
+    reads: dict[str, Any]
+    tokens: tuple[int, ...]
+    run: Callable[..., dict[str, np.ndarray]]
+    faults: list
+
+    def dump(self, events):
+        tensors = {name: Recorded(name, x.shape, lambda x=x: x, OWN) for name, x in events.items()}
+        return Recording("engine", "events of the engine", tensors, self.tokens)
+
+    def diff(self, fault=None, *, events=None, **options):
+        """The model against the engine with a fault, or with these events."""
+        return diff(self.model, self.dump(self.run(fault) if events is None else events), **options)
+
+
+def decoder_subject(case, folder, seed=None):
+    config, weights = CASES[case], random_weights(CASES[case], seed or case)
+    write_folder(folder, config, weights)
+    tokens = (config["bos_token_id"], *TOKENS)
+
+    def run(fault=None, **options):
+        return decoder_run(config, weights, tokens, fault, **options)
+
+    return Subject(load(folder), {"tokens": tokens}, tokens, run, decoder_faults(config))
+
+
+def microgpt_subject(name):
+    """In float32; a text a token shorter than the context, for faults that need a position more."""
+    case = MICROGPT[name]
+    single = Parameters.random(case.model.config, 0, np.float32)
+    single.flat[:] = case.model.params.flat
+    model, heads = Model(single, case.model.tokenizer, name), case.model.config.n_head
+    text = case.text[:-1]
+    ids = model.tokenizer.encode_name(text)
+    params = {name: np.asarray(array) for name, array in model.params.items()}
+
+    def run(fault=None, **options):
+        return microgpt_run(params, ids[:-1], heads, fault, targets=ids[1:], **options)
+
+    return Subject(model, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
+
+
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5))
+def subject(request, tmp_path_factory):
+    if request.param in MICROGPTS:
+        return microgpt_subject(MICROGPTS[request.param])
+    return decoder_subject(request.param, tmp_path_factory.mktemp(request.param) / "model")
+
+
+def faults_of(kind, events):
+    """A fault of that kind at every event; a scalar has no rows."""
+    return [generic_fault(kind, name) for name, x in events.items() if x.ndim or kind != "wrong_row"]
+
+
+# --- One event altered ------------------------------------------------------------------------
+
+
+def test_the_engine_without_a_fault_is_the_same(subject):
+    found = subject.diff()
+    print(f"{found.worst.name}: {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
+    assert found.agree
+    assert [event.name for event in found.events] == list(subject.run())
+
+
+@pytest.mark.parametrize("kind", some_of(KINDS, every=5))
+def test_an_event_altered_in_the_engine_is_the_first(subject, kind):
+    right = subject.run()
+    found = {fault.event: subject.diff(fault) for fault in faults_of(kind, right)}
+    wrong = {event: comparison.first for event, comparison in found.items() if comparison.first != event}
+    print(f"{kind}: {len(found) - len(wrong)} of {len(found)}; {wrong}")
+    assert not wrong
+    for event in found if kind in ONE_ELEMENT else ():
+        assert_element_told(
+            found[event].event(event), generic_fault(kind, event).alter(right[event]), right[event]
+        )
+
+
+def assert_element_told(found, altered, right):
+    """Position, head, index and value are those of the one element that differs."""
+    (element,) = np.argwhere(altered != right).tolist()
+    assert list(found.index) == list(found.max_index) == element, found.name
+    assert found.position == (element[-2] if element else None), found.name
+    assert found.head == (element[0] if len(element) == 3 else None), found.name
+    np.testing.assert_array_equal(found.b, altered[tuple(element)], err_msg=found.name)
+
+
+# --- Wrong operations -------------------------------------------------------------------------
+
+
+def effect(found, right):
+    """The worst row's |a - b| / max(|a|, |b|), a row below the median row counting as that."""
+    a, b = (x.astype(np.float64).reshape(-1, x.shape[-1] if x.ndim else 1) for x in (found, right))
+    sizes = np.maximum(*(np.linalg.norm(x, axis=1) for x in (a, b)))
+    return float((np.linalg.norm(a - b, axis=1) / np.maximum(sizes, np.median(sizes))).max())
+
+
+def test_a_wrong_operation_is_the_first(subject):
+    """Those whose own effect lies within the band of float32 rounding are no faults to be seen there."""
+    right, small, seen, wrong = subject.run(), [], 0, []
+    for fault in subject.faults:
+        if "tokens" in fault.changes:
+            continue
+        events = subject.run(fault)
+        found, size = subject.diff(events=events), effect(events[fault.event], right[fault.event])
+        if size < found.event(fault.event).tolerance:
+            small.append(f"{fault.id} {size:.0e}: {found.first}")
+            continue
+        seen += 1
+        if found.first != fault.event:
+            wrong.append((fault.id, fault.event, found.first, size))
+    print(f"{seen - len(wrong)} of {seen}; too small to be one: {small}; {wrong}")
+    assert not wrong
+    assert seen > 30
+
+
+@pytest.mark.parametrize("id", ["bos_added", "bos_missing"])
+def test_other_tokens_are_refused(subject, id):
+    fault = next(fault for fault in subject.faults if fault.id == id)
+    with pytest.raises(InputError, match=r"embed\.tok"):
+        subject.diff(fault)
+
+
+# --- The smallest fault that is found ---------------------------------------------------------
+
+
+def test_ten_bands_are_always_found(subject):
+    for event in subject.diff().events:
+        fault = generic_fault("scale", event.name, 1 + 10 * event.tolerance)
+        assert subject.diff(fault).first == event.name
+
+
+def smallest_found(holds, band):
+    """The least size that does not hold, within 10 %, where half a band holds and ten do not"""
+    low, high = band / 2, 10 * band
+    while high / low > 1.1:
+        size = (low * high) ** 0.5
+        low, high = (size, high) if holds(size) else (low, size)
+    return high
+
+
+def test_the_smallest_scale_that_is_found_is_the_band(subject):
+    """Of the event alone, against the model's own numbers; half a band is never found."""
+    traced = trace(subject.model, values=True, names=["*"], **subject.reads)
+    own = subject.dump({event.name: traced[event.name] for event in traced if event.phase == "forward"})
+    bands = {event.name: event.tolerance for event in subject.diff().events}
+    right = subject.run()
+    scores = [name for name in right if name.endswith(".scores")]
+
+    def holds(name, size):
+        events = right | {name: np.float32(right[name].astype(np.float64) * (1 + size))}
+        return diff(own, subject.dump(events), names=[*scores, name]).event(name).holds
+
+    assert all(holds(name, band / 2) for name, band in bands.items())
+    sizes = {name: smallest_found(partial(holds, name), band) for name, band in bands.items()}
+    largest, every = max(sizes, key=sizes.__getitem__), np.array(list(sizes.values()))
+    ratios = every / np.array(list(bands.values()))
+    print(f"largest {every.max():.1e} in {largest}, median {np.median(every):.1e}")
+    print(f"{ratios.min():.2f} to {ratios.max():.2f} times the band")
+    assert every.max() < 1e-3
+    assert 0.5 < ratios.min() <= ratios.max() < 10
+
+
+# --- Right engines ----------------------------------------------------------------------------
+
+
+def test_identical_runs_exit_0(tmp_path):
+    subject = decoder_subject("qwen3", tmp_path / "model")
+    write_dump(tmp_path / "dump", subject.run(), "ours")
+    tokens = ",".join(map(str, subject.tokens))
+    for side, words in (("model", "The same, number"), ("dump", "The 44 of 45 events named agree, within")):
+        result = microgpt("diff", tmp_path / "model", tmp_path / side, "--tokens", tokens)
+        assert result.code == 0, result.out
+        assert words in result.out
+
+
+@pytest.mark.parametrize(
+    ("case", "seed"), some_of([(case, seed) for case in DECODERS for seed in (1, 2)], every=6)
+)
+def test_a_decoder_rounded_at_every_operation_is_no_alarm(case, seed, tmp_path):
+    assert_no_alarm(decoder_subject(case, tmp_path / "model", f"{case} {seed}"))
+
+
+@pytest.mark.parametrize("name", MICROGPTS)
+def test_a_microgpt_rounded_at_every_operation_is_no_alarm(name):
+    assert_no_alarm(microgpt_subject(MICROGPTS[name]))
+
+
+def assert_no_alarm(subject):
+    """Under `compute`; float32's band tells it apart."""
+    for compute in ("bf16", "f16"):
+        events = subject.run(rounding=compute)
+        found = subject.diff(events=events, compute=compute)
+        print(f"{compute}: {found.worst.name} {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
+        assert found.agree
+        assert not subject.diff(events=events).agree
+
+
+@pytest.mark.parametrize("kind", ["scale", "nan"])
+def test_a_fault_beyond_bf16_is_found_in_bf16(subject, kind):
+    """A scale of 1.5: the band of bf16 is wider."""
+    faults = faults_of(kind, subject.run())[::6]
+    for fault in faults:
+        fault = generic_fault("scale", fault.event, 1.5) if kind == "scale" else fault
+        events = subject.run(fault, rounding="bf16")
+        assert subject.diff(events=events, compute="bf16").first == fault.event, fault.id
+
+
+# --- Two quantisations of one model -----------------------------------------------------------
+
+SMALL = tiny_config(hidden_size=64, intermediate_size=96, **rope_4())
+IDS = ",".join(map(str, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory):
+    """Paths of one model: in float32, and by quantisation type."""
+    quants = pytest.importorskip("gguf.quants")
+    home, weights = tmp_path_factory.mktemp("quantised"), random_weights(SMALL, "quantised")
+    found = {"F32": write_folder(home / "F32", SMALL, weights)}
+    for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
+        type_ = quants.GGMLQuantizationType[kind]
+        blocks = {
+            n: Blocks(kind, quants.quantize(w, type_)) if w.ndim == 2 else w for n, w in weights.items()
+        }
+        found[kind] = write_gguf(home / f"{kind}.gguf", SMALL, blocks)
+    return found
+
+
+PAIRS = [("Q8_0", "Q5_1"), ("Q4_0", "Q4_1"), ("Q4_1", "Q4_0"), ("Q5_0", "Q5_1"), ("Q5_1", "Q5_0")]
+
+
+@pytest.mark.parametrize(("kind", "third"), some_of(PAIRS, every=3))
+def test_quantisations_part_and_agree_when_calibrated(quantised, kind, third):
+    paths = quantised["F32"], quantised[kind]
+    assert diff(*paths, tokens=TOKENS).first == "embed.tok"
+    found = diff(*paths, tokens=TOKENS, calibrate=quantised[third])
+    print(f"{found.worst.name} {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
+    assert found.agree
+
+
+def test_a_coarser_quantisation_is_not_excused_by_a_finer_one(quantised):
+    assert not diff(quantised["F32"], quantised["Q4_0"], tokens=TOKENS, calibrate=quantised["Q8_0"]).agree
+
+
+def test_quantisations_from_the_shell(quantised):
+    command = ["diff", quantised["F32"], quantised["Q8_0"], "--tokens", IDS]
+    plain, calibrated = microgpt(*command), microgpt(*command, "--calibrate", quantised["Q5_1"])
+    assert (plain.code, calibrated.code) == (1, 0)
+    assert "First divergence: embed.tok" in plain.out
+    assert "The same" in calibrated.out

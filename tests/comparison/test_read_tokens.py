@@ -1,0 +1,120 @@
+"""Which tokens a dump was made of, where rows of the embedding are equal or nearly so."""
+
+import numpy as np
+import pytest
+from support.commands import microgpt, refused
+from support.comparing import events_of
+from support.dump_writing import write_npz
+from support.tiny_models import tiny_model, write_folder
+
+from microgpt_trace import load
+from microgpt_trace.arrays.rounding import to_bf16
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.comparison.read_tokens import ambiguous, recognise
+from microgpt_trace.diagnosis.dump import diagnose
+from microgpt_trace.dumps.mapping import read_map
+from microgpt_trace.dumps.recording import Recorded
+from microgpt_trace.errors import InputError
+from microgpt_trace.running.event_stream import EventStream
+
+TOKENS = (17, 11, 44, 9, 60)  # the model's 5, 9 and 11 have equal rows, 20 and 21 nearly
+FIRST = (17, 5, 44, 5, 60)
+IDS = ",".join(map(str, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    config, weights = tiny_model("llama_gqa")
+    table = weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].copy()
+    table[[9, 11]] = table[5]
+    table[21] = table[20] * np.float32(1 + 2e-4)
+    return write_folder(tmp_path_factory.mktemp("equal"), config, weights)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def values(model):
+    with EventStream(model, model.read(None, TOKENS), events_of(model)) as stream:
+        return {name: np.array(value) for name, value, _ in stream}
+
+
+@pytest.fixture
+def dump(values, tmp_path):
+    return write_npz(tmp_path / "d.npz", values)
+
+
+def rows_of(model, *tokens):
+    rows = model.tensors["wte"].take(np.array(tokens))
+    return Recorded("embed.tok", rows.shape, lambda: rows)
+
+
+def test_equal_rows_agree_with_the_token_asked_for(model, dump):
+    found = diff(model, dump, tokens=TOKENS)
+    assert (found.tokens, found.agree, found.b.notes) == (TOKENS, True, ())
+    judged = diagnose(dump, model, tokens=TOKENS)
+    assert (judged.diagnosis.tokens, judged.diagnosis.clean, judged.dump.notes) == (TOKENS, True, [])
+
+
+def test_other_tokens_are_refused_at_the_place_where_they_are(folder, dump):
+    line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "other tokens")
+    assert "[17, 11, 44, 9, 60]" in line
+
+
+def test_where_nobody_asks_it_is_said_that_others_have_the_same_rows(model, dump):
+    found = diff(model, dump)
+    said = "token 5 may as well be 9, 11: equal rows of the embedding"
+    assert (found.tokens, found.b.notes) == (FIRST, (said,))
+    assert (found.agree, found.left_out) == (True, ("loss",))  # it goes by the tokens that come next
+    assert diagnose(dump, model).dump.notes == [said]
+
+
+def test_a_drafted_map_says_so_too(folder, values, tmp_path):
+    path = write_npz(tmp_path / "d.npz", {f"t{i}": value for i, value in enumerate(values.values())})
+    draft = microgpt("diff", folder, path, "--suggest-map").out
+    assert "# token 5 may as well be 9, 11: equal rows of the embedding\ntokens = [17, 5, 44, 5, 60]" in draft
+    draft = microgpt("diff", folder, path, "--suggest-map", "--tokens", IDS).out
+    assert ("may as well" in draft, f"tokens = {list(TOKENS)}" in draft) == (False, True)
+
+
+def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, values, tmp_path):
+    wrong = values["embed.tok"].copy()
+    wrong[2] = model.tensors["wte"].take(np.array([33]))[0]
+    path = write_npz(tmp_path / "d.npz", {"embed.tok": wrong, "tokens": np.array(TOKENS)})
+    found = diagnose(path, model).diagnosis
+    print(found.findings)
+    assert found.findings[0].claim.endswith("your row of position 2 is that of token 33, not 44")
+
+
+@pytest.mark.parametrize("token", [20, 21])
+def test_rows_that_are_nearly_equal_are_told_apart(model, token):
+    for asked in (None, (token, 41 - token, 3), (token, token, 3)):
+        assert recognise(model, rows_of(model, token, token, 3), asked) == (token, token, 3)
+
+
+@pytest.mark.parametrize("token", [20, 21])
+def test_a_rounded_row_may_be_either_of_two_that_are_nearly_equal(model, token):
+    rows = to_bf16(model.tensors["wte"].take(np.array([20, 3])))
+    asked = (token, 3)
+    assert recognise(model, Recorded("embed.tok", rows.shape, lambda: rows), asked) == asked
+
+
+def test_tokens_without_equals_need_no_word(model):
+    assert ambiguous(model, (1, 2, 20, 21)) == ()
+    assert len(ambiguous(model, (5, 9, 11))) == 3
+
+
+def test_a_text_beside_tokens_is_refused(folder, dump):
+    refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "takes the place of a text")
+    refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "takes the place")
+
+
+def test_a_text_is_held_against_the_tokens_of_a_map(decoder_folder, dump, tmp_path):
+    speaking = decoder_folder("llama_gqa")
+    (tmp_path / "map.toml").write_text("tokens = [4, 5]\n[events]\n'final.norm' = 'final.norm'")
+    lines = read_map(tmp_path / "map.toml")
+    with pytest.raises(InputError, match="was recorded on"):
+        diff(load(speaking), dump, "ba", map=lines)

@@ -1,0 +1,183 @@
+"""The real SmolLM2-135M-Instruct in Q4_1: what it predicts, what is known of it, and what it takes."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from support.commands import microgpt, process
+from support.dump_writing import write_npz
+from support.real_model import SMOLLM2, needs_smollm2
+
+from microgpt_trace import Intervention, diff, trace
+
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+FRANCE = "The capital of France is"
+pytestmark = needs_smollm2
+FILE = SMOLLM2
+RARE = [16644, 29476, 24045, 31455, 40023]
+
+
+@pytest.fixture(scope="module")
+def france(smollm2):
+    return trace(smollm2, FRANCE, lens=True, generate=3, recheck=True, top_k=3)
+
+
+def test_the_config(smollm2):
+    config = smollm2.config
+    assert (config.architecture, config.n_layer, config.n_embd) == ("llama", 30, 576)
+    assert (config.n_head, config.n_kv_head, config.head_dim, config.n_inner) == (9, 3, 64, 1536)
+    assert (config.rope.theta, config.tied, config.vocab_size) == (1e5, True, 49152)
+    assert config.parameter_count == 134_515_008
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "p"),
+    [
+        (FRANCE, " Paris", 0.7725),
+        ("Once upon a time, in a small village", " nestled", 0.4096),
+        ("emma", ".", 0.0905),
+    ],
+)
+def test_predictions(smollm2, text, token, p):
+    found = trace(smollm2, text, positions="last").predictions[0].predicted
+    print(found, p)
+    assert found.label == token
+    assert found.p == pytest.approx(p, abs=5e-4)
+
+
+def test_tokens_come_without_a_bos(france):
+    assert france.input.tokens == (504, 3575, 282, 4649, 314)
+    assert france.input.labels == ("The", " capital", " of", " France", " is")
+
+
+def test_a_bos_would_be_seen(smollm2, france):
+    spoiled = trace(smollm2, tokens=[1, *france.input.tokens], positions="last").predictions[0].predicted
+    print(spoiled)
+    assert abs(spoiled.p - 0.7725) > 0.01
+
+
+def test_the_massive_activation(france):
+    peaks = [(row.peak_position, row.peak_channel) for row in france.layers]
+    largest = max(france.layers, key=lambda row: abs(row.peak))
+    print(largest.layer, largest.peak)
+    assert abs(largest.peak) == pytest.approx(22552, abs=5)
+    assert (largest.peak_position, largest.peak_channel) == (0, 507)
+    assert peaks.count((0, 507)) > 20
+    insight = next(insight for insight in france.insights if insight.id == "massive")
+    assert insight.holds
+    assert "position 0 (The), channel 507" in insight.text
+
+
+TEXTS = [
+    FRANCE, "Once upon a time, in a small village", "emma", "a", "def f(x):\n    return x", "Hello " * 60,
+    "the the the the the", "0" * 16, "a" * 19, "a" * 100, "ab" * 30, "hahahahahahahahahahaha", "." * 50,
+    "\n" * 30, "3.14159265358979323846264338327950288", "?!.,;:'\"()[]{}<>@#$%^&*", "今天天气很好，我们去",
+    "😀" * 20, "A" * 50 + " The history of the city begins in the ninth century.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:12]))
+def test_nothing_is_odd_about_it(smollm2, text):
+    """Whatever it reads: massive activations are its own, and fill the only row of a short prompt."""
+    assert odd(trace(smollm2, text, positions="last")) == []
+
+
+def test_nothing_is_odd_about_rare_tokens(smollm2):
+    """Of which all that come after position 0 carry massive activations."""
+    assert odd(trace(smollm2, tokens=RARE, positions="last")) == []
+
+
+def test_nothing_is_odd_about_special_tokens(smollm2):
+    """Of which most get massive activations in layer 11, so that the others are compared, in all layers."""
+    traced = trace(smollm2, tokens=list(range(17)), positions="last")
+    assert odd(traced) == []
+    assert {row.compared.positions for row in traced.layers} == {4}
+
+
+def odd(traced):
+    print(*(f"{a.id}: {a.found} {a.value} {a.detail} {a.unseen}" for a in traced.anomalies), sep="\n")
+    return [a.id for a in traced.anomalies if a.found is True]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 15, 20, 28, 29])
+@pytest.mark.parametrize("name", ["mlp.down", "attn.out"])
+def test_a_fault_in_any_layer_is_odd(smollm2, layer, name):
+    """But for what attention writes in the first, which is said to be left out."""
+    fault = Intervention("scale", f"layer{layer}.{name}", 50.0)
+    traced = trace(smollm2, FRANCE, positions="last", interventions=[fault])
+    found = odd(traced)
+    details = [a.detail for a in traced.anomalies if a.found]
+    assert (layer, name) == (0, "attn.out") or (found and f"layer {layer}:" in "".join(details))
+
+
+def test_every_check_holds(france):
+    found = {check.id: check.holds for check in france.checks}
+    print(*france.checks, sep="\n")
+    assert found == dict.fromkeys(("finite", "residual", "softmax", "causal", "untraced", "cache"), True) | {
+        "heads": None
+    }
+
+
+def test_every_insight_is_evaluated(france):
+    assert {i.id: i.holds for i in france.insights} == dict.fromkeys(
+        ("rmsnorm", "growth", "massive", "sinks", "turn", "pattern"), True
+    )
+
+
+def test_it_goes_on(france):
+    assert france.generation[0].token.label == " Paris"
+    assert [token.label for token in france.lens[-1].predicted] == [
+        p.predicted.label for p in france.predictions
+    ]
+
+
+def test_heads_sum_to_the_output(smollm2):
+    traced = trace(smollm2, FRANCE, names=["layer17.attn.head*", "layer17.attn.out"], values=True)
+    total = sum(traced[f"layer17.attn.head{h}"].astype(np.float64) for h in range(9))
+    np.testing.assert_allclose(total, traced["layer17.attn.out"], atol=1e-4)
+
+
+def test_the_command_line_shows_it():
+    result = microgpt("trace", FILE, FRANCE, width=100)
+    assert result.code == 0, result.err
+    for wanted in ("→ tokens [504, 3575, 282, 4649, 314]", "␣Paris", "0.7725", "22552", "Anomalies: none"):
+        assert wanted in result.out, wanted
+    assert "no BOS added" in result.out
+    assert "Q4_1" in result.out
+    assert "Q8_0" in result.out
+
+
+MEASURE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(json.dumps([code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="getrusage counts KiB on Linux alone")
+@pytest.mark.parametrize(
+    ("options", "most"), [("-v", 200), ("-v --json", 200), ("--generate 4", 200), ("--lens", 220)]
+)
+def test_peak_memory(options, most):
+    """In MB, measured by a small process of its own: a child begins with its parent's peak."""
+    pytest.importorskip("resource")
+    command = [sys.executable, "-m", "microgpt_trace", "trace", str(FILE), FRANCE, *options.split()]
+    code, peak = json.loads(process(*command, code=MEASURE).out)
+    print(f"{peak / 1024:.0f} MiB")
+    assert code == 0
+    assert peak * 1024 < most * 1e6
+
+
+@pytest.mark.parametrize("compute", ["bf16", "f16", "q8"])
+@pytest.mark.parametrize("text", ["Once upon a time, in a small village", "def add(a, b):\n    return a"])
+def test_capped_logits_are_an_alarm_in_any_precision(smollm2, compute, text, tmp_path):
+    """They lie nearer than what such precisions may err by, and predict otherwise."""
+    cap = np.float32(30)
+    with smollm2.hooks.subscribe(lambda event, value: cap * np.tanh(value / cap), "logits"):
+        logits = trace(smollm2, text, values=["logits"], positions="all")["logits"]
+    found = diff(smollm2, write_npz(tmp_path / "capped.npz", {"logits": logits}), text, compute=compute)
+    event = found.event("logits")
+    print(event.relative, event.tolerance, event.measured, found.agreement)
+    assert not event.holds
+    assert "prediction" in event.measured or compute == "f16"

@@ -1,0 +1,241 @@
+"""Causes: the right one is named, alone or among those that fit as well, and never another."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from support.cause_search import FAMILIES, ROUNDINGS, UNKNOWN, draw
+from support.faulty_engine import Fault, decoder_run, rounded_to
+from support.sweeps import some_of
+from support.tiny_models import TOKENS, tiny_model, write_folder
+
+from microgpt_trace import load
+from microgpt_trace.diagnosis import evaluation
+from microgpt_trace.diagnosis.diagnose import diagnose_values
+from microgpt_trace.diagnosis.evidence import Seen
+from microgpt_trace.diagnosis.fitting import Family, Range, best_of, common, named, range_of
+
+UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
+NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
+
+
+# --- Drawn at random (cause_search.py draws more) ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "rounding"),
+    some_of([(name, way) for name in FAMILIES if name not in UNKNOWN for way in ROUNDINGS], every=4),
+)
+def test_the_right_cause_is_named(family, rounding):
+    for seed in (3, 4):
+        done = draw(family, seed, rounding)
+        if done is not None:
+            drawn, found, word = done
+            print(drawn.number, drawn.words, [(f.claim, f.residual, f.low, f.high) for f in found.findings])
+            assert word in ("right", "among", "invisible")
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_what_is_unknown_has_no_cause(family, rounding):
+    for seed in (2, 6, 8):
+        done = draw(family, seed, rounding)
+        if done is not None:
+            print([(f.claim, f.residual, f.explains) for f in done[1].findings])
+            assert done[2] in ("none", "invisible")
+
+
+# --- What cannot be told apart ------------------------------------------------------------------------
+
+
+def findings(made, changes, event, tokens=TOKENS, rounding="bf16", layer=0):
+    """Of a run of a model (it, its config and weights) whose first wrong operation must be the event."""
+    model, config, weights = made
+    fault = Fault("fault", event, (), layer, changes)
+    found = diagnose_values(model, tokens, decoder_run(config, weights, tokens, fault, rounding=rounding))
+    print([(f.claim, f.residual, f.low, f.high, f.cannot_be_told_from) for f in found.findings])
+    assert found.first_wrong == event
+    return found.findings
+
+
+MLP_GATE = "model.layers.0.mlp.gate_proj.weight"
+BASE = {f"attn.{n}_rope": {"settings": {"rope_theta": 1e5}} for n in "qk"}
+
+
+def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
+    (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
+    assert found.claim.endswith(
+        "the base is 100,000 or 150,000, the model says 1e+06 (68,100 to 153,000 fit as well)"
+    )
+    assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
+
+
+def test_the_other_layers_tell_what_one_cannot(decoders):
+    (alone,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
+    (every,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2], layer=None)
+    assert "or 150,000" not in every.claim
+    assert alone.low <= every.low < 1e5 < every.high < alone.high
+
+
+def test_a_longer_text_tells_the_base(decoders):
+    (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS * 6)
+    assert "the base is 100,000, the model says 1e+06" in found.claim
+    assert 0.98e5 < found.low < 1e5 < found.high < 1.02e5
+
+
+def test_two_gelus_are_told_apart_or_named_together(decoders, tmp_path):
+    change = {"mlp.act": {"kind": "gelu"}}
+    (alone,) = findings(decoders("llama_gqa"), change, ACT)
+    assert "the activation is GELU, not SiLU" in alone.claim
+    config, weights = tiny_model("llama_gqa")
+    weights[MLP_GATE] = weights[MLP_GATE] / 8  # where all GELUs are nearly the same
+    both = findings((load(write_folder(tmp_path / "m", config, weights)), config, weights), change, ACT)
+    claims = [found.claim.partition(": ")[2] for found in both]
+    assert {"the activation is GELU, not SiLU", "the activation is GELU by tanh, not SiLU"} <= set(claims)
+    assert both[0].cannot_be_told_from == tuple(found.claim for found in both[1:])
+
+
+def test_no_eps_is_none(decoders):
+    (found,) = findings(decoders("llama_gqa"), {"attn.norm": {"eps": 0.0}}, NORM, rounding=None)
+    assert found.value == found.low == 0
+    assert found.high < 1e-6
+    assert "eps is 0, the model says 1e-05 (anything up to" in found.claim
+
+
+@pytest.mark.parametrize("power", [2.0, 0.6])
+@pytest.mark.parametrize("rounding", ["bf16", None])
+def test_a_wrong_power_is_no_missing_norm(decoders, power, rounding):
+    found = findings(decoders("llama_gqa"), {"attn.norm": {"power": power}}, NORM, rounding=rounding)
+    assert [(f.id, f.value) for f in found] == [("norm-power", power)]
+
+
+def test_what_the_engine_computes_with_too_few_digits_is_no_cause(decoders):
+    """A wrong norm in which everything is as far as rounding goes from one with another eps."""
+
+    def instead(s, options, right):
+        x = s[options["of"]]
+        return x / (1 + np.sqrt((x * x).mean(-1, keepdims=True))) * s.weight("input_layernorm.weight")
+
+    found = findings(decoders("llama_gqa"), {"attn.norm": {"instead": instead}}, NORM)
+    assert not any(f.explains for f in found)
+
+
+# --- Telling, by hand -----------------------------------------------------------------------------------
+
+
+def seen_of(found, right, **options):
+    return Seen(found, right, None, "bf16", **options)
+
+
+def test_values_speak_for_the_prediction_that_they_were_rounded_from():
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((20, 50))
+    other = one + 0.01 * rng.standard_normal((20, 50))
+    seen, allowed = seen_of(rounded_to(one, "bf16"), one), np.full((20, 1), 3 * UNIT["bf16"])
+    assert seen.speaks_for(one, other, allowed)
+    assert not seen.speaks_for(other, one, allowed)
+
+
+def test_predictions_that_one_rounding_parts_are_never_told_apart():
+    one = np.random.default_rng(0).standard_normal((200, 500))
+    seen, allowed = seen_of(one, one), np.full((200, 1), 3 * UNIT["bf16"])
+    assert not seen.speaks_for(one, one * (1 + 0.7 * UNIT["bf16"]), allowed)
+    assert seen.speaks_for(one, one * (1 + 2 * UNIT["bf16"]), allowed)
+
+
+def test_values_between_two_predictions_speak_for_neither():
+    one, other = np.ones((9, 9)), np.ones((9, 9)) + np.eye(9)
+    seen, allowed = seen_of((one + other) / 2, one), np.full((9, 1), 1e-6)
+    assert not seen.speaks_for(one, other, allowed)
+    assert not seen.speaks_for(other, one, allowed)
+
+
+def test_small_elements_count_where_nothing_cancels():
+    one = np.array([[1.0, 1e-4, 2e-4, 3e-4]] * 8)
+    other = one * np.array([1, 1.5, 1.5, 1.5])
+    allowed = np.full((8, 1), 3 * UNIT["bf16"])
+    assert seen_of(one, one, elements=True).speaks_for(one, other, allowed)
+    assert not seen_of(one, one).speaks_for(one, other, allowed)
+
+
+def test_what_goes_with_rows_or_channels_is_no_rounding():
+    one = np.random.default_rng(0).standard_normal((30, 40))
+    noise, factor = rounded_to(one, "bf16") / one - 1, 1 + np.linspace(-0.01, 0.01, 30)[:, None]
+    assert seen_of(one * (1 + noise), one).goes_with(one, one) < 6e-4
+    assert seen_of(one * factor, one).goes_with(one, one) == pytest.approx(np.std(factor), rel=0.05)
+    assert seen_of(one * factor[:, :1].T.repeat(2)[:40], one).goes_with(one, one) > 4e-3
+
+
+# --- Fitting ------------------------------------------------------------------------------------------
+
+
+def line(right, **options):
+    return Family("times", lambda f: None, "scaled by {}".format, own=1.0, **options), lambda f: f * right
+
+
+def test_a_factor_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    right = rng.standard_normal((10, 30))
+    found = 0.37 * right * (1 + 0.004 * rng.uniform(-1, 1, right.shape))
+    family, predict = line(right, pivot=None, low=-math.inf)
+    seen, sizes = seen_of(found, right), np.sqrt(np.square(found).mean(1, keepdims=True))
+    best = best_of(family, predict, seen, right)
+    a, b = right / sizes, found / sizes
+    assert best == pytest.approx((a * b).sum() / (a * a).sum(), rel=1e-6)
+    known = range_of(family, [predict], seen, best, np.full((10, 1), 3 * UNIT["bf16"]))
+    assert 0.365 < known.low < 0.37 < known.high < 0.375
+
+
+def test_a_number_that_changes_nothing_is_none():
+    right = np.ones((4, 4))
+    family, _ = line(right, starts=(2.0, 5.0))
+    assert best_of(family, lambda f: right, seen_of(right * 1.1, right), right) is None
+
+
+def test_ranges_that_have_nothing_in_common():
+    assert common([Range(1, 2, 3), Range(2.5, 4, 5)]) == Range(2.5, 2.5, 3)
+    assert common([Range(1, 2, 3), Range(4, 5, 6)]) is None
+    assert common([]) is None
+
+
+base = partial(Family, "base", None, "the base is {}".format, own=1e4, usual=(1e5, 2.5e5, 5e5))
+CALLED = [
+    (base(), (499_990, 500_001, 500_010), 5e5, "the base is 500,000"),
+    (base(), (123_400, 123_456, 123_500), 123_500, "the base is 123,500"),
+    (
+        base(), (2.2e5, 4e5, 6.1e5), 5e5,
+        "the base is 250,000 or 500,000 (220,000 to 610,000 fit as well)",
+    ),
+    (base(), (3e5, 4e5, 4.5e5), 4e5, "the base is 400,000 (300,000 to 450,000 fit as well)"),
+    (base(high=1e9), (3e8, 4e8, 1e9), 4e8, "the base is 400,000,000".replace("400,000,000", "4e+08")
+     + " (3e+08 and more fit as well)"),
+    (base(usual=(0.0, 1e-6)), (0, 1e-9, 5e-8), 0, "the base is 0 (anything up to 5e-08 fits as well)"),
+    (base(special={2.0: ("twice", "turned twice")}), (1.99, 2.01, 2.02), 2, "turned twice"),
+    (
+        base(special={2.0: ("twice", "turned twice")}), (1.5, 1.9, 2.5), 2,
+        "turned twice (1.5 to 2.5 in place of 2 fit as well)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "ends", "value", "claim"), CALLED, ids=[c[3] for c in CALLED])
+def test_what_a_range_is_called(family, ends, value, claim):
+    found = named(family, Range(*ends))
+    assert (found.value, found.claim) == (value, claim)
+
+
+# --- Values that do not change are worked out once ----------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{"mlp.act": {"kind": "gelu"}}, {"attn.scores": {"scale": 0.2}}, BASE])
+def test_sharing_changes_no_finding(decoders, monkeypatch, change):
+    model, config, weights = decoders("qwen2")
+    values = decoder_run(config, weights, TOKENS, Fault("fault", "", (), 0, change))
+    values = {n: v for n, v in values.items() if n in ("embed.tok", "logits") or n.endswith("mlp.residual")}
+    shared = diagnose_values(model, TOKENS, values)
+    monkeypatch.setattr(evaluation, "alike", lambda *_: set())
+    alone = diagnose_values(model, TOKENS, values)
+    assert [f.claim for f in shared.findings] == [f.claim for f in alone.findings]
+    assert [f.residual for f in shared.findings] == pytest.approx([f.residual for f in alone.findings])
+    assert shared.findings

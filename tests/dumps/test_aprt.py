@@ -1,0 +1,320 @@
+"""APRT directories: golden bytes, our own with a manifest, and what apr leaves."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.aprt_folders import FINAL_NORM, bare, manifest_of, reasons_of
+from support.tiny_models import TOKENS
+
+from microgpt_trace import load, trace
+from microgpt_trace.dumps.aprt import events_of, open_aprt
+from microgpt_trace.dumps.aprt_writing import write_aprt
+from microgpt_trace.dumps.layouts import LAST, fit
+from microgpt_trace.errors import InputError, MicrogptError, RunError
+from microgpt_trace.hooks.names import ALIASES
+
+QKV = ("layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
+
+
+@pytest.fixture(scope="module")
+def models(decoder_folder):
+    return {case: load(decoder_folder(case)) for case in ("llama_gqa", "qwen2", "qwen3", "llama_mha_bias")}
+
+
+def traced(model, **options):
+    return trace(model, tokens=TOKENS, values=True, **options)
+
+
+def replaced_arrays(done, **arrays):
+    return replace(done, arrays={("forward", name.replace("__", ".")): a for name, a in arrays.items()})
+
+
+# --- Bytes -----------------------------------------------------------------------------------
+
+
+def test_the_bytes_of_a_file(models, tmp_path):
+    golden = replaced_arrays(
+        traced(models["llama_gqa"]),
+        final__norm=np.array([[1.0, -2.5]], np.float32),
+        layer1__mlp__up=np.array([[0.5]], np.float32),
+    )
+    assert write_aprt(golden, tmp_path / "out") == 2
+    assert (tmp_path / "out/final_norm.bin").read_bytes() == bytes.fromhex(FINAL_NORM)
+    up = bytes.fromhex("41505254 01000000 01000000 0000003f")
+    assert (tmp_path / "out/layer-1/ffn_up.bin").read_bytes() == up
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert found == ["out/final_norm.bin", "out/layer-1/ffn_up.bin", "out/manifest.json"]
+
+
+def test_a_file_written_by_hand(tmp_path):
+    (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM))
+    recorded = open_aprt(tmp_path).tensors["final.norm"]
+    assert (recorded.source, recorded.shape) == ("final_norm.bin", (2,))
+    assert recorded.read().tolist() == [1.0, -2.5]
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFFC0ABCD, 0x7FC00000, 0x80000000, 0x00000001, 0xFF800000])
+def test_every_bit_stays(models, tmp_path, bits):
+    values = np.array([[bits, 0x3F800000]], np.uint32).view(np.float32)
+    write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=values), tmp_path / "out")
+    assert (tmp_path / "out/final_norm.bin").read_bytes()[12:16] == struct.pack("<I", bits)
+    again = open_aprt(tmp_path / "out").tensors["final.norm"].read()
+    assert again.view(np.uint32).tolist() == [[bits, 0x3F800000]]
+
+
+# --- Round trips -----------------------------------------------------------------------------
+
+
+def agrees(done, model, folder, head_dim):
+    """Every stage that has a counterpart among the trace's arrays comes back bit for bit; their names."""
+    write_aprt(done, folder)
+    recording = open_aprt(folder)
+    shapes = model.plan.shapes(len(done.input.tokens))
+    for name, recorded in recording.tensors.items():
+        fitted = fit(name, recorded, shapes, head_dim=head_dim, positions=recording.positions)
+        expected = done[name].astype(np.float32)
+        expected = expected[-1:] if name == "logits" else expected
+        assert fitted.array.dtype == np.float32
+        assert (fitted.array.shape, fitted.array.tobytes()) == (expected.shape, expected.tobytes()), name
+        last = len(done.input.tokens) - 1
+        assert fitted.positions == ((last,) if name == "logits" and last else None)
+    assert recording.tokens == tuple(done.input.tokens)
+    assert recording.positions == (len(recording.tokens) - 1,)
+    assert recording.leftovers == ()
+    return set(recording.tensors)
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3", "llama_mha_bias"])
+def test_a_decoder_comes_back(models, tmp_path, case):
+    model, done = models[case], traced(models[case])
+    names = agrees(done, model, tmp_path / "out", model.config.head_dim)
+    left_out = {array["name"] for array in manifest_of(tmp_path / "out")["left_out"]}
+    assert names | left_out == {name for _, name in done.arrays}
+    normed = {"layer0.attn.q_norm", "layer1.attn.q_norm", "layer0.attn.k_norm", "layer1.attn.k_norm"}
+    assert left_out == {"probs", "loss"} | (normed if case == "qwen3" else set())
+
+
+def test_a_microgpt_comes_back(case, tmp_path):
+    done = trace(case.model, case.text)
+    names = agrees(done, case.model, tmp_path / "out", case.model.config.head_dim)
+    manifest = manifest_of(tmp_path / "out")
+    left_out = {array["name"] for array in manifest["left_out"]}
+    assert names | left_out == {name for _, name in done.arrays}
+    assert {"embed.tok", "embed.pos", "embed.norm", "probs", "loss", "layer0.attn.head0"} <= left_out
+    assert {"embed.sum", "layer0.attn.q", "layer0.mlp.act", "logits"} <= names
+    assert "float64 was rounded to float32" in manifest["notes"]
+
+
+def test_gradients_are_left_out_with_the_reason(emma, tmp_path):
+    write_aprt(trace(emma, "emma", backward=True), tmp_path / "out")
+    reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "out")["left_out"]}
+    assert reasons["backward/wte"] == "apr has stages of the forward pass alone"
+    assert reasons["embed.pos"] == "apr has no such stage"
+
+
+def test_every_stage_of_apr_has_a_file_or_no_counterpart(models, tmp_path):
+    write_aprt(traced(models["llama_gqa"]), tmp_path / "out")
+    written = {path.stem for path in (tmp_path / "out").rglob("*.bin")}
+    without = {"qkv_bias", "moe_router", "moe_ffn_out", "layer_output"}
+    assert written == ALIASES.keys() - without
+    assert (tmp_path / "out/layer-0/embedding.bin").is_file()
+    assert not (tmp_path / "out/layer-1/embedding.bin").exists()
+    assert (tmp_path / "out/lm_head.bin").stat().st_size == 12 + 4 * 61
+
+
+@pytest.mark.parametrize(("case", "biased"), [("qwen2", True), ("llama_mha_bias", True), ("qwen3", False)])
+def test_rows_after_a_bias_are_no_bare_product(models, tmp_path, case, biased):
+    done = traced(models[case])
+    write_aprt(done, tmp_path / "out")
+    stage, other = ("qkv_bias", "qkv_matmul") if biased else ("qkv_matmul", "qkv_bias")
+    stored = np.fromfile(tmp_path / f"out/layer-0/{stage}.bin", "<f4", offset=12)
+    expected = np.concatenate([done[name] for name in QKV], axis=1)
+    assert stored.tobytes() == expected.tobytes()
+    assert not (tmp_path / f"out/layer-0/{other}.bin").exists()
+    assert any("qkv_bias" in note for note in manifest_of(tmp_path / "out")["notes"]) == biased
+
+
+# --- What is written -------------------------------------------------------------------------
+
+
+def test_the_manifest_says_what_bytes_cannot(models, tmp_path):
+    dump = tmp_path / "out"
+    write_aprt(traced(models["qwen2"]), dump)
+    manifest = manifest_of(dump)
+    assert manifest["schema"] == "microgpt.aprt/1"
+    assert (manifest["tokens"], manifest["positions"]) == (list(TOKENS), [6])
+    assert manifest["model"] == json.loads(json.dumps(models["qwen2"].describe()))
+    files = {entry["file"]: entry for entry in manifest["files"]}
+    assert files["layer-1/qkv_bias.bin"] == {
+        "file": "layer-1/qkv_bias.bin",
+        "stage": "qkv_bias",
+        "layer": 1,
+        "events": ["layer1.attn.q", "layer1.attn.k", "layer1.attn.v"],
+        "shape": [7, 64],
+        "positions": None,
+        "dtype": "float32",
+    }
+    assert files["lm_head.bin"]["positions"] == [6]
+    assert files["lm_head.bin"]["layer"] is None
+    assert files.keys() == {path.relative_to(dump).as_posix() for path in dump.rglob("*.bin")}
+
+
+@pytest.mark.parametrize(("positions", "there"), [("last", True), ([0, 6], True), ([0, 2], False)])
+def test_lm_head_is_the_last_position(models, tmp_path, positions, there):
+    done = traced(models["qwen2"], positions=positions)
+    write_aprt(done, tmp_path / "out")
+    recording = open_aprt(tmp_path / "out")
+    assert ("logits" in recording.tensors) == there == (recording.positions == (6,))
+    reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "out")["left_out"]}
+    if there:
+        assert recording.tensors["logits"].read().tobytes() == done["logits"][-1:].tobytes()
+    else:
+        assert "no logits" in reasons["logits"]
+
+
+def test_a_fused_stage_needs_all_its_events(models, tmp_path):
+    done = trace(models["qwen2"], tokens=TOKENS, values=["layer0.attn.q", "layer1.mlp.up"])
+    assert write_aprt(done, tmp_path / "out") == 1
+    assert manifest_of(tmp_path / "out")["left_out"] == [
+        {"name": "layer0.attn.q", "reason": "qkv_bias is written together with layer0.attn.k, layer0.attn.v"}
+    ]
+
+
+def test_what_the_manifest_says_is_noted(models, tmp_path):
+    write_aprt(traced(models["qwen3"]), tmp_path / "out")
+    *notes, of_layers = open_aprt(tmp_path / "out").notes
+    assert notes == ["lm_head holds the last position only, as apr has it"]
+    assert of_layers.startswith("left out: layer*.attn.q_norm, layer*.attn.k_norm, probs and 1 more: apr has")
+
+
+def test_an_event_left_out_is_noted_with_its_reason(models, tmp_path):
+    done = trace(models["qwen2"], tokens=TOKENS, values=["layer0.attn.q", "layer1.mlp.up"])
+    write_aprt(done, tmp_path / "out")
+    expected = "left out: layer*.attn.q: qkv_bias is written together with layer0.attn.k, layer0.attn.v"
+    assert open_aprt(tmp_path / "out").notes == (expected,)
+
+
+def test_a_trace_without_arrays(models, tmp_path):
+    with pytest.raises(InputError, match="kept no array of a stage"):
+        write_aprt(trace(models["qwen2"], tokens=TOKENS), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_taken_and_a_full_one_refused(emma, tmp_path):
+    done, folder = trace(emma, "emma"), tmp_path / "out"
+    folder.mkdir()
+    write_aprt(done, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    with pytest.raises(InputError, match="new or an empty folder, found '"):
+        write_aprt(done, folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+
+
+def test_no_place_for_a_folder(emma, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, message in (("file", "found a file"), ("gone/out", "does not exist"), ("file/out", "file")):
+        with pytest.raises(InputError, match=message):
+            write_aprt(trace(emma, "emma"), tmp_path / name)
+    with pytest.raises(MicrogptError):
+        write_aprt(trace(emma, "emma"), tmp_path / "loop")
+
+
+def test_a_full_disk_leaves_nothing(emma, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"out: cannot write \(No space left on device\)"):
+        write_aprt(trace(emma, "emma"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_elements_than_a_header_counts(models, tmp_path):
+    huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
+    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
+        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- What apr leaves -------------------------------------------------------------------------
+
+
+def test_what_apr_leaves(tmp_path):
+    bare(
+        tmp_path,
+        layer0__embedding=np.zeros(6), layer0__ffn_up=np.zeros(9), layer2__q_post_rope=np.zeros(6),
+        layer0__qkv_matmul=np.zeros(12), layer2__attn_scores=np.zeros(8), lm_head=np.zeros(61),
+    )  # fmt: skip
+    recording = open_aprt(tmp_path)
+    assert (recording.kind, recording.tokens, recording.positions) == ("APRT dumps", None, None)
+    found = {name: (r.source, r.shape, r.layout) for name, r in recording.tensors.items()}
+    assert found == {
+        "embed.tok": ("layer-0/embedding.bin", (6,), ""),
+        **dict.fromkeys(QKV, ("layer-0/qkv_matmul.bin", (12,), "")),
+        "layer0.mlp.up": ("layer-0/ffn_up.bin", (9,), ""),
+        "layer2.attn.q_rope": ("layer-2/q_post_rope.bin", (6,), ""),
+        "layer2.attn.scores": ("layer-2/attn_scores.bin", (8,), ""),
+        "logits": ("lm_head.bin", (61,), LAST),
+    }
+    assert {name for name, r in recording.tensors.items() if r.adjacent} == {*QKV[:2], "layer2.attn.q_rope"}
+    assert {name: r.beside for name, r in recording.tensors.items() if r.beside} == dict.fromkeys(QKV, QKV)
+    assert recording.notes == (
+        "q, k and v are taken from qkv_matmul, which is before the biases, if the model has some",
+    )
+
+
+def test_apr_of_a_model_comes_back(models, tmp_path):
+    model, done = models["llama_gqa"], traced(models["llama_gqa"])
+    write_aprt(done, tmp_path / "out")
+    (tmp_path / "out/manifest.json").unlink()
+    recording, shapes = open_aprt(tmp_path / "out"), model.plan.shapes(len(TOKENS))
+    for name, recorded in recording.tensors.items():
+        fitted = fit(name, recorded, shapes, head_dim=8)
+        expected = done[name][-1:] if name == "logits" else done[name]
+        assert (fitted.array.shape, fitted.array.tobytes()) == (expected.shape, expected.tobytes()), name
+    assert recording.tensors.keys() == {name for _, name in done.arrays} - {"probs", "loss"}
+
+
+def test_rows_after_the_bias_win(tmp_path):
+    bare(tmp_path, layer0__qkv_matmul=[1, 2, 3], layer0__qkv_bias=[4, 5, 6], layer1__qkv_bias=[7])
+    recording = open_aprt(tmp_path)
+    assert recording.tensors["layer0.attn.q"].read().tolist() == [4, 5, 6]
+    assert reasons_of(tmp_path) == {
+        "layer-0/qkv_matmul.bin": "it is before the biases; q, k and v are taken from qkv_bias"
+    }
+    assert recording.notes == ()
+
+
+def test_what_stands_for_no_event(tmp_path):
+    bare(
+        tmp_path, layer0__moe_router=[1], layer0__final_norm=[1], layer1__embedding=[1], ffn_up=[1],
+        layer0__strange=[1], layer0__post_ffn_residual=[1], layer0__layer_output=[2], embedding=[1],
+    )  # fmt: skip
+    assert reasons_of(tmp_path) == {
+        "layer-0/moe_router.bin": "there is no such event",
+        "layer-0/final_norm.bin": "the stage does not belong to layer 0",
+        "layer-1/embedding.bin": "the stage does not belong to layer 1",
+        "ffn_up.bin": "the stage does not belong to the whole model",
+        "embedding.bin": "the stage does not belong to the whole model",
+        "layer-0/strange.bin": "apr has no such stage",
+        "layer-0/layer_output.bin": "layer0.mlp.residual is taken from layer-0/post_ffn_residual.bin",
+    }
+    assert open_aprt(tmp_path).tensors["layer0.mlp.residual"].read().tolist() == [1]
+
+
+def test_somebody_elses_manifest_is_not_ours(tmp_path):
+    bare(tmp_path, final_norm=[1, 2])
+    (tmp_path / "manifest.json").write_text('{"run": 7}')
+    assert open_aprt(tmp_path).tokens is None
+
+
+@pytest.mark.parametrize("stage", sorted(ALIASES))
+def test_stages_stand_for_events_of_their_layer(stage):
+    per_layer, whole = events_of(stage, 3), events_of(stage, None)
+    assert not (per_layer and whole)
+    assert all(event.startswith("layer3.") for event in per_layer)

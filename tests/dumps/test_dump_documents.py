@@ -1,0 +1,175 @@
+"""Documents of --json as dumps: statistics, arrays, and what is wrong in them."""
+
+import json
+
+import numpy as np
+import pytest
+from support.dump_writing import left, names_of, refused
+
+import microgpt_trace
+from microgpt_trace.dumps.formats import is_recording, open_recording
+from microgpt_trace.errors import InputError
+from microgpt_trace.render.document import to_json, to_json_lines
+
+
+@pytest.fixture(scope="module")
+def trace(decoder_folder):
+    model = microgpt_trace.load(decoder_folder("llama_gqa"))
+    return microgpt_trace.trace(model, tokens=[3, 1, 4, 1], values=True, positions="last")
+
+
+def test_a_document_has_statistics(trace, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(to_json(trace))
+    recording = open_recording(path)
+    assert is_recording(path)
+    assert not recording.tensors
+    assert (recording.tokens, recording.positions) == ((3, 1, 4, 1), (3,))
+    assert recording.statistics == {event.name: event for event in trace}
+
+
+def test_a_document_with_values_has_arrays(trace, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(to_json(trace, values=True))
+    recording = open_recording(path)
+    assert set(recording.tensors) == set(recording.statistics)
+    for name, tensor in recording.tensors.items():
+        found = tensor.read()
+        assert found.dtype == trace[name].dtype
+        np.testing.assert_array_equal(found, trace[name])
+
+
+def test_numbers_that_json_lacks_come_back(emma, tmp_path):
+    def spoil(event, value):
+        changed = value.copy()
+        changed[0, :3] = np.nan, np.inf, -np.inf
+        return changed
+
+    with np.errstate(all="ignore"), emma.hooks.subscribe(spoil, "layer0.attn.out"):
+        trace = microgpt_trace.trace(emma, "emma")
+    (tmp_path / "a.json").write_text(to_json(trace, values=True))
+    recording = open_recording(tmp_path / "a.json")
+    np.testing.assert_array_equal(recording.tensors["layer0.attn.out"].read(), trace["layer0.attn.out"])
+    assert recording.statistics["layer0.attn.out"].stats.nan_count == 1
+
+
+def test_gradients_of_a_document_are_left_out(emma, tmp_path):
+    trace = microgpt_trace.trace(emma, "emma", backward=True)
+    (tmp_path / "a.json").write_text(to_json(trace, values=True))
+    recording = open_recording(tmp_path / "a.json")
+    forward = {event.name: event for event in trace if event.phase == "forward"}
+    assert recording.statistics == forward
+    assert set(recording.tensors) == set(forward)
+
+
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize(
+    "name", ["foo", "layerX.attn.q", "layer#.attn.q", "layer00.attn.q", "embed.foo", "layer0.foo", "", "a\nb"]
+)
+def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
+    document = json.loads(to_json(trace, values=values))
+    document["events"][1]["name"] = name
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    recording = open_recording(tmp_path / "a.json")
+    assert left(recording) == {name: "no event has that name"}
+    assert name not in recording.statistics | recording.tensors
+    assert recording.leftovers[0].readable == values
+    result = microgpt_trace.diff(recording, recording)
+    assert (result.agree, len(result.events)) == (True, len(trace) - 1)
+
+
+def test_statistics_alone_cannot_be_read(trace, tmp_path):
+    document = json.loads(to_json(trace))
+    document["events"][1]["name"] = "foo"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"a\.json: foo: there are statistics and no values"):
+        open_recording(tmp_path / "a.json").leftovers[0].recorded.read()
+
+
+def test_a_document_of_lines_is_refused_by_name(trace, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(to_json_lines(trace)))
+    assert is_recording(tmp_path / "a.jsonl")
+    refused(tmp_path / "a.jsonl", "--json", "--jsonl")
+
+
+def test_a_map_is_not_for_a_document(trace, tmp_path):
+    (tmp_path / "a.json").write_text(to_json(trace))
+    refused(tmp_path / "a.json", "no map", names=names_of(("logits", "x")), kind=InputError)
+    refused(tmp_path / "a.json", "tokens", names=names_of(tokens=(1,)), kind=InputError)
+    assert open_recording(tmp_path / "a.json", names_of(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
+
+
+CHANGES = [
+    ("schema", lambda d: d.update(schema="microgpt.trace/9")),
+    ("events", lambda d: d.update(events=3)),
+    ("input", lambda d: d.update(input=[])),
+    ("predictions", lambda d: d["predictions"][0].update(position="x")),
+    ("event 0", lambda d: d["events"].__setitem__(0, None)),
+    ("twice", lambda d: d["events"].append(d["events"][0])),
+    *(
+        (key, lambda d, key=key: d["events"][1].pop(key))
+        for key in ("seq", "phase", "stage", "name", "shape", "dtype")
+    ),
+    ("layer", lambda d: d["events"][1].update(layer=True)),
+    ("shape", lambda d: d["events"][1].update(shape=[-1])),
+    ("shape", lambda d: d["events"][1].update(shape=[2**30] * 600)),
+    ("count", lambda d: d["events"][1]["stats"].update(count=10**9)),
+    ("zero_count", lambda d: d["events"][1]["stats"].update(zero_count=10**9)),
+    ("nan_count", lambda d: d["events"][1]["stats"].update(nan_count=1, inf_count=128)),
+    ("count", lambda d: d["events"][1]["stats"].update(count="NaN")),
+    ("mean", lambda d: d["events"][1]["stats"].update(mean="0.5")),
+    ("statistics", lambda d: d["events"][1]["stats"].pop("mean")),
+    ("numbers", lambda d: d["events"][1].update(values=[[1.0], [1.0, 2.0]])),
+    ("numbers", lambda d: d["events"][1].update(values={})),
+    ("values [", lambda d: d["events"][1].update(values=[1.0])),
+    ("float99", lambda d: d["events"][1].update(dtype="float99", values=[])),
+]
+
+
+@pytest.mark.parametrize(
+    ("word", "change"), CHANGES, ids=[f"{i}-{word}" for i, (word, _) in enumerate(CHANGES)]
+)
+def test_a_document_that_is_wrong_is_refused(trace, tmp_path, word, change):
+    document = json.loads(to_json(trace))
+    change(document)
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    refused(tmp_path / "a.json", word)
+
+
+def with_statistics(trace, path, **changed):
+    """A document whose second event has other statistics, and the event's name."""
+    document = json.loads(to_json(trace))
+    document["events"][1]["stats"] |= changed
+    path.write_text(json.dumps(document))
+    return document["events"][1]["name"]
+
+
+MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
+
+
+@pytest.mark.parametrize("value", [None, "NaN", "x", True, []])
+@pytest.mark.parametrize("field", MOMENTS)
+def test_finite_elements_have_statistics(trace, tmp_path, field, value):
+    name = with_statistics(trace, tmp_path / "a.json", **{field: value})
+    refused(tmp_path / "a.json", f"event 1, {name}: {field}: expected a number")
+
+
+@pytest.mark.parametrize("field", ["std", "l2_norm", "max_abs"])
+def test_a_size_is_not_negative(trace, tmp_path, field):
+    with_statistics(trace, tmp_path / "a.json", **{field: -1.0})
+    refused(tmp_path / "a.json", f"{field}: expected a number", "found -1.0")
+
+
+@pytest.mark.parametrize("nan", [128, 0])
+@pytest.mark.parametrize("field", MOMENTS)
+def test_where_nothing_is_finite_there_are_none(trace, tmp_path, field, nan):
+    nothing = dict.fromkeys(MOMENTS) | {"count": nan, "nan_count": nan, "inf_count": 0, "zero_count": 0}
+    name = with_statistics(trace, tmp_path / "a.json", **nothing)
+    assert open_recording(tmp_path / "a.json").statistics[name].stats.l2_norm is None
+    with_statistics(trace, tmp_path / "a.json", **nothing | {field: 0.5})
+    refused(tmp_path / "a.json", f"{field}: expected null")
+
+
+def test_a_norm_beyond_float64_comes_back(trace, tmp_path):
+    name = with_statistics(trace, tmp_path / "a.json", l2_norm="Infinity")
+    assert open_recording(tmp_path / "a.json").statistics[name].stats.l2_norm == np.inf

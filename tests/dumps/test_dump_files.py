@@ -1,0 +1,352 @@
+"""Dumps of every kind, made by hand: opened, named and read."""
+
+import json
+import struct
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from support.dump_writing import (
+    WRITERS,
+    left,
+    names_of,
+    numbers,
+    refused,
+    write_bf16,
+    write_folder,
+    write_npz,
+    write_safetensors,
+)
+
+import microgpt_trace
+from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.formats import is_recording, open_recording
+from microgpt_trace.dumps.recording import OWN
+from microgpt_trace.errors import InputError
+
+
+@pytest.fixture(params=WRITERS)
+def write(request, tmp_path):
+    """Writes a dump in each of the formats."""
+    return lambda arrays: WRITERS[request.param](tmp_path, arrays)
+
+
+# --- What every format has in common ---------------------------------------------------------
+
+
+def test_tensors_have_the_names_of_events(write):
+    arrays = {"model.layers.1.mlp.up_proj": numbers(1, 3, 8), "Qcur-0": numbers(3, 2, 4), "t7": numbers(2)}
+    path = write(arrays)
+    recording = open_recording(path)
+    assert is_recording(path)
+    assert set(recording.tensors) == {"layer1.mlp.up", "layer0.attn.q_rope"}
+    assert recording.tensors["layer1.mlp.up"].shape == (1, 3, 8)
+    assert recording.tensors["layer0.attn.q_rope"].adjacent
+    assert left(recording) == {"t7": "no event has that name"}
+    np.testing.assert_array_equal(recording.tensors["layer0.attn.q_rope"].read(), arrays["Qcur-0"])
+    np.testing.assert_array_equal(recording.leftovers[0].recorded.read(), arrays["t7"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floating_point_numbers_come_as_float32_or_float64(write, dtype):
+    array = numbers(3, 4, dtype=dtype)
+    array[0, :3] = np.nan, np.inf, 1e-7
+    found = open_recording(write({"logits": array})).tensors["logits"].read()
+    assert found.dtype == (np.float64 if dtype == "float64" else np.float32)
+    np.testing.assert_array_equal(found, array.astype(found.dtype))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1, 1, 1)])
+def test_arrays_of_few_numbers(write, shape):
+    found = open_recording(write({"loss": numbers(*shape) if shape else np.float32(1.5)})).tensors["loss"]
+    assert (found.shape, found.read().shape) == (shape, shape)
+
+
+@pytest.mark.parametrize("name", ["tokens", "ids", "input_ids", "sub.token_ids"])
+@pytest.mark.parametrize("batch", [(), (1,)])
+def test_whole_numbers_of_that_name_are_the_tokens(write, name, batch):
+    ids = np.arange(5, dtype=np.int64).reshape(*batch, 5)
+    recording = open_recording(write({name: ids, "logits": numbers(5, 3)}))
+    assert recording.tokens == (0, 1, 2, 3, 4)
+    assert not recording.leftovers
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [np.ones((2, 3), np.int32), np.array([-1, 2]), np.array([True]), np.array(3), np.zeros(0, np.int64)],
+)
+def test_what_cannot_be_tokens_is_left_over(write, ids):
+    recording = open_recording(write({"tokens": ids, "logits": numbers(3, 3)}))
+    assert recording.tokens is None
+    assert "which no event has" in left(recording)["tokens"]
+
+
+def test_other_whole_numbers_are_left_over_with_the_reason(write):
+    recording = open_recording(write({"mask": np.ones((3, 3), bool), "logits": np.arange(3, dtype=np.int32)}))
+    assert set(left(recording)) == {"mask", "logits"}
+    assert all(leftover.readable for leftover in recording.leftovers)
+    assert recording.leftovers[0].recorded.read().dtype == np.float64
+
+
+def test_tokens_that_disagree_are_an_error(write):
+    path = write({"ids": np.arange(3), "tokens": np.arange(4)})
+    refused(path, "[0, 1, 2]", "[0, 1, 2, 3]", kind=InputError)
+
+
+def test_two_tensors_of_one_event_are_an_error_naming_both(write):
+    path = write({"l_out-0": numbers(3, 4), "layer0.mlp.residual": numbers(3, 4)})
+    refused(path, "l_out-0", "layer0.mlp.residual", "both")
+
+
+def test_a_second_name_gives_way(write):
+    names = ("model.layers.0.self_attn", "model.layers.0.self_attn.o_proj", "model.layers.1.input")
+    recording = open_recording(write({name: numbers(3, 4) for name in names}))
+    assert recording.tensors["layer0.attn.out"].source.startswith(names[1])
+    assert recording.tensors["layer0.mlp.residual"].source.startswith(names[2])
+    assert "already" in left(recording)[names[0]]
+
+
+def test_fused_rows_stand_beside_one_another(write):
+    recording = open_recording(write({"model.layers.0.self_attn.qkv_proj": numbers(3, 16)}))
+    events = ("layer0.attn.q", "layer0.attn.k", "layer0.attn.v")
+    assert tuple(recording.tensors) == events
+    assert all(tensor.beside == events for tensor in recording.tensors.values())
+
+
+# --- With a map ------------------------------------------------------------------------------
+
+
+def test_a_map_names_parts_of_tensors(write):
+    qkv = numbers(3, 12)
+    names = names_of(
+        ("layer0.attn.q", "t1", (slice(None), slice(None, 8)), "TC"),
+        ("layer0.attn.k", "t1", (slice(None), slice(8, 10))),
+        ("layer{i}.mlp.up", "up{i}"),
+        tokens=(4, 5, 6),
+    )
+    recording = open_recording(write({"t1": qkv, "up0": numbers(3, 4), "up12": numbers(3, 4)}), names)
+    q, k = (recording.tensors[f"layer0.attn.{n}"] for n in "qk")
+    assert (q.shape, q.layout, k.shape, recording.tokens) == ((3, 8), "TC", (3, 2), (4, 5, 6))
+    np.testing.assert_array_equal(q.read(), qkv[:, :8])
+    np.testing.assert_array_equal(k.read(), qkv[:, 8:10])
+    assert {"layer0.mlp.up", "layer12.mlp.up"} <= set(recording.tensors)
+    assert not recording.leftovers
+
+
+def test_a_map_goes_before_names(write):
+    recording = open_recording(
+        write({"l_out-0": numbers(3), "x": numbers(2)}), names_of(("layer0.mlp.residual", "x"))
+    )
+    assert recording.tensors["layer0.mlp.residual"].shape == (2,)
+    assert "by the map" in left(recording)["l_out-0"]
+
+
+def test_a_map_keeps_what_the_source_says_of_its_rows(write):
+    names = names_of(("layer0.attn.q", "Qcur-0"))
+    assert open_recording(write({"Qcur-0": numbers(3, 4)}), names).tensors["layer0.attn.q"].adjacent
+
+
+def test_a_map_of_tensors_that_are_not_there(write):
+    refused(write({"t003": numbers(3)}), "t03", "t003", names=names_of(("logits", "t03")), kind=InputError)
+
+
+def test_a_map_of_parts_that_are_not_there(write):
+    names = names_of(("logits", "t", (slice(None), slice(None, 9))))
+    refused(write({"t": numbers(3, 4)}), "[3, 4]", "9 is outside", names=names, kind=InputError)
+
+
+def test_a_map_of_whole_numbers(write):
+    names = names_of(("logits", "ids"))
+    refused(write({"ids": np.arange(3)}), "expected floating-point", names=names, kind=InputError)
+
+
+def test_a_map_whose_tokens_are_others(write):
+    path = write({"ids": np.arange(3), "logits": numbers(3, 4)})
+    refused(path, "map.toml", names=names_of(tokens=(7,)), kind=InputError)
+
+
+# --- Our own files ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trace(decoder_folder):
+    model = microgpt_trace.load(decoder_folder("llama_gqa"))
+    return microgpt_trace.trace(model, tokens=[3, 1, 4, 1], values=True, positions="last")
+
+
+def test_a_saved_trace(trace, tmp_path):
+    save_arrays(trace, tmp_path / "a.safetensors")
+    recording = open_recording(tmp_path / "a.safetensors")
+    assert is_recording(tmp_path / "a.safetensors")
+    assert (recording.tokens, recording.positions) == ((3, 1, 4, 1), (3,))
+    assert set(recording.tensors) == {event.name for event in trace} != set()
+    for name, tensor in recording.tensors.items():
+        assert tensor.layout == OWN
+        np.testing.assert_array_equal(tensor.read(), trace[name])
+
+
+def test_a_saved_trace_of_a_microgpt_with_gradients(emma, tmp_path):
+    trace = microgpt_trace.trace(emma, "emma", backward=True)
+    save_arrays(trace, tmp_path / "a.safetensors")
+    recording = open_recording(tmp_path / "a.safetensors")
+    assert set(recording.tensors) == {event.name for event in trace if event.phase == "forward"}
+    assert recording.tensors["loss"].shape == recording.tensors["loss"].read().shape == ()
+    assert set(left(recording).values()) == {"gradients and updates are not compared"}
+
+
+def test_a_saved_trace_from_before_positions_were_saved(tmp_path):
+    metadata = {"format": "microgpt.arrays/1", "tokens": "[1, 2]", "text": "a"}
+    path = write_safetensors(tmp_path / "a.safetensors", {"logits": numbers(1, 3)}, metadata)
+    recording = open_recording(path)
+    assert (recording.tokens, recording.positions) == ((1, 2), None)
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "[1.5]", "[-1]", "[true]", '["a"]', "[" * 100_000])
+def test_a_saved_trace_with_tokens_that_are_none(tmp_path, text):
+    metadata = {"format": "microgpt.arrays/1", "tokens": text}
+    refused(write_safetensors(tmp_path / "a.safetensors", {"logits": numbers(1, 3)}, metadata), "tokens")
+
+
+def test_a_loss_that_an_older_trace_saved_as_an_array_of_one(tmp_path):
+    metadata = {"format": "microgpt.arrays/1", "tokens": "[1, 2]"}
+    path = write_safetensors(tmp_path / "a.safetensors", {"loss": np.full(1, 2.5, np.float32)}, metadata)
+    loss = open_recording(path).tensors["loss"]
+    assert (loss.shape, loss.read().shape, float(loss.read())) == ((), (), 2.5)
+
+
+def test_what_record_left_out_is_noted(tmp_path):
+    model = json.dumps({"left_out": ["logits: the head did not run", "a\nb"]})
+    metadata = {"format": "microgpt.arrays/1", "tokens": "[1]", "model": model}
+    path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
+    assert open_recording(path).notes == ("left out: logits: the head did not run", r"left out: 'a\nb'")
+
+
+@pytest.mark.parametrize("left_out", [3, {}, [1], None])
+def test_what_record_left_out_must_be_sentences(tmp_path, left_out):
+    metadata = {"format": "microgpt.arrays/1", "model": json.dumps({"left_out": left_out})}
+    path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
+    refused(path, "left_out", "expected sentences")
+
+
+@pytest.mark.parametrize("model", [{}, {"model": "{"}, {"model": "[]"}, {"model": "{}"}])
+def test_a_saved_trace_that_says_nothing_of_what_was_left_out(tmp_path, model):
+    metadata = {"format": "microgpt.arrays/1"} | model
+    path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
+    assert open_recording(path).notes == ()
+
+
+# --- One format at a time --------------------------------------------------------------------
+
+
+def test_a_folder_has_subfolders_and_tells_what_it_did_not_read(tmp_path):
+    write_folder(
+        tmp_path / "d", {"layer-0/ffn_up": numbers(3, 4), "deep/er/t": numbers(1), "logits": numbers(1, 3)}
+    )
+    (tmp_path / "d" / "notes.txt").write_text("x")
+    recording = open_recording(tmp_path / "d")
+    assert recording.kind == ".npy files"
+    assert {t.source for t in recording.tensors.values()} == {"layer-0/ffn_up.npy", "logits.npy"}
+    assert set(left(recording)) == {"deep/er/t"}
+    assert recording.notes == ("not read: 'notes.txt'",)
+
+
+def test_one_npy_file_is_a_dump(tmp_path):
+    np.save(tmp_path / "logits.npy", numbers(3, 4))
+    assert is_recording(tmp_path / "logits.npy")
+    assert list(open_recording(tmp_path / "logits.npy").tensors) == ["logits"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", ">f2"])
+def test_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
+    array = np.asarray(numbers(3, 4).astype(dtype), order=order)
+    np.save(tmp_path / "logits.npy", array)
+    found = open_recording(tmp_path / "logits.npy").tensors["logits"].read()
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, array.astype(found.dtype))
+
+
+def test_an_npy_file_is_mapped_not_read(tmp_path):
+    np.save(tmp_path / "logits.npy", numbers(300, 400))
+    tracemalloc.start()
+    array = open_recording(tmp_path / "logits.npy").tensors["logits"].read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < array.nbytes / 2
+    assert not array.flags.writeable
+    assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array", [np.ones(3, complex), np.zeros(2, "i4,f4"), np.array(["a"]), np.ones(2, np.longdouble)]
+)
+def test_types_that_no_event_has_are_left_over(tmp_path, array):
+    np.save(tmp_path / "logits.npy", array)
+    recording = open_recording(tmp_path / "logits.npy")
+    assert str(array.dtype) in left(recording)["logits"]
+    assert not recording.leftovers[0].readable
+    with pytest.raises(InputError, match="not read"):
+        recording.leftovers[0].recorded.read()
+
+
+def test_bfloat16_is_widened(tmp_path):
+    torch = pytest.importorskip("torch")
+    expected = torch.from_numpy(numbers(3, 4)).to(torch.bfloat16)
+    path = write_bf16(tmp_path / "a.safetensors", expected.view(torch.uint16).numpy())
+    found = open_recording(path).tensors["layer0.attn.q"].read()
+    np.testing.assert_array_equal(found, expected.float().numpy())
+
+
+def test_an_eight_bit_float_is_left_over(tmp_path):
+    torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
+    save(
+        {"logits": torch.ones(2, 3).to(torch.float8_e4m3fn), "probs": torch.ones(2, 3)},
+        tmp_path / "a.safetensors",
+    )
+    assert "F8_E4M3" in left(open_recording(tmp_path / "a.safetensors"))["logits"]
+
+
+def test_an_archive_tells_what_it_did_not_read(tmp_path):
+    path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme", "x")
+    assert open_recording(path).notes == ("not read: 'readme'",)
+
+
+def test_the_reference_arrays_of_a_test_model(tmp_path):
+    keys = "attn_norm q_proj k_proj v_proj attn o_proj attn_residual ffn_norm gate_proj up_proj silu_mul "
+    keys += "ffn_down out"
+    arrays = {f"L{i}__{key}": numbers(3, 4) for i in range(2) for key in keys.split()}
+    arrays |= {name: numbers(3, 4) for name in ("embed", "final_norm", "logits")}
+    path = write_npz(tmp_path / "a.npz", arrays | {"ids": np.arange(3), "hidden_states": numbers(3, 3, 4)})
+    recording = open_recording(path)
+    assert len(recording.tensors) == len(arrays)
+    assert list(left(recording)) == ["hidden_states"]
+
+
+def write_aprt_file(folder, stage, values):
+    """A dump as apr trace writes it: magic, layer 0, how many numbers, the numbers."""
+    path = folder / "layer-0" / f"{stage}.bin"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"APRT" + struct.pack("<II", 0, values.size) + values.astype("<f4").tobytes())
+
+
+def test_a_directory_of_aprt_dumps(tmp_path):
+    write_aprt_file(tmp_path / "d", "ffn_up", numbers(3, 4))
+    assert is_recording(tmp_path / "d")
+    recording = open_recording(tmp_path / "d", names_of(tokens=(1, 2, 3)))
+    assert (list(recording.tensors), recording.tokens) == (["layer0.mlp.up"], (1, 2, 3))
+    np.testing.assert_array_equal(recording.tensors["layer0.mlp.up"].read().ravel(), numbers(3, 4).ravel())
+    refused(tmp_path / "d", "no map", names=names_of(("logits", "x")), kind=InputError)
+
+
+@pytest.mark.parametrize("event", ["layer0.attn.q", "model.layers.0.mlp.up_proj", "l_out-0"])
+@pytest.mark.parametrize("parameter", ["model.norm.weight", "wte", "lm_head", "layer0.attn_wq"])
+def test_a_parameter_among_events_is_left_over(write, event, parameter):
+    path = write({event: numbers(3, 4), parameter: numbers(4, 4)})
+    recording = open_recording(path)
+    assert is_recording(path)
+    assert len(recording.tensors) == 1 + (parameter == "lm_head")  # transformers' module has that name too
+    assert left(recording).keys() == {parameter} - {"lm_head"}
+    assert "" not in left(recording).values()

@@ -1,0 +1,286 @@
+"""Maps of names in TOML: what they say of a dump's tensors, and what is refused."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.hostile import fuzzing
+
+from microgpt_trace.dumps.mapping import NameMap, read_map, sliced_shape
+from microgpt_trace.errors import FileFormatError, InputError, MicrogptError
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A map from its text."""
+
+    def read(text):
+        path = tmp_path / "map.toml"
+        path.write_text(text, encoding="utf-8")
+        return read_map(path)
+
+    return read
+
+
+def lines(names, *found):
+    return [(e.event, e.source, e.index, e.layout) for e in names.assigned(found, "dump")]
+
+
+def index_of(names):
+    return names.entries[0].index
+
+
+def refused(read, text, *words):
+    with pytest.raises(FileFormatError) as caught:
+        read(text)
+    print(caught.value)
+    assert str(caught.value).isprintable()
+    assert all(word in str(caught.value) for word in ("map.toml", *words))
+
+
+def test_a_whole_map(mapped):
+    names = mapped(
+        """
+        tokens = [1, 2, 3]
+        [events]
+        "layer0.attn.q" = "t003[:, :896]"
+        "layer0.attn.scores" = { from = "t010", layout = "HTS" }
+        "layer{i}.mlp.gate" = "blk{i}_gate"
+        "final.norm" = { from = "last" }
+        """
+    )
+    assert names.tokens == (1, 2, 3)
+    assert lines(names, "t003.npy", "t010", "blk0_gate", "blk07_gate.npy", "last", "other") == [
+        ("layer0.attn.q", "t003.npy", (slice(None), slice(None, 896)), ""),
+        ("layer0.attn.scores", "t010", (), "HTS"),
+        ("layer0.mlp.gate", "blk0_gate", (), ""),
+        ("layer7.mlp.gate", "blk07_gate.npy", (), ""),
+        ("final.norm", "last", (), ""),
+    ]
+
+
+def test_an_empty_map_says_nothing(mapped):
+    assert mapped("") == NameMap(mapped("").origin)
+
+
+def test_tokens_alone(mapped):
+    assert mapped("tokens = [5]").tokens == (5,)
+
+
+def test_a_layer_is_one_number_in_the_whole_name(mapped):
+    names = mapped('[events]\n"layer{i}.attn.q" = "b{i}/q{i}"')
+    assert lines(names, "b1/q1", "b1/q2", "b2/q2") == [
+        ("layer1.attn.q", "b1/q1", (), ""),
+        ("layer2.attn.q", "b2/q2", (), ""),
+    ]
+
+
+def test_heads_can_be_told_apart(mapped):
+    names = mapped('[events]\n"layer{i}.attn.head3" = "result{i}[:, 3]"')
+    assert lines(names, "result5") == [("layer5.attn.head3", "result5", (slice(None), 3), "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[0]", (0,)),
+        ("[-1]", (-1,)),
+        ("[0,]", (0,)),
+        ("[:]", (slice(None),)),
+        ("[ 1 : 2 , :3]", (slice(1, 2), slice(None, 3))),
+        ("[::2]", (slice(None, None, 2),)),
+        ("[1::2]", (slice(1, None, 2),)),
+        ("[-4:-1:1]", (slice(-4, -1, 1),)),
+        (" [0]", (0,)),
+    ],
+)
+def test_slices_as_python_writes_them(mapped, text, expected):
+    assert index_of(mapped(f'[events]\n"logits" = "t{text}"')) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "[,]", "[a]", "[1 2]", "[:::]", "[::0]", "[...]", "[None]", "[1.5]", "[0,,1]"]
+)
+def test_what_is_no_slice(mapped, text):
+    refused(mapped, f'[events]\n"logits" = "t{text}"', "logits", "slices")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("events = 3", ["events"]),
+        ("names = {}", ["names"]),
+        ("tokens = 3", ["tokens"]),
+        ("tokens = []", ["tokens"]),
+        ("tokens = [true]", ["tokens"]),
+        ("tokens = [-1]", ["tokens"]),
+        ("tokens = [1.0]", ["tokens"]),
+        ('[events]\n"layer0.attn.quack" = "t"', ["layer0.attn.quack", "layer{i}.attn.q"]),
+        ('[events]\n"layer{j}.attn.q" = "t"', ["layer{j}.attn.q"]),
+        ('[events]\n"attn_wq" = "t"', ["attn_wq"]),
+        ('[events]\n"layer0.attn.q" = 3', ["layer0.attn.q", "3"]),
+        ('[events]\n"layer0.attn.q" = ""', ["layer0.attn.q"]),
+        ('[events]\n"layer0.attn.q" = "[0]"', ["layer0.attn.q"]),
+        ('[events]\n"layer0.attn.q" = { layout = "TC" }', ["layer0.attn.q", "from"]),
+        ('[events]\n"layer0.attn.q" = { from = "t", lay = "TC" }', ["layer0.attn.q"]),
+        ('[events]\n"layer0.attn.q" = { from = "t", layout = "TDH" }', ["TDH", "own", "HTD", "THS", "last"]),
+        ('[events]\n"layer0.attn.q" = { from = "t", layout = 3 }', ["3", "HTD"]),
+        ('[events]\n"layer0.attn.q" = { from = "t", layout = "" }', ["HTD"]),
+        ('[events]\n"layer{i}.attn.q" = "t"', ["{i}"]),
+        ('[events]\n"layer0.attn.q" = "t{i}"', ["{i}"]),
+        ('[events]\n"logits" = "a"\n"logits" = "b"', ["TOML"]),
+        ("[events", ["TOML"]),
+        ("x = " + "[" * 5000, ["TOML"]),
+    ],
+)
+def test_a_line_that_is_wrong_is_named(mapped, text, words):
+    refused(mapped, text, *words)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileFormatError, match="no such file"):
+        read_map(tmp_path / "map.toml")
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    (tmp_path / "map.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(FileFormatError, match=r"map\.toml"):
+        read_map(tmp_path / "map.toml")
+
+
+@pytest.mark.parametrize("layout", ["own", "TC", "CT", "HTD", "THD", "HTS", "THS", "last"])
+def test_layouts(mapped, layout):
+    names = mapped(f'[events]\n"logits" = {{ from = "t", layout = "{layout}" }}')
+    assert names.entries[0].layout == layout
+
+
+def test_a_tensor_that_is_not_there_is_an_error_with_close_names(mapped):
+    names = mapped('[events]\n"logits" = "t03"')
+    with pytest.raises(InputError, match=r"logits: dump has no tensor 't03' \(close: 't003'\)"):
+        names.assigned(["t003", "x"], "dump")
+
+
+def test_a_pattern_that_nothing_has_is_an_error(mapped):
+    names = mapped('[events]\n"layer{i}.attn.q" = "q{i}"')
+    with pytest.raises(InputError, match=r"no tensor 'q\{i\}'"):
+        names.assigned(["qx"], "dump")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"layer0.attn.q" = "a"\n"layer{i}.attn.q" = "q{i}"',
+        '"layer{i}.attn.q" = "q{i}"\n"layer0.attn.q" = "a"',
+    ],
+)
+def test_an_event_said_twice_is_an_error_naming_both(mapped, text):
+    names = mapped(f"[events]\n{text}")
+    with pytest.raises(InputError, match=r"layer0\.attn\.q of dump is both '(a|q0)' and '(a|q0)'"):
+        names.assigned(["a", "q0"], "dump")
+
+
+def test_a_layer_that_two_files_have_is_an_error(mapped):
+    names = mapped('[events]\n"layer{i}.attn.q" = "q{i}"')
+    with pytest.raises(InputError, match="'q1' and 'q01'"):
+        names.assigned(["q1", "q01"], "dump")
+
+
+def test_an_exact_name_beats_one_without_its_suffix(mapped):
+    names = mapped('[events]\n"logits" = "t"')
+    assert lines(names, "t.npy", "t") == [("logits", "t", (), "")]
+
+
+def test_two_files_of_one_name_are_an_error(mapped):
+    names = mapped('[events]\n"logits" = "t"')
+    with pytest.raises(InputError, match=r"'t\.npy' and 't\.bin'"):
+        names.assigned(["t.npy", "t.bin"], "dump")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"x[0{' ' * 5000}z]", "expected indices and slices"),
+        (f"x{' ' * 50_000}z]", None),
+        (f"x[{':' * 50_000}]", "expected indices and slices"),
+        (f"x[{' ' * 50_000}0]", None),
+    ],
+)
+def test_blanks_take_no_time(mapped, text, said):
+    began = time.perf_counter()
+    if said is None:
+        mapped(f'[events]\n"logits" = "{text}"')
+    else:
+        with pytest.raises(FileFormatError, match=said):
+            mapped(f'[events]\n"logits" = "{text}"')
+    assert time.perf_counter() - began < 1  # cubic it took a minute
+
+
+def test_a_table_of_many_parts_takes_no_time(mapped):
+    """tomllib walks all of them again for every line."""
+    began = time.perf_counter()
+    with pytest.raises(FileFormatError, match="keys of too many parts"):
+        mapped(f"[{'.'.join('a' * 20_000)}]\n" + "\n".join(f"k{i}=1" for i in range(20_000)))
+    assert time.perf_counter() - began < 1
+
+
+places = st.integers(-6, 6)
+parts = st.one_of(
+    places, st.builds(slice, st.none() | places, st.none() | places, st.sampled_from([None, 1, 2, -1]))
+)
+
+
+@fuzzing
+@given(st.lists(parts, max_size=4).map(tuple), st.lists(st.integers(0, 5), max_size=3).map(tuple))
+def test_a_sliced_shape_is_numpys_or_an_error(index, shape):
+    try:
+        found = sliced_shape(index, shape, "t")
+    except InputError:
+        return
+    assert found == np.empty(shape)[index].shape
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ((slice(None), slice(None, 896)), "axis 1 of [3, 640] has 640 places: 896 is outside"),
+        ((3,), "axis 0 of [3, 640] has 3 places: 3 is outside"),
+        ((-4,), "-4 is outside"),
+        ((slice(2, 1),), "the slice is empty"),
+        ((0, 0, 0), "3 indices for the 2 axes of [3, 640]"),
+    ],
+)
+def test_a_slice_outside_is_an_error_with_the_shape(index, words):
+    with pytest.raises(InputError) as caught:
+        sliced_shape(index, (3, 640), "t003 for layer0.attn.q")
+    assert "t003 for layer0.attn.q" in str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [((0,), ()), ((slice(1, 3),), (2,)), ((), (3,))])
+def test_slices_inside(whole):
+    index, expected = whole
+    assert sliced_shape(index, (3,), "t") == expected
+
+
+WHOLE = """tokens = [1, 2]
+[events]
+"layer0.attn.q" = "t003[:, :896]"
+"layer{i}.mlp.gate" = { from = "blk{i}_gate", layout = "TC" }
+"""
+
+
+@fuzzing
+@given(data=st.data())
+def test_any_bytes_are_a_map_or_one_line(tmp_path, data):
+    content = bytearray(WHOLE.encode())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "map.toml").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    message = ""
+    try:
+        read_map(tmp_path / "map.toml").assigned(["t003", "blk0_gate"], "dump")
+    except MicrogptError as error:
+        message = str(error)
+    assert message.isprintable()

@@ -1,0 +1,464 @@
+"""Recording transformers: every array against our own trace of the same folder, and what is refused."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from support.tiny_gpt2 import GPT2S
+from support.tiny_models import TOKENS
+
+from microgpt_trace import load, trace
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.recorder import record
+from microgpt_trace.errors import InputError
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+# Its versions rename an argument now and then, and warn of the older name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+
+IDS = torch.tensor([TOKENS])
+CASES = ("llama_gqa", "llama_mha_bias", "mistral_window", "qwen2", "qwen3", "llama_yarn_attention", *GPT2S)
+both_families = pytest.mark.parametrize("case", ["llama_gqa", "gpt2"])
+
+
+def torch_model(folder, attention="eager", dtype=torch.float32, **options):
+    auto = options.pop("auto", transformers.AutoModelForCausalLM)
+    return auto.from_pretrained(folder, dtype=dtype, attn_implementation=attention, **options).eval()
+
+
+@pytest.fixture(scope="module")
+def folder_of(decoder_folder, gpt2):
+    """A function that gives the folder of a case."""
+    return lambda case: gpt2(case)[0] if case in GPT2S else decoder_folder(case)
+
+
+@pytest.fixture(scope="module")
+def folder(folder_of):
+    return folder_of("llama_gqa")
+
+
+@pytest.fixture
+def model(folder):
+    return torch_model(folder)
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "theirs.safetensors"
+
+
+def recorded(model, target, *args, **kwargs):
+    """The saved arrays of one pass."""
+    with record(model, target), torch.no_grad():
+        model(*(args or (IDS,)), **kwargs)
+    return load_file(target)
+
+
+def metadata(target):
+    with safe_open(target, "numpy") as file:
+        return file.metadata()
+
+
+def own_events(folder, **options):
+    """What our trace says of the folder, all but what record() leaves out."""
+    ours = trace(load(folder), tokens=TOKENS, values=True, names=["*"], **options)
+    left_out = (".scores", ".head", "probs", "loss")
+    return {e.name: ours[e.name] for e in ours if not any(part in e.name for part in left_out)}
+
+
+def distance(theirs, ours):
+    return np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
+
+
+def assert_same(theirs, ours, within=1e-5):
+    """The same events, shapes and values."""
+    assert theirs.keys() == ours.keys()
+    for name, array in ours.items():
+        assert (theirs[name].shape, theirs[name].dtype) == (array.shape, np.float32), name
+        found = distance(theirs[name], array)
+        print(f"{name}: relative L2 {found:.1e}, allowed {within:.0e}")
+        assert found < within, f"{name}: {theirs[name].ravel()[:4]} against {array.ravel()[:4]}"
+
+
+def hooks_of(model):
+    """How many hooks the modules of a model have, and the function that turns q and k."""
+    count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    return count, transformers.models.llama.modeling_llama.apply_rotary_pos_emb
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_event_is_our_own_trace_of_the_folder(case, folder_of, target):
+    folder = folder_of(case)
+    assert_same(recorded(torch_model(folder), target), own_events(folder))
+    left_out = json.loads(metadata(target)["model"])["left_out"]
+    assert left_out == ["attn.scores, attn.head*, probs, loss: no module gives them"]
+    assert not open_recording(target).leftovers
+
+
+@both_families
+def test_sdpa_gives_all_but_the_attention_weights(case, folder_of, target):
+    folder = folder_of(case)
+    ours = {name: array for name, array in own_events(folder).items() if not name.endswith(".weights")}
+    assert_same(recorded(torch_model(folder, "sdpa"), target), ours)
+    left_out = json.loads(metadata(target)["model"])["left_out"]
+    assert [line.partition(":")[0] for line in left_out] == [
+        "attn.scores, attn.head*, probs, loss",
+        "attn.weights",
+    ]
+
+
+def test_what_is_left_out_is_noted_where_the_file_is_opened(folder, target):
+    recorded(torch_model(folder, "sdpa"), target)
+    assert [note.split(": ")[:2] for note in open_recording(target).notes] == [
+        ["left out", "attn.scores, attn.head*, probs, loss"],
+        ["left out", "attn.weights"],
+    ]
+
+
+def test_the_file_says_what_was_recorded(model, folder, target):
+    recorded(model, target)
+    said = metadata(target)
+    assert (said["format"], said["text"]) == ("microgpt.arrays/1", "")
+    assert json.loads(said["tokens"]) == list(TOKENS)
+    assert json.loads(said["positions"]) == list(range(len(TOKENS)))
+    about = json.loads(said["model"])
+    assert (about["class"], about["dtype"], about["attention"]) == ("LlamaForCausalLM", "float32", "eager")
+    assert (about["torch"], about["transformers"]) == (torch.__version__, transformers.__version__)
+    assert about["origin"] == str(folder)
+
+
+def test_the_arrays_are_at_hand_inside_and_after(model, target):
+    with record(model, target) as recording:
+        assert (recording.arrays, recording.tokens) == ({}, ())
+        logits = model(input_ids=IDS).logits
+        np.testing.assert_array_equal(recording.arrays["logits"], logits[0].detach().numpy())
+    assert recording.tokens == TOKENS
+    assert recording.arrays.keys() == load_file(target).keys()
+
+
+def test_the_arrays_are_copies(model, target):
+    with record(model, target) as recording, torch.no_grad():
+        logits = model(IDS).logits
+        before = recording.arrays["logits"].copy()
+        logits.zero_()
+    np.testing.assert_array_equal(recording.arrays["logits"], before)
+
+
+def test_bf16_is_widened_exactly(folder, target):
+    model = torch_model(folder, dtype=torch.bfloat16)
+    with record(model, target), torch.no_grad():
+        logits = model(IDS).logits
+    arrays = load_file(target)
+    assert json.loads(metadata(target)["model"])["dtype"] == "bfloat16"
+    for name, array in arrays.items():
+        assert not np.any(array.view(np.uint32) & 0xFFFF), f"{name} has more than bf16 holds"
+    np.testing.assert_array_equal(arrays["logits"], logits[0].float().numpy())
+    assert 1e-4 < distance(arrays["logits"], own_events(folder)["logits"]) < 0.1
+
+
+def test_observing_changes_nothing(model, target):
+    with torch.no_grad():
+        before = model(IDS).logits
+        with record(model, target):
+            during = model(IDS).logits
+        assert torch.equal(before, during)
+
+
+@both_families
+def test_logits_of_the_last_positions_only(case, folder_of, target):
+    folder, length = folder_of(case), len(TOKENS)
+    arrays = recorded(torch_model(folder), target, logits_to_keep=2)
+    assert json.loads(metadata(target)["positions"]) == [length - 2, length - 1]
+    assert_same(arrays, own_events(folder, positions=[length - 2, length - 1]))
+
+
+def test_logits_of_other_positions_are_refused(model, target):
+    with pytest.raises(InputError, match="all positions or the last few"), record(model, target):
+        model(IDS, logits_to_keep=torch.tensor([0, 2]))
+
+
+@both_families
+def test_a_bare_decoder_has_no_logits(case, folder_of, target):
+    folder = folder_of(case)
+    bare = torch_model(folder, auto=transformers.AutoModel)
+    ours = own_events(folder)
+    del ours["logits"]
+    assert_same(recorded(bare, target), ours)
+    assert json.loads(metadata(target)["positions"]) == []
+    assert "logits: the head did not run" in json.loads(metadata(target)["model"])["left_out"]
+
+
+class Wrapper(torch.nn.Module):
+    """A model below two names, as adapters have it: base_model.model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = torch.nn.Module()
+        self.base_model.model = model
+
+    def forward(self, *args, **kwargs):
+        return self.base_model.model(*args, **kwargs)
+
+
+def test_a_wrapped_model_is_found(model, target, folder):
+    assert_same(recorded(Wrapper(model), target), own_events(folder))
+
+
+def test_an_activation_that_layers_share_is_told_apart(model, target, folder):
+    for layer in model.model.layers:
+        layer.mlp.act_fn = model.model.layers[0].mlp.act_fn
+    assert_same(recorded(model, target), own_events(folder))
+
+
+def test_an_activation_that_is_no_module_is_left_out_with_the_reason(model, target):
+    for layer in model.model.layers:
+        del layer.mlp.act_fn
+        layer.mlp.act_fn = torch.nn.functional.silu
+    assert "layer0.mlp.act" not in recorded(model, target)
+    assert "mlp.act: the activation is no module" in json.loads(metadata(target)["model"])["left_out"]
+
+
+class OwnAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+    """An attention whose forward is not in the module of the function that turns q and k."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+def test_an_attention_from_elsewhere_has_no_rope(model, target):
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = OwnAttention
+    assert not [name for name in recorded(model, target) if name.endswith("_rope")]
+    left_out = json.loads(metadata(target)["model"])["left_out"]
+    assert "attn.q_rope, attn.k_rope: the attention calls no apply_rotary_pos_emb of its module" in left_out
+
+
+def test_another_model_of_the_class_may_run_meanwhile(model, target, folder):
+    other = torch_model(folder)
+    with record(model, target), torch.no_grad():
+        other(IDS[:, :3])
+        model(IDS)
+        other(IDS[:, :3])
+    assert_same(load_file(target), own_events(folder))
+
+
+def test_two_models_may_be_recorded_at_once(model, target, tmp_path, folder):
+    theirs, original = torch_model(folder), hooks_of(model)
+    with record(model, target), record(theirs, tmp_path / "other.safetensors"), torch.no_grad():
+        model(IDS)
+        theirs(IDS)
+    assert hooks_of(model) == original == hooks_of(theirs)
+    assert_same(load_file(tmp_path / "other.safetensors"), load_file(target), 1e-9)
+
+
+@both_families
+def test_generating_one_token_is_one_pass(case, folder_of, target):
+    folder = folder_of(case)
+    model = torch_model(folder)
+    with record(model, target):
+        model.generate(IDS, max_new_tokens=1, do_sample=False, pad_token_id=1)
+    assert json.loads(metadata(target)["positions"])[-1] == len(TOKENS) - 1
+    ours, found = own_events(folder)["final.norm"], load_file(target)["final.norm"]
+    assert distance(found, ours) < 1e-5
+
+
+def test_hooks_are_gone_afterwards(model, target):
+    before = hooks_of(model)
+    with record(model, target):
+        assert hooks_of(model)[0] > 30
+        assert hooks_of(model)[1] is not before[1]
+        model(IDS)
+    assert hooks_of(model) == before
+    assert before[0] == 0
+
+
+def test_an_exception_leaves_no_file_and_no_hooks(model, target):
+    before = hooks_of(model)
+    with pytest.raises(ZeroDivisionError), record(model, target):
+        print(model(IDS).logits.sum() / 0 // (1 // 0))
+    assert hooks_of(model) == before
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_file_that_exists_is_kept_unless_forced(model, target):
+    target.write_text("mine")
+    with pytest.raises(InputError, match=r"exists already; force=True overwrites it"), record(model, target):
+        model(IDS)
+    assert target.read_text() == "mine"
+    with record(model, str(target), force=True):
+        model(IDS)
+    assert len(load_file(target)) > 30
+
+
+def cached(model):
+    return model(IDS[:, :2], use_cache=True).past_key_values
+
+
+REFUSED = {
+    "two texts": (lambda m: m(IDS.repeat(2, 1)), r"one text, found \(2, 7\) of int64"),
+    "embeddings": (lambda m: m(inputs_embeds=m.model.embed_tokens.weight[None, :3]), "was given embeddings"),
+    "padding": (
+        lambda m: m(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]])),
+        "expected no padding, found 2 zeros",
+    ),
+    "padding by position": (lambda m: m.model(IDS, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
+    "own mask": (
+        lambda m: m(IDS, attention_mask=torch.zeros(1, 1, 7, 7)),
+        r"expected none, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)",
+    ),
+    "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
+    "two passes": (lambda m: (m(IDS), m(IDS)), "takes one forward pass, and a second began"),
+    "generate": (
+        lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
+        "generate with max_new_tokens=1",
+    ),
+    "no pass": (lambda m: None, "made no forward pass inside record"),
+    "head alone": (lambda m: m.lm_head(torch.zeros(1, 1, 32)), "expected a pass of the decoder before"),
+}  # fmt: skip
+
+
+REFUSED_OF_GPT2 = {
+    "padding": (lambda m: m(IDS, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
+    "padding by position": (
+        lambda m: m.transformer(IDS, None, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])),
+        "found 1 zeros",
+    ),
+    "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
+    "token types": (lambda m: m(IDS, token_type_ids=IDS), "takes one forward pass"),
+    "embeddings": (lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "was given embeddings"),
+}
+EVERY_REFUSED = [("llama_gqa", what, *it) for what, it in REFUSED.items()]
+EVERY_REFUSED += [("gpt2", what, *it) for what, it in REFUSED_OF_GPT2.items()]
+
+
+@pytest.mark.parametrize(("case", "what", "run", "message"), EVERY_REFUSED)
+def test_what_a_trace_cannot_be_compared_with_is_refused(case, what, run, message, folder_of, target):
+    model = torch_model(folder_of(case))
+    before = hooks_of(model)
+    with pytest.raises(InputError, match=message), record(model, target):
+        run(model)
+    assert hooks_of(model) == before
+    assert not target.exists()
+
+
+@both_families
+@pytest.mark.parametrize("positions", [None, torch.arange(7)[None]], ids=["as it is", "positions from 0"])
+def test_earlier_tokens_in_a_cache_are_refused(case, positions, folder_of, target):
+    model = torch_model(folder_of(case))
+    past = cached(model)
+    with pytest.raises(InputError, match="the cache holds earlier ones"), record(model, target):
+        model(IDS, past_key_values=past, position_ids=positions)
+    assert not target.exists()
+
+
+def test_a_pass_that_broke_off_is_not_saved(model, target):
+    def stop(*_):
+        raise KeyError("out of memory")
+
+    model.model.layers[1].mlp.register_forward_pre_hook(stop)
+    with (
+        pytest.raises(InputError, match=r"layer1\.mlp\.gate and 6 more events were not computed"),
+        record(model, target),
+        suppress(KeyError),
+    ):
+        model(IDS)
+    assert not target.exists()
+
+
+def test_layers_that_a_backward_pass_computes_again_are_recorded_once(model, target, folder):
+    model.train().gradient_checkpointing_enable()
+    with record(model, target):
+        model(IDS, labels=IDS).loss.backward()
+    assert_same(load_file(target), own_events(folder))
+
+
+def test_a_layer_that_is_run_again_is_refused(model, target):
+    turns = (torch.ones(1, 7, 8), torch.zeros(1, 7, 8))
+    with pytest.raises(InputError, match=r"layer1\.attn\.norm was computed again"), record(model, target):
+        model.model.layers[1](
+            model(IDS, output_hidden_states=True).hidden_states[1], position_embeddings=turns
+        )
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("foreign", "message"),
+    [
+        ("a string", "expected a PyTorch model, found str"),
+        (torch.nn.Linear(2, 2), r"Linear: expected a decoder with the modules embed_tokens, layers, norm"),
+    ],
+)
+def test_what_is_no_decoder_is_refused(foreign, message, target):
+    with pytest.raises(InputError, match=message), record(foreign, target):
+        pass
+
+
+def test_a_decoder_with_another_stack_is_refused(target):
+    config = transformers.OPTConfig(
+        num_hidden_layers=1, hidden_size=8, ffn_dim=8, num_attention_heads=2, vocab_size=11
+    )
+    model = transformers.OPTForCausalLM(config)
+    message = (
+        r"OPTForCausalLM: expected a decoder.*, or wte, wpe, drop, h, ln_f beside.*found model, model\.dec"
+    )
+    with pytest.raises(InputError, match=message):
+        record(model, target).__enter__()
+
+
+SMALL = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("Gemma2", "model.layers.0: the module pre_feedforward_layernorm is none of Llama's"),
+        ("Phi3", "model.layers.0: expected a module self_attn.q_proj"),
+        ("Mixtral", "model.layers.0: expected a module mlp.gate_proj"),
+    ],
+)
+def test_a_layer_with_other_modules_is_refused(kind, message, target):
+    config = getattr(transformers, f"{kind}Config")(**SMALL)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    with pytest.raises(InputError, match=message), record(model, target):
+        pass
+
+
+def test_two_decoders_in_a_model_are_refused(model, target, folder):
+    both = torch.nn.ModuleDict({"draft": torch_model(folder), "target": model})
+    with pytest.raises(InputError, match=r"holds 2 decoders \(draft.model, target.model\)"):
+        record(both, target).__enter__()
+
+
+def test_a_gpt2_that_attends_to_another_text_is_refused(target):
+    config = transformers.GPT2Config(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8, add_cross_attention=True
+    )
+    with pytest.raises(InputError, match=r"transformer\.h\.0: the module \w+ is none of GPT-2's"):
+        record(transformers.GPT2LMHeadModel(config), target).__enter__()
+
+
+@pytest.mark.parametrize("multi_query", [True, False])
+def test_a_product_that_is_split_otherwise_is_refused(multi_query, target):
+    config = transformers.GPTBigCodeConfig(
+        n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8, multi_query=multi_query
+    )
+    with pytest.raises(InputError, match=r"transformer\.h\.0: the attention splits its product otherwise"):
+        record(transformers.GPTBigCodeForCausalLM(config), target).__enter__()
+
+
+def test_dropout_at_work_is_refused(target):
+    def gpt2(**dropouts):
+        config = transformers.GPT2Config(
+            n_layer=1, n_embd=8, n_head=2, vocab_size=61, n_positions=8, **dropouts
+        )
+        return transformers.GPT2LMHeadModel(config).train()
+
+    with pytest.raises(InputError, match=r"transformer\.drop drops 10% .* model\.eval\(\)"):
+        record(gpt2(), target).__enter__()
+    assert "logits" in recorded(gpt2(embd_pdrop=0, attn_pdrop=0, resid_pdrop=0), target)

@@ -1,0 +1,110 @@
+"""Every gradient explained: the chain rule of each element against PyTorch's."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from conftest import CASES
+from support.explanations import sampled
+from support.judges import agree, torch_grad, torch_run
+from support.sweeps import some_of
+
+from microgpt_trace import init
+from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.architecture.traced_element import Element, TracedElement
+from microgpt_trace.explaining.explain import explain, explain_in, keep_run
+from microgpt_trace.explaining.following import gradient_worked_out, worked_out
+from microgpt_trace.explaining.running import run_for
+
+DEEP = CASES["2 layers, 2 heads"].model
+EVENTS = DEEP.plan.shapes(9)
+
+
+def test_every_element_of_every_gradient_equals_pytorch(case):
+    ids, model = case.ids, case.model
+    events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
+    shapes = {**model.plan.shapes(len(ids) - 1), **model.config.shapes()}
+    traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
+    for name, shape in shapes.items():
+        places = list(product(*map(range, shape)))
+        found = [
+            gradient_worked_out(TracedElement(traced, Element(name, index), 4)).value for index in places
+        ]
+        expected = torch_grad((events | parameters)[name])
+        agree(np.reshape(found, shape), expected, rtol=1e-9, atol=1e-12, what=f"d {name}")
+
+
+def test_float32_lies_well_within_the_tolerance():
+    """Every element of both passes of the model as the command line has it."""
+    model = init()
+    events = model.plan.shapes(5)
+    shapes = events | model.config.shapes()
+    traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
+    for name, shape in shapes.items():
+        for index in product(*map(range, shape)):
+            at = TracedElement(traced, Element(name, index), 1)
+            for phase, worked in [("backward", gradient_worked_out(at))] + [
+                ("forward", worked_out(at)) for _ in range(name in events)
+            ]:
+                off = abs(worked.value - traced.value(name, index, phase))
+                worst = max(worst, off / (1e-5 * worked.magnitude + 1e-38))
+    print(worst)
+    assert 0 < worst < 0.1
+
+
+def test_two_paths_lead_to_the_stream():
+    found = explain(init(), "layer0.attn.residual[3,5]", backward=True)
+    last = found.steps[-1]
+    assert [term.factors[0].name for term in last.terms] == [
+        "by way of layer0.mlp.residual",
+        "by way of layer0.mlp.norm",
+    ]
+    assert found.traced == pytest.approx(sum(term.value for term in last.terms))
+
+
+def test_relu_stops_the_gradient_of_what_it_switched_off():
+    model = init()
+    run = keep_run(model, backward=True)
+    slopes = [explain_in(run, f"layer0.mlp.up[2,{c}]", backward=True).steps[0] for c in range(20)]
+    assert {step.value for step in slopes} == {0.0, 1.0}
+    assert all(step.value == (step.terms[0].factors[0].value > 0) for step in slopes)
+
+
+def test_a_parameters_gradient_is_a_sum_over_the_positions():
+    (step,) = explain(init(), "layer0.attn_wq[5,3]", "emma", backward=True).steps
+    assert [term.label for term in step.terms] == ["BOS", "e", "m", "m", "a"]
+    assert [f.name for f in step.terms[2].factors] == ["layer0.attn.q[2,5]", "layer0.attn.norm[2,3]"]
+    assert [f.kind for f in step.terms[2].factors] == ["backward", "forward"]
+
+
+def test_an_embedding_gathers_the_positions_of_its_token():
+    twice, never = (explain(init(), f"wte[{token},3]", "emma", backward=True) for token in "mz")
+    assert [f.name for f in twice.factors()] == ["embed.tok[2,3]", "embed.tok[3,3]"]
+    assert (never.value, never.traced) == (0, 0)
+    assert "the text does not read it" in never.formula
+
+
+def test_following_a_gradient_ends_at_the_loss():
+    name, seen = "wte[m,3]", []
+    while name not in seen:
+        seen.append(name)
+        factors = [f.name for f in explain(init(), name, backward=True).factors() if f.kind == "backward"]
+        name = factors[0] if factors else name
+    print(" <- ".join(seen))
+    assert seen[-1].startswith("logits[")
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("victim", some_of([n for n in EVENTS if not n.startswith("layer1")], every=3))
+def test_gradients_under_a_hook(deep, victim, phase):
+    """A replaced event takes no gradient on; a replaced gradient is the only wrong one."""
+
+    def changed(event, value):
+        return value * 1.1 + 0.01
+
+    with deep.model.hooks.subscribe(changed, victim, phases=phase):
+        run = keep_run(deep.model, deep.text, backward=True)
+        for name, index in sampled(EVENTS | deep.model.config.shapes(), seed=len(victim)):
+            found = explain_in(run, element_name(name, index), backward=True)
+            wanted = name != victim or phase == "forward"
+            assert found.holds == wanted, (found.element, found.value, found.traced, found.formula)

@@ -1,0 +1,183 @@
+"""Every number of a decoder explained: against an independent judge, and name by name."""
+
+import numpy as np
+import pytest
+from support.explanations import asking, check_names, check_steps, check_uses, same_but_for_more, sampled
+from support.judges import agree
+from support.judges_decoder import decoder_events
+from support.real_model import needs_smollm2
+from support.sweeps import some_of
+from support.tiny_gpt2 import GPT2S, gpt2_events
+from support.tiny_models import CASES as DECODERS
+from support.tiny_models import TOKENS, says_gguf, tiny_model, write_gguf
+
+from microgpt_trace import load
+from microgpt_trace.architecture.steps import element_name
+from microgpt_trace.arrays.encodings import stored_column
+from microgpt_trace.errors import InputError
+from microgpt_trace.explaining.explain import explain, explain_in, keep_run
+
+CHOSEN = (
+    "llama_gqa", "llama_mha_bias", "llama_tied", "llama_yarn_attention", "mistral_window", "qwen2_window",
+    "qwen3",
+)  # fmt: skip
+
+
+@pytest.fixture
+def judged(decoders, gpt2):
+    """A function that gives the model of a case, and its events as the judge has them."""
+
+    def made(case):
+        if case in GPT2S:
+            _, model, config, weights = gpt2(case)
+            return model, gpt2_events(config, weights, TOKENS)
+        model, config, weights = decoders(case)
+        return model, decoder_events(config, weights, TOKENS)
+
+    return made
+
+
+def check_events(model, events, count=2):
+    run = keep_run(model, tokens=TOKENS)
+    for name, index in sampled(model.plan.shapes(len(TOKENS)), count):
+        found = explain_in(run, element_name(name, index), terms=4)
+        print(found.element, found.value, found.traced)
+        assert found.holds
+        check_steps(found)
+        if name in events:
+            agree(found.value, events[name][index], rtol=1e-4, atol=3e-5, what=found.element)
+
+
+@pytest.mark.parametrize("case", [*some_of(DECODERS, every=4), *GPT2S])
+def test_every_event_of_a_decoder_equals_the_judge(judged, case):
+    check_events(*judged(case))
+
+
+@pytest.mark.parametrize("case", [case for case in CHOSEN if says_gguf(DECODERS[case])])
+def test_rows_that_a_gguf_permutes(tmp_path, judged, case):
+    check_events(load(write_gguf(tmp_path / "m.gguf", *tiny_model(case))), judged(case)[1])
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "llama_mha_bias", "qwen3"])
+def test_rows_and_columns_are_those_of_the_whole_parameter(tmp_path, case):
+    model = load(write_gguf(tmp_path / "m.gguf", *tiny_model(case)))
+    run = keep_run(model, tokens=TOKENS)
+    for name, index in sampled(model.config.shapes(), 3):
+        whole = model.parameter(name)
+        assert np.array_equal(
+            model.parameter(name, slice(index[0], index[0] + 1)).reshape(-1), whole[index[0]].reshape(-1)
+        ), name
+        if len(index) == 2:
+            stored = model.tensors[name]
+            assert np.array_equal(stored_column(stored, index[1]), stored.read()[:, index[1]])
+        assert explain_in(run, element_name(name, index)).traced == whole[index]
+
+
+def test_where_an_element_weighs_most_in_rows_that_a_gguf_permutes(tmp_path):
+    model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_gqa")))
+    assert model.config.adjacent_pairs
+    found = explain(model, "layer0.attn.norm[3,5]", tokens=TOKENS)
+    for use, name in zip(found.uses, ("wq", "wk", "wv"), strict=True):
+        products = found.traced * model.parameter(f"layer0.attn_{name}")[:, 5]
+        best = np.abs(products).argmax()
+        assert (use.name, use.count) == (f"layer0.attn.{name[1]}[3,{best}]", len(products))
+        assert use.adds == pytest.approx(products[best])
+
+
+@pytest.mark.parametrize("name", ["attn_wq[3,5]", "attn_bk[3]", "attn_wv[3,5]"])
+def test_a_parameter_says_where_the_file_has_its_rows_in_another_order(tmp_path, name):
+    model = load(write_gguf(tmp_path / "m.gguf", *tiny_model("llama_mha_bias")))
+    (note,) = explain(model, f"layer0.{name}", tokens=TOKENS).notes
+    assert ("whose rows the file has in another order" in note) == ("_wv" not in name)
+
+
+def test_context_goes_to_its_own_head(decoders):
+    head, out = explain(decoders("llama_gqa")[0], "layer0.attn.context[3,17]", tokens=TOKENS).uses
+    assert head.name.startswith("layer0.attn.head2[3,")
+    assert head.value is not None
+    assert head.adds == out.adds
+
+
+@pytest.mark.parametrize("case", ["llama_mha_bias", "qwen3"])
+def test_a_run_that_is_kept_tells_the_same_as_a_run_of_its_own(decoders, case):
+    model, _, _ = decoders(case)
+    run = keep_run(model, tokens=TOKENS)
+    for name, index in sampled(model.plan.shapes(len(TOKENS)) | model.config.shapes(), seed=6):
+        written = element_name(name, index)
+        same_but_for_more(explain_in(run, written), explain(model, written, tokens=TOKENS))
+
+
+@pytest.mark.parametrize("case", [*CHOSEN, "gpt2"])
+def test_what_an_element_of_a_decoder_adds_is_a_term_where_it_goes(judged, case):
+    """And every name that is said can be explained."""
+    model, _ = judged(case)
+    shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
+    explained = asking(model, 10**6, tokens=TOKENS)
+    for name, index in sampled(shapes, seed=4):
+        found = explained(element_name(name, index), "forward")
+        check_uses(found, explained)
+        if not name.startswith("layer0"):
+            check_names(found, explained)
+
+
+def test_a_query_head_reads_its_key_value_head(decoders):
+    model, config, _ = decoders("llama_gqa")
+    found = explain(model, "layer1.attn.scores[3,5,2]", tokens=TOKENS)
+    dim = config["hidden_size"] // config["num_attention_heads"]
+    assert found.steps[0].terms[0].factors[0].name == f"layer1.attn.q_rope[5,{3 * dim}]"
+    assert found.steps[0].terms[0].factors[1].name == f"layer1.attn.k_rope[2,{1 * dim}]"
+    assert "head 3 reads the keys of key-value head 1" in found.notes
+
+
+def test_a_key_outside_the_window_is_masked(decoders):
+    model, _, _ = decoders("qwen2_window")
+    inside, outside = (explain(model, f"layer1.attn.weights[0,5,{key}]", tokens=TOKENS) for key in (3, 2))
+    assert inside.steps[0].count == 3
+    assert (outside.traced, outside.value) == (0, 0)
+    assert "3 positions back, and the window of this layer is 3" in outside.notes[0]
+    assert explain(model, "layer0.attn.weights[0,5,2]", tokens=TOKENS).traced > 0
+
+
+def test_a_bias_is_one_of_the_terms(decoders):
+    model, _, _ = decoders("qwen2")
+    found = explain(model, "layer0.attn.q[3,5]", tokens=TOKENS, terms=100)
+    assert found.steps[0].count == 33
+    assert found.steps[0].terms[-1].factors[0].name == "layer0.attn_bq[5]"
+
+
+def test_a_head_of_a_decoder_replaced_by_a_hook(decoders):
+    model, _, _ = decoders("llama_mha_bias")
+    with model.hooks.subscribe(lambda event, value: value * 2, "layer0.attn.head1"):
+        head, out = (explain(model, f"layer0.attn.{n}[3,5]", tokens=TOKENS) for n in ("head1", "out"))
+    assert (head.holds, out.holds) == (False, True)
+    assert out.steps[0].terms[1].factors[0].name == "layer0.attn.head1[3,5]"
+
+
+def test_a_decoder_has_no_gradients(decoders):
+    with pytest.raises(InputError, match="a production model is traced forward only"):
+        explain(decoders("llama_gqa")[0], "logits[0,1]", tokens=TOKENS, backward=True)
+
+
+def test_the_only_token_has_no_loss(decoders):
+    with pytest.raises(InputError, match="no loss"):
+        explain(decoders("llama_gqa")[0], "loss", tokens=[3])
+
+
+@needs_smollm2
+def test_smollm2(smollm2):
+    shapes = smollm2.plan.shapes(5)
+    chosen = {n: s for n, s in shapes.items() if n.startswith("layer12.") or not n.startswith("layer")}
+    explained = asking(smollm2, 3, text="The capital of France is")
+    for name, index in sampled(chosen):
+        found = explained(element_name(name, index), "forward")
+        print(found.element, found.value, found.traced, found.tolerance)
+        assert found.holds
+        check_steps(found)
+
+
+@needs_smollm2
+def test_smollm2_names_tokens(smollm2):
+    found = explain(smollm2, "probs[-1,␣Paris]", "The capital of France is")
+    assert (found.element, found.steps[0].count) == ("probs[4,7042]", 49152)
+    assert found.value == pytest.approx(0.7725, abs=5e-4)
+    assert found.steps[0].terms[0].label == "␣Paris"

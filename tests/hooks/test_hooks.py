@@ -1,0 +1,414 @@
+"""The hook bus: observers change nothing, replacements do, and what goes wrong is named."""
+
+import time
+from fnmatch import fnmatchcase
+
+import numpy as np
+import pytest
+from conftest import CASES, one_name
+from hypothesis import given
+from hypothesis import strategies as st
+from support.judges import agree, torch_grad, torch_run
+
+from microgpt_trace import HookBus, trace
+from microgpt_trace.errors import InputError
+from microgpt_trace.hooks.event import EventSpec
+from microgpt_trace.hooks.names import ALIASES, glob_pattern, select_names
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.microgpt.passes import backward, event_specs, forward
+
+NAMES = [s.name for s in event_specs(CASES["2 layers, 2 heads"].model.config)]
+REPLACEABLE = [n for n in NAMES if n not in CASES["2 layers, 2 heads"].model.params]
+
+
+def run_under_hooks(case):
+    """A forward pass under the bus alone, without the observers that `trace` brings."""
+    batch = one_name(case.ids, case.model.config)
+    run = case.model.hooks.begin()
+    return forward(case.model.params, batch, run.tap("forward")), run
+
+
+def constant(value):
+    return lambda event, old: np.full_like(old, value)
+
+
+def names_heard(case, *globs):
+    heard = []
+    with case.model.hooks.subscribe(lambda event, value: heard.append(event.name), *globs):
+        run_under_hooks(case)
+    return heard
+
+
+def test_observers_do_not_change_a_bit(case):
+    batch = one_name(case.ids, case.model.config)
+    plain = forward(case.model.params, batch)
+    with case.model.hooks.subscribe(lambda event, value: None, phases=("forward", "backward")):
+        observed = trace(case.model, case.text, backward=True)
+        assert np.array_equal(run_under_hooks(case)[0].logits, plain.logits)
+    assert np.array_equal(observed["logits"], plain.logits)
+    unobserved = trace(case.model, case.text, backward=True)
+    for name in case.model.params:
+        assert np.array_equal(observed.gradient(name), unobserved.gradient(name)), name
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_a_replacement_changes_what_follows_and_stops_the_gradient(deep, name):
+    old = trace(deep.model, deep.text)[name]
+    new = np.asarray(np.abs(np.random.default_rng(4).normal(size=old.shape)) + 0.01)
+    with deep.model.hooks.subscribe(lambda event, value: new, name):
+        traced = trace(deep.model, deep.text, backward=True)
+    weights = dict(deep.model.params.items())
+    events, weights = torch_run(weights, deep.ids[:-1], deep.ids[1:], deep.model.config, {name: new})
+    for other, tensor in events.items():
+        used = new if other == name else tensor.detach().numpy()
+        agree(traced[other], used, what=other)
+    for parameter, tensor in weights.items():
+        agree(traced.gradient(parameter), torch_grad(tensor), what=f"{name} replaced: {parameter}")
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_the_checks_hold_under_a_replacement(deep, name):
+    with deep.model.hooks.subscribe(lambda event, value: np.asarray(value * 0.5), name):
+        traced = trace(deep.model, deep.text, backward=True)
+    assert [c for c in traced.checks if c.holds is False] == []
+    assert next(c for c in traced.checks if c.id == "untraced").deviation == 0
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_every_user_hook_is_called_once_per_event(deep, name):
+    calls = []
+    phases = ("forward", "backward")
+    with deep.model.hooks.subscribe(lambda e, v: calls.append((e.phase, e.name)), name, phases=phases):
+        trace(deep.model, deep.text, step=True)
+    assert calls == [("forward", name), ("backward", name)]
+
+
+def test_every_parameter_is_announced_once_per_phase(deep):
+    calls = []
+    phases = ("forward", "backward", "update")
+    with deep.model.hooks.subscribe(lambda e, v: calls.append((e.phase, e.name)), "*w*e", phases=phases):
+        trace(deep.model, deep.text, step=True)
+    assert [c for c in calls if c[1] in ("wte", "wpe")] == [
+        ("backward", "wpe"), ("backward", "wte"), ("update", "wte"), ("update", "wpe"),
+    ]  # fmt: skip
+
+
+def test_hooks_come_one_after_the_other_each_with_the_value_before_it(deep):
+    def double(event, value):
+        return value * 2
+
+    seen = []
+    hooks = deep.model.hooks
+    with (
+        hooks.subscribe(double, "logits"),
+        hooks.subscribe(double, "logits"),
+        hooks.subscribe(lambda e, v: seen.append(v.copy()), "logits"),
+    ):
+        run_under_hooks(deep)
+    agree(seen[0], 4 * trace(deep.model, deep.text)["logits"], what="logits")
+
+
+def test_the_value_is_a_read_only_view(deep):
+    def write(event, value):
+        value[...] = 0
+
+    with deep.model.hooks.subscribe(write, "logits"), pytest.raises(ValueError, match="read-only"):
+        run_under_hooks(deep)
+
+
+def test_returning_the_view_is_no_replacement(deep):
+    with deep.model.hooks.subscribe(lambda event, value: value):
+        _, run = run_under_hooks(deep)
+    assert run.replaced == {}
+
+
+def test_a_returned_array_is_copied(deep):
+    buffer = np.ones((9, 12))
+    with deep.model.hooks.subscribe(lambda event, value: buffer, "embed.sum"):
+        _, run = run_under_hooks(deep)
+    buffer[...] = 5
+    assert run.replaced["embed.sum"].max() == 1
+
+
+def my_hook(event, value):
+    return my_hook.answer
+
+
+WRONG = {
+    "shape": (np.zeros((2, 10)), r"found float64 \[2, 10\]"),
+    "dtype": (np.zeros((9, 10), np.float32), r"found float32 \[9, 10\]"),
+    "type": ([1.0], "found list"),
+    "number": (0.5, "found float"),
+}
+
+
+@pytest.mark.parametrize(("answer", "found"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_answer_names_hook_event_and_what_was_expected(deep, answer, found):
+    my_hook.answer = answer
+    said = rf"hook 'my_hook' on logits: expected None or an array float64 \[9, 10\], {found}"
+    with deep.model.hooks.subscribe(my_hook, "logits"), pytest.raises(InputError, match=said):
+        run_under_hooks(deep)
+
+
+def test_a_hook_that_is_an_object_is_named_by_its_class(deep):
+    class Probe:
+        def __call__(self, event, value):
+            return "no"
+
+    with deep.model.hooks.subscribe(Probe(), "loss"), pytest.raises(InputError, match="'Probe' on loss"):
+        run_under_hooks(deep)
+
+
+def test_arithmetic_on_the_loss_is_an_answer(deep):
+    """NumPy turns `value * 2` of a 0-d array into a scalar."""
+    with deep.model.hooks.subscribe(lambda event, value: value * 2, "loss"):
+        doubled = trace(deep.model, deep.text).loss
+    agree(doubled, 2 * trace(deep.model, deep.text).loss)
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("embed.*", ["embed.tok", "embed.pos", "embed.sum", "embed.norm"]),
+        ("layer?.attn.q", ["layer0.attn.q", "layer1.attn.q"]),
+        ("layer1.attn.head*", ["layer1.attn.head0", "layer1.attn.head1"]),
+        ("*residual", [f"layer{i}.{b}.residual" for i in (0, 1) for b in ("attn", "mlp")]),
+        ("?oss", ["loss"]),
+        ("attn_scores", ["layer0.attn.scores", "layer1.attn.scores"]),
+        ("qkv_matmul", [f"layer{i}.attn.{n}" for i in (0, 1) for n in "qkv"]),
+    ],
+)
+def test_globs_and_aliases_choose_events(deep, glob, expected):
+    assert names_heard(deep, glob) == expected
+    assert select_names([glob], NAMES) == expected
+
+
+def test_without_names_a_hook_hears_everything(deep):
+    assert names_heard(deep) == REPLACEABLE
+
+
+globs = st.text("ab*?.", max_size=8)
+
+
+@given(globs, st.text("ab.\n", max_size=8))
+def test_a_glob_takes_what_fnmatch_takes(glob, name):
+    assert bool(glob_pattern(glob).fullmatch(name)) == fnmatchcase(name, glob)
+
+
+@pytest.mark.parametrize("glob", ["a*" * 30 + "b", "*" * 50 + "b", "?*" * 30 + "b"])
+def test_many_stars_take_no_time(glob):
+    began = time.perf_counter()
+    assert not glob_pattern(glob).fullmatch("a" * 1000)
+    assert time.perf_counter() - began < 1  # backtracking would not come to an end
+
+
+def test_brackets_and_dots_are_literal():
+    assert glob_pattern("a[bc].d").fullmatch("a[bc].d")
+    assert not glob_pattern("a[bc].d").fullmatch("ab.d")
+    assert not glob_pattern("a.d").fullmatch("axd")
+    assert not glob_pattern("embed").fullmatch("embed.tok")
+
+
+def test_an_exact_name_beats_an_alias():
+    assert select_names(["lm_head"], NAMES) == ["lm_head"]
+    assert select_names(["lm_head"], ["embed.tok", "logits"]) == ["logits"]
+
+
+@pytest.mark.parametrize("alias", [a for a, globs in ALIASES.items() if not globs])
+def test_a_stage_without_counterpart_says_so(alias):
+    with pytest.raises(InputError, match=f"'{alias}' has no counterpart in this model"):
+        select_names([alias], NAMES)
+
+
+HAVE_COUNTERPART = [
+    "attention", "attn_norm", "attn_out", "attn_scores", "attn_softmax", "embedding", "ffn_norm", "ffn_out",
+    "ffn_silu", "ffn_up", "layer_output", "lm_head", "post_attn_residual", "post_ffn_residual", "qkv_matmul",
+]  # fmt: skip
+
+
+def test_the_stages_that_microgpt_has():
+    def known(alias):
+        try:
+            return bool(select_names([alias], NAMES))
+        except InputError:
+            return False
+
+    assert sorted(filter(known, ALIASES)) == HAVE_COUNTERPART
+
+
+@pytest.mark.parametrize(
+    ("glob", "close"),
+    [
+        ("layer0.attn.weight", "layer0.attn.weights"),
+        ("logit", "logits"),
+        ("layer7.*", "layer"),
+        ("layer0.mlp.gate", "layer0.mlp.act"),
+        ("zzz", "the names run from embed.tok to layer1.mlp_fc2"),
+        ("", "the names run from embed.tok"),
+    ],
+)
+def test_a_glob_that_matches_nothing_lists_close_names(deep, glob, close):
+    with pytest.raises(InputError, match="matches no event of this model") as error:
+        names_heard(deep, glob)
+    assert close in str(error.value)
+    assert repr(glob) in str(error.value)
+
+
+def test_a_subscription_ends_with_its_context(deep):
+    bus = HookBus(event_specs(deep.model.config))
+    with bus.subscribe(my_hook), bus.subscribe(my_hook, "logits"):
+        assert len(bus) == 2
+    assert len(bus) == 0
+
+
+def test_a_subscription_ends_with_an_error_as_well(deep):
+    with pytest.raises(ZeroDivisionError), deep.model.hooks.subscribe(lambda e, v: 1 / 0):
+        run_under_hooks(deep)
+    assert len(deep.model.hooks) == 0
+
+
+def test_a_hook_hears_the_phases_it_asked_for(deep):
+    heard = []
+    with deep.model.hooks.subscribe(lambda e, v: heard.append(e.phase), "logits", phases=("backward",)):
+        trace(deep.model, deep.text, backward=True)
+    assert heard == ["backward"]
+
+
+def test_statistics_come_only_to_those_who_asked(deep):
+    told = {}
+    hooks = deep.model.hooks
+    with (
+        hooks.subscribe(lambda e, v: told.update(plain=e.stats), "logits"),
+        hooks.subscribe(lambda e, v: told.update(asked=e.stats), "logits", stats=True),
+    ):
+        run_under_hooks(deep)
+    assert told["plain"] is None
+    assert told["asked"].count == 90
+
+
+def test_statistics_after_a_replacement_are_those_of_the_new_value(deep):
+    with deep.model.hooks.subscribe(constant(3.0), "logits", stats=True):
+        event = trace(deep.model, deep.text).event("logits")
+    assert (event.stats.min, event.stats.max) == (3, 3)
+
+
+def test_first_puts_a_hook_before_those_that_came_earlier(deep):
+    seen = []
+    hooks = deep.model.hooks
+    with (
+        hooks.subscribe(constant(0.0), "logits"),
+        hooks.subscribe(lambda e, v: seen.append(v.any()), "logits", first=True),
+        hooks.subscribe(lambda e, v: seen.append(v.any()), "logits"),
+    ):
+        run_under_hooks(deep)
+    assert seen == [True, False]
+
+
+def test_a_replaced_gradient_is_what_flows_on(deep):
+    with deep.model.hooks.subscribe(constant(0.0), "layer1.mlp.down", phases=("backward",)):
+        traced = trace(deep.model, deep.text, backward=True)
+    assert not traced.gradient("layer1.mlp_fc1").any()
+    assert not traced.gradient("layer1.mlp_fc2").any()
+    assert traced.gradient("lm_head").any()
+    assert next(c for c in traced.checks if c.id == "gradient").holds is None
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_replaced_gradient_of_a_head_stays_with_that_head(deep, head):
+    name = f"layer0.attn.head{head}"
+    plain = trace(deep.model, deep.text, backward=True)
+    with deep.model.hooks.subscribe(constant(0.0), name, phases=("backward",)):
+        traced = trace(deep.model, deep.text, backward=True)
+    columns = [slice(0, 6), slice(6, 12)]
+    wo = traced.gradient("layer0.attn_wo")
+    assert not wo[:, columns[head]].any()
+    agree(wo[:, columns[1 - head]], plain.gradient("layer0.attn_wo")[:, columns[1 - head]], what="wo")
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_a_replaced_gradient_of_the_loss_scales_all(deep, factor):
+    plain = trace(deep.model, deep.text, backward=True)
+    hook = lambda event, value: np.asarray(value * factor)  # noqa: E731
+    with deep.model.hooks.subscribe(hook, "loss", phases=("backward",)):
+        scaled = trace(deep.model, deep.text, backward=True)
+    for name in [*deep.model.params, "probs", "logits"]:
+        agree(scaled.gradient(name), factor * plain.gradient(name), what=name)
+
+
+def test_a_replaced_gradient_of_the_probabilities_flows_through_the_softmax(deep):
+    plain = trace(deep.model, deep.text, backward=True)
+    with deep.model.hooks.subscribe(lambda e, v: 3 * v, "probs", phases=("backward",)):
+        scaled = trace(deep.model, deep.text, backward=True)
+    agree(scaled.gradient("logits"), 3 * plain.gradient("logits"), what="logits")
+
+
+def test_a_replaced_gradient_of_a_parameter_is_what_the_step_takes(deep):
+    with deep.model.hooks.subscribe(constant(0.0), "lm_head", phases=("backward",)):
+        traced = trace(deep.model, deep.text, step=True)
+    assert not traced.array("lm_head", "update").any()
+    assert traced.array("wte", "update").any()
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_a_replacement_stops_the_gradient_without_observers_too(deep, name):
+    with deep.model.hooks.subscribe(lambda event, value: np.asarray(value * 0.5), name):
+        done, run = run_under_hooks(deep)
+        observed = trace(deep.model, deep.text, backward=True)
+    grads = Parameters(deep.model.config, np.zeros_like(deep.model.params.flat))
+    backward(deep.model.params, done, grads, run.tap("backward"))
+    for parameter, grad in grads.items():
+        agree(grad, observed.gradient(parameter), what=parameter)
+
+
+def test_a_replaced_update_is_what_is_added(deep):
+    with deep.model.hooks.subscribe(constant(0.0), phases=("update",)):
+        traced = trace(deep.model, deep.text, step=True)
+    assert traced.step.loss_before == traced.step.loss_after
+
+
+def test_a_trace_leaves_the_model_as_it_was(deep):
+    before = deep.model.params.flat.copy()
+    trace(deep.model, deep.text, step=True)
+    assert np.array_equal(deep.model.params.flat, before)
+    assert isinstance(deep.model.params, Parameters)
+
+
+def test_a_bus_knows_only_its_own_names():
+    bus = HookBus([EventSpec("a.b", "head", None, "a.b")])
+    with bus.subscribe(my_hook, "a*"):
+        assert len(bus) == 1
+    with pytest.raises(InputError, match="'logits' matches no event"), bus.subscribe(my_hook, "logits"):
+        pass
+
+
+def test_a_run_has_the_hooks_of_its_beginning(deep):
+    """What subscribes later, and what belongs to another run, is not called."""
+    heard, bus = [], deep.model.hooks
+    batch = one_name(deep.ids, deep.model.config)
+    of_another = bus.subscription(lambda e, v: heard.append("another's"), "logits")
+    own = bus.subscription(lambda e, v: heard.append("own"), "logits")
+    run = bus.begin(after=[own])
+    bus.begin(after=[of_another])
+    with bus.subscribe(lambda e, v: heard.append("later"), "logits"):
+        forward(deep.model.params, batch, run.tap("forward"))
+    assert heard == ["own"]
+    assert len(bus) == 0
+
+
+def test_hooks_of_a_run_stand_around_those_of_the_bus(deep):
+    heard, bus = [], deep.model.hooks
+    first, last = (bus.subscription(lambda e, v, n=n: heard.append(n), "logits") for n in ("first", "last"))
+    with bus.subscribe(lambda e, v: heard.append("bus"), "logits"):
+        run = bus.begin(before=[first], after=[last])
+    forward(deep.model.params, one_name(deep.ids, deep.model.config), run.tap("forward"))
+    assert heard == ["first", "bus", "last"]
+
+
+def test_runs_have_their_own_count_and_replacements(deep):
+    bus, batch, seqs = deep.model.hooks, one_name(deep.ids, deep.model.config), ([], [])
+    one = bus.begin(after=[bus.subscription(lambda e, v: seqs[0].append(e.seq) or v * 2, "logits")])
+    two = bus.begin(after=[bus.subscription(lambda e, v: seqs[1].append(e.seq), "logits")])
+    for run in (one, two):
+        forward(deep.model.params, batch, run.tap("forward"))
+    assert seqs[0] == seqs[1]
+    assert (list(one.replaced), list(two.replaced)) == (["logits"], [])

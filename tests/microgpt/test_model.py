@@ -1,0 +1,208 @@
+"""The whole model against independent judges: logits, loss, every gradient, causality, packing."""
+
+import numpy as np
+import pytest
+from conftest import CASES, one_name, packed_names
+from support.judges import agree, scalar_forward, scalar_loss, slope, torch_grad, torch_run
+
+from microgpt_trace import Config, Model, Tokenizer, init, trace
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.microgpt.passes import backward, event_specs, forward
+
+
+def gradients(params, batch):
+    """The loss of a batch and the gradients of all parameters."""
+    done = forward(params, batch)
+    grads = Parameters(params.config, np.full_like(params.flat, np.nan))
+    backward(params, done, grads)
+    return float(done.loss), grads
+
+
+def run(case, text=None):
+    ids = np.array(case.model.tokenizer.encode_name(case.text if text is None else text))
+    return forward(case.model.params, one_name(ids, case.model.config))
+
+
+def test_logits_and_loss_agree_with_plain_python(case):
+    config, done = case.model.config, run(case)
+    rows = scalar_forward(dict(case.model.params.items()), case.ids[:-1], config.n_head, config.n_layer)
+    agree(done.logits, rows, what="logits")
+    agree(done.loss, scalar_loss(rows, case.ids[1:]), what="loss")
+
+
+def test_float32_logits_agree_with_plain_python(emma):
+    ids = np.array(emma.tokenizer.encode_name("isabella"))
+    done = forward(emma.params, one_name(ids, emma.config, np.float32))
+    assert done.logits.dtype == done.probs.dtype == np.float32
+    rows = scalar_forward(dict(emma.params.items()), ids[:-1], 4, 1)
+    agree(done.logits, rows, rtol=1e-5, atol=1e-6, what="logits")
+
+
+def test_every_event_and_every_gradient_agree_with_torch(case):
+    traced, params = trace(case.model, case.text, backward=True), dict(case.model.params.items())
+    events, weights = torch_run(params, case.ids[:-1], case.ids[1:], case.model.config)
+    assert [event.name for event in traced if event.phase == "forward"] == list(events)
+    for name, tensor in events.items():
+        agree(traced[name], tensor.detach().numpy(), what=name)
+    for name, tensor in (events | weights).items():
+        agree(traced.gradient(name), torch_grad(tensor), what=f"d {name}")
+
+
+@pytest.mark.parametrize("text", ["", "a", "emma", "abcdefghijklmno"])
+def test_untraced_gradients_equal_traced_ones(emma, text):
+    ids = np.array(emma.tokenizer.encode_name(text))
+    _, grads = gradients(emma.params, one_name(ids, emma.config, np.float32))
+    traced = trace(emma, text, backward=True)
+    for name, grad in grads.items():
+        assert np.array_equal(grad, traced.gradient(name)), name
+
+
+def test_float32_gradients_agree_with_torch(emma):
+    ids = emma.tokenizer.encode_name("emma")
+    _, grads = gradients(emma.params, one_name(ids, emma.config, np.float32))
+    _, weights = torch_run(dict(emma.params.items()), ids[:-1], ids[1:], emma.config)
+    for name, tensor in weights.items():
+        agree(grads[name], torch_grad(tensor), rtol=1e-4, atol=5e-7, what=name)
+
+
+def events_of(key):
+    case = CASES[key]
+    specs = event_specs(case.model.config)
+    return [(key, s.name) for s in specs if s.name not in case.model.config.shapes()]
+
+
+@pytest.mark.parametrize(("key", "name"), events_of("default") + events_of("2 layers, 2 heads"))
+def test_an_event_gradient_is_the_slope_of_the_loss(key, name):
+    case = CASES[key]
+    traced = trace(case.model, case.text, backward=True)
+    direction = np.random.default_rng(3).normal(size=traced[name].shape)
+
+    def loss_at(h):
+        with case.model.hooks.subscribe(lambda event, value: np.asarray(value + h * direction), name):
+            return trace(case.model, case.text, values=False).loss
+
+    found, expected = float((traced.gradient(name) * direction).sum()), slope(loss_at)
+    print(f"{name}: analytic {found:.9g}, differences {expected:.9g}")
+    agree(found, expected, rtol=1e-6, atol=1e-8, what=name)
+
+
+@pytest.mark.parametrize("position", range(1, 8))
+def test_a_later_character_changes_no_earlier_row(deep, position):
+    changed = deep.text[:position] + ("a" if deep.text[position] != "a" else "b") + deep.text[position + 1 :]
+    before, after = run(deep).logits, run(deep, changed).logits
+    assert np.array_equal(before[: position + 1], after[: position + 1])
+    assert not np.array_equal(before[position + 1], after[position + 1])
+
+
+def test_a_longer_text_keeps_the_rows_of_its_beginning(deep):
+    agree(run(deep, "abba").logits, run(deep).logits[:5], what="logits")
+
+
+def random_names(lengths, config, seed=5):
+    rng = np.random.default_rng(seed)
+    return [np.array([0, *rng.integers(1, config.vocab_size, n - 1), 0]) for n in lengths]
+
+
+RAGGED = {
+    "every length": range(1, 17),
+    "every length twice, mixed": [*range(16, 0, -1), *range(1, 17)],
+    "equal lengths": [5, 5, 5],
+    "one name": [7],
+}
+
+
+@pytest.mark.parametrize("lengths", RAGGED.values(), ids=RAGGED.keys())
+def test_packed_names_equal_the_names_one_by_one(lengths):
+    config = Config(n_layer=2, n_head=2)
+    params = Parameters.random(config, 1, np.float64)
+    params.flat *= 4
+    names = random_names(lengths, config)
+    loss, grads = gradients(params, packed_names(names, config))
+    singles = [gradients(params, one_name(ids, config)) for ids in names]
+    agree(loss, np.mean([each for each, _ in singles]), what="loss")
+    agree(grads.flat, np.mean([g.flat for _, g in singles], axis=0), what="gradient")
+
+
+def test_packed_rows_are_those_of_the_names_shorter_ones_first():
+    config = Config()
+    params = Parameters.random(config, 1, np.float64)
+    names = random_names([9, 2, 5, 2], config)
+    done = forward(params, packed_names(names, config))
+    ordered = [names[1], names[3], names[2], names[0]]
+    rows = [forward(params, one_name(ids, config)).logits for ids in ordered]
+    agree(done.logits, np.concatenate(rows), what="logits")
+    assert [(g.rows.start, g.rows.stop, g.length) for g in done.batch.rows.groups] == [
+        (0, 4, 2),
+        (4, 9, 5),
+        (9, 18, 9),
+    ]
+
+
+def test_hooks_take_one_name_at_a_time(emma):
+    batch = packed_names(random_names([3, 4], emma.config), emma.config, np.float32)
+    with pytest.raises(InputError, match="one name at a time"):
+        forward(emma.params, batch, emma.hooks.begin().tap("forward"))
+
+
+def test_probabilities_stay_exact_with_confident_logits(emma):
+    params = emma.params.copy(np.float64)
+    params.lm_head[...] *= 1000
+    ids = np.array(emma.tokenizer.encode_name("emma"))
+    done = forward(params, one_name(ids, emma.config))
+    rows = scalar_forward(dict(params.items()), ids[:-1], 4, 1)
+    assert np.abs(done.logits).max() > 300
+    agree(done.loss, scalar_loss(rows, ids[1:]), what="loss")
+    agree(done.probs.sum(axis=1), np.ones(5), what="probs")
+
+
+def test_the_default_model_is_that_of_the_description():
+    model = init()
+    assert model.config.parameter_count == model.params.flat.size == 4192
+    assert model.params.dtype is np.float32
+    assert abs(model.params.flat.std() / 0.08 - 1) < 0.03
+    assert abs(model.params.flat.mean()) < 0.005
+    assert model.tokenizer.encode_name("emma") == [0, 5, 13, 13, 1, 0]
+
+
+def test_a_seed_draws_the_same_parameters_in_both_precisions():
+    narrow = Parameters.random(Config(), 3)
+    wide = Parameters.random(Config(), 3, np.float64)
+    assert np.array_equal(narrow.flat, wide.flat)
+    assert not np.array_equal(narrow.flat, Parameters.random(Config(), 4).flat)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"n_embd": 10}, "n_embd 10 is not a multiple of n_head 4"),
+        ({"n_layer": 0}, "n_layer: expected a whole number of at least 1, found 0"),
+        ({"block_size": -3}, "block_size: expected a whole number of at least 1, found -3"),
+        ({"vocab_size": 1}, "vocab_size: expected a whole number of at least 2, found 1"),
+        ({"n_head": 2.0}, "n_head: expected a whole number of at least 1, found 2.0"),
+    ],
+)
+def test_dimensions_that_make_no_model_are_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        Config(**wrong)
+
+
+def test_a_config_that_does_not_fit_the_tokenizer_is_refused():
+    with pytest.raises(InputError, match="vocab_size 12 does not fit the tokenizer's 4 tokens"):
+        init(Config(vocab_size=12), tokenizer=Tokenizer("abc"))
+
+
+def test_a_copy_of_the_parameters_shares_nothing(emma):
+    copied = emma.params.copy()
+    copied.wte[...] = 0
+    copied.layers[0].wqkv[...] = 0
+    assert copied["layer0.attn_wk"].max() == 0
+    assert emma.params.wte.any()
+    assert emma.params["layer0.attn_wk"].any()
+
+
+def test_a_model_describes_itself(emma):
+    said = emma.describe()
+    assert (said["origin"], said["parameters"], said["dtype"]) == ("untrained, seed 42", 4192, "float32")
+    assert said["config"]["n_inner"] == 64
+    assert isinstance(emma, Model)

@@ -1,0 +1,115 @@
+"""Sampled names: greedy, seeded, with a prefix, and in the proportions the model predicts."""
+
+import re
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+from support.judges import scalar_forward, softmax_of
+
+from microgpt_trace import Config, Model, Tokenizer, init, sample
+from microgpt_trace.errors import InputError
+
+
+def scaled(gain, seed=3, config=None):
+    """A model whose predictions are far from uniform."""
+    model = init(config, seed=seed)
+    params = model.params.copy()
+    params.flat *= gain
+    return Model(params, model.tokenizer, "test")
+
+
+def logits_after(model, text):
+    ids = [0, *model.tokenizer.encode(text)]
+    return scalar_forward(dict(model.params.items()), ids, model.config.n_head, 1)[-1]
+
+
+def greedy(model, prefix):
+    text = prefix
+    while len(text) < model.config.block_size:
+        row = logits_after(model, text)
+        if (token := row.index(max(row))) == 0:
+            break
+        text += model.tokenizer.decode([token])
+    return text
+
+
+@pytest.mark.parametrize("prefix", ["", "em", "abcdefghijklmno"])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_temperature_zero_takes_the_most_probable_character(prefix, seed):
+    model = scaled(5, seed)
+    assert list(sample(model, 2, temperature=0, prefix=prefix)) == [greedy(model, prefix)] * 2
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_first_letters_come_in_the_proportions_of_the_model(temperature):
+    model, count = scaled(3, config=Config(block_size=1)), 2000
+    drawn = Counter(sample(model, count, temperature=temperature, seed=1))
+    expected = count * np.array(softmax_of([z / temperature for z in logits_after(model, "")]))
+    found = np.array([drawn[letter] for letter in ["", *model.tokenizer.chars]])
+    # Pearson's statistic has mean 26 and standard deviation 7.2 here: 60 is beyond all chance.
+    statistic = float(((found - expected) ** 2 / expected).sum())
+    print(f"chi-square {statistic:.1f} for 26 degrees of freedom")
+    assert statistic < 60
+
+
+def test_a_seed_decides_the_names():
+    assert list(sample(init(), 5, seed=1)) == list(sample(init(), 5, seed=1))
+    assert list(sample(init(), 5, seed=1)) != list(sample(init(), 5, seed=2))
+
+
+def test_fewer_names_are_the_first_of_more():
+    assert list(sample(init(), 3, seed=1)) == list(islice(sample(init(), 10, seed=1), 3))
+
+
+@pytest.mark.parametrize("prefix", ["em", "Em"])
+def test_names_begin_with_the_prefix(prefix):
+    names = list(sample(init(), 10, temperature=1, prefix=prefix))
+    assert len(names) == 10
+    assert all(name.startswith("em") for name in names)
+
+
+def test_a_name_ends_with_a_full_block():
+    model = init(Config(block_size=4))
+    params = model.params.copy()
+    params.lm_head[0] = 0
+    params.lm_head[1:] *= 1000
+    names = list(sample(Model(params, model.tokenizer, "test"), 20, temperature=1))
+    assert max(map(len, names)) == 4
+
+
+def test_every_name_can_be_written():
+    names = sample(init(tokenizer=Tokenizer(bos="last")), 20, temperature=3, seed=2)
+    assert all(re.fullmatch("[a-z]{0,16}", name) for name in names)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-8, 1e8])
+def test_extreme_temperatures(temperature):
+    names = list(sample(scaled(5), 3, temperature=temperature))
+    assert len(names) == 3
+    assert temperature > 1 or names == list(sample(scaled(5), 3, temperature=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"temperature": -0.1}, r"temperature: expected 0 or more, found -0\.1"),
+        ({"temperature": float("nan")}, "temperature: expected 0 or more, found nan"),
+        ({"temperature": float("inf")}, "temperature: expected 0 or more, found inf"),
+        ({"count": 0}, "the number of names: expected at least 1, found 0"),
+        ({"prefix": "a" * 16}, "expected at most 15 characters, found 16"),
+        ({"prefix": "é"}, "character 'é' at position 0 of 'é' is not in the vocabulary a..z; try 'e'"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_wrong_request_is_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        list(sample(init(), **options))
+
+
+def test_a_model_that_is_not_finite_is_refused():
+    model = init()
+    model.params.lm_head[3, 3] = np.nan
+    with pytest.raises(InputError, match="untrained, seed 42: the predictions are not finite"):
+        list(sample(model))

@@ -1,0 +1,356 @@
+"""Adam against torch.optim, recorded losses, and runs that stop and go on bit for bit."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+from support.judges import agree, scalar_forward, scalar_loss, torch_run
+
+from microgpt_trace import Config, Model, Tokenizer, init, load, save, trace, train
+from microgpt_trace.errors import DivergedError, InputError
+from microgpt_trace.microgpt.documents import Documents
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.microgpt.training import Adam, Trainer, first_nonfinite
+
+# All losses of `train(steps=10, seed=42)` on names.txt by batch size, as this program computed them.
+FIRST_LOSSES = {
+    1: [
+        3.3096869,
+        3.2817738,
+        3.263124,
+        3.0385108,
+        3.412369,
+        3.4195621,
+        3.0658264,
+        3.1307819,
+        3.2719183,
+        3.2188828,
+    ],
+    8: [
+        3.3391662,
+        3.2912574,
+        3.1760621,
+        3.147799,
+        2.9706795,
+        3.003962,
+        2.8768911,
+        2.9500306,
+        2.9601328,
+        2.916141,
+    ],
+}
+
+NAMES = [
+    "emma",
+    "olivia",
+    "ava",
+    "mia",
+    "isabella",
+    "lea",
+    "noah",
+    "liam",
+    "abigail",
+    "zoe",
+    "ida",
+    "maximilian",
+]
+
+
+@pytest.fixture
+def names(tmp_path):
+    """A data file so small that few steps cross the border of an epoch."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(NAMES) + "\n")
+    return path
+
+
+def documents(names=NAMES):
+    return Documents.fit(names, Tokenizer(), 16)
+
+
+def losses_of(**options):
+    losses = []
+    train(**options, on_step=lambda record: losses.append(record.loss))
+    return losses
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_first_losses_of_a_seeded_run(batch_size):
+    agree(
+        losses_of(steps=len(FIRST_LOSSES[batch_size]), batch_size=batch_size),
+        FIRST_LOSSES[batch_size],
+        rtol=1e-5,
+        what="loss of step ",
+    )
+
+
+def test_the_loss_of_a_step_is_that_of_plain_python(names):
+    model, docs = init(), documents()
+    trainer = Trainer(model, docs, Schedule(4, 3))
+    batch = trainer.batch(0)
+    weights = {name: array.copy() for name, array in model.params.items()}
+    singles = []
+    for group in batch.rows.groups:
+        for tokens in batch.tokens[group.rows].reshape(-1, group.length).tolist():
+            singles.append(scalar_loss(scalar_forward(weights, tokens, 4, 1), [*tokens[1:], 0]))
+    agree(next(trainer.run()).loss, np.mean(singles), rtol=1e-5, what="loss")
+
+
+def torch_adam(start, gradients, rates):
+    torch = pytest.importorskip("torch")
+    weights = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], betas=(0.85, 0.99), eps=1e-8)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        weights.grad = torch.tensor(gradient)
+        optimizer.step()
+    return weights.detach().numpy(), optimizer.state[weights]
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-10), (np.float32, 2e-4)])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_adam_agrees_with_torch_over_50_steps(dtype, rtol, scale):
+    params = Parameters.random(Config(n_embd=4), 3, dtype)
+    start, rng = params.flat.copy(), np.random.default_rng(8)
+    gradients = rng.normal(0, scale, (50, start.size)).astype(dtype)
+    schedule, adam = Schedule(50, lr=0.02), Adam(params)
+    rates = [schedule.lr_at(step) for step in range(50)]
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        adam.grads.flat[...] = gradient
+        adam.step(step, rate)
+    expected, _ = torch_adam(start, gradients, rates)
+    agree(params.flat - start, expected - start, rtol=rtol, atol=rtol / 10, what="change")
+
+
+def test_adam_takes_zero_gradients():
+    adam = Adam(Parameters.random(Config()))
+    before = adam.params.flat.copy()
+    adam.step(1, 0.1)
+    assert np.array_equal(adam.params.flat, before)
+
+
+def test_adam_measures_the_last_step():
+    adam = Adam(Parameters.random(Config(), 1, np.float64))
+    before = adam.params.flat.copy()
+    adam.grads.flat[...] = np.random.default_rng(0).normal(size=before.size)
+    adam.step(1, 0.5)
+    agree(adam.gradient_norm(), np.linalg.norm(adam.grads.flat))
+    moved = np.linalg.norm(adam.params.flat - before)
+    agree(adam.update_ratio(), moved / np.linalg.norm(before), rtol=1e-9)
+
+
+def test_the_rate_falls_linearly_to_zero():
+    schedule = Schedule(steps=4, lr=0.2)
+    agree([schedule.lr_at(s) for s in range(5)], [0.2, 0.15, 0.1, 0.05, 0.0])
+
+
+def test_a_run_in_torch_learns_the_same(names):
+    """Ten steps of the whole loop in float64: forward, backward, Adam and the schedule."""
+    torch = pytest.importorskip("torch")
+    model = Model(Parameters.random(Config(), 5, np.float64), Tokenizer(), "test")
+    trainer = Trainer(model, documents(), Schedule(10, lr=0.02))
+    weights = {name: torch.tensor(array.copy()) for name, array in model.params.items()}
+    optimizer = torch.optim.Adam(list(weights.values()), betas=(0.85, 0.99), eps=1e-8)
+    for step, record in enumerate(trainer.run()):
+        tokens = trainer.batch(step).tokens.tolist()
+        events, leaves = torch_run(
+            {n: t.numpy() for n, t in weights.items()}, tokens, [*tokens[1:], 0], model.config
+        )
+        agree(record.loss, events["loss"].item(), what=f"loss of step {record.step}")
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 10)
+        for name, tensor in weights.items():
+            tensor.grad = leaves[name].grad
+        optimizer.step()
+    agree(
+        model.params.flat, np.concatenate([w.numpy().ravel() for w in weights.values()]), rtol=1e-7, atol=1e-9
+    )
+
+
+def begin(schedule, config=None):
+    return Trainer(init(config, seed=schedule.seed), documents(), schedule)
+
+
+def go(trainer, steps):
+    """Train some steps; the generator is closed as an interrupted loop would."""
+    run = trainer.run()
+    losses = [record.loss for record in islice(run, steps)]
+    run.close()
+    return losses
+
+
+@pytest.mark.parametrize("stop", [1, 7, 11, 12, 13, 29])
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_stop_and_resume_equals_an_uninterrupted_run(batch_size, stop, tmp_path):
+    schedule = Schedule(30, batch_size, seed=3)
+    whole, first = begin(schedule), begin(schedule)
+    expected = go(whole, 30)
+    found = go(first, stop)
+    save(first.model("stopped"), tmp_path / "stopped.safetensors")
+    stored = load(tmp_path / "stopped.safetensors")
+    second = Trainer(stored, documents(), stored.training.schedule)
+    assert found + go(second, 30) == expected
+    assert np.array_equal(second.params.flat, whole.params.flat)
+    assert np.array_equal(second.adam.moments, whole.adam.moments)
+    assert second.done == whole.done == 30
+
+
+def test_a_finished_run_has_no_steps_left():
+    trainer = begin(Schedule(3))
+    go(trainer, 3)
+    assert list(trainer.run()) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 30])
+def test_every_epoch_takes_each_name_once(batch_size):
+    docs = documents()
+    trainer = Trainer(init(), docs, Schedule(60, batch_size))
+    spelled = []
+    for step in range(4 * len(docs.train)):
+        batch = trainer.batch(step)
+        begins = np.flatnonzero(batch.rows.positions == 0)
+        rows = np.split(batch.tokens, begins[1:])
+        spelled += [Tokenizer().decode(row.tolist()) for row in rows]
+    count = len(docs.train)
+    expected = sorted(docs.names[i] for i in docs.train)
+    if batch_size == 1:
+        epochs = [spelled[i * count : (i + 1) * count] for i in range(4)]
+        assert all(sorted(epoch) == expected for epoch in epochs)
+        assert epochs[0] != epochs[1]
+    assert {spelled.count(name) for name in expected} == {4 * batch_size}
+
+
+def test_a_seed_decides_the_order():
+    def order(seed):
+        trainer = Trainer(init(), documents(), Schedule(10, seed=seed))
+        return [trainer.batch(step).tokens.tolist() for step in range(10)]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_a_batch_larger_than_many_epochs(tmp_path):
+    trainer = Trainer(init(), documents(["ava"]), Schedule(1, 3000))
+    assert len(trainer.batch(0).tokens) == 3000 * 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_diverging_run_names_step_and_event(batch_size, names):
+    said = r"^step 2: the loss is nan; the first event that is not finite is logits, tracing '[a-z]+'$"
+    with pytest.raises(DivergedError, match=said) as error:
+        train(steps=20, lr=1e13, batch_size=batch_size, data=names)
+    assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("lr", [1e15, 1e20, 1e30])
+def test_a_wildly_diverging_run_stops(lr, names):
+    with pytest.raises(DivergedError, match=r"step \d+: the loss is (nan|inf); the first event"):
+        train(steps=20, lr=lr, data=names)
+
+
+def test_a_diverging_run_keeps_what_it_had_before():
+    trainer = begin(Schedule(20, lr=1e13))
+    with pytest.raises(DivergedError):
+        list(trainer.run())
+    assert trainer.done == 1
+    assert np.isfinite(trainer.params.flat).all()
+
+
+def test_the_first_event_that_is_not_finite(emma):
+    params = emma.params.copy()
+    params["layer0.mlp_fc1"][3, 2] = np.inf
+    with np.errstate(all="ignore"):
+        event = first_nonfinite(params, emma.tokenizer, np.array([0, 5, 13]))
+    assert (event.name, event.phase) == ("layer0.mlp.up", "forward")
+    assert first_nonfinite(emma.params, emma.tokenizer, np.array([0, 5])) is None
+
+
+def direct_loss(model, names):
+    config, weights = model.config, dict(model.params.items())
+    singles = []
+    for name in names:
+        ids = model.tokenizer.encode_name(name)
+        singles.append(scalar_loss(scalar_forward(weights, ids[:-1], config.n_head, config.n_layer), ids[1:]))
+    return math.fsum(singles) / len(singles)
+
+
+def test_held_out_and_train_loss_are_means_over_names():
+    names = [f"{a}{b}{c}" * (1 + (ord(a) % 3)) for a in "abcdef" for b in "xyz" for c in "mno"]
+    docs = documents(names)
+    trainer = Trainer(init(), docs, Schedule(1))
+    held_out = [docs.names[i] for i in docs.held_out]
+    agree(trainer.held_out_loss(), direct_loss(init(), held_out), rtol=1e-6)
+    trained = [docs.names[i] for i in docs.train]
+    agree(trainer.train_loss(), direct_loss(init(), trained), rtol=1e-6)
+
+
+def test_without_held_out_names_there_is_no_held_out_loss():
+    docs = documents(["ava"])
+    assert len(docs.held_out) == 0
+    assert Trainer(init(), docs, Schedule(1)).held_out_loss() is None
+
+
+def test_training_learns(names):
+    before = trace(init(), "emma").loss
+    trained = train(steps=200, data=names)
+    assert trace(trained, "emma").loss < before - 1
+    assert trained.origin == "trained for 200 steps"
+    assert trained.training.step == 200
+
+
+def test_train_does_not_change_the_given_model(names, emma):
+    before = emma.params.flat.copy()
+    trained = train(emma, steps=5, data=names)
+    assert np.array_equal(emma.params.flat, before)
+    assert emma.training is None
+    assert not np.array_equal(trained.params.flat, before)
+
+
+def test_train_can_be_repeated(names):
+    first, second = (train(steps=8, batch_size=2, seed=9, data=names) for _ in range(2))
+    assert np.array_equal(first.params.flat, second.params.flat)
+    assert first.training == second.training
+
+
+def test_records_count_from_one_with_their_rate(names):
+    records = []
+    train(steps=4, lr=0.2, data=names, on_step=records.append)
+    assert [r.step for r in records] == [1, 2, 3, 4]
+    agree([r.lr for r in records], [0.2, 0.15, 0.1, 0.05])
+
+
+def test_other_dimensions_and_vocabularies_train(tmp_path):
+    data = tmp_path / "data.txt"
+    data.write_text("xyz\nzyx\nyyy\n")
+    model = init(Config(4, 6, 3, 2, 5), tokenizer=Tokenizer("xyz", bos="last"))
+    assert (
+        train(model, steps=50, lr=0.05, batch_size=2, data=data).params.flat.size
+        == model.config.parameter_count
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": 0}, "steps: expected a whole number of at least 1, found 0"),
+        ({"batch_size": -1}, "batch_size: expected a whole number of at least 1, found -1"),
+        ({"lr": 0.0}, r"lr: expected a positive number, found 0\.0"),
+        ({"lr": math.nan}, "lr: expected a positive number, found nan"),
+        ({"lr": math.inf}, "lr: expected a positive number, found inf"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(wrong, said):
+    with pytest.raises(InputError, match=said):
+        Schedule(**wrong)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="seed"):
+        init(seed=-1)
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(InputError, match="no name is left to train on"):
+        Trainer(init(), documents(["emma7"]), Schedule())

@@ -1,0 +1,304 @@
+"""Activation patching against brute-force reruns, PyTorch, a case worked by hand, and the real SmolLM2."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.judges import agree, torch_run
+from support.real_model import needs_smollm2
+from support.sweeps import some_of
+
+from microgpt_trace import Config, Model, Tokenizer, load, trace
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.patching.patch import patch
+from microgpt_trace.patching.results import moves, parts_of, runs_above, tables_of
+
+CLEAN, CORRUPT = [17, 3, 44, 3, 60, 0, 29], [17, 3, 8, 3, 60, 51, 29]
+PARTS = {  # sites with brackets or @, and what they mean in NumPy
+    "layer1.attn.weights[1]": np.s_[1],
+    "layer0.attn.out@2,-1:0-2": np.ix_([2, -1], [0, 1, 2]),
+    "layer1.mlp.up@:3": np.s_[:, 3],
+    "logits@-1:#5": np.s_[-1, 5],
+}
+
+
+def given(text):
+    return {"text": text} if isinstance(text, str) else {"tokens": text}
+
+
+def rerun(model, clean, corrupt, cell, part, contrast):
+    """The judge: one run under a hook that puts the clean value there, for this cell alone."""
+    value_there = trace(model, values=[cell.name], names=[cell.name], **given(clean))[cell.name]
+
+    def put(event, value):
+        changed = np.array(value)
+        if cell.position is not None:
+            changed[..., cell.position, :] = value_there[..., cell.position, :]
+        elif part is None:
+            changed[...] = value_there
+        else:
+            changed[part] = value_there[part]
+        return changed
+
+    with model.hooks.subscribe(put, cell.name):
+        logits = trace(model, values=["logits"], **given(corrupt))["logits"][contrast.position]
+    return float(logits[contrast.target]) - float(logits[contrast.against])
+
+
+def assert_as_reruns(model, clean, corrupt, rtol, atol, **options):
+    result = patch(model, clean, corrupt, sites=["*", *PARTS], **options)
+    for text, found in ((clean, result.clean), (corrupt, result.corrupt)):
+        logits = trace(model, values=["logits"], **given(text))["logits"][result.contrast.position]
+        told = logits[result.contrast.target] - logits[result.contrast.against]
+        agree(found.difference, told, rtol=rtol, atol=atol, what=found.text)
+    kinds = set()
+    for cell in result.cells[::3] + result.cells[-4:]:
+        judged = rerun(model, clean, corrupt, cell, PARTS.get(cell.site), result.contrast)
+        agree(cell.difference, judged, rtol=rtol, atol=atol, what=cell.site)
+        span = result.clean.difference - result.corrupt.difference
+        agree(cell.restored, (judged - result.corrupt.difference) / span, rtol=rtol, atol=atol / abs(span))
+        kinds.add(cell.name)
+    assert kinds > {f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "weights", "q", "k", "v", "out")}
+    assert result.ok
+
+
+@pytest.mark.parametrize(
+    "case", some_of(["qwen3", "llama_gqa", "llama_mha_bias", "mistral_window", "qwen2_tied"], every=5)
+)
+def test_every_kind_of_site_of_a_decoder_as_a_rerun_gives_it(decoders, case):
+    options = {"target": 7, "against": 11, "position": 4 if case == "qwen3" else -1}
+    assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)
+
+
+@pytest.mark.parametrize("position", some_of([-1, 3], every=2))
+def test_every_kind_of_site_of_a_microgpt_as_a_rerun_gives_it(deep, position):
+    options = {"target": "f", "against": "a", "position": position}
+    assert_as_reruns(deep.model, deep.text, "abdacige", 1e-9, 1e-10, **options)
+
+
+def test_sites_as_pytorch_gives_them(deep):
+    model, texts = deep.model, ("abbacife", "adbacihe")
+    result = patch(model, *texts, sites=["*"], target="b", against="EOS")
+    weights, config = dict(model.params.items()), model.config
+
+    def run(text, replaced=None):
+        ids = model.tokenizer.encode_name(text)
+        events, _ = torch_run(weights, ids[:-1], ids[1:], config, replaced)
+        return {name: tensor.detach().numpy() for name, tensor in events.items()}
+
+    clean, corrupt = map(run, texts)
+    for cell in result.cells[::5]:
+        value = corrupt[cell.name].copy()
+        there = np.s_[...] if cell.position is None else np.s_[..., cell.position, :]
+        value[there] = clean[cell.name][there]
+        events = run(texts[1], {cell.name: value})
+        logits = value[-1] if cell.name == "logits" else events["logits"][-1]
+        agree(cell.difference, logits[2 - 1] - logits[config.vocab_size - 1], what=cell.site)
+
+
+def test_a_case_worked_by_hand():
+    # No layer adds anything: logits are lm_head @ (x / rms). "a" is (3, 4) and "b" (4, 3), rms 5/sqrt(2)
+    # but for eps. b's logit is twice the second channel, so logit(a) - logit(b) = (x0 - 2 x1) / rms:
+    # -5 / rms in the clean run, -2 / rms in the corrupted one.
+    config = Config(vocab_size=3, n_embd=2, n_head=1, n_layer=1, block_size=2)
+    params = Parameters.random(config, 0, np.float64)
+    params.flat[...] = 0
+    params["wte"][...] = [[0, 0], [3, 4], [4, 3]]
+    params["lm_head"][...] = [[0, 0], [1, 0], [0, 2]]
+    model = Model(params, Tokenizer("ab"), "by hand")
+    sites = ["embed.norm@1:0", "embed.norm@1:1", "embed.norm", "layer0.attn.head0"]
+    result = patch(model, "a", "b", sites=sites, target="a", against="b")
+    rms = np.sqrt(12.5 + 1e-5)
+    agree([result.clean.difference, result.corrupt.difference], [-5 / rms, -2 / rms])
+    found = {cell.site: cell.restored for cell in result.cells}
+    expected = {"embed.norm@0": 0, "embed.norm@1": 1, "layer0.attn.head0": 0}
+    expected |= {"embed.norm@1:0": 1 / 3, "embed.norm@1:1": 2 / 3}
+    agree([found[site] for site in expected], list(expected.values()))
+
+
+def test_where_both_runs_have_the_same_bits_nothing_is_run(deep, monkeypatch):
+    asked = []
+
+    def counted(model, inputs, edits, rows, report):
+        asked.extend(edit.name for edit in edits)
+        return variants(model, inputs, edits, rows, report)
+
+    variants = Model.edited_logits
+    monkeypatch.setattr(Model, "edited_logits", counted)
+    result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
+    # position 7 and what comes after it, in three rows, and the check
+    assert asked == ["embed.norm", "embed.norm", *["layer0.mlp.residual"] * 2, *["layer1.mlp.residual"] * 2]
+    assert len(result.cells) == 3 * 9
+    assert {cell.restored for cell in result.cells if cell.position < 7} == {0.0}
+
+
+def test_the_default_tokens_are_what_the_runs_predict(decoders):
+    model = decoders("llama_gqa")[0]
+    result = patch(model, CLEAN, CORRUPT)
+    best = [trace(model, tokens=t).predictions[-1].predicted for t in (CLEAN, CORRUPT)]
+    assert [result.contrast.target, result.contrast.against] == [b.token for b in best]
+    agree([result.clean.p_target, result.corrupt.p_against], [b.p for b in best], rtol=1e-5)
+    assert [cell.name for cell in result.cells[::7]] == [
+        "embed.tok", "layer0.mlp.residual", "layer1.mlp.residual",
+    ]  # fmt: skip
+
+
+def test_another_position_is_judged(decoders):
+    model = decoders("llama_gqa")[0]
+    result = patch(model, CLEAN, CORRUPT, target=7, against=11, position=-3)
+    logits = trace(model, tokens=CLEAN, values=["logits"])["logits"][4]
+    assert (result.contrast.position, result.contrast.seen) == (4, "60")
+    agree(result.clean.difference, logits[7] - logits[11], rtol=1e-5)
+    assert max(abs(cell.restored) for cell in result.cells if cell.position == 5) < 1e-4  # comes later
+
+
+def test_a_check_that_fails_is_told(deep, monkeypatch):
+    variants = Model.edited_logits
+
+    def wrong(*args):
+        return ((number, logits * 1.001) for number, logits in variants(*args))
+
+    monkeypatch.setattr(Model, "edited_logits", wrong)
+    result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
+    assert not result.ok
+    assert result.check.deviation > result.check.tolerance
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "words"),
+    [
+        (("abba", "abb"), {}, "5 and 4 tokens and cannot be patched position by position: BOS a b b a | BOS"),
+        (("abba", "ABBA"), {}, "both texts are the same tokens, BOS a b b a"),
+        (("abba", "abbb"), {"position": 5}, "position 5: the texts have positions 0 to 4"),
+        (("abba", "abbb"), {"position": 2}, "up to there both texts are the same tokens"),
+        (("abba", "abbb"), {"target": "a", "against": "a"}, "--target and --against are both a"),
+        (("abba", "abbb"), {"target": "z"}, "'z'"),
+        (("abba", "abbb"), {"target": 99}, "#99"),
+        (("abba", "abbb"), {"sites": ["probs"]}, "probs: computed after the logits"),
+        (("abba", "abbb"), {"sites": ["loss@0"]}, "loss: computed after the logits"),
+        (("abba", "abbb"), {"sites": ["wte"]}, "wte is a parameter, which both runs share"),
+        (("abba", "abbb"), {"sites": ["lm_head"]}, "the event is logits"),
+        (("abba", "abbb"), {"sites": ["layer7.*"]}, "matches no event"),
+        (("abba", "abbb"), {"sites": ["embed.tok@5"]}, "position 5 of embed.tok"),
+        (("abba", "abbb"), {"sites": []}, "at least one"),
+    ],
+)  # fmt: skip
+def test_requests_that_do_not_fit(deep, texts, options, words):
+    tokens = {"target": "a", "against": "b"} if "target" not in options else {}
+    with pytest.raises(InputError) as error:
+        patch(deep.model, *texts, **tokens | options)
+    print(error.value)
+    assert words in str(error.value)
+
+
+def test_runs_that_predict_the_same_ask_for_tokens(deep):
+    model = deep.model
+    with pytest.raises(InputError, match=r"both runs predict (\S+) at position 2: .*--target \S+ --against"):
+        patch(model, "ab", "ac")
+    # where only one is named the other one's default may be the same
+    best = trace(model, "ac", top_k=1).predictions[-1].predicted.label
+    with pytest.raises(InputError, match=f"predicts {best} itself .* name another token, as --against"):
+        patch(model, "ab", "ac", target=best)
+
+
+def test_hooks_are_refused(deep):
+    with (
+        deep.model.hooks.subscribe(lambda event, value: None, "embed.tok"),
+        pytest.raises(InputError, match="without hooks"),
+    ):
+        patch(deep.model, "abba", "abbb")
+
+
+def test_logits_that_are_not_finite_are_refused(decoder_folder):
+    def spoil(weights):
+        weights["model.embed_tokens.weight"][8] = np.nan  # a token of the corrupted text
+
+    model = load(decoder_folder(edit=spoil))
+    with pytest.raises(InputError, match="the corrupted run's logits at position 6 are not finite"):
+        patch(model, CLEAN, CORRUPT)
+    with pytest.raises(InputError, match="is nan in the corrupted run"):
+        patch(model, CLEAN, CORRUPT, target=1, against=2)
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def test_tables_have_a_row_for_each_layer_and_a_column_for_each_place(deep):
+    result = patch(
+        deep.model, "abba", "abbb", target="a", against="b",
+        sites=["embed.*", "layer*.mlp.residual", "attn_out", "layer*.attn.head*", "logits@-1"],
+    )  # fmt: skip
+    tables = {table.kind: table for table in tables_of(result.cells)}
+    assert list(tables) == ["mlp.residual", "attn.head", "attn.out"]
+    assert [label for label, _ in tables["mlp.residual"].rows] == [
+        "embed.tok", "embed.pos", "embed.sum", "embed.norm", "layer 0", "layer 1",
+    ]  # fmt: skip
+    assert tables["attn.head"].across == "head"
+    assert tables["attn.head"].columns == (0, 1)
+    assert tables["attn.out"].columns == (0, 1, 2, 3, 4)
+    assert [cell.site for cell in parts_of(result.cells)] == ["logits@-1"]
+
+
+def test_what_stands_out_of_a_table(decoders):
+    result = patch(decoders("llama_gqa")[0], CLEAN, CORRUPT)
+    values = [[0.9, 0.1], [0.8, 0.3], [0.2, 0.7]]
+    cells = [cell for cell in result.cells if cell.position < 2]
+    cells = [replace(c, restored=v) for c, v in zip(cells, np.ravel(values), strict=True)]
+    (table,) = tables_of(cells)
+    assert dict(runs_above(table, 0.5, lambda cell: cell.restored)) == {
+        0: [("embed.tok", "layer 0")], 1: [("layer 1", "layer 1")],
+    }  # fmt: skip
+    assert list(moves(table, 0.5, lambda cell: cell.restored)) == [(0, 1, "layer 0", "layer 1")]
+    assert not list(moves(table, 0.75, lambda cell: cell.restored))
+
+
+# --- SmolLM2 --------------------------------------------------------------------------------------
+
+FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
+
+
+@pytest.fixture(scope="module")
+def france(smollm2):
+    return patch(smollm2, FRANCE, ITALY)
+
+
+@needs_smollm2
+def test_the_runs_of_smollm2(france):
+    assert (france.contrast.target_label, france.contrast.against_label) == ("␣Paris", "␣Rome")
+    assert france.clean.p_target == pytest.approx(0.7725, abs=5e-4)
+    assert france.differing == (3,)
+    assert france.ok
+    assert len(france.cells) == 31 * 5
+
+
+@needs_smollm2
+def test_the_answer_moves_from_the_country_to_the_end(france):
+    grid = np.array([cell.restored for cell in france.cells]).reshape(31, 5)
+    print(grid.round(2))
+    assert np.all(np.abs(grid[:20, 3] - 1) < 0.05)  # early, it is at ␣Italy's position
+    assert np.all(np.abs(grid[:20, 4]) < 0.05)
+    assert np.all(np.abs(grid[-5:, 4] - 1) < 0.05)  # late, at the last one
+    assert np.all(np.abs(grid[-5:, 3]) < 0.05)
+    assert not grid[:, :3].any()
+
+
+@needs_smollm2
+@pytest.mark.parametrize("site", ["embed.tok@3", "layer11.mlp.residual@3", "layer23.mlp.residual@4"])
+def test_residuals_of_smollm2_as_a_rerun_gives_them(smollm2, france, site):
+    cell = next(cell for cell in france.cells if cell.site == site)
+    judged = rerun(smollm2, FRANCE, ITALY, cell, None, france.contrast)
+    agree(cell.difference, judged, rtol=1e-4, atol=2e-4, what=site)
+
+
+@needs_smollm2
+def test_one_head_of_smollm2_carries_it(smollm2):
+    sites = ["layer23.attn.head*", "layer23.attn.out@-1", "layer23.attn.weights"]
+    result = patch(smollm2, FRANCE, ITALY, sites=sites)
+    restored = {cell.site: cell.restored for cell in result.cells}
+    assert restored["layer23.attn.head4"] > 0.9
+    assert restored["layer23.attn.out@-1"] > 0.95
+    for cell in result.cells:
+        if cell.site in ("layer23.attn.head4", "layer23.attn.head3", "layer23.attn.weights@4"):
+            judged = rerun(smollm2, FRANCE, ITALY, cell, None, result.contrast)
+            agree(cell.difference, judged, rtol=1e-4, atol=5e-4, what=cell.site)

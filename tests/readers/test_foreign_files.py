@@ -1,0 +1,207 @@
+"""Paths that are no files, and files past all bounds: one line, at once, from little memory."""
+
+import os
+import signal
+import tracemalloc
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from support.commands import microgpt, process, refused
+from support.gguf_files import raw, string, u32, u64
+
+from microgpt_trace import load
+from microgpt_trace.comparison.prompts import read_prompts
+from microgpt_trace.dumps.formats import is_recording, open_recording
+from microgpt_trace.dumps.mapping import read_map
+from microgpt_trace.errors import FileFormatError
+from microgpt_trace.foreign_files import MAX_BYTES, read_bytes, read_json, read_text
+from microgpt_trace.microgpt import checkpoint
+from microgpt_trace.microgpt.documents import read_lines
+from microgpt_trace.patching.pairs import read_pairs
+from microgpt_trace.readers import gguf_model  # noqa: F401 (an import is no allocation of a file's)
+from microgpt_trace.timeline.log import watched_before
+from microgpt_trace.timeline.reading import read_timeline
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes and devices as files here")
+
+
+def loop(path):
+    path.symlink_to(path.name)
+
+
+def sparse(size, head=b""):
+    def make(path):
+        path.write_bytes(head)
+        os.truncate(path, size)
+
+    return make
+
+
+PLACES = {
+    "a pipe": (os.mkfifo, "found a pipe"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "found a device"),
+    "a loop of links": (loop, "cannot read it (Too many levels of symbolic links)"),
+    "nothing": (lambda path: None, "no such"),
+}
+READERS = {
+    "load": load,
+    "load of a checkpoint": checkpoint.load,
+    "data": read_lines,
+    "a log": read_timeline,
+    "prompts": read_prompts,
+    "pairs": read_pairs,
+    "a map": read_map,
+    "a dump": open_recording,
+    "JSON": read_json,
+}
+
+
+@contextmanager
+def at_once(seconds=5):
+    """What waits for a pipe is interrupted."""
+
+    def wake(number, frame):
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def refusal(read, path):
+    tracemalloc.start()
+    try:
+        with at_once(), pytest.raises(FileFormatError) as caught:
+            read(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(caught.value)
+    assert str(path) in str(caught.value)
+    assert peak < 1 << 20, f"{peak:,} bytes"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(("make", "said"), PLACES.values(), ids=PLACES)
+def test_what_is_no_file(tmp_path, read, make, said):
+    make(tmp_path / "x")
+    assert said in refusal(read, tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n\0", "\udcff"], ids=["long", "NUL", "0xFF"])
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_names_that_no_file_has(tmp_path, read, name):
+    refusal(read, tmp_path / name)
+
+
+HUGE = 1 << 40
+FILES = {
+    "load of a checkpoint": (checkpoint.load, sparse(HUGE), "at most 1,073,741,824 bytes, found 1,099"),
+    "data": (read_lines, sparse(HUGE), f"a file of names of at most {MAX_BYTES:,} bytes, found 1,099"),
+    "prompts": (read_prompts, sparse(HUGE), "found 1,099,511,627,776"),
+    "pairs": (read_pairs, sparse(HUGE), "found 1,099,511,627,776"),
+    "a map": (read_map, sparse(HUGE), "at most 1,048,576 bytes, found 1,099"),
+    "a document": (open_recording, sparse(HUGE, b'{"schema"'), "found 1,099,511,627,776"),
+    "GGUF": (
+        load,
+        sparse(HUGE, raw(string("k") + u32(8) + u64(2**32), metadata=1)),
+        "the value of 'k' of 4,294,967,296 bytes; at most",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("read", "make", "said"), FILES.values(), ids=FILES)
+def test_files_past_all_bounds_are_not_read(tmp_path, read, make, said):
+    make(tmp_path / "x")
+    assert said in refusal(read, tmp_path / "x")
+
+
+def test_a_header_past_all_bounds_is_not_read(tmp_path):
+    sparse(HUGE, (HUGE - 8).to_bytes(8, "little") + b"{")(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with at_once(), pytest.raises(FileFormatError, match="found a header of 1,099,511,627,768 bytes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+def test_a_pipe_in_the_folder_of_a_model(tmp_path, name):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with at_once(), pytest.raises(FileFormatError, match=f"{name}: expected a regular file, found a pipe"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "embedding.bin", "manifest.json"])
+def test_a_pipe_in_the_folder_of_a_dump(tmp_path, name):
+    (tmp_path / "attention.bin").write_bytes(b"APRT" + b"\xff" * 4 + bytes(4))
+    if name == "x.npy":
+        (tmp_path / "attention.bin").unlink()
+    os.mkfifo(tmp_path / name)
+    with at_once():
+        assert is_recording(tmp_path)
+        with pytest.raises(FileFormatError, match=f"{name}: expected .*, found a pipe"):
+            open_recording(tmp_path)
+
+
+def test_a_log_that_is_a_pipe_watches_nothing(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with at_once():
+        assert watched_before(tmp_path / "x") is None
+
+
+SHORTER = """
+import os, sys
+from pathlib import Path
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.errors import FileFormatError
+from microgpt_trace.readers.safetensors import read_safetensors
+
+path = Path(sys.argv[1])
+large, small = sorted(read_safetensors(path), key=lambda tensor: len(tensor.shape), reverse=True)
+dumped = open_recording(path).leftovers
+os.truncate(path, 4096)
+print(small.read().sum())
+dumps = [one.recorded.read for one in dumped]
+for read in (large.read, lambda: large.rows(0, 9), lambda: large.take([7]), *dumps):
+    try:
+        print(read().size)
+    except FileFormatError as error:
+        print(error)
+"""
+
+
+def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
+    """The system would end the process (SIGBUS)."""
+    arrays = {"model.embed_tokens.weight": np.ones((300, 300), "f4"), "model.norm.weight": np.ones(300, "f4")}
+    save_file(arrays, tmp_path / "x")
+    done = process(tmp_path / "x", code=SHORTER)
+    print(done.err)
+    shorter = f"{tmp_path / 'x'}: the file became shorter while it was read"
+    assert sorted(done.out.split("\n")) == sorted(["", "300.0", *[shorter] * 5])
+
+
+def test_text_is_utf8_of_a_size(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbfab\xff")
+    with pytest.raises(FileFormatError, match="found byte 0xff at offset 5"):
+        read_text(tmp_path / "x")
+    assert len(read_bytes(tmp_path / "x", most=6)) == 6
+    with pytest.raises(FileFormatError, match="expected a map of at most 5 bytes, found 6"):
+        read_bytes(tmp_path / "x", "a map", 5)
+
+
+@pytest.mark.parametrize(
+    "args", [("trace", "a", "--model"), ("diff",), ("diff", "names.txt"), ("timeline",), ("inspect",)]
+)
+def test_a_loop_of_links_on_the_command_line(tmp_path, args):
+    loop(tmp_path / "x")
+    (tmp_path / "names.txt").write_text("ava\n")
+    found = microgpt(*args, "x", *(["x"] if args == ("diff",) else []), cwd=tmp_path)
+    refused(found, "names.txt" if "names.txt" in args else "Too many levels of symbolic links")

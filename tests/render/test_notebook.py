@@ -1,0 +1,79 @@
+"""What a notebook shows, asked of a real kernel."""
+
+import os
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+from support.terminal import contrast
+
+from microgpt_trace import init, trace
+from microgpt_trace.render.html import _COLORS
+
+ROOT = Path(__file__).parents[2]
+CELLS = (
+    "from microgpt_trace import explain, init, trace\nmodel = init()\ntrace(model, 'emma', backward=True)",
+    "model",
+    "explain(model, 'layer0.attn.scores[1,3,2]', 'emma')",
+)
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """What each cell leaves."""
+    reason = "nbclient and ipykernel, which run a notebook, are not installed"
+    nbclient = pytest.importorskip("nbclient", reason=reason)
+    pytest.importorskip("ipykernel", reason=reason)
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    notebook = new_notebook(cells=list(map(new_code_cell, CELLS)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    nbclient.NotebookClient(notebook, timeout=60).execute(env=environment)
+    return [cell.outputs for cell in notebook.cells]
+
+
+def test_a_cell_shows_a_trace_once_and_without_escape_codes(outputs):
+    """ipykernel sets FORCE_COLOR, and rich displays what it prints in a notebook."""
+    (shown,) = outputs[0]
+    assert shown.output_type == "execute_result"
+    page = shown.data["text/html"]
+    assert "\x1b" not in page
+    assert page.count("<pre") == 1
+    assert "Stage 2: Multi-Head Self-Attention" in page
+    assert shown.data["text/plain"].startswith("Trace(text='emma', ")
+
+
+@pytest.mark.parametrize("cell", [1, 2])
+def test_everything_else_is_one_line_there(outputs, cell):
+    (shown,) = outputs[cell]
+    assert set(shown.data) == {"text/plain"}
+    assert len(shown.data["text/plain"].splitlines()) == 1
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_the_page_does_not_depend_on_the_terminal(monkeypatch, variables):
+    usual = trace(init(), "emma")._repr_html_()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert trace(init(), "emma")._repr_html_() == usual
+
+
+def test_every_colour_is_read_on_white_and_on_black():
+    page = trace(init(), "emma", backward=True)._repr_html_()
+    used = {tuple(bytes.fromhex(code)) for code in re.findall(r"color: #([0-9a-f]{6})", page)}
+    assert len(used) >= 3
+    for color in used | {_COLORS.ansi_colors[i] for i in range(8)}:
+        for paper in ((255, 255, 255), (17, 17, 17)):
+            assert contrast(color, paper) >= 3.9, (color, paper)
+
+
+def test_the_page_has_the_text_of_the_terminal():
+    from microgpt_trace.render.screen import to_text
+    from microgpt_trace.render.table import print_trace
+
+    run, screen = trace(init(), "emma"), to_text(110)
+    with screen.capture() as captured:
+        print_trace(run, screen)
+    page = unescape(re.sub(r"<[^>]*>", "", run._repr_html_()))
+    assert page.split() == captured.get().split()

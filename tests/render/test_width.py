@@ -1,0 +1,193 @@
+"""No line of a table is wider than the screen, whatever the command, its options and the text."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from support.commands import PARAMS, microgpt
+from support.foreign_dumps import write_dump
+from support.sweeps import some_of
+
+from microgpt_trace import Config, Tokenizer, init, load, save, trace
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.render.arrays import print_array
+from microgpt_trace.render.layout import Column, print_table
+from microgpt_trace.render.screen import to_text, wrapped
+
+CHARS = " '日本語ǆabcdefghijklmnopqrstuvwxyz0123456789\u3000\x1b\U0001f642"
+WIDTHS = (80, 120)
+COPIED = ("Next: ", "or: ", "trace it ")  # command lines, which are not broken
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    """A folder with models of both families, logs, dumps and prompts, all with awkward texts and figures."""
+    folder = tmp_path_factory.mktemp("place")
+    config = Config(vocab_size=len(CHARS) + 1, n_embd=24, n_head=12, n_layer=2, block_size=24)
+    params = Parameters.random(config)
+    params.flat *= 12
+    save(type(init())(params, Tokenizer(CHARS), "test"), folder / "wide.safetensors")
+    save(init(seed=1), folder / "one.safetensors")
+    save(init(seed=2), folder / "two.safetensors")
+    for case in ("llama_gqa", "qwen3"):
+        (folder / case).symlink_to(decoder_folder(case, template="{{ messages[0]['content'] }}"))
+    run = trace(load(folder / "qwen3"), "Ann ran", values=True)
+    events = {name: array + np.float32(0.1) for (_, name), array in run.arrays.items()}
+    write_dump(folder / "dump", events, "ours")
+    (folder / "names.txt").write_text(f"{CHARS[:20]}\nabc 1\n" * 3)
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "emma.txt").write_text("emma\nanna\n")
+    (folder / "prompts.txt").write_text(f"{'Ann ran ' * 6}\nAnn\n")
+    train = "--steps 60 --vocab data --n-layer 2 --n-embd 24 --n-head 12 --block-size 24 --trace-every 10"
+    done = microgpt(
+        f"train --data {folder}/names.txt --out {folder}/t.safetensors --log {folder}/t.jsonl {train}"
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+WIDE, TEXT = "--model wide.safetensors", "'日本 語\u30009 a\x1b\U0001f642 xyz 0123'"
+OTHER = TEXT.replace("a", "b")
+CHANGED = "--ablate layer0.attn.head2 --scale layer1.mlp.act@3:5=0.5 --ablate-mean layer1.attn.out"
+LINES = (
+    "trace",
+    "trace -v --backward --step --time --top-k 27",
+    f"trace {CHANGED.replace('layer1', 'layer0')} -v --step",
+    "trace --show wte --show logits --show layer0.attn.weights --show layer0.mlp.act --backward",
+    f"trace {TEXT} {WIDE}",
+    f"trace {TEXT} {WIDE} -v --backward --step --time --top-k 9",
+    f"trace {TEXT} {WIDE} {CHANGED} -v --backward --step --time",
+    f"trace {TEXT} {WIDE} --validate -v",
+    f"trace {TEXT} {WIDE} --show wte --show logits --show layer0.attn.weights --backward",
+    "trace llama_gqa 'Ann ran'",
+    "trace qwen3 'Ann ran' -v --time --lens --generate 3 --top-k 9 --recheck",
+    "trace qwen3 'Ann ran' --chat --positions last",
+    "trace qwen3 'Ann ran' -v --lens --ablate layer0.attn.out --generate 2",
+    "trace qwen3 'Ann ran' --scale layer1.mlp.down=3 --lens",
+    "trace qwen3 --layer '*.head*' 'Ann ran' --show wte --show logits",
+    "trace qwen3 'Ann ran' --show layer0.attn.weights --show layer0.attn.q_rope --show layer0.attn_wq",
+    "trace qwen3 'Ann ran' --validate",
+    "diff one.safetensors two.safetensors emma -v --positions all",
+    "diff one.safetensors two.safetensors --weights -v",
+    "diff qwen3 dump 'Ann ran' -v --positions all",
+    "diff qwen3 dump 'Ann ran'",
+    "diff llama_gqa qwen3 --weights",
+    "diff qwen3 qwen3 'Ann ran' -v",
+    "diff qwen3 qwen3 --prompts prompts.txt",
+    "diff one.safetensors two.safetensors --prompts emma.txt",
+    "diagnose dump qwen3 'Ann ran'",
+    "diagnose dump qwen3 'Ann ran' -v",
+    "explain 'layer0.attn.scores[1,3,2]' emma",
+    f"explain 'layer1.mlp.down[3,5]' {TEXT} {WIDE} --terms 40",
+    f"explain 'probs[3,9]' {TEXT} {WIDE}",
+    f"explain 'layer1.attn.weights[3,9,4]' {TEXT} {WIDE} --backward",
+    f"explain 'layer0.attn_wq[3,5]' {TEXT} {WIDE} --backward",
+    "explain qwen3 'layer1.attn.q_rope[2,5]' 'Ann ran'",
+    "explain qwen3 'logits[-1,A]' 'Ann ran'",
+    "explain qwen3 'layer1.mlp.hidden[2,5]' 'Ann ran'",
+    "attribute emma",
+    f"attribute {TEXT} {WIDE} --top 4",
+    "attribute qwen3 'Ann ran' --target A",
+    "attribute qwen3 'Ann ran' --position 0",
+    "patch emma emmy --target m --against y",
+    f"patch {TEXT} {OTHER} {WIDE} --target a --against b",
+    f"patch {TEXT} {OTHER} {WIDE} --target 9 --against b --sites 'layer*.attn.head*' --sites embed.tok@2:5",
+    "patch --pairs pairs.txt --sites 'layer0.attn.head*' --sites 'layer0.mlp.act@1:3'",
+    "patch qwen3 'Ann ran' 'Ann sat' --target A --against b",
+    "timeline t.jsonl",
+    "timeline t.jsonl --event '*'",
+    f"inspect {WIDE}",
+    "inspect qwen3 --stats --metadata",
+    "inspect llama_gqa",
+    "inspect",
+    "gradcheck",
+    "sample --model t.safetensors",
+    "train --data names.txt --vocab data --steps 40 --out again.safetensors --force",
+    "--help",
+    *(f"{name} --help" for name in PARAMS),
+)
+
+
+def test_every_command_is_among_them():
+    assert {line.split()[0] for line in LINES} >= set(PARAMS)
+
+
+@pytest.mark.parametrize("line", some_of(LINES, every=5))
+def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
+    monkeypatch.chdir(place)
+    for width in WIDTHS:
+        monkeypatch.setenv("COLUMNS", str(width))
+        done = microgpt(line)
+        assert done.code in (0, 1), done.err
+        for shown in done.out.splitlines():
+            assert cell_len(shown) <= width or shown.startswith(COPIED), (width, shown)
+
+
+ROW = {"name": "layer10.attn.head12", "text": "日本語 " * 9 + "[down project] x", "figure": "123,456.78"}
+
+
+def column(title, cell, **options):
+    return Column(title, lambda row: row[cell], **options)
+
+
+@pytest.mark.parametrize("width", range(24, 150, 7))
+def test_columns_that_do_not_fit_come_below(width):
+    figures = [column(f"figure {i}", "figure", right=True) for i in range(6)]
+    columns = [column("name", "name", whole=True), *figures, column("text", "text", wrap=True)]
+    screen = to_text(width)
+    with screen.capture() as captured:
+        print_table(columns, [ROW, ROW], screen)
+    lines = captured.get().splitlines()
+    assert max(map(cell_len, lines)) <= max(width, len(ROW["name"]) + 2 + len(ROW["figure"]))
+    assert captured.get().count(ROW["figure"]) == 12
+    parts = captured.get().count("name ")
+    assert captured.get().count(ROW["name"]) == 2 * parts
+    assert captured.get().count("日") == 18
+
+
+@pytest.mark.parametrize("width", [31, 32, 33, 34, 35, 36, 37, 38, 80])
+def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma, width):
+    """One column more would not: 4 characters of margin, and cells of 8."""
+    screen = to_text(width)
+    with screen.capture() as captured:
+        print_array("layer0.mlp.act", np.full((5, 64), -0.123), emma, ["BOS", *"emma"], screen)
+    lines = captured.get().splitlines()
+    assert not [line for line in lines if line.startswith("-")]  # what does not fit goes on in a line below
+    assert width - 8 < max(cell_len(line) for line in lines if line.startswith("BOS")) <= width
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 12, 40])
+def test_wrapping_loses_nothing(width):
+    texts = [
+        "mlp_out = h @ w_fc2 [down project]",
+        "日本語のテキスト is",
+        "a" * 30,
+        "",
+        "  x",
+        "[unclosed x",
+        "a  b",
+    ]
+    for text in texts:
+        lines = wrapped(text, width)
+        assert "".join("".join(lines).split()) == "".join(text.split())
+        assert all(cell_len(line) <= max(width, 2) for line in lines)
+        assert lines == [line.rstrip() for line in lines]
+    if width >= 12:
+        assert "[down project]" in " ".join(wrapped(texts[0], max(width, 14)))
+
+
+def test_an_operation_keeps_its_line_under_interventions(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = microgpt("trace emma --ablate layer0.attn.head2").out
+    for whole in (
+        "mlp_out = h @ w_fc2 [down project] ",
+        "weights = softmax(scores + mask) ",
+        "h = ReLU(h)  ← ",
+    ):
+        assert whole in out, whole
+
+
+def test_json_is_not_wrapped(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert json.loads(microgpt("trace emma --json").out)["loss"]

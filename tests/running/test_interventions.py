@@ -1,0 +1,399 @@
+"""Interventions: PyTorch computes the same values and gradients, and what does not fit is refused."""
+
+import math
+
+import numpy as np
+import pytest
+from conftest import CASES
+from support.faulty_engine import decoder_run
+from support.foreign_dumps import write_dump
+from support.judges import agree, softmax_of, torch_grad, torch_run
+from support.judges_decoder import decoder_events
+from support.sweeps import some_of
+from support.tiny_models import tiny_model, write_gguf
+
+from microgpt_trace import Model, load, trace
+from microgpt_trace.architecture.sites import parse_site
+from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.errors import InputError
+from microgpt_trace.running.interventions import Intervention
+
+CASE = CASES["2 layers, 2 heads"]
+NAMES = list(CASE.model.plan)
+TOKENS = [17, 3, 44, 3, 60, 0]
+PARTS = {"": lambda name: "", "@2": lambda name: "@2", "@1:3": lambda name: "@1,-2:3"}
+
+
+def traced(*interventions, **more):
+    return trace(CASE.model, CASE.text, interventions=interventions, **more)
+
+
+def by_torch(function, name):
+    """The judge: PyTorch with a function in the place of an event; all values and parameters."""
+    weights = dict(CASE.model.params.items())
+    return torch_run(weights, CASE.ids[:-1], CASE.ids[1:], CASE.model.config, {name: function})
+
+
+def torch_mask(target, name, value):
+    torch = pytest.importorskip("torch")
+
+    part = parse_site(target).part(name, tuple(value.shape))
+    mask = torch.tensor(part.mask(tuple(value.shape), range(len(CASE.text) + 1)))
+    return mask.tril() if value.ndim == 3 else mask  # what lies above the diagonal is never touched
+
+
+def judge_of(kind, target, name, other):
+    """What PyTorch makes of an intervention, from its definition."""
+    torch = pytest.importorskip("torch")
+
+    def function(value):
+        mask = torch_mask(target, name, value)
+        return {
+            "ablate": lambda: torch.where(mask, 0.0, value),
+            "ablate-mean": lambda: torch.where(mask, value.detach().mean(-2, keepdim=True), value),
+            "scale": lambda: torch.where(mask, value * 0.5, value),
+            "patch": lambda: torch.where(mask, torch.tensor(other), value),
+            "add": lambda: torch.where(mask, value - 1.5 * torch.tensor(other), value),
+        }[kind]()
+
+    return function
+
+
+def makes_sense(kind, name, part):
+    if kind == "ablate-mean" and name.rpartition(".")[2] in ("scores", "weights", "loss"):
+        return False
+    if name == "probs" and kind in ("ablate", "add", "patch"):
+        return False  # the logarithm of 0, or of what may be negative
+    return name != "loss" or not part
+
+
+SITES = [
+    (kind, name, part)
+    for kind in ("ablate", "ablate-mean", "scale", "patch", "add")
+    for name in NAMES
+    for part in PARTS
+    if makes_sense(kind, name, part)
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "part"), some_of(SITES, every=12))
+def test_torch_gives_the_same_values_and_gradients(kind, name, part):
+    plain = trace(CASE.model, CASE.text)
+    other = np.asarray(np.random.default_rng(5).normal(size=plain[name].shape) * np.abs(plain[name]).mean())
+    target = name + PARTS[part](name)
+    source = {name: other} if kind in ("patch", "add") else None
+    found = traced(
+        Intervention(kind, target, {"scale": 0.5, "add": -1.5}.get(kind, 1.0), source), backward=True
+    )
+    events, weights = by_torch(judge_of(kind, target, name, other), name)
+    for after, tensor in events.items():
+        if after != name:
+            agree(found[after], tensor.detach().numpy(), what=f"{kind} {target}: {after}")
+    for parameter, tensor in weights.items():
+        agree(found.gradient(parameter), torch_grad(tensor), what=f"{kind} {target}: d {parameter}")
+    assert [check for check in found.checks if check.holds is False] == []
+
+
+def test_gradients_and_steps_are_those_of_the_changed_computation():
+    """The check differentiates the loss with the interventions in place; a step is judged by that loss."""
+    changes = [Intervention("scale", "layer0.mlp.act@1-3", 0.5), Intervention("ablate", "layer1.attn.head0")]
+    found = traced(*changes, backward=True, step=True)
+    check = next(check for check in found.checks if check.id == "gradient")
+    print(check)
+    assert check.holds
+    assert found.step.loss_before == found.loss
+    before, updates = CASE.model.params, {name: found.array(name, "update") for name in CASE.model.params}
+    after = Model(before.copy(), CASE.model.tokenizer, "after the step")
+    for name, update in updates.items():
+        after.params[name][...] += update
+    assert found.step.loss_after == trace(after, CASE.text, interventions=changes).loss
+
+
+def test_other_hooks_leave_the_gradients_unjudged():
+    with CASE.model.hooks.subscribe(lambda event, value: value * 2, "layer0.mlp.act"):
+        found = traced(Intervention("ablate", "layer1.attn.head0"), backward=True)
+    assert next(check for check in found.checks if check.id == "gradient").holds is None
+
+
+def test_replaced_probabilities_and_not_the_logits_tell_how_far_predictions_went(decoders):
+    """P halved is log(2) away, sum p log(p / (p / 2)), and the logits are where they were."""
+    halved = Intervention("scale", "probs", 0.5)
+    of_decoder = trace(decoders("llama_gqa")[0], tokens=TOKENS, interventions=[halved])
+    for beside in (traced(halved).intervened, of_decoder.intervened):
+        agree(beside.kl, [math.log(2)] * len(beside.kl), rtol=1e-5)
+
+
+def test_several_interventions_are_made_one_after_the_other():
+    found = traced(
+        Intervention("scale", "layer0.mlp.act@2", 3.0),
+        Intervention("scale", "layer0.mlp.act", 2.0),
+        Intervention("ablate", "layer1.attn.head0"),
+        backward=True,
+    )
+    plain = trace(CASE.model, CASE.text)
+    wanted = plain["layer0.mlp.act"] * 2
+    wanted[2] *= 3
+    agree(found["layer0.mlp.act"], wanted, what="act")
+    assert not found["layer1.attn.head0"].any()
+
+
+def test_the_slopes_of_two_interventions_multiply():
+    twice = traced(
+        Intervention("scale", "layer0.mlp.act", 3.0),
+        Intervention("scale", "layer0.mlp.act", 2.0),
+        backward=True,
+    )
+    once = traced(Intervention("scale", "layer0.mlp.act", 6.0), backward=True)
+    for name in CASE.model.params:
+        agree(twice.gradient(name), once.gradient(name), what=name)
+
+
+# --- What the Trace says of them ----------------------------------------------------------------
+
+
+def test_before_and_after_are_two_runs():
+    without, found = trace(CASE.model, CASE.text), traced(Intervention("ablate", "layer1.attn.head1"))
+    beside = found.intervened
+    assert beside.before == without.predictions
+    assert beside.loss_before == without.loss
+    for row, kl in enumerate(beside.kl):
+        p, q = (softmax_of(run["logits"][row].tolist()) for run in (without, found))
+        expected = sum(a * np.log(a / b) for a, b in zip(p, q, strict=True))
+        print(kl, expected)
+        assert kl == pytest.approx(expected, rel=1e-9, abs=1e-13)
+
+
+def test_the_change_of_every_event_is_measured():
+    without, found = trace(CASE.model, CASE.text), traced(Intervention("ablate", "layer1.attn.head1"))
+    for change in found.intervened.changes:
+        before, after = without[change.name], found[change.name]
+        if before.ndim == 3:
+            before, after = np.tril(before), np.tril(after)
+        expected = np.linalg.norm(after - before) / np.linalg.norm(before)
+        assert change.change == pytest.approx(expected, rel=1e-9, abs=0), change.name
+    changed = [change.name for change in found.intervened.changes if change.change]
+    first = NAMES.index("layer1.attn.head1")
+    assert changed == [n for n in NAMES[first:] if n != "layer1.attn.head0"]
+    assert [c.name for c in found.intervened.changes if c.replaced] == ["layer1.attn.head1"]
+
+
+def test_an_intervention_that_changes_nothing_changes_nothing():
+    found = traced(Intervention("scale", "layer*.mlp.act", 1.0), backward=True)
+    plain = trace(CASE.model, CASE.text, backward=True)
+    assert {change.change for change in found.intervened.changes} == {0.0}
+    assert set(found.intervened.kl) == {0.0}
+    for name in CASE.model.params:
+        agree(found.gradient(name), plain.gradient(name), what=name)
+
+
+def test_what_was_applied_is_told():
+    (applied,) = traced(Intervention("scale", "layer*.mlp.act@0,2:1-4", 0.25)).intervened.interventions
+    assert applied.events == ("layer0.mlp.act", "layer1.mlp.act")
+    assert (applied.text, applied.elements) == ("× 0.25", 2 * 2 * 4)
+
+
+def test_a_patch_from_a_saved_trace_gives_that_run(tmp_path):
+    """Everything that the last stream decides is then as in the other run."""
+    other = trace(CASE.model, CASE.text[::-1])
+    save_arrays(other, tmp_path / "other.safetensors")
+    source = open_recording(tmp_path / "other.safetensors")
+    found = traced(Intervention("patch", "layer1.mlp.residual", source=source))
+    agree(found["logits"], other["logits"], what="logits")
+    before = traced(Intervention("patch", "layer1.mlp.residual@4", source=source))
+    agree(before["logits"][4], other["logits"][4], what="logits of one position")
+    agree(before["logits"][3], trace(CASE.model, CASE.text)["logits"][3], what="logits of another")
+
+
+# --- Decoders -----------------------------------------------------------------------------------
+
+
+def decoder_values(model, *interventions, **more):
+    return trace(model, tokens=TOKENS, values=True, interventions=interventions, names=["*"], **more)
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen2", "qwen3"])
+def test_ablating_a_head_of_a_decoder_zeroes_its_columns(decoders, case):
+    model, config, weights = decoders(case)
+    heads, dim = model.config.n_head, model.config.head_dim
+    key = "model.layers.0.self_attn.o_proj.weight"
+    without = {**weights, key: np.array(weights[key])}
+    without[key][:, (heads - 1) * dim :] = 0
+    expected = decoder_events(config, without, TOKENS)
+    found = decoder_values(model, Intervention("ablate", f"layer0.attn.head{heads - 1}"))
+    for name in ("layer0.attn.out", "layer1.mlp.residual", "logits"):
+        agree(found[name], expected[name], rtol=1e-4, atol=2e-5, what=name)
+
+
+def test_another_engines_channels_are_patched_in_the_order_of_ours(tmp_path):
+    """llama.cpp leaves rows of q and k as the file has them: its values in place of ours change little."""
+    config, weights = tiny_model("llama_gqa")
+    model = load(write_gguf(tmp_path / "m.gguf", config, weights))
+    write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS), "llama.cpp", adjacent=True)
+    source, plain = open_recording(tmp_path / "dump"), decoder_values(model)
+    for name in ("layer0.attn.q_rope", "layer1.attn.k_rope"):
+        found = decoder_values(model, Intervention("patch", name, source=source))
+        agree(found["logits"], plain["logits"], rtol=1e-4, atol=2e-5, what=name)
+
+
+def test_a_decoder_changes_as_under_a_hook(decoders):
+    model = decoders("qwen2")[0]
+    target = "layer0.mlp.hidden"
+
+    def half_of_position_2(event, value):
+        value = value.copy()
+        value[2] *= 0.5
+        return value
+
+    with model.hooks.subscribe(half_of_position_2, target):
+        expected = trace(model, tokens=TOKENS, values=True)
+    found, plain = decoder_values(model, Intervention("scale", f"{target}@2", 0.5)), decoder_values(model)
+    assert np.array_equal(found["logits"], expected["logits"])
+    assert found.intervened.before == plain.predictions
+    for change in found.intervened.changes:
+        before, after = (np.tril(r[change.name]) if r[change.name].ndim == 3 else r[change.name]
+                         for r in (plain, found))  # fmt: skip
+        distance = np.linalg.norm(after - before) / np.linalg.norm(before)
+        assert change.change == pytest.approx(distance, rel=1e-5, abs=1e-7), change.name
+
+
+@pytest.mark.parametrize("positions", ["last", [1, 3]])
+def test_positions_of_logits_are_those_of_the_prompt(decoders, positions):
+    model = decoders("llama_gqa")[0]
+    last = 5 if positions == "last" else 3
+    found = decoder_values(model, Intervention("ablate", f"logits@{last}"), positions=positions)
+    assert not found["logits"][-1].any()
+    assert len(found["logits"]) == 1 or found["logits"][0].all()
+    with pytest.raises(InputError, match="position 0 gets no logits here"):
+        decoder_values(model, Intervention("ablate", "logits@0"), positions=positions)
+
+
+def test_a_steering_vector_goes_on_in_a_continuation(decoders):
+    """The judge: the whole text at once, under a hook that adds the vector to every position."""
+    model = decoders("llama_gqa")[0]
+    vector = np.random.default_rng(2).normal(size=model.config.n_embd).astype(np.float32)
+    target = "layer0.mlp.residual"
+    steered = [Intervention("add", target, 2.0, vector)]
+    found = trace(model, tokens=TOKENS, generate=4, interventions=steered)
+    ids = [*TOKENS, *(token.token.token for token in found.generation)]
+    with model.hooks.subscribe(lambda event, value: value + 2 * vector, target):
+        whole = trace(model, tokens=ids[:-1], values=["logits"])
+    assert whole["logits"][len(TOKENS) - 1 :].argmax(axis=1).tolist() == ids[len(TOKENS) :]
+    assert ids != [*TOKENS, *(t.token.token for t in trace(model, tokens=TOKENS, generate=4).generation)]
+
+
+def test_a_position_of_the_prompt_is_left_alone_in_a_continuation(decoders):
+    model = decoders("llama_gqa")[0]
+    found = trace(
+        model, tokens=TOKENS, generate=3, names=["layer0.mlp.down"],
+        interventions=[Intervention("ablate", "layer0.mlp.down@0")],
+    )  # fmt: skip
+    for token in found.generation[1:]:
+        assert token.events[0].stats.zero_count == 0
+
+
+def test_nothing_is_kept_of_what_a_decoder_replaced(decoders):
+    """Memory does not grow with the layers of a glob."""
+    from microgpt_trace.hooks.bus import Run
+
+    kept, runs = [], []
+    begin = Run.__init__
+
+    def watch(self, *arguments, **more):
+        begin(self, *arguments, **more)
+        runs.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "__init__", watch)
+        decoder_values(decoders("llama_gqa")[0], Intervention("scale", "layer*.*", 2.0), generate=2)
+    kept = [array.size for run in runs for array in (*run.replaced.values(), *run.slopes.values())]
+    assert len(kept) > 50
+    assert max(kept) == 0
+
+
+def test_a_run_of_one_position_has_no_mean_and_no_loss(decoders):
+    model = decoders("llama_gqa")[0]
+    for change, message in (
+        (Intervention("ablate-mean", "embed.tok"), "a single position is its own mean"),
+        (Intervention("ablate", "loss"), "no loss is computed here"),
+    ):
+        with pytest.raises(InputError, match=message):
+            trace(model, tokens=[17], interventions=[change])
+    with pytest.raises(InputError, match="not all positions get logits"):
+        trace(model, tokens=TOKENS, positions=[1, 3], interventions=[Intervention("ablate-mean", "logits")])
+    found = trace(model, tokens=[17], interventions=[Intervention("scale", "*", 0.5)])
+    assert "loss" not in found.intervened.interventions[0].events
+
+
+def test_changes_are_those_of_the_interventions_not_of_other_hooks(decoders):
+    model = decoders("qwen2")[0]
+    with model.hooks.subscribe(lambda event, value: value * 3, "layer0.mlp.down"):
+        found = decoder_values(model, Intervention("scale", "layer0.attn.out", 1.0))
+    assert [c.name for c in found.intervened.changes if c.replaced] == ["layer0.attn.out"]
+
+
+def test_scaling_by_one_leaves_the_loss_of_a_decoder(decoders):
+    found = decoder_values(decoders("llama_gqa")[0], Intervention("scale", "layer0.attn.out", 1.0))
+    assert found.loss == found.intervened.loss_before
+    assert {change.change for change in found.intervened.changes} == {0.0}
+
+
+def test_a_step_under_a_mean_is_judged_by_the_mean_after_it():
+    change = [Intervention("ablate-mean", "layer0.mlp.down")]
+    found = traced(*change, step=True)
+    after = Model(CASE.model.params.copy(), CASE.model.tokenizer, "after the step")
+    for name in CASE.model.params:
+        after.params[name][...] += found.array(name, "update")
+    assert found.step.loss_after == trace(after, CASE.text, interventions=change).loss
+
+
+def test_positions_of_another_length_must_be_named(tmp_path):
+    shorter = trace(CASE.model, CASE.text[:5])
+    save_arrays(shorter, tmp_path / "shorter.safetensors")
+    source = open_recording(tmp_path / "shorter.safetensors")
+    for target in ("layer0.mlp.act", "layer0.mlp.act@-1"):
+        with pytest.raises(InputError, match=r"has 6 positions of .* and this text 9"):
+            traced(Intervention("patch", target, source=source))
+    found = traced(Intervention("patch", "layer0.mlp.act@3", source=source))
+    agree(found["layer0.mlp.act"][3], shorter["layer0.mlp.act"][3], what="act")
+
+
+def test_interventions_read_a_decoder_from_its_folder(decoder_folder):
+    model = load(decoder_folder("qwen2_tied"))
+    inputs = model.read(None, TOKENS)
+    assert len(decoder_values(model, Intervention("ablate", "ffn_silu")).intervened.kl) == len(inputs.tokens)
+
+
+# --- What is refused ----------------------------------------------------------------------------
+
+REFUSED = {
+    "kind": (("halve", "logits"), "one of ablate, ablate-mean, scale, patch, add"),
+    "no event": (("ablate", "layer9.mlp.act"), "matches no event"),
+    "parameter": (("ablate", "wte"), "wte is a parameter"),
+    "position": (("ablate", "layer0.mlp.act@9"), "positions 0 to 8"),
+    "channel": (("ablate", "layer0.mlp.act@1:99"), "channels 0 to 19"),
+    "head": (("ablate", "layer0.attn.weights[2]"), "heads 0 to 1"),
+    "too many axes": (("ablate", "layer0.mlp.act[1,2,3]"), "found 3 indices"),
+    "syntax": (("ablate", "layer0.mlp.act@"), "expected NAME, NAME@3"),
+    "places of a number": (("ablate", "loss@1"), "is one number"),
+    "masked": (("ablate", "layer0.attn.scores@1:3"), "the mask hides all of it"),
+    "mean of scores": (("ablate-mean", "layer0.attn.weights"), "attend to later positions"),
+    "mean of the loss": (("ablate-mean", "loss"), "has no positions"),
+    "factor": (("scale", "logits", float("nan")), "finite factor"),
+    "no source": (("patch", "logits"), "needs source"),
+    "idle source": (("ablate", "logits", 1.0, {"logits": np.ones((9, 10))}), "takes no source"),
+    "missing": (("patch", "logits", 1.0, {"probs": np.ones((9, 10))}), "has no logits"),
+    "shape": (("patch", "logits", 1.0, {"logits": np.ones((9, 11))}), r"is \[9, 10\], found \[9, 11\]"),
+    "rows": (("patch", "logits", 1.0, {"logits": np.ones((7, 10))}), "has no position 7"),
+    "length": (("patch", "embed.tok", 1.0, {"embed.tok": np.ones((7, 12))}), "has 7 positions"),
+    "vector": (("patch", "embed.norm", 1.0, {"embed.norm": np.ones(12)}), r"is \[9, 12\], found \[12\]"),
+    "integers": (("add", "embed.norm", 1.0, np.ones(12, int)), "floating-point"),
+    "vector of weights": (("add", "layer0.attn.weights", 1.0, np.ones(9)), r"is \[2, 9, 9\], found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED.keys())
+def test_refusals_say_what_is_wrong(arguments):
+    given, message = arguments
+    with pytest.raises(InputError, match=message):
+        traced(Intervention(*given))

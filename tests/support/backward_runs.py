@@ -1,0 +1,28 @@
+"""A forward and a backward pass of any plan, as the tests run it."""
+
+import numpy as np
+from support.tiny_models import TOKENS
+
+from microgpt_trace.architecture import backward as generic
+from microgpt_trace.hooks.bus import HookBus
+
+TARGETS = (*TOKENS[1:], None)
+
+
+class Run:
+    """A pass forward and back under hooks: values, gradients of events and of parameters by name."""
+
+    def __init__(self, model, hooks=None, tokens=TOKENS, targets=TARGETS, heads=True):
+        bus, self.values, self.gradients = HookBus(list(model.plan.values())), {}, {}
+        names = [name for name, row in model.plan.items() if heads or not row.extra]
+        before = [bus.subscription(hook, name) for name, hook in (hooks or {}).items()]
+        after = [
+            bus.subscription(lambda e, v: self.values.update({e.name: v.copy()}), *names),
+            bus.subscription(
+                lambda e, v: self.gradients.update({e.name: v.copy()}), *names, phases="backward"
+            ),
+        ]
+        run = bus.begin(before=before, after=after)
+        done = generic.forward(model, np.array(tokens), targets, run.tap("forward"))
+        tap = run.tap("backward")
+        self.parameters = generic.backward(done, tap, run.replaced, list(model.plan.parameters))

@@ -1,0 +1,148 @@
+"""Record what transformers computes in float32 for every tiny model.
+
+`PYTHONPATH=tests python tests/support/record_references.py` writes tests/references/CASE.npz, arrays
+under this project's event names. Needs torch and transformers; the tests that use the references do not.
+"""
+
+import math
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from support.judges_decoder import decoder_events
+from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
+from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
+from transformers.masking_utils import eager_mask
+from transformers.models.gpt2 import modeling_gpt2
+from transformers.models.llama import modeling_llama
+
+REFERENCES = Path(__file__).parents[1] / "references"
+
+# a module's output, as an event of its layer
+OUTPUTS = {
+    "input_layernorm": "attn.norm",
+    "self_attn.q_proj": "attn.q",
+    "self_attn.k_proj": "attn.k",
+    "self_attn.v_proj": "attn.v",
+    "self_attn.q_norm": "attn.q_norm",
+    "self_attn.k_norm": "attn.k_norm",
+    "self_attn.o_proj": "attn.out",
+    "post_attention_layernorm": "mlp.norm",
+    "mlp.gate_proj": "mlp.gate",
+    "mlp.act_fn": "mlp.act",
+    "mlp.up_proj": "mlp.up",
+    "mlp.down_proj": "mlp.down",
+    "": "mlp.residual",
+    "ln_1": "attn.norm",
+    "attn.c_attn": ("attn.q", "attn.k", "attn.v"),
+    "attn.c_proj": "attn.out",
+    "ln_2": "mlp.norm",
+    "mlp.c_fc": "mlp.up",
+    "mlp.act": "mlp.act",
+    "mlp.c_proj": "mlp.down",
+}
+# a module's input
+INPUTS = {
+    "self_attn.o_proj": "attn.context",
+    "post_attention_layernorm": "attn.residual",
+    "mlp.down_proj": "mlp.hidden",
+    "attn.c_proj": "attn.context",
+    "ln_2": "attn.residual",
+}
+WHOLE = {
+    "model.embed_tokens": "embed.tok", "model.norm": "final.norm", "lm_head": "logits",
+    "transformer.wte": "embed.tok", "transformer.wpe": "embed.pos", "transformer.drop": "embed.sum",
+    "transformer.ln_f": "final.norm",
+}  # fmt: skip
+
+
+def rows(tensor):
+    """[1, T, ...] -> [T, all the rest]"""
+    return tensor.detach().reshape(tensor.shape[1], -1).numpy().copy()
+
+
+def hook_modules(model, keep):
+    """Hook every module whose output or input is an event: `keep` is given names and what holds them."""
+    for name, module in model.named_modules():
+        layer = re.fullmatch(r"(?:model\.layers|transformer\.h)\.(\d+)\.?(.*)", name)
+        found = OUTPUTS.get(layer[2]) if layer else WHOLE.get(name)
+        outputs = (found,) if isinstance(found, str) else found
+        if outputs:
+            whole = [f"layer{layer[1]}.{output}" if layer else output for output in outputs]
+            module.register_forward_hook(
+                lambda _m, _x, y, whole=whole: keep(whole, y[0] if isinstance(y, tuple) else y)
+            )
+        if layer and layer[2] in INPUTS:
+            event = f"layer{layer[1]}.{INPUTS[layer[2]]}"
+            module.register_forward_pre_hook(lambda _m, x, event=event: keep([event], x[0]))
+
+
+def record_attention(events):
+    """An attention for transformers: its eager one, with what goes in and comes out of it kept."""
+
+    def attention(module, query, key, value, attention_mask, scaling, **kwargs):
+        at = f"layer{module.layer_idx}.attn."
+        if module.config.model_type == "gpt2":
+            eager = modeling_gpt2.eager_attention_forward
+        else:
+            eager = modeling_llama.eager_attention_forward
+            turned = (rows(a.transpose(1, 2)) for a in (query, key))
+            events[at + "q_rope"], events[at + "k_rope"] = turned
+            assert math.isclose(scaling, query.shape[-1] ** -0.5)
+        keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+        events[at + "scores"] = (query @ keys.mT * scaling)[0].numpy()
+        out, weights = eager(module, query, key, value, attention_mask, scaling, **kwargs)
+        events[at + "weights"] = weights[0].numpy()
+        return out, weights
+
+    transformers.AttentionInterface.register("recorded", attention)
+    transformers.AttentionMaskInterface.register("recorded", eager_mask)
+
+
+def split_rows(tensor, names):
+    """The rows of an event by name, or of several side by side."""
+    return dict(zip(names, np.split(rows(tensor), len(names), -1), strict=True))
+
+
+def recorded(config, weights, tokens):
+    """Every event of a run, float32. The model is read from a folder as any other would be."""
+    events = {}
+    record_attention(events)
+    with tempfile.TemporaryDirectory() as folder:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            write_folder(Path(folder), config, weights),
+            attn_implementation="recorded",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    assert not any(report.values()), report
+    hook_modules(model.eval(), lambda names, tensor: events.update(split_rows(tensor, names)))
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens]), use_cache=False).logits
+    events["probs"] = rows(logits.softmax(-1))
+    return events
+
+
+def main():
+    REFERENCES.mkdir(exist_ok=True)
+    for case in sys.argv[1:] or [*CASES, *GPT2S]:
+        config, weights = tiny_gpt2(case) if case in GPT2S else tiny_model(case)
+        events = recorded(config, weights, TOKENS)
+        if case in GPT2S:
+            judged = gpt2_events(config, weights, TOKENS)
+            judged = {n: a for n, a in judged.items() if n != "loss" and ".head" not in n}
+        else:
+            judged = decoder_events(config, weights, TOKENS)
+        assert events.keys() == judged.keys(), events.keys() ^ judged.keys()
+        off = max(np.linalg.norm(events[n] - judged[n]) / np.linalg.norm(judged[n]) for n in judged)
+        path = REFERENCES / f"{case}.npz"
+        np.savez_compressed(path, ids=np.array(TOKENS), **{name: events[name] for name in judged})
+        print(f"{case:28} {path.stat().st_size / 1024:5.1f} KB, from the formulas in float64: {off:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,629 @@
+"""`microgpt timeline`: a log's courses against models trained again, plain Python and PyTorch; a log worked
+out by hand; and what a log may lack."""
+
+import json
+import math
+import subprocess
+import sys
+import tracemalloc
+from itertools import islice
+
+import numpy as np
+import pytest
+from support.commands import environment, microgpt, refused
+from support.documents import valid
+from support.judges import (
+    _matvec,
+    _plus,
+    _rmsnorm,
+    _scalar_attention,
+    agree,
+    scalar_forward,
+    softmax_of,
+    torch_run,
+)
+
+from microgpt_trace import Config, Tokenizer, init, load, save
+from microgpt_trace.cli.log import TrainingLog
+from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
+from microgpt_trace.microgpt.model import Schedule
+from microgpt_trace.microgpt.training import Trainer
+from microgpt_trace.render.document import dump
+from microgpt_trace.render.screen import Screen, to_text
+from microgpt_trace.render.timeline import timeline_document
+from microgpt_trace.render.training import loss_curve
+from microgpt_trace.timeline.curves import selected
+from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
+from microgpt_trace.timeline.reading import read_timeline
+
+CONFIG = Config(n_embd=8, n_head=2, n_layer=2, block_size=8)
+SCHEDULE = Schedule(steps=60, lr=0.1)  # so large a rate that units die, and some return
+NAMES = [name for name in read_lines(default_data()) if len(name) < 8][:120] + ["emma"] * 20
+TRACED = list(range(0, 61, 10))
+
+
+def new_trainer(names=NAMES, config=CONFIG):
+    documents = Documents.fit(names, Tokenizer(), config.block_size)
+    return Trainer(init(config, seed=SCHEDULE.seed), documents, SCHEDULE)
+
+
+def write_log(path, trainer, every=10, append=False, steps=None):
+    with TrainingLog(path, trainer, "emma", every, append) as log:
+        for record in islice(trainer.run(), steps):
+            log.add(record)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    path = tmp_path_factory.mktemp("log") / "run.jsonl"
+    write_log(path, new_trainer())
+    return path
+
+
+@pytest.fixture(scope="module")
+def told(log):
+    return read_timeline(log)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """The parameters before and after each traced step, of a run that nobody logged: step -> (a, b)"""
+    trainer, found = new_trainer(), {}
+    found[0] = None, {name: view.copy() for name, view in trainer.params.items()}
+    before = found[0][1]
+    for record in trainer.run():
+        after = {name: view.copy() for name, view in trainer.params.items()}
+        if record.step % 10 == 0:
+            found[record.step] = before, after
+        before = after
+    return found
+
+
+def the_ids(name="emma"):
+    return [0, *(ord(c) - ord("a") + 1 for c in name), 0]
+
+
+def hidden_sums(weights, tokens):
+    """What each ReLU of a name gets, in plain Python: per layer a list of [F] rows."""
+    w = {name: array.tolist() for name, array in weights.items()}
+    keys, values = [[] for _ in range(CONFIG.n_layer)], [[] for _ in range(CONFIG.n_layer)]
+    found = [[] for _ in range(CONFIG.n_layer)]
+    for position, token in enumerate(tokens):
+        x = _rmsnorm(_plus(w["wte"][token], w["wpe"][position]))
+        for i in range(CONFIG.n_layer):
+            x = _plus(x, _scalar_attention(_rmsnorm(x), w, i, keys[i], values[i], CONFIG.n_head))
+            h = _matvec(w[f"layer{i}.mlp_fc1"], _rmsnorm(x))
+            found[i].append(h)
+            x = _plus(x, _matvec(w[f"layer{i}.mlp_fc2"], [max(0.0, a) for a in h]))
+    return found
+
+
+def dead_by_hand(weights):
+    """Per layer the units that never get more than zero, and those too close to zero to tell."""
+    rows = [[] for _ in range(CONFIG.n_layer)]
+    for name in NAMES:
+        if held_out(name):
+            for layer, of_name in enumerate(hidden_sums(weights, the_ids(name)[:-1])):
+                rows[layer] += of_name
+    tops = [[max(column) for column in zip(*layer, strict=True)] for layer in rows]
+    dead = [{unit for unit, top in enumerate(layer) if top <= 0} for layer in tops]
+    return dead, [{unit for unit, top in enumerate(layer) if abs(top) < 1e-4} for layer in tops]
+
+
+def test_the_traced_steps(told):
+    assert told.steps == tuple(TRACED)
+    assert (told.watched, told.config, told.absent, told.notes) == ("emma", CONFIG, (), ())
+    assert [(run.step, run.held_out_loss > 0) for run in told.runs] == [(0, True)]
+
+
+def test_predictions_against_plain_python(told, weights):
+    ids = the_ids()
+    for i, step in enumerate(TRACED):
+        rows = scalar_forward(weights[step][1], ids[:-1], CONFIG.n_head, CONFIG.n_layer)
+        for course, row, target in zip(told.positions, rows, ids[1:], strict=True):
+            p = softmax_of(row)
+            agree(course.p[i], p[target], rtol=1e-3, atol=1e-7, what=f"P at step {step}")
+            agree(course.loss[i], -math.log(p[target]), rtol=1e-3, what=f"loss at step {step}")
+            order = sorted(range(27), key=lambda token: (-row[token], token))
+            print(course.position, step, course.rank[i], order.index(target) + 1)
+            assert course.rank[i] == order.index(target) + 1
+            label = "EOS" if order[0] == 0 else chr(ord("a") + order[0] - 1)
+            assert course.predicted[i] == label
+
+
+def test_learned_and_half_way_follow_from_the_courses(told):
+    for course in told.positions:
+        firsts = [all(rank == 1 for rank in course.rank[i:]) for i in range(len(TRACED))]
+        assert course.learned == (TRACED[firsts.index(True)] if any(firsts) else None)
+        middle = (course.p[0] + course.p[-1]) / 2
+        above = [min(course.p[i:]) > middle for i in range(len(TRACED))]
+        assert course.halfway == (TRACED[above.index(True)] if any(above) else None)
+    assert len({course.learned for course in told.positions}) > 1  # the run tells them apart
+
+
+def test_dead_units_against_plain_python(told, weights):
+    measured = [dead_by_hand(weights[step][1]) for step in TRACED]
+    assert not any(any(close) for _, close in measured)  # none is so near to zero that rounding decides
+    by_step = [dead for dead, _ in measured]
+    for layer in told.layers:
+        dead = [found[layer.layer] for found in by_step]
+        print(layer.dead_count, [len(units) for units in dead])
+        assert layer.dead_count == tuple(len(units) for units in dead)
+        assert {row.unit for row in layer.dead} == dead[-1]
+        for row in layer.dead:
+            at = TRACED.index(row.since)
+            assert all(row.unit in units for units in dead[at:])
+            assert at == 0 or row.unit not in dead[at - 1]
+        assert {row.unit for row in layer.returned} == set.union(*dead) - dead[-1]
+        for row in layer.returned:
+            died, back = TRACED.index(row.died), TRACED.index(row.returned)
+            assert all(row.unit in units for units in dead[died:back])
+            assert not any(row.unit in units for units in dead[back:])
+    assert any(layer.dead for layer in told.layers)
+    assert any(layer.returned for layer in told.layers)
+
+
+@pytest.mark.parametrize("step", [0, 30, 60])
+def test_events_and_gradients_against_torch(told, weights, step):
+    ids, at = the_ids(), TRACED.index(step)
+    events, parameters = torch_run(weights[step][1], ids[:-1], ids[1:], CONFIG)
+    size = max(np.linalg.norm(tensor.grad) for tensor in parameters.values())
+    for course in told.events:
+        if course.name.endswith((".scores", ".weights")) or ".head" in course.name:
+            continue
+        value = events[course.name].detach().numpy()
+        agree(course.l2[at], np.linalg.norm(value), rtol=1e-3, atol=1e-5, what=course.name)
+        if course.name.endswith(".act"):
+            assert course.zeros[at] == np.mean(value == 0), course.name
+        grad = events[course.name].grad
+        if grad is not None and course.name not in ("probs", "loss"):
+            agree(course.gradient[at], np.linalg.norm(grad), rtol=1e-2, atol=1e-3 * size, what=course.name)
+    for course in told.parameters:
+        found = np.linalg.norm(parameters[course.name].grad)
+        agree(course.gradient[at], found, rtol=1e-2, atol=1e-3 * size, what=course.name)
+
+
+def test_parameters_and_updates_against_a_second_run(told, weights):
+    assert [course.name for course in told.parameters] == list(CONFIG.shapes())
+    for course in told.parameters:
+        assert (course.update[0], course.update_ratio[0]) == (None, None)
+        for i, step in enumerate(TRACED):
+            before, after = (w and w[course.name].astype(float) for w in weights[step])
+            agree(course.l2[i], np.linalg.norm(after), rtol=1e-6, what=f"{course.name} at {step}")
+            if step:
+                update = np.linalg.norm(after - before)
+                agree(course.update[i], update, rtol=1e-3, what=course.name)
+                agree(course.update_ratio[i], update / np.linalg.norm(before), rtol=1e-3, what=course.name)
+
+
+def test_dead_units_in_several_batches_are_those_of_one(monkeypatch):
+    trainer = new_trainer()
+    list(trainer.run())
+    whole = trainer.dead_units()
+    monkeypatch.setattr("microgpt_trace.microgpt.training.EVALUATION_BATCH", 2)
+    print(len(trainer.documents.held_out), whole)
+    assert len(trainer.documents.held_out) > 9
+    assert trainer.dead_units() == whole
+    assert any(whole)
+
+
+def test_the_loss_of_every_step(told):
+    losses = [record.loss for record in new_trainer().run()]
+    assert told.loss.steps == tuple(range(1, 61))
+    assert told.loss.loss == tuple(losses)
+
+
+def test_a_run_that_was_killed_and_resumed_tells_the_same(told, tmp_path):
+    path, checkpoint, trainer = tmp_path / "log.jsonl", tmp_path / "half.safetensors", new_trainer()
+    with TrainingLog(path, trainer, "emma", 10, append=False) as log:
+        for record in islice(trainer.run(), 37):
+            log.add(record)
+            if record.step == 25:
+                save(trainer.model("half"), checkpoint)
+    path.write_bytes(path.read_bytes()[:-20])  # killed while it wrote step 37
+    cut = read_timeline(path)
+    assert "the last line is cut" in cut.notes[0]
+    assert (cut.steps, cut.loss.steps[-1]) == ((0, 10, 20, 30), 36)
+    trainer = Trainer(load(checkpoint), new_trainer().documents, SCHEDULE)
+    write_log(path, trainer, append=True)
+    resumed = read_timeline(path)
+    assert [run.step for run in resumed.runs] == [0, 25]
+    for part in ("steps", "positions", "layers", "events", "parameters", "loss", "absent", "notes"):
+        assert getattr(resumed, part) == getattr(told, part), part
+
+
+# --- A log worked out by hand ------------------------------------------------------------------
+
+RUN = {
+    "record": "run", "schema": LOG_SCHEMA, "start": 0, "watched": "amm", "data": "3 names",
+    "model": {"config": {"vocab_size": 27, "n_embd": 4, "n_head": 1, "n_layer": 1, "block_size": 4}},
+    "schedule": {"steps": 30, "batch_size": 1, "lr": 0.01, "seed": 1}, "held_out_loss": None,
+}  # fmt: skip
+STATS = {"count": 8, "l2_norm": 2.0, "zero_count": 4, "nan_count": 0, "inf_count": 0}
+P = [[0.1, 0.2, 0.6, 0.5], [0.9, 0.8, 0.7, 0.6], [0.1, 0.4, 0.2, 0.3], [0.2, 0.2, 0.2, 0.2]]
+RANK = [[3, 1, 1, 2], [1, 1, 1, 1], [2, 1, 2, 1], [2, 2, 2, 1]]
+DEAD = [[], [1, 2, 4], [2], [2, 3]]
+
+
+def records():
+    yield RUN
+    for i, step in enumerate((0, 10, 20, 30)):
+        for earlier in range(step - 9, step + 1) if step else ():
+            yield {"record": "step", "step": earlier, "loss": 3.0 - earlier / 100}
+        for phase in ("forward", "backward"):
+            stats = STATS | {"l2_norm": 2.0 + i, "zero_count": 2 * i}
+            yield {"record": "event", "step": step, "phase": phase, "name": "layer0.mlp.act", "stats": stats}
+        for position, target in enumerate(["a", "m", "m", "EOS"]):
+            yield {
+                "record": "prediction", "step": step, "position": position, "target": target,
+                "p": P[position][i], "loss": 1.0, "rank": RANK[position][i], "predicted": "m",
+            }  # fmt: skip
+        yield {
+            "record": "parameter", "step": step, "name": "wte", "l2_norm": 4.0, "gradient_l2": 1.0,
+            "update_l2": 2.0 if step else None, "update_ratio": 0.5 if step else None,
+        }  # fmt: skip
+        yield {"record": "relu", "step": step, "layer": 0, "units": 5, "dead": DEAD[i]}
+
+
+def written(path, lines):
+    path.write_text("".join(line if isinstance(line, str) else dump(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    return written(tmp_path / "hand.jsonl", records())
+
+
+def test_a_log_worked_out_by_hand(by_hand):
+    told = read_timeline(by_hand)
+    assert told.steps == (0, 10, 20, 30)
+    # rank 1 to the end from the start, from step 10, ...; above (0.1 + 0.5) / 2 from step 20 on
+    assert [course.learned for course in told.positions] == [None, 0, 30, 30]
+    assert [course.halfway for course in told.positions] == [20, None, 30, None]
+    assert [course.seen for course in told.positions] == ["BOS", "a", "am", "amm"]
+    (layer,) = told.layers
+    assert layer.dead_count == (0, 3, 1, 2)
+    assert [(row.unit, row.since) for row in layer.dead] == [(2, 10), (3, 30)]
+    assert [(row.unit, row.died, row.returned) for row in layer.returned] == [(1, 10, 20), (4, 10, 20)]
+    (event,) = told.events
+    assert (event.l2, event.zeros) == ((2, 3, 4, 5), (0, 0.25, 0.5, 0.75))
+    (row,) = told.parameters
+    assert (row.update_ratio, row.gradient) == ((None, 0.5, 0.5, 0.5), (1, 1, 1, 1))
+
+
+def test_what_a_run_did_again_counts_once(tmp_path):
+    stale = {"record": "relu", "step": 25, "layer": 0, "units": 5, "dead": [0]}
+    again = [record for record in records() if record.get("step", 0) > 10]
+    lines = [*records(), stale, RUN | {"start": 10}, *again]
+    told = read_timeline(written(tmp_path / "twice", lines))
+    assert told.steps == (0, 10, 20, 30)
+    assert told.loss.steps == tuple(range(1, 31))
+    assert told.layers == read_timeline(written(tmp_path / "once", records())).layers
+    assert [run.step for run in told.runs] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("losses", "top", "bottom"),
+    [
+        ([3.0, 1.0, math.nan, 2.0, math.inf], "  3.00 │•    ", "  1.00 │ •? ?"),
+        ([math.nan] * 2, "       │  ", "       │??"),
+        ([-1.7e308, 1.7e308], "2e+308 │ •", "-2e+308 │• "),
+    ],
+    ids=["some", "all", "huge"],
+)
+def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
+    lines = loss_curve(losses, to_text(40))
+    print(*lines, sep="\n")
+    assert (lines[0], lines[7]) == (top, bottom)
+
+
+def test_the_answer_at_a_glance(by_hand):
+    output = microgpt("timeline", by_hand, width=80).out
+    print(output)
+    assert 'The double m (after "am") is the first choice from step 30 on.' in output
+    assert "  2  am    m       0.100  ▁█▃▆  0.300     1        30       30" in output
+    assert (
+        "  1  a     m       0.900  █▆▃▁  0.600     1         –   always" in output
+    )  # nothing is known of learning it
+    assert "  0  BOS   a       0.100  ▁▂█▇  0.500     2        20       no" in output
+    assert "    0         10       20  1, 4" in output
+    assert "    0         10  the end  2" in output
+    assert "    0         30  the end  3" in output
+    assert "layer0.mlp.act   0.0%  ▁▃▆█  75.0%" in output
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [
+        ([1, 1, 1, 1], "is the first choice at every trace."),
+        ([1, 2, 1, 3], "was not learned: first choice only at steps 0, 20; in the end rank 3 with P 0.300."),
+        ([4, 2, 2, 5], "was not learned: in the end rank 5 with P 0.300."),
+        ([None] * 4, "ranks were not logged"),
+    ],
+)
+def test_the_double_letter_in_words(tmp_path, ranks, words):
+    ranks, lines = iter(ranks), []
+    for record in records():
+        found = record | {"rank": next(ranks)} if record.get("position") == 2 else record
+        lines.append(found)
+    output = microgpt("timeline", written(tmp_path / "l", lines), width=120).out
+    print(output)
+    assert words in output
+
+
+# --- What is shown -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory):
+    """With more traces than a sparkline has columns."""
+    path = tmp_path_factory.mktemp("long") / "run.jsonl"
+    write_log(path, new_trainer(), every=1)
+    return path
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("more", [[], ["--event", "*"]], ids=["overview", "all"])
+def test_the_tables_fit_the_screen(long_log, width, encoding, more):
+    result = microgpt("timeline", long_log, *more, width=width, encoding=encoding)
+    print(result.out, result.err)
+    assert (result.code, result.err) == (0, "")
+    assert max(map(len, result.out.splitlines())) <= width + (encoding == "ascii") * 4
+    assert result.out.isascii() == (encoding == "ascii")
+    assert "layer1.mlp.act" in result.out
+    assert ("Dead ReLU units" in result.out) == (not more)
+
+
+def test_many_units_that_returned_are_only_counted(long_log):
+    told, output = read_timeline(long_log), microgpt("timeline", long_log).out
+    returned = sum(len(layer.returned) for layer in told.layers)
+    print(returned, output)
+    assert f"{returned} units were dead for a while and returned" in output
+    spells = [line for line in output.splitlines() if "the end" in line]
+    assert len(spells) == len({(layer.layer, row.since) for layer in told.layers for row in layer.dead})
+
+
+def test_event_shows_exactly_those(log):
+    output = microgpt("timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte").out
+    titles = [line.split()[0] for line in output.splitlines() if line.endswith("max")]
+    layer1 = [f"layer1.mlp.{part}" for part in ("norm", "up", "act", "down", "residual")]
+    assert titles == ["layer0.mlp.act", *layer1, "wte"]
+
+
+def test_json_fits_its_schema_and_obeys_the_selection(log, told):
+    for more, events in ([], 25), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
+        result = microgpt("timeline", log, "--json", *more)
+        found = valid(result.out, "timeline")
+        assert (found["schema"], len(found["events"])) == ("microgpt.timeline/1", events)
+    assert found["positions"][2]["p"] == list(told.positions[2].p)
+    assert found["layers"][1]["dead_count"] == list(told.layers[1].dead_count)
+
+
+def test_numbers_that_are_not_finite(tmp_path):
+    def spoilt(record):
+        if record["record"] == "event" and record["step"] == 20:
+            return record | {"stats": STATS | {"l2_norm": None, "nan_count": 8}}
+        changes = {
+            "prediction": {"p": math.nan, "rank": None}, "parameter": {"update_ratio": math.inf},
+            "step": {"loss": math.nan},
+        }  # fmt: skip
+        bad = record.get("step") == 20
+        return record | changes.get(record["record"], {}) if bad else record
+
+    path = written(tmp_path / "nan.jsonl", map(spoilt, records()))
+    result = microgpt("timeline", path, width=80)
+    print(result.out, result.err)
+    assert (result.code, result.err) == (0, "")
+    assert "layer0.mlp.act holds values that are not finite at step 20 (8)" in result.out
+    assert "?" in result.out
+    found = valid(microgpt("timeline", path, "--json").out, "timeline")
+    assert found["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]
+    assert found["parameters"][0]["update_ratio"] == [None, 0.5, "Infinity", 0.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "shown"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], 20, "▁▂▃▄▅▆▇█"),
+        ([0, 2, 3, 5, 6, 8], 3, "▂▅█"),  # means 1, 4, 7 between 0 and 8
+        ([5, 5, 5], 20, "▁▁▁"),
+        ([8.944, 8.945], 20, "▁▁"),
+        ([None, 1, math.nan, 2, math.inf], 20, " ▁?█?"),
+        ([1, math.nan, 2, 3], 2, "?▇"),
+        ([1e308, -1e308], 20, "█▁"),
+        ([None, None], 20, "  "),
+        ([], 20, ""),
+        ([1, 2], 0, ""),
+    ],
+)
+def test_sparkline(values, width, shown):
+    assert to_text().sparkline(values, width) == shown
+
+
+def test_sparkline_in_ascii(monkeypatch):
+    monkeypatch.setattr(Screen, "ascii_only", True)
+    assert to_text().sparkline([0, 1, 2, 3, 4, 5, 6, 7, None, math.nan], 20) == "_.-=+*#@ ?"
+
+
+# --- What a log may lack, and what is no log ----------------------------------------------------
+
+
+def test_a_log_of_an_earlier_version_says_what_it_lacks(tmp_path):
+    def earlier():
+        for record in records():
+            if record["record"] not in ("parameter", "relu"):
+                yield {key: value for key, value in record.items() if key not in ("rank", "predicted")}
+
+    path = written(tmp_path / "old.jsonl", earlier())
+    output = microgpt("timeline", path, width=120).out
+    print(output)
+    assert "the target's rank, in 16 of 16 predictions: not logged" in output
+    assert "L2 of the parameters and update/weight: not logged" in output
+    assert "dead ReLU units: not logged" in output
+    assert "Dead ReLU" not in output
+    assert read_timeline(path).positions[0].learned is None
+
+
+def test_no_name_held_out_is_the_reason_for_no_dead_units(tmp_path):
+    names = [name for name in NAMES if not held_out(name)]
+    trainer, path = new_trainer(names), tmp_path / "run.jsonl"
+    assert trainer.dead_units() is None
+    write_log(path, trainer, steps=10)
+    told = read_timeline(path)
+    assert told.absent == ("dead ReLU units: not measured, for no name is held out",)
+    assert [layer.dead_count for layer in told.layers] == [(None, None)] * 2
+    output = microgpt("timeline", path).out
+    assert "not measured, for no name is held out" in output
+    assert "10 of 60 steps" in output
+
+
+def test_a_gap_and_a_failed_check_are_told(tmp_path):
+    lines = [record for record in records() if not 10 < record.get("step", 0) < 15]
+    lines.insert(9, {"record": "check", "step": 0, "id": "heads", "detail": "off by 1"})
+    result = microgpt("timeline", written(tmp_path / "gap", lines))
+    assert "steps 11 to 14 were not logged" in result.err
+    assert "step 0: the check heads failed, off by 1" in result.out
+
+
+def test_a_cut_last_line_is_a_note(by_hand):
+    by_hand.write_bytes(by_hand.read_bytes()[:-9])
+    result = microgpt("timeline", by_hand)
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert f"line {len(list(records()))}: the last line is cut" in result.err
+    assert read_timeline(by_hand).layers[0].dead_count == (0, 3, 1, None)
+
+
+def test_a_run_stopped_within_a_trace_is_a_note(tmp_path):
+    lines = list(records())[:-4]
+    result = microgpt("timeline", written(tmp_path / "stopped", lines), width=80)
+    print(result.out, result.err)
+    assert result.code == 0
+    assert "the trace of step 30 is incomplete" in result.err
+    assert "  2  am    m       0.100  ▁█▃   0.200" in result.out
+
+
+STEP = {"record": "step", "step": 1, "loss": 3.0}
+EVENT = {"record": "event", "step": 0, "phase": "forward", "name": "logits", "stats": STATS}
+RELU = {"record": "relu", "step": 0, "layer": 0, "units": 4, "dead": [7]}
+PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "p": "high", "loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], ["empty file"]),
+        (["hello\n"], ["line 1", "JSON record", "'hello'"]),
+        (['{"record": "run", "sch'], ["line 1", "JSON record"]),
+        (["[1]\n"], ["line 1", "JSON object", "list"]),
+        ([RUN | {"schema": "microgpt.trace/1"}], ["line 1", "microgpt.log/1", "microgpt.trace/1"]),
+        ([STEP], ["line 1", "'step'"]),
+        ([RUN], ["0 training steps and no trace", "--trace-every"]),
+        ([RUN, STEP], ["1 training step and no trace"]),
+        ([RUN, "\n", STEP], ["line 2", "an empty line"]),
+        ([RUN, "[" * 100_000 + "\n"], ["line 2", "JSON record"]),
+        ([RUN, {}], ["line 2", "'record'"]),
+        ([RUN, STEP | {"step": -1}], ["line 2", "step", "-1"]),
+        ([RUN, STEP | {"step": True}], ["line 2", "step", "True"]),
+        ([RUN, STEP | {"loss": None}], ["line 2", "loss", "null"]),
+        ([RUN, STEP | {"loss": 10**400}], ["line 2", "an integer of 401 digits"]),
+        ([RUN, STEP, STEP], ["line 3", "a step after 1, found 1"]),
+        ([RUN, EVENT | {"phase": "sideways"}], ["line 2", "phase", "sideways"]),
+        ([RUN, EVENT | {"stats": None}], ["line 2", "stats"]),
+        ([RUN, EVENT | {"stats": {"count": 1}}], ["line 2, stats", "'zero_count'"]),
+        ([RUN, RELU], ["line 2", "dead", "below 4", "7"]),
+        ([RUN, {k: v for k, v in RELU.items() if k != "dead"}], ["line 2", "'dead'"]),
+        ([RUN, PREDICTION], ["line 2", "p:", "'high'"]),
+        ([RUN | {"model": {"config": {"n_head": 3}}}], ["line 1", "n_head 3"]),
+        ([RUN | {"model": {"config": {"depth": 3}}}], ["line 1", "depth"]),
+        ([RUN, EVENT, RUN | {"watched": "anna"}], ["line 3", "the run above to go on"]),
+    ],
+)  # fmt: skip
+def test_what_is_no_log_is_one_line(tmp_path, lines, words):
+    written(tmp_path / "bad.jsonl", lines)
+    refused(microgpt("timeline", "bad.jsonl", cwd=tmp_path), "bad.jsonl", *words)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], ["a log is needed"]),
+        (["nope.jsonl"], ["nope.jsonl", "no such file"]),
+        (["."], ["folder"]),
+        (["hand.jsonl", "--event", "layer7.*"], ["hand.jsonl", "'layer7.*' matches no event"]),
+        (["hand.jsonl", "--event", "qkv_bias"], ["hand.jsonl", "no counterpart"]),
+        (["hand.jsonl", "--events", "wte"], ["--events"]),
+        (["hand.jsonl", "--out", "hand.jsonl"], ["hand.jsonl exists already"]),
+        (["hand.jsonl", "wte"], ["wte"]),
+    ],
+)
+def test_a_wrong_request_is_one_line(by_hand, args, words):
+    refused(microgpt("timeline", *args, cwd=by_hand.parent), *words)
+
+
+def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_hand, tmp_path):
+    first, *rest = by_hand.read_text().splitlines(keepends=True)
+    run = json.loads(first)
+    run["model"]["config"] |= {"n_layer": 10**6, "n_head": 10**6, "n_embd": 10**6}
+    (tmp_path / "deep.jsonl").write_text("".join([json.dumps(run) + "\n", *rest]))
+    tracemalloc.start()
+    shown = selected(read_timeline(tmp_path / "deep.jsonl"), [])
+    document = timeline_document(shown, [])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    usual = timeline_document(read_timeline(by_hand), [])
+    assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
+    assert shown.config.parameter_count > 10**18
+
+
+def test_binary_is_no_log(tmp_path):
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00\x01" * 9)
+    refused(microgpt("timeline", tmp_path / "b"), "line 1", "JSON record")
+
+
+def test_out_and_a_closed_pipe(by_hand, tmp_path):
+    target = tmp_path / "t.json"
+    assert microgpt("timeline", by_hand, "--json", "--out", target).out == ""
+    assert json.loads(target.read_text())["watched"] == "amm"
+    command = f"set -o pipefail; {sys.executable} -m microgpt_trace timeline {by_hand} --json | head -c 5"
+    result = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, encoding="utf-8")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_resuming_drops_a_cut_last_line_of_a_log_but_of_nothing_else(tmp_path):
+    trainer, path = new_trainer(), tmp_path / "keep"
+    path.write_text("keep me")
+    with pytest.raises(Exception, match="log of a training run"):
+        write_log(path, trainer, append=True)
+    assert path.read_text() == "keep me"
+
+
+def test_another_name_can_be_watched(tmp_path):
+    path = tmp_path / "run.jsonl"
+    options = (
+        "train",
+        "--steps",
+        20,
+        "--log",
+        path,
+        "--trace-every",
+        10,
+        "--out",
+        tmp_path / "m.safetensors",
+    )
+    assert microgpt(*options, "--watch", "Anna").code == 0
+    found = read_timeline(path)
+    assert found.watched == watched_before(path) == "anna"
+    assert [position.target for position in found.positions] == ["a", "n", "n", "a", "EOS"]
+    assert "The double n" in microgpt("timeline", path).out
+    refused(microgpt(*options, "--force", "--watch", "José"), "'é'")
+    refused(microgpt(*options, "--force", "--watch", "a" * 16), "at most 15 characters")
+
+
+def test_a_log_that_is_none_watches_nothing(tmp_path):
+    (tmp_path / "text").write_text("no log\n")
+    assert watched_before(tmp_path / "text") is None
+    assert watched_before(tmp_path / "missing") is None

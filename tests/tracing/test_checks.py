@@ -1,0 +1,343 @@
+"""The self-checks of a trace: they hold, and each fails when what it guards is broken."""
+
+import numpy as np
+import pytest
+from conftest import CASES
+from support.commands import microgpt as microgpt_command
+from support.judges import torch_grad, torch_run
+from support.other_plans import T, V, drawn, normed_behind, values_of
+
+from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
+from microgpt_trace.hooks.bus import HookBus
+from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.microgpt.checkpoint import save
+from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.tracing import gradient_agreement, microgpt_tracing
+from microgpt_trace.tracing.checks import Checker
+
+IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
+
+
+def verdicts(model, text="emma"):
+    return {check.id: check.holds for check in trace(model, text, backward=True).checks}
+
+
+def failed(model, text="emma"):
+    return [name for name, holds in verdicts(model, text).items() if holds is False]
+
+
+def test_every_check_is_made_and_holds(case):
+    traced = trace(case.model, case.text, backward=True)
+    assert [check.id for check in traced.checks] == IDS
+    assert all(check.holds for check in traced.checks)
+    assert traced.ok
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "zaq", "maximilian", "nola", "nolan"]
+)  # a ReLU of the last two is almost at its kink
+def test_every_check_holds_in_float32(emma, text):
+    traced = trace(emma, text, backward=True)
+    assert {check.id: check.holds for check in traced.checks} == dict.fromkeys(IDS, True)
+    assert all(check.deviation <= check.tolerance for check in traced.checks if check.deviation is not None)
+
+
+def test_checks_do_not_depend_on_what_is_shown(emma):
+    assert trace(emma, names=["logits"], values=False).checks == trace(emma).checks
+
+
+def leak(weights):
+    weights = weights.copy()
+    weights[..., 0, 1] += 0.125  # the first position looks at the second
+    return weights
+
+
+def mutate(monkeypatch, module, name, change):
+    plain = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
+
+
+def test_a_weight_above_the_diagonal(monkeypatch, emma):
+    mutate(monkeypatch, ops, "attention_weights_forward", leak)
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["causal"].holds is False
+    assert found["causal"].deviation == 0.125
+    assert found["causal"].detail == "layer0.attn.weights"
+
+
+def test_weights_that_do_not_sum_to_one(monkeypatch, emma):
+    mutate(monkeypatch, ops, "attention_weights_forward", lambda weights: weights * np.float32(1.001))
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["softmax"].holds is False
+    assert found["softmax"].deviation == pytest.approx(1e-3, rel=1e-2)
+    assert found["softmax"].detail == "layer0.attn.weights"
+
+
+def test_probabilities_that_do_not_sum_to_one(monkeypatch, emma):
+    mutate(monkeypatch, ops, "cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]))
+    found = {check.id: check for check in trace(emma).checks}
+    assert (found["softmax"].holds, found["softmax"].detail) == (False, "probs")
+
+
+def test_heads_of_other_channels(monkeypatch, emma):
+    plain = microgpt._head_columns
+    monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*plain(config)[:3], slice(0, 4)])
+    assert failed(emma) == ["heads"]
+
+
+def test_observers_that_change_the_run(monkeypatch, emma):
+    plain = microgpt.heads_forward
+
+    def heads_forward(context, w, params, tap):
+        out = plain(context, w, params, tap)
+        return out * np.float32(1.001) if tap.wants("attn.head0") else out
+
+    monkeypatch.setattr(microgpt, "heads_forward", heads_forward)
+    found = {check.id: check for check in trace(emma).checks}
+    assert found["untraced"].holds is False
+    assert 0 < found["untraced"].deviation < 0.1
+
+
+WRONG_GRADIENTS = [
+    ("rmsnorm_backward", lambda dx: -dx),
+    ("relu_backward", lambda dx: dx * np.float32(1.1)),
+    ("scores_backward", lambda grads: (grads[0], grads[1] * 0)),
+    ("context_backward", lambda grads: (grads[0], -grads[1])),
+    ("softmax_backward", lambda dx: dx * np.float32(1.5)),
+    ("cross_entropy_backward", lambda dx: dx * np.float32(1.01)),
+]
+
+
+@pytest.mark.parametrize(("name", "change"), WRONG_GRADIENTS, ids=[name for name, _ in WRONG_GRADIENTS])
+def test_a_gradient_that_is_wrong(monkeypatch, name, change):
+    mutate(monkeypatch, ops, name, change)
+    case = CASES["2 layers, 2 heads"]
+    assert failed(case.model, case.text) == ["gradient"]
+
+
+@pytest.mark.parametrize("name", ["wpe", "lm_head", "layer0.attn_wv", "layer0.mlp_fc2"])
+def test_a_gradient_that_was_never_written(monkeypatch, emma, name):
+    plain = microgpt_tracing.run_backward
+
+    def run_backward(params, done, grads, tap):
+        plain(params, done, grads, tap)
+        grads[name][...] = 0
+
+    monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
+    assert failed(emma) == ["gradient"]
+
+
+@pytest.mark.parametrize("name", ["wte", "layer0.attn_wo", "layer0.mlp_fc1"])
+def test_a_gradient_of_which_a_part_was_left_out(monkeypatch, emma, name):
+    """What is left points uphill as well: differences along it agree."""
+    plain = microgpt_tracing.run_backward
+
+    def run_backward(params, done, grads, tap):
+        plain(params, done, grads, tap)
+        grads[name][np.abs(grads[name]).sum(axis=1).argmax()] = 0
+
+    monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
+    assert failed(emma) == ["gradient"]
+
+
+def test_a_wrong_gradient_on_the_way_by_the_heads_alone(monkeypatch, emma):
+    mutate(monkeypatch, microgpt, "heads_backward", lambda dcontext: dcontext * np.float32(1.01))
+    assert failed(emma) == ["gradient"]
+
+
+def scaled(seed):
+    """A model of random size whose parameters are 0.01 to 100 times as large as usual, and a text."""
+    rng = np.random.default_rng(seed)
+    config = Config(n_layer=int(rng.integers(1, 5)), n_head=int(rng.choice([1, 2, 4])))
+    params = Parameters.random(config, seed)
+    for name in params:
+        params[name][...] *= np.float32(10 ** rng.uniform(-2, 2))
+    text = "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), int(rng.integers(0, 15))))
+    return Model(params, Tokenizer(), "scaled"), text
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_right_gradients_of_scaled_models_are_no_alarm(seed):
+    """One in five has a P that vanishes, one in twelve cancels beyond 1e-3 of its gradient in float32."""
+    model, text = scaled(seed)
+    traced = trace(model, text, backward=True)
+    assert [(c.id, c.detail) for c in traced.checks if not c.holds] == []
+    _, grads = torch_run(dict(model.params.items()), traced.input.tokens, traced.input.targets, model.config)
+    for name in model.params:
+        right = torch_grad(grads[name])
+        if not np.isfinite(right).all():  # the judge goes by way of P, which is 0 even in float64
+            continue
+        off = np.abs(traced.gradient(name) - right).max() / (np.abs(right).max() or 1)
+        print(name, off)
+        assert off <= 1e-2 or np.abs(right).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["scores_backward", "rmsnorm_backward", "softmax_backward"])
+@pytest.mark.parametrize("seed", [1, 4])
+def test_wrong_gradients_of_scaled_models_are_found(monkeypatch, name, seed):
+    def change(out):
+        return (out[0] * 1.01, out[1]) if isinstance(out, tuple) else out * np.asarray(1.01, out.dtype)
+
+    mutate(monkeypatch, ops, name, change)
+    assert failed(*scaled(seed)) == ["gradient"]
+
+
+@pytest.fixture
+def sure(emma):
+    """A model whose letters have a P of 0 in float32, and a loss of some hundreds."""
+    emma.params.flat *= 10
+    return emma
+
+
+def test_a_gradient_by_a_vanishing_p_is_infinite_and_no_alarm(sure):
+    traced = trace(sure, "qxzq", backward=True, values=["probs"])
+    assert np.isneginf(traced.gradient("probs")).sum() == 1
+    finite = traced.checks[0]
+    assert traced.ok
+    assert finite.claim.startswith("every event is finite but d loss / d P")
+    assert finite.detail.startswith(
+        "backward of probs, position 3, element [3, 17] = -inf: the P of 1 target"
+    )
+    assert np.isfinite(sure.params.flat).all()
+
+
+def test_the_command_shows_it_and_ends_well(sure, tmp_path):
+    save(sure, tmp_path / "sure.safetensors")
+    words = ("trace", "qxzq", "--backward", "--verbose", "--model")
+    done = microgpt_command(*words, tmp_path / "sure.safetensors")
+    assert done.code == 0
+    assert "0 NaN, 1 Inf" in done.out
+    assert "note: backward of probs" in done.out
+
+
+def test_an_infinite_gradient_elsewhere_is_an_alarm(monkeypatch, sure):
+    plain = microgpt_tracing._vanishing
+    monkeypatch.setattr(microgpt_tracing, "_vanishing", lambda *args: np.roll(plain(*args), 1))
+    found = trace(sure, "qxzq", backward=True).checks[0]
+    assert (found.holds, found.detail) == (False, "backward of probs, position 3, element [3, 17] = -inf")
+
+
+def test_an_infinite_gradient_that_leads_on_is_an_alarm(sure):
+    """Where a hook lets the gradient of the logits go by way of P, they are not finite either."""
+    traced = trace(sure, "qxzq", backward=True, interventions=[Intervention("scale", "probs", 0.5)])
+    assert traced.checks[0].holds is False
+
+
+def test_the_gradient_of_a_loss_that_is_a_constant_is_zero(sure):
+    traced = trace(
+        sure, "qxzq", backward=True, interventions=[Intervention("ablate", "loss")], values=["probs"]
+    )
+    assert not traced.gradient("probs").any()
+    assert traced.ok
+
+
+def test_the_gradient_check_gives_both_numbers(emma):
+    check = trace(emma, backward=True).checks[-1]
+    analytic, _, numeric = check.detail.partition(": ")[2].partition(" against ")
+    assert float(analytic) == pytest.approx(float(numeric), rel=1e-4)
+
+
+def test_a_gradient_after_a_replacement_is_not_judged(emma):
+    with emma.hooks.subscribe(lambda event, value: value * 2, "logits"):
+        check = trace(emma, backward=True).checks[-1]
+    assert (check.holds, check.deviation, check.detail) == (None, None, "values were replaced")
+
+
+def test_gradients_that_are_truly_zero_agree(emma):
+    """Nothing but zeros: the loss depends on no parameter, and every ReLU is exactly at its kink."""
+    params = emma.params.copy()
+    params.flat[...] = 0
+    check = trace(Model(params, emma.tokenizer, "zeros"), backward=True).checks[-1]
+    assert (check.holds, check.deviation) == (True, 0)
+
+
+def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
+    plain = gradient_agreement.same_relus
+    calls = []
+
+    def same_relus(a, b):
+        calls.append((a, b))
+        return plain(a, b) and len(calls) > 1
+
+    monkeypatch.setattr(gradient_agreement, "same_relus", same_relus)
+    check = trace(emma, backward=True).checks[-1]
+    assert calls[0][0].logits.dtype == np.float32
+    assert calls[0][1].logits.dtype == np.float64
+    assert (check.holds, check.detail) == (None, "a ReLU is at its kink, on another side in float64")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "index", "value", "first"),
+    [
+        ("wte", (13, 2), np.nan, "embed.tok, position 2, element [2, 2] = nan"),
+        ("wpe", (1, 5), np.inf, "embed.pos, position 1, element [1, 5] = inf"),
+        ("layer0.attn_wq", (3, 0), np.nan, "layer0.attn.q, position 0, element [0, 3] = nan"),
+        ("layer0.attn_wo", (9, 15), np.nan, "layer0.attn.head3, position 0, element [0, 9] = nan"),
+        ("layer0.mlp_fc2", (4, 63), np.nan, "layer0.mlp.down, position 0, element [0, 4] = nan"),
+        ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = nan"),
+    ],
+)
+def test_the_first_element_that_is_not_finite_is_named(emma, parameter, index, value, first):
+    params = emma.params.copy()
+    params[parameter][index] = value
+    traced = trace(Model(params, emma.tokenizer, "broken"), backward=True)
+    found = {check.id: check for check in traced.checks}
+    assert (found["finite"].holds, found["finite"].detail) == (False, first)
+    assert found["untraced"].holds
+    assert found["gradient"].holds is None
+    assert not traced.ok
+
+
+def test_a_score_that_overflows_is_named_with_its_head_and_query(emma):
+    params = emma.params.copy()
+    for name in ("layer0.attn_wq", "layer0.attn_wk"):
+        params[name][8:12] *= 1e21  # head 2
+    detail = trace(Model(params, emma.tokenizer, "broken")).checks[0].detail
+    assert detail.startswith("layer0.attn.scores, position 0, element [2, 0, 0] = ")
+
+
+def test_what_cannot_be_judged_for_a_nan_says_why(emma):
+    params = emma.params.copy()
+    params.wte[...] = np.nan
+    found = {check.id: check for check in trace(Model(params, emma.tokenizer, "broken")).checks}
+    assert [found[name].holds for name in IDS[:-1]] == [False, True, None, None, None, None]
+    assert found["heads"].detail == "layer0.attn.out is not finite"
+    assert found["causal"].deviation is None
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(
+    ("bent", "check"),
+    [(None, None), ("layer0.attn.out", "heads"), ("layer0.attn.residual", "residual"),
+     ("layer0.mlp.residual", "residual")],
+)  # fmt: skip
+def test_any_plan_is_checked(parallel, bent, check):
+    model = drawn(normed_behind(parallel))
+    values, bus = values_of(model, np.arange(T) % V, bent), HookBus(list(model.plan.values()))
+    checker = Checker(model.plan, model.parameter)
+    first, last = checker.observers(bus)
+    tap = bus.begin(before=[first], after=[last]).tap("forward")
+    for name, value in values.items():
+        tap.emit(name, value)
+    found = {c.id: c for c in checker.checks()}
+    wrong = [(name, c.detail) for name, c in found.items() if c.holds is False]
+    assert wrong == ([(check, bent)] if check else [])
+    assert None not in (found["heads"].holds, found["residual"].holds)
+
+
+def test_a_run_without_such_events_says_so(emma):
+    checks = Checker(emma.plan, emma.parameter).checks()
+    assert {c.id: c.holds for c in checks} == dict.fromkeys(("heads", "residual", "softmax", "causal"))
+    assert {c.detail for c in checks} == {"no such event in this run"}
+
+
+def test_a_parameter_that_holds_a_nan_says_so(emma, tmp_path):
+    emma.params.wte[22, 3] = np.nan  # of a letter that is not read
+    save(emma, tmp_path / "nan.safetensors")
+    done = microgpt_command("trace", "emma", "--step", "--model", tmp_path / "nan.safetensors")
+    assert "\nwte: 1 value is not finite, and not in its L2\n" in done.out
+    row = next(line for line in done.out.splitlines() if line.startswith("wte  "))
+    assert row.split()[3:] == ["1.59", "1.5710", "–", "0.0800", "–"]
+    traced = trace(emma, "emma", backward=True).parameters[0]
+    assert (traced.nonfinite, traced.gradient_nonfinite, traced.gradient_ratio) == (1, 0, None)

@@ -1,0 +1,721 @@
+"""Traces of a decoder: hooks, selection, statistics, predictions, logits in parts, lens and survey."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from time import sleep
+
+import numpy as np
+import pytest
+from support.judges_decoder import softmax
+from support.tiny_models import TOKENS
+
+from microgpt_trace import load, trace
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.operations import linear, norm
+from microgpt_trace.architecture.operations import pass_state as shared
+from microgpt_trace.architecture.operations import softmax as weights
+from microgpt_trace.arrays import logits
+from microgpt_trace.errors import InputError
+from microgpt_trace.hooks.bus import HookBus
+from microgpt_trace.render.decoder import print_decoder_trace
+from microgpt_trace.render.document import to_json
+from microgpt_trace.render.screen import to_text
+from microgpt_trace.tracing import decoder_tracing
+
+VOCAB = 61
+LAYER = "model.layers.{}.{}.weight"
+MLP = ("norm", "gate", "up", "act", "hidden", "down", "residual")
+
+
+@pytest.fixture(scope="module")
+def tiny(decoder_folder):
+    return load(decoder_folder())
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    """A trace with every event and array."""
+    return run(tiny, names=["*"], values=True)
+
+
+def run(model, tokens=TOKENS, **options):
+    return trace(model, tokens=list(tokens), **options)
+
+
+def logits_of(model):
+    return run(model, names=["logits"], values=True)["logits"]
+
+
+def check_of(traced, identifier):
+    return next(check for check in traced.checks if check.id == identifier)
+
+
+def close(found, expected, rtol=1e-5, atol=0.0):
+    print(f"found {np.ravel(found)[:3]}, expected {np.ravel(expected)[:3]}")
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+
+
+# --- Hooks --------------------------------------------------------------------------------------
+
+
+def test_observers_cannot_change_a_bit(tiny):
+    plain = interpreter.head_forward(tiny, interpreter.forward(tiny, np.array(TOKENS)))
+    with tiny.hooks.subscribe(lambda event, value: None, stats=True):
+        np.testing.assert_array_equal(run(tiny, names=["*"], values=True)["logits"], plain)
+
+
+def test_the_value_is_read_only(tiny):
+    def write(event, value):
+        value[...] = 0
+
+    with tiny.hooks.subscribe(write, "layer1.attn.k"), pytest.raises(ValueError, match="read-only"):
+        run(tiny)
+
+
+DOUBLED = {
+    "embed.tok": "model.embed_tokens.weight",
+    "layer0.attn.norm": LAYER.format(0, "input_layernorm"),
+    "layer0.attn.q": LAYER.format(0, "self_attn.q_proj"),
+    "layer0.attn.q_rope": LAYER.format(0, "self_attn.q_proj"),
+    "layer1.attn.k": LAYER.format(1, "self_attn.k_proj"),
+    "layer0.attn.k_rope": LAYER.format(0, "self_attn.k_proj"),
+    "layer0.attn.scores": LAYER.format(0, "self_attn.q_proj"),
+    "layer1.attn.v": LAYER.format(1, "self_attn.v_proj"),
+    "layer0.attn.context": LAYER.format(0, "self_attn.v_proj"),
+    "layer1.attn.out": LAYER.format(1, "self_attn.o_proj"),
+    "layer0.mlp.norm": LAYER.format(0, "post_attention_layernorm"),
+    "layer0.mlp.gate": LAYER.format(0, "mlp.gate_proj"),
+    "layer1.mlp.up": LAYER.format(1, "mlp.up_proj"),
+    "layer0.mlp.act": LAYER.format(0, "mlp.up_proj"),
+    "layer0.mlp.hidden": LAYER.format(0, "mlp.down_proj"),
+    "layer1.mlp.down": LAYER.format(1, "mlp.down_proj"),
+    "final.norm": "model.norm.weight",
+    "logits": "lm_head.weight",
+}
+
+
+@pytest.mark.parametrize("name", DOUBLED)
+def test_a_doubled_event_acts_as_doubled_weights(tiny, decoder_folder, name):
+    """Doubling is exact, so both runs agree to the bit."""
+
+    def double(weights):
+        weights[DOUBLED[name]] *= 2
+
+    changed = run(load(decoder_folder(edit=double)), names=["probs"], values=True)["probs"]
+    with tiny.hooks.subscribe(lambda event, value: value * 2, name):
+        replaced = run(tiny, names=["probs"], values=True)["probs"]
+    np.testing.assert_array_equal(replaced, changed)
+    assert not np.array_equal(replaced, run(tiny, names=["probs"], values=True)["probs"])
+
+
+def test_replaced_weights_make_the_context(tiny, whole):
+    """Every position looks at itself alone: the context is v, shared by two heads each."""
+    with tiny.hooks.subscribe(lambda e, v: np.stack([np.eye(7, dtype=v.dtype)] * 4), "layer0.attn.weights"):
+        context = run(tiny, names=["layer0.attn.context"], values=True)["layer0.attn.context"]
+    close(context.reshape(7, 2, 2, 8), whole["layer0.attn.v"].reshape(7, 2, 1, 8).repeat(2, 2))
+
+
+@pytest.mark.parametrize("name", ["layer0.attn.residual", "layer1.mlp.residual"])
+def test_a_zeroed_stream_leaves_nothing_to_predict_from(tiny, name):
+    with tiny.hooks.subscribe(lambda e, v: v * 0, name, f"{name[:6]}.mlp.down"):
+        traced = run(tiny, names=["*"], values=True)
+    assert not traced[f"{name[:6]}.mlp.residual"].any()
+    assert check_of(traced, "residual").holds
+
+
+def test_replaced_logits_and_probabilities_are_what_is_judged(tiny):
+    def uniform(event, value):
+        return np.full_like(value, 1 / VOCAB)
+
+    with tiny.hooks.subscribe(lambda e, v: v * 0, "logits"):
+        flat = run(tiny)
+    with tiny.hooks.subscribe(uniform, "probs"):
+        replaced = run(tiny)
+    close([flat.loss, replaced.loss], math.log(VOCAB))
+    assert [p.rank for p in flat.predictions[:-1]] == [t + 1 for t in TOKENS[1:]]
+    assert {p.predicted.token for p in replaced.predictions} == {0}
+
+
+def test_a_replaced_loss_is_the_loss(tiny):
+    with tiny.hooks.subscribe(lambda e, v: v * 0 + 5, "loss"):
+        assert run(tiny).loss == 5
+
+
+def test_heads_are_computed_only_when_asked_for(tiny):
+    plain, asked = run(tiny), run(tiny, names=["layer1.attn.head3"])
+    assert [e.seq for e in plain] == list(range(len(tiny.hooks.specs) - 8))
+    assert [e.name for e in asked] == ["layer1.attn.head3"]
+    said = check_of(plain, "heads")
+    assert (said.holds, said.detail) == (None, "no such event in this run")
+
+
+def test_hooks_hear_heads_that_the_trace_does_not_show(tiny):
+    heard = []
+    with tiny.hooks.subscribe(lambda e, v: heard.append(e.name), "layer0.attn.head*"):
+        assert not any("head" in event.name for event in run(tiny))
+    assert heard == [f"layer0.attn.head{h}" for h in range(4)]
+
+
+# --- Checks -------------------------------------------------------------------------------------
+
+
+def test_checks_hold_and_say_what_was_not_checked(tiny):
+    found = {check.id: check.holds for check in run(tiny, names=["*"]).checks}
+    held = dict.fromkeys(("finite", "heads", "residual", "softmax", "causal"), True)
+    assert found == held | {"untraced": None}
+    assert check_of(run(tiny, recheck=True), "untraced").holds
+
+
+def test_the_recheck_replays_what_hooks_replaced(tiny):
+    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.attn.head1", "layer1.mlp.up"):
+        assert check_of(run(tiny, recheck=True), "untraced").holds
+
+
+@pytest.mark.parametrize("name", ["logits", "probs", "loss"])
+def test_the_recheck_holds_where_the_end_was_replaced(tiny, name):
+    with tiny.hooks.subscribe(lambda e, v: v * 0 + 0.5, name):
+        assert check_of(run(tiny, recheck=True), "untraced").holds
+
+
+def in_its_first_call(function, change):
+    """What `function` gives, changed in the first call (the observed run) alone."""
+    calls = iter(range(10**6))
+    return lambda *args: function(*args) + np.float32(np.multiply(change, next(calls) == 0))
+
+
+@pytest.mark.parametrize("name", ["head_forward", "forward"])
+@pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
+def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, part):
+    monkeypatch.setattr(logits, "PART", 7 * VOCAB if name == "head_forward" else part)
+    monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(interpreter, name), 0.25))
+    found = check_of(run(tiny, recheck=True), "untraced")
+    print(found)
+    assert found.holds is False
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatch, positions):
+    """The stream strays at position 0; of logits in parts the last are compared."""
+    change = (np.arange(7) == 0)[:, None] * 0.25
+    monkeypatch.setattr(logits, "PART", VOCAB)
+    monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(interpreter.forward, change))
+    found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
+    assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
+
+
+def test_the_recheck_compares_what_hooks_let_through(tiny, monkeypatch):
+    """A head that errs is found behind replaced values, too."""
+    monkeypatch.setattr(decoder_tracing, "head_forward", in_its_first_call(interpreter.head_forward, 0.25))
+    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.attn.out"):
+        found = check_of(run(tiny, recheck=True), "untraced")
+    assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
+
+
+def leaky(length, seen, window):
+    return np.tri(length, seen, 1, dtype=bool)  # the next position as well
+
+
+def unsteady():
+    """An RMSNorm that is never twice the same."""
+    calls, sound = iter(range(10**6)), norm.rmsnorm
+    return lambda x, gain, eps: sound(x, gain, eps) + np.float32(1e-3) * next(calls)
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3"])
+def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, case):
+    model, tokens = load(decoder_folder(case)), [*range(1, 41)]
+    runs = []
+    for cores in (1, 2):
+        monkeypatch.setattr(shared, "available_cores", lambda cores=cores: cores)
+        runs.append(trace(model, tokens=tokens, names=["*"], values=True))
+    one, two = runs
+    different = [e.name for e in one if not np.array_equal(one[e.name], two[e.name])]
+    print(len(one), different)
+    assert not different
+
+
+BROKEN = {
+    "heads": (linear, "columns_forward", lambda sound: lambda *a: sound(*a) + np.float32(0.01)),
+    "softmax": (weights, "softmax_forward", lambda sound: lambda *a: sound(*a) * np.float32(1.01)),
+    "causal": (weights, "seen_keys", lambda sound: leaky),
+    "untraced": (norm, "rmsnorm", lambda sound: unsteady()),
+}
+
+
+@pytest.mark.parametrize("identifier", BROKEN)
+def test_a_broken_model_violates_the_check(tiny, monkeypatch, identifier):
+    module, name, broken = BROKEN[identifier]
+    monkeypatch.setattr(module, name, broken(getattr(module, name)))
+    traced = run(tiny, names=["*"], recheck=True)
+    print(check_of(traced, identifier))
+    assert check_of(traced, identifier).holds is False
+    assert not traced.ok
+
+
+def test_probabilities_are_judged_as_computed_not_as_a_hook_leaves_them(tiny):
+    with tiny.hooks.subscribe(lambda event, value: value * np.float32(0.5), "probs"):
+        found = check_of(run(tiny), "softmax")
+    print(found)
+    assert found.holds
+
+
+@pytest.mark.parametrize("part", [VOCAB, 2 * VOCAB, 7 * VOCAB])
+def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, monkeypatch, part):
+    monkeypatch.setattr(logits, "PART", part)
+    monkeypatch.setattr(decoder_tracing, "softmax", lambda x: softmax(x) * np.float32(1.1))
+    found = check_of(run(tiny), "softmax")
+    print(found)
+    assert (found.holds, found.detail) == (False, "probs")
+    assert found.deviation == pytest.approx(0.1, rel=1e-4)
+
+
+# --- Two traces at once -------------------------------------------------------------------------
+
+
+def test_traces_of_one_model_at_the_same_time_do_not_mix(tiny):
+    """They wait for each other at the beginning, in a layer and at the end."""
+    prompts, barrier = (TOKENS, (5, 9, 11)), Barrier(2, timeout=10)
+
+    def meet(event, value):
+        barrier.wait()
+
+    alone = [run(tiny, tokens, names=["*"], lens=True) for tokens in prompts]
+    with tiny.hooks.subscribe(meet, "embed.tok", "layer0.*", "probs"), ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda tokens: run(tiny, tokens, names=["*"], lens=True), prompts)
+    for one, other in zip(found, alone, strict=True):
+        print(len(one), len(other), len(one.layers), len(other.layers))
+        assert to_json(one) == to_json(other)
+        assert [event.seq for event in one] == list(range(len(tiny.hooks.specs)))
+
+
+# --- Selection ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("embedding", ["embed.tok"]),
+        ("ffn_swigl", ["layer0.mlp.hidden", "layer1.mlp.hidden"]),
+        ("ffn_gate", ["layer0.mlp.gate", "layer1.mlp.gate"]),
+        ("ffn_silu", ["layer0.mlp.act", "layer1.mlp.act"]),
+        ("q_post_rope", ["layer0.attn.q_rope", "layer1.attn.q_rope"]),
+        ("qkv_matmul", [f"layer{i}.attn.{n}" for i in (0, 1) for n in "qkv"]),
+        ("final_norm", ["final.norm"]),
+        ("lm_head", ["logits"]),
+        (
+            "layer1.mlp.*",
+            [f"layer1.mlp.{n}" for n in ["norm", "gate", "up", "act", "hidden", "down", "residual"]],
+        ),
+        ("layer?.attn.head0", ["layer0.attn.head0", "layer1.attn.head0"]),
+    ],
+)
+def test_names_globs_and_apr_stages_choose_events(tiny, selector, names):
+    traced = run(tiny, names=[selector], values=True)
+    assert [event.name for event in traced] == names
+    assert [name for _, name in traced.arrays] == names
+
+
+def test_wrong_names_are_refused_before_the_model_runs(tiny):
+    with pytest.raises(InputError, match=r"'layer2.\*' matches no event of this model"):
+        run(tiny, names=["layer2.*"])
+    with pytest.raises(InputError, match="apr's stage 'qkv_bias' has no counterpart"):
+        run(tiny, values=["qkv_bias"])
+
+
+def test_arrays_are_kept_only_when_asked_for(tiny):
+    assert run(tiny).arrays == {}
+    assert list(run(tiny, values=["loss"]).arrays) == [("forward", "loss")]
+
+
+def test_times_are_taken_on_request(tiny):
+    assert {event.seconds for event in run(tiny)} == {None}
+    assert all(event.seconds > 0 for event in run(tiny, names=["*"], time=True))
+
+
+def test_gradients_are_refused_with_the_reason(tiny):
+    with pytest.raises(InputError, match="forward only"):
+        run(tiny, backward=True)
+
+
+@pytest.mark.parametrize("kind", [np.array, tuple, lambda ids: np.array(ids, np.uint8)])
+def test_tokens_may_come_as_any_sequence(tiny, kind):
+    traced = trace(tiny, tokens=kind(TOKENS))
+    assert to_json(traced) == to_json(run(tiny))
+
+
+# --- Statistics ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3_tied"])
+def test_statistics_are_those_of_the_arrays(decoder_folder, case):
+    traced = run(load(decoder_folder(case)), names=["*"], values=True)
+    for event in traced:
+        x = traced[event.name].astype(np.float64)
+        assert event.shape == x.shape
+        if event.name.endswith((".scores", ".weights")):  # on and below the diagonal
+            x = x[:, np.tri(7, dtype=bool)]
+        found, zeros = event.stats, int((x == 0).sum())
+        assert (found.count, found.zero_count, found.nan_count, found.inf_count) == (x.size, zeros, 0, 0)
+        expected = x.mean(), x.std(), np.linalg.norm(x), x.min(), x.max(), np.abs(x).max()
+        moments = found.mean, found.std, found.l2_norm, found.min, found.max, found.max_abs
+        np.testing.assert_allclose(moments, expected, rtol=1e-9, atol=1e-9, err_msg=event.name)
+
+
+def test_statistics_follow_a_replacement(tiny):
+    with tiny.hooks.subscribe(lambda e, v: v * 0 + 3, "layer0.mlp.up"):
+        stats = run(tiny).event("layer0.mlp.up").stats
+    assert (stats.min, stats.max) == (3, 3)
+
+
+# --- Predictions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("positions", "chosen"),
+    [("all", range(7)), ("last", [6]), ([0, 3], [0, 3]), ([-1, 2, 2], [2, 6]), ([-7], [0])],
+)
+def test_positions(tiny, whole, positions, chosen):
+    traced = run(tiny, positions=positions, values=["logits"])
+    assert [p.position for p in traced.predictions] == [*chosen]
+    close(traced["logits"], whole["logits"][[*chosen]], rtol=0, atol=2e-6)
+    losses = [p.loss for p in traced.predictions if p.loss is not None]
+    assert traced.loss == (pytest.approx(np.mean(losses)) if losses else None)
+
+
+@pytest.mark.parametrize("positions", [[7], [-8], [], "first"])
+def test_positions_that_are_not_there(tiny, positions):
+    with pytest.raises(InputError, match="position"):
+        run(tiny, positions=positions)
+
+
+def test_the_last_position_has_no_target(tiny):
+    last = run(tiny, positions="last")
+    prediction = last.predictions[0]
+    assert (prediction.target, prediction.rank, prediction.loss, last.loss) == (None, None, None, None)
+    assert last.event("loss") is None
+    assert prediction.predicted.token == run(tiny).predictions[-1].predicted.token
+
+
+def twins(weights):
+    """Tokens 3, 10 and 44 have the same logits: ties."""
+    weights["lm_head.weight"][[10, 44]] = weights["lm_head.weight"][3]
+
+
+@pytest.mark.parametrize("edit", [None, twins])
+def test_predictions_follow_from_the_logits(decoder_folder, edit):
+    traced = run(load(decoder_folder(edit=edit)), top_k=VOCAB, values=["logits"])
+    for position, prediction in enumerate(traced.predictions):
+        row = traced["logits"][position].astype(np.float64)
+        order = sorted(range(VOCAB), key=lambda t: (-row[t], t))
+        probs = softmax(row)
+        assert [c.token for c in prediction.top] == order
+        close([c.p for c in prediction.top], probs[order], rtol=2e-5)
+        assert prediction.predicted == prediction.top[0]
+        if position < 6:
+            target = TOKENS[position + 1]
+            assert (prediction.target.token, prediction.rank) == (target, order.index(target) + 1)
+            close([prediction.target.p, prediction.loss], [probs[target], -math.log(probs[target])], 2e-5)
+
+
+def test_the_loss_is_the_mean_over_targets(tiny):
+    rows = softmax(logits_of(tiny).astype(np.float64))[range(6), TOKENS[1:]]
+    traced = run(tiny)
+    close(traced.loss, -np.log(rows).mean(), 1e-6)
+    assert traced.chance_loss == math.log(VOCAB)
+    assert traced.event("loss").stats.mean == traced.loss
+
+
+# --- Logits in parts ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows_at_once(monkeypatch):
+    """How many rows of logits were made in each go."""
+    sizes, sound = [], interpreter.head_forward
+
+    def counted(model, x, *tap):
+        sizes.append(len(x))
+        return sound(model, x, *tap)
+
+    monkeypatch.setattr(decoder_tracing, "head_forward", counted)
+    return sizes
+
+
+@pytest.mark.parametrize(("part", "sizes"), [(2 * VOCAB + 5, [2, 2, 2, 1]), (10, [1] * 7), (7 * VOCAB, [7])])
+def test_logits_in_parts_tell_the_same(tiny, monkeypatch, rows_at_once, part, sizes):
+    expected = run(tiny, top_k=3)
+    rows_at_once.clear()
+    monkeypatch.setattr(logits, "PART", part)
+    found = run(tiny, top_k=3)
+    assert rows_at_once == sizes
+    assert [(e.name, e.shape, e.seq) for e in found] == [(e.name, e.shape, e.seq) for e in expected]
+    for a, b in zip(found.predictions, expected.predictions, strict=True):
+        assert (a.rank, [c.token for c in a.top]) == (b.rank, [c.token for c in b.top])
+        close([c.p for c in a.top], [c.p for c in b.top], 1e-5)
+    close(found.loss, expected.loss, 1e-6)
+    for name in ("logits", "probs"):
+        a, b = found.event(name).stats, expected.event(name).stats
+        assert a.count == b.count == 7 * VOCAB
+        close([a.mean, a.std, a.l2_norm, a.min], [b.mean, b.std, b.l2_norm, b.min], 1e-5, 1e-8)
+
+
+@pytest.mark.parametrize("name", ["logits", "probs"])
+def test_a_hook_or_a_kept_array_gets_logits_whole(tiny, monkeypatch, rows_at_once, name):
+    monkeypatch.setattr(logits, "PART", VOCAB)
+    shapes = []
+    with tiny.hooks.subscribe(lambda e, v: shapes.append(v.shape), name):
+        run(tiny)
+    assert shapes == [(7, VOCAB)]
+    assert run(tiny, values=[name])[name].shape == (7, VOCAB)
+    assert rows_at_once == [7, 7]
+
+
+def test_parts_have_the_time_they_took_and_the_loss_its_own(tiny, monkeypatch):
+    def slow(model, x, tap):
+        sleep(0.01)
+        return interpreter.head_forward(model, x)
+
+    monkeypatch.setattr(logits, "PART", VOCAB)
+    monkeypatch.setattr(decoder_tracing, "head_forward", slow)
+    traced = run(tiny, names=["*"], time=True)
+    seconds = {event.name: event.seconds for event in traced}
+    print({name: seconds[name] for name in ("logits", "probs", "loss")})
+    assert seconds["logits"] >= 0.07
+    assert 0 < seconds["probs"] < 0.07
+    assert 0 <= seconds["loss"] < 0.07
+    assert all(value is not None for value in seconds.values())
+
+
+def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
+    sound = decoder_tracing.predictions_of
+
+    def slow(*args):
+        sleep(0.01)
+        return sound(*args)
+
+    monkeypatch.setattr(logits, "PART", VOCAB)
+    monkeypatch.setattr(decoder_tracing, "predictions_of", slow)
+    seconds = run(tiny, time=True).event("logits").seconds
+    print(seconds)
+    assert seconds < 0.05
+
+
+@pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
+def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
+    monkeypatch.setattr(logits, "PART", part)
+    traced, screen = run(tiny, time=True), to_text()
+    with screen.capture() as captured:
+        print_decoder_trace(traced, screen, verbose=True, overview=False)
+    lines = [line for line in captured.get().splitlines() if "µs" in line]
+    print(*lines[-3:], sep="\n")
+    assert len(lines) == len(traced)
+
+
+def test_the_lens_works_in_parts(tiny, monkeypatch, rows_at_once):
+    expected = run(tiny, lens=True).lens
+    rows_at_once.clear()
+    monkeypatch.setattr(logits, "PART", 3 * VOCAB)
+    found = run(tiny, lens=True).lens
+    assert max(rows_at_once) == 3
+    assert [[c.token for c in row.predicted] for row in found] == [
+        [c.token for c in row.predicted] for row in expected
+    ]
+
+
+def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
+    def spoil(weights):
+        weights["lm_head.weight"][7, 0] = np.nan
+
+    monkeypatch.setattr(logits, "PART", VOCAB)
+    traced = run(load(decoder_folder(edit=spoil)))
+    assert check_of(traced, "finite").detail.startswith("logits")
+    assert traced.event("logits").stats.nan_count == 7
+
+
+# --- Notebooks ----------------------------------------------------------------------------------
+
+
+def test_a_trace_shows_itself_in_a_notebook(tiny):
+    shown = trace(tiny, "Hi", lens=True, generate=2)._repr_html_()
+    assert shown.startswith("<pre")
+    assert shown.endswith("</pre>")
+    for wanted in (
+        "Input: &quot;Hi&quot;", "Residual stream after each layer", "Predictions", "Logit lens",
+        "Continuation", "What the trace reveals", "Anomalies: none", "Self-check",
+    ):  # fmt: skip
+        assert wanted in shown, wanted
+    assert "\x1b" not in shown
+    assert "[bold" not in shown
+
+
+def test_a_token_that_looks_like_html_is_text(decoder_folder):
+    shown = trace(load(decoder_folder()), tokens=[1, 4])._repr_html_()
+    assert "&lt;s&gt;=1" in shown
+    assert "<s>" not in shown
+
+
+# --- Lens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen2_tied"])
+@pytest.mark.parametrize("positions", ["all", [1, -1]])
+def test_the_lens_is_final_norm_and_head_of_every_layer(decoder_folder, case, positions):
+    model = load(decoder_folder(case))
+    traced = run(model, lens=True, positions=positions, names=["*"], values=True)
+    chosen = [*range(7)] if positions == "all" else [1, 6]
+    gain, eps = model.tensors["final_norm"].read().astype(np.float64), model.config.norm_eps
+    head = model.tensors["wte" if model.config.tied else "lm_head"].read().astype(np.float64)
+    assert [row.layer for row in traced.lens] == [0, 1]
+    for row in traced.lens:
+        x = traced[f"layer{row.layer}.mlp.residual"][chosen].astype(np.float64)
+        probs = softmax(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain @ head.T)
+        assert row.positions == tuple(chosen)
+        assert [c.token for c in row.predicted] == probs.argmax(-1).tolist()
+        close([c.p for c in row.predicted], probs.max(-1), 2e-5)
+    last = traced.lens[-1].predicted
+    assert [c.token for c in last] == [p.predicted.token for p in traced.predictions]
+
+
+def test_without_lens_there_is_none(tiny):
+    assert run(tiny).lens == ()
+
+
+# --- Survey -------------------------------------------------------------------------------------
+
+
+def norms(x):
+    return np.linalg.norm(x.astype(np.float64), axis=-1)
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3", "llama_mha_bias"])
+def test_layer_rows_follow_from_the_arrays(decoder_folder, case):
+    traced = run(load(decoder_folder(case)), names=["*"], values=True)
+    entered = traced["embed.tok"]
+    for i, row in enumerate(traced.layers):
+        middle, left = traced[f"layer{i}.attn.residual"], traced[f"layer{i}.mlp.residual"]
+        out, down, act = (traced[f"layer{i}.{n}"] for n in ("attn.out", "mlp.down", "mlp.act"))
+        cosine = (entered.astype(np.float64) * left).sum(-1) / norms(entered) / norms(left)
+        found = row.row_norm, row.attention_share, row.mlp_share, row.turn, row.sink
+        close(found, [
+            np.median(norms(left)), np.median(norms(out) / norms(entered)),
+            np.median(norms(down) / norms(middle)), np.median(cosine),
+            traced[f"layer{i}.attn.weights"][:, 1:, 0].mean(dtype=np.float64),
+        ])  # fmt: skip
+        close(row.typical, np.median(np.abs(left)))
+        at = [p for p in sorted({token: p for p, token in enumerate(TOKENS)}.values()) if p > 0]
+        after, before, wrote, fed = (np.median(np.abs(x[at]), axis=1) for x in (left, entered, out, down))
+        passing, compared = (np.abs(act[at]) > 0.01).mean(axis=1), row.compared
+        close(
+            (compared.growth, compared.attention, compared.mlp, compared.passing, compared.turn),
+            [np.median(of_rows) for of_rows in (after / before, wrote, fed, passing, cosine[at])],
+        )
+        assert compared.positions == len(at)
+        place = np.unravel_index(np.abs(left).argmax(), left.shape)
+        assert (row.peak, row.peak_position, row.peak_channel) == (left[place], *place)
+        assert row.near_zero == (np.abs(act) <= row.near_zero_threshold).mean()
+        assert (row.layer, row.nan_count, row.inf_count) == (i, 0, 0)
+        assert row.stream == traced.event(f"layer{i}.mlp.residual").stats
+        entered = left
+
+
+def test_near_zero_counts_what_lies_within_the_threshold(tiny):
+    def some(event, value):
+        return np.where(np.arange(value.size).reshape(value.shape) % 4 == 0, value * 0 + 0.01, value * 0 + 1)
+
+    with tiny.hooks.subscribe(lambda e, v: some(e, v).astype(v.dtype), "layer1.mlp.act"):
+        row = run(tiny).layers[1]
+    assert (row.near_zero, row.near_zero_threshold) == (0.25, 0.01)
+
+
+def test_one_position_has_no_sink(tiny):
+    assert [row.sink for row in run(tiny, tokens=[5]).layers] == [None, None]
+
+
+# --- Not finite ---------------------------------------------------------------------------------
+
+
+def spoil_up(weights):
+    weights[LAYER.format(1, "mlp.up_proj")][5, 3] = np.nan
+
+
+@pytest.fixture(scope="module")
+def broken(decoder_folder):
+    return load(decoder_folder(edit=spoil_up))
+
+
+def test_one_nan_is_found_where_it_enters(broken):
+    traced = run(broken)
+    assert check_of(traced, "finite").detail == "layer1.mlp.up, position 0, element [0, 5] = nan"
+    assert [row.nan_count for row in traced.layers] == [0, 7 + 7 + 2 * 7 * 32]  # up, hidden, down, residual
+    assert not traced.ok
+    found = [anomaly for anomaly in traced.anomalies if anomaly.found]
+    assert [(a.id, a.detail) for a in found] == [("nonfinite", "first in layer1.mlp.up")]
+    assert math.isnan(traced.loss)
+    assert all(p.predicted is None and p.rank is None and p.top == () for p in traced.predictions)
+
+
+def test_infinities_are_counted_apart(decoder_folder):
+    def spoil(weights):
+        weights[LAYER.format(0, "mlp.gate_proj")][5, 3] = np.inf
+
+    traced = run(load(decoder_folder(edit=spoil)), names=["layer0.*"])
+    counts = [(e.stats.nan_count, e.stats.inf_count) for e in traced]
+    print(counts)
+    assert traced.event("layer0.mlp.gate").stats.inf_count == 7
+    assert (traced.layers[0].nan_count, traced.layers[0].inf_count) == tuple(
+        map(sum, zip(*counts, strict=True))
+    )
+
+
+def test_insights_are_not_evaluated_on_what_is_not_finite(broken):
+    said = {insight.id: insight for insight in run(broken).insights}
+    for identifier in ("rmsnorm", "growth", "massive", "sinks", "turn"):
+        assert said[identifier].holds is None
+        assert "not finite" in said[identifier].text
+
+
+@pytest.mark.parametrize("token", [44, 60])
+def test_a_nan_of_one_token_names_its_position(decoder_folder, token):
+    def spoil(weights):
+        weights["model.embed_tokens.weight"][token, 4] = np.inf
+
+    traced = run(load(decoder_folder(edit=spoil)))
+    at = TOKENS.index(token)
+    assert check_of(traced, "finite").detail == f"embed.tok, position {at}, element [{at}, 4] = inf"
+
+
+def test_the_lens_of_a_nan_model_says_nothing_where_it_cannot(broken):
+    first, last = run(broken, lens=True).lens
+    assert None not in first.predicted
+    assert set(last.predicted) == {None}
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_a_stream_of_zeros_is_traced(decoder_folder, layers):
+    def zero(weights):
+        for name in weights:
+            if "norm" not in name:
+                weights[name][...] = 0
+
+    traced = run(load(decoder_folder(edit=zero, num_hidden_layers=layers)), lens=True, generate=2)
+    close(traced.loss, math.log(VOCAB))
+    assert any(anomaly.id == "constant" and anomaly.found for anomaly in traced.anomalies)
+    said = [insight.text for insight in traced.insights]
+    assert not any("not finite" in text for text in said), "every value is finite"
+
+
+def test_a_norm_whose_gain_is_zero_is_traced(decoder_folder):
+    def zero(weights):
+        weights[LAYER.format(1, "input_layernorm")][...] = 0
+
+    traced = run(load(decoder_folder(edit=zero)))
+    found = {anomaly.id: anomaly for anomaly in traced.anomalies}
+    assert found["constant"].found
+    assert found["rmsnorm"].found is not True
+
+
+def test_a_trace_leaves_the_bus_empty(tiny):
+    run(tiny, generate=2, lens=True, recheck=True)
+    assert isinstance(tiny.hooks, HookBus)
+    assert len(tiny.hooks) == 0

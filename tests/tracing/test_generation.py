@@ -1,0 +1,350 @@
+"""Continuations: greedy against full passes in float64, the cache and its check, drawing, limits."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import TINY_TOKENS
+from support.judges_decoder import decoder_events
+from support.judges_decoder import softmax as probabilities
+from support.tiny_models import CASES, TOKENS, random_weights
+
+from microgpt_trace import load, trace
+from microgpt_trace.architecture.cache import Cache
+from microgpt_trace.architecture.operations import pass_state as shared
+from microgpt_trace.architecture.operations import softmax
+from microgpt_trace.errors import InputError
+from microgpt_trace.render.document import document, dump
+from microgpt_trace.tracing import generation
+
+COUNT = 12
+KINDS = [
+    "llama_gqa", "llama_mqa", "llama_mha_bias", "llama_tied", "llama_llama3", "llama_yarn", "mistral_window",
+    "qwen2_window", "qwen3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(decoder_folder):
+    return load(decoder_folder())
+
+
+def run(model, generate=COUNT, **options):
+    return trace(model, tokens=list(TOKENS), generate=generate, **options)
+
+
+def ids_of(traced):
+    return [step.token.token for step in traced.generation]
+
+
+def cache_check(traced):
+    return next(check for check in traced.checks if check.id == "cache")
+
+
+# --- Greedy ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_greedy_is_the_argmax_of_full_passes(decoder_folder, case):
+    traced, ids = run(load(decoder_folder(case, eos="<unk>"))), [*TOKENS]
+    weights = random_weights(CASES[case], case)
+    for step in traced.generation:
+        probs = probabilities(decoder_events(CASES[case], weights, ids)["logits"][-1])
+        print(step.step, step.token.token, step.token.p, probs.max())
+        assert (step.position, step.token.token) == (len(ids), probs.argmax())
+        assert step.token.p == pytest.approx(probs.max(), rel=1e-4)
+        ids.append(step.token.token)
+    assert len(traced.generation) == COUNT or ids[-1] == 0
+    assert cache_check(traced).holds
+    assert traced.ok
+
+
+def test_runners_up_are_the_best_of_the_others(tiny):
+    for step in run(tiny, top_k=4).generation:
+        found = [step.token, *step.runners_up]
+        assert len(found) == 5
+        assert [c.p for c in found] == sorted((c.p for c in found), reverse=True)
+        assert len({c.token for c in found}) == 5
+        assert [c.label for c in found] == [TINY_TOKENS[c.token].replace("Ġ", " ") for c in found]
+
+
+def test_the_prompts_own_trace_stays_as_it_is(tiny):
+    alone, continued = run(tiny, generate=0), run(tiny)
+    assert (continued.events, continued.predictions) == (alone.events, alone.predictions)
+    assert continued.generation[0].token.token == alone.predictions[-1].predicted.token
+    assert alone.generation == ()
+
+
+def test_one_token_needs_no_decode_step(tiny):
+    traced = run(tiny, generate=1)
+    assert len(traced.generation) == 1
+    assert cache_check(traced).holds is None
+    assert "no decode step" in cache_check(traced).detail
+
+
+# --- The cache and its check ----------------------------------------------------------------------
+
+
+def drops_a_position(sound):
+    def extend(self, name, new):
+        seen = sound(self, name, new)
+        dropped = self.length and name.endswith("context")
+        return np.concatenate([seen[:, :1] * 0, seen[:, 1:]], 1) if dropped else seen
+
+    return extend
+
+
+def shifts_what_comes(sound):
+    def extend(self, name, new):
+        seen = sound(self, name, new).copy()
+        if self.length and name.endswith("scores"):
+            seen[:, 1:] = seen[:, :-1].copy()
+        return seen
+
+    return extend
+
+
+def forgets_one_layer(sound):
+    def extend(self, name, new):
+        seen = sound(self, name, new)
+        return seen * 0 if self.length and name == "layer1.attn.scores" else seen
+
+    return extend
+
+
+@pytest.mark.parametrize("broken", [drops_a_position, shifts_what_comes, forgets_one_layer])
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
+def test_a_broken_cache_is_noticed(decoder_folder, monkeypatch, case, broken):
+    monkeypatch.setattr(Cache, "extend", broken(Cache.extend))
+    traced = run(load(decoder_folder(case)), generate=3)
+    print(cache_check(traced))
+    assert cache_check(traced).holds is False
+    assert not traced.ok
+
+
+def test_positions_that_start_anew_are_noticed(tiny, monkeypatch):
+    sound = shared.rope_turns
+    monkeypatch.setattr(shared, "rope_turns", lambda r, d, p, dtype: sound(r, d, p - p[0], dtype))
+    assert cache_check(run(tiny, generate=3)).holds is False
+
+
+def test_a_window_that_is_ignored_in_decoding_is_noticed(decoder_folder, monkeypatch):
+    sound = softmax.seen_keys
+    monkeypatch.setattr(softmax, "seen_keys", lambda t, s, w: sound(t, s, w if t == s else None))
+    assert cache_check(run(load(decoder_folder("mistral_window")), generate=3)).holds is False
+
+
+def test_replaced_values_leave_the_cache_unchecked(tiny):
+    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.mlp.up"):
+        check = cache_check(run(tiny, generate=3))
+    assert (check.holds, check.detail) == (None, "hooks replaced values")
+
+
+def test_values_replaced_in_the_prompt_alone_leave_the_cache_unchecked(tiny):
+    with tiny.hooks.subscribe(lambda e, v: v * 2 if len(v) > 1 else None, "layer0.attn.k"):
+        check = cache_check(run(tiny, generate=3))
+    print(check)
+    assert check.holds is None
+
+
+def only_7(event, value):
+    return np.where(np.arange(61) == 7, value * 0 + 1, value * 0)
+
+
+def heard_by(model, name, **options):
+    """Shapes that a hook on an event is given, and the continuation."""
+    heard = []
+    with model.hooks.subscribe(lambda e, v: heard.append(v.shape), name):
+        return heard, run(model, generate=4, **options).generation
+
+
+@pytest.mark.parametrize("name", ["logits", "probs"])
+@pytest.mark.parametrize(("positions", "rows"), [("all", 7), ("last", 1), ([0, 3], 2), ([2, -1], 2)])
+def test_a_hook_on_the_logits_is_called_once_a_pass(tiny, name, positions, rows):
+    heard, steps = heard_by(tiny, name, positions=positions)
+    print(heard)
+    assert len(steps) == 4
+    own = (
+        0 if positions in ("all", "last") or -1 in positions else 1
+    )  # the last position's, for the first token
+    assert heard == [(rows, 61)] + [(1, 61)] * (own + 3)
+    assert [s.token.token for s in steps] == ids_of(run(tiny, generate=4))
+
+
+@pytest.mark.parametrize("positions", ["all", "last", [0, -1], [0]])
+def test_hooks_on_the_logits_choose_every_token_whichever_positions_are_shown(tiny, positions):
+    with tiny.hooks.subscribe(only_7, "logits"):
+        assert ids_of(run(tiny, generate=3, positions=positions)) == [7, 7, 7]
+
+
+def test_hooks_on_the_probabilities_choose_every_token(tiny):
+    with tiny.hooks.subscribe(only_7, "probs"):
+        steps = run(tiny, generate=3).generation
+    print([(s.token.token, s.token.p) for s in steps])
+    assert [(s.token.token, s.token.p) for s in steps] == [(7, 1.0)] * 3
+
+
+# --- Drawing --------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_draws_the_same_tokens(tiny):
+    drawn = [ids_of(run(tiny, temperature=1.0, seed=seed)) for seed in (0, 0, 1, 2)]
+    print(drawn)
+    assert drawn[0] == drawn[1]
+    assert len(set(map(tuple, drawn))) == 3
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-4, 1e-30, 1e-320, 5e-324])
+def test_next_to_no_heat_is_greedy(tiny, temperature):
+    """1 / 1e-320 is more than a float holds."""
+    assert ids_of(run(tiny, temperature=temperature)) == ids_of(run(tiny))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_by_their_odds(temperature):
+    rng, logits = np.random.default_rng(3), np.array([0.0, 1.0, 2.5, -1.0], np.float32)
+    draws = [generation._draw(logits, temperature, rng) for _ in range(4000)]
+    found, expected = np.bincount(draws, minlength=4) / 4000, probabilities(logits / temperature)
+    print(found, expected)
+    np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 4000**0.5)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
+def test_an_impossible_temperature_is_refused(tiny, temperature):
+    with pytest.raises(InputError, match="temperature"):
+        run(tiny, generate=2, temperature=temperature)
+
+
+# --- Ends -----------------------------------------------------------------------------------------
+
+
+def test_generation_ends_with_eos(tiny, decoder_folder):
+    ids = ids_of(run(tiny))
+    eos = next(token for token in ids[2:] if token not in ids[:2])
+    model = load(decoder_folder(eos=TINY_TOKENS[eos]))
+    print(ids, eos)
+    assert ids_of(run(model)) == ids[: ids.index(eos) + 1]
+
+
+def test_the_context_is_the_limit(tiny):
+    room = 64 - len(TOKENS)
+    with pytest.raises(InputError, match=f"7 tokens and {room + 1} to generate: .* holds 64"):
+        run(tiny, generate=room + 1)
+    traced = run(tiny, generate=room)
+    assert traced.generation[-1].position <= 63
+
+
+def test_a_negative_count_is_refused(tiny):
+    with pytest.raises(InputError, match="generate"):
+        run(tiny, generate=-1)
+
+
+def test_not_finite_logits_end_without_a_crash(decoder_folder):
+    def spoil(weights):
+        weights["lm_head.weight"][7, 0] = np.nan
+
+    traced = run(load(decoder_folder(edit=spoil)), generate=3)
+    assert not traced.ok
+
+
+@pytest.fixture(scope="module")
+def spoiled(tiny, decoder_folder):
+    """A model whose first decode step, and no earlier pass, meets a NaN."""
+    first = ids_of(run(tiny, generate=1))[0]
+    assert first not in TOKENS
+
+    def spoil(weights):
+        weights["model.embed_tokens.weight"][first, 4] = np.nan
+
+    return decoder_folder(edit=spoil)
+
+
+def test_a_nan_of_a_decode_step_is_found(spoiled):
+    model = load(spoiled)
+    assert run(model, generate=1).ok
+    traced = run(model, generate=4)
+    finite = next(check for check in traced.checks if check.id == "finite")
+    assert (finite.holds, finite.detail) == (False, "step 2: embed.tok, position 0, element [0, 4] = nan")
+    assert len(traced.generation) == 1
+    assert traced.generation_end == "the logits of step 2 are not finite"
+    nonfinite = next(anomaly for anomaly in traced.anomalies if anomaly.id == "nonfinite")
+    print(nonfinite)
+    assert nonfinite.found
+    assert "embed.tok" in nonfinite.detail
+    assert nonfinite.value > 61
+
+
+def test_a_sound_continuation_has_no_end_to_speak_of(tiny):
+    assert run(tiny, generate=2).generation_end == ""
+
+
+def test_a_continuation_that_eos_ended_says_so(tiny, decoder_folder):
+    first = ids_of(run(tiny))[0]
+    traced = run(load(decoder_folder(eos=TINY_TOKENS[first])))
+    assert traced.generation_end == f"the model ended its text with {traced.generation[0].token.label}"
+
+
+# --- The events of every step ---------------------------------------------------------------------
+
+
+def test_a_step_shows_one_row_of_every_event(tiny):
+    first, *steps = run(tiny, names=["*"], generate=4).generation
+    assert first.events == ()  # the prompt's own
+    names = [name for name in tiny.hooks.specs if name != "loss"]
+    for step in steps:
+        shapes = {event.name: event.shape for event in step.events}
+        assert list(shapes) == names
+        assert shapes["layer0.attn.scores"] == shapes["layer1.attn.weights"] == (4, 1, step.position)
+        assert {
+            shape[0] for name, shape in shapes.items() if ".scores" not in name and ".weights" not in name
+        } == {1}
+        assert shapes["layer1.mlp.up"] == (1, 48)
+        assert shapes["logits"] == (1, 61)
+
+
+def test_a_step_has_the_statistics_of_its_row(tiny):
+    """Against a trace of the whole text; scores and weights of the last query cover all keys."""
+    continued = run(tiny, generate=4, names=["*"])
+    ids = [*TOKENS, *ids_of(continued)]
+    whole = trace(tiny, tokens=ids[:-1], names=["*"], values=True)
+    for event in continued.generation[-1].events:
+        array = whole[event.name]
+        row = (array[:, -1] if array.ndim == 3 else array[-1]).astype(np.float64)
+        found, expected = event.stats, (row.mean(), row.std(), np.linalg.norm(row), row.min(), row.max())
+        moments = found.mean, found.std, found.l2_norm, found.min, found.max
+        np.testing.assert_allclose(moments, expected, rtol=1e-4, atol=1e-5, err_msg=event.name)
+
+
+def test_steps_show_what_was_selected(tiny):
+    for step in run(tiny, names=["layer1.mlp.*", "logits"], generate=3).generation[1:]:
+        assert [e.name for e in step.events][-1] == "logits"
+        assert {e.layer for e in step.events} == {1, None}
+
+
+def test_steps_are_in_the_json(tiny):
+    steps = json.loads(dump(document(run(tiny, generate=3))))["generation"]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert steps[1]["events"][0]["name"] == "embed.tok"
+    assert steps[2]["events"][-1]["shape"] == [1, 61]
+
+
+@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3"])
+def test_hooks_hear_every_step_and_change_nothing(decoder_folder, case):
+    model, heard = load(decoder_folder(case)), []
+    plain = run(model, generate=5).generation
+    with model.hooks.subscribe(lambda e, v: heard.append(v.shape), "layer1.mlp.down"):
+        assert run(model, generate=5).generation == plain
+    assert heard == [(7, 32)] + [(1, 32)] * (len(plain) - 1)
+
+
+KEPT = [["*"], ["logits"], ["embed.tok", "layer1.mlp.down"]]
+
+
+@pytest.mark.parametrize("values", KEPT)
+def test_arrays_that_are_kept_are_the_prompts(tiny, values):
+    alone, continued = (run(tiny, names=["*"], values=values, generate=n) for n in (0, 3))
+    assert alone.arrays.keys() == continued.arrays.keys()
+    for key, array in alone.arrays.items():
+        np.testing.assert_array_equal(continued.arrays[key], array)
+    for step in continued.generation[1:]:
+        assert [event.name for event in step.events] == [n for n in tiny.hooks.specs if n != "loss"]

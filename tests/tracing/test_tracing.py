@@ -1,0 +1,240 @@
+"""A Trace: its input, predictions, arrays and one Adam step."""
+
+import copy
+import dataclasses
+import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+from support.judges import agree, scalar_forward, softmax_of
+
+from microgpt_trace import Config, Model, Tokenizer, init, trace, train
+from microgpt_trace.errors import InputError
+from microgpt_trace.render.document import to_json
+
+
+def test_the_input_is_told_with_its_characters(emma):
+    told = trace(emma, "emma").input
+    assert told.tokens == (0, 5, 13, 13, 1)
+    assert told.targets == (5, 13, 13, 1, 0)
+    assert told.labels == ("BOS", "e", "m", "m", "a")
+    assert told.target_labels == ("e", "m", "m", "a", "EOS")
+    assert told.notes == ()
+
+
+def test_predictions_are_those_of_plain_python(emma):
+    traced = trace(emma, "emma", top_k=3)
+    rows = scalar_forward(dict(emma.params.items()), [0, 5, 13, 13, 1], 4, 1)
+    for prediction, row, target in zip(traced.predictions, rows, (5, 13, 13, 1, 0), strict=True):
+        probs = softmax_of(row)
+        order = sorted(range(27), key=lambda token: -probs[token])
+        agree(prediction.target.p, probs[target], rtol=1e-5)
+        agree(prediction.loss, -math.log(probs[target]), rtol=1e-5)
+        assert prediction.predicted.token == order[0]
+        assert [c.token for c in prediction.top] == order[:3]
+        assert prediction.rank == order.index(target) + 1
+    agree(traced.loss, np.mean([p.loss for p in traced.predictions]), rtol=1e-6)
+
+
+def test_what_the_model_has_seen_grows_by_a_character(emma):
+    traced = trace(emma, "emma")
+    assert [p.seen for p in traced.predictions] == ["", "e", "em", "emm", "emma"]
+    assert [p.target.label for p in traced.predictions] == ["e", "m", "m", "a", "EOS"]
+    assert traced.chance_loss == math.log(27)
+
+
+def test_predictions_use_one_and_the_same_distribution(emma):
+    with emma.hooks.subscribe(lambda event, value: np.full_like(value, 1 / 27), "probs"):
+        traced = trace(emma)
+    agree(traced.loss, math.log(27), rtol=1e-6)
+    agree([p.loss for p in traced.predictions], [math.log(27)] * 5, rtol=1e-6, what="loss at position ")
+
+
+def test_a_vanishing_probability_has_its_exact_loss(emma):
+    params = emma.params.copy()
+    params.lm_head[...] *= 3000
+    traced = trace(Model(params, emma.tokenizer, "test"))
+    rows = scalar_forward(dict(params.items()), [0, 5, 13, 13, 1], 4, 1)
+    expected = [max(row) - row[target] for row, target in zip(rows, (5, 13, 13, 1, 0), strict=True)]
+    assert max(expected) > 200
+    agree([p.loss for p in traced.predictions], expected, rtol=1e-4, atol=0.7)
+
+
+def test_ties_rank_by_id(emma):
+    with emma.hooks.subscribe(lambda event, value: np.zeros_like(value), "logits"):
+        traced = trace(emma)
+    assert [p.rank for p in traced.predictions] == [6, 14, 14, 2, 1]
+
+
+@pytest.mark.parametrize("text", ["", "a", "abcdefghijklmno"])
+def test_texts_of_every_length(emma, text):
+    traced = trace(emma, text, backward=True)
+    assert traced["logits"].shape == (len(text) + 1, 27)
+    assert len(traced.predictions) == len(text) + 1
+    assert traced.ok
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("emma7", "character '7' at position 4 of 'emma7' is not in the vocabulary a..z; try 'emma'"),
+        ("José", "try 'jose'"),
+        ("a" * 16, r"expected at most 15 characters \(block_size 16\), found 16"),
+    ],
+)
+def test_a_text_that_does_not_fit_is_refused(emma, text, said):
+    with pytest.raises(InputError, match=said):
+        trace(emma, text)
+
+
+def test_capitals_are_lowered_with_a_note(emma):
+    told = trace(emma, "Emma").input
+    assert (told.text, told.notes) == ("emma", ("'Emma' was lowered to 'emma'",))
+
+
+def test_arrays_are_found_by_name_and_alias(emma):
+    traced = trace(emma, backward=True)
+    assert traced["attn_softmax"] is traced["layer0.attn.weights"]
+    assert traced.gradient("lm_head").shape == (27, 16)
+    agree(traced["layer0.attn.weights"].sum(-1), np.ones((4, 5)), rtol=1e-6)
+
+
+def test_arrays_are_kept_only_where_asked_for(emma):
+    traced = trace(emma, values=["logits"])
+    assert list(traced.arrays) == [("forward", "logits")]
+    with pytest.raises(InputError, match=r"embed\.tok"):
+        traced["embed.tok"]
+
+
+def test_no_array_is_kept_without_values(emma):
+    traced = trace(emma, values=False)
+    assert traced.arrays == {}
+    with pytest.raises(InputError, match="the array of 'logits' was not kept in phase forward"):
+        traced["logits"]
+
+
+def test_several_matching_arrays_are_none(emma):
+    with pytest.raises(InputError, match=r"no array of 'layer0\.attn\.\*'"):
+        trace(emma)["layer0.attn.*"]
+
+
+def test_parameters_alone_have_no_forward_event(emma):
+    with pytest.raises(InputError, match="wte: parameters have no forward event"):
+        trace(emma, names=["wte"])
+    assert [e.phase for e in trace(emma, names=["wte"], step=True)] == ["backward", "update"]
+
+
+def test_top_k_must_be_positive(emma):
+    with pytest.raises(InputError, match="top_k: expected at least 1, found 0"):
+        trace(emma, top_k=0)
+
+
+def test_statistics_of_attention_cover_what_may_be_seen(emma):
+    traced = trace(emma)
+    below = np.tri(5, dtype=bool)
+    agree(
+        traced.event("layer0.attn.weights").stats.mean,
+        traced["layer0.attn.weights"][:, below].mean(),
+        rtol=1e-6,
+    )
+    agree(traced.event("layer0.attn.scores").stats.max, traced["layer0.attn.scores"][:, below].max())
+
+
+def test_a_step_is_one_of_adam(emma):
+    traced = trace(emma, step=True)
+    gradient = np.concatenate([traced.gradient(n).ravel() for n in emma.params])
+    update = np.concatenate([traced.array(n, "update").ravel() for n in emma.params])
+    agree(update, -0.01 * gradient / (np.abs(gradient) + 1e-8), rtol=1e-4, atol=1e-9, what="update")
+    assert (traced.step.number, traced.step.lr, traced.step.note) == (1, 0.01, "fresh moments")
+    assert traced.step.loss_after < traced.step.loss_before == traced.loss
+
+
+def test_a_step_goes_on_with_the_moments_of_training(emma, tmp_path):
+    data = tmp_path / "names.txt"
+    data.write_text("emma\n" * 4)
+    trained = train(emma, steps=4, data=data)
+    traced = trace(trained, step=True)
+    assert (traced.step.number, traced.step.note) == (5, "moments of the checkpoint")
+    m, v = np.split(trained.training.moments, 2)
+    gradient = np.concatenate([traced.gradient(n).ravel() for n in emma.params])
+    first = 0.15 * (0.85 * m + gradient) / (1 - 0.85**5)
+    second = 0.01 * (0.99 * v + gradient**2) / (1 - 0.99**5)
+    update = np.concatenate([traced.array(n, "update").ravel() for n in emma.params])
+    agree(update, -traced.step.lr * first / (np.sqrt(second) + 1e-8), rtol=1e-4, atol=1e-8, what="update")
+    fresh = trace(Model(trained.params, trained.tokenizer, "x"), step=True)
+    assert not np.allclose(traced.array("wte", "update"), fresh.array("wte", "update"))
+
+
+def test_parameters_stand_beside_gradient_and_update(emma):
+    rows = {row.name: row for row in trace(emma, step=True).parameters}
+    assert list(rows) == list(emma.params)
+    traced = trace(emma, step=True)
+    for name, row in rows.items():
+        weight, grad, update = emma.params[name], traced.gradient(name), traced.array(name, "update")
+        agree(row.l2_norm, np.linalg.norm(weight), rtol=1e-6)
+        agree(row.gradient_ratio, np.linalg.norm(grad) / np.linalg.norm(weight), rtol=1e-6)
+        agree(row.update_ratio, np.linalg.norm(update) / np.linalg.norm(weight), rtol=1e-6)
+
+
+def test_what_was_not_computed_is_absent(emma):
+    assert trace(emma).parameters == ()
+    assert trace(emma).step is None
+    row = trace(emma, backward=True).parameters[0]
+    assert row.update_l2 is row.update_ratio is None
+
+
+def test_other_vocabularies_trace():
+    model = init(Config(vocab_size=4, n_embd=4, n_head=1), tokenizer=Tokenizer("xyz", bos="last"))
+    told = trace(model, "zyx").input
+    assert told.tokens == (3, 2, 1, 0)
+    assert told.target_labels == ("z", "y", "x", "EOS")
+
+
+def test_a_trace_is_the_same_each_time(emma):
+    first, second = trace(emma, step=True), trace(emma, step=True)
+    assert first.events == second.events
+    assert (first.predictions, first.checks, first.insights) == (
+        second.predictions,
+        second.checks,
+        second.insights,
+    )
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"step": True, "time": True}], ids=["plain", "step"])
+def test_a_trace_shows_itself_in_a_notebook(layers, options):
+    traced = trace(init(Config(n_layer=layers)), "emma", top_k=3, **options)
+    shown = traced._repr_html_()
+    assert shown.startswith("<pre")
+    for wanted in ("Input: &quot;emma&quot;", "Stage 4", "Predictions", "Top 3", "Self-check"):
+        assert wanted in shown, wanted
+    assert ("Layer 1" in shown) == (layers == 2)
+    assert ("Adam step 1" in shown) == bool(options)
+    assert shown.count("logits = x @ w_lm") == 1
+
+
+def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
+    """They wait for each other at the beginning, in the layer and at the end."""
+    texts, barrier = ("emma", "olivia"), Barrier(2, timeout=10)
+
+    def meet(event, value):
+        barrier.wait()
+
+    alone = [trace(emma, text, step=True) for text in texts]
+    with emma.hooks.subscribe(meet, "embed.*", "layer0.attn.*", "loss"), ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda text: trace(emma, text, step=True), texts)
+    for one, other in zip(found, alone, strict=True):
+        print(len(one), len(other))
+        assert to_json(one) == to_json(other)
+        assert [event.seq for event in one] == list(range(len(other)))
+
+
+def test_a_trace_can_be_copied_and_stored(emma, decoders):
+    for done in (trace(emma, "emma"), trace(decoders("qwen3")[0], tokens=[1, 2])):
+        for other in (copy.deepcopy(done), pickle.loads(pickle.dumps(done))):
+            assert other.loss == done.loss
+            assert other.specs["logits"].inputs == done.specs["logits"].inputs
+        assert len(dataclasses.asdict(done)["events"]) == len(done.events)

@@ -1,0 +1,346 @@
+"""trace --validate: sound models pass, what cannot matter is proved so, what is only shown fails."""
+
+import numpy as np
+import pytest
+from support import commands
+from support.documents import valid
+from support.real_model import needs_smollm2
+
+from microgpt_trace import init, load
+from microgpt_trace.architecture import rope
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.operations import context, elementwise, norm, rotation, scores, softmax
+from microgpt_trace.architecture.operations import pass_state as shared
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.tracing.validation import validate
+
+TOKENS = [17, 3, 44, 3, 60, 0]
+
+
+def verdicts(found):
+    return {verdict.name: verdict.verdict for verdict in found.verdicts}
+
+
+def those(found, verdict):
+    return [name for name, said in verdicts(found).items() if said == verdict]
+
+
+def test_every_event_of_a_microgpt_is_used(case):
+    found = validate(case.model, case.text)
+    assert found.ok
+    assert [v.name for v in found.verdicts] == list(case.model.plan)
+    assert {v.by_itself for v in found.verdicts} == {0.0}
+    if case.text:
+        assert those(found, "dead") == []
+
+
+@pytest.mark.parametrize("name", ["llama_gqa", "qwen2", "qwen3", "mistral_window"])
+def test_every_event_of_a_decoder_is_used(decoders, name):
+    model = decoders(name)[0]
+    found = validate(model, tokens=TOKENS)
+    assert [v.name for v in found.verdicts if v.verdict != "used"] == []
+    assert [v.name for v in found.verdicts] == list(model.plan)
+
+
+def test_one_position_attends_to_itself_whatever_the_scores(decoders, emma):
+    found = validate(emma, "")
+    assert those(found, "dead") == [f"layer0.attn.{n}" for n in ("q", "k", "scores")]
+    found = validate(decoders("llama_gqa")[0], tokens=[17])
+    kinds = ("q", "k", "q_rope", "k_rope", "scores")
+    assert those(found, "dead") == [f"layer{i}.attn.{n}" for i in (0, 1) for n in kinds]
+    assert "loss" not in verdicts(found)
+
+
+def test_units_that_are_silent_are_dead():
+    """A matrix that sends every unit below zero: the ReLU passes nothing on, whatever mlp.up is."""
+    model = init()
+    model.params["layer0.mlp_fc1"][...] = 0
+    model.params["layer0.mlp_fc2"][...] = 0
+    found = validate(model, "emma")
+    assert found.ok
+    assert "layer0.mlp.act" in those(found, "dead")
+    assert "layer0.mlp.down" not in those(found, "dead")
+
+
+def test_a_head_whose_matrix_is_zero_is_still_used(emma):
+    """What the head writes is zero, but what stands in its place would count."""
+    emma.params["layer0.attn_wo"][:, :4] = 0
+    found = validate(emma, "emma")
+    assert verdicts(found)["layer0.attn.head0"] == "used"
+
+
+class Deaf:
+    """A tap whose model does not use what comes back for one event."""
+
+    def __init__(self, tap, name):
+        self.tap, self.name = tap, name
+
+    def emit(self, name, value):
+        used = self.tap.emit(name, value)
+        return value if name == self.name else used
+
+    def wants(self, name):
+        return self.tap.wants(name)
+
+
+@pytest.mark.parametrize("name", ["attn.q", "attn.weights", "attn.out", "mlp.act", "mlp.residual"])
+def test_a_value_that_is_only_shown_fails_in_a_microgpt(emma, name, monkeypatch):
+    layer_forward = microgpt.layer_forward
+    monkeypatch.setattr(
+        microgpt, "layer_forward", lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Deaf(tap, name))
+    )
+    assert those(validate(emma, "emma"), "failed") == [f"layer0.{name}"]
+
+
+def hear_not(monkeypatch, name):
+    """What runs is the trace's own pass, not another one."""
+    plain = interpreter.forward
+
+    def forward(model, tokens, tap=interpreter.SILENT, cache=None):
+        return plain(model, tokens, Deaf(tap, name), cache)
+
+    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
+
+
+READERS = {
+    "embed.tok": "layer0.attn.norm", "layer1.attn.k_rope": "layer1.attn.scores",
+    "layer1.attn.scores": "layer1.attn.weights", "layer1.attn.head1": "layer1.attn.out",
+    "layer1.mlp.gate": "layer1.mlp.act", "layer1.mlp.down": "layer1.mlp.residual", "final.norm": "logits",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypatch):
+    hear_not(monkeypatch, name)
+    found = validate(decoders("qwen2")[0], tokens=TOKENS)
+    assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
+        name: f"{READERS[name]} is computed from another value, not from this"
+    }
+
+
+WRONG_OPERATIONS = {
+    "rmsnorm": (norm, lambda y: y * np.float32(1.01), ["norm", "q_norm", "k_norm"]),
+    "turn_heads": (rotation, lambda y: y * np.float32(1.01), ["_rope"]),
+    "scores_forward": (scores, np.negative, ["attn.scores"]),
+    "softmax_forward": (softmax, lambda y: y * np.float32(1.01), ["attn.weights"]),
+    "context_forward": (context, lambda y: y * np.float32(1.01), ["attn.context"]),
+    "linear": (shared, lambda y: y * np.float32(1.01), ["attn.q", "mlp.down", "logits"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPERATIONS)
+def test_an_event_that_is_not_what_it_says_fails_in_a_decoder(decoders, name, monkeypatch):
+    module, change, hit = WRONG_OPERATIONS[name]
+    plain = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
+    failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
+    print(failed)
+    assert failed
+    assert all(any(event.endswith(kind) for event in failed) for kind in hit)
+
+
+def test_a_wrong_activation_fails(decoders, monkeypatch):
+    plain = elementwise.FORWARD["SiLU"]
+    monkeypatch.setitem(elementwise.FORWARD, "SiLU", lambda x: plain(x) * np.float32(1.01))
+    failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
+    assert failed == ["layer0.mlp.act", "layer1.mlp.act"]
+
+
+@pytest.mark.parametrize("case", ["qwen3", "llama_linear", "llama_llama3", "llama_yarn_betas"])
+@pytest.mark.parametrize("change", [lambda f, c: (f * 1.01, c), lambda f, c: (f, c * 1.01)])
+def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
+    plain = rope.rope_frequencies
+    monkeypatch.setattr(rope, "rope_frequencies", lambda *args: change(*plain(*args)))
+    failed = those(validate(decoders(case)[0], tokens=TOKENS), "failed")
+    assert failed == [f"layer{i}.attn.{n}_rope" for i in (0, 1) for n in "qk"]
+
+
+NORMS = ("layer0.attn.norm", "layer0.mlp.norm")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "hit"),
+    [
+        (
+            "rmsnorm_forward",
+            lambda out: (-out[0], out[1]),
+            ["embed.norm", "layer0.attn.norm", "layer0.mlp.norm"],
+        ),
+        ("relu_forward", lambda y: y * np.float32(1.01), ["layer0.mlp.act"]),
+        ("scores_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["layer0.attn.scores"]),
+        ("attention_weights_forward", lambda y: y * np.float32(1.01), ["layer0.attn.weights"]),
+        ("context_forward", np.negative, ["layer0.attn.context"]),
+        ("cross_entropy_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["probs"]),
+    ],
+)
+def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, change, hit, monkeypatch):
+    plain = getattr(ops, name)
+    monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
+    assert those(validate(emma, "emma"), "failed") == hit
+
+
+def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
+    from microgpt_trace.tracing import decoder_tracing
+
+    plain = decoder_tracing.predictions_of
+    monkeypatch.setattr(
+        decoder_tracing,
+        "predictions_of",
+        lambda rows, seen, targets, logits, probs, *rest: plain(
+            rows, seen, targets, logits, decoder_tracing.softmax(logits), *rest
+        ),
+    )
+    failed = those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
+    assert "probs" in failed
+
+
+def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypatch):
+    plain = interpreter.layer_forward
+
+    def layer_forward(x, index, run):
+        out = plain(x, index, run)
+        return out if run.tap.wants(f"layer{index}.mlp.residual") else out * np.float32(1.01)
+
+    monkeypatch.setattr(interpreter, "layer_forward", layer_forward)
+    found = validate(decoders("llama_gqa")[0], tokens=TOKENS)
+    assert those(found, "failed") == ["logits"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
+    """Weights 0.01 to 100 times as large as usual: nothing fails, and what is dead says what of."""
+    rng = np.random.default_rng(seed)
+    case = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_mha_bias")[seed % 5]
+
+    def scale(weights):
+        for name in weights:
+            weights[name] *= np.float32(10 ** rng.uniform(-2, 2))
+
+    found = validate(load(decoder_folder(case, scale)), tokens=rng.integers(0, 61, 5).tolist())
+    assert [v for v in found.verdicts if v.verdict == "failed"] == []
+    assert all(v.reason for v in found.verdicts if v.verdict == "dead")
+
+
+def test_a_copy_that_changes_something_fails(emma, monkeypatch):
+    """A model that computes on with another value than it shows: replaced by itself it must change."""
+    layer_forward = microgpt.layer_forward
+
+    class Scaled(Deaf):
+        def emit(self, name, value):
+            if name != self.name:
+                return self.tap.emit(name, value)
+            used = self.tap.emit(name, value)
+            return value * 2 if used is value else used
+
+    monkeypatch.setattr(
+        microgpt,
+        "layer_forward",
+        lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Scaled(tap, "mlp.act")),
+    )
+    found = validate(emma, "emma")
+    assert those(found, "failed") == ["layer0.mlp.act"]
+    assert next(v for v in found.verdicts if v.verdict == "failed").by_itself > 0
+
+
+def test_a_model_that_is_nearly_sure_of_its_letters(emma):
+    """P that are next to nothing: perturbed they stay probabilities."""
+    for name in emma.params:
+        emma.params[name][...] *= 12
+    assert those(validate(emma, "qxzq"), "failed") == []
+
+
+def test_small_effects_count(decoder_folder):
+    """An MLP whose writes are too small to be told from rounding among other variants."""
+
+    def shrink(weights):
+        weights["model.layers.1.mlp.down_proj.weight"] *= 1e-4
+
+    found = validate(load(decoder_folder("llama_gqa", shrink)), tokens=[3, 4, 5, 3])
+    assert those(found, "used") == [v.name for v in found.verdicts]
+    assert min(v.perturbed for v in found.verdicts) < 1e-5
+
+
+def test_what_a_head_of_zeros_reads_is_dead(emma):
+    emma.params["lm_head"][...] = 0
+    found = validate(emma, "emma")
+    assert found.ok
+    assert those(found, "used") == ["logits", "probs", "loss"]
+
+
+def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
+    from microgpt_trace.tracing import microgpt_tracing
+
+    real = microgpt_tracing.forward
+
+    def deaf(params, batch, *tap):
+        return real(params, batch, *tap)._replace(loss=real(params, batch).loss)
+
+    monkeypatch.setattr(microgpt_tracing, "forward", deaf)
+    assert those(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
+
+
+@pytest.mark.parametrize("name", ["logits", "probs", "loss"])
+def test_an_event_of_the_head_alone(decoders, name):
+    assert those(validate(decoders("llama_gqa")[0], tokens=TOKENS, names=[name]), "used") == [name]
+
+
+def test_values_that_are_not_finite_fail_and_crash_nothing(emma):
+    emma.params["wte"][5, 0] = np.nan
+    assert not validate(emma, "emma").ok
+
+
+def test_names_choose_and_are_checked(emma):
+    assert [v.name for v in validate(emma, "emma", names=["*.mlp.*"]).verdicts] == [
+        f"layer0.mlp.{n}" for n in ("norm", "up", "act", "down", "residual")
+    ]
+    with pytest.raises(InputError, match="matches no event"):
+        validate(emma, "emma", names=["mlp.upp"])
+
+
+@needs_smollm2
+def test_smollm2_is_valid(smollm2):
+    found = validate(smollm2, "The capital of France is", names=["layer1[0-9].mlp.*", "layer3.*"][1:])
+    assert {v.verdict for v in found.verdicts} == {"used"}
+
+
+def run(*arguments, **options):
+    return commands.microgpt("trace", *arguments, **options)
+
+
+def test_the_command_prints_a_table_and_a_document():
+    result = run("emma", "--validate")
+    assert result.code == 0, result.err
+    assert "25 of 25 events are what the computation uses" in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+    document = valid(run("emma", "--validate", "--json").out, "trace", "--validate")
+    assert document["ok"]
+    assert len(document["verdicts"]) == 25
+
+
+def test_the_command_tells_by_its_exit_code(tmp_path):
+    from safetensors.numpy import save_file
+
+    weights = {name: array.copy() for name, array in init().params.items()}
+    weights["wte"][5, 0] = np.nan
+    save_file(weights, tmp_path / "nan.safetensors")
+    result = run("emma", "--validate", "--model", str(tmp_path / "nan.safetensors"))
+    assert result.code == 1
+    assert "FAILED" in result.out
+
+
+@pytest.mark.parametrize(
+    "option", [["--step"], ["--backward"], ["--jsonl"], ["--show", "logits"], ["--top-k", "3"], ["--time"],
+               ["--ablate", "logits"], ["--values", "--json"]],
+)  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(option):
+    result = run("emma", "--validate", *option)
+    assert result.code == 2
+    assert "--validate" in result.err
+
+
+def test_ascii():
+    result = run("emma", "--validate", encoding="ascii")
+    assert result.code == 0
+    assert result.out.isascii()

