@@ -1,1 +1,1 @@
-"""What a model is to the rest of the program, and what its events are made of. Computes none."""
+"""How models compute: plans as rows, kinds of operation, what runs them forward and back. Knows no file."""

@@ -17,7 +17,8 @@ from ..architecture.model import file_order
 from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
-from ..dumps.recording import OWN, Fitted, Recorded, Recording
+from ..dumps.recorded import OWN, Fitted, Recorded
+from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..readers.loading import load

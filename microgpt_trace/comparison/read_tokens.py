@@ -15,7 +15,8 @@ from ..architecture.kinds import Lookup
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..dumps.layouts import fit
-from ..dumps.recording import Leftover, Recorded, Recording
+from ..dumps.recorded import Leftover, Recorded
+from ..dumps.recording import Recording
 from ..errors import InputError
 from ..text.wording import abridged
 

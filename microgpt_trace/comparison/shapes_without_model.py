@@ -9,7 +9,8 @@ from ..architecture.catalogue import known_row
 from ..architecture.kinds import Shape
 from ..architecture.plan import HEAD_EVENTS
 from ..dumps.layouts import fits
-from ..dumps.recording import OWN, Recorded, Recording
+from ..dumps.recorded import OWN, Recorded
+from ..dumps.recording import Recording
 from ..errors import InputError
 
 BESIDE = "side by side with {}, and no model tells their widths"

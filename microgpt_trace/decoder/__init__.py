@@ -1,1 +1,1 @@
-"""Llama and Qwen2-class models whose weights stay in their file. Knows no file format."""
+"""Production models whose weights stay in their file. Knows no file format."""

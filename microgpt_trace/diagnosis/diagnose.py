@@ -17,7 +17,7 @@ from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..dumps.recording import Fitted
+from ..dumps.recorded import Fitted
 from ..errors import InputError
 from ..text.brief import one_line
 from .evaluation import Evaluation

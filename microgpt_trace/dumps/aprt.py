@@ -29,7 +29,8 @@ from ..readers.conventions import is_count
 from ..text.brief import brief
 from ..text.wording import abridged
 from .layouts import LAST
-from .recording import OWN, Leftover, Recorded, Recording, readable
+from .recorded import OWN, Leftover, Recorded, readable
+from .recording import Recording
 
 KIND = "APRT dumps"
 MANIFEST, MANIFEST_FORMAT = "manifest.json", "microgpt.aprt/1"

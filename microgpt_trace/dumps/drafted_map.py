@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .matching import Shapes, source_name
-from .recording import OWN, Leftover, Recording
+from .recorded import OWN, Leftover
+from .recording import Recording
 from .suggestion import CLOSE, Suggestion
 
 

@@ -26,7 +26,8 @@ from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import MapEntry, NameMap, sliced_shape
 from .npy_header import NPY_MAGIC
-from .recording import OWN, Leftover, Recorded, Recording, readable
+from .recorded import OWN, Leftover, Recorded, readable
+from .recording import Recording
 from .stored_arrays import (
     ZIP_MAGIC,
     StoredArray,

@@ -15,7 +15,7 @@ from ..architecture.catalogue import kinds_in_heads
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import InputError
-from .recording import OWN, Fitted, Recorded
+from .recorded import OWN, Fitted, Recorded
 
 Shape = tuple[int, ...]
 

@@ -24,7 +24,7 @@ from ..foreign_files import read_text
 from ..text.brief import brief, one_line
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
-from .recording import OWN
+from .recorded import OWN
 from .stored_arrays import MAX_NAME
 
 if sys.version_info >= (3, 11):

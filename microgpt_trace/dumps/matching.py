@@ -20,7 +20,7 @@ from ..architecture.kinds import Linear, Loss, Softmax
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from .layouts import fit, fits
-from .recording import Recorded
+from .recorded import Recorded
 from .sketches import SAME, Likeness, Sketch, Stack, sketch
 
 # What speaks for a pair, in one currency

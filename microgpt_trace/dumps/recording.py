@@ -1,49 +1,23 @@
-"""Recording: the tensors that another run left behind, as plain data, and how its notes are written. Knows
-no file format."""
+"""Recording: what another run left behind, under the names of our events. Knows no file format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+import math
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from ..architecture.model import LanguageModel, file_order
+from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
+from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..text.brief import brief, one_line
-
-OWN = "own"  # a layout: shape and order are those of our events
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Recorded:
-    """A tensor of a recording, which nothing has been read of before `read()`.
-
-    `layout` is OWN, letters where a map says them ("HTD", "THD", "CT", "TC", "last"), or empty: to be
-    found out from the shapes. `beside` names the events whose rows lie side by side in the stored rows,
-    this one among them (apr's qkv). `adjacent` says that rows of q and k may come in GGUF's order. Of
-    several `candidates` it is the first that a model has.
-    """
-
-    source: str  # for messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
-    shape: tuple[int, ...]  # as stored
-    read: Callable[[], Array]  # float32 or float64, of that shape
-    layout: str = ""
-    beside: tuple[str, ...] = ()
-    adjacent: bool = False
-    candidates: tuple[str, ...] = ()
-
-    __repr__ = one_line
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Leftover:
-    """A tensor that stands for no event of ours, and why. Of one that is not `readable` the dump has no
-    numbers, or some of a type that is not read: `read()` raises InputError."""
-
-    recorded: Recorded
-    reason: str
-    readable: bool = True
-
-    __repr__ = one_line
+from ..text.brief import one_line
+from ..text.command_lines import quoted
+from .layouts import fit
+from .recorded import OWN, Leftover, Recorded
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,6 +39,44 @@ class Recording:
 
     __repr__ = one_line
 
+    def values_of(
+        self, name: str, model: LanguageModel, length: int, alone: bool = False
+    ) -> tuple[Array, Sequence[int] | None]:
+        """An event's values, [T, W], [H, T, S] or [], in the order that the model has, and the positions of
+        its rows; None of one row, or one number, that stands for all of `length` positions.
+
+        Where it may stand `alone` the only array serves, whatever its name. Raises InputError where there is
+        none of the event, or none that fits.
+        """
+        recorded = self.tensors.get(name)
+        if recorded is None:
+            every = [*self.tensors.values(), *(left.recorded for left in self.leftovers)]
+            if alone and len(every) == 1:
+                return np.asarray(every[0].read()), None
+            held = f"has {len(self.tensors):,} events" if self.tensors else "has no array of an event"
+            raise InputError(f"{self.origin} {held}, not {name}{self._how_to_save(name)}")
+        row = model.plan.shapes(1)[name]  # or one number, as the loss is
+        if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
+            return np.asarray(recorded.read()), None
+        own = recorded.layout == OWN and len(recorded.shape) > 1
+        rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(self.tokens or ()) or length
+        positions = self.positions if own and name in HEAD_EVENTS else None
+        try:
+            fitted = fit(
+                name, recorded, model.plan.shapes(rows), head_dim=model.config.head_dim,
+                order=file_order(model, name), positions=positions,
+            )  # fmt: skip
+        except InputError as error:
+            raise InputError(f"{self.origin}: {error}") from error
+        return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
+
+    def _how_to_save(self, name: str) -> str:
+        """What saves an event that a trace of ours left out."""
+        if not self.kind.endswith("of a trace"):
+            return ""
+        layer = quoted(re.sub("head[0-9]+$", "head*", name))
+        return f"; `microgpt trace` with --layer {layer} --save FILE saves it"
+
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
     """The same beside a model that has these events, which decide between candidates."""
@@ -79,22 +91,3 @@ def of_model(recording: Recording, events: Container[str]) -> Recording:
     own |= {meant(left.recorded): left.recorded for left in freed}
     left = tuple(one for one in recording.leftovers if one not in freed)
     return replace(recording, tensors=own, leftovers=left)
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Fitted:
-    """A recorded tensor as our event has it: [T, W], [H, T, S] or [].
-
-    `positions` are those of its rows, None where it has all of them; `note` says what was done to it.
-    """
-
-    array: Array
-    positions: tuple[int, ...] | None = None
-    note: str = ""
-
-    __repr__ = one_line
-
-
-def readable(text: str) -> str:
-    """A file's own words, on one line whatever they are."""
-    return text if text.isprintable() else brief(text)

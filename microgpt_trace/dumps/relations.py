@@ -21,7 +21,7 @@ from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from .layouts import fit
 from .matching import ScoreTable, Shapes, TensorPart
-from .recording import Recorded
+from .recorded import Recorded
 
 LAYERS, POSITIONS = 3, 8  # that are looked at, at most
 HOLDS = 0.05  # relative L2 of most positions: a stream in bfloat16 says no more of what a layer adds

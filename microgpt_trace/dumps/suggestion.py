@@ -30,7 +30,8 @@ from .matching import (
     whole_or_sliced,
 )
 from .patterns import Decided, cut, decide, find_patterns
-from .recording import Leftover, Recording
+from .recorded import Leftover
+from .recording import Recording
 from .relations import related
 
 CLOSE, NEARLY = 0.9, 0.01  # cosine from which a pair by order is sure, if no other is that much closer

@@ -20,7 +20,8 @@ from ..text.brief import brief
 from ..text.json_text import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from .event_names import is_event
-from .recording import OWN, Leftover, Recorded, Recording, readable
+from .recorded import OWN, Leftover, Recorded, readable
+from .recording import Recording
 from .stored_arrays import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # JSON lacks them; the norm of finite numbers may be so large

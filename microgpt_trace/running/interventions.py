@@ -13,32 +13,43 @@ through it. Scaling and adding keep the gradient, as the chain rule has it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from ..architecture.edits import Applied
 from ..architecture.kinds import Loss
-from ..architecture.model import LanguageModel, TraceInput, file_order
+from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plan import HEAD_EVENTS, Operation
 from ..architecture.sites import Part, Site, parse_site
 from ..arrays.stats import Array, causal_mask
-from ..dumps.layouts import fit
-from ..dumps.recording import OWN, Recording
 from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
 from ..text.brief import one_line
-from ..text.command_lines import quoted
 from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
-Source = Recording | Mapping[str, Array] | Array
+
+
+@runtime_checkable
+class SavedRun(Protocol):
+    """What another run left behind: its values of our events, and the tokens that it read, if it says."""
+
+    @property
+    def tokens(self) -> tuple[int, ...] | None: ...
+
+    def values_of(
+        self, name: str, model: LanguageModel, length: int, alone: bool = False
+    ) -> tuple[Array, Sequence[int] | None]:
+        """As `Recording.values_of` in dumps/."""
+
+
+Source = SavedRun | Mapping[str, Array] | Array
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,7 +175,7 @@ class Editor:
 
     def _of_other_tokens(self, source: Source | None) -> str:
         """A remark where a source is known to have read something else."""
-        read = source.tokens if isinstance(source, Recording) else None
+        read = source.tokens if isinstance(source, SavedRun) else None
         return "" if read is None or read == self._inputs.tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
@@ -252,14 +263,18 @@ def _values(
     for every position)."""
     source, what = intervention.source, f"{intervention.kind} {intervention.target}"
     shape = model.plan.shapes(length)[name]
-    if isinstance(source, Recording):
-        array, known = _recorded(source, name, model, length, what, intervention.kind == "add")
+    known: Sequence[int] | None = None
+    if isinstance(source, SavedRun):
+        try:
+            array, known = source.values_of(name, model, length, alone=intervention.kind == "add")
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from error
     else:
         if isinstance(source, Mapping):
             if name not in source:
                 raise InputError(f"{what}: the source has no {name}")
             source = source[name]
-        array, known = np.asarray(source), None
+        array = np.asarray(source)
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{what}: expected floating-point values, found {array.dtype}")
     if not shape and array.size == 1:
@@ -272,41 +287,6 @@ def _values(
         either = f" or [{shape[-1]}]" if vector else ""
         raise InputError(f"{what}: {name} is {list(shape)}{either}, found {list(array.shape)}")
     return array, range(array.shape[-2]) if known is None else known
-
-
-def _recorded(
-    source: Recording, name: str, model: LanguageModel, length: int, what: str, added: bool
-) -> tuple[Array, Sequence[int] | None]:
-    """An event's values in a recording; what is `added` may be its only array, whatever the name."""
-    recorded = source.tensors.get(name)
-    if recorded is None:
-        alone = [*source.tensors.values(), *(left.recorded for left in source.leftovers)]
-        if added and len(alone) == 1:
-            return np.asarray(alone[0].read()), None
-        held = f"has {len(source.tensors):,} events" if source.tensors else "has no array of an event"
-        raise InputError(f"{what}: {source.origin} {held}, not {name}{_how_to_save(source, name)}")
-    row = model.plan.shapes(1)[name]  # or one number, as the loss is
-    if added and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
-        return np.asarray(recorded.read()), None
-    own = recorded.layout == OWN and len(recorded.shape) > 1
-    rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(source.tokens or ()) or length
-    positions = source.positions if own and name in HEAD_EVENTS else None
-    try:
-        fitted = fit(
-            name, recorded, model.plan.shapes(rows), head_dim=model.config.head_dim,
-            order=file_order(model, name), positions=positions,
-        )  # fmt: skip
-    except InputError as error:
-        raise InputError(f"{what}: {source.origin}: {error}") from error
-    return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
-
-
-def _how_to_save(source: Recording, name: str) -> str:
-    """What saves an event that a trace of ours left out."""
-    if not source.kind.endswith("of a trace"):
-        return ""
-    layer = quoted(re.sub("head[0-9]+$", "head*", name))
-    return f"; `microgpt trace` with --layer {layer} --save FILE saves it"
 
 
 def _rows_of(array: Array, known: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:

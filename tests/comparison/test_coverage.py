@@ -13,7 +13,8 @@ from support.tiny_models import TOKENS, tiny_model, write_folder
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.dump import diagnose
-from microgpt_trace.dumps.recording import OWN, Recorded, Recording
+from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.errors import InputError
 from microgpt_trace.running.event_stream import EventStream
 

@@ -30,7 +30,8 @@ from support.tiny_models import (
 
 from microgpt_trace import Model, load, trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.dumps.recording import OWN, Recorded, Recording
+from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 

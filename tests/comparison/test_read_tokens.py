@@ -13,7 +13,7 @@ from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
 from microgpt_trace.diagnosis.dump import diagnose
 from microgpt_trace.dumps.mapping import read_map
-from microgpt_trace.dumps.recording import Recorded
+from microgpt_trace.dumps.recorded import Recorded
 from microgpt_trace.errors import InputError
 from microgpt_trace.running.event_stream import EventStream
 

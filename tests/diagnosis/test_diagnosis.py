@@ -31,7 +31,7 @@ from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.diagnosis.faults import quants as hypotheses_quants
-from microgpt_trace.dumps.recording import Fitted
+from microgpt_trace.dumps.recorded import Fitted
 from microgpt_trace.errors import InputError
 
 

@@ -14,7 +14,7 @@ from microgpt_trace import load, trace
 from microgpt_trace.dumps.aprt import is_aprt, open_aprt
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.layouts import LAST
-from microgpt_trace.dumps.recording import OWN
+from microgpt_trace.dumps.recorded import OWN
 from microgpt_trace.errors import FileFormatError, MicrogptError
 
 

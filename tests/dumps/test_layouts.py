@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.tiny_models import pair_neighbours
 
 from microgpt_trace.dumps.layouts import LAYOUTS, fit, fits
-from microgpt_trace.dumps.recording import OWN, Recorded
+from microgpt_trace.dumps.recorded import OWN, Recorded
 from microgpt_trace.errors import InputError
 
 fast = settings(deadline=None, derandomize=True)
