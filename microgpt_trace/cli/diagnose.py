@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError
 from .command import given, refuse
 from .options import BosPlace, Heads, Json, Out, RopePairing, Set, numbers
-from .output import out_file, put, put_schema, show
+from .output import out_file, put, put_schema, show_sections
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map
 
 
@@ -71,7 +71,7 @@ def diagnose(
     if as_json:
         refuse(given(context), ["verbose"], "--json")
     from ..diagnosis.dump import diagnose as diagnose_dump
-    from ..render.diagnosis import diagnosis_document, print_diagnosis
+    from ..render.diagnosis import diagnosis_document, diagnosis_sections
     from ..render.document import to_text
 
     opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
@@ -84,7 +84,7 @@ def diagnose(
     if as_json:
         put([to_text(diagnosis_document(found))], out)
     else:
-        show(lambda screen: print_diagnosis(found, screen, verbose=verbose), out)
+        show_sections(diagnosis_sections(found, verbose=verbose), out)
     if not found.diagnosis.clean:
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError
 from .command import given, refuse, schema_by
 from .options import BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
-from .output import out_file, put, put_schema, show
+from .output import out_file, put, put_schema, show_sections
 from .progress import progress
 from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map, refuse_idle
 
@@ -183,14 +183,10 @@ def _compare(
 
         put([to_json(comparison_document(result))], view.out)
     else:
-        from ..render.comparison import print_comparison
+        from ..render.comparison import comparison_sections
 
-        show(
-            lambda screen: print_comparison(
-                result, screen, verbose=view.verbose, by_position=view.by_position
-            ),
-            view.out,
-        )
+        sections = comparison_sections(result, verbose=view.verbose, by_position=view.by_position)
+        show_sections(sections, view.out)
     return result.agree
 
 
@@ -205,9 +201,9 @@ def _weights(sides: Sequence[Any], names: list[str], rtol: float | None, view: V
 
         put([to_json(weights_document(result))], view.out)
     else:
-        from ..render.weights import print_weights
+        from ..render.weights import weights_sections
 
-        show(lambda screen: print_weights(result, screen, verbose=view.verbose), view.out)
+        show_sections(weights_sections(result, verbose=view.verbose), view.out)
     return result.agree
 
 
@@ -222,9 +218,9 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], view: Vi
 
         put([to_json(prompts_document(a.origin, b.origin, results))], view.out)
     else:
-        from ..render.prompts import print_prompts
+        from ..render.prompts import prompts_sections
 
-        show(lambda screen: print_prompts(results, screen), view.out)
+        show_sections(prompts_sections(results), view.out)
     return all(result.agree for result in results)
 
 

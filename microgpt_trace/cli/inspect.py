@@ -24,7 +24,7 @@ from .options import (
     model_from,
     trained_model,
 )
-from .output import note, out_file, put, show
+from .output import note, out_file, put, show_sections
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def inspect(
     from ..decoder.stored_weights import stored_tensors
     from ..render.inspection import (
         decoder_inspection_json,
+        decoder_inspection_sections,
         inspection_json,
-        print_decoder_inspection,
-        print_inspection,
+        inspection_sections,
     )
 
     if path is not None and model is not None:
@@ -97,17 +97,17 @@ def inspect(
             if wanted:
                 raise InputError(f"{option} is for a production model, and {loaded.origin} is a microGPT")
         own = cast("Model", loaded)
-        as_text, paint = partial(inspection_json, own), partial(print_inspection, own)
+        as_text, sections = partial(inspection_json, own), partial(inspection_sections, own)
     else:
         decoder = cast("Decoder", loaded)
         with progress("tensor") as report:
             tensors = stored_tensors(decoder, filters or [], stats, report)
         as_text = partial(decoder_inspection_json, decoder, tensors, metadata)
-        paint = partial(print_decoder_inspection, decoder, tensors, metadata)
+        sections = partial(decoder_inspection_sections, decoder, tensors, metadata)
     if as_json:
         put([as_text()], out)
     else:
-        show(paint, out)
+        show_sections(sections(), out)
 
 
 inspect.epilog = (  # type: ignore[attr-defined]
@@ -123,12 +123,12 @@ def gradcheck(
     bos: BosPlace = None,
 ) -> None:
     """Hold every gradient against central differences in float64; exit 1 if one disagrees."""
-    from ..render.reports import print_gradcheck
+    from ..render.reports import gradcheck_sections
     from ..tracing.gradient_check import gradcheck as check
 
     loaded = microgpt_from(model, seed, n_head, bos)
     rows = list(check(loaded, text))
-    show(lambda screen: print_gradcheck(rows, text, screen), None)
+    show_sections(gradcheck_sections(rows, text), None)
     if not all(row.holds for row in rows):
         raise typer.Exit(1)
 

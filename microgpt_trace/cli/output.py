@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from .options import STDOUT
 
 if TYPE_CHECKING:
     from ..render.screen import Screen
+    from ..render.sections import Section
 
 INTERRUPTED = 130
 
@@ -30,6 +31,13 @@ def show(paint: Callable[[Screen], None], out: Path | None) -> None:
     with screen.capture() as captured:
         paint(screen)
     put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out)
+
+
+def show_sections(sections: Sequence[Section], out: Path | None) -> None:
+    """The same with what a command describes as sections."""
+    from ..render.terminal import print_sections
+
+    show(lambda screen: print_sections(sections, screen), out)
 
 
 def put(pieces: Iterable[str], out: Path | None) -> None:

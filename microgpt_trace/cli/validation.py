@@ -8,7 +8,7 @@ import typer
 
 from ..errors import InputError
 from .command import refuse
-from .output import put, show
+from .output import put, show_sections
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def run_validation(
 ) -> None:
     """Validate and show the verdicts; exit 1 where an event failed."""
     from ..render.document import to_text
-    from ..render.validation import print_validation, validation_document
+    from ..render.validation import validation_document, validation_sections
     from ..tracing.validation import validate
 
     with progress("layer") as report:
@@ -42,6 +42,6 @@ def run_validation(
     if request.as_json:
         put([to_text(validation_document(found))], request.out)
     else:
-        show(lambda screen: print_validation(found, screen, verbose=request.verbose), request.out)
+        show_sections(validation_sections(found, verbose=request.verbose), request.out)
     if not found.ok:
         raise typer.Exit(1)

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len
-
 from ..attribution.head_roles import ROLES, SHARE, TIMES
 from ..attribution.results import (
     Attention,
@@ -22,8 +20,9 @@ from ..text.printable import shown_token
 from ..text.wording import counted
 from .comparison import tokens_line
 from .document import plain
-from .layout import GAP, Column, print_table
+from .layout import GAP, natural_width, print_table
 from .screen import Screen, escape, figure, labelled, probability
+from .sections import Column
 
 ATTRIBUTION_SCHEMA = "microgpt.attribution/1"
 ROLE_WORDS = {
@@ -164,10 +163,7 @@ def _print_rows(titles: Sequence[str], at: int, rows: Sequence[_ComponentRow], s
 
     columns = [Column("part", lambda row: row.name, whole=True, style=style)]
     columns += [Column(title, cell(i), right=True, style=style) for i, title in enumerate(titles)]
-    taken = sum(
-        GAP + max(cell_len(screen.words(text)) for text in (column.title, *map(column.cell, rows)))
-        for column in columns
-    )
+    taken = sum(GAP + natural_width(column, rows, screen) for column in columns)
     half = min(HALF, (screen.width - taken - 1) // 2)
     scale = max((abs(r.bar) for r in rows if r.bar is not None and abs(r.bar) < float("inf")), default=0.0)
     if half >= 3 and scale:

@@ -14,8 +14,8 @@ from ..comparison.compared_runs import Unpaired
 from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..text.printable import shown_token, with_ids
 from ..text.wording import abridged, counted
-from .layout import Column, print_table
-from .screen import Screen, escape, labelled, significant
+from .screen import significant
+from .sections import Column, Labelled, Section, Table, Words, indented, words
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
@@ -23,25 +23,25 @@ MAX_TOKENS = 40  # that a header spells out
 MAX_LISTED = 8  # names of a list before some are left out
 
 
-def print_comparison(
-    result: Comparison, screen: Screen, *, verbose: bool = False, by_position: bool = False
-) -> None:
+def comparison_sections(
+    result: Comparison, *, verbose: bool = False, by_position: bool = False
+) -> list[Section]:
     """The whole comparison: sides, verdict, first divergence, tables, what was not compared."""
-    _print_sides(result, screen)
-    _print_verdict(result, screen)
+    sections = [Section([_sides(result)]), _verdict(result)]
     if not verbose and all(event.max_abs == 0 for event in result.events if event.told):
         pass  # there is nothing to tell apart
     elif verbose or len(result.events) <= FEW:
-        _print_events(result, result.events, screen)
+        sections.append(_table_of("Events in order of computation", result.events))
     else:
-        _print_overview(result, screen)
+        sections += _overview(result)
     if by_position:
-        _print_positions(result, screen)
+        sections.append(_positions(result))
     for side, letter in ((result.a, "A"), (result.b, "B")):
-        print_unpaired(side.unpaired, f"{letter}, not compared", screen)
+        sections += unpaired_sections(side.unpaired, f"{letter}, not compared")
+    return sections
 
 
-def _print_sides(result: Comparison, screen: Screen) -> None:
+def _sides(result: Comparison) -> Labelled:
     pairs = []
     for side, letter in ((result.a, "A"), (result.b, "B")):
         pairs.append((letter, f"{side.origin} ({side.kind})"))
@@ -49,7 +49,7 @@ def _print_sides(result: Comparison, screen: Screen) -> None:
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
     pairs.append(("band", result.tolerance.reason))
-    labelled(pairs, screen)
+    return Labelled(pairs)
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
@@ -59,37 +59,43 @@ def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
 
 
-def _print_verdict(result: Comparison, screen: Screen) -> None:
+def _verdict(result: Comparison) -> Section:
     if result.agree:
-        _print_agreeing(result, screen)
+        title, style, said = _agreement(result), "bold green", _agreeing(result)
     else:
-        _print_first(result, screen)
+        first = result.event(result.first or "")
+        title, style = f"First divergence: {_place(first)}{_at(result, first)}", "bold red"
+        said = _divergence(result, first)
+    blocks = [*said]
     if result.agreement is not None:
-        screen.tell(_predictions(result.agreement))
+        blocks.append(indented(_predictions(result.agreement)))
     if result.hint:
-        screen.tell(result.hint)
+        blocks.append(indented(result.hint))
+    return Section(blocks, title, style=style)
 
 
-def _print_agreeing(result: Comparison, screen: Screen) -> None:
-    """What agrees, out of what there is, and what was not looked at."""
+def _agreement(result: Comparison) -> str:
+    """What agrees, out of what there is."""
     told = [event for event in result.events if event.told]
     which = _which(result, len(told))
+    if result.of_statistics:
+        return f"The statistics of {which} agree"
     exact = all(event.max_abs == 0 for event in told)
     how = "number for number" if exact else "within its band" if len(told) == 1 else "within their bands"
+    if result.same:
+        return f"The same, {how}: {which}" if exact else f"The same: {which} lie {how}"
+    return f"{which[0].upper()}{which[1:]} agree{'s' * (len(told) == 1)}, {how}"
+
+
+def _agreeing(result: Comparison) -> Iterator[Words]:
+    """How near to its band what agrees lies, and what was not looked at."""
     if result.of_statistics:
-        verdict = f"The statistics of {which} agree"
-    elif result.same:
-        verdict = f"The same, {how}: {which}" if exact else f"The same: {which} lie {how}"
-    else:
-        verdict = f"{which[0].upper()}{which[1:]} agree{'s' * (len(told) == 1)}, {how}"
-    screen.say(f"\n[bold green]{verdict}[/bold green]")
-    if result.of_statistics:
-        screen.tell("values were not compared: one side has none")
-    elif not exact:
+        yield indented("values were not compared: one side has none")
+    elif any(event.max_abs != 0 for event in result.events if event.told):
         worst = result.worst
         nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
-        screen.tell(f"nearest to its band: {worst.name}, {nearest}")
-    _print_not_compared(result, screen)
+        yield indented(f"nearest to its band: {worst.name}, {nearest}")
+    yield from _not_compared(result)
 
 
 def _which(result: Comparison, told: int) -> str:
@@ -99,12 +105,12 @@ def _which(result: Comparison, told: int) -> str:
     return whole if told == every else f"the {told:,} of {every:,} events named"
 
 
-def _print_not_compared(result: Comparison, screen: Screen) -> None:
+def _not_compared(result: Comparison) -> Iterator[Words]:
     """What a verdict says nothing of beside the events that one side lacks, which are listed below."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = of_all_layers([name for name in result.left_out if name not in lacking])
     if names:
-        screen.tell(f"not asked for: {abridged(names, MAX_LISTED)}")
+        yield indented(f"not asked for: {abridged(names, MAX_LISTED)}")
     by_rows: dict[str, list[str]] = {}
     for event in result.in_part:
         if (rows := result.rows_of(event)) < result.length:
@@ -112,9 +118,9 @@ def _print_not_compared(result: Comparison, screen: Screen) -> None:
         if event.alike:
             by_rows.setdefault(_alike(event), []).append(event.name)
     for what, of in by_rows.items():
-        screen.tell(f"{abridged(of_all_layers(of), MAX_LISTED)}: {what}")
+        yield indented(f"{abridged(of_all_layers(of), MAX_LISTED)}: {what}")
     if any(isinstance(kind_named(event.name), Scores) for event in result.events):
-        screen.tell("attention scores of later keys, which the mask hides, are not compared", "dim")
+        yield indented("attention scores of later keys, which the mask hides, are not compared", "dim")
 
 
 def _alike(event: EventDifference) -> str:
@@ -136,24 +142,22 @@ def _predictions(agreement: Agreement) -> str:
     )
 
 
-def _print_first(result: Comparison, screen: Screen) -> None:
-    first = result.event(result.first or "")
-    screen.say(f"\n[bold red]First divergence: {_place(first)}{_at(result, first)}[/bold red]")
+def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     if first.expr:
-        screen.tell(first.expr, "dim")
+        yield indented(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
     a, b = both(first.a, first.b)
-    screen.tell(f"{element}A has {a}, B has {b}")
-    screen.tell(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
+    yield indented(f"{element}A has {a}, B has {b}")
+    yield indented(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
-    screen.tell(f"{_up_to(result)}{later}")
+    yield indented(f"{_up_to(result)}{later}")
     if result.between:
-        screen.tell(f"not compared in between: {abridged(result.between, MAX_LISTED)}")
+        yield indented(f"not compared in between: {abridged(result.between, MAX_LISTED)}")
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
-        screen.tell(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
+        yield indented(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
 
 
 def _up_to(result: Comparison) -> str:
@@ -175,7 +179,7 @@ def _at(result: Comparison, event: EventDifference) -> str:
     if event.position is None:
         return ""
     labels = result.labels
-    known = f" ({escape(shown_token(labels[event.position]))})" if event.position < len(labels) else ""
+    known = f" ({shown_token(labels[event.position])})" if event.position < len(labels) else ""
     head = f", head {event.head}" if event.head is not None else ""
     return f", position {event.position}{known}{head}"
 
@@ -210,12 +214,11 @@ def both(a: float, b: float) -> tuple[str, str]:
     return shown
 
 
-def _columns(screen: Screen) -> list[Column]:
-    shape = [Column("shape", lambda e: str(list(e.shape)))] if screen.width >= WIDE else []
+def _columns() -> list[Column]:
     return [
         Column("", _mark, style=_alarm, whole=True),
         Column("event", lambda e: e.name, whole=True, style=_alarm),
-        *shape,
+        Column("shape", lambda e: str(list(e.shape)), from_width=WIDE),
         Column("worst", lambda e: error(e.relative), right=True, style=_alarm),
         Column(
             "band", lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else error(e.tolerance), right=True
@@ -241,33 +244,27 @@ def _alarm(event: EventDifference) -> str:
     return "" if event.holds else "red"
 
 
-def _print_events(result: Comparison, events: Sequence[EventDifference], screen: Screen) -> None:
-    screen.say("\n[bold cyan]Events in order of computation[/bold cyan]")
-    print_table(_columns(screen), events, screen)
-    _print_legend(events, screen)
+def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
+    return Section([Table(_columns(), events), _legend(events)], title)
 
 
-def _print_legend(events: Sequence[EventDifference], screen: Screen) -> None:
+def _legend(events: Sequence[EventDifference]) -> Words:
     legend = "worst, median: |a - b| of a row over the larger of |a| and |b|"
     hidden = sorted({event.measured for event in events if event.measured and event.by_position})
     legend += f", or {' or '.join(hidden)} where that is larger" if hidden else ""
-    legend += "; max |d|: the largest |a - b|"
-    screen.say(f"[dim]{legend}[/dim]")
+    return words(f"{legend}; max |d|: the largest |a - b|", "dim")
 
 
-def _print_overview(result: Comparison, screen: Screen) -> None:
+def _overview(result: Comparison) -> Iterator[Section]:
     """The worst event of every layer; and all events of the layer where the runs part."""
     rows = [_worst_of(events) for _, events in groupby(result.events, key=_part)]
-    screen.say("\n[bold cyan]The worst event of each layer (--verbose shows all)[/bold cyan]")
-    print_table(_columns(screen), rows, screen)
-    _print_legend(rows, screen)
+    yield _table_of("The worst event of each layer (--verbose shows all)", rows)
     if result.first is None:
         return
     first = result.event(result.first)
     around = [event for event in result.events if event.layer == first.layer]
     where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
-    screen.say(f"\n[bold cyan]All of {where}[/bold cyan]")
-    print_table(_columns(screen), around, screen)
+    yield Section([Table(_columns(), around)], f"All of {where}")
 
 
 def _part(event: EventDifference) -> str:
@@ -279,19 +276,14 @@ def _worst_of(events: Iterator[EventDifference]) -> EventDifference:
     return max(events, key=lambda e: (not e.holds, e.excess))
 
 
-def _print_positions(result: Comparison, screen: Screen) -> None:
+def _positions(result: Comparison) -> Section:
     """The worst row of every event at each of the positions; – where it was not compared."""
     events = [event for event in result.events if event.positions]
     if not events:
-        screen.say("\nStatistics alone have no view by position.")
-        return
-    columns = [Column("event", lambda e: e.name, whole=True, style=_alarm)]
-    room = max(1, (screen.width - max(len(e.name) for e in events)) // 10)
-    screen.say("\n[bold cyan]Worst row by position[/bold cyan]")
-    for start in range(0, len(result.positions), room):
-        shown = result.positions[start : start + room]
-        cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in shown]
-        print_table([*columns, *cells], events, screen)
+        return Section([words("Statistics alone have no view by position.")])
+    cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in result.positions]
+    names = Column("event", lambda e: e.name, whole=True, style=_alarm)
+    return Section([Table([names, *cells], events)], "Worst row by position")
 
 
 def _error_at(event: EventDifference, position: int) -> str:
@@ -319,18 +311,17 @@ def _said_once(texts: Sequence[str], pattern: str, instead: str, unit: str) -> l
     return [same[0] if len(same) == 1 else f"{like} ({len(same)}{unit})" for like, same in grouped.items()]
 
 
-def print_unpaired(left_over: Sequence[Unpaired], title: str, screen: Screen) -> None:
-    """What one side has and the other lacks, by the reason."""
-    if not left_over:
-        return
-    screen.say(f"\n[bold cyan]Only in {title}[/bold cyan]")
+def unpaired_sections(left_over: Sequence[Unpaired], title: str) -> list[Section]:
+    """What one side has and the other lacks, by the reason; nothing where there is none."""
     by_reason: dict[str, list[Unpaired]] = {}
     for unpaired in left_over:
         by_reason.setdefault(_without_numbers(unpaired.reason), []).append(unpaired)
+    lines = []
     for pattern, same in by_reason.items():
         names = _said_once([unpaired.name for unpaired in same], r"\d+", "*", "")
         alike = all(unpaired.reason == same[0].reason for unpaired in same)
-        screen.tell(f"{abridged(names, MAX_LISTED)}: {same[0].reason if alike else pattern}", indent=0)
+        lines.append(words(f"{abridged(names, MAX_LISTED)}: {same[0].reason if alike else pattern}"))
+    return [Section(lines, f"Only in {title}")] if lines else []
 
 
 def _without_numbers(text: str) -> str:

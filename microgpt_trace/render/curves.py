@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len
-
-from .layout import GAP, Column, print_table
+from .layout import GAP, natural_width, print_table
 from .screen import Screen, ratio
+from .sections import Column, Sparkline
 
 NARROWEST_COURSE = 3  # characters: a shorter sparkline shows nothing
 Curve = Sequence[float | None]
@@ -25,23 +24,20 @@ class Spark(NamedTuple):
 def print_curves(columns: Sequence[Column | Spark], rows: Sequence[Any], screen: Screen) -> None:
     """A table whose sparklines share the room that the figures leave; without any they are left out."""
     figures = [column for column in columns if isinstance(column, Column)]
-    taken = sum(
-        max(cell_len(screen.words(text)) for text in (column.title, *map(column.cell, rows)))
-        for column in figures
-    )
+    taken = sum(natural_width(column, rows, screen) for column in figures)
     sparks = len(columns) - len(figures)
     room = (screen.width - taken - GAP * (len(columns) - 1)) // sparks
     if room < NARROWEST_COURSE:
         print_table(figures, rows, screen)
         return
-    print_table([_as_column(column, room, screen) for column in columns], rows, screen)
+    print_table([_as_column(column, room) for column in columns], rows, screen)
 
 
-def _as_column(column: Column | Spark, width: int, screen: Screen) -> Column:
+def _as_column(column: Column | Spark, width: int) -> Column:
     if isinstance(column, Column):
         return column
     curve = column.curve
-    return Column("", lambda row: screen.sparkline(curve(row), width), whole=True, style=lambda row: "cyan")
+    return Column("", lambda row: Sparkline(curve(row), width), whole=True, style=lambda row: "cyan")
 
 
 def ends(

@@ -16,7 +16,7 @@ from ..tracing.anomalies import TOO_FEW
 from ..tracing.findings import Anomaly
 from ..tracing.result import Candidate, GeneratedToken, Prediction, Trace
 from .effects import layer_change_column, print_before_and_after, print_interventions
-from .layout import Column, print_table
+from .layout import print_table
 from .screen import (
     Screen,
     at_right,
@@ -28,6 +28,7 @@ from .screen import (
     shorten,
     significant,
 )
+from .sections import Column
 from .table import print_checks, print_headline, print_insights, print_stages
 
 MAX_LABELS = 40  # tokens whose text the header spells out

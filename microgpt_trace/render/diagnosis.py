@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..architecture.catalogue import kind_named
@@ -13,15 +13,14 @@ from ..diagnosis.hypothesis import Finding
 from ..diagnosis.judging import OperationResult
 from ..text.printable import shown_token
 from ..text.wording import abridged
-from .comparison import MAX_LISTED, both, error, of_all_layers, print_unpaired, tokens_line
+from .comparison import MAX_LISTED, both, error, of_all_layers, tokens_line, unpaired_sections
 from .document import plain
-from .layout import Column, print_table
-from .screen import Screen, escape, labelled
+from .sections import Column, Labelled, Section, Table, Words, indented, words
 
 DIAGNOSIS_SCHEMA = "microgpt.diagnosis/1"
 
 
-def print_diagnosis(found: DumpDiagnosis, screen: Screen, *, verbose: bool = False) -> None:
+def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
     """The whole diagnosis: sources, verdict, cause, operations, what could not be judged."""
     diagnosis, dump = found.diagnosis, found.dump
     pairs = [("dump", f"{dump.origin} ({dump.kind})")]
@@ -31,89 +30,90 @@ def print_diagnosis(found: DumpDiagnosis, screen: Screen, *, verbose: bool = Fal
         ("tokens", tokens_line(diagnosis.tokens, found.labels)),
         ("computes", f"{diagnosis.compute}: {diagnosis.compute_how}"),
     ]
-    labelled(pairs, screen)
-    _print_verdict(found, screen)
-    _print_findings(diagnosis, screen)
+    sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     if verbose:
-        screen.say("\n[bold cyan]Operations in order of computation[/bold cyan]")
-        print_table(_columns(), [[operation] for operation in diagnosis.operations], screen)
+        table = Table(_columns(), [[operation] for operation in diagnosis.operations])
+        sections.append(Section([table], "Operations in order of computation"))
     elif diagnosis.wrong:
         what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
-        screen.say(f"\n[bold cyan]Operations {what} (--verbose shows all)[/bold cyan]")
-        print_table(_columns(), _of_all_layers(diagnosis.wrong), screen)
-    _print_untested(diagnosis, screen)
-    print_unpaired(dump.unpaired, "the dump, not judged", screen)
+        table = Table(_columns(), _of_all_layers(diagnosis.wrong))
+        sections.append(Section([table], f"Operations {what} (--verbose shows all)"))
+    return [*sections, *_untested(diagnosis), *unpaired_sections(dump.unpaired, "the dump, not judged")]
 
 
-def _print_verdict(found: DumpDiagnosis, screen: Screen) -> None:
+def _verdict(found: DumpDiagnosis) -> Section:
     diagnosis = found.diagnosis
     count = diagnosis.judged
     if diagnosis.offer is not None:
-        _print_offer(diagnosis.offer, screen)
-        return
+        return _offer(diagnosis.offer)
     if diagnosis.first_wrong is None:
-        word = "red" if diagnosis.findings else "green"
         which, s = f"All {count:,} operations", ""
         if diagnosis.untested:
             which, s = f"The {count:,} of {diagnosis.of:,} operations judged", "s" * (count == 1)
-        own = "its" if count == 1 else "their"
-        screen.say(f"\n[bold {word}]{which} follow{s} from {own} own inputs[/bold {word}]")
-        return
+        title = f"{which} follow{s} from {'its' if count == 1 else 'their'} own inputs"
+        return Section((), title, style="bold red" if diagnosis.findings else "bold green")
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     place = first.name if first.layer is None else f"layer {first.layer}, {first.name}"
     wrong = len(diagnosis.wrong)
-    screen.say(f"\n[bold red]First wrong operation: {place}{_at(first, found.labels)}[/bold red]")
-    screen.tell(first.expr, "dim")
+    adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
+    others = f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given"
+    title = f"First wrong operation: {place}{_at(first, found.labels)}"
+    return Section([*_wrongness(first), indented(others)], title, style="bold red")
+
+
+def _wrongness(first: OperationResult) -> Iterator[Words]:
+    """What is wrong about the first wrong operation."""
+    yield indented(first.expr, "dim")
     if first.nonfinite:
-        screen.tell(first.nonfinite)
+        yield indented(first.nonfinite)
     if first.error is not None:
         of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
-        screen.tell(f"from {of} follows another value: off by {error(first.error)} of the row")
-        screen.tell(f"rounding explains {error(first.tolerance)}")
+        yield indented(f"from {of} follows another value: off by {error(first.error)} of the row")
+        yield indented(f"rounding explains {error(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         there = f"element {list(first.element)}: " if first.element else ""
         has, wanted = both(first.found, first.expected)
-        screen.tell(f"{there}the dump has {has}, from its inputs follows {wanted}")
+        yield indented(f"{there}the dump has {has}, from its inputs follows {wanted}")
     if first.recomputed:
-        screen.tell(
-            f"recomputed in between, for the dump lacks them: {abridged(first.recomputed, MAX_LISTED)}"
-        )
-    adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
-    screen.tell(f"{wrong:,} of {count:,} operations judged {adds}; the others pass on what they were given")
+        lacked = abridged(first.recomputed, MAX_LISTED)
+        yield indented(f"recomputed in between, for the dump lacks them: {lacked}")
 
 
-def _print_offer(offer: Offer, screen: Screen) -> None:
+def _offer(offer: Offer) -> Section:
     """No verdict: what the errors look like, and how to have it judged."""
     like = "look like" if offer.shown else "may be"
-    screen.say(f"\n[bold yellow]No fault is named: the errors {like} {offer.looks_like}[/bold yellow]")
     which = (
         f"{offer.explains:,} of the {offer.wrong:,} operations beyond float32 rounding in which a product "
         f"has part {'is' if offer.explains == 1 else 'are'} right so"
     )
     unsure = "" if offer.shown else ", though over several products that says little: dump more events"
-    screen.tell(f"`--compute {offer.compute}` judges by that: {which}{unsure}")
+    judged = indented(f"`--compute {offer.compute}` judges by that: {which}{unsure}")
+    title = f"No fault is named: the errors {like} {offer.looks_like}"
+    return Section([judged], title, style="bold yellow")
 
 
 def _at(operation: OperationResult, labels: Sequence[str]) -> str:
     position = operation.position
     if position is None:
         return ""
-    known = f" ({escape(shown_token(labels[position]))})" if position < len(labels) else ""
+    known = f" ({shown_token(labels[position])})" if position < len(labels) else ""
     return f", position {position}{known}"
 
 
-def _print_findings(diagnosis: Diagnosis, screen: Screen) -> None:
+def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
     explaining = [finding for finding in diagnosis.findings if finding.explains]
     for finding in explaining:
-        screen.say()
-        screen.tell(finding.claim, "bold", indent=0)
-        screen.tell(f"this leaves an error of {error(finding.residual)}{_reach(finding, diagnosis)}")
+        leaves = f"this leaves an error of {error(finding.residual)}{_reach(finding, diagnosis)}"
+        yield Section([words(finding.claim, "bold"), indented(leaves)])
     if explaining or diagnosis.first_wrong is None:
         return
-    screen.say(f"\nNone of {len(diagnosis.tried):,} hypotheses explains it.")
-    for finding in diagnosis.findings:
-        screen.tell(f"nearest: {finding.claim}, which leaves {error(finding.residual)}")
-    screen.tell("Other weights than the model's? `microgpt diff A B --weights` compares two models' files.")
+    nearest = [
+        indented(f"nearest: {finding.claim}, which leaves {error(finding.residual)}")
+        for finding in diagnosis.findings
+    ]
+    other = "Other weights than the model's? `microgpt diff A B --weights` compares two models' files."
+    none = words(f"None of {len(diagnosis.tried):,} hypotheses explains it.")
+    yield Section([none, *nearest, indented(other)])
 
 
 def _reach(finding: Finding, diagnosis: Diagnosis) -> str:
@@ -172,17 +172,18 @@ def _alarm(operations: Sequence[OperationResult]) -> str:
     return "" if operations[0].holds else "red"
 
 
-def _print_untested(diagnosis: Diagnosis, screen: Screen) -> None:
+def _untested(diagnosis: Diagnosis) -> list[Section]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in diagnosis.untested:
         by_reason.setdefault(reason, []).append(name)
     for operation in diagnosis.operations:
         if isinstance(kind_named(operation.name), Scores):
             by_reason.setdefault("keys that the mask hides", []).append(operation.name)
-    if by_reason:
-        screen.say("\n[bold cyan]Not judged[/bold cyan]")
-    for reason, names in by_reason.items():
-        screen.tell(f"{abridged(of_all_layers(names), MAX_LISTED)}: {reason}", indent=0)
+    lines = [
+        words(f"{abridged(of_all_layers(names), MAX_LISTED)}: {reason}")
+        for reason, names in by_reason.items()
+    ]
+    return [Section(lines, "Not judged")] if lines else []
 
 
 def diagnosis_document(found: DumpDiagnosis) -> dict[str, Any]:

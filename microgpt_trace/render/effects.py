@@ -10,8 +10,9 @@ from ..hooks.event import EventSpec, TraceEvent
 from ..text.printable import shown_token
 from ..tracing.effects import mean_of
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
-from .layout import Column, fits, print_table
+from .layout import fits, print_table
 from .screen import Screen, figure, probability, shorten
+from .sections import Column
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "

@@ -15,8 +15,9 @@ from ..architecture.plan import kind_of
 from ..architecture.steps import Factor, Step, Term, Use
 from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation
 from .document import plain
-from .layout import Column, print_table
+from .layout import print_table
 from .screen import Screen, escape
+from .sections import Column
 
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant ones of the largest number of a column

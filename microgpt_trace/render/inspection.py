@@ -14,14 +14,14 @@ from ..decoder.stored_weights import Listed
 from ..microgpt.model import Model
 from .decoder import model_facts
 from .document import to_text
-from .layout import Column, print_table
-from .screen import Screen, figure, labelled, significant
+from .screen import figure, significant
+from .sections import Column, Labelled, Section, Table, Words, words
 
 INSPECT_SCHEMA = "microgpt.inspect/1"
 SHOWN = 3  # items of a long list in the metadata
 
 
-def print_inspection(model: Model, screen: Screen) -> None:
+def inspection_sections(model: Model) -> list[Section]:
     """The architecture, then a row per parameter."""
     config, known = model.config, model.describe()
     pairs = [
@@ -45,8 +45,6 @@ def print_inspection(model: Model, screen: Screen) -> None:
             )
         )
     pairs += [("assumed", text) for text in model.assumed]
-    labelled(pairs, screen)
-    screen.say()
     columns = [
         Column("name", lambda r: r[0]),
         Column("shape", lambda r: str(list(r[1]))),
@@ -58,10 +56,16 @@ def print_inspection(model: Model, screen: Screen) -> None:
         Column("L2", lambda r: figure(r[2].l2_norm), right=True),
     ]
     rows = [(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()]
-    print_table(columns, rows, screen)
-    bad = [(name, stats.nonfinite_count) for name, _, stats in rows if stats.nonfinite_count]
-    for name, count in bad:
-        screen.say(f"[bold red]{name}: {count:,} values are not finite[/bold red]")
+    bad = _nonfinite([(name, stats) for name, _, stats in rows])
+    return [Section([Labelled(pairs)]), Section([Table(columns, rows), *bad])]
+
+
+def _nonfinite(rows: Sequence[tuple[str, TensorStats | None]]) -> list[Words]:
+    return [
+        words(f"{name}: {stats.nonfinite_count:,} values are not finite", "bold red")
+        for name, stats in rows
+        if stats is not None and stats.nonfinite_count
+    ]
 
 
 def inspection_json(model: Model) -> str:
@@ -73,12 +77,8 @@ def inspection_json(model: Model) -> str:
     return to_text({"schema": INSPECT_SCHEMA, "model": model.describe(), "parameters": tensors})
 
 
-def print_decoder_inspection(
-    model: Decoder, tensors: Sequence[Listed], metadata: bool, screen: Screen
-) -> None:
+def decoder_inspection_sections(model: Decoder, tensors: Sequence[Listed], metadata: bool) -> list[Section]:
     """The architecture, then a row per tensor as the file has it, then its metadata."""
-    labelled(model_facts(model.describe()), screen)
-    screen.say()
     columns = [
         Column("tensor", lambda r: r[0], whole=True),
         Column("type", lambda r: r[1].encoding.name, whole=True),
@@ -94,15 +94,15 @@ def print_decoder_inspection(
             Column("L2", lambda r: significant(r[2].l2_norm), right=True),
         ]
     columns.append(Column("stored as", lambda r: r[1].name, whole=True))
-    print_table(columns, tensors, screen)
     total, stored = sum(t.data.size for _, t, _ in tensors), len(tensors)
-    screen.say(f"[dim]{stored:,} of {len(model.tensors):,} tensors, {total:,} bytes[/dim]")
-    for name, _, stats in tensors:
-        if stats is not None and stats.nonfinite_count:
-            screen.say(f"[bold red]{name}: {stats.nonfinite_count:,} values are not finite[/bold red]")
+    below = words(f"{stored:,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
+    bad = _nonfinite([(name, stats) for name, _, stats in tensors])
+    facts = Section([Labelled(model_facts(model.describe()))])
+    sections = [facts, Section([Table(columns, tensors), below, *bad])]
     if metadata:
-        screen.say("\n[bold cyan]Metadata[/bold cyan]")
-        labelled([(key, _one_line(value)) for key, value in model.metadata.items()], screen)
+        pairs = [(key, _one_line(value)) for key, value in model.metadata.items()]
+        sections.append(Section([Labelled(pairs)], "Metadata"))
+    return sections
 
 
 def decoder_inspection_json(model: Decoder, tensors: Sequence[Listed], metadata: bool) -> str:

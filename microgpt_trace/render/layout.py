@@ -1,4 +1,4 @@
-"""Tables: columns as data, laid out to the width of the screen."""
+"""Tables laid out to the width of the screen."""
 
 from __future__ import annotations
 
@@ -15,23 +15,10 @@ from rich.style import Style
 
 from ..text.printable import on_one_line
 from .screen import Screen, wrapped
+from .sections import Bar, Cell, Column, Sparkline
 
 GAP = 2  # blanks between columns
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as data: its title, its cell as plain text, the style of the cell, and how it is set."""
-
-    title: str
-    cell: Callable[[Any], str]
-    right: bool = False
-    wrap: bool = False
-    bar: bool = False  # what does not fit of it may be missing
-    whole: bool = False  # never broken: a name that one searches for
-    remark: bool = False  # goes behind the text of the first column where it has no room of its own
-    style: Callable[[Any], str] | None = None
 
 
 Piece = tuple[str, str]  # a text and its style
@@ -81,12 +68,28 @@ def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool
     return _width(_table(columns, rows, screen).natural) <= screen.width
 
 
+def natural_width(column: Column, rows: Sequence[Any], screen: Screen) -> int:
+    """The cells that a column takes where there is room for all of it."""
+    return max(
+        map(cell_len, [screen.words(column.title), *(_text(column.cell(row), screen) for row in rows)])
+    )
+
+
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
+    columns = [column for column in columns if column.from_width <= screen.width]
     texts = [[screen.words(on_one_line(column.title)) for column in columns]]
-    texts += [[screen.words(on_one_line(column.cell(row))) for column in columns] for row in rows]
+    texts += [[_text(column.cell(row), screen) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
     return _LaidOut(list(columns), texts, styles)
+
+
+def _text(cell: Cell, screen: Screen) -> str:
+    if isinstance(cell, Bar):
+        return screen.bar(cell.share, cell.width).ljust(cell.width)
+    if isinstance(cell, Sparkline):
+        return screen.sparkline(cell.values, cell.width)
+    return screen.words(on_one_line(cell))
 
 
 def _width(widths: Sequence[int]) -> int:

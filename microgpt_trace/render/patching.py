@@ -29,8 +29,9 @@ from ..text.printable import shown_token
 from ..text.wording import counted
 from .document import plain
 from .grid import Grid, print_grid
-from .layout import Column, print_table
+from .layout import print_table
 from .screen import Screen, labelled, probability, shorten
+from .sections import Column
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on

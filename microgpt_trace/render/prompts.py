@@ -8,16 +8,11 @@ from collections.abc import Sequence
 from ..comparison.prompts import PromptComparison
 from ..text.wording import counted
 from .comparison import WIDE, error
-from .layout import Column, print_table
-from .screen import Screen
+from .sections import Column, Section, Table, Words, words
 
 
-def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
+def prompts_sections(results: Sequence[PromptComparison]) -> list[Section]:
     """A row per prompt, then the verdict over all."""
-    figures = [
-        Column("error", lambda r: error(r.relative), right=True),
-        Column("band", lambda r: error(r.tolerance), right=True),
-    ]
     columns = [
         Column("", lambda r: "" if r.agree else "✗", style=lambda r: "red", whole=True),
         Column("prompt", lambda r: r.text, wrap=True),
@@ -25,21 +20,24 @@ def print_prompts(results: Sequence[PromptComparison], screen: Screen) -> None:
         Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
         Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
         Column("worst event", lambda r: r.worst, whole=True),
-        *(figures if screen.width >= WIDE else []),
+        Column("error", lambda r: error(r.relative), right=True, from_width=WIDE),
+        Column("band", lambda r: error(r.tolerance), right=True, from_width=WIDE),
         Column("of band", _of_band, right=True),
     ]
-    print_table(columns, results, screen)
-    failed = [r for r in results if not r.agree]
     agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)
-    screen.say(f"\nthe same token at {agreed:,} of {counted(positions, 'position')}")
+    same = words(f"the same token at {agreed:,} of {counted(positions, 'position')}")
+    return [Section([Table(columns, results)]), Section([same, _verdict(results)])]
+
+
+def _verdict(results: Sequence[PromptComparison]) -> Words:
+    failed = [r for r in results if not r.agree]
     if failed:
-        first = failed[0].first
-        screen.say(f"[bold red]{len(failed)} of {len(results)} prompts part[/bold red], the first at {first}")
-    else:
-        least = min(results, key=lambda r: r.events)
-        named = "" if least.events == least.of else f" in the {least.events:,} of {least.of:,} events named"
-        lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
-        screen.say(f"[bold green]{lie} within their bands{named}[/bold green]")
+        part = f"{len(failed)} of {len(results)} prompts part"
+        return Words(((part, "bold red"), (f", the first at {failed[0].first}", "")))
+    least = min(results, key=lambda r: r.events)
+    named = "" if least.events == least.of else f" in the {least.events:,} of {least.of:,} events named"
+    lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
+    return words(f"{lie} within their bands{named}", "bold green")
 
 
 def _of_band(result: PromptComparison) -> str:

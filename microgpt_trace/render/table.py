@@ -18,8 +18,9 @@ from ..text.wording import counted
 from ..tracing.findings import Check
 from ..tracing.result import LayerRow, Prediction, Trace
 from .effects import change_column, print_before_and_after, print_interventions
-from .layout import Column, print_table
+from .layout import print_table
 from .screen import Screen, escape, figure, labelled, ratio, significant
+from .sections import Column
 
 STAGES = {
     "embedding": "Stage 1: Embedding",

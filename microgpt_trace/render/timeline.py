@@ -22,8 +22,9 @@ from .curves import (
     print_measures,
 )
 from .document import plain
-from .layout import Column, print_table
+from .layout import print_table
 from .screen import Screen, escape, labelled, probability
+from .sections import Column
 from .training import loss_curve
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from ..architecture.plan import kind_of
 from ..text.wording import counted
 from ..tracing.validation import Validation, Verdict
 from .document import plain
-from .layout import Column, print_table
-from .screen import Screen, ratio
+from .screen import ratio
+from .sections import Column, Section, Table, Words, words
 
 VALIDATION_SCHEMA = "microgpt.validation/1"
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
@@ -33,37 +33,39 @@ class _VerdictRow:
         return min((v.perturbed for v in self.verdicts if v.perturbed is not None), default=None)
 
 
-def print_validation(found: Validation, screen: Screen, *, verbose: bool = False) -> None:
+def validation_sections(found: Validation, *, verbose: bool = False) -> list[Section]:
     """A row per event, or per kind of event where many layers have it and `verbose` is not wanted."""
     tokens = ", ".join(map(str, found.tokens))
-    screen.tell(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold", indent=0)
-    screen.tell(
-        "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
-        "each must be what a second computation in float64 makes of the copies before it.",
-        indent=0,
-    )
     columns = [
         Column("event", lambda r: r.event),
         Column("by itself", lambda r: "nothing" if r.by_itself == 0 else f"{r.by_itself:.1e}", right=True),
         Column("perturbed", lambda r: ratio(r.perturbed), right=True),
         Column("verdict", _verdict, style=lambda r: _STYLES[r.verdicts[0].verdict]),
     ]
-    screen.say()
-    print_table(columns, _rows(found.verdicts, grouped=not verbose), screen)
-    screen.tell(
+    legend = (
         "by itself: largest difference of a logit; perturbed: how far some 10 % more or less in every "
         "element move what is computed from it next, |after − before| / |before| (of several the farthest; "
-        "of probs and loss: what the trace tells); of several events the smallest", "dim", indent=0,
-    )  # fmt: skip
-    _print_exceptions(found, screen)
+        "of probs and loss: what the trace tells); of several events the smallest"
+    )
+    how = (
+        "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
+        "each must be what a second computation in float64 makes of the copies before it."
+    )
+    table = Table(columns, _rows(found.verdicts, grouped=not verbose))
+    return [
+        Section([words(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold"), words(how)]),
+        Section([table, words(legend, "dim"), *_exceptions(found)]),
+        Section([_summary(found)]),
+    ]
+
+
+def _summary(found: Validation) -> Words:
     count = {kind: sum(v.verdict == kind for v in found.verdicts) for kind in _STYLES}
-    style = "green" if found.ok else "bold red"
     dead = f", {count['dead']} cannot matter here" if count["dead"] else ""
     failed = f", {count['failed']} FAILED" if count["failed"] else ""
     events, are = counted(len(found.verdicts), "event"), "is" if count["used"] == 1 else "are"
-    screen.say(
-        f"\n[{style}]{count['used']} of {events} {are} what the computation uses{dead}{failed}[/{style}]"
-    )
+    text = f"{count['used']} of {events} {are} what the computation uses{dead}{failed}"
+    return words(text, "green" if found.ok else "bold red")
 
 
 def _verdict(row: _VerdictRow) -> str:
@@ -89,7 +91,7 @@ def _name(group: Sequence[Verdict]) -> str:
     return f"{layers.pop() if len(layers) == 1 else 'layer*'}.{kind} ({len(group)})"
 
 
-def _print_exceptions(found: Validation, screen: Screen) -> None:
+def _exceptions(found: Validation) -> Iterator[Words]:
     """Why events are dead or failed, once for all events of a kind."""
     said: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in found.verdicts:
@@ -97,8 +99,7 @@ def _print_exceptions(found: Validation, screen: Screen) -> None:
             said.setdefault((kind_of(verdict.name), verdict.verdict), []).append(verdict)
     for (_, kind), verdicts in said.items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
-        text = f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}"
-        screen.tell(text, _STYLES[kind], indent=0)
+        yield words(f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}", _STYLES[kind])
 
 
 def validation_document(found: Validation) -> dict[str, Any]:

@@ -2,70 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
-from .comparison import both, error
-from .layout import Column, print_table
-from .screen import Screen, escape, labelled
+from .comparison import WIDE, both, error
+from .sections import Column, Labelled, Section, Table, Words, indented, words
 
 FEW = 40  # rows that are all shown without --verbose
 
 
-def print_weights(result: WeightsComparison, screen: Screen, *, verbose: bool = False) -> None:
+def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> list[Section]:
     """The verdict, then a row per parameter: those that differ first to be seen."""
     allowed = (
         f"{result.factor:g} times what the rounding of the stored types leaves, more in {BLOCK} neighbours"
         if result.rtol is None
         else f"relative L2 of {result.rtol:g}"
     )
-    labelled([("A", result.a), ("B", result.b), ("allowed", allowed)], screen)
-    if result.agree:
-        _print_agreeing(result, screen)
-    else:
-        _print_differing(result, screen)
-    nowhere = [row for row in result.rows if row.nowhere]
-    for row in nowhere[:FEW]:
-        alike = f"{row.nowhere:,} of {row.count:,} elements are NaN or infinite on both sides"
-        screen.tell(f"{row.name}: {alike}")
+    facts = Labelled([("A", result.a), ("B", result.b), ("allowed", allowed)])
     rows = result.rows if verbose or len(result.rows) <= FEW else _shown(result)
-    screen.say()
-    print_table(_columns(screen), rows, screen)
-    left_out = len(result.rows) - len(rows)
-    if left_out:
-        screen.say(f"[dim]{left_out:,} more that agree no worse: --verbose shows all[/dim]")
+    below = []
+    if left_out := len(result.rows) - len(rows):
+        below.append(words(f"{left_out:,} more that agree no worse: --verbose shows all", "dim"))
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
-            screen.say(escape(f"only in {letter}: {', '.join(names)}"))
+            below.append(words(f"only in {letter}: {', '.join(names)}"))
+    return [Section([facts]), _verdict(result), Section([Table(_columns(), rows), *below])]
 
 
-def _print_agreeing(result: WeightsComparison, screen: Screen) -> None:
+def _verdict(result: WeightsComparison) -> Section:
+    if result.agree:
+        title, style, said = _agreement(result), "bold green", [*_unequal(result)]
+    else:
+        title, style, said = _difference(result), "bold red", [*_differing(result)]
+    alike = [
+        indented(f"{row.name}: {row.nowhere:,} of {row.count:,} elements are NaN or infinite on both sides")
+        for row in [row for row in result.rows if row.nowhere][:FEW]
+    ]
+    return Section([*said, *alike], title, style=style)
+
+
+def _agreement(result: WeightsComparison) -> str:
     count = len(result.rows)
     if result.same:
-        verdict = f"The same, number for number: all {count:,} parameters"
-    elif all(row.equal for row in result.rows):
-        verdict = f"The {count:,} of {result.of:,} parameters named are equal, number for number"
-    else:
-        which = f"{count:,} parameters" if count == result.of else f"the {count:,} of {result.of:,} named"
-        equal = sum(row.equal for row in result.rows)
-        verdict = f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
-    screen.say(f"\n[bold green]{verdict}[/bold green]")
-    _print_unequal(result, screen)
+        return f"The same, number for number: all {count:,} parameters"
+    if all(row.equal for row in result.rows):
+        return f"The {count:,} of {result.of:,} parameters named are equal, number for number"
+    which = f"{count:,} parameters" if count == result.of else f"the {count:,} of {result.of:,} named"
+    equal = sum(row.equal for row in result.rows)
+    return f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
 
 
-def _print_differing(result: WeightsComparison, screen: Screen) -> None:
-    failed = [row for row in result.rows if not row.holds]
-    lacking = len(result.only_a) + len(result.only_b)
+def _difference(result: WeightsComparison) -> str:
+    failed, lacking = sum(not row.holds for row in result.rows), len(result.only_a) + len(result.only_b)
     lack = f", {lacking:,} more {'is' if lacking == 1 else 'are'} on one side alone" if lacking else ""
-    screen.say(f"\n[bold red]{len(failed):,} of {len(result.rows):,} parameters differ{lack}[/bold red]")
+    return f"{failed:,} of {len(result.rows):,} parameters differ{lack}"
+
+
+def _differing(result: WeightsComparison) -> Iterator[Words]:
+    failed = [row for row in result.rows if not row.holds]
     for row in failed[:FEW]:
-        screen.say(escape(f"  {row.name}: {_what(row)}"))
+        yield indented(f"{row.name}: {_what(row)}")
     if len(failed) < len(result.rows):
         equal = sum(row.equal for row in result.rows)
-        screen.tell(f"of the others {equal:,} are equal, number for number")
-        _print_unequal(result, screen)
+        yield indented(f"of the others {equal:,} are equal, number for number")
+        yield from _unequal(result)
 
 
-def _print_unequal(result: WeightsComparison, screen: Screen) -> None:
+def _unequal(result: WeightsComparison) -> Iterator[Words]:
     """What is told of parameters that are not equal and yet hold, by the types of both sides."""
     by_types: dict[tuple[str, str], list[WeightRow]] = {}
     for row in result.rows:
@@ -79,7 +83,7 @@ def _print_unequal(result: WeightsComparison, screen: Screen) -> None:
         told = f"relative L2 {error(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
             told += f", where rounding leaves {error(farthest.expected)}"
-        screen.tell(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
+        yield indented(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
 
 
 def _what(row: WeightRow) -> str:
@@ -104,9 +108,10 @@ def _excess(row: WeightRow) -> float:
     return (row.relative_l2 or 0.0) / (row.expected or 1.0)
 
 
-def _columns(screen: Screen) -> list[Column]:
-    columns = [
+def _columns() -> list[Column]:
+    return [
         Column("parameter", lambda r: r.name, whole=True, style=_alarm),
+        Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
         Column("A", lambda r: r.type_a),
         Column("B", lambda r: r.type_b),
         Column("relative L2", _relative, right=True, style=_alarm),
@@ -115,9 +120,6 @@ def _columns(screen: Screen) -> list[Column]:
         Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
         Column("", lambda r: "" if r.holds else "NO", style=_alarm),
     ]
-    if screen.width >= 100:
-        columns.insert(1, Column("shape", lambda r: str(list(r.shape_a))))
-    return columns
 
 
 def _relative(row: WeightRow) -> str:

@@ -12,8 +12,9 @@ from support.sweeps import some_of
 from microgpt_trace import Config, Tokenizer, init, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.render.arrays import print_array
-from microgpt_trace.render.layout import Column, print_table
+from microgpt_trace.render.layout import print_table
 from microgpt_trace.render.screen import to_text, wrapped
+from microgpt_trace.render.sections import Column
 
 CHARS = " '日本語ǆabcdefghijklmnopqrstuvwxyz0123456789\u3000\x1b\U0001f642"
 WIDTHS = (80, 120)

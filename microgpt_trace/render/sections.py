@@ -1,0 +1,92 @@
+"""Sections: what is shown, as data. Knows no screen, no page and no figure.
+
+A command describes what it shows once, as a list of sections; terminal.py lowers them to a screen. Styles are
+rich's words for them ("bold red", "dim").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+TITLE = "bold cyan"
+
+
+class Bar(NamedTuple):
+    """A bar of a share between 0 and 1, so many characters long where it is 1."""
+
+    share: float
+    width: int
+
+
+class Sparkline(NamedTuple):
+    """The course of a series, in so many characters at most; None where there is no value."""
+
+    values: Sequence[float | None]
+    width: int
+
+
+Cell = str | Bar | Sparkline
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A column: its title, what it shows of a row, the style of that, and how it gives way where there is
+    little room."""
+
+    title: str
+    cell: Callable[[Any], Cell]
+    right: bool = False
+    wrap: bool = False
+    bar: bool = False  # what does not fit of it may be missing
+    whole: bool = False  # never broken: a name that one searches for
+    remark: bool = False  # goes behind the text of the first column where it has no room of its own
+    style: Callable[[Any], str] | None = None
+    from_width: int = 0  # left out where there is less room than so many characters
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of anything, shown by columns."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labels with a text each; one without a label goes on with what is said before it."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Words:
+    """A line of text in pieces of a style each, wrapped where there is less room, indented alike."""
+
+    spans: Sequence[tuple[str, str]]
+    indent: int = 0
+
+
+Block = Table | Labelled | Words
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """Blocks under a title, if they have one, with a remark beside it. A blank line stands between two."""
+
+    blocks: Sequence[Block] = ()
+    title: str = ""
+    aside: str = ""
+    style: str = TITLE
+
+
+def words(text: str, style: str = "", indent: int = 0) -> Words:
+    """A line of text in one style."""
+    return Words(((text, style),), indent)
+
+
+def indented(text: str, style: str = "") -> Words:
+    """The same under something that it belongs to."""
+    return words(text, style, indent=2)
