@@ -3,6 +3,7 @@
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
 # make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
+# make docs    write docs/commands.md and draw docs/trace.svg anew
 # make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
 # JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs every case.
@@ -16,7 +17,7 @@ ATTACK_SECONDS ?= 600
 ATTACK_SEED ?= 0
 BASE ?= HEAD
 
-.PHONY: trace trace-smollm2 test attack behaviour lint bench bench-models clean
+.PHONY: trace trace-smollm2 test attack behaviour lint docs bench bench-models clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
@@ -37,6 +38,10 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/write_commands.py
+	$(BIN)/python docs/picture.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/bench.py all

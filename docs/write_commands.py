@@ -1,0 +1,83 @@
+"""Writes docs/commands.md, what --help says of every command, as Markdown: python docs/write_commands.py"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from microgpt_trace.cli import COMMANDS, build
+
+TARGET = Path(__file__).with_name("commands.md")
+HEAD = """# Commands
+
+All that `microgpt COMMAND --help` says, written by `make docs`. Examples that run are in the [other
+pages](README.md); exit codes, errors and limits in [when something is wrong](when-something-is-wrong.md).
+An option that is marked + may be given several times."""
+NUMBERS = {"Int": "N", "Float": "X"}
+
+
+def page() -> str:
+    """The page: a list of the commands, then each with its arguments and options."""
+    commands = typer.main.get_command(build(COMMANDS)).commands  # type: ignore[attr-defined]
+    first = {name: _plain(command.help.partition("\n")[0]) for name, command in commands.items()}
+    listed = "\n".join(f"- [{name}](#{name}): {text}" for name, text in first.items())
+    parts = [HEAD, listed, *(part for item in commands.items() for part in _command(*item))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    shown = [param for param in command.params if not getattr(param, "hidden", False)]
+    arguments = [param for param in shown if param.param_type_name == "argument"]
+    yield f"## {name}"
+    yield f"`{' '.join(['microgpt', name, *map(_argument, arguments), '[OPTIONS]'])}`"
+    yield _plain(command.help)
+    shown.sort(key=lambda param: getattr(param, "rich_help_panel", None) or "")
+    for panel, params in groupby(shown, lambda param: getattr(param, "rich_help_panel", None)):
+        yield "\n".join([f"| {panel or ''} | |", "|---|---|", *map(_row, params)])
+    if command.epilog:
+        tries = command.epilog.removeprefix("Examples: ").split(" · ")
+        yield "\n".join(f"- `{text}`" if text.startswith("micro") else f"- {_plain(text)}" for text in tries)
+
+
+def _argument(param: Any) -> str:
+    name: str = param.metavar or param.name.upper()
+    return name if param.metavar or param.required else f"[{name}]"
+
+
+def _row(param: Any) -> str:
+    default = param.show_default if isinstance(param.show_default, str) else ""
+    if not default and param.default not in (None, False, "") and not param.required:
+        default = str(param.default)
+    text = _plain(param.help) + (f" Default: {_plain(default)}." if default else "")
+    return f"| `{_written(param)}`{' +' if getattr(param, 'multiple', False) else ''} | {text} |"
+
+
+def _written(param: Any) -> str:
+    """An argument, or an option with its short name and what stands behind it."""
+    if param.param_type_name == "argument":
+        return _argument(param)
+    names = ", ".join(sorted(param.opts, key=len, reverse=True))
+    return names if param.is_flag else f"{names} {_value(param)}"
+
+
+def _value(param: Any) -> str:
+    choices = getattr(param.type, "choices", None)
+    if choices:
+        return "\\|".join(choices)
+    kind = type(param.type).__name__
+    number = next((word for start, word in NUMBERS.items() if kind.startswith(start)), "TEXT")
+    return param.metavar or number  # type: ignore[no-any-return]
+
+
+def _plain(text: str) -> str:
+    """Text of --help as Markdown: what rich reads as markup, or Markdown would, is escaped."""
+    return re.sub(r"([*_<|])", r"\\\1", text.replace("\\[", "["))
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8", newline="\n")
