@@ -1,7 +1,7 @@
 """Ours beside llama.cpp on models of several file types, from a short prompt to a continuation.
 
-A cell of the table for the README is our best time, how many times that of llama.cpp it is, which has as
-many threads as it takes by itself or one, and how many times it is with both on one core.
+A cell of the table in docs/benchmarks.md is our best time, how many times that of llama.cpp it is, which has
+as many threads as it takes by itself or one, and how many times it is with both on one core.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ WORKLOADS = (
     Workload("2,048 tokens", 2048),
     Workload("8 tokens and 64 more", 8, generated=64),
 )
-README_HEADER = ("", *(workload.title for workload in WORKLOADS))
+PAGE_HEADER = ("", *(workload.title for workload in WORKLOADS))
 
 
 def report_types(models: Sequence[Path], turns: int) -> list[list[str]]:
-    """SmolLM2 in several files under every workload, all figures printed. Returns the README's rows."""
+    """SmolLM2 in several files under every workload, all figures printed. Returns the page's rows."""
     lengths = {workload.tokens for workload in WORKLOADS}
     ids = {n: tokens_of(models[0], " ".join([SENTENCE] * (n // 8))) for n in lengths}
     wrong = {n: len(each) for n, each in ids.items() if len(each) != n}
@@ -62,7 +62,7 @@ def tokens_of(model: Path, text: str) -> list[int]:
 
 
 def report_model(title: str, model: Path, ids: Mapping[int, list[int]], turns: int) -> list[str]:
-    """The README's row of a model; `ids` are the prompts by their length."""
+    """The page's row of a model; `ids` are the prompts by their length."""
     cells = [title]
     for workload in WORKLOADS:
         prompt = ids[workload.tokens]

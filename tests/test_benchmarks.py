@@ -114,13 +114,14 @@ def test_no_turn_begins_after_the_time_is_up(monkeypatch, seconds, turns):
     }  # fmt: skip
 
 
-def test_the_readme_has_the_table_that_the_benchmark_prints(capsys):
-    from file_types import README_HEADER
+def test_the_page_has_the_table_that_the_benchmark_prints(capsys):
+    from file_types import PAGE_HEADER
     from table import print_markdown
 
-    print_markdown(README_HEADER, [["a model", *["0.30 s: 1.20"] * 4]])
+    print_markdown(PAGE_HEADER, [["a model", *["0.30 s: 1.20"] * 4]])
     header, rule, row = capsys.readouterr().out.strip().splitlines()
-    assert f"{header}\n{rule}\n| SmolLM2-135M" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert f"{header}\n{rule}\n| SmolLM2-135M" in page
     assert row == "| a model | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 | 0.30 s: 1.20 |"
 
 

@@ -1,0 +1,99 @@
+"""The files that the examples of the pages use: what another engine left, and models."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from support.faults import decoder_faults
+from support.faulty_engine import decoder_run
+from support.foreign_dumps import write_dump
+from support.pages import Example
+from support.real_model import SMOLLM2
+from support.tiny_models import TOKENS, rope_5, tiny_config, tiny_model, write_folder
+
+from microgpt_trace import load
+
+MLP = "model.layers.1.mlp.{}_proj.weight"
+
+
+def write_files(examples: list[Example], folder: Path) -> None:
+    """Write to a folder each of the files that examples name, as far as this machine can."""
+    named = {word for example in examples for word in re.findall(r"[\w.-]+", example.text)}
+    for name, write in FILES.items():
+        if name in named and (SMOLLM2 is not None or write not in OF_SMOLLM2):
+            write(folder / name)
+
+
+def of_wrong_pairs(config, weights, tokens):
+    """The tensors of an engine whose RoPE pairs neighbouring channels."""
+    fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
+    return decoder_run(config, weights, tokens, fault)
+
+
+@cache  # 5 s
+def smollm2_of_wrong_pairs():
+    model = load(SMOLLM2)
+    weights = {hf_name(name): model.parameter(name) for name in model.tensors}
+    return of_wrong_pairs(smollm2_config(model.config), weights, [504, 3575, 282, 4649, 314])
+
+
+def hf_name(name: str) -> str:
+    layer, _, rest = name.rpartition(".")
+    whole = {"wte": "model.embed_tokens", "final_norm": "model.norm"}
+    within = {"attn_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    within |= {f"attn_w{n}": f"self_attn.{n}_proj" for n in "qkvo"}
+    within |= {f"mlp_w{n}": f"mlp.{n}_proj" for n in ("gate", "up", "down")}
+    at = f"model.layers.{layer.removeprefix('layer')}."
+    return (at + within[rest] if layer else whole[rest]) + ".weight"
+
+
+def smollm2_config(config) -> dict:
+    return tiny_config(
+        vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=config.n_inner,
+        num_hidden_layers=config.n_layer, num_attention_heads=config.n_head,
+        num_key_value_heads=config.n_kv_head, rms_norm_eps=config.norm_eps, tie_word_embeddings=True,
+        **rope_5(config.rope.theta),
+    )  # fmt: skip
+
+
+def write_model(folder: Path) -> None:
+    write_folder(folder, *tiny_model("qwen2"))
+
+
+def write_converted(folder: Path) -> None:
+    """The same model by a converter that takes one matrix of the MLP for the other."""
+    config, weights = tiny_model("qwen2")
+    gate, up = MLP.format("gate"), MLP.format("up")
+    write_folder(folder, config, weights | {gate: weights[up], up: weights[gate]})
+
+
+def write_smollm2(path: Path) -> None:
+    path.symlink_to(SMOLLM2)
+
+
+def write_port(folder: Path) -> None:
+    write_dump(folder, smollm2_of_wrong_pairs(), "numbers")  # names that say nothing
+
+
+def write_named_port(folder: Path) -> None:
+    write_dump(folder, smollm2_of_wrong_pairs(), "transformerlens")
+
+
+def write_small_port(folder: Path) -> None:
+    write_dump(folder, of_wrong_pairs(*tiny_model("qwen2"), TOKENS), "huggingface")
+
+
+def write_prompts(path: Path) -> None:
+    path.write_text("The capital of Italy is\n[504, 3575, 282]\n", encoding="utf-8")
+
+
+OF_SMOLLM2 = (write_smollm2, write_port, write_named_port)
+FILES = {
+    "smollm2.gguf": write_smollm2,
+    "port": write_port,
+    "my-port": write_named_port,
+    "small-port": write_small_port,
+    "model": write_model,
+    "converted": write_converted,
+    "prompts.txt": write_prompts,
+}

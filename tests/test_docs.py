@@ -1,0 +1,94 @@
+"""What holds the pages together: links, the page of commands, the picture."""
+
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from itertools import chain
+from runpy import run_path
+
+import pytest
+from support.commands import microgpt
+from support.pages import PAGES, README, ROOT, anchors, close, examples, links, prose, read
+
+DOCS = ROOT / "docs"
+SVG = "{http://www.w3.org/2000/svg}"
+CELL = 12.2  # the width of a character in rich's pictures
+
+
+def broken(page, text):
+    """The links of a page that lead to no file, or to no heading of one."""
+    for target in links(text):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name
+        if not file.exists() or (anchor and anchor not in anchors(read(file) if name else text)):
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    assert list(broken(page, read(page))) == []
+
+
+def test_a_broken_link_is_found():
+    text = "# A head\n[a](docs/none.md) [b](#a-head) [c](#another) [d](README.md) [e](https://a.b)"
+    assert list(broken(README, text)) == ["docs/none.md", "#another"]
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, queue = set(), [README]
+    while queue:
+        page = queue.pop()
+        reached.add(page)
+        targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(read(page))}
+        queue += [target for target in targets if target.suffix == ".md" and target not in reached]
+    assert set(PAGES) - reached == set()
+
+
+def test_the_page_of_commands_is_that_of_today():
+    """`make docs` writes it anew."""
+    assert read(DOCS / "commands.md") == run_path(str(DOCS / "write_commands.py"))["page"]()
+
+
+def test_the_picture_shows_what_the_command_prints_today():
+    """`make docs` draws it anew."""
+    shown = drawn(read(DOCS / "trace.svg"))
+    columns = run_path(str(DOCS / "picture.py"))["COLUMNS"]
+    printed = microgpt("trace emma", width=columns).out.splitlines()
+    differ = [pair for pair in zip(shown, printed, strict=True) if not close(*pair)]
+    assert differ == []
+
+
+def drawn(svg):
+    """The lines of text in a picture of a terminal."""
+    lines = defaultdict(str)
+    for text in ET.fromstring(svg).iter(f"{SVG}text"):
+        line = text.get("clip-path", "").removeprefix("url(#trace-line-").removesuffix(")")
+        if line.isdigit():
+            column = round(float(text.get("x")) / CELL)
+            lines[int(line)] = lines[int(line)].ljust(column) + text.text.replace("\xa0", " ")
+    return [lines[number].rstrip() for number in range(max(lines) + 1)]
+
+
+def test_the_picture_is_whole_by_itself():
+    text = read(DOCS / "trace.svg")
+    assert "@font-face" not in text
+    assert "url(http" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("```console\n$ microgpt a\nb\n$ microgpt c\n```\n", [("microgpt a", ["b"]), ("microgpt c", [])]),
+        ("```python\nprint(1)\n```\n\n```\n1\n```\n", [("print(1)\n", ["1"])]),
+        ("```python\nx = 1\n```\nand\n```\n1\n```\n", [("x = 1\n", [])]),
+        ("```\n$ nothing\n```\n", []),
+    ],
+)
+def test_examples_are_found(text, found):
+    assert [(example.text, example.shown) for example in examples(text)] == found
+    assert "microgpt" not in prose(text)
+
+
+def test_headings_have_the_anchors_that_github_gives_them():
+    text = "# When something is wrong\n```\n# no heading\n```\n## `diff`, and `diagnose`\n"
+    assert anchors(text) == {"when-something-is-wrong", "diff-and-diagnose"}
+    assert list(chain(links("[a](b.md#c) ![d](e.svg) [f](https://g)"))) == ["b.md#c", "e.svg"]
