@@ -71,7 +71,7 @@ def _value(param: Any) -> str:
         return "\\|".join(choices)
     kind = type(param.type).__name__
     number = next((word for start, word in NUMBERS.items() if kind.startswith(start)), "TEXT")
-    return param.metavar or number  # type: ignore[no-any-return]
+    return param.metavar or number
 
 
 def _plain(text: str) -> str:
