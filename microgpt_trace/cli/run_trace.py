@@ -95,15 +95,11 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
 
 
 def _paint(result: Trace, model: LanguageModel, request: Request, screen: Screen) -> None:
-    if "prompts" not in model.abilities:
-        from ..render.table import print_trace
+    from ..render.terminal import print_sections
+    from ..render.trace import trace_sections
 
-        print_trace(result, screen, verbose=request.verbose)
-    else:
-        from ..render.decoder import print_decoder_trace
-
-        overview = not (request.layer or request.verbose)
-        print_decoder_trace(result, screen, verbose=request.verbose, overview=overview)
+    overview = not (request.layer or request.verbose)
+    print_sections(trace_sections(result, verbose=request.verbose, overview=overview), screen)
     if request.show:
         _paint_arrays(result, model, request, screen)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..architecture.plan import Operation
@@ -10,9 +10,8 @@ from ..hooks.event import EventSpec, TraceEvent
 from ..text.printable import shown_token
 from ..tracing.effects import mean_of
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
-from .layout import fits, print_table
-from .screen import Screen, figure, probability, shorten
-from .sections import Column
+from .screen import figure, probability, shorten
+from .sections import Block, Column, Section, Table, Words, words
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
@@ -20,7 +19,7 @@ LEGEND = (
 )
 
 
-def print_interventions(intervened: Intervened, screen: Screen) -> None:
+def interventions_section(intervened: Intervened) -> Section:
     """What was changed, in the order in which it was."""
     columns = [
         Column("target", lambda a: a.target, whole=True),
@@ -28,9 +27,8 @@ def print_interventions(intervened: Intervened, screen: Screen) -> None:
         Column("events", lambda a: f"{len(a.events):,}", right=True),
         Column("elements", lambda a: f"{a.elements:,}", right=True),
     ]
-    screen.say("\n[bold yellow]Interventions[/bold yellow]")
-    print_table(columns, intervened.interventions, screen)
-    screen.tell(LEGEND, "dim", indent=0)
+    table = Table(columns, intervened.interventions)
+    return Section([table, words(LEGEND, "dim")], "Interventions", style="bold yellow")
 
 
 def change_column(intervened: Intervened) -> Column:
@@ -90,9 +88,9 @@ class _EffectRow:
         return self.before.predicted.p if self.before.predicted else None, self.p_after
 
 
-def print_before_and_after(
-    intervened: Intervened, after: tuple[Prediction, ...], loss: float | None, screen: Screen
-) -> None:
+def before_and_after_section(
+    intervened: Intervened, after: tuple[Prediction, ...], loss: float | None
+) -> Section:
     """Every position's prediction without and with the interventions, then the means."""
     whole = zip(intervened.before, after, intervened.p_after, intervened.kl, strict=True)
     rows = [_EffectRow(*row) for row in whole]
@@ -106,33 +104,34 @@ def print_before_and_after(
         before, now = (_label(p.predicted) for p in (row.before, row.after))
         return before if before == now else f"{before} → {now}"
 
-    loss_column = Column("loss", _losses, right=True)
-    columns = [
-        Column("pos", lambda r: str(r.after.position), right=True),
-        Column("seen", lambda r: shorten(shown_token(r.after.seen)) if r.after.seen else "BOS"),
-        Column("target", target),
-        Column("predicted", predicted),
-        Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
-        Column("change", _gain, right=True, style=_gained),
-        loss_column,
-        Column("KL", lambda r: "–" if r.kl is None else kl(r.kl), right=True),
-    ]
-    screen.say(
-        "\n[bold cyan]Before and after[/bold cyan] [dim]without and with the interventions; KL(before, "
-        "after) in nats[/dim]"
-    )
-    if not fits(columns, rows, screen):
-        columns[columns.index(loss_column)] = Column("loss", _loss_change, right=True)
-        screen.say("[dim]loss: by how much it changes[/dim]")
-    print_table(columns, rows, screen)
-    mean = mean_of(intervened.kl)
+    def columns(of_loss: Callable[[_EffectRow], str]) -> list[Column]:
+        return [
+            Column("pos", lambda r: str(r.after.position), right=True),
+            Column("seen", lambda r: shorten(shown_token(r.after.seen)) if r.after.seen else "BOS"),
+            Column("target", target),
+            Column("predicted", predicted),
+            Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
+            Column("change", _gain, right=True, style=_gained),
+            Column("loss", of_loss, right=True),
+            Column("KL", lambda r: "–" if r.kl is None else kl(r.kl), right=True),
+        ]
+
+    narrow = (words("loss: by how much it changes", "dim"), Table(columns(_loss_change), rows))
+    aside = "without and with the interventions; KL(before, after) in nats"
+    blocks: list[Block] = [Table(columns(_losses), rows, narrow), *_means(intervened, rows, loss)]
+    return Section(blocks, "Before and after", aside)
+
+
+def _means(intervened: Intervened, rows: Sequence[_EffectRow], loss: float | None) -> Iterator[Words]:
     if any(row.before.target is None for row in rows):
-        screen.say("[dim]in parentheses: nothing follows, so P is that of what was predicted before[/dim]")
+        yield words("in parentheses: nothing follows, so P is that of what was predicted before", "dim")
+    mean = mean_of(intervened.kl)
     said = [] if mean is None else [f"mean KL {kl(mean)}"]
     if loss is not None and intervened.loss_before is not None:
         gap = loss - intervened.loss_before
         said.insert(0, f"mean loss {intervened.loss_before:.4f} → {loss:.4f} ({gap:+.4f})")
-    screen.say(", ".join(said))
+    if said:
+        yield words(", ".join(said))
 
 
 def kl(value: float) -> str:

@@ -7,9 +7,9 @@ from io import StringIO
 from rich.terminal_theme import TerminalTheme
 
 from ..tracing.result import Trace
-from .decoder import print_decoder_trace
 from .screen import Screen
-from .table import print_trace
+from .terminal import print_sections
+from .trace import trace_sections
 
 WIDTH = 110  # characters
 # Every one stands out from white and from #111 by a contrast of 4 at least; what is dim is halfway between
@@ -40,8 +40,5 @@ def to_html(trace: Trace) -> str:
         file=StringIO(), width=WIDTH, height=25, record=True, force_jupyter=False, force_terminal=True,
         color_system="truecolor", no_color=False, legacy_windows=False,
     )  # fmt: skip
-    if trace.model["family"] == "microgpt":
-        print_trace(trace, screen)
-    else:
-        print_decoder_trace(trace, screen)
+    print_sections(trace_sections(trace), screen)
     return screen.export_html(theme=_COLORS, code_format=_PRE, inline_styles=True)

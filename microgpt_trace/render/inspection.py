@@ -12,10 +12,10 @@ from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
 from ..decoder.stored_weights import Listed
 from ..microgpt.model import Model
-from .decoder import model_facts
 from .document import to_text
 from .screen import figure, significant
 from .sections import Column, Labelled, Section, Table, Words, words
+from .trace_header import model_facts
 
 INSPECT_SCHEMA = "microgpt.inspect/1"
 SHOWN = 3  # items of a long list in the metadata

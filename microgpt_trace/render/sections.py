@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ..arrays.stats import Array
 
 TITLE = "bold cyan"
 
@@ -48,10 +51,11 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows of anything, shown by columns."""
+    """Rows of anything, shown by columns; `instead` is shown where it has no room, if there is any."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]
+    instead: Sequence[Block] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,18 @@ class Words:
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
+    from_width: int = 0  # left out where there is less room
 
 
-Block = Table | Labelled | Words
+@dataclass(frozen=True, eq=False)
+class AttentionMatrices:
+    """The weights of every head [H, T, T], a cell the darker the larger, and what the T tokens are called."""
+
+    weights: Array
+    labels: Sequence[str]
+
+
+Block = Table | Labelled | Words | AttentionMatrices
 
 
 @dataclass(frozen=True, eq=False)

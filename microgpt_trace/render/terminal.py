@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from ..text.printable import on_one_line
-from .layout import print_table
+from .layout import fits, print_table
 from .screen import Screen, labelled
-from .sections import Block, Labelled, Section, Table
+from .sections import AttentionMatrices, Block, Labelled, Section, Table, Words
 
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:
@@ -20,20 +20,32 @@ def print_sections(sections: Sequence[Section], screen: Screen) -> None:
         if section.title:
             aside = [(f" {section.aside}", "dim")] * bool(section.aside)
             screen.print(_text([(section.title, section.style), *aside], screen))
-        for block in section.blocks:
-            _print_block(block, screen)
+        _print_blocks(section.blocks, screen)
 
 
-def _print_block(block: Block, screen: Screen) -> None:
-    if isinstance(block, Table):
-        print_table(block.columns, block.rows, screen)
-    elif isinstance(block, Labelled):
-        labelled(block.pairs, screen)
-    elif len(block.spans) == 1:
-        ((text, style),) = block.spans
-        screen.tell(text, style, block.indent)
+def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
+    for block in blocks:
+        if isinstance(block, Table):
+            if block.instead and not fits(block.columns, block.rows, screen):
+                _print_blocks(block.instead, screen)
+            else:
+                print_table(block.columns, block.rows, screen)
+        elif isinstance(block, Labelled):
+            labelled(block.pairs, screen)
+        elif isinstance(block, AttentionMatrices):
+            from .arrays import attention_matrices  # what only this needs costs 6 ms
+
+            attention_matrices(block.weights, block.labels, screen)
+        elif block.from_width <= screen.width:
+            _print_words(block, screen)
+
+
+def _print_words(words: Words, screen: Screen) -> None:
+    if len(words.spans) == 1:
+        ((text, style),) = words.spans
+        screen.tell(text, style, words.indent)
     else:
-        screen.print(_text(block.spans, screen))
+        screen.print(_text(words.spans, screen))
 
 
 def _text(spans: Sequence[tuple[str, str]], screen: Screen) -> Text:

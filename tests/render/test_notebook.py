@@ -70,10 +70,11 @@ def test_every_colour_is_read_on_white_and_on_black():
 
 def test_the_page_has_the_text_of_the_terminal():
     from microgpt_trace.render.screen import to_text
-    from microgpt_trace.render.table import print_trace
+    from microgpt_trace.render.terminal import print_sections
+    from microgpt_trace.render.trace import trace_sections
 
     run, screen = trace(init(), "emma"), to_text(110)
     with screen.capture() as captured:
-        print_trace(run, screen)
+        print_sections(trace_sections(run), screen)
     page = unescape(re.sub(r"<[^>]*>", "", run._repr_html_()))
     assert page.split() == captured.get().split()

@@ -18,9 +18,10 @@ from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.render.decoder import print_decoder_trace
 from microgpt_trace.render.document import to_json
 from microgpt_trace.render.screen import to_text
+from microgpt_trace.render.terminal import print_sections
+from microgpt_trace.render.trace import trace_sections
 from microgpt_trace.tracing import decoder_tracing
 
 VOCAB = 61
@@ -506,7 +507,7 @@ def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
     monkeypatch.setattr(logits, "PART", part)
     traced, screen = run(tiny, time=True), to_text()
     with screen.capture() as captured:
-        print_decoder_trace(traced, screen, verbose=True, overview=False)
+        print_sections(trace_sections(traced, verbose=True, overview=False), screen)
     lines = [line for line in captured.get().splitlines() if "µs" in line]
     print(*lines[-3:], sep="\n")
     assert len(lines) == len(traced)
