@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 from .options import Json, Out
-from .output import note, out_file, put, put_schema, show
+from .output import note, out_file, put, put_schema, show_sections
 
 
 def timeline(
@@ -37,14 +37,14 @@ def timeline(
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
     from ..render.document import to_text
-    from ..render.timeline import print_timeline, timeline_document
+    from ..render.timeline import timeline_document, timeline_sections
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
     if as_json:
         put([to_text(timeline_document(found, event or []))], out)
     else:
-        show(lambda screen: print_timeline(found, screen, event or []), out)
+        show_sections(timeline_sections(found, event or []), out)
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, NoReturn
 from ..errors import DivergedError, RunError
 from ..microgpt.checkpoint import save
 from ..microgpt.sampling import sample
-from ..render.training import Summary, look_every, print_summary, progress, stderr_screen
+from ..render.training import Summary, look_every, progress, stderr_screen, summary_sections
 from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted
 from ..tracing.trace import trace
-from .output import INTERRUPTED, note, show
+from .output import INTERRUPTED, note, show_sections
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -166,7 +166,7 @@ def _print_summary(
         ],
         trace_it=command("trace", [watched], ["--model", str(target)]),
     )
-    show(lambda screen: print_summary(summary, screen), None)
+    show_sections(summary_sections(summary), None)
 
 
 def _trace(trainer: Trainer, name: str) -> Trace:

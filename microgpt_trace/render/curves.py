@@ -1,52 +1,27 @@
-"""Tables of curves: sparklines with figures beside them, laid out to the width of the screen. Knows no
-timeline."""
+"""Tables of curves: sparklines with figures beside them. Knows no timeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from .layout import GAP, natural_width, print_table
-from .screen import Screen, ratio
-from .sections import Column, Sparkline
+from .screen import ratio
+from .sections import Column, DotPlot, Section, Sparkline, Table
 
-NARROWEST_COURSE = 3  # characters: a shorter sparkline shows nothing
 Curve = Sequence[float | None]
 
 
-class Spark(NamedTuple):
-    """A column that shows curves; it gets a width when all other columns have theirs."""
-
-    curve: Callable[[Any], Curve]
-
-
-def print_curves(columns: Sequence[Column | Spark], rows: Sequence[Any], screen: Screen) -> None:
-    """A table whose sparklines share the room that the figures leave; without any they are left out."""
-    figures = [column for column in columns if isinstance(column, Column)]
-    taken = sum(natural_width(column, rows, screen) for column in figures)
-    sparks = len(columns) - len(figures)
-    room = (screen.width - taken - GAP * (len(columns) - 1)) // sparks
-    if room < NARROWEST_COURSE:
-        print_table(figures, rows, screen)
-        return
-    print_table([_as_column(column, room) for column in columns], rows, screen)
+def spark(curve: Callable[[Any], Curve]) -> Column:
+    """A column that shows curves."""
+    return Column("", lambda row: Sparkline(curve(row)), whole=True, elastic=True, style=lambda row: "cyan")
 
 
-def _as_column(column: Column | Spark, width: int) -> Column:
-    if isinstance(column, Column):
-        return column
-    curve = column.curve
-    return Column("", lambda row: Sparkline(curve(row), width), whole=True, style=lambda row: "cyan")
-
-
-def ends(
-    title: str, curve: Callable[[Any], Curve], number: Callable[[float | None], str]
-) -> list[Column | Spark]:
+def ends(title: str, curve: Callable[[Any], Curve], number: Callable[[float | None], str]) -> list[Column]:
     """A curve between its first and its last value."""
     return [
         Column(title, lambda row: number(first_of(curve(row))), right=True),
-        Spark(curve),
+        spark(curve),
         Column("last", lambda row: number(first_of(curve(row)[::-1])), right=True),
     ]
 
@@ -81,7 +56,7 @@ def measure(what: str, curve: Curve, number: Callable[[float | None], str] = num
     return CurveColumn(what, curve, {title: number(value) for title, value in found.items()})
 
 
-def print_measures(tables: Sequence[tuple[str, Sequence[CurveColumn]]], screen: Screen) -> None:
+def curve_sections(tables: Sequence[tuple[str, Sequence[CurveColumn]]]) -> Iterator[Section]:
     """A table for each name, all with columns of the same widths."""
     measures = [measure for _, rows in tables for measure in rows]
     longest = max(len(text) for name, rows in tables for text in (name, *(row.what for row in rows)))
@@ -93,15 +68,11 @@ def print_measures(tables: Sequence[tuple[str, Sequence[CurveColumn]]], screen: 
         return Column(title, lambda m: m.figures[title].rjust(widths[title]), right=True)
 
     for name, rows in tables:
-        screen.say()
-        name_column = Column(name.ljust(longest), lambda m: m.what, whole=True)
-        curve = Spark(lambda m: m.curve)
-        columns: list[Column | Spark] = [
-            name_column,
-            figure("first"),
-            curve,
-            figure("last"),
-            figure("min"),
-            figure("max"),
-        ]
-        print_curves(columns, rows, screen)
+        first = Column(name.ljust(longest), lambda m: m.what, whole=True)
+        figures = [figure(title) for title in ("last", "min", "max")]
+        yield Section([Table([first, figure("first"), spark(lambda m: m.curve), *figures], rows)])
+
+
+def loss_section(losses: Sequence[float], first: int, last: int) -> Section:
+    """The curve of the loss from step `first` to `last`."""
+    return Section([DotPlot(losses, first, last)], "Loss", "per step, averaged over each column")

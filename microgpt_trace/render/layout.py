@@ -18,6 +18,7 @@ from .screen import Screen, wrapped
 from .sections import Bar, Cell, Column, Sparkline
 
 GAP = 2  # blanks between columns
+NARROWEST_SPARK = 3  # characters: a shorter sparkline shows nothing
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
 
 
@@ -58,6 +59,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
         lines = [
             line
             for row, styles in zip(part.rows, part.styles, strict=True)
+            if row is not part.rows[0] or any(row)  # a table may do without titles
             for line in _lines_of(row, styles, widths, part.columns)
         ]
         screen.print(_Lines(lines), crop=False)
@@ -77,18 +79,30 @@ def natural_width(column: Column, rows: Sequence[Any], screen: Screen) -> int:
 
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
     columns = [column for column in columns if column.from_width <= screen.width]
+    room = _room(columns, rows, screen)
+    if room < NARROWEST_SPARK:
+        columns = [column for column in columns if not column.elastic]
     texts = [[screen.words(on_one_line(column.title)) for column in columns]]
-    texts += [[_text(column.cell(row), screen) for column in columns] for row in rows]
+    texts += [[_text(column.cell(row), screen, room) for column in columns] for row in rows]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
     return _LaidOut(list(columns), texts, styles)
 
 
-def _text(cell: Cell, screen: Screen) -> str:
+def _room(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> int:
+    """What each elastic column gets of the room that the others leave."""
+    fixed = [column for column in columns if not column.elastic]
+    if len(fixed) == len(columns):
+        return NARROWEST_SPARK
+    taken = sum(natural_width(column, rows, screen) for column in fixed)
+    return (screen.width - taken - GAP * (len(columns) - 1)) // (len(columns) - len(fixed))
+
+
+def _text(cell: Cell, screen: Screen, room: int = 0) -> str:
     if isinstance(cell, Bar):
         return screen.bar(cell.share, cell.width).ljust(cell.width)
     if isinstance(cell, Sparkline):
-        return screen.sparkline(cell.values, cell.width)
+        return screen.sparkline(cell.values, room)
     return screen.words(on_one_line(cell))
 
 

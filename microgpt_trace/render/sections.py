@@ -24,10 +24,9 @@ class Bar(NamedTuple):
 
 
 class Sparkline(NamedTuple):
-    """The course of a series, in so many characters at most; None where there is no value."""
+    """The course of a series, None where there is no value, in the room that figures leave it."""
 
     values: Sequence[float | None]
-    width: int
 
 
 Cell = str | Bar | Sparkline
@@ -47,6 +46,7 @@ class Column:
     remark: bool = False  # goes behind the text of the first column where it has no room of its own
     style: Callable[[Any], str] | None = None
     from_width: int = 0  # left out where there is less room than so many characters
+    elastic: bool = False  # shares with others of its kind the room that the rest leaves, or is left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,31 @@ class AttentionMatrices:
     labels: Sequence[str]
 
 
-Block = Table | Labelled | Words | AttentionMatrices
+@dataclass(frozen=True)
+class DotPlot:
+    """A series as dots, one for the mean of a run of steps, over its first and last step."""
+
+    values: Sequence[float]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Short texts of a style each, in columns of one width."""
+
+    texts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Copyable:
+    """A command line, never wrapped: it is there to be copied."""
+
+    label: str
+    line: str
+
+
+Block = Table | Labelled | Words | AttentionMatrices | DotPlot | Listing | Copyable
 
 
 @dataclass(frozen=True, eq=False)

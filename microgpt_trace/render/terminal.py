@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.columns import Columns
 from rich.text import Text
 
 from ..text.printable import on_one_line
+from .dot_plot import dot_plot
 from .layout import fits, print_table
 from .screen import Screen, labelled
-from .sections import AttentionMatrices, Block, Labelled, Section, Table, Words
+from .sections import (
+    AttentionMatrices,
+    Block,
+    Copyable,
+    DotPlot,
+    Labelled,
+    Listing,
+    Section,
+    Table,
+    Words,
+)
 
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:
@@ -36,6 +48,15 @@ def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
             from .arrays import attention_matrices  # what only this needs costs 6 ms
 
             attention_matrices(block.weights, block.labels, screen)
+        elif isinstance(block, DotPlot):
+            for line in dot_plot(block, screen):
+                screen.print(Text(line, no_wrap=True))
+        elif isinstance(block, Listing):
+            texts = [Text(screen.words(on_one_line(text)), style) for text, style in block.texts]
+            screen.print(Columns(texts, equal=True, column_first=False, padding=(0, 2)))
+        elif isinstance(block, Copyable):
+            label = (f"{block.label}    ", "dim")
+            screen.print(Text.assemble(label, screen.words(block.line)), soft_wrap=True)
         elif block.from_width <= screen.width:
             _print_words(block, screen)
 

@@ -6,26 +6,22 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 
-from rich.text import Text
-
 from ..text.printable import shown_token
 from ..text.wording import counted
-from ..timeline.curves import TIMELINE_SCHEMA, LayerUnits, LossCurve, PositionCurve, Timeline, selected
+from ..timeline.curves import TIMELINE_SCHEMA, LayerUnits, PositionCurve, Timeline, selected
 from .curves import (
     CurveColumn,
+    curve_sections,
     ends,
     first_of,
+    loss_section,
     measure,
     number_text,
     percent_text,
-    print_curves,
-    print_measures,
 )
 from .document import plain
-from .layout import print_table
-from .screen import Screen, escape, labelled, probability
-from .sections import Column
-from .training import loss_curve
+from .screen import probability
+from .sections import Block, Column, Labelled, Section, Table, Words, indented, words
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
 
@@ -35,26 +31,21 @@ def timeline_document(timeline: Timeline, names: Sequence[str]) -> dict[str, Any
     return {"schema": TIMELINE_SCHEMA, **plain(selected(timeline, names))}
 
 
-def print_timeline(timeline: Timeline, screen: Screen, names: Sequence[str]) -> None:
+def timeline_sections(timeline: Timeline, names: Sequence[str]) -> list[Section]:
     """The overview; or, where names are given, the curves of these events and parameters alone."""
     shown = selected(timeline, names)
-    _print_facts(shown, screen)
+    sections = [_head(shown)]
     if names:
-        print_measures(list(_measures(shown)), screen)
+        sections += curve_sections(list(_measures(shown)))
     else:
-        _print_predictions(shown, screen)
-        _print_dead_units(shown, screen)
-        _print_events(shown, screen)
-        _print_sparsity(shown, screen)
-        _print_parameters(shown, screen)
-        _print_loss(shown.loss, screen)
+        parts = (_predictions, _dead_units, _events, _sparsity, _parameters, _loss)
+        sections += [section for part in parts for section in part(shown)]
     if shown.absent:
-        screen.say("\n[bold cyan]Not in this log[/bold cyan]")
-        for text in shown.absent:
-            screen.tell(text)
+        sections.append(Section([*map(indented, shown.absent)], "Not in this log"))
+    return sections
 
 
-def _print_facts(timeline: Timeline, screen: Screen) -> None:
+def _head(timeline: Timeline) -> Section:
     config, plan, steps, losses = timeline.config, timeline.plan, timeline.steps, timeline.loss.steps
     layers, size = counted(config.n_layer, "layer"), counted(plan.batch_size, "name")
     ended = losses[-1] if losses else timeline.runs[-1].step
@@ -70,15 +61,17 @@ def _print_facts(timeline: Timeline, screen: Screen) -> None:
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
             + ("" if len(steps) == 1 else "; each curve runs over these")),
     ]  # fmt: skip
-    labelled(facts, screen)
+    return Section([Labelled(facts), *_warnings(timeline)])
+
+
+def _warnings(timeline: Timeline) -> Iterator[Words]:
     for check in timeline.failed_checks:
-        failed = f"step {check.step:,}: the check {check.id} failed, {check.detail}"
-        screen.tell(failed, style="bold red", indent=0)
+        yield words(f"step {check.step:,}: the check {check.id} failed, {check.detail}", "bold red")
     for event in timeline.events:
-        found = [(s, n) for s, n in zip(steps, event.nonfinite, strict=True) if n]
+        found = [(s, n) for s, n in zip(timeline.steps, event.nonfinite, strict=True) if n]
         if found:
             at = ", ".join(f"step {step:,} ({count:,})" for step, count in found)
-            screen.tell(f"{event.name} holds values that are not finite at {at}", "bold red", indent=0)
+            yield words(f"{event.name} holds values that are not finite at {at}", "bold red")
 
 
 def _p(value: float | None) -> str:
@@ -89,10 +82,9 @@ def _step(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
-def _print_predictions(timeline: Timeline, screen: Screen) -> None:
+def _predictions(timeline: Timeline) -> Iterator[Section]:
     if not timeline.positions:
         return
-    screen.say(f'\n[bold cyan]P(target) of "{escape(timeline.watched)}"[/bold cyan]')
     columns = [
         Column("pos", lambda c: str(c.position), right=True),
         Column("seen", lambda c: shown_token(c.seen), whole=True),
@@ -102,15 +94,21 @@ def _print_predictions(timeline: Timeline, screen: Screen) -> None:
         Column("half way", lambda c: _step(c.halfway), right=True),
         Column("learned", _learned, right=True, style=_learned_style),
     ]
-    print_curves(columns, timeline.positions, screen)
-    for text in (
+    legend = (
         "learned: the step from which on the target stays the first choice (rank 1); always: at every trace",
         "half way: that from which on P stays above the middle of first and last",
-    ):
-        screen.tell(text, "dim", indent=0)
-    for position in timeline.positions:
-        if timeline.watched[position.position - 1 :][:1] == position.target and position.position:
-            screen.tell(_double_letter(position, timeline.steps), "bold", indent=0)
+    )
+    doubled = [
+        words(_double_letter(position, timeline.steps), "bold")
+        for position in timeline.positions
+        if timeline.watched[position.position - 1 :][:1] == position.target and position.position
+    ]
+    blocks: list[Block] = [
+        Table(columns, timeline.positions),
+        *(words(text, "dim") for text in legend),
+        *doubled,
+    ]
+    yield Section(blocks, f'P(target) of "{timeline.watched}"')
 
 
 def _last_rank(position: PositionCurve) -> str:
@@ -146,39 +144,37 @@ def _double_letter(position: PositionCurve, steps: Sequence[int]) -> str:
     return f"{what} was not learned: {briefly}in the end rank {_last_rank(position)} with P {p}."
 
 
-def _print_dead_units(timeline: Timeline, screen: Screen) -> None:
+def _dead_units(timeline: Timeline) -> Iterator[Section]:
     layers = [layer for layer in timeline.layers if any(count is not None for count in layer.dead_count)]
     if not layers:
         return
-    screen.say("\n[bold cyan]Dead ReLU units[/bold cyan] [dim]zero on the whole held-out set[/dim]")
+    title, aside = "Dead ReLU units", "zero on the whole held-out set"
+    if not any(any(layer.dead_count) for layer in layers):
+        none = f"none of {sum(layer.units for layer in layers):,} units at any trace"
+        yield Section([words(none)], title, aside)
+        return
     columns = [
         Column("layer", lambda layer: str(layer.layer), right=True),
         Column("units", lambda layer: f"{layer.units:,}", right=True),
         *ends("first", lambda layer: layer.dead_count, number_text),
     ]
-    if not any(any(layer.dead_count) for layer in layers):
-        units = sum(layer.units for layer in layers)
-        screen.say(f"none of {units:,} units at any trace")
-        return
-    print_curves(columns, layers, screen)
+    blocks: list[Block] = [Table(columns, layers)]
     spells = [spell for layer in layers for spell in _spells(layer)]
     returned = sum(len(layer.returned) for layer in layers)
     if sum(spell[2] is not None for spell in spells) > MOST_RETURNS:
         spells = [spell for spell in spells if spell[2] is None]
-        screen.say(f"{returned:,} units were dead for a while and returned; --json tells when")
-    if not spells:
-        return
-    screen.say()
-    print_table(
-        [
-            Column("layer", lambda row: str(row[0]), right=True),
-            Column("dead from", lambda row: f"{row[1]:,}", right=True),
-            Column("until", lambda row: "the end" if row[2] is None else f"{row[2]:,}", right=True),
-            Column("units", lambda row: ", ".join(map(str, row[3])), wrap=True),
-        ],
-        spells,
-        screen,
-    )
+        blocks.append(words(f"{returned:,} units were dead for a while and returned; --json tells when"))
+    yield Section(blocks, title, aside)
+    if spells:
+        yield Section([Table(_SPELL_COLUMNS, spells)])
+
+
+_SPELL_COLUMNS = (
+    Column("layer", lambda row: str(row[0]), right=True),
+    Column("dead from", lambda row: f"{row[1]:,}", right=True),
+    Column("until", lambda row: "the end" if row[2] is None else f"{row[2]:,}", right=True),
+    Column("units", lambda row: ", ".join(map(str, row[3])), wrap=True),
+)
 
 
 def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]]]:
@@ -192,44 +188,37 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
         yield layer.layer, died, returned, units
 
 
-def _print_events(timeline: Timeline, screen: Screen) -> None:
-    if not timeline.events:
-        return
-    screen.say("\n[bold cyan]Events[/bold cyan] [dim]L2 norm, and that of the gradient[/dim]")
+def _events(timeline: Timeline) -> Iterator[Section]:
     columns = [
         Column("event", lambda event: event.name, whole=True),
         *ends("L2", lambda event: event.l2, number_text),
         *ends("gradient", lambda event: event.gradient, number_text),
     ]
-    print_curves(columns, timeline.events, screen)
+    if timeline.events:
+        yield Section([Table(columns, timeline.events)], "Events", "L2 norm, and that of the gradient")
 
 
-def _print_sparsity(timeline: Timeline, screen: Screen) -> None:
+def _sparsity(timeline: Timeline) -> Iterator[Section]:
     if not timeline.events:
         return
-    sparse = [event for event in timeline.events if any(event.zeros)]
-    screen.say("\n[bold cyan]Sparsity[/bold cyan] [dim]share of an event's elements that are zero[/dim]")
+    sparse, blocks = [event for event in timeline.events if any(event.zeros)], list[Block]()
     if sparse:
-        columns = [
-            Column("event", lambda event: event.name, whole=True),
-            *ends("first", lambda e: e.zeros, percent_text),
-        ]
-        print_curves(columns, sparse, screen)
-    if len(sparse) < len(timeline.events):
-        screen.say(f"[dim]none in the {'other ' * bool(sparse)}{len(timeline.events) - len(sparse)}[/dim]")
+        names = Column("event", lambda event: event.name, whole=True)
+        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent_text)], sparse))
+    if left := len(timeline.events) - len(sparse):
+        blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
+    yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
 
 
-def _print_parameters(timeline: Timeline, screen: Screen) -> None:
+def _parameters(timeline: Timeline) -> Iterator[Section]:
     rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
-    if not rows:
-        return
-    screen.say("\n[bold cyan]Parameters[/bold cyan] [dim]L2 norm, and |update| / |weight|[/dim]")
     columns = [
         Column("parameter", lambda row: row.name, whole=True),
         *ends("L2", lambda row: row.l2, number_text),
         *ends("update/weight", lambda row: row.update_ratio, number_text),
     ]
-    print_curves(columns, rows, screen)
+    if rows:
+        yield Section([Table(columns, rows)], "Parameters", "L2 norm, and |update| / |weight|")
 
 
 def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:
@@ -242,13 +231,8 @@ def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:
         yield row.name, [*(measure(what, curve) for what, curve in curves.items()), ratios]
 
 
-def _print_loss(loss: LossCurve, screen: Screen) -> None:
+def _loss(timeline: Timeline) -> Iterator[Section]:
+    loss = timeline.loss
     known = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
-    if len(known) < 2:
-        return
-    screen.say("\n[bold cyan]Loss[/bold cyan] [dim]per step, averaged over each column[/dim]")
-    curve = loss_curve([value for _, value in known], screen)
-    first, last = f"{known[0][0]:,}", f"{known[-1][0]:,}"
-    curve[-1] = " " * 8 + first + last.rjust(len(curve[-1]) - 8 - len(first))
-    for line in curve:
-        screen.print(Text(line, no_wrap=True))
+    if len(known) >= 2:
+        yield loss_section([value for _, value in known], known[0][0], known[-1][0])

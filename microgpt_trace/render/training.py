@@ -6,17 +6,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
-from math import isfinite, nan
 from time import monotonic
 from typing import Protocol
 
-from rich.columns import Columns
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ..text.printable import shown_token
-from .screen import Screen, escape, labelled
+from .curves import loss_section
+from .screen import Screen
+from .sections import Bar, Block, Column, Copyable, Labelled, Listing, Section, Table
 
 REFRESH = 0.2  # seconds between two looks at the terminal
 SMOOTHED = 100  # losses whose mean is shown
@@ -102,62 +100,37 @@ class Summary:
     trace_it: str  # a command line
 
 
-def print_summary(summary: Summary, screen: Screen) -> None:
-    labelled(summary.facts, screen)
+def summary_sections(summary: Summary) -> list[Section]:
+    """What a run came to: its facts, losses, predictions of the watched name, samples, where it is kept."""
+    sections = [Section([Labelled(summary.facts)])]
     if len(summary.losses) > 1:
-        screen.say("\n[bold cyan]Loss[/bold cyan] [dim]per step, averaged over each column[/dim]")
-        for line in loss_curve(summary.losses, screen):
-            screen.print(Text(line, no_wrap=True))
-    screen.say("\n[bold cyan]Mean loss per name[/bold cyan]")
-    rows = [("train", summary.train_loss), ("held out", summary.held_out_loss)]
-    labelled([(label, _change(*pair)) for label, pair in rows], screen)
-    screen.say(f'\n[bold cyan]P(target) of "{escape(summary.watched)}"[/bold cyan]')
+        sections.append(loss_section(summary.losses, 1, len(summary.losses)))
+    losses = [("train", summary.train_loss), ("held out", summary.held_out_loss)]
+    changes = Labelled([(label, _change(*pair)) for label, pair in losses])
+    sections.append(Section([changes], "Mean loss per name"))
+    columns = [
+        Column("", lambda row: f"{row[0]:>4}"),
+        Column("", lambda row: f"{row[1]:.3f} → {row[2]:.3f}"),
+        Column("", lambda row: Bar(row[2], 20), bar=True, style=lambda row: "cyan"),
+    ]
     targets = map(shown_token, summary.targets)
-    for target, before, after in zip(targets, summary.p_before, summary.p_after, strict=True):
-        screen.say(f"{escape(target):>4}  {before:.3f} → {after:.3f}  [cyan]{screen.bar(after, 20)}[/cyan]")
+    rows = list(zip(targets, summary.p_before, summary.p_after, strict=True))
+    sections.append(Section([Table(columns, rows)], f'P(target) of "{summary.watched}"'))
     new = sum(not known for _, known in summary.samples)
-    screen.say(
-        f"\n[bold cyan]Samples[/bold cyan] [dim]{new} of {len(summary.samples)} are not in the data (*)[/dim]"
-    )
     empty = '""'
     names = [
-        Text(name or empty) if known else Text(f"{name or empty}*", "green")
-        for name, known in summary.samples
+        (name or empty, "") if known else (f"{name or empty}*", "green") for name, known in summary.samples
     ]
-    screen.print(Columns(names, equal=True, column_first=False, padding=(0, 2)))
-    screen.say()
-    labelled(summary.closing, screen)
-    # Not wrapped: it is there to be copied.
-    command = Text.assemble(("trace it    ", "dim"), screen.words(summary.trace_it))
-    screen.print(command, soft_wrap=True)
+    aside = f"{new} of {len(summary.samples)} are not in the data (*)"
+    sections.append(Section([Listing(names)], "Samples", aside))
+    closing: list[Block] = [Labelled(summary.closing), Copyable("trace it", summary.trace_it)]
+    return [*sections, Section(closing)]
 
 
 def _change(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return "no name is held out"
     return f"{before:.4f} → {after:.4f}"
-
-
-def loss_curve(losses: Sequence[float], screen: Screen, height: int = 8) -> list[str]:
-    """The curve of the loss as dots, one column for a run of steps, with the scale beside it; "?" where
-    a loss is not finite."""
-    width = max(min(screen.width - 10, len(losses), 100), 1)
-    edges = [round(i * len(losses) / width) for i in range(width + 1)]
-    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(edges) if b > a]
-    finite = [mean for mean in means if isfinite(mean)]
-    low, high = min(finite, default=nan), max(finite, default=nan)
-    span = high / 2 - low / 2 or 1  # halves, for the whole may be too large for a float
-    levels = [round((m / 2 - low / 2) / span * (height - 1)) if isfinite(m) else -1 for m in means]
-    dot, side = ("*", "|") if screen.ascii_only else ("•", "│")
-    lines = []
-    for level in reversed(range(height)):
-        bound = {0: low, height - 1: high}.get(level, nan)
-        scale = f"{bound:6.2f}" if abs(bound) < 1e5 else f"{bound:6.0e}" if isfinite(bound) else " " * 6
-        marks = (dot if at == level else "?" if at < 0 and level == 0 else " " for at in levels)
-        lines.append(f"{scale} {side}" + "".join(marks))
-    first, last = "1", f"{len(losses):,}"
-    lines.append(" " * 8 + first + last.rjust(max(len(means) - len(first), len(last) + 1)))
-    return lines
 
 
 def stderr_screen() -> Screen:

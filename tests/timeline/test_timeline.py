@@ -29,9 +29,10 @@ from microgpt_trace.microgpt.documents import Documents, default_data, held_out,
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.render.document import dump
+from microgpt_trace.render.dot_plot import dot_plot
 from microgpt_trace.render.screen import Screen, to_text
+from microgpt_trace.render.sections import DotPlot
 from microgpt_trace.render.timeline import timeline_document
-from microgpt_trace.render.training import loss_curve
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
 from microgpt_trace.timeline.reading import read_timeline
@@ -313,7 +314,7 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     ids=["some", "all", "huge"],
 )
 def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
-    lines = loss_curve(losses, to_text(40))
+    lines = dot_plot(DotPlot(losses, 1, len(losses)), to_text(40))
     print(*lines, sep="\n")
     assert (lines[0], lines[7]) == (top, bottom)
 
