@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rich.cells import cell_len
@@ -152,7 +151,7 @@ def _print_columns(columns: Sequence[tuple[Column, list[str]]], count: int, scre
     """Columns that have their cells with them; what ends early is blank below."""
 
     def with_cells(column: Column, cells: list[str]) -> Column:
-        return replace(column, cell=lambda row: cells[row] if row < len(cells) else "")
+        return column._replace(cell=lambda row: cells[row] if row < len(cells) else "")
 
     filled = [(column, cells) for column, cells in columns if any(cells)]
     print_table([with_cells(column, cells) for column, cells in filled], range(count), screen)

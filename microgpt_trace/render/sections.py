@@ -7,7 +7,6 @@ rich's words for them ("bold red", "dim").
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ class Sparkline(NamedTuple):
 Cell = str | Bar | Sparkline
 
 
-@dataclass(frozen=True, eq=False)
-class Column:
+class Column(NamedTuple):
     """A column: its title, what it shows of a row, the style of that, and how it gives way where there is
     little room."""
 
@@ -49,8 +47,7 @@ class Column:
     elastic: bool = False  # shares with others of its kind the room that the rest leaves, or is left out
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
+class Table(NamedTuple):
     """Rows of anything, shown by columns; `instead` is shown where it has no room, if there is any."""
 
     columns: Sequence[Column]
@@ -58,15 +55,13 @@ class Table:
     instead: Sequence[Block] = ()
 
 
-@dataclass(frozen=True)
-class Labelled:
+class Labelled(NamedTuple):
     """Labels with a text each; one without a label goes on with what is said before it."""
 
     pairs: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """A line of text in pieces of a style each, wrapped where there is less room, indented alike."""
 
     spans: Sequence[tuple[str, str]]
@@ -74,16 +69,14 @@ class Words:
     from_width: int = 0  # left out where there is less room
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionMatrices:
+class AttentionMatrices(NamedTuple):
     """The weights of every head [H, T, T], a cell the darker the larger, and what the T tokens are called."""
 
     weights: Array
     labels: Sequence[str]
 
 
-@dataclass(frozen=True)
-class DotPlot:
+class DotPlot(NamedTuple):
     """A series as dots, one for the mean of a run of steps, over its first and last step."""
 
     values: Sequence[float]
@@ -91,15 +84,13 @@ class DotPlot:
     last: int
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """Short texts of a style each, in columns of one width."""
 
     texts: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Copyable:
+class Copyable(NamedTuple):
     """A command line, never wrapped: it is there to be copied."""
 
     label: str
@@ -109,8 +100,7 @@ class Copyable:
 Block = Table | Labelled | Words | AttentionMatrices | DotPlot | Listing | Copyable
 
 
-@dataclass(frozen=True, eq=False)
-class Section:
+class Section(NamedTuple):
     """Blocks under a title, if they have one, with a remark beside it. A blank line stands between two."""
 
     blocks: Sequence[Block] = ()
