@@ -17,6 +17,7 @@ from .. import __version__
 from ..arrays.threads import VARIABLES
 from ..errors import ReaderGone
 from .command import Command
+from .flat import flat
 from .output import run
 from .streams import prepare
 
@@ -51,7 +52,7 @@ def build(names: Iterable[str]) -> typer.Typer:
     )
     for name in names:
         command = getattr(import_module(f".{COMMANDS[name]}", __name__), name)
-        app.command(cls=Command, epilog=getattr(command, "epilog", None))(command)
+        app.command(cls=Command, epilog=getattr(command, "epilog", None))(flat(command))
     app.callback(invoke_without_command=True)(_root)
     return app
 

@@ -1,39 +1,24 @@
 """microgpt attribute"""
 
-from __future__ import annotations
-
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .command import given, refuse
-from .options import (
-    BosPlace,
-    Heads,
-    Json,
-    ModelFile,
-    ModelOrText,
-    Out,
-    RopePairing,
-    Seed,
-    Set,
-    TextAfterModel,
-    TokenIds,
-    model_and_text,
-    model_from,
-    numbers,
-    positions_of,
-    refuse_without,
-)
-from .output import note, out_file, put, put_schema, show
+from .named_model import model_and_text, model_from, refuse_without
+from .options import AprSettings, BareWeights, Seed, Source, TokenIds, positions_of, schema_option, token_ids
+from .output import Output, note, put_schema
 from .progress import progress
 
+if TYPE_CHECKING:
+    from ..attribution.results import AttributionResult
 
-def attribute(
-    context: typer.Context,
-    first: ModelOrText = None,
-    second: TextAfterModel = None,
-    model: ModelFile = None,
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Question:
+    """Which prediction is taken apart, and how far."""
+
     target: Annotated[
         str | None,
         typer.Option(
@@ -41,7 +26,7 @@ def attribute(
             metavar="TOKEN",
             show_default="the token that follows",
         ),
-    ] = None,
+    ] = None
     against: Annotated[
         str | None,
         typer.Option(
@@ -49,7 +34,7 @@ def attribute(
             metavar="TOKEN",
             show_default="the most probable other",
         ),
-    ] = None,
+    ] = None
     position: Annotated[
         str | None,
         typer.Option(
@@ -57,53 +42,51 @@ def attribute(
             metavar="N",
             show_default="all; of a production model: last",
         ),
-    ] = None,
+    ] = None
     no_ablation: Annotated[
         bool, typer.Option("--no-ablation", help="Only what parts write, remove none of them.")
-    ] = False,
-    top: Annotated[int, typer.Option(help="Parts shown of each position.", min=1)] = 20,
-    as_json: Json = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema, attribute nothing.")
-    ] = False,
-    out: Out = None,
+    ] = False
+    top: Annotated[int, typer.Option(help="Parts shown of each position.", min=1)] = 20
+
+
+class AttributionOutput(Output):
+    schema: Annotated[bool, schema_option("attribute")] = False
+
+
+def attribute(
+    context: typer.Context,
+    *,
+    source: Source,
+    question: Question,
+    output: AttributionOutput,
     seed: Seed = None,
-    n_head: Heads = None,
-    bos: BosPlace = None,
+    bare: BareWeights,
     tokens: TokenIds = None,
-    rope_pairs: RopePairing = None,
-    settings: Set = None,
+    apr: AprSettings,
 ) -> None:
     """Say which heads, MLPs, embeddings and biases made a prediction, and what heads look at.
 
     Exit code 0: the parts sum to the logits. 1: they do not. 2: the request does not fit.
     """
-    out = out_file(out)
-    if schema:
-        put_schema("attribution", out)
+    output.check()
+    if output.schema:
+        put_schema("attribution", output.target)
         return
-    if as_json:
+    if output.as_json:
         refuse(given(context), ["top"], "--json")
-    positions = positions_of(position, "--position", "a number, all, last or a list like 0,3,-1")
-    path, text = model_and_text(first, second, model)
-    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
+    positions = positions_of(question.position, "--position", "a number, all, last or a list like 0,3,-1")
+    path, text = model_and_text(source.first, source.second, source.model)
+    model = model_from(path, seed, bare, apr)
     if tokens is not None:
-        refuse_without("prompts", loaded, "--tokens")
+        refuse_without("prompts", model, "--tokens")
     from ..attribution.attribute import attribute as attribute_text
-    from ..render.attribution import attribution_document, print_attribution
-    from ..render.document import to_text
 
     with progress("removing each part: layer") as report:
         result = attribute_text(
-            loaded, text, tokens=None if tokens is None else numbers(tokens, "--tokens"), target=target,
-            against=against, positions=positions, ablation=not no_ablation, report=report,
+            model, text, tokens=token_ids(tokens), target=question.target, against=question.against,
+            positions=positions, ablation=not question.no_ablation, report=report,
         )  # fmt: skip
-    if as_json:
-        for remark in result.notes:
-            note(remark)
-        put([to_text(attribution_document(result))], out)
-    else:
-        show(lambda screen: print_attribution(result, screen, top=top), out)
+    _give(result, question.top, output)
     if not result.ok:
         raise typer.Exit(1)
 
@@ -113,3 +96,16 @@ attribute.epilog = (  # type: ignore[attr-defined]
     "microgpt attribute emma --position 2 --against n · "
     'microgpt attribute smollm2.gguf "The capital of France is" --target ␣Paris'
 )
+
+
+def _give(result: "AttributionResult", top: int, output: Output) -> None:
+    from ..render.attribution import attribution_document, print_attribution
+    from ..render.document import to_text
+
+    if output.as_json:
+        for remark in result.notes:
+            note(remark)
+    output.give(
+        lambda: to_text(attribution_document(result)),
+        lambda screen: print_attribution(result, screen, top=top),
+    )

@@ -1,7 +1,6 @@
 """microgpt diagnose"""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,81 +9,92 @@ import typer
 
 from ..errors import InputError
 from .command import given, refuse
-from .options import BosPlace, Heads, Json, Out, RopePairing, Set, numbers
-from .output import out_file, put, put_schema, show_sections
-from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map
+from .options import AprSettings, BareWeights, schema_option, token_ids
+from .output import Output, put_schema
+from .sources import Naming, Opener, Tokens
 
 
-class Precision(str, Enum):
+class DumpPrecision(str, Enum):
     f32 = "f32"
     bf16 = "bf16"
     f16 = "f16"
     q8 = "q8"
 
 
-def diagnose(
-    context: typer.Context,
+@dataclass(frozen=True, eq=False, repr=False)
+class Dumped:
+    """A dump, the model that it is of, and what was read."""
+
     dump: Annotated[
         Path | None, typer.Argument(metavar="DUMP", help="What the engine computed.", show_default=False)
-    ] = None,
+    ] = None
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="What it should compute.", show_default=False)
-    ] = None,
+    ] = None
     text: Annotated[
         str | None,
         typer.Argument(metavar="[TEXT]", help="What it read.", show_default="as the dump's embedding says"),
-    ] = None,
-    tokens: Tokens = None,
-    map_file: MapFile = None,
-    layouts: Layouts = None,
+    ] = None
+    tokens: Tokens = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Judgement:
+    """How operations are judged, and which are shown."""
+
     compute: Annotated[
-        Precision | None,
+        DumpPrecision | None,
         typer.Option(
             help="The engine's precision; q8: 8-bit inputs of products.",
             show_default="f32, or bf16 or f16 where the values show it",
         ),
-    ] = None,
+    ] = None
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Every operation, also the right ones.")
-    ] = False,
-    as_json: Json = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema, diagnose nothing.")
-    ] = False,
-    out: Out = None,
-    n_head: Heads = None,
-    bos: BosPlace = None,
-    rope_pairs: RopePairing = None,
-    settings: Set = None,
+    ] = False
+
+
+class DiagnosisOutput(Output):
+    schema: Annotated[bool, schema_option("diagnose")] = False
+
+
+def diagnose(
+    context: typer.Context,
+    *,
+    dumped: Dumped,
+    naming: Naming,
+    judgement: Judgement,
+    output: DiagnosisOutput,
+    bare: BareWeights,
+    apr: AprSettings,
 ) -> None:
     """Recompute each operation of a dump from the dump's own inputs, and name what went wrong.
 
     Exit code 0: every operation judged is right. 1: a fault was found, or another precision is offered,
     which the errors look like. 2: nothing could be judged.
     """
-    out = out_file(out)
-    if schema:
-        put_schema("diagnosis", out)
+    output.check()
+    if output.schema:
+        put_schema("diagnosis", output.target)
         return
-    if dump is None or model is None:
+    if dumped.dump is None or dumped.model is None:
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
-    if as_json:
+    if output.as_json:
         refuse(given(context), ["verbose"], "--json")
     from ..diagnosis.dump import diagnose as diagnose_dump
     from ..render.diagnosis import diagnosis_document, diagnosis_sections
     from ..render.document import to_text
 
-    opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
-    recorded, known = opener.dump(dump), opener.model(model)
+    opener = Opener(bare, apr, naming.names())
+    recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
     found = diagnose_dump(
-        recorded, known, text,
-        tokens=None if tokens is None else numbers(tokens, "--tokens"),
-        map=opener.names, layouts=layouts_of(layouts), compute=compute.value if compute else None,
+        recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
+        layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
     )  # fmt: skip
-    if as_json:
-        put([to_text(diagnosis_document(found))], out)
-    else:
-        show_sections(diagnosis_sections(found, verbose=verbose), out)
+    output.tell(
+        lambda: to_text(diagnosis_document(found)),
+        lambda: diagnosis_sections(found, verbose=judgement.verbose),
+    )
     if not found.diagnosis.clean:
         raise typer.Exit(1)
 

@@ -1,7 +1,5 @@
 """microgpt diff"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,134 +10,158 @@ import typer
 
 from ..errors import InputError
 from .command import given, refuse, schema_by
-from .options import BosPlace, Heads, Json, Layer, Out, RopePairing, Set, numbers, positions_of
-from .output import out_file, put, put_schema, show_sections
+from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
+from .output import Output, put, put_schema, show_sections
 from .progress import progress
-from .sources import Layouts, MapFile, Opener, Tokens, layouts_of, name_map, refuse_idle
+from .sources import Naming, Opener, Tokens, refuse_idle
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
 
 
-class Precision(str, Enum):
+class OtherPrecision(str, Enum):
     bf16 = "bf16"
     f16 = "f16"
     q8 = "q8"
 
 
-@dataclass(frozen=True)
-class View:
-    """What is shown of a comparison, and where it goes."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Sides:
+    """The two runs, and what models read."""
 
-    verbose: bool
-    as_json: bool
-    by_position: bool
-    out: Path | None
-
-
-@schema_by("weights", "prompts")
-def diff(
-    context: typer.Context,
     a: Annotated[
         Path | None,
         typer.Argument(
             metavar="A", help="A model, a saved trace, or another engine's dump.", show_default=False
         ),
-    ] = None,
-    b: Annotated[
-        Path | None, typer.Argument(metavar="B", help="The other one.", show_default=False)
-    ] = None,
+    ] = None
+    b: Annotated[Path | None, typer.Argument(metavar="B", help="The other one.", show_default=False)] = None
     text: Annotated[
         str | None,
         typer.Argument(
             metavar="[TEXT]", help="What models read.", show_default="what a dump was made of, else as trace"
         ),
-    ] = None,
-    tokens: Tokens = None,
-    layer: Layer = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every event of every layer.")] = False,
+    ] = None
+    tokens: Tokens = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class View:
+    """What is compared and shown."""
+
+    layer: Layer = None
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every event of every layer.")] = False
     positions: Annotated[
         str | None,
         typer.Option(help="Add a view by position: all, last or 0,3,-1.", metavar="LIST"),
-    ] = None,
-    map_file: MapFile = None,
-    layouts: Layouts = None,
-    suggest_map: Annotated[
-        bool, typer.Option("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
-    ] = False,
+    ] = None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Band:
+    """How far apart is the same."""
+
     compute: Annotated[
-        Precision | None,
+        OtherPrecision | None,
         typer.Option(help="The other engine computes so: measure what that does.", rich_help_panel=BAND),
-    ] = None,
+    ] = None
     calibrate: Annotated[
         Path | None,
         typer.Option(
             help="A third run, whose distance from A is right.", metavar="REF", rich_help_panel=BAND
         ),
-    ] = None,
+    ] = None
     factor: Annotated[
         float | None,
         typer.Option(
             help="Times the distance that --compute or --calibrate measures.", min=0.0,
             show_default="8; 12 for --calibrate", rich_help_panel=BAND,
         ),
-    ] = None,
+    ] = None  # fmt: skip
     rtol: Annotated[
         float | None, typer.Option(help="Share of a row that may differ.", min=0.0, rich_help_panel=BAND)
-    ] = None,
+    ] = None
     atol: Annotated[
         float | None,
         typer.Option(help="Difference of an element that does not count.", min=0.0, rich_help_panel=BAND),
-    ] = None,
+    ] = None
+
+    def options(self, opener: Opener) -> dict[str, Any]:
+        """As the comparisons take them."""
+        return {
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "factor": self.factor,
+            "compute": self.compute.value if self.compute else None,
+            "calibrate": opener.open(self.calibrate) if self.calibrate is not None else None,
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Other:
+    """Comparisons of two models that are none of one run."""
+
     prompts: Annotated[
         Path | None,
         typer.Option(help="A prompt a line, through both models.", metavar="FILE", rich_help_panel=GATE),
-    ] = None,
+    ] = None
     weights: Annotated[
         bool, typer.Option("--weights", help="Compare the parameters, run nothing.", rich_help_panel=GATE)
+    ] = False
+
+    @property
+    def schema(self) -> str:
+        """The kind of document that the comparison asked for gives."""
+        return "weights" if self.weights else "prompts" if self.prompts is not None else "diff"
+
+
+class ComparisonOutput(Output):
+    schema: Annotated[bool, schema_option("compare")] = False
+
+
+@schema_by("weights", "prompts")
+def diff(
+    context: typer.Context,
+    *,
+    sides: Sides,
+    view: View,
+    naming: Naming,
+    suggest_map: Annotated[
+        bool, typer.Option("--suggest-map", help="Draft a --map of the dump's names, compare nothing.")
     ] = False,
-    as_json: Json = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, compare nothing.")] = False,
-    out: Out = None,
-    n_head: Heads = None,
-    bos: BosPlace = None,
-    rope_pairs: RopePairing = None,
-    settings: Set = None,
-) -> None:  # fmt: skip
+    band: Band,
+    other: Other,
+    output: ComparisonOutput,
+    bare: BareWeights,
+    apr: AprSettings,
+) -> None:
     """Compare two runs event by event and name the first place where they part.
 
     Exit code 0: all that was compared agrees. 1: they differ. 2: they cannot be compared.
     """
-    out = out_file(out)
-    if schema:
-        put_schema("weights" if weights else "prompts" if prompts is not None else "diff", out)
+    output.check()
+    if output.schema:
+        put_schema(other.schema, output.target)
         return
-    if a is None or b is None:
+    if sides.a is None or sides.b is None:
         raise InputError("two sides are needed: microgpt diff A B")
     _refuse_mixtures(given(context))
-    opener = Opener(n_head, bos, rope_pairs, settings, name_map(map_file))
-    sides = [opener.open(a), opener.open(b)]
-    of_models = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
-    refuse_idle(sides, of_models, {"--map": map_file, "--layout": layouts})
-    view = View(verbose, as_json, positions is not None, out)
-    options: dict[str, Any] = {
-        "names": layer or [], "rtol": rtol, "atol": atol, "factor": factor,
-        "compute": compute.value if compute else None,
-        "calibrate": opener.open(calibrate) if calibrate is not None else None,
-    }  # fmt: skip
-    ids = None if tokens is None else numbers(tokens, "--tokens")
-    if weights:
-        same = _weights(sides, layer or [], rtol, view)
-    elif prompts is not None:
-        same = _prompts(sides, prompts, options, view)
+    opener = Opener(bare, apr, naming.names())
+    both = [opener.open(sides.a), opener.open(sides.b)]
+    refuse_idle(both, bare, apr, naming)
+    options = {"names": view.layer or [], **band.options(opener)}
+    tokens = token_ids(sides.tokens)
+    if other.weights:
+        same = _weights(both, view, band.rtol, output)
+    elif other.prompts is not None:
+        same = _prompts(both, other.prompts, options, output)
     elif suggest_map:
         from ..comparison.map_suggestion import drafted_map
 
-        put([drafted_map(sides, text, ids)], out)
+        put([drafted_map(both, sides.text, tokens)], output.target)
         same = True
     else:
-        options |= {"map": opener.names, "layouts": layouts_of(layouts)}
-        options["positions"] = positions_of(positions) or "all"
-        same = _compare(sides, text, ids, options, view)
+        options |= {"map": opener.names, "layouts": naming.layouts_known()}
+        same = _compare(both, sides.text, tokens, options, view, output)
     if not same:
         raise typer.Exit(1)
 
@@ -171,56 +193,58 @@ def _refuse_mixtures(asked: dict[str, str]) -> None:
 
 
 def _compare(
-    sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
-) -> bool:
+    sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View,
+    output: Output,
+) -> bool:  # fmt: skip
     from ..comparison.diff import diff as compare
 
     a, b = sides
+    positions = positions_of(view.positions) or "all"
     with progress("event") as report:
-        result = compare(a, b, text, tokens=tokens, report=report, **options)
-    if view.as_json:
+        result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
+    if output.as_json:  # what the other would load takes 10 ms and more
         from ..render.results import comparison_document, to_json
 
-        put([to_json(comparison_document(result))], view.out)
+        put([to_json(comparison_document(result))], output.target)
     else:
         from ..render.comparison import comparison_sections
 
-        sections = comparison_sections(result, verbose=view.verbose, by_position=view.by_position)
-        show_sections(sections, view.out)
+        options = {"verbose": view.verbose, "by_position": view.positions is not None}
+        show_sections(comparison_sections(result, **options), output.target)
     return result.agree
 
 
-def _weights(sides: Sequence[Any], names: list[str], rtol: float | None, view: View) -> bool:
+def _weights(sides: Sequence[Any], view: View, rtol: float | None, output: Output) -> bool:
     from ..comparison.weights import compare_weights
 
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:
-        result = compare_weights(a, b, names=names, rtol=rtol, report=report)
-    if view.as_json:
+        result = compare_weights(a, b, names=view.layer or [], rtol=rtol, report=report)
+    if output.as_json:
         from ..render.results import to_json, weights_document
 
-        put([to_json(weights_document(result))], view.out)
+        put([to_json(weights_document(result))], output.target)
     else:
         from ..render.weights import weights_sections
 
-        show_sections(weights_sections(result, verbose=view.verbose), view.out)
+        show_sections(weights_sections(result, verbose=view.verbose), output.target)
     return result.agree
 
 
-def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], view: View) -> bool:
+def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], output: Output) -> bool:
     from ..comparison.prompts import diff_prompts, read_prompts
 
     a, b = _two_models(sides, "--prompts")
     with progress("prompt") as report:
         results = list(diff_prompts(a, b, read_prompts(path), report, **options))
-    if view.as_json:
+    if output.as_json:
         from ..render.results import prompts_document, to_json
 
-        put([to_json(prompts_document(a.origin, b.origin, results))], view.out)
+        put([to_json(prompts_document(a.origin, b.origin, results))], output.target)
     else:
         from ..render.prompts import prompts_sections
 
-        show_sections(prompts_sections(results), view.out)
+        show_sections(prompts_sections(results), output.target)
     return all(result.agree for result in results)
 
 

@@ -1,8 +1,7 @@
 """microgpt explain"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,35 +9,23 @@ import typer
 
 from ..errors import InputError
 from ..text.command_lines import command, quoted
-from .options import (
-    MICROGPT,
-    BosPlace,
-    Heads,
-    Json,
-    ModelFile,
-    Out,
-    RopePairing,
-    Seed,
-    Set,
-    TokenIds,
-    is_there,
-    model_and_text,
-    model_from,
-    numbers,
-    refuse_without,
-)
-from .output import out_file, put, put_schema, show
+from .named_model import is_there, model_and_text, model_from, refuse_without
+from .options import MICROGPT, AprSettings, BareWeights, ModelFile, Seed, TokenIds, schema_option, token_ids
+from .output import Output, put_schema
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 
-def explain(
+@dataclass(frozen=True, eq=False, repr=False)
+class ElementAndText:
+    """Which element of which model, and what is read: the words tell themselves apart."""
+
     first: Annotated[
         str | None,
         typer.Argument(
             metavar="[MODEL]", help="A model file or folder.", show_default="an untrained microGPT"
         ),
-    ] = None,
+    ] = None
     second: Annotated[
         str | None,
         typer.Argument(
@@ -46,7 +33,7 @@ def explain(
             help="An event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     third: Annotated[
         str | None,
         typer.Argument(
@@ -54,54 +41,59 @@ def explain(
             help="What it reads.",
             show_default="emma; of a production model: The capital of France is",
         ),
-    ] = None,
-    model: ModelFile = None,
+    ] = None
+    model: ModelFile = None
+
+
+class ExplanationOutput(Output):
+    schema: Annotated[bool, schema_option("explain")] = False
+
+
+def explain(
+    *,
+    words: ElementAndText,
     backward: Annotated[
         bool,
         typer.Option("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT),
     ] = False,
     terms: Annotated[int, typer.Option(help="How many terms of a sum are listed.", min=1)] = 16,
-    as_json: Json = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, explain nothing.")] = False,
-    out: Out = None,
+    output: ExplanationOutput,
     seed: Seed = None,
-    n_head: Heads = None,
-    bos: BosPlace = None,
+    bare: BareWeights,
     tokens: TokenIds = None,
-    rope_pairs: RopePairing = None,
-    settings: Set = None,
+    apr: AprSettings,
 ) -> None:
     """Write out the arithmetic of one number: formula, terms, sum, what it came from and goes to.
 
     Exit code 0: it equals the traced value. 1: it does not. 2: there is no such element.
     """
-    out = out_file(out)
-    if schema:
-        put_schema("explanation", out)
+    output.check()
+    if output.schema:
+        put_schema("explanation", output.target)
         return
-    path, element, text = _request([word for word in (first, second, third) if word is not None], model)
+    path, element, text = _request(words)
     from ..explaining.explain import explain as explain_element
     from ..render.document import to_text
     from ..render.explanation import explanation_document, print_explanation
 
-    known = None if tokens is None else numbers(tokens, "--tokens")
-    loaded = model_from(path, seed, n_head, bos, rope_pairs, settings)
+    known = token_ids(tokens)
+    loaded = model_from(path, seed, bare, apr)
     if tokens is not None:
         refuse_without("prompts", loaded, "--tokens")
     found = explain_element(loaded, element, text, tokens=known, backward=backward, terms=terms)
-    if as_json:
-        put([to_text(explanation_document(found))], out)
-    else:
-        options = {
-            "--model": model, "--seed": seed, "--tokens": tokens, "--n-head": n_head, "--bos": bos,
-            "--rope-pairs": rope_pairs,
-        }  # fmt: skip
-        before = first if first != element else None
+    said = {
+        "--model": words.model, "--seed": seed, "--tokens": tokens, "--n-head": bare.n_head,
+        "--bos": bare.bos, "--rope-pairs": apr.rope_pairs,
+    }  # fmt: skip
+    before = words.first if words.first != element else None
 
-        def again(name: str, gradient: bool) -> str:
-            return _command(before, name, text, options, settings or [], gradient)
+    def again(name: str, gradient: bool) -> str:
+        return _command(before, name, text, said, apr.settings or [], gradient)
 
-        show(lambda screen: print_explanation(found, screen, again), out)
+    output.give(
+        lambda: to_text(explanation_document(found)),
+        lambda screen: print_explanation(found, screen, again),
+    )
     if not found.holds:
         raise typer.Exit(1)
 
@@ -124,11 +116,11 @@ def _command(
     return command("explain", words, [*given, *["--backward"] * gradient])
 
 
-def _request(words: Sequence[str], model: Path | None) -> tuple[Path | None, str, str | None]:
+def _request(words: ElementAndText) -> tuple[Path | None, str, str | None]:
     """Which model, which element and what text: a first word that is no element names the model."""
-    path, rest = model, list(words)
+    path, rest = words.model, [w for w in (words.first, words.second, words.third) if w is not None]
     if rest and not _is_element(rest[0]):
-        path, no_model = model_and_text(rest[0], None, model)
+        path, no_model = model_and_text(rest[0], None, words.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):

@@ -1,8 +1,7 @@
 """Options of `trace` that change what the model computes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,35 +20,38 @@ def _option(flag: str, text: str, metavar: str) -> typer.models.OptionInfo:
     return typer.Option(flag, help=text, metavar=metavar, rich_help_panel=PANEL)
 
 
-Ablate = Annotated[
-    list[str] | None,
-    _option(
-        "--ablate",
-        "Put zeros in the place of an event or head; NAME@3 is its position 3, NAME@3:5 of it channel 5.",
-        "NAME",
-    ),
-]
-AblateMean = Annotated[
-    list[str] | None, _option("--ablate-mean", "Put its mean over the positions in its place.", "NAME")
-]
-Scale = Annotated[
-    list[str] | None,
-    _option("--scale", "Multiply it; of a NAME that --add names too, multiply what is added.", "NAME=NUMBER"),
-]
-Patch = Annotated[
-    list[str] | None, _option("--patch", "Put there what a saved trace or another dump has.", "NAME=FILE")
-]
-Add = Annotated[
-    list[str] | None, _option("--add", "Add an array, or one row to every position.", "NAME=FILE")
-]
+@dataclass(frozen=True, eq=False, repr=False)
+class Interventions:
+    """What stands in the place of which values."""
+
+    ablate: Annotated[
+        list[str] | None,
+        _option(
+            "--ablate",
+            "Put zeros in the place of an event or head; NAME@3 is its position 3, NAME@3:5 of it channel 5.",
+            "NAME",
+        ),
+    ] = None
+    ablate_mean: Annotated[
+        list[str] | None, _option("--ablate-mean", "Put its mean over the positions in its place.", "NAME")
+    ] = None
+    scale: Annotated[
+        list[str] | None,
+        _option(
+            "--scale", "Multiply it; of a NAME that --add names too, multiply what is added.", "NAME=NUMBER"
+        ),
+    ] = None
+    patch: Annotated[
+        list[str] | None, _option("--patch", "Put there what a saved trace or another dump has.", "NAME=FILE")
+    ] = None
+    add: Annotated[
+        list[str] | None, _option("--add", "Add an array, or one row to every position.", "NAME=FILE")
+    ] = None
 
 
-def interventions_of(
-    ablate: Sequence[str] | None, ablate_mean: Sequence[str] | None, scale: Sequence[str] | None,
-    patch: Sequence[str] | None, add: Sequence[str] | None, model: LanguageModel,
-) -> list[Intervention]:  # fmt: skip
+def interventions_of(asked: Interventions, model: "LanguageModel") -> "list[Intervention]":
     """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
-    if not (ablate or ablate_mean or scale or patch or add):
+    if not any(vars(asked).values()):
         return []
     from ..architecture.sites import parse_site
     from ..dumps.formats import open_recording
@@ -62,9 +64,9 @@ def interventions_of(
         site = parse_site(target)
         return tuple(site.names(known)), site.position, site.channel, site.index
 
-    factors = {name: _number(name, text) for name, text in _pairs("--scale", scale)}
+    factors = {name: _number(name, text) for name, text in _pairs("--scale", asked.scale)}
     strength = {meant(name): factor for name, factor in factors.items()}
-    patches, additions = _pairs("--patch", patch), _pairs("--add", add)
+    patches, additions = _pairs("--patch", asked.patch), _pairs("--add", asked.add)
     files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
     added = {meant(name) for name, _ in additions}
     return [
@@ -78,8 +80,8 @@ def interventions_of(
             for name, factor in factors.items()
             if meant(name) not in added
         ),
-        *(Intervention("ablate-mean", name) for name in ablate_mean or ()),
-        *(Intervention("ablate", name) for name in ablate or ()),
+        *(Intervention("ablate-mean", name) for name in asked.ablate_mean or ()),
+        *(Intervention("ablate", name) for name in asked.ablate or ()),
     ]
 
 

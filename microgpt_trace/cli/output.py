@@ -1,26 +1,59 @@
 """Where results, notes and errors go: stdout or --out, stderr, and one line with an exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
 from ..text.printable import as_message, in_lines
-from .options import STDOUT
+from .options import Json, Out, schema_option
 
 if TYPE_CHECKING:
     from ..render.screen import Screen
     from ..render.sections import Section
 
 INTERRUPTED = 130
+STDOUT = Path("-")
 
 
-def show(paint: Callable[[Screen], None], out: Path | None) -> None:
+@dataclass(frozen=True, eq=False, repr=False)
+class Output:
+    """A result as a document or on a screen, in a file or on stdout, or what such a document looks like.
+    Each command has a subclass that says of --schema what it then leaves undone."""
+
+    as_json: Json = False
+    schema: Annotated[bool, schema_option("show")] = False
+    out: Out = None
+
+    @property
+    def target(self) -> Path | None:
+        """The file to write; None is stdout."""
+        return None if self.out == STDOUT else self.out
+
+    def check(self) -> None:
+        """Raises InputError where the file is there already, or cannot be written."""
+        out_file(self.out)
+
+    def give(self, document: Callable[[], str], paint: Callable[["Screen"], None]) -> None:
+        """Write the one or show the other, as was asked for."""
+        if self.as_json:
+            put([document()], self.target)
+        else:
+            show(paint, self.target)
+
+    def tell(self, document: Callable[[], str], sections: Callable[[], Sequence["Section"]]) -> None:
+        """The same of what a command describes as sections."""
+        if self.as_json:
+            put([document()], self.target)
+        else:
+            show_sections(sections(), self.target)
+
+
+def show(paint: Callable[["Screen"], None], out: Path | None) -> None:
     """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
     from ..render.screen import Screen, to_text
 
@@ -33,7 +66,7 @@ def show(paint: Callable[[Screen], None], out: Path | None) -> None:
     put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out)
 
 
-def show_sections(sections: Sequence[Section], out: Path | None) -> None:
+def show_sections(sections: Sequence["Section"], out: Path | None) -> None:
     """The same with what a command describes as sections."""
     from ..render.terminal import print_sections
 

@@ -1,8 +1,7 @@
 """microgpt patch"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,28 +9,19 @@ import typer
 
 from ..errors import InputError
 from .command import schema_by
-from .options import (
-    BosPlace,
-    Heads,
-    Json,
-    ModelFile,
-    Out,
-    RopePairing,
-    Seed,
-    Set,
-    is_there,
-    model_and_text,
-    model_from,
-)
-from .output import out_file, put, put_schema, show
+from .named_model import is_there, model_and_text, model_from
+from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
+from .output import Output, put_schema
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
 
 
-@schema_by("pairs")
-def patch(
+@dataclass(frozen=True, eq=False, repr=False)
+class Runs:
+    """The runs that are patched, what is asked of them, and where."""
+
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -39,20 +29,20 @@ def patch(
             help="Two texts of equally many tokens; before them a model, by default an untrained microGPT.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     target: Annotated[
         str | None,
         typer.Option(help="The token that the clean run is for.", metavar="TOKEN", show_default="its best"),
-    ] = None,
+    ] = None
     against: Annotated[
         str | None,
         typer.Option(
             help="The token that the corrupted run is for.", metavar="TOKEN", show_default="its best"
         ),
-    ] = None,
+    ] = None
     position: Annotated[
         int, typer.Option(help="Whose next token is judged; -1 is the last.", metavar="N")
-    ] = -1,
+    ] = -1
     sites: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,23 +51,24 @@ def patch(
             metavar="SITE",
             show_default="the residual stream",
         ),
-    ] = None,
+    ] = None
     pairs: Annotated[
         Path | None,
         typer.Option(
             help="Many pairs: lines of CLEAN and CORRUPT, maybe TARGET and AGAINST, with tabs between.",
             metavar="FILE",
         ),
-    ] = None,
-    model_file: ModelFile = None,
-    as_json: Json = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, patch nothing.")] = False,
-    out: Out = None,
-    seed: Seed = None,
-    n_head: Heads = None,
-    bos: BosPlace = None,
-    rope_pairs: RopePairing = None,
-    settings: Set = None,
+    ] = None
+    model_file: ModelFile = None
+
+
+class PatchingOutput(Output):
+    schema: Annotated[bool, schema_option("patch")] = False
+
+
+@schema_by("pairs")
+def patch(
+    *, runs: Runs, output: PatchingOutput, seed: Seed = None, bare: BareWeights, apr: AprSettings
 ) -> None:
     """Put a clean run's activations into a corrupted run, site by site: which bring the answer back?
 
@@ -85,18 +76,19 @@ def patch(
 
     Exit code 1: the built-in check failed.
     """
-    out = out_file(out)
-    if schema:
-        put_schema("patch_pairs" if pairs is not None else "patch", out)
+    output.check()
+    if output.schema:
+        put_schema("patch_pairs" if runs.pairs is not None else "patch", output.target)
         return
-    path, texts = _model_and_texts(arguments or [], model_file, pairs)
-    model = model_from(path, seed, n_head, bos, rope_pairs, settings)
-    options = {"sites": sites, "target": target, "against": against, "position": position}
-    ok = (
-        _one(model, texts, options, as_json, out)
-        if pairs is None
-        else _many(model, pairs, options, as_json, out)
-    )
+    path, texts = _model_and_texts(runs.arguments or [], runs.model_file, runs.pairs)
+    model = model_from(path, seed, bare, apr)
+    options = {
+        "sites": runs.sites, "target": runs.target, "against": runs.against, "position": runs.position,
+    }  # fmt: skip
+    if runs.pairs is None:
+        ok = _one(model, texts, options, output)
+    else:
+        ok = _many(model, runs.pairs, options, output)
     if not ok:
         raise typer.Exit(1)
 
@@ -137,33 +129,23 @@ def _counted(count: int) -> str:
     return f"{count or 'no'} argument{'s' * (count != 1)}"
 
 
-def _one(
-    model: LanguageModel, texts: Sequence[str], options: dict[str, Any], as_json: bool, out: Path | None
-) -> bool:
+def _one(model: "LanguageModel", texts: Sequence[str], options: dict[str, Any], output: Output) -> bool:
     from ..patching.patch import patch as patch_texts
     from ..render.document import to_text
     from ..render.patching import patch_document, print_patch
 
     with progress("layer") as report:
         result = patch_texts(model, *texts, **options, report=report)
-    if as_json:
-        put([to_text(patch_document(result))], out)
-    else:
-        show(lambda screen: print_patch(result, screen), out)
+    output.give(lambda: to_text(patch_document(result)), lambda screen: print_patch(result, screen))
     return result.ok
 
 
-def _many(
-    model: LanguageModel, pairs: Path, options: dict[str, Any], as_json: bool, out: Path | None
-) -> bool:
+def _many(model: "LanguageModel", pairs: Path, options: dict[str, Any], output: Output) -> bool:
     from ..patching.pairs import patch_pairs, read_pairs
     from ..render.document import to_text
     from ..render.patching import pairs_document, print_pairs
 
     with progress("pair") as report:
         result = patch_pairs(model, read_pairs(pairs), **options, report=report)
-    if as_json:
-        put([to_text(pairs_document(result))], out)
-    else:
-        show(lambda screen: print_pairs(result, screen), out)
+    output.give(lambda: to_text(pairs_document(result)), lambda screen: print_pairs(result, screen))
     return result.ok

@@ -24,52 +24,65 @@ if TYPE_CHECKING:
     from ..render.screen import Screen
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
+    from .trace_options import Shown
 
 
 def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
-    production = "prompts" in model.abilities
-    chosen = layers_of(request.layers, model.config.n_layer)
-    names = selected(model, request, chosen)
-    shown = [name for asked in request.show for name in select_names([asked], _known(model))]
-    wanted = [*shown, *(names if request.values or request.save else [])]
-    if request.verbose and not production:
-        wanted += [row.name for row in model.plan.of_kind(Softmax)]
-    parameters = model.config.shapes()
-    if request.save_aprt is not None:
-        wanted += with_stages(model, names if request.layer or chosen else list(model.hooks.specs))
-    wanted = [name for name in wanted if not production or name not in parameters]
+    layers = layers_of(request.layers, model.config.n_layer)
+    names = selected(model, request, layers)
     with _following(model, max(1, options.get("generate") or 1)):
-        result = trace(model, names=names, values=wanted, **options)
-    if chosen:
-        result = replace(result, layers=tuple(row for row in result.layers if row.layer in chosen))
-    if request.save is not None:
-        from ..dumps.arrays_file import save_arrays
-
-        save_arrays(result, request.save)
-        note(f"saved {kept(result, model, request, chosen, 'saves', f' to {request.save}')}")
-    if request.save_aprt is not None:
-        from ..dumps.aprt_writing import write_aprt
-
-        note(f"saved {write_aprt(result, request.save_aprt):,} APRT dumps to {request.save_aprt}")
-    if request.is_json:
-        from ..render.document import to_json, to_json_lines
-
-        for text in result.input.notes:
-            note(text)
-        if request.values and not (request.layer or request.verbose):
-            note(f"the JSON has the values of {kept(result, model, request, chosen, 'has')}")
-        lines = to_json_lines(result, request.values) if request.as_jsonl else [
-            to_json(result, request.values)
-        ]  # fmt: skip
-        put(lines, request.out)
+        result = trace(model, names=names, values=_needed(model, request, names, layers), **options)
+    if layers:
+        result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
+    _save(result, model, request, layers)
+    if request.written.is_json:
+        _write_json(result, model, request, layers)
     else:
-        show(lambda screen: _paint(result, model, request, screen), request.out)
-    found = any(anomaly.found for anomaly in result.anomalies)
+        show(lambda screen: _paint(result, model, request.shown, screen), request.written.target)
     if request.fail_on:
         _tell_unjudged(result.anomalies)
+    found = any(anomaly.found for anomaly in result.anomalies)
     if not result.ok or (request.fail_on and found):
         raise typer.Exit(1)
+
+
+def _needed(model: LanguageModel, request: Request, names: list[str], layers: list[int]) -> list[str]:
+    """The events whose arrays the request needs."""
+    shown, written = request.shown, request.written
+    production = "prompts" in model.abilities
+    wanted = [*_in_full(model, shown), *(names if written.values or written.save else [])]
+    if shown.verbose and not production:
+        wanted += [row.name for row in model.plan.of_kind(Softmax)]
+    if written.save_aprt is not None:
+        wanted += with_stages(model, names if shown.layer or layers else list(model.hooks.specs))
+    parameters = model.config.shapes()
+    return [name for name in wanted if not production or name not in parameters]
+
+
+def _save(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
+    save, save_aprt = request.written.save, request.written.save_aprt
+    if save is not None:
+        from ..dumps.arrays_file import save_arrays
+
+        save_arrays(result, save)
+        note(f"saved {kept(result, model, request, layers, 'saves', f' to {save}')}")
+    if save_aprt is not None:
+        from ..dumps.aprt_writing import write_aprt
+
+        note(f"saved {write_aprt(result, save_aprt):,} APRT dumps to {save_aprt}")
+
+
+def _write_json(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
+    from ..render.document import to_json, to_json_lines
+
+    shown, written = request.shown, request.written
+    for text in result.input.notes:
+        note(text)
+    if written.values and not (shown.layer or shown.verbose):
+        note(f"the JSON has the values of {kept(result, model, request, layers, 'has')}")
+    lines = to_json_lines(result, written.values) if written.as_jsonl else [to_json(result, written.values)]
+    put(lines, written.target)
 
 
 def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
@@ -94,21 +107,21 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
             yield
 
 
-def _paint(result: Trace, model: LanguageModel, request: Request, screen: Screen) -> None:
+def _paint(result: Trace, model: LanguageModel, shown: Shown, screen: Screen) -> None:
     from ..render.terminal import print_sections
     from ..render.trace import trace_sections
 
-    overview = not (request.layer or request.verbose)
-    print_sections(trace_sections(result, verbose=request.verbose, overview=overview), screen)
-    if request.show:
-        _paint_arrays(result, model, request, screen)
+    overview = not (shown.layer or shown.verbose)
+    print_sections(trace_sections(result, verbose=shown.verbose, overview=overview), screen)
+    if shown.show_names:
+        _paint_arrays(result, model, shown, screen)
 
 
-def _paint_arrays(result: Trace, model: LanguageModel, request: Request, screen: Screen) -> None:
+def _paint_arrays(result: Trace, model: LanguageModel, shown: Shown, screen: Screen) -> None:
     from ..render.arrays import print_array
 
     labels, parameters = result.input.labels, model.config.shapes()
-    for name in [found for asked in request.show for found in select_names([asked], _known(model))]:
+    for name in _in_full(model, shown):
         if name in parameters:
             print_array(name, _parameter(model, name), model, labels, screen, shape=parameters[name])
         if ("forward", name) in result.arrays:
@@ -117,10 +130,11 @@ def _paint_arrays(result: Trace, model: LanguageModel, request: Request, screen:
             print_array(name, result.gradient(name), model, labels, screen, f"d loss / d {name}")
 
 
-def _known(model: LanguageModel) -> list[str]:
-    """The names of events and parameters."""
+def _in_full(model: LanguageModel, shown: Shown) -> list[str]:
+    """The events and parameters that --show names, in its order."""
     events = list(model.hooks.specs)
-    return [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
+    known = [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
+    return [name for asked in shown.show_names or () for name in select_names([asked], known)]
 
 
 def _parameter(model: LanguageModel, name: str) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -14,35 +13,25 @@ from ..text.wording import counted
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..tracing.result import Trace
+    from .trace_options import Shown, Written
 
 
 @dataclass(frozen=True)
 class Request:
     """What is shown of a trace, and where it goes."""
 
-    verbose: bool
-    layer: list[str]
+    shown: Shown
+    written: Written
     layers: str | None
-    show: list[str]
-    as_json: bool
-    as_jsonl: bool
-    values: bool
-    save: Path | None
-    save_aprt: Path | None
-    out: Path | None
     fail_on: str | None
-
-    @property
-    def is_json(self) -> bool:
-        return self.as_json or self.as_jsonl
 
 
 def selected(model: LanguageModel, request: Request, layers: list[int]) -> list[str]:
     """The events asked for by name, else those of the overview or all of them but for those that cost a
     computation of their own; and of these the chosen layers'."""
     specs = model.hooks.specs
-    asked = request.layer and select_names(request.layer, list(specs))
-    names = asked or [n for n, s in specs.items() if (request.verbose and not s.extra) or s.overview]
+    asked = request.shown.layer and select_names(request.shown.layer, list(specs))
+    names = asked or [n for n, s in specs.items() if (request.shown.verbose and not s.extra) or s.overview]
     if not layers:
         return names
     found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
@@ -56,7 +45,7 @@ def kept(
 ) -> str:
     """How many arrays were kept, and where that is not all which options keep others."""
     count = len(result)
-    if request.layer:
+    if request.shown.layer:
         return f"{counted(count, 'array')}{where}"
     total = _of_all(result, model, request, layers)
     heads = any(spec.extra for spec in model.hooks.specs.values()) and "--layer '*.head*'"
@@ -68,7 +57,7 @@ def kept(
 
 def _of_all(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> int:
     """How many arrays the same request with --verbose keeps."""
-    names = selected(model, replace(request, verbose=True), layers)
+    names = selected(model, replace(request, shown=replace(request.shown, verbose=True)), layers)
     parameters = [name for name in names if model.hooks.specs[name].parameter == name]
     computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
     of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}

@@ -1,18 +1,21 @@
 """microgpt timeline"""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import InputError
-from .options import Json, Out
-from .output import note, out_file, put, put_schema, show_sections
+from .options import schema_option
+from .output import Output, note, put_schema
+
+
+class TimelineOutput(Output):
+    schema: Annotated[bool, schema_option("read")] = False
 
 
 def timeline(
+    *,
     log: Annotated[
         Path | None,
         typer.Argument(metavar="LOG.jsonl", help="What train --log --trace-every wrote.", show_default=False),
@@ -25,14 +28,12 @@ def timeline(
             metavar="GLOB",
         ),
     ] = None,
-    as_json: Json = False,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema, read nothing.")] = False,
-    out: Out = None,
+    output: TimelineOutput,
 ) -> None:
     """Show how a model changed while it was trained, and when it learned each letter."""
-    out = out_file(out)
-    if schema:
-        put_schema("timeline", out)
+    output.check()
+    if output.schema:
+        put_schema("timeline", output.target)
         return
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
@@ -41,10 +42,10 @@ def timeline(
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    if as_json:
-        put([to_text(timeline_document(found, event or []))], out)
-    else:
-        show_sections(timeline_sections(found, event or []), out)
+    output.tell(
+        lambda: to_text(timeline_document(found, event or [])),
+        lambda: timeline_sections(found, event or []),
+    )
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 

@@ -37,11 +37,12 @@ def run_validation(
     from ..render.validation import validation_document, validation_sections
     from ..tracing.validation import validate
 
+    shown, written = request.shown, request.written
     with progress("layer") as report:
-        found = validate(model, text, tokens=tokens, names=request.layer, report=report)
-    if request.as_json:
-        put([to_text(validation_document(found))], request.out)
+        found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
+    if written.as_json:
+        put([to_text(validation_document(found))], written.target)
     else:
-        show_sections(validation_sections(found, verbose=request.verbose), request.out)
+        show_sections(validation_sections(found, verbose=shown.verbose), written.target)
     if not found.ok:
         raise typer.Exit(1)

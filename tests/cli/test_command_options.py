@@ -1,9 +1,14 @@
 """Options that mean nothing: paths without a name, what stands beside --schema, what would change nothing."""
 
 import json
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
+import typer
 from support.commands import PARAMS, microgpt, refusal
+
+from microgpt_trace.cli.flat import flat
 
 PATHS = [
     (command, param) for command, params in PARAMS.items() for param in params if param.type.name == "path"
@@ -97,3 +102,51 @@ IDLE = {
 def test_an_option_that_would_change_nothing_is_refused(decoder_folder, line):
     model = decoder_folder()
     assert refusal(*(model if word == "MODEL" else word for word in line.split(" "))) == IDLE[line]
+
+
+# --- Groups of options --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Size:
+    """Two options."""
+
+    width: Annotated[int, typer.Option(help="How wide.")] = 3
+    height: Annotated[int, typer.Option("--tall", help="How high.")] = 4
+
+
+class Room(Size):
+    height: Annotated[int, typer.Option("--tall", help="From floor to ceiling.")] = 4
+
+
+def command_of(function):
+    app = typer.Typer()
+    app.command()(flat(function))
+    return typer.main.get_command(app)
+
+
+def test_a_group_of_options_stands_in_its_place():
+    def measure(context: typer.Context, *, name: Annotated[str, typer.Argument()], size: Size, deep: int = 5):
+        """How big it is."""
+        assert context.info_name == "measure"
+        return name, size.width, size.height, deep
+
+    command = command_of(measure)
+    assert [param.name for param in command.params][:4] == ["name", "width", "height", "deep"]
+    assert command.help == "How big it is."
+    called = command(["a", "--tall", "9"], standalone_mode=False, prog_name="measure")
+    assert called == ("a", 3, 9, 5)
+
+
+def test_a_subclass_words_an_option_anew():
+    def measure(*, room: Room) -> None: ...
+
+    helps = {param.name: getattr(param, "help", None) for param in command_of(measure).params}
+    assert (helps["width"], helps["height"]) == ("How wide.", "From floor to ceiling.")
+
+
+def test_two_groups_with_one_option_are_a_bug_of_ours():
+    def measure(*, one: Size, other: Room) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name"):
+        flat(measure)

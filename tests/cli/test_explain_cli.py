@@ -5,13 +5,11 @@ from dataclasses import replace
 from importlib import import_module
 
 import pytest
-import typer
 from support.commands import microgpt, refused
 from support.documents import valid
 from support.tiny_models import CASES, random_weights, write_folder
 
 from microgpt_trace import init
-from microgpt_trace.cli import explain as command
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.explaining.explanation import EXPLANATION_SCHEMA
 from microgpt_trace.render.explanation import print_explanation
@@ -133,9 +131,7 @@ def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
         return replace(right(at), stored=right(at).value + 1)
 
     monkeypatch.setattr(explaining, "worked_out", wrong)
-    with pytest.raises(typer.Exit) as end:
-        command.explain("layer0.attn.q[3,5]", "emma")
-    assert end.value.exit_code == 1
+    assert microgpt("explain", "layer0.attn.q[3,5]", "emma").code == 1
 
 
 @pytest.mark.parametrize(
