@@ -1,6 +1,5 @@
 """microgpt train"""
 
-import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +95,6 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
     """Train microGPT on a file of names and leave a checkpoint."""
     if record.trace_every is not None and record.log is None:
         raise InputError("--trace-every adds to a log: it needs --log FILE.jsonl")
-    if math.isnan(checkpoint.autosave):
-        raise InputError("--autosave: expected seconds, found nan")
     target, resume, log, data = checkpoint.target, checkpoint.resume, record.log, lessons.data
     asked, dimensions = lessons.schedule(), shape.dimensions()
     with ExitStack() as stack:

@@ -378,7 +378,7 @@ def test_the_folder_of_a_model_gets_no_checkpoint(data, tmp_path, content):
 
 
 def test_an_autosave_needs_a_clock():
-    refused(microgpt("train --autosave nan"), "--autosave: expected seconds, found nan")
+    refused(microgpt("train --autosave nan"), "--autosave: expected a number", "'nan'")
 
 
 def signalled(monkeypatch, at):
