@@ -1,6 +1,5 @@
 """Where results, notes and errors go: stdout or --out, stderr, and one line with an exit code."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
 from ..text.printable import as_message, in_lines
 from .options import Json, Out, schema_option
+from .streams import drop_output
 
 if TYPE_CHECKING:
     from ..render.screen import Screen
@@ -116,25 +116,20 @@ def run(command: Callable[[], Any]) -> int:
     except SystemExit as end:
         code = end.code
     except ReaderGone:
-        _drop_output()
+        drop_output()
         return 0
     except MicrogptError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
         if error.filename is not None:
             return _fail(f"{error.filename}: {error.strerror}", InputError.exit_code)
-        _drop_output()
+        drop_output()
         return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
     except MemoryError as error:
         return _fail(f"not enough memory ({error})", RunError.exit_code)
     except Exception as error:
         return _fail_or_raise(error)
     return code if isinstance(code, int) else 0
-
-
-def _drop_output() -> None:
-    """What is still buffered has no reader; without this Python complains when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail_or_raise(error: Exception) -> int:

@@ -48,6 +48,23 @@ def prepare() -> None:
     sys.stderr = _over(sys.stderr, 2, Notes, line_buffering=True)
 
 
+def release() -> None:
+    """Write what is left. Where nobody takes it, it goes nowhere: else Python complains when it ends, with an
+    exit code of its own."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, ReaderGone):  # a full disk, closed, or nobody reads it
+        drop_output()
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+
+
+def drop_output() -> None:
+    """What is still to be written to stdout has no reader."""
+    with suppress(OSError, ValueError):  # no file, or closed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _fill_closed() -> None:
     """Put something in the place of streams that are closed: else the first file that is opened becomes
     stderr, and what a library says there goes into it."""

@@ -502,3 +502,36 @@ def test_ctrl_c_is_one_line(checkpoint):
         running.send_signal(signal.SIGINT)
         _, message = running.communicate(timeout=60)
     assert (running.returncode, message) == (130, "microgpt: interrupted\n")
+
+
+AT_THE_END = """
+import atexit, threading, weakref
+class Cache: pass
+cache = Cache()
+weakref.finalize(cache, print, "finalized", flush=True)
+atexit.register(print, "left", flush=True)
+threading.Thread(target=lambda: (threading.main_thread().join(), print("joined", flush=True))).start()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [("trace emma", 0), ("trace emma --seed -1", 2), ("--help", 0)])
+def test_what_others_ask_to_be_called_at_the_end_is_called(tmp_path, words, code):
+    """A coverage tool's report, a cache to be removed, a thread that still writes."""
+    (tmp_path / "sitecustomize.py").write_text(AT_THE_END)
+    done = process(*words.split(), PYTHONPATH=os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]]))
+    assert done.code == code, done.err
+    assert {"finalized", "left", "joined"} <= {*done.out.splitlines()}
+
+
+NOT_READ = {">&-": 1, "| true": 0, "2>&-": 0, "2>&1 | true": 0, ">/dev/full 2>/dev/full": 1}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", ["trace emma", "trace emma --json", "trace emma --seed -1"])
+@pytest.mark.parametrize("where", NOT_READ)
+def test_the_end_of_a_command_has_no_words_and_no_code_of_its_own(words, where):
+    """Python's code is 120 where it cannot write what is left."""
+    script = f"{sys.executable} -m microgpt_trace {words} {where}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, encoding="utf-8")
+    assert done.returncode == (2 if "-1" in words else NOT_READ[where])
+    assert all(line.startswith("microgpt: ") for line in done.stderr.splitlines())
