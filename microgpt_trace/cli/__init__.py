@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..arrays.threads import VARIABLES
-from .command import Command
+from .command import Command, Program
 from .flat import flat
 from .output import run
 from .streams import prepare, release
@@ -40,6 +40,7 @@ def build(names: Iterable[str]) -> typer.Typer:
     """The program with these commands; each is loaded from its module, COMMANDS[name], only now."""
     app = typer.Typer(
         name="microgpt",
+        cls=Program,
         help="Shows every number a transformer computes.",
         epilog=(
             'Try: microgpt trace emma · microgpt trace model.gguf "Paris is" · '

@@ -1,73 +1,65 @@
-"""What is asked of every command's options before it runs: that each has a value of its kind, that a path has
-a name, and that nothing stands beside --schema that it would ignore.
-"""
+"""What is asked of every command's options before it runs: that each has a value of its kind, and that
+nothing stands beside --schema that it would ignore."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from math import isnan
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
+from .flat import kind_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Program(TyperGroup):
+    """The commands together; its own options are flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_read_by(param, param.process_value) for param in super().get_params(ctx)]
 
 
 class Command(TyperCommand):
     """A command whose options are held against each other before it is called."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        words = list(args)
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_read_by(param, partial(self._read, param)) for param in super().get_params(ctx)]
+
+    def _read(self, param: Any, ctx: Any, value: str) -> Any:
+        """The value of a parameter, of the kind that its command says. Raises InputError for another."""
+        kind, info = self._kinds[param.name]
+        if kind is Path and value == "":  # pathlib takes it for the current folder
+            raise InputError(f"{_spelled(param)}: expected a file name, found nothing")
+        wanted, read = _reader(kind, info.min)
         try:
-            rest = super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            param: Any = error.param
-            wanted = "" if param is None else _wanted(*self._kind(param.name))
-            if not wanted:
-                raise
-            found = self._as_written(ctx, words)[param.name]
-            raise InputError(f"{_spelled(param)}: expected {wanted}, found {found!r:.80}") from error
-        if not ctx.resilient_parsing:
-            asked = given(ctx)
-            self._refuse_values(ctx, asked, words)
-            if "schema" in asked:
-                self._refuse_beside_schema(asked)
-        return rest
+            return read(value)
+        except ValueError as error:
+            raise InputError(f"{_spelled(param)}: expected {wanted}, found {value!r:.80}") from error
+
+    @cached_property
+    def _kinds(self) -> dict[str, tuple[Any, Any]]:
+        """The type of each parameter's value, and what Typer is told of it."""
+        assert self.callback is not None
+        options = inspect.signature(self.callback).parameters.values()
+        return {each.name: kind_of(each) for each in options}
+
+    def invoke(self, ctx: Any) -> Any:
+        asked = given(ctx)
+        if "schema" in asked:
+            self._refuse_beside_schema(asked)
+        return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """One that may be missing has its brackets already, around which Typer 0.29 puts some more."""
         pieces = super().collect_usage_pieces(ctx)
         return [each.removesuffix("...")[1:-1] if each.startswith("[[") else each for each in pieces]
-
-    def _refuse_values(self, ctx: Any, asked: dict[str, str], words: list[str]) -> None:
-        """Raises InputError for those that some Typer takes: a path without a name, which pathlib has for the
-        current folder, and a number with bounds that is none."""
-        for name, option in asked.items():
-            kind, info = self._kind(name)
-            if kind is Path and self._as_written(ctx, words)[name] == "":
-                raise InputError(f"{option}: expected a file name, found nothing")
-            if kind is float and info.min is not None and isnan(ctx.params[name]):
-                raise InputError(f"{option}: expected {_wanted(kind, info)}, found 'nan'")
-
-    def _as_written(self, ctx: Any, words: list[str]) -> dict[str, Any]:
-        """The values of the parameters as they stand on the command line."""
-        values, _, _ = self.make_parser(ctx).parse_args(args=list(words))
-        return dict(values)
-
-    def _kind(self, name: str) -> tuple[Any, Any]:
-        """The type of a parameter's values and what Typer was told of it, by the command's signature: how
-        Typer itself holds them changes from version to version."""
-        parameters = inspect.signature(self.callback).parameters if self.callback else {}
-        if name not in parameters:
-            return None, None  # --help
-        kind, info = get_args(parameters[name].annotation)
-        return next(iter(get_args(kind)), kind), info
 
     def _refuse_beside_schema(self, asked: dict[str, str]) -> None:
         chosen = getattr(self.callback, "schema_by", ())
@@ -108,14 +100,37 @@ def given(context: typer.Context) -> dict[str, str]:
     return asked
 
 
-def _wanted(kind: Any, info: Any) -> str:
-    """What values a parameter takes, nothing where any text will do."""
+def _read_by(param: Any, read: Callable[[Any, str], Any]) -> Any:
+    """The parameter, whose text goes to `read`; there is nothing to be read of a flag, a list or what is not
+    there."""
+
+    def process_value(ctx: Any, value: Any) -> Any:
+        if isinstance(value, str):
+            return read(ctx, value)
+        if value is None and (param.multiple or param.nargs == -1):
+            value = ()
+        return value if param.callback is None else param.callback(ctx, param, value)
+
+    if "process_value" not in vars(param):  # once: Click asks for its parameters several times
+        param.process_value = process_value
+    return param
+
+
+def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
+    """What values of a kind are called, and what reads one or raises ValueError."""
+
+    def number(text: str) -> Any:
+        value = kind(text)
+        if least is not None and not value >= least:  # nor is NaN
+            raise ValueError
+        return value
+
     if kind in (int, float):
-        number = "a whole number" if kind is int else "a number"
-        return number if info.min is None else f"{number} of at least {info.min:g}"
+        name = "a whole number" if kind is int else "a number"
+        return name if least is None else f"{name} of at least {least:g}", number
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return " or ".join(str(choice.value) for choice in kind)
-    return ""
+        return " or ".join(choice.value for choice in kind), lambda text: kind(text).value
+    return "a text", str
 
 
 def _spelled(param: Any) -> str:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import update_wrapper
 from inspect import Parameter
-from typing import Any, get_type_hints
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +28,14 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
         each.name: each.annotation for each in parameters if is_dataclass(each.annotation)
     }
 
+    flattened = [option for each in parameters for option in _options(each)]
+    kinds = {option.name: kind_of(option)[0] for option in flattened}
+    objects = {name: kind for name, kind in kinds.items() if issubclass(kind, (Path, Enum))}
+
     def called(**options: Any) -> Any:
+        for name, kind in objects.items():
+            if options[name] is not None:  # text, or with some versions of Typer the object already
+                options[name] = kind(options[name])
         given = {
             name: group(**{field.name: options.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
@@ -33,7 +43,6 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**options, **given)
 
     update_wrapper(called, command)
-    flattened = [option for each in parameters for option in _options(each)]
     called.__signature__ = inspect.Signature(flattened)  # type: ignore[attr-defined]
     called.__annotations__ = {}  # the signature says them; what Typer finds here too it looks at twice more
     return called
@@ -50,3 +59,14 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
         yield Parameter(
             field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
         )
+
+
+def kind_of(option: Parameter) -> tuple[Any, Any]:
+    """The type of an option's value, and what Typer is told of it: of Annotated[Path | None, info] Path
+    and info."""
+    kind, info = option.annotation, None
+    if get_origin(kind) is Annotated:
+        kind, info = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        kind = get_args(kind)[0]
+    return get_origin(kind) or kind, info

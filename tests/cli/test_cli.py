@@ -491,6 +491,16 @@ def test_help_loads_no_numpy(command):
     assert "Examples" in result.out or not command
 
 
+def test_a_command_loads_no_library_to_read_its_options():
+    code = (
+        "import sys; from microgpt_trace.cli import main\n"
+        "sys.argv = ['microgpt', 'trace', 'emma', '--seed', '3', '--top-k', '2', '--model', 'none.gguf']\n"
+        "try: main()\n"
+        "finally: assert 'pydantic' not in sys.modules, 'pydantic is loaded'"
+    )
+    assert "none.gguf" in refused(process(code=code))
+
+
 def test_version_and_no_command():
     assert re.fullmatch(r"microgpt \d+\.\d+\.\d+\n", microgpt("--version").out)
     assert "Usage" in microgpt().out

@@ -5,27 +5,23 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import pytest
 import typer
 from support.commands import PARAMS, PROGRAM, microgpt, refusal
 
-from microgpt_trace.cli.flat import flat
+from microgpt_trace.cli.flat import flat, kind_of
 
 
-def kind_of(command, param):
-    """The type of a parameter's values, by the signature of the command."""
+def kind(command, param):
+    """The type of a parameter's value, by the signature of the command."""
     options = inspect.signature(PROGRAM.commands[command].callback).parameters
-    kind = get_args(options[param.name].annotation)[0] if param.name in options else bool  # --help
-    return next(iter(get_args(kind)), kind)
+    return kind_of(options[param.name])[0] if param.name in options else bool  # --help
 
 
 PATHS = [
-    (command, param)
-    for command, params in PARAMS.items()
-    for param in params
-    if kind_of(command, param) is Path
+    (command, param) for command, params in PARAMS.items() for param in params if kind(command, param) is Path
 ]
 SCHEMA_BY = {"trace": ("validate", "as_jsonl"), "diff": ("weights", "prompts"), "patch": ("pairs",)}
 BESIDE_SCHEMA = [
@@ -72,8 +68,8 @@ def test_an_empty_text_is_a_text(decoder_folder, monkeypatch):
 
 @pytest.mark.parametrize(("command", "param"), BESIDE_SCHEMA, ids=map(called, BESIDE_SCHEMA))
 def test_nothing_stands_beside_a_schema(command, param):
-    kind = kind_of(command, param)
-    given = words(param, next(iter(kind)).value if issubclass(kind, Enum) else "0" if kind is float else "1")
+    of = kind(command, param)
+    given = words(param, next(iter(of)).value if issubclass(of, Enum) else "1")
     written = given[0] if param.param_type_name == "option" else "an argument"
     assert refusal(command, "--schema", *given) == f"{written} means nothing with --schema"
 
