@@ -37,7 +37,7 @@ class Command(TyperCommand):
         kind, info = self._kinds[param.name]
         if kind is Path and value == "":  # pathlib takes it for the current folder
             raise InputError(f"{_spelled(param)}: expected a file name, found nothing")
-        wanted, read = _reader(kind, info.min)
+        wanted, read = _reader(kind, getattr(info, "min", None))
         try:
             return read(value)
         except ValueError as error:
