@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ HEAD = """# Commands
 All that `microgpt COMMAND --help` says, written by `make docs`. Examples that run are in the [other
 pages](README.md); exit codes, errors and limits in [when something is wrong](when-something-is-wrong.md).
 An option that is marked + may be given several times."""
-NUMBERS = {"Int": "N", "Float": "X"}
+NUMBERS = {int: "N", float: "X"}
 
 
 def page() -> str:
@@ -38,7 +39,13 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield _plain(command.help)
     shown.sort(key=lambda param: getattr(param, "rich_help_panel", None) or "")
     for panel, params in groupby(shown, lambda param: getattr(param, "rich_help_panel", None)):
-        yield "\n".join([f"| {panel or ''} | |", "|---|---|", *map(_row, params)])
+        yield "\n".join(
+            [
+                f"| {panel or ''} | |",
+                "|---|---|",
+                *(_row(param, command.kinds[param.name][0]) for param in params),
+            ]
+        )
     if command.epilog:
         tries = command.epilog.removeprefix("Examples: ").split(" · ")
         yield "\n".join(f"- `{text}`" if text.startswith("micro") else f"- {_plain(text)}" for text in tries)
@@ -49,29 +56,26 @@ def _argument(param: Any) -> str:
     return name if param.metavar or param.required else f"[{name}]"
 
 
-def _row(param: Any) -> str:
+def _row(param: Any, kind: Any) -> str:
     default = param.show_default if isinstance(param.show_default, str) else ""
     if not default and param.default not in (None, False, "") and not param.required:
         default = str(param.default)
     text = _plain(param.help) + (f" Default: {_plain(default)}." if default else "")
-    return f"| `{_written(param)}`{' +' if getattr(param, 'multiple', False) else ''} | {text} |"
+    return f"| `{_written(param, kind)}`{' +' if getattr(param, 'multiple', False) else ''} | {text} |"
 
 
-def _written(param: Any) -> str:
+def _written(param: Any, kind: Any) -> str:
     """An argument, or an option with its short name and what stands behind it."""
     if param.param_type_name == "argument":
         return _argument(param)
     names = ", ".join(sorted(param.opts, key=len, reverse=True))
-    return names if param.is_flag else f"{names} {_value(param)}"
+    return names if param.is_flag else f"{names} {_value(param, kind)}"
 
 
-def _value(param: Any) -> str:
-    choices = getattr(param.type, "choices", None)
-    if choices:
-        return "\\|".join(choices)
-    kind = type(param.type).__name__
-    number = next((word for start, word in NUMBERS.items() if kind.startswith(start)), "TEXT")
-    return param.metavar or number
+def _value(param: Any, kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "\\|".join(str(choice.value) for choice in kind)
+    return param.metavar or NUMBERS.get(kind, "TEXT")
 
 
 def _plain(text: str) -> str:

@@ -34,7 +34,7 @@ class Command(TyperCommand):
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
         """The value of a parameter, of the kind that its command says. Raises InputError for another."""
-        kind, info = self._kinds[param.name]
+        kind, info = self.kinds[param.name]
         if kind is Path and value == "":  # pathlib takes it for the current folder
             raise InputError(f"{_spelled(param)}: expected a file name, found nothing")
         wanted, read = _reader(kind, getattr(info, "min", None))
@@ -44,7 +44,7 @@ class Command(TyperCommand):
             raise InputError(f"{_spelled(param)}: expected {wanted}, found {value!r:.80}") from error
 
     @cached_property
-    def _kinds(self) -> dict[str, tuple[Any, Any]]:
+    def kinds(self) -> dict[str, tuple[Any, Any]]:
         """The type of each parameter's value, and what Typer is told of it."""
         assert self.callback is not None
         options = inspect.signature(self.callback).parameters.values()
