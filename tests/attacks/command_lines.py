@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import cache
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from microgpt_trace.cli import COMMANDS
 
@@ -97,11 +99,22 @@ SELDOM = {
 RISKY = {*SIZES, "--top-k", "--seed"}
 
 
+class Option(NamedTuple):
+    """An option as a command declares it, whatever the Typer that is told of it."""
+
+    opts: tuple[str, ...]
+    is_flag: bool
+    kind: Any  # of its value: Path, int, an Enum ...
+
+
 @cache
-def options_of(name: str) -> tuple[Any, ...]:
+def options_of(name: str) -> tuple[Option, ...]:
     """What a command declares, but for --help."""
+    command = click_command(name).commands[name]
     return tuple(
-        param for param in click_command(name).commands[name].params if param.opts[0].startswith("-")
+        Option(tuple(param.opts), param.is_flag, command.kinds[param.name][0])
+        for param in command.params
+        if param.opts[0].startswith("-")
     )
 
 
@@ -110,9 +123,9 @@ def drawn(rng: Random, pool: tuple[str, ...]) -> str:
     return rng.choice(pool[: max(len(pool) // 4, 3)] if rng.random() < 0.75 else pool)
 
 
-def value_of(rng: Random, param: Any) -> str:
+def value_of(rng: Random, param: Option) -> str:
     """A value for an option, plausible or hostile."""
-    flag, kind = param.opts[0], type(param.type).__name__
+    flag, kind = param.opts[0], param.kind
     if rng.random() < 0.05:
         return rng.choice(TEXTS)
     if flag in RIGHT and rng.random() < 0.5:
@@ -125,13 +138,13 @@ def value_of(rng: Random, param: Any) -> str:
         return f"{drawn(rng, SITES)}={drawn(rng, FLOATS)}"
     if flag in ("--patch", "--add"):
         return f"{drawn(rng, SITES)}={drawn(rng, INPUTS)}"
-    if kind == "TyperPath":
+    if kind is Path:
         return drawn(rng, OUTPUTS if flag in TARGETS else INPUTS)
-    if hasattr(param.type, "choices"):
-        return str(rng.choice([getattr(choice, "value", choice) for choice in param.type.choices]))
-    if kind.startswith("Int"):
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return str(rng.choice([choice.value for choice in kind]))
+    if kind is int:
         return drawn(rng, SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
-    return drawn(rng, FLOATS if kind.startswith("Float") else TEXTS)
+    return drawn(rng, FLOATS if kind is float else TEXTS)
 
 
 def option(rng: Random, name: str) -> list[str]:
