@@ -80,7 +80,7 @@ def test_a_pattern_that_backtracks_without_end_is_one_line(tmp_path, capfd, patt
 
 @pytest.mark.parametrize("pattern", ["(", "(?=" * 3000 + ")" * 3000])
 def test_a_pattern_that_is_none_is_no_tokenizer(tmp_path, capfd, pattern):
-    assert refusal(folder(tmp_path, pre_tokenizer=split(pattern))).startswith("no tokenizer: Oniguruma error")
+    assert refusal(folder(tmp_path, pre_tokenizer=split(pattern))).startswith("no tokenizer: ")
     assert capfd.readouterr().err == ""
 
 
