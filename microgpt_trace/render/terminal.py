@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.columns import Columns
 from rich.text import Text
 
 from ..text.printable import on_one_line
@@ -52,6 +51,8 @@ def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
             for line in dot_plot(block, screen):
                 screen.print(Text(line, no_wrap=True))
         elif isinstance(block, Listing):
+            from rich.columns import Columns  # what only this needs
+
             texts = [Text(screen.words(on_one_line(text)), style) for text, style in block.texts]
             screen.print(Columns(texts, equal=True, column_first=False, padding=(0, 2)))
         elif isinstance(block, Copyable):

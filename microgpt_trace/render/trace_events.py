@@ -11,7 +11,6 @@ from itertools import groupby
 from ..architecture.kinds import Activation, Kind, Norm, Softmax
 from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
-from ..decoder.config import OF_SOME
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import LayerRow, ParameterRow, Trace
 from .effects import change_column, layer_change_column
@@ -53,7 +52,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 def _attention(trace: Trace, events: Sequence[TraceEvent]) -> Iterator[Section]:
     """Every head's weights of a microGPT; of a production model they would be hundreds."""
-    weights = next((e for e in events if isinstance(_kind(trace.specs, e), Softmax)), None)
+    weights = next((e for e in events if isinstance(_kind(trace.specs, e.name), Softmax)), None)
     if trace.model["family"] == "microgpt" and weights and ("forward", weights.name) in trace.arrays:
         matrices = AttentionMatrices(trace[weights.name], trace.input.labels)
         yield Section([words("Attention weights in percent, row = query, column = key", "dim"), matrices])
@@ -106,14 +105,14 @@ def _alarm(event: TraceEvent) -> str:
     return "red" if _stats(event).nonfinite_count else ""
 
 
-def _kind(specs: Mapping[str, EventSpec], event: TraceEvent) -> Kind | None:
-    spec = specs[event.name]
+def _kind(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
+    spec = specs[name]
     return spec.kind if isinstance(spec, Operation) else None
 
 
 def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
     """What is worth saying about a tensor, from its own statistics and its layer's."""
-    stats, kind = _stats(event), _kind(trace.specs, event)
+    stats, kind = _stats(event), _kind(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
@@ -146,7 +145,8 @@ def layers_section(trace: Trace) -> Section:
     if intervened is not None:
         columns.append(layer_change_column(intervened, trace.specs.values()))
     threshold = layers[0].near_zero_threshold if layers else 0
-    activation = (OF_SOME | trace.model["config"])["activation"]
+    kinds = (_kind(trace.specs, event.name) for event in trace.specs.values())
+    activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
     legend = (
         "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
         f"~0: {activation} outputs within ±{threshold:g}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ..tracing.anomalies import TOO_FEW
-from ..tracing.findings import Anomaly, Check
+from ..tracing.findings import TOO_FEW, Anomaly, Check
 from ..tracing.result import Trace
 from .sections import Section, Words, indented, words
 

@@ -15,9 +15,8 @@ from ..arrays.stats import median
 from ..hooks.event import TraceEvent
 from ..text.brief import one_line
 from ..text.wording import counted
-from .findings import Anomaly
+from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
 from .norms import NORM_TOLERANCE
-from .overview import FEWEST_TOKENS
 from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
@@ -141,9 +140,6 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     return Anomaly(
         rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, "; ".join(unseen)
     )
-
-
-TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
 
 
 def _has_witnesses(row: LayerRow) -> bool:

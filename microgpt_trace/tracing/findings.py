@@ -7,6 +7,9 @@ from typing import Literal
 
 from ..text.brief import one_line
 
+FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
+TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Check:

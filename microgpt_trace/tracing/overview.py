@@ -13,6 +13,7 @@ import numpy as np
 from ..architecture.kinds import Activation, Softmax
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
+from .findings import FEWEST_TOKENS
 from .norms import NormMeter
 from .result import Compared, LayerRow
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..architecture.plan import Plan
     from ..arrays.norm_rows import NormRows
 
-FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
