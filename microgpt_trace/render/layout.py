@@ -72,30 +72,28 @@ def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool
 
 def natural_width(column: Column, rows: Sequence[Any], screen: Screen) -> int:
     """The cells that a column takes where there is room for all of it."""
-    return max(
-        map(cell_len, [screen.words(column.title), *(_text(column.cell(row), screen) for row in rows)])
-    )
+    return max(map(cell_len, _texts(column, rows, screen)))
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
     columns = [column for column in columns if column.from_width <= screen.width]
-    room = _room(columns, rows, screen)
-    if room < NARROWEST_SPARK:
-        columns = [column for column in columns if not column.elastic]
-    texts = [[screen.words(on_one_line(column.title)) for column in columns]]
-    texts += [[_text(column.cell(row), screen, room) for column in columns] for row in rows]
+    texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
+    if elastic := [i for i, column in enumerate(columns) if column.elastic]:
+        taken = sum(max(map(cell_len, fixed)) for fixed in texts if fixed)
+        room = (screen.width - taken - GAP * (len(columns) - 1)) // len(elastic)
+        for i in elastic if room >= NARROWEST_SPARK else ():
+            texts[i] = _texts(columns[i], rows, screen, room)
+        columns = [column for column, own in zip(columns, texts, strict=True) if own]
+        texts = [own for own in texts if own]
     styles = [["dim"] * len(columns)]
     styles += [[column.style(row) if column.style else "" for column in columns] for row in rows]
-    return _LaidOut(list(columns), texts, styles)
+    return _LaidOut(columns, [list(line) for line in zip(*texts, strict=True)], styles)
 
 
-def _room(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> int:
-    """What each elastic column gets of the room that the others leave."""
-    fixed = [column for column in columns if not column.elastic]
-    if len(fixed) == len(columns):
-        return NARROWEST_SPARK
-    taken = sum(natural_width(column, rows, screen) for column in fixed)
-    return (screen.width - taken - GAP * (len(columns) - 1)) // (len(columns) - len(fixed))
+def _texts(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -> list[str]:
+    """The title of a column and its cells, as the screen shows them."""
+    title = screen.words(on_one_line(column.title))
+    return [title, *(_text(column.cell(row), screen, room) for row in rows)]
 
 
 def _text(cell: Cell, screen: Screen, room: int = 0) -> str:
