@@ -3,10 +3,9 @@ nothing stands beside --schema that it would ignore."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
-from .flat import kind_of
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,12 +41,11 @@ class Command(TyperCommand):
         except ValueError as error:
             raise InputError(f"{_spelled(param)}: expected {wanted}, found {value!r:.80}") from error
 
-    @cached_property
+    @property
     def kinds(self) -> dict[str, tuple[Any, Any]]:
         """The type of each parameter's value, and what Typer is told of it."""
-        assert self.callback is not None
-        options = inspect.signature(self.callback).parameters.values()
-        return {each.name: kind_of(each) for each in options}
+        found: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         asked = given(ctx)

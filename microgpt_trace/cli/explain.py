@@ -10,7 +10,17 @@ import typer
 from ..errors import InputError
 from ..text.command_lines import command, quoted
 from .named_model import is_there, model_and_text, model_from, refuse_without
-from .options import MICROGPT, AprSettings, BareWeights, ModelFile, Seed, TokenIds, schema_option, token_ids
+from .options import (
+    MICROGPT,
+    AprSettings,
+    BareWeights,
+    ModelFile,
+    Seed,
+    TextToRead,
+    TokenIds,
+    schema_option,
+    token_ids,
+)
 from .output import Output, put_schema
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
@@ -34,14 +44,7 @@ class ElementAndText:
             show_default=False,
         ),
     ] = None
-    third: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TEXT]",
-            help="What it reads.",
-            show_default="emma; of a production model: The capital of France is",
-        ),
-    ] = None
+    third: TextToRead = None
     model: ModelFile = None
 
 

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command as Typer reads it: where a parameter is a dataclass stand its fields. The order of the
-    parameters, and in each that of its fields, is the order of --help. A subclass of a dataclass that is
+    parameters, and in each that of its fields, is the order of --help; `kinds` has of each the type of its
+    value and what Typer is told of it. A subclass of a dataclass that is
     none itself annotates fields anew."""
     parameters = inspect.signature(command, eval_str=True).parameters.values()
     groups: dict[str, Any] = {
@@ -29,8 +30,8 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     }
 
     flattened = [option for each in parameters for option in _options(each)]
-    kinds = {option.name: kind_of(option)[0] for option in flattened}
-    objects = {name: kind for name, kind in kinds.items() if issubclass(kind, (Path, Enum))}
+    kinds = {option.name: kind_of(option) for option in flattened}
+    objects = {name: kind for name, (kind, _) in kinds.items() if issubclass(kind, (Path, Enum))}
 
     def called(**options: Any) -> Any:
         for name, kind in objects.items():
@@ -44,6 +45,7 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
 
     update_wrapper(called, command)
     called.__signature__ = inspect.Signature(flattened)  # type: ignore[attr-defined]
+    called.kinds = kinds  # type: ignore[attr-defined]
     called.__annotations__ = {}  # the signature says them; what Typer finds here too it looks at twice more
     return called
 

@@ -43,6 +43,14 @@ Layer = Annotated[
     list[str] | None,
     typer.Option("--layer", help="Only the events this name, glob or apr stage matches.", metavar="GLOB"),
 ]
+TextToRead = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TEXT]",
+        help="What it reads.",
+        show_default="emma; of a production model: The capital of France is",
+    ),
+]
 TokenIds = Annotated[
     str | None,
     typer.Option(
@@ -74,14 +82,7 @@ class Source:
             show_default="an untrained microGPT",
         ),
     ] = None
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TEXT]",
-            help="What it reads.",
-            show_default="emma; of a production model: The capital of France is",
-        ),
-    ] = None
+    second: TextToRead = None
     model: ModelFile = None
 
 

@@ -32,7 +32,7 @@ class Output:
     @property
     def target(self) -> Path | None:
         """The file to write; None is stdout."""
-        return None if self.out == STDOUT else self.out
+        return named_file(self.out)
 
     def check(self) -> None:
         """Raises InputError where the file is there already, or cannot be written."""
@@ -47,10 +47,7 @@ class Output:
 
     def tell(self, document: Callable[[], str], sections: Callable[[], Sequence["Section"]]) -> None:
         """The same of what a command describes as sections."""
-        if self.as_json:
-            put([document()], self.target)
-        else:
-            show_sections(sections(), self.target)
+        self.give(document, lambda screen: _print(sections(), screen))
 
 
 def show(paint: Callable[["Screen"], None], out: Path | None) -> None:
@@ -68,9 +65,13 @@ def show(paint: Callable[["Screen"], None], out: Path | None) -> None:
 
 def show_sections(sections: Sequence["Section"], out: Path | None) -> None:
     """The same with what a command describes as sections."""
+    show(lambda screen: _print(sections, screen), out)
+
+
+def _print(sections: Sequence["Section"], screen: "Screen") -> None:
     from ..render.terminal import print_sections
 
-    show(lambda screen: print_sections(sections, screen), out)
+    print_sections(sections, screen)
 
 
 def put(pieces: Iterable[str], out: Path | None) -> None:
@@ -82,13 +83,17 @@ def put(pieces: Iterable[str], out: Path | None) -> None:
         sys.stdout.write(in_lines(piece))
 
 
+def named_file(out: Path | None) -> Path | None:
+    """The file that --out names; None is stdout."""
+    return None if out == STDOUT else out
+
+
 def out_file(out: Path | None) -> Path | None:
-    """The file that --out names, None for stdout. Raises InputError where it is there already, or cannot
-    be written."""
-    if out is None or out == STDOUT:
-        return None
-    check_target(out, overwrite=False, hint="choose another name")
-    return out
+    """The same. Raises InputError where the file is there already, or cannot be written."""
+    target = named_file(out)
+    if target is not None:
+        check_target(target, overwrite=False, hint="choose another name")
+    return target
 
 
 def put_schema(name: str, out: Path | None) -> None:

@@ -9,7 +9,7 @@ import typer
 from ..errors import InputError
 from ..text.command_lines import quoted
 from .options import DECODER, MICROGPT, Json, Layer, Out, TokenIds, positions_of, schema_option, token_ids
-from .output import STDOUT
+from .output import named_file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,7 +65,7 @@ class Written:
     @property
     def target(self) -> Path | None:
         """The file that --out names; None is stdout."""
-        return None if self.out == STDOUT else self.out
+        return named_file(self.out)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
