@@ -192,3 +192,11 @@ def test_two_groups_with_one_option_are_a_bug_of_ours():
 
     with pytest.raises(ValueError, match="duplicate parameter name"):
         flat(measure)
+
+
+@pytest.mark.parametrize("words", ["trace emma --json", "explain wte[0,0] emma --json", "inspect --json"])
+def test_a_dash_is_stdout(words):
+    plain = microgpt(*words.split())
+    assert plain.code == 0
+    assert plain.out
+    assert microgpt(*words.split(), "--out", "-") == plain
