@@ -55,7 +55,7 @@ LATE = {
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
     "render.schemas": "what a schema follows from 3 to 60 ms, which the others do without",
-    "render.terminal": "matrices 9 ms where none is shown",
+    "render.terminal.printing": "matrices 9 ms where none is shown",
     "tracing.result": "a page 37 ms where there is no notebook",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",
 }

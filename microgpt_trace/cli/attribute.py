@@ -99,7 +99,7 @@ attribute.epilog = (  # type: ignore[attr-defined]
 
 
 def _give(result: "AttributionResult", top: int, output: Output) -> None:
-    from ..render.attribution import attribution_document, print_attribution
+    from ..render.attribution import attribution_document, attribution_sections
     from ..render.document import to_text
 
     if output.as_json:
@@ -107,5 +107,5 @@ def _give(result: "AttributionResult", top: int, output: Output) -> None:
             note(remark)
     output.give(
         lambda: to_text(attribution_document(result)),
-        lambda screen: print_attribution(result, screen, top=top),
+        lambda: attribution_sections(result, top=top),
     )

@@ -91,7 +91,7 @@ def diagnose(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
         layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
     )  # fmt: skip
-    output.tell(
+    output.give(
         lambda: to_text(diagnosis_document(found)),
         lambda: diagnosis_sections(found, verbose=judgement.verbose),
     )

@@ -11,7 +11,7 @@ import typer
 from ..errors import InputError
 from .command import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
-from .output import Output, put, put_schema, show_sections
+from .output import Output, put, put_schema, show
 from .progress import progress
 from .sources import Naming, Opener, Tokens, refuse_idle
 
@@ -210,7 +210,7 @@ def _compare(
         from ..render.comparison import comparison_sections
 
         options = {"verbose": view.verbose, "by_position": view.positions is not None}
-        show_sections(comparison_sections(result, **options), output.target)
+        show(comparison_sections(result, **options), output.target)
     return result.agree
 
 
@@ -227,7 +227,7 @@ def _weights(sides: Sequence[Any], view: View, rtol: float | None, output: Outpu
     else:
         from ..render.weights import weights_sections
 
-        show_sections(weights_sections(result, verbose=view.verbose), output.target)
+        show(weights_sections(result, verbose=view.verbose), output.target)
     return result.agree
 
 
@@ -244,7 +244,7 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], output: 
     else:
         from ..render.prompts import prompts_sections
 
-        show_sections(prompts_sections(results), output.target)
+        show(prompts_sections(results), output.target)
     return all(result.agree for result in results)
 
 

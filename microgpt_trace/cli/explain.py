@@ -77,7 +77,7 @@ def explain(
     path, element, text = _request(words)
     from ..explaining.explain import explain as explain_element
     from ..render.document import to_text
-    from ..render.explanation import explanation_document, print_explanation
+    from ..render.explanation import explanation_document, explanation_sections
 
     known = token_ids(tokens)
     loaded = model_from(path, seed, bare, apr)
@@ -95,7 +95,7 @@ def explain(
 
     output.give(
         lambda: to_text(explanation_document(found)),
-        lambda screen: print_explanation(found, screen, again),
+        lambda: explanation_sections(found, again),
     )
     if not found.holds:
         raise typer.Exit(1)

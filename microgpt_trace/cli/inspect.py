@@ -10,7 +10,7 @@ import typer
 from ..errors import InputError
 from .named_model import microgpt_from, model_from
 from .options import DEFAULT_CHECKPOINT, AprSettings, BareWeights, Json, ModelFile, Out, Seed
-from .output import note, out_file, put, show_sections
+from .output import note, out_file, put, show
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def inspect(
     if as_json:
         put([as_text()], out)
     else:
-        show_sections(sections(), out)
+        show(sections(), out)
 
 
 inspect.epilog = (  # type: ignore[attr-defined]
@@ -139,7 +139,7 @@ def gradcheck(
 
     loaded = microgpt_from(model, seed, bare)
     rows = list(check(loaded, text))
-    show_sections(gradcheck_sections(rows, text), None)
+    show(gradcheck_sections(rows, text), None)
     if not all(row.holds for row in rows):
         raise typer.Exit(1)
 

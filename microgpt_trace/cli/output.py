@@ -13,7 +13,6 @@ from .options import Json, Out, schema_option
 from .streams import drop_output
 
 if TYPE_CHECKING:
-    from ..render.screen import Screen
     from ..render.sections import Section
 
 INTERRUPTED = 130
@@ -38,40 +37,26 @@ class Output:
         """Raises InputError where the file is there already, or cannot be written."""
         out_file(self.out)
 
-    def give(self, document: Callable[[], str], paint: Callable[["Screen"], None]) -> None:
+    def give(self, document: Callable[[], str], sections: Callable[[], Sequence["Section"]]) -> None:
         """Write the one or show the other, as was asked for."""
         if self.as_json:
             put([document()], self.target)
         else:
-            show(paint, self.target)
-
-    def tell(self, document: Callable[[], str], sections: Callable[[], Sequence["Section"]]) -> None:
-        """The same of what a command describes as sections."""
-        self.give(document, lambda screen: _print(sections(), screen))
+            show(sections(), self.target)
 
 
-def show(paint: Callable[["Screen"], None], out: Path | None) -> None:
-    """Paint on the terminal; what goes to a pipe or a file gets no trailing blanks."""
-    from ..render.screen import Screen, to_text
+def show(sections: Sequence["Section"], out: Path | None) -> None:
+    """Print on the terminal; what goes to a pipe or a file gets no trailing blanks."""
+    from ..render.terminal.printing import print_sections
+    from ..render.terminal.screen import Screen, to_text
 
     screen = Screen() if out is None else to_text()
     if screen.is_terminal:
-        paint(screen)
+        print_sections(sections, screen)
         return
     with screen.capture() as captured:
-        paint(screen)
+        print_sections(sections, screen)
     put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out)
-
-
-def show_sections(sections: Sequence["Section"], out: Path | None) -> None:
-    """The same with what a command describes as sections."""
-    show(lambda screen: _print(sections, screen), out)
-
-
-def _print(sections: Sequence["Section"], screen: "Screen") -> None:
-    from ..render.terminal import print_sections
-
-    print_sections(sections, screen)
 
 
 def put(pieces: Iterable[str], out: Path | None) -> None:

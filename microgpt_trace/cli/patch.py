@@ -132,20 +132,20 @@ def _counted(count: int) -> str:
 def _one(model: "LanguageModel", texts: Sequence[str], options: dict[str, Any], output: Output) -> bool:
     from ..patching.patch import patch as patch_texts
     from ..render.document import to_text
-    from ..render.patching import patch_document, print_patch
+    from ..render.patching import patch_document, patch_sections
 
     with progress("layer") as report:
         result = patch_texts(model, *texts, **options, report=report)
-    output.give(lambda: to_text(patch_document(result)), lambda screen: print_patch(result, screen))
+    output.give(lambda: to_text(patch_document(result)), lambda: patch_sections(result))
     return result.ok
 
 
 def _many(model: "LanguageModel", pairs: Path, options: dict[str, Any], output: Output) -> bool:
     from ..patching.pairs import patch_pairs, read_pairs
     from ..render.document import to_text
-    from ..render.patching import pairs_document, print_pairs
+    from ..render.patching import pairs_document, pairs_sections
 
     with progress("pair") as report:
         result = patch_pairs(model, read_pairs(pairs), **options, report=report)
-    output.give(lambda: to_text(pairs_document(result)), lambda screen: print_pairs(result, screen))
+    output.give(lambda: to_text(pairs_document(result)), lambda: pairs_sections(result))
     return result.ok

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..arrays.stats import Array
     from ..hooks.event import TraceEvent
-    from ..render.screen import Screen
+    from ..render.sections import Section
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
     from .trace_options import Shown
@@ -39,7 +39,7 @@ def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:
-        show(lambda screen: _paint(result, model, request.shown, screen), request.written.target)
+        show(_sections(result, model, request.shown), request.written.target)
     if request.fail_on:
         _tell_unjudged(result.anomalies)
     found = any(anomaly.found for anomaly in result.anomalies)
@@ -107,27 +107,25 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
             yield
 
 
-def _paint(result: Trace, model: LanguageModel, shown: Shown, screen: Screen) -> None:
-    from ..render.terminal import print_sections
+def _sections(result: Trace, model: LanguageModel, shown: Shown) -> list[Section]:
     from ..render.trace import trace_sections
 
     overview = not (shown.layer or shown.verbose)
-    print_sections(trace_sections(result, verbose=shown.verbose, overview=overview), screen)
-    if shown.show_names:
-        _paint_arrays(result, model, shown, screen)
+    sections = trace_sections(result, verbose=shown.verbose, overview=overview)
+    return [*sections, *(_array_sections(result, model, shown) if shown.show_names else ())]
 
 
-def _paint_arrays(result: Trace, model: LanguageModel, shown: Shown, screen: Screen) -> None:
-    from ..render.arrays import print_array
+def _array_sections(result: Trace, model: LanguageModel, shown: Shown) -> Iterator[Section]:
+    from ..render.arrays import array_section
 
     labels, parameters = result.input.labels, model.config.shapes()
     for name in _in_full(model, shown):
         if name in parameters:
-            print_array(name, _parameter(model, name), model, labels, screen, shape=parameters[name])
+            yield array_section(name, _parameter(model, name), model, labels, shape=parameters[name])
         if ("forward", name) in result.arrays:
-            print_array(name, result[name], model, labels, screen)
+            yield array_section(name, result[name], model, labels)
         if ("backward", name) in result.arrays:
-            print_array(name, result.gradient(name), model, labels, screen, f"d loss / d {name}")
+            yield array_section(name, result.gradient(name), model, labels, f"d loss / d {name}")
 
 
 def _in_full(model: LanguageModel, shown: Shown) -> list[str]:

@@ -42,7 +42,7 @@ def timeline(
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    output.tell(
+    output.give(
         lambda: to_text(timeline_document(found, event or [])),
         lambda: timeline_sections(found, event or []),
     )

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, NoReturn
 from ..errors import DivergedError, RunError
 from ..microgpt.checkpoint import save
 from ..microgpt.sampling import sample
-from ..render.training import Summary, look_every, progress, stderr_screen, summary_sections
+from ..render.terminal.training_progress import look_every, progress, stderr_screen
+from ..render.training import Summary, summary_sections
 from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted
 from ..tracing.trace import trace
-from .output import INTERRUPTED, note, show_sections
+from .output import INTERRUPTED, note, show
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from ..microgpt.training import Trainer
-    from ..render.training import Report
+    from ..render.terminal.training_progress import Report
     from ..tracing.result import Trace
     from .log import TrainingLog
 
@@ -166,7 +167,7 @@ def _print_summary(
         ],
         trace_it=command("trace", [watched], ["--model", str(target)]),
     )
-    show_sections(summary_sections(summary), None)
+    show(summary_sections(summary), None)
 
 
 def _trace(trainer: Trainer, name: str) -> Trace:

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import InputError
 from .command import refuse
-from .output import put, show_sections
+from .output import put, show
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -43,6 +43,6 @@ def run_validation(
     if written.as_json:
         put([to_text(validation_document(found))], written.target)
     else:
-        show_sections(validation_sections(found, verbose=shown.verbose), written.target)
+        show(validation_sections(found, verbose=shown.verbose), written.target)
     if not found.ok:
         raise typer.Exit(1)

@@ -14,8 +14,8 @@ from ..comparison.compared_runs import Unpaired
 from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..text.printable import shown_token, with_ids
 from ..text.wording import abridged, counted
-from .screen import significant
-from .sections import Column, Labelled, Section, Table, Words, indented, words
+from .numbers import significant
+from .sections import Column, Labelled, Section, Table, Words, indented, name_of, words
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
 FEW = 64  # events that are all shown without --verbose
@@ -245,7 +245,7 @@ def _alarm(event: EventDifference) -> str:
 
 
 def _table_of(title: str, events: Sequence[EventDifference]) -> Section:
-    return Section([Table(_columns(), events), _legend(events)], title)
+    return Section([Table(_columns(), events, about=name_of), _legend(events)], title)
 
 
 def _legend(events: Sequence[EventDifference]) -> Words:
@@ -264,7 +264,7 @@ def _overview(result: Comparison) -> Iterator[Section]:
     first = result.event(result.first)
     around = [event for event in result.events if event.layer == first.layer]
     where = f"layer {first.layer}" if first.layer is not None else "the events outside of layers"
-    yield Section([Table(_columns(), around)], f"All of {where}")
+    yield Section([Table(_columns(), around, about=name_of)], f"All of {where}")
 
 
 def _part(event: EventDifference) -> str:
@@ -283,7 +283,7 @@ def _positions(result: Comparison) -> Section:
         return Section([words("Statistics alone have no view by position.")])
     cells = [Column(_title(result, p), partial(_error_at, position=p), right=True) for p in result.positions]
     names = Column("event", lambda e: e.name, whole=True, style=_alarm)
-    return Section([Table([names, *cells], events)], "Worst row by position")
+    return Section([Table([names, *cells], events, about=name_of)], "Worst row by position")
 
 
 def _error_at(event: EventDifference, position: int) -> str:

@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from .screen import ratio
+from .numbers import ratio
 from .sections import Column, DotPlot, Section, Sparkline, Table
 
 Curve = Sequence[float | None]
+LEAST_SPARK = 3  # characters from which on a sparkline says something
 
 
 def spark(curve: Callable[[Any], Curve]) -> Column:
     """A column that shows curves."""
-    return Column("", lambda row: Sparkline(curve(row)), whole=True, elastic=True, style=lambda row: "cyan")
+    return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style=_cyan)
+
+
+def _cyan(row: Any) -> str:
+    return "cyan"
 
 
 def ends(title: str, curve: Callable[[Any], Curve], number: Callable[[float | None], str]) -> list[Column]:

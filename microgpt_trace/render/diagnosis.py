@@ -32,11 +32,11 @@ def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[S
     ]
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     if verbose:
-        table = Table(_columns(), [[operation] for operation in diagnosis.operations])
+        table = Table(_columns(), [[operation] for operation in diagnosis.operations], about=_first)
         sections.append(Section([table], "Operations in order of computation"))
     elif diagnosis.wrong:
         what = "beyond float32 rounding" if diagnosis.offer else "that are wrong"
-        table = Table(_columns(), _of_all_layers(diagnosis.wrong))
+        table = Table(_columns(), _of_all_layers(diagnosis.wrong), about=_first)
         sections.append(Section([table], f"Operations {what} (--verbose shows all)"))
     return [*sections, *_untested(diagnosis), *unpaired_sections(dump.unpaired, "the dump, not judged")]
 
@@ -132,6 +132,10 @@ def _of_all_layers(operations: Sequence[OperationResult]) -> list[list[Operation
             operation
         )
     return list(grouped.values())
+
+
+def _first(operations: Sequence[OperationResult]) -> str:
+    return operations[0].name
 
 
 def _columns() -> list[Column]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ..architecture.plan import Operation
 from ..hooks.event import EventSpec, TraceEvent
-from ..text.printable import shown_token
 from ..tracing.effects import mean_of
 from ..tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction
-from .screen import figure, probability, shorten
+from .numbers import figure, probability
 from .sections import Block, Column, Section, Table, Words, words
+from .token_labels import token_label
 
 LEGEND = (
     "in the tables: * replaced by an intervention (a layer: inside it), → downstream of one, with |after − "
@@ -45,7 +45,7 @@ def layer_change_column(intervened: Intervened, specs: Iterable[EventSpec]) -> C
     """The same for what leaves a layer; a star where an intervention was inside it."""
     touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
                if name.startswith("layer")}  # fmt: skip
-    last = {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
+    last = last_of_layers(specs)
 
     def cell(row: LayerRow) -> str:
         change = intervened.change_of(last[row.layer])
@@ -53,6 +53,11 @@ def layer_change_column(intervened: Intervened, specs: Iterable[EventSpec]) -> C
         return text.replace("→", "*") if row.layer in touched else text
 
     return Column("change", cell, right=True)
+
+
+def last_of_layers(specs: Iterable[EventSpec]) -> dict[int | None, str]:
+    """What leaves each layer."""
+    return {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
 
 
 def _change(change: EventChange | None) -> str:
@@ -107,7 +112,7 @@ def before_and_after_section(
     def columns(of_loss: Callable[[_EffectRow], str]) -> list[Column]:
         return [
             Column("pos", lambda r: str(r.after.position), right=True),
-            Column("seen", lambda r: shorten(shown_token(r.after.seen)) if r.after.seen else "BOS"),
+            Column("seen", lambda r: token_label(r.after.seen) if r.after.seen else "BOS"),
             Column("target", target),
             Column("predicted", predicted),
             Column("P(target)", lambda r: _arrow(*map(_p, r.told)), right=True),
@@ -144,7 +149,7 @@ def _arrow(before: str, after: str) -> str:
 
 
 def _label(candidate: Candidate | None) -> str:
-    return "–" if candidate is None else shorten(shown_token(candidate.label))
+    return "–" if candidate is None else token_label(candidate.label)
 
 
 def _p(p: float | None) -> str:

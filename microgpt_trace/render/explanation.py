@@ -1,80 +1,57 @@
-"""An explanation as text, from the formula to where the number goes, and as plain data."""
+"""An explanation as sections, from the formula to where the number goes, and as plain data."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-from rich.cells import cell_len
-from rich.text import Text
 
 from ..architecture.plan import kind_of
 from ..architecture.steps import Factor, Step, Term, Use
 from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation
 from .document import plain
-from .layout import print_table
-from .screen import Screen, escape
-from .sections import Column
+from .sections import Block, Cell, Column, Copyable, ElementCell, Section, Table, Words, indented, words
 
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant ones of the largest number of a column
+LONG = 26  # characters of a name under which its second line does not begin
 
 
-def print_explanation(
-    found: Explanation, screen: Screen, command: Callable[[str, bool], str] | None = None
-) -> None:
+def explanation_sections(
+    found: Explanation, command: Callable[[str, bool], str] | None = None
+) -> list[Section]:
     """The formula, the numbers, that they give what was traced; then where they are from and go to.
 
     `command` gives what one types to have an element explained, or its gradient.
     """
     gradient = "d loss / d " if found.phase == "backward" else ""
-    screen.say(f"[bold]{gradient}{escape(found.element)} = {_number(found.traced)}[/bold]")
-    screen.tell(found.place, indent=0)
+    blocks = [words(f"{gradient}{found.element} = {_number(found.traced)}", "bold"), words(found.place)]
     if found.expr not in (found.name, f"d loss / d {found.name}"):
-        screen.tell(found.expr, "dim")
-    screen.tell(found.formula)
-    for note in found.notes:
-        screen.tell(note, "dim")
-    for step in found.steps:
-        _print_step(step, screen)
-    _print_verdict(found, screen)
-    _print_sources(found, screen)
-    _print_uses(found, screen)
-    if any(factor.kind == "backward" for factor in found.factors()):
-        screen.tell("d NAME is d loss / d NAME, which --backward explains", "dim", indent=0)
-    if command is not None:
-        _print_next(found, screen, command)
+        blocks.append(indented(found.expr, "dim"))
+    blocks += [indented(found.formula), *(indented(note, "dim") for note in found.notes)]
+    steps = [_step(step) for step in found.steps if step.count]
+    sections = [Section(blocks), *steps, Section([_verdict(found)]), *_sources(found), _uses(found)]
+    return sections if command is None else [*sections, *_next(found, command)]
 
 
-def _print_step(step: Step, screen: Screen) -> None:
+def _step(step: Step) -> Section:
     """One product on a line of its own, a sum of alike terms as a table, of others line by line."""
-    if step.count == 0:
-        return
     if step.count == 1:
-        screen.say()
-        _print_product(step, screen)
-        return
-    screen.say(f"\n[bold cyan]{escape(step.label)}[/bold cyan]")
+        return Section([_product(step)])
     if max(len(term.factors) for term in step.terms) > 2:
-        for term in step.terms:
-            screen.tell(" = ".join(_written_out(term)))
-        screen.tell(f"sum = {_number(step.value)}")
-    else:
-        _print_terms(step, screen)
+        lines = [indented(" = ".join(_written_out(term))) for term in step.terms]
+        return Section([*lines, indented(f"sum = {_number(step.value)}")], step.label)
+    return Section([_terms(step)], step.label)
 
 
-def _print_product(step: Step, screen: Screen) -> None:
+def _product(step: Step) -> Words:
     """One line, or a second one for the numbers, below the names."""
     names, *rest = _written_out(step.terms[0])
-    whole = " = ".join([step.label, names, *rest])
-    if cell_len(screen.words(whole)) <= screen.width:
-        screen.tell(whole, indent=0)
-        return
-    margin = len(step.label) if len(step.label) < screen.width // 3 else 1
-    screen.tell(f"{step.label} = {names}", indent=0)
-    screen.tell("= " + " = ".join(rest), indent=margin + 1)
+    margin = len(step.label) if len(step.label) < LONG else 1
+    below = words("= " + " = ".join(rest), indent=margin + 1)
+    whole = words(" = ".join([step.label, names, *rest]))
+    return whole._replace(instead=(words(f"{step.label} = {names}"), below))
 
 
 def _written_out(term: Term) -> list[str]:
@@ -101,39 +78,37 @@ def _called(factor: Factor) -> str:
     return f"d {factor.name}" if factor.kind == "backward" else factor.name
 
 
-def _print_terms(step: Step, screen: Screen) -> None:
+def _terms(step: Step) -> Table:
     """A row per term, its factors side by side under the name of their event; then what the terms that
     are not shown add up to, and the sum."""
     ends = [(f"{step.count - len(step.terms):,} more", step.rest)] if step.count > len(step.terms) else []
     ends.append((f"sum of {step.count:,}", step.value))
-    columns: list[tuple[Column, list[str]]] = []
+    columns = []
     slots = max(len(term.factors) for term in step.terms)
     function = next((term.function for term in step.terms if term.function), "")
     for slot in range(slots):
         factors = [term.factors[slot] if slot < len(term.factors) else None for term in step.terms]
         event = _event_of_all([factor for factor in factors if factor is not None])
         if slot:
-            columns.append((_column(""), ["×" if factor else "" for factor in factors]))
+            columns.append(_column("", ["×" if factor else "" for factor in factors]))
         cells = _factors(factors, event, slots > 1 or bool(function))
-        columns.append((_column(event, whole=True), cells + ([] if slot else [words for words, _ in ends])))
+        columns.append(_column(event, cells + ([] if slot else [said for said, _ in ends]), whole=True))
     values = [term.value for term in step.terms] + [value for _, value in ends]
     title = function or ("product" if slots > 1 else "value")
-    columns.append((_column(title, right=True), _aligned(values)))
-    columns.append((_column("", bar=True), [term.label for term in step.terms]))
-    _print_columns(columns, len(values), screen)
+    columns.append(_column(title, _aligned(values), right=True))
+    labels = [term.label for term in step.terms]
+    if any(labels):
+        columns.append(_column("", labels, bar=True))
+    return Table(columns, range(len(values)))
 
 
-def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[str]:
+def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
     """What each factor is, without the event that heads the column, and its number on the right."""
     places = [_called(factor).removeprefix(event) if factor else "" for factor in factors]
-    if not numbers:
-        return places
-    values = _aligned([factor.value if factor else None for factor in factors])
-    first, last = max(map(cell_len, places)), max(map(len, values))
-    width = max(first + 2 + last, cell_len(event))
+    values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
-        place + " " * (width - cell_len(place) - len(value)) + value if place else ""
-        for place, value in zip(places, values, strict=True)
+        ElementCell(place, value, "" if factor.kind == "constant" else factor.name) if factor else ""
+        for factor, place, value in zip(factors, places, values, strict=True)
     ]
 
 
@@ -143,18 +118,9 @@ def _event_of_all(factors: Sequence[Factor]) -> str:
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
-def _column(title: str, right: bool = False, bar: bool = False, whole: bool = False) -> Column:
-    return Column(title, str, right=right, bar=bar, whole=whole)
-
-
-def _print_columns(columns: Sequence[tuple[Column, list[str]]], count: int, screen: Screen) -> None:
-    """Columns that have their cells with them; what ends early is blank below."""
-
-    def with_cells(column: Column, cells: list[str]) -> Column:
-        return column._replace(cell=lambda row: cells[row] if row < len(cells) else "")
-
-    filled = [(column, cells) for column, cells in columns if any(cells)]
-    print_table([with_cells(column, cells) for column, cells in filled], range(count), screen)
+def _column(title: str, cells: Sequence[Cell], **options: Any) -> Column:
+    """A column that has its cells with it, for rows by number; what ends early is blank below."""
+    return Column(title, lambda row: cells[row] if row < len(cells) else "", **options)
 
 
 def _aligned(values: Sequence[float | None]) -> list[str]:
@@ -187,32 +153,30 @@ def _unnamed(value: float) -> str:
     return "NaN" if math.isnan(value) else "-Infinity" if value < 0 else "Infinity"
 
 
-def _print_verdict(found: Explanation, screen: Screen) -> None:
-    screen.say()
+def _verdict(found: Explanation) -> Words:
     worked, traced = _exact(found.value), _exact(found.traced)
     if not found.steps:
-        screen.tell(f"stored {traced}", "bold green", indent=0)
-        return
+        return words(f"stored {traced}", "bold green")
     off = f"off by {found.deviation:.1e}, rounding explains up to {found.tolerance:.1e}"
-    if found.holds:
-        exactly = found.deviation == 0
-        screen.tell(f"traced {traced}: equal" + ("" if exactly else f" ({off})"), "bold green", indent=0)
-    else:
-        screen.tell(f"traced {traced}: NOT EQUAL, this gives {worked} ({off})", "bold red", indent=0)
+    if not found.holds:
+        return words(f"traced {traced}: NOT EQUAL, this gives {worked} ({off})", "bold red")
+    return words(f"traced {traced}: equal" + (f" ({off})" if found.deviation else ""), "bold green")
 
 
-def _print_sources(found: Explanation, screen: Screen) -> None:
+def _sources(found: Explanation) -> Iterator[Section]:
     """For each event that was read the element of the largest term."""
-    rows = sources_of(found)
-    if not rows:
-        return
-    screen.say("\n[bold cyan]Came from[/bold cyan]")
-    columns: list[tuple[Column, list[str]]] = [
-        (_column("element", whole=True), [_called(factor) for factor, _ in rows]),
-        (_column("value", right=True), [_number(factor.value) for factor, _ in rows]),
-        (Column("", str, wrap=True), [words for _, words in rows]),
-    ]
-    _print_columns(columns, len(rows), screen)
+    if rows := sources_of(found):
+        columns = [
+            Column("element", lambda row: _called(row[0]), whole=True),
+            Column("value", lambda row: _number(row[0].value), right=True),
+            Column("", lambda row: row[1], wrap=True),
+        ]
+        yield Section([Table(_filled(columns, rows), rows, about=lambda row: row[0].name)], "Came from")
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
+    """The columns that have something to show."""
+    return [column for column in columns if any(map(column.cell, rows))]
 
 
 def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
@@ -234,14 +198,14 @@ def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
     return [(factor, _of_many(counts[event], own)) for event, (_, factor, own) in best.items()]
 
 
-def _print_next(found: Explanation, screen: Screen, command: Callable[[str, bool], str]) -> None:
-    """What to type for the next number on the way back, for both parts of a plain sum. A line may be longer
-    than the screen is wide: it is there to be copied."""
+def _next(found: Explanation, command: Callable[[str, bool], str]) -> Iterator[Section]:
+    """What to type for the next number on the way back, for both parts of a plain sum."""
     computed = [f.name for f, _ in sources_of(found) if f.kind == found.phase and not _is_stored(f.name)]
     plain = bool(found.steps) and all(len(term.factors) == 1 for term in found.steps[-1].terms)
-    for i, name in enumerate(computed[: 2 if plain and found.steps[-1].count == 2 else 1]):
-        line = ("or: " if i else "Next: ") + command(name, found.phase == "backward")
-        screen.print(Text("\n" * (not i) + screen.words(line), "dim"), soft_wrap=True)
+    shown = computed[: 2 if plain and found.steps[-1].count == 2 else 1]
+    lines = [command(name, found.phase == "backward") for name in shown]
+    if lines:
+        yield Section([Copyable("or: " if i else "Next: ", line) for i, line in enumerate(lines)])
 
 
 def _is_stored(element: str) -> bool:
@@ -256,20 +220,22 @@ def _of_many(count: int, own: int) -> str:
     return f"and its row of {count:,}" if own < count else f"in the largest of {count:,} terms"
 
 
-def _print_uses(found: Explanation, screen: Screen) -> None:
-    if not found.uses:
-        screen.say("\n[bold cyan]Goes to[/bold cyan]")
-        screen.tell(_NO_USE[found.phase])
-        return
-    screen.say("\n[bold cyan]Goes to[/bold cyan]")
+def _uses(found: Explanation) -> Section:
     mark = "d " if found.phase == "backward" else ""
-    columns: list[tuple[Column, list[str]]] = [
-        (_column("element", whole=True), [mark + use.name for use in found.uses]),
-        (_column("value", right=True), ["" if u.value is None else _number(u.value) for u in found.uses]),
-        (_column("adds", right=True), ["" if u.adds is None else _number(u.adds) for u in found.uses]),
-        (Column("", str, wrap=True), [_how(use) for use in found.uses]),
+    columns = [
+        Column("element", lambda use: mark + use.name, whole=True),
+        Column("value", lambda use: "" if use.value is None else _number(use.value), right=True),
+        Column("adds", lambda use: "" if use.adds is None else _number(use.adds), right=True),
+        Column("", _how, wrap=True),
     ]
-    _print_columns(columns, len(found.uses), screen)
+    uses, blocks = found.uses, list[Block]()
+    if uses:
+        blocks.append(Table(_filled(columns, uses), uses, about=lambda use: use.name))
+    else:
+        blocks.append(indented(_NO_USE[found.phase]))
+    if any(factor.kind == "backward" for factor in found.factors()):
+        blocks.append(words("d NAME is d loss / d NAME, which --backward explains", "dim"))
+    return Section(blocks, "Goes to")
 
 
 _NO_USE = {"forward": "nothing reads it in this run", "backward": "no other gradient is worked out from it"}

@@ -7,8 +7,8 @@ from io import StringIO
 from rich.terminal_theme import TerminalTheme
 
 from ..tracing.result import Trace
-from .screen import Screen
-from .terminal import print_sections
+from .terminal.printing import print_sections
+from .terminal.screen import Screen
 from .trace import trace_sections
 
 WIDTH = 110  # characters

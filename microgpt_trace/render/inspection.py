@@ -13,7 +13,7 @@ from ..decoder.model import Decoder
 from ..decoder.stored_weights import Listed
 from ..microgpt.model import Model
 from .document import to_text
-from .screen import figure, significant
+from .numbers import figure, significant
 from .sections import Column, Labelled, Section, Table, Words, words
 from .trace_header import model_facts
 
@@ -57,7 +57,7 @@ def inspection_sections(model: Model) -> list[Section]:
     ]
     rows = [(name, array.shape, TensorStats.of(array)) for name, array in model.params.items()]
     bad = _nonfinite([(name, stats) for name, _, stats in rows])
-    return [Section([Labelled(pairs)]), Section([Table(columns, rows), *bad])]
+    return [Section([Labelled(pairs)]), Section([Table(columns, rows, about=lambda row: row[0]), *bad])]
 
 
 def _nonfinite(rows: Sequence[tuple[str, TensorStats | None]]) -> list[Words]:
@@ -98,7 +98,7 @@ def decoder_inspection_sections(model: Decoder, tensors: Sequence[Listed], metad
     below = words(f"{stored:,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
     bad = _nonfinite([(name, stats) for name, _, stats in tensors])
     facts = Section([Labelled(model_facts(model.describe()))])
-    sections = [facts, Section([Table(columns, tensors), below, *bad])]
+    sections = [facts, Section([Table(columns, tensors, about=lambda row: row[0]), below, *bad])]
     if metadata:
         pairs = [(key, _one_line(value)) for key, value in model.metadata.items()]
         sections.append(Section([Labelled(pairs)], "Metadata"))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-from rich.text import Text
 
 from ..architecture.catalogue import leaving_kinds
 from ..arrays.logit_difference import LogitDifference
@@ -28,10 +26,9 @@ from ..patching.results import (
 from ..text.printable import shown_token
 from ..text.wording import counted
 from .document import plain
-from .grid import Grid, print_grid
-from .layout import print_table
-from .screen import Screen, labelled, probability, shorten
-from .sections import Column
+from .numbers import probability
+from .sections import Bar, Column, Grid, Labelled, Section, Table, Words, words
+from .token_labels import token_label
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # sites that are named as the largest, and from where on
@@ -46,24 +43,21 @@ Value = Callable[[Any], float | None]
 Heads = list[tuple[str, Callable[[int], str]]]  # lines over columns: what one tells, and its texts
 
 
-def print_patch(result: PatchResult, screen: Screen) -> None:
+def patch_sections(result: PatchResult) -> list[Section]:
     """Both runs, a table for each kind of site, what stands out, and the check."""
-    _print_runs(result, screen)
-    heads = _heads_of([result])
-    _print_tables(result.cells, "Restored by the clean value", _restored, heads, screen)
-    _print_parts(result.cells, screen)
-    _print_checks([result], screen)
+    sections = [*_runs(result)]
+    sections += _tables(result.cells, "Restored by the clean value", _restored, _heads_of([result]))
+    return [*sections, *_parts(result.cells, _PART), _check([result])]
 
 
-def print_pairs(result: PairsResult, screen: Screen) -> None:
+def pairs_sections(result: PairsResult) -> list[Section]:
     """The pairs, then mean and spread of every site."""
-    _print_list_of_pairs(result, screen)
     heads, count = _heads_of(result.pairs), len(result.pairs)
-    _print_tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", _mean, heads, screen)
+    sections = [*_list_of_pairs(result)]
+    sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", _mean, heads)
     if count > 1:
-        _print_tables(result.cells, "Spread over the pairs (std)", _spread, heads, screen, told=False)
-    _print_mean_parts(result.cells, screen)
-    _print_checks(result.pairs, screen)
+        sections += _tables(result.cells, "Spread over the pairs (std)", _spread, heads, told=False)
+    return [*sections, *_parts(result.cells, _MEAN_PART), _check(result.pairs)]
 
 
 def patch_document(result: PatchResult) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def _spread(cell: MeanPatched) -> float | None:
     return cell.spread
 
 
-def _print_runs(result: PatchResult, screen: Screen) -> None:
+def _runs(result: PatchResult) -> Iterator[Section]:
     contrast = result.contrast
     runs = (("clean", result.clean), ("corrupted", result.corrupt))
     pairs = [("model", result.model)]
@@ -99,26 +93,23 @@ def _print_runs(result: PatchResult, screen: Screen) -> None:
     pairs.append(
         ("judged", f"{_question(contrast)} after position {contrast.position} {shown_token(contrast.seen)}")
     )
-    labelled([(label, text) for label, text in pairs], screen)
-    screen.say()
-    target, against = (shorten(shown_token(t)) for t in (contrast.target_label, contrast.against_label))
+    yield Section([Labelled(pairs)])
     columns = [
         Column("run", lambda row: row[0]),
         Column("difference", lambda row: f"{row[1].difference:.2f}", right=True),
         Column("restored", lambda row: "1" if row[1] is result.clean else "0", right=True),
-        Column(f"P({target})", lambda row: probability(row[1].p_target), right=True),
-        Column(f"P({against})", lambda row: probability(row[1].p_against), right=True),
+        Column(f"P({token_label(contrast.target_label)})", lambda row: probability(row[1].p_target), True),
+        Column(f"P({token_label(contrast.against_label)})", lambda row: probability(row[1].p_against), True),
     ]
-    print_table(columns, runs, screen)
-    screen.tell(RESTORED, "dim", indent=0)
+    yield Section([Table(columns, runs), words(RESTORED, "dim")])
 
 
 def _question(contrast: LogitDifference) -> str:
     return f"logit({shown_token(contrast.target_label)}) - logit({shown_token(contrast.against_label)})"
 
 
-def _print_list_of_pairs(result: PairsResult, screen: Screen) -> None:
-    labelled([("model", result.model), ("pairs", f"{len(result.pairs):,}")], screen)
+def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
+    yield Section([Labelled([("model", result.model), ("pairs", f"{len(result.pairs):,}")])])
     columns = [
         Column("clean", lambda p: p.clean.text, wrap=True),
         Column("corrupted", lambda p: p.corrupt.text, wrap=True),
@@ -127,12 +118,10 @@ def _print_list_of_pairs(result: PairsResult, screen: Screen) -> None:
         Column("clean", lambda p: f"{p.clean.difference:.2f}", right=True),
         Column("corrupted", lambda p: f"{p.corrupt.difference:.2f}", right=True),
     ]
-    screen.say()
-    print_table(columns, result.pairs[:MAX_PAIRS], screen)
     left = len(result.pairs) - MAX_PAIRS
     more = f"; {left:,} more pairs, --json has them all" if left > 0 else ""
     said = f"on the right: each run's difference, logit(target) - logit(against){more}"
-    screen.tell(f"{said}; {RESTORED}", "dim", indent=0)
+    yield Section([Table(columns, result.pairs[:MAX_PAIRS]), words(f"{said}; {RESTORED}", "dim")])
 
 
 def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
@@ -142,7 +131,7 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
 
     def common(labels: Sequence[Sequence[str]], position: int) -> str:
         own = {row[position] for row in labels if position < len(row)}
-        return shorten(shown_token(own.pop())) if len(own) == 1 else ""
+        return token_label(own.pop()) if len(own) == 1 else ""
 
     def corrupted(position: int) -> str:
         said = common(corrupt, position)
@@ -151,24 +140,24 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
     return [("clean", lambda position: common(clean, position)), ("corrupted", corrupted)]
 
 
-def _print_tables(
-    cells: Sequence[Any], title: str, value: Value, heads: Heads,
-    screen: Screen, told: bool = True,
-) -> None:  # fmt: skip
+def _tables(
+    cells: Sequence[Any], title: str, value: Value, heads: Heads, told: bool = True
+) -> Iterator[Section]:
+    """A grid for each kind of site, and what stands out in it."""
     for table in tables_of(cells):
-        where = "at one position" if table.across == "position" else "of one head, at all positions"
-        screen.print(
-            Text.assemble(("\n" + screen.words(title), "bold cyan"), (f"  {table.title} {where}", "dim"))
-        )
         by_position = table.across == "position"
+        where = "at one position" if by_position else "of one head, at all positions"
         lines: Heads = [(table.across, str), *(heads if by_position else [])]
-        rows = [(label, [None if cell is None else value(cell) for cell in row]) for label, row in table.rows]
-        print_grid(Grid(lines, table.columns, rows), screen)
-        if told:
-            _tell(table, value, heads, screen)
+        grid = Grid(
+            heads=[(head, [text(column) for column in table.columns]) for head, text in lines],
+            numbers=table.columns,
+            rows=[(label, [None if c is None else value(c) for c in row]) for label, row in table.rows],
+            about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
+        )
+        yield Section([grid, *(_told(table, value, heads) if told else ())], title, f"{table.title} {where}")
 
 
-def _tell(table: PatchTable[Any], value: Value, heads: Heads, screen: Screen) -> None:
+def _told(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
     """What stands out: where the stream restores more than half and which layer moves that to another
     position, or the largest values."""
     runs = list(runs_above(table, HALF, value)) if table.kind in leaving_kinds() else []
@@ -176,12 +165,12 @@ def _tell(table: PatchTable[Any], value: Value, heads: Heads, screen: Screen) ->
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
         tokens = "/".join(text for _, token in heads if (text := token(column)))
         place = f"position {column} {tokens}".rstrip()
-        screen.tell(f"{place} restores more than half: {rows}", indent=0)
+        yield words(f"{place} restores more than half: {rows}")
     for here, there, before, after in moves(table, HALF, value) if runs else ():
         moved = f"between {before} and {after} it moves from position {here} to {there}"
-        screen.tell(moved + _heads_hint(before, after), indent=0)
+        yield words(moved + _heads_hint(before, after))
     if not runs:
-        screen.tell(_largest([cell for _, row in table.rows for cell in row if cell], value), indent=0)
+        yield words(_largest([cell for _, row in table.rows for cell in row if cell], value))
 
 
 def _heads_hint(before: str, after: str) -> str:
@@ -200,49 +189,44 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
     return f"largest: {said}" if said else "no value is finite"
 
 
-def _print_parts(cells: Sequence[Patched], screen: Screen) -> None:
-    parts = parts_of(cells)
-    if not parts:
-        return
-    screen.say("\n[bold cyan]Restored by the clean value of a part[/bold cyan]")
-    columns = [
-        Column("site", lambda c: c.site, whole=True),
-        Column("restored", lambda c: f"{c.restored:.4f}", right=True),
-        Column("", lambda c: screen.bar(c.restored, 20), bar=True, style=lambda c: "cyan"),
-        Column("difference", lambda c: f"{c.difference:.4f}", right=True),
-    ]
-    print_table(columns, parts, screen)
-
-
-def _print_mean_parts(cells: Sequence[MeanPatched], screen: Screen) -> None:
-    parts = parts_of(cells)
-    if not parts:
-        return
-    screen.say("\n[bold cyan]Restored by the clean value of a part[/bold cyan]")
-    columns = [
-        Column("site", lambda c: c.site, whole=True),
-        Column("mean", lambda c: _number(c.mean), right=True),
-        Column("std", lambda c: _number(c.spread), right=True),
-        Column("", lambda c: screen.bar(c.mean or 0.0, 20), bar=True, style=lambda c: "cyan"),
-        Column("pairs", lambda c: f"{c.count:,}", right=True),
-    ]
-    print_table(columns, parts, screen)
+def _parts(cells: Sequence[Any], columns: Sequence[Column]) -> Iterator[Section]:
+    """The parts of events that a site named."""
+    if parts := parts_of(cells):
+        site = Column("site", lambda cell: cell.site, whole=True)
+        table = Table([site, *columns], parts, about=lambda cell: cell.site)
+        yield Section([table], "Restored by the clean value of a part")
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _print_checks(pairs: Sequence[PatchedPair], screen: Screen) -> None:
+def _bar(restored: Value) -> Column:
+    return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style=lambda cell: "cyan")
+
+
+_PART = (
+    Column("restored", lambda c: f"{c.restored:.4f}", right=True),
+    _bar(_restored),
+    Column("difference", lambda c: f"{c.difference:.4f}", right=True),
+)
+_MEAN_PART = (
+    Column("mean", lambda c: _number(c.mean), right=True),
+    Column("std", lambda c: _number(c.spread), right=True),
+    _bar(_mean),
+    Column("pairs", lambda c: f"{c.count:,}", right=True),
+)
+
+
+def _check(pairs: Sequence[PatchedPair]) -> Section:
     """The one line of the built-in check, of the pair farthest off."""
     worst = max((pair.check for pair in pairs), key=lambda c: _off(c.deviation) / c.tolerance)
     held = sum(pair.check.holds is True for pair in pairs)
     style = "green" if held == len(pairs) else "bold red"
     head = "Self-check holds" if held == len(pairs) else "Self-check FAILED"
     many = f" in {held:,} of {len(pairs):,} pairs" if len(pairs) > 1 else ""
-    screen.say()
     off = f"off by {_off(worst.deviation):.1g}, rounding allows {worst.tolerance:.1g}"
-    screen.tell(f"{head}{many}: {worst.claim} ({off})", style, indent=0)
+    return Section([words(f"{head}{many}: {worst.claim} ({off})", style)])
 
 
 def _off(deviation: float | None) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..text.wording import counted
 from ..tracing.gradient_check import GradientCheck
-from .screen import ratio
+from .numbers import ratio
 from .sections import Column, Section, Table, Words, words
 
 

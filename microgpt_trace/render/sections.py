@@ -1,7 +1,7 @@
 """Sections: what is shown, as data. Knows no screen, no page and no figure.
 
-A command describes what it shows once, as a list of sections; terminal.py lowers them to a screen. Styles are
-rich's words for them ("bold red", "dim").
+A command describes what it shows once, as a list of sections; the folder terminal lowers them to a screen.
+Styles are rich's words for them ("bold red", "dim").
 """
 
 from __future__ import annotations
@@ -22,13 +22,30 @@ class Bar(NamedTuple):
     width: int
 
 
+class SignedBar(NamedTuple):
+    """A bar from the middle to the right for a positive value and to the left for a negative one, as long as
+    half the room where it is `scale`; none where there is no value."""
+
+    value: float | None
+    scale: float
+
+
 class Sparkline(NamedTuple):
     """The course of a series, None where there is no value, in the room that figures leave it."""
 
     values: Sequence[float | None]
 
 
-Cell = str | Bar | Sparkline
+class ElementCell(NamedTuple):
+    """An element of an event or a parameter: its place at the left of the column, its value at the right.
+    `about` is its whole name, where it has one."""
+
+    place: str
+    value: str = ""
+    about: str = ""
+
+
+Cell = str | Bar | SignedBar | Sparkline | ElementCell
 
 
 class Column(NamedTuple):
@@ -44,15 +61,17 @@ class Column(NamedTuple):
     remark: bool = False  # goes behind the text of the first column where it has no room of its own
     style: Callable[[Any], str] | None = None
     from_width: int = 0  # left out where there is less room than so many characters
-    elastic: bool = False  # shares with others of its kind the room that the rest leaves, or is left out
+    elastic: int = 0  # has the room that the rest leaves, or is left out where that is less
 
 
 class Table(NamedTuple):
-    """Rows of anything, shown by columns; `instead` is shown where it has no room, if there is any."""
+    """Rows of anything, shown by columns. `instead` is shown where it has no room, if there is any; `about`
+    names the event, the parameter or the element of one that a row is of."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]
     instead: Sequence[Block] = ()
+    about: Callable[[Any], str] | None = None
 
 
 class Labelled(NamedTuple):
@@ -62,11 +81,13 @@ class Labelled(NamedTuple):
 
 
 class Words(NamedTuple):
-    """A line of text in pieces of a style each, wrapped where there is less room, indented alike."""
+    """A line of text in pieces of a style each, wrapped where there is less room, indented alike; or
+    `instead` where it has no room on one line, if there is any."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
     from_width: int = 0  # left out where there is less room
+    instead: Sequence[Block] = ()
 
 
 class AttentionMatrices(NamedTuple):
@@ -74,6 +95,32 @@ class AttentionMatrices(NamedTuple):
 
     weights: Array
     labels: Sequence[str]
+
+
+class Grid(NamedTuple):
+    """Shares from 0 to 1 by row and column, None where there is none, a cell the darker the larger.
+
+    `heads` are lines above the columns, each with what it tells and a text for every column; `numbers` are
+    what the columns count, and `about` names what a cell is of, by row and column.
+    """
+
+    heads: Sequence[tuple[str, Sequence[str]]]
+    numbers: Sequence[int]
+    rows: Sequence[tuple[str, Sequence[float | None]]]
+    about: Sequence[Sequence[str]] = ()
+
+
+class Figures(NamedTuple):
+    """A matrix [R, C] number by number under the names of rows and columns, or one of each head [H, R, C].
+
+    There are `row_count` rows, of which it may have the first; `more` says how to see what has no room.
+    """
+
+    values: Array
+    rows: Sequence[str]
+    columns: Sequence[str]
+    row_count: int
+    more: str = ""
 
 
 class DotPlot(NamedTuple):
@@ -91,13 +138,13 @@ class Listing(NamedTuple):
 
 
 class Copyable(NamedTuple):
-    """A command line, never wrapped: it is there to be copied."""
+    """A command line, never wrapped: it is there to be copied. The label stands right before it."""
 
     label: str
     line: str
 
 
-Block = Table | Labelled | Words | AttentionMatrices | DotPlot | Listing | Copyable
+Block = Table | Labelled | Words | AttentionMatrices | Grid | Figures | DotPlot | Listing | Copyable
 
 
 class Section(NamedTuple):
@@ -107,6 +154,11 @@ class Section(NamedTuple):
     title: str = ""
     aside: str = ""
     style: str = TITLE
+
+
+def name_of(row: Any) -> str:
+    """What a row of an event or a parameter is about."""
+    return row.name
 
 
 def words(text: str, style: str = "", indent: int = 0) -> Words:

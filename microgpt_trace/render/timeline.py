@@ -20,8 +20,8 @@ from .curves import (
     percent_text,
 )
 from .document import plain
-from .screen import probability
-from .sections import Block, Column, Labelled, Section, Table, Words, indented, words
+from .numbers import probability
+from .sections import Block, Column, Labelled, Section, Table, Words, indented, name_of, words
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
 
@@ -195,7 +195,9 @@ def _events(timeline: Timeline) -> Iterator[Section]:
         *ends("gradient", lambda event: event.gradient, number_text),
     ]
     if timeline.events:
-        yield Section([Table(columns, timeline.events)], "Events", "L2 norm, and that of the gradient")
+        yield Section(
+            [Table(columns, timeline.events, about=name_of)], "Events", "L2 norm, and that of the gradient"
+        )
 
 
 def _sparsity(timeline: Timeline) -> Iterator[Section]:
@@ -204,7 +206,7 @@ def _sparsity(timeline: Timeline) -> Iterator[Section]:
     sparse, blocks = [event for event in timeline.events if any(event.zeros)], list[Block]()
     if sparse:
         names = Column("event", lambda event: event.name, whole=True)
-        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent_text)], sparse))
+        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent_text)], sparse, about=name_of))
     if left := len(timeline.events) - len(sparse):
         blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
     yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
@@ -218,7 +220,7 @@ def _parameters(timeline: Timeline) -> Iterator[Section]:
         *ends("update/weight", lambda row: row.update_ratio, number_text),
     ]
     if rows:
-        yield Section([Table(columns, rows)], "Parameters", "L2 norm, and |update| / |weight|")
+        yield Section([Table(columns, rows, about=name_of)], "Parameters", "L2 norm, and |update| / |weight|")
 
 
 def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:

@@ -13,9 +13,9 @@ from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import LayerRow, ParameterRow, Trace
-from .effects import change_column, layer_change_column
-from .screen import figure, ratio, significant
-from .sections import AttentionMatrices, Block, Column, Section, Table, Words, words
+from .effects import change_column, last_of_layers, layer_change_column
+from .numbers import figure, ratio, significant
+from .sections import AttentionMatrices, Block, Column, Section, Table, Words, name_of, words
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -44,9 +44,9 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
             yield Section((), f"Layer {layer}", style="bold magenta")
             shown_layer = layer
         said = overview if any(overview[-1].cell(event) for event in events) else overview[:-1]
-        yield Section([Table([*said, *times], events)], STAGES[stage])
+        yield Section([Table([*said, *times], events, about=name_of)], STAGES[stage])
         if verbose:
-            yield Section([Table(statistics, events)])
+            yield Section([Table(statistics, events, about=name_of)])
             yield from _attention(trace, events)
 
 
@@ -144,6 +144,7 @@ def layers_section(trace: Trace) -> Section:
     ]
     if intervened is not None:
         columns.append(layer_change_column(intervened, trace.specs.values()))
+    last = last_of_layers(trace.specs.values())
     threshold = layers[0].near_zero_threshold if layers else 0
     kinds = (_kind(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
@@ -153,7 +154,9 @@ def layers_section(trace: Trace) -> Section:
     )
     further = "cosine: of output and input; sink: attention on position 0"
     said = (words(legend, "dim"), Words(((further, "dim"),), from_width=WIDE))
-    return Section([Table(columns, layers), *said], "Residual stream after each layer")
+    return Section(
+        [Table(columns, layers, about=lambda row: last[row.layer]), *said], "Residual stream after each layer"
+    )
 
 
 def backward_sections(trace: Trace) -> list[Section]:
@@ -172,7 +175,7 @@ def backward_sections(trace: Trace) -> list[Section]:
     if any(event.seconds is not None for event in gradients):
         columns.append(Column("time", _microseconds, right=True))
     aside = "d loss / d tensor, beside the tensor"
-    return [Section([Table(columns, gradients)], "Backward pass", aside), *_parameters(trace)]
+    return [Section([Table(columns, gradients, about=name_of)], "Backward pass", aside), *_parameters(trace)]
 
 
 def _parameters(trace: Trace) -> list[Section]:
@@ -191,7 +194,7 @@ def _parameters(trace: Trace) -> list[Section]:
             Column("update L2", lambda p: figure(p.update_l2, 4), right=True),
             Column("update/weight", lambda p: ratio(p.update_ratio), right=True),
         ]
-    blocks: list[Block] = [Table(columns, trace.parameters), *_not_finite(trace.parameters)]
+    blocks: list[Block] = [Table(columns, trace.parameters, about=name_of), *_not_finite(trace.parameters)]
     if trace.step is not None:
         step = trace.step
         said = f"Adam step {step.number:,} (lr {step.lr:g}, {step.note}): "

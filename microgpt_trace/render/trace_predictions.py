@@ -8,8 +8,9 @@ from typing import Any
 
 from ..text.printable import shown_token
 from ..tracing.result import Candidate, GeneratedToken, Prediction, Trace
-from .screen import figure, probability, shorten
+from .numbers import figure, probability
 from .sections import Bar, Block, Column, Section, Table, Words, words
+from .token_labels import token_label
 from .trace_events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out
@@ -24,7 +25,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     columns = _of_names() if of_names else _of_text()
     left = 0 if of_names else len(rows) - MAX_ROWS
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
-    blocks: list[Block] = [Table(columns, shown)]
+    blocks: list[Block] = [Table(columns, shown, about=_logits)]
     if left > 0:
         blocks.append(words(f"{left:,} positions in the middle are left out; --json has them all", "dim"))
     if trace.loss is not None:
@@ -34,7 +35,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     depth = len(rows[-1].top)
     if depth > 1 and of_names:
         candidates = Column("candidates", _candidates, wrap=True)
-        yield Section([Table([*columns[:2], candidates], rows)], f"Top {depth}")
+        yield Section([Table([*columns[:2], candidates], rows, about=_logits)], f"Top {depth}")
     elif depth > 1:
         yield _last_candidates(rows[-1])
 
@@ -77,8 +78,12 @@ def _last_candidates(prediction: Prediction) -> Section:
         Column("P", lambda c: probability(c.p), right=True),
         Column("", lambda c: Bar(c.p, 20), bar=True, style=_cyan),
     ]
-    title = f"Top {len(prediction.top)} after position {prediction.position}"
-    return Section([Table(columns, prediction.top)], title, shown_token(prediction.seen))
+    place = f"after position {prediction.position} {shown_token(prediction.seen)}"
+    return Section([Table(columns, prediction.top)], f"Top {len(prediction.top)} {place}")
+
+
+def _logits(prediction: Prediction) -> str:
+    return f"logits[{prediction.position}]"
 
 
 def _cyan(row: Any) -> str:
@@ -94,11 +99,11 @@ def lens_section(trace: Trace) -> Section:
 
     def top(row: Any, at: int) -> str:
         candidate = row.predicted[at]
-        return shorten(shown_token(candidate.label)) if candidate else "–"
+        return token_label(candidate.label) if candidate else "–"
 
     columns = [Column("after", lambda row: str(row.layer), right=True)]
     for at, position in enumerate(trace.lens[0].positions):
-        title = shorten(shown_token(trace.input.labels[position]))
+        title = token_label(trace.input.labels[position])
         columns.append(Column(title, partial(top, at=at), right=True))
     aside = "the top token if the model ended after the layer"
     return Section([Table(columns, trace.lens)], "Logit lens", aside)

@@ -10,7 +10,7 @@ from ..architecture.plan import kind_of
 from ..text.wording import counted
 from ..tracing.validation import Validation, Verdict
 from .document import plain
-from .screen import ratio
+from .numbers import ratio
 from .sections import Column, Section, Table, Words, words
 
 VALIDATION_SCHEMA = "microgpt.validation/1"
@@ -51,7 +51,8 @@ def validation_sections(found: Validation, *, verbose: bool = False) -> list[Sec
         "Each event was replaced by itself, which may change nothing, and all were by perturbed copies: "
         "each must be what a second computation in float64 makes of the copies before it."
     )
-    table = Table(columns, _rows(found.verdicts, grouped=not verbose))
+    rows = _rows(found.verdicts, grouped=not verbose)
+    table = Table(columns, rows, about=lambda row: row.verdicts[0].name)
     return [
         Section([words(f"{found.model}: {found.text!r} → tokens [{tokens}]", "bold"), words(how)]),
         Section([table, words(legend, "dim"), *_exceptions(found)]),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
 from .comparison import WIDE, both, error
-from .sections import Column, Labelled, Section, Table, Words, indented, words
+from .sections import Column, Labelled, Section, Table, Words, indented, name_of, words
 
 FEW = 40  # rows that are all shown without --verbose
 
@@ -27,7 +27,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             below.append(words(f"only in {letter}: {', '.join(names)}"))
-    return [Section([facts]), _verdict(result), Section([Table(_columns(), rows), *below])]
+    return [Section([facts]), _verdict(result), Section([Table(_columns(), rows, about=name_of), *below])]
 
 
 def _verdict(result: WeightsComparison) -> Section:

@@ -10,8 +10,8 @@ from support.documents import valid
 from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import save, train
-from microgpt_trace.render.attribution import signed, signed_bar
-from microgpt_trace.render.screen import Screen
+from microgpt_trace.render.numbers import signed
+from microgpt_trace.render.terminal.screen import Screen
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +188,11 @@ def test_a_prompt_without_a_target(decoder):
 def test_signed_bars():
     screen = Screen(width=80)
     screen.ascii_only = False
-    bars = {value: signed_bar(value, 2.0, 4, screen) for value in (2.0, 0.75, 0.0, -0.75, -2.0, -9.0, None)}
-    assert list(bars.values()) == ["    │████", "    │█▌", "    │", "  ▐█│", "████│", "████│", ""]
-    assert signed_bar(float("nan"), 2.0, 4, screen) == "    ?"
+    bars = [screen.signed_bar(value, 2.0, 10) for value in (2.0, 0.75, 0.0, -0.75, -2.0, -9.0, None)]
+    assert bars == ["    │████", "    │█▌", "    │", "  ▐█│", "████│", "████│", ""]
+    assert screen.signed_bar(float("nan"), 2.0, 10) == "    ?"
     screen.ascii_only = True
-    assert [signed_bar(value, 2.0, 4, screen) for value in (1.0, -1.0)] == ["    |##", "  ##|"]
+    assert [screen.signed_bar(value, 2.0, 9) for value in (1.0, -1.0)] == ["    |##", "  ##|"]
 
 
 def test_signed_figures():

@@ -7,13 +7,13 @@ from importlib import import_module
 import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
+from support.terminal import printed
 from support.tiny_models import CASES, random_weights, write_folder
 
 from microgpt_trace import init
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.explaining.explanation import EXPLANATION_SCHEMA
-from microgpt_trace.render.explanation import print_explanation
-from microgpt_trace.render.screen import to_text
+from microgpt_trace.render.explanation import explanation_sections
 
 explaining = import_module("microgpt_trace.explaining.explain")
 SCORE = "layer0.attn.scores[1,3,2]"
@@ -115,13 +115,10 @@ def test_a_result_that_is_not_equal_is_red_and_says_both_numbers():
     model = init()
     with model.hooks.subscribe(lambda event, value: value * 1.001, "layer0.attn.q"):
         found = explain(model, "layer0.attn.q[3,5]")
-    screen = to_text(80)
-    with screen.capture() as captured:
-        print_explanation(found, screen)
+    said = printed(explanation_sections(found))
     assert not found.holds
-    assert "NOT EQUAL" in captured.get()
-    assert f"{found.value:.9g}" in captured.get()
-    assert f"{found.traced:.9g}" in captured.get()
+    for part in ("NOT EQUAL", f"{found.value:.9g}", f"{found.traced:.9g}"):
+        assert part in said
 
 
 def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):

@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from support.commands import microgpt, refusal
 
-from microgpt_trace.render.screen import Screen
-from microgpt_trace.render.training import progress
+from microgpt_trace.render.terminal.screen import Screen
+from microgpt_trace.render.terminal.training_progress import progress
 
 
 def frames(told):

@@ -9,14 +9,14 @@ from rich.cells import cell_len
 from support.commands import microgpt, refused
 from support.documents import valid
 from support.real_model import SMOLLM2, needs_smollm2
+from support.terminal import printed
 
 from microgpt_trace import Model, init, save, train
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.document import to_text as to_json
-from microgpt_trace.render.grid import Grid, print_grid
-from microgpt_trace.render.patching import patch_document, print_patch
+from microgpt_trace.render.patching import patch_document, patch_sections
 from microgpt_trace.render.schemas import SCHEMAS
-from microgpt_trace.render.screen import to_text
+from microgpt_trace.render.sections import Grid, Section
 
 EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")
 
@@ -37,12 +37,6 @@ def folder(tmp_path_factory):
 
 def run(folder, *args, **options):
     return microgpt("patch", *args, cwd=folder, **options)
-
-
-def painted(paint, screen):
-    with screen.capture() as captured:
-        paint(screen)
-    return captured.get()
 
 
 def test_an_untrained_model_answers(folder):
@@ -121,7 +115,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
     values = [np.nan, np.inf, -np.inf, 12345.6, -0.001]
     cells = [replace(c, restored=v, difference=v) for c, v in zip(result.cells, values * 2, strict=True)]
     result = replace(result, cells=tuple(cells))
-    text = painted(lambda screen: print_patch(result, screen), to_text(80))
+    text = printed(patch_sections(result), 80)
     print(text)
     for said in ("NaN", " inf", "-inf", "1e+04", " 0.00"):
         assert said in text
@@ -131,7 +125,8 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
 
 def test_many_columns_stand_in_blocks_without_those_that_are_zero():
     rows = [("layer 0", [0.0] * 5 + [0.5] * 20 + [0.001] * 3)]
-    text = painted(lambda s: print_grid(Grid([("position", str)], range(28), rows), s), to_text(80))
+    grid = Grid([("position", list(map(str, range(28))))], range(28), rows)
+    text = printed([Section([grid])], 80)
     lines = text.splitlines()
     assert lines[0].split() == ["position", *map(str, range(5, 15))]
     assert "left out, 0.00 throughout: position 0-4, 25-27" in text

@@ -11,10 +11,11 @@ from rich.color import Color, ColorSystem
 from rich.style import Style
 from support.terminal import contrast, luminance
 
-from microgpt_trace.render.arrays import attention_matrices
-from microgpt_trace.render.grid import Grid, print_grid
-from microgpt_trace.render.heat import heat
-from microgpt_trace.render.screen import Screen
+from microgpt_trace.render.sections import AttentionMatrices, Grid
+from microgpt_trace.render.terminal.grids import print_grid
+from microgpt_trace.render.terminal.heat import heat
+from microgpt_trace.render.terminal.matrices import print_attention
+from microgpt_trace.render.terminal.screen import Screen
 
 SHARES = np.linspace(-1.2, 1.2, 241)
 
@@ -62,9 +63,9 @@ def weights(length, seed=0):
 
 
 def maps(screen):
-    attention_matrices(weights(5), ["BOS", *"emma"], screen)
+    print_attention(AttentionMatrices(weights(5), ["BOS", *"emma"]), screen)
     rows = [("layer 0", [0.0, 0.25, None, float("nan")]), ("layer 1", [1.0, -0.5, 12.5, 0.004])]
-    print_grid(Grid([("position", str)], range(4), rows), screen)
+    print_grid(Grid([("position", "0123")], range(4), rows), screen)
 
 
 def grounds(line):
@@ -112,5 +113,6 @@ def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(syst
 @pytest.mark.parametrize("system", [None, "truecolor"])
 def test_a_matrix_stays_within_the_screen_and_its_columns_in_line(length, width, system):
     labels = ["BOS", *("\\u3000" if i % 7 == 3 else "日" if i % 5 == 2 else "m" for i in range(length - 1))]
-    lines = painted(lambda screen: attention_matrices(weights(length)[:1], labels, screen), system, width)
+    block = AttentionMatrices(weights(length)[:1], labels)
+    lines = painted(lambda screen: print_attention(block, screen), system, width)
     assert max(line.cell_len for line in lines) <= width

@@ -6,7 +6,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from support.terminal import contrast
+from support.terminal import contrast, printed
 
 from microgpt_trace import init, trace
 from microgpt_trace.render.html import _COLORS
@@ -69,12 +69,8 @@ def test_every_colour_is_read_on_white_and_on_black():
 
 
 def test_the_page_has_the_text_of_the_terminal():
-    from microgpt_trace.render.screen import to_text
-    from microgpt_trace.render.terminal import print_sections
     from microgpt_trace.render.trace import trace_sections
 
-    run, screen = trace(init(), "emma"), to_text(110)
-    with screen.capture() as captured:
-        print_sections(trace_sections(run), screen)
+    run = trace(init(), "emma")
     page = unescape(re.sub(r"<[^>]*>", "", run._repr_html_()))
-    assert page.split() == captured.get().split()
+    assert page.split() == printed(trace_sections(run), 110).split()

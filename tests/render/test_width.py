@@ -8,13 +8,13 @@ from rich.cells import cell_len
 from support.commands import PARAMS, microgpt
 from support.foreign_dumps import write_dump
 from support.sweeps import some_of
+from support.terminal import printed
 
 from microgpt_trace import Config, Tokenizer, init, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.render.arrays import print_array
-from microgpt_trace.render.layout import print_table
-from microgpt_trace.render.screen import to_text, wrapped
-from microgpt_trace.render.sections import Column
+from microgpt_trace.render.arrays import array_section
+from microgpt_trace.render.sections import Column, Section, Table
+from microgpt_trace.render.terminal.screen import wrapped
 
 CHARS = " '日本語ǆabcdefghijklmnopqrstuvwxyz0123456789\u3000\x1b\U0001f642"
 WIDTHS = (80, 120)
@@ -136,24 +136,20 @@ def column(title, cell, **options):
 def test_columns_that_do_not_fit_come_below(width):
     figures = [column(f"figure {i}", "figure", right=True) for i in range(6)]
     columns = [column("name", "name", whole=True), *figures, column("text", "text", wrap=True)]
-    screen = to_text(width)
-    with screen.capture() as captured:
-        print_table(columns, [ROW, ROW], screen)
-    lines = captured.get().splitlines()
+    text = printed([Section([Table(columns, [ROW, ROW])])], width)
+    lines = text.splitlines()
     assert max(map(cell_len, lines)) <= max(width, len(ROW["name"]) + 2 + len(ROW["figure"]))
-    assert captured.get().count(ROW["figure"]) == 12
-    parts = captured.get().count("name ")
-    assert captured.get().count(ROW["name"]) == 2 * parts
-    assert captured.get().count("日") == 18
+    assert text.count(ROW["figure"]) == 12
+    parts = text.count("name ")
+    assert text.count(ROW["name"]) == 2 * parts
+    assert text.count("日") == 18
 
 
 @pytest.mark.parametrize("width", [31, 32, 33, 34, 35, 36, 37, 38, 80])
 def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma, width):
     """One column more would not: 4 characters of margin, and cells of 8."""
-    screen = to_text(width)
-    with screen.capture() as captured:
-        print_array("layer0.mlp.act", np.full((5, 64), -0.123), emma, ["BOS", *"emma"], screen)
-    lines = captured.get().splitlines()
+    values = np.full((5, 64), -0.123)
+    lines = printed([array_section("layer0.mlp.act", values, emma, ["BOS", *"emma"])], width).splitlines()
     assert not [line for line in lines if line.startswith("-")]  # what does not fit goes on in a line below
     assert width - 8 < max(cell_len(line) for line in lines if line.startswith("BOS")) <= width
 

@@ -1,6 +1,9 @@
-"""What a terminal would obey in a text, a text that has all of it, and how far two colours are apart."""
+"""Sections as a terminal has them, what it would obey in a text, and how far two colours are apart."""
 
 import re
+
+from microgpt_trace.render.terminal.printing import print_sections
+from microgpt_trace.render.terminal.screen import to_text
 
 # It writes to the clipboard, hides text, turns the reading direction, goes up a line, and is wrong markup.
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[8m\x9b2K\x90q\u202eevil\u2066\u200f[/][bold red]\\[/a]\x7f\x85\u2028"
@@ -8,6 +11,14 @@ EVIL += "\r\n\x1b[1A"
 STYLE = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes where there is a terminal
 BAR = re.compile(r"\x1b\[\?25[lh]|\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")  # and where it moves a progress bar
 HIDDEN = "\x1b[8m"  # no style of ours
+
+
+def printed(sections, width=100):
+    """What a screen so wide without colours has of them."""
+    screen = to_text(width)
+    with screen.capture() as captured:
+        print_sections(sections, screen)
+    return captured.get()
 
 
 def obeyed(text: str, terminal: bool) -> set[str]:

@@ -29,9 +29,9 @@ from microgpt_trace.microgpt.documents import Documents, default_data, held_out,
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.render.document import dump
-from microgpt_trace.render.dot_plot import dot_plot
-from microgpt_trace.render.screen import Screen, to_text
 from microgpt_trace.render.sections import DotPlot
+from microgpt_trace.render.terminal.dot_plot import dot_plot
+from microgpt_trace.render.terminal.screen import Screen, to_text
 from microgpt_trace.render.timeline import timeline_document
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before

@@ -8,6 +8,7 @@ from time import sleep
 import numpy as np
 import pytest
 from support.judges_decoder import softmax
+from support.terminal import printed
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load, trace
@@ -19,8 +20,6 @@ from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.document import to_json
-from microgpt_trace.render.screen import to_text
-from microgpt_trace.render.terminal import print_sections
 from microgpt_trace.render.trace import trace_sections
 from microgpt_trace.tracing import decoder_tracing
 
@@ -505,10 +504,9 @@ def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
 @pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
 def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
     monkeypatch.setattr(logits, "PART", part)
-    traced, screen = run(tiny, time=True), to_text()
-    with screen.capture() as captured:
-        print_sections(trace_sections(traced, verbose=True, overview=False), screen)
-    lines = [line for line in captured.get().splitlines() if "µs" in line]
+    traced = run(tiny, time=True)
+    text = printed(trace_sections(traced, verbose=True, overview=False))
+    lines = [line for line in text.splitlines() if "µs" in line]
     print(*lines[-3:], sep="\n")
     assert len(lines) == len(traced)
 

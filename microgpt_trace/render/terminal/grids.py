@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from ..sections import Grid
 from .heat import heat_cell
 from .screen import Screen
 
 MAX_BLOCKS = 8  # of columns, one below the other
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Numbers by row and column. `heads` are the lines above them: what a line tells, and its text for
-    a column; lines without any text are left out."""
-
-    heads: Sequence[tuple[str, Callable[[int], str]]]
-    columns: Sequence[int]
-    rows: Sequence[tuple[str, Sequence[float | None]]]
-
-
 def print_grid(grid: Grid, screen: Screen) -> None:
     """The grid as far as it is wide, the rest of it below. Where that takes more than one block,
     columns that are 0.00 throughout are left out."""
-    chosen = list(range(len(grid.columns)))
+    chosen = list(range(len(grid.numbers)))
     margin, widths = _widths(grid, screen)
     if margin + sum(widths) > screen.width:
         chosen = [n for n in chosen if any(_text(row[n]) != "0.00" for _, row in grid.rows)] or chosen
-    left_out = [grid.columns[n] for n in range(len(grid.columns)) if n not in set(chosen)]
+    left_out = [number for n, number in enumerate(grid.numbers) if n not in set(chosen)]
     blocks = _blocks(chosen, widths, screen.width - margin)
     for block in blocks[:MAX_BLOCKS]:
         _print_block(grid, block, widths, margin, screen)
@@ -50,8 +40,8 @@ def _widths(grid: Grid, screen: Screen) -> tuple[int, list[int]]:
         cell_len(label) for label in (*(h for h, _ in grid.heads), *(label for label, _ in grid.rows))
     )
     widths = []
-    for n, column in enumerate(grid.columns):
-        heads = [cell_len(screen.words(text(column))) for _, text in grid.heads]
+    for n in range(len(grid.numbers)):
+        heads = [cell_len(screen.words(texts[n])) for _, texts in grid.heads]
         numbers = [len(_text(row[n])) + 1 for _, row in grid.rows]  # a shade before each
         widths.append(2 + max(*heads, *numbers))
     return margin, widths
@@ -72,8 +62,8 @@ def _blocks(columns: Sequence[int], widths: Sequence[int], room: int) -> list[li
 def _print_block(
     grid: Grid, block: Sequence[int], widths: Sequence[int], margin: int, screen: Screen
 ) -> None:
-    for head, text in grid.heads:
-        texts = [screen.words(text(grid.columns[n])) for n in block]
+    for head, of_columns in grid.heads:
+        texts = [screen.words(of_columns[n]) for n in block]
         if any(texts):
             cells = "".join(" " * (widths[n] - cell_len(t)) + t for n, t in zip(block, texts, strict=True))
             screen.print(Text(f"{head:<{margin}}{cells}".rstrip(), "dim", no_wrap=True), crop=False)

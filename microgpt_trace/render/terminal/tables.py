@@ -13,12 +13,12 @@ from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
 from rich.style import Style
 
-from ..text.printable import on_one_line
-from .screen import Screen, wrapped
-from .sections import Bar, Cell, Column, Sparkline
+from ...text.printable import on_one_line
+from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline
+from .screen import Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
-NARROWEST_SPARK = 3  # characters: a shorter sparkline shows nothing
+WIDEST_SIGNED = 29  # characters of a bar to both sides
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
 
 
@@ -70,19 +70,14 @@ def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool
     return _width(_table(columns, rows, screen).natural) <= screen.width
 
 
-def natural_width(column: Column, rows: Sequence[Any], screen: Screen) -> int:
-    """The cells that a column takes where there is room for all of it."""
-    return max(map(cell_len, _texts(column, rows, screen)))
-
-
 def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _LaidOut:
     columns = [column for column in columns if column.from_width <= screen.width]
     texts = [[] if column.elastic else _texts(column, rows, screen) for column in columns]
     if elastic := [i for i, column in enumerate(columns) if column.elastic]:
         taken = sum(max(map(cell_len, fixed)) for fixed in texts if fixed)
         room = (screen.width - taken - GAP * (len(columns) - 1)) // len(elastic)
-        for i in elastic if room >= NARROWEST_SPARK else ():
-            texts[i] = _texts(columns[i], rows, screen, room)
+        for i in elastic:
+            texts[i] = _texts(columns[i], rows, screen, room) if room >= columns[i].elastic else []
         columns = [column for column, own in zip(columns, texts, strict=True) if own]
         texts = [own for own in texts if own]
     styles = [["dim"] * len(columns)]
@@ -93,15 +88,32 @@ def _table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> _L
 def _texts(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -> list[str]:
     """The title of a column and its cells, as the screen shows them."""
     title = screen.words(on_one_line(column.title))
-    return [title, *(_text(column.cell(row), screen, room) for row in rows)]
+    cells = [_text(column.cell(row), screen, room) for row in rows]
+    return [title, *_joined([title, *cells])[1:]]
 
 
-def _text(cell: Cell, screen: Screen, room: int = 0) -> str:
+def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
     if isinstance(cell, Bar):
         return screen.bar(cell.share, cell.width).ljust(cell.width)
+    if isinstance(cell, SignedBar):
+        return screen.signed_bar(cell.value, cell.scale, min(room, WIDEST_SIGNED))
     if isinstance(cell, Sparkline):
         return screen.sparkline(cell.values, room)
+    if isinstance(cell, ElementCell):
+        return ElementCell(*(screen.words(on_one_line(text)) for text in (cell.place, cell.value)))
     return screen.words(on_one_line(cell))
+
+
+def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
+    """Of a column of elements, each as one text of the width that they need."""
+    elements = [cell for cell in cells if isinstance(cell, ElementCell)]
+    places, values = (max((cell_len(e[i]) for e in elements), default=0) for i in (0, 1))
+    others = [cell_len(cell) for cell in cells if isinstance(cell, str)]
+    width = max([places + (GAP + values if values else 0), *others])
+    return [
+        cell if isinstance(cell, str) else cell.place + at_right(cell.value, width - cell_len(cell.place))
+        for cell in cells
+    ]
 
 
 def _width(widths: Sequence[int]) -> int:

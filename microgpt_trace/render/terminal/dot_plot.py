@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from math import isfinite, nan
 
+from ..sections import DotPlot
 from .screen import Screen
-from .sections import DotPlot
 
 
 def dot_plot(plot: DotPlot, screen: Screen, height: int = 8) -> list[str]:

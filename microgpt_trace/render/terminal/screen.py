@@ -5,7 +5,6 @@ Whatever is printed here may come from a file: a Screen spells out what a termin
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -14,16 +13,13 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
-from rich.markup import escape as escape_markup
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
-from ..text.printable import in_lines, on_one_line
+from ...text.printable import in_lines, on_one_line
 
-LABEL = 12  # cells of a token in a table
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -36,7 +32,7 @@ _ASCII = str.maketrans(
 
 
 class Screen(Console):
-    """A rich console that says what it can show. It takes text as it is; only `say` reads markup."""
+    """A rich console that says what it can show. It takes text as it is and reads no markup."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
@@ -65,10 +61,6 @@ class Screen(Console):
         """The text in characters that this terminal has, and none that it would obey."""
         text = in_lines(text)
         return text.translate(_ASCII) if self.ascii_only else text
-
-    def say(self, text: str = "", **options: Any) -> None:
-        """Print rich markup; user text in it must be escaped."""
-        self.print(self.words(text), markup=True, **options)
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
         """Print plain text, its further lines indented like the first one."""
@@ -100,6 +92,22 @@ class Screen(Console):
         edges = [i * len(values) // columns for i in range(columns + 1)] if columns else []
         return "".join(_mark(values[a:b], low, span, levels) for a, b in pairwise(edges))
 
+    def signed_bar(self, value: float | None, scale: float, width: int) -> str:
+        """A bar from the middle to the right for what is positive, to the left for what is negative, half the
+        width for `scale`; nothing where there is no value, ? for one that is not finite."""
+        if value is None:
+            return ""
+        half, middle = (width - 1) // 2, "|" if self.ascii_only else "│"
+        if not isfinite(value):
+            return " " * half + "?"
+        length = min(abs(value) / scale, 1.0) * half
+        if self.ascii_only:
+            bar = "#" * round(length)
+        else:
+            whole, rest = divmod(round(length * 2), 2)
+            bar = "█" * whole + ("▐" if value < 0 else "▌") * rest
+        return f"{bar[::-1]:>{half}}{middle}" if value < 0 else f"{' ' * half}{middle}{bar}"
+
     def shade(self, share: float) -> str:
         """One character, darker for a larger share of 1."""
         shades = " .:+#" if self.ascii_only else " ░▒▓█"
@@ -123,39 +131,6 @@ def to_text(width: int = 100) -> Screen:
     return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)
 
 
-def figure(value: float | None, digits: int = 2) -> str:
-    """A number for a table: two decimals where they say something, else an exponent."""
-    if value is None:
-        return "–"
-    if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
-        text = f"{value:.{digits}f}"
-        return text.lstrip("-") if float(text) == 0 else text
-    return f"{value:.1e}"
-
-
-def significant(value: float | None) -> str:
-    """A number with four significant digits, written out from 0.0001 to a million."""
-    if value is None:
-        return "–"
-    text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
-    return text.replace("nan", "NaN")
-
-
-def probability(p: float, digits: int = 4) -> str:
-    """A probability; a small one with an exponent, for it is not zero."""
-    return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits or p != p else f"{p:.1e}"
-
-
-def escape(text: str) -> str:
-    """Foreign text within markup, on one line."""
-    return escape_markup(on_one_line(text))
-
-
-def shorten(label: str) -> str:
-    """A token's text as far as a table has room for it."""
-    return label if cell_len(label) <= LABEL else f"{set_cell_size(label, LABEL - 1).rstrip()}…"
-
-
 _WORD = re.compile(r" +|(?:\[[^\[\]]{0,30}\]|[^ \[]|\[)+")
 
 
@@ -176,18 +151,3 @@ def wrapped(text: str, width: int) -> list[str]:
 def at_right(text: str, width: int) -> str:
     """The text at the right of so many cells of the screen."""
     return " " * (width - cell_len(text)) + text
-
-
-def ratio(value: float | None) -> str:
-    """A ratio with three significant digits."""
-    return f"{value:.3g}" if value is not None and math.isfinite(value) else "–"
-
-
-def labelled(pairs: Sequence[tuple[str, str]], screen: Screen) -> None:
-    """Lines "label  text", the labels in one column and the text wrapped beside it."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in pairs:
-        table.add_row(*(screen.words(on_one_line(cell)) for cell in (label, text)))
-    screen.print(table)

@@ -1,0 +1,1 @@
+"""Sections on a terminal. Knows not what they mean."""

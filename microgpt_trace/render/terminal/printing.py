@@ -1,0 +1,109 @@
+"""Prints sections, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from ...text.printable import on_one_line
+from ..sections import (
+    AttentionMatrices,
+    Block,
+    Copyable,
+    DotPlot,
+    Figures,
+    Grid,
+    Labelled,
+    Listing,
+    Section,
+    Table,
+    Words,
+)
+from .dot_plot import dot_plot
+from .screen import Screen
+from .tables import fits, print_table
+
+
+def print_sections(sections: Sequence[Section], screen: Screen) -> None:
+    """Sections one below the other, a blank line between two."""
+    for number, section in enumerate(sections):
+        if number:
+            screen.print()
+        if section.title:
+            aside = [(f"  {section.aside}", "dim")] * bool(section.aside)
+            screen.print(_text([(section.title, section.style), *aside], screen))
+        _print_blocks(section.blocks, screen)
+
+
+def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
+    for block in blocks:
+        if isinstance(block, Table):
+            if block.instead and not fits(block.columns, block.rows, screen):
+                _print_blocks(block.instead, screen)
+            else:
+                print_table(block.columns, block.rows, screen)
+        elif isinstance(block, Words):
+            if block.instead and _length(block, screen) > screen.width:
+                _print_blocks(block.instead, screen)
+            elif block.from_width <= screen.width:
+                _print_words(block, screen)
+        elif isinstance(block, Labelled):
+            _print_labelled(block, screen)
+        elif isinstance(block, Copyable):
+            label = (screen.words(block.label), "dim")
+            screen.print(Text.assemble(label, screen.words(block.line)), soft_wrap=True)
+        elif isinstance(block, DotPlot):
+            for line in dot_plot(block, screen):
+                screen.print(Text(line, no_wrap=True))
+        elif isinstance(block, Listing):
+            _print_listing(block, screen)
+        else:
+            _print_matrix(block, screen)
+
+
+def _print_matrix(block: AttentionMatrices | Grid | Figures, screen: Screen) -> None:
+    from .grids import print_grid  # what only matrices need costs 6 ms
+    from .matrices import print_attention, print_figures
+
+    if isinstance(block, AttentionMatrices):
+        print_attention(block, screen)
+    elif isinstance(block, Grid):
+        print_grid(block, screen)
+    else:
+        print_figures(block, screen)
+
+
+def _print_labelled(block: Labelled, screen: Screen) -> None:
+    """The labels in one column and the texts wrapped beside it."""
+    table = RichTable.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in block.pairs:
+        table.add_row(*(screen.words(on_one_line(cell)) for cell in (label, text)))
+    screen.print(table)
+
+
+def _print_listing(block: Listing, screen: Screen) -> None:
+    from rich.columns import Columns  # what only this needs
+
+    texts = [Text(screen.words(on_one_line(text)), style) for text, style in block.texts]
+    screen.print(Columns(texts, equal=True, column_first=False, padding=(0, 2)))
+
+
+def _length(words: Words, screen: Screen) -> int:
+    return words.indent + sum(cell_len(screen.words(on_one_line(text))) for text, _ in words.spans)
+
+
+def _print_words(words: Words, screen: Screen) -> None:
+    if len(words.spans) == 1:
+        ((text, style),) = words.spans
+        screen.tell(text, style, words.indent)
+    else:
+        screen.print(_text(words.spans, screen))
+
+
+def _text(spans: Sequence[tuple[str, str]], screen: Screen) -> Text:
+    return Text.assemble(*((screen.words(on_one_line(text)), style) for text, style in spans))

@@ -1,0 +1,116 @@
+"""What a row or a cell is said to be of: an event, a parameter or an element that the program knows."""
+
+import pytest
+from support.commands import microgpt
+from support.foreign_dumps import write_dump
+
+from microgpt_trace import init, load, save, trace
+from microgpt_trace.render.sections import ElementCell, Figures, Grid, Table
+from microgpt_trace.render.terminal import printing
+
+MICROGPT = (
+    "trace emma -v --backward --step --top-k 3",
+    "trace emma --ablate layer0.attn.head2",
+    "trace emma --validate",
+    "explain layer0.attn.scores[1,3,2] emma",
+    "explain probs[1,a] emma",
+    "explain layer0.mlp.act[3,5] emma --backward",
+    "attribute emma",
+    "patch emma emmy --target m --against y --sites *.residual --sites *.head* --sites embed.tok@2:5",
+    "patch --pairs pairs.txt --sites layer0.attn.head* --sites layer0.mlp.act@1:3",
+    "diff one.safetensors two.safetensors emma -v --positions all",
+    "diff one.safetensors two.safetensors emma",
+    "diff one.safetensors two.safetensors --weights",
+    "timeline t.jsonl",
+    "inspect",
+)
+DECODER = (
+    "trace qwen3 'Ann ran'",
+    "trace qwen3 'Ann ran' -v --generate 2",
+    "explain qwen3 layer1.mlp.hidden[2,5] 'Ann ran'",
+    "attribute qwen3 'Ann ran' --target A",
+    "patch qwen3 'Ann ran' 'Ann sat' --target A --against b",
+    "diagnose dump qwen3 'Ann ran' -v",
+    "diagnose dump qwen3 'Ann ran'",
+    "inspect qwen3",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    folder = tmp_path_factory.mktemp("place")
+    save(init(seed=1), folder / "one.safetensors")
+    save(init(seed=2), folder / "two.safetensors")
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    (folder / "qwen3").symlink_to(decoder_folder("qwen3"))
+    run = trace(load(folder / "qwen3"), "Ann ran", values=True)
+    write_dump(folder / "dump", {name: array * 1.01 for (_, name), array in run.arrays.items()}, "ours")
+    train = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
+    assert microgpt(train, cwd=folder).code == 0
+    return folder
+
+
+def blocks_of(sections):
+    """Every block, those that stand in for another where there is little room included."""
+    for section in sections:
+        for block in section.blocks:
+            yield block
+            yield from getattr(block, "instead", ())
+
+
+def named(block):
+    """What its rows and cells are said to be of."""
+    if isinstance(block, Grid):
+        yield from (name for row in block.about for name in row)
+    if isinstance(block, Table):
+        yield from map(block.about, block.rows) if block.about else ()
+        cells = (column.cell(row) for column in block.columns for row in block.rows)
+        yield from (cell.about for cell in cells if isinstance(cell, ElementCell))
+
+
+@pytest.fixture
+def shown(place, monkeypatch):
+    """The blocks that a command describes."""
+
+    def run(line):
+        found = []
+        monkeypatch.setattr(printing, "print_sections", lambda sections, screen: found.extend(sections))
+        assert microgpt(line, cwd=place).code in (0, 1)
+        return list(blocks_of(found))
+
+    return run
+
+
+@pytest.mark.parametrize("line", [*MICROGPT, *DECODER])
+def test_what_a_row_is_of_is_known(place, shown, line):
+    model = init() if line in MICROGPT else load(place / "qwen3")
+    known = {*model.hooks.specs, *model.config.shapes()}
+    names = {name for block in shown(line) for name in named(block) if name}
+    print(*sorted(names)[:12], sep="\n")
+    assert names
+    assert {name.partition("[")[0].partition("@")[0] for name in names} <= known
+
+
+def test_every_row_of_a_traces_events_names_it(shown):
+    model = init()
+    names = {name for block in shown("trace emma -v --backward --step") for name in named(block)}
+    assert names >= {*model.hooks.specs, *model.config.shapes()}
+
+
+def test_the_terms_of_a_sum_name_their_factors(shown):
+    table = next(block for block in shown("explain layer0.attn.q[3,5] emma") if isinstance(block, Table))
+    named_factors = {name for name in named(table) if name}
+    inputs, weights = (
+        {name for name in named_factors if name.startswith(start)}
+        for start in ("layer0.attn.n", "layer0.attn_wq")
+    )
+    assert len(inputs) == len(weights) == 16
+    assert inputs | weights == named_factors
+
+
+def test_an_array_has_a_name_for_each_row_and_column(shown):
+    for block in shown("trace emma --show wte --show layer0.attn.weights --show logits --backward"):
+        if isinstance(block, Figures):
+            assert block.values.shape[-2:] == (len(block.rows), len(block.columns))
+            assert block.row_count == len(block.rows)
