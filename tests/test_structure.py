@@ -54,7 +54,7 @@ LATE = {
     "readers.apr": "a vocabulary 13 ms, which many a file does without",
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
-    "render.schemas": "what a schema follows from 3 to 60 ms, which the others do without",
+    "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
     "render.terminal.printing": "matrices 9 ms where none is shown",
     "tracing.result": "a page 37 ms where there is no notebook",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..arrays.logit_difference import LogitDifference
 from ..text.brief import one_line
+from ..text.documented import in_document
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]
@@ -122,6 +123,8 @@ class AttributionResult:
     `roles` are empty for a single token, which has nothing to look back at.
     """
 
+    SCHEMA = "microgpt.attribution/1"
+
     model: str
     family: str
     text: str
@@ -139,6 +142,7 @@ class AttributionResult:
         return one_line(self, **about, mean_loss=self.mean_loss, ok=self.ok)
 
     @property
+    @in_document
     def ok(self) -> bool:
         """Every sum of parts is its logit; one that is not finite is not."""
         return all(s.holds is True for p in self.positions for s in (p.target, p.against))

@@ -99,13 +99,9 @@ attribute.epilog = (  # type: ignore[attr-defined]
 
 
 def _give(result: "AttributionResult", top: int, output: Output) -> None:
-    from ..render.attribution import attribution_document, attribution_sections
-    from ..render.document import to_text
+    from ..render.attribution import attribution_sections
 
     if output.as_json:
         for remark in result.notes:
             note(remark)
-    output.give(
-        lambda: to_text(attribution_document(result)),
-        lambda: attribution_sections(result, top=top),
-    )
+    output.give(result, lambda: attribution_sections(result, top=top))

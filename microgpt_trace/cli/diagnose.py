@@ -82,8 +82,8 @@ def diagnose(
     if output.as_json:
         refuse(given(context), ["verbose"], "--json")
     from ..diagnosis.dump import diagnose as diagnose_dump
-    from ..render.diagnosis import diagnosis_document, diagnosis_sections
-    from ..render.document import to_text
+    from ..render.diagnosis import diagnosis_sections
+    from ..render.documents.diagnosis import diagnosis_document
 
     opener = Opener(bare, apr, naming.names())
     recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
@@ -92,7 +92,7 @@ def diagnose(
         layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
     )  # fmt: skip
     output.give(
-        lambda: to_text(diagnosis_document(found)),
+        diagnosis_document(found),
         lambda: diagnosis_sections(found, verbose=judgement.verbose),
     )
     if not found.diagnosis.clean:

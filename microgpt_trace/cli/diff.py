@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
 from .command import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
-from .output import Output, put, put_schema, show
+from .output import Output, put, put_schema
 from .progress import progress
 from .sources import Naming, Opener, Tokens, refuse_idle
+
+if TYPE_CHECKING:
+    from ..comparison.differences import Comparison
+    from ..comparison.prompts import PromptsComparison
+    from ..comparison.weights import WeightsComparison
+    from ..render.sections import Section
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
 
@@ -202,15 +208,7 @@ def _compare(
     positions = positions_of(view.positions) or "all"
     with progress("event") as report:
         result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
-    if output.as_json:  # what the other would load takes 10 ms and more
-        from ..render.results import comparison_document, to_json
-
-        put([to_json(comparison_document(result))], output.target)
-    else:
-        from ..render.comparison import comparison_sections
-
-        options = {"verbose": view.verbose, "by_position": view.positions is not None}
-        show(comparison_sections(result, **options), output.target)
+    output.give(result, lambda: _comparison_sections(result, view))
     return result.agree
 
 
@@ -220,14 +218,7 @@ def _weights(sides: Sequence[Any], view: View, rtol: float | None, output: Outpu
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:
         result = compare_weights(a, b, names=view.layer or [], rtol=rtol, report=report)
-    if output.as_json:
-        from ..render.results import to_json, weights_document
-
-        put([to_json(weights_document(result))], output.target)
-    else:
-        from ..render.weights import weights_sections
-
-        show(weights_sections(result, verbose=view.verbose), output.target)
+    output.give(result, lambda: _weights_sections(result, view))
     return result.agree
 
 
@@ -236,16 +227,28 @@ def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], output: 
 
     a, b = _two_models(sides, "--prompts")
     with progress("prompt") as report:
-        results = list(diff_prompts(a, b, read_prompts(path), report, **options))
-    if output.as_json:
-        from ..render.results import prompts_document, to_json
+        result = diff_prompts(a, b, read_prompts(path), report, **options)
+    output.give(result, lambda: _prompts_sections(result))
+    return result.agree
 
-        put([to_json(prompts_document(a.origin, b.origin, results))], output.target)
-    else:
-        from ..render.prompts import prompts_sections
 
-        show(prompts_sections(results), output.target)
-    return all(result.agree for result in results)
+# What only a screen needs is loaded for it: 10 ms and more.
+def _comparison_sections(result: "Comparison", view: View) -> list["Section"]:
+    from ..render.comparison import comparison_sections
+
+    return comparison_sections(result, verbose=view.verbose, by_position=view.positions is not None)
+
+
+def _weights_sections(result: "WeightsComparison", view: View) -> list["Section"]:
+    from ..render.weights import weights_sections
+
+    return weights_sections(result, verbose=view.verbose)
+
+
+def _prompts_sections(result: "PromptsComparison") -> list["Section"]:
+    from ..render.prompts import prompts_sections
+
+    return prompts_sections(result)
 
 
 def _two_models(sides: Sequence[Any], option: str) -> tuple[Any, Any]:

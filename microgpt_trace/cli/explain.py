@@ -76,8 +76,7 @@ def explain(
         return
     path, element, text = _request(words)
     from ..explaining.explain import explain as explain_element
-    from ..render.document import to_text
-    from ..render.explanation import explanation_document, explanation_sections
+    from ..render.explanation import explanation_sections
 
     known = token_ids(tokens)
     loaded = model_from(path, seed, bare, apr)
@@ -93,10 +92,7 @@ def explain(
     def again(name: str, gradient: bool) -> str:
         return _command(before, name, text, said, apr.settings or [], gradient)
 
-    output.give(
-        lambda: to_text(explanation_document(found)),
-        lambda: explanation_sections(found, again),
-    )
+    output.give(found, lambda: explanation_sections(found, again))
     if not found.holds:
         raise typer.Exit(1)
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, RunError
-from ..render.document import dump, event_record
+from ..render.documents.trace import event_record
+from ..render.documents.writing import dump
 from ..text.json_text import from_json
 from ..timeline.log import BEGINNING, LOG_SCHEMA, LONGEST
 from ..tracing.microgpt_tracing import update_events

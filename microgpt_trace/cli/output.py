@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
+from ..render.documents.schemas import schema_of_document
+from ..render.documents.writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from .options import Json, Out, schema_option
 from .streams import drop_output
@@ -37,10 +39,10 @@ class Output:
         """Raises InputError where the file is there already, or cannot be written."""
         out_file(self.out)
 
-    def give(self, document: Callable[[], str], sections: Callable[[], Sequence["Section"]]) -> None:
-        """Write the one or show the other, as was asked for."""
+    def give(self, result: Any, sections: Callable[[], Sequence["Section"]]) -> None:
+        """Write the document of a result or show its sections, as was asked for."""
         if self.as_json:
-            put([document()], self.target)
+            put([result_json(result)], self.target)
         else:
             show(sections(), self.target)
 
@@ -82,11 +84,8 @@ def out_file(out: Path | None) -> Path | None:
 
 
 def put_schema(name: str, out: Path | None) -> None:
-    """Write the JSON Schema of a kind of document, one of render.schemas.SCHEMAS."""
-    from ..render.document import dump
-    from ..render.schemas import SCHEMAS
-
-    put([dump(SCHEMAS[name](), indent=2) + "\n"], out)
+    """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS."""
+    put([dump(schema_of_document(name), indent=2) + "\n"], out)
 
 
 def note(text: str) -> None:

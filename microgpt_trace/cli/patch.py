@@ -131,21 +131,19 @@ def _counted(count: int) -> str:
 
 def _one(model: "LanguageModel", texts: Sequence[str], options: dict[str, Any], output: Output) -> bool:
     from ..patching.patch import patch as patch_texts
-    from ..render.document import to_text
-    from ..render.patching import patch_document, patch_sections
+    from ..render.patching import patch_sections
 
     with progress("layer") as report:
         result = patch_texts(model, *texts, **options, report=report)
-    output.give(lambda: to_text(patch_document(result)), lambda: patch_sections(result))
+    output.give(result, lambda: patch_sections(result))
     return result.ok
 
 
 def _many(model: "LanguageModel", pairs: Path, options: dict[str, Any], output: Output) -> bool:
     from ..patching.pairs import patch_pairs, read_pairs
-    from ..render.document import to_text
-    from ..render.patching import pairs_document, pairs_sections
+    from ..render.patching import pairs_sections
 
     with progress("pair") as report:
         result = patch_pairs(model, read_pairs(pairs), **options, report=report)
-    output.give(lambda: to_text(pairs_document(result)), lambda: pairs_sections(result))
+    output.give(result, lambda: pairs_sections(result))
     return result.ok

@@ -74,15 +74,16 @@ def _save(result: Trace, model: LanguageModel, request: Request, layers: list[in
 
 
 def _write_json(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
-    from ..render.document import to_json, to_json_lines
+    from ..render.documents.trace import trace_json, trace_json_lines
 
     shown, written = request.shown, request.written
     for text in result.input.notes:
         note(text)
     if written.values and not (shown.layer or shown.verbose):
         note(f"the JSON has the values of {kept(result, model, request, layers, 'has')}")
-    lines = to_json_lines(result, written.values) if written.as_jsonl else [to_json(result, written.values)]
-    put(lines, written.target)
+    values = written.values
+    pieces = trace_json_lines(result, values) if written.as_jsonl else [trace_json(result, values)]
+    put(pieces, written.target)
 
 
 def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:

@@ -37,15 +37,12 @@ def timeline(
         return
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
-    from ..render.document import to_text
-    from ..render.timeline import timeline_document, timeline_sections
+    from ..render.timeline import timeline_sections
+    from ..timeline.curves import selected
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    output.give(
-        lambda: to_text(timeline_document(found, event or [])),
-        lambda: timeline_sections(found, event or []),
-    )
+    output.give(selected(found, event or []), lambda: timeline_sections(found, event or []))
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
+from ..render.documents.writing import result_json
 from .command import refuse
 from .output import put, show
 from .progress import progress
@@ -33,15 +34,14 @@ def run_validation(
     model: LanguageModel, request: Request, text: str | None, tokens: list[int] | None
 ) -> None:
     """Validate and show the verdicts; exit 1 where an event failed."""
-    from ..render.document import to_text
-    from ..render.validation import validation_document, validation_sections
+    from ..render.validation import validation_sections
     from ..tracing.validation import validate
 
     shown, written = request.shown, request.written
     with progress("layer") as report:
         found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
     if written.as_json:
-        put([to_text(validation_document(found))], written.target)
+        put([result_json(found)], written.target)
     else:
         show(validation_sections(found, verbose=shown.verbose), written.target)
     if not found.ok:

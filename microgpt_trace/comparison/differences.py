@@ -12,11 +12,10 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
+from ..text.documented import in_document
 from .bands import BandMeasure, Tolerance
 from .compared_runs import Unpaired
 from .row_differences import RowDifferences
-
-DIFF_SCHEMA = "microgpt.diff/1"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -122,6 +121,8 @@ class Comparison:
     events of the pass (of either recording, where there is no model) that were not compared at all.
     """
 
+    SCHEMA = "microgpt.diff/1"
+
     a: SideSummary
     b: SideSummary
     tokens: tuple[int, ...] | None
@@ -144,11 +145,13 @@ class Comparison:
         return one_line(self, **about, events=len(self.events))
 
     @property
+    @in_document
     def agree(self) -> bool:
         """Every event that was compared lies within its band."""
         return self.first is None
 
     @property
+    @in_document
     def same(self) -> bool:
         """They agree, and nothing of the pass was left out."""
         return self.agree and self.complete

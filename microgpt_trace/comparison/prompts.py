@@ -12,10 +12,9 @@ from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
 from ..foreign_files import read_text
 from ..text.brief import one_line
+from ..text.documented import in_document
 from ..text.json_text import OutOfBounds, from_json
 from .diff import diff
-
-PROMPTS_SCHEMA = "microgpt.prompts/1"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -42,6 +41,31 @@ class PromptComparison:
     max_kl: float
 
     __repr__ = one_line
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PromptsComparison:
+    """What many prompts showed of two models."""
+
+    SCHEMA = "microgpt.prompts/1"
+
+    a: str
+    b: str
+    prompts: tuple[PromptComparison, ...]
+
+    __repr__ = one_line
+
+    @property
+    @in_document
+    def agree(self) -> bool:
+        """Every prompt does."""
+        return all(prompt.agree for prompt in self.prompts)
+
+    @property
+    @in_document
+    def same(self) -> bool:
+        """Every prompt is."""
+        return all(prompt.same for prompt in self.prompts)
 
 
 def read_prompts(path: Path) -> list[str | list[int]]:
@@ -81,9 +105,16 @@ def diff_prompts(
     prompts: Sequence[str | list[int]],
     report: Report = unreported,
     **options: Any,
-) -> Iterator[PromptComparison]:
+) -> PromptsComparison:
     """Compare two models on every prompt; `options` are those of `diff`. Raises InputError, saying which
     prompt it is that does not fit."""
+    return PromptsComparison(a.origin, b.origin, tuple(_compared(a, b, prompts, report, options)))
+
+
+def _compared(
+    a: LanguageModel, b: LanguageModel, prompts: Sequence[str | list[int]], report: Report,
+    options: dict[str, Any],
+) -> Iterator[PromptComparison]:  # fmt: skip
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))
         said: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}

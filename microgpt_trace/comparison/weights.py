@@ -81,6 +81,8 @@ class WeightsComparison:
     lacks; `worst` names the row that is furthest off, of those that do not hold if there are any.
     """
 
+    SCHEMA = "microgpt.weights/1"
+
     a: str
     b: str
     factor: float

@@ -20,6 +20,7 @@ from ..arrays.threads import one_blas_thread
 from ..dumps.recorded import Fitted
 from ..errors import InputError
 from ..text.brief import one_line
+from ..text.documented import in_document
 from .evaluation import Evaluation
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
@@ -93,6 +94,7 @@ class Diagnosis:
     __repr__ = one_line
 
     @property
+    @in_document
     def clean(self) -> bool:
         """No operation that was judged is wrong, and the tokens are those of the text where one is known."""
         return not self.wrong and not self.findings

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture.steps import Factor, Pass, Step, Use, element_name
 from ..text.brief import one_line
-
-EXPLANATION_SCHEMA = "microgpt.explanation/1"
+from ..text.documented import in_document
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -19,6 +18,8 @@ class Explanation:
     `traced` is what the run had. They agree if `deviation` is at most `tolerance`, which is what
     rounding explains.
     """
+
+    SCHEMA = "microgpt.explanation/1"
 
     name: str
     index: tuple[int, ...]
@@ -43,6 +44,7 @@ class Explanation:
         return one_line(self, **about, traced=self.traced, holds=self.holds)
 
     @property
+    @in_document
     def element(self) -> str:
         """As one asks for it: "layer0.attn.q[3,4]" """
         return element_name(self.name, self.index)

@@ -15,9 +15,6 @@ from ..arrays.logit_difference import LogitDifference
 from ..text.brief import one_line
 from ..tracing.findings import Check
 
-PATCH_SCHEMA = "microgpt.patch/1"
-PAIRS_SCHEMA = "microgpt.patch_pairs/1"
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Spot:
@@ -92,6 +89,8 @@ class PatchedPair:
 class PatchResult(PatchedPair):
     """Every site's share of the difference between the two runs: 0 is the corrupted, 1 the clean one."""
 
+    SCHEMA = "microgpt.patch/1"
+
     model: str
     cells: tuple[Patched, ...]
 
@@ -107,6 +106,8 @@ class PatchResult(PatchedPair):
 @dataclass(frozen=True, repr=False)
 class PairsResult:
     """The same sites over several pairs."""
+
+    SCHEMA = "microgpt.patch_pairs/1"
 
     model: str
     pairs: tuple[PatchedPair, ...]

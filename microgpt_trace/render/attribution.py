@@ -19,12 +19,10 @@ from ..attribution.results import (
 from ..text.printable import shown_token
 from ..text.wording import counted
 from .comparison import tokens_line
-from .document import plain
 from .numbers import figure, probability, signed
 from .sections import Block, Column, Labelled, Section, SignedBar, Table, Words, words
 from .token_labels import token_label
 
-ATTRIBUTION_SCHEMA = "microgpt.attribution/1"
 ROLE_WORDS = {
     "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",
 }  # fmt: skip
@@ -234,8 +232,3 @@ def _share(value: float | None) -> str:
 
 def _p(one: LogitSum) -> str:
     return probability(one.p).replace("nan", "NaN")
-
-
-def attribution_document(result: AttributionResult) -> dict[str, Any]:
-    """An attribution as plain data."""
-    return {"schema": ATTRIBUTION_SCHEMA, "ok": result.ok, **plain(result)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Scores
@@ -14,10 +13,7 @@ from ..diagnosis.judging import OperationResult
 from ..text.printable import shown_token
 from ..text.wording import abridged
 from .comparison import MAX_LISTED, both, error, of_all_layers, tokens_line, unpaired_sections
-from .document import plain
 from .sections import Column, Labelled, Section, Table, Words, indented, words
-
-DIAGNOSIS_SCHEMA = "microgpt.diagnosis/1"
 
 
 def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
@@ -188,16 +184,3 @@ def _untested(diagnosis: Diagnosis) -> list[Section]:
         for reason, names in by_reason.items()
     ]
     return [Section(lines, "Not judged")] if lines else []
-
-
-def diagnosis_document(found: DumpDiagnosis) -> dict[str, Any]:
-    """A diagnosis as plain data."""
-    dump, diagnosis = found.dump, found.diagnosis
-    return {
-        "schema": DIAGNOSIS_SCHEMA,
-        "clean": diagnosis.clean,
-        "dump": {"origin": dump.origin, "kind": dump.kind, "notes": dump.notes},
-        "model": found.model,
-        **plain(diagnosis),
-        "unpaired": plain(dump.unpaired),
-    }

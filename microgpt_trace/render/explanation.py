@@ -9,8 +9,7 @@ from typing import Any
 
 from ..architecture.plan import kind_of
 from ..architecture.steps import Factor, Step, Term, Use
-from ..explaining.explanation import EXPLANATION_SCHEMA, Explanation
-from .document import plain
+from ..explaining.explanation import Explanation
 from .sections import Block, Cell, Column, Copyable, ElementCell, Section, Table, Words, indented, words
 
 _X = re.compile(r"\bx\b")
@@ -244,8 +243,3 @@ _NO_USE = {"forward": "nothing reads it in this run", "backward": "no other grad
 def _how(use: Use) -> str:
     many = use.count > 1 and use.adds is not None
     return f"largest of {use.count:,}: {use.words}" if many else use.words
-
-
-def explanation_document(found: Explanation) -> dict[str, Any]:
-    """An explanation as plain data."""
-    return {"schema": EXPLANATION_SCHEMA, "element": found.element, **plain(found)}

@@ -12,7 +12,7 @@ from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
 from ..decoder.stored_weights import Listed
 from ..microgpt.model import Model
-from .document import to_text
+from .documents.writing import to_text
 from .numbers import figure, significant
 from .sections import Column, Labelled, Section, Table, Words, words
 from .trace_header import model_facts

@@ -9,8 +9,6 @@ from typing import Any
 from ..architecture.catalogue import leaving_kinds
 from ..arrays.logit_difference import LogitDifference
 from ..patching.results import (
-    PAIRS_SCHEMA,
-    PATCH_SCHEMA,
     MeanPatched,
     PairsResult,
     Patched,
@@ -25,7 +23,6 @@ from ..patching.results import (
 )
 from ..text.printable import shown_token
 from ..text.wording import counted
-from .document import plain
 from .numbers import probability
 from .sections import Bar, Column, Grid, Labelled, Section, Table, Words, words
 from .token_labels import token_label
@@ -58,16 +55,6 @@ def pairs_sections(result: PairsResult) -> list[Section]:
     if count > 1:
         sections += _tables(result.cells, "Spread over the pairs (std)", _spread, heads, told=False)
     return [*sections, *_parts(result.cells, _MEAN_PART), _check(result.pairs)]
-
-
-def patch_document(result: PatchResult) -> dict[str, Any]:
-    """The result as plain data."""
-    return {"schema": PATCH_SCHEMA, **plain(result)}
-
-
-def pairs_document(result: PairsResult) -> dict[str, Any]:
-    """The result over several pairs as plain data."""
-    return {"schema": PAIRS_SCHEMA, **plain(result)}
 
 
 def _restored(cell: Patched) -> float | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..comparison.prompts import PromptComparison
+from ..comparison.prompts import PromptComparison, PromptsComparison
 from ..text.wording import counted
 from .comparison import WIDE, error
 from .sections import Column, Section, Table, Words, words
 
 
-def prompts_sections(results: Sequence[PromptComparison]) -> list[Section]:
+def prompts_sections(found: PromptsComparison) -> list[Section]:
     """A row per prompt, then the verdict over all."""
+    results = found.prompts
     columns = [
         Column("", lambda r: "" if r.agree else "✗", style=lambda r: "red", whole=True),
         Column("prompt", lambda r: r.text, wrap=True),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import isfinite
-from typing import Any
 
 from ..text.printable import shown_token
 from ..text.wording import counted
-from ..timeline.curves import TIMELINE_SCHEMA, LayerUnits, PositionCurve, Timeline, selected
+from ..timeline.curves import LayerUnits, PositionCurve, Timeline, selected
 from .curves import (
     CurveColumn,
     curve_sections,
@@ -19,16 +18,10 @@ from .curves import (
     number_text,
     percent_text,
 )
-from .document import plain
 from .numbers import probability
 from .sections import Block, Column, Labelled, Section, Table, Words, indented, name_of, words
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
-
-
-def timeline_document(timeline: Timeline, names: Sequence[str]) -> dict[str, Any]:
-    """The timeline as plain data, with the events and parameters that `selected` gives."""
-    return {"schema": TIMELINE_SCHEMA, **plain(selected(timeline, names))}
 
 
 def timeline_sections(timeline: Timeline, names: Sequence[str]) -> list[Section]:

@@ -9,11 +9,9 @@ from typing import Any
 from ..architecture.plan import kind_of
 from ..text.wording import counted
 from ..tracing.validation import Validation, Verdict
-from .document import plain
 from .numbers import ratio
 from .sections import Column, Section, Table, Words, words
 
-VALIDATION_SCHEMA = "microgpt.validation/1"
 _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 
 
@@ -101,8 +99,3 @@ def _exceptions(found: Validation) -> Iterator[Words]:
     for (_, kind), verdicts in said.items():
         more = f" (and {len(verdicts) - 1} more of its kind)" if len(verdicts) > 1 else ""
         yield words(f"{kind}: {verdicts[0].name}{more}: {verdicts[0].reason}", _STYLES[kind])
-
-
-def validation_document(found: Validation) -> dict[str, Any]:
-    """A validation as plain data."""
-    return {"schema": VALIDATION_SCHEMA, "ok": found.ok, **plain(found)}

@@ -17,7 +17,6 @@ from ..microgpt.passes import event_specs
 from ..text.brief import one_line
 
 _LAYER = re.compile(r"^layer[0-9]+\.")
-TIMELINE_SCHEMA = "microgpt.timeline/1"
 Curve = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
 
@@ -141,6 +140,8 @@ class TrainingPlan:
 class Timeline:
     """Everything a log tells, by traced step. `absent` says what it does not tell and why, `notes` what
     is odd about the file."""
+
+    SCHEMA = "microgpt.timeline/1"
 
     log: str
     watched: str

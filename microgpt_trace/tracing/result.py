@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..text.brief import one_line
+from ..text.documented import in_document
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"
@@ -65,11 +66,13 @@ class ParameterRow:
     __repr__ = one_line
 
     @property
+    @in_document
     def gradient_ratio(self) -> float | None:
         """|gradient| / |weight|, None where an element of either is not finite"""
         return self._ratio(self.gradient_l2, self.gradient_nonfinite)
 
     @property
+    @in_document
     def update_ratio(self) -> float | None:
         """|update| / |weight|, None where an element of either is not finite"""
         return self._ratio(self.update_l2, self.update_nonfinite)
@@ -208,20 +211,20 @@ class Trace:
 
     model: dict[str, Any]
     input: TraceInput
-    events: tuple[TraceEvent, ...]
-    predictions: tuple[Prediction, ...]
     loss: float | None
     chance_loss: float
-    checks: tuple[Check, ...]
+    events: tuple[TraceEvent, ...]
+    predictions: tuple[Prediction, ...]
     insights: tuple[Insight, ...]
-    parameters: tuple[ParameterRow, ...] = ()
-    step: StepSummary | None = None
+    checks: tuple[Check, ...]
     layers: tuple[LayerRow, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
     lens: tuple[LensRow, ...] = ()
     generation: tuple[GeneratedToken, ...] = ()
     generation_end: str = ""  # why a continuation ended before it had all its tokens
+    parameters: tuple[ParameterRow, ...] = ()
     intervened: Intervened | None = None
+    step: StepSummary | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
 

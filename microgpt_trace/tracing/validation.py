@@ -23,6 +23,7 @@ from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
 from ..text.brief import one_line
+from ..text.documented import in_document
 from .result import Trace
 from .trace import trace
 from .validation_edges import Edge, Watch
@@ -50,6 +51,8 @@ class Verdict:
 class Validation:
     """The verdicts on all events of one run."""
 
+    SCHEMA = "microgpt.validation/1"
+
     model: str
     text: str
     tokens: tuple[int, ...]
@@ -59,6 +62,7 @@ class Validation:
     __repr__ = one_line
 
     @property
+    @in_document
     def ok(self) -> bool:
         """No event failed."""
         return all(verdict.verdict != "failed" for verdict in self.verdicts)

@@ -10,7 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from microgpt_trace.render.schemas import SCHEMAS
+from microgpt_trace.render.documents.schemas import DOCUMENTS, schema_of_document
 
 LARGEST = 60_000  # characters of a document that is held against its schema: arrays take 5 s a megabyte
 LINE = "microgpt.trace/1/line"
@@ -33,8 +33,8 @@ def wrong_in(text: str, is_line: bool = False) -> Iterator[str]:
 @cache
 def validators() -> dict[str, Any]:
     """Of each schema's id the validator."""
-    schemas = [make() for make in SCHEMAS.values()]
-    return {schema["$id"]: Draft202012Validator(schema) for schema in schemas}
+    schemas = map(schema_of_document, DOCUMENTS)
+    return {known["$id"]: Draft202012Validator(known) for known in schemas}
 
 
 def _no_constant(name: str) -> None:

@@ -12,7 +12,7 @@ from support.tiny_models import CASES, random_weights, write_folder
 
 from microgpt_trace import init
 from microgpt_trace.explaining.explain import explain
-from microgpt_trace.explaining.explanation import EXPLANATION_SCHEMA
+from microgpt_trace.explaining.explanation import Explanation
 from microgpt_trace.render.explanation import explanation_sections
 
 explaining = import_module("microgpt_trace.explaining.explain")
@@ -98,7 +98,7 @@ def test_the_document_fits_its_schema(folder, args):
     if None in args:
         args = (folder, args[0], "--tokens", "17,3,44,3,60")
     document = valid(said(*args, "--json", "--terms", "3"), "explain")
-    assert document["schema"] == EXPLANATION_SCHEMA
+    assert document["schema"] == Explanation.SCHEMA
     assert document["holds"] is True
     assert all(len(step["terms"]) <= 3 for step in document["steps"])
 

@@ -13,9 +13,9 @@ from support.terminal import printed
 
 from microgpt_trace import Model, init, save, train
 from microgpt_trace.patching.patch import patch
-from microgpt_trace.render.document import to_text as to_json
-from microgpt_trace.render.patching import patch_document, patch_sections
-from microgpt_trace.render.schemas import SCHEMAS
+from microgpt_trace.render.documents.schemas import schema_of_document
+from microgpt_trace.render.documents.writing import result_json
+from microgpt_trace.render.patching import patch_sections
 from microgpt_trace.render.sections import Grid, Section
 
 EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")
@@ -90,7 +90,7 @@ def test_documents_fit_their_schemas(folder, kind, args):
     asked = ("--pairs", folder / "pairs") if kind == "patch_pairs" else ()
     document = valid(done.out, "patch", *asked)
     assert document["schema"] == f"microgpt.{kind}/1"
-    assert json.loads(run(folder, *asked, "--schema").out) == SCHEMAS[kind]()
+    assert json.loads(run(folder, *asked, "--schema").out) == schema_of_document(kind)
     assert len(document["cells"]) == 5 + 4 + 1
     assert document["cells"][-1]["site"] == "layer0.attn.v@-1:0-3"
 
@@ -102,7 +102,7 @@ def test_the_document_tells_what_the_library_computes(folder, tmp_path):
     assert done.out == ""
     document = json.loads((tmp_path / "p.json").read_text())
     result = patch(init(), "emma", "emmy", target="m", against="y")
-    assert document == json.loads(to_json(patch_document(result)))
+    assert document == json.loads(result_json(result))
     assert document["contrast"]["target_label"] == "m"
     assert document["clean"]["labels"] == ["BOS", "e", "m", "m", "a"]
     refused(run(folder, "emma", "emmy", "--out", tmp_path / "p.json"), "p.json")
@@ -119,7 +119,7 @@ def test_values_that_are_not_finite_are_shown_and_serialised():
     print(text)
     for said in ("NaN", " inf", "-inf", "1e+04", " 0.00"):
         assert said in text
-    document = valid(to_json(patch_document(result)), "patch")
+    document = valid(result_json(result), "patch")
     assert document["cells"][0]["restored"] == "NaN"
 
 

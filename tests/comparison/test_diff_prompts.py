@@ -27,15 +27,15 @@ def test_prompts_that_cannot_be_read(tmp_path, content, words):
 def test_every_prompt_is_compared(llama):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: -value, "logits"):
-        found = list(diff_prompts(a, b, [[1, 2, 3], "abc"]))
+        found = diff_prompts(a, b, [[1, 2, 3], "abc"]).prompts
     assert [(r.first, r.same) for r in found] == [("logits", False)] * 2
     assert [r.tokens for r in found] == [3, 3]
-    assert all(r.same for r in diff_prompts(a, b, [[1, 2, 3]]))
+    assert diff_prompts(a, b, [[1, 2, 3]]).same
 
 
 def test_a_prompt_that_does_not_fit_is_named(llama):
     with pytest.raises(InputError, match="prompt 2: "):
-        list(diff_prompts(*llama, [[1, 2], [999]]))
+        diff_prompts(*llama, [[1, 2], [999]])
 
 
 def test_a_mark_at_the_beginning_and_odd_separators_end_no_prompt(tmp_path):

@@ -9,7 +9,7 @@ from support.dump_writing import left, names_of, refused
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.document import to_json, to_json_lines
+from microgpt_trace.render.documents.trace import trace_json, trace_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def trace(decoder_folder):
 
 def test_a_document_has_statistics(trace, tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(to_json(trace))
+    path.write_text(trace_json(trace))
     recording = open_recording(path)
     assert is_recording(path)
     assert not recording.tensors
@@ -30,7 +30,7 @@ def test_a_document_has_statistics(trace, tmp_path):
 
 def test_a_document_with_values_has_arrays(trace, tmp_path):
     path = tmp_path / "a.json"
-    path.write_text(to_json(trace, values=True))
+    path.write_text(trace_json(trace, values=True))
     recording = open_recording(path)
     assert set(recording.tensors) == set(recording.statistics)
     for name, tensor in recording.tensors.items():
@@ -47,7 +47,7 @@ def test_numbers_that_json_lacks_come_back(emma, tmp_path):
 
     with np.errstate(all="ignore"), emma.hooks.subscribe(spoil, "layer0.attn.out"):
         trace = microgpt_trace.trace(emma, "emma")
-    (tmp_path / "a.json").write_text(to_json(trace, values=True))
+    (tmp_path / "a.json").write_text(trace_json(trace, values=True))
     recording = open_recording(tmp_path / "a.json")
     np.testing.assert_array_equal(recording.tensors["layer0.attn.out"].read(), trace["layer0.attn.out"])
     assert recording.statistics["layer0.attn.out"].stats.nan_count == 1
@@ -55,7 +55,7 @@ def test_numbers_that_json_lacks_come_back(emma, tmp_path):
 
 def test_gradients_of_a_document_are_left_out(emma, tmp_path):
     trace = microgpt_trace.trace(emma, "emma", backward=True)
-    (tmp_path / "a.json").write_text(to_json(trace, values=True))
+    (tmp_path / "a.json").write_text(trace_json(trace, values=True))
     recording = open_recording(tmp_path / "a.json")
     forward = {event.name: event for event in trace if event.phase == "forward"}
     assert recording.statistics == forward
@@ -67,7 +67,7 @@ def test_gradients_of_a_document_are_left_out(emma, tmp_path):
     "name", ["foo", "layerX.attn.q", "layer#.attn.q", "layer00.attn.q", "embed.foo", "layer0.foo", "", "a\nb"]
 )
 def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
-    document = json.loads(to_json(trace, values=values))
+    document = json.loads(trace_json(trace, values=values))
     document["events"][1]["name"] = name
     (tmp_path / "a.json").write_text(json.dumps(document))
     recording = open_recording(tmp_path / "a.json")
@@ -79,7 +79,7 @@ def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
 
 
 def test_statistics_alone_cannot_be_read(trace, tmp_path):
-    document = json.loads(to_json(trace))
+    document = json.loads(trace_json(trace))
     document["events"][1]["name"] = "foo"
     (tmp_path / "a.json").write_text(json.dumps(document))
     with pytest.raises(InputError, match=r"a\.json: foo: there are statistics and no values"):
@@ -87,13 +87,13 @@ def test_statistics_alone_cannot_be_read(trace, tmp_path):
 
 
 def test_a_document_of_lines_is_refused_by_name(trace, tmp_path):
-    (tmp_path / "a.jsonl").write_text("".join(to_json_lines(trace)))
+    (tmp_path / "a.jsonl").write_text("".join(trace_json_lines(trace)))
     assert is_recording(tmp_path / "a.jsonl")
     refused(tmp_path / "a.jsonl", "--json", "--jsonl")
 
 
 def test_a_map_is_not_for_a_document(trace, tmp_path):
-    (tmp_path / "a.json").write_text(to_json(trace))
+    (tmp_path / "a.json").write_text(trace_json(trace))
     refused(tmp_path / "a.json", "no map", names=names_of(("logits", "x")), kind=InputError)
     refused(tmp_path / "a.json", "tokens", names=names_of(tokens=(1,)), kind=InputError)
     assert open_recording(tmp_path / "a.json", names_of(tokens=(3, 1, 4, 1))).tokens == (3, 1, 4, 1)
@@ -130,7 +130,7 @@ CHANGES = [
     ("word", "change"), CHANGES, ids=[f"{i}-{word}" for i, (word, _) in enumerate(CHANGES)]
 )
 def test_a_document_that_is_wrong_is_refused(trace, tmp_path, word, change):
-    document = json.loads(to_json(trace))
+    document = json.loads(trace_json(trace))
     change(document)
     (tmp_path / "a.json").write_text(json.dumps(document))
     refused(tmp_path / "a.json", word)
@@ -138,7 +138,7 @@ def test_a_document_that_is_wrong_is_refused(trace, tmp_path, word, change):
 
 def with_statistics(trace, path, **changed):
     """A document whose second event has other statistics, and the event's name."""
-    document = json.loads(to_json(trace))
+    document = json.loads(trace_json(trace))
     document["events"][1]["stats"] |= changed
     path.write_text(json.dumps(document))
     return document["events"][1]["name"]

@@ -8,7 +8,7 @@ from support.tiny_models import TOKENS
 from microgpt_trace import trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.arrays_file import save_arrays
-from microgpt_trace.render.document import to_json as trace_to_json
+from microgpt_trace.render.documents.trace import trace_json
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")
 KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # of generic faults
@@ -48,5 +48,5 @@ def saved(model, path, change=None, at=None, **options):
 def document(model, path, values, **options):
     names = ["*"]
     found = trace(model, values=values, names=names, **reads(model), **options)
-    path.write_text(trace_to_json(found, values), encoding="utf-8")
+    path.write_text(trace_json(found, values), encoding="utf-8")
     return path

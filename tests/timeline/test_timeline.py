@@ -28,11 +28,10 @@ from microgpt_trace.cli.log import TrainingLog
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
-from microgpt_trace.render.document import dump
+from microgpt_trace.render.documents.writing import dump, plain
 from microgpt_trace.render.sections import DotPlot
 from microgpt_trace.render.terminal.dot_plot import dot_plot
 from microgpt_trace.render.terminal.screen import Screen, to_text
-from microgpt_trace.render.timeline import timeline_document
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
 from microgpt_trace.timeline.reading import read_timeline
@@ -571,11 +570,11 @@ def test_a_log_that_speaks_of_a_million_layers_takes_no_more_than_it_holds(by_ha
     (tmp_path / "deep.jsonl").write_text("".join([json.dumps(run) + "\n", *rest]))
     tracemalloc.start()
     shown = selected(read_timeline(tmp_path / "deep.jsonl"), [])
-    document = timeline_document(shown, [])
+    document = plain(selected(shown, []))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
-    usual = timeline_document(read_timeline(by_hand), [])
+    usual = plain(selected(read_timeline(by_hand), []))
     assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
     assert shown.config.parameter_count > 10**18
 

@@ -19,7 +19,7 @@ from microgpt_trace.architecture.operations import softmax as weights
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.render.document import to_json
+from microgpt_trace.render.documents.trace import trace_json
 from microgpt_trace.render.trace import trace_sections
 from microgpt_trace.tracing import decoder_tracing
 
@@ -285,7 +285,7 @@ def test_traces_of_one_model_at_the_same_time_do_not_mix(tiny):
         found = pool.map(lambda tokens: run(tiny, tokens, names=["*"], lens=True), prompts)
     for one, other in zip(found, alone, strict=True):
         print(len(one), len(other), len(one.layers), len(other.layers))
-        assert to_json(one) == to_json(other)
+        assert trace_json(one) == trace_json(other)
         assert [event.seq for event in one] == list(range(len(tiny.hooks.specs)))
 
 
@@ -341,7 +341,7 @@ def test_gradients_are_refused_with_the_reason(tiny):
 @pytest.mark.parametrize("kind", [np.array, tuple, lambda ids: np.array(ids, np.uint8)])
 def test_tokens_may_come_as_any_sequence(tiny, kind):
     traced = trace(tiny, tokens=kind(TOKENS))
-    assert to_json(traced) == to_json(run(tiny))
+    assert trace_json(traced) == trace_json(run(tiny))
 
 
 # --- Statistics ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from support.judges import agree, scalar_forward, softmax_of
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace, train
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.document import to_json
+from microgpt_trace.render.documents.trace import trace_json
 
 
 def test_the_input_is_told_with_its_characters(emma):
@@ -228,7 +228,7 @@ def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
         found = pool.map(lambda text: trace(emma, text, step=True), texts)
     for one, other in zip(found, alone, strict=True):
         print(len(one), len(other))
-        assert to_json(one) == to_json(other)
+        assert trace_json(one) == trace_json(other)
         assert [event.seq for event in one] == list(range(len(other)))
 
 

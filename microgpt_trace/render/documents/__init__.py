@@ -1,0 +1,1 @@
+"""Results as JSON: documents, and the schemas that they keep to, both from the same dataclasses."""

@@ -1,0 +1,37 @@
+"""The JSON Schema of every document that a command prints. They follow from the dataclasses, which are
+loaded only for their own schema: all together take 100 ms."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .schema import result_schema
+
+TRACES = {"trace": "document_schema", "trace_line": "line_schema"}
+
+# Of each result's document its title, and the module and the class of the result.
+RESULTS = {
+    "diff": ("Two runs compared", "comparison.differences", "Comparison"),
+    "weights": ("Two models' parameters", "comparison.weights", "WeightsComparison"),
+    "prompts": ("Many prompts compared", "comparison.prompts", "PromptsComparison"),
+    "diagnosis": ("A dump diagnosed", "render.documents.diagnosis", "DiagnosisDocument"),
+    "explanation": ("One element explained", "explaining.explanation", "Explanation"),
+    "patch": ("Activation patching", "patching.results", "PatchResult"),
+    "patch_pairs": ("Activation patching over pairs", "patching.results", "PairsResult"),
+    "validation": ("Captured values validated", "tracing.validation", "Validation"),
+    "timeline": ("A training run over its steps", "timeline.curves", "Timeline"),
+    "attribution": ("Who wrote a model's predictions", "attribution.results", "AttributionResult"),
+}
+
+DOCUMENTS = (*TRACES, *RESULTS)
+
+
+def schema_of_document(name: str) -> dict[str, Any]:
+    """The schema of one of DOCUMENTS."""
+    if name in TRACES:
+        from . import trace_schema
+
+        return getattr(trace_schema, TRACES[name])()
+    title, module, kind = RESULTS[name]
+    return result_schema(getattr(import_module(f"microgpt_trace.{module}"), kind), title)
