@@ -4,7 +4,7 @@ They share no code with the package, only the formulas: RMSNorm without gain (ep
 after the embedding), causal attention, ReLU, an untied head, no biases; the loss is the mean over
 names of the mean cross-entropy over a name's positions; Adam (0.85, 0.99, 1e-8, bias-corrected)
 with a rate that falls linearly to zero. Each is written as its own users would, in the form that was
-measured to be its fastest. Shape letters are those of microgpt_trace/microgpt/ops.py.
+measured to be its fastest. Shape letters are those of microgpt_trace/microgpt/operations.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kinds of operations, as plain data: what a row of a plan says of its arithmetic.
 
 A kind names its parameters and has its attributes; it knows the shape of what it gives and of its parameters.
-The arithmetic itself is in operations/, one module a kind. Shape letters are those of microgpt/ops.py.
+The arithmetic itself is in operations/, one module a kind. Shape letters are those of microgpt/operations.py.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class TraceInput:
 
 
 class Dimensions(Protocol):
-    """What the rest of the program asks of a config. Shape letters are those of microgpt/ops.py."""
+    """What the rest of the program asks of a config. Shape letters are those of microgpt/operations.py."""
 
     @property
     def n_layer(self) -> int: ...

@@ -7,7 +7,7 @@ A logit is linear in the stream once the scales of the norms that it passes are 
 
 Which norms a write passes follows from the plan; components.py has the walk.
 
-Shape letters as in ops.py, and: n positions, 2 tokens for each. All sums are float64.
+Shape letters as in microgpt/operations.py, and: n positions, 2 tokens for each. All sums are float64.
 """
 
 from __future__ import annotations

@@ -15,29 +15,20 @@ import typer
 
 from .. import __version__
 from ..arrays.threads import VARIABLES
-from .command import Command, Program
-from .flat import flat
+from .option_checks import Command, Program
+from .option_groups import flat
 from .output import run
-from .streams import prepare, release
+from .standard_streams import prepare, release
 
 UNCOLLECTED = 1_000_000  # objects before Python looks for circles of them, which costs 10 ms of a start
-COMMANDS = {
-    "trace": "trace",
-    "diff": "diff",
-    "diagnose": "diagnose",
-    "explain": "explain",
-    "attribute": "attribute",
-    "patch": "patch",
-    "train": "train",
-    "timeline": "timeline",
-    "sample": "inspect",
-    "inspect": "inspect",
-    "gradcheck": "inspect",
-}
+COMMANDS = (
+    "trace", "diff", "diagnose", "explain", "attribute", "patch", "train", "timeline", "sample", "inspect",
+    "gradcheck",
+)  # fmt: skip
 
 
 def build(names: Iterable[str]) -> typer.Typer:
-    """The program with these commands; each is loaded from its module, COMMANDS[name], only now."""
+    """The program with these commands; each is loaded from the module of its name only now."""
     app = typer.Typer(
         name="microgpt",
         cls=Program,
@@ -51,7 +42,7 @@ def build(names: Iterable[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in names:
-        command = getattr(import_module(f".{COMMANDS[name]}", __name__), name)
+        command = getattr(import_module(f".{name}", __name__), name)
         app.command(cls=Command, epilog=getattr(command, "epilog", None))(flat(command))
     app.callback(invoke_without_command=True)(_root)
     return app

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .command import given, refuse
 from .named_model import model_and_text, model_from, refuse_without
+from .option_checks import given, refuse
 from .options import AprSettings, BareWeights, Seed, Source, TokenIds, positions_of, schema_option, token_ids
 from .output import Output, note, put_schema
 from .progress import progress

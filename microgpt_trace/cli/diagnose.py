@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .command import given, refuse
+from .named_run import Naming, Opener, Tokens
+from .option_checks import given, refuse
 from .options import AprSettings, BareWeights, schema_option, token_ids
 from .output import Output, put_schema
-from .sources import Naming, Opener, Tokens
 
 
 class DumpPrecision(str, Enum):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .command import given, refuse, schema_by
+from .named_run import Naming, Opener, Tokens, refuse_idle
+from .option_checks import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
-from .sources import Naming, Opener, Tokens, refuse_idle
 
 if TYPE_CHECKING:
     from ..comparison.differences import Comparison

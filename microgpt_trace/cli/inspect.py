@@ -1,4 +1,4 @@
-"""microgpt sample, inspect and gradcheck"""
+"""microgpt inspect"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -8,28 +8,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..errors import InputError
-from .named_model import microgpt_from, model_from
-from .options import DEFAULT_CHECKPOINT, AprSettings, BareWeights, Json, ModelFile, Out, Seed
-from .output import note, out_file, put, show
+from .named_model import model_from
+from .options import AprSettings, BareWeights, Json, ModelFile, Out, Seed
+from .output import out_file, put, show
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..decoder.model import Decoder
     from ..microgpt.model import Model
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Drawing:
-    """How many names are drawn, and how."""
-
-    count: Annotated[int, typer.Option("-n", "--count", help="How many names.", min=1)] = 20
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 takes the most probable letter each time; 1 the model's own odds.", min=0.0),
-    ] = 0.5
-    seed: Annotated[int, typer.Option(help="The same names for the same seed.", min=0)] = 42
-    prefix: Annotated[str, typer.Option(help="What the names begin with.")] = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,32 +38,6 @@ class Stored:
         for option, wanted in asked:
             if wanted:
                 raise InputError(f"{option} is for a production model, and {model.origin} is a microGPT")
-
-
-def sample(
-    *,
-    drawing: Drawing,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="A checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
-    ] = None,
-    bare: BareWeights,
-) -> None:
-    """Draw new names from a trained model, one a line."""
-    from ..microgpt.sampling import sample as draw
-
-    loaded = microgpt_from(model or DEFAULT_CHECKPOINT, None, bare)
-    names = draw(
-        loaded, drawing.count, temperature=drawing.temperature, seed=drawing.seed, prefix=drawing.prefix
-    )
-    put((f"{name}\n" for name in names), None)
-    for text in loaded.assumed:  # in the end: a refusal is one line
-        note(f"assumed: {text}")
-
-
-sample.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt sample -n 5 --prefix em · microgpt sample --temperature 0"
-)
 
 
 def inspect(
@@ -123,27 +84,4 @@ def inspect(
 
 inspect.epilog = (  # type: ignore[attr-defined]
     "Examples: microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"
-)
-
-
-def gradcheck(
-    *,
-    text: Annotated[str, typer.Argument(help="The name to look at.", show_default=True)] = "emma",
-    model: ModelFile = None,
-    seed: Seed = None,
-    bare: BareWeights,
-) -> None:
-    """Hold every gradient against central differences in float64; exit 1 if one disagrees."""
-    from ..render.reports import gradcheck_sections
-    from ..tracing.gradient_check import gradcheck as check
-
-    loaded = microgpt_from(model, seed, bare)
-    rows = list(check(loaded, text))
-    show(gradcheck_sections(rows, text), None)
-    if not all(row.holds for row in rows):
-        raise typer.Exit(1)
-
-
-gradcheck.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt gradcheck olivia · microgpt gradcheck --model microgpt.safetensors"
 )

@@ -12,7 +12,7 @@ from ..render.documents.schemas import schema_of_document
 from ..render.documents.writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from .options import Json, Out, schema_option
-from .streams import drop_output
+from .standard_streams import drop_output
 
 if TYPE_CHECKING:
     from ..render.sections import Section

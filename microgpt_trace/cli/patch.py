@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .command import schema_by
 from .named_model import is_there, model_and_text, model_from
+from .option_checks import schema_by
 from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
 from .output import Output, put_schema
 from .progress import progress

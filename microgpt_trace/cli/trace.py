@@ -7,14 +7,14 @@ import typer
 
 from ..errors import InputError
 from ..files import check_new_folder, check_target
-from .command import given, refuse, schema_by
 from .interventions import Interventions, interventions_of
 from .named_model import model_and_text, model_from
+from .option_checks import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Seed, Source
 from .output import note, out_file, put_schema
+from .output_files import refuse_over_model
 from .run_trace import run
 from .selection import Request
-from .targets import refuse_over_model
 from .trace_options import OfApr, OfMicroGPT, OfProduction, Shown, Written
 from .validation import refuse_beside_validation, run_validation
 

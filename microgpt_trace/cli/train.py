@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..files import hold
 from .options import DEFAULT_CHECKPOINT, Vocab
 from .output import note
-from .targets import check_training_targets
+from .output_files import check_training_targets
 
 
 def _dimension(flag: str, what: str, default: int) -> Any:
@@ -104,8 +104,8 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
                 stack.enter_context(hold(path))
         # again, now that no other run changes it
         check_training_targets(target, log, data, resume, checkpoint.force)
-        from .log import TrainingLog
         from .trainer import new_trainer, resumed_trainer, watched_name
+        from .training_log import TrainingLog
         from .training_run import train_and_report
 
         if resume is not None:

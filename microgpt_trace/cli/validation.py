@@ -8,7 +8,7 @@ import typer
 
 from ..errors import InputError
 from ..render.documents.writing import result_json
-from .command import refuse
+from .option_checks import refuse
 from .output import put, show
 from .progress import progress
 

@@ -21,8 +21,8 @@ from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..text.brief import brief, one_line
 from .batch import Batch, Packer
+from .forward_backward import event_specs, forward
 from .parameters import Config, Parameters, check_whole
-from .passes import event_specs, forward
 from .prompt import read_name
 from .tokenizer import Tokenizer
 

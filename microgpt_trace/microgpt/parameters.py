@@ -11,7 +11,7 @@ import numpy as np
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
 from ..text.brief import brief, one_line
-from . import ops
+from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
@@ -61,7 +61,7 @@ class Config:
 
     @property
     def norm_eps(self) -> float:
-        return ops.RMSNORM_EPS
+        return operations.RMSNORM_EPS
 
     @property
     def activation(self) -> str:
@@ -142,10 +142,10 @@ class Parameters:
         self.wte, self.wpe, self.lm_head = (self[name] for name in ("wte", "wpe", "lm_head"))
         self.lm_head_t = self.lm_head.T
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
-        self.norm = ops.NormConstants.of(config.n_embd, self.dtype)
-        self._heads: dict[int, ops.HeadConstants] = {}
+        self.norm = operations.NormConstants.of(config.n_embd, self.dtype)
+        self._heads: dict[int, operations.HeadConstants] = {}
         self.zero = np.zeros((), self.dtype)
-        self.ones = ops.all_ones(config.vocab_size, self.dtype)
+        self.ones = operations.all_ones(config.vocab_size, self.dtype)
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
@@ -161,14 +161,14 @@ class Parameters:
         views = [self[f"layer{i}.{name}"] for name in LAYER_PARAMETERS]
         return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
 
-    def heads(self, length: int) -> ops.HeadConstants:
+    def heads(self, length: int) -> operations.HeadConstants:
         """The constants of attention over names of this length."""
         known = self._heads.get(length)
         if known is None:
             config = self.config
             if len(self._heads) >= MAX_LENGTHS:
                 self._heads.clear()
-            known = ops.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
+            known = operations.HeadConstants.of(length, config.n_head, config.n_embd, self.dtype)
             self._heads[length] = known
         return known
 

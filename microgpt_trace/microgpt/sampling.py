@@ -8,8 +8,8 @@ import numpy as np
 
 from ..errors import InputError
 from .batch import Packer
+from .forward_backward import forward
 from .model import Model, check_microgpt, check_seed
-from .passes import forward
 
 
 def sample(

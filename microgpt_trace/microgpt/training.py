@@ -21,9 +21,9 @@ from ..hooks.event import TraceEvent
 from ..text.wording import counted
 from .batch import Batch, Packer
 from .documents import Documents, Encoded, default_data, read_lines
+from .forward_backward import backward, event_specs, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .parameters import Parameters, aligned
-from .passes import backward, event_specs, forward
 from .tokenizer import Tokenizer
 
 BETA1, BETA2, ADAM_EPS = 0.85, 0.99, 1e-8

@@ -1,1 +1,1 @@
-"""Trace -> text: tables for people, JSON for programs."""
+"""Results as sections, which are shown, and as documents, which programs read."""

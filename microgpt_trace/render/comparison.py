@@ -1,4 +1,4 @@
-"""A comparison as tables: where two runs part on top, then every event in order of computation."""
+"""A comparison as sections: where two runs part on top, then every event in order of computation."""
 
 from __future__ import annotations
 

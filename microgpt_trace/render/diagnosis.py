@@ -1,4 +1,4 @@
-"""A diagnosis as text: what is wrong and why, then every operation that is."""
+"""A diagnosis as sections: what is wrong and why, then every operation that is."""
 
 from __future__ import annotations
 

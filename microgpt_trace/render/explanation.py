@@ -1,4 +1,4 @@
-"""An explanation as sections, from the formula to where the number goes, and as plain data."""
+"""An explanation as sections, from the formula to where the number goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` shows: the architecture, and a row per parameter or stored tensor."""
+"""What `inspect` shows, as sections and as JSON: the architecture, a row per parameter or stored tensor."""
 
 from __future__ import annotations
 

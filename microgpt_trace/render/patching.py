@@ -1,4 +1,4 @@
-"""Patching as shaded tables: how much of the clean run each site brings back, layer by position."""
+"""Patching as sections: grids of how much of the clean run each site brings back, layer by position."""
 
 from __future__ import annotations
 

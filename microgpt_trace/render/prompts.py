@@ -1,4 +1,4 @@
-"""Many prompts through two models as a table: the gate of a CI job."""
+"""Many prompts through two models as sections: the gate of a CI job."""
 
 from __future__ import annotations
 

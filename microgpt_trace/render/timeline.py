@@ -1,4 +1,4 @@
-"""A Timeline as tables of sparklines, and as JSON."""
+"""A Timeline as sections: tables of sparklines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import isfinite
 from ..text.printable import shown_token
 from ..text.wording import counted
 from ..timeline.curves import LayerUnits, PositionCurve, Timeline, selected
-from .curves import (
+from .curve_tables import (
     CurveColumn,
     curve_sections,
     ends,

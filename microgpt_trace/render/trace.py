@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..tracing.result import Trace
-from .effects import before_and_after_section, interventions_section
+from .interventions import before_and_after_section, interventions_section
 from .sections import Section
 from .trace_events import backward_sections, layers_section, stage_sections
 from .trace_findings import anomalies_section, checks_section, headline_sections, insights_section

@@ -13,7 +13,7 @@ from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import LayerRow, ParameterRow, Trace
-from .effects import change_column, last_of_layers, layer_change_column
+from .interventions import change_column, last_of_layers, layer_change_column
 from .numbers import figure, ratio, significant
 from .sections import AttentionMatrices, Block, Column, Section, Table, Words, name_of, words
 

@@ -1,4 +1,4 @@
-"""What a trace predicts, as tables: position by position, by the logit lens, as a continuation."""
+"""What a trace predicts, as sections: position by position, by the logit lens, as a continuation."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..text.printable import shown_token
-from .curves import loss_section
+from .curve_tables import loss_section
 from .sections import Bar, Block, Column, Copyable, Labelled, Listing, Section, Table
 
 

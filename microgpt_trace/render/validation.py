@@ -1,4 +1,4 @@
-"""The verdicts on captured values as a table, and as JSON."""
+"""The verdicts on captured values as sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two models' parameters as a table."""
+"""Two models' parameters as sections."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..hooks.names import select_names
+from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
-from ..microgpt.passes import event_specs
 from ..text.brief import one_line
 
 _LAYER = re.compile(r"^layer[0-9]+\.")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..microgpt.forward_backward import Pass
 from ..microgpt.parameters import Parameters
-from ..microgpt.passes import Pass
 
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 EXACT = 1e-6  # of a slope: what a right gradient in float64 may be off by

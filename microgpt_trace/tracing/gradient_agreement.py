@@ -15,8 +15,8 @@ import numpy as np
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from ..microgpt.batch import Batch, Packer
+from ..microgpt.forward_backward import Pass, backward, forward
 from ..microgpt.parameters import Parameters
-from ..microgpt.passes import Pass, backward, forward
 from .central_differences import Deviation, along_directions, same_relus
 from .findings import Check
 

@@ -20,9 +20,9 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
 from ..microgpt.batch import Batch, Packer
+from ..microgpt.forward_backward import Pass, backward, event_specs, forward
 from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
-from ..microgpt.passes import Pass, backward, event_specs, forward
 from ..text.brief import one_line
 from .central_differences import Deviation, along_directions, rounding_of, slope_of
 

@@ -16,10 +16,10 @@ from ..hooks.event import PHASES, TraceEvent
 from ..hooks.names import select_names
 from ..hooks.replacements import differs
 from ..microgpt.batch import Batch
+from ..microgpt.forward_backward import Pass, forward, parameter_spec
+from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
-from ..microgpt.passes import Pass, forward, parameter_spec
-from ..microgpt.passes import backward as run_backward
 from .checks import Checker, untraced_check
 from .collector import Collector
 from .insights import insights_of

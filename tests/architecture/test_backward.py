@@ -12,7 +12,7 @@ from microgpt_trace.architecture import backward as generic
 from microgpt_trace.architecture import kinds
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.hooks.replacements import Replacement
-from microgpt_trace.microgpt import passes as own
+from microgpt_trace.microgpt import forward_backward as own
 
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
 OTHER = "unlike any"

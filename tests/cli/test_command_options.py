@@ -11,7 +11,7 @@ import pytest
 import typer
 from support.commands import PARAMS, PROGRAM, microgpt, refusal
 
-from microgpt_trace.cli.flat import flat, kind_of
+from microgpt_trace.cli.option_groups import flat, kind_of
 
 
 def kind(command, param):

@@ -14,8 +14,8 @@ from microgpt_trace import HookBus, trace
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.hooks.names import ALIASES, glob_pattern, select_names
+from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.microgpt.passes import backward, event_specs, forward
 
 NAMES = [s.name for s in event_specs(CASES["2 layers, 2 heads"].model.config)]
 REPLACEABLE = [n for n in NAMES if n not in CASES["2 layers, 2 heads"].model.params]

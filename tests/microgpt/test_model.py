@@ -7,8 +7,8 @@ from support.judges import agree, scalar_forward, scalar_loss, slope, torch_grad
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace
 from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.microgpt.passes import backward, event_specs, forward
 
 
 def gradients(params, batch):

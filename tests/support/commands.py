@@ -16,7 +16,7 @@ import typer
 
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.cli.output import run
-from microgpt_trace.cli.streams import Notes, Results
+from microgpt_trace.cli.standard_streams import Notes, Results
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 80

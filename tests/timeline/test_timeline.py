@@ -24,7 +24,7 @@ from support.judges import (
 )
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.cli.log import TrainingLog
+from microgpt_trace.cli.training_log import TrainingLog
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer

@@ -9,8 +9,8 @@ from support.other_plans import T, V, drawn, normed_behind, values_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.microgpt import ops
-from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.microgpt import forward_backward as microgpt
+from microgpt_trace.microgpt import operations
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.tracing import gradient_agreement, microgpt_tracing
@@ -59,7 +59,7 @@ def mutate(monkeypatch, module, name, change):
 
 
 def test_a_weight_above_the_diagonal(monkeypatch, emma):
-    mutate(monkeypatch, ops, "attention_weights_forward", leak)
+    mutate(monkeypatch, operations, "attention_weights_forward", leak)
     found = {check.id: check for check in trace(emma).checks}
     assert found["causal"].holds is False
     assert found["causal"].deviation == 0.125
@@ -67,7 +67,7 @@ def test_a_weight_above_the_diagonal(monkeypatch, emma):
 
 
 def test_weights_that_do_not_sum_to_one(monkeypatch, emma):
-    mutate(monkeypatch, ops, "attention_weights_forward", lambda weights: weights * np.float32(1.001))
+    mutate(monkeypatch, operations, "attention_weights_forward", lambda weights: weights * np.float32(1.001))
     found = {check.id: check for check in trace(emma).checks}
     assert found["softmax"].holds is False
     assert found["softmax"].deviation == pytest.approx(1e-3, rel=1e-2)
@@ -75,7 +75,7 @@ def test_weights_that_do_not_sum_to_one(monkeypatch, emma):
 
 
 def test_probabilities_that_do_not_sum_to_one(monkeypatch, emma):
-    mutate(monkeypatch, ops, "cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]))
+    mutate(monkeypatch, operations, "cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]))
     found = {check.id: check for check in trace(emma).checks}
     assert (found["softmax"].holds, found["softmax"].detail) == (False, "probs")
 
@@ -111,7 +111,7 @@ WRONG_GRADIENTS = [
 
 @pytest.mark.parametrize(("name", "change"), WRONG_GRADIENTS, ids=[name for name, _ in WRONG_GRADIENTS])
 def test_a_gradient_that_is_wrong(monkeypatch, name, change):
-    mutate(monkeypatch, ops, name, change)
+    mutate(monkeypatch, operations, name, change)
     case = CASES["2 layers, 2 heads"]
     assert failed(case.model, case.text) == ["gradient"]
 
@@ -179,7 +179,7 @@ def test_wrong_gradients_of_scaled_models_are_found(monkeypatch, name, seed):
     def change(out):
         return (out[0] * 1.01, out[1]) if isinstance(out, tuple) else out * np.asarray(1.01, out.dtype)
 
-    mutate(monkeypatch, ops, name, change)
+    mutate(monkeypatch, operations, name, change)
     assert failed(*scaled(seed)) == ["gradient"]
 
 

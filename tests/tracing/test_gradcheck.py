@@ -8,8 +8,8 @@ from support.sweeps import some_of
 
 from microgpt_trace import Model, gradcheck, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.microgpt import ops
-from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.microgpt import forward_backward as microgpt
+from microgpt_trace.microgpt import operations
 
 
 def test_every_parameter_agrees(case):
@@ -69,21 +69,21 @@ WRONG = {
 
 @pytest.mark.parametrize(("name", "change", "hit"), some_of(WRONG.values(), every=4))
 def test_a_wrong_backward_is_found(monkeypatch, emma, name, change, hit):
-    plain = getattr(ops, name)
-    monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
+    plain = getattr(operations, name)
+    monkeypatch.setattr(operations, name, lambda *args: change(plain(*args)))
     wrong = {r.name for r in gradcheck(emma) if not r.holds}
     assert hit <= wrong, f"found {sorted(wrong)}"
 
 
 def test_one_wrong_element_is_found(monkeypatch, emma):
-    plain = ops.relu_backward
+    plain = operations.relu_backward
 
     def relu_backward(dy, y):
         dx = plain(dy, y)
         dx[2, np.flatnonzero(y[2])[0]] *= 1.01
         return dx
 
-    monkeypatch.setattr(ops, "relu_backward", relu_backward)
+    monkeypatch.setattr(operations, "relu_backward", relu_backward)
     assert not all(r.holds for r in gradcheck(emma))
 
 

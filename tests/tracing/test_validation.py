@@ -12,8 +12,8 @@ from microgpt_trace.architecture import run as interpreter
 from microgpt_trace.architecture.operations import context, elementwise, norm, rotation, scores, softmax
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.errors import InputError
-from microgpt_trace.microgpt import ops
-from microgpt_trace.microgpt import passes as microgpt
+from microgpt_trace.microgpt import forward_backward as microgpt
+from microgpt_trace.microgpt import operations
 from microgpt_trace.tracing.validation import validate
 
 TOKENS = [17, 3, 44, 3, 60, 0]
@@ -176,8 +176,8 @@ NORMS = ("layer0.attn.norm", "layer0.mlp.norm")
     ],
 )
 def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, change, hit, monkeypatch):
-    plain = getattr(ops, name)
-    monkeypatch.setattr(ops, name, lambda *args: change(plain(*args)))
+    plain = getattr(operations, name)
+    monkeypatch.setattr(operations, name, lambda *args: change(plain(*args)))
     assert those(validate(emma, "emma"), "failed") == hit
 
 

@@ -1,8 +1,8 @@
 """The arithmetic of each kind of operation, one module a kind: all that is known of it stands side by side.
 
 `forward` runs a row in the dtype of its inputs, `backward` gives d loss / d these from d loss / d the output.
-Shape letters are those of microgpt/ops.py, and: n sequences of a pass, G key-value heads, S positions seen
-(those before and T new ones).
+Shape letters are those of microgpt/operations.py, and: n sequences of a pass, G key-value heads, S positions
+seen (those before and T new ones).
 
 The float64 reference of a kind never calls the kernel that it judges. What only a fault has (another base of
 a softmax, eps outside the root) is a kind of its own that the reference alone knows.

@@ -1,7 +1,7 @@
 """microGPT: forward and hand-written backward. Knows no tokenizer, no file and no screen.
 
 The model is that of Andrej Karpathy's microgpt.py: a GPT over characters with RMSNorm without gain
-(also once after the embedding), ReLU, no biases and an untied head. Shape letters: see ops.py.
+(also once after the embedding), ReLU, no biases and an untied head. Shape letters: see operations.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..hooks.bus import SILENT, Tap
 from ..hooks.event import EventSpec
 from ..hooks.replacements import differs
-from . import ops
+from . import operations
 from .batch import Batch, PackedRows
 from .parameters import Config, LayerWeights, Parameters
 
@@ -48,14 +48,14 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
     tok_emb = emit("embed.tok", params.wte.take(batch.tokens, 0))
     pos_emb = emit("embed.pos", params.wpe.take(batch.rows.positions, 0))
     x = emit("embed.sum", tok_emb + pos_emb)
-    x, embed_norm = ops.rmsnorm_forward(x, norm)
+    x, embed_norm = operations.rmsnorm_forward(x, norm)
     x = emit("embed.norm", x)
     layers = []
     for i, weights in enumerate(params.layers):
         x, cache = layer_forward(x, weights, params, batch.rows, tap.layer(i))
         layers.append(cache)
     logits = emit("logits", x.dot(params.lm_head_t))
-    computed, loss = ops.cross_entropy_forward(logits, batch.targets, params.ones)
+    computed, loss = operations.cross_entropy_forward(logits, batch.targets, params.ones)
     probs = emit("probs", computed)
     if differs(probs, computed):
         loss = -np.log(probs[batch.targets > 0]).dot(batch.targets[batch.targets > 0])
@@ -66,7 +66,7 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
     """Write d loss / d parameter into `grads`; the tap is given d loss / d activation on the way."""
     emit, batch = tap.emit, done.batch
-    dlogits = ops.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
+    dlogits = operations.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
     if tap is not SILENT:
         dlogits = _by_way_of_probs(dlogits, params, done, tap)
     dlogits = emit("logits", dlogits)
@@ -76,7 +76,7 @@ def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILEN
         weights, into = params.layers[i], grads.layers[i]
         dx = layer_backward(dx, done.layers[i], weights, into, params, batch.rows, tap.layer(i))
     dx = emit("embed.norm", dx)
-    dx = emit("embed.sum", ops.rmsnorm_backward(dx, done.embed_norm, params.norm))
+    dx = emit("embed.sum", operations.rmsnorm_backward(dx, done.embed_norm, params.norm))
     batch.rows.positions_onehot.T.dot(emit("embed.pos", dx), grads.wpe)
     batch.tokens_onehot.T.dot(emit("embed.tok", dx), grads.wte)
     if tap is not SILENT:
@@ -97,7 +97,7 @@ def _by_way_of_probs(dlogits: Array, params: Parameters, done: Pass, tap: Tap) -
         computed[hit] = -targets[hit] / probs[hit] * dloss
         dprobs = tap.emit("probs", computed)
         if dprobs is not computed:
-            dlogits = ops.softmax_backward(np.ndarray.dot, dprobs, done.softmax, params.ones)
+            dlogits = operations.softmax_backward(np.ndarray.dot, dprobs, done.softmax, params.ones)
     return dlogits
 
 
@@ -106,16 +106,16 @@ def layer_forward(
 ) -> tuple[Array, tuple[Any, ...]]:
     """x + attention(norm(x)), then x + mlp(norm(x)): [N, C] -> [N, C]"""
     emit = tap.emit
-    x_n, attn_norm = ops.rmsnorm_forward(x, params.norm)
+    x_n, attn_norm = operations.rmsnorm_forward(x, params.norm)
     attn_in = emit("attn.norm", x_n)
     context, attention = attention_forward(attn_in, w, params, rows, tap)
     computed = context.dot(w.wo_t) if tap is SILENT else heads_forward(context, w, params, tap)
     attn_out = emit("attn.out", computed)
     x = emit("attn.residual", x + attn_out)
 
-    x_n, mlp_norm = ops.rmsnorm_forward(x, params.norm)
+    x_n, mlp_norm = operations.rmsnorm_forward(x, params.norm)
     mlp_in = emit("mlp.norm", x_n)
-    relu = ops.relu_forward(emit("mlp.up", mlp_in.dot(w.fc1_t)), params.zero)
+    relu = operations.relu_forward(emit("mlp.up", mlp_in.dot(w.fc1_t)), params.zero)
     act = emit("mlp.act", relu)
     mlp_out = emit("mlp.down", act.dot(w.fc2_t))
     x = emit("mlp.residual", x + mlp_out)
@@ -133,10 +133,10 @@ def layer_backward(
     dmlp_out = emit("mlp.down", dx)
     dmlp_out.T.dot(act, g.fc2)
     dact = emit("mlp.act", dmlp_out.dot(w.fc2))
-    dup = emit("mlp.up", ops.relu_backward(dact, relu))
+    dup = emit("mlp.up", operations.relu_backward(dact, relu))
     dup.T.dot(mlp_in, g.fc1)
     dx_n = emit("mlp.norm", dup.dot(w.fc1))
-    dx = emit("attn.residual", dx + ops.rmsnorm_backward(dx_n, mlp_norm, params.norm))
+    dx = emit("attn.residual", dx + operations.rmsnorm_backward(dx_n, mlp_norm, params.norm))
 
     dattn_out = emit("attn.out", dx)
     if tap is SILENT:
@@ -147,7 +147,7 @@ def layer_backward(
     dqkv = attention_backward(dcontext, attention, params, rows, tap)
     dqkv.T.dot(attn_in, g.wqkv)
     dx_n = emit("attn.norm", dqkv.dot(w.wqkv))
-    return dx + ops.rmsnorm_backward(dx_n, attn_norm, params.norm)
+    return dx + operations.rmsnorm_backward(dx_n, attn_norm, params.norm)
 
 
 def heads_forward(context: Array, w: LayerWeights, params: Parameters, tap: Tap) -> Array:
@@ -219,36 +219,36 @@ def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Pa
     return dqkv
 
 
-def attend_forward(q: Array, k: Array, v: Array, c: ops.HeadConstants, tap: Tap) -> tuple[Array, Any]:
+def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap) -> tuple[Array, Any]:
     """Scores, weights and context of names of one length: [(n,) T, C] thrice -> [(n,) T, C]"""
-    mm = ops.product_for(q)
-    scores, spread_q = ops.scores_forward(mm, q, k, c)
+    mm = operations.product_for(q)
+    scores, spread_q = operations.scores_forward(mm, q, k, c)
     if tap is not SILENT:
         scores = emit_per_head("attn.scores", scores, c, tap)
-    weights = computed = ops.attention_weights_forward(mm, scores, c)
+    weights = computed = operations.attention_weights_forward(mm, scores, c)
     if tap is not SILENT:
         weights = emit_per_head("attn.weights", computed, c, tap)
-    return ops.context_forward(mm, weights, v, c), (spread_q, k, v, computed, weights)
+    return operations.context_forward(mm, weights, v, c), (spread_q, k, v, computed, weights)
 
 
 def attend_backward(
-    dcontext: Array, cache: Any, c: ops.HeadConstants, tap: Tap
+    dcontext: Array, cache: Any, c: operations.HeadConstants, tap: Tap
 ) -> tuple[Array, Array, Array]:
     """The lines of attend_forward in reverse: [(n,) T, C] -> [(n,) T, C] thrice"""
     spread_q, k, v, computed, weights = cache
-    mm = ops.product_for(dcontext)
-    dweights, dv = ops.context_backward(mm, dcontext, weights, v, c)
+    mm = operations.product_for(dcontext)
+    dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
     if tap is not SILENT:
         dweights = emit_per_head("attn.weights", dweights, c, tap)
-    dscores = ops.softmax_backward(mm, dweights, computed, c.ones)
+    dscores = operations.softmax_backward(mm, dweights, computed, c.ones)
     if tap is not SILENT:
         dscores = emit_per_head("attn.scores", dscores, c, tap)
-    dq, dk = ops.scores_backward(mm, dscores, spread_q, k, c)
+    dq, dk = operations.scores_backward(mm, dscores, spread_q, k, c)
     dv, dk, dq = tap.emit("attn.v", dv), tap.emit("attn.k", dk), tap.emit("attn.q", dq)
     return dq, dk, dv
 
 
-def emit_per_head(name: str, value: Array, c: ops.HeadConstants, tap: Tap) -> Array:
+def emit_per_head(name: str, value: Array, c: operations.HeadConstants, tap: Tap) -> Array:
     """Emit [H*T, T], heads stacked as rows, as [H, T, T]."""
     return tap.emit(name, value.reshape(c.n_head, c.length, c.length)).reshape(value.shape)
 

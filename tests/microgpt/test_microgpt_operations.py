@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from support.judges import agree, slope, softmax_of
 
-from microgpt_trace.microgpt import ops
+from microgpt_trace.microgpt import operations
 
 T, HEADS, WIDTH, VOCAB = 5, 2, 6, 7
 F64 = np.float64
-HEAD = ops.HeadConstants.of(T, HEADS, WIDTH, F64)
+HEAD = operations.HeadConstants.of(T, HEADS, WIDTH, F64)
 ONES = np.ones((VOCAB, VOCAB))
 STACKS = pytest.mark.parametrize("stack", [(), (3,)], ids=["one name", "a group"])
-NORM = ops.NormConstants.of(WIDTH, F64)
+NORM = operations.NormConstants.of(WIDTH, F64)
 ZERO = np.zeros(())
 
 
@@ -42,16 +42,16 @@ def check_backward(forward, backward, *inputs):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_rmsnorm_backward(scale):
     check_backward(
-        lambda x: ops.rmsnorm_forward(x, NORM),
-        lambda dy, cache: [ops.rmsnorm_backward(dy, cache, NORM)],
+        lambda x: operations.rmsnorm_forward(x, NORM),
+        lambda dy, cache: [operations.rmsnorm_backward(dy, cache, NORM)],
         draw(4, WIDTH, scale=scale),
     )
 
 
 def test_relu_backward():
     check_backward(
-        lambda x: (ops.relu_forward(x, ZERO),) * 2,
-        lambda dy, y: [ops.relu_backward(dy, y)],
+        lambda x: (operations.relu_forward(x, ZERO),) * 2,
+        lambda dy, y: [operations.relu_backward(dy, y)],
         draw(4, WIDTH),
     )
 
@@ -59,22 +59,22 @@ def test_relu_backward():
 @STACKS
 def test_scores_backward(stack):
     q, k = draw(*stack, T, WIDTH, seed=1), draw(*stack, T, WIDTH, seed=2)
-    mm = ops.product_for(q)
+    mm = operations.product_for(q)
 
     def forward(q, k):
-        scores, spread_q = ops.scores_forward(mm, q, k, HEAD)
+        scores, spread_q = operations.scores_forward(mm, q, k, HEAD)
         return scores, (spread_q, k)
 
-    check_backward(forward, lambda dy, cache: ops.scores_backward(mm, dy, *cache, HEAD), q, k)
+    check_backward(forward, lambda dy, cache: operations.scores_backward(mm, dy, *cache, HEAD), q, k)
 
 
 @STACKS
 def test_context_backward(stack):
     weights, v = draw(*stack, HEADS * T, T, seed=1), draw(*stack, T, WIDTH, seed=2)
-    mm = ops.product_for(v)
+    mm = operations.product_for(v)
     check_backward(
-        lambda weights, v: (ops.context_forward(mm, weights, v, HEAD), (weights, v)),
-        lambda dy, cache: ops.context_backward(mm, dy, *cache, HEAD),
+        lambda weights, v: (operations.context_forward(mm, weights, v, HEAD), (weights, v)),
+        lambda dy, cache: operations.context_backward(mm, dy, *cache, HEAD),
         weights,
         v,
     )
@@ -84,10 +84,10 @@ def test_context_backward(stack):
 @STACKS
 def test_attention_weights_backward(stack, scale):
     scores = draw(*stack, HEADS * T, T, scale=scale)
-    mm = ops.product_for(scores)
+    mm = operations.product_for(scores)
     check_backward(
-        lambda scores: (ops.attention_weights_forward(mm, scores, HEAD),) * 2,
-        lambda dy, weights: [ops.softmax_backward(mm, dy, weights, HEAD.ones)],
+        lambda scores: (operations.attention_weights_forward(mm, scores, HEAD),) * 2,
+        lambda dy, weights: [operations.softmax_backward(mm, dy, weights, HEAD.ones)],
         scores,
     )
 
@@ -102,19 +102,21 @@ def test_cross_entropy_backward():
     targets, share = one_hot_share()
 
     def forward(logits):
-        probs, loss = ops.cross_entropy_forward(logits, targets, ONES)
+        probs, loss = operations.cross_entropy_forward(logits, targets, ONES)
         return np.asarray(loss), probs
 
     check_backward(
-        forward, lambda dy, probs: [dy * ops.cross_entropy_backward(probs, targets, share)], draw(4, VOCAB)
+        forward,
+        lambda dy, probs: [dy * operations.cross_entropy_backward(probs, targets, share)],
+        draw(4, VOCAB),
     )
 
 
 def test_softmax_backward():
     targets, _ = one_hot_share()
     check_backward(
-        lambda logits: (ops.cross_entropy_forward(logits, targets, ONES)[0],) * 2,
-        lambda dy, probs: [ops.softmax_backward(np.matmul, dy, probs, ONES)],
+        lambda logits: (operations.cross_entropy_forward(logits, targets, ONES)[0],) * 2,
+        lambda dy, probs: [operations.softmax_backward(np.matmul, dy, probs, ONES)],
         draw(4, VOCAB),
     )
 
@@ -122,35 +124,35 @@ def test_softmax_backward():
 @STACKS
 def test_gather_is_the_gradient_of_spread(stack):
     check_backward(
-        lambda x: (ops.spread(x, HEAD.own, HEAD), None),
-        lambda dy, _: [ops.gather(dy, HEAD)],
+        lambda x: (operations.spread(x, HEAD.own, HEAD), None),
+        lambda dy, _: [operations.gather(dy, HEAD)],
         draw(*stack, T, WIDTH),
     )
 
 
 def test_spread_keeps_each_head_its_own_channels():
     x = draw(T, WIDTH)
-    copies = ops.spread(x, HEAD.own, HEAD).reshape(HEADS, T, WIDTH)
+    copies = operations.spread(x, HEAD.own, HEAD).reshape(HEADS, T, WIDTH)
     assert np.array_equal(copies.sum(axis=0), x)
     assert not copies[0][:, 3:].any()
     assert not copies[1][:, :3].any()
 
 
 def test_rmsnorm_of_a_worked_row():
-    y, _ = ops.rmsnorm_forward(np.array([[3.0, 4.0, 0, 0, 0, 0]]), NORM)
+    y, _ = operations.rmsnorm_forward(np.array([[3.0, 4.0, 0, 0, 0, 0]]), NORM)
     agree(y[0, :2], [3 / math.sqrt(25 / 6 + 1e-5), 4 / math.sqrt(25 / 6 + 1e-5)], what="y")
 
 
 def test_rmsnorm_of_zeros_is_zero():
-    y, cache = ops.rmsnorm_forward(np.zeros((2, WIDTH)), NORM)
+    y, cache = operations.rmsnorm_forward(np.zeros((2, WIDTH)), NORM)
     assert not y.any()
-    agree(ops.rmsnorm_backward(np.ones_like(y), cache, NORM), np.full_like(y, 1 / math.sqrt(1e-5)))
+    agree(operations.rmsnorm_backward(np.ones_like(y), cache, NORM), np.full_like(y, 1 / math.sqrt(1e-5)))
 
 
 def test_scores_and_context_of_every_head_are_plain_products():
     q, k, v = (draw(T, WIDTH, seed=seed) for seed in range(3))
-    scores = ops.scores_forward(np.matmul, q, k, HEAD)[0]
-    context = ops.context_forward(np.matmul, scores, v, HEAD)
+    scores = operations.scores_forward(np.matmul, q, k, HEAD)[0]
+    context = operations.context_forward(np.matmul, scores, v, HEAD)
     for head, own in enumerate((slice(0, 3), slice(3, 6))):
         of_head = scores.reshape(HEADS, T, T)[head]
         agree(of_head, q[:, own] @ k[:, own].T / math.sqrt(3), what="scores")
@@ -160,7 +162,7 @@ def test_scores_and_context_of_every_head_are_plain_products():
 def weights_of(scores):
     """Attention weights of scores per head: [H, T, T] -> [H, T, T]"""
     with np.errstate(over="ignore", invalid="ignore"):
-        weights = ops.attention_weights_forward(np.matmul, scores.reshape(HEADS * T, T), HEAD)
+        weights = operations.attention_weights_forward(np.matmul, scores.reshape(HEADS * T, T), HEAD)
     return weights.reshape(HEADS, T, T)
 
 
@@ -190,7 +192,7 @@ def test_attention_weights_are_exact(scale):
 def test_cross_entropy_is_exact(scale, shift):
     logits = np.random.default_rng(2).uniform(-scale, scale, (4, VOCAB)) + shift
     targets, share = one_hot_share()
-    probs, loss = ops.cross_entropy_forward(logits, targets, ONES)
+    probs, loss = operations.cross_entropy_forward(logits, targets, ONES)
     agree(probs, [softmax_of(row) for row in logits.tolist()], rtol=1e-9, atol=1e-300, what="probs")
     rows = logits[range(4), targets.argmax(axis=1)]
     tops = logits.max(axis=1)
@@ -204,7 +206,7 @@ def test_a_loss_within_the_range_of_the_dtype_is_finite(dtype):
     large = float(np.finfo(dtype).max) * 0.75
     logits, targets = np.array([[large, -large, 0.0]], dtype), np.array([[1, 0, 0]], dtype)
     with np.errstate(all="ignore"):
-        probs, loss = ops.cross_entropy_forward(logits, targets, np.ones((3, 3), dtype))
+        probs, loss = operations.cross_entropy_forward(logits, targets, np.ones((3, 3), dtype))
     assert probs.tolist() == [[1, 0, 0]]
     assert float(loss) == 0
 
@@ -217,7 +219,7 @@ def test_float32_softmax_agrees_with_torch_in_float64(scale, shift):
     scores = scores.astype(np.float32)
     targets, _ = one_hot_share()
     with np.errstate(over="ignore"):
-        probs, _ = ops.cross_entropy_forward(scores, targets, np.ones((VOCAB, VOCAB), np.float32))
+        probs, _ = operations.cross_entropy_forward(scores, targets, np.ones((VOCAB, VOCAB), np.float32))
     expected = torch.tensor(scores, dtype=torch.float64).softmax(-1).numpy()
     agree(probs, expected, rtol=3e-5, atol=1e-37, what="probs")
 
@@ -229,9 +231,9 @@ def test_what_is_not_finite_stays_in_its_row(value):
     targets = np.zeros((T, WIDTH))
     with np.errstate(all="ignore"):
         for y in (
-            ops.rmsnorm_forward(x, NORM)[0],
-            ops.relu_forward(x, ZERO),
-            ops.cross_entropy_forward(x, targets, np.ones((WIDTH, WIDTH)))[0],
+            operations.rmsnorm_forward(x, NORM)[0],
+            operations.relu_forward(x, ZERO),
+            operations.cross_entropy_forward(x, targets, np.ones((WIDTH, WIDTH)))[0],
         ):
             assert np.isfinite(np.delete(y, 2, axis=0)).all()
     assert not np.isfinite(x[2]).all()
@@ -255,13 +257,13 @@ def test_a_score_above_the_diagonal_does_not_show(value):
 
 
 def test_a_nan_is_not_zeroed_by_relu():
-    y = ops.relu_forward(np.array([[np.nan, -1.0, 2.0]]), ZERO)
+    y = operations.relu_forward(np.array([[np.nan, -1.0, 2.0]]), ZERO)
     assert np.isnan(y[0, 0])
     assert y[0, 1:].tolist() == [0, 2]
 
 
 def test_constants_are_those_of_their_shape():
-    other = ops.HeadConstants.of(3, 3, WIDTH, np.float32)
+    other = operations.HeadConstants.of(3, 3, WIDTH, np.float32)
     assert (other.own.shape, other.mask.shape, other.place.shape) == ((9, WIDTH), (9, 3), (3, WIDTH))
     assert other.ones.dtype == np.float32
     agree(other.own_scaled.max(), 1 / math.sqrt(2), rtol=1e-7)

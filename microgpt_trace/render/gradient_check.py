@@ -1,4 +1,4 @@
-"""What `gradcheck` found."""
+"""What `gradcheck` found, as sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What interventions were made and what they did. Every figure comes from the Trace."""
+"""What interventions were made and what they did, as sections. Every figure comes from the Trace."""
 
 from __future__ import annotations
 
