@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..architecture.edited_runs import variants
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.event_words import steps_of
 from ..architecture.logits_forward import logits_forward, run_together
-from ..architecture.model import Ability, LanguageModel, TapOf, TraceInput
+from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
@@ -140,8 +140,3 @@ class Decoder:
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
         return variants(self, inputs, edits, rows, report)
-
-
-def is_decoder(model: LanguageModel) -> TypeGuard[Decoder]:
-    """Whether it is one whose tensors a file holds."""
-    return isinstance(model, Decoder)

@@ -21,7 +21,7 @@ def trace_sections(trace: Trace, *, verbose: bool = False, overview: bool = True
 def _body(trace: Trace, verbose: bool, overview: bool) -> Iterator[Section]:
     if trace.intervened is not None:
         yield interventions_section(trace.intervened)
-    if overview and trace.model["family"] != "microgpt":
+    if overview and trace.layers:
         whole = [event for event in trace.events if event.layer is None]
         yield from stage_sections(trace, [e for e in whole if e.stage == "embedding"], verbose)
         yield layers_section(trace)
@@ -36,7 +36,7 @@ def _body(trace: Trace, verbose: bool, overview: bool) -> Iterator[Section]:
     if trace.generation or trace.generation_end:
         yield from generation_sections(trace, verbose)
     yield insights_section(trace)
-    if trace.model["family"] != "microgpt":
+    if trace.anomalies:
         yield anomalies_section(trace.anomalies)
     yield from backward_sections(trace)
     yield checks_section(trace.checks)

@@ -116,7 +116,7 @@ def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
-    if isinstance(kind, Activation) and trace.model["family"] == "microgpt":
+    if isinstance(kind, Activation) and kind.function == "ReLU":
         return f"← {stats.zero_count / stats.count:.0%} zeroed"
     if isinstance(kind, Norm) and not kind.head_dim and stats.l2_norm is not None:
         whole = math.sqrt(event.shape[0] * event.shape[1])
