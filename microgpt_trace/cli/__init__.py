@@ -42,8 +42,8 @@ def build(names: Iterable[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in names:
-        command = getattr(import_module(f".{name}", __name__), name)
-        app.command(cls=Command, epilog=getattr(command, "epilog", None))(flat(command))
+        module = import_module(f".{name}", __name__)
+        app.command(cls=Command, epilog=f"Examples: {module.EXAMPLES}")(flat(getattr(module, name)))
     app.callback(invoke_without_command=True)(_root)
     return app
 

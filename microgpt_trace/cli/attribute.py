@@ -91,8 +91,8 @@ def attribute(
         raise typer.Exit(1)
 
 
-attribute.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt attribute emma --model microgpt.safetensors · "
+EXAMPLES = (
+    "microgpt attribute emma --model microgpt.safetensors · "
     "microgpt attribute emma --position 2 --against n · "
     'microgpt attribute smollm2.gguf "The capital of France is" --target ␣Paris'
 )

@@ -99,7 +99,7 @@ def diagnose(
         raise typer.Exit(1)
 
 
-diagnose.epilog = (  # type: ignore[attr-defined]
-    'Examples: microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
+EXAMPLES = (
+    'microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
     "microgpt diagnose t/ model-folder --map names.toml"
 )

@@ -172,8 +172,8 @@ def diff(
         raise typer.Exit(1)
 
 
-diff.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt diff model.gguf dumps/ · "
+EXAMPLES = (
+    "microgpt diff model.gguf dumps/ · "
     "microgpt diff model.gguf dumps/ --suggest-map --out map.toml · "
     "microgpt diff a.safetensors b.safetensors emma · "
     "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf · "

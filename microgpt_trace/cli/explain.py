@@ -97,8 +97,8 @@ def explain(
         raise typer.Exit(1)
 
 
-explain.epilog = (  # type: ignore[attr-defined]
-    f"Examples: {EXAMPLE} · microgpt explain 'logits\\[-1,a]' emma --backward · "
+EXAMPLES = (
+    f"{EXAMPLE} · microgpt explain 'logits\\[-1,a]' emma --backward · "
     "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\""
 )
 

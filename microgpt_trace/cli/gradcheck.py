@@ -27,6 +27,4 @@ def gradcheck(
         raise typer.Exit(1)
 
 
-gradcheck.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt gradcheck olivia · microgpt gradcheck --model microgpt.safetensors"
-)
+EXAMPLES = "microgpt gradcheck olivia · microgpt gradcheck --model microgpt.safetensors"

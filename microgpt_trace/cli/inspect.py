@@ -82,6 +82,4 @@ def inspect(
         show(sections(), out)
 
 
-inspect.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"
-)
+EXAMPLES = "microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"

@@ -93,8 +93,8 @@ def patch(
         raise typer.Exit(1)
 
 
-patch.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt patch emma emmy --target m --against y · "
+EXAMPLES = (
+    "microgpt patch emma emmy --target m --against y · "
     'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is" · '
     "the same with --sites 'layer*.attn.head*' · "
     "microgpt patch smollm2.gguf --pairs pairs.txt --json"

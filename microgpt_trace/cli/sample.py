@@ -45,6 +45,4 @@ def sample(
         note(f"assumed: {text}")
 
 
-sample.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt sample -n 5 --prefix em · microgpt sample --temperature 0"
-)
+EXAMPLES = "microgpt sample -n 5 --prefix em · microgpt sample --temperature 0"

@@ -47,7 +47,7 @@ def timeline(
         note(text)
 
 
-timeline.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt train --log run.jsonl --trace-every 250 · microgpt timeline run.jsonl · "
+EXAMPLES = (
+    "microgpt train --log run.jsonl --trace-every 250 · microgpt timeline run.jsonl · "
     "microgpt timeline run.jsonl --event 'layer0.mlp.*' --event wte"
 )

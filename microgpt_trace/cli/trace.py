@@ -73,8 +73,8 @@ def trace(
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
 
 
-trace.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt trace olivia --verbose · microgpt trace emma --backward --step · "
+EXAMPLES = (
+    "microgpt trace olivia --verbose · microgpt trace emma --backward --step · "
     'microgpt trace qwen2.5-0.5b-q4_k_m.gguf "The capital of France is" --verbose · '
     "microgpt trace emma --ablate layer0.attn.head2 · microgpt trace emma --json | jq .loss"
 )

@@ -121,7 +121,7 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
         train_and_report(trainer, target, records, checkpoint.autosave)
 
 
-train.epilog = (  # type: ignore[attr-defined]
-    "Examples: microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
+EXAMPLES = (
+    "microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
     "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
 )
