@@ -30,7 +30,7 @@ FLOORS = [
 
 # The floors of the modules that stand in no folder.
 FLAT = {
-    "ground": "errors files foreign_files signals",
+    "ground": "errors files signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }

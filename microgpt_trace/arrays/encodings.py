@@ -1,7 +1,7 @@
 """The types of numbers in model files, and tensors as they lie there. Knows no file format.
 
 Layouts are those of ggml (https://github.com/ggml-org/ggml) and, for AprQ4 and AprQ8, of .apr v2.
-Shape letters as in unpacking.py.
+Shape letters as in dequantisation.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..text.brief import brief, one_line
-from . import unpacking
+from . import dequantisation
+from .dequantisation import Quants
 from .stats import Array
-from .unpacking import Quants
 
 CHUNK = 600_000  # elements decoded at once: float32 that still fits the caches
 
@@ -53,21 +53,21 @@ def _quantised(
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
-        Encoding("F32", 1, 4, unpacking.f32),
-        Encoding("F16", 1, 2, unpacking.f16),
-        Encoding("BF16", 1, 2, unpacking.bf16),
-        Encoding("AprQ8", 1, 1, unpacking.apr_q8),
-        _quantised("AprQ4", 32, 18, unpacking.apr_q4),
-        _quantised("Q4_0", 32, 18, unpacking.q4_0),
-        _quantised("Q4_1", 32, 20, unpacking.q4_1, minima=1, centre=8),
-        _quantised("Q5_0", 32, 22, unpacking.q5_0),
-        _quantised("Q5_1", 32, 24, unpacking.q5_1, minima=1, centre=16),
-        _quantised("Q8_0", 32, 34, unpacking.q8_0),
-        _quantised("Q2_K", 256, 84, unpacking.q2_k, minima=16, centre=2),
-        _quantised("Q3_K", 256, 110, unpacking.q3_k),
-        _quantised("Q4_K", 256, 144, unpacking.q4_k, minima=8, centre=8),
-        _quantised("Q5_K", 256, 176, unpacking.q5_k, minima=8, centre=16),
-        _quantised("Q6_K", 256, 210, unpacking.q6_k),
+        Encoding("F32", 1, 4, dequantisation.f32),
+        Encoding("F16", 1, 2, dequantisation.f16),
+        Encoding("BF16", 1, 2, dequantisation.bf16),
+        Encoding("AprQ8", 1, 1, dequantisation.apr_q8),
+        _quantised("AprQ4", 32, 18, dequantisation.apr_q4),
+        _quantised("Q4_0", 32, 18, dequantisation.q4_0),
+        _quantised("Q4_1", 32, 20, dequantisation.q4_1, minima=1, centre=8),
+        _quantised("Q5_0", 32, 22, dequantisation.q5_0),
+        _quantised("Q5_1", 32, 24, dequantisation.q5_1, minima=1, centre=16),
+        _quantised("Q8_0", 32, 34, dequantisation.q8_0),
+        _quantised("Q2_K", 256, 84, dequantisation.q2_k, minima=16, centre=2),
+        _quantised("Q3_K", 256, 110, dequantisation.q3_k),
+        _quantised("Q4_K", 256, 144, dequantisation.q4_k, minima=8, centre=8),
+        _quantised("Q5_K", 256, 176, dequantisation.q5_k, minima=8, centre=16),
+        _quantised("Q6_K", 256, 210, dequantisation.q6_k),
     )
 }
 

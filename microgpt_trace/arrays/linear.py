@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from .dequantisation import Quants
 from .encodings import CHUNK, StoredTensor
 from .stats import Array
-from .unpacking import Quants
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..arrays.logit_difference import LogitDifference
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
 RoleName = Literal["itself", "previous", "first", "repeat", "none"]

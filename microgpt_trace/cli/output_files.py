@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
-from ..foreign_files import read_json
 from ..readers.loading import is_model, kind_of
 from ..text.command_lines import quoted
 from ..timeline.log import is_log
+from ..untrusted_files import read_json
 
 _OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 

@@ -12,7 +12,7 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 from .bands import BandMeasure, Tolerance
 from .compared_runs import Unpaired
 from .row_differences import RowDifferences

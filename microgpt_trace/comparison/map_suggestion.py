@@ -12,9 +12,9 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..dumps.drafted_map import to_toml
+from ..dumps.map_writing import to_toml
+from ..dumps.name_suggestion import suggest, unplaced
 from ..dumps.recording import Recording
-from ..dumps.suggestion import suggest, unplaced
 from ..errors import InputError
 from ..running.event_stream import EventStream
 from .read_tokens import ambiguous, embedding_of, recognise

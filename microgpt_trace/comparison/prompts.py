@@ -10,10 +10,10 @@ from typing import Any
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
-from ..foreign_files import read_text
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 from ..text.json_text import OutOfBounds, from_json
+from ..untrusted_files import read_text
 from .diff import diff
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..architecture.model import TraceInput
 from ..errors import InputError
-from ..foreign_files import folder_of
 from ..text.command_lines import quoted
 from ..text.printable import shown_token
 from ..text.wording import counted
+from ..untrusted_files import folder_of
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

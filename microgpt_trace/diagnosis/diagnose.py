@@ -20,7 +20,7 @@ from ..arrays.threads import one_blas_thread
 from ..dumps.recorded import Fitted
 from ..errors import InputError
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 from .evaluation import Evaluation
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance

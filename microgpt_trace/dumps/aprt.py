@@ -23,11 +23,11 @@ from ..architecture.catalogue import turned_names
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..foreign_files import check_regular, read_json, reading
 from ..hooks.names import ALIASES
 from ..readers.conventions import is_count
 from ..text.brief import brief
 from ..text.wording import abridged
+from ..untrusted_files import check_regular, read_json, reading
 from .layouts import LAST
 from .recorded import OWN, Leftover, Recorded, readable
 from .recording import Recording

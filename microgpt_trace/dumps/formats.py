@@ -18,10 +18,10 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
-from ..foreign_files import check_regular, reading
 from ..text.brief import brief
 from ..text.json_text import from_json
 from ..text.wording import abridged
+from ..untrusted_files import check_regular, reading
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import MapEntry, NameMap, sliced_shape

@@ -1,8 +1,8 @@
 """Layouts: how a stored shape relates to the shape of our event, found without a look at values.
 
-Shape letters as in ops.py and operations/; C stands for the width of any row, [T, C] for what ops.py says
-of the stream and [T, H*D] for q, k, v and context. A length of 1 may stand anywhere or be missing.
-Knows no file format.
+Shape letters as in microgpt/operations.py and architecture/operations/; C stands for the width of any row,
+[T, C] for what these say of the stream and [T, H*D] for q, k, v and context. A length of 1 may stand anywhere
+or be missing. Knows no file format.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError
-from ..foreign_files import read_text
 from ..text.brief import brief, one_line
+from ..untrusted_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
 from .recorded import OWN

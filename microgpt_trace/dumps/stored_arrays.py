@@ -15,10 +15,10 @@ import numpy as np
 from ..arrays.encodings import ENCODINGS
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..foreign_files import check_regular, reading
 from ..readers.mapped_file import MappedFile
 from ..text.brief import brief
 from ..text.json_text import from_json
+from ..untrusted_files import check_regular, reading
 from .npy_header import NpyHeader, read_header
 
 ZIP_MAGIC = b"PK\x03\x04"

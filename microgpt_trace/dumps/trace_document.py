@@ -13,12 +13,12 @@ import numpy as np
 
 from ..arrays.stats import Array, TensorStats
 from ..errors import FileFormatError, InputError
-from ..foreign_files import read_json
 from ..hooks.event import PHASES, TraceEvent
 from ..readers.conventions import is_count
 from ..text.brief import brief
 from ..text.json_text import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
+from ..untrusted_files import read_json
 from .event_names import is_event
 from .recorded import OWN, Leftover, Recorded, readable
 from .recording import Recording

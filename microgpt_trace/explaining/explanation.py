@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..architecture.steps import Factor, Pass, Step, Use, element_name
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -18,9 +18,9 @@ import numpy as np
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
 from ..files import write_atomically
-from ..foreign_files import check_regular
 from ..text.brief import brief
 from ..text.json_text import from_json
+from ..untrusted_files import check_regular
 from .model import Model, Schedule, TrainingState, check_microgpt
 from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned, check_whole
 from .tokenizer import Tokenizer

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError
-from ..foreign_files import read_text
 from ..text.brief import brief, one_line
 from ..text.wording import counted
+from ..untrusted_files import read_text
 from .batch import Batch, Packer
 from .parameters import Config
 from .tokenizer import Tokenizer

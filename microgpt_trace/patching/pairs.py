@@ -13,8 +13,8 @@ import numpy as np
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError
-from ..foreign_files import read_text
 from ..text.brief import one_line
+from ..untrusted_files import read_text
 from .patch import Text, Token, patch_read, read_pair
 from .patch_points import places_of
 from .results import MeanPatched, PairsResult, Patched, PatchedPair

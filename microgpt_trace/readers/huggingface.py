@@ -11,9 +11,9 @@ from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
-from ..foreign_files import folder_of, read_json, reading
 from ..text.brief import brief
 from ..text.wording import listed
+from ..untrusted_files import folder_of, read_json, reading
 from .conventions import (
     FLAG,
     OBJECT,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import FileFormatError, InputError
-from ..foreign_files import check_regular
+from ..untrusted_files import check_regular
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder

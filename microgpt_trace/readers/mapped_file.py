@@ -16,8 +16,8 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..foreign_files import check_regular, reading
 from ..text.brief import one_line
+from ..untrusted_files import check_regular, reading
 
 SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 

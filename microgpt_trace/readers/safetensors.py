@@ -13,8 +13,8 @@ from typing import Any
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..errors import FileFormatError
-from ..foreign_files import json_object
 from ..text.brief import brief
+from ..untrusted_files import json_object
 from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from ..tracing.result import Trace
 from .interventions import before_and_after_section, interventions_section
 from .sections import Section
-from .trace_events import backward_sections, layers_section, stage_sections
+from .trace_events import backward_sections, stage_sections
 from .trace_findings import anomalies_section, checks_section, headline_sections, insights_section
 from .trace_header import header_sections
+from .trace_layers import layers_section
 from .trace_predictions import generation_sections, lens_section, prediction_sections
 
 

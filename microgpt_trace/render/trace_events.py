@@ -1,5 +1,5 @@
-"""The events of a trace as tables: stage by stage, a row per layer, the backward pass. Every figure comes
-from the Trace; nothing is computed here."""
+"""The events of a trace as tables: stage by stage, and the backward pass. Every figure comes from the Trace;
+nothing is computed here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..architecture.plan import Operation
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import LayerRow, ParameterRow, Trace
-from .interventions import change_column, last_of_layers, layer_change_column
+from .interventions import change_column
 from .numbers import figure, ratio, significant
 from .sections import AttentionMatrices, Block, Column, Section, Table, Words, name_of, words
 
@@ -23,7 +23,6 @@ STAGES = {
     "mlp": "Stage 3: MLP (FFN)",
     "head": "Stage 4: Language Model Head",
 }
-WIDE = 92  # characters from which on the overview has all its columns
 
 
 def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
@@ -34,7 +33,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
     if events is trace.events:
         layers = {row.layer: row for row in trace.layers}
     number = partial(figure, digits=3) if trace.model["family"] == "microgpt" else significant
-    overview, statistics = _overview_columns(trace, layers), _statistics_columns(trace.specs, number)
+    columns, statistics = _event_columns(trace, layers), _statistics_columns(trace.specs, number)
     timed = any(event.seconds is not None for event in forward)
     times = [Column("time", _microseconds, right=True)] if timed else []
     shown_layer = None
@@ -43,7 +42,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
         if layered and layer is not None and layer != shown_layer:
             yield Section((), f"Layer {layer}", style="bold magenta")
             shown_layer = layer
-        said = overview if any(overview[-1].cell(event) for event in events) else overview[:-1]
+        said = columns if any(columns[-1].cell(event) for event in events) else columns[:-1]
         yield Section([Table([*said, *times], events, about=name_of)], STAGES[stage])
         if verbose:
             yield Section([Table(statistics, events, about=name_of)])
@@ -52,13 +51,13 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
 
 def _attention(trace: Trace, events: Sequence[TraceEvent]) -> Iterator[Section]:
     """Every head's weights of a microGPT; of a production model they would be hundreds."""
-    weights = next((e for e in events if isinstance(_kind(trace.specs, e.name), Softmax)), None)
+    weights = next((e for e in events if isinstance(kind_in(trace.specs, e.name), Softmax)), None)
     if trace.model["family"] == "microgpt" and weights and ("forward", weights.name) in trace.arrays:
         matrices = AttentionMatrices(trace[weights.name], trace.input.labels)
         yield Section([words("Attention weights in percent, row = query, column = key", "dim"), matrices])
 
 
-def _overview_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
+def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
     """microGPT's figures have two decimals; a decoder's, which reach 2e4, four significant digits."""
     number = figure if trace.model["family"] == "microgpt" else significant
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
@@ -105,14 +104,14 @@ def _alarm(event: TraceEvent) -> str:
     return "red" if _stats(event).nonfinite_count else ""
 
 
-def _kind(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
+def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
     spec = specs[name]
     return spec.kind if isinstance(spec, Operation) else None
 
 
 def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:
     """What is worth saying about a tensor, from its own statistics and its layer's."""
-    stats, kind = _stats(event), _kind(trace.specs, event.name)
+    stats, kind = _stats(event), kind_in(trace.specs, event.name)
     if isinstance(kind, Activation) and event.layer in layers:
         layer = layers[event.layer]
         return f"← {layer.near_zero:.0%} within ±{layer.near_zero_threshold:g}"
@@ -124,39 +123,6 @@ def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]
     if kind is not None and kind.causal:
         return "causal"
     return ""
-
-
-def layers_section(trace: Trace) -> Section:
-    """The residual stream after each layer, and what the layer's branches wrote into it."""
-    layers, intervened = trace.layers, trace.intervened
-    columns = [
-        Column("layer", lambda r: str(r.layer), right=True),
-        Column("L2", lambda r: significant(r.stream.l2_norm), right=True),
-        Column("row L2", lambda r: significant(r.row_norm), right=True),
-        Column("min", lambda r: significant(r.stream.min), right=True),
-        Column("max", lambda r: significant(r.stream.max), right=True),
-        Column("attn", lambda r: ratio(r.attention_share), right=True),
-        Column("mlp", lambda r: ratio(r.mlp_share), right=True),
-        Column("~0", lambda r: f"{r.near_zero:.1%}", right=True),
-        Column("cosine", lambda r: f"{r.turn:.3f}", right=True, from_width=WIDE),
-        Column("sink", lambda r: "–" if r.sink is None else f"{r.sink:.0%}", right=True, from_width=WIDE),
-        Column("NaN/Inf", lambda r: f"{r.nan_count}/{r.inf_count}" if r.nan_count or r.inf_count else "0"),
-    ]
-    if intervened is not None:
-        columns.append(layer_change_column(intervened, trace.specs.values()))
-    last = last_of_layers(trace.specs.values())
-    threshold = layers[0].near_zero_threshold if layers else 0
-    kinds = (_kind(trace.specs, event.name) for event in trace.specs.values())
-    activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
-    legend = (
-        "row L2: median of the rows; attn, mlp: |write| / |stream|, median of the rows; "
-        f"~0: {activation} outputs within ±{threshold:g}"
-    )
-    further = "cosine: of output and input; sink: attention on position 0"
-    said = (words(legend, "dim"), Words(((further, "dim"),), from_width=WIDE))
-    return Section(
-        [Table(columns, layers, about=lambda row: last[row.layer]), *said], "Residual stream after each layer"
-    )
 
 
 def backward_sections(trace: Trace) -> list[Section]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..errors import FileFormatError, InputError
-from ..foreign_files import check_regular, reading
 from ..text.brief import one_line
 from ..text.json_text import OutOfBounds, from_json
+from ..untrusted_files import check_regular, reading
 
 LOG_SCHEMA = "microgpt.log/1"
 LONGEST = 1 << 24  # bytes of a line: a log's have a few hundred

@@ -14,7 +14,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..running.event_stream import EventStream, Piece
 from ..running.interventions import Editor, Intervention
-from .effects import Comparer, divergences, mean_of, p_after
+from .intervention_effects import Comparer, divergences, mean_of, p_after
 from .predictions import predictions_of
 from .result import Intervened, Prediction
 

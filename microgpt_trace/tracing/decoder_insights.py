@@ -13,7 +13,7 @@ from ..decoder.model import Decoder
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight
-from .insights import WHOLE
+from .microgpt_insights import WHOLE
 from .norms import NORM_TOLERANCE
 from .result import LayerRow
 

@@ -22,7 +22,7 @@ from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
 from .checks import Checker, untraced_check
 from .collector import Collector
-from .insights import insights_of
+from .microgpt_insights import insights_of
 from .norms import NormMeter
 from .predictions import predictions_of
 from .result import ParameterRow, Prediction, StepSummary, Trace

@@ -14,7 +14,7 @@ from ..hooks.event import TraceEvent
 from .anomalies import Steps
 from .checks import Checker
 from .collector import Collector
-from .overview import Overview
+from .layer_measures import Overview
 
 if TYPE_CHECKING:
     from .baseline import Baseline

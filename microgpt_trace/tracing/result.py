@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"

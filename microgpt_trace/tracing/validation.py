@@ -23,10 +23,10 @@ from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
 from ..text.brief import one_line
-from ..text.documented import in_document
+from ..text.document_fields import in_document
+from .perturbation import Edge, Watch
 from .result import Trace
 from .trace import trace
-from .validation_edges import Edge, Watch
 
 
 @dataclass(frozen=True, slots=True, repr=False)

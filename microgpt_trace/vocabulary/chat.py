@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
-from .isolated import MIB, Isolated, Limits
 from .packages import check_installed
+from .sandbox import MIB, Isolated, Limits
 
 LIMITS = Limits(seconds=10, memory=512 * MIB)  # a template takes 0.1 s and 60 MiB, jinja2 included
 

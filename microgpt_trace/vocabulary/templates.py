@@ -1,5 +1,5 @@
 """Rendering a chat template: a program from a foreign file, in jinja2's sandbox. Runs in a process of its
-own (`isolated`): the sandbox bounds neither time nor memory. Knows no file and no vocabulary.
+own (`vocabulary/sandbox.py`): the sandbox bounds neither time nor memory. Knows no file and no vocabulary.
 
 Templates are given what transformers gives them: messages, add_generation_prompt, tools and documents
 (none), the special tokens, `raise_exception`, `strftime_now`, `tojson`, loop controls and
@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatt
 from markupsafe import Markup
 
 from ..errors import FileFormatError, InputError
-from .serving import one_line
+from .sandbox_process import one_line
 
 _SCALARS = (str, int, float, complex, bytes, type(None), Undefined)
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))

@@ -1,5 +1,5 @@
 """Encoding by a tokenizer.json, as `tokenizers` builds it from the file. Runs in a process of its own
-(`isolated`): its rules are a program, of which the package bounds neither time nor memory.
+(`sandbox`): its rules are a program, of which the package bounds neither time nor memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from tokenizers import Tokenizer
 
 from ..errors import FileFormatError, InputError, MicrogptError
-from .serving import one_line
+from .sandbox_process import one_line
 
 
 def encode(path: str, text: str, special: bool) -> list[int]:

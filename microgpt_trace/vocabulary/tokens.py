@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..text.brief import one_line
 from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
-from .isolated import Isolated
+from .sandbox import Isolated
 
 MAX_TEXT = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support.stored_tensors import ONE_BY_ONE, PARTS, counted, permutation, random_blocks, stored, transposed
 
+from microgpt_trace.arrays.dequantisation import widen_f16
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor, stored_column
 from microgpt_trace.arrays.stats import TensorStats
-from microgpt_trace.arrays.unpacking import widen_f16
 from microgpt_trace.decoder.stored_weights import tensor_stats
 from microgpt_trace.errors import FileFormatError, InputError
 

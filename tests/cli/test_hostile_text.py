@@ -225,7 +225,7 @@ def test_training(checkpoint, terminal, tmp_path, monkeypatch):
 
 
 def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
-    from microgpt_trace.dumps.drafted_map import _quoted
+    from microgpt_trace.dumps.map_writing import _quoted
     from microgpt_trace.dumps.mapping import read_map
 
     names = [EVIL, "\U000e0041", "\x9b", "plain", "√"]

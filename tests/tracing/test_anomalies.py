@@ -13,7 +13,7 @@ from microgpt_trace.arrays.norm_rows import NormRows
 from microgpt_trace.text.wording import fixed, told_apart
 from microgpt_trace.tracing.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
 from microgpt_trace.tracing.decoder_insights import GROWN, MASSIVE, SINK, STILL, insights_of
-from microgpt_trace.tracing.overview import MOST, compared_positions
+from microgpt_trace.tracing.layer_measures import MOST, compared_positions
 
 ATTENTION, MLP = "attention-write", "mlp-write"
 RULES = ("nonfinite", "constant", "rmsnorm", "growth", ATTENTION, MLP, "silence", "turn")

@@ -12,7 +12,7 @@ from jinja2.filters import FILTERS
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary.chat import LIMITS, render_chat, template_process
-from microgpt_trace.vocabulary.isolated import MIB, Limits
+from microgpt_trace.vocabulary.sandbox import MIB, Limits
 from microgpt_trace.vocabulary.templates import render
 
 FILE = Path("model.gguf")

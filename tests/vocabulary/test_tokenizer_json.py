@@ -8,7 +8,7 @@ import pytest
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary.huggingface import from_huggingface
-from microgpt_trace.vocabulary.isolated import MIB, Limits
+from microgpt_trace.vocabulary.sandbox import MIB, Limits
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")

@@ -11,9 +11,9 @@ import numpy as np
 
 from ...architecture.kinds import Lookup
 from ...architecture.model import LanguageModel
+from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
-from ...arrays.unpacking import Quants
 from ..hypothesis import Case, Change, Hypothesis
 from .changes import with_instead
 from .input import looked_up

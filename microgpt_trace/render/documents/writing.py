@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from ...text.documented import marked, members
+from ...text.document_fields import marked, members
 
 
 def result_json(result: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from microgpt_trace.errors import FileFormatError, InputError, RunError
-from microgpt_trace.vocabulary.isolated import MIB, Isolated, Limits
+from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits
 
 FILE = Path("model.gguf")
 AMPLE = Limits(seconds=30, memory=400 * MIB)
@@ -158,7 +158,7 @@ def test_ctrl_c_is_for_us_and_ends_it(default_signals):
 PARENT = """
 import os, sys
 from pathlib import Path
-from microgpt_trace.vocabulary.isolated import Isolated, Limits
+from microgpt_trace.vocabulary.sandbox import Isolated, Limits
 print("main", flush=True)
 call = Isolated("isolated_functions:pid", "its program", Limits(30, 1 << 29))
 print(call(Path("f")), flush=True)

@@ -1,4 +1,4 @@
-"""The far side of `isolated`: a process that calls a function for each line it reads, within limits.
+"""The far side of `sandbox`: a process that calls a function for each line it reads, within limits.
 
 Loads nothing but what the function imports. Knows neither templates nor tokenizers.
 """

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .matching import Shapes, source_name
+from .name_suggestion import CLOSE, Suggestion
 from .recorded import OWN, Leftover
 from .recording import Recording
-from .suggestion import CLOSE, Suggestion
 
 
 def to_toml(

@@ -1,7 +1,7 @@
 """Foreign code at arm's length: a function of ours called in a process of its own, which may hang, crash
 or want all memory without this one.
 
-Knows nothing of templates and tokenizers. `serving` is the other side: a request is a line of JSON on
+Knows nothing of templates and tokenizers. `sandbox_process` is the other side: a request is a line of JSON on
 its stdin, the answer one on its stdout. A fresh interpreter, as neither fork nor multiprocessing would
 do: forking with threads is unsafe, and `spawn` runs the main module of whoever uses this library again.
 """
@@ -27,7 +27,7 @@ from ..text.json_text import MANY_VALUES, from_json
 
 MIB = 1 << 20
 _HEARD = 4096  # bytes kept of what the process says on stderr
-_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.serving import serve; serve()"
+_START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from microgpt_trace import Config, Model, init, trace, train
 from microgpt_trace.arrays.norm_rows import NormRows
 from microgpt_trace.microgpt.model import Schedule, TrainingState
 from microgpt_trace.text.wording import at_most, counted
-from microgpt_trace.tracing.insights import ENOUGH
+from microgpt_trace.tracing.microgpt_insights import ENOUGH
 
 IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]
 
@@ -289,7 +289,7 @@ def test_the_pattern_is_that_of_the_events(emma, deep):
 
 
 def test_another_order_of_events_is_not_the_pattern(emma):
-    from microgpt_trace.tracing.insights import insights_of
+    from microgpt_trace.tracing.microgpt_insights import insights_of
 
     traced, norms = trace(emma, values=["probs"]), NormRows(1e-5, {"embed.norm": 0.0}, {"embed.norm": 1.0})
     events = [e for e in traced if e.name != "layer0.attn.q"]

@@ -16,7 +16,7 @@ from ..architecture.plan import layer_of
 from ..architecture.reference import reference, size_of
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from .effects import distance
+from .intervention_effects import distance
 from .result import Trace
 
 TOLD = 1e-5  # of a position's loss

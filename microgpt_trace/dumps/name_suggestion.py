@@ -29,10 +29,10 @@ from .matching import (
     source_name,
     whole_or_sliced,
 )
+from .pattern_relations import related
 from .patterns import Decided, cut, decide, find_patterns
 from .recorded import Leftover
 from .recording import Recording
-from .relations import related
 
 CLOSE, NEARLY = 0.9, 0.01  # cosine from which a pair by order is sure, if no other is that much closer
 UNDECIDED = 0.2  # another event that scores so little less would do as well

@@ -13,13 +13,13 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.dumps.alignment import align, assign
-from microgpt_trace.dumps.drafted_map import to_toml
 from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.map_writing import to_toml
 from microgpt_trace.dumps.mapping import read_map
+from microgpt_trace.dumps.name_suggestion import suggest, unplaced
 from microgpt_trace.dumps.recorded import Leftover, Recorded
 from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.dumps.sketches import Stack, sketch
-from microgpt_trace.dumps.suggestion import suggest, unplaced
 
 HEADS = ("q", "k", "v", "q_rope", "k_rope", "context")
 
