@@ -1,7 +1,6 @@
 """microgpt inspect"""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -9,8 +8,8 @@ import typer
 
 from ..errors import InputError
 from .named_model import model_from
-from .options import AprSettings, BareWeights, Json, ModelFile, Out, Seed
-from .output import out_file, put, show
+from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
+from .output import Output, put_schema
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -40,6 +39,10 @@ class Stored:
                 raise InputError(f"{option} is for a production model, and {model.origin} is a microGPT")
 
 
+class InspectionOutput(Output):
+    schema: Annotated[bool, schema_option("inspect")] = False
+
+
 def inspect(
     *,
     path: Annotated[
@@ -47,39 +50,32 @@ def inspect(
     ] = None,
     model: ModelFile = None,
     seed: Seed = None,
-    as_json: Json = False,
-    out: Out = None,
+    output: InspectionOutput,
     bare: BareWeights,
     stored: Stored,
     apr: AprSettings,
 ) -> None:
     """Show the architecture and every parameter: of a microGPT, or as a model file stores it."""
-    from ..decoder.stored_weights import stored_tensors
-    from ..render.inspection import (
-        decoder_inspection_json,
-        decoder_inspection_sections,
-        inspection_json,
-        inspection_sections,
-    )
+    output.check()
+    if output.schema:
+        put_schema("inspect", output.target)
+        return
+    from ..render.inspection import decoder_inspection_sections, microgpt_inspection_sections
+    from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
     if path is not None and model is not None:
         raise InputError(f"two models, {path} and --model {model}")
     loaded = model_from(path or model, seed, bare, apr)
-    out = out_file(out)
     if "prompts" not in loaded.abilities:
         stored.refuse(loaded)
         own = cast("Model", loaded)
-        as_text, sections = partial(inspection_json, own), partial(inspection_sections, own)
+        found = inspect_microgpt(own)
+        output.give(found, lambda: microgpt_inspection_sections(own, found))
     else:
         decoder = cast("Decoder", loaded)
         with progress("tensor") as report:
-            tensors = stored_tensors(decoder, stored.filters or [], stored.stats, report)
-        as_text = partial(decoder_inspection_json, decoder, tensors, stored.metadata)
-        sections = partial(decoder_inspection_sections, decoder, tensors, stored.metadata)
-    if as_json:
-        put([as_text()], out)
-    else:
-        show(sections(), out)
+            found = inspect_decoder(decoder, stored.filters or [], stored.stats, stored.metadata, report)
+        output.give(found, lambda: decoder_inspection_sections(decoder, found))
 
 
 EXAMPLES = "microgpt inspect microgpt.safetensors · microgpt inspect qwen.gguf --filter '*attn_q*' --stats"

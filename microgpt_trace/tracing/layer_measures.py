@@ -80,7 +80,7 @@ class Overview:
         """Begin a layer that reads this stream."""
         self._entered = stream.copy()
         self._measured, self._compared = {}, {}
-        self._usual = self._usual & ~massive(stream[self._witnesses])
+        self._usual = self._usual & ~ruled_by_one(stream[self._witnesses])
 
     def _measure_write(self, event: TraceEvent, write: Array) -> None:
         """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
@@ -150,7 +150,7 @@ def compared_positions(tokens: Sequence[int]) -> Array:
     return np.array([later[i * len(later) // count] for i in range(count)], dtype=np.intp)
 
 
-def massive(rows: Array) -> Array:
+def ruled_by_one(rows: Array) -> Array:
     """Which rows one element rules: [n, C] -> [n] of booleans"""
     size = np.abs(rows)
     return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]

@@ -421,7 +421,7 @@ def test_training_on_other_dimensions_and_vocabulary(tmp_path):
 def test_inspect_and_gradcheck(checkpoint):
     output = microgpt("inspect", "--model", checkpoint, width=80).out
     assert "layer0.mlp_fc2  [16, 64]  1,024" in output
-    document = json.loads(microgpt("inspect", "--json").out)
+    document = valid(microgpt("inspect", "--json").out, "inspect")
     assert sum(row["stats"]["count"] for row in document["parameters"]) == 4192
     result = microgpt("gradcheck", "ava", "--model", checkpoint)
     assert result.code == 0

@@ -18,6 +18,7 @@ _PLAIN: dict[Any, dict[str, Any]] = {
     bool: {"type": "boolean"},
     float: NUMBER,
     NoneType: {"type": "null"},
+    Any: {},
 }
 
 

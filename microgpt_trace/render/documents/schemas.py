@@ -8,7 +8,8 @@ from typing import Any
 
 from .schema import result_schema
 
-TRACES = {"trace": "document_schema", "trace_line": "line_schema"}
+# Documents with a model in them, and the functions of trace_schema.py that make their schemas.
+WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect": "inspection_schema"}
 
 # Of each result's document its title, and the module and the class of the result.
 RESULTS = {
@@ -24,14 +25,14 @@ RESULTS = {
     "attribution": ("Who wrote a model's predictions", "attribution.results", "AttributionResult"),
 }
 
-DOCUMENTS = (*TRACES, *RESULTS)
+DOCUMENTS = (*WITH_MODEL, *RESULTS)
 
 
 def schema_of_document(name: str) -> dict[str, Any]:
     """The schema of one of DOCUMENTS."""
-    if name in TRACES:
+    if name in WITH_MODEL:
         from . import trace_schema
 
-        return getattr(trace_schema, TRACES[name])()
+        return getattr(trace_schema, WITH_MODEL[name])()
     title, module, kind = RESULTS[name]
     return result_schema(getattr(import_module(f"microgpt_trace.{module}"), kind), title)

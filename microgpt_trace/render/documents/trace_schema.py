@@ -1,4 +1,5 @@
-"""The JSON Schema of a trace document and of one line of its JSON Lines form."""
+"""The JSON Schema of a trace document, of one line of its JSON Lines form, and of what `inspect` gives:
+the documents that say what a model is."""
 
 from __future__ import annotations
 
@@ -10,8 +11,18 @@ from ...arrays.stats import TensorStats
 from ...decoder.config import OF_SOME, DecoderConfig
 from ...hooks.event import TraceEvent
 from ...microgpt.parameters import Config
+from ...tracing.inspection import Inspection
 from ...tracing.result import SCHEMA_ID, Trace
-from .schema import COUNT, NUMBER, closed_object, definition_name, definitions, preamble, schema_of
+from .schema import (
+    COUNT,
+    NUMBER,
+    closed_object,
+    definition_name,
+    definitions,
+    preamble,
+    result_schema,
+    schema_of,
+)
 from .trace import RECORDS, required_and_optional
 
 
@@ -36,6 +47,14 @@ def line_schema() -> dict[str, Any]:
     return {**preamble("One record of a trace", f"{SCHEMA_ID}/line"), "oneOf": records, "$defs": known}
 
 
+def inspection_schema() -> dict[str, Any]:
+    """The schema of `microgpt inspect --json`."""
+    whole = result_schema(Inspection, "A model inspected")
+    whole["properties"]["model"] = {"$ref": "#/$defs/model"}
+    whole["$defs"] |= _models()
+    return whole
+
+
 def _types() -> dict[str, Any]:
     """The type of each member of a document, where it is there."""
     required, optional = required_and_optional()
@@ -55,9 +74,7 @@ def _members() -> dict[str, Any]:
 
 
 def _definitions() -> dict[str, Any]:
-    known = definitions([*_types().values(), Applied, Config, DecoderConfig])
-    config = known[definition_name(DecoderConfig)]["properties"]
-    known[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
+    known = definitions([*_types().values(), Applied]) | _models()
     values = {"$ref": "#/$defs/values"}
     known["values"] = {"anyOf": [NUMBER, {"type": "array", "items": values}]}
     event = known[definition_name(TraceEvent)]["properties"] | {
@@ -66,8 +83,15 @@ def _definitions() -> dict[str, Any]:
         "values": values,
     }
     known[definition_name(TraceEvent)] = closed_object(event, optional=("seconds", "values"))
-    known["model"] = {"oneOf": [_microgpt(), _decoder()]}
     return known
+
+
+def _models() -> dict[str, Any]:
+    """What models say of themselves."""
+    known = definitions([Config, DecoderConfig])
+    config = known[definition_name(DecoderConfig)]["properties"]
+    known[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OF_SOME))
+    return known | {"model": {"oneOf": [_microgpt(), _decoder()]}}
 
 
 _OF_ALL = {
