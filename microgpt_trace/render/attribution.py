@@ -68,7 +68,7 @@ def _position(found: PositionAttribution, result: AttributionResult, top: int) -
     digits, ablation = _digits(result), result.ablation
     ours, theirs = (shown_token(label) for label in (contrast.target_label, contrast.against_label))
     seen = f'"{contrast.seen}"' if result.family == "microgpt" and contrast.position else contrast.seen
-    loss = figure(found.loss, digits).replace("nan", "NaN")
+    loss = figure(found.loss, digits)
 
     def figures(target: float, against: float, difference: float, change: str = "") -> tuple[str, ...]:
         return *(signed(x, digits) for x in (target, against, difference)), *([change] if ablation else [])
@@ -89,7 +89,7 @@ def _position(found: PositionAttribution, result: AttributionResult, top: int) -
     to = [f"to {token_label(label, LABEL)}" for label in (contrast.target_label, contrast.against_label)]
     titles = [*to, "difference"]
     blocks: list[Block] = [
-        words(f"P {_p(target)} against {_p(against)}, loss {loss}"),
+        words(f"P {probability(target.p)} against {probability(against.p)}, loss {loss}"),
         _table([*titles, *(["without it"] if ablation else [])], len(titles), rows),
         *_lost(more, digits),
         _check(found, digits),
@@ -110,7 +110,7 @@ def _lost(hidden: Sequence[Contribution], digits: int) -> Iterator[Words]:
 def _check(found: PositionAttribution, digits: int) -> Words:
     """Whether the parts sum to the logits, in red where they do not."""
     sums = (found.target, found.against)
-    logits = " and ".join(figure(s.logit, digits).replace("nan", "NaN") for s in sums)
+    logits = " and ".join(figure(s.logit, digits) for s in sums)
     worst = max(sums, key=_worse)
     label = shown_token((found.contrast.target_label, found.contrast.against_label)[sums.index(worst)])
     whole = f"{figure(worst.magnitude, digits)}, the sum of the magnitudes to {label}"
@@ -228,7 +228,3 @@ def _role_columns() -> list[Column]:
 def _share(value: float | None) -> str:
     """A share of attention in two decimals, for which very little is nothing."""
     return "–" if value is None else f"{value:.2f}".replace("nan", "NaN")
-
-
-def _p(one: LogitSum) -> str:
-    return probability(one.p).replace("nan", "NaN")

@@ -12,7 +12,7 @@ def figure(value: float | None, digits: int = 2) -> str:
     if value == 0 or 0.5 * 10**-digits <= abs(value) < 1e5:
         text = f"{value:.{digits}f}"
         return text.lstrip("-") if float(text) == 0 else text
-    return f"{value:.1e}"
+    return _named(f"{value:.1e}")
 
 
 def significant(value: float | None) -> str:
@@ -20,18 +20,22 @@ def significant(value: float | None) -> str:
     if value is None:
         return "–"
     text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
-    return text.replace("nan", "NaN")
+    return _named(text)
 
 
 def signed(value: float, digits: int) -> str:
     """A number with its sign, + included."""
-    text = figure(value, digits).replace("nan", "NaN")
+    text = figure(value, digits)
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
 def probability(p: float, digits: int = 4) -> str:
     """A probability; a small one with an exponent, for it is not zero."""
-    return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits or p != p else f"{p:.1e}"
+    return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits else _named(f"{p:.1e}")
+
+
+def _named(text: str) -> str:
+    return text.replace("nan", "NaN")
 
 
 def ratio(value: float | None) -> str:

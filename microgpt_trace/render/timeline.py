@@ -68,7 +68,7 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
 
 
 def _p(value: float | None) -> str:
-    return "–" if value is None else probability(value, 3).replace("nan", "NaN")
+    return "–" if value is None else probability(value, 3)
 
 
 def _step(value: int | None) -> str:

@@ -62,13 +62,9 @@ def trace_microgpt(
             baseline.take(range(len(inputs.tokens)), done.logits, done.probs, replaced)
         checks = [untraced_check(done.logits, _untraced_logits(model, batch, run)), *checker.checks()]
         if backward or step:
-            adam = _adam_of(model)
             checker.vanishing = _vanishing(done, run)
-            checks.append(_gradients(adam, done, run, edited))
-            if step:
-                changed = edited.afresh() if edited else SILENT
-                summary = _one_step(model, adam, done, run.tap("update"), changed)
-
+            check, summary = _backward_and_step(model, done, run, edited, step)
+            checks.append(check)
         intervened = baseline.result(chosen, float(done.loss)) if baseline is not None else None
     visible = _visible(collector.events, chosen, names)
     predictions = _predictions(model, inputs, done, top_k)
@@ -104,6 +100,18 @@ def _baseline(
     from .baseline import Baseline
 
     return Baseline(model, inputs, range(len(inputs.tokens)), interventions, names, top_k)
+
+
+def _backward_and_step(
+    model: Model, done: Pass, run: Run, edited: _Edited | None, step: bool
+) -> tuple[Check, StepSummary | None]:
+    """The gradients' check, and what a step of the optimizer did, if one is wanted."""
+    adam = _adam_of(model)
+    check = _gradients(adam, done, run, edited)
+    if not step:
+        return check, None
+    changed = edited.afresh() if edited else SILENT
+    return check, _one_step(model, adam, done, run.tap("update"), changed)
 
 
 def _gradients(adam: Adam, done: Pass, run: Run, edited: _Edited | None) -> Check:

@@ -25,7 +25,7 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 def result_schema(kind: Any, title: str) -> dict[str, Any]:
     """The schema of the document of a result: a dataclass that names its SCHEMA."""
     body = closed_object({"schema": {"const": kind.SCHEMA}, **record(kind)["properties"]})
-    return {**preamble(title, kind.SCHEMA), **body, "$defs": definitions(_members(kind).values())}
+    return {**preamble(title, kind.SCHEMA), **body, "$defs": definitions(member_types(kind).values())}
 
 
 def definitions(kinds: Iterable[Any]) -> dict[str, Any]:
@@ -37,12 +37,12 @@ def _dataclasses(kinds: Iterable[Any]) -> Iterator[type]:
     for kind in kinds:
         if is_dataclass(kind):
             yield kind  # type: ignore[misc]
-            yield from _dataclasses(_members(kind).values())
+            yield from _dataclasses(member_types(kind).values())
         else:
             yield from _dataclasses(get_args(kind) if get_origin(kind) is not Literal else ())
 
 
-def _members(kind: Any) -> dict[str, Any]:
+def member_types(kind: Any) -> dict[str, Any]:
     """The types of what a document has of a dataclass."""
     hints = get_type_hints(kind)
     fields = {name: hints[name] for name in kind.__dataclass_fields__}
@@ -73,7 +73,7 @@ def schema_of(kind: Any) -> dict[str, Any]:
 
 def record(kind: type) -> dict[str, Any]:
     """The schema of a dataclass, with all its members."""
-    return closed_object({name: schema_of(member) for name, member in _members(kind).items()})
+    return closed_object({name: schema_of(member) for name, member in member_types(kind).items()})
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:

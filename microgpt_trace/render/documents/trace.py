@@ -8,6 +8,7 @@ from typing import Any
 
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
+from ...text.document_fields import marked
 from ...tracing.result import SCHEMA_ID, Trace
 from .writing import dump, plain, to_text
 
@@ -23,7 +24,7 @@ def required_and_optional() -> tuple[list[str], list[str]]:
     """The members of every document, and those that are left out where there is nothing of them."""
     shown = [field for field in fields(Trace) if field.repr]
     required = [field.name for field in shown if field.default is MISSING]
-    return required, [field.name for field in shown if field.name not in required]
+    return [*required, *marked(Trace)], [field.name for field in shown if field.name not in required]
 
 
 def trace_json(trace: Trace, values: bool = False) -> str:

@@ -4,7 +4,7 @@ the documents that say what a model is."""
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from ...architecture.edits import Applied
 from ...arrays.stats import TensorStats
@@ -19,6 +19,7 @@ from .schema import (
     closed_object,
     definition_name,
     definitions,
+    member_types,
     preamble,
     result_schema,
     schema_of,
@@ -58,8 +59,8 @@ def inspection_schema() -> dict[str, Any]:
 def _types() -> dict[str, Any]:
     """The type of each member of a document, where it is there."""
     required, optional = required_and_optional()
-    hints = get_type_hints(Trace)
-    return {name: hints[name] for name in required} | {name: _there(hints[name]) for name in optional}
+    known = member_types(Trace)
+    return {name: known[name] for name in required} | {name: _there(known[name]) for name in optional}
 
 
 def _there(kind: Any) -> Any:
