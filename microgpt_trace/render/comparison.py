@@ -14,7 +14,7 @@ from ..comparison.compared_runs import Unpaired
 from ..comparison.differences import Agreement, Comparison, EventDifference
 from ..text.printable import shown_token, with_ids
 from ..text.wording import abridged, counted
-from .numbers import significant
+from .numbers import distance, two_apart
 from .sections import Column, Labelled, Section, Table, Words, indented, name_of, words
 
 WIDE = 100  # columns of a terminal from which on tables have all columns
@@ -93,7 +93,7 @@ def _agreeing(result: Comparison) -> Iterator[Words]:
         yield indented("values were not compared: one side has none")
     elif any(event.max_abs != 0 for event in result.events if event.told):
         worst = result.worst
-        nearest = f"{error(worst.relative)} of a row, band {error(worst.tolerance)}"
+        nearest = f"{distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
         yield indented(f"nearest to its band: {worst.name}, {nearest}")
     yield from _not_compared(result)
 
@@ -146,9 +146,9 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     if first.expr:
         yield indented(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
-    a, b = both(first.a, first.b)
+    a, b = two_apart(first.a, first.b)
     yield indented(f"{element}A has {a}, B has {b}")
-    yield indented(f"off by {error(first.relative)}{_of(first)}; allowed {error(first.tolerance)}")
+    yield indented(f"off by {distance(first.relative)}{_of(first)}; allowed {distance(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
     yield indented(f"{_up_to(result)}{later}")
@@ -157,7 +157,7 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     if result.jump is not None:
         jump = result.jump
         where = "there" if jump.name == first.name else f"at {jump.name}"
-        yield indented(f"largest jump: {where}, from {error(jump.before)} to {error(jump.after)}")
+        yield indented(f"largest jump: {where}, from {distance(jump.before)} to {distance(jump.after)}")
 
 
 def _up_to(result: Comparison) -> str:
@@ -191,39 +191,18 @@ def _of(event: EventDifference) -> str:
     return " of the worst row" + (f" {event.measured}" if event.measured else "")
 
 
-def error(value: float) -> str:
-    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
-    is not finite, – where there was nothing to compare."""
-    if math.isnan(value):
-        return "–"
-    if not math.isfinite(value):
-        return "NaN/Inf"
-    return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
-
-
-def number(value: float) -> str:
-    return significant(value).replace("inf", "Infinity")
-
-
-def both(a: float, b: float) -> tuple[str, str]:
-    """Two numbers, with more digits where these do not tell them apart: 2.7186 beside 2.7190."""
-    shown, digits = (number(a), number(b)), 4
-    while shown[0] == shown[1] and abs(a - b) > 0 and digits < 17:
-        digits += 1
-        shown = f"{a:#.{digits}g}", f"{b:#.{digits}g}"
-    return shown
-
-
 def _columns() -> list[Column]:
     return [
         Column("", _mark, style=_alarm, whole=True),
         Column("event", lambda e: e.name, whole=True, style=_alarm),
         Column("shape", lambda e: str(list(e.shape)), from_width=WIDE),
-        Column("worst", lambda e: error(e.relative), right=True, style=_alarm),
+        Column("worst", lambda e: distance(e.relative), right=True, style=_alarm),
         Column(
-            "band", lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else error(e.tolerance), right=True
+            "band",
+            lambda e: f"{e.tolerance:.0e}" if e.tolerance < 1e-3 else distance(e.tolerance),
+            right=True,
         ),
-        Column("median", lambda e: "–" if e.median is None else error(e.median), right=True),
+        Column("median", lambda e: "–" if e.median is None else distance(e.median), right=True),
         Column("cosine", lambda e: "–" if e.cosine is None else f"{e.cosine:.4f}", right=True),
         Column("max |d|", _max_abs, right=True),
         Column("at", lambda e: str(list(e.max_index)) if e.max_index and e.told else "–", whole=True),
@@ -289,7 +268,7 @@ def _positions(result: Comparison) -> Section:
 def _error_at(event: EventDifference, position: int) -> str:
     if position not in event.positions:
         return "–"
-    return error(event.by_position[event.positions.index(position)])
+    return distance(event.by_position[event.positions.index(position)])
 
 
 def _title(result: Comparison, position: int) -> str:

@@ -35,14 +35,6 @@ def first_of(curve: Curve) -> float | None:
     return next((value for value in curve if value is not None), None)
 
 
-def number_text(value: float | None) -> str:
-    return ratio(value).replace("nan", "NaN")
-
-
-def percent_text(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
 class CurveColumn(NamedTuple):
     """One curve of an event or a parameter, with the figures beside it as text."""
 
@@ -51,7 +43,7 @@ class CurveColumn(NamedTuple):
     figures: dict[str, str]
 
 
-def measure(what: str, curve: Curve, number: Callable[[float | None], str] = number_text) -> CurveColumn:
+def measure(what: str, curve: Curve, number: Callable[[float | None], str] = ratio) -> CurveColumn:
     """The ends of a curve and the extremes of its finite values."""
     finite = [value for value in curve if value is not None and isfinite(value)]
     found = {

@@ -12,7 +12,8 @@ from ..diagnosis.hypothesis import Finding
 from ..diagnosis.judging import OperationResult
 from ..text.printable import shown_token
 from ..text.wording import abridged
-from .comparison import MAX_LISTED, both, error, of_all_layers, tokens_line, unpaired_sections
+from .comparison import MAX_LISTED, of_all_layers, tokens_line, unpaired_sections
+from .numbers import distance, two_apart
 from .sections import Column, Labelled, Section, Table, Words, indented, words
 
 
@@ -64,11 +65,11 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
         yield indented(first.nonfinite)
     if first.error is not None:
         of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
-        yield indented(f"from {of} follows another value: off by {error(first.error)} of the row")
-        yield indented(f"rounding explains {error(first.tolerance)}")
+        yield indented(f"from {of} follows another value: off by {distance(first.error)} of the row")
+        yield indented(f"rounding explains {distance(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         there = f"element {list(first.element)}: " if first.element else ""
-        has, wanted = both(first.found, first.expected)
+        has, wanted = two_apart(first.found, first.expected)
         yield indented(f"{there}the dump has {has}, from its inputs follows {wanted}")
     if first.recomputed:
         lacked = abridged(first.recomputed, MAX_LISTED)
@@ -99,12 +100,12 @@ def _at(operation: OperationResult, labels: Sequence[str]) -> str:
 def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
     explaining = [finding for finding in diagnosis.findings if finding.explains]
     for finding in explaining:
-        leaves = f"this leaves an error of {error(finding.residual)}{_reach(finding, diagnosis)}"
+        leaves = f"this leaves an error of {distance(finding.residual)}{_reach(finding, diagnosis)}"
         yield Section([words(finding.claim, "bold"), indented(leaves)])
     if explaining or diagnosis.first_wrong is None:
         return
     nearest = [
-        indented(f"nearest: {finding.claim}, which leaves {error(finding.residual)}")
+        indented(f"nearest: {finding.claim}, which leaves {distance(finding.residual)}")
         for finding in diagnosis.findings
     ]
     other = "Other weights than the model's? `microgpt diff A B --weights` compares two models' files."
@@ -160,7 +161,7 @@ def _layers(operations: Sequence[OperationResult]) -> str:
 def _worst(operations: Sequence[OperationResult], field: str) -> str:
     values = [getattr(operation, field) for operation in operations]
     known = [value for value in values if value is not None]
-    return error(max(known)) if known else "–"
+    return distance(max(known)) if known else "–"
 
 
 def _short(name: str, operation: OperationResult) -> str:

@@ -29,8 +29,10 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 and text.strip("0.") else text
 
 
-def probability(p: float, digits: int = 4) -> str:
+def probability(p: float | None, digits: int = 4) -> str:
     """A probability; a small one with an exponent, for it is not zero."""
+    if p is None:
+        return "–"
     return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits else _named(f"{p:.1e}")
 
 
@@ -41,3 +43,32 @@ def _named(text: str) -> str:
 def ratio(value: float | None) -> str:
     """A ratio with three significant digits."""
     return f"{value:.3g}" if value is not None and math.isfinite(value) else "–"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, with one decimal."""
+    return "–" if value is None else f"{value:.1%}"
+
+
+def distance(value: float) -> str:
+    """A relative error: 2.1e-07, 0.013, 1.2; 0 where the bits are the same, NaN/Inf where one side alone
+    is not finite, – where there was nothing to compare."""
+    if math.isnan(value):
+        return "–"
+    if not math.isfinite(value):
+        return "NaN/Inf"
+    return "0" if value == 0 else f"{value:.1e}" if value < 1e-3 else f"{value:.2g}"
+
+
+def finite_or_named(value: float) -> str:
+    """Four significant digits, NaN or Infinity."""
+    return significant(value).replace("inf", "Infinity")
+
+
+def two_apart(a: float, b: float) -> tuple[str, str]:
+    """Two numbers, with more digits where these do not tell them apart: 2.7186 beside 2.7190."""
+    shown, digits = (finite_or_named(a), finite_or_named(b)), 4
+    while shown[0] == shown[1] and abs(a - b) > 0 and digits < 17:
+        digits += 1
+        shown = f"{a:#.{digits}g}", f"{b:#.{digits}g}"
+    return shown

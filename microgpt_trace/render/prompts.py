@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ..comparison.prompts import PromptComparison, PromptsComparison
 from ..text.wording import counted
-from .comparison import WIDE, error
+from .comparison import WIDE
+from .numbers import distance
 from .sections import Column, Section, Table, Words, words
 
 
@@ -21,8 +22,8 @@ def prompts_sections(found: PromptsComparison) -> list[Section]:
         Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
         Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
         Column("worst event", lambda r: r.worst, whole=True),
-        Column("error", lambda r: error(r.relative), right=True, from_width=WIDE),
-        Column("band", lambda r: error(r.tolerance), right=True, from_width=WIDE),
+        Column("error", lambda r: distance(r.relative), right=True, from_width=WIDE),
+        Column("band", lambda r: distance(r.tolerance), right=True, from_width=WIDE),
         Column("of band", _of_band, right=True),
     ]
     agreed, positions = sum(r.same_argmax for r in results), sum(r.positions for r in results)

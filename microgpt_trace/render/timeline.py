@@ -15,10 +15,8 @@ from .curve_tables import (
     first_of,
     loss_section,
     measure,
-    number_text,
-    percent_text,
 )
-from .numbers import probability
+from .numbers import percent, probability, ratio
 from .sections import Block, Column, Labelled, Section, Table, Words, indented, name_of, words
 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
@@ -68,7 +66,7 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
 
 
 def _p(value: float | None) -> str:
-    return "–" if value is None else probability(value, 3)
+    return probability(value, 3)
 
 
 def _step(value: int | None) -> str:
@@ -149,7 +147,7 @@ def _dead_units(timeline: Timeline) -> Iterator[Section]:
     columns = [
         Column("layer", lambda layer: str(layer.layer), right=True),
         Column("units", lambda layer: f"{layer.units:,}", right=True),
-        *ends("first", lambda layer: layer.dead_count, number_text),
+        *ends("first", lambda layer: layer.dead_count, ratio),
     ]
     blocks: list[Block] = [Table(columns, layers)]
     spells = [spell for layer in layers for spell in _spells(layer)]
@@ -184,8 +182,8 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
 def _events(timeline: Timeline) -> Iterator[Section]:
     columns = [
         Column("event", lambda event: event.name, whole=True),
-        *ends("L2", lambda event: event.l2, number_text),
-        *ends("gradient", lambda event: event.gradient, number_text),
+        *ends("L2", lambda event: event.l2, ratio),
+        *ends("gradient", lambda event: event.gradient, ratio),
     ]
     if timeline.events:
         yield Section(
@@ -199,7 +197,7 @@ def _sparsity(timeline: Timeline) -> Iterator[Section]:
     sparse, blocks = [event for event in timeline.events if any(event.zeros)], list[Block]()
     if sparse:
         names = Column("event", lambda event: event.name, whole=True)
-        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent_text)], sparse, about=name_of))
+        blocks.append(Table([names, *ends("first", lambda e: e.zeros, percent)], sparse, about=name_of))
     if left := len(timeline.events) - len(sparse):
         blocks.append(words(f"none in the {'other ' * bool(sparse)}{left}", "dim"))
     yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
@@ -209,8 +207,8 @@ def _parameters(timeline: Timeline) -> Iterator[Section]:
     rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
     columns = [
         Column("parameter", lambda row: row.name, whole=True),
-        *ends("L2", lambda row: row.l2, number_text),
-        *ends("update/weight", lambda row: row.update_ratio, number_text),
+        *ends("L2", lambda row: row.l2, ratio),
+        *ends("update/weight", lambda row: row.update_ratio, ratio),
     ]
     if rows:
         yield Section([Table(columns, rows, about=name_of)], "Parameters", "L2 norm, and |update| / |weight|")
@@ -219,7 +217,7 @@ def _parameters(timeline: Timeline) -> Iterator[Section]:
 def _measures(timeline: Timeline) -> Iterator[tuple[str, list[CurveColumn]]]:
     for event in timeline.events:
         l2, gradient = measure("L2", event.l2), measure("gradient", event.gradient)
-        yield event.name, [l2, measure("zeros", event.zeros, percent_text), gradient]
+        yield event.name, [l2, measure("zeros", event.zeros, percent), gradient]
     for row in timeline.parameters:
         curves = {"L2": row.l2, "gradient": row.gradient, "update": row.update}
         ratios = measure("update/weight", row.update_ratio)

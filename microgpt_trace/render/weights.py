@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
-from .comparison import WIDE, both, error
+from .comparison import WIDE
+from .numbers import distance, two_apart
 from .sections import Column, Labelled, Section, Table, Words, indented, name_of, words
 
 FEW = 40  # rows that are all shown without --verbose
@@ -80,9 +81,9 @@ def _unequal(result: WeightsComparison) -> Iterator[Words]:
         which = rows[0].name if len(rows) == 1 else f"{len(rows):,} parameters"
         unequal, count = sum(row.unequal or 0 for row in rows), sum(row.count for row in rows)
         farthest = max(rows, key=lambda row: row.relative_l2 or 0.0)
-        told = f"relative L2 {error(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
+        told = f"relative L2 {distance(farthest.relative_l2 or 0.0)}{' at most' * (len(rows) > 1)}"
         if farthest.expected is not None:
-            told += f", where rounding leaves {error(farthest.expected)}"
+            told += f", where rounding leaves {distance(farthest.expected)}"
         yield indented(f"{which}, {types}: {unequal:,} of {count:,} elements unequal, {told}")
 
 
@@ -93,7 +94,7 @@ def _what(row: WeightRow) -> str:
         return f"{shapes}; {row.cause}" if row.cause else shapes
     if row.cause or row.index is None:
         return row.cause or "differs"
-    a, b = both(row.value_a or 0.0, row.value_b or 0.0)
+    a, b = two_apart(row.value_a or 0.0, row.value_b or 0.0)
     return f"element {list(row.index)}: A has {a}, B has {b}"
 
 
@@ -115,7 +116,7 @@ def _columns() -> list[Column]:
         Column("A", lambda r: r.type_a),
         Column("B", lambda r: r.type_b),
         Column("relative L2", _relative, right=True, style=_alarm),
-        Column("expected", lambda r: "exact" if r.expected is None else error(r.expected), right=True),
+        Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
         Column("max |a-b|", lambda r: "–" if r.max_abs is None else f"{r.max_abs:.2g}", right=True),
         Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
         Column("", lambda r: "" if r.holds else "NO", style=_alarm),
@@ -123,7 +124,7 @@ def _columns() -> list[Column]:
 
 
 def _relative(row: WeightRow) -> str:
-    return "–" if row.relative_l2 is None else error(row.relative_l2)
+    return "–" if row.relative_l2 is None else distance(row.relative_l2)
 
 
 def _alarm(row: WeightRow) -> str:
