@@ -6,8 +6,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from .schema import result_schema
-
 # Documents with a model in them, and the functions of trace_schema.py that make their schemas.
 WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect": "inspection_schema"}
 
@@ -34,5 +32,7 @@ def schema_of_document(name: str) -> dict[str, Any]:
         from . import trace_schema
 
         return getattr(trace_schema, WITH_MODEL[name])()
+    from .schema import result_schema
+
     title, module, kind = RESULTS[name]
     return result_schema(getattr(import_module(f"microgpt_trace.{module}"), kind), title)
