@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -295,6 +296,12 @@ def test_tests_stand_in_the_room_of_what_they_prove():
     """Those of the project as a whole stand at the top; what several rooms' tests share is support/."""
     rooms = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
     assert rooms - {"support"} <= set(FLOORS)
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by their names alone."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_module_is_longer_than_a_reader_bears():
