@@ -20,6 +20,7 @@ All that `microgpt COMMAND --help` says, written by `make docs`. Examples that r
 pages](README.md); exit codes, errors and limits in [when something is wrong](when-something-is-wrong.md).
 An option that is marked + may be given several times."""
 NUMBERS = {int: "N", float: "X"}
+ESCAPED = "\\["  # a bracket where rich reads markup
 
 
 def page() -> str:
@@ -47,8 +48,12 @@ def _command(name: str, command: Any) -> Iterator[str]:
             ]
         )
     if command.epilog:
-        tries = command.epilog.removeprefix("Examples: ").split(" · ")
-        yield "\n".join(f"- `{text}`" if text.startswith("micro") else f"- {_plain(text)}" for text in tries)
+        yield "\n".join(map(_try, command.epilog.removeprefix("Examples: ").split(" · ")))
+
+
+def _try(text: str) -> str:
+    """A command line, which is there to be copied, or words."""
+    return f"- `{text.replace(ESCAPED, '[')}`" if text.startswith("micro") else f"- {_plain(text)}"
 
 
 def _argument(param: Any) -> str:
@@ -80,7 +85,7 @@ def _value(param: Any, kind: Any) -> str:
 
 def _plain(text: str) -> str:
     """Text of --help as Markdown: what rich reads as markup, or Markdown would, is escaped."""
-    return re.sub(r"([*_<|])", r"\\\1", text.replace("\\[", "["))
+    return re.sub(r"([*_<|])", r"\\\1", text.replace(ESCAPED, "["))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,15 @@ def test_links_lead_somewhere(page):
     assert list(broken(page, read(page))) == []
 
 
+def test_examples_of_the_page_of_commands_can_be_copied():
+    """What rich needs for a bracket is nothing for a shell."""
+    lines = [line[3:-1] for line in read(DOCS / "commands.md").splitlines() if line.startswith("- `microgpt")]
+    assert len(lines) > 20
+    assert [line for line in lines if "\\" in line] == []
+    line = next(line for line in lines if "logits[" in line)
+    assert microgpt(line.removeprefix("microgpt ")).code == 0
+
+
 def test_a_broken_link_is_found():
     text = "# A head\n[a](docs/none.md) [b](#a-head) [c](#another) [d](README.md) [e](https://a.b)"
     assert list(broken(README, text)) == ["docs/none.md", "#another"]

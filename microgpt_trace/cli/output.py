@@ -12,6 +12,7 @@ from ..render.documents.schemas import schema_of_document
 from ..render.documents.writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from .options import Json, Out, schema_option
+from .output_files import refuse_over_model
 from .standard_streams import drop_output
 
 if TYPE_CHECKING:
@@ -76,10 +77,11 @@ def named_file(out: Path | None) -> Path | None:
 
 
 def out_file(out: Path | None) -> Path | None:
-    """The same. Raises InputError where the file is there already, or cannot be written."""
+    """The same. Raises InputError where the file is there, cannot be written, or would stand in a model."""
     target = named_file(out)
     if target is not None:
         check_target(target, overwrite=False, hint="choose another name")
+        refuse_over_model("--out", target)
     return target
 
 

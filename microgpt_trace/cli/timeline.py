@@ -42,7 +42,8 @@ def timeline(
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    output.give(selected(found, event or []), lambda: timeline_sections(found, event or []))
+    shown = selected(found, event or [])
+    output.give(shown, lambda: timeline_sections(shown, curves=bool(event)))
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 

@@ -10,6 +10,7 @@ from typing import Any
 from ..architecture.plan import kind_of
 from ..architecture.steps import Factor, Step, Term, Use
 from ..explaining.explanation import Explanation
+from ..text.wording import unnumbered
 from .sections import Block, Cell, Column, Copyable, ElementCell, Section, Table, Words, indented, words
 
 _X = re.compile(r"\bx\b")
@@ -147,9 +148,7 @@ def _unnamed(value: float) -> str:
     """What is no number or infinite, and zero without its sign."""
     if value == 0:
         return "0"
-    if math.isfinite(value):
-        return ""
-    return "NaN" if math.isnan(value) else "-Infinity" if value < 0 else "Infinity"
+    return "" if math.isfinite(value) else unnumbered(value)
 
 
 def _verdict(found: Explanation) -> Words:

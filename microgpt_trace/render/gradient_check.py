@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ..text.wording import counted
 from ..tracing.gradient_check import GradientCheck
-from .numbers import ratio
+from .numbers import exponent, figure, ratio
 from .sections import Column, Section, Table, Words, words
 
 
@@ -20,8 +20,8 @@ def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section
         Column("tensor", lambda r: r.name, whole=True),
         Column("elements", lambda r: f"{r.count:,}", right=True),
         Column("worst at", lambda r: ",".join(map(str, r.worst_index))),
-        Column("analytic", lambda r: f"{r.analytic:.8f}", right=True),
-        Column("numeric", lambda r: f"{r.numeric:.8f}", right=True),
+        Column("analytic", lambda r: figure(r.analytic, 8), right=True),
+        Column("numeric", lambda r: figure(r.numeric, 8), right=True),
         Column("error", lambda r: ratio(r.relative_error), right=True),
         Column("", _verdict, style=lambda r: "" if r.holds else "red"),
     ]
@@ -42,7 +42,7 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
         yield words(
             f"with hooks that give every value another slope: {counted(len(hooked), 'parameter')} along one "
-            f"direction, at worst off by {worst.hooked:.1e} ({worst.name})"
+            f"direction, at worst off by {exponent(worst.hooked or 0.0)} ({worst.name})"
         )
     failed = [row.name for row in rows if not row.holds]
     if failed:
@@ -51,5 +51,5 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
         return
     total, error = sum(row.count for row in rows), max(row.relative_error for row in rows)
     agree = f"all {total - kinks - unsettled:,} gradients agree"
-    at_worst = f", at worst {error:.1e} of the tensor's largest gradient (allowed 1e-06)"
+    at_worst = f", at worst {exponent(error)} of the tensor's largest gradient (allowed 1e-06)"
     yield Words(((agree, "green"), (at_worst, "")))

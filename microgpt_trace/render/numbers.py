@@ -36,6 +36,11 @@ def probability(p: float | None, digits: int = 4) -> str:
     return f"{p:.{digits}f}" if p == 0 or p >= 0.5 * 10**-digits else _named(f"{p:.1e}")
 
 
+def exponent(value: float, digits: int = 1) -> str:
+    """A number with an exponent."""
+    return _named(f"{value:.{digits}e}")
+
+
 def _named(text: str) -> str:
     return text.replace("nan", "NaN")
 

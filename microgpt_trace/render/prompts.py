@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..comparison.prompts import PromptComparison, PromptsComparison
 from ..text.wording import counted
 from .comparison import WIDE
-from .numbers import distance
+from .numbers import distance, exponent
 from .sections import Column, Section, Table, Words, words
 
 
@@ -19,8 +19,8 @@ def prompts_sections(found: PromptsComparison) -> list[Section]:
         Column("", lambda r: "" if r.agree else "✗", style=lambda r: "red", whole=True),
         Column("prompt", lambda r: r.text, wrap=True),
         Column("same token", lambda r: f"{r.same_argmax}/{r.positions}", right=True),
-        Column("KL", lambda r: f"{r.mean_kl:.1e}", right=True),
-        Column("max KL", lambda r: f"{r.max_kl:.1e}", right=True),
+        Column("KL", lambda r: exponent(r.mean_kl), right=True),
+        Column("max KL", lambda r: exponent(r.max_kl), right=True),
         Column("worst event", lambda r: r.worst, whole=True),
         Column("error", lambda r: distance(r.relative), right=True, from_width=WIDE),
         Column("band", lambda r: distance(r.tolerance), right=True, from_width=WIDE),

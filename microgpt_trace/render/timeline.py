@@ -7,7 +7,7 @@ from math import isfinite
 
 from ..text.printable import shown_token
 from ..text.wording import counted
-from ..timeline.curves import LayerUnits, PositionCurve, Timeline, selected
+from ..timeline.curves import LayerUnits, PositionCurve, Timeline
 from .curve_tables import (
     CurveColumn,
     curve_sections,
@@ -22,11 +22,10 @@ from .sections import Block, Column, Labelled, Section, Table, Words, indented, 
 MOST_RETURNS = 12  # rows of units that were dead for a while, before these are only counted
 
 
-def timeline_sections(timeline: Timeline, names: Sequence[str]) -> list[Section]:
-    """The overview; or, where names are given, the curves of these events and parameters alone."""
-    shown = selected(timeline, names)
+def timeline_sections(shown: Timeline, *, curves: bool = False) -> list[Section]:
+    """The overview, or the curves of each event and parameter alone."""
     sections = [_head(shown)]
-    if names:
+    if curves:
         sections += curve_sections(list(_measures(shown)))
     else:
         parts = (_predictions, _dead_units, _events, _sparsity, _parameters, _loss)

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from ..tracing.findings import TOO_FEW, Anomaly, Check
 from ..tracing.result import Trace
+from .numbers import exponent
 from .sections import Section, Words, indented, words
 
 _SPREADS = {
@@ -97,4 +98,5 @@ def _measured(check: Check) -> str:
         return check.claim
     limit = f" ≤ {check.tolerance:.0e}" if check.holds and check.tolerance else ""
     sign = "" if check.holds else f", allowed {check.tolerance:.0e}"
-    return f"{check.claim} (off by {check.deviation:.1e}{limit}{sign})" if check.deviation else check.claim
+    off = f" (off by {exponent(check.deviation)}{limit}{sign})" if check.deviation else ""
+    return f"{check.claim}{off}"

@@ -46,7 +46,7 @@ def _of_names() -> list[Column]:
         Column("seen", lambda p: shown_token(p.seen) if p.seen else "BOS"),
         Column("target", lambda p: shown_token(p.target.label)),
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
-        Column("P(target)", lambda p: f"{p.target.p:.3f}", right=True),
+        Column("P(target)", lambda p: probability(p.target.p, 3), right=True),
         Column("", lambda p: Bar(p.target.p, 10), bar=True, style=_cyan),
         Column("rank", lambda p: str(p.rank or "–"), right=True),
         Column("loss", lambda p: figure(p.loss), right=True),
@@ -68,7 +68,7 @@ def _of_text() -> list[Column]:
 
 
 def _candidates(prediction: Prediction) -> str:
-    return "  ".join(f"{shown_token(c.label)}={c.p:.3f}" for c in prediction.top)
+    return "  ".join(f"{shown_token(c.label)}={probability(c.p, 3)}" for c in prediction.top)
 
 
 def _last_candidates(prediction: Prediction) -> Section:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..text.printable import shown_token
 from .curve_tables import loss_section
+from .numbers import probability
 from .sections import Bar, Block, Column, Copyable, Labelled, Listing, Section, Table
 
 
@@ -37,7 +38,7 @@ def summary_sections(summary: Summary) -> list[Section]:
     sections.append(Section([changes], "Mean loss per name"))
     columns = [
         Column("", lambda row: f"{row[0]:>4}"),
-        Column("", lambda row: f"{row[1]:.3f} → {row[2]:.3f}"),
+        Column("", lambda row: f"{probability(row[1], 3)} → {probability(row[2], 3)}"),
         Column("", lambda row: Bar(row[2], 20), bar=True, style=lambda row: "cyan"),
     ]
     targets = map(shown_token, summary.targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ..comparison.quantisation_error import BLOCK
@@ -117,13 +118,15 @@ def _columns() -> list[Column]:
         Column("B", lambda r: r.type_b),
         Column("relative L2", _relative, right=True, style=_alarm),
         Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
-        Column("max |a-b|", lambda r: "–" if r.max_abs is None else f"{r.max_abs:.2g}", right=True),
+        Column("max |a-b|", lambda r: "–" if r.max_abs is None else distance(r.max_abs), right=True),
         Column("at", lambda r: str(list(r.index)) if r.index is not None and r.max_abs else "–"),
         Column("", lambda r: "" if r.holds else "NO", style=_alarm),
     ]
 
 
 def _relative(row: WeightRow) -> str:
+    if row.max_abs == math.inf:  # one side alone is not finite; the rest may be equal
+        return "NaN/Inf"
     return "–" if row.relative_l2 is None else distance(row.relative_l2)
 
 

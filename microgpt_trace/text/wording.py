@@ -13,6 +13,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
+def unnumbered(value: float) -> str:
+    """A value that is not finite, as JSON documents have it."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def decimals(value: float, digits: int = 2) -> str:
     """Two decimals where they say something, else three significant digits or all before the point."""
     if 1e4 <= abs(value) < 1e9:

@@ -17,6 +17,7 @@ from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
+from ..text.wording import unnumbered
 from .findings import Check
 
 ROUNDING = {"float32": 1e-5, "float64": 1e-12}
@@ -186,4 +187,4 @@ def _first_nonfinite(event: TraceEvent, value: Array) -> str:
         bad = np.tril(bad, value.shape[2] - value.shape[1])
     index = np.argwhere(bad)[0].tolist()
     position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
-    return f"{phase}{event.name}{position}, element {index} = {value[tuple(index)]}"
+    return f"{phase}{event.name}{position}, element {index} = {unnumbered(float(value[tuple(index)]))}"

@@ -143,7 +143,7 @@ def broken_model(folder):
 def test_a_model_with_nan_gets_a_headline(tmp_path):
     result = microgpt("trace", "--model", broken_model(tmp_path))
     assert result.code == 1
-    assert "Not finite: layer0.attn.k, position 0, element [0, 3] = nan" in result.out
+    assert "Not finite: layer0.attn.k, position 0, element [0, 3] = NaN" in result.out
 
 
 def test_json_lines_validate_and_tell_the_same():

@@ -515,7 +515,7 @@ def test_show_says_how_many_rows_there_are(many):
 def test_a_nan_ends_with_1_and_is_named(broken, options):
     result = microgpt("trace", broken, "Hello", *options)
     assert result.code == 1
-    assert "layer1.mlp.up, position 0, element [0, 5] = nan" in " ".join(result.out.split())
+    assert "layer1.mlp.up, position 0, element [0, 5] = NaN" in " ".join(result.out.split())
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +535,7 @@ def test_a_nan_of_a_decode_step_ends_with_1_and_is_named(spoiled):
     result = microgpt("trace", spoiled, "Hello", "--generate", "3")
     text = " ".join(result.out.split())
     assert result.code == 1
-    assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = nan" in text
+    assert "Not finite: step 2: embed.tok, position 0, element [0, 4] = NaN" in text
     assert "ended: the logits of step 2 are not finite" in text
     done = microgpt("trace", spoiled, "Hello", "--generate", "3", "--json")
     assert done.code == 1

@@ -197,7 +197,7 @@ def test_a_gradient_by_a_vanishing_p_is_infinite_and_no_alarm(sure):
     assert traced.ok
     assert finite.claim.startswith("every event is finite but d loss / d P")
     assert finite.detail.startswith(
-        "backward of probs, position 3, element [3, 17] = -inf: the P of 1 target"
+        "backward of probs, position 3, element [3, 17] = -Infinity: the P of 1 target"
     )
     assert np.isfinite(sure.params.flat).all()
 
@@ -215,7 +215,10 @@ def test_an_infinite_gradient_elsewhere_is_an_alarm(monkeypatch, sure):
     plain = microgpt_tracing._vanishing
     monkeypatch.setattr(microgpt_tracing, "_vanishing", lambda *args: np.roll(plain(*args), 1))
     found = trace(sure, "qxzq", backward=True).checks[0]
-    assert (found.holds, found.detail) == (False, "backward of probs, position 3, element [3, 17] = -inf")
+    assert (found.holds, found.detail) == (
+        False,
+        "backward of probs, position 3, element [3, 17] = -Infinity",
+    )
 
 
 def test_an_infinite_gradient_that_leads_on_is_an_alarm(sure):
@@ -270,12 +273,12 @@ def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
 @pytest.mark.parametrize(
     ("parameter", "index", "value", "first"),
     [
-        ("wte", (13, 2), np.nan, "embed.tok, position 2, element [2, 2] = nan"),
-        ("wpe", (1, 5), np.inf, "embed.pos, position 1, element [1, 5] = inf"),
-        ("layer0.attn_wq", (3, 0), np.nan, "layer0.attn.q, position 0, element [0, 3] = nan"),
-        ("layer0.attn_wo", (9, 15), np.nan, "layer0.attn.head3, position 0, element [0, 9] = nan"),
-        ("layer0.mlp_fc2", (4, 63), np.nan, "layer0.mlp.down, position 0, element [0, 4] = nan"),
-        ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = nan"),
+        ("wte", (13, 2), np.nan, "embed.tok, position 2, element [2, 2] = NaN"),
+        ("wpe", (1, 5), np.inf, "embed.pos, position 1, element [1, 5] = Infinity"),
+        ("layer0.attn_wq", (3, 0), np.nan, "layer0.attn.q, position 0, element [0, 3] = NaN"),
+        ("layer0.attn_wo", (9, 15), np.nan, "layer0.attn.head3, position 0, element [0, 9] = NaN"),
+        ("layer0.mlp_fc2", (4, 63), np.nan, "layer0.mlp.down, position 0, element [0, 4] = NaN"),
+        ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = NaN"),
     ],
 )
 def test_the_first_element_that_is_not_finite_is_named(emma, parameter, index, value, first):

@@ -645,7 +645,7 @@ def broken(decoder_folder):
 
 def test_one_nan_is_found_where_it_enters(broken):
     traced = run(broken)
-    assert check_of(traced, "finite").detail == "layer1.mlp.up, position 0, element [0, 5] = nan"
+    assert check_of(traced, "finite").detail == "layer1.mlp.up, position 0, element [0, 5] = NaN"
     assert [row.nan_count for row in traced.layers] == [0, 7 + 7 + 2 * 7 * 32]  # up, hidden, down, residual
     assert not traced.ok
     found = [anomaly for anomaly in traced.anomalies if anomaly.found]
@@ -681,7 +681,7 @@ def test_a_nan_of_one_token_names_its_position(decoder_folder, token):
 
     traced = run(load(decoder_folder(edit=spoil)))
     at = TOKENS.index(token)
-    assert check_of(traced, "finite").detail == f"embed.tok, position {at}, element [{at}, 4] = inf"
+    assert check_of(traced, "finite").detail == f"embed.tok, position {at}, element [{at}, 4] = Infinity"
 
 
 def test_the_lens_of_a_nan_model_says_nothing_where_it_cannot(broken):

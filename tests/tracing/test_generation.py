@@ -265,7 +265,7 @@ def test_a_nan_of_a_decode_step_is_found(spoiled):
     assert run(model, generate=1).ok
     traced = run(model, generate=4)
     finite = next(check for check in traced.checks if check.id == "finite")
-    assert (finite.holds, finite.detail) == (False, "step 2: embed.tok, position 0, element [0, 4] = nan")
+    assert (finite.holds, finite.detail) == (False, "step 2: embed.tok, position 0, element [0, 4] = NaN")
     assert len(traced.generation) == 1
     assert traced.generation_end == "the logits of step 2 are not finite"
     nonfinite = next(anomaly for anomaly in traced.anomalies if anomaly.id == "nonfinite")

@@ -26,6 +26,8 @@ from .dot_plot import dot_plot
 from .screen import Screen
 from .tables import fits, print_table
 
+NARROWEST = 4  # characters that a text beside a label needs
+
 
 def print_sections(sections: Sequence[Section], screen: Screen) -> None:
     """Sections one below the other, a blank line between two."""
@@ -77,7 +79,12 @@ def _print_matrix(block: AttentionMatrices | Grid | Figures, screen: Screen) -> 
 
 
 def _print_labelled(block: Labelled, screen: Screen) -> None:
-    """The labels in one column and the texts wrapped beside it."""
+    """The labels in one column and the texts wrapped beside it; below it where that has no room."""
+    margin = max((cell_len(label) for label, _ in block.pairs), default=0) + 2
+    if screen.width < margin + NARROWEST:
+        for label, text in block.pairs:
+            screen.tell(f"{label} {text}".strip(), indent=0)
+        return
     table = RichTable.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
