@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import FileFormatError
 from .text.brief import brief
-from .text.json_text import MAX_VALUES, from_json
+from .text.json_reading import MAX_VALUES, from_json
 
 MAX_BYTES = 1 << 28  # of what is read at once: 256 MB of text
 _KINDS = {

@@ -26,7 +26,7 @@ ELEMENTS = 1 << 23  # of the widest array of a pass: 32 MB
 BEFORE = -1  # in the place of a layer's number: before all of them
 
 
-def variants(
+def logits_of_edits(
     model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
 ) -> Iterator[tuple[int, Array]]:
     """The logits [n, V] of some positions under each edit, with the number of the edit, in any order."""

@@ -17,7 +17,7 @@ from .. import __version__
 from ..arrays.threads import VARIABLES
 from .option_checks import Command, Program
 from .option_groups import flat
-from .output import run
+from .output import exit_code_of
 from .standard_streams import prepare, release
 
 UNCOLLECTED = 1_000_000  # objects before Python looks for circles of them, which costs 10 ms of a start
@@ -72,7 +72,7 @@ def main() -> None:
     prepare()
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     app = build([first] if first in COMMANDS else COMMANDS)  # typer takes 2 ms to look at a command
-    code = run(lambda: app(standalone_mode=False, prog_name="microgpt"))
+    code = exit_code_of(lambda: app(standalone_mode=False, prog_name="microgpt"))
     _prepare_to_leave()
     sys.exit(code)
 

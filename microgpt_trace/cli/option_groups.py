@@ -30,7 +30,7 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
     }
 
     flattened = [option for each in parameters for option in _options(each)]
-    kinds = {option.name: kind_of(option) for option in flattened}
+    kinds = {option.name: value_type(option) for option in flattened}
     objects = {name: kind for name, (kind, _) in kinds.items() if issubclass(kind, (Path, Enum))}
 
     def called(**options: Any) -> Any:
@@ -63,7 +63,7 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
         )
 
 
-def kind_of(option: Parameter) -> tuple[Any, Any]:
+def value_type(option: Parameter) -> tuple[Any, Any]:
     """The type of an option's value, and what Typer is told of it: of Annotated[Path | None, info] Path
     and info."""
     kind, info = option.annotation, None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..text.json_text import OutOfBounds, from_json
+from ..text.json_reading import OutOfBounds, from_json
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 

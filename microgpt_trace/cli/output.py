@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
 from ..render.documents.schemas import schema_of_document
-from ..render.documents.writing import dump, result_json
+from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from .options import Json, Out, schema_option
 from .output_files import refuse_over_model
@@ -51,9 +51,9 @@ class Output:
 def show(sections: Sequence["Section"], out: Path | None) -> None:
     """Print on the terminal; what goes to a pipe or a file gets no trailing blanks."""
     from ..render.terminal.printing import print_sections
-    from ..render.terminal.screen import Screen, to_text
+    from ..render.terminal.screen import Screen, text_screen
 
-    screen = Screen() if out is None else to_text()
+    screen = Screen() if out is None else text_screen()
     if screen.is_terminal:
         print_sections(sections, screen)
         return
@@ -95,7 +95,7 @@ def note(text: str) -> None:
     sys.stderr.write(f"{as_message(text)}\n")
 
 
-def run(command: Callable[[], Any]) -> int:
+def exit_code_of(command: Callable[[], Any]) -> int:
     """Call the command and turn every way it can end into an exit code and at most one line."""
     try:
         code = command()

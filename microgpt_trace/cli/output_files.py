@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError, InputError
 from ..files import check_target
-from ..readers.loading import is_model, kind_of
+from ..readers.loading import format_of, is_model
 from ..text.command_lines import quoted
 from ..timeline.log import is_log
 from ..untrusted_files import read_json
@@ -69,6 +69,6 @@ def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
 
 def _is_checkpoint(path: Path) -> bool:
     try:
-        return not path.stat().st_size or (is_model(path) and kind_of(path) == "checkpoint")
+        return not path.stat().st_size or (is_model(path) and format_of(path) == "checkpoint")
     except FileFormatError:
         return False

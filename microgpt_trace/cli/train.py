@@ -104,8 +104,8 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
                 stack.enter_context(hold(path))
         # again, now that no other run changes it
         check_training_targets(target, log, data, resume, checkpoint.force)
+        from ..timeline.log_writing import TrainingLog
         from .trainer import new_trainer, resumed_trainer, watched_name
-        from .training_log import TrainingLog
         from .training_run import train_and_report
 
         if resume is not None:
@@ -114,7 +114,7 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
             trainer = new_trainer(asked, dimensions, shape.vocab, data)
         watched = watched_name(trainer, record.watch, log if resume else None)
         records = stack.enter_context(
-            TrainingLog(log, trainer, watched, record.trace_every, append=resume is not None)
+            TrainingLog(log, trainer, watched, record.trace_every, append=resume is not None, note=note)
         )
         for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
             note(text)

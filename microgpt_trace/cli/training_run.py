@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ..microgpt.training import Trainer
     from ..render.terminal.training_progress import Report
+    from ..timeline.log_writing import TrainingLog
     from ..tracing.result import Trace
-    from .training_log import TrainingLog
 
 SAMPLES = 20
 PATIENCE = 1.0  # seconds: a wrapper may forward the Ctrl-C that the terminal sends as well

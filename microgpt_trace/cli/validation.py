@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
-from ..render.documents.writing import result_json
+from ..text.json_writing import result_json
 from .option_checks import refuse
 from .output import put, show
 from .progress import progress

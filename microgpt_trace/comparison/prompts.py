@@ -12,7 +12,7 @@ from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
 from ..text.brief import one_line
 from ..text.document_fields import in_document
-from ..text.json_text import OutOfBounds, from_json
+from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import read_text
 from .diff import diff
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from ..architecture.edited_runs import variants
+from ..architecture.edited_runs import logits_of_edits
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.event_words import steps_of
 from ..architecture.logits_forward import logits_forward, run_together
@@ -139,4 +139,4 @@ class Decoder:
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
-        return variants(self, inputs, edits, rows, report)
+        return logits_of_edits(self, inputs, edits, rows, report)

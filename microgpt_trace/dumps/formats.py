@@ -19,7 +19,7 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from ..text.json_text import from_json
+from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, reading
 from .arrays_file import ARRAYS_FORMAT

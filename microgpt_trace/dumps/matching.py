@@ -102,7 +102,7 @@ def sketch_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[
     for name, value in events:
         if value.shape != shapes.get(name):
             continue
-        group = groups.setdefault((kind_of(name), value.shape), TensorGroup())
+        group = groups.setdefault((group_of(name), value.shape), TensorGroup())
         group.events.append(len(names))
         group.whole.append(sketch(value, is_causal(name)))
         group.last.append(sketch(value[..., -1:, :] if value.ndim > 1 else value, is_causal(name)))
@@ -110,7 +110,7 @@ def sketch_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[
     return names, list(groups.values())
 
 
-def kind_of(event: str) -> str:
+def group_of(event: str) -> str:
     return event.rpartition(".")[2]
 
 

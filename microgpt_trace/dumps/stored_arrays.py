@@ -17,7 +17,7 @@ from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..readers.mapped_file import MappedFile
 from ..text.brief import brief
-from ..text.json_text import from_json
+from ..text.json_reading import from_json
 from ..untrusted_files import check_regular, reading
 from .npy_header import NpyHeader, read_header
 

@@ -16,7 +16,7 @@ from ..errors import FileFormatError, InputError
 from ..hooks.event import PHASES, TraceEvent
 from ..readers.conventions import is_count
 from ..text.brief import brief
-from ..text.json_text import MANY_VALUES
+from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event

@@ -19,7 +19,7 @@ from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
 from ..files import write_atomically
 from ..text.brief import brief
-from ..text.json_text import from_json
+from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
 from .model import Model, Schedule, TrainingState, check_microgpt
 from .parameters import LAYER_PARAMETERS, Config, Parameters, aligned, check_whole

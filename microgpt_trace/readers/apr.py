@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..text.json_text import MANY_VALUES, from_json
+from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import decoder_config
 from .apr_facts import Facts
 from .mapped_file import MappedFile

@@ -31,7 +31,7 @@ def load(
     FileFormatError, naming the file, where it is missing, damaged or of an unknown kind.
     """
     path = Path(path)
-    kind = kind_of(path)
+    kind = format_of(path)
     if kind == "checkpoint":
         _refuse(path, "a microGPT checkpoint", {"--rope-pairs": rope_pairs, "--set": settings})
         from ..microgpt.checkpoint import load as load_checkpoint
@@ -70,7 +70,7 @@ def is_model(path: Path) -> bool:
     if path.is_dir():
         return (path / "config.json").exists()
     try:
-        if kind_of(path) != "checkpoint":
+        if format_of(path) != "checkpoint":
             return True
     except FileFormatError:
         return False
@@ -79,7 +79,7 @@ def is_model(path: Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
-def kind_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
+def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
     """What a file or folder holds, by its content. A file of no other kind is taken for a checkpoint.
 
     Raises FileFormatError where there is nothing, or a folder without a model.

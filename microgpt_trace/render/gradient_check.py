@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ..text.wording import counted
 from ..tracing.gradient_check import GradientCheck
 from .numbers import exponent, figure, ratio
-from .sections import Column, Section, Table, Words, words
+from .sections import Column, Section, Table, Words, name_of, words
 
 
 def _verdict(row: GradientCheck) -> str:
@@ -27,7 +27,8 @@ def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section
     ]
     head = f'Gradients of the loss of "{text}" against central differences in float64'
     ways = "parameters as training and as a trace work them out, activations as a trace shows them"
-    return [Section([words(head, "bold"), Table(columns, rows), words(ways, "dim"), *_verdicts(rows)])]
+    table = Table(columns, rows, about=name_of)
+    return [Section([words(head, "bold"), table, words(ways, "dim"), *_verdicts(rows)])]
 
 
 def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:

@@ -37,7 +37,7 @@ def summary_sections(summary: Summary) -> list[Section]:
     changes = Labelled([(label, _change(*pair)) for label, pair in losses])
     sections.append(Section([changes], "Mean loss per name"))
     columns = [
-        Column("", lambda row: f"{row[0]:>4}"),
+        Column("", lambda row: row[0], right=True),
         Column("", lambda row: f"{probability(row[1], 3)} → {probability(row[2], 3)}"),
         Column("", lambda row: Bar(row[2], 20), bar=True, style=lambda row: "cyan"),
     ]

@@ -10,7 +10,7 @@ from typing import IO, Any, TypeVar
 
 from ..errors import FileFormatError, InputError
 from ..text.brief import one_line
-from ..text.json_text import OutOfBounds, from_json
+from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 
 LOG_SCHEMA = "microgpt.log/1"

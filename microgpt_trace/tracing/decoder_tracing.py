@@ -1,4 +1,4 @@
-"""trace_decoder: a prompt through a Llama/Qwen2-class model. Memory does not grow with its depth."""
+"""trace_decoder: a prompt through a production model. Memory does not grow with its depth."""
 
 from __future__ import annotations
 

@@ -102,17 +102,17 @@ class Watch:
             off = distance(value.astype(np.float64), right)
             self.wrong.setdefault(name, f"it is not what {read or 'its parameter'} gives: off by {off:.0e}")
 
-    def _apply(self, name: str, sources: Sequence[str], variants: Sequence[Sequence[Array]]) -> list[Array]:
+    def _apply(self, name: str, sources: Sequence[str], cases: Sequence[Sequence[Array]]) -> list[Array]:
         """The event worked out in float64 from each of several inputs."""
         if name == "loss":
-            return [np.asarray(self._losses(x).mean()) for (x,) in variants]
+            return [np.asarray(self._losses(x).mean()) for (x,) in cases]
         row = self._plan[name]
         if self._of_its_parts(name, sources):
-            return [np.sum(parts, axis=0) + self._bias(name) for parts in variants]
+            return [np.sum(parts, axis=0) + self._bias(name) for parts in cases]
         if isinstance(row.kind, Linear):
-            rows = np.concatenate([x for (x,) in variants])  # each by itself: the matrix is decoded once
-            return np.split(reference(row, self._given, rows), len(variants))
-        return [reference(row, self._given, *inputs) for inputs in variants]
+            rows = np.concatenate([x for (x,) in cases])  # each by itself: the matrix is decoded once
+            return np.split(reference(row, self._given, rows), len(cases))
+        return [reference(row, self._given, *inputs) for inputs in cases]
 
     def _bias(self, name: str) -> Array:
         """What a row adds to the sum of its parts."""

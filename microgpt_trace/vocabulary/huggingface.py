@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import FileFormatError
 from ..text.brief import brief, one_line
-from ..text.json_text import MANY_VALUES
+from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
 from .metadata import Metadata, check_tokens

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from .. import errors
 from ..errors import FileFormatError, RunError
-from ..text.json_text import MANY_VALUES, from_json
+from ..text.json_reading import MANY_VALUES, from_json
 
 MIB = 1 << 20
 _HEARD = 4096  # bytes kept of what the process says on stderr

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import MicrogptError
-from ..text.json_text import from_json
+from ..text.json_reading import from_json
 
 _LINE = 300  # characters of a foreign message
 

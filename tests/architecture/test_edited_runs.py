@@ -8,7 +8,7 @@ from support.judges import agree
 from support.sweeps import some_of
 
 from microgpt_trace import trace
-from microgpt_trace.architecture import edited_runs as variants
+from microgpt_trace.architecture import edited_runs
 from microgpt_trace.architecture.edits import Edit
 
 TOKENS = [17, 3, 44, 3, 60, 0]
@@ -46,7 +46,7 @@ def assert_as_by_hooks(model, edits, rows, **given):
     some_of(product(["llama_gqa", "qwen2", "qwen3", "mistral_window"], [1 << 23, 2000, 1]), every=4),
 )
 def test_edits_of_every_event_of_a_decoder(decoders, case, elements, monkeypatch):
-    monkeypatch.setattr(variants, "ELEMENTS", elements)  # the last two ask for several passes
+    monkeypatch.setattr(edited_runs, "ELEMENTS", elements)  # the last two ask for several passes
     model = decoders(case)[0]
     edits = [Edit(name, at_position(2)) for name in reversed(editable(model))]
     assert_as_by_hooks(model, edits, [0, 2, 5], tokens=TOKENS)
@@ -59,7 +59,7 @@ def test_edits_of_every_event_of_a_microgpt(deep):
 
 def test_progress_comes_to_its_end(decoders, monkeypatch):
     model, told = decoders("llama_gqa")[0], []
-    monkeypatch.setattr(variants, "ELEMENTS", 2000)
+    monkeypatch.setattr(edited_runs, "ELEMENTS", 2000)
     edits = [Edit(name, at_position(0)) for name in editable(model)]
     list(model.edited_logits(model.read(None, TOKENS), edits, [0], lambda *done: told.append(done)))
     assert told[-1][0] == told[-1][1]

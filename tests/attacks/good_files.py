@@ -15,11 +15,11 @@ from support.gguf_files import gguf_bytes
 from support.tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, save
-from microgpt_trace.cli.training_log import TrainingLog
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.timeline.log_writing import TrainingLog
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m.content }}{% endfor %}"
 VIEWS = (

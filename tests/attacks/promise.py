@@ -21,7 +21,7 @@ from support.terminal import BAR, STYLE, obeyed
 from typer.main import get_command
 
 from microgpt_trace.cli import COMMANDS, build
-from microgpt_trace.cli.output import run
+from microgpt_trace.cli.output import exit_code_of
 
 from .documents import wrong_in
 from .surroundings import Stream, alarm, descriptors, peak, surroundings
@@ -99,7 +99,7 @@ def _run(words: Sequence[str], folder: Path, environment: dict[str, str], second
         stack.enter_context(redirect_stderr(err))
         try:
             with alarm(seconds):
-                ended.code = run(
+                ended.code = exit_code_of(
                     lambda: command(args=list(words), standalone_mode=False, prog_name="microgpt")
                 )
         except BaseException as error:  # a panic of a library in Rust is no Exception

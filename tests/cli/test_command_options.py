@@ -11,13 +11,13 @@ import pytest
 import typer
 from support.commands import PARAMS, PROGRAM, microgpt, refusal
 
-from microgpt_trace.cli.option_groups import flat, kind_of
+from microgpt_trace.cli.option_groups import flat, value_type
 
 
 def kind(command, param):
     """The type of a parameter's value, by the signature of the command."""
     options = inspect.signature(PROGRAM.commands[command].callback).parameters
-    return kind_of(options[param.name])[0] if param.name in options else bool  # --help
+    return value_type(options[param.name])[0] if param.name in options else bool  # --help
 
 
 PATHS = [

@@ -14,9 +14,9 @@ from support.terminal import printed
 from microgpt_trace import Model, init, save, train
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.documents.schemas import schema_of_document
-from microgpt_trace.render.documents.writing import result_json
 from microgpt_trace.render.patching import patch_sections
 from microgpt_trace.render.sections import Grid, Section
+from microgpt_trace.text.json_writing import result_json
 
 EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites", "layer0.attn.v@-1:0-3")
 
@@ -134,10 +134,10 @@ def test_many_columns_stand_in_blocks_without_those_that_are_zero():
 
 
 def test_a_check_that_fails_ends_with_1(monkeypatch):
-    variants = Model.edited_logits
+    plain = Model.edited_logits
 
     def wrong(*args):
-        return ((number, logits * 1.01) for number, logits in variants(*args))
+        return ((number, logits * 1.01) for number, logits in plain(*args))
 
     monkeypatch.setattr(Model, "edited_logits", wrong)
     done = microgpt("patch", "emma", "emmy", "--target", "m", "--against", "y")

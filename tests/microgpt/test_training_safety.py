@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
 def stopped(data, steps=20, at=10, log=None, lr=0.01):
     """A checkpoint in the middle of a run, as an interrupted `train` leaves it."""
-    from microgpt_trace.cli.training_log import TrainingLog
+    from microgpt_trace.timeline.log_writing import TrainingLog
 
     names = data.read_text().split()
     fresh = init()

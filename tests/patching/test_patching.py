@@ -122,9 +122,9 @@ def test_where_both_runs_have_the_same_bits_nothing_is_run(deep, monkeypatch):
 
     def counted(model, inputs, edits, rows, report):
         asked.extend(edit.name for edit in edits)
-        return variants(model, inputs, edits, rows, report)
+        return plain(model, inputs, edits, rows, report)
 
-    variants = Model.edited_logits
+    plain = Model.edited_logits
     monkeypatch.setattr(Model, "edited_logits", counted)
     result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")
     # position 7 and what comes after it, in three rows, and the check
@@ -154,10 +154,10 @@ def test_another_position_is_judged(decoders):
 
 
 def test_a_check_that_fails_is_told(deep, monkeypatch):
-    variants = Model.edited_logits
+    plain = Model.edited_logits
 
     def wrong(*args):
-        return ((number, logits * 1.001) for number, logits in variants(*args))
+        return ((number, logits * 1.001) for number, logits in plain(*args))
 
     monkeypatch.setattr(Model, "edited_logits", wrong)
     result = patch(deep.model, "abbacife", "abbacihe", target="f", against="a")

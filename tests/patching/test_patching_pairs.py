@@ -28,10 +28,10 @@ def test_mean_and_spread_over_pairs(deep):
 
 
 def test_what_is_not_finite_is_left_out_of_a_mean(deep, monkeypatch):
-    variants = Model.edited_logits
+    plain = Model.edited_logits
 
     def broken(model, inputs, edits, rows, report):
-        for number, logits in variants(model, inputs, edits, rows, report):
+        for number, logits in plain(model, inputs, edits, rows, report):
             yield number, logits * (np.nan if number and inputs.text == "cafe" else 1)
 
     monkeypatch.setattr(Model, "edited_logits", broken)

@@ -15,7 +15,7 @@ from support.tiny_models import tiny_model, write_folder, write_gguf
 from microgpt_trace import init, load
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.microgpt.checkpoint import save
-from microgpt_trace.readers.loading import kind_of
+from microgpt_trace.readers.loading import format_of
 
 
 @pytest.fixture
@@ -149,10 +149,10 @@ def test_the_command_line_says_it_in_one_line(command, tmp_path):
 
 def test_kinds(folder, tmp_path):
     (tmp_path / "text").write_text("hello")
-    kinds = [kind_of(path) for path in (folder, folder / "config.json", write_apr(tmp_path / "a"))]
+    kinds = [format_of(path) for path in (folder, folder / "config.json", write_apr(tmp_path / "a"))]
     assert kinds == ["Hugging Face", "Hugging Face", "apr"]
     with pytest.raises(FileFormatError, match=r"expected a GGUF, \.apr or safetensors file, found b'hello'"):
-        kind_of(tmp_path / "text")
+        format_of(tmp_path / "text")
 
 
 starts = st.sampled_from(

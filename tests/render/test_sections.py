@@ -23,6 +23,7 @@ MICROGPT = (
     "diff one.safetensors two.safetensors --weights",
     "timeline t.jsonl",
     "inspect",
+    "gradcheck",
 )
 DECODER = (
     "trace qwen3 'Ann ran'",

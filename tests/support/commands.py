@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from microgpt_trace.cli import COMMANDS, build
-from microgpt_trace.cli.output import run
+from microgpt_trace.cli.output import exit_code_of
 from microgpt_trace.cli.standard_streams import Notes, Results
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def microgpt(*arguments, cwd=None, width=WIDTH, encoding="utf-8", **environment)
             surroundings.chdir(cwd)
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
-        code = run(lambda: PROGRAM(args=words, standalone_mode=False, prog_name="microgpt"))
+        code = exit_code_of(lambda: PROGRAM(args=words, standalone_mode=False, prog_name="microgpt"))
     return Done(code, *(stream.buffer.getvalue().decode(encoding) for stream in (out, err)))
 
 

@@ -3,7 +3,7 @@
 import re
 
 from microgpt_trace.render.terminal.printing import print_sections
-from microgpt_trace.render.terminal.screen import to_text
+from microgpt_trace.render.terminal.screen import text_screen
 
 # It writes to the clipboard, hides text, turns the reading direction, goes up a line, and is wrong markup.
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[8m\x9b2K\x90q\u202eevil\u2066\u200f[/][bold red]\\[/a]\x7f\x85\u2028"
@@ -15,7 +15,7 @@ HIDDEN = "\x1b[8m"  # no style of ours
 
 def printed(sections, width=100):
     """What a screen so wide without colours has of them."""
-    screen = to_text(width)
+    screen = text_screen(width)
     with screen.capture() as captured:
         print_sections(sections, screen)
     return captured.get()

@@ -24,16 +24,16 @@ from support.judges import (
 )
 
 from microgpt_trace import Config, Tokenizer, init, load, save
-from microgpt_trace.cli.training_log import TrainingLog
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
-from microgpt_trace.render.documents.writing import dump, plain
 from microgpt_trace.render.sections import DotPlot
 from microgpt_trace.render.terminal.dot_plot import dot_plot
-from microgpt_trace.render.terminal.screen import Screen, to_text
+from microgpt_trace.render.terminal.screen import Screen, text_screen
+from microgpt_trace.text.json_writing import dump, plain
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
+from microgpt_trace.timeline.log_writing import TrainingLog
 from microgpt_trace.timeline.reading import read_timeline
 
 CONFIG = Config(n_embd=8, n_head=2, n_layer=2, block_size=8)
@@ -313,7 +313,7 @@ def test_what_a_run_did_again_counts_once(tmp_path):
     ids=["some", "all", "huge"],
 )
 def test_the_curve_of_losses_that_are_no_ordinary_numbers(losses, top, bottom):
-    lines = dot_plot(DotPlot(losses, 1, len(losses)), to_text(40))
+    lines = dot_plot(DotPlot(losses, 1, len(losses)), text_screen(40))
     print(*lines, sep="\n")
     assert (lines[0], lines[7]) == (top, bottom)
 
@@ -439,12 +439,12 @@ def test_numbers_that_are_not_finite(tmp_path):
     ],
 )
 def test_sparkline(values, width, shown):
-    assert to_text().sparkline(values, width) == shown
+    assert text_screen().sparkline(values, width) == shown
 
 
 def test_sparkline_in_ascii(monkeypatch):
     monkeypatch.setattr(Screen, "ascii_only", True)
-    assert to_text().sparkline([0, 1, 2, 3, 4, 5, 6, 7, None, math.nan], 20) == "_.-=+*#@ ?"
+    assert text_screen().sparkline([0, 1, 2, 3, 4, 5, 6, 7, None, math.nan], 20) == "_.-=+*#@ ?"
 
 
 # --- What a log may lack, and what is no log ----------------------------------------------------

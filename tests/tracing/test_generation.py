@@ -15,7 +15,7 @@ from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax
 from microgpt_trace.errors import InputError
 from microgpt_trace.render.documents.trace import document
-from microgpt_trace.render.documents.writing import dump
+from microgpt_trace.text.json_writing import dump
 from microgpt_trace.tracing import generation
 
 COUNT = 12

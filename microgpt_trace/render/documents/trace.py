@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ...arrays.stats import Array
-from ...hooks.event import TraceEvent
 from ...text.document_fields import marked
+from ...text.json_writing import dump, plain, to_text
+from ...tracing.event_record import event_record
 from ...tracing.result import SCHEMA_ID, Trace
-from .writing import dump, plain, to_text
 
 # What an item of a document's lists is called where it is a line of its own.
 RECORDS = {
@@ -54,13 +53,3 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
     for record, token in zip(result.get("generation", ()), trace.generation, strict=False):
         record["events"] = [event_record(event) for event in token.events]
     return result
-
-
-def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, Any]:
-    """An event as plain data. Times are left out where none were taken, values where none were kept."""
-    record = plain(event)
-    if event.seconds is None:
-        del record["seconds"]
-    if values is not None:
-        record["values"] = values.tolist()
-    return record

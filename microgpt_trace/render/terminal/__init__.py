@@ -1,1 +1,1 @@
-"""Sections on a terminal. Knows not what they mean."""
+"""What a terminal shows: sections, which it does not know the meaning of, and how far training has come."""

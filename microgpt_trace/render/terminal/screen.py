@@ -125,7 +125,7 @@ def _mark(values: Sequence[float | None], low: float, span: float, levels: str) 
     return levels[min(max(int((half - low / 2) / span * len(levels)), 0), len(levels) - 1)]
 
 
-def to_text(width: int = 100) -> Screen:
+def text_screen(width: int = 100) -> Screen:
     """A screen without a terminal, whose text one captures: as wide as said, UTF-8, no colour, wherever
     the program runs (a notebook counts as a terminal in colour, and displays what rich prints)."""
     return Screen(file=StringIO(), width=width, force_terminal=False, force_jupyter=False, color_system=None)

@@ -15,7 +15,7 @@ from microgpt_trace.cli.options import settings_of
 from microgpt_trace.comparison.prompts import read_prompts
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.text.json_text import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, OutOfBounds, from_json
+from microgpt_trace.text.json_reading import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, OutOfBounds, from_json
 from microgpt_trace.timeline.reading import read_timeline
 
 marks = st.text('"[]{},:\\\\ a', max_size=80)  # of which the bounds are counted
@@ -121,5 +121,5 @@ def test_a_message_is_short_whatever_it_quotes():
 
 def test_nothing_else_reads_json():
     for path in Path(microgpt_trace.__file__).parent.rglob("*.py"):
-        if path.name != "json_text.py":
+        if path.name != "json_reading.py":
             assert not re.search(r"json\.loads?\b|JSONDecoder", path.read_text(encoding="utf-8")), path

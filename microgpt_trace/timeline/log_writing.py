@@ -1,9 +1,9 @@
-"""The log of a training run: a JSON record per step, and traces of one name now and then."""
+"""Writing the log of a training run: a JSON record per step, and traces of one name now and then."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +11,12 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, RunError
-from ..render.documents.trace import event_record
-from ..render.documents.writing import dump
-from ..text.json_text import from_json
-from ..timeline.log import BEGINNING, LOG_SCHEMA, LONGEST
+from ..text.json_reading import from_json
+from ..text.json_writing import dump
+from ..tracing.event_record import event_record
 from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
-from .output import note
+from .log import BEGINNING, LOG_SCHEMA, LONGEST
 
 if TYPE_CHECKING:
     from ..microgpt.training import Adam, StepRecord, Trainer
@@ -32,14 +31,15 @@ class TrainingLog:
     backward, and the update that the step made. "relu" tells of all held-out names.
 
     A log that is gone on with begins with what the run had logged when its checkpoint was saved: `sync`
-    comes before each save, and what was logged after it is dropped.
+    comes before each save, and what was logged after it is dropped, which `note` is told.
     """
 
     def __init__(
-        self, path: Path | None, trainer: Trainer, watched: str, every: int | None, append: bool
-    ) -> None:
+        self, path: Path | None, trainer: Trainer, watched: str, every: int | None, append: bool,
+        note: Callable[[str], object] = lambda text: None,
+    ) -> None:  # fmt: skip
         self.watched, self._path, self._trainer, self._every = watched, path, trainer, every
-        self._append, self._file = append, None
+        self._append, self._file, self._note = append, None, note
 
     _file: IO[str] | None
 
@@ -102,9 +102,11 @@ class TrainingLog:
         with self._writing():
             os.truncate(path, end)
         if dropped:
-            note(f"{path}: dropped {dropped:,} records of steps after {done:,}, which the run takes again")
+            self._note(
+                f"{path}: dropped {dropped:,} records of steps after {done:,}, which the run takes again"
+            )
         if last < done:
-            note(f"{path} has no records of steps {last + 1:,} to {done:,}")
+            self._note(f"{path} has no records of steps {last + 1:,} to {done:,}")
 
     def _refuse_another_run(self, path: Path, record: dict[str, Any]) -> None:
         """The first record of a log names its run; an older one tells at least how it trained."""

@@ -1,4 +1,4 @@
-"""Plain data and JSON text of results. RFC 8259; see schema.py for the shape."""
+"""Results as plain data and as JSON text (RFC 8259). Knows no result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from ...text.document_fields import marked, members
+from .document_fields import marked, members
 
 
 def result_json(result: Any) -> str:
