@@ -107,7 +107,7 @@ def test_a_training_run_shows_it_too(tmp_path):
     data.write_text("3 6 9\n1 1 1\n")
     words = f"--data {data} --vocab data --out {tmp_path / 'm.safetensors'} --log {log} --trace-every 2"
     done = microgpt(f"train --steps 4 {words}")
-    assert re.search(r"^   ␣  0\.\d{3} → 0\.\d{3}", done.out, re.MULTILINE)
+    assert re.search(r"^ *␣  0\.\d{3} → 0\.\d{3}", done.out, re.MULTILINE)
     done = microgpt(f"timeline {log}")
     assert re.search(r"^ +2  3␣ +6 ", done.out, re.MULTILINE)
     assert re.search(r"^ +1  3 +␣ ", done.out, re.MULTILINE)
