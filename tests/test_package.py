@@ -40,7 +40,8 @@ def test_a_trace_of_microgpt_loads_nothing_of_other_models():
     """Which costs 5 ms of its 140."""
     modules = loaded("trace", "emma")
     assert "microgpt.forward_backward" in modules
-    assert not {"decoder.config", "architecture.catalogue", "tracing.anomalies", "rich.columns"} & modules
+    assert not {"decoder.config", "architecture.catalogue", "tracing.anomalies"} & modules
+    assert "rich.columns" not in modules - loaded("--version")  # old versions of Typer load it themselves
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ bounded = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds 
 
 
 def isolated(function, **limits):
-    return Isolated(f"isolated_functions:{function}", "its program", Limits(**{**vars(AMPLE), **limits}))
+    chosen = Limits(**{**vars(AMPLE), **limits})
+    return Isolated(f"support.isolated_functions:{function}", "its program", chosen)
 
 
 def failure(function, *arguments, **limits):
@@ -49,7 +50,9 @@ def gone(pid, seconds=5):
     return False
 
 
-@pytest.mark.parametrize("value", [None, [1, 2.5, "é\n\x00"], "\udcff日", {"a": [True]}, "a" * 300_000])
+@pytest.mark.parametrize(
+    "value", [None, [1, 2.5, "é\n\x00"], "\udcff日", {"a": [True]}, pytest.param("a" * 300_000, id="long")]
+)
 def test_values_come_back_as_they_were(value):
     assert isolated("echo")(FILE, value) == value
 
@@ -117,10 +120,10 @@ def test_errors_keep_their_kind_or_become_a_line():
 def test_a_failure_costs_the_process_and_not_the_next_call(how):
     function = isolated("count")
     assert [function(FILE), function(FILE)] == [1, 2]
-    function.function, function.limits = f"isolated_functions:{how}", Limits(0.3, AMPLE.memory)
+    function.function, function.limits = f"support.isolated_functions:{how}", Limits(0.3, AMPLE.memory)
     with pytest.raises((FileFormatError, InputError)):
         function(FILE, *["no"] * (how == "refuse"))
-    function.function, function.limits = "isolated_functions:count", AMPLE
+    function.function, function.limits = "support.isolated_functions:count", AMPLE
     assert function(FILE) == 1
 
 
@@ -147,7 +150,7 @@ def test_ctrl_c_is_for_us_and_ends_it(default_signals):
     assert os.getsid(pid) != os.getsid(0)
     os.kill(pid, signal.SIGINT)
     assert function(FILE) == pid
-    function.function = "isolated_functions:endless"
+    function.function = "support.isolated_functions:endless"
     main = threading.main_thread().ident
     threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -160,7 +163,7 @@ import os, sys
 from pathlib import Path
 from microgpt_trace.vocabulary.sandbox import Isolated, Limits
 print("main", flush=True)
-call = Isolated("isolated_functions:pid", "its program", Limits(30, 1 << 29))
+call = Isolated("support.isolated_functions:pid", "its program", Limits(30, 1 << 29))
 print(call(Path("f")), flush=True)
 {then}
 """
@@ -193,7 +196,7 @@ def test_nobody_is_left_behind(tmp_path, then):
 def test_an_orphan_that_is_busy_ends_by_its_own_clock(tmp_path):
     busy = """
 import threading
-call.function, call.limits = "isolated_functions:endless", Limits(0.4, 1 << 29)
+call.function, call.limits = "support.isolated_functions:endless", Limits(0.4, 1 << 29)
 threading.Timer(0.1, os.kill, (os.getpid(), 9)).start()
 call(Path("f"))"""
     assert gone(orphan(tmp_path, busy))
