@@ -303,6 +303,20 @@ def test_tests_stand_in_the_room_of_what_they_prove():
     assert rooms - {"support"} <= set(FLOORS)
 
 
+def test_what_rooms_share_is_imported_by_its_whole_name():
+    """By its last name alone it is found where the tests of support/ run too, and nowhere else."""
+    here = Path(__file__).parent
+    shared = {path.stem for path in (here / "support").glob("*.py")}
+    bare = {
+        (str(path.relative_to(here)), name)
+        for path in here.rglob("*.py")
+        if path.parent.name != "support"
+        for name in libraries(ast.parse(path.read_text(encoding="utf-8")))
+        if name in shared
+    }
+    assert bare == set()
+
+
 def test_no_two_files_of_tests_have_one_name():
     """pytest imports them by their names alone."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))

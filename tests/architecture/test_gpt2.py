@@ -146,7 +146,7 @@ def torch_gradients(folder):
     """Gradients of events and of parameters, by our and by their names, by transformers in float64."""
     torch = pytest.importorskip("torch", reason="the judge of gradients is torch with transformers")
     pytest.importorskip("transformers")
-    import record_references as recorder
+    from support import record_references as recorder
     from transformers import GPT2LMHeadModel
 
     seen = {}
