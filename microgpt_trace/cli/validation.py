@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
-from ..text.json_writing import result_json
 from .option_checks import refuse
-from .output import put, show
+from .output import Output
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ def run_validation(
     shown, written = request.shown, request.written
     with progress("layer") as report:
         found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
-    if written.as_json:
-        put([result_json(found)], written.target)
-    else:
-        show(validation_sections(found, verbose=shown.verbose), written.target)
+    output = Output(as_json=written.as_json, out=written.out)
+    output.give(found, lambda: validation_sections(found, verbose=shown.verbose))
     if not found.ok:
         raise typer.Exit(1)

@@ -89,7 +89,7 @@ def _texts(column: Column, rows: Sequence[Any], screen: Screen, room: int = 0) -
     """The title of a column and its cells, as the screen shows them."""
     title = screen.words(on_one_line(column.title))
     cells = [_text(column.cell(row), screen, room) for row in rows]
-    return [title, *_joined([title, *cells])[1:]]
+    return _joined([title, *cells])
 
 
 def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
@@ -107,7 +107,9 @@ def _text(cell: Cell, screen: Screen, room: int) -> str | ElementCell:
 def _joined(cells: Sequence[str | ElementCell]) -> list[str]:
     """Of a column of elements, each as one text of the width that they need."""
     elements = [cell for cell in cells if isinstance(cell, ElementCell)]
-    places, values = (max((cell_len(e[i]) for e in elements), default=0) for i in (0, 1))
+    if not elements:
+        return [cell for cell in cells if isinstance(cell, str)]
+    places, values = (max(cell_len(e[i]) for e in elements) for i in (0, 1))
     others = [cell_len(cell) for cell in cells if isinstance(cell, str)]
     width = max([places + (GAP + values if values else 0), *others])
     return [
