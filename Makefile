@@ -1,4 +1,4 @@
-# make trace   set up and trace "emma"        make lint    ruff and mypy
+# make trace   set up and trace "emma"        make lint    ruff, mypy and oxlint
 # make test    set up and run the tests       make bench   compare speed with peers
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
@@ -38,6 +38,7 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/oxlint --deny-warnings microgpt_trace/render/page/script
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/write_commands.py

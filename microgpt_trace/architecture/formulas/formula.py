@@ -1,0 +1,200 @@
+"""Formula: how the elements of one array are worked out, as plain data. Knows no kind and no values.
+
+The index of an element is taken apart into axes (a channel of q into a head and a channel of it). What it is
+worked out from stands at places along these axes and along the ranges that a sum runs over, which are counted
+behind them. A value comes in steps, each a sum of terms; a term is a product of factors, or a function of it.
+These are the steps of steps.py, said once for all elements and for texts of any length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...text.brief import one_line
+from ..steps import Pass
+
+Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
+Of = Literal["all", "keys", "queries", "tokens", "itself", "known"]
+
+
+class Length(int):
+    """The number of positions, to be told from other sizes of the same value."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PlaceAlong:
+    """A place along an axis of an array: an offset, and so many steps for each along other axes; or what a
+    table has at the place along one, times a stride."""
+
+    axes: tuple[tuple[int, int], ...]  # axis and stride
+    offset: int = 0
+    table: Table = ()
+    by: tuple[int, int] = (0, 1)  # axis and stride of the table
+
+    __repr__ = one_line
+
+    def as_data(self) -> list[Any]:
+        found: list[Any] = [self.offset, *map(list, self.axes)]
+        return [*found, [*self.by, self.table]] if self.table else found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ElementAt:
+    """An element of an event, a gradient or a parameter: an axis or a spot for each of its own axes."""
+
+    name: str
+    index: tuple[int | PlaceAlong, ...]
+    phase: Pass = "forward"
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        index = [own if isinstance(own, int) else own.as_data() for own in self.index]
+        return {"of": self.name, "at": index} | ({"d": 1} if self.phase == "backward" else {})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Constant:
+    """A number in words, or one of several by the place along an axis."""
+
+    words: str
+    values: tuple[float, ...]
+    axis: int | None = None
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        if self.axis is None:
+            return {"say": self.words, "is": self.values[0]}
+        return {"say": self.words, "is": self.values, "along": self.axis}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Place:
+    """The place along an axis as a number: a position that turns channels."""
+
+    axis: int
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        return {"place": self.axis}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ShareOfKnown:
+    """1 over the number of positions whose target is known, or the same below 0."""
+
+    sign: Literal[1, -1] = 1
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        return {"share": self.sign}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ResultOf:
+    """An earlier step: as it is, with the other sign, or 1 over it."""
+
+    step: int
+    taken: Literal["", "-", "1/"] = ""
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        return {"step": self.step} | ({"taken": self.taken} if self.taken else {})
+
+
+Part = ElementAt | Constant | Place | ShareOfKnown | ResultOf
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Over:
+    """What a sum runs over: all of a size, or of these what an element's place along `axis` lets it: the keys
+    that it sees as a query, in a window of positions, the queries that see it as a key, the positions that
+    have it as their token, itself alone; or the positions whose target is known."""
+
+    size: int
+    of: Of = "all"
+    axis: int = 0
+    window: int | None = None
+
+    __repr__ = one_line
+
+    def as_data(self) -> list[Any]:
+        size = size_as_data(self.size)
+        return [size] if self.of == "all" else [size, self.of, self.axis, self.window]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TermOf:
+    """A product x of factors, less the result of a step, of which a function in x is taken. `where` names the
+    axes of position and token at whose targets alone there is such a term."""
+
+    factors: tuple[Part, ...]
+    over: tuple[Over, ...] = ()
+    function: str = ""
+    less: int | None = None
+    where: tuple[int, int] | None = None
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"x": [factor.as_data() for factor in self.factors]}
+        if self.over:
+            found["over"] = [own.as_data() for own in self.over]
+        if self.function:
+            found["f"] = self.function
+        if self.less is not None:
+            found["less"] = self.less
+        if self.where is not None:
+            found["where"] = self.where
+        return found
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StepOf:
+    """The sum of the terms. A "guard" is the largest of them where exp would overflow, else 0. The last step
+    of a formula has no label: it is the element."""
+
+    terms: tuple[TermOf, ...]
+    label: str = ""
+    guard: bool = False
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"t": [term.as_data() for term in self.terms]}
+        if self.label:
+            found["label"] = self.label
+        return found | ({"guard": 1} if self.guard else {})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Formula:
+    """How each element of an array is worked out. `sizes` are those of the axes; `hidden` names those of a
+    query and a key, and the window outside of which the element is 0."""
+
+    sizes: tuple[int, ...]
+    steps: tuple[StepOf, ...]
+    hidden: tuple[int, int, int | None] | None = None
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
+        steps = [step.as_data() for step in self.steps]
+        found: dict[str, Any] = {"sizes": list(map(size_as_data, self.sizes)), "steps": steps}
+        return found if self.hidden is None else found | {"hidden": self.hidden}
+
+
+def size_as_data(size: int) -> int | str:
+    """A size, or "T" for the number of positions."""
+    return "T" if isinstance(size, Length) else size
+
+
+def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
+    """A formula of a single step."""
+    return Formula(tuple(sizes), (StepOf(terms),))

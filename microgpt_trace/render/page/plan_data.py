@@ -1,0 +1,112 @@
+"""What a page knows of a plan: events, parameters, and the formulas of both. Knows no values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...architecture.formulas.derive import Formulas
+from ...architecture.formulas.formula import Formula, size_as_data
+from ...architecture.formulas.linear import of_parts
+from ...architecture.kinds import Linear, Lookup, Loss, Probabilities, Shape, Softmax
+from ...architecture.model import LanguageModel
+from ...architecture.plan import HEAD_EVENTS, Operation, layer_of, prefix_of
+
+
+@dataclass
+class PlanData:
+    """A plan as data. Formulas that differ in their layer alone are there once, with "layer#." for it."""
+
+    model: LanguageModel
+    replaced: Collection[str] = ()
+    formulas: list[Any] = field(default_factory=list)
+    _known: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._of = Formulas(self.model.plan, self.replaced)
+        self._backward = "gradients" in self.model.abilities
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return self._of.shapes
+
+    def events(self) -> list[dict[str, Any]]:
+        """The rows, in order of computation."""
+        return [self._event(row) for row in self.model.plan.values()]
+
+    def parameters(self, names: Collection[str]) -> list[dict[str, Any]]:
+        """Those of the names that are parameters."""
+        plan = self.model.plan
+        by_tokens = {kind.table for kind in plan.kinds(Lookup) if kind.by == "tokens"}
+        by_tokens |= {kind.weight for kind in plan.kinds(Linear) if kind.weight == self._head()}
+        positions = {kind.table for kind in plan.kinds(Lookup) if kind.by == "positions"}
+        found = []
+        for name, shape in self.model.config.shapes().items():
+            if name not in names:
+                continue
+            first = "token" if name in by_tokens else "position" if name in positions else "output"
+            axes = [first, "input" if first == "output" else "channel"] if len(shape) == 2 else ["channel"]
+            readers = [
+                row.name for row in plan.values() if name in row.kind.names and row.name not in plan.sums_of
+            ]
+            found.append({"name": name, "shape": shape, "axes": axes, "readers": readers, **self._ways(name)})
+        return found
+
+    def _head(self) -> str:
+        kind = self.model.plan["logits"].kind
+        return kind.weight if isinstance(kind, Linear) else ""
+
+    def _event(self, row: Operation) -> dict[str, Any]:
+        plan = self.model.plan
+        found: dict[str, Any] = {
+            "name": row.name, "stage": row.stage, "layer": row.layer, "expr": row.expr,
+            "shape": list(map(size_as_data, self.shapes[row.name])), "axes": axes_of(row, self.shapes),
+            "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name],
+            "parts": row.parts, "formula": self._interned(self._of.forward(row.name), row.layer),
+            **self._ways(row.name),
+        }  # fmt: skip
+        if row.parts:
+            found["ofParts"] = self._interned(of_parts(row, self._of.shapes), row.layer)
+        if row.name in plan.heads:
+            found["dim"] = plan.heads[row.name].dim
+        if isinstance(row.kind, Softmax):
+            found["window"] = row.kind.window
+        if isinstance(row.kind, Softmax | Probabilities):
+            found["share"] = 1
+        return found
+
+    def _ways(self, name: str) -> dict[str, Any]:
+        """The formulas that a gradient is the sum of: number, way and layer of each."""
+        if not self._backward:
+            return {"ways": []}
+        return {
+            "ways": [
+                [self._interned(formula, self._layer(name, way)), way, self._layer(name, way)]
+                for way, formula in self._of.backward(name).items()
+            ]
+        }
+
+    def _layer(self, name: str, way: str) -> int | None:
+        return layer_of(way) if layer_of(way) is not None else layer_of(name)
+
+    def _interned(self, formula: Formula | None, layer: int | None) -> int | None:
+        if formula is None:
+            return None
+        text = json.dumps(formula.as_data())
+        if layer is not None:
+            text = text.replace(f'"{prefix_of(f"layer{layer}.")}', '"layer#.')
+        if text not in self._known:
+            self._known[text] = len(self.formulas)
+            self.formulas.append(json.loads(text))
+        return self._known[text]
+
+
+def axes_of(row: Operation, shapes: dict[str, Shape]) -> list[str]:
+    """What the axes of an event are."""
+    if isinstance(row.kind, Loss):
+        return []
+    if len(shapes[row.name]) == 3:
+        return ["head", "query", "key"]
+    return ["position", "token" if row.name in HEAD_EVENTS else "channel"]

@@ -1,0 +1,47 @@
+// What a page shows, as the part of its address behind #: a link to it shows the same.
+
+import { addressOf, parsed } from "./elements.js";
+
+/** layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&wte[1,2]=0.5&position=3 */
+export function written(state) {
+  const parts = [state.at ? encoded(addressOf(state.at)) : ""];
+  if (state.text !== null) parts.push(`text=${encodeURIComponent(state.text)}`);
+  for (const own of state.off) parts.push(`off=${encoded(own)}`);
+  for (const [own, value] of Object.entries(state.parameters)) parts.push(`set=${encoded(own)}=${value}`);
+  if (state.position !== null) parts.push(`position=${state.position}`);
+  return parts.join("&");
+}
+
+const encoded = (text) => encodeURIComponent(text).replace(/%5B/g, "[").replace(/%5D/g, "]").replace(/%2C/g, ",").replace(/%3A/g, ":").replace(/%20/g, "+");
+
+/** The state that an address tells; what it does not know it leaves out. */
+export function read(hash, page) {
+  const state = { at: null, text: null, off: [], parameters: {}, position: null };
+  const decode = (text) => {
+    try {
+      return decodeURIComponent(text.replace(/\+/g, " "));
+    } catch {
+      return text;
+    }
+  };
+  const [first, ...rest] = hash.replace(/^#/, "").split("&");
+  if (first && !first.includes("=")) state.at = complete(parsed(decode(first), page), page);
+  for (const part of first.includes("=") ? [first, ...rest] : rest) {
+    const [key, ...values] = part.split("=");
+    const value = decode(values.join("="));
+    if (key === "text") state.text = value;
+    if (key === "off") state.off.push(value);
+    if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
+    const changed = key === "set" && /^(.+\])=([-\d.e]+)$/.exec(value);
+    if (changed && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
+  }
+  return state;
+}
+
+/** An element with an index that its array has, else the array. */
+function complete(at, page) {
+  if (!at) return null;
+  const shape = page.shapeOf(at.name, Infinity);
+  const fits = at.index.length <= shape.length && at.index.every((place, axis) => Number.isInteger(place) && place >= 0 && place < shape[axis]);
+  return fits ? at : { ...at, index: [] };
+}

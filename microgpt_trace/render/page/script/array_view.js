@@ -1,0 +1,151 @@
+// Any array of a run as a heat map with its statistics, its gradient and update beside it; and attention.
+
+import { colorOf, rooted } from "./colors.js";
+import { make } from "./dom.js";
+import { addressOf, nameOf, placeInWords } from "./elements.js";
+import { flatOf } from "./formulas.js";
+import { matrix } from "./matrix.js";
+import { full, percent, short, statisticsOf } from "./numbers.js";
+
+/** What a matrix of an array's plane needs: of [H, T, T] that of a head. */
+export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst }) {
+  const values = run.of(at.name, at.of);
+  const shape = run.shape(at.name);
+  const axes = page.axesOf(at.name);
+  const [rows, columns] = shape.length > 1 ? shape.slice(-2) : [1, shape[0] ?? 1];
+  const before = head === null ? [] : [head];
+  const indexOf = (row, column) => (shape.length > 1 ? [...before, row, column] : shape.length ? [column] : []);
+  const valueAt = (row, column) => values[flatOf(indexOf(row, column), shape)];
+  const square = axes.at(-1) === "key";
+  const isMasked = square ? (row, column) => column > row || (page.windowOf(at.name) && row - column >= page.windowOf(at.name)) : undefined;
+  const labels = (axis) => labelsOf(page, run, at.name, axis);
+  const last = axes.length - 1;
+  return {
+    rows, columns, valueAt, isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, key,
+    kind: isShare(page, at) ? "share" : "signed", end,
+    rowLabels: shape.length > 1 ? labels(axes[last - 1]) : null,
+    columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last]) : null,
+    title: nameOf(addressOf({ ...at, index: [] }), before), chosen,
+    brief: isShare(page, at) ? percent : (value) => short(value, 2),
+    describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${isMasked?.(row, column) ? "masked" : full(valueAt(row, column))}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,
+    onlook: (row, column) => onlook({ ...at, index: indexOf(row, column) }, valueAt(row, column), isMasked?.(row, column)),
+    onpick: (row, column) => go({ ...at, index: indexOf(row, column) }),
+    marksRows: ["position", "query"].includes(axes[last - 1]) && page.has(at.name), marksColumns: square,
+  };
+}
+
+const isShare = (page, at) => at.of === "value" && Boolean(page.row(at.name).share);
+
+function labelsOf(page, run, name, axis) {
+  if (axis === "query" || axis === "key") return run.labels;
+  if (axis === "position" && page.has(name)) return run.labels;
+  if (axis === "token") return page.vocabulary;
+  return null;
+}
+
+/** The largest magnitude of what is shown. */
+export function endOf(page, run, at, skipFirst = false) {
+  if (isShare(page, at) && !skipFirst) return 1;
+  const values = run.of(at.name, at.of);
+  const shape = run.shape(at.name);
+  let end = 0;
+  values.forEach((value, flat) => {
+    if (Number.isFinite(value) && isCounted(page, at.name, shape, flat) && !(skipFirst && flat % shape.at(-1) === 0)) end = Math.max(end, Math.abs(value));
+  });
+  return end;
+}
+
+/** Whether an element counts: what the mask hides does not. */
+function isCounted(page, name, shape, flat) {
+  if (page.axesOf(name).at(-1) !== "key") return true;
+  const [query, key] = [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)];
+  const window = page.windowOf(name);
+  return key <= query && !(window && query - key >= window);
+}
+
+/** An array with its statistics, and what belongs to it. */
+export function arrayView(context) {
+  const { page, run, at, go } = context;
+  const of = ["value", "gradient", "update"].filter((each) => run.of(at.name, each));
+  if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, page.leftOut(at.name)));
+  const row = page.row(at.name);
+  const shape = run.shape(at.name);
+  const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]`));
+  const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
+  return make("section", { class: "array", "aria-label": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), figures);
+}
+
+function arrayFigure(context, at, titled) {
+  const { page, run } = context;
+  const shape = run.shape(at.name);
+  const end = endOf(page, run, at);
+  const of = context.at.of === at.of ? context.at.index : [];
+  const heads = shape.length === 3 ? Array.from({ length: shape[0] }, (_, head) => head) : [null];
+  const planes = heads.map((head) => {
+    const chosen = of.length === shape.length && (head === null || of[0] === head) && of.length ? [of.at(-2) ?? 0, of.at(-1)] : null;
+    const data = planeOf({ ...context, at, head, end, chosen, key: `${addressOf({ ...at, index: [] })} ${head}` });
+    if (heads.length > 1) Object.assign(data, { legend: head === 0, largest: 24 });
+    return make("div", { class: "plane" }, head === null ? null : make("h4", {}, `head ${head}`), context.widget(matrix(data)));
+  });
+  const titles = { value: "value", gradient: "d loss / d it", update: "what one step added" };
+  return make("div", { class: "figure" }, titled ? make("h3", {}, titles[at.of]) : null, make("div", { class: heads.length > 1 ? "planes" : "" }, planes), statisticsView(page, run, at));
+}
+
+function statisticsView(page, run, at) {
+  const shape = run.shape(at.name);
+  const found = statisticsOf(run.of(at.name, at.of), (flat) => isCounted(page, at.name, shape, flat));
+  const pairs = [["L2", short(found.l2)], ["mean", short(found.mean)], ["std", short(found.std)], ["min", short(found.min)], ["max", short(found.max)], ["zeros", String(found.zeros)]];
+  if (found.others) pairs.push(["not finite", String(found.others)]);
+  return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));
+}
+
+/** The arrays that it is worked out from and that read it. */
+function neighbours(page, at, go) {
+  const row = page.row(at.name);
+  const button = (name) => make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name, index: [] }) }, name);
+  const list = (title, names) => (names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : []);
+  const parts = [...list("from", [...(row.inputs ?? []), ...(row.reads ?? [])]), ...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []), ...list("to", row.readers)];
+  return make("p", { class: "neighbours" }, parts);
+}
+
+/** All heads of a layer at a glance, and one of them large. */
+export function attentionView(context) {
+  const { page, run, go, options } = context;
+  const names = page.attention.filter((name) => run.of(name, "value"));
+  if (!names.length) return null;
+  const at = names.includes(context.at?.name) ? context.at : { of: "value", name: names[0], index: [] };
+  const own = { ...at, of: "value" };
+  const [count] = run.shape(own.name);
+  const head = Math.min(own.index[0] ?? options.head, count - 1);
+  const end = endOf(page, run, own, options.skipFirst);
+  const chosen = context.at?.name === own.name && context.at.of === "value" && own.index.length === 3 ? own.index.slice(1) : null;
+  const thumbs = Array.from({ length: count }, (_, each) => thumbnail(context, own, each, head, end));
+  const large = planeOf({ ...context, at: own, head, end, chosen, key: `attention ${head}`, skipFirst: options.skipFirst });
+  const layers = names.length < 2 ? null : make("label", {}, "layer ", make("select", { onchange: (event) => go({ ...own, name: event.target.value, index: [head] }) },
+    names.map((name) => make("option", { value: name, selected: name === own.name }, page.row(name).layer))));
+  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, onchange: (event) => context.set({ skipFirst: event.target.checked }) }), " without position 0");
+  return make("section", { class: "attention", "aria-label": "Attention" }, make("h2", {}, "Attention", make("small", {}, " rows are queries, columns the keys that they look at; in percent")),
+    make("p", { class: "buttons" }, layers, skip), make("div", { class: "heads" }, make("div", { class: "thumbs", role: "group", "aria-label": "heads" }, thumbs), make("div", { class: "plane" }, context.widget(matrix(large)))));
+}
+
+function thumbnail(context, at, head, shown, end) {
+  const { page, run, go, options, set } = context;
+  const data = planeOf({ ...context, at, head, end, skipFirst: options.skipFirst });
+  const size = data.rows;
+  const canvas = make("canvas", { width: size, height: size, "aria-hidden": "true" });
+  const image = canvas.getContext("2d").createImageData(size, size);
+  for (let row = 0; row < size; row += 1) {
+    for (let column = 0; column < size; column += 1) {
+      const value = data.valueAt(row, column);
+      if (data.isMasked(row, column) || !Number.isFinite(value)) continue;
+      image.data.set(colorOf("share", rooted(value, end)), 4 * (row * size + column));
+      image.data[4 * (row * size + column) + 3] = 255;
+    }
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  const off = run.changed?.has(page.headEvents?.[at.name]?.[head]);
+  return make("button", { type: "button", class: off ? "thumb off" : "thumb", "aria-pressed": String(head === shown), "data-key": `head ${head}`, onclick: () => {
+    set({ head }, false);
+    go({ ...at, index: [head] });
+  } }, canvas, `head ${head}${off ? ", taken out" : ""}`);
+}

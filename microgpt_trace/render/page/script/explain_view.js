@@ -1,0 +1,142 @@
+// The arithmetic of one number: formula, terms, sum, what it came from and goes to, and the command for more.
+
+import { copyable, make } from "./dom.js";
+import { addressOf, nameOf, placeInWords, shortName } from "./elements.js";
+import { flatOf, placeOf, workedOut } from "./formulas.js";
+import { full, short } from "./numbers.js";
+import { readersOf, strongestUse } from "./uses.js";
+
+const MOST_TERMS = 16;
+
+/** `at` is an element; `trail` those that were explained before it. */
+export function explainView({ page, run, at, trail, go, slider }) {
+  const shape = run.shape(at.name);
+  const flat = flatOf(at.index, shape);
+  const gradient = at.of === "gradient";
+  const array = run.of(at.name, at.of);
+  const link = linker(page, run, go);
+  const parts = [crumbs(trail, at, go), heading(page, run, at, array?.[flat])];
+  if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
+  else if (!array) parts.push(make("p", {}, missing(run, gradient)));
+  else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], link }));
+  if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
+  if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
+  parts.push(others(page, run, at, go), make("p", { class: "again" }, copyable(page.explainCommand(at, run))));
+  return make("section", { class: "explain", "aria-label": "Explanation" }, parts);
+}
+
+const missing = (run, gradient) =>
+  gradient && !run.traced ? "Gradients belong to the text that was traced." : "This array is not in the page; the command below works it out.";
+
+function crumbs(trail, at, go) {
+  const items = trail.slice(-4).map((own) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(own) }, shortElement(own))));
+  return make("nav", { "aria-label": "Explained before" }, make("ol", { class: "crumbs" }, items, make("li", { "aria-current": "true" }, shortElement(at))));
+}
+
+const shortElement = ({ of, name, index }) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(shortName(name), index)}`;
+
+function heading(page, run, at, value) {
+  const title = (at.of === "gradient" ? "d loss / d " : at.of === "update" ? "update of " : "") + nameOf(at.name, at.index);
+  const expression = at.of === "value" ? page.row(at.name).expr : null;
+  return make("header", {}, make("h3", { tabindex: -1, id: "explained" }, title),
+    value === undefined ? null : make("p", { class: "value" }, "= ", make("b", { id: "explained-value" }, full(value))),
+    make("p", { class: "dim" }, placeInWords(page, run, at.name, at.index)), expression ? make("p", { class: "expr" }, expression) : null);
+}
+
+/** The steps of every way, and that they give what the run had. */
+function arithmetic({ page, run, at, flat, gradient, value, link }) {
+  if (!gradient && !page.has(at.name)) return [make("p", {}, "A parameter: stored, not computed.")];
+  const replaced = page.replaced.includes(at.name) && run.traced;
+  if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
+  const ways = gradient ? page.waysOf(at.name) : [["", page.formulaOf(at.name)]];
+  if (!ways.length || !ways[0][1]) return [gradient ? make("p", {}, page.gradientless(at.name)) : largestTerms(page, at, flat, link)];
+  const found = [];
+  let [sum, magnitude] = [0, 0];
+  try {
+    for (const [way, formula] of ways) {
+      const worked = workedOut(formula, flat, run);
+      sum += worked.value;
+      magnitude += worked.magnitude;
+      if (worked.hidden) found.push(make("p", {}, "Masked: the query does not see this key, so that it is 0."));
+      const label = ways.length > 1 ? `by way of ${way}` : "";
+      worked.steps.forEach((step, n) => found.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, run)));
+    }
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return [largestTerms(page, at, flat, link)];
+  }
+  if (ways.length > 1) found.push(make("p", { class: "sum" }, `sum of ${ways.length} ways = ${full(sum)}`));
+  return [...found, verdict(page, run, sum, value, magnitude)];
+}
+
+/** What was written down of a product whose matrix is not in the page. */
+function largestTerms(page, at, flat, link) {
+  const known = page.terms?.[`${at.of === "gradient" ? "d " : ""}${nameOf(at.name, at.index)}`];
+  if (!known) return make("p", {}, "What it is worked out from is not in this page: the command below writes it out.");
+  return make("div", {}, known.map((step) => stepView(step, step.label, link, null)));
+}
+
+function verdict(page, run, worked, value, magnitude) {
+  const off = Math.abs(worked - value);
+  const holds = off <= page.rounding * magnitude + 1.2e-38 || Object.is(worked, value) || (Number.isNaN(worked) && Number.isNaN(value));
+  const where = run.traced ? "traced" : "in this run";
+  const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? (off === 0 ? "equal" : `equal (off by ${short(off, 2)})`) : "not equal"}`;
+  return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
+}
+
+function stepView(step, label, link, run) {
+  if (step.guard && step.value === 0) return null;
+  const name = label || "sum";
+  if (step.count === 1 && step.terms.length === 1) return make("p", { class: "step" }, label ? `${label} = ` : "= ", written(step.terms[0], link), ` = ${short(step.value, 7)}`);
+  const sorted = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, MOST_TERMS) : step.terms;
+  const rest = step.rest ?? step.terms.filter((term) => !sorted.includes(term)).reduce((sum, term) => sum + term.value, 0);
+  const labelled = run && ["keys", "queries"].includes(step.terms[0]?.of);
+  const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), labelled ? make("td", { class: "dim" }, run.labels[term.at]) : null));
+  if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more`), make("td", { class: "n" }, short(rest, 6))));
+  rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count}`), make("td", { class: "n" }, short(step.value, 7))));
+  return make("div", { class: "step" }, make("p", { class: "dim" }, name), make("table", {}, make("caption", { class: "visually-hidden" }, name), make("tbody", {}, rows)));
+}
+
+function written(term, link) {
+  const factors = term.factors.flatMap((factor, n) => [n ? " × " : "", factor.name === undefined ? factorInWords(factor) : link(factor)]);
+  if (!term.text) return make("span", {}, factors);
+  const [before, after] = term.text.length < 12 && /\bx\b/.test(term.text) && term.text.match(/\bx\b/g).length === 1 ? term.text.split(/\bx\b/) : [`${term.text}, x = `, ""];
+  return make("span", {}, before, factors, after);
+}
+
+const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value, 6)}`);
+
+/** What makes a button of an element that a term has. */
+function linker(page, run, go) {
+  return (factor) => {
+    const index = placeOf(factor.flat, run.shape(factor.name));
+    const at = { of: factor.gradient ? "gradient" : "value", name: factor.name, index };
+    return make("button", { type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at) }, `${shortElement(at)} `, make("span", { class: "n" }, short(factor.value, 5)));
+  };
+}
+
+function goesTo({ page, run, at, flat, gradient, link }) {
+  const rows = [];
+  for (const reader of readersOf(page, at.name, gradient)) {
+    try {
+      const use = strongestUse(reader, run, at.name, gradient, flat);
+      if (!use) continue;
+      const value = run.of(reader.name, reader.gradient ? "gradient" : "value")?.[use.output] ?? use.value;
+      const element = link({ name: reader.name, gradient: reader.gradient, flat: use.output, value });
+      const words = use.adds === null ? "" : `adds ${short(use.adds, 5)}`;
+      rows.push(make("li", {}, element, ` ${words}${use.count > 1 ? `, the strongest of ${use.count}` : ""}`));
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      rows.push(make("li", {}, `${reader.name}: the command below says how`));
+    }
+  }
+  return rows.length ? [make("h4", {}, "goes to"), make("ul", { class: "uses" }, rows)] : [];
+}
+
+function others(page, run, at, go) {
+  const titles = { value: "its value", gradient: "its gradient", update: "its update" };
+  const links = Object.keys(titles).filter((of) => of !== at.of && run.of(at.name, of)).map((of) =>
+    make("button", { type: "button", onclick: () => go({ ...at, of }) }, titles[of]));
+  links.push(make("button", { type: "button", onclick: () => go({ ...at, index: [] }) }, `all of ${addressOf({ ...at, index: [] })}`));
+  return make("p", { class: "buttons" }, links);
+}

@@ -1,0 +1,182 @@
+// The arithmetic of one element, by its formula. Knows neither events nor how anything is shown.
+//
+// A run holds `array(name, gradient)`, an array's `shape(name)`, the `tokens` read and their `targets`. A formula
+// has the axes of an element, and steps; a step adds up terms, a term is a function of a product of factors.
+
+import { functionOf } from "./expressions.js";
+
+const OVERFLOW = 300; // beyond which exp is taken of what is less the largest
+
+/** Sizes with numbers for the lengths. */
+export const sizesOf = (sizes, length) => sizes.map((size) => (size === "T" ? length : size));
+
+/** The place along each axis of an element of a flat array. */
+export function placeOf(flat, sizes) {
+  const place = sizes.slice();
+  let rest = flat;
+  for (let axis = sizes.length - 1; axis >= 0; axis -= 1) {
+    place[axis] = rest % sizes[axis];
+    rest = Math.floor(rest / sizes[axis]);
+  }
+  return place;
+}
+
+/** The element of a flat array at a place along each axis. */
+export const flatOf = (place, sizes) => place.reduce((flat, at, axis) => flat * sizes[axis] + at, 0);
+
+/** Whether a query does not see a key. */
+export function isHidden(hidden, place) {
+  if (!hidden) return false;
+  const back = place[hidden[0]] - place[hidden[1]];
+  return back < 0 || (hidden[2] !== null && back >= hidden[2]);
+}
+
+/** An element worked out in float64: its value, the steps to it with their terms, and the magnitude that
+    roundings are relative to. `keep` says whether terms are kept. */
+export function workedOut(formula, flat, run, keep = true) {
+  const place = placeOf(flat, sizesOf(formula.sizes, run.length));
+  if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
+  const steps = [];
+  for (const step of formula.steps) steps.push(stepOf(step, place, steps, run, keep));
+  const { value, magnitude } = steps.at(-1);
+  return { value, magnitude, steps, hidden: false };
+}
+
+/** All elements of an array. */
+export function allOf(formula, run) {
+  const count = sizesOf(formula.sizes, run.length).reduce((a, b) => a * b, 1);
+  return Float64Array.from({ length: count }, (_, flat) => workedOut(formula, flat, run, false).value);
+}
+
+function stepOf(step, place, before, run, keep) {
+  const found = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, terms: [] };
+  let sum = 0;
+  let lost = 0; // what the sum's roundings lost, as Neumaier keeps it
+  let largest = -Infinity;
+  let smallest = Infinity;
+  const at = place.slice();
+  const add = (term, factors, of, runs) => {
+    const values = factors.map((factor) => factor(at));
+    let x = 1;
+    let magnitude = 1;
+    for (const own of values) {
+      x *= own.value;
+      magnitude *= own.magnitude;
+    }
+    if (term.less !== undefined) {
+      x -= before[term.less].value;
+      magnitude += before[term.less].magnitude;
+    }
+    const value = of(x);
+    largest = Math.max(largest, x);
+    smallest = Math.min(smallest, x);
+    const next = sum + value;
+    if (Number.isFinite(next)) lost += Math.abs(sum) >= Math.abs(value) ? sum - next + value : value - next + sum;
+    sum = next;
+    found.count += 1;
+    const own = keep ? sizeOf(of, term.f, x, value, magnitude) : 0;
+    found.magnitude += own;
+    if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, of: term.over?.[0]?.[1] });
+  };
+  for (const term of step.t) {
+    if (term.where && run.targets[place[term.where[0]]] !== place[term.where[1]]) continue;
+    const factors = term.x.map((factor) => reader(factor, before, run));
+    const of = functionOf(term.f ?? "");
+    const over = term.over ?? [];
+    const runs = over.map((_, n) => place.length + n);
+    overAll(over, 0, at, place.length, run, () => add(term, factors, of, runs));
+  }
+  found.value = step.guard ? guarded(largest, smallest) : sum + lost;
+  if (step.guard) found.magnitude = Math.abs(found.value);
+  found.guard = Boolean(step.guard);
+  return found;
+}
+
+/** The largest, where exp of them would be too large or small for a float64. */
+const guarded = (largest, smallest) => (Math.abs(largest) < OVERFLOW && smallest >= -OVERFLOW ? 0 : largest);
+
+function overAll(over, n, at, first, run, each) {
+  if (n === over.length) {
+    each();
+    return;
+  }
+  const [size, of, axis, window] = over[n];
+  const count = size === "T" ? run.length : size;
+  let [start, stop] = [0, count];
+  if (of === "keys") [start, stop] = [window ? Math.max(0, at[axis] - window + 1) : 0, at[axis] + 1];
+  if (of === "queries") [start, stop] = [at[axis], window ? Math.min(count, at[axis] + window) : count];
+  if (of === "itself") [start, stop] = [at[axis], Math.min(at[axis] + 1, count)];
+  for (let place = start; place < stop; place += 1) {
+    if (of === "tokens" && run.tokens[place] !== at[axis]) continue;
+    if (of === "known" && run.targets[place] === null) continue;
+    at[first + n] = place;
+    overAll(over, n + 1, at, first, run, each);
+  }
+  at.length = first + n;
+}
+
+/** What gives a factor's value by the places along axes and ranges, and how large what was rounded is. */
+function reader(factor, before, run) {
+  if (factor.of !== undefined) return elementReader(factor, run);
+  if (factor.step !== undefined) {
+    const { value, magnitude, label } = before[factor.step];
+    if (factor.taken === "1/") {
+      const own = { words: `1/${label}`, value: 1 / value, magnitude: Math.abs(magnitude / (value * value)) };
+      return () => own;
+    }
+    const minus = factor.taken === "-";
+    const own = { words: minus ? `-(${label})` : label, value: minus ? -value : value, magnitude };
+    return () => own;
+  }
+  if (factor.place !== undefined) {
+    return (at) => ({ words: "position", value: at[factor.place], magnitude: at[factor.place] });
+  }
+  if (factor.share !== undefined) {
+    const known = run.targets.filter((target) => target !== null).length;
+    const own = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known };
+    return () => own;
+  }
+  return (at) => {
+    const value = factor.along === undefined ? factor.is : factor.is[at[factor.along]];
+    return { words: factor.say, value, magnitude: Math.abs(value) };
+  };
+}
+
+function elementReader(factor, run) {
+  const gradient = factor.d === 1;
+  const array = run.array(factor.of, gradient);
+  if (!array) throw new RangeError(`${factor.of} is not in this page`);
+  const shape = run.shape(factor.of);
+  return (at) => {
+    const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
+    const value = array[flat];
+    return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
+  };
+}
+
+/** A place along an axis of an array: along one of the element's axes, or put together from several. */
+function spotOf(spot, at, run) {
+  if (typeof spot === "number") return at[spot];
+  let place = spot[0];
+  for (const [axis, stride, table] of spot.slice(1)) {
+    place += (table === undefined ? at[axis] : (run[table] ?? table)[at[axis]]) * stride;
+  }
+  return place;
+}
+
+/** What rounding a function's value is relative to: itself, or what it makes of its argument's. */
+function sizeOf(of, text, x, value, magnitude) {
+  if (!text) return magnitude;
+  const step = Math.max(magnitude, 1e-300) * 1e-7;
+  const slope = Math.abs(of(x + step) - of(x - step)) / (2 * step);
+  const spread = Number.isFinite(slope) ? slope * magnitude : 0;
+  return Math.max(Math.abs(value), spread);
+}
+
+/** The function of a term in words, with the number that is subtracted before. */
+function written(term, before) {
+  const less = term.less === undefined ? 0 : before[term.less].value;
+  const shown = less === 0 ? "x" : `(x ${less < 0 ? "+" : "-"} ${Math.abs(less)})`;
+  if (!term.f) return less === 0 ? "" : shown;
+  return less === 0 ? term.f : term.f.replace(/\bx\b/g, shown);
+}

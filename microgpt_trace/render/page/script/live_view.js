@@ -1,0 +1,80 @@
+// What a small model does with another text, with heads or units taken out, with a parameter changed: the page
+// runs the forward pass itself.
+
+import { make } from "./dom.js";
+import { full } from "./numbers.js";
+
+/** A field for a text, and what is taken out. */
+export function liveView({ page, state, set, problem, run }) {
+  const field = make("input", { type: "text", id: "text", value: state.text ?? page.text, maxlength: 64, spellcheck: "false", autocomplete: "off", "data-key": "text", "aria-describedby": "origin" });
+  const form = make("form", { class: "live", onsubmit: (event) => {
+    event.preventDefault();
+    set({ text: field.value });
+  } }, make("label", { for: "text" }, "another text "), field, make("button", { type: "submit" }, "run"));
+  field.addEventListener("input", () => set({ text: field.value }));
+  const off = [...state.off].map((own) => make("button", { type: "button", class: "chip", title: "put it back", onclick: () => set({ off: state.off.filter((other) => other !== own) }) }, `${own} taken out ×`));
+  const changed = Object.entries(state.parameters).map(([own, value]) => make("button", { type: "button", class: "chip", title: "as it was", onclick: () => set({ parameters: without(state.parameters, own) }) }, `${own} = ${full(value)} ×`));
+  const reset = off.length || changed.length || state.text !== null ? make("button", { type: "button", onclick: () => set({ text: null, off: [], parameters: {} }) }, `back to ${page.text || "the trace"}`) : null;
+  const origin = run.traced ? `Numbers: traced by ${page.program}, ${page.dtype}.` : "Numbers: run in this page, float64. Gradients belong to the traced text.";
+  return make("div", { class: "source" }, form, off, changed, reset, make("p", { id: "origin", class: run.traced ? "origin" : "origin own", role: "status" }, problem ?? origin));
+}
+
+const without = (object, key) => Object.fromEntries(Object.entries(object).filter(([own]) => own !== key));
+
+/** Heads and units that can be taken out of the run. */
+export function takeOut({ page, state, set, at }) {
+  const buttons = [];
+  const toggle = (own) => {
+    const isOff = state.off.includes(own);
+    buttons.push(make("button", { type: "button", "aria-pressed": String(isOff), "data-key": `off ${own}`, onclick: () => set({ off: isOff ? state.off.filter((other) => other !== own) : [...state.off, own] }) }, isOff ? `put ${own} back` : `take ${own} out`));
+  };
+  const heads = page.headEvents[at?.name];
+  if (heads) heads.forEach((own) => toggle(own));
+  else if (at && page.has(at.name) && at.of === "value" && page.axesOf(at.name).at(-1) === "channel") {
+    if (page.isPart(at.name)) toggle(at.name);
+    else if (at.index.length === 2) toggle(`${at.name}[:,${at.index[1]}]`);
+  }
+  return buttons.length ? make("p", { class: "buttons" }, buttons) : null;
+}
+
+/** A slider that changes one parameter, and the run with it. */
+export function parameterSlider({ state, set, stored }) {
+  return (at, flat) => {
+    const key = `${at.name}[${at.index.join(",")}]`;
+    const value = state.parameters[key] ?? stored(at.name)[flat];
+    const span = Math.max(1, 3 * Math.abs(stored(at.name)[flat]));
+    const shown = make("output", { for: "slider" }, full(value));
+    const input = make("input", { type: "range", id: "slider", min: -span, max: span, step: "any", value, "data-key": "slider", oninput: (event) => {
+      shown.textContent = full(Number(event.target.value));
+      set({ parameters: { ...state.parameters, [key]: Number(event.target.value) } });
+    } });
+    return make("p", { class: "slider" }, make("label", { for: "slider" }, "change it "), input, " ", shown);
+  };
+}
+
+/** The changes of a run from what is taken out and changed. */
+export function changesOf(page, state) {
+  const events = new Map();
+  for (const own of state.off) {
+    const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(own);
+    if (!page.has(name)) continue;
+    const before = events.get(name);
+    events.set(name, (values, shape) => {
+      before?.(values, shape);
+      values.forEach((_, flat) => {
+        if (channel === undefined || flat % shape.at(-1) === Number(channel)) values[flat] = 0;
+      });
+    });
+  }
+  const parameters = new Map();
+  for (const [own, value] of Object.entries(state.parameters)) {
+    const [, name, index] = /^(.*)\[([\d,]+)\]$/.exec(own) ?? [];
+    const stored = page.stored.get(name);
+    if (!stored || page.has(name)) continue;
+    const values = parameters.get(name) ?? Float64Array.from(stored);
+    const shape = page.shapeOf(name, 1);
+    values[index.split(",").map(Number).reduce((flat, at, axis) => flat * shape[axis] + at, 0)] = value;
+    parameters.set(name, values);
+  }
+  return { events, parameters };
+}

@@ -1,0 +1,192 @@
+// A page of a trace: reads what stands in it, and shows what its address names.
+
+import { read, written } from "./address.js";
+import { arrayView, attentionView } from "./array_view.js";
+import { make } from "./dom.js";
+import { addressOf, nameOf, placeInWords } from "./elements.js";
+import { explainView } from "./explain_view.js";
+import { flowView } from "./flow_view.js";
+import { changesOf, liveView, parameterSlider, takeOut } from "./live_view.js";
+import { full } from "./numbers.js";
+import { predictionView } from "./prediction_view.js";
+import { Page } from "./runs.js";
+import { unpacked } from "./unpacking.js";
+
+const KEYS = [
+  ["arrow keys, Home, End", "move in a matrix"],
+  ["Enter", "explain the number"],
+  ["Backspace", "back to what was shown before"],
+  ["/", "search"],
+  ["?", "this list"],
+];
+
+function start() {
+  const { document: content, arrays } = unpacked(globalThis.microgptContent);
+  const page = new Page(content, arrays);
+  const traced = page.tracedRun();
+  let state = read(location.hash, page);
+  let options = { skipFirst: false, head: 0, expanded: false };
+  let trail = [];
+  let filter = "";
+  let widgets = [];
+
+  const slot = (name) => document.getElementById(name);
+  const reading = slot("reading");
+
+  function remember() {
+    const hash = `#${written(state)}`;
+    try {
+      if (hash !== location.hash) history.pushState(null, "", hash);
+    } catch {
+      // a page in a sandboxed frame has no history
+    }
+  }
+  function go(at) {
+    if (state.at && addressOf(state.at) !== addressOf(at)) trail.push(state.at);
+    state = { ...state, at };
+    remember();
+    show();
+    if (at.index.length === page.axesOf(at.name).length) slot("explain").scrollIntoView({ block: "nearest" });
+  }
+  function back() {
+    const at = trail.pop();
+    if (!at) return;
+    state = { ...state, at };
+    remember();
+    show();
+  }
+  function set(change) {
+    state = { ...state, ...change };
+    remember();
+    show();
+  }
+
+  /** The run to show, one without changes beside it, and what is wrong with the text. */
+  function runs() {
+    if (!page.tokenizer) return { run: traced };
+    const isOwn = state.text !== null && state.text !== page.text;
+    const isChanged = state.off.length > 0 || Object.keys(state.parameters).length > 0;
+    if (!isOwn && !isChanged) return { run: traced };
+    try {
+      const { tokens, targets } = page.read(state.text ?? page.text);
+      const untouched = isChanged ? page.ownRun(tokens, targets) : null;
+      const run = page.ownRun(tokens, targets, changesOf(page, state));
+      run.changed = new Set(state.off.map((own) => own.replace(/\[.*/, "")));
+      return { run, untouched };
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      return { run: traced, problem: `${error.message}. Shown is what was traced.` };
+    }
+  }
+
+  function within(at, run) {
+    if (!at) return null;
+    const shape = run.shape(at.name);
+    return at.index.every((place, axis) => place < shape[axis]) ? at : { ...at, index: [] };
+  }
+
+  function show() {
+    const { run, untouched, problem } = runs();
+    const at = within(state.at, run);
+    const position = Math.min(state.position ?? run.length - 1, run.length - 1);
+    widgets = [];
+    const widget = (element) => {
+      widgets.push(element);
+      return element;
+    };
+    const onlook = (own, value, masked) => {
+      reading.textContent = `${addressOf(own)} = ${masked ? "masked" : full(value)} · ${placeInWords(page, run, own.name, own.index)}`;
+    };
+    const context = {
+      page, run, untouched, at, go, set: (change, again = true) => {
+        options = { ...options, ...change };
+        if (again) show();
+      }, options, widget, onlook, position,
+    };
+    const focused = document.activeElement?.dataset?.key;
+    const selection = focused === "text" ? [document.activeElement.selectionStart, document.activeElement.selectionEnd] : null;
+    slot("tokens").replaceChildren(...tokensView(run, position, at));
+    if (page.tokenizer) slot("live").replaceChildren(liveView({ page, state, set, problem, run }));
+    slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
+    const both = make("div", { class: "side-by-side" }, attentionView(context), predictionView(context));
+    const main = [both, page.tokenizer ? takeOut({ page, state, set, at: at ?? { name: page.attention[0] } }) : null, at ? arrayView(context) : null];
+    slot("views").replaceChildren(...main.filter(Boolean));
+    const isElement = at && at.index.length === page.axesOf(at.name).length;
+    const slider = page.tokenizer ? parameterSlider({ state, set, stored: (name) => page.stored.get(name) }) : null;
+    slot("explain").replaceChildren(isElement ? explainView({ page, run, at, trail, go, slider }) : hint());
+    layOut();
+    if (!focused) return;
+    const again = document.querySelector(`[data-key="${CSS.escape(focused)}"]`);
+    again?.focus({ preventScroll: true });
+    if (selection) again?.setSelectionRange(...selection);
+  }
+
+  function layOut() {
+    for (const element of widgets) element.resized(element.parentElement.clientWidth);
+  }
+
+  function tokensView(run, position) {
+    return run.tokens.map((token, n) => make("button", {
+      type: "button", class: "token", "aria-pressed": String(n === position), "data-key": `token ${n}`, title: `position ${n}, token ${token}`,
+      onclick: () => set({ position: n }), onpointerenter: () => mark(n), onpointerleave: () => mark(null), onfocus: () => mark(n), onblur: () => mark(null),
+    }, make("span", {}, run.labels[n]), make("small", {}, String(n))));
+  }
+
+  function mark(position) {
+    for (const element of widgets) element.mark(position);
+  }
+
+  const hint = () => make("section", { class: "explain", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
+
+  page.explainCommand = (at, run) => {
+    const words = [...page.command.before, at.of === "update" ? "" : nameOf(at.name, at.index), run.traced ? page.command.text : state.text ?? page.text];
+    return [words.map(quoted).join(" "), ...page.command.after, ...(at.of === "gradient" ? ["--backward"] : [])].join(" ");
+  };
+
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input, select, textarea") && event.target.type !== "range";
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "/") slot("search").focus();
+    else if (event.key === "Backspace") back();
+    else if (event.key === "?") help();
+    else return;
+    event.preventDefault();
+  });
+
+  function help() {
+    slot("keys").replaceChildren(make("h2", {}, "Keys"), make("dl", {}, KEYS.flatMap(([key, words]) => [make("dt", {}, key), make("dd", {}, words)])), make("form", { method: "dialog" }, make("button", {}, "close")));
+    slot("keys").showModal();
+  }
+
+  slot("help").addEventListener("click", help);
+  window.addEventListener("popstate", () => {
+    state = read(location.hash, page);
+    show();
+  });
+  window.addEventListener("hashchange", () => {
+    if (location.hash === `#${written(state)}`) return;
+    state = read(location.hash, page);
+    show();
+  });
+  window.addEventListener("resize", layOut);
+  document.body.classList.add("alive");
+  show();
+  document.body.dataset.ready = "yes";
+}
+
+/** A word as a POSIX shell takes it. */
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+function theme() {
+  const button = document.getElementById("theme");
+  const next = { auto: "light", light: "dark", dark: "auto" };
+  button.addEventListener("click", () => {
+    const root = document.documentElement;
+    root.dataset.theme = next[root.dataset.theme ?? "auto"];
+    button.textContent = `colours: ${root.dataset.theme}`;
+    window.dispatchEvent(new Event("resize"));
+  });
+}
+
+theme();
+start();

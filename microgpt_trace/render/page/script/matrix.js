@@ -1,0 +1,243 @@
+// A matrix of numbers as a picture that can be walked through, with a table behind it. Knows no run.
+
+import { colorOf, inkOn, rooted } from "./colors.js";
+import { make } from "./dom.js";
+import { full, short } from "./numbers.js";
+
+const LARGEST_CELL = 34;
+const WITH_NUMBERS = 30; // pixels of a cell from which on a number stands in it
+const MOST_IN_TABLE = 4096; // elements
+
+/** `data`: rows, columns, valueAt(r, c), isMasked(r, c), kind "share" or "signed", end of the scale, labels of
+    rows and columns, what is said of a cell, its number in short, which one is chosen, and what to do when one
+    is looked at or chosen; `key` names it among all. */
+export function matrix(data) {
+  const canvas = make("canvas", {});
+  const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
+  const box = make("div", {
+    class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix", "data-key": data.key,
+    "aria-label": `${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move, Enter explains.`,
+  }, canvas);
+  const view = { data, canvas, cursor: data.chosen ?? null, marked: null };
+  const look = (at, aloud) => {
+    view.cursor = at;
+    paint(view);
+    const text = at ? data.describe(...at) : "";
+    if (at) data.onlook?.(...at);
+    if (aloud) said.textContent = text;
+  };
+  box.addEventListener("pointermove", (event) => {
+    const at = cellAt(view, event);
+    if (String(at) !== String(view.cursor)) look(at, false);
+  });
+  box.addEventListener("pointerleave", () => look(data.chosen ?? null, false));
+  box.addEventListener("click", (event) => {
+    const at = cellAt(view, event);
+    if (at) data.onpick(...at);
+  });
+  box.addEventListener("focus", () => look(view.cursor ?? [0, 0], true));
+  box.addEventListener("keydown", (event) => {
+    const at = moved(event.key, view.cursor ?? [0, 0], data);
+    if (event.key === "Enter") data.onpick(...(view.cursor ?? [0, 0]));
+    else if (at) look(at, true);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  const shown = make("figure", {}, box, data.legend === false ? null : legend(data), said, data.table === false ? null : tableBehind(data));
+  shown.mark = (position) => {
+    view.marked = position;
+    paint(view);
+  };
+  shown.resized = (width) => {
+    layOut(view, width);
+    paint(view);
+  };
+  return shown;
+}
+
+function moved(key, [row, column], { rows, columns }) {
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  if (key === "Home") return [row, 0];
+  if (key === "End") return [row, columns - 1];
+  if (key === "PageUp") return [0, column];
+  if (key === "PageDown") return [rows - 1, column];
+  if (!(key in steps)) return null;
+  const bounded = (at, size) => Math.max(0, Math.min(size - 1, at));
+  return [bounded(row + steps[key][0], rows), bounded(column + steps[key][1], columns)];
+}
+
+function layOut(view, width) {
+  const { data, canvas } = view;
+  const context = canvas.getContext("2d");
+  const font = (size) => `${size}px ui-monospace, Menlo, Consolas, monospace`;
+  context.font = font(12);
+  const widest = (labels) => Math.max(0, ...(labels ?? []).map((label) => Math.min(90, context.measureText(label).width)));
+  const left = data.rowLabels ? Math.ceil(widest(data.rowLabels)) + 8 : 0;
+  const room = width - left - 2;
+  const cell = Math.max(data.smallest ?? 3, Math.min(data.largest ?? LARGEST_CELL, Math.floor(room / data.columns)));
+  const height = Math.max(cell, Math.min(14, data.rowLabels ? 14 : cell));
+  const labelWidth = widest(data.columnLabels);
+  const upright = labelWidth > cell - 2;
+  const top = data.columnLabels ? (upright ? Math.ceil(Math.min(90, labelWidth)) + 6 : 18) : 0;
+  Object.assign(view, { left, top, cell, height, upright, font });
+  const ratio = window.devicePixelRatio || 1;
+  const [w, h] = [left + cell * data.columns + 1, top + height * data.rows + 1];
+  canvas.width = Math.round(w * ratio);
+  canvas.height = Math.round(h * ratio);
+  canvas.style.width = `${w}px`;
+  canvas.style.height = `${h}px`;
+  view.ratio = ratio;
+  [view.picture, view.allFinite] = pictureOf(data);
+}
+
+/** One pixel a cell, and whether all that is not masked is finite. */
+function pictureOf(data) {
+  const picture = make("canvas", { width: data.columns, height: data.rows });
+  const context = picture.getContext("2d");
+  const image = context.createImageData(data.columns, data.rows);
+  let allFinite = true;
+  for (let row = 0; row < data.rows; row += 1) {
+    for (let column = 0; column < data.columns; column += 1) {
+      const at = 4 * (row * data.columns + column);
+      const value = data.valueAt(row, column);
+      if (data.isMasked?.(row, column)) continue;
+      allFinite &&= Number.isFinite(value);
+      if (!Number.isFinite(value)) continue;
+      image.data.set(colorOf(data.kind, rooted(value, data.end)), at);
+      image.data[at + 3] = 255;
+    }
+  }
+  context.putImageData(image, 0, 0);
+  return [picture, allFinite];
+}
+
+function paint(view) {
+  if (!view.picture) return;
+  const { data, canvas, left, top, cell, height, ratio } = view;
+  const style = getComputedStyle(canvas);
+  const ink = style.color;
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingEnabled = false;
+  if (data.isMasked) hatch(context, left, top, cell * data.columns, height * data.rows, ink);
+  context.drawImage(view.picture, left, top, cell * data.columns, height * data.rows);
+  paintLabels(view, context, ink);
+  paintCells(view, context, ink);
+  outline(view, context, data.chosen, ink, 2);
+  if (String(view.cursor) !== String(data.chosen)) outline(view, context, view.cursor, ink, 1);
+  if (view.marked === null) return;
+  context.strokeStyle = style.getPropertyValue("--mark");
+  context.lineWidth = 2;
+  if (data.marksRows) context.strokeRect(left, top + view.marked * height, cell * data.columns, height);
+  if (data.marksColumns) context.strokeRect(left + view.marked * cell, top, cell, height * data.rows);
+}
+
+function paintLabels(view, context, ink) {
+  const { data, left, top, cell, height, upright, font } = view;
+  context.fillStyle = ink;
+  context.font = font(12);
+  context.textBaseline = "middle";
+  context.textAlign = "right";
+  const rowStep = Math.max(1, Math.ceil(12 / height));
+  (data.rowLabels ?? []).forEach((label, row) => {
+    if (row % rowStep === 0) context.fillText(label, left - 4, top + (row + 0.5) * height, left - 6);
+  });
+  const columnStep = Math.max(1, Math.ceil((upright ? 12 : 0) / cell));
+  (data.columnLabels ?? []).forEach((label, column) => {
+    if (column % columnStep !== 0) return;
+    const x = left + (column + 0.5) * cell;
+    context.save();
+    context.translate(x, top - 4);
+    context.textAlign = upright ? "left" : "center";
+    context.textBaseline = upright ? "middle" : "alphabetic";
+    if (upright) context.rotate(-Math.PI / 2);
+    context.fillText(label, 0, 0, upright ? 90 : cell);
+    context.restore();
+  });
+}
+
+/** The number in each cell that has room for it, and what is not finite. */
+function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink) {
+  const numbered = cell >= WITH_NUMBERS && height >= 14 && data.brief;
+  if (allFinite && !numbered) return;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.font = font(11);
+  for (let row = 0; row < data.rows; row += 1) {
+    for (let column = 0; column < data.columns; column += 1) {
+      const value = data.valueAt(row, column);
+      if (data.isMasked?.(row, column)) continue;
+      const finite = Number.isFinite(value);
+      if (finite && !numbered) continue;
+      context.fillStyle = finite ? inkOn(colorOf(data.kind, rooted(value, data.end))) : ink;
+      const text = finite ? data.brief(value) : cell > 24 ? full(value) : "!";
+      context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);
+    }
+  }
+}
+
+function outline({ left, top, cell, height }, context, at, ink, width) {
+  if (!at) return;
+  context.strokeStyle = ink;
+  context.lineWidth = width + 2;
+  context.strokeRect(left + at[1] * cell, top + at[0] * height, cell, height);
+  context.strokeStyle = "#fff";
+  context.lineWidth = 1;
+  context.strokeRect(left + at[1] * cell, top + at[0] * height, cell, height);
+}
+
+function hatch(context, x, y, width, height, ink) {
+  context.save();
+  context.beginPath();
+  context.rect(x, y, width, height);
+  context.clip();
+  context.strokeStyle = ink;
+  context.globalAlpha = 0.22;
+  context.lineWidth = 1;
+  context.beginPath();
+  for (let at = -height; at < width; at += 6) {
+    context.moveTo(x + at, y + height);
+    context.lineTo(x + at + height, y);
+  }
+  context.stroke();
+  context.restore();
+}
+
+function cellAt({ data, canvas, left, top, cell, height }, event) {
+  const box = canvas.getBoundingClientRect();
+  const column = Math.floor((event.clientX - box.left - left) / cell);
+  const row = Math.floor((event.clientY - box.top - top) / height);
+  return row >= 0 && column >= 0 && row < data.rows && column < data.columns ? [row, column] : null;
+}
+
+function legend(data) {
+  const strip = make("canvas", { width: 120, height: 1, class: "strip", "aria-hidden": "true" });
+  const context = strip.getContext("2d");
+  const first = data.kind === "share" ? 0 : -1;
+  for (let x = 0; x < 120; x += 1) {
+    context.fillStyle = `rgb(${colorOf(data.kind, first + ((1 - first) * x) / 119).join(" ")})`;
+    context.fillRect(x, 0, 1, 1);
+  }
+  const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
+  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? ", hatched: masked" : ""));
+}
+
+function tableBehind(data) {
+  const details = make("details", { class: "behind" }, make("summary", {}, "as a table"));
+  details.addEventListener("toggle", () => {
+    if (!details.open || details.children.length > 1) return;
+    if (data.rows * data.columns > MOST_IN_TABLE) {
+      details.append(make("p", {}, `${(data.rows * data.columns).toLocaleString("en")} elements: the command below shows them.`));
+      return;
+    }
+    const numbers = (n) => Array.from({ length: n }, (_, at) => String(at));
+    const columns = data.columnLabels ?? numbers(data.columns);
+    const head = make("tr", {}, make("td", {}), columns.map((label) => make("th", { scope: "col" }, label)));
+    const body = numbers(data.rows).map((label, row) => make("tr", {}, make("th", { scope: "row" }, data.rowLabels?.[row] ?? label),
+      numbers(data.columns).map((_, column) => make("td", { class: "n" }, data.isMasked?.(row, column) ? "masked" : full(data.valueAt(row, column))))));
+    details.append(make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `${data.title} as a table` }, make("table", {}, make("caption", { class: "visually-hidden" }, data.title), make("thead", {}, head), make("tbody", {}, body))));
+  });
+  return details;
+}

@@ -1,0 +1,35 @@
+// What the model predicts after a position: all candidates as bars, beside an untouched run where there is one.
+
+import { bar, make } from "./dom.js";
+import { probability } from "./numbers.js";
+
+const FIRST = 10; // bars that are shown at once
+
+export function predictionView({ page, run, untouched, position, go, set, options: { expanded } }) {
+  const found = candidatesOf(page, run, position);
+  if (!found) return null;
+  const before = untouched && candidatesOf(page, untouched, position);
+  const target = run.targets[position];
+  const rows = found.order.map((token) => make("tr", { class: token === target ? "target" : "" },
+    make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name: page.probabilities, index: [position, token] }) }, page.vocabulary[token])),
+    make("td", { class: "n" }, probability(found.p[token])),
+    make("td", {}, bar(found.p[token], before?.p[token])),
+    before ? make("td", { class: "n dim" }, probability(before.p[token])) : null));
+  const follows = target === null ? "" : `; what follows is ${page.vocabulary[target]}, rank ${found.order.indexOf(target) + 1}`;
+  const head = before ? make("thead", {}, make("tr", {}, make("td", {}), make("th", { scope: "col" }, "P"), make("td", {}), make("th", { scope: "col" }, "untouched"))) : null;
+  const table = (shown, title) => make("table", { class: "bars" }, make("caption", { class: "visually-hidden" }, title), head?.cloneNode(true), make("tbody", {}, shown));
+  const more = make("details", { open: expanded, ontoggle: (event) => set({ expanded: event.target.open }, false) }, make("summary", {}, `${rows.length - FIRST} more`), table(rows.slice(FIRST), "other candidates"));
+  return make("section", { class: "prediction", "aria-label": "Prediction" },
+    make("h2", {}, "Prediction", make("small", {}, ` after position ${position} (${run.labels[position]})${follows}`)),
+    table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null);
+}
+
+/** The probabilities after a position and the tokens from the likeliest on; null where the page lacks them. */
+function candidatesOf(page, run, position) {
+  const whole = page.probabilities && run.of(page.probabilities, "value");
+  if (!whole) return null;
+  const size = run.shape(page.probabilities)[1];
+  const p = whole.slice(position * size, (position + 1) * size);
+  const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
+  return { p, order };
+}

