@@ -14,33 +14,64 @@ from ...arrays.stats import Array
 from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
 from ...tracing.checks import ROUNDING
-from ...tracing.result import Trace
+from ...tracing.result import Prediction, Trace
 from ..sections import Section
+from .encodings import Held
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
 from .section_markup import section_markup
 
+LONG = 60  # characters of a title from which on it is small
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
 
 def trace_page(
-    trace: Trace, model: LanguageModel, sections: Sequence[Section], command: str, again: Mapping[str, Any]
-) -> str:
+    trace: Trace, model: LanguageModel, sections: Sequence[Section], command: str, again: Mapping[str, Any],
+    recorded: Mapping[str, Held] | None = None, more: str = "",
+) -> str:  # fmt: skip
     """One file. `sections` are what is said of the trace, `command` made it, and `again` are the words and
-    options of a command that explains an element of the same run."""
-    arrays = _arrays(trace, model)
-    document = {**_run(trace, model), "command": again, **_plan(trace, model, arrays)}
+    options of a command that explains an element of the same run. What was `recorded` stands for the arrays
+    that the trace did not keep; `more` says what adds to it."""
+    arrays, pictures = _arrays(trace, model, recorded or {})
+    document = {
+        **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
+        "pictures": pictures, "adds": more, "predictions": list(map(_prediction, trace.predictions)),
+    }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     return page(title, _body(trace, sections, command), document, arrays)
 
 
-def _arrays(trace: Trace, model: LanguageModel) -> dict[str, Array]:
-    """What the page holds: everything that was kept, and all parameters of a model that it can run itself."""
+def _arrays(
+    trace: Trace, model: LanguageModel, recorded: Mapping[str, Held]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """What the page holds by name, and how its pictures are read: everything that was kept or recorded, all
+    parameters of a model that it can run itself, and the vectors of others."""
     found = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
     if "gradients" in model.abilities:
         found |= {name: model.parameter(name) for name in model.config.shapes()}
-    return {name: np.asarray(array, np.float32) for name, array in found.items()}
+    pictures: dict[str, Any] = {}
+    for name, own in recorded.items():
+        if name in found or own.picture is None:
+            found.setdefault(name, own.numbers)
+            continue
+        pictures[name] = own.picture
+        found[f"picture {name}"] = own.numbers
+        if own.last is not None:
+            found[f"last {name}"] = own.last
+    found |= {name: model.parameter(name) for name in _vectors_of(model, found)}
+    return {name: _as_packed(array) for name, array in found.items()}, pictures
+
+
+def _vectors_of(model: LanguageModel, held: Mapping[str, Array]) -> list[str]:
+    """The parameters that are vectors of rows of which every number is held, and are not held themselves."""
+    shapes = model.config.shapes()
+    rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
+    return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
+
+
+def _as_packed(array: Array) -> Array:
+    return array if array.dtype == np.uint8 else np.asarray(array, np.float32)
 
 
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
@@ -56,6 +87,9 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         found["vocabulary"] = [shown_token(model.label(token, target=True)) for token in range(size)]
         found["seen"] = [shown_token(model.label(token)) for token in range(size)]
         found["tokenizer"] = tokenizer_data(model)
+    else:
+        named = {c.token: c.label for p in trace.predictions for c in (*p.top, p.target) if c is not None}
+        found["vocabulary"] = {token: shown_token(label) for token, label in named.items()}
     return found
 
 
@@ -70,56 +104,72 @@ def tokenizer_data(model: Any) -> dict[str, Any]:
     }
 
 
+def _prediction(own: Prediction) -> dict[str, Any]:
+    """The candidates after a position, as far as they were asked for."""
+    return {
+        "position": own.position,
+        "top": [[candidate.token, candidate.p] for candidate in own.top],
+        "target": None if own.target is None else [own.target.token, own.target.p, own.rank],
+    }
+
+
 def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
     replaced = [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
     data, plan = PlanData(model, replaced), model.plan
+    norms = {event.name: event.stats.l2_norm for event in trace.events if event.stats is not None}
+    events = [{**row, "l2": norms.get(row["name"])} for row in data.events()]
     return {
-        "events": data.events(),
+        "events": events,
         "parameters": data.parameters(arrays),
         "formulas": data.formulas,
         "replaced": replaced,
         "attention": [row.name for row in plan.of_kind(Softmax)],
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
-        "headEvents": {
-            row.name: [
-                head
-                for reader in plan.readers[row.name]
-                for own in plan.readers[reader]
-                for head in plan[own].parts
-            ]
-            for row in plan.of_kind(Softmax)
-        },
+        "headEvents": {row.name: _heads_of(model, row.name) for row in plan.of_kind(Softmax)},
     }
+
+
+def _heads_of(model: LanguageModel, weights: str) -> list[str]:
+    """The share of each head in what its layer writes, which is what can be taken out of it."""
+    plan = model.plan
+    outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
+    return [head for out in outputs for head in plan[out].parts]
+
+
+def _layers(trace: Trace) -> dict[str, Any]:
+    """Of each layer the shares of its branches, and what is odd in it."""
+    shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
+    odd = {
+        row.layer: f"{row.nan_count} NaN, {row.inf_count} Inf"
+        for row in trace.layers
+        if row.nan_count or row.inf_count
+    }
+    return {"shares": shares, "odd": odd}
 
 
 def _body(trace: Trace, sections: Sequence[Section], command: str) -> list[Markup]:
     """What is there without scripts, and the places that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
+    title = trace.input.text or f"{len(labels)} tokens"
     chips = [
         element("span", element("span", label), element("small", str(at)), class_="token")
         for at, label in enumerate(labels)
     ]
-    header = element(
-        "header",
-        element(
-            "div",
-            element("h1", on_one_line(trace.input.text) or f"{len(labels)} tokens"),
-            element("button", "colours: auto", type="button", id="theme"),
-            element("button", "?", type="button", id="help", aria_label="keys"),
-            class_="top",
-        ),
-        element("p", element("code", command), class_="command"),
-        element("div", *chips, id="tokens", role="group", aria_label="tokens"),
-        element("div", id="live"),
+    top = element(
+        "div",
+        element("h1", on_one_line(title), class_="long" if len(title) > LONG else None),
+        element("button", "colours: auto", type="button", id="theme"),
+        element("button", "?", type="button", id="help", aria_label="keys"),
+        class_="top",
     )
+    said = element("p", element("code", command), class_="command")
+    tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
     number = count(1)
     cards = [section_markup(section, f"section-{next(number)}") for section in sections]
-    main = element(
-        "main",
-        element("div", id="flow"),
-        element("div", element("div", id="views"), element("div", *cards, id="said"), class_="column"),
-        element("div", id="explain"),
-    )
-    dialog = element("dialog", id="keys", aria_label="Keys")
-    reading = element("output", id="reading", aria_live="off")
-    return [header, main, dialog, reading]
+    column = element("div", element("div", id="views"), element("div", *cards, id="said"), class_="column")
+    return [
+        element("header", top, said, tokens, element("div", id="live")),
+        element("main", element("div", id="flow"), column, element("div", id="explain")),
+        element("dialog", id="keys", aria_label="Keys"),
+        element("output", id="reading", aria_live="off"),
+    ]

@@ -1,6 +1,5 @@
-// Any array of a run as a heat map with its statistics, its gradient and update beside it; and attention.
+// Any array of a run as a heat map with its statistics, its gradient and update beside it.
 
-import { colorOf, rooted } from "./colors.js";
 import { make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf } from "./formulas.js";
@@ -18,6 +17,10 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const valueAt = (row, column) => values[flatOf(indexOf(row, column), shape)];
   const square = axes.at(-1) === "key";
   const isMasked = square ? (row, column) => column > row || (page.windowOf(at.name) && row - column >= page.windowOf(at.name)) : undefined;
+  const numberAt = (row, column) => {
+    if (isMasked?.(row, column)) return "masked";
+    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "a picture: the number is not in this page" : full(valueAt(row, column));
+  };
   const labels = (axis) => labelsOf(page, run, at.name, axis);
   const last = axes.length - 1;
   return {
@@ -26,11 +29,12 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
     rowLabels: shape.length > 1 ? labels(axes[last - 1]) : null,
     columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last]) : null,
     title: nameOf(addressOf({ ...at, index: [] }), before), chosen,
-    brief: isShare(page, at) ? percent : (value) => short(value, 2),
-    describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${isMasked?.(row, column) ? "masked" : full(valueAt(row, column))}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,
-    onlook: (row, column) => onlook({ ...at, index: indexOf(row, column) }, valueAt(row, column), isMasked?.(row, column)),
+    brief: values.exact ? null : isShare(page, at) ? percent : (value) => short(value, 2), isPicture: Boolean(values.exact),
+    describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${numberAt(row, column)}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,
+    numberAt,
+    onlook: (row, column) => onlook({ ...at, index: indexOf(row, column) }, numberAt(row, column)),
     onpick: (row, column) => go({ ...at, index: indexOf(row, column) }),
-    marksRows: ["position", "query"].includes(axes[last - 1]) && page.has(at.name), marksColumns: square,
+    marksRows: ["position", "query"].includes(axes[last - 1]) && page.has(at.name), marksColumns: square, square,
   };
 }
 
@@ -106,46 +110,4 @@ function neighbours(page, at, go) {
   const list = (title, names) => (names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : []);
   const parts = [...list("from", [...(row.inputs ?? []), ...(row.reads ?? [])]), ...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []), ...list("to", row.readers)];
   return make("p", { class: "neighbours" }, parts);
-}
-
-/** All heads of a layer at a glance, and one of them large. */
-export function attentionView(context) {
-  const { page, run, go, options } = context;
-  const names = page.attention.filter((name) => run.of(name, "value"));
-  if (!names.length) return null;
-  const at = names.includes(context.at?.name) ? context.at : { of: "value", name: names[0], index: [] };
-  const own = { ...at, of: "value" };
-  const [count] = run.shape(own.name);
-  const head = Math.min(own.index[0] ?? options.head, count - 1);
-  const end = endOf(page, run, own, options.skipFirst);
-  const chosen = context.at?.name === own.name && context.at.of === "value" && own.index.length === 3 ? own.index.slice(1) : null;
-  const thumbs = Array.from({ length: count }, (_, each) => thumbnail(context, own, each, head, end));
-  const large = planeOf({ ...context, at: own, head, end, chosen, key: `attention ${head}`, skipFirst: options.skipFirst });
-  const layers = names.length < 2 ? null : make("label", {}, "layer ", make("select", { onchange: (event) => go({ ...own, name: event.target.value, index: [head] }) },
-    names.map((name) => make("option", { value: name, selected: name === own.name }, page.row(name).layer))));
-  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, onchange: (event) => context.set({ skipFirst: event.target.checked }) }), " without position 0");
-  return make("section", { class: "attention", "aria-label": "Attention" }, make("h2", {}, "Attention", make("small", {}, " rows are queries, columns the keys that they look at; in percent")),
-    make("p", { class: "buttons" }, layers, skip), make("div", { class: "heads" }, make("div", { class: "thumbs", role: "group", "aria-label": "heads" }, thumbs), make("div", { class: "plane" }, context.widget(matrix(large)))));
-}
-
-function thumbnail(context, at, head, shown, end) {
-  const { page, run, go, options, set } = context;
-  const data = planeOf({ ...context, at, head, end, skipFirst: options.skipFirst });
-  const size = data.rows;
-  const canvas = make("canvas", { width: size, height: size, "aria-hidden": "true" });
-  const image = canvas.getContext("2d").createImageData(size, size);
-  for (let row = 0; row < size; row += 1) {
-    for (let column = 0; column < size; column += 1) {
-      const value = data.valueAt(row, column);
-      if (data.isMasked(row, column) || !Number.isFinite(value)) continue;
-      image.data.set(colorOf("share", rooted(value, end)), 4 * (row * size + column));
-      image.data[4 * (row * size + column) + 3] = 255;
-    }
-  }
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  const off = run.changed?.has(page.headEvents?.[at.name]?.[head]);
-  return make("button", { type: "button", class: off ? "thumb off" : "thumb", "aria-pressed": String(head === shown), "data-key": `head ${head}`, onclick: () => {
-    set({ head }, false);
-    go({ ...at, index: [head] });
-  } }, canvas, `head ${head}${off ? ", taken out" : ""}`);
 }

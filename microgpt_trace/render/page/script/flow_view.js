@@ -10,8 +10,9 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
   const groups = [];
   for (const event of page.events) {
     const last = groups.at(-1);
-    if (last && last.stage === event.stage && last.layer === event.layer) last.events.push(event);
-    else groups.push({ stage: event.stage, layer: event.layer, events: [event] });
+    const own = page.layers > 1 && event.layer !== null ? event.layer : null;
+    if (last && last.layer === own && (own !== null || last.stages.has(event.stage))) last.stages.set(event.stage, [...(last.stages.get(event.stage) ?? []), event]);
+    else groups.push({ layer: own, stages: new Map([[event.stage, [event]]]) });
   }
   const search = make("input", { type: "search", id: "search", placeholder: "search ( / )", "aria-label": "search arrays", value: filter, "data-key": "search", oninput: (event) => setFilter(event.target.value) });
   const list = make("div", {});
@@ -23,16 +24,24 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
 
 const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().toLowerCase());
 
-function groupView(page, run, at, go, { stage, layer, events }, wanted) {
-  const shown = events.filter((event) => matches(event.name, wanted));
-  if (!shown.length) return null;
-  const many = page.layers > 1 && layer !== null;
-  const title = `${many ? `Layer ${layer} · ` : ""}${TITLES[stage] ?? stage}`;
-  const rows = shown.map((event) => rowView(page, run, at, go, event.name));
-  const open = !many || wanted !== "" || shown.some((event) => event.name === at?.name);
-  const share = page.shares?.[layer]?.[stage];
-  const summary = make("summary", {}, title, share === undefined ? null : make("span", { class: "share", title: `|write| / |stream| ${short(share, 3)}` }, bar(share)), page.odd?.[`${layer} ${stage}`] ? make("span", { class: "odd", title: page.odd[`${layer} ${stage}`] }, " ⚠") : null);
-  return make("details", { open }, summary, make("ul", {}, rows));
+/** A stage, or a layer with its stages, the shares of what each writes and a mark where something is odd. */
+function groupView(page, run, at, go, { layer, stages }, wanted) {
+  const parts = [];
+  let chosen = false;
+  for (const [stage, events] of stages) {
+    const shown = events.filter((event) => matches(event.name, wanted));
+    if (!shown.length) continue;
+    chosen ||= shown.some((event) => event.name === at?.name);
+    if (layer !== null) parts.push(make("h4", {}, TITLES[stage] ?? stage));
+    parts.push(make("ul", {}, shown.map((event) => rowView(page, run, at, go, event.name))));
+  }
+  if (!parts.length) return null;
+  const [stage] = stages.keys();
+  const shares = layer === null ? [] : Object.entries(page.shares[layer] ?? {});
+  const summary = make("summary", {}, layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
+    shares.map(([own, share]) => make("span", { class: "share", title: `${own}: |write| / |stream| = ${short(share, 3)}` }, bar(share))),
+    page.odd[layer] ? make("span", { class: "odd", title: page.odd[layer] }, " ⚠") : null);
+  return make("details", { open: layer === null || wanted !== "" || chosen, "data-layer": layer }, summary, parts);
 }
 
 function parametersView(page, run, at, go, wanted) {
@@ -44,10 +53,11 @@ function parametersView(page, run, at, go, wanted) {
 function rowView(page, run, at, go, name) {
   const values = run.of(name, "value");
   const row = page.row(name);
-  const found = values ? statisticsOf(values) : row.stats;
+  const known = values && !values.exact ? statisticsOf(values) : null;
+  const size = known ? known.l2 : row.l2;
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? shortName(name) : name, found?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
-    make("span", { class: "n dim" }, found ? short(found.l2, 3) : "–")));
+    make("span", {}, page.has(name) ? shortName(name) : name, known?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
+    make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }

@@ -149,6 +149,7 @@ function elementReader(factor, run) {
   const shape = run.shape(factor.of);
   return (at) => {
     const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
+    if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page as a picture alone`);
     const value = array[flat];
     return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
   };

@@ -1,17 +1,18 @@
 // A page of a trace: reads what stands in it, and shows what its address names.
 
 import { read, written } from "./address.js";
-import { arrayView, attentionView } from "./array_view.js";
+import { arrayView } from "./array_view.js";
+import { attentionView } from "./attention_view.js";
 import { make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
 import { changesOf, liveView, parameterSlider, takeOut } from "./live_view.js";
-import { full } from "./numbers.js";
 import { predictionView } from "./prediction_view.js";
 import { Page } from "./runs.js";
 import { unpacked } from "./unpacking.js";
 
+const FEW = 16; // tokens whose attention fits beside their predictions
 const KEYS = [
   ["arrow keys, Home, End", "move in a matrix"],
   ["Enter", "explain the number"],
@@ -25,7 +26,7 @@ function start() {
   const page = new Page(content, arrays);
   const traced = page.tracedRun();
   let state = read(location.hash, page);
-  let options = { skipFirst: false, head: 0, expanded: false };
+  let options = { skipFirst: false, head: 0, layer: null, expanded: false };
   let trail = [];
   let filter = "";
   let widgets = [];
@@ -94,8 +95,8 @@ function start() {
       widgets.push(element);
       return element;
     };
-    const onlook = (own, value, masked) => {
-      reading.textContent = `${addressOf(own)} = ${masked ? "masked" : full(value)} · ${placeInWords(page, run, own.name, own.index)}`;
+    const onlook = (own, value) => {
+      reading.textContent = `${addressOf(own)} = ${value} · ${placeInWords(page, run, own.name, own.index)}`;
     };
     const context = {
       page, run, untouched, at, go, set: (change, again = true) => {
@@ -108,7 +109,7 @@ function start() {
     slot("tokens").replaceChildren(...tokensView(run, position, at));
     if (page.tokenizer) slot("live").replaceChildren(liveView({ page, state, set, problem, run }));
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
-    const both = make("div", { class: "side-by-side" }, attentionView(context), predictionView(context));
+    const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
     const main = [both, page.tokenizer ? takeOut({ page, state, set, at: at ?? { name: page.attention[0] } }) : null, at ? arrayView(context) : null];
     slot("views").replaceChildren(...main.filter(Boolean));
     const isElement = at && at.index.length === page.axesOf(at.name).length;
@@ -122,7 +123,7 @@ function start() {
   }
 
   function layOut() {
-    for (const element of widgets) element.resized(element.parentElement.clientWidth);
+    for (const element of widgets) element.resized(element.closest(".plane, .figure")?.clientWidth ?? 0);
   }
 
   function tokensView(run, position) {

@@ -76,7 +76,7 @@ function layOut(view, width) {
   const left = data.rowLabels ? Math.ceil(widest(data.rowLabels)) + 8 : 0;
   const room = width - left - 2;
   const cell = Math.max(data.smallest ?? 3, Math.min(data.largest ?? LARGEST_CELL, Math.floor(room / data.columns)));
-  const height = Math.max(cell, Math.min(14, data.rowLabels ? 14 : cell));
+  const height = data.square ? cell : Math.max(cell, data.rowLabels ? 14 : cell);
   const labelWidth = widest(data.columnLabels);
   const upright = labelWidth > cell - 2;
   const top = data.columnLabels ? (upright ? Math.ceil(Math.min(90, labelWidth)) + 6 : 18) : 0;
@@ -221,7 +221,7 @@ function legend(data) {
     context.fillRect(x, 0, 1, 1);
   }
   const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? ", hatched: masked" : ""));
+  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? ", hatched: masked" : "", data.isPicture ? ", a picture of 8 bit" : ""));
 }
 
 function tableBehind(data) {
@@ -236,7 +236,7 @@ function tableBehind(data) {
     const columns = data.columnLabels ?? numbers(data.columns);
     const head = make("tr", {}, make("td", {}), columns.map((label) => make("th", { scope: "col" }, label)));
     const body = numbers(data.rows).map((label, row) => make("tr", {}, make("th", { scope: "row" }, data.rowLabels?.[row] ?? label),
-      numbers(data.columns).map((_, column) => make("td", { class: "n" }, data.isMasked?.(row, column) ? "masked" : full(data.valueAt(row, column))))));
+      numbers(data.columns).map((_, column) => make("td", { class: "n" }, data.numberAt(row, column)))));
     details.append(make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `${data.title} as a table` }, make("table", {}, make("caption", { class: "visually-hidden" }, data.title), make("thead", {}, head), make("tbody", {}, body))));
   });
   return details;

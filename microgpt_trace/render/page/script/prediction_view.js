@@ -15,7 +15,7 @@ export function predictionView({ page, run, untouched, position, go, set, option
     make("td", { class: "n" }, probability(found.p[token])),
     make("td", {}, bar(found.p[token], before?.p[token])),
     before ? make("td", { class: "n dim" }, probability(before.p[token])) : null));
-  const follows = target === null ? "" : `; what follows is ${page.vocabulary[target]}, rank ${found.order.indexOf(target) + 1}`;
+  const follows = target === null ? "" : `; what follows is ${page.vocabulary[target]}, rank ${found.rank ?? found.order.indexOf(target) + 1}`;
   const head = before ? make("thead", {}, make("tr", {}, make("td", {}), make("th", { scope: "col" }, "P"), make("td", {}), make("th", { scope: "col" }, "untouched"))) : null;
   const table = (shown, title) => make("table", { class: "bars" }, make("caption", { class: "visually-hidden" }, title), head?.cloneNode(true), make("tbody", {}, shown));
   const more = make("details", { open: expanded, ontoggle: (event) => set({ expanded: event.target.open }, false) }, make("summary", {}, `${rows.length - FIRST} more`), table(rows.slice(FIRST), "other candidates"));
@@ -24,12 +24,25 @@ export function predictionView({ page, run, untouched, position, go, set, option
     table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null);
 }
 
-/** The probabilities after a position and the tokens from the likeliest on; null where the page lacks them. */
+/** The probabilities after a position and the tokens from the likeliest on, as far as the page has them; null
+    where it has none. */
 function candidatesOf(page, run, position) {
   const whole = page.probabilities && run.of(page.probabilities, "value");
-  if (!whole) return null;
+  if (!whole) return listed(page.predictions.find((own) => own.position === position));
   const size = run.shape(page.probabilities)[1];
   const p = whole.slice(position * size, (position + 1) * size);
   const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
   return { p, order };
+}
+
+function listed(prediction) {
+  if (!prediction) return null;
+  const p = Object.fromEntries(prediction.top);
+  const order = prediction.top.map(([token]) => token);
+  const [target, chance, rank] = prediction.target ?? [];
+  if (target !== undefined && !order.includes(target)) {
+    order.push(target);
+    p[target] = chance;
+  }
+  return { p, order, rank };
 }

@@ -2,7 +2,9 @@
 
 import { sizesOf } from "./formulas.js";
 import { forwardRun } from "./forward.js";
+import { unfolded } from "./pictures.js";
 
+const MOST_UNFOLDED = 12; // pictures that are kept as numbers
 const PREFIX = { value: "", gradient: "d ", update: "u " };
 
 export class Page {
@@ -12,6 +14,19 @@ export class Page {
     this.byName = new Map(this.events.map((event) => [event.name, event]));
     this.parametersByName = new Map(this.parameters.map((own) => [own.name, own]));
     this.instances = new Map();
+    this.unfoldings = new Map();
+  }
+
+  /** An array of the traced run, or the picture of it that the page holds. */
+  held(name) {
+    const picture = this.pictures?.[name];
+    if (!picture) return this.stored.get(name);
+    if (!this.unfoldings.has(name)) {
+      if (this.unfoldings.size >= MOST_UNFOLDED) this.unfoldings.delete(this.unfoldings.keys().next().value);
+      const shape = this.shapeOf(name, this.tokens.length);
+      this.unfoldings.set(name, unfolded(picture, this.stored.get(`picture ${name}`), this.stored.get(`last ${name}`), shape));
+    }
+    return this.unfoldings.get(name);
   }
 
   has(name) {
@@ -86,8 +101,8 @@ export class Page {
     return {
       traced: true, tokens, targets, labels, length: tokens.length,
       shape: (name) => this.shapeOf(name, tokens.length),
-      array: (name, gradient = false) => this.stored.get(PREFIX[gradient ? "gradient" : "value"] + name),
-      of: (name, of) => this.stored.get(PREFIX[of] + name),
+      array: (name, gradient = false) => this.held(PREFIX[gradient ? "gradient" : "value"] + name),
+      of: (name, of) => this.held(PREFIX[of] + name),
     };
   }
 

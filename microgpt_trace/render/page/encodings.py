@@ -1,0 +1,78 @@
+"""How a page holds an array: every number of it, or a picture in bytes that shows none. Knows no event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ...arrays.stats import Array
+
+THUMB = 64  # queries and keys of a picture of a longer text
+Form = Literal["exact", "shares", "thumbs", "signs"]
+
+# Characters that an element takes in a page, as measured on SmolLM2: float32 and bytes, deflated, as base64.
+SIZES: dict[Form, float] = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1, "signs": 1.35}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Held:
+    """An array as it is held: `numbers` are float32, or the bytes of a picture; `picture` says how these are
+    read. Of a picture of a stream the `last` row is there in full."""
+
+    numbers: Array
+    picture: dict[str, Any] | None = None
+    last: Array | None = None
+
+
+def cost(form: Form, shape: Sequence[int]) -> float:
+    """About how many characters of a page an array takes."""
+    if form == "thumbs":
+        side = min(THUMB, shape[-1])
+        return SIZES[form] * shape[0] * side * (side + 1) / 2
+    if form == "shares":
+        return SIZES[form] * shape[0] * shape[-1] * (shape[-1] + 1) / 2
+    return SIZES[form] * math.prod(shape) + (SIZES["exact"] * shape[-1] if form == "signs" else 0)
+
+
+def held(value: Array, form: Form) -> Held:
+    """The array in one of the forms."""
+    if form == "exact":
+        return Held(np.array(value, np.float32))
+    if form == "signs":
+        return _signs(value)
+    return _shares(value, 1 if form == "shares" else -(-value.shape[-1] // THUMB))
+
+
+def _shares(weights: Array, block: int) -> Held:
+    """The square root of each share in 255 steps, or of the largest in a block of so many queries and keys;
+    row by row up to the diagonal. What is not finite has a byte of its own: [H, T, T]"""
+    heads, length, _ = weights.shape
+    side = -(-length // block)
+    shares = weights.astype(np.float32)
+    if block > 1:
+        padded = np.zeros((heads, side * block, side * block), np.float32)
+        padded[:, :length, :length] = shares
+        shares = padded.reshape(heads, side, block, side, block).max(axis=(2, 4))
+    finite = np.isfinite(shares)
+    steps = np.round(np.sqrt(np.clip(np.where(finite, shares, 0), 0, 1)) * 254).astype(np.uint8)
+    steps[~finite] = 255
+    below = np.tri(side, dtype=bool)
+    return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block})
+
+
+def _signs(value: Array) -> Held:
+    """The square root of each magnitude with its sign, in 127 steps to the largest of its row, for one of
+    them may be ten thousand times the others; -128 is what is not finite: [T, C]"""
+    rows = value.astype(np.float32)
+    finite = np.isfinite(rows)
+    known = np.where(finite, rows, 0)
+    ends = np.abs(known).max(axis=1, keepdims=True)
+    shares = np.abs(known) / np.where(ends > 0, ends, 1)
+    steps = np.round(np.sqrt(shares) * 127 * np.sign(known)).astype(np.int8)
+    steps[~finite] = -128
+    picture = {"form": "signs", "ends": [float(end) for end in ends[:, 0]]}
+    return Held(steps.view(np.uint8).reshape(-1), picture, rows[-1])

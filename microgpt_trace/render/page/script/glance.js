@@ -1,0 +1,121 @@
+// Small pictures of the attention of every head, a row for each layer: one to be chosen by pointer or keys.
+
+import { colorOf } from "./colors.js";
+import { make } from "./dom.js";
+
+const ROOM = 300; // pixels
+const LARGEST = 72;
+const SMALLEST = 22;
+const GAP = 4;
+
+/** `data`: rows, columns, weightsOf(row) as [columns, length, length], which one is chosen, which are taken out,
+    what one is called, and what to do when one is chosen. */
+export function glance(data) {
+  const size = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(ROOM / Math.min(data.columns, 12)) - GAP));
+  const canvas = make("canvas", {});
+  const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
+  const label = make("p", { class: "dim", "aria-hidden": "true" });
+  const box = make("div", {
+    class: "glance", tabindex: 0, role: "application", "aria-roledescription": "heads", "data-key": "glance",
+    "aria-label": `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
+  }, canvas);
+  let cursor = data.chosen;
+  let painted = null;
+  const look = (at, aloud) => {
+    cursor = at;
+    label.textContent = data.nameOf(...at);
+    if (aloud) said.textContent = data.nameOf(...at);
+    paint();
+  };
+  const cellAt = (event) => {
+    const bounds = canvas.getBoundingClientRect();
+    const at = [event.clientY - bounds.top, event.clientX - bounds.left].map((place) => Math.floor(place / (size + GAP)));
+    return at[0] >= 0 && at[1] >= 0 && at[0] < data.rows && at[1] < data.columns ? at : null;
+  };
+  box.addEventListener("pointermove", (event) => {
+    const at = cellAt(event);
+    if (at && String(at) !== String(cursor)) look(at, false);
+  });
+  box.addEventListener("pointerleave", () => look(data.chosen, false));
+  box.addEventListener("click", (event) => {
+    const at = cellAt(event);
+    if (at) data.onpick(...at);
+  });
+  box.addEventListener("focus", () => look(cursor, true));
+  box.addEventListener("keydown", (event) => {
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    if (event.key === "Enter") data.onpick(...cursor);
+    else if (event.key in steps) look([0, 1].map((axis) => Math.max(0, Math.min([data.rows, data.columns][axis] - 1, cursor[axis] + steps[event.key][axis]))), true);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  function paint() {
+    if (!painted) return;
+    const context = canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(painted, 0, 0);
+    const style = getComputedStyle(canvas);
+    const outlined = (at, color, width) => {
+      context.strokeStyle = color;
+      context.lineWidth = width;
+      context.strokeRect(at[1] * (size + GAP) + 1, at[0] * (size + GAP) + 1, size, size);
+    };
+    if (String(cursor) !== String(data.chosen)) outlined(cursor, style.color, 1);
+    outlined(data.chosen, style.getPropertyValue("--mark"), 2);
+  }
+  const whole = make("div", { class: "glances" }, box, label, said);
+  whole.mark = () => {};
+  whole.resized = () => {
+    canvas.width = data.columns * (size + GAP) + 2;
+    canvas.height = data.rows * (size + GAP) + 2;
+    painted ??= pictures(data, size);
+    look(cursor, false);
+  };
+  return whole;
+}
+
+/** All of them on one canvas; what of a head has no pixel of its own shows in its largest neighbour. */
+function pictures(data, size) {
+  const canvas = make("canvas", { width: data.columns * (size + GAP) + 2, height: data.rows * (size + GAP) + 2 });
+  const context = canvas.getContext("2d");
+  const side = Math.min(size, data.length);
+  const small = make("canvas", { width: side, height: side });
+  for (let row = 0; row < data.rows; row += 1) {
+    const weights = data.weightsOf(row);
+    for (let column = 0; column < data.columns; column += 1) {
+      small.getContext("2d").putImageData(pictureOf(weights, column, data, side), 0, 0);
+      context.imageSmoothingEnabled = false;
+      context.globalAlpha = data.isOff(row, column) ? 0.25 : 1;
+      context.drawImage(small, column * (size + GAP) + 1, row * (size + GAP) + 1, size, size);
+      context.globalAlpha = 1;
+    }
+  }
+  return canvas;
+}
+
+function pictureOf(weights, head, { length, skipFirst }, side) {
+  const largest = new Float32Array(side * side);
+  let end = skipFirst ? 0 : 1;
+  for (let query = 0; query < length; query += 1) {
+    const from = (head * length + query) * length;
+    const to = Math.floor((query * side) / length) * side;
+    for (let key = skipFirst ? 1 : 0; key <= query; key += 1) {
+      const at = to + Math.floor((key * side) / length);
+      const weight = weights[from + key];
+      if (weight > largest[at]) largest[at] = weight;
+      if (weight > end) end = weight;
+    }
+  }
+  const image = new ImageData(side, side);
+  for (let row = 0; row < side; row += 1) {
+    for (let column = skipFirst ? 1 : 0; column <= row; column += 1) {
+      const at = 4 * (row * side + column);
+      image.data.set(colorOf("share", Math.sqrt(largest[at / 4] / (end || 1))), at);
+      image.data[at + 3] = 255;
+    }
+  }
+  return image;
+}
