@@ -1,5 +1,6 @@
 """What holds the pages together: links, the page of commands, the picture."""
 
+import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from itertools import chain
@@ -61,8 +62,9 @@ def test_the_picture_shows_what_the_command_prints_today():
     """`make docs` draws it anew."""
     shown = drawn(read(DOCS / "trace.svg"))
     columns = run_path(str(DOCS / "picture.py"))["COLUMNS"]
-    printed = microgpt("trace emma", width=columns).out.splitlines()
-    differ = [pair for pair in zip(shown, printed, strict=True) if not close(*pair)]
+    printed = microgpt("trace emma", width=columns).out
+    in_colour = re.sub("[░▒▓█](?=[0-9])", " ", printed)  # where a weight has a ground, no shade
+    differ = [pair for pair in zip(shown, in_colour.splitlines(), strict=True) if not close(*pair)]
     assert differ == []
 
 

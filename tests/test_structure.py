@@ -46,6 +46,7 @@ SHOWS_ITSELF = ("tracing.result", "render.html")
 # `test_a_command_imports_late_what_loads_numpy_or_the_screen`.
 LATE = {
     "comparison.compared_runs": "dumps 26 ms where two models are compared",
+    "tracing.collector": "parts of events 4 ms where no array is asked for by name",
     "tracing.decoder_tracing": "effects 13 ms where there are no interventions",
     "dumps.event_names": "both families 14 ms in a program that is recorded, which is not ours",
     "dumps.formats": "APRT 13 ms, JSON documents 22 ms",

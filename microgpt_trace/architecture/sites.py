@@ -4,6 +4,7 @@
     layer*.mlp.act@3         position 3 of each; -1 is the last one, 0-2 and 0,4 are several
     layer0.mlp.act@3:5       and of it channel 5; @:5 is channel 5 at every position
     layer0.attn.weights[1]   head 1; in brackets the axes of the event as it is shown, here [H, T, T]
+    layer0.attn.q[3,0:8]     position 3, channels 0 to 7: ranges in brackets may be Python's
 
 In scores and weights a position is the query's and a channel the key's position.
 """
@@ -23,6 +24,7 @@ from ..text.brief import one_line
 
 _SITE = re.compile(r"(?P<name>[^@\[\]]+)(?:@(?P<position>[^:]*)(?::(?P<channel>.*))?|\[(?P<index>.+)\])?")
 _RANGE = re.compile(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?")
+_SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?")
 AXES = {0: (), 1: ("channel",), 2: ("position", "channel"), 3: ("head", "query", "key")}
 
 TokenOf = Callable[[str], int]
@@ -44,17 +46,30 @@ class Site:
         """The events meant, in order of computation. Raises InputError where there are none."""
         return select_names([self.selector], known)
 
-    def part(self, name: str, shape: Sequence[int], token_of: TokenOf | None = None) -> Part:
-        """What is meant of an event of that shape. `token_of` gives the id of a token named in place of
-        a channel of logits or probs. Raises InputError where the event has no such place."""
-        axes = self._axes(name, shape)
+    @property
+    def place(self) -> str:
+        """What stands behind the name: "[1,3]", "@3:5", nothing where all of it is meant."""
+        return self.text.strip()[len(self.selector) :]
+
+    def part(
+        self, name: str, shape: Sequence[int], token_of: TokenOf | None = None, words: Sequence[str] = ()
+    ) -> Part:
+        """What is meant of an event of that shape, or of a parameter, whose axes have other `words`.
+        `token_of` gives the id of a token named in place of a channel of logits or probs. Raises InputError
+        where there is no such place."""
         chosen = [
-            None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of)
-            for axis, text in enumerate(axes)
+            None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
+            for axis, text in enumerate(self._axes(name, shape))
         ]
         heads = chosen.pop(0) if len(shape) == 3 else None
         positions = chosen.pop(0) if len(shape) > 1 else None
         return Part(heads, positions, chosen.pop(0) if chosen else None)
+
+    def lone(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The axes of which one index is named, as NumPy takes away."""
+        several = re.compile(rf"|{_SLICE.pattern}|-?[0-9]+-[0-9]+|.*,.*")
+        texts = self._axes(self.selector, shape)
+        return tuple(axis for axis, text in enumerate(texts) if not several.fullmatch(text))
 
     def _axes(self, name: str, shape: Sequence[int]) -> list[str]:
         """The text for each axis of the event."""
@@ -68,10 +83,13 @@ class Site:
         return ["", "", self.position, self.channel][-len(shape) :] if shape else []
 
     def _numbers(
-        self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None
-    ) -> tuple[int, ...]:
+        self, text: str, axis: int, name: str, shape: Sequence[int], token_of: TokenOf | None,
+        words: Sequence[str],
+    ) -> tuple[int, ...]:  # fmt: skip
         """ "0,3-5,-1" as indices of the axis."""
-        size, what = shape[axis], AXES[len(shape)][axis]
+        size, what = shape[axis], (words or AXES[len(shape)])[axis]
+        if self.index and (bounds := _SLICE.fullmatch(text)):
+            return self._slice(bounds, size, f"{what} {{}} of {name}, which has {_span(what, size)}")
         if token_of is not None and axis == len(shape) - 1 and not _RANGE.fullmatch(text.partition(",")[0]):
             return (token_of(text),)
         found: list[int] = []
@@ -88,9 +106,19 @@ class Site:
             found += range(first % size, last % size + 1)
         return tuple(dict.fromkeys(found))
 
+    def _slice(self, bounds: re.Match[str], size: int, wrong: str) -> tuple[int, ...]:
+        """ "0:8" as indices of an axis, which must have the first and the last of them."""
+        first, end = int(bounds[1] or 0), int(bounds[2] or size)
+        start, stop = (number + size if number < 0 else number for number in (first, end))
+        if not 0 <= start < size or not 0 <= stop <= size:
+            raise InputError(f"{self.text}: {wrong.format(end - 1 if 0 <= start < size else first)}")
+        if stop <= start:
+            raise InputError(f"{self.text}: {bounds[0]} ends before it begins")
+        return tuple(range(start, stop))
+
 
 def _span(what: str, size: int) -> str:
-    plural = {"query": "queries"}.get(what, f"{what}s")
+    plural = {"query": "queries", "index": "indices"}.get(what, f"{what}s")
     return f"one {what}, 0" if size == 1 else f"{plural} 0 to {size - 1:,}"
 
 
@@ -122,6 +150,16 @@ class Part:
             mask &= np.isin(np.arange(shape[-1]), self.channels)
         return mask
 
+    def indices(self, shape: Sequence[int], rows: Sequence[int]) -> list[Sequence[int]]:
+        """The indices meant on each axis of an array, whose rows have these positions."""
+        axes = [self.heads, self.positions, self.channels][-len(shape) :] if shape else []
+        found: list[Sequence[int]] = [
+            range(size) if axis is None else axis for axis, size in zip(axes, shape, strict=True)
+        ]
+        if self.positions is not None:
+            found[-2] = [rows.index(position) for position in self.positions]
+        return found
+
     def element(self, shape: Sequence[int]) -> tuple[int, ...] | None:
         """The index of the one element meant; None where several are."""
         axes = [self.heads, self.positions, self.channels][-len(shape) :] if shape else []
@@ -139,7 +177,8 @@ def parse_site(text: str) -> Site:
         return Site(text, found["name"], found["position"] or "", found["channel"] or "")
     parts = found["index"].split(",")
     index = tuple(
-        part.strip() if part.strip() == ":" or _RANGE.fullmatch(part.strip()) else part for part in parts
+        part.strip() if _SLICE.fullmatch(part.strip()) or _RANGE.fullmatch(part.strip()) else part
+        for part in parts
     )
     if not all(index):
         raise InputError(f"{text!r}: an index is missing between the brackets")

@@ -38,7 +38,7 @@ def rank_of(row: Array, token: int) -> int:
 
 
 def softmax(logits: Array) -> Array:
-    """[N, V] -> [N, V]"""
+    """[..., V] -> [..., V]"""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 

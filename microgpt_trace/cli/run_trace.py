@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..architecture.kinds import Softmax
-from ..hooks.names import select_names
 from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
@@ -20,7 +19,7 @@ from .selection import Request, kept, layers_of, selected, with_stages
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..arrays.stats import Array
-    from ..hooks.event import TraceEvent
+    from ..hooks.event import Phase, TraceEvent
     from ..render.sections import Section
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
@@ -31,8 +30,9 @@ def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
     layers = layers_of(request.layers, model.config.n_layer)
     names = selected(model, request, layers)
-    with _following(model, max(1, options.get("generate") or 1)):
+    with _following(model, max(1, options.get("generate") or 1)), _attention(model, request, names) as seen:
         result = trace(model, names=names, values=_needed(model, request, names, layers), **options)
+    result.arrays.update(seen)
     if layers:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
     _save(result, model, request, layers)
@@ -50,14 +50,14 @@ def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None
 def _needed(model: LanguageModel, request: Request, names: list[str], layers: list[int]) -> list[str]:
     """The events whose arrays the request needs."""
     shown, written = request.shown, request.written
-    production = "prompts" in model.abilities
-    wanted = [*_in_full(model, shown), *(names if written.values or written.save else [])]
-    if shown.verbose and not production:
-        wanted += [row.name for row in model.plan.of_kind(Softmax)]
+    wanted = [*(names if written.values or written.save else [])]
+    if shown.show_names:
+        from .shown_arrays import shown_events
+
+        wanted += shown_events(model, shown.show_names)
     if written.save_aprt is not None:
         wanted += with_stages(model, names if shown.layer or layers else list(model.hooks.specs))
-    parameters = model.config.shapes()
-    return [name for name in wanted if not production or name not in parameters]
+    return wanted
 
 
 def _save(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> None:
@@ -93,6 +93,27 @@ def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:
 
 
 @contextmanager
+def _attention(
+    model: LanguageModel, request: Request, names: list[str]
+) -> Iterator[dict[tuple[Phase, str], Array]]:
+    """Those attention weights among the events that have room on a screen, which a long text's do not."""
+    from ..render.trace_attention import MOST
+
+    seen: dict[tuple[Phase, str], Array] = {}
+
+    def keep(event: TraceEvent, value: Array) -> None:
+        if value.shape[-1] <= MOST and (event.phase, event.name) not in seen:  # a continuation has others
+            seen[event.phase, event.name] = value.copy()
+
+    weights = [row.name for row in model.plan.of_kind(Softmax) if row.name in names]
+    if request.written.is_json or not weights:
+        yield seen
+        return
+    with model.hooks.subscribe(keep, *weights):
+        yield seen
+
+
+@contextmanager
 def _following(model: LanguageModel, passes: int) -> Iterator[None]:
     """Report each layer on stderr where the run takes long, or each of several passes, one a token."""
     done, layers = 0, model.config.n_layer
@@ -111,32 +132,10 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
 def _sections(result: Trace, model: LanguageModel, shown: Shown) -> list[Section]:
     from ..render.trace import trace_sections
 
+    asked: list[Section] | None = [] if shown.layer else None
+    if shown.show_names:
+        from .shown_arrays import array_sections
+
+        asked = list(array_sections(result, model, shown.show_names))
     overview = not (shown.layer or shown.verbose)
-    sections = trace_sections(result, verbose=shown.verbose, overview=overview)
-    return [*sections, *(_array_sections(result, model, shown) if shown.show_names else ())]
-
-
-def _array_sections(result: Trace, model: LanguageModel, shown: Shown) -> Iterator[Section]:
-    from ..render.arrays import array_section
-
-    labels, parameters = result.input.labels, model.config.shapes()
-    for name in _in_full(model, shown):
-        if name in parameters:
-            yield array_section(name, _parameter(model, name), model, labels, shape=parameters[name])
-        if ("forward", name) in result.arrays:
-            yield array_section(name, result[name], model, labels)
-        if ("backward", name) in result.arrays:
-            yield array_section(name, result.gradient(name), model, labels, f"d loss / d {name}")
-
-
-def _in_full(model: LanguageModel, shown: Shown) -> list[str]:
-    """The events and parameters that --show names, in its order."""
-    events = list(model.hooks.specs)
-    known = [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
-    return [name for asked in shown.show_names or () for name in select_names([asked], known)]
-
-
-def _parameter(model: LanguageModel, name: str) -> Array:
-    from ..render.arrays import MAX_ROWS
-
-    return model.parameter(name, slice(0, MAX_ROWS)) if model.tensors else model.parameter(name)
+    return trace_sections(result, verbose=shown.verbose, overview=overview, brief=shown.brief, asked=asked)

@@ -91,7 +91,8 @@ def _of_the_family(
     _refuse(own, "is for a microGPT: a production model is traced forward only")
     if theirs["temperature"] is not None and theirs["generate"] is None:
         raise InputError("--temperature draws the tokens of --generate N: say how many")
-    return {name: value for name, value in theirs.items() if value} | ({} if seed is None else {"seed": seed})
+    asked = {name: value for name, value in theirs.items() if value is not None and value is not False}
+    return asked | ({} if seed is None else {"seed": seed})
 
 
 def _refuse(options: dict[str, Any], why: str) -> None:
@@ -111,6 +112,8 @@ def _check(request: Request) -> None:
         )
     if request.shown.show_names and written.is_json:
         raise InputError("--show prints a table; with --json use --layer NAME --values")
+    if request.shown.brief and written.is_json:
+        raise InputError("--brief shortens what is printed; a JSON document is always whole")
     if request.fail_on not in (None, "anomaly"):
         raise InputError(f"--fail-on: expected anomaly, found {request.fail_on!r}")
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
@@ -130,5 +133,7 @@ def _refuse_idle(written: Written, asked: dict[str, str]) -> None:
     """Options that would change nothing beside the others."""
     if "force" in asked and written.save is None and written.target is None:
         raise InputError("--force lets --save and --out overwrite, and neither is given")
+    if "target" in asked and "lens" not in asked:
+        raise InputError("--target is the token that --lens follows, which is not given")
     if "chat" in asked:  # whose special tokens are parsed in any case
         refuse(asked, ["special"], "--chat")

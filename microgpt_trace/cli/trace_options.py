@@ -22,8 +22,15 @@ class Shown:
     layer: Layer = None
     show_names: Annotated[
         list[str] | None,
-        typer.Option("--show", help="Print this tensor or parameter in full.", metavar="NAME"),
+        typer.Option(
+            "--show",
+            help="Print this tensor or parameter in full, or a part: NAME[1], NAME[3,0:8].",
+            metavar="NAME",
+        ),
     ] = None
+    brief: Annotated[
+        bool, typer.Option("--brief", help="No prose: tables, and the self-check in one line.")
+    ] = False
     top_k: Annotated[
         int | None, typer.Option(help="Candidates per position.", min=1, show_default="1, production 5")
     ] = None
@@ -105,8 +112,17 @@ class OfProduction:
         ),
     ] = None
     lens: Annotated[
-        bool, typer.Option("--lens", help="The top token after every layer.", rich_help_panel=DECODER)
+        bool,
+        typer.Option("--lens", help="The top tokens after every layer.", rich_help_panel=DECODER),
     ] = False
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Follow this token through --lens, after attention too: its text, ␣ for a blank, or #ID.",
+            metavar="TOKEN",
+            rich_help_panel=DECODER,
+        ),
+    ] = None
     generate: Annotated[
         int | None, typer.Option(help="Continue for so many tokens.", min=1, rich_help_panel=DECODER)
     ] = None
@@ -125,8 +141,8 @@ class OfProduction:
         """Those that tracing.trace takes. Raises InputError for a list that is none."""
         return {
             "tokens": token_ids(self.tokens), "chat": self.chat, "special": self.special,
-            "positions": positions_of(self.positions), "lens": self.lens, "generate": self.generate,
-            "temperature": self.temperature, "recheck": self.recheck,
+            "positions": positions_of(self.positions), "lens": self.lens, "target": self.target,
+            "generate": self.generate, "temperature": self.temperature, "recheck": self.recheck,
         }  # fmt: skip
 
 

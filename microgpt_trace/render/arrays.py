@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..architecture.model import LanguageModel
+from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from .numbers import figure
 from .sections import Block, Figures, Section, words
@@ -15,45 +17,55 @@ from .token_labels import token_label
 MAX_ROWS = 128  # of a matrix that are shown
 
 
+class Taken(NamedTuple):
+    """What `values` has of an array of that shape: which indices of each axis, and how one names these."""
+
+    values: Array
+    shape: Sequence[int]
+    indices: Sequence[Sequence[int]]
+    place: str = ""
+
+
 def array_section(
-    name: str, array: Array, model: LanguageModel, labels: Sequence[str], title: str = "",
-    shape: Sequence[int] | None = None,
-) -> Section:  # fmt: skip
-    """An event or parameter in full, or the first rows of one of that shape; `labels` are the tokens read."""
-    shape = tuple(shape or array.shape)
-    aside = f"{'×'.join(map(str, shape)) or 'scalar'} {array.dtype}"
-    return Section([_block(name, array, model, labels, title, shape)], title or name, aside)
+    name: str, taken: Taken, model: LanguageModel, labels: Sequence[str], title: str = ""
+) -> Section:
+    """An event or parameter in full, or the first rows of one; `labels` are the tokens of its rows."""
+    aside = f"{'×'.join(map(str, taken.shape)) or 'scalar'} {taken.values.dtype}"
+    if taken.place:
+        aside = f"{'×'.join(str(len(axis)) for axis in taken.indices)} of {aside}"
+    return Section([_block(name, taken, model, labels, title)], f"{title or name}{taken.place}", aside)
 
 
-def _block(
-    name: str, array: Array, model: LanguageModel, labels: Sequence[str], title: str, shape: tuple[int, ...]
-) -> Block:
+def _block(name: str, taken: Taken, model: LanguageModel, labels: Sequence[str], title: str) -> Block:
+    array = taken.values
     if array.ndim == 0:
         return words(figure(float(array), 4))
-    rows, columns = axis_labels(name, array.shape, model, labels)
+    rows, columns = axis_labels(name, taken, model, labels)
     whole = name in model.config.shapes() and not title
     more = "" if whole else f"; --layer {name} --save FILE keeps all of it"
     values = array if array.ndim == 3 else np.atleast_2d(array)
-    count = shape[-2] if len(shape) > 1 else 1
-    return Figures(values[..., :MAX_ROWS, :], rows, columns, count, more)
+    count = len(taken.indices[-2]) if array.ndim > 1 else 1
+    heads = taken.indices[0] if array.ndim == 3 else ()
+    return Figures(values[..., :MAX_ROWS, :], rows[:MAX_ROWS], columns, count, more, heads)
 
 
 def axis_labels(
-    name: str, shape: Sequence[int], model: LanguageModel, labels: Sequence[str]
+    name: str, taken: Taken, model: LanguageModel, labels: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """What the rows and the columns of an event or parameter stand for: tokens, channels, or head.channel."""
     row, tokens = model.plan.get(name), list(map(token_label, labels))
-    height, width = shape[-2:] if len(shape) > 1 else (1, *shape)
-    rows, columns = ([str(i) for i in range(size)] for size in (height, width))
+    height = taken.shape[-2] if len(taken.shape) > 1 else 1
+    down, across = taken.indices[-2] if len(taken.shape) > 1 else range(1), taken.indices[-1]
+    rows, columns = list(map(str, down)), list(map(str, across))
     if name in ("wte", "lm_head"):
-        return [token_label(model.label(i)) for i in range(height)], columns
+        return [token_label(model.label(i)) for i in down], columns
     if name in model.config.shapes():
         return rows, columns
-    if name in ("logits", "probs"):
-        columns = [token_label(model.label(i, target=True)) for i in range(width)]
+    if name in HEAD_EVENTS:
+        columns = [token_label(model.label(i, target=True)) for i in across]
     elif row is not None and row.causal:
-        columns = tokens
+        columns = [tokens[i] for i in across]
     elif name in model.plan.heads:
         size = model.config.head_dim
-        columns = [f"{i // size}.{i % size}" for i in range(width)]
-    return (tokens if height == len(tokens) else rows), columns
+        columns = [f"{i // size}.{i % size}" for i in across]
+    return ([tokens[i] for i in down] if height == len(tokens) else rows), columns

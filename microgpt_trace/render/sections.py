@@ -91,10 +91,18 @@ class Words(NamedTuple):
 
 
 class AttentionMatrices(NamedTuple):
-    """The weights of every head [H, T, T], a cell the darker the larger, and what the T tokens are called."""
+    """The weights of every head [H, T, T], a cell the darker the larger, and what the T tokens are called.
+
+    `sharing` says how many such blocks share the lines of a screen: where heads have no room there, those
+    are shown that come first in `order`, and `more` says which these are and how to see another. None: all
+    heads, whatever lines they take.
+    """
 
     weights: Array
     labels: Sequence[str]
+    order: Sequence[int]
+    more: str = ""
+    sharing: int | None = None
 
 
 class Grid(NamedTuple):
@@ -111,7 +119,8 @@ class Grid(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """A matrix [R, C] number by number under the names of rows and columns, or one of each head [H, R, C].
+    """A matrix [R, C] number by number under the names of rows and columns, or one of each head [H, R, C],
+    whose numbers are `heads`.
 
     There are `row_count` rows, of which it may have the first; `more` says how to see what has no room.
     """
@@ -121,6 +130,7 @@ class Figures(NamedTuple):
     columns: Sequence[str]
     row_count: int
     more: str = ""
+    heads: Sequence[int] = ()
 
 
 class DotPlot(NamedTuple):

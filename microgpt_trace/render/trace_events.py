@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
-from ..architecture.kinds import Activation, Kind, Norm, Softmax
-from ..architecture.plan import Operation
+from ..architecture.kinds import Activation, Norm
 from ..arrays.stats import TensorStats
 from ..hooks.event import EventSpec, TraceEvent
 from ..tracing.result import LayerRow, ParameterRow, Trace
 from .interventions import change_column
 from .numbers import figure, ratio, significant
-from .sections import AttentionMatrices, Block, Column, Section, Table, Words, name_of, words
+from .sections import Block, Column, Section, Table, Words, name_of, words
+from .trace_attention import attention_sections, kind_in
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -32,7 +32,7 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
     layers = dict[int | None, LayerRow]()
     if events is trace.events:
         layers = {row.layer: row for row in trace.layers}
-    number = partial(figure, digits=3) if trace.model["family"] == "microgpt" else significant
+    number = significant if trace.layers else partial(figure, digits=3)
     columns, statistics = _event_columns(trace, layers), _statistics_columns(trace.specs, number)
     timed = any(event.seconds is not None for event in forward)
     times = [Column("time", _microseconds, right=True)] if timed else []
@@ -46,20 +46,13 @@ def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) ->
         yield Section([Table([*said, *times], events, about=name_of)], STAGES[stage])
         if verbose:
             yield Section([Table(statistics, events, about=name_of)])
-            yield from _attention(trace, events)
-
-
-def _attention(trace: Trace, events: Sequence[TraceEvent]) -> Iterator[Section]:
-    """Every head's weights of a microGPT; of a production model they would be hundreds."""
-    weights = next((e for e in events if isinstance(kind_in(trace.specs, e.name), Softmax)), None)
-    if trace.model["family"] == "microgpt" and weights and ("forward", weights.name) in trace.arrays:
-        matrices = AttentionMatrices(trace[weights.name], trace.input.labels)
-        yield Section([words("Attention weights in percent, row = query, column = key", "dim"), matrices])
+        yield from attention_sections(trace, events, whole=verbose)
 
 
 def _event_columns(trace: Trace, layers: Mapping[int | None, LayerRow]) -> list[Column]:
-    """microGPT's figures have two decimals; a decoder's, which reach 2e4, four significant digits."""
-    number = figure if trace.model["family"] == "microgpt" else significant
+    """Figures have two decimals; those of a model whose layers are rows of a table, which reach 2e4, four
+    significant digits."""
+    number = significant if trace.layers else figure
     changed = [] if trace.intervened is None else [change_column(trace.intervened)]
     return [
         Column("operation", lambda e: e.expr, wrap=True),
@@ -102,11 +95,6 @@ def _microseconds(event: TraceEvent) -> str:
 
 def _alarm(event: TraceEvent) -> str:
     return "red" if _stats(event).nonfinite_count else ""
-
-
-def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
-    spec = specs[name]
-    return spec.kind if isinstance(spec, Operation) else None
 
 
 def _note(event: TraceEvent, trace: Trace, layers: Mapping[int | None, LayerRow]) -> str:

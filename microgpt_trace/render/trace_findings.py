@@ -35,13 +35,16 @@ def insights_section(trace: Trace) -> Section:
     return Section(blocks, "What the trace reveals")
 
 
-def anomalies_section(anomalies: Sequence[Anomaly]) -> Section:
-    """Each rule that fired; what the others measured, and of what; all that was not evaluated, and why."""
+def anomalies_section(anomalies: Sequence[Anomaly], brief: bool = False) -> Section:
+    """Each rule that fired; if not `brief`, what the others measured, and of what, and all that was not
+    evaluated, and why."""
     found = [a for a in anomalies if a.found]
     style = "red" if found else "green"
     in_part = any(a.found is None or TOO_FEW in a.unseen for a in anomalies)
     none = f"none{' in what was evaluated' * in_part}"
-    lines = [*_found(found), *_quiet(anomalies), *_not_evaluated(anomalies)]
+    lines = [*_found(found)]
+    if not brief:
+        lines += [*_quiet(anomalies), *_not_evaluated(anomalies)]
     return Section(lines, f"Anomalies: {len(found) or none}", style=f"bold {style}")
 
 
@@ -77,18 +80,20 @@ def _value(rule: Anomaly) -> str:
     return f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
 
 
-def checks_section(checks: Sequence[Check]) -> Section:
-    """One line while all is well; a violation gets a red line of its own."""
+def checks_section(checks: Sequence[Check], brief: bool = False) -> Section:
+    """What holds, and what was not checked and why; if `brief` counted. A violation gets a red line of its
+    own in any case."""
     held = [check for check in checks if check.holds]
     failed = [check for check in checks if check.holds is False]
     skipped = [check for check in checks if check.holds is None]
     style = "red" if failed else "green"
     made = len(held) + len(failed)
     rest = f", {len(skipped)} not checked" if skipped else ""
-    lines = [words("; ".join(map(_measured, held)), "dim")] if held else []
+    lines = [words("; ".join(map(_measured, held)), "dim")] if held and not brief else []
     lines += [words(f"note: {check.detail}") for check in held if check.id == "finite" and check.detail]
     lines += [words(f"violated: {_measured(check)}: {check.detail}", "bold red") for check in failed]
-    lines += [words(f"not checked: {check.claim} ({check.detail})") for check in skipped]
+    if not brief:
+        lines += [words(f"not checked: {check.claim} ({check.detail})") for check in skipped]
     title = f"Self-check: {len(held)} of {made} hold{rest}"
     return Section(lines, title, style=f"bold {style}")
 

@@ -14,8 +14,9 @@ MAX_LABELS = 40  # tokens whose text the header spells out
 MAX_TEXT = 200  # characters of a text
 
 
-def header_sections(trace: Trace) -> list[Section]:
-    """What was read, the model, and of a production model the chain of its layers."""
+def header_sections(trace: Trace, whole: bool = True) -> list[Section]:
+    """What was read; if `whole` also the model, and of a production model the chain of its layers. What was
+    changed or taken for granted is told in any case."""
     inputs, model = trace.input, trace.model
     of_names = model["family"] == "microgpt"
     most = len(inputs.tokens) if of_names else MAX_LABELS
@@ -23,6 +24,11 @@ def header_sections(trace: Trace) -> list[Section]:
     more = len(inputs.tokens) - most
     tokens += f", … {more:,} more" if more > 0 else ""
     said = f"{_quoted(inputs.text)} → " if inputs.text or of_names else ""
+    notes = [("note", text) for text in inputs.notes]
+    title = words(f"Input: {said}tokens [{tokens}]", "bold")
+    if not whole:
+        told = [*(("assumed", text) for text in model["assumed"]), *notes]
+        return [Section([title, Labelled(told)] if told else [title])]
     read = with_ids(inputs.labels[:most], inputs.tokens[:most])
     if of_names:
         follows = " ".join(shown_token(target.label) for target in trace.targets)
@@ -30,8 +36,7 @@ def header_sections(trace: Trace) -> list[Section]:
     else:
         reads = f"{counted(len(inputs.tokens), 'token')}: {read}{' …' * (more > 0)}"
         pairs = [("reads", reads), *model_facts(model)]
-    pairs += [("note", text) for text in inputs.notes]
-    head = Section([words(f"Input: {said}tokens [{tokens}]", "bold"), Labelled(pairs)])
+    head = Section([title, Labelled([*pairs, *notes])])
     if of_names:
         return [head]
     count, chain = model["config"]["n_layer"], " → ".join(model["layer"])

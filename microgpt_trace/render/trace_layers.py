@@ -7,13 +7,14 @@ from ..tracing.result import Trace
 from .interventions import last_of_layers, layer_change_column
 from .numbers import ratio, significant
 from .sections import Column, Section, Table, Words, words
-from .trace_events import kind_in
+from .trace_attention import kind_in
 
 WIDE = 92  # characters from which on the table has all its columns
 
 
-def layers_section(trace: Trace) -> Section:
-    """The residual stream after each layer, and what the layer's branches wrote into it."""
+def layers_section(trace: Trace, brief: bool = False) -> Section:
+    """The residual stream after each layer, and what the layer's branches wrote into it; if not `brief`, what
+    the columns are."""
     layers, intervened = trace.layers, trace.intervened
     columns = [
         Column("layer", lambda r: str(r.layer), right=True),
@@ -31,6 +32,14 @@ def layers_section(trace: Trace) -> Section:
     if intervened is not None:
         columns.append(layer_change_column(intervened, trace.specs.values()))
     last = last_of_layers(trace.specs.values())
+    table = Table(columns, layers, about=lambda row: last[row.layer])
+    legend = () if brief else _legend(trace)
+    return Section([table, *legend], "Residual stream after each layer")
+
+
+def _legend(trace: Trace) -> tuple[Words, Words]:
+    """What the columns are."""
+    layers = trace.layers
     threshold = layers[0].near_zero_threshold if layers else 0
     kinds = (kind_in(trace.specs, event.name) for event in trace.specs.values())
     activation = next(kind.function for kind in kinds if isinstance(kind, Activation))
@@ -39,7 +48,4 @@ def layers_section(trace: Trace) -> Section:
         f"~0: {activation} outputs within ±{threshold:g}"
     )
     further = "cosine: of output and input; sink: attention on position 0"
-    said = (words(legend, "dim"), Words(((further, "dim"),), from_width=WIDE))
-    return Section(
-        [Table(columns, layers, about=lambda row: last[row.layer]), *said], "Residual stream after each layer"
-    )
+    return words(legend, "dim"), Words(((further, "dim"),), from_width=WIDE)

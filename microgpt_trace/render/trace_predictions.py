@@ -1,16 +1,14 @@
-"""What a trace predicts, as sections: position by position, by the logit lens, as a continuation."""
+"""What a trace predicts, as sections: position by position, and as a continuation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from ..text.printable import shown_token
 from ..tracing.result import Candidate, GeneratedToken, Prediction, Trace
 from .numbers import figure, probability
 from .sections import Bar, Block, Column, Section, Table, Words, words
-from .token_labels import token_label
 from .trace_events import stage_sections
 
 MAX_ROWS = 64  # positions whose predictions are listed before some are left out
@@ -92,21 +90,6 @@ def _cyan(row: Any) -> str:
 
 def _p(candidate: Candidate | None) -> str:
     return "" if candidate is None else probability(candidate.p)
-
-
-def lens_section(trace: Trace) -> Section:
-    """Rows are layers, columns positions."""
-
-    def top(row: Any, at: int) -> str:
-        candidate = row.predicted[at]
-        return token_label(candidate.label) if candidate else "–"
-
-    columns = [Column("after", lambda row: str(row.layer), right=True)]
-    for at, position in enumerate(trace.lens[0].positions):
-        title = token_label(trace.input.labels[position])
-        columns.append(Column(title, partial(top, at=at), right=True))
-    aside = "the top token if the model ended after the layer"
-    return Section([Table(columns, trace.lens)], "Logit lens", aside)
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:

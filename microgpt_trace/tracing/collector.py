@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ..arrays.stats import Array
 from ..hooks.event import Phase, TraceEvent
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel, TraceInput
 
 
 class Collector:
@@ -20,3 +24,15 @@ class Collector:
         self.events.append(event)
         if event.name in self._keep:
             self.arrays[event.phase, event.name] = value.copy()
+
+
+def kept_events(
+    model: LanguageModel, names: bool | Sequence[str], inputs: TraceInput, rows: Sequence[int]
+) -> list[str]:
+    """The events whose arrays are kept: those of the names, of which a part may be meant. `rows` are the
+    positions that have logits. Raises InputError where there is no such event or part."""
+    if not names or names is True:
+        return []
+    from ..running.parts import events_named
+
+    return events_named(model, names, len(inputs.tokens), rows)

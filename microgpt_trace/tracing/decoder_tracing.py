@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..architecture.cache import Cache
-from ..architecture.run import final_forward, forward, head_forward
-from ..arrays.logits import best_tokens, in_parts, rows_of_a_part, softmax
+from ..architecture.run import forward, head_forward
+from ..arrays.logits import rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
@@ -20,14 +20,17 @@ from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.names import select_names
 from ..hooks.replacements import differs
+from ..running.token_names import token_of
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced_check
+from .collector import kept_events
 from .decoder_insights import insights_of
 from .findings import Check
 from .generation import Continuation, Sampling, continue_prompt
+from .lens import Lens
 from .observers import Observers
 from .predictions import predictions_of
-from .result import Candidate, LensRow, Prediction, Trace
+from .result import Prediction, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -47,8 +50,9 @@ def trace_decoder(
     tokens: Sequence[int] | None = None,
     special: bool = False,
     chat: bool = False,
-    positions: str | Sequence[int] = "all",
+    positions: str | Sequence[int] | None = None,
     lens: bool = False,
+    target: str | int | None = None,
     generate: int = 0,
     temperature: float = 0.0,
     seed: int = 42,
@@ -60,10 +64,11 @@ def trace_decoder(
     sampling = Sampling(generate, temperature, seed, top_k or RUNNERS_UP)
     known, everything = list(model.hooks.specs), usual_names(model)
     shown = select_names(names, known) if names else everything
-    kept = shown if values is True else select_names(values, known) if values else []
     inputs = prepare(model, text, tokens, special, chat, generate)
-    rows = chosen_positions(positions, len(inputs.tokens))
-    observers = Observers(model, sorted({*everything, *shown}), kept, inputs.tokens, rows if lens else ())
+    rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
+    kept = shown if values is True else kept_events(model, values, inputs, rows)
+    looked = _lens(model, rows, top_k or 1, target, rows if positions is not None else rows[-1:], lens)
+    observers = Observers(model, sorted({*everything, *shown}), kept, inputs.tokens, looked)
     with one_blas_thread(), np.errstate(all="ignore"):
         if not interventions:
             return _run(model, inputs, rows, observers, set(shown), sampling, top_k or TOP, time, recheck)
@@ -95,6 +100,7 @@ def _run(
         )
         checks.append(check)
     layers = overview.rows(prompted)
+    rows_of_lens, target_rows = observers.lens.results() if observers.lens is not None else ((), ())
     return Trace(
         model=model.describe(),
         input=inputs,
@@ -110,13 +116,26 @@ def _run(
                 prompted, observers.stepped, observers.put, layers, overview.norms, model.config.activation
             )
         ),
-        lens=lens_rows(model, overview.kept, rows) if overview.kept else (),
+        lens=rows_of_lens,
+        lens_target=target_rows,
         generation=tuple(continued.tokens),
         generation_end=continued.end,
         arrays=observers.collector.arrays,
         specs=model.hooks.specs,
         intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
     )
+
+
+def _lens(
+    model: Decoder, rows: Sequence[int], depth: int, target: str | int | None, targeted: Sequence[int],
+    wanted: bool,
+) -> Lens | None:  # fmt: skip
+    """The logit lens, where it is wanted. Raises InputError for a target that is no token or stands alone."""
+    if not wanted:
+        if target is not None:
+            raise InputError("target: the token that the lens follows, and there is none without lens=True")
+        return None
+    return Lens(model, rows, depth, None if target is None else token_of(model, target), targeted)
 
 
 def usual_names(model: Decoder) -> list[str]:
@@ -180,25 +199,3 @@ def _untraced(
     untraced = forward(model, np.array(inputs.tokens), bus.begin(after=again).tap("forward"))
     check = untraced_check(predicted.computed, head_forward(model, untraced[list(predicted.compared)]))
     return check if check.holds is False else untraced_check(final, untraced)
-
-
-def _best(logits: Array, label: Callable[[int], str]) -> Candidate | None:
-    """The most probable token of [V], if the logits are finite."""
-    total = float(np.exp(logits - logits.max()).sum())
-    if not math.isfinite(total):
-        return None
-    token = best_tokens(logits, 1)[0]
-    return Candidate(token, label(token), 1 / total)
-
-
-def lens_rows(model: Decoder, streams: Sequence[Array], positions: Sequence[int]) -> tuple[LensRow, ...]:
-    """Final norm and head applied to the stream after each layer: the top token of every position."""
-    label, width = model.label, len(positions)
-    stacked = final_forward(model, np.concatenate(streams))
-    found: list[Candidate | None] = []
-    for part in in_parts(len(stacked), model.config.vocab_size):
-        found += (_best(row, label) for row in head_forward(model, stacked[part]))
-    return tuple(
-        LensRow(layer, tuple(positions), tuple(found[layer * width : (layer + 1) * width]))
-        for layer in range(len(streams))
-    )

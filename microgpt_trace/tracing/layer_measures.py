@@ -29,17 +29,12 @@ NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of
 class Overview:
     """Subscribe it to `names` with statistics; then `rows`.
 
-    `parameter` gives the gains of norms by their names; `tokens` are those that are read, and `keep` are
-    positions whose residual stream after every layer stays in `kept`.
+    `parameter` gives the gains of norms by their names; `tokens` are those that are read.
     """
 
-    def __init__(
-        self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int], keep: Sequence[int] = ()
-    ) -> None:
-        self.kept: list[Array] = []  # [n, C] for each layer
+    def __init__(self, plan: Plan, parameter: Callable[[str], Array], tokens: Sequence[int]) -> None:
         self._plan = plan
         self._meter = NormMeter(plan, parameter, [(read, own) for own, read in plan.branches.items()])
-        self._keep = np.array(keep, dtype=np.intp)
         self._witnesses = compared_positions(tokens)
         self._usual = np.ones(len(self._witnesses), bool)  # those that carried no massive activation so far
         self._entered = np.empty((0, 0))  # the stream before the layer
@@ -109,8 +104,6 @@ class Overview:
         self._rows.append(row)
         self._enter(value)  # which tells who carries a massive activation from here on
         self._testimony.append((self._usual, compared))
-        if self._keep.size:
-            self.kept.append(value[self._keep])
 
     def rows(self, events: Iterable[TraceEvent]) -> tuple[LayerRow, ...]:
         """A row per layer, with what is not finite in any of the events."""

@@ -21,7 +21,7 @@ from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
 from .checks import Checker, untraced_check
-from .collector import Collector
+from .collector import Collector, kept_events
 from .microgpt_insights import insights_of
 from .norms import NormMeter
 from .predictions import predictions_of
@@ -41,8 +41,8 @@ def trace_microgpt(
 ) -> Trace:  # fmt: skip
     bus, known = model.hooks, list(model.hooks.specs)
     shown = select_names(names, known)
-    kept = shown if values is True else select_names(values, known) if values else []
     inputs = model.read(text)
+    kept = shown if values is True else kept_events(model, values, inputs, range(len(inputs.tokens)))
     batch = model.batch(inputs)
     collector, checker = Collector(kept), Checker(model.plan, model.parameter)
     norms = NormMeter(model.plan, model.parameter)

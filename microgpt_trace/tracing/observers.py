@@ -18,6 +18,7 @@ from .layer_measures import Overview
 
 if TYPE_CHECKING:
     from .baseline import Baseline
+    from .lens import Lens
 
 
 class Observers:
@@ -25,13 +26,13 @@ class Observers:
 
     def __init__(
         self, model: Decoder, names: Sequence[str], kept: Sequence[str], tokens: Sequence[int],
-        lens: Sequence[int],
+        lens: Lens | None,
     ) -> None:  # fmt: skip
-        self.collector = Collector(kept)
+        self.collector, self.lens = Collector(kept), lens
         self.steps = Collector(())  # of the step of a continuation that goes on
         self.stepped = Steps()
         self.checker = Checker(model.plan, model.parameter)
-        self.overview = Overview(model.plan, model.parameter, tokens, lens)
+        self.overview = Overview(model.plan, model.parameter, tokens)
         bus = model.hooks
         self._bus = bus
         self.baseline: Baseline | None = None
@@ -40,6 +41,7 @@ class Observers:
         self._length = 0
         self._first, self._last = self.checker.observers(bus, *names)
         self._overviewing = bus.subscription(self.overview, *self.overview.names, stats=True)
+        self._through_lens = [bus.subscription(lens, *lens.names)] if lens is not None else []
         self._stepping = bus.subscription(self.steps, *names, stats=True, parts=True)
         in_parts, whole = [name for name in names if name not in kept], kept
         self._collecting = [
@@ -55,7 +57,9 @@ class Observers:
 
     def begin(self, time: bool, keep: bool) -> Run:
         """Start the pass over the prompt; only a run that is checked again must keep replacements."""
-        after = [self._last, *self._comparing, self._overviewing, *self._collecting]
+        after = [
+            self._last, *self._comparing, self._overviewing, *self._through_lens, *self._collecting,
+        ]  # fmt: skip
         return self._bus.begin(time, [self._first, *self._editing], after, keep)
 
     @property

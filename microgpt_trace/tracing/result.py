@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..architecture.edits import Applied
 from ..architecture.model import TraceInput
+from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
@@ -145,11 +146,28 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LensRow:
-    """What the model would predict if it ended after this layer (final norm and head applied)."""
+    """What the model would predict if it ended after this layer (final norm and head applied): the most
+    probable token of every position, and as many as were asked for. None where that is not finite."""
 
     layer: int
     positions: tuple[int, ...]
     predicted: tuple[Candidate | None, ...]
+    top: tuple[tuple[Candidate, ...], ...]
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TargetRow:
+    """What a chosen token would get at a position if the model ended with this event, the stream after a
+    layer's attention or after the layer. `rank` 1 is the most probable; ties rank by id; None where the
+    probabilities are not finite."""
+
+    layer: int
+    event: str
+    position: int
+    target: Candidate
+    rank: int | None
 
     __repr__ = one_line
 
@@ -220,6 +238,7 @@ class Trace:
     layers: tuple[LayerRow, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
     lens: tuple[LensRow, ...] = ()
+    lens_target: tuple[TargetRow, ...] = ()
     generation: tuple[GeneratedToken, ...] = ()
     generation_end: str = ""  # why a continuation ended before it had all its tokens
     parameters: tuple[ParameterRow, ...] = ()
@@ -246,18 +265,42 @@ class Trace:
         return self.array(name)
 
     def array(self, name: str, phase: Phase = "forward") -> Array:
-        """The array of an event or parameter in a phase: an activation, a gradient, an update."""
-        if (phase, name) not in self.arrays:
-            if name in self.specs:
-                raise InputError(
-                    f"the array of {name!r} was not kept in phase {phase}: ask for it by `values`"
-                )
-            kept = [n for p, n in self.arrays if p == phase]
-            chosen = select_names([name], kept) if kept else []
-            if len(chosen) != 1:
-                raise InputError(f"no array of {name!r} was kept in phase {phase}")
-            name = chosen[0]
-        return self.arrays[phase, name]
+        """The array of an event or parameter in a phase: an activation, a gradient, an update; or a part of
+        one, layer0.attn.weights[1], without the axes on which it is one index."""
+        if "[" in name or "@" in name:
+            return self._part(name, phase)
+        return self.arrays[phase, self._kept(name, phase)]
+
+    def _kept(self, name: str, phase: Phase) -> str:
+        """The event that a name or a glob means. Raises InputError where its array was not kept."""
+        if (phase, name) in self.arrays:
+            return name
+        if name in self.specs:
+            raise InputError(f"the array of {name!r} was not kept in phase {phase}: ask for it by `values`")
+        kept = [n for p, n in self.arrays if p == phase]
+        chosen = select_names([name], kept) if kept else []
+        if len(chosen) != 1:
+            raise InputError(f"no array of {name!r} was kept in phase {phase}")
+        return chosen[0]
+
+    def _part(self, text: str, phase: Phase) -> Array:
+        import numpy as np
+
+        from ..architecture.sites import parse_site  # which no other view of a trace needs
+
+        site = parse_site(text)
+        name = self._kept(site.selector, phase)
+        array = self.arrays[phase, name]
+        rows: Sequence[int] = range(array.shape[-2] if array.ndim > 1 else 0)
+        shape: Sequence[int] = array.shape
+        if name in HEAD_EVENTS:
+            rows, shape = [p.position for p in self.predictions], (len(self.input.tokens), array.shape[-1])
+        part = site.part(name, shape)
+        missing = [position for position in part.positions or () if position not in rows]
+        if missing:
+            raise InputError(f"{text}: position {missing[0]} is none of those whose {name} were computed")
+        taken: Array = array[np.ix_(*part.indices(array.shape, rows))]
+        return taken.squeeze(site.lone(array.shape))
 
     def gradient(self, name: str) -> Array:
         """d loss / d the tensor or parameter of that name."""

@@ -33,14 +33,16 @@ def trace(
 
     `names` (names, globs, apr's stage names) choose the events that the Trace holds, by default those
     that the command shows with --verbose; `values` whether it keeps their arrays, as --values and --save
-    do (or those of which names; by default a microGPT's are kept, a decoder's are not); `top_k` candidates
-    per position, `time` seconds per event.
+    do (or those of which names or parts, as layer0.attn.weights[1]; by default a microGPT's are kept, a
+    decoder's are not); `top_k` candidates per position, `time` seconds per event.
 
     For a microGPT `backward` adds the gradients of the text's loss and `step` one Adam step after
     them. For a decoder `tokens` take the place of the text, `special` parses special tokens in it,
     `chat` renders it by the file's chat template, `positions` ("all", "last" or indices) get logits
-    and predictions, `lens` adds the top token after every layer, `generate` continues for so many
-    tokens (`temperature`, `seed`), `recheck` compares with a run that nobody observes.
+    and predictions, `lens` adds `top_k` tokens (else one) after every layer and, after attention too,
+    P and rank of a `target` (its text, ␣ for a blank, #ID or the id) at the `positions`, else the last;
+    `generate` continues for so many tokens (`temperature`, `seed`), `recheck` compares with a run that
+    nobody observes.
 
     The model is not changed. Raises InputError for a text,
     a name or an option that does not fit.

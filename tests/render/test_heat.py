@@ -12,9 +12,9 @@ from rich.style import Style
 from support.terminal import contrast, luminance
 
 from microgpt_trace.render.sections import AttentionMatrices, Grid
+from microgpt_trace.render.terminal.attention import print_attention
 from microgpt_trace.render.terminal.grids import print_grid
 from microgpt_trace.render.terminal.heat import heat
-from microgpt_trace.render.terminal.matrices import print_attention
 from microgpt_trace.render.terminal.screen import Screen
 
 SHARES = np.linspace(-1.2, 1.2, 241)
@@ -63,7 +63,7 @@ def weights(length, seed=0):
 
 
 def maps(screen):
-    print_attention(AttentionMatrices(weights(5), ["BOS", *"emma"]), screen)
+    print_attention(AttentionMatrices(weights(5), ["BOS", *"emma"], range(2)), screen)
     rows = [("layer 0", [0.0, 0.25, None, float("nan")]), ("layer 1", [1.0, -0.5, 12.5, 0.004])]
     print_grid(Grid([("position", "0123")], range(4), rows), screen)
 
@@ -113,6 +113,6 @@ def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(syst
 @pytest.mark.parametrize("system", [None, "truecolor"])
 def test_a_matrix_stays_within_the_screen_and_its_columns_in_line(length, width, system):
     labels = ["BOS", *("\\u3000" if i % 7 == 3 else "日" if i % 5 == 2 else "m" for i in range(length - 1))]
-    block = AttentionMatrices(weights(length)[:1], labels)
+    block = AttentionMatrices(weights(length)[:1], labels, [0])
     lines = painted(lambda screen: print_attention(block, screen), system, width)
     assert max(line.cell_len for line in lines) <= width

@@ -1,4 +1,4 @@
-"""Traces of a decoder: hooks, selection, statistics, predictions, logits in parts, lens and survey."""
+"""Traces of a decoder: hooks, selection, statistics, predictions, logits in parts and survey."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -511,17 +511,6 @@ def test_times_of_parts_are_in_the_tables(tiny, monkeypatch, part):
     assert len(lines) == len(traced)
 
 
-def test_the_lens_works_in_parts(tiny, monkeypatch, rows_at_once):
-    expected = run(tiny, lens=True).lens
-    rows_at_once.clear()
-    monkeypatch.setattr(logits, "PART", 3 * VOCAB)
-    found = run(tiny, lens=True).lens
-    assert max(rows_at_once) == 3
-    assert [[c.token for c in row.predicted] for row in found] == [
-        [c.token for c in row.predicted] for row in expected
-    ]
-
-
 def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
     def spoil(weights):
         weights["lm_head.weight"][7, 0] = np.nan
@@ -552,32 +541,6 @@ def test_a_token_that_looks_like_html_is_text(decoder_folder):
     shown = trace(load(decoder_folder()), tokens=[1, 4])._repr_html_()
     assert "&lt;s&gt;=1" in shown
     assert "<s>" not in shown
-
-
-# --- Lens ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", ["llama_gqa", "qwen2_tied"])
-@pytest.mark.parametrize("positions", ["all", [1, -1]])
-def test_the_lens_is_final_norm_and_head_of_every_layer(decoder_folder, case, positions):
-    model = load(decoder_folder(case))
-    traced = run(model, lens=True, positions=positions, names=["*"], values=True)
-    chosen = [*range(7)] if positions == "all" else [1, 6]
-    gain, eps = model.tensors["final_norm"].read().astype(np.float64), model.config.norm_eps
-    head = model.tensors["wte" if model.config.tied else "lm_head"].read().astype(np.float64)
-    assert [row.layer for row in traced.lens] == [0, 1]
-    for row in traced.lens:
-        x = traced[f"layer{row.layer}.mlp.residual"][chosen].astype(np.float64)
-        probs = softmax(x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain @ head.T)
-        assert row.positions == tuple(chosen)
-        assert [c.token for c in row.predicted] == probs.argmax(-1).tolist()
-        close([c.p for c in row.predicted], probs.max(-1), 2e-5)
-    last = traced.lens[-1].predicted
-    assert [c.token for c in last] == [p.predicted.token for p in traced.predictions]
-
-
-def test_without_lens_there_is_none(tiny):
-    assert run(tiny).lens == ()
 
 
 # --- Survey -------------------------------------------------------------------------------------
@@ -682,12 +645,6 @@ def test_a_nan_of_one_token_names_its_position(decoder_folder, token):
     traced = run(load(decoder_folder(edit=spoil)))
     at = TOKENS.index(token)
     assert check_of(traced, "finite").detail == f"embed.tok, position {at}, element [{at}, 4] = Infinity"
-
-
-def test_the_lens_of_a_nan_model_says_nothing_where_it_cannot(broken):
-    first, last = run(broken, lens=True).lens
-    assert None not in first.predicted
-    assert set(last.predicted) == {None}
 
 
 @pytest.mark.parametrize("layers", [2, 8])

@@ -14,8 +14,8 @@ from ...tracing.result import SCHEMA_ID, Trace
 # What an item of a document's lists is called where it is a line of its own.
 RECORDS = {
     "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
-    "generation": "token", "parameters": "parameter", "insights": "insight", "anomalies": "anomaly",
-    "checks": "check",
+    "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
+    "anomalies": "anomaly", "checks": "check",
 }  # fmt: skip
 
 

@@ -67,14 +67,17 @@ def _print_blocks(blocks: Sequence[Block], screen: Screen) -> None:
 
 
 def _print_matrix(block: AttentionMatrices | Grid | Figures, screen: Screen) -> None:
-    from .grids import print_grid  # what only matrices need costs 6 ms
-    from .matrices import print_attention, print_figures
-
     if isinstance(block, AttentionMatrices):
+        from .attention import print_attention  # each loads what it needs alone
+
         print_attention(block, screen)
     elif isinstance(block, Grid):
+        from .grids import print_grid
+
         print_grid(block, screen)
     else:
+        from .matrices import print_figures
+
         print_figures(block, screen)
 
 

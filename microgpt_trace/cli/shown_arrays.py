@@ -1,0 +1,70 @@
+"""What --show names: events and parameters in full, or parts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..architecture.plan import HEAD_EVENTS
+from ..architecture.sites import Site, parse_site
+from ..render.arrays import MAX_ROWS, Taken, array_section
+from ..running.parts import part_of
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
+    from ..architecture.sites import Part
+    from ..arrays.stats import Array
+    from ..hooks.event import Phase
+    from ..render.sections import Section
+    from ..tracing.result import Trace
+
+
+def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
+    """The events among what is shown, or the parts of them. Raises InputError where a parameter has no such
+    part; of events that is seen when the text is read."""
+    found = []
+    for site, name in _named(model, names):
+        if name not in model.plan:
+            part_of(model, site, name, 0, ())
+        if name in model.hooks.specs:
+            found.append(f"{name}{site.place}")
+    return found
+
+
+def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) -> Iterator[Section]:
+    """Each in the order in which it is named, its gradient below it."""
+    predicted, length = [prediction.position for prediction in result.predictions], len(result.input.tokens)
+    for site, name in _named(model, names):
+        part = part_of(model, site, name, length, predicted)
+        labels = result.input.labels
+        if name in HEAD_EVENTS:
+            labels = tuple(labels[position] for position in predicted)
+        if name in model.config.shapes():
+            yield array_section(name, _of_parameter(model, name, part, site.place), model, labels)
+        titles: dict[Phase, str] = {"forward": "", "backward": f"d loss / d {name}"}
+        for phase, title in titles.items():
+            array = result.arrays.get((phase, name))
+            if array is not None:
+                rows = predicted if name in HEAD_EVENTS else range(array.shape[-2] if array.ndim > 1 else 0)
+                indices = part.indices(array.shape, rows)
+                taken = Taken(array[np.ix_(*indices)], array.shape, indices, site.place)
+                yield array_section(name, taken, model, labels, title)
+
+
+def _named(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:
+    events = list(model.hooks.specs)
+    known = [*events, *(name for name in model.config.shapes() if name not in model.hooks.specs)]
+    for site in map(parse_site, names):
+        for name in site.names(known):
+            yield site, name
+
+
+def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Taken:
+    """Its rows as far as they are shown; those in a file are not all read."""
+    shape = model.config.shapes()[name]
+    indices = part.indices(shape, range(shape[0]))
+    first = np.array(indices[0][:MAX_ROWS])
+    rows: Array = model.parameter(name, first) if model.tensors else model.parameter(name)[first]
+    return Taken(rows[:, indices[1]] if len(shape) > 1 else rows, shape, indices, place)

@@ -1,0 +1,87 @@
+"""The logit lens: what the model would predict if it ended after a layer, or after its attention. Knows no
+structure but the plan's, and never has the logits of all layers at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..architecture.plan import Plan
+from ..architecture.run import final_forward, head_forward
+from ..arrays.logits import best_tokens, in_parts, rank_of, softmax
+from ..arrays.stats import Array
+from ..decoder.model import Decoder
+from ..hooks.event import TraceEvent
+from .result import Candidate, LensRow, TargetRow
+
+
+def streams_within(plan: Plan) -> list[list[str]]:
+    """Of each layer the stream before its last sum, after attention, if there is one (parallel layers have
+    none), and the stream that leaves it."""
+    sums = ([own.name for own in rows if own.name in plan.residuals] for rows in plan.layers)
+    return [[*names[:-1], leaving] for names, leaving in zip(sums, plan.streams[1:], strict=True)]
+
+
+class Lens:
+    """A hook that keeps the streams at the positions that are asked for. Subscribe it to `names`; after the
+    pass `results` has `depth` candidates after every layer, and what the target gets at `targeted`, after
+    attention too."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        positions: Sequence[int],
+        depth: int,
+        target: int | None,
+        targeted: Sequence[int],
+    ) -> None:
+        self._model, self._depth, self._target = model, depth, target
+        self._layer_of = {
+            name: layer for layer, names in enumerate(streams_within(model.plan)) for name in names
+        }
+        self._leaving, self._positions = set(model.plan.streams[1:]), positions
+        self._targeted = targeted if target is not None else ()
+        self._kept: dict[str, Array] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The events that it looks at."""
+        return [name for name in self._layer_of if self._positions_of(name)]
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        self._kept[event.name] = value[list(self._positions_of(event.name))]
+
+    def results(self) -> tuple[tuple[LensRow, ...], tuple[TargetRow, ...]]:
+        """A row for each layer, and one for each stream of the target."""
+        tops: dict[int, list[tuple[Candidate, ...]]] = {}
+        targets, targeted = list[TargetRow](), set(self._targeted)
+        for name, position, logits, probs in self._predictions():
+            layer, finite = self._layer_of[name], math.isfinite(float(probs.sum()))
+            if name in self._leaving:
+                best = best_tokens(logits, self._depth) if finite else []
+                tops.setdefault(layer, []).append(tuple(self._candidate(token, probs) for token in best))
+            if self._target is not None and position in targeted:
+                rank = rank_of(logits, self._target) if finite else None
+                targets.append(TargetRow(layer, name, position, self._candidate(self._target, probs), rank))
+        return tuple(self._row(layer, found) for layer, found in tops.items()), tuple(targets)
+
+    def _row(self, layer: int, tops: Sequence[tuple[Candidate, ...]]) -> LensRow:
+        predicted = tuple(top[0] if top else None for top in tops)
+        return LensRow(layer, tuple(self._positions), predicted, tuple(tops))
+
+    def _positions_of(self, name: str) -> Sequence[int]:
+        return self._positions if name in self._leaving else self._targeted
+
+    def _candidate(self, token: int, probs: Array) -> Candidate:
+        return Candidate(token, self._model.label(token), float(probs[token]))
+
+    def _predictions(self) -> Iterator[tuple[str, int, Array, Array]]:
+        """Of every row that was kept its stream, its position, and logits and probabilities [V]."""
+        places = [(name, position) for name in self._kept for position in self._positions_of(name)]
+        stacked = final_forward(self._model, np.concatenate(list(self._kept.values())))
+        for part in in_parts(len(stacked), self._model.config.vocab_size):
+            logits = head_forward(self._model, stacked[part])
+            for place, row in zip(places[part], logits, strict=True):
+                yield (*place, row, softmax(row))

@@ -1,0 +1,192 @@
+"""Attention as matrices of heads: which are shown, that they fit a screen, that figures are the weights."""
+
+import re
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from support.commands import microgpt
+from support.terminal import printed
+
+from microgpt_trace import Config, init, load, save, trace
+from microgpt_trace.render.sections import AttentionMatrices, Section
+from microgpt_trace.render.trace import trace_sections
+
+HEAD = re.compile(r"head (\d+)")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A microGPT of many heads in several layers."""
+    path = tmp_path_factory.mktemp("many") / "m.safetensors"
+    save(init(Config(n_embd=24, n_head=12, n_layer=3, block_size=80), seed=3), path)
+    return path
+
+
+def block(heads, length, seed=0, **options):
+    weights = np.tril(np.random.default_rng(seed).random((heads, length, length)) + 1e-9)
+    weights /= weights.sum(-1, keepdims=True)
+    return AttentionMatrices(weights, ["BOS", *"abcdefghijklmnopqrst" * 4][:length], range(heads), **options)
+
+
+def lines_of(matrices, width=80):
+    return printed([Section([matrices])], width).splitlines()
+
+
+def shown_heads(text):
+    return [int(number) for number in HEAD.findall(text.partition(" heads, those")[0])]
+
+
+def softmax_of_scores(model, text):
+    """The weights in float64 from q and k, head by head."""
+    run = trace(model, text)
+    q, k = (run[f"layer0.attn.{n}"].astype(float).reshape(len(text) + 1, 4, 4) for n in "qk")
+    weights = []
+    for head in range(4):
+        e = np.tril(np.exp(q[:, head] @ k[:, head].T / 2))
+        weights.append(e / e.sum(1, keepdims=True))
+    return np.array(weights)
+
+
+@pytest.mark.parametrize("options", ["", "-v", "--layer layer0.attn.weights", "--ablate layer0.mlp.act"])
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
+    out = microgpt(f"trace emma {options}", width=width).out
+    start = out.index("Attention weights in percent, row = query, column = key")
+    shown = out[start : out.index("\n\nStage 3" if "Stage 3" in out else "\n\nPredictions")]
+    print(shown)
+    assert shown_heads(shown) == [0, 1, 2, 3]
+    beside, expected = (4 if width == 120 else 2), softmax_of_scores(init(), "emma")
+    rows = [line.split()[1:] for line in shown.splitlines() if re.match(r"(BOS|[ema]) ", line)]
+    assert len(rows) == 5 * 4 // beside
+    for number, row in enumerate(rows):
+        group, query = divmod(number, 5)
+        found = [int(figure.strip("░▒▓█")) for figure in row]
+        weights = expected[group * beside : (group + 1) * beside, query, : query + 1]
+        assert np.abs(np.array(found) - 100 * weights.ravel()).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 16, 17, 21, 40, 64])
+def test_the_heads_fit_a_screen(length):
+    said = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
+    for heads, sharing in product([1, 4, 9, 12, 32], [1, 2, 30]):
+        lines = lines_of(block(heads, length, more=said, sharing=sharing))
+        text = "\n".join(lines)
+        print(heads, sharing, lines[0], *lines[-2:], sep="\n")
+        assert len(lines) <= max(24 // sharing, 5 + min(length + 2, 20) if sharing > 1 else 0)
+        assert max(map(cell_len, lines)) <= 80
+        found = shown_heads(text)
+        assert found == list(range(len(found)))
+        assert len(found) == heads or f"{len(found)} of {heads} heads, {said[:30]}" in text
+        assert len(found) >= min(heads, 3) or length > 30
+        assert ("in percent" in text) == ("(from 4%" not in text)
+
+
+@pytest.mark.parametrize("width", [1, 3, 9])
+@pytest.mark.parametrize("sharing", [None, 1])
+def test_a_screen_of_next_to_no_width_has_heads_too(width, sharing):
+    assert "".join(lines_of(block(4, 5, sharing=sharing), width))
+
+
+@pytest.mark.parametrize(("heads", "length"), [(4, 16), (12, 5), (9, 21), (3, 70)])
+@pytest.mark.parametrize("width", [40, 80])
+def test_those_of_a_whole_model_are_shown_whatever_lines_they_take(heads, length, width):
+    lines, margin = lines_of(block(heads, length), width), len("BOS ")
+    assert shown_heads("\n".join(lines)) == list(range(heads))
+    assert max(map(cell_len, lines)) <= width
+    rows = [line for line in lines if re.match(r"(BOS|[a-t]) ", line)]
+    assert len(rows) % length == 0
+    assert any("the first " in line for line in lines) == (margin + length > width)
+
+
+def test_the_first_in_order_are_shown_where_not_all_fit():
+    text = "\n".join(lines_of(block(32, 8)._replace(order=[30, 7, 9, 8, *range(7)], sharing=30)))
+    assert set(shown_heads(text)) <= {30, 7, 9, 8}
+    assert 30 in shown_heads(text)
+
+
+def test_of_a_long_text_the_last_queries_are_shown():
+    lines = lines_of(block(2, 40, sharing=1))
+    assert lines[-1] == "the last 18 of 40 queries"
+    assert len([line for line in lines if re.match(r"[a-t] ", line)]) == 18
+
+
+def test_heads_are_chosen_by_their_largest_weight_off_position_0(many):
+    out = microgpt(f"trace abcdefgh --model {many}").out
+    run = trace(load(many), "abcdefgh")
+    for layer in range(3):
+        _, _, rest = out.partition(f"Layer {layer}\n")
+        shown = rest[rest.index("Attention weights") : rest.index("Stage 3")]
+        found = shown_heads(shown)
+        largest = [max(head[query, key] for query in range(9) for key in range(1, 9))
+                   for head in run[f"layer{layer}.attn.weights"]]  # fmt: skip
+        print(found, np.round(largest, 3))
+        best = sorted(range(12), key=lambda head: -largest[head])
+        assert 0 < len(found) < 12
+        assert sorted(best[: len(found)]) == found
+        said = " ".join(shown[shown.index(" heads, those") :].split())
+        name = f"--show 'layer{layer}.attn.weights[{best[-1]}]' prints another, --verbose all"
+        assert said == f"heads, those with the largest weight off position 0; {name}"
+    whole = microgpt(f"trace abcdefgh -v --model {many}").out
+    assert shown_heads(whole) == list(range(12)) * 3
+    assert "prints another" not in whole
+
+
+def test_a_text_without_room_is_told_of_and_its_weights_are_not_kept(many):
+    for options in ("", "-v"):
+        out = microgpt(f"trace {'abcd' * 16} --model {many} {options}").out
+        assert not HEAD.search(out)
+        said = "Attention weights of 65 tokens have no room here: --show 'layer2.attn.weights[0]'"
+        assert said in " ".join(out.split())
+    assert HEAD.search(microgpt(f"trace {'abcd' * 15}abc --model {many}").out)
+
+
+def test_a_production_model_shows_them_with_the_events_alone(decoder_folder):
+    model = decoder_folder("qwen3")
+    assert "Attention weights" not in microgpt(f"trace {model} 'Ann ran'").out
+    for options in ("-v", "--layer '*.weights'", "-v --generate 3"):
+        out = microgpt(f"trace {model} 'Ann ran' {options}").out
+        assert out.count("row = query") == 2, options  # and none of a continuation's steps
+    assert "Attention weights" not in microgpt(f"trace {model} 'Ann ran' --layer '*.attn.q'").out
+
+
+def test_a_weight_that_is_larger_has_no_lighter_shade():
+    order = " ░▒▓█"
+    matrices = block(1, 40)
+    values = np.linspace(1e-6, 1, 40)
+    matrices.weights[0, -1] = values
+    (row,) = lines_of(matrices)[-1:]
+    shades = [order.index(shade) for shade in row[-40:]]
+    assert shades == sorted(shades)
+    assert [sum(value >= step for step in (0.04, 0.16, 0.36, 0.64)) for value in values] == shades
+
+
+def test_what_is_not_finite_or_less_than_nothing_is_shown_for_what_it_is():
+    for length, mark in ((3, "NaN"), (40, "?")):
+        matrices = block(2, length)
+        matrices.weights[1, -1, 1] = np.nan
+        assert lines_of(matrices)[-1].count(mark) == 1
+    matrices = block(2, 40)
+    matrices.weights[1, -1, 1] = -0.5
+    assert len(lines_of(matrices)) > 40
+
+
+def test_a_head_with_nan_is_shown(many):
+    model = load(many)
+    with model.hooks.subscribe(hole, "layer1.attn.weights"):
+        shown = printed(trace_sections(trace(model, "abcdefghijklmnop")))
+    assert [5 in heads for heads in map(shown_heads, shown.split("Attention weights")[1:])][1]
+
+
+def hole(event, value):
+    value = value.copy()
+    value[5, 3, 2] = np.nan
+    return value
+
+
+def test_labels_stand_above_their_columns():
+    lines = lines_of(block(1, 5))
+    assert [cell_len(a) - cell_len(b) for a, b in pairwise(lines[2:4] + lines[-1:])][1] <= 0
+    assert lines[2].split() == ["BOS", *"abcd"]
+    assert [line.split()[0] for line in lines[3:]] == ["BOS", *"abcd"]
