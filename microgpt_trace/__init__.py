@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from .microgpt.training import train
     from .patching.patch import patch
     from .readers.loading import load
+    from .render.figures.attention import plot_attention
+    from .render.figures.attribution import plot_attribution
+    from .render.figures.comparison import plot_diff
+    from .render.figures.diagnosis import plot_diagnosis
+    from .render.figures.explanation import plot_explanation
+    from .render.figures.layers import plot_stream
+    from .render.figures.patching import plot_patch
+    from .render.figures.predictions import plot_lens, plot_probabilities
+    from .render.figures.training import plot_loss, plot_timeline
     from .running.interventions import Intervention
     from .tracing.gradient_check import gradcheck
     from .tracing.result import Trace
@@ -50,6 +59,17 @@ _HOME = {
     "init": "microgpt.model",
     "load": "readers.loading",
     "patch": "patching.patch",
+    "plot_attention": "render.figures.attention",
+    "plot_attribution": "render.figures.attribution",
+    "plot_diagnosis": "render.figures.diagnosis",
+    "plot_diff": "render.figures.comparison",
+    "plot_explanation": "render.figures.explanation",
+    "plot_lens": "render.figures.predictions",
+    "plot_loss": "render.figures.training",
+    "plot_patch": "render.figures.patching",
+    "plot_probabilities": "render.figures.predictions",
+    "plot_stream": "render.figures.layers",
+    "plot_timeline": "render.figures.training",
     "record": "dumps.recorder",
     "sample": "microgpt.sampling",
     "save": "microgpt.checkpoint",
@@ -76,6 +96,17 @@ __all__ = [
     "init",
     "load",
     "patch",
+    "plot_attention",
+    "plot_attribution",
+    "plot_diagnosis",
+    "plot_diff",
+    "plot_explanation",
+    "plot_lens",
+    "plot_loss",
+    "plot_patch",
+    "plot_probabilities",
+    "plot_stream",
+    "plot_timeline",
     "record",
     "sample",
     "save",

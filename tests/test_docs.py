@@ -8,7 +8,9 @@ from runpy import run_path
 
 import pytest
 from support.commands import microgpt
+from support.page_files import write_files
 from support.pages import PAGES, README, ROOT, anchors, close, examples, links, prose, read
+from support.real_model import SMOLLM2
 
 DOCS = ROOT / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -66,6 +68,27 @@ def test_the_picture_shows_what_the_command_prints_today():
     in_colour = re.sub("[░▒▓█](?=[0-9])", " ", printed)  # where a weight has a ground, no shade
     differ = [pair for pair in zip(shown, in_colour.splitlines(), strict=True) if not close(*pair)]
     assert differ == []
+
+
+def test_the_figures_of_the_pages_are_those_of_today(tmp_path):
+    """`make docs` draws them anew. Other versions of matplotlib draw other paths, but no other text."""
+    page = read(DOCS / "figures.md")
+    tries = [example.text for example in examples(page) if example.language == "console"]
+    write_files(examples(page), tmp_path)
+    for text in tries:
+        if SMOLLM2 is not None or "smollm2" not in text:
+            assert microgpt(text.removeprefix("microgpt "), cwd=tmp_path).code in (0, 1)
+    today = {path.name: texts(path) for path in tmp_path.glob("*.svg")}
+    shown = {path.name: texts(path) for path in DOCS.glob("figures/*.svg")}
+    assert {f"figures/{name}" for name in shown} == {to for to in links(page) if to.startswith("figures/")}
+    assert "diagnosis.svg" in today
+    for name, lines in today.items():
+        assert len(lines) > 20
+        assert [pair for pair in zip(shown[name], lines, strict=True) if not close(*pair)] == []
+
+
+def texts(path):
+    return [text.text for text in ET.fromstring(read(path)).iter(f"{SVG}text")]
 
 
 def drawn(svg):

@@ -287,7 +287,11 @@ def test_what_is_imported_late_is_told_from_what_is_not():
 
 
 # The notebook's page borrows a terminal's colours, tokens are cut to what a terminal has for them.
-SCREEN = {"typer": {"cli"}, "rich": {"render.terminal", "render.html", "render.token_labels"}}
+SCREEN = {
+    "typer": {"cli"},
+    "rich": {"render.terminal", "render.html", "render.token_labels"},
+    "matplotlib": {"render.figures"},
+}
 
 
 @pytest.mark.parametrize("library", SCREEN)

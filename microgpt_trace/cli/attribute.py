@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .drawn import Drawn
 from .named_model import model_and_text, model_from, refuse_without
 from .option_checks import given, refuse
 from .options import AprSettings, BareWeights, Seed, Source, TokenIds, positions_of, schema_option, token_ids
@@ -13,6 +14,8 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from ..attribution.results import AttributionResult
+    from ..render.figures.panel import Picture
+    from ..render.sections import Section
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +62,7 @@ def attribute(
     source: Source,
     question: Question,
     output: AttributionOutput,
+    drawn: Drawn,
     seed: Seed = None,
     bare: BareWeights,
     tokens: TokenIds = None,
@@ -76,6 +80,7 @@ def attribute(
         refuse(given(context), ["top"], "--json")
     positions = positions_of(question.position, "--position", "a number, all, last or a list like 0,3,-1")
     path, text = model_and_text(source.first, source.second, source.model)
+    drawn.check("attribute", output.target, [path])
     model = model_from(path, seed, bare, apr)
     if tokens is not None:
         refuse_without("prompts", model, "--tokens")
@@ -86,6 +91,8 @@ def attribute(
             model, text, tokens=token_ids(tokens), target=question.target, against=question.against,
             positions=positions, ablation=not question.no_ablation, report=report,
         )  # fmt: skip
+    pictures = {"attribution": lambda: _picture(result, question.top)}
+    drawn.save(context, pictures, result.text, lambda: _sections(result, question.top))
     _give(result, question.top, output)
     if not result.ok:
         raise typer.Exit(1)
@@ -98,10 +105,21 @@ EXAMPLES = (
 )
 
 
-def _give(result: "AttributionResult", top: int, output: Output) -> None:
+# What only a figure needs is loaded for it.
+def _picture(result: "AttributionResult", top: int) -> "Picture":
+    from ..render.figures.attribution import attribution_picture
+
+    return attribution_picture(result, top=top)
+
+
+def _sections(result: "AttributionResult", top: int) -> list["Section"]:
     from ..render.attribution import attribution_sections
 
+    return attribution_sections(result, top=top)
+
+
+def _give(result: "AttributionResult", top: int, output: Output) -> None:
     if output.as_json:
         for remark in result.notes:
             note(remark)
-    output.give(result, lambda: attribution_sections(result, top=top))
+    output.give(result, lambda: _sections(result, top))

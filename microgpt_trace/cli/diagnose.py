@@ -3,15 +3,21 @@
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
+from .drawn import Drawn
 from .named_run import Naming, Opener, Tokens
 from .option_checks import given, refuse
 from .options import AprSettings, BareWeights, schema_option, token_ids
 from .output import Output, put_schema
+
+if TYPE_CHECKING:
+    from ..diagnosis.dump import DumpDiagnosis
+    from ..render.figures.panel import Picture
+    from ..render.sections import Section
 
 
 class DumpPrecision(str, Enum):
@@ -65,6 +71,7 @@ def diagnose(
     naming: Naming,
     judgement: Judgement,
     output: DiagnosisOutput,
+    drawn: Drawn,
     bare: BareWeights,
     apr: AprSettings,
 ) -> None:
@@ -81,6 +88,7 @@ def diagnose(
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
     if output.as_json:
         refuse(given(context), ["verbose"], "--json")
+    drawn.check("diagnose", output.target, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.dump import diagnose as diagnose_dump
     from ..render.diagnosis import diagnosis_sections
     from ..render.documents.diagnosis import diagnosis_document
@@ -91,10 +99,13 @@ def diagnose(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
         layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
     )  # fmt: skip
-    output.give(
-        diagnosis_document(found),
-        lambda: diagnosis_sections(found, verbose=judgement.verbose),
-    )
+
+    def sections() -> list["Section"]:
+        return diagnosis_sections(found, verbose=judgement.verbose)
+
+    title = f"{dumped.dump} by {dumped.model}"
+    drawn.save(context, {"diagnosis": lambda: _picture(found)}, title, sections)
+    output.give(diagnosis_document(found), sections)
     if not found.diagnosis.clean:
         raise typer.Exit(1)
 
@@ -103,3 +114,10 @@ EXAMPLES = (
     'microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
     "microgpt diagnose t/ model-folder --map names.toml"
 )
+
+
+# What only a figure needs is loaded for it.
+def _picture(found: "DumpDiagnosis") -> "Picture":
+    from ..render.figures.diagnosis import diagnosis_picture
+
+    return diagnosis_picture(found)

@@ -1,6 +1,6 @@
 """microgpt diff"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .drawn import Drawn
 from .named_run import Naming, Opener, Tokens, refuse_idle
 from .option_checks import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..comparison.differences import Comparison
     from ..comparison.prompts import PromptsComparison
     from ..comparison.weights import WeightsComparison
+    from ..render.figures.panel import Picture
     from ..render.sections import Section
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
@@ -120,6 +122,9 @@ class Other:
         return "weights" if self.weights else "prompts" if self.prompts is not None else "diff"
 
 
+Shown = tuple[Any, Callable[[], list["Section"]]]  # a result, and what is shown of it
+
+
 class ComparisonOutput(Output):
     schema: Annotated[bool, schema_option("compare")] = False
 
@@ -137,6 +142,7 @@ def diff(
     band: Band,
     other: Other,
     output: ComparisonOutput,
+    drawn: Drawn,
     bare: BareWeights,
     apr: AprSettings,
 ) -> None:
@@ -151,24 +157,28 @@ def diff(
     if sides.a is None or sides.b is None:
         raise InputError("two sides are needed: microgpt diff A B")
     _refuse_mixtures(given(context))
+    drawn.check("diff", output.target, [sides.a, sides.b, naming.map_file])
     opener = Opener(bare, apr, naming.names())
     both = [opener.open(sides.a), opener.open(sides.b)]
     refuse_idle(both, bare, apr, naming)
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
     if other.weights:
-        same = _weights(both, view, band.rtol, output)
+        shown = _weights(both, view, band.rtol)
     elif other.prompts is not None:
-        same = _prompts(both, other.prompts, options, output)
+        shown = _prompts(both, other.prompts, options)
     elif suggest_map:
         from ..comparison.map_suggestion import drafted_map
 
         put([drafted_map(both, sides.text, tokens)], output.target)
-        same = True
+        return
     else:
         options |= {"map": opener.names, "layouts": naming.layouts_known()}
-        same = _compare(both, sides.text, tokens, options, view, output)
-    if not same:
+        shown = _compare(both, sides.text, tokens, options, view)
+    result, sections = shown
+    drawn.save(context, {"diff": lambda: _picture(result)}, f"{sides.a} and {sides.b}", sections)
+    output.give(result, sections)
+    if not result.agree:
         raise typer.Exit(1)
 
 
@@ -188,9 +198,21 @@ def _refuse_mixtures(asked: dict[str, str]) -> None:
         raise InputError(f"{asked[modes[0]]} and {asked[modes[1]]} exclude each other")
     bands = ["compute", "calibrate", "factor", "atol"]
     silent = {
-        "weights": ["text", "tokens", "positions", "map_file", "layouts", *bands],
-        "prompts": ["text", "tokens", "positions", "map_file", "layouts", "verbose"],
-        "suggest_map": ["positions", "layer", "verbose", "as_json", "map_file", "layouts", "rtol", *bands],
+        "weights": ["text", "tokens", "positions", "map_file", "layouts", "plot", *bands],
+        "prompts": ["text", "tokens", "positions", "map_file", "layouts", "verbose", "plot"],
+        "suggest_map": [
+            "positions",
+            "layer",
+            "verbose",
+            "as_json",
+            "map_file",
+            "layouts",
+            "rtol",
+            "plot",
+            "html",
+            "force",
+            *bands,
+        ],
     }
     for mode in modes:
         refuse(asked, silent[mode], asked[mode])
@@ -199,37 +221,34 @@ def _refuse_mixtures(asked: dict[str, str]) -> None:
 
 
 def _compare(
-    sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View,
-    output: Output,
-) -> bool:  # fmt: skip
+    sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
+) -> Shown:
+    """The comparison, and what is shown of it."""
     from ..comparison.diff import diff as compare
 
     a, b = sides
     positions = positions_of(view.positions) or "all"
     with progress("event") as report:
         result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
-    output.give(result, lambda: _comparison_sections(result, view))
-    return result.agree
+    return result, lambda: _comparison_sections(result, view)
 
 
-def _weights(sides: Sequence[Any], view: View, rtol: float | None, output: Output) -> bool:
+def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> Shown:
     from ..comparison.weights import compare_weights
 
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:
         result = compare_weights(a, b, names=view.layer or [], rtol=rtol, report=report)
-    output.give(result, lambda: _weights_sections(result, view))
-    return result.agree
+    return result, lambda: _weights_sections(result, view)
 
 
-def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any], output: Output) -> bool:
+def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> Shown:
     from ..comparison.prompts import diff_prompts, read_prompts
 
     a, b = _two_models(sides, "--prompts")
     with progress("prompt") as report:
         result = diff_prompts(a, b, read_prompts(path), report, **options)
-    output.give(result, lambda: _prompts_sections(result))
-    return result.agree
+    return result, lambda: _prompts_sections(result)
 
 
 # What only a screen needs is loaded for it: 10 ms and more.
@@ -237,6 +256,12 @@ def _comparison_sections(result: "Comparison", view: View) -> list["Section"]:
     from ..render.comparison import comparison_sections
 
     return comparison_sections(result, verbose=view.verbose, by_position=view.positions is not None)
+
+
+def _picture(result: "Comparison") -> "Picture":
+    from ..render.figures.comparison import diff_picture
+
+    return diff_picture(result)
 
 
 def _weights_sections(result: "WeightsComparison", view: View) -> list["Section"]:

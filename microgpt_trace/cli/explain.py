@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
 from ..text.command_lines import command, quoted
+from .drawn import Drawn
 from .named_model import is_there, model_and_text, model_from, refuse_without
 from .options import (
     MICROGPT,
@@ -22,6 +23,11 @@ from .options import (
     token_ids,
 )
 from .output import Output, put_schema
+
+if TYPE_CHECKING:
+    from ..explaining.explanation import Explanation
+    from ..render.figures.panel import Picture
+    from ..render.sections import Section
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
@@ -53,6 +59,7 @@ class ExplanationOutput(Output):
 
 
 def explain(
+    context: typer.Context,
     *,
     words: ElementAndText,
     backward: Annotated[
@@ -61,6 +68,7 @@ def explain(
     ] = False,
     terms: Annotated[int, typer.Option(help="How many terms of a sum are listed.", min=1)] = 16,
     output: ExplanationOutput,
+    drawn: Drawn,
     seed: Seed = None,
     bare: BareWeights,
     tokens: TokenIds = None,
@@ -75,6 +83,7 @@ def explain(
         put_schema("explanation", output.target)
         return
     path, element, text = _request(words)
+    drawn.check("explain", output.target, [path])
     from ..explaining.explain import explain as explain_element
     from ..render.explanation import explanation_sections
 
@@ -92,7 +101,11 @@ def explain(
     def again(name: str, gradient: bool) -> str:
         return _command(before, name, text, said, apr.settings or [], gradient)
 
-    output.give(found, lambda: explanation_sections(found, again))
+    def sections() -> list["Section"]:
+        return explanation_sections(found, again)
+
+    drawn.save(context, {"explanation": lambda: _picture(found)}, found.element, sections)
+    output.give(found, sections)
     if not found.holds:
         raise typer.Exit(1)
 
@@ -101,6 +114,13 @@ EXAMPLES = (
     f"{EXAMPLE} · microgpt explain 'logits\\[-1,a]' emma --backward · "
     "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\""
 )
+
+
+# What only a figure needs is loaded for it.
+def _picture(found: "Explanation") -> "Picture":
+    from ..render.figures.explanation import explanation_picture
+
+    return explanation_picture(found)
 
 
 def _command(

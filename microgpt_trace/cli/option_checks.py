@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
+from ..text.command_lines import quoted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_WORDS = "microgpt_trace.words"
 
 
 class Program(TyperGroup):
@@ -46,6 +48,10 @@ class Command(TyperCommand):
         """The type of each parameter's value, and what Typer is told of it."""
         found: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
         return found
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         asked = given(ctx)
@@ -83,6 +89,11 @@ def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
             written = asked[name]
             what = written if written.startswith("-") else "a text" if "TEXT" in written else "an argument"
             raise InputError(f"{what} means nothing with {beside}")
+
+
+def command_line(context: typer.Context) -> str:
+    """The command as it was typed, quoted for a shell."""
+    return " ".join(["microgpt", str(context.info_name), *map(quoted, context.meta[_WORDS])])
 
 
 def given(context: typer.Context) -> dict[str, str]:

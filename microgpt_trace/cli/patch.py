@@ -1,6 +1,6 @@
 """microgpt patch"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from .drawn import Drawn
 from .named_model import is_there, model_and_text, model_from
 from .option_checks import schema_by
 from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
@@ -16,6 +17,9 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
+    from ..patching.results import PairsResult, PatchResult
+    from ..render.figures.panel import Picture
+    from ..render.sections import Section
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +72,14 @@ class PatchingOutput(Output):
 
 @schema_by("pairs")
 def patch(
-    *, runs: Runs, output: PatchingOutput, seed: Seed = None, bare: BareWeights, apr: AprSettings
+    context: typer.Context,
+    *,
+    runs: Runs,
+    output: PatchingOutput,
+    drawn: Drawn,
+    seed: Seed = None,
+    bare: BareWeights,
+    apr: AprSettings,
 ) -> None:
     """Put a clean run's activations into a corrupted run, site by site: which bring the answer back?
 
@@ -81,15 +92,20 @@ def patch(
         put_schema("patch_pairs" if runs.pairs is not None else "patch", output.target)
         return
     path, texts = _model_and_texts(runs.arguments or [], runs.model_file, runs.pairs)
+    drawn.check("patch", output.target, [path, runs.pairs])
     model = model_from(path, seed, bare, apr)
     options = {
         "sites": runs.sites, "target": runs.target, "against": runs.against, "position": runs.position,
     }  # fmt: skip
     if runs.pairs is None:
-        ok = _one(model, texts, options, output)
+        result, sections = _one(model, texts, options)
+        title = " → ".join(map(repr, texts))
     else:
-        ok = _many(model, runs.pairs, options, output)
-    if not ok:
+        result, sections = _many(model, runs.pairs, options)
+        title = str(runs.pairs)
+    drawn.save(context, {"patch": lambda: _picture(result)}, title, sections)
+    output.give(result, sections)
+    if not result.ok:
         raise typer.Exit(1)
 
 
@@ -129,21 +145,32 @@ def _counted(count: int) -> str:
     return f"{count or 'no'} argument{'s' * (count != 1)}"
 
 
-def _one(model: "LanguageModel", texts: Sequence[str], options: dict[str, Any], output: Output) -> bool:
+def _one(
+    model: "LanguageModel", texts: Sequence[str], options: dict[str, Any]
+) -> tuple[Any, Callable[[], list["Section"]]]:
+    """What patching one pair gives, and what is shown of it."""
     from ..patching.patch import patch as patch_texts
     from ..render.patching import patch_sections
 
     with progress("layer") as report:
         result = patch_texts(model, *texts, **options, report=report)
-    output.give(result, lambda: patch_sections(result))
-    return result.ok
+    return result, lambda: patch_sections(result)
 
 
-def _many(model: "LanguageModel", pairs: Path, options: dict[str, Any], output: Output) -> bool:
+def _many(
+    model: "LanguageModel", pairs: Path, options: dict[str, Any]
+) -> tuple[Any, Callable[[], list["Section"]]]:
+    """The same of many pairs."""
     from ..patching.pairs import patch_pairs, read_pairs
     from ..render.patching import pairs_sections
 
     with progress("pair") as report:
         result = patch_pairs(model, read_pairs(pairs), **options, report=report)
-    output.give(result, lambda: pairs_sections(result))
-    return result.ok
+    return result, lambda: pairs_sections(result)
+
+
+# What only a figure needs is loaded for it.
+def _picture(result: "PatchResult | PairsResult") -> "Picture":
+    from ..render.figures.patching import patch_picture
+
+    return patch_picture(result)

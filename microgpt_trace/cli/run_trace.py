@@ -15,6 +15,7 @@ from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
+from .trace_figures import arrays_of_figures, draw_figures
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -24,18 +25,29 @@ if TYPE_CHECKING:
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
     from .trace_options import Shown
+    from .trace_page import PageOrder
 
 
-def run(model: LanguageModel, request: Request, options: dict[str, Any]) -> None:
+def run(
+    model: LanguageModel, request: Request, options: dict[str, Any], page: PageOrder | None = None
+) -> None:
     """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
     layers = layers_of(request.layers, model.config.n_layer)
     names = selected(model, request, layers)
+    needed = _needed(model, request, names, layers)
+    needed += arrays_of_figures(request.drawn, model, options, layers)
     with _following(model, max(1, options.get("generate") or 1)), _attention(model, request, names) as seen:
-        result = trace(model, names=names, values=_needed(model, request, names, layers), **options)
+        if page is None:
+            result = trace(model, names=names, values=needed, **options)
+        else:
+            whole, result = page.trace(model, names, needed, options, request, layers)
     result.arrays.update(seen)
     if layers:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
     _save(result, model, request, layers)
+    draw_figures(request.drawn, model, result, layers)
+    if page is not None:
+        page.write(model, whole, request)
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:

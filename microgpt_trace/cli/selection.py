@@ -13,7 +13,7 @@ from ..text.wording import counted
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..tracing.result import Trace
-    from .trace_options import Shown, Written
+    from .trace_options import DrawnOfTrace, Shown, Written
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Request:
 
     shown: Shown
     written: Written
+    drawn: DrawnOfTrace
     layers: str | None
     fail_on: str | None
 

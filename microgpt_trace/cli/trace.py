@@ -9,13 +9,14 @@ from ..errors import InputError
 from ..files import check_new_folder, check_target
 from .interventions import Interventions, interventions_of
 from .named_model import model_and_text, model_from
-from .option_checks import given, refuse, schema_by
+from .option_checks import command_line, given, refuse, schema_by
 from .options import AprSettings, BareWeights, Seed, Source
 from .output import note, out_file, put_schema
 from .output_files import refuse_over_model
 from .run_trace import run
 from .selection import Request
-from .trace_options import OfApr, OfMicroGPT, OfProduction, Shown, Written
+from .trace_options import DrawnOfTrace, OfApr, OfMicroGPT, OfProduction, Shown, Written
+from .trace_page import PageOrder
 from .validation import refuse_beside_validation, run_validation
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def trace(
     source: Source,
     shown: Shown,
     written: Written,
+    drawn: DrawnOfTrace,
     seed: Seed = None,
     validate: Annotated[
         bool,
@@ -50,14 +52,15 @@ def trace(
         schema = "validation" if validate else "trace_line" if written.as_jsonl else "trace"
         put_schema(schema, out_file(written.out))
         return
-    request = Request(shown, written, of_production.layers, of_production.fail_on)
+    request = Request(shown, written, drawn, of_production.layers, of_production.fail_on)
     asked = given(context)
     _check(request)
-    _refuse_idle(written, asked)
+    _refuse_idle(request, asked)
     if validate:
         refuse_beside_validation(asked)
     path, text = model_and_text(source.first, source.second, source.model)
-    for option, target in (("--save", written.save), ("--out", written.target)):
+    plots = [(option, target) for option, target, _ in drawn.targets("trace")]
+    for option, target in (("--save", written.save), ("--out", written.target), *plots):
         if target is not None:
             refuse_over_model(option, target, path)
     theirs = of_production.options()
@@ -68,7 +71,16 @@ def trace(
         run_validation(model, request, text, own.get("tokens"))
     else:
         shared = {"text": text, "top_k": shown.top_k, "time": written.time, "interventions": changes}
-        run(model, request, shared | own)
+        page = None
+        if drawn.html is not None:
+            said = {
+                "--seed": seed,
+                "--n-head": bare.n_head,
+                "--bos": bare.bos,
+                "--rope-pairs": apr.rope_pairs,
+            }
+            page = PageOrder(command_line(context), path, said, apr.settings or [])
+        run(model, request, shared | own, page)
     if of_apr.payload:  # said in the end, for a refusal is one line
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
 
@@ -85,7 +97,11 @@ def _of_the_family(
 ) -> dict[str, Any]:
     """The options of the model's family. Raises InputError for one that is the other's."""
     if "prompts" not in model.abilities:
-        extra = {"layers": request.layers, "fail_on": request.fail_on}
+        extra = {
+            "layers": request.layers,
+            "fail_on": request.fail_on,
+            "html_budget": request.drawn.html_budget,
+        }
         _refuse(theirs | extra, f"is for a production model, and this is a microGPT ({model.origin})")
         return own
     _refuse(own, "is for a microGPT: a production model is traced forward only")
@@ -124,15 +140,20 @@ def _check(request: Request) -> None:
             raise InputError(f"{other} and {option} both name {path}")
     for path in (written.save, written.target):
         if path is not None:
-            check_target(path, written.force)
+            check_target(path, request.drawn.force)
     if written.save_aprt is not None:
         check_new_folder(written.save_aprt)
+    request.drawn.check_targets("trace", targets)
 
 
-def _refuse_idle(written: Written, asked: dict[str, str]) -> None:
+def _refuse_idle(request: Request, asked: dict[str, str]) -> None:
     """Options that would change nothing beside the others."""
-    if "force" in asked and written.save is None and written.target is None:
-        raise InputError("--force lets --save and --out overwrite, and neither is given")
+    written = request.written
+    drawn = request.drawn
+    if "force" in asked and not any((written.save, written.target, drawn.plot, drawn.html)):
+        raise InputError("--force lets --save, --out, --html and --plot overwrite, and none is given")
+    if "html_budget" in asked and drawn.html is None:
+        raise InputError("--html-budget is the size of the page of --html, which is not given")
     if "target" in asked and "lens" not in asked:
         raise InputError("--target is the token that --lens follows, which is not given")
     if "chat" in asked:  # whose special tokens are parsed in any case

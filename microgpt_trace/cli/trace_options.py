@@ -8,6 +8,7 @@ import typer
 
 from ..errors import InputError
 from ..text.command_lines import quoted
+from .drawn import Drawn
 from .options import DECODER, MICROGPT, Json, Layer, Out, TokenIds, positions_of, schema_option, token_ids
 from .output import named_file
 
@@ -60,7 +61,6 @@ class Written:
             "--save-aprt", help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
         ),
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Let --save and --out overwrite.")] = False
     time: Annotated[bool, typer.Option("--time", help="Add the time of each event.")] = False
     out: Out = None
     schema: Annotated[bool, schema_option("trace")] = False
@@ -73,6 +73,35 @@ class Written:
     def target(self) -> Path | None:
         """The file that --out names; None is stdout."""
         return named_file(self.out)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DrawnOfTrace(Drawn):
+    """The same of a trace."""
+
+    plot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plot",
+            help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf.",
+            metavar="[NAME=]FILE",
+            show_default="attention; of a production model: stream",
+        ),
+    ] = None
+    html_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--html-budget",
+            help="Megabytes that the page may fill.",
+            min=0.5,
+            metavar="MB",
+            rich_help_panel=DECODER,
+            show_default="2",
+        ),
+    ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --save, --out, --html and --plot overwrite.")
+    ] = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

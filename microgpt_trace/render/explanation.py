@@ -56,25 +56,26 @@ def _product(step: Step) -> Words:
 
 def _written_out(term: Term) -> list[str]:
     """The names, the numbers and the result: "a × b", "0.5 × 0.25", "0.125" """
-    names = " × ".join(_called(factor) for factor in term.factors)
+    names = " × ".join(called(factor) for factor in term.factors)
     numbers = " × ".join(
         f"({_number(f.value)})" if i and f.value < 0 else _number(f.value) for i, f in enumerate(term.factors)
     )
     if term.function:
-        names, numbers = _applied(term.function, names), _applied(term.function, numbers)
+        names, numbers = applied(term.function, names), applied(term.function, numbers)
     parts = [names, numbers, _number(term.value)]
     if len(term.factors) == 1 and not term.function:
         parts = parts[:1] if names == numbers else parts[:2]
     return parts
 
 
-def _applied(function: str, text: str) -> str:
-    """The expression in x with a text in the place of x."""
+def applied(function: str, text: str) -> str:
+    """An expression in x with a text in the place of x."""
     signed = text.startswith("-") and "-x" in function
     return _X.sub(lambda _: f"({text})" if signed else text, function)
 
 
-def _called(factor: Factor) -> str:
+def called(factor: Factor) -> str:
+    """The element that it is, of a gradient with its d."""
     return f"d {factor.name}" if factor.kind == "backward" else factor.name
 
 
@@ -104,7 +105,7 @@ def _terms(step: Step) -> Table:
 
 def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> list[Cell]:
     """What each factor is, without the event that heads the column, and its number on the right."""
-    places = [_called(factor).removeprefix(event) if factor else "" for factor in factors]
+    places = [called(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
         ElementCell(place, value, "" if factor.kind == "constant" else factor.name) if factor else ""
@@ -114,7 +115,7 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
     """The event that all factors are elements of, or nothing."""
-    events = {_called(factor).partition("[")[0] for factor in factors}
+    events = {called(factor).partition("[")[0] for factor in factors}
     return events.pop() if len(events) == 1 and factors[0].kind != "constant" else ""
 
 
@@ -165,7 +166,7 @@ def _sources(found: Explanation) -> Iterator[Section]:
     """For each event that was read the element of the largest term."""
     if rows := sources_of(found):
         columns = [
-            Column("element", lambda row: _called(row[0]), whole=True),
+            Column("element", lambda row: called(row[0]), whole=True),
             Column("value", lambda row: _number(row[0].value), right=True),
             Column("", lambda row: row[1], wrap=True),
         ]
@@ -188,7 +189,7 @@ def sources_of(found: Explanation) -> list[tuple[Factor, str]]:
             count = step.count if len(term.factors) == most else 1  # a bias is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
             for factor in (factor for factor in term.factors if factor.kind != "constant"):
-                event = _called(factor).partition("[")[0]
+                event = called(factor).partition("[")[0]
                 counts[event] = max(count, counts.get(event, 0))
                 rank = (-count, size)
                 if event not in best or rank > best[event][0]:

@@ -1,4 +1,4 @@
-"""The packages that text needs and the program does not: what to say where one is not installed."""
+"""Packages that text and figures need and the program does not: what to say where one is not installed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from importlib.util import find_spec
 from ..errors import InputError
 
 
-def check_installed(package: str, what_needs: str) -> None:
+def check_installed(package: str, what_needs: str, extra: str = "models") -> None:
     """Raises InputError with the command that installs the package, without loading it."""
     if find_spec(package) is None:
-        raise missing(package, what_needs)
+        raise missing(package, what_needs, extra)
 
 
-def missing(package: str, what_needs: str) -> InputError:
+def missing(package: str, what_needs: str, extra: str = "models") -> InputError:
     return InputError(
         f"{what_needs} the package {package}: "
-        f"python -m pip install 'microgpt-trace[models]', or {package} alone"
+        f"python -m pip install 'microgpt-trace[{extra}]', or {package} alone"
     )

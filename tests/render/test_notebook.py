@@ -16,6 +16,7 @@ CELLS = (
     "from microgpt_trace import explain, init, trace\nmodel = init()\ntrace(model, 'emma', backward=True)",
     "model",
     "explain(model, 'layer0.attn.scores[1,3,2]', 'emma')",
+    "from microgpt_trace import plot_attention\nax = plot_attention(trace(model, 'emma'), head=0)",
 )
 
 
@@ -49,6 +50,13 @@ def test_everything_else_is_one_line_there(outputs, cell):
     (shown,) = outputs[cell]
     assert set(shown.data) == {"text/plain"}
     assert len(shown.data["text/plain"].splitlines()) == 1
+
+
+def test_a_figure_is_shown_below_its_cell(outputs):
+    pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
+    (shown,) = outputs[3]
+    assert shown.output_type == "display_data"
+    assert "image/png" in shown.data
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])

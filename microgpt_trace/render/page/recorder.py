@@ -28,14 +28,26 @@ Forms = Mapping[str, Form]
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that keeps the first value of each event in its form."""
+    """A hook that keeps the first value of each event that a page has room for, in its form. The first event
+    tells how long the text is."""
 
-    forms: Forms
+    model: LanguageModel
+    budget: float | None = None
+    layers: Sequence[int] = ()
     kept: dict[str, Held] = field(default_factory=dict)
+    _forms: Forms | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The events to listen to."""
+        plan = self.model.plan
+        return [row.name for row in plan.values() if not row.extra and row.name not in (*HEAD_EVENTS, "loss")]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
-        if event.name not in self.kept:
-            self.kept[event.name] = held(value, self.forms[event.name])
+        if self._forms is None:
+            self._forms = forms_for(self.model, event.shape[0], self.budget, self.layers)
+        if event.name in self._forms and event.name not in self.kept:
+            self.kept[event.name] = held(value, self._forms[event.name])
 
 
 def forms_for(
@@ -94,8 +106,3 @@ def _writes(rows: Sequence[Operation]) -> list[str]:
     sums = [row for row in rows if len(row.inputs) == 2 and not isinstance(row.kind, Scores | Context)]
     names = [name for row in sums for name in (*row.inputs, row.name)]
     return list(dict.fromkeys(names))
-
-
-def observed(forms: Forms) -> list[str]:
-    """The events that a recorder listens to."""
-    return [name for name in forms if name not in HEAD_EVENTS]

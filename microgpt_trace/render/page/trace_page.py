@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,29 +16,28 @@ from ...tracing.checks import ROUNDING
 from ...tracing.result import Prediction, Trace
 from ..sections import Section
 from .encodings import Held
+from .frame import cards, header
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
-from .section_markup import section_markup
 
-LONG = 60  # characters of a title from which on it is small
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
 
 def trace_page(
-    trace: Trace, model: LanguageModel, sections: Sequence[Section], command: str, again: Mapping[str, Any],
+    trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str, again: Mapping[str, Any],
     recorded: Mapping[str, Held] | None = None, more: str = "",
 ) -> str:  # fmt: skip
-    """One file. `sections` are what is said of the trace, `command` made it, and `again` are the words and
-    options of a command that explains an element of the same run. What was `recorded` stands for the arrays
-    that the trace did not keep; `more` says what adds to it."""
+    """One file. `sections` are what is said of the trace, `line` is the command that made it, and `again` are
+    the words and options of a command that explains an element of the same run. What was `recorded` stands
+    for the arrays that the trace did not keep; `more` says what adds to it."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
         "pictures": pictures, "adds": more, "predictions": list(map(_prediction, trace.predictions)),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    return page(title, _body(trace, sections, command), document, arrays)
+    return page(title, _body(trace, sections, line), document, arrays)
 
 
 def _arrays(
@@ -147,29 +145,23 @@ def _layers(trace: Trace) -> dict[str, Any]:
     return {"shares": shares, "odd": odd}
 
 
-def _body(trace: Trace, sections: Sequence[Section], command: str) -> list[Markup]:
+def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     """What is there without scripts, and the places that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
-    title = trace.input.text or f"{len(labels)} tokens"
     chips = [
         element("span", element("span", label), element("small", str(at)), class_="token")
         for at, label in enumerate(labels)
     ]
-    top = element(
-        "div",
-        element("h1", on_one_line(title), class_="long" if len(title) > LONG else None),
-        element("button", "colours: auto", type="button", id="theme"),
-        element("button", "?", type="button", id="help", aria_label="keys"),
-        class_="top",
-    )
-    said = element("p", element("code", command), class_="command")
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    number = count(1)
-    cards = [section_markup(section, f"section-{next(number)}") for section in sections]
-    column = element("div", element("div", id="views"), element("div", *cards, id="said"), class_="column")
+    said = element("div", *cards(sections), id="said")
     return [
-        element("header", top, said, tokens, element("div", id="live")),
-        element("main", element("div", id="flow"), column, element("div", id="explain")),
+        header(trace.input.text or f"{len(labels)} tokens", line, tokens, element("div", id="live")),
+        element(
+            "main",
+            element("div", id="flow"),
+            element("div", element("div", id="views"), said, class_="column"),
+            element("div", id="explain"),
+        ),
         element("dialog", id="keys", aria_label="Keys"),
         element("output", id="reading", aria_live="off"),
     ]

@@ -10,6 +10,7 @@ import { flowView } from "./flow_view.js";
 import { changesOf, liveView, parameterSlider, takeOut } from "./live_view.js";
 import { predictionView } from "./prediction_view.js";
 import { Page } from "./runs.js";
+import { switchTheme } from "./theme.js";
 import { unpacked } from "./unpacking.js";
 
 const FEW = 16; // tokens whose attention fits beside their predictions
@@ -67,7 +68,7 @@ function start() {
     if (!page.tokenizer) return { run: traced };
     const isOwn = state.text !== null && state.text !== page.text;
     const isChanged = state.off.length > 0 || Object.keys(state.parameters).length > 0;
-    if (!isOwn && !isChanged) return { run: traced };
+    if (!isOwn && !isChanged && traced.of(page.probabilities, "value")) return { run: traced };
     try {
       const { tokens, targets } = page.read(state.text ?? page.text);
       const untouched = isChanged ? page.ownRun(tokens, targets) : null;
@@ -140,8 +141,12 @@ function start() {
   const hint = () => make("section", { class: "explain", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
   page.explainCommand = (at, run) => {
-    const words = [...page.command.before, at.of === "update" ? "" : nameOf(at.name, at.index), run.traced ? page.command.text : state.text ?? page.text];
-    return [words.map(quoted).join(" "), ...page.command.after, ...(at.of === "gradient" ? ["--backward"] : [])].join(" ");
+    const { before, text, after } = page.command;
+    const words = [...before, nameOf(at.name, at.index), ...(text === null ? [] : [run.traced ? text : state.text ?? text])];
+    const said = [...after, ...(at.of === "gradient" ? ["--backward"] : [])];
+    const dashed = words.some((word) => word.startsWith("-"));
+    const rest = dashed ? [...said, "--", ...words.map(quoted)] : [...words.map(quoted), ...said];
+    return ["microgpt", "explain", ...rest].join(" ");
   };
 
   document.addEventListener("keydown", (event) => {
@@ -178,16 +183,5 @@ function start() {
 /** A word as a POSIX shell takes it. */
 const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
-function theme() {
-  const button = document.getElementById("theme");
-  const next = { auto: "light", light: "dark", dark: "auto" };
-  button.addEventListener("click", () => {
-    const root = document.documentElement;
-    root.dataset.theme = next[root.dataset.theme ?? "auto"];
-    button.textContent = `colours: ${root.dataset.theme}`;
-    window.dispatchEvent(new Event("resize"));
-  });
-}
-
-theme();
+switchTheme();
 start();

@@ -1,0 +1,97 @@
+"""An attribution as a figure: bars of what the parts write at one position, or colours at several."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...arrays.logit_difference import LogitDifference
+from ...attribution.results import AttributionResult, PositionAttribution, size
+from ...errors import InputError
+from ...text.printable import shown_token
+from ...text.wording import counted
+from ..numbers import signed
+from ..token_labels import token_label
+from .bars import BAR, SignedValue, draw_bars
+from .heat import add_bar, draw_heat, symmetric
+from .panel import CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TOP = 20  # parts
+LABEL = 8  # characters of a token
+LEAST = 2.2  # inches of the colours, beside which stands what they tell
+
+
+def plot_attribution(
+    result: AttributionResult, position: int | None = None, top: int = TOP, ax: Axes | None = None
+) -> Axes:
+    """What the `top` parts write to logit(target) - logit(against): at one position as bars, the largest
+    first, the others together; at several in colours, parts in order of computation."""
+    return on_axes(attribution_picture(result, position, top), ax)
+
+
+def attribution_picture(result: AttributionResult, position: int | None = None, top: int = TOP) -> Picture:
+    """Raises InputError for a position that was not asked for."""
+    known = {found.contrast.position: found for found in result.positions}
+    if position is None and len(known) == 1:
+        position = next(iter(known))
+    if position is None:
+        return _over_positions(result, top)
+    if position not in known:
+        raise InputError(f"attribution of position {position}: known are {', '.join(map(str, known))}")
+    return _at_position(known[position], result, top)
+
+
+def _at_position(found: PositionAttribution, result: AttributionResult, top: int) -> Picture:
+    ranked = found.by_difference()
+    rows = [SignedValue(part.name, part.difference) for part in ranked[:top]]
+    if more := ranked[top:]:
+        name = counted(len(more), "more part")
+        rows.append(SignedValue(name, sum(part.difference for part in more), is_sum=True))
+    rows.append(SignedValue("sum of all", found.target.total - found.against.total, is_sum=True))
+    contrast, digits = found.contrast, 3 if result.family == "microgpt" else 2
+
+    def draw(panel: Panel) -> None:
+        draw_bars(panel, rows, partial(signed, digits=digits))
+        panel.title(f"position {contrast.position}, after {shown_token(contrast.seen)}")
+        panel.names(f"written to {_question(contrast)}")
+
+    return Picture(COLUMN + 0.6, len(rows) * BAR + 0.8, draw)
+
+
+def _question(contrast: LogitDifference) -> str:
+    target, against = (token_label(text, 12) for text in (contrast.target_label, contrast.against_label))
+    return f"logit({target}) - logit({against})"
+
+
+def _over_positions(result: AttributionResult, top: int) -> Picture:
+    whole = np.array([[part.difference for part in found.parts] for found in result.positions]).T
+    order = sorted(range(len(whole)), key=lambda i: size(float(np.abs(whole[i]).mean())), reverse=True)
+    chosen = sorted(order[:top])
+    values = whole[chosen]
+    scale = symmetric(values, "logit(target) - logit(against)")
+    names = [result.positions[0].parts[i].name for i in chosen]
+    columns = [_tried(found.contrast) for found in result.positions]
+    left = len(whole) - len(chosen)
+
+    def draw(panel: Panel) -> None:
+        image = draw_heat(panel, values, scale)
+        panel.ticks("x", columns)
+        panel.ticks("y", names)
+        panel.names("position: target / against")
+        if left:
+            panel.title(f"the {len(chosen):,} parts of largest mean; {left:,} more are left out")
+        add_bar(panel, image, scale, values)
+
+    width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE)
+    height = max(LEAST, len(values) * LINE * 1.4) + CHARACTER * max(map(len, columns)) + 0.8
+    return Picture(width, height, draw)
+
+
+def _tried(contrast: LogitDifference) -> str:
+    target, against = (token_label(text, LABEL) for text in (contrast.target_label, contrast.against_label))
+    return f"{contrast.position}: {target} / {against}"

@@ -1,0 +1,113 @@
+"""A matrix as colours: the scale said on a bar beside it, what is masked left out, what is no number crossed
+out. Knows no result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from .panel import SMALL, TEXT, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.cm import ScalarMappable
+
+    from ...arrays.stats import Array
+
+DOTS = 200  # an inch of a file
+HATCHED = "0.85"  # a grey
+_ARROWS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
+    (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
+}  # fmt: skip
+
+
+class Scale(NamedTuple):
+    """From which value to which, in which colours, and what they are of. `rooted`: by their square root,
+    which tells small ones apart."""
+
+    low: float
+    high: float
+    words: str
+    rooted: bool = False
+
+    @property
+    def signed(self) -> bool:
+        return self.low < 0
+
+    @property
+    def colours(self) -> str:
+        """Either is ordered by its lightness too, so that no eye and no printer mixes it up."""
+        return "RdBu_r" if self.signed else "cividis"
+
+
+def symmetric(values: Array, words: str, least: float = 0.0) -> Scale:
+    """A scale of signed values, white at 0."""
+    finite = np.abs(values[np.isfinite(values)])
+    most = max(least, float(finite.max(initial=0.0))) or 1.0
+    return Scale(-most, most, words)
+
+
+def draw_heat(
+    panel: Panel, values: Array, scale: Scale, *, hidden: Array | None = None, hatched: bool = True,
+    square: bool = False,
+) -> ScalarMappable:  # fmt: skip
+    """The matrix [R, C], row 0 at the top; cells that are `hidden` show what lies behind, others that are
+    not finite a cross."""
+    from matplotlib.colors import Normalize, PowerNorm
+
+    ax = panel.ax
+    norm = PowerNorm(0.5, scale.low, scale.high) if scale.rooted else Normalize(scale.low, scale.high)
+    odd = ~np.isfinite(values)
+    hidden = np.zeros(values.shape, bool) if hidden is None else hidden
+    image = ax.imshow(
+        np.ma.masked_array(values, odd | hidden), cmap=scale.colours, norm=norm,
+        aspect="equal" if square else "auto", interpolation="auto" if is_dense(panel, values) else "nearest",
+        interpolation_stage="data",
+    )  # fmt: skip
+    if hatched and hidden.any():
+        ax.patch.set(hatch="/////", edgecolor=HATCHED, linewidth=0)
+    rows, columns = np.nonzero(odd & ~hidden)
+    if len(rows):
+        ax.plot(columns, rows, "x", color="black", markersize=4, markeredgewidth=1)
+    ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
+    ax.tick_params(length=2, labelsize=SMALL)
+    return image
+
+
+def is_dense(panel: Panel, values: Array) -> bool:
+    """Whether several cells share a dot, of which it then shows the mean."""
+    width, height = panel.inches
+    return values.shape[1] > width * DOTS or values.shape[0] > height * DOTS
+
+
+def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
+    """The scale beside the Axes, with an arrow where some of the values lie beyond its end."""
+    extend = _ARROWS[bool((values < scale.low).any()), bool((values > scale.high).any())]
+    bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
+    root = ", square-root scale" * scale.rooted
+    bar.set_label(panel.said(f"{scale.words}{root}{remark}"), fontsize=TEXT)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
+    if scale.rooted:
+        bar.set_ticks([0, 0.02, 0.1, 0.3, 0.6, 1])
+
+
+def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
+    """A text in every cell, dark on light and light on dark."""
+    from matplotlib import colormaps
+
+    colours = colormaps[scale.colours]
+    for row, own in enumerate(texts):
+        for column, text in enumerate(own):
+            value = values[row, column]
+            share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5
+            if text:
+                shade = _lightness(colours(float(np.sqrt(share) if scale.rooted else share)))
+                colour = "black" if shade > 0.5 or not np.isfinite(value) else "white"
+                panel.write(column, row, text, ha="center", va="center", color=colour)
+
+
+def _lightness(colour: tuple[float, float, float, float]) -> float:
+    """How light a colour is to the eye, between 0 and 1."""
+    red, green, blue, _ = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -1,0 +1,145 @@
+"""Axes with text on them as it is, and pictures that are still to be drawn. Knows no result.
+
+A token's dollars are no mathematics here. Characters that the font lacks are spelled out, as \\u4e2d, unless
+whoever shows the text has fonts of its own, as a viewer of SVG has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from ...vocabulary.packages import check_installed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.ft2font import FT2Font
+
+COLUMN, PAGE = 3.4, 7.0  # inches: a column of a page, and both
+TEXT, SMALL = 8, 7  # points
+LINE = 8.5 / 72  # inches from one line of small text to the next
+CHARACTER = 0.062  # inches of one of its letters
+BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # told apart by colour-blind readers
+LINES = (
+    (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
+    (DARK, "-."), (GREY, ":"),
+)  # fmt: skip
+MARKERS = "os^Dv<>P"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Panel:
+    """Axes to draw on, and how text gets there."""
+
+    ax: Axes
+    spelled: bool = True  # what the font lacks is spelled out
+
+    def said(self, text: str) -> str:
+        return spelled_out(text) if self.spelled else text
+
+    def title(self, text: str, above: int = 0) -> None:
+        """At the left, so many lines of a legend above the Axes."""
+        self.ax.set_title(
+            self.said(text), loc="left", fontsize=TEXT, pad=4 + 12 * above, parse_math=False, wrap=True
+        )
+
+    def names(self, x: str = "", y: str = "") -> None:
+        """What the axes count."""
+        self.ax.set_xlabel(self.said(x), fontsize=TEXT, parse_math=False)
+        self.ax.set_ylabel(self.said(y), fontsize=TEXT, parse_math=False)
+        self.ax.tick_params(which="both", labelsize=SMALL)
+
+    def ticks(
+        self, axis: Literal["x", "y"], labels: Sequence[str], places: Sequence[float] | None = None
+    ) -> None:
+        """A label at each of the places, by default 0, 1, 2...; of those too close together some."""
+        places = range(len(labels)) if places is None else places
+        step = thinned(len(labels), self.inches[axis == "y"])
+        shown = [self.said(label) for label in labels[::step]]
+        turned: dict[str, Any] = (
+            {"rotation": 90} if axis == "x" and max(map(len, shown), default=0) > 2 else {}
+        )
+        set_ticks = self.ax.set_xticks if axis == "x" else self.ax.set_yticks
+        set_ticks(places[::step], shown, fontsize=SMALL, parse_math=False, **turned)
+
+    def write(self, x: float, y: float, text: str, **style: Any) -> None:
+        """Text at a place of the data."""
+        self.ax.text(x, y, self.said(text), parse_math=False, **{"fontsize": SMALL, **style})
+
+    def legend(self, columns: int) -> int:
+        """What the lines are called, above the Axes; in how many lines that is."""
+        self._legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+        return ceil(len(self.ax.get_legend_handles_labels()[0]) / columns)
+
+    def legend_beside(self) -> None:
+        """The same at the right."""
+        self._legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+
+    def _legend(self, **where: Any) -> None:
+        legend = self.ax.legend(fontsize=SMALL, frameon=False, handlelength=2.4, columnspacing=1.2, **where)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+    def inset(self, left: float, bottom: float, width: float, height: float) -> Panel:
+        """Axes within these, which become their frame."""
+        self.ax.set_axis_off()
+        return Panel(self.ax.inset_axes((left, bottom, width, height)), self.spelled)
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height, as far as they are known before the figure is laid out."""
+        place = self.ax.get_window_extent()
+        return place.width / self.ax.figure.dpi, place.height / self.ax.figure.dpi
+
+
+class Picture(NamedTuple):
+    """A figure that is still to be drawn: how many inches it takes, and what draws it."""
+
+    width: float
+    height: float
+    draw: Callable[[Panel], None]
+
+
+def on_axes(picture: Picture, ax: Axes | None) -> Axes:
+    """The picture on these Axes. Without any on those of a figure of pyplot's, as other libraries do, for
+    only that is shown by a notebook below its cell and by `plt.show()`."""
+    if ax is None:
+        check_installed("matplotlib", "figures are drawn by", "plots")
+        from matplotlib import pyplot
+
+        figure = pyplot.figure(figsize=(picture.width, picture.height), layout="constrained")
+        ax = figure.add_subplot()
+    picture.draw(Panel(ax))
+    return ax
+
+
+def stacked(panel: Panel, count: int, gap: float) -> list[Panel]:
+    """Panels one below the other, so much of the height between two, the first at the top."""
+    height = (1 - gap * (count - 1)) / count
+    return [panel.inset(0, 1 - height - i * (height + gap), 1, height) for i in range(count)]
+
+
+def thinned(count: int, inches: float) -> int:
+    """Of so many labels in that room every which one can be shown."""
+    least = max(1, ceil(count * LINE / max(inches, LINE)))
+    steps = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+    return next((step for step in steps if step >= least), least)
+
+
+def spelled_out(text: str) -> str:
+    """The text with what the font lacks as \\u4e2d."""
+    if text.isascii():
+        return text
+    fonts = _fonts()
+    known = {c for c in text if c == "\n" or any(font.get_char_index(ord(c)) for font in fonts)}
+    return "".join(c if c in known else c.encode("unicode_escape").decode() for c in text)
+
+
+def _fonts() -> list[FT2Font]:
+    """The fonts that matplotlib takes characters from, those that it turns to last included."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    families = FontProperties().get_family()
+    return [get_font(findfont(FontProperties(family=[family]))) for family in families]

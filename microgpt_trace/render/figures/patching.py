@@ -1,0 +1,138 @@
+"""Patching as a figure: how much of the clean run each site brings back, layer by position or head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...patching.results import (
+    PairsResult,
+    Patched,
+    PatchedPair,
+    PatchResult,
+    PatchTable,
+    parts_of,
+    tables_of,
+)
+from ...text.wording import counted
+from ..numbers import figure
+from ..token_labels import token_label
+from .bars import BAR, SignedValue, draw_bars
+from .heat import Scale, add_bar, draw_heat, symmetric, write_cells
+from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+    from ...arrays.stats import Array
+
+LABEL = 8  # characters of a token
+ROOM = 0.36, 0.16  # inches of a cell that has a number in it
+BESIDE, ABOVE, BELOW = 2.0, 0.3, 0.35  # inches for what is said around the cells, but for their columns
+
+
+def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
+    """How much of the way from the corrupted run to the clean one each site brings back: 0 is white, more in
+    red and less in blue, from -1 to 1 or as far as it goes. Of several pairs the mean."""
+    return on_axes(patch_picture(result), ax)
+
+
+def patch_picture(result: PatchResult | PairsResult) -> Picture:
+    """A map for every kind of site, bars for the parts that a site names."""
+    tables, parts = tables_of(result.cells), parts_of(result.cells)
+    pairs = result.pairs if isinstance(result, PairsResult) else (result,)
+    words = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
+    maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
+    values = np.concatenate([np.zeros(1), *(each.ravel() for each in maps)])
+    scale = symmetric(values, words, least=1.0)
+    rooms = [(len(each) * ROOM[1], _below(table, pairs)) for table, each in zip(tables, maps, strict=True)]
+    rooms += [(len(parts) * BAR + 0.1, BELOW + CHARACTER)] if parts else []
+
+    def draw(panel: Panel) -> None:
+        places = _below_each_other(panel, rooms)
+        drawn = zip(places, tables, maps, strict=False)
+        images = [_draw_map(place, table, own, scale, pairs) for place, table, own in drawn]
+        if parts:
+            _draw_parts(places[-1], parts, words)
+        if images:
+            add_bar(panel, images[-1], scale, values)
+
+    widest = max((each.shape[1] for each in maps), default=0)
+    return Picture(min(max(COLUMN, widest * ROOM[0] + BESIDE), PAGE), _height(rooms), draw)
+
+
+def _below(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> float:
+    """Inches for what stands below a map."""
+    return BELOW + CHARACTER * max(len(name) for name in _columns(table, pairs))
+
+
+def _height(rooms: Sequence[tuple[float, float]]) -> float:
+    return sum(ABOVE + own + below for own, below in rooms)
+
+
+def _below_each_other(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
+    """A panel for each of the rooms, which are inches of it and below it."""
+    if len(rooms) == 1:
+        return [panel]
+    whole, places = _height(rooms), list[Panel]()
+    for i, (own, below) in enumerate(rooms):
+        bottom = _height(rooms[: i + 1]) - below
+        places.append(panel.inset(0, 1 - bottom / whole, 1, own / whole))
+    return places
+
+
+def _value(cell: Any) -> float:
+    """What a cell restores, of several pairs the mean; NaN where there is none."""
+    if cell is None:
+        return math.nan
+    found = cell.restored if isinstance(cell, Patched) else cell.mean
+    return math.nan if found is None else float(found)
+
+
+def _draw_map(
+    panel: Panel, table: PatchTable[Any], values: Array, scale: Scale, pairs: Sequence[PatchedPair]
+) -> ScalarMappable:
+    missing = np.array([[cell is None for cell in row] for _, row in table.rows])
+    image = draw_heat(panel, values, scale, hidden=missing)
+    width, height = panel.inches
+    if width / values.shape[1] >= ROOM[0] * 0.75 and height / values.shape[0] >= ROOM[1] * 0.75:
+        write_cells(panel, values, [[_two_decimals(v) for v in row] for row in values], scale)
+    by_position = table.across == "position"
+    panel.ticks("x", _columns(table, pairs))
+    panel.ticks("y", [label for label, _ in table.rows])
+    panel.names("position: clean / corrupted token" if by_position else "head")
+    panel.title(f"{table.title} {'at one position' if by_position else 'of one head, at all positions'}")
+    return image
+
+
+def _two_decimals(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}" if math.isfinite(value) else ""  # no -0.00
+
+
+def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
+    """What the columns are called."""
+    if table.across == "head":
+        return list(map(str, table.columns))
+    return [_column(position, pairs) for position in table.columns]
+
+
+def _column(position: int, pairs: Sequence[PatchedPair]) -> str:
+    """A position with its tokens, which are left out where not all pairs have the same."""
+    both = {tuple(_token(run.labels, position) for run in (p.clean, p.corrupt)) for p in pairs}
+    if len(both) > 1:
+        return str(position)
+    clean, corrupt = both.pop()
+    return f"{position}: {clean}" + (f" / {corrupt}" if corrupt != clean else "")
+
+
+def _token(labels: Sequence[str], position: int) -> str:
+    return token_label(labels[position], LABEL) if position < len(labels) else ""
+
+
+def _draw_parts(panel: Panel, parts: Sequence[Any], words: str) -> None:
+    draw_bars(panel, [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
+    panel.names(words)

@@ -1,0 +1,137 @@
+"""Predictions as figures: candidates by position, the top token after every layer, the loss by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import InputError
+from ...text.wording import counted
+from ...tracing.result import Candidate, Trace
+from ..numbers import probability
+from ..token_labels import token_label
+from .heat import Scale, add_bar, draw_heat, write_cells
+from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, on_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PROBABILITY = Scale(0.0, 1.0, "probability")
+MOST = 64  # positions that a figure has room for
+CELL, ROW = 0.62, 0.26  # inches of a token, of a token above its probability
+LABEL = 8  # characters of a token in a cell
+
+
+def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
+    """The candidates of every position that was predicted, the most probable first, and what follows there
+    in truth; `top_k` of the trace says how many."""
+    return on_axes(probabilities_picture(trace), ax)
+
+
+def plot_lens(trace: Trace, ax: Axes | None = None) -> Axes:
+    """The top token after every layer, if the model ended there, and its probability; of a trace with
+    `lens=True`."""
+    return on_axes(lens_picture(trace), ax)
+
+
+def probabilities_picture(trace: Trace) -> Picture:
+    """Raises InputError where there is no prediction, or too many."""
+    rows = trace.predictions
+    _check_room("probs", len(rows))
+    depth = max(len(row.top) for row in rows)
+    targets = any(row.target for row in rows)
+    cells = [[*([row.target] if targets else []), *_filled(row.top, depth)] for row in rows]
+    columns = [*(["target"] if targets else []), *(f"{n + 1}" for n in range(depth))]
+
+    def draw(panel: Panel) -> None:
+        _draw_cells(panel, cells, two_lines=True)
+        panel.ticks("x", columns)
+        panel.ax.tick_params(axis="x", rotation=0)
+        panel.ticks("y", [_place(trace, row.position) for row in rows])
+        panel.names("most probable next tokens", "after position")
+        if targets:
+            panel.ax.axvline(0.5, color="white", linewidth=3)
+
+    return Picture(max(COLUMN, len(columns) * CELL + 1.7), len(rows) * ROW + 0.8, draw)
+
+
+def lens_picture(trace: Trace) -> Picture:
+    """Raises InputError for a trace without a lens, or of too many positions."""
+    rows = trace.lens
+    if not rows:
+        raise InputError("lens: this trace has none; --lens, or lens=True, adds it for a production model")
+    positions = rows[0].positions
+    _check_room("lens", len(positions))
+    cells = [list(row.predicted) for row in rows]
+
+    def draw(panel: Panel) -> None:
+        _draw_cells(panel, cells, two_lines=False)
+        panel.ticks("x", [_place(trace, position) for position in positions])
+        panel.ticks("y", [str(row.layer) for row in rows])
+        panel.names("position and token read", "after layer")
+        panel.title("top token if the model ended after the layer")
+
+    return Picture(max(COLUMN, len(positions) * CELL + 1.5), len(rows) * LINE * 1.4 + 1.2, draw)
+
+
+def loss_by_position(trace: Trace) -> Picture:
+    """-log P(target) at every position that has a target. Raises InputError where there is none."""
+    rows = [row for row in trace.predictions if row.loss is not None]
+    if not rows:
+        raise InputError("loss: no position that was predicted has a target")
+    _check_room("loss", len(rows))
+    losses = [row.loss if row.loss is not None else math.nan for row in rows]
+    chance = trace.chance_loss
+
+    def draw(panel: Panel) -> None:
+        places = range(len(rows))
+        panel.ax.bar(places, losses, color=BLUE, width=0.75)
+        panel.ax.axhline(chance, color=DARK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
+        panel.ticks("x", [f"{_place(trace, row.position)} → {_label(row.target)}" for row in rows])
+        panel.names("position, token and target", "loss, -log P(target)")
+        panel.legend(1)
+        for place, value in zip(places, losses, strict=True):
+            if not math.isfinite(value):
+                panel.write(place, 0, "not finite", rotation=90, ha="center", va="bottom")
+
+    return Picture(min(max(COLUMN, len(rows) * LINE * 1.2 + 0.9), 1.6 * PAGE), 2.8, draw)
+
+
+def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | None]], two_lines: bool) -> None:
+    """A candidate in each cell, in the colour of its probability."""
+    values = np.array([[math.nan if c is None else c.p for c in row] for row in cells])
+    empty = np.array([[c is None for c in row] for row in cells])
+    image = draw_heat(panel, values, PROBABILITY, hidden=empty)
+    write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
+    add_bar(panel, image, PROBABILITY, values)
+
+
+def _cell(candidate: Candidate | None, two_lines: bool) -> str:
+    if candidate is None:
+        return ""
+    return _label(candidate) + (f"\n{probability(candidate.p, 3)}" if two_lines else "")
+
+
+def _label(candidate: Candidate | None) -> str:
+    return "" if candidate is None else token_label(candidate.label, LABEL)
+
+
+def _place(trace: Trace, position: int) -> str:
+    return f"{position} {token_label(trace.input.labels[position], LABEL)}"
+
+
+def _filled(top: Sequence[Candidate], depth: int) -> list[Candidate | None]:
+    return [*top, *[None] * (depth - len(top))]
+
+
+def _check_room(name: str, count: int) -> None:
+    if not count:
+        raise InputError(f"{name}: this trace predicts nothing")
+    if count > MOST:
+        raise InputError(
+            f"{name} of {counted(count, 'position')}: a figure has room for {MOST}; choose some by "
+            "--positions, or positions="
+        )

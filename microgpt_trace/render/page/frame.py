@@ -1,0 +1,29 @@
+"""What every page has: its head with the command that made it, and sections as cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...text.printable import on_one_line
+from ..sections import Section
+from .markup import Markup, element
+from .section_markup import section_markup
+
+LONG = 60  # characters of a title from which on it is small
+
+
+def header(title: str, line: str, *below: Markup) -> Markup:
+    """The title, the command, and what a page shows before all else."""
+    top = element(
+        "div",
+        element("h1", on_one_line(title), class_="long" if len(title) > LONG else None),
+        element("button", "colours: auto", type="button", id="theme"),
+        element("button", "?", type="button", id="help", aria_label="keys"),
+        class_="top",
+    )
+    return element("header", top, element("p", element("code", line), class_="command"), *below)
+
+
+def cards(sections: Sequence[Section]) -> list[Markup]:
+    """Each section with an address of its own."""
+    return [section_markup(own, f"section-{number}") for number, own in enumerate(sections, 1)]

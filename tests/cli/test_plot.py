@@ -1,0 +1,228 @@
+"""--plot: which figures a command draws, into which file, and what is refused before it runs."""
+
+import importlib.util
+import re
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+from support.commands import PARAMS, microgpt, process, refusal
+from support.page_files import write_small_port
+from support.tiny_models import TOKENS
+
+from microgpt_trace import init, save
+from microgpt_trace.cli.drawn import FIGURES, Plot, plot_of
+from microgpt_trace.errors import InputError
+
+pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
+
+IDS = ",".join(map(str, TOKENS))
+LINES = {  # a command that draws each figure, and words that stand in it
+    "trace emma --plot F": "layer 0, head 0",
+    "trace emma --plot attention=F": "head 3",
+    "trace emma --plot attention:all=F": "head 3",
+    "trace emma --plot attention:layer0.head3=F --json": "layer 0, head 3",
+    "trace emma --plot probs=F --top-k 3": "most probable next tokens",
+    "trace emma --plot loss=F --layer logits": "loss, -log P(target)",
+    f"trace qwen2 --tokens {IDS} --plot F": "residual stream after each layer",
+    f"trace qwen2 --tokens {IDS} --lens --plot lens=F": "after layer",
+    f"trace qwen2 --tokens {IDS} --plot attention=F": "layer 1",
+    f"trace qwen2 --tokens {IDS} --plot attention=F --layers 1": "layer 1, head 0",
+    "explain layer0.attn.q[3,5] emma --plot F": "sum of 16",
+    "attribute emma --plot F": "position: target / against",
+    "attribute emma --position 2 --plot attribution=F --top 3": "4 more parts",
+    "patch emma emmy --target m --against y --plot F": "restored",
+    "patch --pairs pairs.txt --plot patch=F": "restored, mean of 2 pairs",
+    "diff one.safetensors two.safetensors emma --plot F": "beyond its band",
+    "diagnose port qwen2 --plot F": "left by the explanation",
+    "timeline t.jsonl --plot F": 'what follows in "emma"',
+    "timeline t.jsonl --plot loss=F": "loss of the batch",
+    "timeline t.jsonl --event wte --plot F": "L2 norm of the gradient",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    folder = tmp_path_factory.mktemp("place")
+    save(init(seed=1), folder / "one.safetensors")
+    save(init(seed=2), folder / "two.safetensors")
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    (folder / "qwen2").symlink_to(decoder_folder("qwen2"))
+    write_small_port(folder / "port")
+    train = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
+    assert microgpt(train, cwd=folder).code == 0
+    return folder
+
+
+def drawn(path):
+    return [text.text for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_figure_is_written_beside_what_is_printed(place, tmp_path, line):
+    path = tmp_path / "a.svg"
+    done = microgpt(line.replace("F", str(path)), cwd=place)
+    print(done.err, drawn(path))
+    option = line[line.index(" --plot ") :].split(" ")[2]
+    plain = microgpt(line.replace(f" --plot {option}", ""), cwd=place)
+    assert (done.code, done.out) == (plain.code, plain.out)
+    assert done.code in (0, 1)
+    assert f"saved a figure to {path}\n" in done.err
+    assert LINES[line] in drawn(path)
+
+
+def test_several_figures_in_several_formats(tmp_path):
+    line = "trace emma --plot a.svg --plot attention:layer0.head1=b.PNG --plot probs=c.pdf"
+    names = ("a.svg", "b.PNG", "c.pdf")
+    assert microgpt(line, cwd=tmp_path).lines == [f"saved a figure to {name}" for name in names]
+    starts = {path.name: path.read_bytes()[:5] for path in tmp_path.iterdir()}
+    assert starts == {"a.svg": b"<?xml", "b.PNG": b"\x89PNG\r", "c.pdf": b"%PDF-"}
+
+
+def test_a_figure_in_no_way_changes_what_is_saved(tmp_path):
+    for name, more in (("plain", ""), ("drawn", " --plot a.svg")):
+        assert microgpt(f"trace emma --save {name}.safetensors{more}", cwd=tmp_path).code == 0
+    plain, beside = (load_file(tmp_path / f"{name}.safetensors") for name in ("plain", "drawn"))
+    assert {name: array.tobytes() for name, array in plain.items()} == {
+        name: array.tobytes() for name, array in beside.items()
+    }
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+OF_TRACE = "trace draws attention, stream, lens, probs and loss"
+REFUSED = {
+    "trace emma --plot a.gif": "--plot a.gif: expected a file name that ends in .svg or .png or .pdf",
+    "trace emma --plot plain": "--plot plain: expected a file name that ends in .svg or .png or .pdf",
+    "trace emma --plot ''": "--plot: expected a file name, found nothing",
+    "trace emma --plot probs=": "--plot: expected a file name, found nothing",
+    "trace emma --plot heat=a.svg": (
+        f"--plot heat: {OF_TRACE}; other commands attribution, diagnosis, diff, explanation, patch and "
+        "timeline"
+    ),
+    "trace emma --plot patch=a.svg": f"--plot patch: {OF_TRACE}",
+    "patch emma emmy --plot lens=a.svg": "--plot lens: patch draws patch",
+    "trace emma --plot stream=a.svg": (
+        "--plot stream is for a production model, and this is a microGPT (untrained, seed 42)"
+    ),
+    f"trace qwen2 --tokens {IDS} --plot lens=a.svg": "--plot lens draws what --lens measures: give both",
+    "trace emma --plot probs:layer0=a.svg": "--plot probs:layer0: probs takes nothing after a colon",
+    "trace emma --plot attention:layer1=a.svg": "--plot attention of layer 1: the layers are 0 to 0",
+    "trace emma --plot attention:layer0.head4=a.svg": (
+        "--plot attention of head 4: layer 0 has heads 0 to 3"
+    ),
+    "trace emma --plot attention:head1=a.svg": (
+        "--plot attention:head1: expected layer3.head0, layer3 or all after the colon"
+    ),
+    "trace emma --plot there.svg": "there.svg exists already; --force overwrites it",
+    "explain wte[0,0] --plot there.svg": "there.svg exists already; --force overwrites it",
+    "attribute emma --plot no/a.svg": "no/a.svg: the folder no does not exist",
+    "attribute emma --plot a.svg --plot a.svg": "--plot names a.svg twice",
+    "attribute emma --plot a.svg --out a.svg": "--out and --plot both name a.svg",
+    "trace emma --plot a.svg --save a.svg": "--save and --plot both name a.svg",
+    "trace emma --plot qwen2/a.svg": "--plot qwen2/a.svg: a model is there",
+    "timeline log.svg --plot log.svg --force": "--plot log.svg: the command reads it",
+    "trace emma --model one.png --plot one.png --force": "--plot one.png: a model is there",
+    "attribute emma --force": "--force lets --plot overwrite, and none is given",
+    "diff one.safetensors two.safetensors --weights --plot a.svg": "--plot means nothing with --weights",
+    "diff one.safetensors two.safetensors --prompts p --plot a.svg": "--plot means nothing with --prompts",
+    "diff one.safetensors two.safetensors --suggest-map --force": "--force means nothing with --suggest-map",
+    "trace emma --validate --plot a.svg": "--plot means nothing with --validate",
+    "explain wte[0,0] emma --plot a.svg": (
+        "explanation of wte[0,0]: nothing is summed, so there are no terms to draw"
+    ),
+    "timeline t.jsonl --event '*' --plot a.svg": (
+        "timeline of 34 events and parameters: 8 curves can be told apart; name fewer by --event"
+    ),
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_cannot_be_drawn_is_one_line(place, line):
+    (place / "there.svg").write_text("mine")
+    (place / "log.svg").write_bytes((place / "t.jsonl").read_bytes())
+    (place / "one.png").write_bytes((place / "one.safetensors").read_bytes())
+    before = {path.name for path in place.iterdir()}
+    said = refusal(line, cwd=place)
+    assert said == REFUSED[line]
+    assert {path.name for path in place.iterdir()} == before
+    assert (place / "there.svg").read_text() == "mine"
+
+
+def test_force_overwrites_a_figure(tmp_path):
+    (tmp_path / "a.svg").write_text("old")
+    for line in ("trace emma --plot a.svg --force", "attribute emma --plot a.svg --force"):
+        assert microgpt(line, cwd=tmp_path).code == 0
+        assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+        (tmp_path / "a.svg").write_text("old")
+
+
+def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path):
+    found = importlib.util.find_spec
+    lacking = lambda name, *more: None if name == "matplotlib" else found(name, *more)  # noqa: E731
+    monkeypatch.setattr("microgpt_trace.vocabulary.packages.find_spec", lacking)
+    said = refusal("patch emma emmy --plot a.svg", cwd=tmp_path)
+    assert said == (
+        "--plot draws with the package matplotlib: python -m pip install 'microgpt-trace[plots]', or "
+        "matplotlib alone"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_run_before_a_refusal(monkeypatch, tmp_path):
+    def no_model(*args, **options):
+        raise AssertionError("a model was made")
+
+    for command in ("trace", "attribute", "patch", "explain"):
+        monkeypatch.setattr(f"microgpt_trace.cli.{command}.model_from", no_model)
+    for line in ("trace emma", "attribute emma", "patch emma emmy", "explain wte[0,0]"):
+        refusal(f"{line} --plot a.gif", cwd=tmp_path)
+
+
+def test_matplotlib_is_not_loaded_without_a_figure():
+    code = (
+        "import sys; from support.commands import microgpt; microgpt('trace emma'); "
+        "print('matplotlib' in sys.modules, 'microgpt_trace.render.figures' in sys.modules)"
+    )
+    done = process(code=code, PYTHONPATH=":".join(p for p in sys.path if p))
+    assert done.out.split() == ["False", "False"], done.err
+
+
+# --- NAME=FILE ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "plot"),
+    [
+        ("a.svg", ("", "", "a.svg")),
+        ("probs=a.svg", ("probs", "", "a.svg")),
+        ("attention:layer3.head4=a.svg", ("attention", "layer3.head4", "a.svg")),
+        ("attention=x=y.svg", ("attention", "", "x=y.svg")),
+        ("./x=y.svg", ("", "", "./x=y.svg")),
+        ("x.y=z.svg", ("", "", "x.y=z.svg")),
+        ("C:\\new=1.svg", ("", "", "C:\\new=1.svg")),
+        ("probs.svg", ("", "", "probs.svg")),
+    ],
+)
+def test_a_name_is_told_from_a_file(text, plot):
+    found = plot_of(text, "trace")
+    assert found == Plot(*plot[:2], Path(plot[2]))
+
+
+@pytest.mark.parametrize("text", ["heat=a.svg", "attenton:layer3.head4=a.svg", "x=y.svg"])
+def test_an_unknown_name_lists_those_there_are(text):
+    with pytest.raises(InputError) as caught:
+        plot_of(text, "trace")
+    assert {name for names in FIGURES.values() for name in names} <= set(
+        re.findall(r"\w+", str(caught.value))
+    )
+
+
+def test_every_command_that_shows_a_result_draws_it():
+    having = {command for command, params in PARAMS.items() if any(p.name == "plot" for p in params)}
+    assert having == set(FIGURES)
+    for command in having:
+        assert any(param.name == "force" for param in PARAMS[command])

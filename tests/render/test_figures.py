@@ -1,0 +1,375 @@
+"""What is drawn, read back from the Axes, beside the numbers of the result."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.commands import microgpt
+from support.page_files import write_small_port
+
+pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
+from matplotlib.figure import Figure
+
+from microgpt_trace import (
+    MicrogptError,
+    attribute,
+    diagnose,
+    diff,
+    explain,
+    init,
+    load,
+    patch,
+    plot_attention,
+    plot_attribution,
+    plot_diagnosis,
+    plot_diff,
+    plot_explanation,
+    plot_lens,
+    plot_loss,
+    plot_patch,
+    plot_probabilities,
+    plot_stream,
+    plot_timeline,
+    trace,
+)
+from microgpt_trace.patching.pairs import patch_pairs, read_pairs
+from microgpt_trace.render.figures.attention import weights_of
+from microgpt_trace.timeline.curves import selected
+from microgpt_trace.timeline.reading import read_timeline
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(6, 6), layout="constrained").add_subplot()
+
+
+@pytest.fixture(scope="module")
+def emma():
+    return trace(init(seed=42), "emma", top_k=3)
+
+
+@pytest.fixture(scope="module")
+def ann(decoder_folder):
+    model = load(decoder_folder("mistral_window"))
+    return trace(model, tokens=list(range(3, 12)), lens=True, values=True)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    line = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
+    assert microgpt(line, cwd=folder).code == 0
+    return read_timeline(folder / "t.jsonl")
+
+
+def image(ax):
+    """The numbers behind the colours, NaN where there is none."""
+    return np.ma.filled(ax.images[0].get_array().astype(float), np.nan)
+
+
+def labels(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def lengths(ax):
+    return [bar.get_width() for bar in ax.patches]
+
+
+def same(drawn, expected):
+    print(drawn, expected)
+    np.testing.assert_array_equal(np.asarray(drawn, float), np.asarray(expected, float))
+    return True
+
+
+# --- Attention ------------------------------------------------------------------------------------
+
+
+def test_a_head_is_its_weights_and_blank_where_it_cannot_look(emma, ax):
+    assert plot_attention(emma, head=2, ax=ax) is ax
+    weights = emma["layer0.attn.weights"][2]
+    same(image(ax), np.where(np.tri(5, dtype=bool), weights, np.nan))
+    assert ax.patch.get_hatch()
+    assert labels(ax.xaxis) == labels(ax.yaxis) == ["0 BOS", "1 e", "2 m", "3 m", "4 a"]
+
+
+def test_every_head_has_axes_of_its_own(emma, ax):
+    heads = plot_attention(emma, layer=0, ax=ax).child_axes
+    assert [own.get_title("left") for own in heads] == ["layer 0, head 0", "head 1", "head 2", "head 3"]
+    for head, own in enumerate(heads):
+        same(np.nan_to_num(image(own)), emma["layer0.attn.weights"][head])
+
+
+def test_the_scale_is_said_and_the_same_for_all(emma, ax):
+    plot_attention(emma, head=0, ax=ax)
+    bar = ax.figure.axes[1]
+    assert bar.get_ylabel() == "attention weight, square-root scale"
+    norm = ax.images[0].norm
+    assert (norm.vmin, norm.vmax) == (0, 1)
+    assert norm(0.25) == pytest.approx(0.5)
+
+
+def test_a_window_hides_what_lies_before_it(ann, ax):
+    plot_attention(ann, layer=1, head=0, ax=ax)
+    window = next(spec.kind.window for spec in ann.specs.values() if getattr(spec.kind, "window", None))
+    back = np.subtract.outer(np.arange(9), np.arange(9))
+    assert window < 9
+    same(~np.isnan(image(ax)), (back >= 0) & (back < window))
+
+
+def test_all_layers_are_tiles_apart(ann, ax):
+    plot_attention(ann, ax=ax)
+    drawn, pitch = image(ax), 10  # nine positions and one between
+    for layer in (0, 1):
+        weights = ann[f"layer{layer}.attn.weights"]
+        for head in range(len(weights)):
+            tile = drawn[layer * pitch : layer * pitch + 9, head * pitch : head * pitch + 9]
+            same(np.nan_to_num(tile), weights[head])
+    assert np.isnan(drawn[9]).all()
+    assert labels(ax.yaxis) == ["layer 0", "layer 1"]
+
+
+def test_what_is_no_number_is_crossed_out(emma, ax):
+    odd = emma["layer0.attn.weights"].copy()
+    odd[0, 3, 1], odd[0, 4, 4] = np.nan, np.inf
+    arrays = emma.arrays | {("forward", "layer0.attn.weights"): odd}
+    plot_attention(replace(emma, arrays=arrays), head=0, ax=ax)
+    (crosses,) = ax.lines
+    assert {(y, x) for x, y in crosses.get_xydata()} == {(3, 1), (4, 4)}
+    assert np.isnan(image(ax)[3, 1])
+
+
+def test_an_arrow_on_the_bar_says_that_weights_go_beyond_it(emma, ax):
+    larger = {("forward", "layer0.attn.weights"): emma["layer0.attn.weights"] * 3}
+    plot_attention(replace(emma, arrays=larger), head=0, ax=ax)
+    assert ax.images[0].colorbar.extend == "max"
+
+
+# --- Predictions and layers -----------------------------------------------------------------------
+
+
+def test_candidates_are_written_over_the_colour_of_their_probability(emma, ax):
+    plot_probabilities(emma, ax=ax)
+    expected = [[p.target.p, *(c.p for c in p.top)] for p in emma.predictions]
+    same(image(ax), expected)
+    assert texts(ax)[:2] == ["e\n0.031", "p\n0.070"]
+    assert labels(ax.xaxis) == ["target", "1", "2", "3"]
+
+
+def test_the_lens_is_a_row_for_each_layer(ann, ax):
+    plot_lens(ann, ax=ax)
+    same(image(ax), [[c.p for c in row.predicted] for row in ann.lens])
+    assert labels(ax.yaxis) == ["0", "1"]
+    assert len(texts(ax)) == 2 * 9
+
+
+def test_the_stream_has_norms_and_shares(ann, ax):
+    above, below = plot_stream(ann, ax=ax).child_axes
+    same(above.lines[0].get_ydata(), [row.row_norm for row in ann.layers])
+    same(below.lines[0].get_ydata(), [row.attention_share for row in ann.layers])
+    same(below.lines[1].get_ydata(), [row.mlp_share for row in ann.layers])
+
+
+def test_the_loss_of_a_trace_is_that_of_every_position(emma, ax):
+    plot_loss(emma, ax=ax)
+    same([bar.get_height() for bar in ax.patches], [p.loss for p in emma.predictions])
+    same(ax.lines[0].get_ydata(), [math.log(27)] * 2)
+    assert labels(ax.xaxis)[0] == "0 BOS → e"
+
+
+# --- The other results ----------------------------------------------------------------------------
+
+
+def test_bars_of_an_attribution_are_its_parts_the_rest_and_the_sum(ax):
+    result = attribute(init(seed=42), "emma")
+    plot_attribution(result, position=2, top=4, ax=ax)
+    found = result.positions[2]
+    ranked = found.by_difference()
+    rest, total = sum(p.difference for p in ranked[4:]), found.target.total - found.against.total
+    same(lengths(ax), [*(p.difference for p in ranked[:4]), rest, total])
+    assert labels(ax.yaxis) == [*(p.name for p in ranked[:4]), "3 more parts", "sum of all"]
+    assert texts(ax)[0] == "+0.580"
+
+
+def test_several_positions_are_colours(ax):
+    result = attribute(init(seed=42), "emma")
+    plot_attribution(result, ax=ax)
+    same(image(ax), np.array([[p.difference for p in found.parts] for found in result.positions]).T)
+    norm = ax.images[0].norm
+    assert norm.vmin == -norm.vmax
+
+
+def test_a_map_of_patching_is_what_each_site_restores(ax):
+    result = patch(init(seed=42), "emma", "emmy", target="a", against="y")
+    plot_patch(result, ax=ax)
+    same(image(ax).ravel(), [cell.restored for cell in result.cells])
+    assert labels(ax.xaxis)[-1] == "4: a / y"
+    assert (ax.images[0].norm.vmin, ax.images[0].norm.vmax) == (-1, 1)
+
+
+def test_kinds_of_sites_are_maps_below_each_other_and_parts_bars(ax):
+    sites = ["*.attn.head*", "embed.tok@2:5", "*.mlp.residual"]
+    result = patch(init(seed=42), "emma", "emmy", target="a", against="y", sites=sites)
+    heads, stream, parts = plot_patch(result, ax=ax).child_axes
+    same(image(heads).ravel(), [c.restored for c in result.cells if c.head is not None])
+    same(image(stream).ravel(), [c.restored for c in result.cells if c.position is not None])
+    same(lengths(parts), [c.restored for c in result.cells if c.site.startswith("embed")])
+
+
+def test_of_several_pairs_the_mean_is_drawn(ax, tmp_path):
+    (tmp_path / "pairs.txt").write_text("emma\temmy\ta\ty\nanna\tanny\ta\ty\n")
+    result = patch_pairs(init(seed=42), read_pairs(tmp_path / "pairs.txt"))
+    plot_patch(result, ax=ax)
+    same(image(ax).ravel(), [cell.mean for cell in result.cells])
+    assert labels(ax.xaxis) == ["0: BOS", "1", "2", "3", "4: a / y"]
+    assert ax.figure.axes[1].get_ylabel() == "restored, mean of 2 pairs"
+
+
+def test_terms_of_a_sum_are_bars(ax):
+    found = explain(init(seed=42), "layer0.attn.q[3,5]", "emma", terms=4)
+    plot_explanation(found, ax=ax)
+    (step,) = found.steps
+    same(lengths(ax), [*(term.value for term in step.terms), step.rest, step.value])
+    assert labels(ax.yaxis)[-2:] == ["12 more", "sum of 16"]
+    assert labels(ax.yaxis)[0].startswith("attn.norm[3,")
+
+
+def test_a_function_stands_around_what_it_is_of(ax):
+    plot_explanation(explain(init(seed=42), "probs[1,a]", "emma"), ax=ax)
+    assert labels(ax.yaxis)[0] == "exp(logits[1,24]) x"
+
+
+def test_a_comparison_is_a_point_for_each_event(ax):
+    result = diff(init(seed=1), init(seed=2), "emma")
+    plot_diff(result, ax=ax)
+    points = dict(p for line in ax.lines if line.get_marker() == "X" for p in line.get_xydata())
+    same(list(points.values()), [event.relative for event in result.events if not event.holds])
+    band = next(line for line in ax.lines if line.get_label() == "allowed")
+    same(band.get_ydata(), [event.tolerance for event in result.events])
+    assert "first: embed.tok" in [line.get_label() for line in ax.lines]
+
+
+def test_no_difference_has_a_place_below_the_logarithm(ax):
+    plot_diff(diff(init(), init(), "emma"), ax=ax)
+    zeros = next(line for line in ax.lines if line.get_marker() == "v")
+    assert (zeros.get_label(), len(zeros.get_xdata())) == ("0, no difference", 25)
+    assert ax.get_title("left") == "25 events compared, all within their bands"
+
+
+def test_what_is_not_finite_on_one_side_stands_at_the_top(ax):
+    model = init()
+    with model.hooks.subscribe(lambda event, value: value * np.nan, "layer0.mlp.up"):
+        result = diff(init(), model, "emma")
+        plot_diff(result, ax=ax)
+    odd = next(line for line in ax.lines if line.get_marker() == "^")
+    assert odd.get_label() == "NaN, infinite"
+    assert len(odd.get_xdata()) == sum(event.relative == math.inf for event in result.events)
+
+
+def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, decoder_folder, tmp_path):
+    write_small_port(tmp_path / "port")
+    found = diagnose(tmp_path / "port", decoder_folder("qwen2"))
+    plot_diagnosis(found, ax=ax)
+    wrong = [o.error for o in found.diagnosis.operations if not o.holds]
+    beyond = next(line for line in ax.lines if line.get_marker() == "X")
+    same(beyond.get_ydata(), wrong)
+    left = next(line for line in ax.lines if line.get_marker() == "D")
+    same(left.get_ydata(), [found.diagnosis.findings[0].residual])
+    assert ax.get_title("left") == found.diagnosis.findings[0].claim
+    assert f"first: {found.diagnosis.first_wrong}" in [line.get_label() for line in ax.lines]
+
+
+def test_a_timeline_has_a_curve_for_each_position_and_the_loss(log, ax):
+    above, below = plot_timeline(log, ax=ax).child_axes
+    for line, position in zip(above.lines, log.positions, strict=True):
+        same(line.get_ydata(), position.p)
+        same(line.get_xdata(), log.steps)
+    same(below.lines[0].get_ydata(), log.loss.loss)
+    assert above.get_legend().get_texts()[1].get_text() == "1 e → m"
+
+
+def test_a_timeline_of_events_has_their_norms(log, ax):
+    shown = selected(log, ["layer0.mlp.up", "wte"])
+    norms, gradients = plot_timeline(shown, curves=True, ax=ax).child_axes
+    rows = [*shown.events, *shown.parameters]
+    assert len(rows) == 2
+    for line, row in zip(norms.lines, rows, strict=True):
+        same(line.get_ydata(), row.l2)
+    for line, row in zip(gradients.lines, rows, strict=True):
+        same(line.get_ydata(), row.gradient)
+
+
+def test_a_gap_stays_a_gap(log, ax):
+    first = replace(log.positions[0], p=(None, *log.positions[0].p[1:]))
+    above, _ = plot_timeline(replace(log, positions=(first,)), ax=ax).child_axes
+    assert math.isnan(above.lines[0].get_ydata()[0])
+
+
+# --- What cannot be drawn -------------------------------------------------------------------------
+
+
+def refusal(draw):
+    with pytest.raises(MicrogptError) as caught:
+        draw()
+    return str(caught.value)
+
+
+def test_what_a_result_lacks_is_said(emma, ann, log):
+    bare = replace(ann, arrays={}, lens=())
+    many = replace(emma, predictions=emma.predictions * 13)
+    assert refusal(lambda: plot_attention(bare, layer=0)).endswith("ask for it by `values`")
+    assert refusal(lambda: plot_lens(bare)).endswith("--lens, or lens=True, adds it for a production model")
+    assert refusal(lambda: plot_stream(emma)).startswith("stream: this trace measured no layers")
+    assert refusal(lambda: plot_loss(replace(emma, predictions=()))).startswith("loss: no position")
+    assert refusal(lambda: plot_probabilities(replace(emma, predictions=()))) == (
+        "probs: this trace predicts nothing"
+    )
+    assert refusal(lambda: plot_probabilities(many)).startswith("probs of 65 positions: a figure has room")
+    assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer by --event")
+    stored = explain(init(), "wte[0,0]", "emma")
+    assert refusal(lambda: plot_explanation(stored)).endswith("so there are no terms to draw")
+    result = attribute(init(), "emma")
+    assert refusal(lambda: plot_attribution(result, position=9)).endswith("known are 0, 1, 2, 3, 4")
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ((2, None), "attention of layer 2: the layers are 0 to 1"),
+        ((-1, None), "attention of layer -1: the layers are 0 to 1"),
+        ((0, 4), "attention of head 4: layer 0 has heads 0 to 3"),
+        ((None, 1), "attention of head 1: say of which layer, as in layer0.head1"),
+    ],
+)
+def test_heads_that_there_are_not(ann, place, words):
+    assert refusal(lambda: plot_attention(ann, *place)) == words
+
+
+def test_too_many_heads_have_no_room(ann):
+    specs = {
+        f"layer{i}{spec.name[6:]}": replace(spec, layer=i, name=f"layer{i}{spec.name[6:]}")
+        for spec in ann.specs.values()
+        if spec.layer == 0
+        for i in range(60)
+    }
+    assert len(weights_of(specs, 3, None)) == 1
+    assert refusal(lambda: weights_of(specs, None, None)).endswith("name a layer, as layer0")
+
+
+def test_nothing_is_drawn_where_something_is_lacking(emma, ax):
+    refusal(lambda: plot_stream(emma, ax=ax))
+    assert not ax.child_axes
+    assert ax.axison
+
+
+def test_without_axes_a_figure_of_pyplots_is_made(emma):
+    from matplotlib import pyplot
+
+    ax = plot_attention(emma, head=0)
+    assert pyplot.gcf() is ax.figure
+    pyplot.close(ax.figure)
