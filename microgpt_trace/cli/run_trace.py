@@ -47,7 +47,7 @@ def run(
     _save(result, model, request, layers)
     draw_figures(request.drawn, model, result, layers)
     if page is not None:
-        page.write(model, whole, request)
+        page.write(model, whole, result, request)
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:

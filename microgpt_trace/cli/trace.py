@@ -9,14 +9,14 @@ from ..errors import InputError
 from ..files import check_new_folder, check_target
 from .interventions import Interventions, interventions_of
 from .named_model import model_and_text, model_from
-from .option_checks import command_line, given, refuse, schema_by
+from .option_checks import given, refuse, schema_by
 from .options import AprSettings, BareWeights, Seed, Source
 from .output import note, out_file, put_schema
 from .output_files import refuse_over_model
 from .run_trace import run
 from .selection import Request
 from .trace_options import DrawnOfTrace, OfApr, OfMicroGPT, OfProduction, Shown, Written
-from .trace_page import PageOrder
+from .trace_page import page_order
 from .validation import refuse_beside_validation, run_validation
 
 if TYPE_CHECKING:
@@ -71,16 +71,7 @@ def trace(
         run_validation(model, request, text, own.get("tokens"))
     else:
         shared = {"text": text, "top_k": shown.top_k, "time": written.time, "interventions": changes}
-        page = None
-        if drawn.html is not None:
-            said = {
-                "--seed": seed,
-                "--n-head": bare.n_head,
-                "--bos": bare.bos,
-                "--rope-pairs": apr.rope_pairs,
-            }
-            page = PageOrder(command_line(context), path, said, apr.settings or [])
-        run(model, request, shared | own, page)
+        run(model, request, shared | own, page_order(context, drawn.html, path, seed, bare, apr))
     if of_apr.payload:  # said in the end, for a refusal is one line
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
 

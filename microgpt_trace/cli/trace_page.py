@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from ..text.command_lines import quoted
+from ..tracing.narrowing import narrowed
+from ..tracing.trace import trace
+from .option_checks import command_line
+from .options import AprSettings, BareWeights
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -16,6 +22,17 @@ if TYPE_CHECKING:
     from ..render.page.encodings import Held
     from ..tracing.result import Trace
     from .selection import Request
+
+
+def page_order(
+    context: typer.Context, html: Path | None, path: Path | None, seed: int | None, bare: BareWeights,
+    apr: AprSettings,
+) -> PageOrder | None:  # fmt: skip
+    """What --html asks for, if it is given."""
+    if html is None:
+        return None
+    said = {"--seed": seed, "--n-head": bare.n_head, "--bos": bare.bos, "--rope-pairs": apr.rope_pairs}
+    return PageOrder(command_line(context), path, said, apr.settings or [])
 
 
 @dataclass
@@ -35,13 +52,12 @@ class PageOrder:
         """The trace that the page shows, and the one that was asked for: a microGPT's with all its gradients,
         of a production model what the page has room for."""
         from ..render.page.recorder import PageRecorder
-        from ..tracing.trace import trace
 
         phases: tuple[Phase, ...] = ("forward", "backward", "update")
         if "gradients" in model.abilities:
-            if not (options["backward"] or options["step"]):
-                phases = ("forward",)
-            whole = trace(model, values=True, **{**options, "backward": True})
+            if not options["step"]:
+                phases = ("forward", "backward") if options["backward"] else ("forward",)
+            whole = trace(model, values=True, **{**options, "step": True})
         else:
             recorder = PageRecorder(model, request.drawn.html_budget, layers)
             extra = [name for name in names if model.hooks.specs[name].extra]
@@ -49,15 +65,15 @@ class PageOrder:
             with model.hooks.subscribe(recorder, *recorder.names) if recorder.names else nullcontext():
                 whole = trace(model, names=[*usual, *extra], values=kept, **options)
             self._recorded = recorder.kept
-        return whole, whole.narrowed(set(names), set(kept), phases)
+        return whole, narrowed(whole, set(names), set(kept), phases)
 
-    def write(self, model: LanguageModel, whole: Trace, request: Request) -> None:
-        """Write the page, which says what the trace does without --brief and its like."""
+    def write(self, model: LanguageModel, whole: Trace, asked: Trace, request: Request) -> None:
+        """Write the page: in words what was asked for, and to look at all that it holds."""
         from ..render.page.trace_page import trace_page
         from ..render.trace import trace_sections
 
         more = "" if "gradients" in model.abilities else "--html-budget or --layers"
-        sections = trace_sections(whole)
+        sections = trace_sections(asked, verbose=request.shown.verbose, overview=not request.shown.layer)
         text = trace_page(whole, model, sections, self.line, self._again(whole), self._recorded, more)
         request.drawn.put_page(text)
 

@@ -82,12 +82,13 @@ class Labelled(NamedTuple):
 
 class Words(NamedTuple):
     """A line of text in pieces of a style each, wrapped where there is less room, indented alike; or
-    `instead` where it has no room on one line, if there is any."""
+    `instead` where it has no room on one line, if there is any. `about` names what it speaks of."""
 
     spans: Sequence[tuple[str, str]]
     indent: int = 0
     from_width: int = 0  # left out where there is less room
     instead: Sequence[Block] = ()
+    about: str = ""
 
 
 class AttentionMatrices(NamedTuple):

@@ -30,7 +30,7 @@ def insights_section(trace: Trace) -> Section:
     blocks = [
         block
         for insight in trace.insights
-        for block in (words(insight.title, "bold"), indented(insight.text))
+        for block in (words(insight.title, "bold")._replace(about=insight.about), indented(insight.text))
     ]
     return Section(blocks, "What the trace reveals")
 

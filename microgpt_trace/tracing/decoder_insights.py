@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
-from ..architecture.kinds import Multiply, Norm, Rotation
+from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
 from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
@@ -36,8 +37,23 @@ def insights_of(
     )
     reason = _unfit(layers, norms)
     for identifier, title, make in makers:
-        yield Insight(identifier, title, None, f"Not evaluated: {reason}.") if reason else make()
+        found = Insight(identifier, title, None, f"Not evaluated: {reason}.") if reason else make()
+        yield replace(found, about=_event_of(identifier, model, layers))
     yield _pattern(model)
+
+
+def _event_of(identifier: str, model: Decoder, layers: Sequence[LayerRow]) -> str:
+    """The event that shows most of what an insight is about."""
+    plan, streams = model.plan, model.plan.streams
+    if identifier == "growth":
+        return streams[-1]
+    if identifier == "massive":
+        return streams[1 + max(layers, key=lambda row: abs(row.peak)).layer]
+    if identifier == "sinks":
+        return plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
+    if identifier == "turn":
+        return streams[1 + max(layers, key=lambda row: row.turn).layer]
+    return plan.of_kind(Norm)[0].name
 
 
 def _unfit(layers: Sequence[LayerRow], norms: NormRows) -> str:

@@ -30,13 +30,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Insight:
-    """A predicate and its outcome: `holds` is None where it could not be evaluated."""
+    """A predicate and its outcome: `holds` is None where it could not be evaluated. `about` names the event
+    to look at, where there is one."""
 
     id: str
     title: str
     holds: bool | None
     text: str
     numbers: dict[str, float | None] = field(default_factory=dict)
+    about: str = ""
 
     __repr__ = one_line
 

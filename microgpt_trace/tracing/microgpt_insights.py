@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.event_words import steps_of
-from ..architecture.kinds import Activation, Norm
+from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
@@ -55,10 +56,17 @@ def insights_of(
         needed = stats.values() if identifier != "pattern" else ()
         if any(s.nonfinite_count for s in needed):
             text = "Not evaluated: the run holds values that are not finite."
-            insights.append(Insight(identifier, title, None, text))
+            found = Insight(identifier, title, None, text)
         else:
-            insights.append(make())
+            found = make()
+        insights.append(replace(found, about=_event_of(identifier, plan)))
     return insights
+
+
+def _event_of(identifier: str, plan: Plan) -> str:
+    """The first event that an insight is about."""
+    kinds = {"rmsnorm": Norm, "attention": Softmax, "relu": Activation, "predictions": Probabilities}
+    return plan.of_kind(kinds[identifier])[0].name if identifier in kinds else ""
 
 
 def _l2(stats: Stats, name: str) -> float:

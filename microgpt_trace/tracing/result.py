@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..architecture.edits import Applied
@@ -11,7 +11,7 @@ from ..architecture.model import TraceInput
 from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
-from ..hooks.event import PHASES, EventSpec, Phase, TraceEvent
+from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..text.brief import one_line
 from ..text.document_fields import in_document
@@ -263,32 +263,6 @@ class Trace:
     def __getitem__(self, name: str) -> Array:
         """The forward array of an event. Raises InputError where it was not kept."""
         return self.array(name)
-
-    def narrowed(
-        self, names: Collection[str], kept: Collection[str], phases: Collection[Phase] = PHASES
-    ) -> Trace:
-        """The trace with these events of these phases alone, and the arrays of what is to be kept."""
-        events = [e for e in self.events if e.name in names and e.phase in phases]
-        steps = [
-            replace(step, events=tuple(e for e in step.events if e.name in names)) for step in self.generation
-        ]
-        intervened = self.intervened
-        if intervened is not None:
-            changes = tuple(change for change in intervened.changes if change.name in names)
-            intervened = replace(intervened, changes=changes)
-        parameters = self.parameters if "backward" in phases else ()
-        return replace(
-            self,
-            events=tuple(events),
-            generation=tuple(steps),
-            intervened=intervened,
-            parameters=tuple(row for row in parameters if row.name in names),
-            arrays={
-                (phase, name): array
-                for (phase, name), array in self.arrays.items()
-                if name in kept and phase in phases
-            },
-        )
 
     def array(self, name: str, phase: Phase = "forward") -> Array:
         """The array of an event or parameter in a phase: an activation, a gradient, an update; or a part of

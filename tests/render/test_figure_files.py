@@ -92,6 +92,12 @@ def test_what_the_font_lacks_is_spelled_out_where_text_is_drawn(hostile):
     assert "\\u4e2d\\u56fd\n" in "".join(text.get_text() for text in ax.texts)
 
 
+@pytest.mark.parametrize(("suffix", "same"), [(".png", True), (".pdf", True), (".svg", False)])
+def test_a_viewer_of_svg_alone_is_left_what_the_font_lacks(suffix, same):
+    ours, spelled = (content_of(attention_picture(named(t, "a"), 0, 0), suffix) for t in ("中", "\\u4e2d"))
+    assert (ours == spelled) is same
+
+
 def test_a_font_that_has_a_character_shows_it():
     assert spelled_out("été → ␣ 中") == "été → ␣ \\u4e2d"
 

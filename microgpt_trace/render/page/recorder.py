@@ -86,9 +86,10 @@ def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[tuple[bool,
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
     asked = [i in layers for i in order]
-    yield from zip(asked, map(_attention, of_layers), strict=True)
+    yield asked[0], [*_attention(of_layers[0]), *_writes(of_layers[0])]
     if plan.final:
         yield False, [plan.final[-1].name, plan.streams[-1]]
+    yield from zip(asked, map(_attention, of_layers), strict=True)
     yield from ((False, [name]) for name in reversed(plan.streams))
     yield from zip(asked, map(_writes, of_layers), strict=True)
     for of_asked, rows in zip(asked, of_layers, strict=True):

@@ -11,13 +11,16 @@ FOLDER = files(__package__)
 _IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./([a-z_]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:.|\n)*?\*/)\n", re.MULTILINE)
+_STYLE_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_STYLE_BLANKS = re.compile(r" ?([{};,>]) ?")
 _INDENT = re.compile(r"\n\s+")
 
 
 @cache
 def style() -> str:
-    """The style sheet."""
-    return FOLDER.joinpath("style.css").read_text("utf-8")
+    """The style sheet, without comments and blanks that say nothing."""
+    text = _STYLE_COMMENT.sub("", FOLDER.joinpath("style.css").read_text("utf-8"))
+    return _STYLE_BLANKS.sub(r"\1", " ".join(text.split()))
 
 
 @cache

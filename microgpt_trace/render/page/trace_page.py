@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
 from ...tracing.checks import ROUNDING
 from ...tracing.result import Prediction, Trace
-from ..sections import Section
+from ..sections import AttentionMatrices, Section, Words
 from .encodings import Held
 from .frame import cards, header
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
+from .terms import logit_terms
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
@@ -35,6 +36,7 @@ def trace_page(
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
         "pictures": pictures, "adds": more, "predictions": list(map(_prediction, trace.predictions)),
+        "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     return page(title, _body(trace, sections, line), document, arrays)
@@ -58,7 +60,10 @@ def _arrays(
         if own.last is not None:
             found[f"last {name}"] = own.last
     found |= {name: model.parameter(name) for name in _vectors_of(model, found)}
-    return {name: _as_packed(array) for name, array in found.items()}, pictures
+    causal = {row.name for row in model.plan.values() if row.kind.causal}
+    return {
+        name: _as_packed(array, name.removeprefix("d ") in causal) for name, array in found.items()
+    }, pictures
 
 
 def _vectors_of(model: LanguageModel, held: Mapping[str, Array]) -> list[str]:
@@ -68,8 +73,11 @@ def _vectors_of(model: LanguageModel, held: Mapping[str, Array]) -> list[str]:
     return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
 
 
-def _as_packed(array: Array) -> Array:
-    return array if array.dtype == np.uint8 else np.asarray(array, np.float32)
+def _as_packed(array: Array, causal: bool) -> Array:
+    """The array as it is packed; what the mask hides, which is never shown, is 0."""
+    if array.dtype == np.uint8:
+        return array
+    return np.asarray(np.tril(array) if causal else array, np.float32)
 
 
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
@@ -86,7 +94,9 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         found["seen"] = [shown_token(model.label(token)) for token in range(size)]
         found["tokenizer"] = tokenizer_data(model)
     else:
-        named = {c.token: c.label for p in trace.predictions for c in (*p.top, p.target) if c is not None}
+        known = [c for p in trace.predictions for c in (*p.top, p.target) if c is not None]
+        known += [c for row in trace.lens for candidates in row.top for c in candidates]
+        named = {candidate.token: candidate.label for candidate in known}
         found["vocabulary"] = {token: shown_token(label) for token, label in named.items()}
     return found
 
@@ -109,6 +119,18 @@ def _prediction(own: Prediction) -> dict[str, Any]:
         "top": [[candidate.token, candidate.p] for candidate in own.top],
         "target": None if own.target is None else [own.target.token, own.target.p, own.rank],
     }
+
+
+def _lens(trace: Trace) -> dict[str, Any] | None:
+    """The candidates of every layer and position, and what becomes of the token that was asked for."""
+    if not trace.lens:
+        return None
+    rows = [
+        [row.layer, [[[c.token, c.p] for c in candidates] for candidates in row.top]] for row in trace.lens
+    ]
+    target = [[own.event, own.position, own.target.p, own.rank] for own in trace.lens_target]
+    label = shown_token(trace.lens_target[0].target.label) if trace.lens_target else ""
+    return {"positions": trace.lens[0].positions, "rows": rows, "target": target, "label": label}
 
 
 def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
@@ -145,6 +167,14 @@ def _layers(trace: Trace) -> dict[str, Any]:
     return {"shares": shares, "odd": odd}
 
 
+def _without_pictures(sections: Sequence[Section]) -> Iterator[Section]:
+    """The sections without attention, which the views show."""
+    for section in sections:
+        blocks = [block for block in section.blocks if not isinstance(block, AttentionMatrices)]
+        if len(blocks) == len(section.blocks) or any(not isinstance(block, Words) for block in blocks):
+            yield section._replace(blocks=blocks)
+
+
 def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     """What is there without scripts, and the places that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
@@ -153,7 +183,7 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
         for at, label in enumerate(labels)
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    said = element("div", *cards(sections), id="said")
+    said = element("div", *cards(list(_without_pictures(sections))), id="said")
     return [
         header(trace.input.text or f"{len(labels)} tokens", line, tokens, element("div", id="live")),
         element(

@@ -17,7 +17,7 @@ export function explainView({ page, run, at, trail, go, slider }) {
   const link = linker(page, run, go);
   const parts = [crumbs(trail, at, go), heading(page, run, at, array?.[flat])];
   if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
-  else if (!array) parts.push(make("p", {}, missing(run, gradient)));
+  else if (!array) parts.push(page.terms[nameOf(at.name, at.index)] ? largestTerms(page, at, link) : make("p", {}, missing(run, gradient)));
   else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], link }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
   if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
@@ -49,7 +49,7 @@ function arithmetic({ page, run, at, flat, gradient, value, link }) {
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
   const ways = gradient ? page.waysOf(at.name) : [["", page.formulaOf(at.name)]];
-  if (!ways.length || !ways[0][1]) return [gradient ? make("p", {}, page.gradientless(at.name)) : largestTerms(page, at, flat, link)];
+  if (!ways.length || !ways[0][1]) return [gradient ? make("p", {}, page.gradientless(at.name)) : largestTerms(page, at, link)];
   const found = [];
   let [sum, magnitude] = [0, 0];
   try {
@@ -63,15 +63,15 @@ function arithmetic({ page, run, at, flat, gradient, value, link }) {
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    return [largestTerms(page, at, flat, link)];
+    return [largestTerms(page, at, link)];
   }
   if (ways.length > 1) found.push(make("p", { class: "sum" }, `sum of ${ways.length} ways = ${full(sum)}`));
   return [...found, verdict(page, run, sum, value, magnitude)];
 }
 
 /** What was written down of a product whose matrix is not in the page. */
-function largestTerms(page, at, flat, link) {
-  const known = page.terms?.[`${at.of === "gradient" ? "d " : ""}${nameOf(at.name, at.index)}`];
+function largestTerms(page, at, link) {
+  const known = at.of === "value" && page.terms[nameOf(at.name, at.index)];
   if (!known) return make("p", {}, "What it is worked out from is not in this page: the command below writes it out.");
   return make("div", {}, known.map((step) => stepView(step, step.label, link, null)));
 }

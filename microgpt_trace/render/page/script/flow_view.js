@@ -16,7 +16,7 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
   }
   const search = make("input", { type: "search", id: "search", placeholder: "search ( / )", "aria-label": "search arrays", value: filter, "data-key": "search", oninput: (event) => setFilter(event.target.value) });
   const list = make("div", {});
-  const fill = (wanted) => list.replaceChildren(...groups.map((group) => groupView(page, run, at, go, group, wanted)).filter(Boolean), parametersView(page, run, at, go, wanted));
+  const fill = (wanted) => list.replaceChildren(...groups.map((group) => groupView(page, run, at, go, group, wanted)).filter(Boolean), parametersView(page, run, at, go, wanted), leftOutView(page, run) ?? "");
   search.addEventListener("input", () => fill(search.value));
   fill(filter);
   return make("nav", { class: "flow", "aria-label": "Flow" }, search, list);
@@ -42,6 +42,19 @@ function groupView(page, run, at, go, { layer, stages }, wanted) {
     shares.map(([own, share]) => make("span", { class: "share", title: `${own}: |write| / |stream| = ${short(share, 3)}` }, bar(share))),
     page.odd[layer] ? make("span", { class: "odd", title: page.odd[layer] }, " ⚠") : null);
   return make("details", { open: layer === null || wanted !== "" || chosen, "data-layer": layer }, summary, parts);
+}
+
+/** What has no array in the page, and how one gets it. */
+function leftOutView(page, run) {
+  if (!run.traced) return null;
+  const missing = page.events.filter((event) => !run.of(event.name, "value"));
+  const pictures = Object.keys(page.pictures).length;
+  if (!missing.length && !pictures) return null;
+  const adds = page.adds ? `${page.adds} adds to them.` : "";
+  const said = [missing.length ? `${missing.length} of ${page.events.length} arrays are not in this page.` : "", pictures ? `${pictures} are there as pictures of 8 bit.` : "", adds];
+  const kinds = [...new Set(missing.map((event) => event.name.replace(/^layer\d+\./, "")))];
+  return make("details", { class: "left-out" }, make("summary", {}, "Not in this page"), make("p", { class: "dim" }, said.filter(Boolean).join(" ")),
+    make("ul", {}, kinds.map((kind) => make("li", {}, `${kind}: ${missing.filter((event) => event.name.replace(/^layer\d+\./, "") === kind).length}`))));
 }
 
 function parametersView(page, run, at, go, wanted) {

@@ -10,8 +10,9 @@ export function predictionView({ page, run, untouched, position, go, set, option
   if (!found) return null;
   const before = untouched && candidatesOf(page, untouched, position);
   const target = run.targets[position];
+  const leads = run.of(page.probabilities, "value") ? page.probabilities : page.row(page.probabilities).inputs[0];
   const rows = found.order.map((token) => make("tr", { class: token === target ? "target" : "" },
-    make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name: page.probabilities, index: [position, token] }) }, page.vocabulary[token])),
+    make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name: leads, index: [position, token] }) }, page.vocabulary[token])),
     make("td", { class: "n" }, probability(found.p[token])),
     make("td", {}, bar(found.p[token], before?.p[token])),
     before ? make("td", { class: "n dim" }, probability(before.p[token])) : null));
