@@ -109,18 +109,17 @@ def _attention(
     model: LanguageModel, request: Request, names: list[str]
 ) -> Iterator[dict[tuple[Phase, str], Array]]:
     """Those attention weights among the events that have room on a screen, which a long text's do not."""
-    from ..render.trace_attention import MOST
-
     seen: dict[tuple[Phase, str], Array] = {}
+    weights = [row.name for row in model.plan.of_kind(Softmax) if row.name in names]
+    if request.written.is_json or not weights:
+        yield seen
+        return
+    from ..render.trace_attention import MOST
 
     def keep(event: TraceEvent, value: Array) -> None:
         if value.shape[-1] <= MOST and (event.phase, event.name) not in seen:  # a continuation has others
             seen[event.phase, event.name] = value.copy()
 
-    weights = [row.name for row in model.plan.of_kind(Softmax) if row.name in names]
-    if request.written.is_json or not weights:
-        yield seen
-        return
     with model.hooks.subscribe(keep, *weights):
         yield seen
 

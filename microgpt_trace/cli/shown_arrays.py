@@ -65,6 +65,8 @@ def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Ta
     """Its rows as far as they are shown; those in a file are not all read."""
     shape = model.config.shapes()[name]
     indices = part.indices(shape, range(shape[0]))
+    if len(shape) == 1:
+        return Taken(model.parameter(name)[np.array(indices[0])], shape, indices, place)
     first = np.array(indices[0][:MAX_ROWS])
     rows: Array = model.parameter(name, first) if model.tensors else model.parameter(name)[first]
-    return Taken(rows[:, indices[1]] if len(shape) > 1 else rows, shape, indices, place)
+    return Taken(rows[:, indices[1]], shape, indices, place)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..text.command_lines import quoted
-from ..tracing.narrowing import narrowed
 from ..tracing.trace import trace
 from .option_checks import command_line
 from .options import AprSettings, BareWeights
@@ -52,6 +51,7 @@ class PageOrder:
         """The trace that the page shows, and the one that was asked for: a microGPT's with all its gradients,
         of a production model what the page has room for."""
         from ..render.page.recorder import PageRecorder
+        from ..tracing.narrowing import narrowed
 
         phases: tuple[Phase, ...] = ("forward", "backward", "update")
         if "gradients" in model.abilities:

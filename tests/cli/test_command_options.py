@@ -89,8 +89,8 @@ def test_but_what_chooses_the_schema(command, tmp_path):
 
 
 IDLE = {
-    "trace --force": "--force lets --save, --out and --plot overwrite, and none is given",
-    "trace --force --save-aprt new": "--force lets --save, --out and --plot overwrite, and none is given",
+    "trace --force": "--force lets --save, --out, --html and --plot overwrite, and none is given",
+    "trace --force --save-aprt new": "--force lets --save, --out, --html and --plot overwrite, and none is given",
     "trace --validate --seed 1 --temperature 0": "--temperature means nothing with --validate",
     "trace --validate --json --verbose": "--verbose means nothing with --validate and --json",
     "trace --validate --ablate logits": "--validate makes interventions of its own: give it none",

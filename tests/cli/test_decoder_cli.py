@@ -222,7 +222,8 @@ def test_a_request_that_does_not_fit_is_one_line(model, what):
 
 OF_DECODERS = {
     "--tokens": ["1"], "--chat": [], "--special": [], "--layers": ["0"], "--positions": ["last"],
-    "--lens": [], "--generate": ["2"], "--temperature": ["0.5"], "--fail-on": ["anomaly"], "--recheck": [],
+    "--lens": [], "--target": ["n"], "--generate": ["2"], "--temperature": ["0.5"], "--fail-on": ["anomaly"],
+    "--recheck": [],
     "--rope-pairs": ["halves"], "--set": ["a=1"],
 }  # fmt: skip
 

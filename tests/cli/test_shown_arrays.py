@@ -115,6 +115,18 @@ def test_of_a_production_model_too(decoder, monkeypatch):
     assert not ran
 
 
+@pytest.mark.parametrize(("place", "index"), [("", np.s_[:]), ("[3:6]", np.s_[3:6]), ("[-1]", np.s_[-1:])])
+def test_a_vector_is_a_row_of_columns(decoder, place, index):
+    name = "layer0.attn_norm"
+    title, heads, ((_, *numbers),) = printed_array(f"{decoder} Ann --show '{name}{place}'", width=900)
+    assert title == f"{name}{place}  " + (f"{len(heads)} of " if place else "") + "32 float32"
+    assert heads == [str(i) for i in range(32)][index]
+    np.testing.assert_allclose(np.float64(numbers), load(decoder).parameter(name)[index], atol=6e-4)
+    assert "index 32 of layer0.attn_norm, which has indices 0 to 31" in refusal(
+        f"trace {decoder} Ann --show '{name}[32]'"
+    )
+
+
 def test_positions_are_those_of_the_text_where_few_have_logits(decoder):
     model = load(decoder)
     all_of = trace(model, "Ann ran", values=["logits"])["logits"]

@@ -28,6 +28,7 @@ MICROGPT = (
 DECODER = (
     "trace qwen3 'Ann ran'",
     "trace qwen3 'Ann ran' -v --generate 2",
+    "trace qwen3 'Ann ran' --lens --target n --layer logits",
     "explain qwen3 layer1.mlp.hidden[2,5] 'Ann ran'",
     "attribute qwen3 'Ann ran' --target A",
     "patch qwen3 'Ann ran' 'Ann sat' --target A --against b",

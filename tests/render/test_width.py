@@ -68,6 +68,8 @@ LINES = (
     "trace qwen3 'Ann ran' --scale layer1.mlp.down=3 --lens",
     "trace qwen3 --layer '*.head*' 'Ann ran' --show wte --show logits",
     "trace qwen3 'Ann ran' --show layer0.attn.weights --show layer0.attn.q_rope --show layer0.attn_wq",
+    "trace qwen3 'Ann ran' --lens --target n --top-k 12 --brief",
+    "trace qwen3 'Ann ran' -v --layer '*.weights' --show 'layer1.attn.scores[3,2:5]' --show 'logits[-1]'",
     "trace qwen3 'Ann ran' --validate",
     "diff one.safetensors two.safetensors emma -v --positions all",
     "diff one.safetensors two.safetensors --weights -v",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from ...architecture.formulas.linear import of_parts
 from ...architecture.kinds import Linear, Lookup, Loss, Probabilities, Shape, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import HEAD_EVENTS, Operation, layer_of, prefix_of
+from ...text.json_writing import dump
 
 
 @dataclass
@@ -94,13 +94,23 @@ class PlanData:
     def _interned(self, formula: Formula | None, layer: int | None) -> int | None:
         if formula is None:
             return None
-        text = json.dumps(formula.as_data())
-        if layer is not None:
-            text = text.replace(f'"{prefix_of(f"layer{layer}.")}', '"layer#.')
+        prefix = "" if layer is None else prefix_of(f"layer{layer}.")
+        data = _without_layer(formula.as_data(), prefix)
+        text = dump(data)
         if text not in self._known:
             self._known[text] = len(self.formulas)
-            self.formulas.append(json.loads(text))
+            self.formulas.append(data)
         return self._known[text]
+
+
+def _without_layer(data: Any, prefix: str) -> Any:
+    """The same with "layer#." for the layer of the names."""
+    if isinstance(data, dict):
+        return {key: _without_layer(value, prefix) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_layer(value, prefix) for value in data]
+    is_name = isinstance(data, str) and prefix and data.startswith(prefix)
+    return data.replace(prefix, "layer#.", 1) if is_name else data
 
 
 def axes_of(row: Operation, shapes: dict[str, Shape]) -> list[str]:
