@@ -11,6 +11,7 @@ from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.formulas.derive import Formulas
+from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluated
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.explaining.explain import explain_in, keep_run
 
@@ -34,7 +35,7 @@ return given.asked.map(({ ways, flat }) => {
 """
 
 
-def evaluated(run, places, backward):
+def by_script(run, places, backward):
     """What the script makes of the formulas of these elements: value, magnitude and steps of each."""
     formulas, model = Formulas(run.plan), run.model
     asked = []
@@ -68,7 +69,7 @@ def some_places(shapes, count=3, seed=0):
 
 
 def check(run, places, backward):
-    found = evaluated(run, places, backward)
+    found = by_script(run, places, backward)
     for (name, index), (value, magnitude, steps) in zip(places, found, strict=True):
         said = explain_in(run, element_name(name, index), backward=backward)
         agree(value, said.value, rtol=1e-9, atol=1e-9 * (said.tolerance + 1e-30), what=said.element)
@@ -99,6 +100,29 @@ def test_events_of_decoders(decoders, name):
 def test_events_of_a_gpt2(gpt2, name):
     run = keep_run(gpt2(name)[1], tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
+
+
+def test_all_elements_at_once(case):
+    """Every event and gradient, from the arrays that the run had."""
+    run = keep_run(case.model, case.text, backward=True)
+    formulas = Formulas(run.plan)
+    given = FormulaInputs(run.inputs.tokens, run.inputs.targets, _array_of(run))
+    for name in run.shapes:
+        if name in run.plan:
+            whole = evaluated(formulas.forward(name), given).reshape(-1)
+            agree(_counted(run, name, whole), _counted(run, name, run.array(name)), atol=1e-10, what=name)
+        found = sum(evaluated(way, given).reshape(-1) for way in formulas.backward(name).values())
+        agree(found, run.array(name, "backward").reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
+
+
+def _array_of(run):
+    return lambda name, phase: run.array(name, phase) if run.has(name, phase) else run.model.parameter(name)
+
+
+def _counted(run, name, array):
+    """Of attention what the mask lets through."""
+    shape = run.shapes[name]
+    return np.tril(np.reshape(array, shape)) if len(shape) == 3 else np.reshape(array, shape)
 
 
 FUNCTIONS = {

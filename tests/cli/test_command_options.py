@@ -88,9 +88,10 @@ def test_but_what_chooses_the_schema(command, tmp_path):
         assert refusal(command, "--schema", *both).endswith("exclude each other")
 
 
+FORCE = "--force lets"
 IDLE = {
-    "trace --force": "--force lets --save, --out, --html and --plot overwrite, and none is given",
-    "trace --force --save-aprt new": "--force lets --save, --out, --html and --plot overwrite, and none is given",
+    "trace --force": f"{FORCE} --save, --out, --html and --plot overwrite, and none is given",
+    "trace --force --save-aprt new": f"{FORCE} --save, --out, --html and --plot overwrite, and none is given",
     "trace --validate --seed 1 --temperature 0": "--temperature means nothing with --validate",
     "trace --validate --json --verbose": "--verbose means nothing with --validate and --json",
     "trace --validate --ablate logits": "--validate makes interventions of its own: give it none",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
+from ..arithmetic import Function
 from ..kinds import Context, Scores, Shape, Softmax
 from ..plan import Operation
 from ..steps import Pass
@@ -11,6 +14,7 @@ from .formula import Constant, ElementAt, Formula, Over, PlaceAlong, ResultOf, S
 
 QUERY, KEY, OVER = 1, 2, 3  # the axes of [H, T, T], and the range of a sum behind three axes
 Shapes = dict[str, Shape]
+EXP = Function("exp(x)", np.exp)
 
 
 def forward(row: Operation, shapes: Shapes, window: int | None) -> Formula:
@@ -82,8 +86,8 @@ def of_softmax(along: ElementAt, own: ElementAt, over: tuple[Over, ...]) -> tupl
     """exp(own) over the sum of exp, of what is less the largest where that would overflow."""
     return (
         StepOf((TermOf((along,), over),), "largest", guard=True),
-        StepOf((TermOf((along,), over, "exp(x)", less=0),), "sum of exponentials"),
-        StepOf((TermOf((own,), (), "exp(x)", less=0),), "own exponential"),
+        StepOf((TermOf((along,), over, EXP, less=0),), "sum of exponentials"),
+        StepOf((TermOf((own,), (), EXP, less=0),), "own exponential"),
         StepOf((TermOf((ResultOf(2), ResultOf(1, "1/"))),)),
     )
 

@@ -14,7 +14,7 @@ def forward(row: Operation, shapes: dict[str, Shape]) -> Formula:
     own = tuple(range(len(sizes)))
     inputs = tuple(ElementAt(name, own) for name in row.inputs)
     if isinstance(row.kind, Activation):
-        return one_step(sizes, TermOf(inputs, function=FORMS[row.kind.function].function.text))
+        return one_step(sizes, TermOf(inputs, function=FORMS[row.kind.function].function))
     if isinstance(row.kind, Multiply):
         return one_step(sizes, TermOf(inputs))
     return one_step(sizes, *(TermOf((element,)) for element in inputs))
@@ -31,5 +31,5 @@ def backward(name: str, reader: Operation, shapes: dict[str, Shape]) -> Formula:
         (other,) = (read for read in reader.inputs if read != name)
         return one_step(sizes, TermOf((gradient, ElementAt(other, own))))
     assert isinstance(reader.kind, Activation)
-    slope = TermOf((ElementAt(name, own),), function=FORMS[reader.kind.function].slope.text)
+    slope = TermOf((ElementAt(name, own),), function=FORMS[reader.kind.function].slope)
     return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))

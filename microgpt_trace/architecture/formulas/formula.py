@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...text.brief import one_line
+from ..arithmetic import IDENTITY, Function
 from ..steps import Pass
 
 Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
@@ -136,7 +137,7 @@ class TermOf:
 
     factors: tuple[Part, ...]
     over: tuple[Over, ...] = ()
-    function: str = ""
+    function: Function = IDENTITY
     less: int | None = None
     where: tuple[int, int] | None = None
 
@@ -146,8 +147,8 @@ class TermOf:
         found: dict[str, Any] = {"x": [factor.as_data() for factor in self.factors]}
         if self.over:
             found["over"] = [own.as_data() for own in self.over]
-        if self.function:
-            found["f"] = self.function
+        if self.function.text:
+            found["f"] = self.function.text
         if self.less is not None:
             found["less"] = self.less
         if self.where is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from ..arithmetic import Function
 from ..kinds import Norm, Shape
 from ..plan import Operation
 from .formula import ElementAt, Formula, Over, PlaceAlong, ResultOf, StepOf, TermOf
@@ -47,11 +50,15 @@ def backward(name: str, reader: Operation, shapes: dict[str, Shape]) -> Formula 
     n = at.sizes[-1]
     steps, root, _ = _root(kind, ElementAt(name, at.along), n)
     gradients, outputs = ElementAt(y, at.along, "backward"), ElementAt(y, at.along)
-    mean = TermOf((gradients, outputs), (Over(n),), f"x/{n}")
+    mean = TermOf((gradients, outputs), (Over(n),), _mean(n))
     steps.append(StepOf((mean,), "mean of dy × y"))
     less, divided = ResultOf(len(steps) - 1, "-"), ResultOf(root, "1/")
     own = TermOf((ElementAt(y, at.own, "backward"), divided))
     return Formula(at.sizes, (*steps, StepOf((own, TermOf((ElementAt(y, at.own), less, divided))))))
+
+
+def _mean(n: int) -> Function:
+    return Function(f"x/{n}", lambda x: x / n)
 
 
 def _places(kind: Norm, shape: Shape) -> _Places:
@@ -67,9 +74,14 @@ def _root(kind: Norm, x: ElementAt, n: int) -> tuple[list[StepOf], int, int | No
     """The steps to what a row is divided by, which of them that is, and which one the mean."""
     steps, less, over = list[StepOf](), None, (Over(n),)
     if kind.centred:
-        steps.append(StepOf((TermOf((x,), over, f"x/{n}"),), "mean"))
+        steps.append(StepOf((TermOf((x,), over, _mean(n)),), "mean"))
         less = 0
-    steps.append(StepOf((TermOf((x,), over, f"x*x/{n}", less),), "mean square"))
-    root = TermOf((ResultOf(len(steps) - 1),), (), f"sqrt(x + {kind.eps:.6g})")
+    steps.append(
+        StepOf((TermOf((x,), over, Function(f"x*x/{n}", lambda x: x * x / n), less),), "mean square")
+    )
+    eps = float(f"{kind.eps:.6g}")
+    root = TermOf(
+        (ResultOf(len(steps) - 1),), (), Function(f"sqrt(x + {eps:.6g})", lambda x: np.sqrt(x + eps))
+    )
     steps.append(StepOf((root,), "rms"))
     return steps, len(steps) - 1, less

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arithmetic import MINUS_LOG, Function
 from ..kinds import Loss, Probabilities, Shape
 from ..plan import Operation, Plan
 from .attention import of_softmax
@@ -33,7 +34,7 @@ def loss(row: Operation, plan: Plan, shapes: Shapes) -> Formula:
     """The mean of -log P(target) over the positions whose target is known."""
     target = ElementAt(_probabilities_of(plan, row), (0, PlaceAlong((), table="targets")))
     over = Over(shapes[row.inputs[0]][0], "known")
-    losses = StepOf((TermOf((target,), (over,), "-log(x)"),), "sum of losses")
+    losses = StepOf((TermOf((target,), (over,), MINUS_LOG),), "sum of losses")
     return Formula((), (losses, StepOf((TermOf((ResultOf(0), ShareOfKnown())),))))
 
 
@@ -44,7 +45,9 @@ def of_loss() -> Formula:
 
 def of_probabilities(row: Operation, shapes: Shapes) -> Formula:
     """-1/(T * P) at the target, 0 elsewhere"""
-    inverse = StepOf((TermOf((ElementAt(row.name, TARGET),), function="1/x"),), "1/P")
+    inverse = StepOf(
+        (TermOf((ElementAt(row.name, TARGET),), function=Function("1/x", lambda x: 1 / x)),), "1/P"
+    )
     last = TermOf((ResultOf(0), ShareOfKnown(-1)), where=TARGET)
     return Formula(shapes[row.name], (inverse, StepOf((last,))))
 

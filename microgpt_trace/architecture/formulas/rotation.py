@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from ..arithmetic import Function
 from ..kinds import Rotation, Shape
 from ..operations.rotation import turning_of
 from ..plan import Operation
@@ -15,11 +18,18 @@ def forward(row: Operation, shapes: dict[str, Shape]) -> Formula:
     turning, dim, (length, width) = turning_of(kind), kind.head_dim, shapes[source]
     half = dim // 2
     frequency = Constant("radians a position", tuple(map(float, turning.frequencies)), 3)
-    scale = "" if turning.factor == 1 else f"{turning.factor!r}*"
+    factor = turning.factor
+    scale = "" if factor == 1 else f"{factor!r}*"
     steps = (
         StepOf((TermOf((Place(0), frequency)),), "angle"),
-        StepOf((TermOf((ResultOf(0),), function=f"{scale}cos(x)"),), "cos"),
-        StepOf((TermOf((ResultOf(0),), function=f"{scale}sin(x)"),), "sin"),
+        StepOf(
+            (TermOf((ResultOf(0),), function=Function(f"{scale}cos(x)", lambda x: factor * np.cos(x))),),
+            "cos",
+        ),
+        StepOf(
+            (TermOf((ResultOf(0),), function=Function(f"{scale}sin(x)", lambda x: factor * np.sin(x))),),
+            "sin",
+        ),
     )
     own = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))))
     other = ElementAt(source, (0, PlaceAlong(((1, dim), (2, -half), (3, 1)), half)))

@@ -32,6 +32,13 @@ class PlanData:
     def shapes(self) -> dict[str, Shape]:
         return self._of.shapes
 
+    def ways_of(self, name: str, gradient: bool) -> list[Formula]:
+        """The formulas whose sum an array of the run is."""
+        if gradient:
+            return list(self._of.backward(name).values())
+        formula = self._of.forward(name) if name in self.model.plan else None
+        return [] if formula is None else [formula]
+
     def events(self) -> list[dict[str, Any]]:
         """The rows, in order of computation."""
         return [self._event(row) for row in self.model.plan.values()]

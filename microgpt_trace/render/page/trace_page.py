@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...architecture.formulas.evaluate import FormulaInputs
 from ...architecture.kinds import Probabilities, Softmax
 from ...architecture.model import LanguageModel
 from ...arrays.stats import Array
@@ -20,6 +21,7 @@ from .frame import cards, header
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
+from .roundings import roundings
 from .terms import logit_terms
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
@@ -38,6 +40,8 @@ def trace_page(
         "pictures": pictures, "adds": more, "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
+    if "gradients" in model.abilities:
+        document["worked"] = _with_roundings(arrays, trace, model)
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     return page(title, _body(trace, sections, line), document, arrays)
 
@@ -133,10 +137,35 @@ def _lens(trace: Trace) -> dict[str, Any] | None:
     return {"positions": trace.lens[0].positions, "rows": rows, "target": target, "label": label}
 
 
+def _with_roundings(arrays: dict[str, Array], trace: Trace, model: LanguageModel) -> dict[str, int]:
+    """Put into `arrays`, in the place of those that the page works out itself, how far these lie apart; the
+    sums by which it tells that it has restored them."""
+    data, whole = PlanData(model, _replaced(trace)), dict(arrays)
+    given = FormulaInputs(
+        trace.input.tokens, trace.input.targets, lambda name, phase: whole[PREFIX[phase] + name]
+    )
+    totals = {}
+    for key, array in whole.items():
+        gradient, name = key.startswith(PREFIX["backward"]), key.removeprefix(PREFIX["backward"])
+        ways = data.ways_of(name, gradient)
+        found = roundings(array, ways, given) if ways and not key.startswith(PREFIX["update"]) else None
+        if found is not None:
+            del arrays[key]
+            arrays |= {f"steps {key}": found.steps, f"numbers {key}": found.numbers}
+            totals[key] = found.total
+    return totals
+
+
+def _replaced(trace: Trace) -> list[str]:
+    """The events in whose place interventions put others."""
+    return [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
+
+
 def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    replaced = [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
+    replaced = _replaced(trace)
     data, plan = PlanData(model, replaced), model.plan
-    norms = {event.name: event.stats.l2_norm for event in trace.events if event.stats is not None}
+    forward = [event for event in trace.events if event.phase == "forward" and event.stats is not None]
+    norms = {event.name: event.stats.l2_norm for event in forward if event.stats is not None}
     events = [{**row, "l2": norms.get(row["name"])} for row in data.events()]
     return {
         "events": events,

@@ -64,7 +64,8 @@ function parametersView(page, run, at, go, wanted) {
 }
 
 function rowView(page, run, at, go, name) {
-  const values = run.of(name, "value");
+  const isWaiting = run.traced && page.worked && name in page.worked && !page.stored.has(name);
+  const values = isWaiting ? null : run.of(name, "value");
   const row = page.row(name);
   const known = values && !values.exact ? statisticsOf(values) : null;
   const size = known ? known.l2 : row.l2;

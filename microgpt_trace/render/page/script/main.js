@@ -26,7 +26,7 @@ const KEYS = [
 function start() {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const page = new Page(content, arrays);
-  const traced = page.tracedRun();
+  const { traced } = page;
   let state = read(location.hash || `#${page.start ?? ""}`, page);
   let options = { skipFirst: false, head: 0, layer: null, expanded: false };
   let trail = [];
