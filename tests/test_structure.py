@@ -20,6 +20,7 @@ import pytest
 import microgpt_trace
 from microgpt_trace.architecture.catalogue import known_rows
 from microgpt_trace.cli import COMMANDS
+from microgpt_trace.render.notebook.result_html import SECTIONS
 
 PACKAGE = Path(microgpt_trace.__file__).parent
 
@@ -31,14 +32,14 @@ FLOORS = [
 
 # The floors of the modules that stand in no folder.
 FLAT = {
-    "ground": "errors files signals untrusted_files",
+    "ground": "errors files notebook signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }
 FLOOR_OF = {module: floor for floor, modules in FLAT.items() for module in modules.split()}
 
-# A Trace shows itself in a notebook: the one import that goes up to stay, when it is asked for.
-SHOWS_ITSELF = ("tracing.result", "render.html")
+# Results show themselves in a notebook: the one import that goes up to stay, when it is asked for.
+SHOWS_ITSELF = ("notebook", "render.notebook.result_html")
 
 # Files that import our own code inside a function, and the CPU time that this keeps from a start which does
 # without it (`trace emma` takes 190 ms): `import_module` of what is imported late, beside what is loaded by
@@ -56,9 +57,11 @@ LATE = {
     "readers.apr": "a vocabulary 13 ms, which many a file does without",
     "readers.gguf_model": "a vocabulary 15 ms, which many a file does without",
     "readers.huggingface": "a vocabulary 15 ms, which many a folder does without",
+    "notebook": "markup 19 ms where there is no notebook",
     "render.documents.schemas": "the schema of a trace 20 ms, which the others do without",
+    "render.notebook.trace_frame": "a page 55 ms, which only a trace has",
     "render.terminal.printing": "matrices 9 ms where none is shown",
-    "tracing.result": "a page 37 ms where there is no notebook",
+    "tracing.result": "sites 4 ms where no part of an array is asked for",
     "tracing.trace": "a decoder's trace 22 ms of a microGPT",
 }
 
@@ -142,6 +145,7 @@ def own_graph():
     """The imports of each of them."""
     graph = graph_of(house())
     graph["cli"] |= {f"cli.{name}" for name in COMMANDS}  # imported by their names
+    graph["render.notebook.result_html"] |= {f"render.{name}" for name, _ in SECTIONS.values()}
     return graph
 
 
@@ -184,7 +188,7 @@ def test_no_file_needs_one_that_needs_it():
     assert circle(own_graph() | {file: own_graph()[file] - {page}}) == []
 
 
-def test_a_trace_alone_reaches_up_to_stay():
+def test_what_shows_itself_alone_reaches_up_to_stay():
     file, page = SHOWS_ITSELF
     assert page in own_graph()[file]
     assert page in circle(own_graph())
@@ -230,8 +234,8 @@ def test_a_folder_that_imports_its_own_files_is_found():
 
 
 def test_a_planted_step_up_is_found():
-    graph = {"arrays.stats": {"render.html"}, "render.html": {"arrays.stats"}}
-    assert wrong_directions(graph) == {("arrays.stats", "render.html")}
+    graph = {"arrays.stats": {"render.trace"}, "render.trace": {"arrays.stats"}}
+    assert wrong_directions(graph) == {("arrays.stats", "render.trace")}
 
 
 def test_every_module_imports_alone():
@@ -286,10 +290,10 @@ def test_what_is_imported_late_is_told_from_what_is_not():
     assert [*libraries(ast.parse(text), late=False)] == ["a", "c"]
 
 
-# The notebook's page borrows a terminal's colours, tokens are cut to what a terminal has for them.
+# Tokens are cut to what a terminal has for them.
 SCREEN = {
     "typer": {"cli"},
-    "rich": {"render.terminal", "render.html", "render.token_labels"},
+    "rich": {"render.terminal", "render.token_labels"},
     "matplotlib": {"render.figures"},
 }
 

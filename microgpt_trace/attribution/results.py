@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..arrays.logit_difference import LogitDifference
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 
@@ -136,6 +137,8 @@ class AttributionResult:
     positions: tuple[PositionAttribution, ...]
     removals: tuple[Removal, ...]
     roles: tuple[HeadRole, ...]
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         about = {"model": self.model, "text": self.text, "positions": len(self.positions)}

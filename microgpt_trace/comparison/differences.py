@@ -11,6 +11,7 @@ import numpy as np
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 from .bands import BandMeasure, Tolerance
@@ -139,6 +140,8 @@ class Comparison:
     left_out: tuple[str, ...]
     of_statistics: bool  # one side has nothing else: no value was compared
     hint: str = ""  # what else to ask for
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         about = {"a": self.a.origin, "b": self.b.origin, "same": self.same, "first": self.first}

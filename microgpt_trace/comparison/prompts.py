@@ -10,6 +10,7 @@ from typing import Any
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 from ..text.json_reading import OutOfBounds, from_json
@@ -54,6 +55,7 @@ class PromptsComparison:
     prompts: tuple[PromptComparison, ...]
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
     @property
     @in_document

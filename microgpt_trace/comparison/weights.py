@@ -17,6 +17,7 @@ from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from .quantisation_error import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
 from .weight_relations import find_cause
@@ -97,6 +98,7 @@ class WeightsComparison:
     only_b: tuple[str, ...] = ()
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
 
 @dataclass(frozen=True)

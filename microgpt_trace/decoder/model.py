@@ -22,6 +22,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import available_cores
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from .config import DecoderConfig
 from .prompt import named_token_of, prepare
@@ -46,6 +47,8 @@ class Decoder:
     load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
     metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
     assumed: tuple[str, ...] = ()
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         about = {"origin": self.origin, "format": self.format, "architecture": self.config.architecture}

@@ -13,6 +13,7 @@ from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
 from ..dumps.recording import Recording
 from ..errors import InputError
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from .diagnose import Diagnosis, diagnose_values
 
@@ -52,6 +53,9 @@ class DumpDiagnosis(NamedTuple):
 
     def __repr__(self) -> str:
         return one_line(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
 
 
 def diagnose(

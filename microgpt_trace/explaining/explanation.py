@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..architecture.steps import Factor, Pass, Step, Use, element_name
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 
@@ -38,6 +39,8 @@ class Explanation:
     holds: bool
     uses: tuple[Use, ...]
     notes: tuple[str, ...]
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         about = {"element": self.element, "phase": self.phase, "model": self.model, "text": self.text}

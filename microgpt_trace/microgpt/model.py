@@ -19,6 +19,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from .batch import Batch, Packer
 from .forward_backward import event_specs, forward
@@ -88,6 +89,8 @@ class Model:
     origin: str  # "untrained, seed 42" or the file
     training: TrainingState | None = None
     assumed: tuple[str, ...] = ()
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         return one_line(self, origin=self.origin, parameters=self.config.parameter_count, config=self.config)

@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 from ..architecture.catalogue import leaving_kinds
 from ..architecture.plan import kind_of
 from ..arrays.logit_difference import LogitDifference
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..tracing.findings import Check
 
@@ -94,6 +95,8 @@ class PatchResult(PatchedPair):
     model: str
     cells: tuple[Patched, ...]
 
+    _repr_html_ = in_notebook
+
     def __repr__(self) -> str:
         about = {"model": self.model, "clean": self.clean.text, "corrupt": self.corrupt.text}
         return one_line(self, **about, sites=len(self.cells), ok=self.ok)
@@ -114,6 +117,7 @@ class PairsResult:
     cells: tuple[MeanPatched, ...]
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
     @property
     def ok(self) -> bool:

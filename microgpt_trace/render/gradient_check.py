@@ -16,6 +16,17 @@ def _verdict(row: GradientCheck) -> str:
 
 def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section]:
     """A row per parameter and activation, then the verdict."""
+    head = f'Gradients of the loss of "{text}" against central differences in float64'
+    ways = "parameters as training and as a trace work them out, activations as a trace shows them"
+    return [Section([words(head, "bold"), _table(rows), words(ways, "dim"), *_verdicts(rows)])]
+
+
+def gradient_sections(row: GradientCheck) -> list[Section]:
+    """One of these rows by itself."""
+    return [Section([_table([row])])]
+
+
+def _table(rows: Sequence[GradientCheck]) -> Table:
     columns = [
         Column("tensor", lambda r: r.name, whole=True),
         Column("elements", lambda r: f"{r.count:,}", right=True),
@@ -25,10 +36,7 @@ def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section
         Column("error", lambda r: ratio(r.relative_error), right=True),
         Column("", _verdict, style=lambda r: "" if r.holds else "red"),
     ]
-    head = f'Gradients of the loss of "{text}" against central differences in float64'
-    ways = "parameters as training and as a trace work them out, activations as a trace shows them"
-    table = Table(columns, rows, about=name_of)
-    return [Section([words(head, "bold"), table, words(ways, "dim"), *_verdicts(rows)])]
+    return Table(columns, rows, about=name_of)
 
 
 def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:

@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..architecture.edits import unreported
 from ..decoder.model import Decoder
 from ..microgpt.model import Model
-from ..tracing.inspection import InspectedParameter, Inspection, StoredParameter
+from ..tracing.inspection import (
+    InspectedParameter,
+    Inspection,
+    StoredParameter,
+    inspect_decoder,
+    inspect_microgpt,
+)
 from .numbers import figure, significant
 from .sections import Block, Column, Labelled, Section, Table, Words, name_of, words
 from .trace_header import model_facts
+
+
+def microgpt_sections(model: Model) -> list[Section]:
+    """A microGPT by itself."""
+    return microgpt_inspection_sections(model, inspect_microgpt(model))
+
+
+def decoder_sections(model: Decoder) -> list[Section]:
+    """A production model by itself, its tensors as they are stored."""
+    return decoder_inspection_sections(model, inspect_decoder(model, [], False, False, unreported))
 
 
 def microgpt_inspection_sections(model: Model, found: Inspection) -> list[Section]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..text.printable import shown_token
@@ -38,6 +38,17 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
         yield _last_candidates(rows[-1])
 
 
+def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
+    """Predictions without the trace that they are of."""
+    return [Section([Table(_of_text("seen"), rows, about=_logits)])]
+
+
+def candidates_sections(prediction: Prediction) -> list[Section]:
+    """A prediction by itself."""
+    row = rows_of_predictions([prediction])
+    return [*row, _last_candidates(prediction)] if len(prediction.top) > 1 else row
+
+
 def _of_names() -> list[Column]:
     return [
         Column("pos", lambda p: str(p.position), right=True),
@@ -51,10 +62,10 @@ def _of_names() -> list[Column]:
     ]
 
 
-def _of_text() -> list[Column]:
+def _of_text(seen: str = "token") -> list[Column]:
     return [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("token", lambda p: shown_token(p.seen)),
+        Column(seen, lambda p: shown_token(p.seen)),
         Column("target", lambda p: shown_token(p.target.label) if p.target else ""),
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),

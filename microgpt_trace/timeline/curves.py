@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..hooks.names import select_names
 from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
+from ..notebook import in_notebook
 from ..text.brief import one_line
 
 _LAYER = re.compile(r"^layer[0-9]+\.")
@@ -159,6 +160,7 @@ class Timeline:
     notes: tuple[str, ...]
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
 
 def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:

@@ -30,7 +30,7 @@ from .generation import Continuation, Sampling, continue_prompt
 from .lens import Lens
 from .observers import Observers
 from .predictions import predictions_of
-from .result import Prediction, Trace
+from .result import Prediction, Predictions, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -123,6 +123,7 @@ def _run(
         arrays=observers.collector.arrays,
         specs=model.hooks.specs,
         intervened=observers.baseline.result(shown, predicted.loss) if observers.baseline else None,
+        traced_model=model,
     )
 
 
@@ -146,7 +147,7 @@ def usual_names(model: Decoder) -> list[str]:
 class Predicted(NamedTuple):
     """What the head gave: predictions, their mean loss, and logits to go on with and to compare."""
 
-    rows: tuple[Prediction, ...]
+    rows: Predictions
     loss: float | None
     last: tuple[Array, Array] | None  # logits and probs [V] after the last position, as used
     compared: Sequence[int]  # the positions of `computed`
@@ -185,7 +186,7 @@ def predict(
         mean = np.asarray(np.float32(math.fsum(losses) / len(losses)))
         loss = float(run.tap("forward").emit("loss", mean))
     last = (logits[-1], probs[-1]) if rows[-1] == len(final) - 1 else None
-    return Predicted(tuple(predictions), loss, last, group, computed)
+    return Predicted(Predictions(predictions), loss, last, group, computed)
 
 
 def _untraced(

@@ -23,6 +23,7 @@ from ..microgpt.batch import Batch, Packer
 from ..microgpt.forward_backward import Pass, backward, event_specs, forward
 from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from .central_differences import Deviation, along_directions, rounding_of, slope_of
 
@@ -55,6 +56,7 @@ class GradientCheck:
     hooked: float | None = None
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
 
 def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:

@@ -25,7 +25,7 @@ from .collector import Collector, kept_events
 from .microgpt_insights import insights_of
 from .norms import NormMeter
 from .predictions import predictions_of
-from .result import ParameterRow, Prediction, StepSummary, Trace
+from .result import ParameterRow, Predictions, StepSummary, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -84,6 +84,7 @@ def trace_microgpt(
         arrays=collector.arrays,
         specs=bus.specs,
         intervened=intervened,
+        traced_model=model,
     )
 
 
@@ -134,9 +135,9 @@ def _visible(events: Sequence[TraceEvent], chosen: set[str], names: Sequence[str
     return visible
 
 
-def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> tuple[Prediction, ...]:
+def _predictions(model: Model, inputs: TraceInput, done: Pass, top_k: int) -> Predictions:
     positions = range(len(inputs.targets))
-    return tuple(
+    return Predictions(
         predictions_of(
             positions, [inputs.text[:i] for i in positions], inputs.targets, done.logits, done.probs,
             differs(done.probs, done.softmax), lambda token: model.tokenizer.label(token, target=True), top_k,

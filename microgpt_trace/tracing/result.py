@@ -1,4 +1,4 @@
-"""Trace: what a run showed, as plain data. Knows no model."""
+"""Trace: what a run showed, as plain data. Asks nothing of the model that it has beside them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..architecture.edits import Applied
-from ..architecture.model import TraceInput
+from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 from .findings import Anomaly, Check, Insight
@@ -46,6 +47,17 @@ class Prediction:
     top: tuple[Candidate, ...]
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
+
+
+class Predictions(tuple[Prediction, ...]):
+    """The predictions of a run, in order."""
+
+    __slots__ = ()
+    _repr_html_ = in_notebook
+
+    def __repr__(self) -> str:
+        return one_line(self, positions=len(self))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -246,10 +258,17 @@ class Trace:
     step: StepSummary | None = None
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # what was known before
+    traced_model: LanguageModel | None = field(default=None, repr=False)  # what its page goes on with
+
+    _repr_html_ = in_notebook
 
     def __repr__(self) -> str:
         about = {"text": self.input.text, "model": self.model["origin"], "loss": self.loss}
         return one_line(self, **about, events=len(self.events), arrays=len(self.arrays))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is given: not the model, whose weights may lie in a file."""
+        return {**self.__dict__, "traced_model": None}
 
     def __iter__(self) -> Iterator[TraceEvent]:
         return iter(self.events)
@@ -319,8 +338,3 @@ class Trace:
     def ok(self) -> bool:
         """No check failed."""
         return all(check.holds is not False for check in self.checks)
-
-    def _repr_html_(self) -> str:
-        from ..render.html import to_html
-
-        return to_html(self)

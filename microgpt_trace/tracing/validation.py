@@ -22,6 +22,7 @@ from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
+from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
 from .perturbation import Edge, Watch
@@ -60,6 +61,7 @@ class Validation:
     verdicts: tuple[Verdict, ...]
 
     __repr__ = one_line
+    _repr_html_ = in_notebook
 
     @property
     @in_document

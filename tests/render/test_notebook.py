@@ -1,94 +1,298 @@
-"""What a notebook shows, asked of a real kernel."""
+"""What a notebook shows of every result: parsed, not run."""
 
-import os
+import json
+import pickle
 import re
-from html import unescape
-from pathlib import Path
+from dataclasses import replace
+from importlib import import_module
+from pkgutil import walk_packages
 
 import pytest
-from support.terminal import contrast, printed
+from support.notebook_pages import Parsed, ink_and_paper, stripped_of
+from support.terminal import EVIL, contrast, obeyed, printed
 
-from microgpt_trace import init, trace
-from microgpt_trace.render.html import _COLORS
-
-ROOT = Path(__file__).parents[2]
-CELLS = (
-    "from microgpt_trace import explain, init, trace\nmodel = init()\ntrace(model, 'emma', backward=True)",
-    "model",
-    "explain(model, 'layer0.attn.scores[1,3,2]', 'emma')",
-    "from microgpt_trace import plot_attention\nax = plot_attention(trace(model, 'emma'), head=0)",
+import microgpt_trace
+from microgpt_trace import (
+    Config,
+    Intervention,
+    Tokenizer,
+    attribute,
+    diagnose,
+    diff,
+    explain,
+    gradcheck,
+    init,
+    load,
+    patch,
+    trace,
+    train,
+    validate,
 )
+from microgpt_trace.cli import COMMANDS, build
+from microgpt_trace.comparison.prompts import diff_prompts
+from microgpt_trace.comparison.weights import compare_weights
+from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.patching.pairs import patch_pairs, read_pairs
+from microgpt_trace.render.notebook.result_html import LONG, SECTIONS, sections_of
+from microgpt_trace.render.notebook.trace_frame import SAVE_IT
+from microgpt_trace.timeline.reading import read_timeline
+
+PAPERS = {"light": ((0, 0, 0), (255, 255, 255)), "dark": ((255, 255, 255), (17, 17, 17))}
+MARKUP = '"><img src=x onerror=alert(1)></script></iframe><b style="'
+HOSTILE = MARKUP + EVIL
+STROKES = "▁▂▃▄▅▆▇█▏▎▍▌▋▊▉▐│•░▒▓"  # what is drawn in characters
+DRAWN = re.compile(f"[{STROKES} ?]+")
+
+
+def microgpt_results(model, other, texts, folder):
+    """Every kind of result that a microGPT gives, by a name."""
+    text, near = texts
+    yield "model", model
+    yield "trace", trace(model, text, backward=True, step=True, top_k=3)
+    without = Intervention("ablate", "layer0.attn.head1")
+    yield "intervened", trace(model, text, interventions=[without], values=False)
+    yield "predictions", trace(model, text).predictions
+    yield "prediction", trace(model, text, top_k=3).predictions[1]
+    yield "explanation", explain(model, "layer0.attn.scores[1,1,0]", text)
+    yield "gradient", explain(model, "layer0.mlp.act[1,5]", text, backward=True)
+    yield "attribution", attribute(model, text)
+    yield "patch", patch(model, text, near, target=text[0], against=text[1])
+    yield "validation", validate(model, text)
+    yield "gradient check", next(iter(gradcheck(model, text)))
+    yield "diff", diff(model, other, text)
+    yield "weights", compare_weights(model, other)
+    yield "prompts", diff_prompts(model, other, [text, near])
+    dump = folder / f"{model.origin[:80].replace('/', '|')}.safetensors"
+    save_arrays(trace(other, text), dump)
+    yield "diagnosis", diagnose(dump, model)
+
+
+def decoder_results(model, tokens, folder):
+    """Those of a production model that differ."""
+    yield "decoder", model
+    yield "decoder's trace", trace(model, tokens=tokens, lens=True, generate=2, top_k=3, recheck=True)
+    yield "decoder's kept trace", trace(model, tokens=tokens, values=["*"])
+    yield "decoder's predictions", trace(model, tokens=tokens, top_k=2).predictions
+    yield "decoder's explanation", explain(model, "layer1.attn.q_rope[2,1]", tokens=tokens)
+    yield "decoder's attribution", attribute(model, tokens=tokens, target="#5")
+    yield "decoder's diff", diff(model, model, tokens=tokens)
 
 
 @pytest.fixture(scope="module")
-def outputs():
-    """What each cell leaves."""
-    reason = "nbclient and ipykernel, which run a notebook, are not installed"
-    nbclient = pytest.importorskip("nbclient", reason=reason)
-    pytest.importorskip("ipykernel", reason=reason)
-    from nbformat.v4 import new_code_cell, new_notebook
-
-    notebook = new_notebook(cells=list(map(new_code_cell, CELLS)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    nbclient.NotebookClient(notebook, timeout=60).execute(env=environment)
-    return [cell.outputs for cell in notebook.cells]
-
-
-def test_a_cell_shows_a_trace_once_and_without_escape_codes(outputs):
-    """ipykernel sets FORCE_COLOR, and rich displays what it prints in a notebook."""
-    (shown,) = outputs[0]
-    assert shown.output_type == "execute_result"
-    page = shown.data["text/html"]
-    assert "\x1b" not in page
-    assert page.count("<pre") == 1
-    assert "Stage 2: Multi-Head Self-Attention" in page
-    assert shown.data["text/plain"].startswith("Trace(text='emma', ")
+def plain(tmp_path_factory, decoder_folder):
+    """One of each kind."""
+    folder = tmp_path_factory.mktemp("plain")
+    trained = train(init(), steps=100)
+    found = dict(microgpt_results(trained, init(seed=1), ("emma", "emmy"), folder))
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    found["pairs"] = patch_pairs(trained, read_pairs(folder / "pairs.txt"))
+    log = folder / "run.jsonl"
+    words = f"train --steps 60 --out {folder / 'm.safetensors'} --log {log} --trace-every 10"
+    build(COMMANDS)(words.split(), standalone_mode=False)
+    found["timeline"] = read_timeline(log)
+    return found | dict(decoder_results(load(decoder_folder("qwen3")), [1, 5, 9, 5], folder))
 
 
-@pytest.mark.parametrize("cell", [1, 2])
-def test_everything_else_is_one_line_there(outputs, cell):
-    (shown,) = outputs[cell]
-    assert set(shown.data) == {"text/plain"}
-    assert len(shown.data["text/plain"].splitlines()) == 1
+@pytest.fixture(scope="module")
+def hostile(plain, tmp_path_factory, decoder_folder):
+    """The same of models whose files, letters and tokens are hostile."""
+    folder = tmp_path_factory.mktemp("hostile")
+    letters = "".join(dict.fromkeys(HOSTILE + "emav"))
+    tokenizer = Tokenizer(letters)
+    config = Config(vocab_size=tokenizer.vocab_size, block_size=64)
+    models = [replace(init(config, seed=seed, tokenizer=tokenizer), origin=HOSTILE) for seed in (3, 4)]
+    found = dict(microgpt_results(*models, (HOSTILE[:40] + "\x1b\u202e", HOSTILE[:40] + "\x1bx"), folder))
+    model = decoder_folder("qwen3", template=HOSTILE)
+    vocabulary = json.loads((model / "tokenizer.json").read_text())
+    ids = vocabulary["model"]["vocab"]
+    vocabulary["model"]["vocab"] = {HOSTILE if token == 5 else text: token for text, token in ids.items()}
+    (model / "tokenizer.json").write_text(json.dumps(vocabulary))
+    found["timeline"] = replace(plain["timeline"], log=HOSTILE, watched=HOSTILE, notes=(HOSTILE,))
+    return found | dict(decoder_results(load(model), [1, 5, 9, 5], folder))
 
 
-def test_a_figure_is_shown_below_its_cell(outputs):
-    pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
-    (shown,) = outputs[3]
-    assert shown.output_type == "display_data"
-    assert "image/png" in shown.data
+def assert_all(results, check):
+    """Says of which kind a check does not hold."""
+    for kind, result in results.items():
+        try:
+            check(result)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}: {error}") from error
 
 
-@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_the_page_does_not_depend_on_the_terminal(monkeypatch, variables):
-    usual = trace(init(), "emma")._repr_html_()
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert trace(init(), "emma")._repr_html_() == usual
+def tables_of(result):
+    """What it shows without the page of a trace."""
+    html = result._repr_html_()
+    return Parsed(re.sub(r"<iframe[^>]*></iframe>", "", html))
 
 
-def test_every_colour_is_read_on_white_and_on_black():
-    page = trace(init(), "emma", backward=True)._repr_html_()
-    papers = {(255, 255, 255), (17, 17, 17)}
-    used = [(color, paper) for color in {*map(_COLORS.ansi_colors.__getitem__, range(8))} for paper in papers]
-    for style in re.findall(r'<span style="([^"]*)"', page):
-        codes = re.findall(r"(?:^|background-| )color: #([0-9a-f]{6})", style)
-        if codes:
-            color, *ground = (tuple(bytes.fromhex(code)) for code in codes)
-            used += [(color, paper) for paper in ground or papers]
-    assert len({*used}) >= 30
-    for color, paper in used:
-        assert contrast(color, paper) >= 3.9, (color, paper)
+def page_of(result):
+    """The page in the frame of a trace, and the frame's attributes."""
+    (frame,) = Parsed(result._repr_html_()).of("iframe")
+    return Parsed(frame["srcdoc"]), frame
 
 
-def test_the_page_has_the_text_of_the_terminal():
-    from microgpt_trace.render.trace import trace_sections
+def test_a_notebook_that_trusts_nothing_keeps_all_of_it(plain):
+    def check(result):
+        assert type(result._repr_html_()) is str
+        assert sorted(set(stripped_of(tables_of(result)))) == []
 
+    assert_all(plain, check)
+
+
+def test_what_such_a_notebook_strips_is_found():
+    bad = Parsed(
+        '<svg></svg><p onclick="x()" style="position: fixed; color: red">a</p><td colspan="2">b</td>'
+    )
+    assert [*stripped_of(bad)] == ["svg", "p onclick", "style position"]
+
+
+def test_it_has_the_text_of_the_terminal(plain):
+    """Every word of it: the terminal lays out the same sections by other code."""
+
+    def check(result):
+        shown = tables_of(result).text()
+        told = {word.strip(STROKES) for word in printed(sections_of(result), 250).split()}
+        assert [word for word in sorted(told) if word not in shown] == []
+
+    assert_all(plain, check)
+
+
+@pytest.mark.parametrize("theme", PAPERS)
+def test_every_text_is_read_on_white_and_on_black(plain, theme):
+    def check(result):
+        for piece in tables_of(result).pieces:
+            ink, paper = ink_and_paper(piece, *PAPERS[theme])
+            least = 3 if DRAWN.fullmatch(piece.text) else 4.5  # a drawing, a text
+            assert contrast(ink, paper) >= least, (piece.text, ink, paper)
+
+    assert_all(plain, check)
+
+
+def test_a_contrast_that_is_too_low_is_found():
+    (piece,) = Parsed('<p style="opacity: .5"><b style="color: rgb(255, 0, 0)">a</b></p>').pieces
+    ink, paper = ink_and_paper(piece, *PAPERS["dark"])
+    assert (ink, paper) == ((136.0, 8.5, 8.5), (17, 17, 17))
+    assert contrast(ink, paper) < 4.5
+
+
+def test_hostile_text_is_text(hostile):
+    def check(result):
+        html = result._repr_html_()
+        assert obeyed(html, terminal=False) == set()
+        for parsed in (tables_of(result), *(Parsed(f["srcdoc"]) for f in Parsed(html).of("iframe"))):
+            assert [*parsed.of("img"), *parsed.of("b")] == []
+            for tag, attributes in parsed.elements:
+                assert not [name for name in attributes if name.startswith("on")], tag
+
+    assert_all(hostile, check)
+
+
+@pytest.mark.parametrize("kind", ["model", "trace", "attribution", "diff", "decoder's trace", "timeline"])
+def test_hostile_text_is_seen(hostile, kind):
+    shown = tables_of(hostile[kind]).text()
+    assert "onerror" in shown
+    assert "\\u202e" in shown
+
+
+def test_whatever_has_sections_shows_itself():
+    """Each class that does is listed with a function that is there, and no other is."""
+    names = [m.name for m in walk_packages(microgpt_trace.__path__, "microgpt_trace.")]
+    loaded = [import_module(name) for name in names if not name.endswith("__main__")]
+    own = {c for m in loaded for c in vars(m).values() if isinstance(c, type) and "_repr_html_" in vars(c)}
+    assert {c.__name__ for c in own} == {*SECTIONS}
+    for module, function in SECTIONS.values():
+        assert callable(getattr(import_module(f"microgpt_trace.render.{module}"), function))
+
+
+def test_all_of_them_are_tested(plain):
+    assert {type(result).__name__ for result in plain.values()} == {*SECTIONS}
+
+
+# --- The page in a frame ------------------------------------------------------------------------
+
+
+def test_the_frame_of_a_trace_reaches_nothing(plain):
+    page, frame = page_of(plain["trace"])
+    assert frame["sandbox"] == "allow-scripts"
+    assert "src" not in frame
+    assert frame["title"] == "microgpt trace: emma"
+    (policy,) = [m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "emma" in page.text()
+    assert [a for _, a in page.elements if (a.get("src") or a.get("href") or "#")[0] != "#"] == []
+
+
+def test_a_microgpt_has_its_page_without_arrays_and_a_decoder_with_some(plain):
+    frames = {kind: Parsed(result._repr_html_()).of("iframe") for kind, result in plain.items()}
+    assert {kind for kind, found in frames.items() if found} == {
+        "trace",
+        "intervened",
+        "decoder's kept trace",
+    }
+
+
+def test_a_trace_without_a_page_says_how_to_get_it(plain):
+    run = plain["decoder's trace"]
+    line = f"microgpt trace {run.traced_model.origin} --tokens 1,5,9,5 --html trace.html"
+    assert line in tables_of(run).text()
+
+
+def test_a_page_that_is_too_large_for_a_notebook_is_left_out(monkeypatch):
     run = trace(init(), "emma")
-    page = unescape(re.sub(r"<[^>]*>", "", run._repr_html_()))
-    shown = printed(trace_sections(run), 110)
-    start = shown.index("Attention weights")
-    heads = shown[start : shown.index("Stage 3")]
-    assert "▒50" in heads  # which on the page has a ground, no shade
-    shown = shown.replace(heads, re.sub("[░▒▓█]", " ", heads))
-    assert page.split() == shown.split()
+    monkeypatch.setattr("microgpt_trace.render.notebook.trace_frame.MOST", 60_000)
+    shown = Parsed(run._repr_html_())
+    assert shown.of("iframe") == []
+    assert "microgpt trace MODEL emma --html trace.html" in shown.text()
+    assert SAVE_IT in shown.text()
+
+
+def test_numbers_of_which_a_page_would_be_too_large_are_not_packed(monkeypatch):
+    monkeypatch.setattr("microgpt_trace.render.page.trace_page.trace_page", None)
+    wide = init(Config(n_embd=256, n_head=4))
+    print(f"{wide.config.parameter_count:,} parameters")
+    assert Parsed(trace(wide, "emma", values=False)._repr_html_()).of("iframe") == []
+
+
+def test_a_model_in_a_file_is_named_in_the_page(tmp_path):
+    path = tmp_path / "m.safetensors"
+    microgpt_trace.save(init(), path)
+    html = trace(load(path), "emma")._repr_html_()
+    assert SAVE_IT not in html
+    assert SAVE_IT in trace(init(), "emma")._repr_html_()
+
+
+def test_a_trace_goes_to_another_process_without_its_model(plain):
+    for kind in ("trace", "decoder's trace"):
+        sent = pickle.loads(pickle.dumps(plain[kind]))
+        assert (sent.traced_model, sent.events) == (None, plain[kind].events)
+        assert "<iframe" not in sent._repr_html_()
+
+
+# --- Folding ------------------------------------------------------------------------------------
+
+
+def test_long_sections_are_folded_above_a_page_sooner(plain):
+    def folded(result):
+        parsed = tables_of(result)
+        is_open = ["open" in attributes for attributes in parsed.of("details")]
+        titles = [p.text for p in parsed.pieces if p.around[-2][0] == "summary" and p.around[-1][0] == "span"]
+        return [title for title, shown in zip(titles, is_open, strict=True) if not shown]
+
+    assert folded(plain["trace"]) == ["What the trace reveals", "Backward pass"]
+    assert folded(plain["decoder's trace"]) == []
+    assert folded(plain["diff"]) == []
+    assert len(plain["diff"].events) < LONG
+    deep = init(Config(n_layer=8))
+    assert folded(deep) == [f"{len(deep.params)} lines"]
+
+
+# --- Predictions --------------------------------------------------------------------------------
+
+
+def test_predictions_are_a_tuple_that_shows_itself(plain):
+    run = plain["trace"]
+    assert isinstance(run.predictions, tuple)
+    assert repr(run.predictions) == "Predictions(positions=5)"
+    rows = [own for own in Parsed(run.predictions._repr_html_()).pieces if own.text in ("emma", "em")]
+    assert len(rows) == 2

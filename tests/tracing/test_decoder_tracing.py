@@ -526,8 +526,6 @@ def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
 
 def test_a_trace_shows_itself_in_a_notebook(tiny):
     shown = trace(tiny, "Hi", lens=True, generate=2)._repr_html_()
-    assert shown.startswith("<pre")
-    assert shown.endswith("</pre>")
     for wanted in (
         "Input: &quot;Hi&quot;", "Residual stream after each layer", "Predictions", "Logit lens",
         "Continuation", "What the trace reveals", "Anomalies: none", "Self-check",

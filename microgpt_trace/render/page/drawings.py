@@ -1,28 +1,83 @@
-"""Small drawings of numbers as SVG, whose colours the page gives. Knows not what the numbers are."""
+"""Small drawings of numbers, and how a name leads somewhere: as SVG, whose colours the page gives, or as
+other `Drawings` have it. Knows not what the numbers are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..sections import DotPlot
 from .markup import Markup, element
 
+MOST_POINTS = 100  # of a sparkline
 MOST_DOTS = 400
+FLAT = 1e-3  # of the largest magnitude: what varies by less is flat, for a norm would show its rounding
 
 
-def share_bar(share: float) -> Markup:
+class Drawings(NamedTuple):
+    """How markup shows what is more than text. `reference` is what shows an event, a parameter or an element
+    of one, with the name of that."""
+
+    share_bar: Callable[[float], Markup]
+    signed_bar: Callable[[float, float], Markup]
+    sparkline: Callable[[Sequence[float | None]], Markup]
+    dots: Callable[[DotPlot], Markup]
+    reference: Callable[[str, str], Markup]
+
+
+class Course(NamedTuple):
+    """A series as means of so many runs of it: how far each lies from the lowest (0) to the highest (1), None
+    where there is none and NaN where one is not finite."""
+
+    shares: Sequence[float | None]
+    low: float
+    high: float
+
+
+def course(values: Sequence[float | None], most: int) -> Course:
+    """The course of a series, by `most` means or by all of its values."""
+    count = min(len(values), most)
+    edges = [i * len(values) // count for i in range(count + 1)] if count else []
+    means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
+    known = [mean for mean in means if mean is not None and math.isfinite(mean)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    span = high / 2 - low / 2  # halves, for the whole may be too large for a float
+    if 2 * span <= FLAT * max(abs(low), abs(high)):
+        span = math.inf
+    shares = [mean if mean is None or mean != mean else (mean / 2 - low / 2) / span for mean in means]
+    return Course(shares, low, high)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The mean; NaN where a value is not finite."""
+    if not values:
+        return None
+    return sum(value / len(values) for value in values) if all(map(math.isfinite, values)) else math.nan
+
+
+def part_of(share: float) -> float:
+    """As much of a bar as is filled."""
+    return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
+
+
+def said_of(plot: DotPlot, found: Course) -> str:
+    """What a plot shows, in words."""
+    steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
+    return f"{steps}, {found.low:.4g} to {found.high:.4g}"
+
+
+def _share_bar(share: float) -> Markup:
     """A bar of a share between 0 and 1."""
-    part = share if math.isfinite(share) else 0.0
-    return _bar(0, 100 * min(1.0, max(0.0, part)), "own")
+    return _bar(0, 100 * part_of(share), "own")
 
 
-def signed_bar(value: float, scale: float) -> Markup:
+def _signed_bar(value: float, scale: float) -> Markup:
     """A bar from the middle, to the right where the value is positive."""
     if not (math.isfinite(value) and scale > 0):
         return Markup()
-    part = 50 * min(1.0, abs(value) / scale)
+    part = 50 * part_of(abs(value) / scale)
     return _bar(50 - part if value < 0 else 50, part, "below" if value < 0 else "above")
 
 
@@ -33,48 +88,52 @@ def _bar(x: float, width: float, kind: str) -> Markup:
     )
 
 
-def sparkline(values: Sequence[float | None]) -> Markup:
+def _sparkline(values: Sequence[float | None]) -> Markup:
     """A line through a series, broken where there is no value."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known:
+    shares = course(values, MOST_POINTS).shares
+    places = _places(shares, 100 / max(1, len(shares) - 1))
+    lines = [_line(a, b) for a, b in pairwise(places) if a is not None and b is not None]
+    if not any(places):
         return Markup()
-    low, high = min(known), max(known)
-    step, span = 100 / max(1, len(values) - 1), (high - low) or 1.0
-    places = [
-        (step * n, 18 - 16 * (value - low) / span) if value is not None and math.isfinite(value) else None
-        for n, value in enumerate(values)
-    ]
-    lines = [
-        element("line", x1=f"{a[0]:.1f}", y1=f"{a[1]:.1f}", x2=f"{b[0]:.1f}", y2=f"{b[1]:.1f}")
-        for a, b in pairwise(places)
-        if a is not None and b is not None
-    ]
     return element(
         "svg", *lines, class_="spark", viewBox="0 0 100 20", preserveAspectRatio="none", aria_hidden="true"
     )
 
 
-def dots(plot: DotPlot) -> Markup:
+def _line(a: tuple[float, float], b: tuple[float, float]) -> Markup:
+    (x1, y1), (x2, y2) = ((f"{x:.1f}", f"{18 - 16 * share:.1f}") for x, share in (a, b))
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _dots(plot: DotPlot) -> Markup:
     """A series as dots over its steps, one for the mean of a run of them."""
-    width = min(len(plot.values), MOST_DOTS)
-    edges = [round(i * len(plot.values) / width) for i in range(width + 1)]
-    means = [sum(plot.values[a:b]) / (b - a) for a, b in pairwise(edges) if b > a]
-    known = [mean for mean in means if math.isfinite(mean)]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    span, step = (high - low) or 1.0, 560 / max(1, len(means) - 1)
+    found = course(plot.values, MOST_DOTS)
+    places = _places(found.shares, 560 / max(1, len(found.shares) - 1))
     circles = [
-        element("circle", cx=f"{60 + n * step:.1f}", cy=f"{150 - 140 * (mean - low) / span:.1f}", r="2")
-        for n, mean in enumerate(means)
-        if math.isfinite(mean)
+        element("circle", cx=f"{60 + place[0]:.1f}", cy=f"{150 - 140 * place[1]:.1f}", r="2")
+        for place in places
+        if place is not None
     ]
     labels = [
-        element("text", f"{high:.4g}", x="54", y="14", text_anchor="end"),
-        element("text", f"{low:.4g}", x="54", y="154", text_anchor="end"),
+        element("text", f"{found.high:.4g}", x="54", y="14", text_anchor="end"),
+        element("text", f"{found.low:.4g}", x="54", y="154", text_anchor="end"),
         element("text", f"{plot.first:,}", x="60", y="174"),
         element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
     ]
-    said = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}, {low:.4g} to {high:.4g}"
+    said = said_of(plot, found)
     drawing = element(
         "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=said
     )
     return element("figure", drawing)
+
+
+def _places(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
+    """Where each share lies, so far from each other; None for what has no place."""
+    return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
+
+
+def _link(shown: str, name: str) -> Markup:
+    return element("a", shown, href=f"#{name}")
+
+
+ON_PAGE = Drawings(_share_bar, _signed_bar, _sparkline, _dots, _link)

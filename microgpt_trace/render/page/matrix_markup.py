@@ -7,17 +7,25 @@ from collections.abc import Sequence
 
 from ...arrays.stats import Array
 from ...text.printable import shown_token
+from ...text.wording import unnumbered
 from ..sections import AttentionMatrices, Figures, Grid
+from .drawings import Drawings, part_of
 from .markup import Markup, element
 
+MOST_WEIGHTS = 2500  # of the heads that are shown
 MOST_COLUMNS = 64  # of a table of numbers
+SHADES = 20  # of a cell, from nothing to a share of 1
 
 
 def attention_tables(block: AttentionMatrices) -> Markup:
-    """The weights of every head in percent, rows = queries and columns = keys."""
-    labels = [shown_token(label) for label in block.labels]
-    tables = [_attention(head, weights, labels) for head, weights in enumerate(block.weights)]
-    return element("div", *tables, class_="planes")
+    """The weights of every head, or of those that come first as far as there is room."""
+    labels, count = [shown_token(label) for label in block.labels], len(block.order)
+    heads = sorted(block.order[: MOST_WEIGHTS // len(labels) ** 2])
+    said = [element("p", "Attention weights in percent, row = query, column = key", class_="is-dim")]
+    if len(heads) < count:
+        said.append(element("p", f"{len(heads)} of {count} heads, {block.more}", class_="is-dim"))
+    tables = [_attention(head, block.weights[head], labels) for head in heads]
+    return element("div", said[0], element("div", *tables, class_="planes"), *said[1:])
 
 
 def _attention(head: int, weights: Array, labels: Sequence[str]) -> Markup:
@@ -35,11 +43,17 @@ def _attention(head: int, weights: Array, labels: Sequence[str]) -> Markup:
 def _percent(weight: float, masked: bool) -> Markup:
     if masked:
         return element("td", class_="masked")
-    return element("td", f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN", class_="n")
+    said = f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN"
+    return element("td", said, class_=f"n {shade(weight)}")
+
+
+def shade(share: float) -> str:
+    """The class of a cell that is the darker the larger the share."""
+    return f"shade-{round(SHADES * part_of(share))}"
 
 
 def _labelled_table(caption: str, labels: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    head = element("tr", element("td"), *(element("th", label, scope="col") for label in labels))
+    head = element("tr", element("td"), *(element("th", label, scope="col", class_="n") for label in labels))
     return element(
         "table",
         element("caption", caption),
@@ -49,29 +63,32 @@ def _labelled_table(caption: str, labels: Sequence[str], rows: Sequence[Markup])
     )
 
 
-def grid_table(block: Grid) -> Markup:
-    """Shares by row and column; a cell that names an event is a link to it."""
-    heads = [
-        element(
-            "tr", element("th", label, scope="row"), *(element("th", said, scope="col") for said in texts)
-        )
-        for label, texts in block.heads
-    ]
-    rows = [
-        element("tr", element("th", label, scope="row"), *(_share(block, r, c) for c in range(len(values))))
-        for r, (label, values) in enumerate(block.rows)
-    ]
+def grid_table(block: Grid, drawn: Drawings) -> Markup:
+    """Shares by row and column; a cell that names an event leads to it."""
+    heads = []
+    for label, texts in block.heads:
+        titles = [element("th", said, scope="col", class_="n") for said in texts]
+        heads.append(element("tr", element("th", label, scope="row"), *titles))
+    rows = []
+    for row, (label, values) in enumerate(block.rows):
+        cells = [_share(block, row, column, drawn) for column in range(len(values))]
+        rows.append(element("tr", element("th", label, scope="row"), *cells))
     table = element("table", element("thead", *heads), element("tbody", *rows), class_="grid")
     return element("div", table, class_="wide", tabindex="0", role="region", aria_label="map")
 
 
-def _share(block: Grid, row: int, column: int) -> Markup:
+def _share(block: Grid, row: int, column: int, drawn: Drawings) -> Markup:
     value = block.rows[row][1][column]
-    said = "–" if value is None else f"{value:.2f}" if math.isfinite(value) else f"{value}"
-    if not block.about:
-        return element("td", said, class_="n", data_share=said)
-    link = element("a", said, href=f"#{block.about[row][column]}")
-    return element("td", link, class_="n", data_share=said)
+    said = "–" if value is None else _two_decimals(value)
+    shown = drawn.reference(said, block.about[row][column]) if block.about else said
+    return element("td", shown, class_="n" if value is None else f"n {shade(value)}", data_share=said)
+
+
+def _two_decimals(value: float) -> str:
+    """A share; what is next to 0 has no sign."""
+    if not math.isfinite(value):
+        return unnumbered(value)
+    return f"{value:.2f}".replace("-0.00", "0.00") if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def figure_tables(block: Figures) -> Markup:
@@ -79,12 +96,13 @@ def figure_tables(block: Figures) -> Markup:
     matrices = list(block.values) if block.values.ndim == 3 else [block.values]
     shown = list(block.columns[:MOST_COLUMNS])
     tables = []
-    for head, matrix in enumerate(matrices):
+    heads = block.heads or range(len(matrices))
+    for head, matrix in zip(heads, matrices, strict=True):
         rows = [
             element(
                 "tr",
                 element("th", label, scope="row"),
-                *(element("td", f"{value:.4g}", class_="n") for value in values[:MOST_COLUMNS].tolist()),
+                *(element("td", _figure(value), class_="n") for value in values[:MOST_COLUMNS].tolist()),
             )
             for label, values in zip(block.rows, matrix, strict=False)
         ]
@@ -94,3 +112,7 @@ def figure_tables(block: Figures) -> Markup:
     said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
     more = [element("p", f"… {said}{block.more}")] if said else []
     return element("div", *tables, *more, class_="wide", tabindex="0", role="region", aria_label="numbers")
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else unnumbered(value)

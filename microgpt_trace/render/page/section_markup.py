@@ -24,41 +24,41 @@ from ..sections import (
     Table,
     Words,
 )
-from .drawings import dots, share_bar, signed_bar, sparkline
-from .markup import Markup, element, inner, text
+from .drawings import ON_PAGE, Drawings
+from .markup import Markup, element, text
 from .matrix_markup import attention_tables, figure_tables, grid_table
 
 
 def section_markup(section: Section, anchor: str | None = None) -> Markup:
-    """A section under its title."""
+    """A section of a page under its title."""
     aside = element("small", f" {section.aside}") if section.aside else Markup()
-    title = [element("h2", section.title, aside, class_=_classes(section.style))] if section.title else []
+    title = [element("h2", section.title, aside, class_=classes(section.style))] if section.title else []
     return element("section", *title, *map(block_markup, section.blocks), id=anchor, class_="card")
 
 
-def block_markup(block: Block) -> Markup:
+def block_markup(block: Block, drawn: Drawings = ON_PAGE) -> Markup:
     """One of its blocks."""
     if isinstance(block, Table):
-        return _table(block)
+        return _table(block, drawn)
     if isinstance(block, Words):
-        spans = [element("span", said, class_=_classes(style)) for said, style in block.spans]
+        spans = [element("span", said, class_=classes(style)) for said, style in block.spans]
         return element("p", *spans, class_="indented" if block.indent else None)
     if isinstance(block, Labelled):
         return element("dl", *_pairs(block.pairs), class_="facts")
     if isinstance(block, Copyable):
         return element("p", f"{block.label} ", element("code", block.line), class_="command")
     if isinstance(block, Listing):
-        items = [element("li", said, class_=_classes(style)) for said, style in block.texts]
+        items = [element("li", said, class_=classes(style)) for said, style in block.texts]
         return element("ul", *items, class_="listing")
     if isinstance(block, DotPlot):
-        return dots(block)
-    return _matrix(block)
+        return drawn.dots(block)
+    return _matrix(block, drawn)
 
 
-def _matrix(block: AttentionMatrices | Grid | Figures) -> Markup:
+def _matrix(block: AttentionMatrices | Grid | Figures, drawn: Drawings) -> Markup:
     if isinstance(block, AttentionMatrices):
         return attention_tables(block)
-    return grid_table(block) if isinstance(block, Grid) else figure_tables(block)
+    return grid_table(block, drawn) if isinstance(block, Grid) else figure_tables(block)
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> list[Markup]:
@@ -69,16 +69,27 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> list[Markup]:
             groups.append((label, []))
         groups[-1][1].append(said)
     return [
-        element("div", element("dt", label), *(element("dd", said) for said in texts))
+        element("div", element("dt", label), *(element("dd", said) for said in texts), class_="fact")
         for label, texts in groups
     ]
 
 
-def _table(block: Table) -> Markup:
+def _table(block: Table, drawn: Drawings) -> Markup:
     columns = [column for column in block.columns if any(column.cell(row) != "" for row in block.rows)]
-    head = element("tr", *(element("th", own.title, scope="col", class_=_side(own)) for own in columns))
-    body = [_row(block, columns, row) for row in block.rows]
-    return wide(element("table", element("thead", head), element("tbody", *body)))
+    spans = [_span(column, block.rows) for column in columns]
+    titles = [
+        element("th", own.title, scope="col", class_=_side(own), colspan=span)
+        for own, span in zip(columns, spans, strict=True)
+    ]
+    head = [element("thead", element("tr", *titles))] if any(own.title for own in columns) else []
+    body = [_row(block, columns, spans, row, drawn) for row in block.rows]
+    return wide(element("table", *head, element("tbody", *body)))
+
+
+def _span(column: Column, rows: Sequence[Any]) -> str | None:
+    """Two, where elements have their values beside their places."""
+    cells = map(column.cell, rows)
+    return "2" if any(isinstance(cell, ElementCell) and cell.value for cell in cells) else None
 
 
 def wide(table: Markup) -> Markup:
@@ -86,36 +97,46 @@ def wide(table: Markup) -> Markup:
     return element("div", table, class_="wide", tabindex="0", role="region", aria_label="table")
 
 
-def _row(block: Table, columns: Sequence[Column], row: Any) -> Markup:
-    about = block.about(row) if block.about else None
+def _row(
+    block: Table, columns: Sequence[Column], spans: Sequence[str | None], row: Any, drawn: Drawings
+) -> Markup:
+    about = block.about(row) if block.about else ""
     cells = []
-    for place, column in enumerate(columns):
-        shown = cell_markup(column.cell(row))
+    for place, (column, span) in enumerate(zip(columns, spans, strict=True)):
+        cell = column.cell(row)
+        style = " ".join(filter(None, (_side(column), classes(column.style(row)) if column.style else "")))
+        if span and isinstance(cell, ElementCell):
+            cells.append(element("td", _element(cell, drawn), class_=style or None))
+            cells.append(element("td", cell.value, class_="n"))
+            continue
+        shown = cell_markup(cell, drawn)
         if about and not place:
-            shown = element("a", shown, href=f"#{about}")
-        style = _classes(column.style(row)) if column.style else ""
-        cells.append(element("td", shown, class_=" ".join(filter(None, (_side(column), style))) or None))
+            shown = drawn.reference(shown, about)
+        cells.append(element("td", shown, class_=style or None, colspan=span))
     return element("tr", *cells)
 
 
 def _side(column: Column) -> str | None:
-    return "n" if column.right else None
+    """How a column stands: numbers at the right, and nothing broken but what may be."""
+    return "n" if column.right else None if column.wrap else "whole"
 
 
-def cell_markup(cell: Cell) -> Markup:
+def cell_markup(cell: Cell, drawn: Drawings = ON_PAGE) -> Markup:
     """What a cell shows."""
     if isinstance(cell, Bar):
-        return share_bar(cell.share)
+        return drawn.share_bar(cell.share)
     if isinstance(cell, SignedBar):
-        return Markup() if cell.value is None else signed_bar(cell.value, cell.scale)
+        return Markup() if cell.value is None else drawn.signed_bar(cell.value, cell.scale)
     if isinstance(cell, Sparkline):
-        return sparkline(cell.values)
-    if isinstance(cell, ElementCell):
-        place = element("a", cell.place, href=f"#{cell.about}") if cell.about else text(cell.place)
-        return inner([place, " ", element("span", cell.value, class_="n")])
-    return text(cell)
+        return drawn.sparkline(cell.values)
+    return _element(cell, drawn) if isinstance(cell, ElementCell) else text(cell)
 
 
-def _classes(style: str) -> str | None:
+def _element(cell: ElementCell, drawn: Drawings) -> Markup:
+    """The place of an element, which leads to it."""
+    return drawn.reference(cell.place, cell.about) if cell.about else text(cell.place)
+
+
+def classes(style: str) -> str | None:
     """Styles as classes: "bold red" is "is-bold is-red"."""
     return " ".join(f"is-{word}" for word in style.split()) or None

@@ -1,0 +1,83 @@
+"""A style sheet put into the elements themselves: a notebook strips sheets, and its own know our classes.
+
+Background and ink are the notebook's, light or dark; what has a colour of its own has both.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ..page.markup import Markup
+from ..page.matrix_markup import SHADES
+
+MONO = "font-family: Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+DIM = "opacity: .75"  # of the ink that the notebook has
+FAINT, LINE = "rgba(127, 127, 127, .18)", "rgba(127, 127, 127, .45)"
+OWN, OTHER = "rgb(74, 134, 216)", "rgb(200, 120, 30)"
+STRONGEST = 0.5  # opacity of the darkest shade, on which the notebook's ink can still be read
+SHADE = "rgba(74, 134, 216, {:.3f})"
+
+STYLES = {
+    "p": "margin: 2px 0; overflow-wrap: anywhere",
+    "details": "margin: 6px 0",
+    "summary": "cursor: pointer",
+    "small": DIM,
+    "code": f"{MONO}; font-size: 12px; color: inherit; background-color: {FAINT}; padding: 1px 4px",
+    "dl": "margin: 2px 0",
+    "dt": f"margin: 0; font-weight: normal; {DIM}",
+    "dd": "grid-column: 2; margin: 0; overflow-wrap: anywhere",
+    "ul": "margin: 2px 0 2px 20px; padding: 0",
+    "table": f"border-collapse: collapse; margin: 2px 0; {MONO}; font-size: 12px; color: inherit",
+    "thead": f"border-bottom: 1px solid {LINE}",
+    "tr": "background: none",
+    "caption": f"text-align: left; padding: 0 8px 0 0; color: inherit; {DIM}",
+    "th": f"padding: 1px 8px; text-align: left; font-weight: normal; border: none; {DIM}",
+    "td": "padding: 1px 8px; text-align: left; vertical-align: top; border: none",
+    ".n": "text-align: right; white-space: nowrap",
+    ".whole": "white-space: nowrap",
+    ".wide": "overflow-x: auto; overflow-y: hidden; max-width: 100%",
+    ".planes": "display: flex; flex-wrap: wrap; gap: 12px",
+    ".fact": "display: grid; grid-template-columns: 108px auto",
+    ".indented": "padding-left: 20px",
+    ".result": "font-size: 13px; line-height: 1.4",
+    ".section": "margin: 6px 0",
+    ".title": "font-weight: 600",
+    ".frame": f"width: 100%; height: 640px; border: 1px solid {LINE}; margin-top: 6px",
+    ".is-bold": "font-weight: 600",
+    ".is-dim": DIM,
+    ".is-red": "background-color: rgba(220, 50, 40, .3)",
+    ".is-green": "background-color: rgba(40, 160, 90, .3)",
+    ".bar": f"display: inline-block; height: 9px; vertical-align: middle; background-color: {FAINT}",
+    ".filled": "display: inline-block; height: 9px; vertical-align: top",
+    ".own": f"background-color: {OWN}",
+    ".other": f"background-color: {OTHER}",
+    ".spark": f"white-space: pre; color: {OWN}",
+    ".plot": "vertical-align: bottom; white-space: nowrap; line-height: 0",
+    ".column": "display: inline-block; width: 4px; vertical-align: bottom",
+    ".bottom": "vertical-align: bottom",
+    **{f".shade-{n}": f"background-color: {SHADE.format(STRONGEST * n / SHADES)}" for n in range(SHADES + 1)},
+}
+_START = re.compile(r"<(\w+)((?: [\w-]+(?:=\"[^\"]*\")?)*)>")
+_CLASS, _STYLE = re.compile(r' class="([^"]*)"'), re.compile(r' style="([^"]*)"')
+
+
+def with_styles_inline(markup: Markup) -> Markup:
+    """The markup with the styles of its tags and classes in each element, and without the classes."""
+    return Markup(_START.sub(_styled, markup))
+
+
+def _styled(start: re.Match[str]) -> str:
+    tag, attributes = start.groups()
+    classes, own = _CLASS.findall(attributes), _STYLE.findall(attributes)
+    names = (tag, *(f".{name}" for found in classes for name in found.split()))
+    said = _merged("; ".join([*(STYLES[name] for name in names if name in STYLES), *own]))
+    rest = _STYLE.sub("", _CLASS.sub("", attributes))
+    return f'<{tag}{rest} style="{said}">' if said else f"<{tag}{rest}>"
+
+
+@lru_cache(4096)
+def _merged(declarations: str) -> str:
+    """Of several declarations of one property the last."""
+    found = dict(part.split(": ", 1) for part in declarations.split("; ") if part)
+    return "; ".join(f"{name}: {value}" for name, value in found.items())

@@ -1,0 +1,105 @@
+"""Drawings, matrices and tables in a notebook, number by number."""
+
+import numpy as np
+import pytest
+from support.notebook_pages import Parsed, color_of, styles
+
+from microgpt_trace.render.notebook.blocks import IN_NOTEBOOK
+from microgpt_trace.render.notebook.inline_styles import with_styles_inline
+from microgpt_trace.render.page.section_markup import block_markup
+from microgpt_trace.render.sections import (
+    AttentionMatrices,
+    Bar,
+    Column,
+    DotPlot,
+    ElementCell,
+    Grid,
+    SignedBar,
+    Sparkline,
+    Table,
+)
+
+
+def shown_block(block):
+    return Parsed(with_styles_inline(block_markup(block, IN_NOTEBOOK)))
+
+
+def bar_of(cell):
+    """Where the filled part of a bar starts and ends, as shares of the whole."""
+    table = Table([Column("", lambda row: row)], [cell])
+    whole, filled = (styles(attributes) for attributes in shown_block(table).of("span"))
+    start, length, width = (
+        float(own[name].removesuffix("px"))
+        for own, name in ((filled, "margin-left"), (filled, "width"), (whole, "width"))
+    )
+    return start / width, (start + length) / width
+
+
+@pytest.mark.parametrize(
+    ("cell", "ends"),
+    [
+        (Bar(0.25, 10), (0, 0.25)),
+        (Bar(1.5, 10), (0, 1)),
+        (Bar(float("nan"), 10), (0, 0)),
+        (SignedBar(0.5, 1.0), (0.5, 0.75)),
+        (SignedBar(-2.0, 2.0), (0, 0.5)),
+    ],
+)
+def test_a_bar_is_as_long_as_its_value_is_large(cell, ends):
+    assert bar_of(cell) == ends
+
+
+@pytest.mark.parametrize(
+    ("values", "marks"),
+    [
+        ([0.0, 1.0], "▁█"),
+        ([0.0, None, 4.0, 7.0], "▁ ▅█"),
+        ([1.0, float("inf"), 2.0], "▁?█"),
+        ([8.9442, 8.9443], "▁▁"),  # a norm that stays
+        ([-1e308, 1e308], "▁█"),
+        ([float(n // 2) for n in range(60)], "▁▁▁▁▂▂▂▂▃▃▃▄▄▄▄▅▅▅▅▆▆▆▇▇▇▇████"),
+    ],
+)
+def test_a_sparkline_has_a_mark_for_each_value_or_mean(values, marks):
+    (piece,) = shown_block(Table([Column("", lambda row: Sparkline(row))], [values])).pieces
+    assert piece.text == marks
+
+
+def test_a_plot_has_a_column_for_each_mean():
+    shown = shown_block(DotPlot([4.0, 1.0, 2.5], 10, 12))
+    heights = [int(styles(a)["height"].removesuffix("px")) for a in shown.of("span")]
+    assert (heights[0], heights[1]) == (60, 1)
+    assert heights[2] == pytest.approx(30, abs=1)
+    assert [piece.text for piece in shown.pieces] == ["4", "1", "step 10 to 12"]
+
+
+def test_weights_are_in_percent_the_darker_the_larger():
+    weights = np.array([[[1, 0, 0], [0.25, 0.75, 0], [0.1, float("nan"), 0.9]]])
+    shown = shown_block(AttentionMatrices(weights, ["a b", "c", "d"], [0]))
+    cells = [(p.text, styles(p.around[-1][1])) for p in shown.pieces if p.around[-1][0] == "td"]
+    assert [text for text, _ in cells] == ["100", "25", "75", "10", "NaN", "90"]
+    shades = [color_of(own["background-color"])[3] for _, own in cells]
+    assert shades == pytest.approx([0.5, 0.125, 0.375, 0.05, 0, 0.45], abs=0.02)
+
+
+def test_of_many_heads_those_are_shown_that_say_most():
+    weights = np.tile(np.eye(30), (4, 1, 1))
+    shown = shown_block(AttentionMatrices(weights, ["a"] * 30, [2, 0, 3, 1], "the best; others: ask"))
+    assert [p.text for p in shown.pieces if p.text.startswith("head")] == ["head 0", "head 2"]
+    assert "2 of 4 heads, the best; others: ask" in shown.text()
+
+
+def test_an_element_stands_beside_its_value_in_columns_of_their_own():
+    rows = [ElementCell("[0,1]", "0.5", "q[0,1]"), "sum"]
+    shown = shown_block(Table([Column("q", lambda row: row)], rows))
+    assert [a.get("colspan") for tag, a in shown.elements if tag in ("th", "td")] == ["2", None, None, "2"]
+    assert [a["title"] for a in shown.of("span")] == ["q[0,1]"]
+    assert [p.text for p in shown.pieces] == ["q", "[0,1]", "0.5", "sum"]
+
+
+def test_a_map_has_its_numbers_and_what_they_are_of():
+    values = (0.5, None, -0.0001, float("nan"), 12345.0)
+    about = [[f"layer0.attn.head{n}" for n in range(5)]]
+    shown = shown_block(Grid([("head", "01234")], range(5), [("layer 0", values)], about))
+    cells = [(p.text, p.around[-1][1]["title"]) for p in shown.pieces if p.around[-1][0] == "span"]
+    assert cells == list(zip(("0.50", "–", "0.00", "NaN", "1e+04"), about[0], strict=True))
