@@ -14,13 +14,14 @@ for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch loa
 import numpy as np
 import pytest
 from hypothesis import settings
+from support.browser import browser, page_file, page_of  # noqa: F401 (fixtures)
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import tiny_gpt2
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import random_weights, tiny_model, write_folder
 
-from microgpt_trace import Config, Model, Tokenizer, init, load
+from microgpt_trace import Config, Model, Tokenizer, init, load, save, train
 from microgpt_trace.microgpt.batch import Packer
 from microgpt_trace.microgpt.parameters import Parameters
 
@@ -116,6 +117,21 @@ def default_signals():
 def emma() -> Model:
     """The untrained default model in float32, as `trace` shows it."""
     return init()
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Files of microGPTs by name: one trained for a moment, one of two layers, one with NaN and Inf in it."""
+    folder, broken, deep = tmp_path_factory.mktemp("checkpoints"), init(), CASES["2 layers, 2 heads"].model
+    broken.params["wpe"][2, 5], broken.params["layer0.mlp_fc1"][7, 3] = np.nan, np.inf
+    models = {
+        "trained": train(steps=300),
+        "deep": Model(deep.params.copy(np.float32), deep.tokenizer, "deep"),
+        "broken": broken,
+    }
+    for name, model in models.items():
+        save(model, folder / name)
+    return {name: folder / name for name in models}
 
 
 TINY_TOKENS = ("<unk>", "<s>", "</s>", "Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'")

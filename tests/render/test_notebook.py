@@ -15,6 +15,7 @@ import microgpt_trace
 from microgpt_trace import (
     Config,
     Intervention,
+    Model,
     Tokenizer,
     attribute,
     diagnose,
@@ -205,6 +206,24 @@ def test_whatever_has_sections_shows_itself():
         assert callable(getattr(import_module(f"microgpt_trace.render.{module}"), function))
 
 
+def test_so_does_what_a_caller_derives():
+    class Own(Model):
+        pass
+
+    own = Own(**vars(init()))
+    assert own._repr_html_() == init()._repr_html_()
+
+
+def test_what_is_wrong_with_a_file_is_said(decoder_folder):
+    """Which comes to light late: a vocabulary is read when it is asked for."""
+    folder = decoder_folder("qwen3")
+    (folder / "tokenizer.json").write_text('{"model": {"type": "<b>"}}')
+    shown = Parsed(load(folder)._repr_html_())
+    print(shown.text())
+    assert str(folder / "tokenizer.json") in shown.text()
+    assert shown.of("table") == []
+
+
 def test_all_of_them_are_tested(plain):
     assert {type(result).__name__ for result in plain.values()} == {*SECTIONS}
 
@@ -230,6 +249,21 @@ def test_a_microgpt_has_its_page_without_arrays_and_a_decoder_with_some(plain):
         "intervened",
         "decoder's kept trace",
     }
+
+
+def test_command_lines_of_a_page_read_what_was_read(plain, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "microgpt_trace.render.page.trace_page.trace_page",
+        lambda *all_of_it: given.append(all_of_it[4]) or "",
+    )
+    kept = plain["decoder's kept trace"]
+    for run in (plain["trace"], kept):
+        run._repr_html_()
+    assert given == [
+        {"before": ["MODEL"], "text": "emma", "after": []},
+        {"before": [kept.traced_model.origin], "text": None, "after": ["--tokens", "1,5,9,5"]},
+    ]
 
 
 def test_a_trace_without_a_page_says_how_to_get_it(plain):

@@ -1,6 +1,6 @@
 """A style sheet put into the elements themselves: a notebook strips sheets, and its own know our classes.
 
-Background and ink are the notebook's, light or dark; what has a colour of its own has both.
+Background and ink are the notebook's, light or dark; a ground of our own lets enough of both through.
 """
 
 from __future__ import annotations

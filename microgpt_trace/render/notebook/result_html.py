@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from ...errors import MicrogptError
 from ...tracing.result import Trace
 from ..page.markup import Markup, element
 from ..page.section_markup import block_markup, classes
-from ..sections import Block, Labelled, Section, Table, Words
+from ..sections import Block, Labelled, Section, Table, Words, words
 from .blocks import IN_NOTEBOOK
 from .inline_styles import with_styles_inline
 from .trace_frame import about_page, framed_page
@@ -42,7 +43,10 @@ SECTIONS = {
 def result_html(result: Any) -> str:
     """The whole of it, as the plain text that marimo asks for. What a notebook strips that does not trust it
     (the frame) comes last."""
-    sections = sections_of(result)
+    try:
+        sections = sections_of(result)
+    except MicrogptError as error:  # a model's vocabulary is not read before
+        sections = [Section([words(str(error), "bold red")])]
     page, said = Markup(), list[Markup]()
     if isinstance(result, Trace):
         page = framed_page(result, sections)
@@ -54,7 +58,8 @@ def result_html(result: Any) -> str:
 
 def sections_of(result: Any) -> Sequence[Section]:
     """What a result shows. The module of its kind alone is loaded: all of them take 0.2 s."""
-    module, function = SECTIONS[type(result).__name__]
+    own = next(kind.__name__ for kind in type(result).__mro__ if kind.__name__ in SECTIONS)
+    module, function = SECTIONS[own]
     described = getattr(import_module(f"...{module}", __name__), function)(result)
     return list(described)
 

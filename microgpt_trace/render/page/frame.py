@@ -14,9 +14,10 @@ LONG = 60  # characters of a title from which on it is small
 
 def header(title: str, line: str, *below: Markup) -> Markup:
     """The title, the command, and what a page shows before all else."""
+    long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # a box to scroll in
     top = element(
         "div",
-        element("h1", on_one_line(title), class_="long" if len(title) > LONG else None),
+        element("h1", on_one_line(title), **long),
         element("button", "colours: auto", type="button", id="theme"),
         element("button", "?", type="button", id="help", aria_label="keys"),
         class_="top",

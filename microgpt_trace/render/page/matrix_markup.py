@@ -74,7 +74,7 @@ def grid_table(block: Grid, drawn: Drawings) -> Markup:
         cells = [_share(block, row, column, drawn) for column in range(len(values))]
         rows.append(element("tr", element("th", label, scope="row"), *cells))
     table = element("table", element("thead", *heads), element("tbody", *rows), class_="grid")
-    return element("div", table, class_="wide", tabindex="0", role="region", aria_label="map")
+    return element("div", table, class_="wide", tabindex="0", role="group", aria_label="map")
 
 
 def _share(block: Grid, row: int, column: int, drawn: Drawings) -> Markup:
@@ -111,7 +111,7 @@ def figure_tables(block: Figures) -> Markup:
     left = {"rows": block.row_count - len(matrices[0]), "columns": len(block.columns) - len(shown)}
     said = " and ".join(f"{count:,} more {what}" for what, count in left.items() if count)
     more = [element("p", f"… {said}{block.more}")] if said else []
-    return element("div", *tables, *more, class_="wide", tabindex="0", role="region", aria_label="numbers")
+    return element("div", *tables, *more, class_="wide", tabindex="0", role="group", aria_label="numbers")
 
 
 def _figure(value: float) -> str:

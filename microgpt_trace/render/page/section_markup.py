@@ -78,7 +78,13 @@ def _table(block: Table, drawn: Drawings) -> Markup:
     columns = [column for column in block.columns if any(column.cell(row) != "" for row in block.rows)]
     spans = [_span(column, block.rows) for column in columns]
     titles = [
-        element("th", own.title, scope="col", class_=_side(own), colspan=span)
+        element(
+            "th" if own.title else "td",
+            own.title,
+            scope="col" if own.title else None,
+            class_=_side(own),
+            colspan=span,
+        )
         for own, span in zip(columns, spans, strict=True)
     ]
     head = [element("thead", element("tr", *titles))] if any(own.title for own in columns) else []
@@ -94,7 +100,7 @@ def _span(column: Column, rows: Sequence[Any]) -> str | None:
 
 def wide(table: Markup) -> Markup:
     """A table that may be wider than its room."""
-    return element("div", table, class_="wide", tabindex="0", role="region", aria_label="table")
+    return element("div", table, class_="wide", tabindex="0", role="group", aria_label="table")
 
 
 def _row(

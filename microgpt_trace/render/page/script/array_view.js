@@ -16,7 +16,7 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const indexOf = (row, column) => (shape.length > 1 ? [...before, row, column] : shape.length ? [column] : []);
   const valueAt = (row, column) => values[flatOf(indexOf(row, column), shape)];
   const square = axes.at(-1) === "key";
-  const isMasked = square ? (row, column) => column > row || (page.windowOf(at.name) && row - column >= page.windowOf(at.name)) : undefined;
+  const isMasked = square ? (row, column) => page.isMasked(at.name, [row, column]) : undefined;
   const numberAt = (row, column) => {
     if (isMasked?.(row, column)) return "masked";
     return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "a picture: the number is not in this page" : full(valueAt(row, column));
@@ -61,10 +61,7 @@ export function endOf(page, run, at, skipFirst = false) {
 
 /** Whether an element counts: what the mask hides does not. */
 function isCounted(page, name, shape, flat) {
-  if (page.axesOf(name).at(-1) !== "key") return true;
-  const [query, key] = [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)];
-  const window = page.windowOf(name);
-  return key <= query && !(window && query - key >= window);
+  return !page.isMasked(name, [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)]);
 }
 
 /** An array with its statistics, and what belongs to it. */
@@ -89,7 +86,7 @@ function arrayFigure(context, at, titled) {
     const chosen = of.length === shape.length && (head === null || of[0] === head) && of.length ? [of.at(-2) ?? 0, of.at(-1)] : null;
     const data = planeOf({ ...context, at, head, end, chosen, key: `${addressOf({ ...at, index: [] })} ${head}` });
     if (heads.length > 1) Object.assign(data, { legend: head === 0, largest: 24 });
-    return make("div", { class: "plane" }, head === null ? null : make("h4", {}, `head ${head}`), context.widget(matrix(data)));
+    return make("div", { class: "plane" }, head === null ? null : make("p", { class: "label" }, `head ${head}`), context.widget(matrix(data)));
   });
   const titles = { value: "value", gradient: "d loss / d it", update: "what one step added" };
   return make("div", { class: "figure" }, titled ? make("h3", {}, titles[at.of]) : null, make("div", { class: heads.length > 1 ? "planes" : "" }, planes), statisticsView(page, run, at));

@@ -1,4 +1,6 @@
-// Elements of a page. Text is set as text, never as markup.
+// Elements of a page. Text is set as text, never as markup, and what has no shape of its own is spelled out.
+
+import { onOneLine } from "./printable.js";
 
 /** An element with attributes, listeners ("onclick") and children, which are elements or text. */
 export function make(tag, attributes = {}, ...children) {
@@ -10,13 +12,15 @@ export function draw(tag, attributes = {}, ...children) {
   return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
+const shown = (content) => (typeof content === "string" ? onOneLine(content) : content);
+
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, name === "value" ? value : shown(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false).map(shown));
   return element;
 }
 

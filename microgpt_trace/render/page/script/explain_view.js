@@ -14,11 +14,12 @@ export function explainView({ page, run, at, trail, go, slider }) {
   const flat = flatOf(at.index, shape);
   const gradient = at.of === "gradient";
   const array = run.of(at.name, at.of);
+  const isMasked = page.isMasked(at.name, at.index);
   const link = linker(page, run, go);
-  const parts = [crumbs(trail, at, go), heading(page, run, at, array?.[flat])];
+  const parts = [crumbs(trail, at, go), heading(page, run, at, isMasked ? undefined : array?.[flat])];
   if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
   else if (!array) parts.push(page.terms[nameOf(at.name, at.index)] ? largestTerms(page, at, link) : make("p", {}, missing(run, gradient)));
-  else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], link }));
+  else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
   if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
   parts.push(others(page, run, at, go), make("p", { class: "again" }, copyable(page.explainCommand(at, run))));
@@ -44,7 +45,7 @@ function heading(page, run, at, value) {
 }
 
 /** The steps of every way, and that they give what the run had. */
-function arithmetic({ page, run, at, flat, gradient, value, link }) {
+function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
   if (!gradient && !page.has(at.name)) return [make("p", {}, "A parameter: stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
@@ -57,7 +58,6 @@ function arithmetic({ page, run, at, flat, gradient, value, link }) {
       const worked = workedOut(formula, flat, run);
       sum += worked.value;
       magnitude += worked.magnitude;
-      if (worked.hidden) found.push(make("p", {}, "Masked: the query does not see this key, so that it is 0."));
       const label = ways.length > 1 ? `by way of ${way}` : "";
       worked.steps.forEach((step, n) => found.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, run)));
     }
@@ -66,6 +66,7 @@ function arithmetic({ page, run, at, flat, gradient, value, link }) {
     return [largestTerms(page, at, link)];
   }
   if (ways.length > 1) found.push(make("p", { class: "sum" }, `sum of ${ways.length} ways = ${full(sum)}`));
+  if (isMasked) return [...found, make("p", { class: "verdict" }, `worked out here ${full(sum)}; masked: the query does not see this key, so that nothing comes of it`)];
   return [...found, verdict(page, run, sum, value, magnitude)];
 }
 
@@ -78,11 +79,16 @@ function largestTerms(page, at, link) {
 
 function verdict(page, run, worked, value, magnitude) {
   const off = Math.abs(worked - value);
-  const holds = off <= page.rounding * magnitude + 1.2e-38 || Object.is(worked, value) || (Number.isNaN(worked) && Number.isNaN(value));
+  const holds = off <= page.rounding * magnitude + 1.2e-38 || isSame(worked, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
-  const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? (off === 0 ? "equal" : `equal (off by ${short(off, 2)})`) : "not equal"}`;
+  const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)})`;
+  const spread = Number.isNaN(value) && Number.isFinite(worked) ? "; a NaN of another head or position has spread, for zero times NaN is NaN" : "";
+  const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`;
   return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
 }
+
+/** Whether two numbers of which one is not finite are the same, beyond what a float32 holds too. */
+const isSame = (a, b, rounded) => (rounded ? Object.is(Math.fround(a), Math.fround(b)) : Object.is(a, b));
 
 function stepView(step, label, link, run) {
   if (step.guard && step.value === 0) return null;
@@ -123,14 +129,14 @@ function goesTo({ page, run, at, flat, gradient, link }) {
       if (!use) continue;
       const value = run.of(reader.name, reader.gradient ? "gradient" : "value")?.[use.output] ?? use.value;
       const element = link({ name: reader.name, gradient: reader.gradient, flat: use.output, value });
-      const words = use.adds === null ? "" : `adds ${short(use.adds, 5)}`;
-      rows.push(make("li", {}, element, ` ${words}${use.count > 1 ? `, the strongest of ${use.count}` : ""}`));
+      const words = use.adds === null ? "" : ` adds ${short(use.adds, 5)}`;
+      rows.push(make("li", {}, element, `${words}${use.count > 1 ? `, the strongest of ${use.count}` : ""}`));
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       rows.push(make("li", {}, `${reader.name}: the command below says how`));
     }
   }
-  return rows.length ? [make("h4", {}, "goes to"), make("ul", { class: "uses" }, rows)] : [];
+  return rows.length ? [make("p", { class: "label" }, "goes to"), make("ul", { class: "uses" }, rows)] : [];
 }
 
 function others(page, run, at, go) {

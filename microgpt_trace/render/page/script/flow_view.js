@@ -32,7 +32,7 @@ function groupView(page, run, at, go, { layer, stages }, wanted) {
     const shown = events.filter((event) => matches(event.name, wanted));
     if (!shown.length) continue;
     chosen ||= shown.some((event) => event.name === at?.name);
-    if (layer !== null) parts.push(make("h4", {}, TITLES[stage] ?? stage));
+    if (layer !== null) parts.push(make("p", { class: "label" }, TITLES[stage] ?? stage));
     parts.push(make("ul", {}, shown.map((event) => rowView(page, run, at, go, event.name))));
   }
   if (!parts.length) return null;

@@ -14,7 +14,7 @@ export function lensView({ page, run, position, set }) {
   const last = lens.positions.indexOf(position) < 0 ? lens.positions.length - 1 : lens.positions.indexOf(position);
   return make("section", { class: "lenses", "aria-label": "Logit lens" },
     make("h2", {}, "Logit lens", make("small", {}, " the top token if the model ended after the layer, the lighter the likelier")),
-    make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "logit lens" }, table),
+    make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens" }, table),
     candidatesOf(page, lens, last, run, set), target(lens, position));
 }
 

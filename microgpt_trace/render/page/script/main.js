@@ -10,6 +10,7 @@ import { flowView } from "./flow_view.js";
 import { lensView } from "./lens_view.js";
 import { changesOf, liveView, parameterSlider, takeOut } from "./live_view.js";
 import { predictionView } from "./prediction_view.js";
+import { quoted } from "./printable.js";
 import { Page } from "./runs.js";
 import { switchTheme } from "./theme.js";
 import { unpacked } from "./unpacking.js";
@@ -27,41 +28,47 @@ function start() {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const page = new Page(content, arrays);
   const { traced } = page;
-  let state = read(location.hash || `#${page.start ?? ""}`, page);
+  const addressed = () => read(location.hash || `#${page.start ?? ""}`, page);
+  let state = addressed();
   let options = { skipFirst: false, head: 0, layer: null, expanded: false };
-  let trail = [];
+  let trail = trailOf(history.state);
+  let edited = ""; // what the last entry of the history changed, if it was typed or dragged
   let filter = "";
   let widgets = [];
 
   const slot = (name) => document.getElementById(name);
   const reading = slot("reading");
 
-  function remember() {
+  function remember(edits = "") {
     const hash = `#${written(state)}`;
     try {
-      if (hash !== location.hash) history.pushState(null, "", hash);
+      if (hash === location.hash) return;
+      if (edits && edits === edited) history.replaceState({ trail }, "", hash);
+      else history.pushState({ trail }, "", hash);
+      edited = edits;
     } catch {
       // a page in a sandboxed frame has no history
     }
   }
   function go(at) {
-    if (state.at && addressOf(state.at) !== addressOf(at)) trail.push(state.at);
+    if (state.at && addressOf(state.at) !== addressOf(at)) trail = [...trail, state.at];
     state = { ...state, at };
     remember();
     show();
     if (at.index.length === page.axesOf(at.name).length) slot("explain").scrollIntoView({ block: "nearest" });
   }
   function back() {
-    const at = trail.pop();
+    const at = trail.at(-1);
     if (!at) return;
+    trail = trail.slice(0, -1);
     state = { ...state, at };
     remember();
     show();
   }
-  function set(change) {
+  function set(change, edits = "") {
     state = { ...state, ...change };
-    remember();
-    show();
+    remember(edits);
+    show(edits === "slider");
   }
 
   /** The run to show, one without changes beside it, and what is wrong with the text. */
@@ -88,7 +95,8 @@ function start() {
     return at.index.every((place, axis) => place < shape[axis]) ? at : { ...at, index: [] };
   }
 
-  function show() {
+  /** Show the state. What `isDragged` stays in the page, for what is taken away cannot be dragged on. */
+  function show(isDragged = false) {
     const { run, untouched, problem } = runs();
     const at = within(state.at, run);
     const position = Math.min(state.position ?? run.length - 1, run.length - 1);
@@ -106,8 +114,9 @@ function start() {
         if (again) show();
       }, options, widget, onlook, position,
     };
-    const focused = document.activeElement?.dataset?.key;
-    const selection = focused === "text" ? [document.activeElement.selectionStart, document.activeElement.selectionEnd] : null;
+    const focused = document.activeElement;
+    const key = focused.dataset.key;
+    const selection = key === "text" ? [focused.selectionStart, focused.selectionEnd] : null;
     slot("tokens").replaceChildren(...tokensView(run, position, at));
     if (page.tokenizer) slot("live").replaceChildren(liveView({ page, state, set, problem, run }));
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
@@ -116,11 +125,13 @@ function start() {
     slot("views").replaceChildren(...main.filter(Boolean));
     const isElement = at && at.index.length === page.axesOf(at.name).length;
     const slider = page.tokenizer ? parameterSlider({ state, set, stored: (name) => page.stored.get(name) }) : null;
-    slot("explain").replaceChildren(isElement ? explainView({ page, run, at, trail, go, slider }) : hint());
+    const explained = isElement ? explainView({ page, run, at, trail, go, slider }) : hint();
+    if (isDragged) replaceAround(slot("slider").parentElement, explained);
+    else slot("explain").replaceChildren(explained);
     document.body.classList.toggle("own-run", !run.traced);
     layOut();
-    if (!focused) return;
-    const again = document.querySelector(`[data-key="${CSS.escape(focused)}"]`);
+    if (focused.isConnected) return;
+    const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
     again?.focus({ preventScroll: true });
     if (selection) again?.setSelectionRange(...selection);
   }
@@ -167,13 +178,10 @@ function start() {
   }
 
   slot("help").addEventListener("click", help);
-  window.addEventListener("popstate", () => {
-    state = read(location.hash, page);
-    show();
-  });
-  window.addEventListener("hashchange", () => {
-    if (location.hash === `#${written(state)}`) return;
-    state = read(location.hash, page);
+  window.addEventListener("popstate", (event) => {
+    state = addressed();
+    trail = trailOf(event.state);
+    edited = "";
     show();
   });
   window.addEventListener("resize", layOut);
@@ -182,8 +190,16 @@ function start() {
   document.body.dataset.ready = "yes";
 }
 
-/** A word as a POSIX shell takes it. */
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+const trailOf = (remembered) => remembered?.trail ?? [];
+
+/** Put what stands around a part of an element's fresh copy around that part of the element itself. */
+function replaceAround(kept, fresh) {
+  const children = Array.from(fresh.children);
+  const at = children.findIndex((child) => child.className === kept.className);
+  for (const child of Array.from(kept.parentElement.children)) if (child !== kept) child.remove();
+  kept.before(...children.slice(0, at));
+  kept.after(...children.slice(at + 1));
+}
 
 switchTheme();
 start();

@@ -237,7 +237,7 @@ function tableBehind(data) {
     const head = make("tr", {}, make("td", {}), columns.map((label) => make("th", { scope: "col" }, label)));
     const body = numbers(data.rows).map((label, row) => make("tr", {}, make("th", { scope: "row" }, data.rowLabels?.[row] ?? label),
       numbers(data.columns).map((_, column) => make("td", { class: "n" }, data.numberAt(row, column)))));
-    details.append(make("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `${data.title} as a table` }, make("table", {}, make("caption", { class: "visually-hidden" }, data.title), make("thead", {}, head), make("tbody", {}, body))));
+    details.append(make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": `${data.title} as a table` }, make("table", {}, make("caption", { class: "visually-hidden" }, data.title), make("thead", {}, head), make("tbody", {}, body))));
   });
   return details;
 }

@@ -56,6 +56,13 @@ export class Page {
     return this.row(name).window ?? null;
   }
 
+  /** Whether an element belongs to a query and a key that it does not see. */
+  isMasked(name, index) {
+    if (this.axesOf(name).at(-1) !== "key") return false;
+    const back = index.at(-2) - index.at(-1);
+    return back < 0 || (this.windowOf(name) !== null && back >= this.windowOf(name));
+  }
+
   /** Whether an event is one of those that add up to another. */
   isPart(name) {
     return this.events.some((event) => event.parts.includes(name));

@@ -1,0 +1,149 @@
+"""A trace's page for every reader: by axe-core, narrow, printed, without colours, motion or scripts."""
+
+from itertools import pairwise
+
+import pytest
+from support.browser import needs_browser, with_modules
+from support.real_model import SMOLLM2, needs_smollm2
+from support.terminal import contrast, luminance
+
+pytestmark = needs_browser
+
+PROMPT = "The capital of France is"
+MANY = ",".join(map(str, range(500, 563)))
+
+
+@pytest.fixture(scope="session")
+def axe():
+    reason = "axe-playwright-python, which carries axe-core, is not installed"
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
+
+
+def words_of(name, checkpoints):
+    """The command of a page by name."""
+    if name == "emma":
+        return ("trace", "emma", "--step")
+    if name == "deep":
+        return ("trace", checkpoints["deep"], "abbacife")
+    if name == "lens":
+        return ("trace", SMOLLM2, PROMPT, "--lens", "--top-k", "3")
+    return ("trace", SMOLLM2, PROMPT) if name == "short" else ("trace", SMOLLM2, "--tokens", MANY)
+
+
+ADDRESSES = {
+    "emma": ["", "#layer0.attn.scores[1,3,2]", "#wte[1,2]&text=olivia&off=layer0.attn.head1", "#&text=7"],
+    "deep": ["#gradient+layer1.attn.weights[0,3,1]"],
+    "short": ["#layer29.attn.scores[2,4,1]"],
+    "lens": ["#layer12.mlp.residual"],
+    "long": ["#layer17.attn.weights"],
+}
+PLACES = [(name, address) for name, addresses in ADDRESSES.items() for address in addresses]
+NEEDED = {"short": needs_smollm2, "lens": needs_smollm2, "long": needs_smollm2}
+
+
+VIEWS = {"include": [["#views"], ["#explain"], ["#flow"], ["body > header"]]}
+CONTRAST = "color-contrast"  # which takes most of the time
+
+
+def faults(axe, page, context=None, **options):
+    found = axe.run(page, context, {"resultTypes": ["violations"], **options}).response["violations"]
+    nodes = [(own["id"], node) for own in found for node in own["nodes"]]
+    return [f"{name}: {node['html'][:120]}: {node['failureSummary'][:250]}" for name, node in nodes]
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [pytest.param(*own, marks=NEEDED.get(own[0], ())) for own in PLACES]
+)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
+    page_of, page_file, checkpoints, axe, name, address
+):
+    page = page_of(page_file(*words_of(name, checkpoints)), address)
+    for details in page.locator("details.behind:visible").all()[: 0 if name == "long" else 2]:
+        details.locator("summary").click()
+    for width in (1400, 400):
+        page.set_viewport_size({"width": width, "height": 1000})
+        assert faults(axe, page, rules={CONTRAST: {"enabled": False}}) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert faults(axe, page, VIEWS if name in NEEDED else None, runOnly=[CONTRAST]) == []
+
+
+def test_axe_finds_nothing_in_the_list_of_keys(page_of, page_file, axe):
+    page = page_of(page_file("trace", "emma"))
+    page.keyboard.press("?")
+    assert page.locator("dialog[open]").count() == 1
+    assert faults(axe, page) == []
+
+
+# Of every cell that has a number in it: its colour, and that of the number, which is the least like it.
+NUMBERS_IN_CELLS = """() => ["share", "signed"].map((kind) => Array.from({ length: 201 }, (_, n) => {
+  const color = M.colors.colorOf(kind, kind === "share" ? n / 200 : n / 100 - 1);
+  return [color, M.colors.inkOn(color) === "#fff" ? [255, 255, 255] : [0, 0, 0]];
+}))"""
+
+
+def test_numbers_stand_out_from_their_cells_and_colours_grow_lighter_all_the_way(page_of, page_file):
+    for colors in with_modules(page_of(page_file("trace", "emma"))).evaluate(NUMBERS_IN_CELLS):
+        worst = min(contrast(own, ink) for own, ink in colors)
+        light = [luminance(own) for own, _ in colors]
+        print(f"worst contrast {worst:.2f}, from {light[0]:.3f} to {light[-1]:.3f}")
+        assert worst >= 4.5
+        assert all(a <= b + 1e-3 for a, b in pairwise(light))
+        assert light[-1] - light[0] > 0.5
+
+
+SAID = ["BOS", "Predictions", "Self-check", "gradients agree with finite differences", "4,192 parameters"]
+
+
+def test_without_scripts_the_page_says_what_it_can(page_of, page_file):
+    page = page_of(page_file("trace", "emma"), java_script_enabled=False)
+    text = page.inner_text("body")
+    for words in SAID:
+        assert words in text, words
+    assert page.locator(".token").all_inner_texts() == ["BOS\n0", "e\n1", "m\n2", "m\n3", "a\n4"]
+    assert page.locator("button:visible, input:visible").count() == 0
+    for empty in ("#live", "#flow", "#explain"):
+        assert not page.locator(empty).is_visible(), empty
+    assert page.evaluate("document.documentElement.scrollWidth") == 1400
+
+
+def test_without_scripts_what_is_not_finite_is_told(page_of, page_file, checkpoints):
+    page = page_of(page_file("trace", checkpoints["broken"], "emma"), java_script_enabled=False)
+    assert "Not finite: embed.pos, position 2, element [2, 5] = NaN" in page.inner_text("body")
+    assert "NaN" in page.inner_text("main")
+
+
+def test_on_paper_all_is_there_but_what_one_presses(page_of, page_file):
+    page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]")
+    page.emulate_media(media="print")
+    for shown in (
+        "#tokens",
+        ".attention",
+        ".prediction",
+        "#explain .verdict",
+        "#said .card",
+        ".array canvas",
+    ):
+        assert page.locator(shown).first.is_visible(), shown
+    for hidden in ("#flow", "#live", "#theme", "#help", "#reading", ".copy", "details.behind"):
+        assert not page.locator(hidden).first.is_visible(), hidden
+    assert page.evaluate("getComputedStyle(document.querySelector('#explain')).maxHeight") == "none"
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_nothing_moves_for_who_wants_no_motion(page_of, page_file):
+    page = page_of(page_file("trace", "emma"), reduced_motion="reduce")
+    moving = "getComputedStyle(document.querySelector('button')).transitionDuration"
+    assert page.evaluate(moving) == "0s"
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_what_is_chosen_is_seen_with_the_system_s_colours(page_of, page_file):
+    """Where forced colours leave no background, the border or the text says it."""
+    page = page_of(page_file("trace", "emma"), "#layer0.attn.q[1,2]", forced_colors="active")
+    style = "(element) => getComputedStyle(element).borderTopColor"
+    chosen, other = (
+        page.locator(f".token[aria-pressed={own}]").first.evaluate(style) for own in ("true", "false")
+    )
+    assert chosen != other

@@ -1,0 +1,221 @@
+"""A trace's page by keyboard, through its history and by its addresses, in a browser."""
+
+import pytest
+from support.browser import go, needs_browser
+
+from microgpt_trace import init, trace
+
+pytestmark = needs_browser
+
+
+# The key of what has the focus, or its id, or its tag and text.
+FOCUSED = """() => {
+  const { dataset, tagName, id, textContent } = document.activeElement;
+  return dataset.key ?? (id || `${tagName} ${textContent.slice(0, 20)}`);
+}"""
+
+
+@pytest.fixture
+def page(page_of, page_file):
+    return page_of(page_file("trace", "emma"))
+
+
+def focused(page):
+    return page.evaluate(FOCUSED)
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def values():
+    return trace(init(), "emma", names=["*"], values=True).arrays
+
+
+def test_every_matrix_is_one_tab_stop_in_the_order_of_the_page(page):
+    go(page, "layer0.attn.scores")
+    matrices = page.locator(".matrix").evaluate_all("(all) => all.map((each) => each.dataset.key)")
+    assert len(matrices) == 9  # attention, and the scores of four heads with their gradients
+    found = []
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            break
+        found.append(focused(page))
+    assert len(found) < 199
+    assert [key for key in found if key in matrices] == matrices
+    assert found.index("text") < found.index("search") < found.index("glance") < found.index(matrices[-1])
+
+
+MOVES = [
+    ("ArrowDown", (1, 0)),
+    ("ArrowRight", (1, 1)),
+    ("End", (1, 15)),
+    ("ArrowRight", (1, 15)),
+    ("PageDown", (4, 15)),
+    ("ArrowDown", (4, 15)),
+    ("Home", (4, 0)),
+    ("ArrowLeft", (4, 0)),
+    ("PageUp", (0, 0)),
+    ("ArrowUp", (0, 0)),
+]
+
+
+def test_arrows_walk_through_a_matrix_and_a_live_region_reads_the_cell(page):
+    go(page, "layer0.attn.q")
+    array = values()["forward", "layer0.attn.q"]
+    box = page.locator('[data-key="layer0.attn.q null"]')
+    said = box.locator("xpath=../output")
+    assert said.get_attribute("aria-live") == "polite"
+    box.focus()
+    for key, at in MOVES:
+        page.keyboard.press(key)
+        number = float(array[at])
+        assert page.inner_text("#reading").startswith(
+            f"layer0.attn.q[{at[0]},{at[1]}] = {number} · position {at[0]} ("
+        )
+        assert said.inner_text().startswith(f"layer0.attn.q[{at[0]},{at[1]}] {number}, position {at[0]} (")
+
+
+def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
+    go(page, "layer0.attn.q")
+    page.locator('[data-key="layer0.attn.q null"]').focus()
+    press(page, "ArrowDown", "ArrowRight", "Enter")
+    assert (page.inner_text("#explained"), focused(page)) == ("layer0.attn.q[1,1]", "layer0.attn.q null")
+    press(page, "ArrowRight", "Enter")
+    assert (page.inner_text("#explained"), focused(page)) == ("layer0.attn.q[1,2]", "layer0.attn.q null")
+    page.locator("button.link:has-text('norm[1,3]')").press("Enter")
+    assert (page.inner_text("#explained"), focused(page)) == ("layer0.attn.norm[1,3]", "explained")
+    crumbs = page.locator(".crumbs li").all_inner_texts()
+    assert [text.strip() for text in crumbs] == ["q", "q[1,1]", "q[1,2]", "norm[1,3]"]
+    for name in ("layer0.attn.q[1,2]", "layer0.attn.q[1,1]"):
+        press(page, "Backspace")
+        assert (page.inner_text("#explained"), page.evaluate("location.hash")) == (name, f"#{name}")
+    press(page, "Backspace", "Backspace", "Backspace")
+    assert page.evaluate("location.hash") == "#layer0.attn.q"
+    assert page.locator("#explained").count() == 0
+
+
+def test_backspace_in_a_field_takes_a_letter_away(page):
+    go(page, "layer0.attn.q[1,2]")
+    page.focus("#text")
+    press(page, "End", "Backspace")
+    assert (page.input_value("#text"), focused(page)) == ("emm", "text")
+    press(page, "/", "?")
+    assert page.input_value("#text") == "emm/?"
+    assert page.inner_text("#explained") == "layer0.attn.q[1,2]"
+
+
+def test_a_name_is_typed_without_losing_the_cursor(page):
+    page.focus("#text")
+    press(page, "Home", "Delete", "a", "b")
+    assert page.input_value("#text") == "abmma"
+    assert page.evaluate("document.activeElement.selectionStart") == 2
+    page.go_back()
+    assert page.input_value("#text") == "emma"
+    assert page.inner_text("#origin").startswith("Numbers: traced")
+
+
+def test_slash_searches_and_question_mark_lists_the_keys(page):
+    press(page, "/")
+    assert focused(page) == "search"
+    page.keyboard.type("WEIGHTS")
+    assert page.locator(".flow .row:visible").all_inner_texts()[0].split()[0] == "weights"
+    assert page.locator(".flow .row").count() == 1
+    press(page, "Tab", "Tab", "Enter")
+    assert page.evaluate("location.hash") == "#layer0.attn.weights"
+    assert focused(page) == "flow layer0.attn.weights"
+    assert page.input_value("#search") == "WEIGHTS"
+    press(page, "?")
+    assert page.locator("dialog[open] dt").all_inner_texts()[-1] == "?"
+    assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
+    press(page, "Escape")
+    assert page.locator("dialog[open]").count() == 0
+    assert focused(page) == "flow layer0.attn.weights"
+
+
+def test_heads_are_chosen_at_a_glance(page):
+    page.locator('[data-key="glance"]').focus()
+    press(page, "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "Enter")
+    assert page.evaluate("location.hash") == "#layer0.attn.weights[1]"
+    assert page.inner_text(".attention h3") == "layer0.attn.weights[1]"
+    assert focused(page) == "glance"
+
+
+def test_the_browser_goes_back_and_forth_with_what_was_explained_before(page):
+    go(page, "layer0.attn.scores[1,3,2]")
+    for name in ("q[3,4]", "norm[3,11]"):
+        page.locator(f"button.link:has-text('{name}')").first.click()
+    page.go_back()
+    assert page.inner_text("#explained") == "layer0.attn.q[3,4]"
+    assert page.locator(".crumbs li").count() == 2
+    page.go_forward()
+    assert page.locator(".crumbs li").count() == 3
+    page.go_back()
+    press(page, "Backspace")
+    assert page.inner_text("#explained") == "layer0.attn.scores[1,3,2]"
+
+
+ADDRESSES = [
+    "#layer0.attn.scores[1,3,2]",
+    "#gradient+layer0.mlp.up[2,60]&position=1",
+    "#wte[13,4]&text=olivia&off=layer0.attn.head2&off=layer0.mlp.act[:,7]&set=wte[13,4]=-0.5",
+    "#update+lm_head[26,15]",
+    "#&text=",
+]
+
+
+def look(page):
+    """All that a page shows: its text, and its pictures."""
+    pictures = page.locator("canvas").evaluate_all("(all) => all.map((each) => each.toDataURL())")
+    return page.inner_text("body"), pictures
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_opened_afresh_shows_the_same(page, page_of, page_file, address):
+    page.goto(page.url.partition("#")[0] + address)
+    page.locator('[data-key="token 0"]').click()
+    own = page.evaluate("location.hash")
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    other = page_of(page_file("trace", "emma"), own)
+    assert other.evaluate("location.hash") == own
+    shown, again = look(page), look(other)
+    assert shown[0] == again[0]
+    assert shown[1] == again[1]
+
+
+WRONG = [
+    "#nothing",
+    "#layer0.attn.q[99,0]",
+    "#layer0.attn.q[1]",
+    "#%",
+    "#&off=nothing&set=wte[99,0]=1&set=x=1",
+    "#gradient+nothing[0]",
+]
+WRONG += [
+    "#wte[0,0]&set=wte[0,0]=NaN&position=99999",
+    "#layer0.attn.q[1,2,3]",
+    "#constructor[0,0]",
+    "#&set=toString[0]=1",
+]
+
+
+@pytest.mark.parametrize("address", WRONG)
+def test_an_address_that_fits_nothing_shows_a_page(page_of, page_file, address):
+    page = page_of(page_file("trace", "emma"), address)
+    assert page.locator(".prediction").count() == 1
+
+
+def test_the_switch_of_colours(page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    found = []
+    for _ in range(4):
+        found.append((page.inner_text("#theme"), page.evaluate(background)))
+        page.click("#theme")
+    names, colors = zip(*found, strict=True)
+    assert names == ("colours: auto", "colours: light", "colours: dark", "colours: auto")
+    assert colors[0] == colors[1] == colors[3] != colors[2]
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(background) == colors[0]  # light was chosen

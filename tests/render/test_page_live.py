@@ -1,0 +1,224 @@
+"""What the page of a microGPT page computes itself, against the command's float32 and float64."""
+
+from base64 import b64decode
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.browser import needs_browser, with_modules
+
+from microgpt_trace import Intervention, Model, init, load, trace
+
+pytestmark = needs_browser
+
+# All numbers of the page's own runs: of texts, with what is taken out and the parameters that are changed.
+RUNS = """(asked) => asked.map(({ text, off, parameters }) => {
+  const { tokens, targets } = shown.read(text);
+  const run = shown.ownRun(tokens, targets, M.live_view.changesOf(shown, { off, parameters }));
+  const numbers = Float64Array.from(shown.events.flatMap(({ name }) => Array.from(run.of(name, "value"))));
+  const bytes = new Uint8Array(numbers.buffer);
+  const part = (n) => String.fromCharCode(...bytes.subarray(n, n + 3000));
+  return btoa(Array.from({ length: Math.ceil(bytes.length / 3000) }, (_, n) => part(3000 * n)).join(""));
+})"""
+
+
+def own_runs(page, model, asked):
+    """The arrays of the page's own runs by name."""
+    for own, found in zip(asked, page.evaluate(RUNS, asked), strict=True):
+        numbers, arrays = np.frombuffer(b64decode(found), np.float64), {}
+        for name, shape in model.plan.shapes(len(own["text"]) + 1).items():
+            size = int(np.prod(shape))
+            arrays[name], numbers = numbers[:size].reshape(shape), numbers[size:]
+        assert not len(numbers)
+        yield arrays
+
+
+def in_float64(model):
+    return Model(model.params.copy(np.float64), model.tokenizer, "the same in float64")
+
+
+def values(model, text, off):
+    """All arrays of a trace."""
+    changes = [Intervention("ablate", name) for name in off]
+    return trace(model, text, names=["*"], values=True, interventions=changes).arrays
+
+
+def check(page, model, asked):
+    """Every event as near to float64 as rounding in float64 lets it, and probabilities within 1e-6 of the
+    command's."""
+    exact, worst = in_float64(model), {"page": 0.0, "command": 0.0, "probs": 0.0}
+    for own, arrays in zip(asked, own_runs(page, model, asked), strict=True):
+        theirs, truth = (values(each, own["text"], own["off"]) for each in (model, exact))
+        for (_, name), true in truth.items():
+            size = np.abs(true).max() or 1.0
+            for who, array in (("page", arrays[name]), ("command", theirs["forward", name])):
+                worst[who] = max(worst[who], float(np.abs(array - true).max() / size))
+            assert worst["page"] <= 1e-12, (own, name, worst)
+        worst["probs"] = max(
+            worst["probs"], float(np.abs(arrays["probs"] - theirs["forward", "probs"]).max())
+        )
+        assert worst["probs"] <= 1e-6, (own, worst)
+    print(f"{len(asked)} runs, farthest from float64 for an array's size:", worst)
+
+
+def runs_of(texts, off=()):
+    return [{"text": text, "off": [*off], "parameters": {}} for text in texts]
+
+
+def some_names(count, seed=0):
+    names = Path(__file__).parents[2].joinpath("names.txt").read_text("utf-8").split()
+    return np.random.default_rng(seed).choice(names, count, replace=False).tolist()
+
+
+HEADS = [f"layer0.attn.head{head}" for head in range(4)]
+
+
+@pytest.fixture(params=["untrained", "trained"])
+def live(request, page_of, page_file, checkpoints):
+    """A page with its modules, and the model that it is of."""
+    if request.param == "untrained":
+        return with_modules(page_of(page_file("trace", "emma"))), init()
+    path = checkpoints["trained"]
+    return with_modules(page_of(page_file("trace", path, "olivia"))), load(path)
+
+
+def test_200_names_run_in_the_page_are_those_of_the_command(live):
+    check(*live, runs_of(some_names(200)))
+
+
+def test_every_head_taken_out_and_some_units(live):
+    off = [[head] for head in HEADS] + [
+        HEADS[1:3],
+        [HEADS[0], "layer0.mlp.act[:,7]"],
+        ["layer0.mlp.act[:,63]"],
+    ]
+    check(*live, [own for each in off for own in runs_of(["emma", *some_names(5, seed=1)], each)])
+
+
+def test_two_layers(page_of, page_file, checkpoints):
+    path = checkpoints["deep"]
+    page = with_modules(page_of(page_file("trace", path, "abbacife")))
+    off = [[], ["layer1.attn.head0"], ["layer0.attn.head1", "layer1.mlp.act[:,3]"]]
+    check(page, load(path), [own for each in off for own in runs_of(["abc", "iiiiiiii", ""], each)])
+
+
+# --- By hand, as a reader does it ---------------------------------------------------------------
+
+
+def bars(page):
+    """The chances of all tokens that are shown, and those of the untouched run beside them."""
+    cells = "(row) => Array.from(row.cells, (cell) => cell.textContent)"
+    rows = page.evaluate(f"Array.from(document.querySelectorAll('.bars tbody tr'), {cells})")
+    return {row[0]: float(row[1]) for row in rows}, {row[0]: float(row[3]) for row in rows if len(row) > 3}
+
+
+def said_of(model, run, position):
+    """The same of a trace."""
+    probs = run["forward", "probs"][position]
+    return {model.label(token, target=True): p for token, p in enumerate(probs.tolist())}
+
+
+def assert_shown(found, expected):
+    assert found.keys() == expected.keys()
+    for label, p in expected.items():
+        assert abs(found[label] - p) <= (0.0005 if p >= 0.0005 else 0.06 * p), (label, found[label], p)
+
+
+def expand(page):
+    page.locator(".prediction details summary").click()
+
+
+def test_another_name_is_run_and_every_view_follows(page_of, page_file, checkpoints):
+    path = checkpoints["trained"]
+    page, model = page_of(page_file("trace", path, "olivia"), "#layer0.attn.q[1,2]"), load(path)
+    expand(page)
+    assert page.inner_text("#origin") == "Numbers: traced by microgpt, float32."
+    assert_shown(bars(page)[0], said_of(model, values(model, "olivia", []), 6))
+    for name in some_names(12, seed=5):
+        page.fill("#text", name)
+        run = values(in_float64(model), name, [])
+        assert page.inner_text("#origin").startswith("Numbers: run in this page, float64. ")
+        assert page.locator(".token").count() == len(name) + 1
+        assert float(page.inner_text("#explained-value")) == pytest.approx(
+            run["forward", "layer0.attn.q"][1, 2]
+        )
+        assert ": equal" in page.inner_text(".verdict")
+        assert page.inner_text("h2:has-text('layer0.attn.q')").endswith(f"[{len(name) + 1}, 16]")
+        assert_shown(bars(page)[0], said_of(model, run, len(name)))
+        assert page.locator("#views h3").filter(has_text="d loss").count() == 0
+    page.locator("button:has-text('back to olivia')").click()
+    assert page.inner_text("#origin") == "Numbers: traced by microgpt, float32."
+    assert page.locator("#views h3").filter(has_text="d loss").count() == 1
+
+
+@pytest.mark.parametrize("off", [*HEADS, "layer0.mlp.act[:,7]"])
+def test_a_head_or_unit_taken_out_moves_the_predictions_beside_the_untouched_ones(
+    page_of, page_file, checkpoints, off
+):
+    path = checkpoints["trained"]
+    at = "#layer0.mlp.act[1,7]" if "mlp" in off else ""
+    page, model = page_of(page_file("trace", path, "olivia"), at), load(path)
+    expand(page)
+    page.click(f'button:text-is("take {off} out")')
+    changed, untouched = (said_of(model, values(model, "olivia", own), 6) for own in ([off], []))
+    shown = bars(page)
+    assert_shown(shown[0], changed)
+    assert_shown(shown[1], untouched)
+    assert page.locator('.row:has-text("(changed)")').count() == 1
+    page.fill("#text", "mia")
+    shown = bars(page)
+    assert_shown(shown[0], said_of(model, values(model, "mia", [off]), 3))
+    assert_shown(shown[1], said_of(model, values(model, "mia", []), 3))
+    page.click(f'button:text-is("{off} taken out ×")')
+    assert bars(page)[1] == {}
+
+
+def test_a_slider_changes_one_parameter(page_of, page_file):
+    page, model = page_of(page_file("trace", "emma"), "#wte[13,4]"), init()
+    page.locator("#slider").fill("0.75")
+    model.params["wte"][13, 4] = 0.75
+    for _ in range(2):
+        shown = bars(page)
+        assert_shown(shown[0], said_of(model, values(model, "emma", []), 4))
+        assert_shown(shown[1], said_of(init(), values(init(), "emma", []), 4))
+        assert (page.inner_text("#explained-value"), page.input_value("#slider")) == ("0.75", "0.75")
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+    page.click("text=wte[13,4] = 0.75 ×")
+    assert float(page.inner_text("#explained-value")) == float(init().params["wte"][13, 4])
+
+
+def test_a_slider_is_dragged_all_the_way(page_of, page_file):
+    page = page_of(page_file("trace", "emma"), "#wte[13,4]")
+    box = page.locator("#slider").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for step in range(1, 11):
+        page.mouse.move(box["x"] + box["width"] * (0.5 + step / 25), box["y"] + box["height"] / 2)
+    page.mouse.up()
+    assert float(page.inner_text("#explained-value")) == pytest.approx(0.8, abs=0.1)
+    assert page.inner_text("output[for=slider]") == page.inner_text("#explained-value")
+    page.go_back()
+    assert page.locator(".chip").count() == 0
+
+
+REFUSED = {
+    "José": '"é" is not in the vocabulary',
+    "emma7": '"7" is not in the vocabulary',
+    "a<b": '"<" is not in the vocabulary',
+    "a" * 16: "expected at most 15 characters, found 16",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_text_that_does_not_fit_is_told_in_words(page_of, page_file, text):
+    page = page_of(page_file("trace", "emma"))
+    before = bars(page)
+    page.fill("#text", text)
+    assert page.inner_text("#origin").startswith(REFUSED[text])
+    assert page.inner_text("#origin").endswith("Shown is what was traced.")
+    assert page.input_value("#text") == text
+    assert bars(page) == before
+    page.fill("#text", "")
+    assert page.inner_text("#origin").startswith("Numbers: run in this page")
+    assert page.locator(".token").count() == 1

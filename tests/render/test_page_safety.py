@@ -1,0 +1,217 @@
+"""What a trace's page makes of texts that come from strangers, and what its policy lets run, in a browser."""
+
+import json
+import shlex
+
+import pytest
+from support.browser import go, needs_browser, wait_for
+from support.commands import microgpt
+from support.terminal import obeyed
+
+from microgpt_trace import Config, Tokenizer, init, save, trace
+
+pytestmark = needs_browser
+
+SCRIPT = "</script><script>alert(1)</script>"
+IMAGE = '"><img src=x onerror=alert(1)>'
+TOKENS = [
+    SCRIPT,
+    IMAGE,
+    '"packed"',
+    "layer#.",
+    "layer0.attn.q",
+    "${alert(1)}",
+    "{{7*7}}",
+    "__proto__",
+    "']&off=x",
+]
+LETTERS = "<>&\"'`{}$\\/#[]=%+ \u2028\u202e\u200f\x1b\x85" + "emav"
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A microGPT of such letters, in a file whose path is markup, and a text of them."""
+    folder = tmp_path_factory.mktemp("letters") / "<script>alert(1)<"
+    folder.mkdir()
+    tokenizer = Tokenizer(LETTERS)
+    save(
+        init(Config(vocab_size=tokenizer.vocab_size, block_size=32), tokenizer=tokenizer), folder / "script>"
+    )
+    return folder / "script>", LETTERS[:25]
+
+
+@pytest.fixture(scope="module")
+def strange_tokens(decoder_folder):
+    """A decoder whose tokens and whose template are such texts, and a prompt of them."""
+    folder = decoder_folder("qwen3", template=IMAGE)
+    read = json.loads((folder / "tokenizer.json").read_text())
+    names = {token: text for text, token in read["model"]["vocab"].items()}
+    names |= dict(zip(range(5, 60), [*TOKENS, "\u00e2\u0122\u00ae", "\u00e2\u0122\u00a8"], strict=False))
+    read["model"]["vocab"] = {text: token for token, text in names.items()}
+    (folder / "tokenizer.json").write_text(json.dumps(read))
+    return folder, ",".join(map(str, range(5, 5 + len(TOKENS) + 2)))
+
+
+# What a page says in texts and attributes, hidden ones too, and how many scripts and strange elements it has.
+SAYS = """() => {
+  const texts = document.createTreeWalker(document, NodeFilter.SHOW_TEXT);
+  const said = [document.title];
+  while (texts.nextNode()) {
+    if (!texts.currentNode.parentElement.matches("script, style")) said.push(texts.currentNode.data);
+  }
+  for (const { attributes } of document.querySelectorAll("body :not(#text)")) {
+    said.push(...Array.from(attributes, (own) => own.value));
+  }
+  const count = (selector) => document.querySelectorAll(selector).length;
+  const strange = count("img, b:not([id]), i, iframe, object, [onerror]");
+  return [said.join("\\n"), document.body.innerText, count("script"), strange];
+}"""
+
+
+def assert_harmless(page, *shown, count=3):
+    """Nothing strange is in it, everything is seen, and no character is obeyed. What runs or is asked for
+    fails the test at its end."""
+    said, seen, scripts, strange = page.evaluate(SAYS)
+    assert (scripts, strange) == (count, 0)
+    assert [line for line in said.split("\n") if obeyed(line, False)] == []
+    for words in shown:
+        assert words in seen, words
+
+
+def test_letters_of_a_microgpt_are_text_wherever_they_stand(page_of, page_file, letters):
+    path, text = letters
+    page = page_of(page_file("trace", path, text, "--step"))
+    assert_harmless(page, "␣", "\\u2028", "\\u202e", "\\x1b", "<script>alert(1)</script>")
+    for address in (
+        "logits[3,2]",
+        "layer0.attn.weights[0,5,3]",
+        "wte[2,2]",
+        "gradient probs[20,1]",
+        "layer0.attn.scores",
+    ):
+        go(page, address)
+        for details in page.locator("details.behind").all():
+            details.locator("summary").click()
+        assert_harmless(page)
+    page.fill("#text", "a\u202e<\u2028")
+    page.keyboard.press("Tab")
+    assert page.inner_text("#origin").startswith("Numbers: run in this page")
+    assert_harmless(page, "\\u202e")
+    page.fill("#text", "\u202ez")
+    assert_harmless(page)
+
+
+def test_tokens_of_a_decoder_are_text_wherever_they_stand(page_of, page_file, strange_tokens):
+    folder, tokens = strange_tokens
+    page = page_of(page_file("trace", folder, "--tokens", tokens, "--lens", "--top-k", "60"))
+    assert_harmless(page, *TOKENS, "\\u202e", "\\u2028")
+    for address in (
+        "layer1.attn.weights[0,5,3]",
+        "layer0.attn.scores[1,4,2]",
+        "logits[3,2]",
+        "layer0.mlp.hidden",
+    ):
+        go(page, address)
+        assert_harmless(page, *TOKENS)
+        assert page.locator(".verdict.bad").count() == 0
+
+
+def test_tokens_are_text_where_no_script_runs(page_of, page_file, strange_tokens):
+    folder, tokens = strange_tokens
+    page = page_of(page_file("trace", folder, "--tokens", tokens), java_script_enabled=False)
+    assert_harmless(page, *TOKENS, count=2)
+    assert SCRIPT in page.inner_text("h1")
+
+
+def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_of, page_file, letters, strange_tokens):
+    """In a shell, whatever is in the text: what a line cannot hold is escaped in $'...'."""
+    for words, element in (
+        (("trace", letters[0], LETTERS[:17]), "layer0.attn.q[3,4]"),
+        (("trace", "emma"), "gradient layer0.mlp.up[2,5]"),
+        (("trace", strange_tokens[0], "--tokens", strange_tokens[1]), "layer0.attn.weights[1,3,2]"),
+    ):
+        page = page_of(page_file(*words))
+        go(page, element)
+        line = page.inner_text(".again code")
+        _, command, *rest = shlex.split(line)
+        done = microgpt(command, *rest, "--json")
+        assert json.loads(done.out)["traced"] == float(page.inner_text("#explained-value")), line
+
+
+RAN = "globalThis.ran = 1"
+INJECTED = {
+    "script": f"add('script', {{ textContent: '{RAN}' }})",
+    "style": "document.body.setAttribute('style', 'position: fixed')",
+    "handler": f'document.body.innerHTML += \'<img src="data:," onerror="{RAN}">\'',
+    "fetch": "fetch('https://example.org/').catch(() => {})",
+    "image": "add('img', { src: 'https://example.org/x.png' })",
+    "eval": f"setTimeout('{RAN}')",
+    "form": "add('form', { action: 'https://example.org/' }).submit()",
+    "base": "add('base', { href: 'https://example.org/' })",
+    "frame": "add('iframe', { src: 'https://example.org/' })",
+    "worker": "try { new Worker('data:,') } catch {}",
+}
+ADD = """const add = (tag, how) => {
+  const element = Object.assign(document.createElement(tag), how);
+  document.body.append(element);
+  return element;
+};"""
+ASKED = {"image"}  # of which the browser tells as if it were asked for, before the policy refuses it
+
+
+@pytest.mark.parametrize("what", INJECTED)
+def test_the_policy_refuses_what_was_not_put_there(page_of, page_file, what):
+    page = page_of(page_file("trace", "emma"), faults=["refused ", "console: ", *["asked"] * (what in ASKED)])
+    page.evaluate(f"() => {{ {ADD} {INJECTED[what]} }}")
+    wait_for(page, "refused.length > 0")
+    print(page.evaluate("refused"))
+    assert page.evaluate("globalThis.ran") is None
+    assert page.evaluate("getComputedStyle(document.body).position") == "static"
+
+
+def changed(page_file, tmp_path, old, new):
+    """A page with something else in it."""
+    text = page_file("trace", "emma").read_text("utf-8")
+    assert text.count(old) == 1
+    (tmp_path / "page.html").write_text(text.replace(old, new), "utf-8")
+    return tmp_path / "page.html"
+
+
+def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
+    path = changed(page_file, tmp_path, "// Runs the script", "globalThis.ran = 1; // Runs the script")
+    page = page_of(path, faults=["refused script-src-elem", "console: "], ready="body")
+    wait_for(page, "refused.length > 0")
+    assert page.evaluate("globalThis.ran") is None
+    assert page.locator("body[data-ready]").count() == 0
+    assert "Predictions" in page.inner_text("body")
+
+
+FRAME = '<!doctype html><iframe sandbox="allow-scripts" width="1200" height="900" srcdoc="{}"></iframe>'
+
+
+def test_a_page_works_in_a_sandboxed_frame(page_of, page_file, tmp_path):
+    """As a notebook shows it: of no origin, without a history of its own."""
+    content = page_file("trace", "emma").read_text("utf-8").replace("&", "&amp;").replace('"', "&quot;")
+    path = tmp_path / "notebook.html"
+    path.write_text(FRAME.format(content), "utf-8")
+    page = page_of(path, ready="iframe", faults=["The Clipboard API has been blocked"])
+    frame = page.frame_locator("iframe")
+    frame.locator("body[data-ready]").wait_for()
+    frame.locator("button:text-is('q')").or_(frame.locator(".row:has-text('q')")).first.click()
+    frame.locator('[data-key="layer0.attn.q null"] canvas').click(position={"x": 60, "y": 20})
+    assert ": equal" in frame.locator(".verdict").inner_text()
+    frame.locator("button.link", has_text="norm[").first.click()
+    frame.locator("#text").fill("olivia")
+    assert frame.locator("#origin").inner_text().startswith("Numbers: run in this page")
+    frame.locator(".command .copy").first.click()
+    assert frame.locator(".command .copy").first.inner_text() == "selected"
+    frame.locator("h2").first.click()
+    frame.locator("body").press("Backspace")
+    assert frame.locator("#explained").inner_text().startswith("layer0.attn.q[")
+
+
+def test_what_a_notebook_shows_of_a_trace_works(page_of, tmp_path):
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8>{trace(init(), 'emma')._repr_html_()}", "utf-8")
+    page = page_of(path, ready="iframe")
+    page.frame_locator("iframe").locator("body[data-ready]").wait_for()

@@ -1,0 +1,125 @@
+"""The system's browser, and a page in it of which all is written down that it owes nobody: errors, requests,
+dialogs, and what its policy refused."""
+
+import shutil
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from support.commands import microgpt
+
+from microgpt_trace.render.page.script_text import script
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+needs_browser = [
+    pytest.mark.skipif(
+        not find_spec("playwright"), reason="playwright, which drives a browser, is not installed"
+    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, which shows pages, is installed"),
+]
+
+READY = "body[data-ready]"
+WATCH = """
+globalThis.refused = [];
+addEventListener("securitypolicyviolation", (event) => refused.push(`refused ${event.effectiveDirective}`));
+"""
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Started once for many pages."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="session")
+def page_file(tmp_path_factory):
+    """A function that gives the file of a page, by the words of the command that writes it."""
+    known, folder = {}, tmp_path_factory.mktemp("pages")
+
+    def file(*words):
+        words = tuple(map(str, words))
+        if words not in known:
+            path = folder / f"{len(known)}.html"
+            done = microgpt(*words, "--html", path)
+            assert f"saved a page to {path}" in done.lines, done.err  # a check that fails is in the page
+            known[words] = path
+        return known[words]
+
+    return file
+
+
+@pytest.fixture
+def page_of(browser):
+    """A function that opens a file, whose page is closed at the test's end and then fails it where it has
+    faults of which the test said nothing."""
+    with ExitStack() as pages:
+        yield lambda path, address="", **how: pages.enter_context(opened(browser, path, address, **how))
+
+
+@contextmanager
+def opened(browser, path, address="", *, width=1400, height=1000, faults=(), ready=READY, **how):
+    """A file in a browser's page of its own. It fails at the end where there was another fault than these."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **how)
+    context.set_default_timeout(20_000)
+    page, found = context.new_page(), []
+    page.add_init_script(WATCH)
+    own = Path(path).as_uri()
+    page.on("console", lambda said: found.append(f"console: {said.text}"))
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("request", lambda asked: asked.url.partition("#")[0] == own or found.append(f"asked {asked.url}"))
+    page.on("dialog", lambda dialog: (found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    try:
+        page.goto(f"{own}{address}")
+        if how.get("java_script_enabled", True):
+            page.wait_for_selector(ready)
+        yield page
+        found += page.evaluate("globalThis.refused ?? []")
+        unexpected = [fault for fault in found if not any(known in fault for known in faults)]
+        assert not unexpected, unexpected
+        assert all(any(known in fault for fault in found) for known in faults), (faults, found)
+    finally:
+        context.close()
+
+
+def with_modules(page):
+    """Let programs that are evaluated in the page use its modules: `M`, and `shown`, which is its Page. They
+    are those of its script to the letter, of which the last lines alone are not run again."""
+    text = script("main")
+    changed = {"const M = {};": "const M = globalThis.M = {};", "switchTheme();\nstart();\n": ""}
+    for line, other in changed.items():
+        assert text.count(line) == 1, line
+        text = text.replace(line, other)
+    page.evaluate(text)
+    page.evaluate("""() => {
+        const { document, arrays } = M.unpacking.unpacked(globalThis.microgptContent);
+        globalThis.shown = new M.runs.Page(document, arrays);
+        shown.explainCommand = () => "";
+    }""")
+    return page
+
+
+def go(page, address):
+    """Show what an address names, as a link to it does."""
+    page.evaluate(
+        """(address) => new Promise((resolve) => {
+        const hash = `#${encodeURIComponent(address)}`;
+        if (location.hash === hash) return resolve();
+        addEventListener("hashchange", resolve, { once: true });
+        location.hash = hash;
+        })""",
+        address,
+    )
+
+
+def wait_for(page, condition):
+    """Until an expression is true in the page, whose policy keeps the driver from asking there itself."""
+    for _ in range(500):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(20)
+    pytest.fail(f"never true in the page: {condition}")
