@@ -1,13 +1,14 @@
 """microgpt attribute"""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .drawn import Drawn
+from .drawn import Drawn, sections_page
 from .named_model import model_and_text, model_from, refuse_without
-from .option_checks import given, refuse
+from .option_checks import given, refuse, same_command
 from .options import AprSettings, BareWeights, Seed, Source, TokenIds, positions_of, schema_option, token_ids
 from .output import Output, note, put_schema
 from .progress import progress
@@ -15,6 +16,7 @@ from .progress import progress
 if TYPE_CHECKING:
     from ..attribution.results import AttributionResult
     from ..render.figures.panel import Picture
+    from ..render.page.page_view import PageView
     from ..render.sections import Section
 
 
@@ -92,7 +94,10 @@ def attribute(
             positions=positions, ablation=not question.no_ablation, report=report,
         )  # fmt: skip
     pictures = {"attribution": lambda: _picture(result, question.top)}
-    drawn.save(context, pictures, result.text, lambda: _sections(result, question.top))
+    page = sections_page(
+        result.text, lambda: _sections(result, question.top), partial(_shown, context), lambda: _view(result)
+    )
+    drawn.save(context, pictures, page)
     _give(result, question.top, output)
     if not result.ok:
         raise typer.Exit(1)
@@ -116,6 +121,18 @@ def _sections(result: "AttributionResult", top: int) -> list["Section"]:
     from ..render.attribution import attribution_sections
 
     return attribution_sections(result, top=top)
+
+
+def _view(result: "AttributionResult") -> "PageView":
+    from ..render.page.attribution_view import attribution_view
+
+    return attribution_view(result)
+
+
+def _shown(context: typer.Context, name: str) -> str:
+    """What shows a part of the same run."""
+    only = ("first", "second", "model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
+    return same_command(context, ["--show", name], only=only, of="trace")
 
 
 def _give(result: "AttributionResult", top: int, output: Output) -> None:

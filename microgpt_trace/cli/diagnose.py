@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn
+from .drawn import Drawn, sections_page
 from .named_run import Naming, Opener, Tokens
-from .option_checks import given, refuse
+from .option_checks import given, refuse, same_command
 from .options import AprSettings, BareWeights, schema_option, token_ids
 from .output import Output, put_schema
 
@@ -104,7 +105,8 @@ def diagnose(
         return diagnosis_sections(found, verbose=judgement.verbose)
 
     title = f"{dumped.dump} by {dumped.model}"
-    drawn.save(context, {"diagnosis": lambda: _picture(found)}, title, sections)
+    page = sections_page(title, sections, partial(_compared, context))
+    drawn.save(context, {"diagnosis": lambda: _picture(found)}, page)
     output.give(diagnosis_document(found), sections)
     if not found.diagnosis.clean:
         raise typer.Exit(1)
@@ -114,6 +116,13 @@ EXAMPLES = (
     'microgpt diagnose dumps/ qwen.gguf "The capital of France is" · '
     "microgpt diagnose t/ model-folder --map names.toml"
 )
+
+
+def _compared(context: typer.Context, name: str) -> str:
+    """The same dump beside the model, at one event."""
+    full = context.params["compute"] in (None, DumpPrecision.f32)
+    without = ["verbose", *["compute"] * full]
+    return same_command(context, ["--layer", name, "--verbose"], without=without, of="diff")
 
 
 # What only a figure needs is loaded for it.

@@ -3,24 +3,27 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn
+from .drawn import Drawn, sections_page
 from .named_run import Naming, Opener, Tokens, refuse_idle
-from .option_checks import given, refuse, schema_by
+from .option_checks import given, refuse, same_command, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
 
 if TYPE_CHECKING:
     from ..comparison.differences import Comparison
+    from ..comparison.kept_pairs import PairKeeper
     from ..comparison.prompts import PromptsComparison
     from ..comparison.weights import WeightsComparison
     from ..render.figures.panel import Picture
+    from ..render.page.page_view import PageView
     from ..render.sections import Section
 
 BAND, GATE = "How far apart is the same", "Other comparisons"
@@ -122,7 +125,12 @@ class Other:
         return "weights" if self.weights else "prompts" if self.prompts is not None else "diff"
 
 
-Shown = tuple[Any, Callable[[], list["Section"]]]  # a result, and what is shown of it
+class OneComparison(NamedTuple):
+    """A result, what is shown of it, and what its page shows besides."""
+
+    result: Any
+    sections: Callable[[], list["Section"]]
+    view: Callable[[], "PageView"] | None = None
 
 
 class ComparisonOutput(Output):
@@ -174,12 +182,9 @@ def diff(
         return
     else:
         options |= {"map": opener.names, "layouts": naming.layouts_known()}
-        shown = _compare(both, sides.text, tokens, options, view)
-    result, sections = shown
-    drawn.save(context, {"diff": lambda: _picture(result)}, f"{sides.a} and {sides.b}", sections)
-    output.give(result, sections)
-    if not result.agree:
-        raise typer.Exit(1)
+        keeper = _keeper(both) if drawn.html is not None else None
+        shown = _compare(both, sides.text, tokens, options | {"watch": keeper}, view)
+    _give(shown, context, output, drawn)
 
 
 EXAMPLES = (
@@ -189,6 +194,16 @@ EXAMPLES = (
     "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf · "
     "microgpt diff old.gguf new.gguf --prompts prompts.txt"
 )
+
+
+def _give(shown: OneComparison, context: typer.Context, output: Output, drawn: Drawn) -> None:
+    """Write everything that was asked for; exit 1 where the sides differ."""
+    title = f"{context.params['a']} and {context.params['b']}"
+    page = sections_page(title, shown.sections, partial(_event, context), shown.view)
+    drawn.save(context, {"diff": lambda: _picture(shown.result)}, page)
+    output.give(shown.result, shown.sections)
+    if not shown.result.agree:
+        raise typer.Exit(1)
 
 
 def _refuse_mixtures(asked: dict[str, str]) -> None:
@@ -222,7 +237,7 @@ def _refuse_mixtures(asked: dict[str, str]) -> None:
 
 def _compare(
     sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
-) -> Shown:
+) -> OneComparison:
     """The comparison, and what is shown of it."""
     from ..comparison.diff import diff as compare
 
@@ -230,25 +245,32 @@ def _compare(
     positions = positions_of(view.positions) or "all"
     with progress("event") as report:
         result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
-    return result, lambda: _comparison_sections(result, view)
+    kept = options["watch"]
+    shown = None if kept is None else lambda: _view(result, kept)
+    return OneComparison(result, lambda: _comparison_sections(result, view), shown)
 
 
-def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> Shown:
+def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> OneComparison:
     from ..comparison.weights import compare_weights
 
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:
         result = compare_weights(a, b, names=view.layer or [], rtol=rtol, report=report)
-    return result, lambda: _weights_sections(result, view)
+    return OneComparison(result, lambda: _weights_sections(result, view))
 
 
-def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> Shown:
+def _prompts(sides: Sequence[Any], path: Path, options: dict[str, Any]) -> OneComparison:
     from ..comparison.prompts import diff_prompts, read_prompts
 
     a, b = _two_models(sides, "--prompts")
     with progress("prompt") as report:
         result = diff_prompts(a, b, read_prompts(path), report, **options)
-    return result, lambda: _prompts_sections(result)
+    return OneComparison(result, lambda: _prompts_sections(result))
+
+
+def _event(context: typer.Context, name: str) -> str:
+    """The same comparison of one event or parameter."""
+    return same_command(context, ["--layer", name, "--verbose"], without=["layer", "verbose"])
 
 
 # What only a screen needs is loaded for it: 10 ms and more.
@@ -256,6 +278,21 @@ def _comparison_sections(result: "Comparison", view: View) -> list["Section"]:
     from ..render.comparison import comparison_sections
 
     return comparison_sections(result, verbose=view.verbose, by_position=view.positions is not None)
+
+
+def _keeper(sides: Sequence[Any]) -> "PairKeeper":
+    """What keeps values of both sides while they are compared."""
+    from ..comparison.kept_pairs import PairKeeper
+    from ..render.page.diff_view import ROOM
+
+    plan = next((side.plan for side in sides if hasattr(side, "family")), None)
+    return PairKeeper(4 * ROOM, lambda name: plan[name].inputs if plan and name in plan else ())
+
+
+def _view(result: "Comparison", keeper: "PairKeeper") -> "PageView":
+    from ..render.page.diff_view import diff_view
+
+    return diff_view(result, keeper.pairs, keeper.inputs_of)
 
 
 def _picture(result: "Comparison") -> "Picture":

@@ -20,6 +20,7 @@ from .output_files import refuse_over_model
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
+    from ..render.page.page_view import PageView
     from ..render.sections import Section
 
 # The figures of every command, its own first; trace's own is `stream` where it has no attention to show.
@@ -121,19 +122,16 @@ class Drawn:
         self,
         context: typer.Context,
         pictures: Mapping[str, Callable[[], "Picture"]],
-        title: str,
-        sections: Callable[[], Sequence["Section"]],
+        page: Callable[[str], str],
     ) -> None:
-        """Draw each figure asked for into its file, and write the page of the sections. `pictures` gives the
-        command's by their names."""
+        """Draw each figure asked for into its file, and write the page. `pictures` gives the command's by
+        their names, `page` the text of the page of a command line."""
         command = str(context.info_name)
         if self.plot:
             own = FIGURES[command][0]
             self.write([(plot.path, pictures[plot.name or own]()) for plot in self.plots(command)])
         if self.html is not None:
-            from ..render.page.section_page import section_page
-
-            self.put_page(section_page(title, command_line(context), sections()))
+            self.put_page(page(command_line(context)))
 
     def put_page(self, text: str) -> None:
         """Write the page into its file, or to stdout."""
@@ -150,6 +148,24 @@ class Drawn:
         for path, picture in drawn:
             save_picture(picture, path)
             note(f"saved a figure to {path}")
+
+
+def sections_page(
+    title: str,
+    sections: Callable[[], Sequence["Section"]],
+    command: Callable[[str], str],
+    view: Callable[[], "PageView"] | None = None,
+) -> Callable[[str], str]:
+    """The page of a result's sections. `command` gives what shows more of a name, `view` what the page shows
+    beside them."""
+
+    def page(line: str) -> str:
+        from ..render.page.page_view import NOTHING
+        from ..render.page.section_page import section_page
+
+        return section_page(title, line, sections(), command, NOTHING if view is None else view())
+
+    return page
 
 
 def plot_of(text: str, command: str) -> Plot:

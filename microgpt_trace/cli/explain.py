@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from ..errors import InputError
 from ..text.command_lines import command, quoted
 from .drawn import Drawn
+from .explain_page import explanation_page
 from .named_model import is_there, model_and_text, model_from, refuse_without
 from .options import (
     MICROGPT,
@@ -23,11 +25,11 @@ from .options import (
     token_ids,
 )
 from .output import Output, put_schema
+from .trace_page import page_order
 
 if TYPE_CHECKING:
     from ..explaining.explanation import Explanation
     from ..render.figures.panel import Picture
-    from ..render.sections import Section
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
@@ -101,10 +103,10 @@ def explain(
     def again(name: str, gradient: bool) -> str:
         return _command(before, name, text, said, apr.settings or [], gradient)
 
-    def sections() -> list["Section"]:
-        return explanation_sections(found, again)
-
-    drawn.save(context, {"explanation": lambda: _picture(found)}, found.element, sections)
+    sections = partial(explanation_sections, found, again)
+    order = partial(page_order, context, drawn.html, path, seed, bare, apr)
+    page = explanation_page(found, loaded, text, sections, again, order)
+    drawn.save(context, {"explanation": lambda: _picture(found)}, page)
     output.give(found, sections)
     if not found.holds:
         raise typer.Exit(1)

@@ -3,7 +3,7 @@ nothing stands beside --schema that it would ignore."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
-from ..text.command_lines import quoted
+from ..text.command_lines import command, quoted
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _WORDS = "microgpt_trace.words"
+_WRITES = ("out", "as_json", "plot", "html", "force", "schema")
 
 
 class Program(TyperGroup):
@@ -94,6 +95,31 @@ def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
 def command_line(context: typer.Context) -> str:
     """The command as it was typed, quoted for a shell."""
     return " ".join(["microgpt", str(context.info_name), *map(quoted, context.meta[_WORDS])])
+
+
+def same_command(
+    context: typer.Context, more: Sequence[str], *, without: Collection[str] = (), of: str = "",
+    only: Collection[str] | None = None,
+) -> str:  # fmt: skip
+    """The command with what was given but for some parameters, or only some of them, and more options; or
+    another one `of` the same. Where it writes is left to who copies it."""
+    params = {param.name: param for param in context.command.params}
+    words: list[str] = []
+    options: list[str] = []
+    for name, spelled in given(context).items():
+        if name in (*without, *_WRITES) or (only is not None and name not in only):
+            continue
+        value = context.params[name]
+        values = list(map(str, value)) if isinstance(value, list | tuple) else [_as_said(value)]
+        if params[name].param_type_name == "argument":
+            words += values
+        else:
+            options += [spelled] if value is True else [part for each in values for part in (spelled, each)]
+    return command(of or str(context.info_name), words, [*options, *more])
+
+
+def _as_said(value: Any) -> str:
+    return str(getattr(value, "value", value))
 
 
 def given(context: typer.Context) -> dict[str, str]:

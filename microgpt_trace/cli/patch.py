@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn
+from .drawn import Drawn, sections_page
 from .named_model import is_there, model_and_text, model_from
-from .option_checks import schema_by
+from .option_checks import same_command, schema_by
 from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
 from .output import Output, put_schema
 from .progress import progress
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..patching.results import PairsResult, PatchResult
     from ..render.figures.panel import Picture
+    from ..render.page.page_view import PageView
     from ..render.sections import Section
 
 
@@ -103,7 +105,8 @@ def patch(
     else:
         result, sections = _many(model, runs.pairs, options)
         title = str(runs.pairs)
-    drawn.save(context, {"patch": lambda: _picture(result)}, title, sections)
+    page = sections_page(title, sections, partial(_at_site, context), lambda: _view(result))
+    drawn.save(context, {"patch": lambda: _picture(result)}, page)
     output.give(result, sections)
     if not result.ok:
         raise typer.Exit(1)
@@ -174,3 +177,14 @@ def _picture(result: "PatchResult | PairsResult") -> "Picture":
     from ..render.figures.patching import patch_picture
 
     return patch_picture(result)
+
+
+def _view(result: "PatchResult | PairsResult") -> "PageView":
+    from ..render.page.patch_view import patch_view
+
+    return patch_view(result)
+
+
+def _at_site(context: typer.Context, site: str) -> str:
+    """The same command at one site."""
+    return same_command(context, ["--sites", site], without=["sites"])

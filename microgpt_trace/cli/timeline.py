@@ -1,17 +1,20 @@
 """microgpt timeline"""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn
+from .drawn import Drawn, sections_page
+from .option_checks import same_command
 from .options import schema_option
 from .output import Output, note, put_schema
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
+    from ..render.page.page_view import PageView
     from ..render.sections import Section
     from ..timeline.curves import Timeline
 
@@ -69,7 +72,9 @@ def timeline(
     def sections() -> list["Section"]:
         return timeline_sections(shown, curves=bool(event))
 
-    drawn.save(context, pictures, str(log), sections)
+    drawn.save(
+        context, pictures, sections_page(str(log), sections, partial(_curves, context), lambda: _view(shown))
+    )
     output.give(shown, sections)
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
@@ -81,11 +86,22 @@ EXAMPLES = (
 )
 
 
+def _curves(context: typer.Context, name: str) -> str:
+    """The curves of one event or parameter."""
+    return same_command(context, ["--event", name], without=["event"])
+
+
 # What only a figure needs is loaded for it.
 def _timeline(shown: "Timeline", curves: bool) -> "Picture":
     from ..render.figures.training import timeline_picture
 
     return timeline_picture(shown, curves)
+
+
+def _view(shown: "Timeline") -> "PageView":
+    from ..render.page.timeline_view import timeline_view
+
+    return timeline_view(shown)
 
 
 def _loss(shown: "Timeline") -> "Picture":

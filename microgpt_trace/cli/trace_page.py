@@ -74,10 +74,10 @@ class PageOrder:
 
         more = "" if "gradients" in model.abilities else "--html-budget or --layers"
         sections = trace_sections(asked, verbose=request.shown.verbose, overview=not request.shown.layer)
-        text = trace_page(whole, model, sections, self.line, self._again(whole), self._recorded, more)
+        text = trace_page(whole, model, sections, self.line, self.again(whole), self._recorded, more)
         request.drawn.put_page(text)
 
-    def _again(self, whole: Trace) -> dict[str, Any]:
+    def again(self, whole: Trace) -> dict[str, Any]:
         """The words before and behind the element in a command that explains it."""
         said = [(option, value) for option, value in self.options.items() if value is not None]
         said += [("--set", setting) for setting in self.settings]

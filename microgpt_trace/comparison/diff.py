@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from .statistics_comparer import StatisticsComparer
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
+Watch = Callable[[Sequence[Piece | None], Callable[[str], EventDifference]], None]
 Source = str | Path | LanguageModel | Recording
 
 
@@ -52,6 +53,7 @@ def diff(
     atol: float | None = None,
     positions: str | Sequence[int] = "all",
     report: Report = unreported,
+    watch: Watch | None = None,
 ) -> Comparison:
     """Compare two runs: models, which run on the text or tokens now, recordings, or paths of either.
 
@@ -60,7 +62,8 @@ def diff(
     what the farthest of our own passes strays that compute in `compute` ("bf16", "f16", "q8"); or
     `factor` times the distance of a third run, `calibrate`, from `a`; or `rtol` of a row and `atol` of an
     element.
-    `positions` are those of the view by position; `report` is told how many events are done, of how many.
+    `positions` are those of the view by position; `report` is told how many events are done, of how many,
+    `watch` gets what the sides have of each event and what judges it so far.
     Raises InputError where the two cannot be compared.
     """
     asked = {"compute": compute, "calibrate": calibrate, "rtol or atol": rtol if atol is None else atol}
@@ -82,12 +85,12 @@ def diff(
     count = (passes.count,) if passes is not None else ()
     tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, passes, positions, report)
+        return compare(sides, names, tolerance, passes, positions, report, watch)
 
 
 def compare(
     sides: Sequence[ComparedRun], names: Sequence[str], tolerance: Tolerance, passes: RoundedPasses | None,
-    positions: str | Sequence[int] = "all", report: Report = unreported,
+    positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`."""
     a, b, *third = sides
@@ -105,6 +108,8 @@ def compare(
     comparer = _comparer(sides, specs, tolerance, passes)
     for pieces in _reported(_side_by_side(sides, chosen, passes), chosen, report):
         comparer.add(pieces)
+        if watch is not None:
+            watch(pieces, lambda name: next(iter(comparer.finish([name]))))
     events = tuple(comparer.finish(chosen))
     if not any(event.told for event in events):
         raise InputError(

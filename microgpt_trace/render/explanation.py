@@ -108,9 +108,18 @@ def _factors(factors: Sequence[Factor | None], event: str, numbers: bool) -> lis
     places = [called(factor).removeprefix(event) if factor else "" for factor in factors]
     values = _aligned([factor.value if factor and numbers else None for factor in factors])
     return [
-        ElementCell(place, value, "" if factor.kind == "constant" else factor.name) if factor else ""
+        ElementCell(place, value, _about(factor)) if factor else ""
         for factor, place, value in zip(factors, places, values, strict=True)
     ]
+
+
+def _about(factor: Factor) -> str:
+    """The element that a factor is, if it is one."""
+    return "" if factor.kind == "constant" else _address(factor.name, factor.kind)
+
+
+def _address(element: str, phase: str) -> str:
+    return f"gradient {element}" if phase == "backward" else element
 
 
 def _event_of_all(factors: Sequence[Factor]) -> str:
@@ -170,7 +179,7 @@ def _sources(found: Explanation) -> Iterator[Section]:
             Column("value", lambda row: _number(row[0].value), right=True),
             Column("", lambda row: row[1], wrap=True),
         ]
-        yield Section([Table(_filled(columns, rows), rows, about=lambda row: row[0].name)], "Came from")
+        yield Section([Table(_filled(columns, rows), rows, about=lambda row: _about(row[0]))], "Came from")
 
 
 def _filled(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
@@ -229,7 +238,7 @@ def _uses(found: Explanation) -> Section:
     ]
     uses, blocks = found.uses, list[Block]()
     if uses:
-        blocks.append(Table(_filled(columns, uses), uses, about=lambda use: use.name))
+        blocks.append(Table(_filled(columns, uses), uses, about=lambda use: _address(use.name, found.phase)))
     else:
         blocks.append(indented(_NO_USE[found.phase]))
     if any(factor.kind == "backward" for factor in found.factors()):

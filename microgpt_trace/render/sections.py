@@ -38,7 +38,7 @@ class Sparkline(NamedTuple):
 
 class ElementCell(NamedTuple):
     """An element of an event or a parameter: its place at the left of the column, its value at the right.
-    `about` is its whole name, where it has one."""
+    `about` is its whole name, where it has one, of a gradient with "gradient " before it."""
 
     place: str
     value: str = ""
@@ -66,7 +66,7 @@ class Column(NamedTuple):
 
 class Table(NamedTuple):
     """Rows of anything, shown by columns. `instead` is shown where it has no room, if there is any; `about`
-    names the event, the parameter or the element of one that a row is of."""
+    names the event, the parameter or the element of one that a row is of, as that of an ElementCell."""
 
     columns: Sequence[Column]
     rows: Sequence[Any]

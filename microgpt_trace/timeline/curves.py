@@ -20,6 +20,7 @@ from ..text.brief import one_line
 _LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
+HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # by head, query, and key that it sees
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,13 +51,30 @@ class ParameterCurve:
     __repr__ = one_line
 
 
+@dataclass(frozen=True, slots=True)
+class LikelyToken:
+    label: str
+    p: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AttentionCurve:
+    """The attention weights of a layer over the watched name, of every head, as logged: in 6 digits."""
+
+    name: str
+    weights: tuple[HeadWeights | None, ...]
+
+    __repr__ = one_line
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class PositionCurve:
     """What is predicted at one position of the watched name.
 
     `learned` is the first traced step from which on the target is the first choice (rank 1) to the end,
     `halfway` that from which on P(target) stays above half the way from its first to its last value. Each
-    is None where there is no such step; `halfway` also where P is no higher in the end.
+    is None where there is no such step; `halfway` also where P is no higher in the end. `top` are the most
+    probable tokens with their P.
     """
 
     position: int
@@ -66,6 +84,7 @@ class PositionCurve:
     loss: Curve
     rank: Counts
     predicted: tuple[str | None, ...]
+    top: tuple[tuple[LikelyToken, ...] | None, ...]
     learned: int | None
     halfway: int | None
 
@@ -151,6 +170,7 @@ class Timeline:
     runs: tuple[RunStart, ...]
     steps: tuple[int, ...]
     positions: tuple[PositionCurve, ...]
+    attention: tuple[AttentionCurve, ...]
     layers: tuple[LayerUnits, ...]
     events: tuple[EventCurve, ...]
     parameters: tuple[ParameterCurve, ...]

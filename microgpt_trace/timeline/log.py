@@ -156,6 +156,33 @@ class LogRecord:
             raise self.error(f"{field}: expected a number, found null")
         return value
 
+    def labelled(self, field: str) -> list[tuple[str, float]]:
+        """Texts with a number each."""
+        found = []
+        for pair in self._of(field, (list,), "a list"):
+            if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
+                raise self.error(f"{field}: expected pairs of a text and a number, found {pair!r:.60}")
+            found.append((pair[0], self._element(field, pair[1])))
+        return found
+
+    def causal_weights(self, field: str, heads: int) -> tuple[tuple[tuple[float, ...], ...], ...]:
+        """Of so many heads the numbers of each row, one more in every row: [H][T][1..T]"""
+        planes = self._of(field, (list,), "a list")
+        lengths = {len(plane) if isinstance(plane, list) else -1 for plane in planes}
+        if len(planes) != heads or len(lengths) != 1 or min(lengths) < 1:
+            raise self.error(f"{field}: expected {heads:,} lists of rows, of one length")
+        for plane in planes:
+            for n, row in enumerate(plane, 1):
+                if not isinstance(row, list) or len(row) != n:
+                    raise self.error(f"{field}: expected {n:,} numbers in row {n - 1:,}, found {row!r:.60}")
+        return tuple(
+            tuple(tuple(self._element(field, value) for value in row) for row in plane) for plane in planes
+        )
+
+    def _element(self, field: str, value: Any) -> float:
+        """A number of a list, which may be NaN or infinite."""
+        return LogRecord(self.path, self.where, {field: value}).real(field)
+
     def part(self, field: str) -> LogRecord:
         return LogRecord(self.path, f"{self.where}, {field}", self._of(field, (dict,), "an object"))
 

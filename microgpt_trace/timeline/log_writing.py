@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from ..architecture.kinds import Softmax
 from ..errors import InputError, RunError
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
@@ -18,14 +19,18 @@ from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .log import BEGINNING, LOG_SCHEMA, LONGEST
 
+DIGITS = 6  # significant ones, of attention weights
+TOP = 5  # tokens of a prediction
+
 if TYPE_CHECKING:
+    from ..arrays.stats import Array
     from ..microgpt.training import Adam, StepRecord, Trainer
     from ..tracing.result import Trace
 
 
 class TrainingLog:
     """Falsy and idle without a file. Records: "run" first, then "step", and those of traces: "event",
-    "check" (a failed one), "prediction", "parameter" and "relu".
+    "check" (a failed one), "prediction", "attention", "parameter" and "relu".
 
     A trace after step N is one of the watched name with the parameters that step left, forward and
     backward, and the update that the step made. "relu" tells of all held-out names.
@@ -164,7 +169,9 @@ class TrainingLog:
 
     def _add_trace(self, step: int) -> None:
         trainer = self._trainer
-        result = trace(trainer.model("this run"), self.watched, values=False, backward=True)
+        model = trainer.model("this run")
+        weights = [row.name for row in model.plan.of_kind(Softmax)]
+        result = trace(model, self.watched, values=weights, top_k=TOP, backward=True)
         updates = update_events(trainer.adam, len(result.events)) if step else []
         for event in [*result.events, *updates]:
             self._write({"record": "event", "step": step, **event_record(event)})
@@ -172,6 +179,8 @@ class TrainingLog:
             if check.holds is False:
                 self._write({"record": "check", "step": step, "id": check.id, "detail": check.detail})
         self._add_predictions(step, result)
+        for name in weights:
+            self._add_attention(step, name, result.arrays["forward", name])
         self._add_parameters(step, result, trainer.adam)
         self._add_dead_units(step)
 
@@ -187,8 +196,17 @@ class TrainingLog:
                     "loss": prediction.loss,
                     "rank": prediction.rank,
                     "predicted": prediction.predicted.label if prediction.predicted else None,
+                    "top": [[candidate.label, candidate.p] for candidate in prediction.top],
                 }
             )
+
+    def _add_attention(self, step: int, name: str, weights: Array) -> None:
+        """The weights of every head, of each query those of the keys that it sees, in DIGITS digits."""
+        seen = [
+            [[float(f"{w:.{DIGITS}g}") for w in row[: n + 1]] for n, row in enumerate(head)]
+            for head in weights.tolist()
+        ]
+        self._write({"record": "attention", "step": step, "name": name, "weights": seen})
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
         """`update_ratio` is |update| / |parameter before it|, as that of a "step" record."""

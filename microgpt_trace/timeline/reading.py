@@ -12,10 +12,12 @@ from ..hooks.event import PHASES
 from ..microgpt.parameters import Config
 from ..text.wording import counted
 from .curves import (
+    AttentionCurve,
     DeadUnit,
     EventCurve,
     FailedCheck,
     LayerUnits,
+    LikelyToken,
     LossCurve,
     ParameterCurve,
     PositionCurve,
@@ -64,6 +66,7 @@ class _Story:
             "step": self._take_step,
             "event": self._take_event,
             "prediction": self._take_prediction,
+            "attention": self._take_attention,
             "parameter": self._take_parameter,
             "relu": self._take_relu,
             "check": self._take_check,
@@ -125,6 +128,18 @@ class _Story:
             rank = None if record.values["rank"] is None else record.count("rank")
             label = None if rank is None else record.text("predicted")
             self._put(record, "position", position, rank=rank, predicted=label)
+        if "top" in record.values:
+            top = tuple(LikelyToken(label, p) for label, p in record.labelled("top"))
+            self._put(record, "position", position, top=top)
+
+    def _take_attention(self, record: LogRecord) -> None:
+        weights = record.causal_weights("weights", self._said[0].n_head)
+        name = record.text("name")
+        if any(
+            len(known[0]) != len(weights[0]) for known in self._logged("attention", name, "seen").values()
+        ):
+            raise record.error("weights: expected as many queries as in the traces before")
+        self._put(record, "attention", name, seen=weights)
 
     def _take_parameter(self, record: LogRecord) -> None:
         self._put(
@@ -162,6 +177,7 @@ class _Story:
             runs=tuple(self._runs),
             steps=tuple(traced),
             positions=tuple(self._position(p, watched, traced) for p in sorted(self._targets)),
+            attention=tuple(self._attention(name, traced) for name in self._names("attention")),
             layers=tuple(self._layer(layer, traced) for layer in sorted(self._units)),
             events=tuple(self._event(name, traced) for name in self._names("forward")),
             parameters=tuple(self._parameter(name, traced) for name in self._parameter_names()),
@@ -205,9 +221,13 @@ class _Story:
             loss=_course(loss, steps),
             rank=_course(rank, steps),
             predicted=_course(predicted, steps),
+            top=_course(self._logged("position", position, "top"), steps),
             learned=since_when({step: value == 1 for step, value in rank.items()}),
             halfway=_half_the_way(p),
         )
+
+    def _attention(self, name: str, steps: Sequence[int]) -> AttentionCurve:
+        return AttentionCurve(name, _course(self._logged("attention", name, "seen"), steps))
 
     def _layer(self, layer: int, steps: Sequence[int]) -> LayerUnits:
         logged = self._logged("relu", layer, "dead")
@@ -232,6 +252,8 @@ class _Story:
             yield "predictions: not logged"
         elif ranks < predictions:
             yield f"the target's rank, in {predictions - ranks:,} of {predictions:,} predictions: {EARLIER}"
+        if not self._names("attention"):
+            yield f"attention weights: {EARLIER}"
         if not self._names("parameter"):
             yield f"L2 of the parameters and update/weight: {EARLIER}"
         if not self._units:

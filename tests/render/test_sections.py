@@ -91,7 +91,7 @@ def test_what_a_row_is_of_is_known(place, shown, line):
     names = {name for block in shown(line) for name in named(block) if name}
     print(*sorted(names)[:12], sep="\n")
     assert names
-    assert {name.partition("[")[0].partition("@")[0] for name in names} <= known
+    assert {name.removeprefix("gradient ").partition("[")[0].partition("@")[0] for name in names} <= known
 
 
 def test_every_row_of_a_traces_events_names_it(shown):

@@ -13,12 +13,11 @@ from microgpt_trace.render.page.script_text import script
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-needs_browser = [
-    pytest.mark.skipif(
-        not find_spec("playwright"), reason="playwright, which drives a browser, is not installed"
-    ),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, which shows pages, is installed"),
+LACKING = [
+    *["playwright, which drives a browser, is not installed"] * (not find_spec("playwright")),
+    *["no Chromium, which shows pages, is installed"] * (CHROMIUM is None),
 ]
+needs_browser = pytest.mark.skipif(bool(LACKING), reason=" and ".join(LACKING))
 
 READY = "body[data-ready]"
 WATCH = """

@@ -131,6 +131,33 @@ def test_predictions_against_plain_python(told, weights):
             assert course.predicted[i] == label
 
 
+def test_the_most_probable_tokens_against_plain_python(told, weights):
+    ids = the_ids()
+    for i, step in enumerate(TRACED):
+        rows = scalar_forward(weights[step][1], ids[:-1], CONFIG.n_head, CONFIG.n_layer)
+        for course, row in zip(told.positions, rows, strict=True):
+            p = softmax_of(row)
+            order = sorted(range(27), key=lambda token: (-row[token], token))[:5]
+            labels = ["EOS" if token == 0 else chr(ord("a") + token - 1) for token in order]
+            print(step, course.top[i], labels)
+            assert [token.label for token in course.top[i]] == labels
+            for token, wanted in zip(course.top[i], order, strict=True):
+                agree(token.p, p[wanted], rtol=1e-3, atol=1e-7, what=f"P at step {step}")
+
+
+def test_the_attention_against_pytorch(told, weights):
+    ids = the_ids()
+    events, _ = torch_run(weights[30][1], ids[:-1], ids[1:], CONFIG)
+    for layer, course in enumerate(told.attention):
+        assert course.name == f"layer{layer}.attn.weights"
+        seen = course.weights[told.steps.index(30)]
+        for head, rows in enumerate(seen):
+            for query, row in enumerate(rows):
+                wanted = events[course.name][head, query, : query + 1].tolist()
+                assert len(row) == query + 1
+                agree(row, wanted, rtol=1e-4, atol=2e-6, what=f"{course.name}[{head},{query}]")
+
+
 def test_learned_and_half_way_follow_from_the_courses(told):
     for course in told.positions:
         firsts = [all(rank == 1 for rank in course.rank[i:]) for i in range(len(TRACED))]
@@ -228,7 +255,17 @@ def test_a_run_that_was_killed_and_resumed_tells_the_same(told, tmp_path):
     write_log(path, trainer, append=True)
     resumed = read_timeline(path)
     assert [run.step for run in resumed.runs] == [0, 25]
-    for part in ("steps", "positions", "layers", "events", "parameters", "loss", "absent", "notes"):
+    for part in (
+        "steps",
+        "positions",
+        "attention",
+        "layers",
+        "events",
+        "parameters",
+        "loss",
+        "absent",
+        "notes",
+    ):
         assert getattr(resumed, part) == getattr(told, part), part
 
 
@@ -462,6 +499,7 @@ def test_a_log_of_an_earlier_version_says_what_it_lacks(tmp_path):
     assert "the target's rank, in 16 of 16 predictions: not logged" in output
     assert "L2 of the parameters and update/weight: not logged" in output
     assert "dead ReLU units: not logged" in output
+    assert "attention weights: not logged" in output
     assert "Dead ReLU" not in output
     assert read_timeline(path).positions[0].learned is None
 
@@ -508,6 +546,7 @@ def test_a_run_stopped_within_a_trace_is_a_note(tmp_path):
 STEP = {"record": "step", "step": 1, "loss": 3.0}
 EVENT = {"record": "event", "step": 0, "phase": "forward", "name": "logits", "stats": STATS}
 RELU = {"record": "relu", "step": 0, "layer": 0, "units": 4, "dead": [7]}
+ATTENTION = {"record": "attention", "step": 0, "name": "w", "weights": [[[1.0], [0.25, 0.75]]]}
 PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "p": "high", "loss": 1.0}
 
 
@@ -536,6 +575,13 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, RELU], ["line 2", "dead", "below 4", "7"]),
         ([RUN, {k: v for k, v in RELU.items() if k != "dead"}], ["line 2", "'dead'"]),
         ([RUN, PREDICTION], ["line 2", "p:", "'high'"]),
+        ([RUN, PREDICTION | {"p": 0.5, "top": [["a"]]}], ["line 2", "top", "a text and a number", "['a']"]),
+        ([RUN, PREDICTION | {"p": 0.5, "top": [["a", "b"]]}], ["line 2", "top", "a number", "'b'"]),
+        ([RUN, ATTENTION | {"weights": 1}], ["line 2", "weights", "a list"]),
+        ([RUN, ATTENTION | {"weights": [[[1.0]]] * 2}], ["line 2", "weights", "1 lists of rows"]),
+        ([RUN, ATTENTION | {"weights": [[[1.0], [1.0]]]}], ["line 2", "2 numbers in row 1", "[1.0]"]),
+        ([RUN, ATTENTION | {"weights": [[["x"]]]}], ["line 2", "weights", "a number", "'x'"]),
+        ([RUN, ATTENTION, ATTENTION | {"weights": [[[1.0]]]}], ["line 3", "as many queries"]),
         ([RUN | {"model": {"config": {"n_head": 3}}}], ["line 1", "n_head 3"]),
         ([RUN | {"model": {"config": {"depth": 3}}}], ["line 1", "depth"]),
         ([RUN, EVENT, RUN | {"watched": "anna"}], ["line 3", "the run above to go on"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...text.printable import on_one_line
 from ..sections import Section
@@ -25,6 +25,15 @@ def header(title: str, line: str, *below: Markup) -> Markup:
     return element("header", top, element("p", element("code", line), class_="command"), *below)
 
 
-def cards(sections: Sequence[Section]) -> list[Markup]:
-    """Each section with an address of its own."""
-    return [section_markup(own, f"section-{number}") for number, own in enumerate(sections, 1)]
+def reading() -> list[Markup]:
+    """The bar in which a page says what is chosen, and the list of its keys."""
+    bar = element("output", id="reading", aria_live="polite")
+    return [element("dialog", id="keys", aria_label="Keys"), bar]
+
+
+def cards(sections: Sequence[Section], anchors: Mapping[int, str] | None = None) -> list[Markup]:
+    """Each section with an address of its own: that of its number, if it has one."""
+    named = anchors or {}
+    return [
+        section_markup(own, named.get(number, f"section-{number}")) for number, own in enumerate(sections, 1)
+    ]

@@ -97,8 +97,13 @@ def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[tuple[bool,
 
 
 def _attention(rows: Sequence[Operation]) -> list[str]:
-    """What scores, weights and contexts of a layer read and give."""
-    found = [row for row in rows if isinstance(row.kind, Scores | Softmax | Context)]
+    """What scores, weights and contexts of a layer read and give, and what is made of the contexts."""
+    contexts = {row.name for row in rows if isinstance(row.kind, Context)}
+    found = [
+        row
+        for row in rows
+        if isinstance(row.kind, Scores | Softmax | Context) or (contexts & {*row.inputs} and not row.extra)
+    ]
     return list(dict.fromkeys(name for row in found for name in (*row.inputs, row.name)))
 
 

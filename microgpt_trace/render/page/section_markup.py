@@ -107,6 +107,7 @@ def _row(
     block: Table, columns: Sequence[Column], spans: Sequence[str | None], row: Any, drawn: Drawings
 ) -> Markup:
     about = block.about(row) if block.about else ""
+    named = next((place for place, column in enumerate(columns) if _has_words(column.cell(row))), 0)
     cells = []
     for place, (column, span) in enumerate(zip(columns, spans, strict=True)):
         cell = column.cell(row)
@@ -116,10 +117,15 @@ def _row(
             cells.append(element("td", cell.value, class_="n"))
             continue
         shown = cell_markup(cell, drawn)
-        if about and not place:
+        if about and place == named:
             shown = drawn.reference(shown, about)
         cells.append(element("td", shown, class_=style or None, colspan=span))
     return element("tr", *cells)
+
+
+def _has_words(cell: Cell) -> bool:
+    """Whether a cell can lead somewhere: a mark alone says not where."""
+    return isinstance(cell, str) and any(map(str.isalnum, cell))
 
 
 def _side(column: Column) -> str | None:

@@ -29,15 +29,17 @@ PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
 def trace_page(
     trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str, again: Mapping[str, Any],
-    recorded: Mapping[str, Held] | None = None, more: str = "",
+    recorded: Mapping[str, Held] | None = None, more: str = "", start: str = "",
 ) -> str:  # fmt: skip
     """One file. `sections` are what is said of the trace, `line` is the command that made it, and `again` are
     the words and options of a command that explains an element of the same run. What was `recorded` stands
-    for the arrays that the trace did not keep; `more` says what adds to it."""
+    for the arrays that the trace did not keep; `more` says what adds to it, and `start` is the
+    element that the page is opened at."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
-        "pictures": pictures, "adds": more, "predictions": list(map(_prediction, trace.predictions)),
+        "start": start, "pictures": pictures, "adds": more,
+        "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     if "gradients" in model.abilities:

@@ -10,10 +10,10 @@ export function attentionView(context) {
   const { page, run, go, options, set, widget } = context;
   const names = page.attention.filter((name) => run.of(name, "value"));
   if (!names.length) return null;
-  const at = names.includes(context.at?.name) ? context.at : { of: "value", name: names.includes(options.layer) ? options.layer : names[0], index: [] };
-  const own = { ...at, of: "value" };
+  const name = names.includes(context.at?.name) ? context.at.name : (ofTheLayer(page, names, context.at) ?? (names.includes(options.layer) ? options.layer : names[0]));
+  const own = { of: "value", name, index: context.at?.name === name ? context.at.index : [] };
   const [count] = run.shape(own.name);
-  const head = Math.min(own.index[0] ?? options.head, count - 1);
+  const head = Math.min(headOf(page, context.at) ?? options.head, count - 1);
   const end = endOf(page, run, own, options.skipFirst);
   const chosen = context.at?.name === own.name && context.at.of === "value" && own.index.length === 3 ? own.index.slice(1) : null;
   const large = planeOf({ ...context, at: own, head, end, chosen, key: "attention", skipFirst: options.skipFirst });
@@ -32,4 +32,15 @@ export function attentionView(context) {
     make("h2", {}, "Attention", make("small", {}, " rows are queries, columns the keys that they look at; in percent")),
     make("p", { class: "buttons" }, skip),
     make("div", { class: "heads" }, widget(all), make("div", { class: "plane" }, make("h3", {}, large.title), widget(matrix(large)))));
+}
+
+/** The attention of the layer that an array belongs to. */
+function ofTheLayer(page, names, at) {
+  const layer = at ? page.row(at.name).layer : null;
+  return layer === null || layer === undefined ? undefined : names.find((name) => page.row(name).layer === layer);
+}
+
+/** The head that an element belongs to. */
+function headOf(page, at) {
+  return at && page.axesOf(at.name)[0] === "head" ? at.index[0] : undefined;
 }

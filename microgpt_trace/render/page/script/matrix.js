@@ -49,6 +49,13 @@ export function matrix(data) {
     view.marked = position;
     paint(view);
   };
+  shown.point = (at) => {
+    view.cursor = at;
+    paint(view);
+  };
+  shown.reveal = () => {
+    if (data.chosen) box.scrollLeft = view.left + (data.chosen[1] + 0.5) * view.cell - box.clientWidth / 2;
+  };
   shown.resized = (width) => {
     layOut(view, width);
     paint(view);
@@ -72,11 +79,11 @@ function layOut(view, width) {
   const context = canvas.getContext("2d");
   const font = (size) => `${size}px ui-monospace, Menlo, Consolas, monospace`;
   context.font = font(12);
-  const widest = (labels) => Math.max(0, ...(labels ?? []).map((label) => Math.min(90, context.measureText(label).width)));
+  const widest = (labels) => Math.max(0, ...(labels ?? []).map((label) => Math.min(data.labelRoom ?? 90, context.measureText(label).width)));
   const left = data.rowLabels ? Math.ceil(widest(data.rowLabels)) + 8 : 0;
   const room = width - left - 2;
   const cell = Math.max(data.smallest ?? 3, Math.min(data.largest ?? LARGEST_CELL, Math.floor(room / data.columns)));
-  const height = data.square ? cell : Math.max(cell, data.rowLabels ? 14 : cell);
+  const height = data.rowHeight ?? (data.square ? cell : Math.max(cell, data.rowLabels ? 14 : cell));
   const labelWidth = widest(data.columnLabels);
   const upright = labelWidth > cell - 2;
   const top = data.columnLabels ? (upright ? Math.ceil(Math.min(90, labelWidth)) + 6 : 18) : 0;
@@ -221,7 +228,7 @@ function legend(data) {
     context.fillRect(x, 0, 1, 1);
   }
   const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? ", hatched: masked" : "", data.isPicture ? ", a picture of 8 bit" : ""));
+  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", a picture of 8 bit" : ""));
 }
 
 function tableBehind(data) {

@@ -1,0 +1,40 @@
+"""Photographs docs/page.png, the page of a trained microGPT's trace: python docs/page_picture.py
+
+It takes the Chromium of the system, which playwright drives.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from playwright.sync_api import sync_playwright
+
+TARGET = Path(__file__).with_name("page.png")
+COMMANDS = (
+    "train --steps 2000 --out names.safetensors",
+    "trace emma --model names.safetensors --html emma.html",
+)
+ADDRESS = "#layer0.attn.scores[2,4,1]"
+WIDTH, HEIGHT = 1280, 860
+
+
+def main() -> None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with TemporaryDirectory() as name, sync_playwright() as driver:
+        for line in COMMANDS:
+            words = [sys.executable, "-m", "microgpt_trace", *line.split()]
+            subprocess.run(words, cwd=name, stdout=subprocess.DEVNULL, check=True)
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(f"{Path(name, 'emma.html').as_uri()}{ADDRESS}")
+        page.wait_for_selector("body[data-ready]")
+        page.screenshot(path=TARGET)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

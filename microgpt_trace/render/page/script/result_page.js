@@ -1,0 +1,114 @@
+// The page of a result: sections whose names lead to commands, maps, and the views that a command adds.
+
+import { copyable, make } from "./dom.js";
+import { gridView } from "./grid_view.js";
+import { read, split, visible, written } from "./place.js";
+import { switchTabs } from "./tabs.js";
+import { switchTheme } from "./theme.js";
+import { unpacked } from "./unpacking.js";
+
+const slot = (name) => document.getElementById(name);
+
+/** `viewOf` gives the view of a command from a context, or null; a view has `resized()`, `show(place)` and
+    `keys`, what its keys do. */
+export function start(viewOf = () => null) {
+  const { document: content, arrays } = unpacked(globalThis.microgptContent);
+  let place = read(location.hash);
+  const trail = [];
+
+  function go(next, again = false) {
+    if (written(next) === written(place)) return;
+    if (!again) trail.push(place);
+    place = next;
+    try {
+      history[again ? "replaceState" : "pushState"](null, "", `#${written(place)}`);
+    } catch {
+      // a page in a sandboxed frame has no history
+    }
+    show();
+  }
+
+  const choose = (name) => go({ ...place, name });
+  const said = (name) => (content.facts[name] ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
+  const context = { content, arrays, go, choose, said, place: () => place };
+  const views = [viewOf(context), ...gridsOf(context), switchTabs(slot("tabs"), context)].filter(Boolean);
+
+  function show() {
+    for (const view of views) view.show(place);
+    for (const link of links()) link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
+    const command = commandOf(content.commands, place.name);
+    const words = command ? [make("strong", {}, visible(place.name)), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(Object.keys(content.commands).length > 0)]];
+    slot("reading").replaceChildren(...words);
+  }
+
+  function back() {
+    if (!trail.length) return;
+    place = trail.pop();
+    try {
+      history.replaceState(null, "", `#${written(place)}`);
+    } catch {
+      // see above
+    }
+    show();
+  }
+
+  const keys = [...views.flatMap((view) => view.keys ?? []), ["Backspace", "back to what was shown before"], ["?", "this list"]];
+  function help() {
+    const list = make("dl", {}, keys.flatMap(([key, words]) => [make("dt", {}, key), make("dd", {}, words)]));
+    slot("keys").replaceChildren(make("h2", {}, "Keys"), list, make("form", { method: "dialog" }, make("button", {}, "close")));
+    slot("keys").showModal();
+  }
+
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input, select, textarea") && event.target.type !== "range";
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const search = document.querySelector("input[type=search]");
+    if (event.key === "Backspace") back();
+    else if (event.key === "?") help();
+    else if (event.key === "/" && search) search.focus();
+    else return;
+    event.preventDefault();
+  });
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (!link || !commandOf(content.commands, nameOf(link))) return;
+    event.preventDefault();
+    choose(nameOf(link));
+  });
+  slot("help").addEventListener("click", help);
+  for (const event of ["popstate", "hashchange"]) {
+    window.addEventListener(event, () => {
+      if (location.hash === `#${written(place)}`) return;
+      place = read(location.hash);
+      show();
+    });
+  }
+  window.addEventListener("resize", () => views.forEach((view) => view.resized()));
+  for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
+  switchTheme();
+  document.body.classList.add("alive", "plain");
+  show();
+  document.querySelector("a[aria-current]")?.closest("section").scrollIntoView({ block: "nearest" });
+  document.body.dataset.ready = "yes";
+}
+
+const HINT = ["", "Choose a name or a cell: the command that shows more of it stands here."];
+const links = () => document.querySelectorAll('#said a[href^="#"]');
+const nameOf = (link) => read(new URL(link.href).hash).name;
+
+/** The command of a name, or of the array that an element is of. */
+const commandOf = (commands, name) => (Object.hasOwn(commands, name) ? commands[name] : commands[split(name)[0]]);
+
+/** A picture for each map of the sections, and one for each that a command adds to a section. */
+function gridsOf({ content, choose, said }) {
+  const tables = [...document.querySelectorAll("table.grid")];
+  const inPlace = content.grids.map((grid, n) => gridView(grid, { table: tables[n], key: `map ${n}`, choose, said }));
+  const added = content.added.flatMap(({ section, grids }) => {
+    const maps = grids.map((grid) => gridView(grid, { key: grid.title, choose, said }));
+    slot(section).querySelector("h2").after(make("div", { class: "maps" }, maps));
+    return maps;
+  });
+  const all = [...inPlace, ...added];
+  if (all.length) all[0].keys = [["arrow keys, Home, End", "move in a map"], ["Enter", "show the command of a cell"]];
+  return all;
+}

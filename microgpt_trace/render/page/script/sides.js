@@ -1,0 +1,45 @@
+// The values of two runs in an event, of which a page may have some positions or heads. Knows no element.
+
+/** What a page holds of an event: `at(side, row, column)` of a head's plane, where side is "a", "b" or "d", for
+    b - a; null where it holds nothing. */
+export function sidesOf(held, name, arrays) {
+  if (!held) return null;
+  const [a, b] = [arrays.get(`a ${name}`), arrays.get(`b ${name}`)];
+  const { shape, heads } = held;
+  const [rows, columns] = shape.length > 1 ? shape.slice(-2) : [1, 1];
+  const at = (side, head, row, column) => {
+    const flat = ((heads ? heads.indexOf(head) : 0) * rows + row) * columns + column;
+    return side === "a" ? a[flat] : side === "b" ? b[flat] : b[flat] - a[flat];
+  };
+  const isMasked = held.causal ? (row, column) => column > held.positions[row] : undefined;
+  return { ...held, rows, columns, at, isMasked, ends: (head) => endsOf({ at, rows, columns, isMasked, head }) };
+}
+
+/** The largest finite magnitude of both sides, and that of b - a. */
+function endsOf({ at, rows, columns, isMasked, head }) {
+  const ends = { sides: 0, d: 0 };
+  const larger = (end, value) => (Number.isFinite(value) ? Math.max(end, Math.abs(value)) : end);
+  for (let row = 0; row < rows; row += 1) {
+    for (let column = 0; column < columns; column += 1) {
+      if (isMasked?.(row, column)) continue;
+      ends.sides = larger(larger(ends.sides, at("a", head, row, column)), at("b", head, row, column));
+      ends.d = larger(ends.d, at("d", head, row, column));
+    }
+  }
+  return ends;
+}
+
+/** Where an element stands in what is held: its head, row and column; null where it does not. */
+export function placeIn(sides, index) {
+  if (!sides || index.length !== sides.shape.length) return null;
+  const [head, position, column] = sides.heads ? index : [null, ...(index.length ? index : [undefined, 0])];
+  const row = index.length ? sides.positions.indexOf(position) : 0;
+  const known = row >= 0 && column < sides.columns && (!sides.heads || sides.heads.includes(head));
+  return known ? { head, row, column } : null;
+}
+
+/** The index of an element in its array. */
+export function indexOf(sides, { head, row, column }) {
+  if (!sides.shape.length) return [];
+  return sides.heads ? [head, sides.positions[row], column] : [sides.positions[row], column];
+}

@@ -1,0 +1,142 @@
+// A slider over the traced steps of a training run, and what the log has of the one that it stands on.
+
+import { bar, draw, make } from "./dom.js";
+import { matrix } from "./matrix.js";
+import { full, percent, probability, short } from "./numbers.js";
+import { visible, written } from "./place.js";
+import { known, meansOf, peakOf, placeOf } from "./steps.js";
+
+const DOTS = 400;
+const PAUSE = 350; // milliseconds between steps that are played
+
+export function timelineView({ content, arrays, go, place }) {
+  const { steps } = content;
+  const shown = make("div", {});
+  const said = make("output", { class: "at-step", "aria-live": "off" });
+  const curve = lossCurve(content, arrays.get("loss"));
+  let pictures = [];
+  let playing = null;
+
+  const at = () => placeOf(steps, place().settings.step);
+  const set = (change) => go({ ...place(), settings: { ...place().settings, ...change } }, true);
+  const move = (n) => set({ step: steps[Math.max(0, Math.min(steps.length - 1, n))] });
+  const slider = make("input", { type: "range", min: 0, max: steps.length - 1, step: 1, "aria-label": "traced step", oninput: () => move(Number(slider.value)) });
+  const button = (label, words, act) => make("button", { type: "button", "aria-label": words, title: words, onclick: act }, label);
+  const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
+  document.getElementById("views").append(make("section", { "aria-label": "One step" },
+    make("h2", {}, "One step", make("small", {}, ` what the log has of "${visible(content.watched)}" after it`)),
+    make("p", { class: "stepper" }, button("‹", "the step before", () => move(at() - 1)), slider, button("›", "the next step", () => move(at() + 1)), play, said),
+    steps.length < content.traced ? make("p", { class: "dim" }, `${steps.length} of the log's ${content.traced.toLocaleString("en")} traced steps; timeline --json has them all`) : null,
+    curve.element, shown));
+
+  function run() {
+    if (at() === steps.length - 1) move(0);
+    playing = setInterval(() => (at() < steps.length - 1 ? move(at() + 1) : stop()), PAUSE);
+    play.textContent = "⏸ stop";
+  }
+  function stop() {
+    clearInterval(playing);
+    playing = null;
+    play.textContent = "▶ play";
+  }
+
+  function show({ settings }) {
+    const n = at();
+    slider.value = String(n);
+    slider.setAttribute("aria-valuetext", `step ${steps[n]}`);
+    play.hidden = still.matches || steps.length < 2;
+    said.textContent = `step ${steps[n].toLocaleString("en")} of ${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
+    const position = Math.min(content.positions.length - 1, Number(settings.position ?? content.positions.length - 1) || 0);
+    const focused = document.activeElement?.dataset?.key;
+    pictures = [];
+    const views = [predictions(content, n, position, (own) => set({ position: own })), attention(content, n, pictures)].filter(Boolean);
+    shown.replaceChildren(make("div", { class: "side-by-side" }, views), ...content.norms.filter(({ rows }) => rows.length).map((own) => norms(own, n)), ...dead(content, n));
+    resized();
+    if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  }
+  function resized() {
+    for (const picture of pictures) picture.resized(picture.parentElement.clientWidth);
+  }
+  document.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step || event.target.closest?.("input, [role=application], .wide, dialog") || event.ctrlKey || event.metaKey || event.altKey) return;
+    move(at() + step);
+    event.preventDefault();
+  });
+  return { show, resized, keys: [["← →", "the step before, the next; in a matrix they move in it"]] };
+}
+
+/** P of what follows each position, and the most probable tokens after one of them. */
+function predictions(content, n, chosen, choose) {
+  if (!content.positions.length) return null;
+  const rows = content.positions.map((own, at) => make("tr", { class: at === chosen ? "target" : null },
+    make("th", { scope: "row" }, make("button", { type: "button", class: "link", "data-key": `position ${at}`, "aria-pressed": String(at === chosen), onclick: () => choose(at) }, `${own.seen} → ${own.target}`)),
+    make("td", { class: "n" }, own.p[n] === null ? "–" : probability(known(own.p[n]))), make("td", {}, bar(known(own.p[n]) ?? 0)),
+    make("td", { class: "n" }, own.rank[n] === null ? "" : `rank ${own.rank[n]}`)));
+  const own = content.positions[chosen];
+  const top = own.top[n]?.map(([label, p]) => make("tr", { class: label === own.target ? "target" : null }, make("th", { scope: "row" }, label), make("td", { class: "n" }, probability(known(p))), make("td", {}, bar(known(p)))));
+  return make("div", { class: "prediction" }, make("h3", {}, "P(target)"), make("table", { class: "bars" }, make("tbody", {}, rows)),
+    top ? [make("h4", {}, `most probable after ${own.seen}`), make("table", { class: "bars" }, make("tbody", {}, top))] : null);
+}
+
+/** The attention of every head. */
+function attention(content, n, pictures) {
+  const layers = content.attention.filter(({ weights }) => weights[n] !== null);
+  if (!layers.length) return null;
+  const labels = ["BOS", ...content.watched].map(visible);
+  const planes = layers.flatMap(({ name, weights }) => weights[n].map((rows, head) => {
+    const valueAt = (row, column) => known(rows[row][column]);
+    const where = (row, column) => `${visible(name)}[${head},${row},${column}] from ${labels[row]} to ${labels[column]}: ${full(valueAt(row, column))}`;
+    const picture = matrix({
+      rows: rows.length, columns: rows.length, key: `${name} ${head}`, title: `${visible(name)}[${head}]`, valueAt, isMasked: (row, column) => column > row,
+      kind: "share", end: 1, rowLabels: labels.slice(0, rows.length), columnLabels: labels.slice(0, rows.length), chosen: null, square: true, largest: 30, brief: percent,
+      legend: pictures.length === 0, describe: (row, column) => (column > row ? "masked" : where(row, column)), numberAt: (row, column) => (column > row ? "masked" : full(valueAt(row, column))),
+      onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column)), onpick() {},
+    });
+    pictures.push(picture);
+    return make("div", { class: "plane" }, make("h4", {}, layers.length > 1 ? `${visible(name)}, head ${head}` : `head ${head}`), picture);
+  }));
+  const line = make("p", { class: "looked n" }, "\u00a0");
+  return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent, rows are queries")), make("div", { class: "planes" }, planes), line);
+}
+
+/** Norms of each row at a step, each beside its bar to the largest of all steps. */
+function norms({ title, rows }, n) {
+  const whats = Object.keys(rows[0].curves);
+  const head = make("tr", {}, make("th", { scope: "col" }, title), whats.flatMap((what) => [make("th", { scope: "col", class: "n" }, what), make("td", {})]));
+  const body = rows.map(({ name, curves }) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `#${written({ name })}` }, visible(name))), whats.flatMap((what) => {
+    const value = known(curves[what][n]);
+    return [make("td", { class: "n" }, value === null ? "–" : short(value)), make("td", {}, value === null ? null : bar(value / (peakOf(curves[what]) || 1)))];
+  })));
+  return make("div", { class: "wide norms", tabindex: 0, role: "group", "aria-label": `norms of ${title}`, "data-key": `norms ${title}` }, make("table", {}, make("thead", {}, head), make("tbody", {}, body)));
+}
+
+function dead(content, n) {
+  const measured = content.dead.filter(({ count }) => count[n] !== null);
+  if (!measured.some(({ count }) => count.some(Boolean))) return [];
+  return [make("p", {}, "dead ReLU units: ", measured.map(({ layer, units, count }) => `layer ${layer} ${count[n]} of ${units}`).join(", "))];
+}
+
+/** The loss of every step as dots, with a line at the one that is shown. */
+function lossCurve(content, losses) {
+  const { logged } = content;
+  const means = meansOf(logged, losses ?? [], DOTS);
+  if (means.length < 2) return { element: null, mark: () => "" };
+  const [first, last] = [Math.min(content.steps[0], logged[0]), Math.max(content.steps.at(-1), logged.at(-1))];
+  const values = means.map(([, mean]) => mean);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const x = (step) => 60 + (560 * (step - first)) / (last - first || 1);
+  const line = draw("line", { class: "marker", y1: 5, y2: 115 });
+  const text = (label, px, py, anchor) => draw("text", { x: px, y: py, "text-anchor": anchor }, label);
+  const picture = draw("svg", { class: "dots", viewBox: "0 0 640 135", role: "img", "aria-label": `training loss, ${short(low, 3)} to ${short(high, 3)}` },
+    means.map(([step, mean]) => draw("circle", { cx: x(step).toFixed(1), cy: (110 - (100 * (mean - low)) / (high - low || 1)).toFixed(1), r: 1.7 })), line,
+    text(short(high, 3), 54, 14, "end"), text(short(low, 3), 54, 114, "end"), text(first.toLocaleString("en"), 60, 130, "start"), text(last.toLocaleString("en"), 620, 130, "end"));
+  const mark = (step) => {
+    line.setAttribute("x1", x(step));
+    line.setAttribute("x2", x(step));
+    const at = logged.indexOf(step);
+    return at < 0 ? "" : ` · loss of its batch ${short(losses[at])}`;
+  };
+  return { element: make("figure", {}, picture), mark };
+}

@@ -1,0 +1,142 @@
+"""--html of the commands that show a result: which page they write, which commands it leads to, and what is
+refused before anything runs."""
+
+import pytest
+from support.commands import microgpt, refusal
+from support.page_files import write_small_port
+from support.result_pages import content_of, markup_of
+from support.tiny_models import TOKENS
+
+from microgpt_trace import init, save
+
+IDS = ",".join(map(str, TOKENS))
+LINES = {  # a command, and one of the names that its page leads on from
+    f"explain qwen2 'layer1.attn.q[2,3]' --tokens {IDS}": "layer1.attn_wq[3,7]",
+    "attribute emma --position 2": "layer0.attn.head2",
+    f"attribute qwen2 --tokens {IDS} --target N": "layer0.attn.head1",
+    "patch emma emmy --target m --against y": "layer0.mlp.residual@3",
+    "patch emma emmy --sites 'layer*.attn.head*'": "layer0.attn.head2",
+    "patch --pairs pairs.txt": "layer0.mlp.residual@3",
+    "diff one.safetensors two.safetensors emma": "layer0.attn.q",
+    "diff one.safetensors two.safetensors --weights": "layer0.attn_wq",
+    "diff port qwen2": "layer1.mlp.up",
+    "diagnose port qwen2 --verbose": "layer1.mlp.up",
+    "timeline t.jsonl": "layer0.attn.residual",
+    "timeline t.jsonl --event 'layer0.*'": "",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    folder = tmp_path_factory.mktemp("place")
+    save(init(seed=1), folder / "one.safetensors")
+    save(init(seed=2), folder / "two.safetensors")
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    (folder / "qwen2").symlink_to(decoder_folder("qwen2"))
+    write_small_port(folder / "port")
+    train = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
+    assert microgpt(train, cwd=folder).code == 0
+    return folder
+
+
+def page_of(line, place, tmp_path):
+    path = tmp_path / "page.html"
+    done = microgpt(f"{line} --html {path}", cwd=place)
+    print(done.err)
+    plain = microgpt(line, cwd=place)
+    assert (done.code, done.out) == (plain.code, plain.out)
+    assert f"saved a page to {path}\n" in done.err
+    return path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_page_leads_to_commands_that_run(line, place, tmp_path):
+    page = page_of(line, place, tmp_path)
+    commands = content_of(page).document["commands"]
+    linked = [attributes["href"][1:] for tag, attributes in markup_of(page) if tag == "a"]
+    print(list(commands.items())[:3])
+    assert not [name for name in linked if name not in commands and not name.startswith("position-")]
+    if not LINES[line]:
+        assert commands == {}
+        return
+    again = microgpt(commands[LINES[line]].removeprefix("microgpt "), cwd=place)
+    print(again.err, again.out)
+    assert again.code in (0, 1)
+    assert LINES[line].partition("@")[0].partition("[")[0] in again.out
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_nothing_stands_in_a_page_that_its_policy_forbids(line, place, tmp_path):
+    tags = markup_of(page_of(line, place, tmp_path))
+    assert not [(tag, own) for tag, own in tags if "style" in own or any(key.startswith("on") for key in own)]
+    assert not [own for _, own in tags if "src" in own or own.get("href", "#")[0] != "#"]
+    ids = [own["id"] for _, own in tags if "id" in own]
+    assert sorted(set(ids)) == sorted(ids)
+    assert {"theme", "help", "keys", "reading", "packed"} <= set(ids)
+
+
+def test_the_command_of_a_page_says_what_was_given_and_writes_nothing(place, tmp_path):
+    path = tmp_path / "page.html"
+    line = "patch emma emmy --model one.safetensors --position=-1 --target m --against y --sites embed.norm"
+    assert microgpt(f"{line} --json --out {tmp_path / 'a.json'} --html {path}", cwd=place).code == 0
+    wanted = (
+        "microgpt patch emma emmy --target m --against y --position -1 --model one.safetensors "
+        "--sites embed.norm@0"
+    )
+    assert content_of(path.read_text("utf-8")).document["commands"]["embed.norm@0"] == wanted
+
+
+REFUSED = {
+    "a.txt": ["--html a.txt", "expected a file name that ends in .html"],
+    "there.html": ["there.html", "exists", "--force"],
+    "folder.html": ["folder.html", "folder"],
+    "no/a.html": ["no"],
+    "-": ["--html - and the result both go to stdout"],
+    "''": ["--html: expected a file name"],
+}
+COMMANDS = (
+    "explain layer0.attn.q[3,5] emma",
+    "attribute emma",
+    "patch emma emmy",
+    "diff one.safetensors two.safetensors",
+    "diagnose port qwen2",
+    "timeline t.jsonl",
+)
+
+
+@pytest.mark.parametrize("target", REFUSED)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_cannot_be_written_is_refused_before_the_run(command, target, place):
+    (place / "there.html").write_text("mine")
+    (place / "folder.html").mkdir(exist_ok=True)
+    refusal(f"{command} --html {target}", cwd=place)
+    for word in REFUSED[target]:
+        assert word in refusal(f"{command} --html {target}", cwd=place)
+    assert (place / "there.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_to_stdout_beside_a_document_in_a_file(command, place, tmp_path):
+    done = microgpt(f"{command} --html - --json --out {tmp_path / 'a.json'}", cwd=place)
+    assert done.code in (0, 1), done.err
+    assert done.out.startswith("<!doctype html>")
+    assert (tmp_path / "a.json").read_text().startswith("{")
+
+
+EXPLAINED = {
+    "layer0.attn.scores[1,3,2]": "layer0.attn.scores[1,3,2]",
+    "layer0.attn.scores[1,3,2] --backward": "gradient layer0.attn.scores[1,3,2]",
+    "layer0.attn_wq[3,5] --backward": "gradient layer0.attn_wq[3,5]",
+    "logits[-1,a]": "logits[4,1]",
+}
+
+
+@pytest.mark.parametrize("element", EXPLAINED)
+def test_the_page_of_a_microgpts_explanation_is_that_of_its_trace_opened_there(element, place, tmp_path):
+    page = page_of(f"explain --model one.safetensors {element} emma", place, tmp_path)
+    document = content_of(page).document
+    print(document["start"])
+    assert document["start"] == EXPLAINED[element]
+    links = {own["href"][1:] for tag, own in markup_of(page) if tag == "a"}
+    assert any(link.startswith("gradient ") for link in links) == ("--backward" in element)

@@ -1,0 +1,207 @@
+"""The pages of results in a browser: by keyboard and pointer, by their addresses, narrow, without motion or
+scripts, and checked by axe-core."""
+
+import json
+
+import pytest
+from support.browser import needs_browser
+from support.commands import microgpt
+from support.page_files import write_small_port
+from support.tiny_models import TOKENS
+
+from microgpt_trace import init, save
+
+pytestmark = needs_browser
+IDS = ",".join(map(str, TOKENS))
+
+
+@pytest.fixture(scope="session")
+def axe():
+    reason = "axe-playwright-python, which carries axe-core, is not installed"
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, decoder_folder):
+    """A function that gives the command of a page by name."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed in (1, 2):
+        save(init(seed=seed), folder / f"{seed}.safetensors")
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    write_small_port(folder / "port")
+    log, qwen = folder / "t.jsonl", decoder_folder("qwen2")
+    line = ["train", "--data", folder / "names.txt", "--steps", "20", "--out", folder / "t.safetensors"]
+    assert microgpt(*line, "--log", log, "--trace-every", "5").code == 0
+    known = {
+        "explain": ("explain", "layer0.attn.scores[1,3,2]", "emma", "--backward"),
+        "explain qwen2": ("explain", qwen, "layer1.attn.q[2,3]", "--tokens", IDS),
+        "attribute": ("attribute", "emma"),
+        "attribute qwen2": ("attribute", qwen, "--tokens", IDS, "--target", "#3"),
+        "patch": ("patch", "emma", "emmy", "--target", "m", "--against", "y"),
+        "pairs": ("patch", "--pairs", folder / "pairs.txt"),
+        "diff": ("diff", folder / "1.safetensors", folder / "2.safetensors", "emma"),
+        "diff port": ("diff", qwen, folder / "port"),
+        "diagnose": ("diagnose", folder / "port", qwen, "--verbose"),
+        "timeline": ("timeline", log),
+    }
+    return lambda name: known[name]
+
+
+PLACES = {
+    "explain": "",
+    "explain qwen2": "#layer1.attn_wq[3,7]",
+    "attribute": "#position-2",
+    "attribute qwen2": "#layer1.attn.head2",
+    "patch": "#layer0.mlp.residual@3",
+    "pairs": "",
+    "diff": "#layer0.attn.weights[2,3,1]",
+    "diff port": "",
+    "diagnose": "#layer1.mlp.up",
+    "timeline": "#step=10&position=1",
+}
+
+
+def faults(axe, page):
+    return [
+        f"{own['id']}: {node['html'][:150]} {node['failureSummary'][:200]}"
+        for own in axe.run(page).response["violations"]
+        for node in own["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("name", PLACES)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page_of, page_file, words, axe, name, width):
+    page = page_of(page_file(*words(name)), PLACES[name], width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert faults(axe, page) == []
+
+
+def test_a_gradient_is_explained_where_the_page_opens(page_of, page_file, words):
+    page = page_of(page_file(*words("explain")))
+    told = json.loads(microgpt(*words("explain"), "--json").out)
+    shown = page.inner_text(".explain")
+    print(shown[:200], told["traced"])
+    assert page.inner_text("#explained").endswith("layer0.attn.scores[1,3,2]")
+    assert "d loss" in shown
+    assert "equal" in shown
+
+
+def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(page_of, page_file, words):
+    page = page_of(page_file(*words("patch")))
+    told = json.loads(microgpt(*words("patch"), "--json").out)
+    cells = {cell["site"]: cell for cell in told["cells"]}
+    page.focus('[data-key="map 0"]')
+    for key in ("ArrowDown", "End", "ArrowLeft"):
+        page.keyboard.press(key)
+    own = cells["layer0.mlp.residual@3"]
+    said = page.locator('[data-key="map 0"] >> xpath=../output').inner_text()
+    print(said, own)
+    assert said.startswith("layer 0, position 3, clean m: ")
+    assert float(said.removeprefix("layer 0, position 3, clean m: ").partition(",")[0]) == own["restored"]
+    page.keyboard.press("Enter")
+    command = "microgpt patch emma emmy --target m --against y --sites layer0.mlp.residual@3"
+    assert page.inner_text("#reading code") == command
+    assert page.evaluate("location.hash") == "#layer0.mlp.residual@3"
+    assert str(own["difference"]) in page.inner_text("#reading")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#reading strong") == "layer0.mlp.residual@4"
+    page.keyboard.press("Backspace")
+    assert page.inner_text("#reading strong") == "layer0.mlp.residual@3"
+    page.go_back()
+    assert page.inner_text("#reading strong") == "layer0.mlp.residual@3"
+    page.keyboard.press("?")
+    assert "show the command of a cell" in page.inner_text("#keys")
+
+
+def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(page_of, page_file, words):
+    page = page_of(page_file(*words("diagnose")))
+    link = page.locator("#said a", has_text="layer1.mlp.up").first
+    link.click()
+    assert page.inner_text("#reading code").endswith("--layer layer1.mlp.up --verbose")
+    assert link.get_attribute("aria-current") is not None
+    page.go_back()
+    assert page.locator("#reading code").count() == 0
+
+
+def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of, page_file, words):
+    page = page_of(page_file(*words("diff")))
+    told = json.loads(microgpt(*words("diff"), "--json").out)
+    first = next(event for event in told["events"] if event["name"] == told["first"])
+    assert page.inner_text(".sides h3").startswith(told["first"])
+    looked, index = page.inner_text(".looked"), ",".join(map(str, first["index"]))
+    assert looked.startswith(f"[{index}] at position {first['position']}")
+    assert f"A {first['a']} · B {first['b']} · B − A" in looked
+    page.keyboard.press("/")
+    page.keyboard.type("attn.wei")
+    rows = page.locator(".compared .row:visible")
+    assert rows.count() == 1
+    rows.first.click()
+    assert page.evaluate("location.hash").startswith("#layer0.attn.weights[")
+    page.locator("button[data-key='head 3']").click()
+    assert page.evaluate("location.hash").startswith("#layer0.attn.weights[3,")
+    page.focus('.matrix[data-key="d"]')
+    page.keyboard.press("PageDown")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#layer0.attn.weights[3,4,4]"
+    assert page.evaluate("document.activeElement.dataset.key") == "d"
+    values = dict(zip(("A", "B", "d"), page.inner_text(".looked").split(" · "), strict=True))
+    a, b = (float(values[side].rsplit(" ", 1)[1]) for side in "AB")
+    assert float(values["d"].rsplit(" ", 1)[1]) == b - a
+
+
+def test_a_slider_moves_through_the_steps(page_of, page_file, words):
+    page = page_of(page_file(*words("timeline")), "#step=10")
+    told = json.loads(microgpt(*words("timeline"), "--json").out)
+    assert page.inner_text(".at-step").startswith("step 10 of 20")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("location.hash") == "#step=15"
+    page.focus("input[type=range]")
+    page.keyboard.press("Home")
+    assert page.inner_text(".at-step").startswith("step 0 of 20")
+    rows = page.locator(".prediction .bars").first.locator("tr").all_inner_texts()
+    print(rows)
+    for row, position in zip(rows, told["positions"], strict=True):
+        assert f"{position['p'][0]:.3f}" in row
+        assert f"rank {position['rank'][0]}" in row
+    page.get_by_role("button", name="play the steps").click()
+    page.locator(".at-step", has_text="step 20 of 20").wait_for()
+    page.locator(".norms a").first.click()
+    assert "--event embed.tok" in page.inner_text("#reading code")
+
+
+def test_without_motion_nothing_is_played(page_of, page_file, words):
+    page = page_of(page_file(*words("timeline")), reduced_motion="reduce")
+    assert page.get_by_role("button", name="play the steps").count() == 0
+    assert page.get_by_role("button", name="the next step").is_visible()
+
+
+def test_positions_are_shown_one_at_a_time_or_all(page_of, page_file, words):
+    page = page_of(page_file(*words("attribute")))
+    shown = page.locator("section.card:visible h2")
+    assert "Position 4" in shown.all_inner_texts()[0]
+    page.locator("#tabs button").nth(1).click()
+    assert "Position 1" in shown.all_inner_texts()[0]
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert "Position 1" in shown.all_inner_texts()[0]
+    page.get_by_role("button", name="all").click()
+    assert sum("Position" in text for text in shown.all_inner_texts()) == 5
+
+
+@pytest.mark.parametrize("name", [name for name in PLACES if name != "explain"])
+def test_without_scripts_the_sections_can_be_read(page_of, page_file, words, name):
+    page = page_of(page_file(*words(name)), java_script_enabled=False)
+    assert page.locator("section.card:visible").count() > 1
+    assert not page.locator("#theme").is_visible()
+    assert not page.locator("#reading").is_visible()
+    if name == "patch":
+        assert page.locator("table.grid").is_visible()
+    if name == "attribute":
+        page.locator("#tabs a").nth(1).click()
+        assert page.url.endswith("#position-1")

@@ -1,0 +1,243 @@
+"""The pages of results: that the numbers in them are the result's, and what their scripts make of them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.commands import microgpt
+from support.result_pages import content_of, markup_of
+from support.script_engine import needs_node, run_script
+
+from microgpt_trace import attribute, diff, init, patch, trace
+from microgpt_trace.comparison.kept_pairs import KeptPair, PairKeeper
+from microgpt_trace.render.attribution import attribution_sections
+from microgpt_trace.render.comparison import comparison_sections
+from microgpt_trace.render.page.attribution_view import attribution_view
+from microgpt_trace.render.page.diff_view import ROOM, diff_view
+from microgpt_trace.render.page.patch_view import patch_view
+from microgpt_trace.render.page.section_page import section_page
+from microgpt_trace.render.page.timeline_view import MOST_STEPS, timeline_view
+from microgpt_trace.render.patching import patch_sections
+from microgpt_trace.render.timeline import timeline_sections
+from microgpt_trace.timeline.reading import read_timeline
+
+
+def content(result, sections, view):
+    return content_of(section_page("a", "microgpt a", sections(result), lambda name: name, view(result)))
+
+
+def test_a_map_has_the_numbers_of_the_result_and_each_site_all_of_its_own():
+    result = patch(init(seed=1), "emma", "emmy", target="m", against="y")
+    document = content(result, patch_sections, patch_view).document
+    [grid] = document["grids"]
+    shown = {
+        name: value
+        for names, values in zip(grid["names"], grid["values"], strict=True)
+        for name, value in zip(names, values, strict=True)
+    }
+    assert shown == {cell.site: cell.restored for cell in result.cells}
+    assert grid["columns"] == ["BOS", "e", "m", "m", "a/y"]
+    assert grid["across"][4] == "position 4, clean a, corrupted y"
+    facts = {site: dict(said) for site, said in document["facts"].items()}
+    for cell in result.cells:
+        assert facts[cell.site] == {
+            "restored": cell.restored, "logit difference": cell.difference,
+            "corrupted": result.corrupt.difference, "clean": result.clean.difference,
+        }  # fmt: skip
+
+
+def test_what_heads_look_at_is_a_map_of_the_results_shares():
+    result = attribute(init(seed=1), "emma")
+    document = content(result, attribution_sections, attribution_view).document
+    [added] = document["added"]
+    [grid] = added["grids"]
+    assert grid["rows"] == [role.name for role in result.roles]
+    for role, row in zip(result.roles, grid["values"], strict=True):
+        own = role.attention
+        assert row == [own.itself, own.previous, own.first, own.repeat]
+    assert list(grid["columns"]) == ["self", "previous", "position 0", "repeat"]
+
+
+def test_of_several_layers_each_place_has_a_map(decoders):
+    result = attribute(decoders("qwen2")[0], tokens=[3, 5, 3, 9], target="#3", against="#5", ablation=False)
+    grids = content(result, attribution_sections, attribution_view).document["added"][0]["grids"]
+    by_place = {grid["heading"]: grid for grid in grids}
+    print(by_place)
+    for role in result.roles:
+        assert by_place["previous"]["values"][role.layer][role.head] == role.attention.previous
+        assert by_place["repeat"]["names"][role.layer][role.head] == role.name
+
+
+@needs_node
+def test_an_address_says_where_a_reader_is_and_is_read_again():
+    places = [
+        {"name": "layer0.attn.q[3,5]", "settings": {}},
+        {"name": "layer3.mlp.act@2:5", "settings": {"part": "position-3"}},
+        {"name": "", "settings": {"step": "250"}},
+        {"name": "a&b=c #%+ü␣", "settings": {"x=&": "&+ "}},
+    ]
+    program = """
+const { read, written, split } = await load("place");
+return given.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
+"""
+    found = run_script(program, places)
+    print(json.dumps(found, ensure_ascii=False))
+    assert [place for _, place, _ in found] == places
+    assert found[0][0] == "layer0.attn.q[3,5]"
+    assert found[0][2] == ["layer0.attn.q", [3, 5]]
+    assert found[2][2] == ["", []]
+    assert found[2][0] == "step=250"
+
+
+def compared(text="emma"):
+    a, b = init(seed=1), init(seed=1)
+    b.params["layer0.attn_wk"][:] *= 1.5
+    keeper = PairKeeper(4 * ROOM, lambda name: a.plan[name].inputs)
+    result = diff(a, b, text, watch=keeper)
+    return a, b, result, diff_view(result, keeper.pairs, keeper.inputs_of)
+
+
+def test_both_sides_of_a_microgpt_are_in_the_page_number_by_number():
+    a, b, result, view = compared()
+    document, arrays = content(result, comparison_sections, lambda result: view)
+    runs = {"a": trace(a, "emma", values=True), "b": trace(b, "emma", values=True)}
+    assert list(document["held"]) == [*dict.fromkeys(["layer0.attn.k", *document["held"]])]
+    assert set(document["held"]) == {event.name for event in result.events}
+    for name in document["held"]:
+        for side, run in runs.items():
+            own = run.arrays["forward", name]
+            assert np.array_equal(arrays[f"{side} {name}"].reshape(own.shape), own), name
+    for event, own in zip(document["events"], result.events, strict=True):
+        assert (event["name"], event["holds"], event["relative"]) == (own.name, own.holds, own.relative)
+    assert document["first"] == "layer0.attn.k"
+
+
+def test_of_many_events_those_stay_that_tell_most():
+    a, _, result, _ = compared()
+    many = {
+        event.name: KeptPair(np.zeros((5, 8000), np.float32), np.ones((5, 8000), np.float32), range(5))
+        for event in result.events
+        if len(event.shape) == 2
+    }
+    view = diff_view(result, many, lambda name: a.plan[name].inputs)
+    held = view.content["held"]
+    print({name: own["positions"] for name, own in held.items()})
+    assert list(held)[:2] == ["layer0.attn.k", "layer0.attn.norm"]
+    assert sum(array.size for array in view.arrays.values()) <= ROOM
+    part = [own["positions"] for own in held.values() if own["shape"][0] == 1]
+    assert part
+    assert len(held) < len(many)
+
+
+@needs_node
+def test_the_sides_of_an_element_are_found_in_what_a_page_holds():
+    _, _, result, view = compared()
+    document, arrays = content(result, comparison_sections, lambda result: view)
+    name, (head, query, key) = "layer0.attn.weights", (2, 3, 1)
+    given = {
+        "held": document["held"][name],
+        "name": name,
+        "arrays": {key: array.tolist() for key, array in arrays.items()},
+        "index": [head, query, key],
+    }
+    program = """
+const { sidesOf, placeIn, indexOf } = await load("sides");
+const sides = sidesOf(given.held, given.name, new Map(Object.entries(given.arrays)));
+const { head, row, column } = placeIn(sides, given.index);
+const values = ["a", "b", "d"].map((side) => sides.at(side, head, row, column));
+return {
+  values, back: indexOf(sides, { head, row, column }),
+  masked: sides.isMasked(1, 2), seen: sides.isMasked(2, 1),
+  ends: sides.ends(head), none: [placeIn(sides, [9, 0, 0]), placeIn(sides, [1, 2]), placeIn(null, [1])],
+};
+"""
+    found = run_script(program, given)
+    print(found)
+    a, b = (arrays[f"{side} {name}"].reshape(4, 5, 5) for side in "ab")
+    value = [float(side[head, query, key]) for side in (a, b)]
+    assert found["values"] == [*value, value[1] - value[0]]
+    assert found["back"] == [head, query, key]
+    assert (found["masked"], found["seen"], found["none"]) == (True, False, [None, None, None])
+    assert found["ends"]["d"] == float(np.abs(b[head].astype(float) - a[head]).max())
+    assert found["ends"]["sides"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    path = tmp_path_factory.mktemp("log") / "run.jsonl"
+    names = path.with_name("names.txt")
+    names.write_text("emma\nanna\nalma\n" * 4)
+    line = f"train --data {names} --steps 20 --out {path}.safetensors --log {path} --trace-every 5"
+    assert microgpt(line).code == 0
+    return path
+
+
+def test_the_page_of_a_timeline_has_what_the_log_has(log):
+    told = read_timeline(log)
+    document, arrays = content(told, timeline_sections, timeline_view)
+    assert document["steps"] == [0, 5, 10, 15, 20]
+    for own, position in zip(document["positions"], told.positions, strict=True):
+        assert (own["p"], own["rank"]) == (list(position.p), list(position.rank))
+        assert own["top"] == [[[token.label, token.p] for token in tokens] for tokens in position.top]
+    [attention] = document["attention"]
+    print(attention["weights"][2][3])
+    assert attention["weights"] == json.loads(json.dumps(told.attention[0].weights))
+    events, parameters = (of["rows"] for of in document["norms"])
+    assert [row["curves"]["L2"] for row in events] == [list(event.l2) for event in told.events]
+    assert [row["curves"]["update"] for row in parameters] == [list(row.update) for row in told.parameters]
+    assert np.array_equal(arrays["loss"], np.float32(told.loss.loss))
+
+
+def test_a_long_log_is_thinned_out_between_its_first_and_last_step(log):
+    told = read_timeline(log)
+    many = replace(
+        told, steps=tuple(range(1000)), attention=(), layers=(), events=(), parameters=(), positions=()
+    )
+    document = timeline_view(many).content
+    print(document["steps"][:4], document["steps"][-2:])
+    assert (document["steps"][0], document["steps"][-1], document["traced"]) == (0, 999, 1000)
+    assert len(set(document["steps"])) == MOST_STEPS
+
+
+def test_names_of_a_log_are_shown_as_text(log, tmp_path):
+    name = "<img src=x onerror=alert(1)>\u202e"
+    text = log.read_text().replace('"name": "logits"', f'"name": {json.dumps(name)}')
+    path = tmp_path / "odd.jsonl"
+    path.write_text(text)
+    page = section_page(
+        "a",
+        "b",
+        timeline_sections(read_timeline(path)),
+        lambda name: name,
+        timeline_view(read_timeline(path)),
+    )
+    print([own for tag, own in markup_of(page) if tag == "img"])
+    assert not [tag for tag, _ in markup_of(page) if tag == "img"]
+    assert "\u202e" not in page
+
+
+@needs_node
+def test_a_step_that_is_asked_for_is_the_nearest_traced_one():
+    program = """
+const { placeOf, meansOf, peakOf, known } = await load("steps");
+return {
+  places: given.asked.map((asked) => placeOf([0, 250, 500, 5000], asked)), last: placeOf([0, 5], undefined),
+  means: meansOf([1, 2, 3, 4, 5], [1, 3, NaN, 5, 9], 2), peak: peakOf([null, -3, "NaN", 2, "Infinity"]),
+  known: [null, "NaN", "-Infinity", 2].map(known),
+};
+"""
+    found = run_script(program, {"asked": ["250", "374", "376", "9999", "-1", "x", ""]})
+    print(found)
+    assert found["places"] == [1, 1, 2, 3, 0, 3, 3]
+    assert found["last"] == 1
+    assert found["means"] == [[2, 2], [5, 7]]
+    assert found["peak"] == 3
+    assert found["known"] == [None, "NaN", "-Infinity", 2]
+
+
+@needs_node
+def test_what_has_no_shape_is_spelled_out():
+    program = 'const { visible } = await load("place"); return given.map(visible);'
+    texts = ["a\u202eb", "\x1b[31m", "é␣ 中", "\u2028"]
+    assert run_script(program, texts) == ["a\\u{202e}b", "\\u{1b}[31m", "é␣ 中", "\\u{2028}"]
