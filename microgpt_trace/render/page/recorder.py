@@ -90,6 +90,7 @@ def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[tuple[bool,
     if plan.final:
         yield False, [plan.final[-1].name, plan.streams[-1]]
     yield from zip(asked, map(_attention, of_layers), strict=True)
+    yield from zip(asked, map(_outputs, of_layers), strict=True)
     yield from ((False, [name]) for name in reversed(plan.streams))
     yield from zip(asked, map(_writes, of_layers), strict=True)
     for of_asked, rows in zip(asked, of_layers, strict=True):
@@ -97,14 +98,15 @@ def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[tuple[bool,
 
 
 def _attention(rows: Sequence[Operation]) -> list[str]:
-    """What scores, weights and contexts of a layer read and give, and what is made of the contexts."""
-    contexts = {row.name for row in rows if isinstance(row.kind, Context)}
-    found = [
-        row
-        for row in rows
-        if isinstance(row.kind, Scores | Softmax | Context) or (contexts & {*row.inputs} and not row.extra)
-    ]
+    """What scores, weights and contexts of a layer read and give."""
+    found = [row for row in rows if isinstance(row.kind, Scores | Softmax | Context)]
     return list(dict.fromkeys(name for row in found for name in (*row.inputs, row.name)))
+
+
+def _outputs(rows: Sequence[Operation]) -> list[str]:
+    """What is made of the contexts of a layer."""
+    contexts = {row.name for row in rows if isinstance(row.kind, Context)}
+    return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 
 
 def _writes(rows: Sequence[Operation]) -> list[str]:

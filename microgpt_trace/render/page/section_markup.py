@@ -41,7 +41,13 @@ def block_markup(block: Block, drawn: Drawings = ON_PAGE) -> Markup:
     if isinstance(block, Table):
         return _table(block, drawn)
     if isinstance(block, Words):
-        spans = [element("span", said, class_=classes(style)) for said, style in block.spans]
+        if block.about:
+            text_alone = "".join(said for said, _ in block.spans)
+            spans = [
+                element("span", drawn.reference(text_alone, block.about), class_=classes(block.spans[0][1]))
+            ]
+        else:
+            spans = [element("span", said, class_=classes(style)) for said, style in block.spans]
         return element("p", *spans, class_="indented" if block.indent else None)
     if isinstance(block, Labelled):
         return element("dl", *_pairs(block.pairs), class_="facts")
