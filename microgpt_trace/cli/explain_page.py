@@ -32,6 +32,6 @@ def explanation_page(
         asked = order()
         assert asked is not None  # a page was asked for
         start = f"{'gradient ' * backward}{found.element}"
-        return trace_page(whole, model, sections(), line, asked.again(whole), start=start)
+        return trace_page(whole, model, sections(), line, asked.again(whole, model), start=start)
 
     return page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ class PageOrder:
             recorder = PageRecorder(model, request.drawn.html_budget, layers)
             extra = [name for name in names if model.hooks.specs[name].extra]
             usual = [name for name, spec in model.hooks.specs.items() if not spec.extra]
-            with model.hooks.subscribe(recorder, *recorder.names) if recorder.names else nullcontext():
+            with model.hooks.subscribe(recorder, *recorder.names):
                 whole = trace(model, names=[*usual, *extra], values=kept, **options)
             self._recorded = recorder.kept
         return whole, narrowed(whole, set(names), set(kept), phases)
@@ -74,17 +73,17 @@ class PageOrder:
 
         more = "" if "gradients" in model.abilities else "--html-budget or --layers"
         sections = trace_sections(asked, verbose=request.shown.verbose, overview=not request.shown.layer)
-        text = trace_page(whole, model, sections, self.line, self.again(whole), self._recorded, more)
+        text = trace_page(whole, model, sections, self.line, self.again(whole, model), self._recorded, more)
         request.drawn.put_page(text)
 
-    def again(self, whole: Trace) -> dict[str, Any]:
+    def again(self, whole: Trace, model: LanguageModel) -> dict[str, Any]:
         """The words before and behind the element in a command that explains it."""
         said = [(option, value) for option, value in self.options.items() if value is not None]
         said += [("--set", setting) for setting in self.settings]
         words = [(option, str(getattr(value, "value", value))) for option, value in said]
         after = [part for option, word in words for part in (option, quoted(word))]
         before = [] if self.path is None else [str(self.path)]
-        if whole.model["family"] == "decoder":
+        if "prompts" in model.abilities:
             after += ["--tokens", ",".join(map(str, whole.input.tokens))]
             return {"before": before, "text": None, "after": after}
         return {"before": before, "text": whole.input.text, "after": after}

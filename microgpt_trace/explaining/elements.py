@@ -58,7 +58,7 @@ def _of_parameter(
     texts = site.index or tuple(filter(None, (site.position, site.channel)))
     if len(texts) != len(shape):
         return None
-    if name in _tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
+    if name in tables_of_tokens(model.plan) and not re.fullmatch("-?[0-9]{1,9}", texts[0]):
         texts = (str(token_of(model, texts[0])), *texts[1:])
     found = []
     for text, size, axis in zip(
@@ -72,7 +72,7 @@ def _of_parameter(
     return tuple(found)
 
 
-def _tables_of_tokens(plan: Plan) -> dict[str, bool]:
+def tables_of_tokens(plan: Plan) -> dict[str, bool]:
     """The parameters whose rows are tokens, and whether these are such as may follow."""
     head = plan["logits"].kind
     assert isinstance(head, Linear)
@@ -113,7 +113,7 @@ def _in_head(plan: Plan, name: str, channel: int) -> str:
 
 
 def _place_of_parameter(model: LanguageModel, element: Element) -> str:
-    tables, index = _tables_of_tokens(model.plan), element.index
+    tables, index = tables_of_tokens(model.plan), element.index
     if element.name in tables:
         named = token_with_id(model, index[0], target=tables[element.name])
         return f"a parameter: {named}, channel {index[1]}"

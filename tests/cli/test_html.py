@@ -4,10 +4,9 @@ refused before anything runs."""
 import pytest
 from support.commands import microgpt, refusal
 from support.page_files import write_small_port
+from support.result_files import write_result_files
 from support.result_pages import content_of, markup_of
 from support.tiny_models import TOKENS
-
-from microgpt_trace import init, save
 
 IDS = ",".join(map(str, TOKENS))
 LINES = {  # a command, and one of the names that its page leads on from
@@ -29,14 +28,9 @@ LINES = {  # a command, and one of the names that its page leads on from
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, decoder_folder):
     folder = tmp_path_factory.mktemp("place")
-    save(init(seed=1), folder / "one.safetensors")
-    save(init(seed=2), folder / "two.safetensors")
-    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
-    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    write_result_files(folder)
     (folder / "qwen2").symlink_to(decoder_folder("qwen2"))
     write_small_port(folder / "port")
-    train = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
-    assert microgpt(train, cwd=folder).code == 0
     return folder
 
 

@@ -21,7 +21,9 @@ from ..kinds import (
     Shape,
     Softmax,
 )
+from ..operations.softmax import window_of
 from ..plan import Operation, Plan
+from ..traced_element import rows_with
 from . import attention, elementwise, linear, norm, prediction, rotation
 from .formula import Formula, Length
 
@@ -47,7 +49,7 @@ class Formulas:
         if name in self.replaced:
             return None
         if isinstance(kind, Scores | Softmax | Context):
-            return attention.forward(row, self.shapes, self._window(row))
+            return attention.forward(row, self.shapes, window_of(self.plan, row))
         if isinstance(kind, Loss):
             return prediction.loss(row, self.plan, self.shapes)
         if isinstance(kind, Linear) and any(part in self.replaced for part in row.parts):
@@ -78,7 +80,7 @@ class Formulas:
         if name in plan:
             rows = [plan[reader] for reader in plan.readers[name] if reader not in plan.sums_of]
         else:
-            rows = [row for row in plan.values() if row.name not in plan.sums_of and name in row.kind.names]
+            rows = list(rows_with(plan, name))
         rows.sort(key=lambda row: not isinstance(row.kind, Add))
         loss = any(isinstance(row.kind, Loss) for row in rows)
         return [
@@ -90,7 +92,7 @@ class Formulas:
     def _path(self, name: str, reader: Operation) -> Formula | None:
         kind = reader.kind
         if isinstance(kind, Scores | Softmax | Context):
-            return attention.backward(name, reader, self.shapes, self._window(reader))
+            return attention.backward(name, reader, self.shapes, window_of(self.plan, reader))
         if isinstance(kind, Loss):
             return prediction.of_logits(reader, self.plan, self.shapes)
         if isinstance(kind, Linear):
@@ -109,12 +111,6 @@ class Formulas:
         if isinstance(row.kind, Linear) and not any(part in self.replaced for part in row.parts):
             return linear.of_parameter(name, row, self.shapes)
         return None
-
-    def _window(self, row: Operation) -> int | None:
-        """Of the softmax that belongs to scores or to a context."""
-        while not isinstance(row.kind, Softmax):
-            row = self.plan[(self.plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
-        return row.kind.window
 
 
 FORWARD = {

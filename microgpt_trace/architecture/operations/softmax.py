@@ -25,7 +25,7 @@ from ..arithmetic import (
     total,
 )
 from ..kinds import Context, Scores, Softmax
-from ..plan import Operation
+from ..plan import Operation, Plan
 from ..steps import Factor, Pass, Step, Use, Worked
 from ..traced_element import TracedElement, sharing, short
 from .pass_state import Gradients, PassState
@@ -139,10 +139,14 @@ class Sight(NamedTuple):
 def seen_by(at: TracedElement, row: Operation) -> Sight:
     """What the queries of a row see: of scores those of the softmax that they go into, of a context those of
     the weights that it reads."""
-    plan = at.numbers.plan
+    return Sight(window_of(at.numbers.plan, row), at.numbers.length)
+
+
+def window_of(plan: Plan, row: Operation) -> int | None:
+    """The window of the softmax that scores go into, or that a context comes from."""
     while not isinstance(row.kind, Softmax):
         row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
-    return Sight(row.kind.window, at.numbers.length)
+    return row.kind.window
 
 
 def over_queries(

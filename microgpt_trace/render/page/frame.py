@@ -25,9 +25,9 @@ def header(title: str, line: str, *below: Markup) -> Markup:
     return element("header", top, element("p", element("code", line), class_="command"), *below)
 
 
-def reading() -> list[Markup]:
-    """The bar in which a page says what is chosen, and the list of its keys."""
-    bar = element("output", id="reading", aria_live="polite")
+def reading(aria_live: str = "polite") -> list[Markup]:
+    """The bar in which a page says what is chosen, and the list of its keys. "off": its views read that."""
+    bar = element("output", id="reading", aria_live=aria_live)
     return [element("dialog", id="keys", aria_label="Keys"), bar]
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from ...architecture.formulas.derive import Formulas
 from ...architecture.formulas.formula import Formula, size_as_data
 from ...architecture.formulas.linear import of_parts
-from ...architecture.kinds import Linear, Lookup, Loss, Probabilities, Shape, Softmax
+from ...architecture.kinds import Lookup, Loss, Probabilities, Shape, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import HEAD_EVENTS, Operation, layer_of, prefix_of
+from ...architecture.traced_element import rows_with
+from ...explaining.elements import tables_of_tokens
 from ...text.json_writing import dump
 
 
@@ -46,8 +48,7 @@ class PlanData:
     def parameters(self, names: Collection[str]) -> list[dict[str, Any]]:
         """Those of the names that are parameters."""
         plan = self.model.plan
-        by_tokens = {kind.table for kind in plan.kinds(Lookup) if kind.by == "tokens"}
-        by_tokens |= {kind.weight for kind in plan.kinds(Linear) if kind.weight == self._head()}
+        by_tokens = tables_of_tokens(plan)
         positions = {kind.table for kind in plan.kinds(Lookup) if kind.by == "positions"}
         found = []
         for name, shape in self.model.config.shapes().items():
@@ -55,15 +56,9 @@ class PlanData:
                 continue
             first = "token" if name in by_tokens else "position" if name in positions else "output"
             axes = [first, "input" if first == "output" else "channel"] if len(shape) == 2 else ["channel"]
-            readers = [
-                row.name for row in plan.values() if name in row.kind.names and row.name not in plan.sums_of
-            ]
+            readers = [row.name for row in rows_with(plan, name)]
             found.append({"name": name, "shape": shape, "axes": axes, "readers": readers, **self._ways(name)})
         return found
-
-    def _head(self) -> str:
-        kind = self.model.plan["logits"].kind
-        return kind.weight if isinstance(kind, Linear) else ""
 
     def _event(self, row: Operation) -> dict[str, Any]:
         plan = self.model.plan

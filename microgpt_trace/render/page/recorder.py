@@ -15,10 +15,8 @@ from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
 from .encodings import Form, Held, cost, held
 
-BUDGET, FILLED = (
-    2.0,
-    1.0,
-)  # million characters, unless asked otherwise: for heads, and up to where for the rest
+# Million characters of a page, unless asked otherwise: for the heads, and up to where the rest fills it.
+BUDGET, FILLED = 2.0, 1.0
 AROUND = 200_000  # characters of what is not arrays: style, script, tables, statistics
 # Forms of all heads, and what share of the page they may take.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))

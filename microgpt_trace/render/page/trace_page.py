@@ -10,6 +10,7 @@ import numpy as np
 from ...architecture.formulas.evaluate import FormulaInputs
 from ...architecture.kinds import Probabilities, Softmax
 from ...architecture.model import LanguageModel
+from ...architecture.plan import Plan
 from ...arrays.stats import Array
 from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
@@ -17,7 +18,7 @@ from ...tracing.checks import ROUNDING
 from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from .encodings import Held
-from .frame import cards, header
+from .frame import cards, header, reading
 from .markup import Markup, element
 from .page import page
 from .plan_data import PlanData
@@ -36,14 +37,15 @@ def trace_page(
     for the arrays that the trace did not keep; `more` says what adds to it, and `start` is the
     element that the page is opened at."""
     arrays, pictures = _arrays(trace, model, recorded or {})
+    plan = PlanData(model, _replaced(trace))
     document = {
-        **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
+        **_run(trace, model), **_plan(trace, plan, arrays), **_layers(trace), "command": again,
         "start": start, "pictures": pictures, "adds": more,
         "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     if "gradients" in model.abilities:
-        document["worked"] = _with_roundings(arrays, trace, model)
+        document["worked"] = _with_roundings(arrays, trace, plan)
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     return page(title, _body(trace, sections, line), document, arrays)
 
@@ -139,10 +141,10 @@ def _lens(trace: Trace) -> dict[str, Any] | None:
     return {"positions": trace.lens[0].positions, "rows": rows, "target": target, "label": label}
 
 
-def _with_roundings(arrays: dict[str, Array], trace: Trace, model: LanguageModel) -> dict[str, int]:
+def _with_roundings(arrays: dict[str, Array], trace: Trace, data: PlanData) -> dict[str, int]:
     """Put into `arrays`, in the place of those that the page works out itself, how far these lie apart; the
     sums by which it tells that it has restored them."""
-    data, whole = PlanData(model, _replaced(trace)), dict(arrays)
+    whole = dict(arrays)
     given = FormulaInputs(
         trace.input.tokens, trace.input.targets, lambda name, phase: whole[PREFIX[phase] + name]
     )
@@ -163,9 +165,8 @@ def _replaced(trace: Trace) -> list[str]:
     return [] if trace.intervened is None else [c.name for c in trace.intervened.changes if c.replaced]
 
 
-def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    replaced = _replaced(trace)
-    data, plan = PlanData(model, replaced), model.plan
+def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    plan = data.model.plan
     forward = [event for event in trace.events if event.phase == "forward" and event.stats is not None]
     norms = {event.name: event.stats.l2_norm for event in forward if event.stats is not None}
     events = [{**row, "l2": norms.get(row["name"])} for row in data.events()]
@@ -173,16 +174,15 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
         "events": events,
         "parameters": data.parameters(arrays),
         "formulas": data.formulas,
-        "replaced": replaced,
+        "replaced": data.replaced,
         "attention": [row.name for row in plan.of_kind(Softmax)],
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
-        "headEvents": {row.name: _heads_of(model, row.name) for row in plan.of_kind(Softmax)},
+        "headEvents": {row.name: _heads_of(plan, row.name) for row in plan.of_kind(Softmax)},
     }
 
 
-def _heads_of(model: LanguageModel, weights: str) -> list[str]:
+def _heads_of(plan: Plan, weights: str) -> list[str]:
     """The share of each head in what its layer writes, which is what can be taken out of it."""
-    plan = model.plan
     outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
     return [head for out in outputs for head in plan[out].parts]
 
@@ -223,6 +223,5 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
             element("div", element("div", id="views"), said, class_="column"),
             element("div", id="explain"),
         ),
-        element("dialog", id="keys", aria_label="Keys"),
-        element("output", id="reading", aria_live="off"),
+        *reading(aria_live="off"),
     ]

@@ -7,7 +7,6 @@ const MOST = 3e6; // terms that are looked through
 /** The formulas in which an array is read, each with the array that it is of. */
 export function readersOf(page, name, gradient) {
   const found = [];
-  const wanted = `"of":"${name}"`;
   const reads = (formula) => formula.steps.some((step) => step.t.some((term) => term.x.some((x) => x.of === name && (x.d === 1) === gradient)));
   for (const row of [...page.events, ...page.parameters]) {
     const isEvent = page.has(row.name);
@@ -16,7 +15,7 @@ export function readersOf(page, name, gradient) {
     if (!gradient && isEvent && own && reads(own)) found.push({ name: row.name, gradient: false, formula: own, isMasked });
     if (!gradient) continue;
     for (const [, formula] of page.waysOf(row.name)) {
-      if (JSON.stringify(formula).includes(wanted) && reads(formula)) found.push({ name: row.name, gradient: true, formula, isMasked });
+      if (reads(formula)) found.push({ name: row.name, gradient: true, formula, isMasked });
     }
   }
   return found;

@@ -1,0 +1,15 @@
+"""The files of which commands make results: two models, pairs to patch, and a run that was logged."""
+
+from support.commands import microgpt
+
+from microgpt_trace import init, save
+
+
+def write_result_files(folder):
+    """one.safetensors, two.safetensors, pairs.txt, and t.jsonl beside t.safetensors."""
+    save(init(seed=1), folder / "one.safetensors")
+    save(init(seed=2), folder / "two.safetensors")
+    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
+    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
+    train = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
+    assert microgpt(train, cwd=folder).code == 0
