@@ -14,7 +14,7 @@ for name in VARIABLES:  # as the command has it; read when NumPy and PyTorch loa
 import numpy as np
 import pytest
 from hypothesis import settings
-from support.browser import browser, page_file, page_of  # noqa: F401 (fixtures)
+from support.browser import axe, browser, page_file, page_of  # noqa: F401 (fixtures)
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import tiny_gpt2

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from support.browser import needs_browser, with_modules
+from support.browser import axe_finds_nothing, faults, needs_browser, with_modules
 from support.real_model import SMOLLM2, needs_smollm2
 from support.terminal import contrast, luminance
 
@@ -11,12 +11,6 @@ pytestmark = needs_browser
 
 PROMPT = "The capital of France is"
 MANY = ",".join(map(str, range(500, 563)))
-
-
-@pytest.fixture(scope="session")
-def axe():
-    reason = "axe-playwright-python, which carries axe-core, is not installed"
-    return pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
 
 
 def words_of(name, checkpoints):
@@ -42,14 +36,7 @@ NEEDED = {"short": needs_smollm2, "lens": needs_smollm2, "long": needs_smollm2}
 
 
 VIEWS = {"include": [["#views"], ["#explain"], ["#flow"], ["body > header"]]}
-CONTRAST = "color-contrast"  # which takes most of the time
 SCHEMES = {"short": ("light",), "lens": ("dark",), "long": ("dark",)}  # of large pages one of both each
-
-
-def faults(axe, page, context=None, **options):
-    found = axe.run(page, context, {"resultTypes": ["violations"], **options}).response["violations"]
-    nodes = [(own["id"], node) for own in found for node in own["nodes"]]
-    return [f"{name}: {node['html'][:120]}: {node['failureSummary'][:250]}" for name, node in nodes]
 
 
 @pytest.mark.parametrize(
@@ -61,13 +48,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     page = page_of(page_file(*words_of(name, checkpoints)), address)
     for details in page.locator("details.behind:visible").all()[: 0 if name == "long" else 2]:
         details.locator("summary").click()
-    for width in (1400, 400):
-        page.set_viewport_size({"width": width, "height": 1000})
-        assert faults(axe, page, rules={CONTRAST: {"enabled": False}}) == []
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-    for scheme in SCHEMES.get(name, ("light", "dark")):
-        page.emulate_media(color_scheme=scheme)
-        assert faults(axe, page, VIEWS if name in NEEDED else None, runOnly=[CONTRAST]) == []
+    axe_finds_nothing(axe, page, VIEWS if name in NEEDED else None, SCHEMES.get(name, ("light", "dark")))
 
 
 def test_axe_finds_nothing_in_the_list_of_keys(page_of, page_file, axe):

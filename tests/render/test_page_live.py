@@ -82,8 +82,9 @@ def live(request, page_of, page_file, checkpoints):
     return with_modules(page_of(page_file("trace", path, "olivia"))), load(path)
 
 
-def test_200_names_run_in_the_page_are_those_of_the_command(live):
-    check(*live, runs_of(some_names(200)))
+def test_200_names_run_in_the_page_are_those_of_the_command(page_of, page_file, checkpoints):
+    path = checkpoints["trained"]
+    check(with_modules(page_of(page_file("trace", path, "olivia"))), load(path), runs_of(some_names(200)))
 
 
 def test_every_head_taken_out_and_some_units(live):
@@ -91,6 +92,7 @@ def test_every_head_taken_out_and_some_units(live):
         HEADS[1:3],
         [HEADS[0], "layer0.mlp.act[:,7]"],
         ["layer0.mlp.act[:,63]"],
+        [],
     ]
     check(*live, [own for each in off for own in runs_of(["emma", *some_names(5, seed=1)], each)])
 

@@ -36,6 +36,35 @@ def browser():
 
 
 @pytest.fixture(scope="session")
+def axe():
+    """The judge of what everybody can read and use: axe-core."""
+    reason = "axe-playwright-python, which carries axe-core, is not installed"
+    return pytest.importorskip("axe_playwright_python.sync_playwright", reason=reason).Axe()
+
+
+CONTRAST = "color-contrast"  # which takes most of axe-core's time
+
+
+def axe_finds_nothing(axe, page, parts=None, schemes=("light", "dark")):
+    """Neither wide nor narrow, where nothing is wider than the screen; contrasts in colour schemes, where
+    `parts` of the page stand for all alike."""
+    for width in (1400, 400):
+        page.set_viewport_size({"width": width, "height": 1000})
+        assert faults(axe, page, rules={CONTRAST: {"enabled": False}}) == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        assert faults(axe, page, parts, runOnly=[CONTRAST]) == []
+
+
+def faults(axe, page, context=None, **options):
+    """What axe-core finds, a line each."""
+    found = axe.run(page, context, {"resultTypes": ["violations"], **options}).response["violations"]
+    nodes = [(own["id"], node) for own in found for node in own["nodes"]]
+    return [f"{name}: {node['html'][:120]}: {node['failureSummary'][:250]}" for name, node in nodes]
+
+
+@pytest.fixture(scope="session")
 def page_file(tmp_path_factory):
     """A function that gives the file of a page, by the words of the command that writes it."""
     known, folder = {}, tmp_path_factory.mktemp("pages")
