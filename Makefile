@@ -1,4 +1,4 @@
-# make trace   set up and trace "emma"        make lint    ruff, mypy and oxlint
+# make trace   set up and trace "emma"        make lint    ruff, mypy, oxlint, Biome
 # make test    set up and run the tests       make bench   compare speed with peers
 # make clean   remove what these made         make bench-models   the same for a production model
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
@@ -39,6 +39,8 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/oxlint --deny-warnings microgpt_trace/render/page/script
+	if [ -e $(BIN)/biome ]; then $(BIN)/biome lint --error-on-warnings microgpt_trace/render/page/style.css; \
+	else echo "the style sheet is not linted: Biome has no package for this system"; fi
 
 docs: $(VENV)/installed-test $(VENV)/installed-smollm2
 	$(BIN)/python docs/write_commands.py
