@@ -39,7 +39,6 @@ def check(done, terminal):
 
 @pytest.fixture(params=[False, True], ids=["pipe", "terminal"])
 def terminal(request, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
     if request.param:
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLORTERM", "truecolor")  # rich keeps what a style was first written as

@@ -120,11 +120,15 @@ def test_every_command_is_among_them():
 def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
     monkeypatch.chdir(place)
     for width in WIDTHS:
-        monkeypatch.setenv("COLUMNS", str(width))
-        done = microgpt(line)
+        done = microgpt(line, width=width)
         assert done.code in (0, 1), done.err
         for shown in done.out.splitlines():
             assert cell_len(shown) <= width or shown.startswith(COPIED), (width, shown)
+
+
+@pytest.mark.parametrize("line", ["explain 'layer0.attn.scores[0,1,0]'", "trace", "attribute"])
+def test_a_screen_of_one_character_is_no_error(line):
+    assert microgpt(line, width=1).code == 0
 
 
 ROW = {"name": "layer10.attn.head12", "text": "日本語 " * 9 + "[down project] x", "figure": "123,456.78"}
@@ -177,8 +181,7 @@ def test_wrapping_loses_nothing(width):
         assert "[down project]" in " ".join(wrapped(texts[0], max(width, 14)))
 
 
-def test_an_operation_keeps_its_line_under_interventions(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_an_operation_keeps_its_line_under_interventions():
     out = microgpt("trace emma --ablate layer0.attn.head2").out
     for whole in (
         "mlp_out = h @ w_fc2 [down project] ",
@@ -188,6 +191,5 @@ def test_an_operation_keeps_its_line_under_interventions(monkeypatch):
         assert whole in out, whole
 
 
-def test_json_is_not_wrapped(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    assert json.loads(microgpt("trace emma --json").out)["loss"]
+def test_json_is_not_wrapped():
+    assert json.loads(microgpt("trace emma --json", width=40).out)["loss"]

@@ -55,7 +55,7 @@ def awkward(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "the data.txt").write_text(NAMES)
     words = ["--data", "the data.txt", "--vocab", "data", "--out", "c 1.safetensors", "--steps", "3"]
-    return lambda *more: microgpt("train", *words, *more)
+    return lambda *more, **how: microgpt("train", *words, *more, **how)
 
 
 @pytest.mark.parametrize("name", NAMES.split("\n"))
@@ -67,9 +67,9 @@ def test_the_command_that_train_ends_with_runs_as_it_is_printed(awkward, name):
     assert f'Input: "{name}"' in again.out
 
 
-def test_that_command_is_not_wrapped(awkward, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    assert awkward().out.splitlines()[-1] == "trace it    microgpt trace 'New York' --model 'c 1.safetensors'"
+def test_that_command_is_not_wrapped(awkward):
+    line = "trace it    microgpt trace 'New York' --model 'c 1.safetensors'"
+    assert awkward(width=40).out.splitlines()[-1] == line
 
 
 def test_so_does_the_next_command_of_explain(awkward):

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ...text.printable import in_lines, on_one_line
 
+LEAST = 16  # cells that text has beside its indent, however narrow the screen is
 _ASCII = str.maketrans(
     {
         "→": "->", "←": "<-", "•": "*",
@@ -64,7 +65,7 @@ class Screen(Console):
 
     def tell(self, text: str, style: str = "", indent: int = 2) -> None:
         """Print plain text, its further lines indented like the first one."""
-        for line in wrapped(self.words(on_one_line(text)), max(self.width, 20) - indent):
+        for line in wrapped(self.words(on_one_line(text)), max(self.width - indent, LEAST)):
             self.print(Text(" " * indent + line, style))
 
     def bar(self, share: float, width: int) -> str:
