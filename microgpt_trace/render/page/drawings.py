@@ -92,17 +92,17 @@ def _sparkline(values: Sequence[float | None]) -> Markup:
     """A line through a series, broken where there is no value."""
     shares = course(values, MOST_POINTS).shares
     places = _places(shares, 100 / max(1, len(shares) - 1))
-    lines = [_line(a, b) for a, b in pairwise(places) if a is not None and b is not None]
     if not any(places):
         return Markup()
+    strokes = [
+        f"{'ML'[bool(before)]}{place[0]:.1f} {18 - 16 * place[1]:.1f}"
+        for before, place in pairwise([None, *places])
+        if place is not None
+    ]
+    path = element("path", d="".join(strokes))
     return element(
-        "svg", *lines, class_="spark", viewBox="0 0 100 20", preserveAspectRatio="none", aria_hidden="true"
+        "svg", path, class_="spark", viewBox="0 0 100 20", preserveAspectRatio="none", aria_hidden="true"
     )
-
-
-def _line(a: tuple[float, float], b: tuple[float, float]) -> Markup:
-    (x1, y1), (x2, y2) = ((f"{x:.1f}", f"{18 - 16 * share:.1f}") for x, share in (a, b))
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2)
 
 
 def _dots(plot: DotPlot) -> Markup:
