@@ -51,6 +51,24 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     axe_finds_nothing(axe, page, VIEWS if name in NEEDED else None, SCHEMES.get(name, ("light", "dark")))
 
 
+@pytest.mark.parametrize("width", [1400, 1000, 400])
+def test_what_is_chosen_and_its_explanation_are_in_sight(page_of, page_file, width):
+    page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]", width=width, height=800)
+    chosen = '[data-array="layer0.attn.scores"] h2'
+    assert in_sight(page, chosen)
+    assert in_sight(page, "#explained")
+    page.locator('[data-key="flow layer0.mlp.up"]').click()
+    assert in_sight(page, '[data-array="layer0.mlp.up"] h2')
+    page.locator('[data-key="layer0.mlp.up null"]').click(position={"x": 60, "y": 12})
+    assert in_sight(page, "#explained-value")
+    assert in_sight(page, '[data-array="layer0.mlp.up"] h2')
+
+
+def in_sight(page, selector):
+    box = page.locator(selector).bounding_box()
+    return box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
+
+
 def test_axe_finds_nothing_in_the_list_of_keys(page_of, page_file, axe):
     page = page_of(page_file("trace", "emma"))
     page.keyboard.press("?")
@@ -85,6 +103,8 @@ def test_without_scripts_the_page_says_what_it_can(page_of, page_file):
         assert words in text, words
     assert page.locator(".token").all_inner_texts() == ["BOS\n0", "e\n1", "m\n2", "m\n3", "a\n4"]
     assert page.locator("button:visible, input:visible").count() == 0
+    weights = page.locator("noscript table").first.locator("tbody tr").all_inner_texts()
+    assert [row.split() for row in weights][:2] == [["BOS", "100"], ["e", "50", "50"]]
     for empty in ("#live", "#flow", "#explain"):
         assert not page.locator(empty).is_visible(), empty
     assert page.evaluate("document.documentElement.scrollWidth") == 1400

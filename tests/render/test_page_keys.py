@@ -88,7 +88,7 @@ def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
     page.locator("button.link:has-text('norm[1,3]')").press("Enter")
     assert (page.inner_text("#explained"), focused(page)) == ("layer0.attn.norm[1,3]", "explained")
     crumbs = page.locator(".crumbs li").all_inner_texts()
-    assert [text.strip() for text in crumbs] == ["q", "q[1,1]", "q[1,2]", "norm[1,3]"]
+    assert [text.strip() for text in crumbs] == ["q", "q[1,1]", "q[1,2]", "attn.norm[1,3]"]
     for name in ("layer0.attn.q[1,2]", "layer0.attn.q[1,1]"):
         press(page, "Backspace")
         assert (page.inner_text("#explained"), page.evaluate("location.hash")) == (name, f"#{name}")
@@ -128,11 +128,38 @@ def test_slash_searches_and_question_mark_lists_the_keys(page):
     assert focused(page) == "flow layer0.attn.weights"
     assert page.input_value("#search") == "WEIGHTS"
     press(page, "?")
-    assert page.locator("dialog[open] dt").all_inner_texts()[-1] == "?"
+    listed = page.locator("dialog[open] dt").all_inner_texts()
+    assert listed.index("?") < listed.index("logits, probs")
     assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
     press(page, "Escape")
     assert page.locator("dialog[open]").count() == 0
     assert focused(page) == "flow layer0.attn.weights"
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("mlp_fc", "#layer0.mlp_fc1"), ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]")]
+)
+def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page, typed, shown):
+    press(page, "/")
+    page.keyboard.type(typed)
+    press(page, "Enter")
+    assert page.evaluate("location.hash") == shown
+
+
+def test_a_search_for_nothing_says_so(page):
+    press(page, "/")
+    page.keyboard.type("xyz")
+    assert "No array has this in its name." in page.inner_text(".flow")
+    press(page, "Enter")
+    assert page.evaluate("location.hash") == ""
+
+
+@pytest.mark.parametrize("asked", ["layer0.nothing[9,9]", "layer0.attn.q[0,99]"])
+def test_what_an_address_asks_for_and_the_page_lacks_is_told(page_of, page_file, asked):
+    page = page_of(page_file("trace", "emma"), f"#{asked}")
+    assert page.inner_text("#reading") == f"This page has no {asked}, which its address asks for."
+    go(page, "layer0.attn.q[9,0]")
+    assert page.inner_text("#reading") == "This text has no layer0.attn.q[9,0]."
 
 
 def test_heads_are_chosen_at_a_glance(page):

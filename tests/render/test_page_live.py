@@ -1,11 +1,13 @@
 """What the page of a microGPT page computes itself, against the command's float32 and float64."""
 
+import shlex
 from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.browser import needs_browser, with_modules
+from support.commands import microgpt
 
 from microgpt_trace import Intervention, Model, init, load, trace
 
@@ -161,18 +163,67 @@ def test_a_head_or_unit_taken_out_moves_the_predictions_beside_the_untouched_one
     at = "#layer0.mlp.act[1,7]" if "mlp" in off else ""
     page, model = page_of(page_file("trace", path, "olivia"), at), load(path)
     expand(page)
-    page.click(f'button:text-is("take {off} out")')
+    page.click(f'[data-key="off {off}"]')
     changed, untouched = (said_of(model, values(model, "olivia", own), 6) for own in ([off], []))
     shown = bars(page)
     assert_shown(shown[0], changed)
     assert_shown(shown[1], untouched)
     assert page.locator('.row:has-text("(changed)")').count() == 1
+    losses = (values(model, "olivia", own)["forward", "loss"] for own in ([off], []))
+    assert page.inner_text(".prediction > p") == "mean loss {:.5g}, untouched {:.5g}".format(*losses)
     page.fill("#text", "mia")
     shown = bars(page)
     assert_shown(shown[0], said_of(model, values(model, "mia", [off]), 3))
     assert_shown(shown[1], said_of(model, values(model, "mia", []), 3))
     page.click(f'button:text-is("{off} taken out ×")')
     assert bars(page)[1] == {}
+
+
+def test_the_flow_shows_sizes_and_shares_of_the_run(page_of, page_file, checkpoints):
+    path = checkpoints["trained"]
+    page, model = page_of(page_file("trace", path, "olivia")), load(path)
+    for text, off in (("olivia", []), ("mia", []), ("mia", ["layer0.attn.head1"])):
+        asked = "".join([f"#&text={text}", *(f"&off={own}" for own in off)])
+        page.evaluate("(hash) => { location.hash = hash; }", asked)
+        page.locator(f"h1:text-is('{text}')").wait_for()
+        arrays = values(model, text, off)
+        sizes = page.locator(".flow li").all_inner_texts()
+        shown = dict(zip(model.plan, (float(row.split()[-1]) for row in sizes), strict=False))
+        for name, row in model.plan.items():
+            array = arrays["forward", name]
+            counted = np.tril(array) if row.kind.causal else array
+            assert shown[name] == pytest.approx(np.linalg.norm(counted), rel=6e-3, abs=1e-9), name
+        said = page.locator(".flow .share").evaluate_all("(all) => all.map((own) => own.title)")
+        for words, (write, stream) in zip(said, model.plan.branches.items(), strict=True):
+            norms = [np.linalg.norm(arrays["forward", name], axis=1) for name in (write, stream)]
+            share = 100 * float(np.median(norms[0] / norms[1]))
+            print(words, share)
+            assert float(words.split()[2]) == pytest.approx(share, rel=6e-3)
+
+
+def test_a_command_shows_the_number_of_a_run_with_a_head_taken_out_and_none_does_of_a_changed_parameter(
+    page_of, page_file, checkpoints
+):
+    path = checkpoints["trained"]
+    page = page_of(page_file("trace", path, "olivia"), "#logits[3,2]&text=mia&off=layer0.attn.head1")
+    words = shlex.split(page.inner_text(".again code"))
+    assert words[:2] == ["microgpt", "trace"]
+    shown = microgpt(*words[1:]).out.split("\n\n")[1].split()
+    print(page.inner_text("#explained-value"), shown)
+    assert shown[0] == "logits[3,2]"
+    assert float(page.inner_text("#explained-value")) == pytest.approx(float(shown[-1]), rel=1e-3)
+    page.evaluate("() => { location.hash = 'logits[3,2]&set=wte[1,2]=0.5'; }")
+    page.locator("text=No command shows this number").wait_for()
+    assert page.locator(".again").count() == 0
+
+
+def test_a_letter_that_is_not_known_is_told_with_what_to_write(page_of, page_file):
+    page = page_of(page_file("trace", "emma"))
+    page.fill("#text", "José")
+    said = '"é" is not in the vocabulary: a..z; try "jose". Shown is what was traced.'
+    assert page.inner_text("#origin") == said
+    page.fill("#text", "中")
+    assert page.inner_text("#origin") == '"中" is not in the vocabulary: a..z. Shown is what was traced.'
 
 
 def test_a_slider_changes_one_parameter(page_of, page_file):

@@ -208,7 +208,11 @@ def named(term):
 
 
 def as_link(factor):
-    return "d " * (factor["kind"] == "backward") + factor["name"].rpartition(".")[2]
+    """A name without its layer, and without its stage where no other stage has one of that name."""
+    own = factor["name"].removeprefix("layer0.")
+    last = own.rpartition(".")[2]
+    is_shared = last.partition("[")[0] in ("norm", "residual")
+    return "d " * (factor["kind"] == "backward") + (own if is_shared else last)
 
 
 # What the explanation of some elements of every event and every gradient ends with, where it is not "equal".
@@ -227,7 +231,7 @@ VERDICTS = """(count) => {
       found.asked += 1;
       const isMasked = shown.axesOf(name).at(-1) === "key" && at.index.at(-1) > at.index.at(-2);
       if (isMasked && / here \\S+; masked: .+/.test(said)) found.masked += 1;
-      else if (/: equal( \\(off by \\S+\\))?$/.test(said)) found.equal += 1;
+      else if (/: equal( \\(off by \\S+, rounding explains up to \\S+\\))?$/.test(said)) found.equal += 1;
       else found.others.push(`${M.elements.addressOf(at)}: ${said}`);
     }
   }

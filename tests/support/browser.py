@@ -126,7 +126,7 @@ def with_modules(page):
     page.evaluate("""() => {
         const { document, arrays } = M.unpacking.unpacked(globalThis.microgptContent);
         globalThis.shown = new M.runs.Page(document, arrays);
-        shown.explainCommand = () => "";
+        shown.commandOf = () => "";
     }""")
     return page
 

@@ -31,20 +31,22 @@ def attention_tables(block: AttentionMatrices) -> Markup:
 def _attention(head: int, weights: Array, labels: Sequence[str]) -> Markup:
     rows = [
         element(
-            "tr",
-            element("th", label, scope="row"),
-            *(_percent(weight, key > query) for key, weight in enumerate(weights[query].tolist())),
+            "tr", element("th", label, scope="row"), *_row(weights[query, : query + 1].tolist(), len(labels))
         )
         for query, label in enumerate(labels)
     ]
     return _labelled_table(f"head {head}", labels, rows)
 
 
-def _percent(weight: float, masked: bool) -> Markup:
-    if masked:
-        return element("td", class_="masked")
-    said = f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN"
-    return element("td", said, class_=f"n {shade(weight)}")
+def _row(weights: Sequence[float], length: int) -> list[Markup]:
+    """What a query sees in percent, and one cell for the keys behind it."""
+    seen = [element("td", _percent(weight), class_=f"n {shade(weight)}") for weight in weights]
+    hidden = length - len(weights)
+    return [*seen, element("td", class_="masked", colspan=str(hidden))] if hidden else seen
+
+
+def _percent(weight: float) -> str:
+    return f"{weight * 100:.0f}" if math.isfinite(weight) else "NaN"
 
 
 def shade(share: float) -> str:

@@ -56,8 +56,11 @@ class PlanData:
                 continue
             first = "token" if name in by_tokens else "position" if name in positions else "output"
             axes = [first, "input" if first == "output" else "channel"] if len(shape) == 2 else ["channel"]
-            readers = [row.name for row in rows_with(plan, name)]
-            found.append({"name": name, "shape": shape, "axes": axes, "readers": readers, **self._ways(name)})
+            rows = rows_with(plan, name)
+            own = {"name": name, "shape": shape, "axes": axes, "readers": [row.name for row in rows]}
+            if any(isinstance(row.kind, Lookup) for row in rows):
+                own["read"] = 1
+            found.append({**own, **self._ways(name)})
         return found
 
     def _event(self, row: Operation) -> dict[str, Any]:
@@ -71,6 +74,8 @@ class PlanData:
         }  # fmt: skip
         if row.parts:
             found["ofParts"] = self._interned(of_parts(row, self._of.shapes), row.layer)
+        if row.name in plan.branches:
+            found["stream"] = plan.branches[row.name]
         if row.name in plan.heads:
             found["dim"] = plan.heads[row.name].dim
         if isinstance(row.kind, Softmax):

@@ -198,12 +198,19 @@ def _layers(trace: Trace) -> dict[str, Any]:
     return {"shares": shares, "odd": odd}
 
 
-def _without_pictures(sections: Sequence[Section]) -> Iterator[Section]:
+def _told(sections: Sequence[Section]) -> Iterator[Section]:
     """The sections without attention, which the views show."""
     for section in sections:
         blocks = [block for block in section.blocks if not isinstance(block, AttentionMatrices)]
         if len(blocks) == len(section.blocks) or any(not isinstance(block, Words) for block in blocks):
             yield section._replace(blocks=blocks)
+
+
+def _without_scripts(sections: Sequence[Section]) -> Markup:
+    """What stands in the place of the views where there are no scripts: that there is more, and attention."""
+    drawn = [own for own in sections if any(isinstance(block, AttentionMatrices) for block in own.blocks)]
+    said = element("p", "With scripts this page shows every array, and explains every number.", class_="dim")
+    return element("noscript", said, *cards(drawn))
 
 
 def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
@@ -214,9 +221,14 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
         for at, label in enumerate(labels)
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
-    said = element("div", *cards(list(_without_pictures(sections))), id="said")
+    said = element("div", *cards(list(_told(sections))), _without_scripts(sections), id="said")
+    origin = f"{trace.model['origin']}, {trace.model['parameters']:,} parameters"
+    title, model = (
+        trace.input.text or f"{len(labels)} tokens",
+        element("p", on_one_line(origin), class_="dim"),
+    )
     return [
-        header(trace.input.text or f"{len(labels)} tokens", line, tokens, element("div", id="live")),
+        header(title, line, model, tokens, element("div", id="live")),
         element(
             "main",
             element("div", id="flow"),

@@ -14,9 +14,9 @@ export function written(state) {
 
 const encoded = (text) => encodeURIComponent(text).replace(/%5B/g, "[").replace(/%5D/g, "]").replace(/%2C/g, ",").replace(/%3A/g, ":").replace(/%20/g, "+");
 
-/** The state that an address tells; what it does not know it leaves out. */
+/** The state that an address tells; `unknown` is the place in it that the page does not have. */
 export function read(hash, page) {
-  const state = { at: null, text: null, off: [], parameters: {}, position: null };
+  const state = { at: null, text: null, off: [], parameters: {}, position: null, unknown: null };
   const decode = (text) => {
     try {
       return decodeURIComponent(text.replace(/\+/g, " "));
@@ -25,7 +25,11 @@ export function read(hash, page) {
     }
   };
   const [first, ...rest] = hash.replace(/^#/, "").split("&");
-  if (first && !first.includes("=")) state.at = complete(parsed(decode(first), page), page);
+  if (first && !first.includes("=")) {
+    const asked = parsed(decode(first), page);
+    state.at = complete(asked, page);
+    if (state.at?.index.length !== asked?.index.length || !asked) state.unknown = decode(first);
+  }
   for (const part of first.includes("=") ? [first, ...rest] : rest) {
     const [key, ...values] = part.split("=");
     const value = decode(values.join("="));
@@ -39,7 +43,7 @@ export function read(hash, page) {
 }
 
 /** An element with an index that its array has, else the array. */
-function complete(at, page) {
+export function complete(at, page) {
   if (!at) return null;
   const shape = page.shapeOf(at.name, Infinity);
   const fits = at.index.length <= shape.length && at.index.every((place, axis) => Number.isInteger(place) && place >= 0 && place < shape[axis]);

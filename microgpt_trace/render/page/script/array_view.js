@@ -7,7 +7,7 @@ import { matrix } from "./matrix.js";
 import { full, percent, short, statisticsOf } from "./numbers.js";
 
 /** What a matrix of an array's plane needs: of [H, T, T] that of a head. */
-export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst }) {
+export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
   const values = run.of(at.name, at.of);
   const shape = run.shape(at.name);
   const axes = page.axesOf(at.name);
@@ -24,7 +24,7 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const labels = (axis) => labelsOf(page, run, at.name, axis);
   const last = axes.length - 1;
   return {
-    rows, columns, valueAt, isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, key,
+    rows, columns, valueAt, isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, hatched: skipFirst ? "masked, or position 0" : "masked", key,
     kind: isShare(page, at) ? "share" : "signed", end,
     rowLabels: shape.length > 1 ? labels(axes[last - 1]) : null,
     columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last]) : null,
@@ -43,7 +43,7 @@ const isShare = (page, at) => at.of === "value" && Boolean(page.row(at.name).sha
 function labelsOf(page, run, name, axis) {
   if (axis === "query" || axis === "key") return run.labels;
   if (axis === "position" && page.has(name)) return run.labels;
-  if (axis === "token") return page.vocabulary;
+  if (axis === "token") return page.tokensOf(name);
   return null;
 }
 
@@ -54,14 +54,9 @@ export function endOf(page, run, at, skipFirst = false) {
   const shape = run.shape(at.name);
   let end = 0;
   values.forEach((value, flat) => {
-    if (Number.isFinite(value) && isCounted(page, at.name, shape, flat) && !(skipFirst && flat % shape.at(-1) === 0)) end = Math.max(end, Math.abs(value));
+    if (Number.isFinite(value) && page.isCounted(at.name, shape, flat) && !(skipFirst && flat % shape.at(-1) === 0)) end = Math.max(end, Math.abs(value));
   });
   return end;
-}
-
-/** Whether an element counts: what the mask hides does not. */
-function isCounted(page, name, shape, flat) {
-  return !page.isMasked(name, [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)]);
 }
 
 /** An array with its statistics, and what belongs to it. */
@@ -72,8 +67,9 @@ export function arrayView(context) {
   const row = page.row(at.name);
   const shape = run.shape(at.name);
   const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]`));
+  const unit = context.takeUnit(at);
   const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
-  return make("section", { class: "array", "aria-label": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), figures);
+  return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, figures);
 }
 
 function arrayFigure(context, at, titled) {
@@ -94,7 +90,7 @@ function arrayFigure(context, at, titled) {
 
 function statisticsView(page, run, at) {
   const shape = run.shape(at.name);
-  const found = statisticsOf(run.of(at.name, at.of), (flat) => isCounted(page, at.name, shape, flat));
+  const found = statisticsOf(run.of(at.name, at.of), (flat) => page.isCounted(at.name, shape, flat));
   const pairs = [["L2", short(found.l2)], ["mean", short(found.mean)], ["std", short(found.std)], ["min", short(found.min)], ["max", short(found.max)], ["zeros", String(found.zeros)]];
   if (found.others) pairs.push(["not finite", String(found.others)]);
   return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));

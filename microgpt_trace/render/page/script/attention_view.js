@@ -7,7 +7,7 @@ import { matrix } from "./matrix.js";
 
 /** The section of attention; null where the page holds none. */
 export function attentionView(context) {
-  const { page, run, go, options, set, widget } = context;
+  const { page, run, go, options, set, widget, takeHeads } = context;
   const names = page.attention.filter((name) => run.of(name, "value"));
   if (!names.length) return null;
   const name = names.includes(context.at?.name) ? context.at.name : (ofTheLayer(page, names, context.at) ?? (names.includes(options.layer) ? options.layer : names[0]));
@@ -27,10 +27,10 @@ export function attentionView(context) {
       go({ of: "value", name: names[row], index: [column] });
     },
   });
-  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, "data-key": "skip", onchange: (event) => set({ skipFirst: event.target.checked }) }), " without position 0");
-  return make("section", { class: "attention", "aria-label": "Attention" },
+  const skip = make("label", {}, make("input", { type: "checkbox", checked: options.skipFirst, "data-key": "skip", onchange: (event) => set({ skipFirst: event.target.checked }) }), " without position 0 in the colours");
+  return make("section", { class: "attention", "aria-label": "Attention", "data-array": name },
     make("h2", {}, "Attention", make("small", {}, " rows are queries, columns the keys that they look at; in percent")),
-    make("p", { class: "buttons" }, skip),
+    make("p", { class: "buttons" }, skip, takeHeads(name)),
     make("div", { class: "heads" }, widget(all), make("div", { class: "plane" }, make("h3", {}, large.title), widget(matrix(large)))));
 }
 

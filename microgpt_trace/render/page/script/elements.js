@@ -3,8 +3,11 @@
 /** The name of an element, or of an array where no index is given. */
 export const nameOf = (name, index = []) => (index.length ? `${name}[${index.join(",")}]` : name);
 
-/** The same of what is short: without its layer and stage. */
-export const shortName = (name) => name.slice(name.lastIndexOf(".") + 1);
+/** The layer of an array; null of none. */
+export const layerOf = (name) => (/^layer\d+\./.test(name) ? Number.parseInt(name.slice(5), 10) : null);
+
+/** The name that an array has in every layer. */
+export const withoutLayer = (name) => name.replace(/^layer\d+\./, "");
 
 /** Name, index and which of value, gradient and update, of an address; null where the page has no such array. */
 export function parsed(address, page) {
@@ -26,7 +29,7 @@ export function placeInWords(page, run, name, index) {
     const at = index[n];
     if (axis === "query" || axis === "key") return `${axis} at ${positionOf(run, at)}`;
     if (axis === "position") return page.has(name) ? positionOf(run, at) : `position ${at}`;
-    if (axis === "token") return `token ${page.vocabulary[at] ?? `#${at}`}`;
+    if (axis === "token") return `token ${page.tokensOf(name)[at] ?? `#${at}`}`;
     return `${axis} ${at}${axis === "channel" ? inHead(page, name, at) : ""}`;
   });
   return said.join(", ") || `the mean over ${run.targets.filter((target) => target !== null).length} predictions`;

@@ -1,7 +1,7 @@
 // The arithmetic of one number: formula, terms, sum, what it came from and goes to, and the command for more.
 
 import { copyable, make } from "./dom.js";
-import { addressOf, nameOf, placeInWords, shortName } from "./elements.js";
+import { addressOf, layerOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf, placeOf, workedOut } from "./formulas.js";
 import { full, short } from "./numbers.js";
 import { readersOf, strongestUse } from "./uses.js";
@@ -15,26 +15,29 @@ export function explainView({ page, run, at, trail, go, slider }) {
   const gradient = at.of === "gradient";
   const array = run.of(at.name, at.of);
   const isMasked = page.isMasked(at.name, at.index);
-  const link = linker(page, run, go);
-  const parts = [crumbs(trail, at, go), heading(page, run, at, isMasked ? undefined : array?.[flat])];
+  const named = (own) => shortElement(page, own, layerOf(at.name));
+  const link = linker(page, run, go, named);
+  const shut = make("button", { type: "button", class: "shut", "aria-label": "close the explanation", onclick: () => go({ ...at, index: [] }) }, "×");
+  const parts = [shut, crumbs(trail, at, go, named), heading(page, run, at, isMasked ? undefined : array?.[flat])];
   if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
   else if (!array) parts.push(page.terms[nameOf(at.name, at.index)] ? largestTerms(page, at, link) : make("p", {}, missing(run, gradient)));
   else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
   if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
-  parts.push(others(page, run, at, go), make("p", { class: "again" }, copyable(page.explainCommand(at, run))));
+  const command = page.commandOf(at, run);
+  parts.push(others(page, run, at, go), command === null ? make("p", { class: "dim" }, "No command shows this number: a parameter is changed in this page alone.") : make("p", { class: "again" }, copyable(command)));
   return make("section", { class: "explain", "aria-label": "Explanation" }, parts);
 }
 
 const missing = (run, gradient) =>
   gradient && !run.traced ? "Gradients belong to the text that was traced." : "This array is not in the page; the command below works it out.";
 
-function crumbs(trail, at, go) {
-  const items = trail.slice(-4).map((own) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(own) }, shortElement(own))));
-  return make("nav", { "aria-label": "Explained before" }, make("ol", { class: "crumbs" }, items, make("li", { "aria-current": "true" }, shortElement(at))));
+function crumbs(trail, at, go, named) {
+  const items = trail.slice(-4).map((own) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(own) }, named(own))));
+  return make("nav", { "aria-label": "Explained before" }, make("ol", { class: "crumbs" }, items, make("li", { "aria-current": "true" }, named(at))));
 }
 
-const shortElement = ({ of, name, index }) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(shortName(name), index)}`;
+const shortElement = (page, { of, name, index }, layer) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(page.shortName(name, layer), index)}`;
 
 function heading(page, run, at, value) {
   const title = (at.of === "gradient" ? "d loss / d " : at.of === "update" ? "update of " : "") + nameOf(at.name, at.index);
@@ -59,7 +62,7 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
       sum += worked.value;
       magnitude += worked.magnitude;
       const label = ways.length > 1 ? `by way of ${way}` : "";
-      worked.steps.forEach((step, n) => found.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, run)));
+      worked.steps.forEach((step, n) => found.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, tokensOf(step, page, run))));
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
@@ -81,7 +84,7 @@ function verdict(page, run, worked, value, magnitude) {
   const off = Math.abs(worked - value);
   const holds = off <= page.rounding * magnitude + 1.2e-38 || isSame(worked, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
-  const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)})`;
+  const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
   const spread = Number.isNaN(value) && Number.isFinite(worked) ? "; a NaN of another head or position has spread, for zero times NaN is NaN" : "";
   const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`;
   return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
@@ -90,14 +93,25 @@ function verdict(page, run, worked, value, magnitude) {
 /** Whether two numbers of which one is not finite are the same, beyond what a float32 holds too. */
 const isSame = (a, b, rounded) => (rounded ? Object.is(Math.fround(a), Math.fround(b)) : Object.is(a, b));
 
-function stepView(step, label, link, run) {
+/** What names the tokens that the terms of a sum stand for; null where they stand for none. */
+function tokensOf({ terms: [first] }, page, run) {
+  if (!first?.over) return null;
+  const [size, of] = first.over;
+  if (of === "known") return (term) => page.vocabulary[run.targets[term.at]];
+  if (size === "T") return (term) => run.labels[term.at];
+  const which = first.factors.findIndex(({ name }) => name !== undefined && page.axesOf(name).at(-1) === "token");
+  if (which < 0) return null;
+  const { name } = first.factors[which];
+  return (term) => page.tokensOf(name)[placeOf(term.factors[which].flat, run.shape(name)).at(-1)];
+}
+
+function stepView(step, label, link, tokens) {
   if (step.guard && step.value === 0) return null;
   const name = label || "sum";
   if (step.count === 1 && step.terms.length === 1) return make("p", { class: "step" }, label ? `${label} = ` : "= ", written(step.terms[0], link), ` = ${short(step.value, 7)}`);
   const sorted = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, MOST_TERMS) : step.terms;
   const rest = step.rest ?? step.terms.filter((term) => !sorted.includes(term)).reduce((sum, term) => sum + term.value, 0);
-  const labelled = run && ["keys", "queries"].includes(step.terms[0]?.of);
-  const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), labelled ? make("td", { class: "dim" }, run.labels[term.at]) : null));
+  const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), tokens ? make("td", { class: "dim" }, tokens(term)) : null));
   if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more`), make("td", { class: "n" }, short(rest, 6))));
   rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count}`), make("td", { class: "n" }, short(step.value, 7))));
   return make("div", { class: "step" }, make("p", { class: "dim" }, name), make("table", {}, make("caption", { class: "visually-hidden" }, name), make("tbody", {}, rows)));
@@ -106,18 +120,18 @@ function stepView(step, label, link, run) {
 function written(term, link) {
   const factors = term.factors.flatMap((factor, n) => [n ? " × " : "", factor.name === undefined ? factorInWords(factor) : link(factor)]);
   if (!term.text) return make("span", {}, factors);
-  const [before, after] = term.text.length < 12 && /\bx\b/.test(term.text) && term.text.match(/\bx\b/g).length === 1 ? term.text.split(/\bx\b/) : [`${term.text}, x = `, ""];
+  const [before, after] = term.text.length < 24 && /\bx\b/.test(term.text) && term.text.match(/\bx\b/g).length === 1 ? term.text.split(/\bx\b/) : [`${term.text}, x = `, ""];
   return make("span", {}, before, factors, after);
 }
 
 const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value, 6)}`);
 
 /** What makes a button of an element that a term has. */
-function linker(page, run, go) {
+function linker(page, run, go, named) {
   return (factor) => {
     const index = placeOf(factor.flat, run.shape(factor.name));
     const at = { of: factor.gradient ? "gradient" : "value", name: factor.name, index };
-    return make("button", { type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at) }, `${shortElement(at)} `, make("span", { class: "n" }, short(factor.value, 5)));
+    return make("button", { type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at) }, `${named(at)} `, make("span", { class: "n" }, short(factor.value, 5)));
   };
 }
 

@@ -1,7 +1,8 @@
 // Stages and layers in order, with norms and marks: the way to every array.
 
+import { complete } from "./address.js";
 import { bar, make } from "./dom.js";
-import { shortName } from "./elements.js";
+import { parsed } from "./elements.js";
 import { short, statisticsOf } from "./numbers.js";
 
 const TITLES = { embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head" };
@@ -14,15 +15,36 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
     if (last && last.layer === own && (own !== null || last.stages.has(event.stage))) last.stages.set(event.stage, [...(last.stages.get(event.stage) ?? []), event]);
     else groups.push({ layer: own, stages: new Map([[event.stage, [event]]]) });
   }
+  const hits = (wanted) => [...page.events, ...page.parameters].filter((own) => matches(own.name, wanted));
   const search = make("input", { type: "search", id: "search", placeholder: "search ( / )", "aria-label": "search arrays", value: filter, "data-key": "search", oninput: (event) => setFilter(event.target.value) });
   const list = make("div", {});
-  const fill = (wanted) => list.replaceChildren(...groups.map((group) => groupView(page, run, at, go, group, wanted)).filter(Boolean), parametersView(page, run, at, go, wanted), leftOutView(page, run) ?? "");
+  const fill = (wanted) => {
+    const nothing = hits(wanted).length ? "" : make("p", { class: "dim", role: "status" }, "No array has this in its name.");
+    list.replaceChildren(nothing, ...groups.map((group) => groupView(page, run, at, go, group, wanted)).filter(Boolean), parametersView(page, run, at, go, wanted), leftOutView(page, run) ?? "");
+  };
   search.addEventListener("input", () => fill(search.value));
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    const [first] = hits(search.value);
+    const found = elementAt(search.value.trim(), page) ?? (first ? { of: "value", name: first.name, index: [] } : null);
+    if (found) go(found);
+  });
   fill(filter);
-  return make("nav", { class: "flow", "aria-label": "Flow" }, search, list);
+  const legend = make("p", { class: "dim" }, "numbers: L2", shared(page, run) ? "; bars: what a branch writes, of its stream" : "");
+  return make("nav", { class: "flow", "aria-label": "Flow" }, search, legend, list);
 }
 
-const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().toLowerCase());
+/** Whether a name has what was typed, of which an index is no part. */
+const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().replace(/\[.*/, "").toLowerCase());
+
+/** How much of its stream each branch of a layer writes, by its stage. */
+function sharesOf(page, run, layer) {
+  const own = page.events.filter((event) => event.stream && event.layer === layer);
+  const found = own.map((event) => [event.stage, run.traced && page.shares[layer] ? page.shares[layer][event.stage] : page.shareOf(run, event)]);
+  return found.filter(([, share]) => share !== undefined);
+}
+
+const shared = (page, run) => page.events.some((event) => event.stream && sharesOf(page, run, event.layer).length);
 
 /** A stage, or a layer with its stages, the shares of what each writes and a mark where something is odd. */
 function groupView(page, run, at, go, { layer, stages }, wanted) {
@@ -37,11 +59,18 @@ function groupView(page, run, at, go, { layer, stages }, wanted) {
   }
   if (!parts.length) return null;
   const [stage] = stages.keys();
-  const shares = layer === null ? [] : Object.entries(page.shares[layer] ?? {});
+  const [[first]] = stages.values();
+  const shares = sharesOf(page, run, first.layer).filter(([own]) => layer !== null || own === stage);
   const summary = make("summary", {}, layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
-    shares.map(([own, share]) => make("span", { class: "share", title: `${own}: |write| / |stream| = ${short(share, 3)}` }, bar(share))),
+    shares.map(([own, share]) => make("span", { class: "share", title: `${own} writes ${short(100 * share, 3)} % of its stream (the median of |write| / |stream|)` }, bar(share))),
     page.odd[layer] ? make("span", { class: "odd", title: page.odd[layer] }, " ⚠") : null);
   return make("details", { open: layer === null || wanted !== "" || chosen, "data-layer": layer }, summary, parts);
+}
+
+/** The element that was typed, if it is one. */
+function elementAt(text, page) {
+  const at = complete(parsed(text, page), page);
+  return at?.index.length ? at : null;
 }
 
 /** What has no array in the page, and how one gets it. */
@@ -67,11 +96,11 @@ function rowView(page, run, at, go, name) {
   const isWaiting = run.traced && page.worked && name in page.worked && !page.stored.has(name);
   const values = isWaiting ? null : run.of(name, "value");
   const row = page.row(name);
-  const known = values && !values.exact ? statisticsOf(values) : null;
+  const known = values && !values.exact ? statisticsOf(values, (flat) => page.isCounted(name, run.shape(name), flat)) : null;
   const size = known ? known.l2 : row.l2;
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? shortName(name) : name, known?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
+    make("span", {}, page.has(name) ? name.slice(name.lastIndexOf(".") + 1) : name, known?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
     make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }

@@ -76,7 +76,7 @@ function stepOf(step, place, before, run, keep) {
     found.count += 1;
     const own = keep ? sizeOf(of, term.f, x, value, magnitude) : 0;
     found.magnitude += own;
-    if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, of: term.over?.[0]?.[1] });
+    if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
   };
   for (const term of step.t) {
     if (term.where && run.targets[place[term.where[0]]] !== place[term.where[1]]) continue;

@@ -16,25 +16,28 @@ export function liveView({ page, state, set, problem, run }) {
   const changed = Object.entries(state.parameters).map(([own, value]) => make("button", { type: "button", class: "chip", title: "as it was", onclick: () => set({ parameters: without(state.parameters, own) }) }, `${own} = ${full(value)} ×`));
   const reset = off.length || changed.length || state.text !== null ? make("button", { type: "button", onclick: () => set({ text: null, off: [], parameters: {} }) }, `back to ${page.text || "the trace"}`) : null;
   const origin = run.traced ? `Numbers: traced by ${page.program}, ${page.dtype}.` : "Numbers: run in this page, float64. Gradients belong to the traced text.";
-  return make("div", { class: "source" }, form, off, changed, reset, make("p", { id: "origin", class: run.traced ? "origin" : "origin own", role: "status" }, problem ?? origin));
+  return make("div", { class: "source" }, form, off, changed, reset, make("p", { id: "origin", class: problem ? "origin bad" : "origin", role: "status" }, problem ?? origin));
 }
 
 const without = (object, key) => Object.fromEntries(Object.entries(object).filter(([own]) => own !== key));
 
-/** Heads and units that can be taken out of the run. */
-export function takeOut({ page, state, set, at }) {
-  const buttons = [];
-  const toggle = (own) => {
-    const isOff = state.off.includes(own);
-    buttons.push(make("button", { type: "button", "aria-pressed": String(isOff), "data-key": `off ${own}`, onclick: () => set({ off: isOff ? state.off.filter((other) => other !== own) : [...state.off, own] }) }, isOff ? `put ${own} back` : `take ${own} out`));
-  };
-  const heads = page.headEvents[at?.name];
-  if (heads) heads.forEach((own) => toggle(own));
-  else if (at && page.has(at.name) && at.of === "value" && page.axesOf(at.name).at(-1) === "channel") {
-    if (page.isPart(at.name)) toggle(at.name);
-    else if (at.index.length === 2) toggle(`${at.name}[:,${at.index[1]}]`);
-  }
-  return buttons.length ? make("p", { class: "buttons" }, buttons) : null;
+/** Buttons that take the heads of an attention out of the run. */
+export function takeHeads({ page, state, set, name }) {
+  const buttons = page.headEvents[name].map((own, head) => toggle(state, set, own, `head ${head}`));
+  return buttons.length ? make("span", { class: "taken", role: "group", "aria-label": "heads taken out" }, "take out ", buttons) : null;
+}
+
+/** A button that takes a channel out of the run, or what writes it: null where nothing is to be had. */
+export function takeUnit({ page, state, set, at }) {
+  if (!page.has(at.name) || at.of !== "value" || page.axesOf(at.name).at(-1) !== "channel") return null;
+  const own = page.isPart(at.name) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
+  return make("p", { class: "buttons" }, own ? ["take out ", toggle(state, set, own, own)] : make("small", {}, "A unit can be taken out when one of its numbers is chosen."));
+}
+
+function toggle(state, set, own, words) {
+  const isOff = state.off.includes(own);
+  const off = isOff ? state.off.filter((other) => other !== own) : [...state.off, own];
+  return make("button", { type: "button", "aria-pressed": String(isOff), "data-key": `off ${own}`, title: isOff ? "put it back" : `take ${own} out`, onclick: () => set({ off }) }, words);
 }
 
 /** A slider that changes one parameter, and the run with it. */

@@ -3,17 +3,18 @@
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
 import { attentionView } from "./attention_view.js";
-import { make } from "./dom.js";
+import { copyable, make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
 import { lensView } from "./lens_view.js";
-import { changesOf, liveView, parameterSlider, takeOut } from "./live_view.js";
+import { changesOf, liveView, parameterSlider, takeHeads, takeUnit } from "./live_view.js";
 import { predictionView } from "./prediction_view.js";
-import { quoted } from "./printable.js";
+import { onOneLine, quoted } from "./printable.js";
 import { Page } from "./runs.js";
 import { switchTheme } from "./theme.js";
 import { unpacked } from "./unpacking.js";
+import { WORDS } from "./words.js";
 
 const FEW = 16; // tokens whose attention fits beside their predictions
 const KEYS = [
@@ -36,6 +37,9 @@ function start() {
   let filter = "";
   let widgets = [];
 
+  const title = document.querySelector("h1");
+  const [ownTitle, ownHead] = [title.textContent, document.title];
+
   const slot = (name) => document.getElementById(name);
   const reading = slot("reading");
 
@@ -55,7 +59,7 @@ function start() {
     state = { ...state, at };
     remember();
     show();
-    if (at.index.length === page.axesOf(at.name).length) slot("explain").scrollIntoView({ block: "nearest" });
+    reveal();
   }
   function back() {
     const at = trail.at(-1);
@@ -64,6 +68,13 @@ function start() {
     state = { ...state, at };
     remember();
     show();
+    reveal();
+  }
+  /** Scroll to a view of what is chosen where none of it is to be seen. */
+  function reveal() {
+    const views = Array.from(document.querySelectorAll("#views [data-array]")).filter((view) => view.dataset.array === state.at?.name);
+    const isSeen = ({ top, bottom }) => top < window.innerHeight / 2 && bottom > 60;
+    if (!views.some((view) => isSeen(view.getBoundingClientRect()))) views.at(-1)?.scrollIntoView({ block: "start" });
   }
   function set(change, edits = "") {
     state = { ...state, ...change };
@@ -99,6 +110,7 @@ function start() {
   function show(isDragged = false) {
     const { run, untouched, problem } = runs();
     const at = within(state.at, run);
+    if (state.at?.index.length && !at.index.length) reading.textContent = `This text has no ${addressOf(state.at)}.`;
     const position = Math.min(state.position ?? run.length - 1, run.length - 1);
     widgets = [];
     const widget = (element) => {
@@ -113,6 +125,8 @@ function start() {
         options = { ...options, ...change };
         if (again) show();
       }, options, widget, onlook, position,
+      takeHeads: (name) => (page.tokenizer ? takeHeads({ page, state, set, name }) : null),
+      takeUnit: (own) => (page.tokenizer ? takeUnit({ page, state, set, at: own }) : null),
     };
     const focused = document.activeElement;
     const key = focused.dataset.key;
@@ -121,7 +135,7 @@ function start() {
     if (page.tokenizer) slot("live").replaceChildren(liveView({ page, state, set, problem, run }));
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
-    const main = [both, page.tokenizer ? takeOut({ page, state, set, at: at ?? { name: page.attention[0] } }) : null, at ? arrayView(context) : null, lensView(context)];
+    const main = [both, at ? arrayView(context) : null, lensView(context)];
     slot("views").replaceChildren(...main.filter(Boolean));
     const isElement = at && at.index.length === page.axesOf(at.name).length;
     const slider = page.tokenizer ? parameterSlider({ state, set, stored: (name) => page.stored.get(name) }) : null;
@@ -129,6 +143,8 @@ function start() {
     if (isDragged) replaceAround(slot("slider").parentElement, explained);
     else slot("explain").replaceChildren(explained);
     document.body.classList.toggle("own-run", !run.traced);
+    title.textContent = run.traced ? ownTitle : onOneLine(state.text ?? ownTitle) || "BOS alone";
+    document.title = ownHead.replace(ownTitle, () => title.textContent);
     layOut();
     if (focused.isConnected) return;
     const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
@@ -151,15 +167,21 @@ function start() {
     for (const element of widgets) element.mark(position);
   }
 
-  const hint = () => make("section", { class: "explain", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
+  const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
-  page.explainCommand = (at, run) => {
+  /** The command that shows an element of the run: `explain`, or a trace with the same taken out; null where a
+      parameter is changed, for no command does that. */
+  page.commandOf = (at, run) => {
     const { before, text, after } = page.command;
-    const words = [...before, nameOf(at.name, at.index), ...(text === null ? [] : [run.traced ? text : state.text ?? text])];
-    const said = [...after, ...(at.of === "gradient" ? ["--backward"] : [])];
+    if (!run.traced && Object.keys(state.parameters).length) return null;
+    const element = nameOf(at.name, at.index);
+    const off = run.traced ? [] : state.off;
+    const asked = text === null ? [] : [run.traced ? text : state.text ?? text];
+    const words = [...before, ...(off.length ? [] : [element]), ...asked];
+    const more = off.length ? [...off.flatMap((own) => ["--ablate", quoted(own)]), "--show", quoted(element)] : at.of === "gradient" ? ["--backward"] : [];
     const dashed = words.some((word) => word.startsWith("-"));
-    const rest = dashed ? [...said, "--", ...words.map(quoted)] : [...words.map(quoted), ...said];
-    return ["microgpt", "explain", ...rest].join(" ");
+    const rest = dashed ? [...after, ...more, "--", ...words.map(quoted)] : [...words.map(quoted), ...after, ...more];
+    return ["microgpt", off.length ? "trace" : "explain", ...rest].join(" ");
   };
 
   document.addEventListener("keydown", (event) => {
@@ -173,7 +195,8 @@ function start() {
   });
 
   function help() {
-    slot("keys").replaceChildren(make("h2", {}, "Keys"), make("dl", {}, KEYS.flatMap(([key, words]) => [make("dt", {}, key), make("dd", {}, words)])), make("form", { method: "dialog" }, make("button", {}, "close")));
+    const listed = (pairs) => make("dl", {}, pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)]));
+    slot("keys").replaceChildren(make("h2", {}, "Keys"), listed(KEYS), make("h2", {}, "Words"), listed(WORDS), make("form", { method: "dialog" }, make("button", {}, "close")));
     slot("keys").showModal();
   }
 
@@ -183,10 +206,15 @@ function start() {
     trail = trailOf(event.state);
     edited = "";
     show();
+    reveal();
   });
   window.addEventListener("resize", layOut);
   document.body.classList.add("alive");
+  for (const line of document.querySelectorAll("header .command code")) line.replaceWith(copyable(line.textContent));
+  history.scrollRestoration = "manual"; // the views that stand above are not there yet when a browser scrolls
   show();
+  reveal();
+  if (state.unknown) reading.textContent = onOneLine(`This page has no ${state.unknown}, which its address asks for.`);
   document.body.dataset.ready = "yes";
 }
 

@@ -1,7 +1,7 @@
 // What the model predicts after a position: all candidates as bars, beside an untouched run where there is one.
 
 import { bar, make } from "./dom.js";
-import { probability } from "./numbers.js";
+import { probability, short } from "./numbers.js";
 
 const FIRST = 10; // bars that are shown at once
 
@@ -20,9 +20,18 @@ export function predictionView({ page, run, untouched, position, go, set, option
   const head = before ? make("thead", {}, make("tr", {}, make("td", {}), make("th", { scope: "col" }, "P"), make("td", {}), make("th", { scope: "col" }, "untouched"))) : null;
   const table = (shown, title) => make("table", { class: "bars" }, make("caption", { class: "visually-hidden" }, title), head?.cloneNode(true), make("tbody", {}, shown));
   const more = make("details", { open: expanded, ontoggle: (event) => set({ expanded: event.target.open }, false) }, make("summary", {}, `${rows.length - FIRST} more`), table(rows.slice(FIRST), "other candidates"));
+  const loss = lossOf(page, run, untouched);
   return make("section", { class: "prediction", "aria-label": "Prediction" },
     make("h2", {}, "Prediction", make("small", {}, ` after position ${position} (${run.labels[position]})${follows}`)),
-    table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null);
+    table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null, loss);
+}
+
+/** The mean loss of all positions, beside that of an untouched run. */
+function lossOf(page, run, untouched) {
+  const loss = page.events.at(-1);
+  if (loss.axes.length || !run.of(loss.name, "value")) return null;
+  const said = (own) => short(own.of(loss.name, "value")[0], 5);
+  return make("p", {}, "mean loss ", make("strong", {}, said(run)), untouched ? `, untouched ${said(untouched)}` : "");
 }
 
 /** The probabilities after a position and the tokens from the likeliest on, as far as the page has them; null

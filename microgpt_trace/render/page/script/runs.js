@@ -1,5 +1,6 @@
 // What a page holds of a run: the plan, arrays by name, and the forward pass that it can run itself.
 
+import { layerOf, withoutLayer } from "./elements.js";
 import { sizesOf } from "./formulas.js";
 import { forwardRun } from "./forward.js";
 import { unfolded } from "./pictures.js";
@@ -8,6 +9,12 @@ import { restored } from "./restoring.js";
 const MOST_UNFOLDED = 12; // pictures that are kept as numbers
 const PREFIX = { value: "", gradient: "d ", update: "u " };
 
+/** The same text without what is over and under its letters, where the model knows that. */
+function similar(text, known) {
+  const plain = Array.from(text.normalize("NFKD").replace(/\p{M}/gu, ""), known);
+  return plain.includes(undefined) ? "" : `; try "${plain.join("")}"`;
+}
+
 export class Page {
   constructor(document, arrays) {
     Object.assign(this, document);
@@ -15,6 +22,11 @@ export class Page {
     this.byName = new Map(this.events.map((event) => [event.name, event]));
     this.parametersByName = new Map(this.parameters.map((own) => [own.name, own]));
     this.instances = new Map();
+    this.stages = new Map();
+    for (const { name } of this.events) {
+      const last = name.slice(name.lastIndexOf(".") + 1);
+      this.stages.set(last, (this.stages.get(last) ?? new Set()).add(withoutLayer(name)));
+    }
     this.unfoldings = new Map();
   }
 
@@ -63,6 +75,16 @@ export class Page {
     return back < 0 || (this.windowOf(name) !== null && back >= this.windowOf(name));
   }
 
+  /** Whether an element counts in what is said of its array: what the mask hides does not. */
+  isCounted(name, shape, flat) {
+    return !this.isMasked(name, [Math.floor(flat / shape.at(-1)) % shape.at(-2), flat % shape.at(-1)]);
+  }
+
+  /** How the rows of an array that has one for each token name them: as they are read, or as they follow. */
+  tokensOf(name) {
+    return this.row(name).read && this.seen ? this.seen : this.vocabulary;
+  }
+
   /** Whether an event is one of those that add up to another. */
   isPart(name) {
     return this.events.some((event) => event.parts.includes(name));
@@ -76,6 +98,26 @@ export class Page {
   /** What is said of an array that the page does not hold. */
   leftOut(name) {
     return `${name} is not in this page${this.adds ? `; ${this.adds} adds it` : ""}.`;
+  }
+
+  /** The name of an array beside those of a layer, or of none: "q", but "attn.norm" where other stages have
+      one too, and the whole name where it is another layer's. */
+  shortName(name, layer = null) {
+    if (this.layers > 1 && layerOf(name) !== null && layerOf(name) !== layer) return name;
+    const last = name.slice(name.lastIndexOf(".") + 1);
+    return this.stages.get(last)?.size > 1 ? withoutLayer(name) : last;
+  }
+
+  /** How much of the stream that a branch is added to it writes: the median of |write| / |stream| over the
+      positions; undefined where the page does not hold both. */
+  shareOf(run, { name, stream }) {
+    const [write, read] = [run.of(name, "value"), run.of(stream, "value")];
+    if (!write || !read || write.exact || read.exact) return undefined;
+    const width = run.shape(name).at(-1);
+    const norms = (values) => Array.from({ length: run.length }, (_, at) => Math.hypot(...values.subarray(at * width, (at + 1) * width)));
+    const [own, whole] = [norms(write), norms(read)];
+    const shares = own.map((norm, at) => norm / whole[at]).toSorted((a, b) => a - b);
+    return (shares[(shares.length - 1) >> 1] + shares[shares.length >> 1]) / 2;
   }
 
   shapeOf(name, length) {
@@ -150,10 +192,10 @@ export class Page {
     const { letters, bos, most } = this.tokenizer;
     const chars = Array.from(text);
     if (chars.length > most) throw new RangeError(`expected at most ${most} characters, found ${chars.length}`);
+    const known = (char) => [char, char.toLowerCase()].find((own) => Object.hasOwn(letters, own));
     const ids = chars.map((char) => {
-      const own = Object.hasOwn(letters, char) ? char : char.toLowerCase();
-      if (!Object.hasOwn(letters, own)) throw new RangeError(`${JSON.stringify(char)} is not in the vocabulary: ${this.tokenizer.words}`);
-      return letters[own];
+      if (known(char) === undefined) throw new RangeError(`${JSON.stringify(char)} is not in the vocabulary: ${this.tokenizer.words}${similar(text, known)}`);
+      return letters[known(char)];
     });
     return { tokens: [bos, ...ids], targets: [...ids, bos] };
   }
