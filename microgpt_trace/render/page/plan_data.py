@@ -57,7 +57,8 @@ class PlanData:
             first = "token" if name in by_tokens else "position" if name in positions else "output"
             axes = [first, "input" if first == "output" else "channel"] if len(shape) == 2 else ["channel"]
             rows = rows_with(plan, name)
-            own = {"name": name, "shape": shape, "axes": axes, "readers": [row.name for row in rows]}
+            readers = [row.name for row in rows]
+            own: dict[str, Any] = {"name": name, "shape": shape, "axes": axes, "readers": readers}
             if any(isinstance(row.kind, Lookup) for row in rows):
                 own["read"] = 1
             found.append({**own, **self._ways(name)})
