@@ -10,6 +10,7 @@ from itertools import combinations, takewhile
 
 from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Softmax
+from ..architecture.plan import layer_of
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
 from ..hooks.event import TraceEvent
@@ -63,17 +64,20 @@ def _nonfinite(events: Sequence[TraceEvent], count: int, unseen: str) -> Anomaly
     detail = f"first in {bad[0].name}" if bad else ""
     found = float(sum(e.stats.nonfinite_count for e in bad if e.stats is not None))
     title, seen = "values that are not finite", f"{count:,} events"
-    return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", detail, seen, unseen)
+    layer = bad[0].layer if bad else None
+    return Anomaly("nonfinite", title, bool(bad), found, 0.0, "invariant", detail, seen, unseen, layer)
 
 
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
     """A tensor of one repeated value carries nothing, unless it has but one, as a position's attention."""
     several = [e for e in events if e.stats is not None and e.stats.count > 1
                and not (isinstance(kind_named(e.name), Softmax) and e.shape[-1] == 1)]  # fmt: skip
-    flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
+    constant = [e for e in several if e.stats is not None and e.stats.std == 0]
+    layer, flat = constant[0].layer if constant else None, [e.name for e in constant]
     detail = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
     title, seen = "tensors of one repeated value", f"{len(several):,} events of several values"
-    return Anomaly("constant", title, bool(flat), float(len(flat)), 0.0, "invariant", detail, seen, unseen)
+    count = float(len(flat))
+    return Anomaly("constant", title, bool(flat), count, 0.0, "invariant", detail, seen, unseen, layer)
 
 
 def _norms(norms: NormRows) -> Anomaly:
@@ -86,7 +90,8 @@ def _norms(norms: NormRows) -> Anomaly:
         return Anomaly(norms.of.lower(), title, None, None, NORM_TOLERANCE, "invariant", reason)
     name = max(off, key=lambda n: off[n])
     found, seen = off[name] > NORM_TOLERANCE, f"{len(off)} norms"
-    return Anomaly(norms.of.lower(), title, found, off[name], NORM_TOLERANCE, "invariant", name, seen)
+    identifier, layer = norms.of.lower(), layer_of(name)
+    return Anomaly(identifier, title, found, off[name], NORM_TOLERANCE, "invariant", name, seen, layer=layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +143,9 @@ def _odd_layer(rule: _LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
     unseen = [f"layer 0: {rule.first}"] * bool(rule.first)
     unseen += [f"layers from {len(witnessed)} on: {TOO_FEW}"] * (len(witnessed) < len(layers))
     return Anomaly(
-        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen, "; ".join(unseen)
-    )
+        rule.id, rule.title, far[worst] > FAR, far[worst], FAR, "other layers", where, seen,
+        "; ".join(unseen), judged[worst].layer,
+    )  # fmt: skip
 
 
 def _has_witnesses(row: LayerRow) -> bool:

@@ -47,7 +47,7 @@ class Insight:
 class Anomaly:
     """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
 
-    `seen` says what it looked at, `unseen` what it left out and why.
+    `seen` says what it looked at, `unseen` what it left out and why; `layer` is that of the worst.
     """
 
     id: str
@@ -59,5 +59,6 @@ class Anomaly:
     detail: str = ""
     seen: str = ""
     unseen: str = ""
+    layer: int | None = None
 
     __repr__ = one_line

@@ -116,6 +116,25 @@ def test_without_scripts_what_is_not_finite_is_told(page_of, page_file, checkpoi
     assert "NaN" in page.inner_text("main")
 
 
+def test_what_is_not_finite_is_neither_a_colour_nor_a_prediction(page_of, page_file, checkpoints):
+    page = page_of(page_file("trace", checkpoints["broken"], "emma"), "#layer0.attn.weights")
+    assert page.inner_text(".glances").endswith("red: not finite")
+    assert page.inner_text(".prediction p") == "Nothing is predicted: the probabilities are not finite."
+    assert page.locator('[data-key="flow logits"]').inner_text().split() == ["logits", "⚠", "–"]
+
+
+@needs_smollm2
+def test_what_is_odd_is_marked_in_the_flow(page_of, page_file):
+    page = page_of(page_file("trace", SMOLLM2, PROMPT, "--scale", "layer10.mlp.down=100"))
+    marks = page.locator(".flow summary .odd")
+    assert marks.count() == 1
+    assert (
+        page.locator('[data-layer="10"] summary .odd')
+        .get_attribute("title")
+        .startswith("a layer that scales the stream unlike the others (layer 10: ")
+    )
+
+
 def test_on_paper_all_is_there_but_what_one_presses(page_of, page_file):
     page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]")
     page.emulate_media(media="print")

@@ -162,6 +162,15 @@ def test_what_an_address_asks_for_and_the_page_lacks_is_told(page_of, page_file,
     assert page.inner_text("#reading") == "This text has no layer0.attn.q[9,0]."
 
 
+@pytest.mark.parametrize(
+    "part", ["off=nonsense", "off=layer0.mlp.act[:,99]", "set=wte[99,99]=3", "set=wte[0,20]=3"]
+)
+def test_a_change_that_no_run_has_is_told_and_left_out(page_of, page_file, part):
+    page = page_of(page_file("trace", "emma"), f"#&{part}&off=layer0.attn.head1&off=layer0.attn.head1")
+    assert page.inner_text("#reading") == f"This page has no {part[4:]}, which its address asks for."
+    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 taken out ×"]
+
+
 def test_heads_are_chosen_at_a_glance(page):
     page.locator('[data-key="glance"]').focus()
     press(page, "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "Enter")

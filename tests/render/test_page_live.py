@@ -217,6 +217,34 @@ def test_a_command_shows_the_number_of_a_run_with_a_head_taken_out_and_none_does
     assert page.locator(".again").count() == 0
 
 
+@pytest.mark.parametrize("address", ["", "#layer0.attn.q[1,2]&text=olivia&off=layer0.attn.head1"])
+def test_a_page_of_a_run_with_interventions_shows_that_run_and_no_other(page_of, page_file, address):
+    words = ("trace", "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act=2")
+    page = page_of(page_file(*words), address)
+    assert page.inner_text("#live") == "Traced with interventions: the page shows this run and runs no other."
+    assert page.locator("#text, .taken, #slider").count() == 0
+    page.evaluate("() => { location.hash = 'logits[3,2]'; }")
+    page.locator("#explained:text-is('logits[3,2]')").wait_for()
+    traced = trace(init(), "emma", values=True, interventions=[
+        Intervention("ablate", "layer0.attn.head2"), Intervention("scale", "layer0.mlp.act", 2.0)
+    ])  # fmt: skip
+    assert float(page.inner_text("#explained-value")) == traced.arrays["forward", "logits"][3, 2]
+    assert page.inner_text(".explain").endswith("--show 'logits[3,2]' in place of --html shows the number.")
+
+
+def test_what_is_composed_is_taken_when_it_is_done(page_of, page_file):
+    page = page_of(page_file("trace", "emma"))
+    page.focus("#text")
+    page.keyboard.press("End")
+    keyboard = page.context.new_cdp_session(page)
+    for part in ("n", "na"):
+        keyboard.send("Input.imeSetComposition", {"text": part, "selectionStart": 2, "selectionEnd": 2})
+    keyboard.send("Input.insertText", {"text": "na"})
+    page.keyboard.type("h")
+    assert page.input_value("#text") == "emmanah"
+    assert page.inner_text("h1") == "emmanah"
+
+
 def test_a_letter_that_is_not_known_is_told_with_what_to_write(page_of, page_file):
     page = page_of(page_file("trace", "emma"))
     page.fill("#text", "José")

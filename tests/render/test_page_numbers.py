@@ -282,11 +282,61 @@ def test_what_a_page_of_smollm2_explains_is_what_was_traced(page_of, page_file):
     """Of what its page holds in full; the rest is told to be left out."""
     page = with_modules(page_of(page_file("trace", SMOLLM2, "The capital of France is")))
     found = page.evaluate(VERDICTS, 6)
-    left = re.compile(r"What it is worked out from is not in this page: the command below writes it out\.")
-    others = [said for said in found["others"] if not left.search(said)]
+    others = [said for said in found["others"] if not LEFT.search(said)]
     print(found["equal"], "explained,", len(found["others"]), "left to the command")
     assert others == []
-    assert found["equal"] > 150
+    assert found["equal"] > 400
+
+
+LEFT = re.compile(
+    r"(What it is worked out from is not in this page: the|This number is not in the page; the|"
+    r"Of this array the page holds a picture, not the number; the) command below w"
+)
+
+# Of every array that a page holds: what is said of one element of it, and its number if that is there.
+OF_EACH = """(position) => Object.fromEntries(shown.events.map(({ name }) => {
+  if (!shown.held(name)) return [name, ["not held", 0]];
+  const shape = shown.traced.shape(name);
+  const index = shape.length === 3 ? [1, position, 2] : [position, 5];
+  const at = { of: "value", name, index };
+  const how = { page: shown, run: shown.traced, at, trail: [], go() {}, slider: null };
+  const view = M.explain_view.explainView(how);
+  const value = view.querySelector("#explained-value")?.textContent ?? null;
+  return [name, [view.querySelector(".verdict")?.textContent ?? view.textContent, value]];
+}))"""
+
+# What has to be there of the last position, however long the text: an element of each kind of operation.
+LOCAL = ["attn.norm", "attn.q_rope", "attn.k_rope", "attn.scores", "attn.weights", "attn.context"]
+LOCAL += ["attn.residual", "mlp.norm", "mlp.act", "mlp.hidden", "mlp.residual"]
+
+
+@needs_smollm2
+@pytest.mark.parametrize("length", [63, 256])
+def test_a_picture_gives_no_number_and_the_last_position_is_explained(page_of, page_file, length):
+    words = ("trace", SMOLLM2, "--tokens", ",".join(map(str, range(500, 500 + length))))
+    page = with_modules(page_of(page_file(*words), "#layer5.attn.weights"))
+    known = {event["name"]: event["stats"] for event in document(*words, *ALL)["events"]}
+    inner, last = page.evaluate(OF_EACH, 40), page.evaluate(OF_EACH, length - 1)
+    asked = [f"layer29.{own}" for own in LOCAL]
+    exact = traced((*words, *(part for name in asked for part in ("--layer", name))))
+    for name in asked:
+        said, value = last[name]
+        assert ": equal" in said, (name, said)
+        index = (1, length - 1, 2) if exact[name].ndim == 3 else (length - 1, 5)
+        assert float(value) == exact[name][index], name
+    pictures = [name for name, (_, value) in inner.items() if value is None]
+    print(f"{len(last)} arrays, {len(pictures)} of them without numbers but the last position's")
+    assert {f"layer{n}.attn.weights" for n in range(30)} < set(pictures)
+    assert all(LEFT.search(inner[name][0]) for name in pictures)
+    shown = dict(re.findall(r"(\w+)\n(\S+)", page.inner_text(".array .statistics")))
+    for term, own in (
+        ("L2", "l2_norm"),
+        ("mean", "mean"),
+        ("std", "std"),
+        ("max", "max"),
+        ("zeros", "zero_count"),
+    ):
+        agree(float(shown[term]), known["layer5.attn.weights"][own], rtol=1e-3, what=term)
 
 
 @needs_smollm2

@@ -18,7 +18,7 @@ def tokens(count):
 SIZES = {
     "emma": (("trace", "emma"), 150),
     "the longest name": (("trace", "a" * 15, "--step"), 150),
-    "5 tokens": (("trace", SMOLLM2, PROMPT), 1000),
+    "5 tokens": (("trace", SMOLLM2, PROMPT), 2000),
     "all layers": (("trace", SMOLLM2, PROMPT, "--layers", "0-29", "--html-budget", "2.5"), 2500),
     "63 tokens": (tokens(63), 1000),
     "256 tokens": (tokens(256), 2000),

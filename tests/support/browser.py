@@ -127,6 +127,7 @@ def with_modules(page):
         const { document, arrays } = M.unpacking.unpacked(globalThis.microgptContent);
         globalThis.shown = new M.runs.Page(document, arrays);
         shown.commandOf = () => "";
+        shown.whyNoCommand = () => null;
     }""")
     return page
 

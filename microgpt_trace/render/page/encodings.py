@@ -1,4 +1,5 @@
-"""How a page holds an array: every number of it, or a picture in bytes that shows none. Knows no event."""
+"""How a page holds an array: every number of it, those of the last position alone, or a picture in bytes that
+shows none but those. Knows no event."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ import numpy as np
 from ...arrays.stats import Array
 
 THUMB = 64  # queries and keys of a picture of a longer text
-Form = Literal["exact", "shares", "thumbs", "signs"]
+Form = Literal["exact", "shares", "thumbs", "signs", "last"]
 
 # Characters that an element takes in a page, as measured on SmolLM2: float32 and bytes, deflated, as base64.
-SIZES: dict[Form, float] = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1, "signs": 1.35}
+SIZES: dict[Form, float] = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1, "signs": 1.35, "last": 0.0}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Held:
     """An array as it is held: `numbers` are float32, or the bytes of a picture; `picture` says how these are
-    read. Of a picture of a stream the `last` row is there in full."""
+    read. The `last` position of a picture is there in full: [C], or of attention [H, T]."""
 
     numbers: Array
     picture: dict[str, Any] | None = None
@@ -30,21 +31,29 @@ class Held:
 
 def cost(form: Form, shape: Sequence[int]) -> float:
     """About how many characters of a page an array takes."""
-    if form == "thumbs":
-        side = min(THUMB, shape[-1])
-        return SIZES[form] * shape[0] * side * (side + 1) / 2
-    if form == "shares":
-        return SIZES[form] * shape[0] * shape[-1] * (shape[-1] + 1) / 2
-    return SIZES[form] * math.prod(shape) + (SIZES["exact"] * shape[-1] if form == "signs" else 0)
+    if form == "exact":
+        return SIZES[form] * math.prod(shape)
+    last = SIZES["exact"] * math.prod(shape) / shape[-2 if len(shape) == 3 else 0]
+    if form in ("shares", "thumbs"):
+        side = shape[-1] if form == "shares" else min(THUMB, shape[-1])
+        return last + SIZES[form] * shape[0] * side * (side + 1) / 2
+    return last + SIZES[form] * math.prod(shape)
 
 
 def held(value: Array, form: Form) -> Held:
     """The array in one of the forms."""
     if form == "exact":
         return Held(np.array(value, np.float32))
+    if form == "last":
+        return Held(np.zeros(0, np.uint8), {"form": "last"}, _last(value))
     if form == "signs":
         return _signs(value)
     return _shares(value, 1 if form == "shares" else -(-value.shape[-1] // THUMB))
+
+
+def _last(value: Array) -> Array:
+    """What stands at the last position: [C], or of attention [H, T]"""
+    return np.array(value[:, -1] if value.ndim == 3 else value[-1], np.float32)
 
 
 def _shares(weights: Array, block: int) -> Held:
@@ -61,7 +70,7 @@ def _shares(weights: Array, block: int) -> Held:
     steps = np.round(np.sqrt(np.clip(np.where(finite, shares, 0), 0, 1)) * 254).astype(np.uint8)
     steps[~finite] = 255
     below = np.tri(side, dtype=bool)
-    return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block})
+    return Held(steps[:, below].reshape(-1), {"form": "shares", "side": side, "block": block}, _last(weights))
 
 
 def _signs(value: Array) -> Held:
@@ -75,4 +84,4 @@ def _signs(value: Array) -> Held:
     steps = np.round(np.sqrt(shares) * 127 * np.sign(known)).astype(np.int8)
     steps[~finite] = -128
     picture = {"form": "signs", "ends": [float(end) for end in ends[:, 0]]}
-    return Held(steps.view(np.uint8).reshape(-1), picture, rows[-1])
+    return Held(steps.view(np.uint8).reshape(-1), picture, _last(rows))

@@ -75,6 +75,8 @@ class PlanData:
         }  # fmt: skip
         if row.parts:
             found["ofParts"] = self._interned(of_parts(row, self._of.shapes), row.layer)
+        if not self._backward and not of_a_page(row):
+            found["never"] = 1
         if row.name in plan.branches:
             found["stream"] = plan.branches[row.name]
         if row.name in plan.heads:
@@ -109,6 +111,12 @@ class PlanData:
             self._known[text] = len(self.formulas)
             self.formulas.append(data)
         return self._known[text]
+
+
+def of_a_page(row: Operation) -> bool:
+    """Whether a page of a production model may hold a row's array: the shares of heads take what an output
+    takes each, and logits as many numbers as there are tokens."""
+    return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
 
 
 def _without_layer(data: Any, prefix: str) -> Any:

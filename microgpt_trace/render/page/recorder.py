@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ...architecture.kinds import Context, Scores, Softmax
 from ...architecture.model import LanguageModel
-from ...architecture.plan import HEAD_EVENTS, Operation
+from ...architecture.plan import Operation, Plan
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
 from .encodings import Form, Held, cost, held
+from .plan_data import of_a_page
 
-# Million characters of a page, unless asked otherwise: for the heads, and up to where the rest fills it.
+# Million characters of a page, unless asked otherwise, and up to where more is held beside pictures of heads.
 BUDGET, FILLED = 2.0, 1.0
 AROUND = 200_000  # characters of what is not arrays: style, script, tables, statistics
 # Forms of all heads, and what share of the page they may take.
@@ -38,8 +40,7 @@ class PageRecorder:
     @property
     def names(self) -> list[str]:
         """The events to listen to."""
-        plan = self.model.plan
-        return [row.name for row in plan.values() if not row.extra and row.name not in (*HEAD_EVENTS, "loss")]
+        return [row.name for row in self.model.plan.values() if of_a_page(row)]
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         if self._forms is None:
@@ -52,12 +53,12 @@ def forms_for(
     model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
 ) -> dict[str, Form]:
     """What fits into a page of so many million characters: first the attention of all heads, in the best form
-    that leaves room; then in full what the arithmetic of attention reads and gives, of these layers and from
-    the last one on; the stream; and the rest. Where no budget is given the rest fills half of the usual one,
-    but for layers that were asked for."""
+    that leaves room; then layer by layer, those that were asked for and from the last one on, what is worked
+    out without a matrix; the stream; and the rest. What has no room in full is there of the last position.
+    Where the heads are pictures and no budget is given, half of the usual one is kept free of what was not
+    asked for, but for the first of these layers."""
     shapes, plan = model.plan.shapes(length), model.plan
     left = (budget or BUDGET) * 1e6 - AROUND
-    reserve = 0.0 if budget else (BUDGET - FILLED) * 1e6
     found: dict[str, Form] = {}
     heads = [row.name for row in plan.of_kind(Softmax)]
     for form, share in AT_A_GLANCE:
@@ -66,33 +67,64 @@ def forms_for(
             found |= dict.fromkeys(heads, form)
             left -= needed
             break
-    for asked, names in _wishes(model, layers):
-        group = [name for name in names if found.get(name) != "exact"]
-        needed = sum(cost("exact", shapes[name]) for name in group)
-        if needed <= left - (0 if asked else reserve):
-            found |= dict.fromkeys(group, "exact")
-            left -= needed
-    streams = [name for name in plan.streams if name not in found]
+    is_full = budget is not None or found.get(heads[0]) == "exact"
+    reserve = 0.0 if is_full else (BUDGET - FILLED) * 1e6
+    whole = _read_whole(plan)
+    for wish in _wishes(model, layers):
+        group = [name for name in wish.names if found.get(name) != "exact"]
+        in_full: dict[str, Form] = dict.fromkeys(group, "exact")
+        of_last: dict[str, Form] = {
+            name: "exact" if name in whole else "last" for name in group if name not in found
+        }
+        for forms, kept in ((in_full, 0 if wish.asked else reserve), (of_last, wish.kept_free(reserve))):
+            needed = sum(cost(form, shapes[name]) for name, form in forms.items())
+            if needed <= left - kept:
+                found |= forms
+                left -= needed
+                break
+    streams = [name for name in plan.streams if found.get(name) in (None, "last")]
     if sum(cost("signs", shapes[name]) for name in streams) <= left - reserve:
         found |= dict.fromkeys(streams, "signs")
     return found
 
 
-def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[tuple[bool, list[str]]]:
-    """Groups of events in the order in which they are wanted in full, and whether they were asked for."""
+class Wish(NamedTuple):
+    """Events that are wanted together: whether they were asked for, and whether a page without their last
+    position would explain nothing."""
+
+    names: Sequence[str]
+    asked: bool = False
+    basic: bool = False
+
+    def kept_free(self, reserve: float) -> float:
+        """The characters that their last position must leave free."""
+        return 0 if self.asked or self.basic else reserve
+
+
+def _wishes(model: LanguageModel, layers: Sequence[int]) -> Iterator[Wish]:
+    """In the order in which they are wanted: what the head reads, a first layer whole, attention, its
+    outputs, the streams, what is added to these, and all the rest."""
     plan = model.plan
     order = [*layers, *(i for i in reversed(range(len(plan.layers))) if i not in layers)]
     of_layers = [plan.layers[i] for i in order]
     asked = [i in layers for i in order]
-    yield asked[0], [*_attention(of_layers[0]), *_writes(of_layers[0])]
     if plan.final:
-        yield False, [plan.final[-1].name, plan.streams[-1]]
-    yield from zip(asked, map(_attention, of_layers), strict=True)
-    yield from zip(asked, map(_outputs, of_layers), strict=True)
-    yield from ((False, [name]) for name in reversed(plan.streams))
-    yield from zip(asked, map(_writes, of_layers), strict=True)
-    for of_asked, rows in zip(asked, of_layers, strict=True):
-        yield of_asked, [row.name for row in rows if not row.extra]
+        yield Wish([plan.final[-1].name, plan.streams[-1]], basic=True)
+    yield Wish([plan.streams[order[0]], *_usual(of_layers[0])], asked[0], basic=True)
+    yield from map(Wish, map(_attention, of_layers), asked)
+    yield from map(Wish, map(_outputs, of_layers), asked)
+    yield from (Wish([name]) for name in reversed(plan.streams))
+    yield from map(Wish, map(_writes, of_layers), asked)
+    yield from map(Wish, map(_usual, of_layers), asked)
+
+
+def _usual(rows: Sequence[Operation]) -> list[str]:
+    return [row.name for row in rows if not row.extra]
+
+
+def _read_whole(plan: Plan) -> set[str]:
+    """What a position reads of all positions before it: keys and values."""
+    return {row.inputs[1] for row in plan.of_kind(Scores, Context)}
 
 
 def _attention(rows: Sequence[Operation]) -> list[str]:

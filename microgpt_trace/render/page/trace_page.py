@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from ...architecture.formulas.evaluate import FormulaInputs
 from ...architecture.kinds import Probabilities, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
-from ...arrays.stats import Array
+from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
 from ...tracing.checks import ROUNDING
@@ -67,15 +67,15 @@ def _arrays(
         found[f"picture {name}"] = own.numbers
         if own.last is not None:
             found[f"last {name}"] = own.last
-    found |= {name: model.parameter(name) for name in _vectors_of(model, found)}
+    found |= {name: model.parameter(name) for name in _vectors_of(model, {*found, *recorded})}
     causal = {row.name for row in model.plan.values() if row.kind.causal}
     return {
         name: _as_packed(array, name.removeprefix("d ") in causal) for name, array in found.items()
     }, pictures
 
 
-def _vectors_of(model: LanguageModel, held: Mapping[str, Array]) -> list[str]:
-    """The parameters that are vectors of rows of which every number is held, and are not held themselves."""
+def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
+    """The parameters that are vectors of rows whose arrays are held, and are not held themselves."""
     shapes = model.config.shapes()
     rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
     return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
@@ -100,7 +100,8 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         size = model.config.vocab_size
         found["vocabulary"] = [shown_token(model.label(token, target=True)) for token in range(size)]
         found["seen"] = [shown_token(model.label(token)) for token in range(size)]
-        found["tokenizer"] = tokenizer_data(model)
+        if not _replaced(trace):
+            found["tokenizer"] = tokenizer_data(model)
     else:
         known = [c for p in trace.predictions for c in (*p.top, p.target) if c is not None]
         known += [c for row in trace.lens for candidates in row.top for c in candidates]
@@ -171,6 +172,11 @@ def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str
     norms = {event.name: event.stats.l2_norm for event in forward if event.stats is not None}
     events = [{**row, "l2": norms.get(row["name"])} for row in data.events()]
     return {
+        "statistics": {
+            event.name: _statistics(event.stats)
+            for event in forward
+            if event.stats is not None and f"picture {event.name}" in arrays
+        },
         "events": events,
         "parameters": data.parameters(arrays),
         "formulas": data.formulas,
@@ -179,6 +185,15 @@ def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
         "headEvents": {row.name: _heads_of(plan, row.name) for row in plan.of_kind(Softmax)},
     }
+
+
+def _statistics(stats: TensorStats) -> dict[str, Any]:
+    """Of an array of which the page has not every number."""
+    return {
+        "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
+        "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
+        "others": stats.nan_count + stats.inf_count,
+    }  # fmt: skip
 
 
 def _heads_of(plan: Plan, weights: str) -> list[str]:
@@ -190,12 +205,20 @@ def _heads_of(plan: Plan, weights: str) -> list[str]:
 def _layers(trace: Trace) -> dict[str, Any]:
     """Of each layer the shares of its branches, and what is odd in it."""
     shares = {row.layer: {"attention": row.attention_share, "mlp": row.mlp_share} for row in trace.layers}
-    odd = {
-        row.layer: f"{row.nan_count} NaN, {row.inf_count} Inf"
-        for row in trace.layers
-        if row.nan_count or row.inf_count
-    }
+    odd: dict[int, str] = {}
+    for layer, words in _oddities(trace):
+        odd[layer] = f"{odd[layer]}; {words}" if layer in odd else words
     return {"shares": shares, "odd": odd}
+
+
+def _oddities(trace: Trace) -> Iterator[tuple[int, str]]:
+    """What is odd in a layer: what is not finite there, and each anomaly of which it is the worst."""
+    for row in trace.layers:
+        if row.nan_count or row.inf_count:
+            yield row.layer, f"{row.nan_count} NaN, {row.inf_count} Inf"
+    for anomaly in trace.anomalies:
+        if anomaly.found and anomaly.layer is not None:
+            yield anomaly.layer, f"{anomaly.title} ({anomaly.detail})"
 
 
 def _told(sections: Sequence[Section]) -> Iterator[Section]:

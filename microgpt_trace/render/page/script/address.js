@@ -34,12 +34,23 @@ export function read(hash, page) {
     const [key, ...values] = part.split("=");
     const value = decode(values.join("="));
     if (key === "text") state.text = value;
-    if (key === "off") state.off.push(value);
+    if (key === "off" && !state.off.includes(value)) {
+      if (canBeOff(value, page)) state.off.push(value);
+      else state.unknown = value;
+    }
     if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
     const changed = key === "set" && /^(.+\])=([-\d.e]+)$/.exec(value);
-    if (changed && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
+    const parameter = changed && complete(parsed(changed[1], page), page);
+    if (parameter && parameter.index.length === page.axesOf(parameter.name).length && !page.has(parameter.name) && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
+    else if (key === "set") state.unknown = value;
   }
   return state;
+}
+
+/** Whether it is an array, or a channel of one, that can be taken out. */
+function canBeOff(text, page) {
+  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(text);
+  return page.has(name) && (channel === undefined || Number(channel) < page.shapeOf(name, 1).at(-1));
 }
 
 /** An element with an index that its array has, else the array. */

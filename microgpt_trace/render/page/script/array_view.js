@@ -6,17 +6,19 @@ import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
 import { full, percent, short, statisticsOf } from "./numbers.js";
 
-/** What a matrix of an array's plane needs: of [H, T, T] that of a head. */
+/** What a matrix of an array's plane needs: of [H, T, T] that of a head; one row of what is there of the last
+    position alone. */
 export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
   const values = run.of(at.name, at.of);
   const shape = run.shape(at.name);
   const axes = page.axesOf(at.name);
-  const [rows, columns] = shape.length > 1 ? shape.slice(-2) : [1, shape[0] ?? 1];
+  const [length, columns] = shape.length > 1 ? shape.slice(-2) : [1, shape[0] ?? 1];
+  const first = values.isLacking ? length - 1 : 0;
   const before = head === null ? [] : [head];
-  const indexOf = (row, column) => (shape.length > 1 ? [...before, row, column] : shape.length ? [column] : []);
+  const indexOf = (row, column) => (shape.length > 1 ? [...before, first + row, column] : shape.length ? [column] : []);
   const valueAt = (row, column) => values[flatOf(indexOf(row, column), shape)];
   const square = axes.at(-1) === "key";
-  const isMasked = square ? (row, column) => page.isMasked(at.name, [row, column]) : undefined;
+  const isMasked = square ? (row, column) => page.isMasked(at.name, [first + row, column]) : undefined;
   const numberAt = (row, column) => {
     if (isMasked?.(row, column)) return "masked";
     return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "a picture: the number is not in this page" : full(valueAt(row, column));
@@ -24,17 +26,18 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const labels = (axis) => labelsOf(page, run, at.name, axis);
   const last = axes.length - 1;
   return {
-    rows, columns, valueAt, isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, hatched: skipFirst ? "masked, or position 0" : "masked", key,
+    rows: length - first, rowHeight: first ? 14 : undefined, columns, valueAt, key,
+    isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, hatched: skipFirst ? "masked, or position 0" : "masked",
     kind: isShare(page, at) ? "share" : "signed", end,
-    rowLabels: shape.length > 1 ? labels(axes[last - 1]) : null,
+    rowLabels: (shape.length > 1 && labels(axes[last - 1])?.slice(first)) || null,
     columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last]) : null,
-    title: nameOf(addressOf({ ...at, index: [] }), before), chosen,
-    brief: values.exact ? null : isShare(page, at) ? percent : (value) => short(value, 2), isPicture: Boolean(values.exact),
+    title: nameOf(addressOf({ ...at, index: [] }), before), chosen: chosen && chosen[0] >= first ? [chosen[0] - first, chosen[1]] : null,
+    brief: values.exact && !values.isLacking ? null : isShare(page, at) ? percent : (value) => short(value, 2), isPicture: Boolean(values.exact) && !values.isLacking,
     describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${numberAt(row, column)}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,
     numberAt,
     onlook: (row, column) => onlook({ ...at, index: indexOf(row, column) }, numberAt(row, column)),
     onpick: (row, column) => go({ ...at, index: indexOf(row, column) }),
-    marksRows: ["position", "query"].includes(axes[last - 1]) && page.has(at.name), marksColumns: square, square,
+    marksRows: !first && ["position", "query"].includes(axes[last - 1]) && page.has(at.name), marksColumns: square, square,
   };
 }
 
@@ -66,7 +69,8 @@ export function arrayView(context) {
   if (!of.length) return make("section", { class: "array", "aria-label": at.name }, make("h2", {}, at.name), make("p", {}, page.leftOut(at.name)));
   const row = page.row(at.name);
   const shape = run.shape(at.name);
-  const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]`));
+  const part = run.of(at.name, "value")?.isLacking ? ", of which the page holds the last position" : "";
+  const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]${part}`));
   const unit = context.takeUnit(at);
   const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
   return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, figures);
@@ -90,8 +94,9 @@ function arrayFigure(context, at, titled) {
 
 function statisticsView(page, run, at) {
   const shape = run.shape(at.name);
-  const found = statisticsOf(run.of(at.name, at.of), (flat) => page.isCounted(at.name, shape, flat));
-  const pairs = [["L2", short(found.l2)], ["mean", short(found.mean)], ["std", short(found.std)], ["min", short(found.min)], ["max", short(found.max)], ["zeros", String(found.zeros)]];
+  const values = run.of(at.name, at.of);
+  const found = values.exact ? page.statistics[at.name] : statisticsOf(values, (flat) => page.isCounted(at.name, shape, flat));
+  const pairs = !found.count ? [] : [["L2", short(found.l2)], ["mean", short(found.mean)], ["std", short(found.std)], ["min", short(found.min)], ["max", short(found.max)], ["zeros", String(found.zeros)]];
   if (found.others) pairs.push(["not finite", String(found.others)]);
   return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));
 }

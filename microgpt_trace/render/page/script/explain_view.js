@@ -13,24 +13,27 @@ export function explainView({ page, run, at, trail, go, slider }) {
   const shape = run.shape(at.name);
   const flat = flatOf(at.index, shape);
   const gradient = at.of === "gradient";
-  const array = run.of(at.name, at.of);
+  const held = run.of(at.name, at.of);
+  const array = held?.exact && !held.exact(flat) ? undefined : held;
   const isMasked = page.isMasked(at.name, at.index);
   const named = (own) => shortElement(page, own, layerOf(at.name));
   const link = linker(page, run, go, named);
   const shut = make("button", { type: "button", class: "shut", "aria-label": "close the explanation", onclick: () => go({ ...at, index: [] }) }, "×");
   const parts = [shut, crumbs(trail, at, go, named), heading(page, run, at, isMasked ? undefined : array?.[flat])];
+  const terms = at.of === "value" && page.terms[nameOf(at.name, at.index)];
   if (at.of === "update") parts.push(make("p", {}, "What the optimizer added to this parameter in one step."));
-  else if (!array) parts.push(page.terms[nameOf(at.name, at.index)] ? largestTerms(page, at, link) : make("p", {}, missing(run, gradient)));
+  else if (!array && terms) parts.push(...largestTerms(terms, link));
+  else if (!array) parts.push(make("p", {}, missing(run, gradient, held)));
   else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
   if (array && at.of !== "update") parts.push(...goesTo({ page, run, at, flat, gradient, link }));
-  const command = page.commandOf(at, run);
-  parts.push(others(page, run, at, go), command === null ? make("p", { class: "dim" }, "No command shows this number: a parameter is changed in this page alone.") : make("p", { class: "again" }, copyable(command)));
+  const why = page.whyNoCommand(at, run);
+  parts.push(others(page, run, at, go), why ? make("p", { class: "dim" }, why) : make("p", { class: "again" }, copyable(page.commandOf(at, run))));
   return make("section", { class: "explain", "aria-label": "Explanation" }, parts);
 }
 
-const missing = (run, gradient) =>
-  gradient && !run.traced ? "Gradients belong to the text that was traced." : "This array is not in the page; the command below works it out.";
+const missing = (run, gradient, held) =>
+  gradient && !run.traced ? "Gradients belong to the text that was traced." : `${held && !held.isLacking ? "Of this array the page holds a picture, not the number" : "This number is not in the page"}; the command below works it out.`;
 
 function crumbs(trail, at, go, named) {
   const items = trail.slice(-4).map((own) => make("li", {}, make("button", { type: "button", class: "link", onclick: () => go(own) }, named(own))));
@@ -49,11 +52,12 @@ function heading(page, run, at, value) {
 
 /** The steps of every way, and that they give what the run had. */
 function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
-  if (!gradient && !page.has(at.name)) return [make("p", {}, "A parameter: stored, not computed.")];
+  if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "A parameter, changed in this page." : "A parameter: stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention put this value in the place of what the model computes.")];
   const ways = gradient ? page.waysOf(at.name) : [["", page.formulaOf(at.name)]];
-  if (!ways.length || !ways[0][1]) return [gradient ? make("p", {}, page.gradientless(at.name)) : largestTerms(page, at, link)];
+  const left = [make("p", {}, "What it is worked out from is not in this page: the command below writes it out.")];
+  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.gradientless(at.name))] : left;
   const found = [];
   let [sum, magnitude] = [0, 0];
   try {
@@ -66,7 +70,7 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    return [largestTerms(page, at, link)];
+    return left;
   }
   if (ways.length > 1) found.push(make("p", { class: "sum" }, `sum of ${ways.length} ways = ${full(sum)}`));
   if (isMasked) return [...found, make("p", { class: "verdict" }, `worked out here ${full(sum)}; masked: the query does not see this key, so that nothing comes of it`)];
@@ -74,10 +78,9 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
 }
 
 /** What was written down of a product whose matrix is not in the page. */
-function largestTerms(page, at, link) {
-  const known = at.of === "value" && page.terms[nameOf(at.name, at.index)];
-  if (!known) return make("p", {}, "What it is worked out from is not in this page: the command below writes it out.");
-  return make("div", {}, known.map((step) => stepView(step, step.label, link, null)));
+function largestTerms(steps, link) {
+  const last = steps.at(-1);
+  return [make("p", {}, "worked out in float64 when the page was written: ", make("b", { id: "written-value" }, full(last.value))), ...steps.map((step) => stepView(step, step.label, link, null))];
 }
 
 function verdict(page, run, worked, value, magnitude) {

@@ -2,7 +2,7 @@
 
 import { complete } from "./address.js";
 import { bar, make } from "./dom.js";
-import { parsed } from "./elements.js";
+import { parsed, withoutLayer } from "./elements.js";
 import { short, statisticsOf } from "./numbers.js";
 
 const TITLES = { embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head" };
@@ -77,13 +77,22 @@ function elementAt(text, page) {
 function leftOutView(page, run) {
   if (!run.traced) return null;
   const missing = page.events.filter((event) => !run.of(event.name, "value"));
-  const pictures = Object.keys(page.pictures).length;
-  if (!missing.length && !pictures) return null;
-  const adds = page.adds ? `${page.adds} adds to them.` : "";
-  const said = [missing.length ? `${missing.length} of ${page.events.length} arrays are not in this page.` : "", pictures ? `${pictures} are there as pictures of 8 bit.` : "", adds];
-  const kinds = [...new Set(missing.map((event) => event.name.replace(/^layer\d+\./, "")))];
-  return make("details", { class: "left-out" }, make("summary", {}, "Not in this page"), make("p", { class: "dim" }, said.filter(Boolean).join(" ")),
-    make("ul", {}, kinds.map((kind) => make("li", {}, `${kind}: ${missing.filter((event) => event.name.replace(/^layer\d+\./, "") === kind).length}`))));
+  const forms = Object.values(page.pictures).map(({ form }) => form);
+  if (!missing.length && !forms.length) return null;
+  const lasts = forms.filter((form) => form === "last").length;
+  const [never, rest] = [true, false].map((own) => missing.filter((event) => Boolean(event.never) === own));
+  const counted = (count, words) => (count ? `${count} of ${page.events.length} arrays ${words}. ` : "");
+  const said = [counted(rest.length, "are not in this page"), counted(forms.length - lasts, "are there as pictures of 8 bit, but for the last position"), counted(lasts, "are there of the last position alone"),
+    page.adds && (rest.length || forms.length) ? `${page.adds} adds to them.` : ""];
+  return make("details", { class: "left-out" }, make("summary", {}, "Not in this page"), make("p", { class: "dim" }, said), kindsOf(rest),
+    never.length ? [make("p", { class: "dim" }, "In no page of such a model; --layer NAME --json --values has them:"), kindsOf(never)] : null);
+}
+
+/** How many arrays of each kind of name there are. */
+function kindsOf(events) {
+  const kinds = new Map();
+  for (const { name } of events) kinds.set(withoutLayer(name), (kinds.get(withoutLayer(name)) ?? 0) + 1);
+  return make("ul", {}, Array.from(kinds, ([kind, count]) => make("li", {}, `${kind}: ${count}`)));
 }
 
 function parametersView(page, run, at, go, wanted) {
@@ -97,7 +106,7 @@ function rowView(page, run, at, go, name) {
   const values = isWaiting ? null : run.of(name, "value");
   const row = page.row(name);
   const known = values && !values.exact ? statisticsOf(values, (flat) => page.isCounted(name, run.shape(name), flat)) : null;
-  const size = known ? known.l2 : row.l2;
+  const size = !known ? row.l2 : known.count ? known.l2 : Number.NaN;
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },

@@ -7,6 +7,7 @@ const ROOM = 300; // pixels
 const LARGEST = 72;
 const SMALLEST = 22;
 const GAP = 4;
+const NOT_FINITE = [179, 38, 30]; // a red, which no share has
 
 /** `data`: rows, columns, weightsOf(row) as [columns, length, length], which one is chosen, which are taken out,
     what one is called, and what to do when one is chosen. */
@@ -19,6 +20,7 @@ export function glance(data) {
     class: "glance", tabindex: 0, role: "application", "aria-roledescription": "heads", "data-key": "glance",
     "aria-label": `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
   }, canvas);
+  const isFinite = Array.from({ length: data.rows }, (_, row) => data.weightsOf(row)).every((weights) => weights.every(Number.isFinite));
   let cursor = data.chosen;
   let painted = null;
   const look = (at, aloud) => {
@@ -69,7 +71,7 @@ export function glance(data) {
     if (String(cursor) !== String(data.chosen)) outlined(cursor, style.color, 1);
     outlined(data.chosen, style.getPropertyValue("--mark"), 2);
   }
-  const whole = make("div", { class: "glances" }, box, label, said);
+  const whole = make("div", { class: "glances" }, box, label, isFinite ? null : make("p", { class: "dim" }, "red: not finite"), said);
   whole.mark = () => {};
   whole.resized = () => {
     canvas.width = data.columns * (size + GAP) + 2;
@@ -108,7 +110,7 @@ function pictureOf(weights, head, { length, skipFirst }, side) {
     for (let key = skipFirst ? 1 : 0; key <= query; key += 1) {
       const at = to + Math.floor((key * side) / length);
       const weight = weights[from + key];
-      if (weight > largest[at]) largest[at] = weight;
+      if (!(weight <= largest[at])) largest[at] = weight; // NaN stays
       if (weight > end) end = weight;
     }
   }
@@ -116,7 +118,7 @@ function pictureOf(weights, head, { length, skipFirst }, side) {
   for (let row = 0; row < side; row += 1) {
     for (let column = skipFirst ? 1 : 0; column <= row; column += 1) {
       const at = 4 * (row * side + column);
-      image.data.set(colorOf("share", Math.sqrt(largest[at / 4] / (end || 1))), at);
+      image.data.set(Number.isNaN(largest[at / 4]) ? NOT_FINITE : colorOf("share", Math.sqrt(largest[at / 4] / (end || 1))), at);
       image.data[at + 3] = 255;
     }
   }

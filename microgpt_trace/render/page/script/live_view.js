@@ -11,7 +11,8 @@ export function liveView({ page, state, set, problem, run }) {
     event.preventDefault();
     set({ text: field.value });
   } }, make("label", { for: "text" }, "another text "), field, make("button", { type: "submit" }, "run"));
-  field.addEventListener("input", () => set({ text: field.value }, "text"));
+  field.addEventListener("input", (event) => event.isComposing || set({ text: field.value }, "text"));
+  field.addEventListener("compositionend", () => set({ text: field.value }, "text"));
   const off = [...state.off].map((own) => make("button", { type: "button", class: "chip", title: "put it back", onclick: () => set({ off: state.off.filter((other) => other !== own) }) }, `${own} taken out ×`));
   const changed = Object.entries(state.parameters).map(([own, value]) => make("button", { type: "button", class: "chip", title: "as it was", onclick: () => set({ parameters: without(state.parameters, own) }) }, `${own} = ${full(value)} ×`));
   const reset = off.length || changed.length || state.text !== null ? make("button", { type: "button", onclick: () => set({ text: null, off: [], parameters: {} }) }, `back to ${page.text || "the trace"}`) : null;
@@ -45,6 +46,7 @@ export function parameterSlider({ state, set, stored }) {
   return (at, flat) => {
     const key = `${at.name}[${at.index.join(",")}]`;
     const value = state.parameters[key] ?? stored(at.name)[flat];
+    if (!Number.isFinite(stored(at.name)[flat])) return null;
     const span = Math.max(1, 3 * Math.abs(stored(at.name)[flat]));
     const shown = make("output", { for: "slider" }, full(value));
     const input = make("input", { type: "range", id: "slider", min: -span, max: span, step: "any", value, "data-key": "slider", oninput: (event) => {

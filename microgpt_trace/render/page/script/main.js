@@ -93,6 +93,7 @@ function start() {
       const untouched = isChanged ? page.ownRun(tokens, targets) : null;
       const run = page.ownRun(tokens, targets, changesOf(page, state));
       run.changed = new Set(state.off.map((own) => own.replace(/\[.*/, "")));
+      run.altered = new Set(Object.keys(state.parameters));
       return { run, untouched };
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
@@ -132,7 +133,7 @@ function start() {
     const key = focused.dataset.key;
     const selection = key === "text" ? [focused.selectionStart, focused.selectionEnd] : null;
     slot("tokens").replaceChildren(...tokensView(run, position, at));
-    if (page.tokenizer) slot("live").replaceChildren(liveView({ page, state, set, problem, run }));
+    slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, "Traced with interventions: the page shows this run and runs no other.") : "");
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
     const main = [both, at ? arrayView(context) : null, lensView(context)];
@@ -169,11 +170,16 @@ function start() {
 
   const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
-  /** The command that shows an element of the run: `explain`, or a trace with the same taken out; null where a
-      parameter is changed, for no command does that. */
+  /** Why no command explains an element; null where one does. */
+  page.whyNoCommand = (at, run) => {
+    if (!run.traced && Object.keys(state.parameters).length) return "No command shows this number: a parameter is changed in this page alone.";
+    if (page.replaced.length) return `Of a run with interventions --show '${nameOf(at.name, at.index)}' in place of --html shows the number.`;
+    return at.of === "update" ? "No command explains an update; trace --step --json --values has it in full." : null;
+  };
+
+  /** The command that shows an element of the run: `explain`, or a trace with the same taken out. */
   page.commandOf = (at, run) => {
     const { before, text, after } = page.command;
-    if (!run.traced && Object.keys(state.parameters).length) return null;
     const element = nameOf(at.name, at.index);
     const off = run.traced ? [] : state.off;
     const asked = text === null ? [] : [run.traced ? text : state.text ?? text];

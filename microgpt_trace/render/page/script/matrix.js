@@ -131,7 +131,7 @@ function paint(view) {
   if (data.isMasked) hatch(context, left, top, cell * data.columns, height * data.rows, ink);
   context.drawImage(view.picture, left, top, cell * data.columns, height * data.rows);
   paintLabels(view, context, ink);
-  paintCells(view, context, ink);
+  paintCells(view, context, ink, style.getPropertyValue("--card"));
   outline(view, context, data.chosen, ink, 2);
   if (String(view.cursor) !== String(data.chosen)) outline(view, context, view.cursor, ink, 1);
   if (view.marked === null) return;
@@ -166,7 +166,7 @@ function paintLabels(view, context, ink) {
 }
 
 /** The number in each cell that has room for it, and what is not finite. */
-function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink) {
+function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink, paper) {
   const numbered = cell >= WITH_NUMBERS && height >= 14 && data.brief;
   if (allFinite && !numbered) return;
   context.textAlign = "center";
@@ -178,6 +178,10 @@ function paintCells({ data, left, top, cell, height, font, allFinite }, context,
       if (data.isMasked?.(row, column)) continue;
       const finite = Number.isFinite(value);
       if (finite && !numbered) continue;
+      if (!finite) {
+        context.fillStyle = paper; // over what is hatched: it is not hidden
+        context.fillRect(left + column * cell, top + row * height, cell, height);
+      }
       context.fillStyle = finite ? inkOn(colorOf(data.kind, rooted(value, data.end))) : ink;
       const text = finite ? data.brief(value) : cell > 24 ? full(value) : "!";
       context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);

@@ -8,7 +8,7 @@ export function short(value, digits = 4) {
   if (!Number.isFinite(value)) return full(value);
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 1e6 || size < 1e-3 ? value.toExponential(digits - 2) : String(Number(value.toPrecision(digits)));
+  return size >= 1e6 || size < 1e-3 ? value.toExponential(Math.max(1, digits - 2)) : String(Number(value.toPrecision(digits)));
 }
 
 /** A probability: three decimals, or two significant digits where that would be 0. */
@@ -33,6 +33,7 @@ export function statisticsOf(values, isCounted = () => true) {
     max = Math.max(max, value);
     if (value === 0) zeros += 1;
   });
+  if (!count) return { count, others, l2: Number.NaN, mean: Number.NaN, std: Number.NaN, min: Number.NaN, max: Number.NaN, zeros };
   const mean = sum / count;
   let spread = 0;
   values.forEach((value, n) => {

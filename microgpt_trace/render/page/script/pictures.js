@@ -1,10 +1,17 @@
-// Arrays of which a page holds a picture in bytes: good to look at, not to read numbers from.
+// Arrays of which a page holds a picture in bytes, good to look at, not to read numbers from, or the last
+// position alone.
 
-/** The array that a picture stands for. Its `exact(flat)` says of which elements the number is known. */
+const FORMS = { shares, signs, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
+
+/** The array that a picture stands for. Its `exact(flat)` says of which elements the number is known, and
+    `isLacking` that of the others nothing is. */
 export function unfolded(picture, bytes, last, shape) {
-  const values = picture.form === "shares" ? shares(picture, bytes, shape) : signs(picture, bytes, last, shape);
-  const lastRow = last ? shape[0] - 1 : -1;
-  values.exact = (flat) => last !== undefined && Math.floor(flat / shape[1]) === lastRow;
+  const values = FORMS[picture.form](picture, bytes, shape);
+  const [length, width] = [shape.at(-2), shape.at(-1)];
+  const rows = values.length / width;
+  for (let row = length - 1, n = 0; row < rows; row += length, n += 1) values.set(last.subarray(n * width, (n + 1) * width), row * width);
+  values.exact = (flat) => Math.floor(flat / width) % length === length - 1;
+  values.isLacking = picture.form === "last";
   return values;
 }
 
@@ -25,12 +32,11 @@ function shares({ side, block }, bytes, [heads, length]) {
   return values;
 }
 
-function signs({ ends }, bytes, last, [length, width]) {
+function signs({ ends }, bytes, [length, width]) {
   const values = new Float32Array(length * width);
   for (let flat = 0; flat < values.length; flat += 1) {
     const step = (bytes[flat] << 24) >> 24;
     values[flat] = step === -128 ? Number.NaN : Math.sign(step) * (step / 127) ** 2 * ends[Math.floor(flat / width)];
   }
-  if (last) values.set(last, (length - 1) * width);
   return values;
 }

@@ -7,7 +7,10 @@ const FIRST = 10; // bars that are shown at once
 
 export function predictionView({ page, run, untouched, position, go, set, options: { expanded } }) {
   const found = candidatesOf(page, run, position);
-  if (!found) return null;
+  const heading = (more) => make("h2", {}, "Prediction", make("small", {}, ` after position ${position} (${run.labels[position]})${more}`));
+  const none = (words) => make("section", { class: "prediction", "aria-label": "Prediction" }, heading(""), make("p", { class: "dim" }, words));
+  if (!found) return page.predictions.length ? none("The trace was asked for other positions: --positions has this one too.") : null;
+  if (found.order.some((token) => Number.isNaN(found.p[token]))) return none("Nothing is predicted: the probabilities are not finite.");
   const before = untouched && candidatesOf(page, untouched, position);
   const target = run.targets[position];
   const leads = run.of(page.probabilities, "value") ? page.probabilities : page.row(page.probabilities).inputs[0];
@@ -22,7 +25,7 @@ export function predictionView({ page, run, untouched, position, go, set, option
   const more = make("details", { open: expanded, ontoggle: (event) => set({ expanded: event.target.open }, false) }, make("summary", {}, `${rows.length - FIRST} more`), table(rows.slice(FIRST), "other candidates"));
   const loss = lossOf(page, run, untouched);
   return make("section", { class: "prediction", "aria-label": "Prediction" },
-    make("h2", {}, "Prediction", make("small", {}, ` after position ${position} (${run.labels[position]})${follows}`)),
+    heading(follows),
     table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null, loss);
 }
 
