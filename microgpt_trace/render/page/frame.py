@@ -9,7 +9,7 @@ from ..sections import Section
 from .markup import Markup, element
 from .section_markup import section_markup
 
-LONG = 60  # characters of a title from which on it is small
+LONG, LONG_LINE = 60, 240  # characters of a title and a command from which on it is small, or a box
 
 
 def header(title: str, line: str, *below: Markup) -> Markup:
@@ -22,7 +22,8 @@ def header(title: str, line: str, *below: Markup) -> Markup:
         element("button", "?", type="button", id="help", aria_label="keys"),
         class_="top",
     )
-    return element("header", top, element("p", element("code", line), class_="command"), *below)
+    command = {"class_": "command long", "tabindex": "0"} if len(line) > LONG_LINE else {"class_": "command"}
+    return element("header", top, element("p", element("code", line), **command), *below)
 
 
 def reading(aria_live: str = "polite") -> list[Markup]:

@@ -169,8 +169,12 @@ def _replaced(trace: Trace) -> list[str]:
 def _plan(trace: Trace, data: PlanData, arrays: Mapping[str, Array]) -> dict[str, Any]:
     plan = data.model.plan
     forward = [event for event in trace.events if event.phase == "forward" and event.stats is not None]
-    norms = {event.name: event.stats.l2_norm for event in forward if event.stats is not None}
-    events = [{**row, "l2": norms.get(row["name"])} for row in data.events()]
+    sizes = {
+        event.name: {"l2": event.stats.l2_norm, "others": event.stats.nonfinite_count}
+        for event in forward
+        if event.stats is not None
+    }
+    events = [{**row, **sizes.get(row["name"], {})} for row in data.events()]
     return {
         "statistics": {
             event.name: _statistics(event.stats)

@@ -7,6 +7,7 @@ import { full, short } from "./numbers.js";
 import { readersOf, strongestUse } from "./uses.js";
 
 const MOST_TERMS = 16;
+const LARGEST = 3.4028234663852886e38; // float32
 
 /** `at` is an element; `trail` those that were explained before it. */
 export function explainView({ page, run, at, trail, go, slider }) {
@@ -88,7 +89,9 @@ function verdict(page, run, worked, value, magnitude) {
   const holds = off <= page.rounding * magnitude + 1.2e-38 || isSame(worked, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
   const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
-  const spread = Number.isNaN(value) && Number.isFinite(worked) ? "; a NaN of another head or position has spread, for zero times NaN is NaN" : "";
+  const isBeyond = page.dtype === "float32" && magnitude > LARGEST;
+  const why = isBeyond ? "on the way it passes what float32 holds" : "a NaN of another head or position has spread, for zero times NaN is NaN";
+  const spread = Number.isNaN(value) && Number.isFinite(worked) ? `; ${why}` : "";
   const said = `worked out here ${full(worked)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`;
   return make("p", { class: holds ? "verdict good" : "verdict bad" }, said);
 }

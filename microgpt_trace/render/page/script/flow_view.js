@@ -110,6 +110,6 @@ function rowView(page, run, at, go, name) {
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? name.slice(name.lastIndexOf(".") + 1) : name, known?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
+    make("span", {}, page.has(name) ? name.slice(name.lastIndexOf(".") + 1) : name, (known ?? row).others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
     make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }
