@@ -15,10 +15,10 @@ from playwright.sync_api import sync_playwright
 
 TARGET = Path(__file__).with_name("page.png")
 COMMANDS = (
-    "train --steps 2000 --out names.safetensors",
-    "trace emma --model names.safetensors --html emma.html",
+    "train --steps 2000",
+    "trace emma --model microgpt.safetensors --html emma.html",
 )
-ADDRESS = "#layer0.attn.scores[2,4,1]"
+ADDRESS = "#layer0.attn.weights[1,3,1]"
 WIDTH, HEIGHT = 1280, 860
 
 

@@ -14,6 +14,7 @@ from ...architecture.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
+from ...text.wording import counted
 from ...tracing.checks import ROUNDING
 from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
@@ -250,6 +251,8 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
     said = element("div", *cards(list(_told(sections))), _without_scripts(sections), id="said")
     origin = f"{trace.model['origin']}, {trace.model['parameters']:,} parameters"
+    if (steps := trace.model.get("trained_steps")) and "trained" not in origin:
+        origin += f", trained for {counted(steps, 'step')}"
     title, model = (
         trace.input.text or f"{len(labels)} tokens",
         element("p", on_one_line(origin), class_="dim"),

@@ -73,7 +73,7 @@ export function arrayView(context) {
   const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]${part}`));
   const unit = context.takeUnit(at);
   const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
-  return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, figures);
+  return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, make("div", { class: "beside" }, figures));
 }
 
 function arrayFigure(context, at, titled) {

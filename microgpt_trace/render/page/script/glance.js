@@ -61,8 +61,8 @@ export function glance(data) {
     context.drawImage(painted, 0, 0);
     const style = getComputedStyle(canvas);
     context.fillStyle = style.getPropertyValue("--card"); // what is hatched behind the pictures is not between them
-    for (let n = 0; n <= data.columns; n += 1) context.fillRect(n * (size + GAP) - GAP + 1, 0, GAP, canvas.height);
-    for (let n = 0; n <= data.rows; n += 1) context.fillRect(0, n * (size + GAP) - GAP + 1, canvas.width, GAP);
+    for (let n = 0; n <= data.columns; n += 1) context.fillRect(n * (size + GAP) - GAP + 1, 0, n === data.columns ? GAP + 2 : GAP, canvas.height);
+    for (let n = 0; n <= data.rows; n += 1) context.fillRect(0, n * (size + GAP) - GAP + 1, canvas.width, n === data.rows ? GAP + 2 : GAP);
     const outlined = (at, color, width) => {
       context.strokeStyle = color;
       context.lineWidth = width;
