@@ -11,7 +11,7 @@ from support.commands import microgpt
 from support.judges import agree
 from support.real_model import SMOLLM2, needs_smollm2
 
-from microgpt_trace import init, load, save
+from microgpt_trace import init, load, save, trace
 
 pytestmark = needs_browser
 
@@ -293,9 +293,8 @@ LEFT = re.compile(
     r"Of this array the page holds a picture, not the number; the) command below w"
 )
 
-# Of every array that a page holds: what is said of one element of it, and its number if that is there.
-OF_EACH = """(position) => Object.fromEntries(shown.events.map(({ name }) => {
-  if (!shown.held(name)) return [name, ["not held", 0]];
+# Of each array: what is said of one element of it, and its number if that is there.
+OF_EACH = """([names, position]) => Object.fromEntries(names.map((name) => {
   const shape = shown.traced.shape(name);
   const index = shape.length === 3 ? [1, position, 2] : [position, 5];
   const at = { of: "value", name, index };
@@ -313,30 +312,26 @@ LOCAL += ["attn.residual", "mlp.norm", "mlp.act", "mlp.hidden", "mlp.residual"]
 @needs_smollm2
 @pytest.mark.parametrize("length", [63, 256])
 def test_a_picture_gives_no_number_and_the_last_position_is_explained(page_of, page_file, length):
-    words = ("trace", SMOLLM2, "--tokens", ",".join(map(str, range(500, 500 + length))))
+    tokens = list(range(500, 500 + length))
+    words = ("trace", SMOLLM2, "--tokens", ",".join(map(str, tokens)))
     page = with_modules(page_of(page_file(*words), "#layer5.attn.weights"))
-    known = {event["name"]: event["stats"] for event in document(*words, *ALL)["events"]}
-    inner, last = page.evaluate(OF_EACH, 40), page.evaluate(OF_EACH, length - 1)
     asked = [f"layer29.{own}" for own in LOCAL]
-    exact = traced((*words, *(part for name in asked for part in ("--layer", name))))
+    run = trace(load(SMOLLM2), tokens=tokens, values=asked, names=["layer5.attn.weights"], positions=[-1])
+    last = page.evaluate(OF_EACH, [asked, length - 1])
     for name in asked:
         said, value = last[name]
         assert ": equal" in said, (name, said)
-        index = (1, length - 1, 2) if exact[name].ndim == 3 else (length - 1, 5)
-        assert float(value) == exact[name][index], name
-    pictures = [name for name, (_, value) in inner.items() if value is None]
-    print(f"{len(last)} arrays, {len(pictures)} of them without numbers but the last position's")
-    assert {f"layer{n}.attn.weights" for n in range(30)} < set(pictures)
-    assert all(LEFT.search(inner[name][0]) for name in pictures)
+        array = run.arrays["forward", name]
+        assert float(value) == array[(1, -1, 2) if array.ndim == 3 else (-1, 5)], name
+    pictures = [f"layer{n}.attn.weights" for n in (0, 5, 29)] + ["layer29.attn.scores", "layer29.mlp.act"]
+    for name, (said, value) in page.evaluate(OF_EACH, [pictures, 40]).items():
+        assert value is None, name
+        assert LEFT.search(said), (name, said)
     shown = dict(re.findall(r"(\w+)\n(\S+)", page.inner_text(".array .statistics")))
-    for term, own in (
-        ("L2", "l2_norm"),
-        ("mean", "mean"),
-        ("std", "std"),
-        ("max", "max"),
-        ("zeros", "zero_count"),
-    ):
-        agree(float(shown[term]), known["layer5.attn.weights"][own], rtol=1e-3, what=term)
+    (stats,) = [event.stats for event in run.events if event.name == "layer5.attn.weights"]
+    expected = {"L2": stats.l2_norm, "mean": stats.mean, "std": stats.std, "zeros": stats.zero_count}
+    for term, value in expected.items():
+        agree(float(shown[term]), value, rtol=1e-3, what=term)
 
 
 @needs_smollm2
