@@ -120,7 +120,7 @@ function stepView(step, label, link, tokens) {
   const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), tokens ? make("td", { class: "dim" }, tokens(term)) : null));
   if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more`), make("td", { class: "n" }, short(rest, 6))));
   rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count}`), make("td", { class: "n" }, short(step.value, 7))));
-  return make("div", { class: "step" }, make("p", { class: "dim" }, name), make("table", {}, make("caption", { class: "visually-hidden" }, name), make("tbody", {}, rows)));
+  return make("div", { class: "step" }, make("table", {}, make("caption", {}, name), make("tbody", {}, rows)));
 }
 
 function written(term, link) {
