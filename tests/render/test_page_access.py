@@ -59,7 +59,7 @@ def test_what_is_chosen_and_its_explanation_are_in_sight(page_of, page_file, wid
     assert in_sight(page, "#explained")
     page.locator('[data-key="flow layer0.mlp.up"]').click()
     assert in_sight(page, '[data-array="layer0.mlp.up"] h2')
-    page.locator('[data-key="layer0.mlp.up null"]').click(position={"x": 60, "y": 12})
+    page.locator('[data-key="layer0.mlp.up null"]').click(position={"x": 60, "y": 40})
     assert in_sight(page, "#explained-value")
     assert in_sight(page, '[data-array="layer0.mlp.up"] h2')
 

@@ -6,6 +6,8 @@ import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
 import { full, percent, short, statisticsOf } from "./numbers.js";
 
+const MOST_NUMBERED = 64; // rows or columns that are labelled by their numbers
+
 /** What a matrix of an array's plane needs: of [H, T, T] that of a head; one row of what is there of the last
     position alone. */
 export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
@@ -23,14 +25,15 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
     if (isMasked?.(row, column)) return "masked";
     return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "a picture: the number is not in this page" : full(valueAt(row, column));
   };
-  const labels = (axis) => labelsOf(page, run, at.name, axis);
+  const labels = (axis, count) => labelsOf(page, run, at.name, axis) ?? (count <= MOST_NUMBERED ? Array.from({ length: count }, (_, n) => String(n)) : null);
   const last = axes.length - 1;
   return {
     rows: length - first, rowHeight: first ? 14 : undefined, columns, valueAt, key,
     isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, hatched: skipFirst ? "masked, or position 0" : "masked",
     kind: isShare(page, at) ? "share" : "signed", end,
-    rowLabels: (shape.length > 1 && labels(axes[last - 1])?.slice(first)) || null,
-    columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last]) : null,
+    rowLabels: (shape.length > 1 && labels(axes[last - 1], length)?.slice(first)) || null,
+    columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last], columns) : null,
+    ruled: axes[last] === "channel" ? page.headWidth(at.name) : 0,
     title: nameOf(addressOf({ ...at, index: [] }), before), chosen: chosen && chosen[0] >= first ? [chosen[0] - first, chosen[1]] : null,
     brief: values.exact && !values.isLacking ? null : isShare(page, at) ? percent : (value) => short(value, 2), isPicture: Boolean(values.exact) && !values.isLacking,
     describe: (row, column) => `${nameOf(at.name, indexOf(row, column))} ${numberAt(row, column)}, ${placeInWords(page, run, at.name, indexOf(row, column))}`,

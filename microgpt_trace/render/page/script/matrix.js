@@ -9,8 +9,8 @@ const WITH_NUMBERS = 30; // pixels of a cell from which on a number stands in it
 const MOST_IN_TABLE = 4096; // elements
 
 /** `data`: rows, columns, valueAt(r, c), isMasked(r, c), kind "share" or "signed", end of the scale, labels of
-    rows and columns, what is said of a cell, its number in short, which one is chosen, and what to do when one
-    is looked at or chosen; `key` names it among all. */
+    rows and columns, how many columns belong together (`ruled`), what is said of a cell, its number in short,
+    which one is chosen, and what to do when one is looked at or chosen; `key` names it among all. */
 export function matrix(data) {
   const canvas = make("canvas", {});
   const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
@@ -130,6 +130,7 @@ function paint(view) {
   context.imageSmoothingEnabled = false;
   if (data.isMasked) hatch(context, left, top, cell * data.columns, height * data.rows, ink);
   context.drawImage(view.picture, left, top, cell * data.columns, height * data.rows);
+  for (let column = data.ruled; column && column < data.columns; column += data.ruled) context.clearRect(left + column * cell - 1, top, 2, height * data.rows);
   paintLabels(view, context, ink);
   paintCells(view, context, ink, style.getPropertyValue("--card"));
   outline(view, context, data.chosen, ink, 2);
