@@ -20,7 +20,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     if not rows:
         return
     of_names = trace.model["family"] == "microgpt"
-    columns = _of_names() if of_names else _of_text()
+    columns = _of_names() if of_names else _of_text(Column("token", _token))
     left = 0 if of_names else len(rows) - MAX_ROWS
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
     blocks: list[Block] = [Table(columns, shown, about=_logits)]
@@ -35,24 +35,24 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
         candidates = Column("candidates", _candidates, wrap=True)
         yield Section([Table([*columns[:2], candidates], rows, about=_logits)], f"Top {depth}")
     elif depth > 1:
-        yield _last_candidates(rows[-1])
+        yield _last_candidates(rows[-1], _token(rows[-1]))
 
 
 def rows_of_predictions(rows: Sequence[Prediction]) -> list[Section]:
     """Predictions without the trace that they are of."""
-    return [Section([Table(_of_text("seen"), rows, about=_logits)])]
+    return [Section([Table(_of_text(Column("seen", _seen)), rows, about=_logits)])]
 
 
 def candidates_sections(prediction: Prediction) -> list[Section]:
     """A prediction by itself."""
     row = rows_of_predictions([prediction])
-    return [*row, _last_candidates(prediction)] if len(prediction.top) > 1 else row
+    return [*row, _last_candidates(prediction, _seen(prediction))] if len(prediction.top) > 1 else row
 
 
 def _of_names() -> list[Column]:
     return [
         Column("pos", lambda p: str(p.position), right=True),
-        Column("seen", lambda p: shown_token(p.seen) if p.seen else "BOS"),
+        Column("seen", _seen),
         Column("target", lambda p: shown_token(p.target.label)),
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P(target)", lambda p: probability(p.target.p, 3), right=True),
@@ -62,10 +62,10 @@ def _of_names() -> list[Column]:
     ]
 
 
-def _of_text(seen: str = "token") -> list[Column]:
+def _of_text(seen: Column) -> list[Column]:
     return [
         Column("pos", lambda p: str(p.position), right=True),
-        Column(seen, lambda p: shown_token(p.seen)),
+        seen,
         Column("target", lambda p: shown_token(p.target.label) if p.target else ""),
         Column("predicted", lambda p: shown_token(p.predicted.label) if p.predicted else "–"),
         Column("P", lambda p: _p(p.predicted), right=True),
@@ -80,14 +80,23 @@ def _candidates(prediction: Prediction) -> str:
     return "  ".join(f"{shown_token(c.label)}={probability(c.p, 3)}" for c in prediction.top)
 
 
-def _last_candidates(prediction: Prediction) -> Section:
+def _token(prediction: Prediction) -> str:
+    return shown_token(prediction.seen)
+
+
+def _seen(prediction: Prediction) -> str:
+    """The same, or of a name as far as it is read; before its first letter that is BOS alone."""
+    return _token(prediction) if prediction.seen or prediction.position else "BOS"
+
+
+def _last_candidates(prediction: Prediction, seen: str) -> Section:
     columns = [
         Column("token", lambda c: shown_token(c.label)),
         Column("id", lambda c: str(c.token), right=True),
         Column("P", lambda c: probability(c.p), right=True),
         Column("", lambda c: Bar(c.p, 20), bar=True, style=_cyan),
     ]
-    place = f"after position {prediction.position} {shown_token(prediction.seen)}"
+    place = f"after position {prediction.position} {seen}"
     return Section([Table(columns, prediction.top)], f"Top {len(prediction.top)} {place}")
 
 

@@ -330,3 +330,12 @@ def test_predictions_are_a_tuple_that_shows_itself(plain):
     assert repr(run.predictions) == "Predictions(positions=5)"
     rows = [own for own in Parsed(run.predictions._repr_html_()).pieces if own.text in ("emma", "em")]
     assert len(rows) == 2
+
+
+def test_predictions_of_a_name_begin_with_bos_as_the_trace_says(plain):
+    run = plain["trace"]
+    for shown, titled in ((run, False), (run.predictions, False), (run.predictions[0], True)):
+        words = tables_of(shown).text()
+        assert "BOS" in words
+        assert "''" not in words
+        assert ("after position 0 BOS" in words) == titled
