@@ -51,11 +51,11 @@ def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
         f"block {config['block_size']}"
     )
-    steps = model["trained_steps"]
+    trained = f"trained for {counted(model['trained_steps'], 'step')}" * bool(model["trained_steps"])
     return [
         ("vocabulary", model["vocabulary"]["convention"]),
         ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
-        *([("", f"trained for {counted(steps, 'step')}")] if steps else []),
+        *([("", trained)] if trained not in ("", model["origin"]) else []),  # no file: it is called so
         ("", dimensions),
         *(("assumed", text) for text in model["assumed"]),
     ]

@@ -339,3 +339,10 @@ def test_predictions_of_a_name_begin_with_bos_as_the_trace_says(plain):
         assert "BOS" in words
         assert "''" not in words
         assert ("after position 0 BOS" in words) == titled
+
+
+def test_how_long_a_model_was_trained_is_said_once(plain, tmp_path):
+    trained = plain["model"]
+    microgpt_trace.save(trained, tmp_path / "m.safetensors")
+    for model in (trained, load(tmp_path / "m.safetensors")):
+        assert tables_of(trace(model, "emma")).text().count("trained for 100 steps") == 1
