@@ -96,7 +96,8 @@ class AttentionMatrices(NamedTuple):
 
     `sharing` says how many such blocks share the lines of a screen: where heads have no room there, those
     are shown that come first in `order`, and `more` says which these are and how to see another. None: all
-    heads, whatever lines they take.
+    heads, whatever lines they take. `in_figures` says how to see all of a head number by number, `in_file`
+    how to keep it where that has no room either.
     """
 
     weights: Array
@@ -104,6 +105,8 @@ class AttentionMatrices(NamedTuple):
     order: Sequence[int]
     more: str = ""
     sharing: int | None = None
+    in_figures: str = ""
+    in_file: str = ""
 
 
 class Grid(NamedTuple):

@@ -55,7 +55,9 @@ def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices
     order = _telling(weights)
     more = f"those with the largest weight off position 0; --show '{name}[{order[-1]}]' prints another"
     more += ", --verbose all" * trace.specs[name].overview
-    return AttentionMatrices(weights, trace.input.labels, order, more, sharing)
+    in_figures = f"; --show '{name}[{order[0]}]' shows all of a head"
+    in_file = f"; --layer {name} --save FILE keeps all"
+    return AttentionMatrices(weights, trace.input.labels, order, more, sharing, in_figures, in_file)
 
 
 def _telling(weights: Array) -> list[int]:

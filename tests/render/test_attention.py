@@ -6,6 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 from rich.cells import cell_len
+from safetensors.numpy import load_file
 from support.commands import microgpt
 from support.terminal import printed
 
@@ -14,6 +15,7 @@ from microgpt_trace.render.sections import AttentionMatrices, Section
 from microgpt_trace.render.trace import trace_sections
 
 HEAD = re.compile(r"head (\d+)")
+CUT = re.compile(r"(?:queries|keys); (--.*?) (?:shows all of a head|keeps all)")  # and how to see the rest
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +72,9 @@ def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 16, 17, 21, 40, 64])
 def test_the_heads_fit_a_screen(length):
     said = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
+    rest = {"in_figures": "; --show 'layer10.attn.weights[12]' shows all of a head"}
     for heads, sharing in product([1, 4, 9, 12, 32], [1, 2, 30]):
-        lines = lines_of(block(heads, length, more=said, sharing=sharing))
+        lines = lines_of(block(heads, length, more=said, sharing=sharing, **rest))
         text = "\n".join(lines)
         print(heads, sharing, lines[0], *lines[-2:], sep="\n")
         assert len(lines) <= max(24 // sharing, 5 + min(length + 2, 20) if sharing > 1 else 0)
@@ -110,6 +113,30 @@ def test_of_a_long_text_the_last_queries_are_shown():
     lines = lines_of(block(2, 40, sharing=1))
     assert lines[-1] == "the last 18 of 40 queries"
     assert len([line for line in lines if re.match(r"[a-t] ", line)]) == 18
+
+
+@pytest.mark.parametrize(("width", "options"), [(80, ""), (80, "-v"), (40, ""), (40, "-v")])
+@pytest.mark.parametrize("length", [23, 63])
+def test_a_command_is_named_that_shows_what_was_cut(many, tmp_path, monkeypatch, length, width, options):
+    """Or that keeps it, where the screen is too narrow for the numbers."""
+    monkeypatch.chdir(tmp_path)
+    line = f"trace {('abcdefghijklmnopqrstuvw' * 3)[:length]} --model {many}"
+    out = " ".join(microgpt(f"{line} {options}", width=width).out.split())
+    cut = CUT.findall(out)
+    print(out[-200:], cut)
+    assert len(cut) == (0 if options and width > length else 3)
+    run = trace(load(many), line.split()[1])
+    for number, how in enumerate(cut):
+        weights = run[f"layer{number}.attn.weights"]
+        if how.startswith("--show"):
+            head = int(re.search(r"\[(\d+)\]'", how)[1])
+            shown = microgpt(f"{line} {how}", width=width).out.split("\n\n")[1]
+            figures = list(map(float, re.findall(r" (\d\.\d{3}|\de-\d\d)\b", shown)))
+            np.testing.assert_allclose(np.sort(figures), np.sort(weights[head].ravel()), atol=6e-4)
+        else:
+            assert width < 8 * length
+            microgpt(f"{line} {how.replace('FILE', f'{number}.safetensors')}")
+            np.testing.assert_array_equal(load_file(f"{number}.safetensors").popitem()[1], weights)
 
 
 def test_heads_are_chosen_by_their_largest_weight_off_position_0(many):

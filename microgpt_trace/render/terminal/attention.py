@@ -14,6 +14,7 @@ from ...text.printable import shown_token
 from ..sections import AttentionMatrices
 from ..token_labels import token_label
 from .heat import heat, heat_cell
+from .matrices import has_room
 from .screen import Screen, at_right
 
 LINES = 24  # that such blocks take together
@@ -61,7 +62,7 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
                 text.append(" " * GAP * bool(at))
                 _append_row(text, block.weights[head, query, : len(keys)], query, layout.cell, screen)
         screen.print(text)
-    for left_out in _left_out(block, shown, queries, keys):
+    for left_out in _left_out(block, shown, queries, keys, screen):
         screen.tell(left_out, "dim", indent=0)
 
 
@@ -130,13 +131,19 @@ def _append_row(text: Text, weights: Array, query: int, cell: int, screen: Scree
             text.append(" " * (cell - 1)).append(" ", f"not dim {heat(sqrt(max(share, 0)))}")
 
 
-def _left_out(block: AttentionMatrices, shown: Sequence[int], queries: range, keys: range) -> list[str]:
-    """What has no room, in words."""
-    said, length = list[str](), len(block.labels)
+def _left_out(
+    block: AttentionMatrices, shown: Sequence[int], queries: range, keys: range, screen: Screen
+) -> list[str]:
+    """What has no room, in words, and how to see it."""
+    said, length, cut = list[str](), len(block.labels), list[str]()
     if len(shown) < len(block.order):
         said.append(f"{len(shown)} of {len(block.order)} heads, {block.more}")
     if len(queries) < length:
-        said.append(f"the last {len(queries)} of {length} queries")
+        cut.append(f"the last {len(queries)} of {length} queries")
     if len(keys) < length:
-        said.append(f"the first {len(keys)} of {length} keys")
+        cut.append(f"the first {len(keys)} of {length} keys")
+    if cut:
+        labels = list(map(token_label, block.labels))
+        whole = has_room(block.weights[block.order[0]], labels, labels, screen)
+        said.append(" and ".join(cut) + (block.in_figures if whole else block.in_file))
     return said

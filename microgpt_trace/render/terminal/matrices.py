@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -28,13 +29,34 @@ def print_figures(block: Figures, screen: Screen) -> None:
         screen.print(Text(screen.words(f"… {said}{block.more}"), "dim"))
 
 
-def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> int:
-    """Print the matrix in blocks of columns; how many columns are left out."""
+def has_room(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> bool:
+    """Whether the blocks have all of its columns."""
+    return len(columns) <= MAX_BLOCKS * _in_blocks(matrix, rows, columns, screen).fitting
+
+
+class _Blocks(NamedTuple):
+    """The texts of a matrix, how many cells of the screen those of rows and columns take, and how many
+    columns stand side by side."""
+
+    cells: Sequence[Sequence[str]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    margin: int
+    width: int
+    fitting: int
+
+
+def _in_blocks(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> _Blocks:
     cells = [[_cell(value) for value in row] for row in matrix.tolist()]
     rows, columns = (list(map(screen.words, labels)) for labels in (rows, columns))
     margin = max(map(cell_len, rows)) + 1
     width = 2 + max(cell_len(text) for text in (*columns, *(cell for row in cells for cell in row)))
-    fitting = max((screen.width - margin) // width, 1)
+    return _Blocks(cells, rows, columns, margin, width, max((screen.width - margin) // width, 1))
+
+
+def _print_matrix(matrix: Array, rows: Sequence[str], columns: Sequence[str], screen: Screen) -> int:
+    """Print the matrix in blocks of columns; how many columns are left out."""
+    cells, rows, columns, margin, width, fitting = _in_blocks(matrix, rows, columns, screen)
     edges = [*range(0, len(columns), fitting), len(columns)]
     for start, stop in list(pairwise(edges))[:MAX_BLOCKS]:
         head = " " * margin + "".join(at_right(label, width) for label in columns[start:stop])
