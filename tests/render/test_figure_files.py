@@ -4,10 +4,9 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from io import BytesIO
-from itertools import pairwise
 
 import pytest
+from support.figure_layout import assert_nothing_is_cut_off
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
 import matplotlib
@@ -18,6 +17,7 @@ from microgpt_trace import (
     diff,
     explain,
     init,
+    load,
     patch,
     plot_attention,
     plot_probabilities,
@@ -170,24 +170,22 @@ def pictures(text):
 
 @pytest.mark.parametrize("length", [1, 5, 15])
 def test_nothing_is_cut_off(length):
-    """Every text lies within the figure, and no two labels of an axis on each other."""
     for picture in pictures("abcdefghijklmno"[:length]):
-        figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
-        picture.draw(Panel(figure.add_subplot()))
-        figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
-        whole = figure.bbox.padded(1)
-        for ax in figure.findobj(matplotlib.axes.Axes):
-            place = ax.get_tightbbox()
-            assert whole.x0 <= place.x0 <= place.x1 <= whole.x1, ax
-            assert whole.y0 <= place.y0 <= place.y1 <= whole.y1, ax
-            for axis in (ax.xaxis, ax.yaxis):
-                low, high = sorted(axis.get_view_interval())
-                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
-                both = [label for tick in ticks for label in (tick.label1, tick.label2)]
-                shown = [label for label in both if label.get_visible() and label.get_text()]
-                places = [label.get_window_extent().padded(-1) for label in shown]
-                together = any(a.overlaps(b) for a, b in pairwise(places))
-                assert not together, [label.get_text() for label in shown]
+        assert_nothing_is_cut_off(picture)
+
+
+def test_the_longest_words_below_an_explanation_have_room(decoder_folder):
+    """They stand beneath names that take half the width."""
+    found = explain(load(decoder_folder("qwen2")), "layer1.attn.head2[4,5]", tokens=[3, 4, 5, 6, 7])
+    (step,) = found.steps
+    terms = [
+        replace(t, factors=tuple(replace(f, name=f.name.replace("[", "[1024,1")) for f in t.factors))
+        for t in step.terms
+    ]
+    step = replace(step, label="layer29.attn.head12[1024,1100]", terms=tuple(terms))
+    picture = explanation_picture(replace(found, steps=(step,)))
+    assert_nothing_is_cut_off(picture)
+    assert "layer1.)" in content_of(picture, ".svg").decode()
 
 
 @pytest.mark.parametrize(("count", "inches", "step"), [(5, 1, 1), (16, 2, 1), (63, 2, 5), (63, 7.5, 1)])

@@ -18,7 +18,7 @@ from ...text.wording import counted
 from ...tracing.result import Trace
 from ..token_labels import token_label
 from ..trace_attention import kind_in
-from .heat import Scale, add_bar, draw_heat, is_dense
+from .heat import Scale, add_bar, draw_heat, is_dense, room_for_crosses
 from .panel import LINE, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _one(title: str, weights: Array, hidden: Array, labels: list[str]) -> Pictur
         add_bar(panel, image, WEIGHTS, weights, _mean(panel, weights))
 
     side = min(max(len(labels) * LINE, LARGEST - 0.6), PAGE - 1.8)
-    return Picture(side + 1.4, side + 0.9, draw)
+    return Picture(side + 1.4 + room_for_crosses(weights), side + 0.9, draw)
 
 
 def _heads(where: str, weights: Array, hidden: Array, labels: list[str]) -> Picture:
@@ -156,7 +156,7 @@ def _heads(where: str, weights: Array, hidden: Array, labels: list[str]) -> Pict
             own.names("key" * (i + columns >= count), "query" * (column == 0))
         add_bar(panel, image, WEIGHTS, weights, _mean(own, weights[0]))
 
-    return Picture(columns * across + 1.5, rows * down + 0.7, draw)
+    return Picture(columns * across + 1.5 + room_for_crosses(weights), rows * down + 0.7, draw)
 
 
 def _tiles(names: list[str], weights: Array, hidden: Array) -> Picture:
@@ -181,7 +181,8 @@ def _tiles(names: list[str], weights: Array, hidden: Array) -> Picture:
         panel.ticks("y", names, [middle + pitch * i for i in range(layers)])
         add_bar(panel, image, WEIGHTS, weights, _mean(panel, whole))
 
-    return Picture(heads * _tile(heads) + 1.6, layers * _tile(heads) + 0.8, draw)
+    width = heads * _tile(heads) + 1.6 + room_for_crosses(weights)
+    return Picture(width, layers * _tile(heads) + 0.8, draw)
 
 
 def _mean(panel: Panel, values: Array) -> str:

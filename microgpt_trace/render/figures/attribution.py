@@ -15,7 +15,7 @@ from ...text.wording import counted
 from ..numbers import signed
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
-from .heat import add_bar, draw_heat, symmetric
+from .heat import add_bar, draw_heat, room_for_crosses, symmetric
 from .panel import CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _at_position(found: PositionAttribution, result: AttributionResult, top: int
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, partial(signed, digits=digits))
         panel.title(f"position {contrast.position}, after {shown_token(contrast.seen)}")
-        panel.names(f"written to {_question(contrast)}")
+        panel.names(f"written to {_question(contrast)}", at_right=True)
 
     return Picture(COLUMN + 0.6, len(rows) * BAR + 0.8, draw)
 
@@ -87,7 +87,7 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
             panel.title(f"the {len(chosen):,} parts of largest mean; {left:,} more are left out")
         add_bar(panel, image, scale, values)
 
-    width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE)
+    width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE) + room_for_crosses(values)
     height = max(LEAST, len(values) * LINE * 1.4) + CHARACTER * max(map(len, columns)) + 0.8
     return Picture(width, height, draw)
 

@@ -29,13 +29,15 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
     ax = panel.ax
     ax.barh(range(len(rows)), values, color=colours, height=0.72)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    room = 0.28 * (max([0.0, *values]) - min([0.0, *values])) or 1.0  # for the numbers
+    numbers = [number(row.value) for row in rows]
+    share = max(0.28, 0.04 * max(map(len, numbers)))
+    room = share * (max([0.0, *values]) - min([0.0, *values])) or 1.0  # for the numbers
     ax.set_xlim(min([0.0, *values]) - room * any(v < 0 for v in values), max([0.0, *values]) + room)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+    for place, (value, text) in enumerate(zip(values, numbers, strict=True)):
         side = "right" if value < 0 else "left"
         gap = room * 0.05 * (-1 if value < 0 else 1)
-        panel.write(value + gap, place, number(row.value), ha=side, va="center")
+        panel.write(value + gap, place, text, ha=side, va="center")
     panel.ticks("y", [row.name for row in rows])
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

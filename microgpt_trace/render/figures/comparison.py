@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ...comparison.differences import Comparison
@@ -27,7 +28,12 @@ def diff_picture(comparison: Comparison) -> Picture:
     ]
     beyond = sum(not error.holds for error in errors)
     agree = "all within their bands" if not beyond else f"{beyond:,} beyond their band"
-    title = f"{counted(len(errors), 'event')} compared, {agree}"
+    told = sum(not math.isnan(error.size) for error in errors)
+    part = sum(event.alike > 0 and not math.isnan(event.relative) for event in comparison.events)
+    events = counted(len(errors), "event") if told == len(errors) else f"{told:,} of {len(errors):,} events"
+    in_part = f", {part:,} of them without elements that are not finite," if part else ""
+    title = f"{events} compared{in_part or ','} {agree}"
     of = "the statistics" if comparison.of_statistics else "the worst row"
-    words = CourseWords("within its band", "beyond its band", f"distance of {of}", title)
+    untold = "not compared, NaN or infinite on both"
+    words = CourseWords("within its band", "beyond its band", f"distance of {of}", title, untold)
     return course_picture(errors, words, comparison.first)

@@ -22,12 +22,14 @@ class Error(NamedTuple):
 
 
 class CourseWords(NamedTuple):
-    """What is said of the errors: of those that hold, of those that do not, on the axis, as the title."""
+    """What is said of the errors: of those that hold, of those that do not, on the axis, as the title, and of
+    those that are not known."""
 
     within: str
     beyond: str
     axis: str
     title: str
+    untold: str = ""
 
 
 def course_picture(
@@ -43,6 +45,7 @@ def course_picture(
     def draw(panel: Panel) -> None:
         ax = panel.ax
         told = [(x, error) for x, error in enumerate(errors) if not math.isnan(error.size)]
+        untold = [(x, floor) for x, error in enumerate(errors) if math.isnan(error.size)]
         ax.set(yscale="log", ylim=(floor / 2, ceiling * 2), xlim=(-1, len(errors)))
         bands = [max(error.allowed, floor) for error in errors]
         ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
@@ -63,6 +66,7 @@ def course_picture(
                 colour,
                 "NaN, infinite",
             )
+        _points(panel, untold, "x", GREY, words.untold)
         if first is not None:
             at = next(x for x, error in enumerate(errors) if error.name == first)
             ax.axvline(at, color=ORANGE, linewidth=0.8, linestyle=":", label=f"first: {first}")

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
 from ..explanation import applied, called
-from ..numbers import significant
+from ..numbers import finite_or_named
 from .bars import BAR, SignedValue, draw_bars
 from .panel import PAGE, Panel, Picture, on_axes
 
@@ -39,9 +39,9 @@ def explanation_picture(found: Explanation) -> Picture:
     gradient = "d loss / d " if found.phase == "backward" else ""
 
     def draw(panel: Panel) -> None:
-        draw_bars(panel, rows, significant)
-        panel.title(f"{gradient}{found.element} = {significant(found.traced)}")
-        panel.names(f"terms of {step.label}" + (f" (names begin with {prefix})" if prefix else ""))
+        draw_bars(panel, rows, finite_or_named)
+        panel.title(f"{gradient}{found.element} = {finite_or_named(found.traced)}")
+        panel.names(f"terms of {step.label}" + f" (names begin with {prefix})" * bool(prefix), at_right=True)
 
     return Picture(PAGE * 0.75, len(rows) * BAR + 0.8, draw)
 

@@ -50,10 +50,10 @@ def symmetric(values: Array, words: str, least: float = 0.0) -> Scale:
 
 def draw_heat(
     panel: Panel, values: Array, scale: Scale, *, hidden: Array | None = None, hatched: bool = True,
-    square: bool = False,
+    square: bool = False, crossed: bool = True,
 ) -> ScalarMappable:  # fmt: skip
-    """The matrix [R, C], row 0 at the top; cells that are `hidden` show what lies behind, others that are
-    not finite a cross."""
+    """The matrix [R, C], row 0 at the top; cells that are `hidden` show what lies behind. Others that are not
+    finite do so too, beneath a cross if they are to be `crossed`."""
     from matplotlib.colors import Normalize, PowerNorm
 
     ax = panel.ax
@@ -68,7 +68,7 @@ def draw_heat(
     if hatched and hidden.any():
         ax.patch.set(hatch="/////", edgecolor=HATCHED, linewidth=0)
     rows, columns = np.nonzero(odd & ~hidden)
-    if len(rows):
+    if crossed and len(rows):
         ax.plot(columns, rows, "x", color="black", markersize=4, markeredgewidth=1)
     ax.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(values.shape[0] - 0.5, -0.5))
     ax.tick_params(length=2, labelsize=SMALL)
@@ -81,12 +81,20 @@ def is_dense(panel: Panel, values: Array) -> bool:
     return values.shape[1] > width * DOTS or values.shape[0] > height * DOTS
 
 
+def room_for_crosses(values: Array) -> float:
+    """Inches that the words for them take beside a scale."""
+    return 0.0 if np.isfinite(values).all() else 0.16
+
+
 def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, remark: str = "") -> None:
-    """The scale beside the Axes, with an arrow where some of the values lie beyond its end."""
+    """The scale beside the Axes, with an arrow where some of the values shown lie beyond its end, and words
+    for the crosses of those that are not finite."""
     extend = _ARROWS[bool((values < scale.low).any()), bool((values > scale.high).any())]
     bar = panel.ax.figure.colorbar(image, ax=panel.ax, fraction=0.05, pad=0.02, aspect=25, extend=extend)
     root = ", square-root scale" * scale.rooted
-    bar.set_label(panel.said(f"{scale.words}{root}{remark}"), fontsize=TEXT)
+    crosses = "" if np.isfinite(values).all() else "\n× not finite"
+    bar.set_label(panel.said(f"{scale.words}{root}{remark}{crosses}"), fontsize=TEXT)
+    bar.ax.yaxis.get_offset_text().set_fontsize(SMALL)
     bar.ax.tick_params(labelsize=SMALL, length=2)
     if scale.rooted:
         bar.set_ticks([0, 0.02, 0.1, 0.3, 0.6, 1])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...tracing.result import Trace
+from .gaps import Series, draw_line, gaps, not_finite
 from .panel import BLUE, COLUMN, DARK, ORANGE, Panel, Picture, on_axes, stacked
 
 if TYPE_CHECKING:
@@ -33,15 +34,16 @@ def stream_picture(trace: Trace) -> Picture:
         ("attention", [row.attention_share for row in rows], BLUE, "o-"),
         ("MLP", [row.mlp_share for row in rows], ORANGE, "s--"),
     )
+    lacking = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
 
     def draw(panel: Panel) -> None:
         above, below = stacked(panel, 2, 0.14)
-        above.ax.plot(numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
+        draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
         above.names(y="L2 norm of a row")
-        above.title("residual stream after each layer")
+        above.title("residual stream after each layer" + f", {lacking}" * bool(lacking))
         above.ax.tick_params(labelbottom=False)
         for name, values, colour, line in shares:
-            below.ax.plot(numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
+            draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
         below.names("layer", "|write| / |stream|")
         below.legend(2)
         _finish(above, norms)
@@ -50,9 +52,10 @@ def stream_picture(trace: Trace) -> Picture:
     return Picture(COLUMN, 3.6, draw)
 
 
-def _finish(panel: Panel, values: Sequence[float]) -> None:
+def _finish(panel: Panel, values: Series) -> None:
     """A scale from 0, or a logarithmic one where the values lie far apart."""
-    if min(values) > 0 and max(values) > FAR * min(values):
+    finite = [value for value in gaps(values) if not math.isnan(value)] or [0.0]
+    if min(finite) > 0 and max(finite) > FAR * min(finite):
         panel.ax.set_yscale("log")
         panel.ax.tick_params(axis="y", which="minor", labelleft=False)
     else:

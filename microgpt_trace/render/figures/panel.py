@@ -45,11 +45,24 @@ class Panel:
             self.said(text), loc="left", fontsize=TEXT, pad=4 + 12 * above, parse_math=False, wrap=True
         )
 
-    def names(self, x: str = "", y: str = "") -> None:
-        """What the axes count."""
-        self.ax.set_xlabel(self.said(x), fontsize=TEXT, parse_math=False)
+    def names(self, x: str = "", y: str = "", at_right: bool = False) -> None:
+        """What the axes count; x ends at the right where it may be longer than its axis."""
+        loc: Literal["right", "center"] = "right" if at_right else "center"
+        self.ax.set_xlabel(self.said(x), fontsize=TEXT, parse_math=False, loc=loc)
         self.ax.set_ylabel(self.said(y), fontsize=TEXT, parse_math=False)
         self.ax.tick_params(which="both", labelsize=SMALL)
+        self._spell_powers()
+
+    def _spell_powers(self) -> None:
+        """Very large and very small numbers with their exponents, which else stand apart, on other text."""
+        from matplotlib.ticker import ScalarFormatter
+
+        for axis in (self.ax.xaxis, self.ax.yaxis):
+            largest = max(map(abs, axis.get_view_interval()))
+            if isinstance(axis.get_major_formatter(), ScalarFormatter) and not 1e-4 <= largest < 1e6:
+                axis.set_major_formatter("{x:g}")
+                if axis is self.ax.xaxis:
+                    axis.get_major_locator().set_params(nbins=4)  # type: ignore[call-arg]
 
     def ticks(
         self, axis: Literal["x", "y"], labels: Sequence[str], places: Sequence[float] | None = None

@@ -21,7 +21,7 @@ from ...text.wording import counted
 from ..numbers import figure
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
-from .heat import Scale, add_bar, draw_heat, symmetric, write_cells
+from .heat import Scale, add_bar, draw_heat, room_for_crosses, symmetric, write_cells
 from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
     words = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
     maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
-    values = np.concatenate([np.zeros(1), *(each.ravel() for each in maps)])
+    cells = [cell for table in tables for _, row in table.rows for cell in row if cell is not None]
+    values = np.array([_value(cell) for cell in cells])
     scale = symmetric(values, words, least=1.0)
     rooms = [(len(each) * ROOM[1], _below(table, pairs)) for table, each in zip(tables, maps, strict=True)]
     rooms += [(len(parts) * BAR + 0.1, BELOW + CHARACTER)] if parts else []
@@ -62,7 +63,8 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
             add_bar(panel, images[-1], scale, values)
 
     widest = max((each.shape[1] for each in maps), default=0)
-    return Picture(min(max(COLUMN, widest * ROOM[0] + BESIDE), PAGE), _height(rooms), draw)
+    width = min(max(COLUMN, widest * ROOM[0] + BESIDE), PAGE) + room_for_crosses(values)
+    return Picture(width, _height(rooms), draw)
 
 
 def _below(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> float:

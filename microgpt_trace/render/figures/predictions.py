@@ -13,6 +13,7 @@ from ...text.wording import counted
 from ...tracing.result import Candidate, Trace
 from ..numbers import probability
 from ..token_labels import token_label
+from .gaps import gaps, not_finite
 from .heat import Scale, add_bar, draw_heat, write_cells
 from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, on_axes
 
@@ -41,7 +42,7 @@ def probabilities_picture(trace: Trace) -> Picture:
     """Raises InputError where there is no prediction, or too many."""
     rows = trace.predictions
     _check_room("probs", len(rows))
-    depth = max(len(row.top) for row in rows)
+    depth = max(1, *(len(row.top) for row in rows))
     targets = any(row.target for row in rows)
     cells = [[*([row.target] if targets else []), *_filled(row.top, depth)] for row in rows]
     columns = [*(["target"] if targets else []), *(f"{n + 1}" for n in range(depth))]
@@ -83,35 +84,35 @@ def loss_by_position(trace: Trace) -> Picture:
     if not rows:
         raise InputError("loss: no position that was predicted has a target")
     _check_room("loss", len(rows))
-    losses = [row.loss if row.loss is not None else math.nan for row in rows]
-    chance = trace.chance_loss
+    losses = [row.loss for row in rows]
+    heights, chance = [0.0 if math.isnan(loss) else loss for loss in gaps(losses)], trace.chance_loss
 
     def draw(panel: Panel) -> None:
         places = range(len(rows))
-        panel.ax.bar(places, losses, color=BLUE, width=0.75)
+        panel.ax.bar(places, heights, color=BLUE, width=0.75)
+        panel.ax.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.05 * max(chance, *heights)))
         panel.ax.axhline(chance, color=DARK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
         panel.ticks("x", [f"{_place(trace, row.position)} → {_label(row.target)}" for row in rows])
         panel.names("position, token and target", "loss, -log P(target)")
-        panel.legend(1)
-        for place, value in zip(places, losses, strict=True):
-            if not math.isfinite(value):
-                panel.write(place, 0, "not finite", rotation=90, ha="center", va="bottom")
+        panel.title(not_finite(losses, "position"), above=panel.legend(1))
+        for place, value in zip(places, gaps(losses), strict=True):
+            if math.isnan(value):
+                panel.write(place, chance / 50, "not finite", rotation=90, ha="center", va="bottom")
 
     return Picture(min(max(COLUMN, len(rows) * LINE * 1.2 + 0.9), 1.6 * PAGE), 2.8, draw)
 
 
 def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | None]], two_lines: bool) -> None:
-    """A candidate in each cell, in the colour of its probability."""
+    """A candidate in each cell, in the colour of its probability; none where these are not finite."""
     values = np.array([[math.nan if c is None else c.p for c in row] for row in cells])
-    empty = np.array([[c is None for c in row] for row in cells])
-    image = draw_heat(panel, values, PROBABILITY, hidden=empty)
+    image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
-    add_bar(panel, image, PROBABILITY, values)
+    add_bar(panel, image, PROBABILITY, values[np.isfinite(values)])
 
 
 def _cell(candidate: Candidate | None, two_lines: bool) -> str:
     if candidate is None:
-        return ""
+        return "not finite"
     return _label(candidate) + (f"\n{probability(candidate.p, 3)}" if two_lines else "")
 
 

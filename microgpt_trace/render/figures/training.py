@@ -11,6 +11,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
 from ...tracing.result import Trace
+from .gaps import draw_line, gaps, not_finite
 from .panel import BLUE, COLUMN, LINES, MARKERS, PAGE, Panel, Picture, on_axes, stacked
 from .predictions import loss_by_position
 
@@ -72,20 +73,19 @@ def _check_losses(timeline: Timeline) -> None:
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:
     """Every step as it is: the loss of a batch jumps."""
-    steps = timeline.loss.steps
-    loss = [value if math.isfinite(value) else math.nan for value in timeline.loss.loss]
-    panel.ax.plot(steps, loss, color=BLUE, linewidth=0.6)
+    loss = timeline.loss.loss
+    draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
     chance = math.log(timeline.config.vocab_size)
     panel.ax.axhline(chance, color="black", linestyle="--", linewidth=0.8, label=f"chance, {chance:.2f}")
     panel.names("training step", "loss of the batch")
-    panel.legend(1)
+    panel.title(not_finite(loss, "step"), above=panel.legend(1))
     _finish(panel)
 
 
 def _draw_predictions(panel: Panel, timeline: Timeline) -> None:
     names = [f"{p.position} {shown_token(p.seen)} → {shown_token(p.target)}" for p in timeline.positions]
-    _draw_curves(panel, timeline.steps, names, "P(target)", [p.p for p in timeline.positions])
-    panel.title(f'what follows in "{shown_token(timeline.watched)}"')
+    title = f'what follows in "{shown_token(timeline.watched)}"'
+    _draw_curves(panel, timeline.steps, names, "P(target)", [p.p for p in timeline.positions], title)
 
 
 def _of_events(timeline: Timeline) -> Picture:
@@ -111,23 +111,21 @@ def _of_events(timeline: Timeline) -> Picture:
 
 
 def _draw_curves(
-    panel: Panel, steps: Sequence[int], names: Sequence[str], what: str, curves: Sequence[Curve]
+    panel: Panel, steps: Sequence[int], names: Sequence[str], what: str, curves: Sequence[Curve],
+    title: str = "",
 ) -> None:  # fmt: skip
     for i, (name, curve) in enumerate(zip(names, curves, strict=True)):
         colour, line = LINES[i % MOST]
-        panel.ax.plot(
-            steps, _gaps(curve), color=colour, linestyle=line, linewidth=1,
+        draw_line(
+            panel, steps, curve, color=colour, linestyle=line, linewidth=1,
             marker=MARKERS[(i + i // MOST) % MOST], markersize=3, label=panel.said(name),
         )  # fmt: skip
     panel.ax.set_ylim(0, None)
+    broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
+    panel.title(", ".join(filter(None, [title, "a gap: not finite, or not in the log" * broken])))
     panel.names("training step", what)
     panel.legend_beside()
     _finish(panel)
-
-
-def _gaps(curve: Curve) -> list[float]:
-    """The values, with a gap where the log tells none or one that is not finite."""
-    return [math.nan if value is None or not math.isfinite(value) else value for value in curve]
 
 
 def _finish(panel: Panel) -> None:

@@ -1,0 +1,30 @@
+"""Where the texts of a figure lie once it is laid out."""
+
+from io import BytesIO
+from itertools import pairwise
+
+
+def assert_nothing_is_cut_off(picture):
+    """Every text lies within the figure, and no two labels of an axis on each other."""
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from microgpt_trace.render.figures.panel import Panel
+
+    figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
+    picture.draw(Panel(figure.add_subplot()))
+    figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
+    whole = figure.bbox.padded(1)
+    for ax in figure.findobj(Axes):
+        place = ax.get_tightbbox()
+        assert whole.x0 <= place.x0 <= place.x1 <= whole.x1, ax
+        assert whole.y0 <= place.y0 <= place.y1 <= whole.y1, ax
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+            both = [label for tick in ticks for label in (tick.label1, tick.label2)]
+            shown = [label for label in both if label.get_visible() and label.get_text()]
+            places = [label.get_window_extent().padded(-1) for label in shown]
+            together = any(a.overlaps(b) for a, b in pairwise(places))
+            assert not together, [label.get_text() for label in shown]
+            assert not axis.get_offset_text().get_text() or ax.get_label() == "<colorbar>"
