@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from support.commands import microgpt
 from support.page_files import write_small_port
+from support.terminal import contrast, luminance
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
 from matplotlib.figure import Figure
@@ -35,6 +37,8 @@ from microgpt_trace import (
 )
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.figures.attention import weights_of
+from microgpt_trace.render.figures.heat import Scale, draw_heat, write_cells
+from microgpt_trace.render.figures.panel import Panel
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.reading import read_timeline
 
@@ -373,3 +377,27 @@ def test_without_axes_a_figure_of_pyplots_is_made(emma):
     ax = plot_attention(emma, head=0)
     assert pyplot.gcf() is ax.figure
     pyplot.close(ax.figure)
+
+
+# --- Colours --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, "")])
+def test_colours_grow_lighter_all_the_way(scale):
+    """So that who sees no hues, and a printer that has none, tells every value from every other."""
+    shown = scale.colours(np.linspace(0, 1, 101))[:, :3] * 255
+    light = [luminance(colour) for colour in shown]
+    assert all(a < b for a, b in pairwise(light))
+    print(light[0], light[50], light[-1])
+    assert light[-1] - light[0] > 0.6
+
+
+@pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, ""), Scale(0.0, 1.0, "", True)])
+def test_numbers_in_cells_stand_out_from_their_colour(ax, scale):
+    values = np.linspace(scale.low, scale.high, 61)[None]
+    picture = draw_heat(Panel(ax), values, scale)
+    write_cells(Panel(ax), values, [["1"] * 61], scale)
+    grounds = picture.to_rgba(values)[0, :, :3] * 255
+    for text, ground in zip(ax.texts, grounds, strict=True):
+        ink = {"white": (255, 255, 255), "black": (0, 0, 0)}[text.get_color()]
+        assert contrast(ink, ground) >= 4.5

@@ -12,11 +12,18 @@ from .panel import SMALL, TEXT, Panel
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Colormap
 
     from ...arrays.stats import Array
 
 DOTS = 200  # an inch of a file
+EVEN = 0.179  # the luminance of which black and white stand out alike
 HATCHED = "0.85"  # a grey
+# From -1 by grey at 0 to 1. It grows lighter all the way, as cividis does, so that no eye and no printer
+# mixes up what is negative and what is positive.
+SIGNED = (
+    "#08184f", "#1d4495", "#4a77bd", "#7f9fc0", "#a3a6a8", "#c9a97c", "#e3b65c", "#f5d472", "#fff3b8",
+)  # fmt: skip
 _ARROWS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
     (False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both",
 }  # fmt: skip
@@ -36,13 +43,15 @@ class Scale(NamedTuple):
         return self.low < 0
 
     @property
-    def colours(self) -> str:
-        """Either is ordered by its lightness too, so that no eye and no printer mixes it up."""
-        return "RdBu_r" if self.signed else "cividis"
+    def colours(self) -> Colormap:
+        from matplotlib import colormaps
+        from matplotlib.colors import LinearSegmentedColormap
+
+        return LinearSegmentedColormap.from_list("signed", SIGNED) if self.signed else colormaps["cividis"]
 
 
 def symmetric(values: Array, words: str, least: float = 0.0) -> Scale:
-    """A scale of signed values, white at 0."""
+    """A scale of signed values, grey at 0."""
     finite = np.abs(values[np.isfinite(values)])
     most = max(least, float(finite.max(initial=0.0))) or 1.0
     return Scale(-most, most, words)
@@ -101,21 +110,19 @@ def add_bar(panel: Panel, image: ScalarMappable, scale: Scale, values: Array, re
 
 
 def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
-    """A text in every cell, dark on light and light on dark."""
-    from matplotlib import colormaps
-
-    colours = colormaps[scale.colours]
+    """A text in every cell, black or white, whichever stands out from its colour."""
+    colours = scale.colours
     for row, own in enumerate(texts):
         for column, text in enumerate(own):
             value = values[row, column]
             share = (value - scale.low) / (scale.high - scale.low) if np.isfinite(value) else 0.5
             if text:
-                shade = _lightness(colours(float(np.sqrt(share) if scale.rooted else share)))
-                colour = "black" if shade > 0.5 or not np.isfinite(value) else "white"
-                panel.write(column, row, text, ha="center", va="center", color=colour)
+                light = _luminance(colours(float(np.sqrt(share) if scale.rooted else share)))
+                ink = "white" if light < EVEN and np.isfinite(value) else "black"
+                panel.write(column, row, text, ha="center", va="center", color=ink)
 
 
-def _lightness(colour: tuple[float, float, float, float]) -> float:
-    """How light a colour is to the eye, between 0 and 1."""
-    red, green, blue, _ = colour
-    return 0.299 * red + 0.587 * green + 0.114 * blue
+def _luminance(colour: tuple[float, float, float, float]) -> float:
+    """How light a colour is, as WCAG 2 defines it, between 0 and 1."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))

@@ -36,8 +36,8 @@ BESIDE, ABOVE, BELOW = 2.0, 0.3, 0.35  # inches for what is said around the cell
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
-    """How much of the way from the corrupted run to the clean one each site brings back: 0 is white, more in
-    red and less in blue, from -1 to 1 or as far as it goes. Of several pairs the mean."""
+    """How much of the way from the corrupted run to the clean one each site brings back: 0 is grey, more is
+    lighter and less darker, from -1 to 1 or as far as it goes. Of several pairs the mean."""
     return on_axes(patch_picture(result), ax)
 
 
