@@ -15,7 +15,10 @@ def assert_nothing_is_cut_off(picture):
     picture.draw(Panel(figure.add_subplot()))
     figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
     whole = figure.bbox.padded(1)
+    bars = [ax.get_tightbbox() for ax in figure.axes if ax.get_label() == "<colorbar>"]
     for ax in figure.findobj(Axes):
+        title = ax.get_title("left") and ax._left_title.get_window_extent().padded(-1)
+        assert not title or not any(bar.overlaps(title) for bar in bars), ax.get_title("left")
         place = ax.get_tightbbox()
         assert whole.x0 <= place.x0 <= place.x1 <= whole.x1, ax
         assert whole.y0 <= place.y0 <= place.y1 <= whole.y1, ax

@@ -62,9 +62,15 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
         if images:
             add_bar(panel, images[-1], scale, values)
 
-    widest = max((each.shape[1] for each in maps), default=0)
-    width = min(max(COLUMN, widest * ROOM[0] + BESIDE), PAGE) + room_for_crosses(values)
+    inches = [each.shape[1] * ROOM[0] for each in maps]
+    inches += [len(_title(table)) * CHARACTER for table in tables]  # beside which the scale may stand
+    width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, _height(rooms), draw)
+
+
+def _title(table: PatchTable[Any]) -> str:
+    where = "at one position" if table.across == "position" else "of one head, at all positions"
+    return f"{table.title} {where}"
 
 
 def _below(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> float:
@@ -107,7 +113,7 @@ def _draw_map(
     panel.ticks("x", _columns(table, pairs))
     panel.ticks("y", [label for label, _ in table.rows])
     panel.names("position: clean / corrupted token" if by_position else "head")
-    panel.title(f"{table.title} {'at one position' if by_position else 'of one head, at all positions'}")
+    panel.title(_title(table))
     return image
 
 
