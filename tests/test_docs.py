@@ -12,6 +12,8 @@ from support.page_files import write_files
 from support.pages import PAGES, README, ROOT, anchors, close, examples, links, prose, read
 from support.real_model import SMOLLM2
 
+from microgpt_trace import init, patch, train
+
 DOCS = ROOT / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
 CELL = 12.2  # the width of a character in rich's pictures
@@ -100,6 +102,23 @@ def drawn(svg):
             column = round(float(text.get("x")) / CELL)
             lines[int(line)] = lines[int(line)].ljust(column) + text.text.replace("\xa0", " ")
     return [lines[number].rstrip() for number in range(max(lines) + 1)]
+
+
+@pytest.mark.parametrize("steps", [1000, 5000])
+def test_what_the_pages_patch_is_shared_by_letters_and_by_heads(steps):
+    """Of one letter that differs and of one layer a map has nothing but 0 and 1."""
+    for page in ("library.md", "microgpt.ipynb"):
+        assert 'patch(model, "lara", "eira", target="n", against="EOS"' in read(DOCS / page).replace("\\", "")
+    assert "patch lara eira --sites embed.norm --sites 'layer0.attn.head*' --target n" in read(
+        DOCS / "pages.md"
+    )
+    model, sites = train(init(seed=42), steps=steps), ["embed.norm", "layer0.attn.head*"]
+    found = patch(model, "lara", "eira", target="n", against="EOS", sites=sites)
+    letters = [cell.restored for cell in found.cells if cell.position in (1, 2)]
+    heads = [cell.restored for cell in found.cells if cell.head is not None]
+    print(letters, heads)
+    assert all(0.1 < share < 0.9 for share in letters)
+    assert sum(0.1 < share < 0.9 for share in heads) >= 2
 
 
 def test_the_picture_is_whole_by_itself():

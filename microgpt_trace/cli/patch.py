@@ -113,7 +113,7 @@ def patch(
 
 
 EXAMPLES = (
-    "microgpt patch emma emmy --target m --against y · "
+    "microgpt patch lara eira --target n --against EOS --model microgpt.safetensors · "
     'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is" · '
     "the same with --sites 'layer*.attn.head*' · "
     "microgpt patch smollm2.gguf --pairs pairs.txt --json"

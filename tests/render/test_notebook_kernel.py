@@ -7,6 +7,7 @@ import pytest
 from support.pages import ROOT
 
 NOTEBOOK = ROOT / "docs" / "microgpt.ipynb"
+PATCHED = 'patch(model, "lara", "eira", target="n", against="EOS", sites=["embed.norm", "layer0.attn.head*"])'
 FIGURE = "from microgpt_trace import plot_attention\nax = plot_attention(run, head=0)"
 
 
@@ -58,7 +59,7 @@ def test_a_trace_shows_its_tables_and_its_page(shown):
         ('explain(model, "layer0.attn.scores[1,3,2]", "emma")', "Explanation"),
         ('attribute(model, "emma")', "AttributionResult"),
         ("without", "Trace"),
-        ('patch(model, "emma", "emmy", target="n", against="a")', "PatchResult"),
+        (PATCHED, "PatchResult"),
         ('explain(model, "layer0.mlp.act[3,5]", "emma", backward=True)', "Explanation"),
         ("max(checks, key=lambda check: check.relative_error)", "GradientCheck"),
         ('diff(untrained, model, "emma")', "Comparison"),
