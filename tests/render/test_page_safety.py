@@ -207,7 +207,7 @@ def test_a_page_works_in_a_sandboxed_frame(page_of, page_file, tmp_path):
     frame = page.frame_locator("iframe")
     frame.locator("body[data-ready]").wait_for()
     frame.locator("button:text-is('q')").or_(frame.locator(".row:has-text('q')")).first.click()
-    frame.locator('[data-key="layer0.attn.q null"] canvas').click(position={"x": 60, "y": 20})
+    frame.locator('[data-key="layer0.attn.q null"] canvas').click(position={"x": 60, "y": 40})
     assert ": equal" in frame.locator(".verdict").inner_text()
     frame.locator("button.link", has_text="norm[").first.click()
     frame.locator("#text").fill("olivia")
