@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +12,18 @@ import numpy as np
 from ..arrays.stats import Array
 from .steps import Factor, Origin, Step, Term, element_name
 
-_PLAIN_EXPONENT = 300.0  # exp of what is smaller needs no maximum subtracted in float64
-
 
 class Function(NamedTuple):
-    """What is done with a product of factors, as an expression in x and as it is worked out."""
+    """What is done with a product of factors, as an expression in x and as it is worked out.
+
+    `words` are the expression as one reads it, where they say more. Where it cancels inside, roundings are
+    relative to `beside` too.
+    """
 
     text: str
     of: Callable[[Any], Any]
+    words: str = ""
+    beside: Function | None = None
 
 
 class Operand(NamedTuple):
@@ -32,11 +37,9 @@ class Operand(NamedTuple):
         return Factor(self.name(i), float(self.values[i]), self.kind)
 
 
-def elements(
-    values: Array, name: str, place: Callable[[int], tuple[int, ...]], kind: Origin = "forward"
-) -> Operand:
+def elements(values: Array, name: str, place: Callable[[int], tuple[int, ...]]) -> Operand:
     """An operand of elements of an event or a parameter, `place` giving the index of each."""
-    return Operand(values, lambda i: element_name(name, place(i)), kind)
+    return Operand(values, lambda i: element_name(name, place(i)))
 
 
 IDENTITY = Function("", lambda x: x)
@@ -45,20 +48,20 @@ IDENTITY = Function("", lambda x: x)
 @np.errstate(all="ignore")
 def total(
     label: str, operands: Sequence[Operand], most: int, function: Function = IDENTITY,
-    extra: Sequence[Factor] = (), label_of: Callable[[int], str] = lambda i: "",
+    extra: Sequence[Term] = (), label_of: Callable[[int], str] = lambda i: "",
 ) -> Step:  # fmt: skip
-    """The sum of the products of the operands, or of a function of each, and of further numbers; its
-    `most` largest terms are written out, in their own order where that is all of them. `label_of` gives
-    the token that a term stands for."""
+    """The sum of the products of the operands, or of a function of each, and of further terms; its `most`
+    largest terms are written out, in their own order where that is all of them. `label_of` gives the token
+    that a term stands for."""
     products = np.prod([operand.values for operand in operands], axis=0)
-    values = np.append(function.of(products), [factor.value for factor in extra])
+    values = np.append(function.of(products), [term.value for term in extra])
     order: list[int] = np.argsort(-_magnitudes(values), kind="stable")[:most].tolist()
     shown = sorted(order) if len(order) == len(values) else order
     others = np.delete(values, shown)
 
     def term(i: int) -> Term:
         if i >= len(products):
-            return Term((extra[i - len(products)],), float(values[i]))
+            return extra[i - len(products)]
         return Term(
             tuple(operand.factor(i) for operand in operands), float(values[i]), function.text, label_of(i)
         )
@@ -81,63 +84,50 @@ def _sum(values: Array) -> float:
 
 
 @np.errstate(all="ignore")
-def product(label: str, *factors: Factor, function: Function = IDENTITY) -> Step:
-    """One product, or a function of it, as a step."""
-    value = float(function.of(np.prod([factor.value for factor in factors])))
-    return Step(label, (Term(factors, value, function.text),), 1, 0.0, value, abs(value))
-
-
-@np.errstate(all="ignore")
-def sum_of(label: str, *parts: Sequence[Factor]) -> Step:
-    """A few products of their own, added up and all written out."""
-    terms = tuple(Term(tuple(part), float(np.prod([f.value for f in part]))) for part in parts)
+def sum_of(label: str, terms: Sequence[Term]) -> Step:
+    """A few terms of their own, added up and all written out. Of none the sum is 0."""
     values = np.array([term.value for term in terms])
-    return Step(label, terms, len(terms), 0.0, _sum(values), _sum(np.abs(values)))
+    return Step(label, tuple(terms), len(terms), 0.0, _sum(values), _sum(np.abs(values)))
 
 
-def result(step: Step) -> Factor:
-    """A step's value as a factor of a later one."""
-    return Factor(step.label, step.value)
-
-
-def mean_square(label: str, operand: Operand, most: int) -> Step:
-    n = len(operand.values)
-    return total(label, [operand], most, Function(f"x*x/{n}", lambda x: x * x / n))
-
-
-def root(label: str, of: Step, eps: float) -> Step:
-    """sqrt(value + eps)"""
-    return product(label, result(of), function=Function(f"sqrt(x + {eps:.6g})", lambda x: np.sqrt(x + eps)))
-
-
-def minus(step: Step) -> Factor:
-    return Factor(f"-({step.label})", -step.value)
-
-
-def nothing(label: str) -> Step:
-    """A result that is 0 because nothing is added up."""
-    return Step(label, (), 0, 0.0, 0.0, 0.0)
-
-
-def reciprocal(step: Step) -> Factor:
+def one_term(factors: Sequence[Factor], function: Function = IDENTITY) -> Term:
+    """A product of its own, or a function of it."""
     with np.errstate(all="ignore"):
-        return Factor(f"1/{step.label}", float(np.divide(1.0, step.value)))
+        value = float(function.of(np.prod([factor.value for factor in factors])))
+    return Term(tuple(factors), value, function.text)
 
 
-def exponential(values: Array) -> Function:
-    """exp, of x less the largest value where it would overflow without."""
-    largest = float(values.max()) if values.size else 0.0
-    if abs(largest) < _PLAIN_EXPONENT and not values.min(initial=0.0) < -_PLAIN_EXPONENT:
-        return Function("exp(x)", np.exp)
-    return Function(f"exp({x_less(largest)})", lambda x: np.exp(x - largest))
+def in_place_of_x(expression: str, text: str) -> str:
+    """An expression in x with a text in the place of x, in parentheses where it needs them."""
+    if expression == "x":
+        return text
+    bare = _INDEX.sub("", text)
+    inner = f"({text})" if any(f" {sign} " in bare for sign in "×/+-") else text
+    return _X.sub(lambda found: f"({text})" if found[0] == "(x)" else inner, expression)
 
 
-def x_less(value: float) -> str:
-    """x less a number, as an expression."""
-    return f"x - {value!r}" if value >= 0 else f"x + {-value!r}"
+_X, _INDEX = re.compile(r"\(x\)|\bx\b"), re.compile(r"\[[^\]]*\]")
 
 
+def less(function: Function, value: float | Array) -> Function:
+    """The same of x less a number, or less one for each x."""
+    if isinstance(value, np.ndarray):
+        return function._replace(of=lambda x: function.of(x - value))
+    if value == 0:
+        return function
+    text = in_place_of_x(function.text, f"x - {value!r}" if value > 0 else f"x + {-value!r}")
+    return Function(text, lambda x: function.of(x - value), beside=function.beside)
+
+
+X = Function("x", lambda x: x)
+EXP = Function("exp(x)", np.exp)
 SIGMOID = Function("1/(1 + exp(-x))", lambda x: 1 / (1 + np.exp(-x)))
 RELU = Function("max(x, 0)", lambda x: np.maximum(x, 0))
-ABOVE_ZERO = Function("(x > 0)", lambda x: np.where(x > 0, 1.0, 0.0))
+ABOVE_ZERO = Function("(x > 0)", lambda x: np.where(x > 0, 1.0, 0.0), "1 where x is above 0, else 0")
 MINUS_LOG = Function("-log(x)", lambda x: -np.log(x))
+INVERSE = Function("1/x", lambda x: 1 / x)
+
+
+def mean_of(n: int) -> Function:
+    """What a term adds to a mean."""
+    return Function(f"x/{n}", lambda x: x / n)

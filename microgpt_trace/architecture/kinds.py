@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
+class Length(int):
+    """The number of positions, to be told from other sizes of the same value."""
+
+
 class Kind:
     """What all kinds have. By default an output has the shape of the first input, and no parameters."""
 
@@ -33,6 +37,10 @@ class Kind:
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         """The parameters by name, with their shapes."""
         return {}
+
+    def reads(self, channel: int) -> bool:
+        """Whether a channel of an input counts."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +80,6 @@ class Linear(Kind):
         return (length, self.width)
 
     def reads(self, channel: int) -> bool:
-        """Whether a channel of x counts."""
         return self.columns is None or self.columns[0] <= channel < self.columns[1]
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:

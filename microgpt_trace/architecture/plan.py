@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..arrays.stats import Array
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
-from .kinds import Add, Context, Kind, Linear, Norm, Probabilities, Rotation, Scores, Shape
+from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
@@ -230,6 +230,11 @@ class Plan(Mapping[str, Operation]):
         for own in self.values():
             found[own.name] = own.kind.shape([found[name] for name in own.inputs], length)
         return found
+
+    @cached_property
+    def open_shapes(self) -> Mapping[str, Shape]:
+        """Those of a text of any length, the number of positions told from other sizes."""
+        return self.shapes(Length(1))
 
     @cached_property
     def parameters(self) -> Mapping[str, Shape]:

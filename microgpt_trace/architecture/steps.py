@@ -102,8 +102,3 @@ class Worked:
     @property
     def value(self) -> float:
         return self.steps[-1].value if self.stored is None else self.stored
-
-
-def in_one_step(formula: str, step: Step, notes: tuple[str, ...] = ()) -> Worked:
-    """What a single step works out."""
-    return Worked(formula, (step,), step.magnitude, notes)

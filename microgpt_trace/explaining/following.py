@@ -3,21 +3,32 @@ kind's arithmetic."""
 
 from __future__ import annotations
 
-from ..architecture.arithmetic import result, sum_of
+from ..architecture.arithmetic import one_term, sum_of
+from ..architecture.formulas.derive import Formulas, GradientWay
+from ..architecture.formulas.element_places import ElementPlaces
+from ..architecture.formulas.in_words import in_words
+from ..architecture.formulas.written_out import nothing, written_out
 from ..architecture.kinds import Probabilities
 from ..architecture.operations import prediction
 from ..architecture.operations.by_kind import arithmetic_of
-from ..architecture.plan import Operation, kind_of
-from ..architecture.steps import Use, Worked
-from ..architecture.traced_element import TracedElement, no_path, short
+from ..architecture.plan import kind_of
+from ..architecture.steps import Factor, Use, Worked
+from ..architecture.traced_element import TracedElement, rows_with, short
 
 UPDATED = "Adam turns it into the update of this parameter"
 
 
 def worked_out(at: TracedElement) -> Worked:
     """The arithmetic of the element of a forward event."""
-    worked: Worked = arithmetic_of(at.row.kind).worked(at)
-    return worked
+    formula = _formulas(at).forward(at.name)
+    places = ElementPlaces(at.numbers, at.name, at.index, formula)
+    steps, magnitude = written_out(places, str(at.element), at.most)
+    notes = arithmetic_of(at.row.kind).notes(at)
+    return Worked(f"{at.own} = {in_words(places)}", steps, magnitude, notes)
+
+
+def _formulas(at: TracedElement) -> Formulas:
+    return Formulas(at.numbers.plan, at.numbers.replaced)
 
 
 def uses_of(at: TracedElement) -> list[Use]:
@@ -25,7 +36,8 @@ def uses_of(at: TracedElement) -> list[Use]:
     the position at which it weighs most."""
     plan = at.numbers.plan
     if at.name not in plan:
-        found = [arithmetic_of(row.kind).parameter_used(at, row) for row in at.ways]
+        rows = rows_with(plan, at.name)
+        found = [arithmetic_of(row.kind).parameter_used(at, row) for row in rows]
     elif isinstance(at.row.kind, Probabilities):
         return prediction.after_probabilities(at)
     else:
@@ -36,43 +48,41 @@ def uses_of(at: TracedElement) -> list[Use]:
 
 def gradient_worked_out(at: TracedElement) -> Worked:
     """The arithmetic of d loss / d the element: a sum over what reads it."""
-    parameter = at.name not in at.numbers.plan
-    end = None if parameter else prediction.gradient_at_the_end(at)
-    if end is not None:
-        return end
-    paths = [_of_parameter(at, row) if parameter else _path(at, row) for row in at.ways]
-    steps = [step for path in paths for step in path.steps]
-    magnitude = sum(path.magnitude for path in paths)
-    if len(paths) > 1:
-        steps.append(sum_of(at.gradient_name, *([result(path.steps[-1])] for path in paths)))
-    summed = " + ".join(path.formula for path in paths)
-    if parameter:
-        reached = any(path.steps[-1].count for path in paths)
-        own = f"d {at.own}" if reached else at.gradient_name
-        return Worked(f"{own} = {summed}", tuple(steps), magnitude, (UPDATED,) if reached else ())
-    return Worked(f"d {at.own} = {summed}", tuple(steps), magnitude, _of_sums(at))
+    ways = ways_worked_out(at)
+    steps = [step for way in ways for step in way.steps]
+    if len(ways) > 1:
+        last = (way.steps[-1] for way in ways)
+        steps.append(sum_of(at.gradient_name, [one_term([Factor(own.label, own.value)]) for own in last]))
+    formula = f"d {at.own} = {' + '.join(way.formula for way in ways)}"
+    magnitude, reached = sum(way.magnitude for way in ways), any(way.steps[-1].count for way in ways)
+    return Worked(formula, tuple(steps), magnitude, _of_gradient(at, reached))
 
 
-def _of_sums(at: TracedElement) -> tuple[str, ...]:
-    """That the input of a part gets its gradient by way of the sum."""
-    sums = [row.name for row in at.ways if at.name in row.parts]
-    return tuple(
-        f"{short(at.row.inputs[0])} gets its gradient from that of {kind_of(name)}, which every head has too"
-        for name in sums
-    )
+def ways_worked_out(at: TracedElement) -> list[Worked]:
+    """What comes by way of each reader: its gradient times the local derivative."""
+    ways = _formulas(at).backward(at.name, at.index) or ()
+    return [
+        _by_way_of(at, way, at.gradient_name if len(ways) == 1 else f"by way of {way.reader}") for way in ways
+    ]
 
 
-def _path(at: TracedElement, reader: Operation) -> Worked:
-    """The reader's gradient times the local derivative; nothing where a hook replaced the reader."""
-    if at.is_cut(reader.name):
-        return no_path(at, reader.name)
-    path: Worked = arithmetic_of(reader.kind).path(at, reader)
-    return path
+def _by_way_of(at: TracedElement, way: GradientWay, label: str) -> Worked:
+    if way.formula is None:
+        return Worked(f"0 by way of {way.event}, which a hook replaced", (nothing(label),), 0.0)
+    places = ElementPlaces(at.numbers, at.name, at.index, way.formula)
+    return Worked(in_words(places), *written_out(places, label, at.most))
 
 
-def _of_parameter(at: TracedElement, reader: Operation) -> Worked:
-    path: Worked = arithmetic_of(reader.kind).parameter_gradient(at, reader)
-    return path
+def _of_gradient(at: TracedElement, reached: bool) -> tuple[str, ...]:
+    """What a gradient does, or by way of which others it is worked out."""
+    plan = at.numbers.plan
+    if at.name not in plan:
+        return (UPDATED,) if reached else ()
+    found = prediction.gradient_notes(at) if reached else ()
+    if at.name not in plan.sums_of:
+        return found
+    source, whole = short(at.row.inputs[0]), kind_of(plan.sums_of[at.name].name)
+    return (*found, f"{source} gets its gradient from that of {whole}, which every head has too")
 
 
 def gradient_uses(at: TracedElement) -> list[Use]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..architecture.run_values import KnownTarget, RunValues
@@ -85,8 +84,7 @@ def _with_logits(plan: Plan) -> tuple[str, ...]:
 
 def _reads(plan: Plan, reader: str, element: Element) -> bool:
     """Whether a reader of an element's event reads the element itself, and no other columns."""
-    kind = plan[reader].kind
-    return not isinstance(kind, Linear) or kind.reads(element.index[-1])
+    return plan[reader].kind.reads(element.index[-1])
 
 
 @contextmanager

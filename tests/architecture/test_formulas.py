@@ -1,10 +1,15 @@
-"""Formulas as data, evaluated by a page's script, against the arithmetic that `explain` writes out."""
+"""Formulas as data: all elements at once against what forward and backward passes have there, and a page's
+script against what `explain` writes out."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.backward_runs import TARGETS, Run
 from support.judges import agree
+from support.other_plans import drawn, of_arrays, unlike_any
+from support.row_numbers import Numbers
 from support.script_engine import needs_node, run_script
 from support.sweeps import in_sweep
 from support.tiny_models import CASES as DECODERS
@@ -12,10 +17,10 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.formulas.derive import Formulas
 from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluated
-from microgpt_trace.architecture.steps import element_name
-from microgpt_trace.explaining.explain import explain_in, keep_run
-
-pytestmark = needs_node
+from microgpt_trace.architecture.traced_element import Element, TracedElement
+from microgpt_trace.explaining.explain import keep_run
+from microgpt_trace.explaining.following import gradient_worked_out, worked_out
+from microgpt_trace.tracing.checks import ROUNDING
 
 EVALUATE = """
 const { workedOut } = await load("formulas");
@@ -35,24 +40,32 @@ return given.asked.map(({ ways, flat }) => {
 """
 
 
+def formulas_of(of, name, backward):
+    """The formulas whose sum an event is, or a gradient, of a run or a model."""
+    formulas = Formulas(of.plan)
+    return [way.formula for way in formulas.backward(name)] if backward else [formulas.forward(name)]
+
+
 def by_script(run, places, backward):
     """What the script makes of the formulas of these elements: value, magnitude and steps of each."""
-    formulas, model = Formulas(run.plan), run.model
     asked = []
     for name, index in places:
-        ways = formulas.backward(name) if backward else {name: formulas.forward(name)}
         flat = int(np.ravel_multi_index(index, run.shapes[name])) if index else 0
-        asked.append({"ways": [way.as_data() for way in ways.values()], "flat": flat})
+        ways = [formula.as_data() for formula in formulas_of(run, name, backward)]
+        asked.append({"ways": ways, "flat": flat})
     arrays = {("d " if phase == "backward" else "") + name: a for (phase, name), a in run.arrays.items()}
-    arrays |= {name: model.parameter(name) for name in model.config.shapes()}
     given = {
         "tokens": run.inputs.tokens,
         "targets": run.inputs.targets,
         "shapes": run.shapes,
-        "arrays": {name: _flat(array) for name, array in arrays.items()},
+        "arrays": {name: _flat(array) for name, array in (arrays | _parameters(run)).items()},
         "asked": asked,
     }
     return run_script(EVALUATE, given)
+
+
+def _parameters(run):
+    return {name: run.model.parameter(name) for name in run.shapes if name not in run.plan}
 
 
 def _flat(array):
@@ -68,19 +81,25 @@ def some_places(shapes, count=3, seed=0):
             yield name, tuple(map(int, np.unravel_index(flat, shape))) if shape else ()
 
 
-def check(run, places, backward):
-    found = by_script(run, places, backward)
+def check(run, places, backward, traced=True):
+    """The script against what is written out, value by value: element, sums, what rounding is relative to."""
+    found, phase = by_script(run, places, backward), "backward" if backward else "forward"
     for (name, index), (value, magnitude, steps) in zip(places, found, strict=True):
-        said = explain_in(run, element_name(name, index), backward=backward)
-        agree(value, said.value, rtol=1e-9, atol=1e-9 * (said.tolerance + 1e-30), what=said.element)
-        assert abs(value - said.traced) <= said.tolerance, (said.element, value, said.traced)
-        assert magnitude >= abs(value) * (1 - 1e-6)
-        ways = len(Formulas(run.plan).backward(name)) if backward else 1
+        at = TracedElement(run, Element(name, index), 4)
+        said, what = (gradient_worked_out if backward else worked_out)(at), f"{phase} {at.element}"
+        atol = 1e-12 * said.magnitude + 1e-40
+        agree(value, said.value, rtol=1e-9, atol=atol, what=what)
+        agree(magnitude, said.magnitude, rtol=1e-5, atol=1e-40, what=f"magnitude of {what}")
+        ways = len(formulas_of(run, name, backward))
         sums = [step.value for step in (said.steps if ways == 1 else said.steps[:-1]) if step.count > 1]
-        agree(steps, sums, rtol=1e-9, atol=1e-9 * (said.tolerance + 1e-30), what=f"sums of {said.element}")
+        agree(steps, sums, rtol=1e-9, atol=atol, what=f"sums of {what}")
+        if traced:
+            off = abs(value - run.value(name, index, phase))
+            assert off <= ROUNDING[run.model.dtype] * magnitude, (what, value, off)
 
 
-def test_events_and_gradients_of_a_microgpt(case):
+@needs_node
+def test_a_script_works_out_events_and_gradients_of_a_microgpt(case):
     run = keep_run(case.model, case.text, backward=True)
     events = list(some_places({name: run.shapes[name] for name in run.plan}))
     check(run, events, backward=False)
@@ -90,39 +109,88 @@ def test_events_and_gradients_of_a_microgpt(case):
 USUAL = {"llama_gqa", "llama_yarn_attention", "qwen2_window", "qwen3"}  # run every time
 
 
+@needs_node
 @pytest.mark.parametrize("name", [name if name in USUAL else in_sweep(name) for name in DECODERS])
-def test_events_of_decoders(decoders, name):
+def test_a_script_works_out_events_of_decoders(decoders, name):
     run = keep_run(decoders(name)[0], tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
 
 
+@needs_node
 @pytest.mark.parametrize("name", ["gpt2", "gpt2_erf", "gpt2_by_layer"])
-def test_events_of_a_gpt2(gpt2, name):
+def test_a_script_works_out_events_of_a_gpt2(gpt2, name):
     run = keep_run(gpt2(name)[1], tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
 
 
-def test_all_elements_at_once(case):
-    """Every event and gradient, from the arrays that the run had."""
+CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
+
+
+@pytest.fixture(params=CASES)
+def wide(request, decoders):
+    """A model in float64, one of a plan that no model has among them."""
+    if request.param == "unlike any":
+        return drawn(unlike_any())
+    found = decoders(request.param)[0]
+    return of_arrays(found.plan, {name: found.parameter(name) for name in found.plan.parameters})
+
+
+@needs_node
+def test_a_script_works_out_whatever_a_plan_has(wide):
+    """Gains, biases and means of norms too, whose gradients no page shows."""
+    numbers = Numbers(wide, TOKENS)
+    numbers.arrays |= {("backward", name): own for name, own in Run(wide).gradients.items()}
+    for backward in (False, True):
+        names = numbers.shapes if backward else numbers.plan
+        check(numbers, list(some_places({name: numbers.shapes[name] for name in names}, 1)), backward, False)
+
+
+def at_once(model, inputs, array, name, backward):
+    """All elements of an event, or of a gradient, from the arrays that a run had."""
+    given, formulas = FormulaInputs(inputs.tokens, inputs.targets, array), formulas_of(model, name, backward)
+    return sum(evaluated(way, given).reshape(-1) for way in formulas)
+
+
+def _counted(array, shape):
+    """Of attention what the mask lets through."""
+    return np.tril(np.reshape(array, shape)) if len(shape) == 3 else np.reshape(array, shape)
+
+
+def test_all_elements_of_a_microgpt_are_what_its_passes_have(case):
+    """Every event and gradient, by passes that are written by hand."""
     run = keep_run(case.model, case.text, backward=True)
-    formulas = Formulas(run.plan)
-    given = FormulaInputs(run.inputs.tokens, run.inputs.targets, _array_of(run))
-    for name in run.shapes:
+
+    def array(name, phase):
+        return run.array(name, phase) if run.has(name, phase) else run.model.parameter(name)
+
+    for name, shape in run.shapes.items():
         if name in run.plan:
-            whole = evaluated(formulas.forward(name), given).reshape(-1)
-            agree(_counted(run, name, whole), _counted(run, name, run.array(name)), atol=1e-10, what=name)
-        found = sum(evaluated(way, given).reshape(-1) for way in formulas.backward(name).values())
+            found = at_once(run, run.inputs, array, name, backward=False)
+            agree(_counted(found, shape), _counted(run.array(name), shape), atol=1e-10, what=name)
+        found = at_once(run, run.inputs, array, name, backward=True)
         agree(found, run.array(name, "backward").reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
 
 
-def _array_of(run):
-    return lambda name, phase: run.array(name, phase) if run.has(name, phase) else run.model.parameter(name)
+def test_all_elements_of_any_plan_are_what_its_passes_have(wide):
+    """Every event and gradient, by the forward and backward of each row."""
+    run, inputs, shapes = (
+        Run(wide),
+        SimpleNamespace(tokens=TOKENS, targets=TARGETS),
+        wide.plan.shapes(len(TOKENS)),
+    )
 
+    def array(name, phase):
+        known = run.gradients if phase == "backward" else run.values
+        return known[name] if name in known else wide.arrays[name]
 
-def _counted(run, name, array):
-    """Of attention what the mask lets through."""
-    shape = run.shapes[name]
-    return np.tril(np.reshape(array, shape)) if len(shape) == 3 else np.reshape(array, shape)
+    for name, expected in run.values.items():
+        found = at_once(wide, inputs, array, name, backward=False)
+        agree(
+            _counted(found, shapes[name]), _counted(expected, shapes[name]), rtol=1e-8, atol=1e-10, what=name
+        )
+    for name, expected in (run.gradients | run.parameters).items():
+        found = at_once(wide, inputs, array, name, backward=True)
+        agree(found, expected.reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
 
 
 FUNCTIONS = {
@@ -138,6 +206,7 @@ FUNCTIONS = {
 }
 
 
+@needs_node
 def test_functions_of_x_are_read_as_python_reads_them():
     places = [-7.0, -2.5, -1.0, -1e-9, 0.0, 0.3, 1.0, 2.4999, 2.5, 5.5, 9.0]
     program = """
@@ -149,6 +218,7 @@ def test_functions_of_x_are_read_as_python_reads_them():
         agree(values, [function(x) for x in places], rtol=1e-14, atol=1e-15, what=text)
 
 
+@needs_node
 @pytest.mark.parametrize("text", ["x +", "y", "alert(1)", "x; 1", "(x", "x)", "constructor(x)"])
 def test_nothing_else_is_a_function_of_x(text):
     program = """
@@ -190,6 +260,7 @@ def forward_runs(model, texts):
     return run_script(RUN, given)
 
 
+@needs_node
 def test_a_page_runs_the_forward_pass_of_names_that_it_has_not_seen(case):
     model = case.model
     rng = np.random.default_rng(3)

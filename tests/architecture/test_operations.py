@@ -12,69 +12,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.explanations import check_steps, check_uses
-from support.other_plans import drawn, unlike_any, values_of
+from support.other_plans import drawn, unlike_any
+from support.row_numbers import Numbers
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.kinds import Loss, Probabilities, Scores
-from microgpt_trace.architecture.model import TraceInput
-from microgpt_trace.architecture.operations.by_kind import arithmetic_of
-from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.architecture.formulas.derive import Formulas
+from microgpt_trace.architecture.kinds import Loss, Scores
 from microgpt_trace.architecture.reference import reference
-from microgpt_trace.architecture.run_values import KnownTarget
 from microgpt_trace.architecture.steps import element_name
 from microgpt_trace.architecture.traced_element import Element, TracedElement, rows_with
-from microgpt_trace.explaining.following import gradient_uses, gradient_worked_out, uses_of, worked_out
-
-
-class Numbers:
-    """A run of the references of a plan, with random gradients: the rows are judged one by one."""
-
-    replaced, whole = frozenset(), True
-
-    def __init__(self, model, tokens):
-        self.plan, self.given, self.length = model.plan, ReferenceInputs(model, tokens), len(tokens)
-        targets = (*tokens[1:], None)
-        labels = tuple(map(str, tokens))
-        self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
-        self.shapes = {**self.plan.shapes(self.length), **self.plan.parameters}
-        rng, self.arrays = np.random.default_rng(5), {}
-        for name, value in values_of(model, tokens).items():
-            self.arrays["forward", name] = value
-            self.arrays["backward", name] = rng.standard_normal(value.shape)
-        self.arrays["backward", "loss"] = np.float64(1)
-
-    def parameter(self, name):
-        return np.asarray(self.given.model.parameter(name), float)
-
-    def array(self, name, kind="forward"):
-        return self.arrays[kind, name]
-
-    def row(self, name, *place, kind="forward"):
-        stored = kind == "forward" and name in self.plan.parameters
-        return self.parameter(name)[place] if stored else self.array(name, kind)[place]
-
-    def column(self, name, column, kind="forward"):
-        return self.row(name, ..., column, kind=kind)
-
-    def vector(self, name):
-        return self.parameter(name)
-
-    def value(self, name, index, kind="forward"):
-        return float(self.row(name, *index, kind=kind))
-
-    def known(self, name, index, kind="forward"):
-        stored = kind == "forward" and name in self.plan.parameters
-        return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
-
-    @property
-    def known_targets(self):
-        known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
-        chances = self.array("probs")
-        return [KnownTarget(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
-
-    def label(self, token):
-        return str(token)
-
+from microgpt_trace.explaining.following import (
+    gradient_uses,
+    gradient_worked_out,
+    uses_of,
+    ways_worked_out,
+    worked_out,
+)
 
 CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
 
@@ -128,10 +81,10 @@ def pulled(numbers, row, name, moved):
 
 def test_a_gradient_by_way_of_each_reader_is_the_slope_of_its_reference(numbers):
     for at in places(numbers, numbers.plan):
-        for row in at.ways:
-            if isinstance(row.kind, Loss | Probabilities) or at.name in row.parts:
+        rows = Formulas(numbers.plan).readers(at.name)
+        for row, by_way in zip(rows, ways_worked_out(at), strict=True):
+            if isinstance(row.kind, Loss) or at.name in row.parts:
                 continue
-            by_way = arithmetic_of(row.kind).path(at, row)
             value, x = by_way.steps[-1].value, numbers.array(at.name)
             expected = slope(partial(pulled, numbers, row, at.name), x, at.index)
             assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), (str(at.element), row.name)

@@ -1,125 +1,85 @@
-"""The formulas of a plan: of every event, of its gradient by way of each reader, and of parameters'."""
+"""The formulas of a plan: of every event, of its gradient by way of each reader, and of parameters'. Knows no
+kind's arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
-from ..kinds import (
-    Activation,
-    Add,
-    Context,
-    Linear,
-    Lookup,
-    Loss,
-    Multiply,
-    Norm,
-    Probabilities,
-    Rotation,
-    Scores,
-    Shape,
-    Softmax,
-)
-from ..operations.softmax import window_of
-from ..plan import Operation, Plan
+from ..kinds import Add, Loss, Probabilities
+from ..operations.by_kind import arithmetic_of
+from ..operations.prediction import loss_of, probabilities_of
+from ..plan import Operation
 from ..traced_element import rows_with
-from . import attention, elementwise, linear, norm, prediction, rotation
-from .formula import Formula, Length
+from .formula import Formula
+from .setting import Setting
 
-Ways = Mapping[str, Formula]  # by the row that the gradient comes by way of
+
+class GradientWay(NamedTuple):
+    """What a gradient gets by way of a reader: from the gradient of which event (the reader's, or that of
+    what stands for it because a hook replaced something there), and by which formula; None where a hook
+    replaced that event, so that nothing comes of it."""
+
+    reader: str
+    event: str
+    formula: Formula | None
 
 
 @dataclass(frozen=True, eq=False)
-class Formulas:
-    """The formulas of a plan, and of `replaced` events, in whose place something else stands."""
+class Formulas(Setting):
+    """The formulas of a plan where hooks replaced this and that."""
 
-    plan: Plan
-    replaced: Collection[str] = ()
-
-    @cached_property
-    def shapes(self) -> dict[str, Shape]:
-        """Of the events, the number of positions told from other sizes."""
-        return self.plan.shapes(Length(1))
-
-    def forward(self, name: str) -> Formula | None:
-        """Of an event; None where something else stands in its place, and of a kind that has none."""
+    def forward(self, name: str) -> Formula:
+        """Of an event."""
         row = self.plan[name]
-        kind = row.kind
-        if name in self.replaced:
-            return None
-        if isinstance(kind, Scores | Softmax | Context):
-            return attention.forward(row, self.shapes, window_of(self.plan, row))
-        if isinstance(kind, Loss):
-            return prediction.loss(row, self.plan, self.shapes)
-        if isinstance(kind, Linear) and any(part in self.replaced for part in row.parts):
-            return linear.of_parts(row, self.shapes)
-        known = FORWARD.get(type(kind))
-        return None if known is None else known(row, self.shapes)
+        found: Formula = arithmetic_of(row.kind).formula(row, self)
+        return found
 
-    def backward(self, name: str) -> Ways:
-        """Of the gradient of an event or a parameter: the ways whose sum it is. None at all where a way is
-        not to be had."""
-        parameter = name not in self.plan
-        if not parameter and isinstance(self.plan[name].kind, Loss):
-            return {name: prediction.of_loss()}
-        if not parameter and isinstance(self.plan[name].kind, Probabilities):
-            return {name: prediction.of_probabilities(self.plan[name], self.shapes)}
-        ways: dict[str, Formula] = {}
-        for row in self._readers(name):
-            found = self._of_parameter(name, row) if parameter else self._path(name, row)
-            if found is None:
-                return {}
-            ways[row.name] = found
-        return ways
+    def backward(self, name: str, index: tuple[int, ...] | None = None) -> list[GradientWay] | None:
+        """The ways whose sum the gradient of an event or a parameter is, of one element or of all. None of
+        all where a hook replaced parts of a sum, by way of which channels get their gradients each."""
+        found = []
+        for reader in self.readers(name):
+            row = self._event(name, reader, index)
+            if row is None:
+                return None
+            found.append(GradientWay(reader.name, row.name, self._by_way_of(row, name)))
+        return found
 
-    def _readers(self, name: str) -> list[Operation]:
-        """The rows that read it, by way of which it gets its gradient. A sum stands for its parts, the loss
-        for the probabilities, and what something else stands in the place of gives none."""
+    def readers(self, name: str) -> list[Operation]:
+        """The rows by way of which an event or a parameter gets its gradient, what adds it as it is first.
+        Sums stand for their parts, the loss for the probabilities; with its own gradient all begins."""
         plan = self.plan
-        if name in plan:
-            rows = [plan[reader] for reader in plan.readers[name] if reader not in plan.sums_of]
-        else:
-            rows = list(rows_with(plan, name))
-        rows.sort(key=lambda row: not isinstance(row.kind, Add))
-        loss = any(isinstance(row.kind, Loss) for row in rows)
-        return [
-            row
-            for row in rows
-            if row.name not in self.replaced and not (loss and isinstance(row.kind, Probabilities))
-        ]
+        if name not in plan:
+            return list(rows_with(plan, name))
+        if isinstance(plan[name].kind, Loss):
+            return [plan[name]]
+        if isinstance(plan[name].kind, Probabilities):
+            return [loss_of(plan, plan[name])]
+        rows = [plan[reader] for reader in plan.readers[name] if reader not in plan.sums_of]
+        if any(isinstance(row.kind, Loss) for row in rows):
+            rows = [row for row in rows if not isinstance(row.kind, Probabilities)]
+        return sorted(rows, key=lambda row: not isinstance(row.kind, Add))
 
-    def _path(self, name: str, reader: Operation) -> Formula | None:
-        kind = reader.kind
-        if isinstance(kind, Scores | Softmax | Context):
-            return attention.backward(name, reader, self.shapes, window_of(self.plan, reader))
-        if isinstance(kind, Loss):
-            return prediction.of_logits(reader, self.plan, self.shapes)
-        if isinstance(kind, Linear):
-            if name not in reader.parts and any(part in self.replaced for part in reader.parts):
-                return None  # channels have their gradients by way of different parts then
-            return linear.backward(name, reader, self.shapes)
-        if isinstance(kind, Norm):
-            return norm.backward(name, reader, self.shapes)
-        if isinstance(kind, Activation | Multiply | Add):
-            return elementwise.backward(name, reader, self.shapes)
-        return None
+    def _event(self, name: str, reader: Operation, index: tuple[int, ...] | None) -> Operation | None:
+        """The row of the event that a gradient comes by way of: the reader, or where a hook replaced these or
+        their gradients the probabilities of a loss, the part of a sum that a channel goes into."""
+        if name == reader.name or self.is_cut(reader.name):
+            return reader
+        if isinstance(reader.kind, Loss) and name in reader.inputs:
+            probabilities = probabilities_of(self.plan, reader)
+            return probabilities if self.is_touched(probabilities.name) else reader
+        parts = [self.plan[part] for part in reader.parts if self.is_touched(part)]
+        if not parts or name in (*reader.parts, reader.bias):
+            return reader
+        if index is None:
+            return None
+        return next((part for part in parts if part.kind.reads(index[-1])), reader)
 
-    def _of_parameter(self, name: str, row: Operation) -> Formula | None:
-        if isinstance(row.kind, Lookup):
-            return linear.of_table(row, self.shapes)
-        if isinstance(row.kind, Linear) and not any(part in self.replaced for part in row.parts):
-            return linear.of_parameter(name, row, self.shapes)
-        return None
-
-
-FORWARD = {
-    Lookup: linear.looked_up,
-    Linear: linear.forward,
-    Norm: norm.forward,
-    Rotation: rotation.forward,
-    Activation: elementwise.forward,
-    Multiply: elementwise.forward,
-    Add: elementwise.forward,
-    Probabilities: prediction.probabilities,
-}
+    def _by_way_of(self, row: Operation, name: str) -> Formula | None:
+        if self.is_cut(row.name) and row.name != name:
+            return None
+        arithmetic = arithmetic_of(row.kind)
+        of = arithmetic.gradient_formula if name in self.plan else arithmetic.parameter_formula
+        found: Formula = of(name, row, self)
+        return found

@@ -9,18 +9,19 @@ from functools import reduce
 import numpy as np
 
 from ...arrays.stats import Array
+from ..kinds import Length
 from ..steps import Pass
 from .formula import (
     Constant,
     ElementAt,
     Formula,
-    Length,
     Over,
     Part,
     Place,
     PlaceAlong,
     ResultOf,
     ShareOfKnown,
+    Sign,
     StepOf,
     TermOf,
 )
@@ -51,7 +52,8 @@ def evaluated(formula: Formula, given: FormulaInputs) -> Array:
     sizes = tuple(map(given.size, formula.sizes))
     found: list[Array] = []
     for step in formula.steps:
-        found.append(np.broadcast_to(_step(step, sizes, found, given), sizes))
+        along = tuple(given.size(own.size) for own in step.along)
+        found.append(np.broadcast_to(_step(step, sizes, found, given), (*sizes, *along)))
     value = found[-1]
     if formula.hidden is not None:
         query, key, window = formula.hidden
@@ -62,7 +64,7 @@ def evaluated(formula: Formula, given: FormulaInputs) -> Array:
 
 def _step(step: StepOf, sizes: tuple[int, ...], before: Sequence[Array], given: FormulaInputs) -> Array:
     if not step.guard:
-        return reduce(np.add, (_term(term, sizes, before, given) for term in step.terms))
+        return reduce(np.add, (_term(term, len(step.along), sizes, before, given) for term in step.terms))
     (term,) = step.terms
     x, counted, over = _argument(term, sizes, before, given)
     axes = tuple(range(len(sizes), len(sizes) + len(over)))
@@ -71,11 +73,13 @@ def _step(step: StepOf, sizes: tuple[int, ...], before: Sequence[Array], given: 
     return np.where((np.abs(largest) < GUARDED) & (smallest >= -GUARDED), 0.0, largest)
 
 
-def _term(term: TermOf, sizes: tuple[int, ...], before: Sequence[Array], given: FormulaInputs) -> Array:
-    """The sum over its ranges."""
+def _term(
+    term: TermOf, along: int, sizes: tuple[int, ...], before: Sequence[Array], given: FormulaInputs
+) -> Array:
+    """The sum over its ranges, but for those along which the step has a result each."""
     x, counted, over = _argument(term, sizes, before, given)
     value = np.where(counted, term.function.of(x), 0.0)
-    return value.sum(axis=tuple(range(len(sizes), len(sizes) + len(over)))) if over else value
+    return value.sum(axis=tuple(range(len(sizes) + along, len(sizes) + len(over))))
 
 
 def _argument(
@@ -84,32 +88,32 @@ def _argument(
     """What the function is taken of, by axes and ranges; which of it counts; and the sizes of the ranges."""
     over = tuple(given.size(own.size) for own in term.over)
     whole = (*sizes, *over)
-    x = reduce(np.multiply, (_factor(own, whole, len(sizes), before, given) for own in term.factors))
+    x = reduce(np.multiply, (_factor(own, whole, before, given) for own in term.factors))
     if term.less is not None:
-        x = x - _behind(before[term.less], len(over))
+        x = x - _behind(before[term.less], len(whole))
     counted = np.ones(whole, bool)
     for n, own in enumerate(term.over):
         counted &= _counted(own, whole, len(sizes) + n, given)
-    if term.where is not None:
-        position, token = term.where
-        counted &= _table("targets", _grid(position, whole), given) == _grid(token, whole)
+    if term.where:
+        position, *token = term.where
+        targets = _table("targets", _grid(position, whole), given)
+        counted &= targets == _grid(token[0], whole) if token else targets >= 0
     return np.broadcast_to(x, whole), counted, over
 
 
-def _factor(
-    part: Part, whole: tuple[int, ...], axes: int, before: Sequence[Array], given: FormulaInputs
-) -> Array:
+def _factor(part: Part, whole: tuple[int, ...], before: Sequence[Array], given: FormulaInputs) -> Array:
     if isinstance(part, ElementAt):
         array = given.array(part.name, part.phase).astype(np.float64)
-        return array[tuple(_index(own, whole, given) for own in part.index)]
+        value: Array = array[tuple(_index(own, whole, given) for own in part.index)]
+        return value if part.less is None else value - _behind(before[part.less], len(whole))
     if isinstance(part, ResultOf):
-        value = _behind(before[part.step], len(whole) - axes)
+        value = _behind(before[part.step], len(whole))
         return 1 / value if part.taken == "1/" else -value if part.taken else value
     if isinstance(part, Place):
         return _grid(part.axis, whole).astype(np.float64)
     if isinstance(part, ShareOfKnown):
         return np.asarray(part.sign / given.known)
-    assert isinstance(part, Constant)
+    assert isinstance(part, Constant | Sign)
     return np.asarray(part.values[0]) if part.axis is None else np.array(part.values)[_grid(part.axis, whole)]
 
 
@@ -153,6 +157,6 @@ def _grid(axis: int, whole: tuple[int, ...]) -> Array:
     return np.arange(whole[axis]).reshape([-1 if n == axis else 1 for n in range(len(whole))])
 
 
-def _behind(value: Array, ranges: int) -> Array:
-    """A value by axes, to be broadcast along ranges."""
-    return value.reshape((*value.shape, *[1] * ranges))
+def _behind(value: Array, axes: int) -> Array:
+    """A value to be broadcast along axes behind its own."""
+    return value.reshape((*value.shape, *[1] * (axes - value.ndim)))

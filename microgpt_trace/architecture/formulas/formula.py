@@ -14,14 +14,11 @@ from typing import Any, Literal
 
 from ...text.brief import one_line
 from ..arithmetic import IDENTITY, Function
+from ..kinds import Length
 from ..steps import Pass
 
 Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
-Of = Literal["all", "keys", "queries", "tokens", "itself", "known"]
-
-
-class Length(int):
-    """The number of positions, to be told from other sizes of the same value."""
+Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -43,17 +40,22 @@ class PlaceAlong:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ElementAt:
-    """An element of an event, a gradient or a parameter: an axis or a spot for each of its own axes."""
+    """An element of an event, a gradient or a parameter, an axis or a spot for each of its own axes; or this
+    less the result of a step."""
 
     name: str
     index: tuple[int | PlaceAlong, ...]
     phase: Pass = "forward"
+    less: int | None = None
 
     __repr__ = one_line
 
     def as_data(self) -> dict[str, Any]:
         index = [own if isinstance(own, int) else own.as_data() for own in self.index]
-        return {"of": self.name, "at": index} | ({"d": 1} if self.phase == "backward" else {})
+        found: dict[str, Any] = {"of": self.name, "at": index}
+        if self.phase == "backward":
+            found["d"] = 1
+        return found if self.less is None else found | {"less": self.less}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -69,6 +71,20 @@ class Constant:
     def as_data(self) -> dict[str, Any]:
         if self.axis is None:
             return {"say": self.words, "is": self.values[0]}
+        return {"say": self.words, "is": self.values, "along": self.axis}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Sign:
+    """-1 or 1 by the place along an axis: the sign of the factor before it."""
+
+    words: str
+    values: tuple[float, ...]
+    axis: int
+
+    __repr__ = one_line
+
+    def as_data(self) -> dict[str, Any]:
         return {"say": self.words, "is": self.values, "along": self.axis}
 
 
@@ -109,14 +125,15 @@ class ResultOf:
         return {"step": self.step} | ({"taken": self.taken} if self.taken else {})
 
 
-Part = ElementAt | Constant | Place | ShareOfKnown | ResultOf
+Part = ElementAt | Constant | Sign | Place | ShareOfKnown | ResultOf
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Over:
-    """What a sum runs over: all of a size, or of these what an element's place along `axis` lets it: the keys
-    that it sees as a query, in a window of positions, the queries that see it as a key, the positions that
-    have it as their token, itself alone; or the positions whose target is known."""
+    """What a sum runs over: all of a size (of a "vocabulary" the tokens that may follow), or of these what
+    its place along `axis` lets an element: the keys that it sees as a query, in a window of positions, the
+    queries that see it as a key, the positions that have it as their token, itself alone; or the positions
+    whose target is known."""
 
     size: int
     of: Of = "all"
@@ -132,14 +149,19 @@ class Over:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TermOf:
-    """A product x of factors, less the result of a step, of which a function in x is taken. `where` names the
-    axes of position and token at whose targets alone there is such a term."""
+    """A product x of factors, less the result of a step, of which a function in x is taken.
+
+    `where` names the axis of a position, whose target must be known for there to be such a term, or those of
+    position and token, which must be its target. Where the x of a target is not above `least` it has lost its
+    digits, and the loss that the run had there stands for the term.
+    """
 
     factors: tuple[Part, ...]
     over: tuple[Over, ...] = ()
     function: Function = IDENTITY
     less: int | None = None
-    where: tuple[int, int] | None = None
+    where: tuple[int, ...] = ()
+    least: float | None = None
 
     __repr__ = one_line
 
@@ -149,9 +171,11 @@ class TermOf:
             found["over"] = [own.as_data() for own in self.over]
         if self.function.text:
             found["f"] = self.function.text
+        if self.function.beside is not None:
+            found["beside"] = self.function.beside.text
         if self.less is not None:
             found["less"] = self.less
-        if self.where is not None:
+        if self.where:
             found["where"] = self.where
         return found
 
@@ -159,11 +183,17 @@ class TermOf:
 @dataclass(frozen=True, slots=True, repr=False)
 class StepOf:
     """The sum of the terms. A "guard" is the largest of them where exp would overflow, else 0. The last step
-    of a formula has no label: it is the element."""
+    of a formula has no label: it is the element.
+
+    `along` ranges there is a result for each place of them, which terms of later steps read whose own first
+    ranges these are. A step that is `inside` is written out where its result is read.
+    """
 
     terms: tuple[TermOf, ...]
     label: str = ""
     guard: bool = False
+    along: tuple[Over, ...] = ()
+    inside: bool = False
 
     __repr__ = one_line
 
@@ -171,6 +201,8 @@ class StepOf:
         found: dict[str, Any] = {"t": [term.as_data() for term in self.terms]}
         if self.label:
             found["label"] = self.label
+        if self.along:
+            found["along"] = [own.as_data() for own in self.along]
         return found | ({"guard": 1} if self.guard else {})
 
 

@@ -7,15 +7,17 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import total
+from ..formulas.formula import Formula, one_step
+from ..formulas.setting import Setting
 from ..kinds import Context
 from ..plan import Operation
-from ..steps import Use, Worked, element_name, in_one_step
-from ..traced_element import TracedElement, channels_of, sharing, short, strongest
+from ..steps import Use, element_name
+from ..traced_element import TracedElement, channels_of, sharing, strongest
+from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import ROUNDINGS, Sizes, Spread
-from .softmax import over_queries, seen_by
+from .softmax import seen_by, window_of
 
 
 def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
@@ -73,25 +75,35 @@ def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v
     return (np.abs(weights) @ of_v * (1 + length / ROUNDINGS)).swapaxes(0, 1).reshape(length, -1)
 
 
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """The same channel of the values of all keys, each by its weight."""
+    kind, (weights, v) = row.kind, row.inputs
+    assert isinstance(kind, Context)
+    length, window = setting.shapes[v][0], window_of(setting.plan, row)
+    sizes = (length, len(kind.group), kind.head_dim)
+    return one_step(sizes, over_keys(kind, (weights, "forward"), v, length, window))
+
+
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """dweights = dcontext @ v.T, dv = weights.T @ dcontext, over the queries that see it, of all heads that
+    share it"""
+    kind, (weights, v) = reader.kind, reader.inputs
+    assert isinstance(kind, Context)
+    length, gradient = setting.shapes[v][0], (reader.name, BACKWARD)
+    if name == weights:
+        return one_step((len(kind.group), length, length), over_channels(kind, gradient, v))
+    window = window_of(setting.plan, reader)
+    terms = over_queries(kind, (weights, "forward"), gradient, length, window)
+    return one_step((length, own_heads(kind), kind.head_dim), terms)
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Whose values a head reads, where these are not its own."""
     kind = at.row.kind
     assert isinstance(kind, Context)
-    position, channel = at.index
-    weights, v = at.row.inputs
-    head, own = divmod(channel, kind.head_dim)
-    column = kind.group[head] * kind.head_dim + own
-    products = at.numbers.row(weights, head, position) * at.numbers.column(v, column)
-    keys = at.counting(products, seen_by(at, at.row).keys_of(position))
-    operands = [at.along(weights, head, position, within=keys), at.down(v, column, keys)]
-    step = total(str(at.element), operands, at.most, label_of=at.tokens_from(keys.start))
-    formula = (
-        f"{at.own} = sum of {short(weights)}[{head},{position},j] × {short(v)}[j,{column}] "
-        f"for the keys j={keys.start}..{keys.stop - 1}"
-    )
+    head = at.index[1] // kind.head_dim
     of = kind.group[head]
-    notes = () if column == channel else (f"head {head} reads the values of key-value head {of}",)
-    return in_one_step(formula, step, notes)
+    return () if of == head else (f"head {head} reads the values of key-value head {of}",)
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -121,30 +133,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     times = element_name(weights, (heads[which], query, position))
     index = (query, heads[which] * dim + within)
     return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """context = weights @ v: dweights = dcontext @ v.T, dv = weights.T @ dcontext"""
-    kind = reader.kind
-    assert isinstance(kind, Context)
-    weights, v = reader.inputs
-    if at.name != weights:
-        return _of_value(at, reader, weights)
-    head, query, key = at.index
-    own, values = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
-    operands = [at.along(reader.name, query, kind="backward", within=own), at.along(v, key, within=values)]
-    shift = own.start - values.start
-    c = "c" if not shift else f"c - {shift}"
-    text = f"sum of d {short(reader.name)}[{query},c] × {short(v)}[{key},{c}], c={own.start}..{own.stop - 1}"
-    return in_one_step(text, total(at.label(reader.name), operands, at.most))
-
-
-def _of_value(at: TracedElement, reader: Operation, weights: str) -> Worked:
-    """The sum over the queries that see it, of all heads that share it."""
-    operands, text, seen = over_queries(at, reader, weights, reader.name)
-    count, labels = seen.stop - seen.start, at.tokens_from(seen.start)
-    step = total(at.label(reader.name), operands, at.most, label_of=lambda i: labels(i % count))
-    return in_one_step(f"{text}, j={seen.start}..{seen.stop - 1}", step)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

@@ -11,11 +11,13 @@ import numpy as np
 
 from ...arrays.erf import erfc
 from ...arrays.stats import Array
-from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, product, result, sum_of
+from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, X
+from ..formulas.formula import ElementAt, Formula, ResultOf, StepOf, TermOf, one_step
+from ..formulas.setting import Setting
 from ..kinds import Activation, Add, Kind, Multiply
 from ..plan import Operation
-from ..steps import Factor, Use, Worked, element_name, in_one_step
-from ..traced_element import TracedElement, passed_on
+from ..steps import Use, element_name
+from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
@@ -165,10 +167,12 @@ def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -
 
 
 class Form(NamedTuple):
-    """A function of x and its slope, as they are written and worked out in one step each."""
+    """A function of x and its slope, as they are written and worked out in one step each. With a `gate`,
+    which that is called, x is multiplied by the function."""
 
     function: Function
     slope: Function
+    gate: str = ""
 
 
 def _of_tanh(x: Array) -> tuple[Array, Array]:
@@ -183,54 +187,73 @@ def _slope_of_tanh(x: Array) -> Array:
 
 
 _U = "sqrt(2/pi)*(x + 0.044715*x**3)"
+_ONE_AND_X = Function("1 + max(x, -x)", lambda x: 1 + np.abs(x))  # 1 and nearly -1 cancel
 FORMS = {
     "ReLU": Form(RELU, ABOVE_ZERO),
     "SiLU": Form(
-        Function("x/(1 + exp(-x))", ACTIVATIONS["SiLU"]),
+        SIGMOID,
         Function("(1 + x/(1 + exp(x)))/(1 + exp(-x))", lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))),
+        gate="sigmoid",
     ),
     "GELU": Form(
-        Function("x*(1 + erf(x/sqrt(2)))/2", ACTIVATIONS["GELU"]),
+        Function("x*(1 + erf(x/sqrt(2)))/2", ACTIVATIONS["GELU"], beside=X),
         Function(
             "(1 + erf(x/sqrt(2)))/2 + x*exp(-x*x/2)/sqrt(2*pi)",
             lambda x: (1 + _erf(x / math.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+            beside=_ONE_AND_X,
         ),
     ),
     "GELU by tanh": Form(
-        Function(f"x*(1 + tanh({_U}))/2", ACTIVATIONS["GELU by tanh"]),
+        Function(f"x*(1 + tanh({_U}))/2", ACTIVATIONS["GELU by tanh"], beside=X),
         Function(
-            f"(1 + tanh({_U}))/2 + x*(1 - tanh({_U})**2)/2*sqrt(2/pi)*(1 + 0.134145*x**2)", _slope_of_tanh
+            f"(1 + tanh({_U}))/2 + x*(1 - tanh({_U})**2)/2*sqrt(2/pi)*(1 + 0.134145*x**2)",
+            _slope_of_tanh,
+            beside=_ONE_AND_X,
         ),
     ),
 }
 
 
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """The function, product or sum of the element of each input."""
-    kind, x = at.row.kind, [at.factor(name, *at.index) for name in at.row.inputs]
-    if isinstance(kind, Activation):
-        return _activated(at, kind.function, x[0])
+    kind, sizes = row.kind, setting.shapes[row.name]
+    inputs = tuple(ElementAt(name, _own(sizes)) for name in row.inputs)
     if isinstance(kind, Multiply):
-        step, sign = product(str(at.element), *x), " × "
-    else:
-        step, sign = sum_of(str(at.element), *([part] for part in x)), " + "
-    return in_one_step(f"{at.own} = {sign.join(part.name for part in x)}", step)
+        return one_step(sizes, TermOf(inputs))
+    if isinstance(kind, Add):
+        return one_step(sizes, *(TermOf((element,)) for element in inputs))
+    assert isinstance(kind, Activation)
+    form = FORMS[kind.function]
+    of_x = TermOf(inputs, function=form.function)
+    if form.gate:
+        return Formula(sizes, (StepOf((of_x,), form.gate), StepOf((TermOf((*inputs, ResultOf(0))),))))
+    return one_step(sizes, of_x)
 
 
-def _activated(at: TracedElement, function: str, x: Factor) -> Worked:
-    if function == "ReLU":
-        step = product(str(at.element), x, function=RELU)
-        off = () if x.value > 0 else (f"{x.name} is not above 0: switched off, and no gradient passes",)
-        return in_one_step(f"{at.own} = max({x.name}, 0)", step, off)
-    if function == "SiLU":
-        gate = product("sigmoid", x, function=SIGMOID)
-        step = product(str(at.element), x, result(gate))
-        formula = f"{at.own} = {x.name} × sigmoid({x.name}), sigmoid(x) = 1 / (1 + exp(-x))"
-        return Worked(formula, (gate, step), step.magnitude * max(1.0, abs(x.value)))
-    form = FORMS[function].function
-    step = product(str(at.element), x, function=form)
-    formula = f"{at.own} = {function} of {x.name}, {form.text}"
-    return Worked(formula, (step,), max(step.magnitude, abs(x.value)))  # 1 and nearly -1 cancel
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """A sum hands its gradient on, a product times the other factor, a function times its slope."""
+    kind, sizes = reader.kind, setting.shapes[name]
+    gradient = ElementAt(reader.name, _own(sizes), "backward")
+    if isinstance(kind, Add):
+        return one_step(sizes, TermOf((gradient,)))
+    if isinstance(kind, Multiply):
+        return one_step(sizes, TermOf((gradient, ElementAt(_other(reader, name), _own(sizes)))))
+    assert isinstance(kind, Activation)
+    slope = TermOf((ElementAt(name, _own(sizes)),), function=FORMS[kind.function].slope)
+    return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))
+
+
+def _own(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The place of the same element."""
+    return tuple(range(len(sizes)))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Whether ReLU switched it off."""
+    kind, (first, *_) = at.row.kind, at.row.inputs
+    if not isinstance(kind, Activation) or kind.function != "ReLU" or at.numbers.value(first, at.index) > 0:
+        return ()
+    return (f"{element_name(first, at.index)} is not above 0: switched off, and no gradient passes",)
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -248,25 +271,6 @@ def _other(row: Operation, name: str) -> str:
     """What a product has besides one of its inputs."""
     first, second = row.inputs
     return second if name == first else first
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """A sum hands its gradient on, a product times the other factor, a function times its slope."""
-    kind, label = reader.kind, at.label(reader.name)
-    if isinstance(kind, Add):
-        return passed_on(at, reader.name)
-    gradient = at.factor(reader.name, *at.index, kind="backward")
-    if isinstance(kind, Multiply):
-        other = at.factor(_other(reader, at.name), *at.index)
-        return in_one_step(f"d {gradient.name} × {other.name}", product(label, gradient, other))
-    assert isinstance(kind, Activation)
-    x = at.factor(at.name, *at.index)
-    slope = product("slope", x, function=FORMS[kind.function].slope)
-    last = product(label, gradient, result(slope))
-    is_relu = kind.function == "ReLU"
-    times = f"1 where {at.element} is above 0, else 0" if is_relu else f"the slope of {kind.function} there"
-    magnitude = last.magnitude if is_relu else abs(gradient.value) * (1 + abs(x.value))
-    return Worked(f"d {gradient.name} × ({times})", (slope, last), magnitude)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import sum_of, total
+from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, TermOf, one_step
+from ..formulas.setting import Setting
 from ..kinds import Linear
 from ..plan import Operation
-from ..steps import Use, Worked, element_name, in_one_step
-from ..traced_element import TracedElement, no_path, passed_on, short, strongest
+from ..steps import Use, element_name
+from ..traced_element import TracedElement, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
+
+OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,36 +94,63 @@ def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Arra
     return np.linalg.norm(x[:, own], axis=1, keepdims=True) * norms
 
 
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """A sum of products and the bias; where a hook replaced one of the parts, the sum of the parts."""
+    if any(map(setting.is_cut, row.parts)):
+        return formula_of_parts(row, setting)
+    kind, (source,) = row.kind, row.inputs
+    assert isinstance(kind, Linear)
+    length, width = setting.shapes[source]
+    first, end = kind.columns or (0, width)
+    column = PlaceAlong(((OVER, 1),), first) if first else OVER
+    x, weight = ElementAt(source, (0, column)), ElementAt(kind.weight, (1, column))
+    return one_step((length, kind.width), TermOf((x, weight), (Over(end - first),)), *_of_bias(kind))
+
+
+def formula_of_parts(row: Operation, setting: Setting) -> Formula:
+    """The sum of the parts and the bias."""
+    kind = row.kind
+    assert isinstance(kind, Linear)
+    parts = (TermOf((ElementAt(part, (0, 1)),)) for part in row.parts)
+    return one_step(setting.shapes[row.name], *parts, *_of_bias(kind))
+
+
+def _of_bias(kind: Linear) -> list[TermOf]:
+    return [TermOf((ElementAt(kind.bias, (1,)),))] if kind.bias and not kind.columns else []
+
+
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """dx = dy @ W; a part has the gradient of the sum."""
+    kind, shape = reader.kind, setting.shapes[name]
+    assert isinstance(kind, Linear)
+    if name in reader.parts:
+        return one_step(shape, TermOf((ElementAt(reader.name, (0, 1), "backward"),)))
+    gradient = ElementAt(reader.name, (0, OVER), "backward")
+    return one_step(shape, TermOf((gradient, ElementAt(kind.weight, (OVER, 1))), (Over(kind.width),)))
+
+
+def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+    """dW = dy.T @ x, db = sum(dy)"""
+    kind, (source,) = row.kind, row.inputs
+    assert isinstance(kind, Linear)
+    length, width = setting.shapes[source]
+    if name == kind.bias:
+        gradient = ElementAt(row.name, (1, 0), "backward")
+        return one_step((kind.width,), TermOf((gradient,), (Over(length),)))
+    gradient = ElementAt(row.name, (OVER, 0), "backward")
+    return one_step((kind.width, width), TermOf((gradient, ElementAt(source, (OVER, 1))), (Over(length),)))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """What its parts are to it."""
     kind, parts = at.row.kind, at.row.parts
     assert isinstance(kind, Linear)
-    if not parts:
-        return _product(at, kind)
     if any(("forward", part) in at.numbers.replaced for part in parts):
-        extra = [[at.factor(kind.bias, at.index[1])]] if kind.bias else []
-        step = sum_of(str(at.element), *([at.factor(part, *at.index)] for part in parts), *extra)
-        formula = f"{at.own} = the sum of the heads, of which a hook replaced some"
-        return in_one_step(formula, step)
-    more = " and the bias" if kind.bias else ""
+        return ("the sum of the heads, of which a hook replaced some",)
+    if not parts or (len(parts) == 1 and not kind.bias):
+        return ()
     first, last = (element_name(parts[i], at.index) for i in (0, -1))
-    note = f"{first} to {last}{more} add up to the same" if first != last or more else ""
-    return replace(_product(at, kind), notes=(note,) if note else ())
-
-
-def _product(at: TracedElement, kind: Linear) -> Worked:
-    position, output = at.index
-    (source,) = at.row.inputs
-    within = slice(*kind.columns) if kind.columns else slice(0, at.numbers.shapes[source][-1])
-    extra = [at.factor(kind.bias, output)] if kind.bias and not kind.columns else []
-    operands = [at.along(source, position, within=within), at.along(kind.weight, output, within=within)]
-    step = total(str(at.element), operands, at.most, extra=extra)
-    plus = f" + {extra[0].name}" if extra else ""
-    formula = (
-        f"{at.own} = sum of {short(source)}[{position},c] × {short(kind.weight)}[{output},c]{plus}, "
-        f"c={within.start}..{within.stop - 1}"
-    )
-    return in_one_step(formula, step)
+    return (f"{first} to {last}{' and the bias' * bool(kind.bias)} add up to the same",)
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -137,32 +167,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     best = strongest(products)
     words = f"times {element_name(kind.weight, (best, channel))}"
     return at.use(reader.name, (position, best), float(products[best]), len(products), words)
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """y = x @ W.T: dx = dy @ W. A part gets the gradient of the sum; by way of its own part an input does
-    where a hook replaced something there."""
-    kind = reader.kind
-    assert isinstance(kind, Linear)
-    if at.name in reader.parts:
-        return passed_on(at, reader.name)
-    position, channel = at.index
-    part = _replaced_part(at, reader, channel)
-    if part and at.is_cut(part):
-        return no_path(at, part)
-    label, column = at.label(reader.name), at.down(kind.weight, channel)
-    step = total(label, [at.along(part or reader.name, position, kind="backward"), column], at.most)
-    text = f"sum of d {short(part or reader.name)}[{position},o] × {short(kind.weight)}[o,{channel}]"
-    return in_one_step(text if part else f"{text}, o=0..{len(column.values) - 1}", step)
-
-
-def _replaced_part(at: TracedElement, reader: Operation, channel: int) -> str:
-    """The part that a channel of the input goes into, if a hook replaced it or its gradient."""
-    for part in reader.parts:
-        kind = at.numbers.plan[part].kind
-        if isinstance(kind, Linear) and kind.reads(channel):
-            return part if {("forward", part), ("backward", part)} & at.numbers.replaced else ""
-    return ""
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:
@@ -204,21 +208,3 @@ def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     best = strongest(products)
     words = f"times {element_name(source, (best, channel))}"
     return at.use(reader.name, (best, output), float(products[best]), len(products), words)
-
-
-def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
-    """The sum over positions of dy times x; of the bias, of dy."""
-    (source,) = reader.inputs
-    event, output = reader.name, at.index[0]
-    vector = len(at.index) == 1
-    if not vector and not at.is_cut(event):
-        event = _replaced_part(at, reader, at.index[1]) or event
-    if at.is_cut(event):
-        return no_path(at, event)
-    operands = [at.down(event, output, kind="backward")]
-    text = f"sum over the positions p of d {event}[p,{output}]"
-    if not vector:
-        operands.append(at.down(source, at.index[1]))
-        text += f" × {source}[p,{at.index[1]}]"
-    step = total(at.label(reader.name), operands, at.most, label_of=at.tokens_from(0))
-    return in_one_step(f"{text}, p=0..{at.numbers.length - 1}", step)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import elements, nothing, product, total
+from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, TermOf, one_step
+from ..formulas.setting import Setting
 from ..kinds import Lookup
 from ..plan import Operation
-from ..steps import Use, Worked, in_one_step
+from ..steps import Use
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
@@ -70,19 +71,29 @@ def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -
     return np.abs(value)
 
 
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """The element of the table that was looked up."""
-    kind = at.row.kind
+    kind = row.kind
     assert isinstance(kind, Lookup)
-    position, channel = at.index
-    if kind.by == "tokens":
-        row = at.numbers.inputs.tokens[position]
-        note = f"the token at position {position} is #{row}"
-    else:
-        row, note = position, f"the row of {kind.table} is that of position {position}"
-    factor = at.factor(kind.table, row, channel)
-    step = product(str(at.element), factor)
-    return in_one_step(f"{at.own} = {factor.name}", step, (f"looked up, not computed: {note}",))
+    place = 0 if kind.by == "positions" else PlaceAlong((), table="tokens")
+    return one_step(setting.shapes[row.name], TermOf((ElementAt(kind.table, (place, 1)),)))
+
+
+def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+    """The gradients of a row of the table add up where it was looked up."""
+    kind = row.kind
+    assert isinstance(kind, Lookup)
+    over = Over(setting.shapes[row.name][0], "tokens" if kind.by == "tokens" else "itself")
+    return one_step((kind.rows, kind.width), TermOf((ElementAt(row.name, (2, 1), "backward"),), (over,)))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Which row it is."""
+    kind, position = at.row.kind, at.index[0]
+    assert isinstance(kind, Lookup)
+    of_token = f"the token at position {position} is #{at.numbers.inputs.tokens[position]}"
+    note = of_token if kind.by == "tokens" else f"the row of {kind.table} is that of position {position}"
+    return (f"looked up, not computed: {note}",)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:
@@ -106,21 +117,6 @@ def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     index, many = (positions[0], at.index[1]), len(positions)
     words = "looked up" if many == 1 else f"looked up at {many} positions, of which this is the first"
     return at.use(reader.name, index, None, many, words)
-
-
-def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
-    """The sum of the gradients where the row was looked up."""
-    kind, event = reader.kind, reader.name
-    assert isinstance(kind, Lookup)
-    positions, column = _positions(at, reader), at.index[1]
-    if not positions or at.is_cut(event):
-        why = "a hook replaced what was looked up" if positions else "the text does not read it"
-        return Worked(f"0: {why}", (nothing(at.label(event)),), 0.0)
-    values = at.numbers.column(event, column, "backward")[positions]
-    operand = elements(values, event, lambda i: (positions[i], column), "backward")
-    where = "the positions p that have the token" if kind.by == "tokens" else "its position"
-    step = total(at.label(event), [operand], at.most)
-    return in_one_step(f"sum of d {event}[p,{column}] over {where}", step)
 
 
 def _positions(at: TracedElement, reader: Operation) -> list[int]:

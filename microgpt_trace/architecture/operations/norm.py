@@ -5,30 +5,19 @@ Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import (
-    Function,
-    Operand,
-    elements,
-    mean_square,
-    minus,
-    product,
-    reciprocal,
-    result,
-    root,
-    sum_of,
-    total,
-    x_less,
-)
-from ..kinds import Norm
+from ..arithmetic import Function, mean_of
+from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, ResultOf, StepOf, TermOf, one_step
+from ..formulas.setting import Setting
+from ..kinds import Norm, Shape
 from ..plan import Operation
-from ..steps import Step, Use, Worked, element_name, in_one_step
-from ..traced_element import TracedElement, channels_of, no_path, short, strongest
+from ..steps import Use
+from ..traced_element import TracedElement, channels_of, short, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
@@ -164,36 +153,108 @@ def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
     return along - along.mean(axis=2, keepdims=True) if kind.centred else along
 
 
-def worked(at: TracedElement) -> Worked:
+class _Places(NamedTuple):
+    """The axes, and where an element stands, all that are normed with it, and the gain of both."""
+
+    sizes: Shape
+    own: tuple[int | PlaceAlong, ...]
+    along: tuple[int | PlaceAlong, ...]
+    own_gain: tuple[int, ...]
+    gain: tuple[int, ...]
+
+
+def _places(kind: Norm, shape: Shape) -> _Places:
+    """Axes: position and channel, or position, head and its channel; behind them what is normed together."""
+    length, width = shape
+    if kind.head_dim is None:
+        return _Places((length, width), (0, 1), (0, 2), (1,), (2,))
+    dim = kind.head_dim
+    own, along = PlaceAlong(((1, dim), (2, 1))), PlaceAlong(((1, dim), (3, 1)))
+    return _Places((length, width // dim, dim), (0, own), (0, along), (2,), (3,))
+
+
+def formula(row: Operation, setting: Setting) -> Formula:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, of x less its mean where that is subtracted"""
-    kind = at.row.kind
+    kind, (source,) = row.kind, row.inputs
     assert isinstance(kind, Norm)
-    position, channel = at.index
-    (source,) = at.row.inputs
-    within = _within(at, kind, source, channel)
-    x, row = at.factor(source, position, channel), at.along(source, position, within=within)
-    steps, rms = _divided_by(at, kind, row)
-    factors = [x]
+    at = _places(kind, setting.shapes[source])
+    steps = _root(kind, ElementAt(source, at.along), at.sizes[-1])
+    root, x = ResultOf(len(steps) - 1, "1/"), ElementAt(source, at.own)
+    parts: list[ElementAt | ResultOf] = [x, root]
     if kind.centred:
-        steps.append(sum_of("(x - mean)", [x], [minus(steps[0])]))
-        factors = [result(steps[-1])]
-    factors.append(reciprocal(rms))
+        steps.append(StepOf((TermOf((x,)), TermOf((ResultOf(0, "-"),))), "(x - mean)"))
+        parts[0] = ResultOf(len(steps) - 1)
     if kind.gain:
-        factors.append(at.factor(kind.gain, channel - within.start))
-    added = [at.factor(kind.bias, channel - within.start)] if kind.bias else []
-    last = sum_of(str(at.element), factors, added) if added else product(str(at.element), *factors)
-    magnitude = last.magnitude
+        parts.append(ElementAt(kind.gain, at.own_gain))
+    terms = [TermOf(tuple(parts))]
+    if kind.bias:
+        terms.append(TermOf((ElementAt(kind.bias, at.own_gain),)))
+    return Formula(at.sizes, (*steps, StepOf(tuple(terms))))
+
+
+def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> list[StepOf]:
+    """The steps to what a row is divided by, the last one; the first one is the mean where that is
+    subtracted. `along` there is a root for each of several rows."""
+    steps, less, over = list[StepOf](), None, (*along, Over(n))
+    square = Function(f"x*x/{n}", lambda x: x * x / n, f"x^2/{n}")
     if kind.centred:
-        subtracted = abs(x.value) + steps[0].magnitude
-        magnitude += subtracted * abs(math.prod(factor.value for factor in factors[1:]))
-    times = f" × {factors[-1].name}" * bool(kind.gain) + "".join(f" + {factor.name}" for factor in added)
-    shown = f"({x.name} - mean)" if kind.centred else x.name
-    square = f"(x[{position},c] - mean)^2" if kind.centred else f"x[{position},c]^2"
-    formula = (
-        f"{at.own} = {shown} / rms{times}, rms = sqrt(mean of {square} + {kind.eps:g}), "
-        f"c={within.start}..{within.stop - 1}"
-    )
-    return Worked(formula, (*steps, last), magnitude)
+        steps.append(StepOf((TermOf((x,), over, mean_of(n)),), "mean", along=along))
+        square, less = Function(f"x**2/{n}", lambda x: x**2 / n, f"x^2/{n}"), 0
+    steps.append(StepOf((TermOf((x,), over, square, less),), "mean square", along=along))
+    root = Function(f"sqrt(x + {kind.eps:.6g})", lambda x: np.sqrt(x + kind.eps))
+    steps.append(StepOf((TermOf((ResultOf(len(steps) - 1),), along, root),), "rms", along=along))
+    return steps
+
+
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
+    x stands for what is left of it, and the mean of dy * g is subtracted too"""
+    kind, y = reader.kind, reader.name
+    assert isinstance(kind, Norm)
+    at = _places(kind, setting.shapes[name])
+    n, less = at.sizes[-1], 0 if kind.centred else None
+    steps, over = _root(kind, ElementAt(name, at.along), n), (Over(n),)
+    root = ResultOf(len(steps) - 1, "1/")
+    along, own = [ElementAt(y, at.along, "backward")], [ElementAt(y, at.own, "backward")]
+    if not kind.names and not kind.centred:  # x / rms is y
+        steps.append(StepOf((TermOf((*along, ElementAt(y, at.along)), over, mean_of(n)),), "mean of dy × y"))
+        last = TermOf((ElementAt(y, at.own), ResultOf(len(steps) - 1, "-"), root))
+        return Formula(at.sizes, (*steps, StepOf((TermOf((*own, root)), last))))
+    if kind.gain:
+        along.append(ElementAt(kind.gain, at.gain))
+        own.append(ElementAt(kind.gain, at.own_gain))
+    x, g = ElementAt(name, at.along, less=less), " × g" * bool(kind.gain)
+    steps.append(StepOf((TermOf((*along, x), over, mean_of(n)),), f"mean of dy{g} × x"))
+    minus, x = ResultOf(len(steps) - 1, "-"), ElementAt(name, at.own, less=less)
+    terms = [TermOf((*own, root)), TermOf((x, minus, root, root, root))]
+    if kind.centred:
+        steps.append(StepOf((TermOf(tuple(along), over, mean_of(n)),), f"mean of dy{g}"))
+        terms.append(TermOf((ResultOf(len(steps) - 1, "-"), root)))
+    return Formula(at.sizes, (*steps, StepOf(tuple(terms))))
+
+
+def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+    """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
+    kind, (source,) = row.kind, row.inputs
+    assert isinstance(kind, Norm)
+    length, width = setting.shapes[source]
+    dim = kind.head_dim or width
+    rows: tuple[Over, ...] = (Over(length),)
+    own, along = PlaceAlong(((0, 1),)), PlaceAlong(((2, 1),))  # axes: the channel, positions, what is normed
+    if kind.head_dim:
+        rows = (*rows, Over(width // dim))
+        own, along = PlaceAlong(((2, dim), (0, 1))), PlaceAlong(((2, dim), (3, 1)))
+    gradient = ElementAt(row.name, (1, own), "backward")
+    if name == kind.bias:
+        return one_step((dim,), TermOf((gradient,), rows))
+    steps = _root(kind, ElementAt(source, (1, along)), dim, rows)
+    x = ElementAt(source, (1, own), less=0 if kind.centred else None)
+    last = TermOf((gradient, x, ResultOf(len(steps) - 1, "1/")), rows)
+    return Formula((dim,), (*steps, StepOf((last,))))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    return ()
 
 
 def _within(at: TracedElement, kind: Norm, source: str, channel: int) -> slice:
@@ -201,21 +262,6 @@ def _within(at: TracedElement, kind: Norm, source: str, channel: int) -> slice:
     if kind.head_dim is None:
         return slice(0, at.numbers.shapes[source][-1])
     return channels_of(channel // kind.head_dim, kind.head_dim)
-
-
-def _divided_by(at: TracedElement, kind: Norm, row: Operand) -> tuple[list[Step], Step]:
-    """What a row is divided by: all the steps to it, of which the mean is the first where it is subtracted,
-    and the last."""
-    if not kind.centred:
-        steps = [mean_square("mean square", row, at.most)]
-    else:
-        n = len(row.values)
-        mean = total("mean", [row], at.most, Function(f"x/{n}", lambda x: x / n))
-        m = mean.value
-        squared = Function(f"({x_less(m)})**2/{n}", lambda x: (x - m) ** 2 / n)
-        steps = [mean, total("mean square", [row], at.most, squared)]
-    steps.append(root("rms", steps[-1], kind.eps))
-    return steps, steps[-1]
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -226,59 +272,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     words = f"divided by the rms of the {whole}, of {size} squares its own is one"
     words = "less the mean, " * kind.centred + words
     return at.use(reader.name, at.index, None, size, words)
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
-    x stands for what is left of it, and the mean of dy * g is subtracted too"""
-    kind, name = reader.kind, reader.name
-    assert isinstance(kind, Norm)
-    if not (kind.gain or kind.bias or kind.centred):
-        return _of_plain(at, reader, kind)
-    position, channel = at.index
-    within = _within(at, kind, at.name, channel)
-    own, row = channel - within.start, at.along(at.name, position, within=within)
-    n = len(row.values)
-    steps, rms = _divided_by(at, kind, row)
-    values = row.values - (steps[0].value if kind.centred else 0.0)
-    x = Operand(values, lambda i: f"(x[{i}] - mean)", "constant") if kind.centred else row
-    gradients = [at.along(name, position, kind="backward", within=within)]
-    if kind.gain:
-        gradients.append(at.vector(kind.gain))
-    share, divisor = Function(f"x/{n}", lambda x: x / n), reciprocal(rms)
-    g = " × g" * bool(kind.gain)
-    mean = total(f"mean of dy{g} × x", [*gradients, x], at.most, share)
-    parts = [[*(operand.factor(own) for operand in gradients), divisor]]
-    parts.append([x.factor(own), minus(mean), divisor, divisor, divisor])
-    steps.append(mean)
-    if kind.centred:
-        steps.append(total(f"mean of dy{g}", gradients, at.most, share))
-        parts.append([minus(steps[-1]), divisor])
-    last = sum_of(at.label(name), *parts)
-    magnitude = last.magnitude + abs(values[own] * divisor.value**3) * mean.magnitude
-    magnitude += steps[-1].magnitude * divisor.value if kind.centred else 0.0
-    less = f" - mean of dy{g}" * kind.centred
-    text = f"(dy[{own}]{g}[{own}]" if kind.gain else f"(dy[{own}]"
-    text += f" - x[{own}] × mean of dy{g} × x / rms^2{less}) / rms, y = {name} at position {position}"
-    return Worked(text, (*steps, last), magnitude)
-
-
-def _of_plain(at: TracedElement, reader: Operation, kind: Norm) -> Worked:
-    """y = x / rms: dx = (dy - y * mean(dy * y)) / rms"""
-    position, channel = at.index
-    within, name = _within(at, kind, at.name, channel), reader.name
-    own = channel - within.start
-    dy = at.along(name, position, kind="backward", within=within)
-    y, x = at.along(name, position, within=within), at.along(at.name, position, within=within)
-    steps, rms = _divided_by(at, kind, x)
-    n = len(y.values)
-    mean = total("mean of dy × y", [dy, y], at.most, Function(f"x/{n}", lambda x: x / n))
-    divisor = reciprocal(rms)
-    scaled = [y.factor(own), minus(mean), divisor]
-    last = sum_of(at.label(name), [dy.factor(own), divisor], scaled)
-    text = f"(dy[{channel}] - y[{channel}] × mean of dy × y) / rms, y = {name} at position {position}"
-    magnitude = last.magnitude + abs(scaled[0].value * divisor.value) * mean.magnitude
-    return Worked(text, (*steps, mean, last), magnitude)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:
@@ -314,33 +307,3 @@ def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     index = (int(position), int(head) * size + own)
     words = f"times {short(reader.inputs[0])} / rms"
     return at.use(reader.name, index, float(values[position, head]), values.size, words)
-
-
-def parameter_gradient(at: TracedElement, reader: Operation) -> Worked:
-    """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
-    kind, name, (own,) = reader.kind, reader.name, at.index
-    assert isinstance(kind, Norm)
-    if at.is_cut(name):
-        return no_path(at, name)
-    (source,), size = reader.inputs, at.numbers.shapes[at.name][0]
-    x = at.numbers.array(source).astype(np.float64)
-    heads = x.reshape(len(x), -1, size)
-    n = heads.shape[1]
-
-    def place(i: int) -> tuple[int, int]:
-        return i // n, i % n * size + own
-
-    dy = at.numbers.array(name, "backward")[:, own::size].astype(np.float64).reshape(-1)
-    operands, text = [elements(dy, name, place, "backward")], f"sum of d {name}[p,c]"
-    if at.name == kind.gain:
-        if kind.centred:
-            heads = heads - heads.mean(axis=-1, keepdims=True)
-        root = np.sqrt(np.square(heads).mean(axis=-1, keepdims=True) + kind.eps)
-        normed = (heads / root)[..., own].reshape(-1)
-        operands.append(
-            Operand(normed, lambda i: f"{element_name(short(source), place(i))} / rms", "constant")
-        )
-        text += f" × {source}[p,c] / rms"
-    step = total(at.label(name), operands, at.most, label_of=lambda i: at.tokens_from(0)(i // n))
-    channels = str(own) if n == 1 else f"{own} of each head"
-    return in_one_step(f"{text}, p=0..{len(x) - 1}, c={channels}", step)

@@ -9,29 +9,32 @@ import numpy as np
 
 from ...arrays.logits import losses_of, softmax
 from ...arrays.stats import Array
-from ..arithmetic import (
-    MINUS_LOG,
-    Function,
-    elements,
-    exponential,
-    minus,
-    nothing,
-    product,
-    result,
-    sum_of,
-    total,
+from ..arithmetic import INVERSE, MINUS_LOG
+from ..formulas.formula import (
+    Constant,
+    ElementAt,
+    Formula,
+    Over,
+    PlaceAlong,
+    ResultOf,
+    ShareOfKnown,
+    StepOf,
+    TermOf,
+    one_step,
 )
+from ..formulas.setting import Setting
 from ..kinds import Kind, Loss, Probabilities
-from ..plan import Operation
-from ..steps import Factor, Use, Worked, in_one_step
-from ..traced_element import TracedElement, nothing_from, strongest
+from ..plan import Operation, Plan
+from ..steps import Use
+from ..traced_element import TracedElement, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
+from .softmax import back_through, of_softmax, share_of_all
 from .softmax import backward as softmax_backward
-from .softmax import of_softmax, share_of
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
+TARGET = (0, 1)  # the axes of position and token; the loss has none
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,50 +98,65 @@ def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -
     return of_softmax(value) if isinstance(row.kind, Probabilities) else np.abs(value)
 
 
-def worked(at: TracedElement) -> Worked:
-    """A probability, or the mean of the losses of all predictions."""
-    if isinstance(at.row.kind, Loss):
-        return _mean_loss(at)
-    position, token = at.index
-    (logits,) = at.row.inputs
-    row = at.along(logits, position)
-    exp = exponential(row.values)
-    denominator = total("sum of exponentials", [row], at.most, exp, label_of=at.in_vocabulary)
-    steps = share_of(at, denominator, at.factor(logits, position, token), exp)
-    formula = (
-        f"{at.own} = exp({logits}[{position},{token}]) / sum of exp({logits}[{position},j]) for all "
-        f"{len(row.values):,} tokens j"
-    )
-    return Worked(formula, steps, steps[-1].value * max(1.0, float(np.abs(row.values).max())))
+def formula(row: Operation, setting: Setting) -> Formula:
+    """The softmax over all tokens, or the mean of -log P(target) over the positions whose target is known."""
+    (logits,) = row.inputs
+    length, size = setting.shapes[logits]
+    if isinstance(row.kind, Probabilities):
+        along, own, tokens = ElementAt(logits, (0, 2)), ElementAt(logits, (0, 1)), Over(size, "vocabulary")
+        return Formula((length, size), share_of_all(along, own, tokens))
+    target = ElementAt(probabilities_of(setting.plan, row).name, (0, PlaceAlong((), table="targets")))
+    losses = TermOf((target,), (Over(length, "known"),), MINUS_LOG, least=TINY_PROBABILITY)
+    share = StepOf((TermOf((ResultOf(0), ShareOfKnown())),))
+    return Formula((), (StepOf((losses,), "sum of losses"), share))
 
 
-def _mean_loss(at: TracedElement) -> Worked:
-    known = at.numbers.known_targets
-    usual = [own for own in known if not own.p <= TINY_PROBABILITY]  # or NaN
-    vanished = [
-        Factor(f"the loss at position {own.position}, from the logits", own.loss)
-        for own in known
-        if own.p <= TINY_PROBABILITY
-    ]
-    probs = _probabilities_of(at, at.row)
-    chances = np.array([own.p for own in usual])
-    operand = elements(chances, probs, lambda i: (usual[i].position, usual[i].token))
-    summed = total(
-        "sum of losses", [operand], at.most, MINUS_LOG, vanished, lambda i: at.in_vocabulary(usual[i].token)
-    )  # fmt: skip
-    step = product(at.name, result(summed), Factor(f"1/{len(known)}", 1 / len(known)))
-    formula = f"{at.name} = mean of -log {probs}[p,target at p] over {len(known)} positions p"
-    return Worked(formula, (summed, step), step.magnitude + 1.0)
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """Of the loss itself 1. By way of it of probabilities -1/(T * P) at the target, 0 elsewhere; of logits
+    (P - 1 at the target, else P) / T, and by way of probabilities P * (dP - sum of P * dP)"""
+    shape, dloss = setting.shapes[name], tuple[ElementAt, ...]()
+    if name == reader.name:
+        return one_step((), TermOf((Constant("1", (1.0,)),)))
+    if isinstance(reader.kind, Probabilities):
+        tokens = Over(shape[1], "vocabulary")
+        return Formula(shape, back_through(reader.name, (0, 2), (0, 1), tokens, "sum of P × dP"))
+    if ("backward", reader.name) in setting.replaced:
+        dloss = (ElementAt(reader.name, (), "backward"),)
+    if name in reader.inputs:
+        chance = ElementAt(probabilities_of(setting.plan, reader).name, TARGET)
+        wanted = TermOf((ShareOfKnown(-1), *dloss), where=TARGET)
+        return one_step(shape, TermOf((chance, ShareOfKnown(), *dloss), where=TARGET[:1]), wanted)
+    inverse = StepOf((TermOf((ElementAt(name, TARGET),), function=INVERSE),), "1/P")
+    last = TermOf((ShareOfKnown(-1), ResultOf(0), *dloss), where=TARGET)
+    return Formula(shape, (inverse, StepOf((last,))))
 
 
-def _probabilities_of(at: TracedElement, loss: Operation) -> str:
+def probabilities_of(plan: Plan, loss: Operation) -> Operation:
     """The probabilities of the logits that a loss reads."""
-    return next(row.name for row in at.numbers.plan.of_kind(Probabilities) if row.inputs == loss.inputs)
+    return next(row for row in plan.of_kind(Probabilities) if row.inputs == loss.inputs)
 
 
-def _loss_of(at: TracedElement, logits: str) -> Operation:
-    """The loss of logits."""
-    return next(row for row in at.numbers.plan.of_kind(Loss) if logits in row.inputs)
+def loss_of(plan: Plan, probabilities: Operation) -> Operation:
+    """The loss of the logits that probabilities are worked out from."""
+    return next(row for row in plan.of_kind(Loss) if row.inputs == probabilities.inputs)
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    return ()
+
+
+def gradient_notes(at: TracedElement) -> tuple[str, ...]:
+    """Where gradients begin: what is said of that of the loss, of a target's probability and of its logit."""
+    kind, plan = at.row.kind, at.numbers.plan
+    if isinstance(kind, Loss):
+        return ("this is where the backward pass begins",)
+    if isinstance(kind, Probabilities):
+        return ("the gradient of the logits is worked out at once, not by way of it",)
+    losses = [row for row in plan.of_kind(Loss) if at.name in row.inputs]
+    if not losses or ("backward", probabilities_of(plan, losses[0]).name) in at.numbers.replaced:
+        return ()
+    is_target = at.index[1] == at.numbers.inputs.targets[at.index[0]]
+    return ("the target: the loss falls as its logit rises",) if is_target else ()
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -152,7 +170,7 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
 
 def after_probabilities(at: TracedElement) -> list[Use]:
     """What probabilities go into, though the loss is worked out from the logits at once."""
-    use = _into_loss(at, _loss_of(at, at.row.inputs[0]))
+    use = _into_loss(at, loss_of(at.numbers.plan, at.row))
     return [] if use is None else [use]
 
 
@@ -176,79 +194,6 @@ def _into_loss(at: TracedElement, reader: Operation) -> Use | None:
 def _predictions(at: TracedElement) -> int:
     """At how many positions it is known what follows."""
     return sum(target is not None for target in at.numbers.inputs.targets)
-
-
-def gradient_at_the_end(at: TracedElement) -> Worked | None:
-    """The gradient of the loss, of probabilities and of logits; None of what else there is."""
-    if isinstance(at.row.kind, Loss):
-        step = product(at.gradient_name, Factor("1", 1.0))
-        return Worked(f"{at.gradient_name} = 1: this is where the backward pass begins", (step,), 1.0)
-    if isinstance(at.row.kind, Probabilities):
-        return _of_probabilities(at, _loss_of(at, at.row.inputs[0]).name)
-    for row in at.ways:
-        if isinstance(row.kind, Loss):
-            return _of_logits(at, row.name, _probabilities_of(at, row))
-    return None
-
-
-def _cut_off(at: TracedElement, reader: str) -> Worked:
-    """No gradient at all, because a hook replaced the only thing that it comes from."""
-    return Worked(f"{at.gradient_name} = {nothing_from(reader)}", (nothing(at.gradient_name),), 0.0)
-
-
-def _of_probabilities(at: TracedElement, loss: str) -> Worked:
-    """loss = mean of -log P(target): -1/(T * P) at the target, 0 elsewhere"""
-    position, token = at.index
-    if at.is_cut(loss):
-        return _cut_off(at, loss)
-    if token != at.numbers.inputs.targets[position]:
-        formula = f"d {at.own} = 0: the loss looks at the target alone"
-        return Worked(formula, (nothing(at.gradient_name),), 0.0)
-    n = _predictions(at)
-    inverse = product("1/P", at.factor(at.name, *at.index), function=Function("1/x", lambda x: 1 / x))
-    share, dloss = Factor(f"-1/{n}", -1 / n), at.factor(loss, kind="backward")
-    step = product(at.gradient_name, share, result(inverse), *([] if dloss.value == 1 else [dloss]))
-    note = ("the gradient of the logits is worked out at once, not by way of it",)
-    return Worked(f"d {at.own} = -1 / ({n} × {at.own})", (inverse, step), step.magnitude, note)
-
-
-def _of_logits(at: TracedElement, loss: str, probs: str) -> Worked:
-    """(P - 1 at the target, else P) / T"""
-    position, token = at.index
-    target = at.numbers.inputs.targets[position]
-    for later in (loss, probs):
-        if at.is_cut(later):
-            return _cut_off(at, later)
-    if ("backward", probs) in at.numbers.replaced:
-        return _of_logits_by_probabilities(at, probs)
-    if target is None:
-        formula = f"d {at.own} = 0: it is not known what follows"
-        return Worked(formula, (nothing(at.gradient_name),), 0.0)
-    n = _predictions(at)
-    share, chance = Factor(f"1/{n}", 1 / n), at.factor(probs, *at.index)
-    dloss = at.factor(loss, kind="backward")
-    scale = [] if dloss.value == 1 else [dloss]  # a hook replaced it, or the loss
-    parts = [[chance, share, *scale]]
-    if token == target:
-        parts.append([Factor(f"-1/{n}", -1 / n), *scale])
-    step = sum_of(at.gradient_name, *parts)
-    wanted = " - 1" * (len(parts) > 1)
-    formula = f"d {at.own} = ({chance.name}{wanted}) / {n}"
-    note = ("the target: the loss falls as its logit rises",) if wanted else ()
-    return in_one_step(formula, step, note)
-
-
-def _of_logits_by_probabilities(at: TracedElement, probs: str) -> Worked:
-    """The softmax' own way back, where a hook replaced the probabilities or their gradient."""
-    position, token = at.index
-    chances, gradients = at.along(probs, position), at.along(probs, position, kind="backward")
-    mean = total("sum of P × dP", [chances, gradients], at.most, label_of=at.in_vocabulary)
-    own = at.factor(probs, position, token)
-    gradient = at.factor(probs, position, token, kind="backward")
-    step = sum_of(at.gradient_name, [own, gradient], [own, minus(mean)])
-    place = f"[{position},{token}]"
-    formula = f"d {at.own} = P{place} × (dP{place} - sum of P × dP)"
-    return Worked(formula, (mean, step), step.magnitude + own.value * mean.magnitude)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

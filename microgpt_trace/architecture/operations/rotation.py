@@ -13,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..arithmetic import sum_of
+from ..arithmetic import Function
+from ..formulas.formula import Constant, ElementAt, Formula, Place, PlaceAlong, ResultOf, Sign, StepOf, TermOf
+from ..formulas.setting import Setting
 from ..kinds import Rotation
 from ..plan import Operation
 from ..rope import Rope
 from ..rope import turn as turn_heads
-from ..steps import Factor, Use, Worked, in_one_step
-from ..traced_element import TracedElement, short
+from ..steps import Pass, Use
+from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
@@ -172,38 +174,50 @@ def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
     return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
 
 
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """Both channels of the pair, one times the cosine and one times the sine."""
-    kind = at.row.kind
+    kind, (source,) = row.kind, row.inputs
     assert isinstance(kind, Rotation)
-    position, channel = at.index
-    (source,) = at.row.inputs
-    pair, sign = pair_of(kind, position, channel), _sign(kind, channel)
-    cos, turned = _factors(kind, position, pair, sign)
-    x = [at.factor(source, position, c) for c in (channel, pair.other)]
-    step = sum_of(str(at.element), [x[0], cos], [x[1], turned])
-    s = short(source)
-    formula = (
-        f"{at.own} = {s}[{position},{channel}] × cos(a) {sign or '+'} {s}[{position},{pair.other}] × sin(a), "
-        f"a = {position} × {pair.frequency:.6g}"
+    sign = Sign("-1 in the first half of a head", (-1.0, 1.0), 2)
+    return _turned(kind, setting.shapes[source], source, sign)
+
+
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """The gradients of both channels of the pair, turned back."""
+    kind = reader.kind
+    assert isinstance(kind, Rotation)
+    sign = Sign("-1 in the second half of a head", (1.0, -1.0), 2)
+    return _turned(kind, setting.shapes[name], reader.name, sign, "backward")
+
+
+def _turned(
+    kind: Rotation, shape: tuple[int, ...], source: str, sign: Sign, phase: Pass = "forward"
+) -> Formula:
+    """Axes: position, head, which half of it, and the pair."""
+    turning, dim, half, (length, width) = turning_of(kind), kind.head_dim, kind.head_dim // 2, shape
+    factor = turning.factor
+    text, words = ("", "") if factor == 1 else (f"{factor!r}*", f"{factor:.6g} × ")
+    cos = Function(f"{text}cos(x)", lambda x: factor * np.cos(x), f"{words}cos(x)")
+    sin = Function(f"{text}sin(x)", lambda x: factor * np.sin(x), f"{words}sin(x)")
+    frequency = Constant("radians a position", tuple(map(float, turning.frequencies)), 3)
+    own = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))), phase)
+    other = ElementAt(source, (0, PlaceAlong(((1, dim), (2, -half), (3, 1)), half)), phase)
+    steps = (
+        StepOf((TermOf((Place(0), frequency)),), "angle", inside=True),
+        StepOf((TermOf((ResultOf(0),), function=cos),), "cos", inside=True),
+        StepOf((TermOf((ResultOf(0),), function=sin),), "sin", inside=True),
+        StepOf((TermOf((own, ResultOf(1))), TermOf((other, ResultOf(2), sign)))),
     )
+    return Formula((length, width // dim, 2, half), steps)
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Which channels are a pair."""
+    kind, (position, channel) = at.row.kind, at.index
+    assert isinstance(kind, Rotation)
+    pair = pair_of(kind, position, channel)
     low, high = sorted((channel, pair.other))
-    note = f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position"
-    return in_one_step(formula, step, (note,))
-
-
-def _sign(kind: Rotation, channel: int) -> str:
-    """Of what the other channel of the pair adds to a turned one."""
-    return "-" if channel % kind.head_dim < kind.head_dim // 2 else ""
-
-
-def _factors(kind: Rotation, position: int, pair: TurningPair, sign: str) -> tuple[Factor, Factor]:
-    """Cosine and sine of the angle, the sine with a sign."""
-    scale = turning_of(kind).factor
-    factor = "" if scale == 1 else f"{scale:.6g} × "
-    angle = f"({position} × {pair.frequency:.6g})"
-    sine = Factor(f"{sign}{factor}sin{angle}", -pair.sin if sign else pair.sin)
-    return Factor(f"{factor}cos{angle}", pair.cos), sine
+    return (f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position",)
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -216,20 +230,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
     words = "turned together with the other channel of its pair"
     return at.use(reader.name, (position, best), at.value * factor, 2, words)
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """The gradients of both channels of the pair, turned back."""
-    kind = reader.kind
-    assert isinstance(kind, Rotation)
-    position, channel = at.index
-    pair, sign = pair_of(kind, position, channel), "" if _sign(kind, channel) else "-"
-    cos, turned = _factors(kind, position, pair, sign)
-    gradients = [at.factor(reader.name, position, c, kind="backward") for c in (channel, pair.other)]
-    step = sum_of(at.label(reader.name), [gradients[0], cos], [gradients[1], turned])
-    s = short(reader.name)
-    text = f"d {s}[{position},{channel}] × cos(a) {sign or '+'} d {s}[{position},{pair.other}] × sin(a)"
-    return in_one_step(f"{text}, a = {position} × {pair.frequency:.6g}", step)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

@@ -10,16 +10,18 @@ import numpy as np
 from ...arrays.heads import in_heads, out_of_heads, shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import Operand, product, result, total
-from ..kinds import Scores
+from ..formulas.formula import Constant, Formula, ResultOf, StepOf, TermOf
+from ..formulas.setting import Setting
+from ..kinds import Scores, Shape
 from ..plan import Operation
-from ..steps import Factor, Use, Worked, element_name
-from ..traced_element import TracedElement, channels_of, sharing, short, strongest
+from ..steps import Use, element_name
+from ..traced_element import TracedElement, channels_of, sharing, strongest
+from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .linear import capped
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread
-from .softmax import over_queries, seen_by
+from .softmax import seen_by, window_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,41 +88,52 @@ def size(row: Operation, given: ReferenceInputs, value: Array, q: Array, k: Arra
     return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
 
-def worked(at: TracedElement) -> Worked:
-    """The query times the key, scaled."""
-    kind = at.row.kind
-    assert isinstance(kind, Scores)
-    head, query, key = at.index
-    q, k = at.row.inputs
-    own, of_key = channels_of(head, kind.head_dim), channels_of(kind.group[head], kind.head_dim)
-    operands = [at.along(q, query, within=own), at.along(k, key, within=of_key)]
-    summed = total("sum of products", operands, at.most)
-    scaled = product(str(at.element), result(summed), _scale(kind))
-    shift = of_key.start - own.start
-    c = "c" if not shift else f"c - {-shift}" if shift < 0 else f"c + {shift}"
-    formula = (
-        f"{at.own} = sum of {short(q)}[{query},c] × {short(k)}[{key},{c}]{_scaled(kind)}, "
-        f"c={own.start}..{own.stop - 1}"
-    )
-    notes = []
-    if shift:
-        notes.append(f"head {head} reads the keys of key-value head {kind.group[head]}")
-    if why := seen_by(at, at.row).hidden(query, key):
-        notes.append(f"masked: {why}; the score is computed, but no weight comes from it")
-    return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale), tuple(notes))
-
-
 def _is_root(kind: Scores) -> bool:
     return kind.scale == 1 / math.sqrt(kind.head_dim)
-
-
-def _scale(kind: Scores) -> Factor:
-    return Factor(f"1/sqrt({kind.head_dim})" if _is_root(kind) else f"{kind.scale:.6g}", kind.scale)
 
 
 def _scaled(kind: Scores) -> str:
     """The same behind a formula."""
     return f" / sqrt({kind.head_dim})" if _is_root(kind) else f" × {kind.scale:.6g}"
+
+
+def formula(row: Operation, setting: Setting) -> Formula:
+    """The query times the key, scaled."""
+    kind, (q, k) = row.kind, row.inputs
+    assert isinstance(kind, Scores)
+    length = setting.shapes[k][0]
+    return _of_products((len(kind.group), length, length), kind, over_channels(kind, (q, "forward"), k))
+
+
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
+    kind, (q, k) = reader.kind, reader.inputs
+    assert isinstance(kind, Scores)
+    length, window, gradient = setting.shapes[k][0], window_of(setting.plan, reader), (reader.name, BACKWARD)
+    if name == q:
+        sizes = (length, len(kind.group), kind.head_dim)
+        return _of_products(sizes, kind, over_keys(kind, gradient, k, length, window))
+    sizes = (length, own_heads(kind), kind.head_dim)
+    return _of_products(sizes, kind, over_queries(kind, gradient, (q, "forward"), length, window))
+
+
+def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
+    """A sum of products, scaled."""
+    words = f"1/sqrt({kind.head_dim})" if _is_root(kind) else f"{kind.scale:.6g}"
+    scaled = TermOf((ResultOf(0), Constant(words, (kind.scale,))))
+    return Formula(sizes, (StepOf((products,), "sum of products"), StepOf((scaled,))))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Whose keys a head reads, where these are not its own, and what masks the score."""
+    kind, (head, query, key) = at.row.kind, at.index
+    assert isinstance(kind, Scores)
+    found, of = list[str](), kind.group[head]
+    if of != head:
+        found.append(f"head {head} reads the keys of key-value head {of}")
+    if why := seen_by(at, at.row).hidden(query, key):
+        found.append(f"masked: {why}; the score is computed, but no weight comes from it")
+    return tuple(found)
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -145,35 +158,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
         index, times = (head, query, position), element_name(q, (query, head * kind.head_dim + within))
     adds = float(products[strongest(products)])
     return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """scores = q @ k.T * scale: dq = dscores @ k * scale, dk = dscores.T @ q * scale"""
-    kind = reader.kind
-    assert isinstance(kind, Scores)
-    of_query, q = at.name == reader.inputs[0], reader.inputs[0]
-    operands, text, seen = _of_query(at, reader) if of_query else over_queries(at, reader, reader.name, q)
-    count = seen.stop - seen.start
-    labels = at.tokens_from(seen.start)
-    summed = total("sum of products", operands, at.most, label_of=lambda i: labels(i % count))
-    scaled = product(at.label(reader.name), result(summed), _scale(kind))
-    formula = f"{text}{_scaled(kind)}, j={seen.start}..{seen.stop - 1}"
-    return Worked(formula, (summed, scaled), summed.magnitude * abs(kind.scale))
-
-
-def _of_query(at: TracedElement, reader: Operation) -> tuple[list[Operand], str, slice]:
-    """The gradients of a query's scores and its keys, the sum of their products in words, the keys."""
-    kind = reader.kind
-    assert isinstance(kind, Scores)
-    position, channel = at.index
-    k, (head, within) = reader.inputs[1], divmod(channel, kind.head_dim)
-    column = kind.group[head] * kind.head_dim + within
-    row = at.numbers.row(reader.name, head, position, kind="backward")
-    products = row * at.numbers.column(k, column)
-    seen = at.counting(products, seen_by(at, reader).keys_of(position))
-    text = f"sum of d {short(reader.name)}[{head},{position},j] × {short(k)}[j,{column}]"
-    gradients = at.along(reader.name, head, position, kind="backward", within=seen)
-    return [gradients, at.down(k, column, seen)], text, seen
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

@@ -11,23 +11,14 @@ import numpy as np
 from ...arrays.heads import shares
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
-from ..arithmetic import (
-    Function,
-    Operand,
-    elements,
-    exponential,
-    minus,
-    nothing,
-    product,
-    reciprocal,
-    result,
-    sum_of,
-    total,
-)
-from ..kinds import Context, Scores, Softmax
+from ..arithmetic import EXP
+from ..formulas.formula import ElementAt, Formula, Over, ResultOf, StepOf, TermOf
+from ..formulas.setting import Setting
+from ..kinds import Softmax
 from ..plan import Operation, Plan
-from ..steps import Factor, Pass, Step, Use, Worked
-from ..traced_element import TracedElement, sharing, short
+from ..steps import Use
+from ..traced_element import TracedElement
+from .head_formulas import KEY, OVER, QUERY
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .rounding import Sizes, Spread, terms
@@ -149,67 +140,46 @@ def window_of(plan: Plan, row: Operation) -> int | None:
     return row.kind.window
 
 
-def over_queries(
-    at: TracedElement, reader: Operation, square: str, wide: str
-) -> tuple[list[Operand], str, slice]:  # fmt: skip
-    """What a key or a value gets by way of scores or a context: the sum over the queries that see it, in all
-    heads that share it, of an event [H, T, T] times one [T, heads*D], of which one is the reader's gradient.
-    The factors, the sum in words, and the queries."""
-    kind = reader.kind
-    assert isinstance(kind, Scores | Context)
-    position, channel = at.index
-    own, within = divmod(channel, kind.head_dim)
-    heads = sharing(kind.group, own)
-    columns = [head * kind.head_dim + within for head in heads]
-    of_square: Pass = "backward" if square == reader.name else "forward"
-    of_wide: Pass = "backward" if wide == reader.name else "forward"
-    squares = at.numbers.array(square, of_square)[heads, :, position].astype(np.float64)
-    rows = np.stack([at.numbers.column(wide, column, of_wide) for column in columns])
-    seen = at.counting(np.abs(squares * rows).sum(axis=0), seen_by(at, reader).queries_of(position))
-    count = seen.stop - seen.start
-    operands = [
-        elements(
-            squares[:, seen].reshape(-1), square,
-            lambda i: (heads[i // count], seen.start + i % count, position), of_square,
-        ),
-        elements(
-            rows[:, seen].reshape(-1), wide,
-            lambda i: (seen.start + i % count, columns[i // count]), of_wide,
-        ),
-    ]  # fmt: skip
-    alone = len(heads) == 1
-    h, c = (str(heads[0]), str(columns[0])) if alone else ("h", f"{kind.head_dim}h+{within}")
-    which = "" if alone else f" for the heads h={heads[0]}..{heads[-1]}"
-    d = {"forward": "", "backward": "d "}
-    text = f"{d[of_square]}{short(square)}[{h},j,{position}] × {d[of_wide]}{short(wide)}[j,{c}]{which}"
-    return operands, f"sum of {text}", seen
-
-
-def worked(at: TracedElement) -> Worked:
+def formula(row: Operation, setting: Setting) -> Formula:
     """One exponential divided by the sum of those of all keys that are seen."""
-    head, query, key = at.index
-    (scores,) = at.row.inputs
-    seen, s = seen_by(at, at.row), short(scores)
-    keys = seen.keys_of(query)
-    if why := seen.hidden(query, key):
-        formula = f"{at.own} = exp(-infinity) / ... = 0"
-        return Worked(formula, (nothing(str(at.element)),), 0.0, (f"masked: {why}",))
-    row = at.along(scores, head, query, within=keys)
-    exp = exponential(row.values)
-    labels = at.tokens_from(keys.start)
-    denominator = total("sum of exponentials", [row], at.most, exp, label_of=labels)
-    steps = share_of(at, denominator, at.factor(scores, head, query, key), exp)
-    formula = (
-        f"{at.own} = exp({s}[{head},{query},{key}]) / sum of exp({s}[{head},{query},j]) "
-        f"for the keys j={keys.start}..{keys.stop - 1}"
+    (scores,), shape, window = row.inputs, setting.shapes[row.name], window_of(setting.plan, row)
+    keys = Over(shape[2], "keys", QUERY, window)
+    along, own = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
+    return Formula(shape, share_of_all(along, own, keys), (QUERY, KEY, window))
+
+
+def share_of_all(along: ElementAt, own: ElementAt, over: Over) -> tuple[StepOf, ...]:
+    """exp(own) over the sum of exp, of what is less the largest where that would overflow."""
+    return (
+        StepOf((TermOf((along,), (over,)),), "largest", guard=True),
+        StepOf((TermOf((along,), (over,), EXP, less=0),), "sum of exponentials"),
+        StepOf((TermOf((own,), (), EXP, less=0),), "own exponential"),
+        StepOf((TermOf((ResultOf(2), ResultOf(1, "1/"))),)),
     )
-    return Worked(formula, steps, steps[-1].value * max(1.0, float(np.abs(row.values).max())))
 
 
-def share_of(at: TracedElement, denominator: Step, score: Factor, exp: Function) -> tuple[Step, ...]:
-    """One exponential divided by the sum of all, which any softmax ends with."""
-    own = product("own exponential", score, function=exp)
-    return denominator, own, product(str(at.element), result(own), reciprocal(denominator))
+def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+    """w = softmax(s): ds = w * (dw - sum of w * dw)"""
+    shape, window = setting.shapes[reader.name], window_of(setting.plan, reader)
+    keys = Over(shape[2], "keys", QUERY, window)
+    steps = back_through(reader.name, (0, QUERY, OVER), (0, QUERY, KEY), keys, "sum of w × dw")
+    return Formula(shape, steps, (QUERY, KEY, window))
+
+
+def back_through(
+    name: str, along: tuple[int, ...], own: tuple[int, ...], over: Over, label: str
+) -> tuple[StepOf, ...]:
+    """Of shares the gradient of what they are shares of: w * (dw - sum of w * dw)"""
+    weight, gradient = (ElementAt(name, own), ElementAt(name, own, "backward"))
+    mean = TermOf((ElementAt(name, along), ElementAt(name, along, "backward")), (over,))
+    last = (TermOf((weight, gradient)), TermOf((weight, ResultOf(0, "-"))))
+    return (StepOf((mean,), label), StepOf(last))
+
+
+def notes(at: TracedElement) -> tuple[str, ...]:
+    """Why there is no weight."""
+    why = seen_by(at, at.row).hidden(*at.index[1:])
+    return (f"masked: {why}",) if why else ()
 
 
 def goes_to(at: TracedElement, reader: Operation) -> Use | None:
@@ -221,23 +191,6 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     keys = seen.keys_of(query)
     words = f"softmax over the keys {keys.start} to {keys.stop - 1} of the query"
     return at.use(reader.name, at.index, None, keys.stop - keys.start, words)
-
-
-def path(at: TracedElement, reader: Operation) -> Worked:
-    """w = softmax(s): ds = w * (dw - sum of w * dw)"""
-    head, query, key = at.index
-    seen, name = seen_by(at, reader), reader.name
-    if seen.hidden(query, key):
-        return Worked("0: the mask lets no weight come from it", (nothing(at.gradient_name),), 0.0)
-    keys = seen.keys_of(query)
-    weights = at.along(name, head, query, within=keys)
-    gradients = at.along(name, head, query, kind="backward", within=keys)
-    mean = total("sum of w × dw", [weights, gradients], at.most, label_of=at.tokens_from(keys.start))
-    own = at.factor(name, head, query, key)
-    last = sum_of(at.label(name), [own, at.factor(name, *at.index, kind="backward")], [own, minus(mean)])
-    place = f"[{head},{query},{key}]"
-    formula = f"w{place} × (dw{place} - sum of w[{head},{query},j] × dw[{head},{query},j])"
-    return Worked(formula, (mean, last), last.magnitude + abs(own.value) * mean.magnitude)
 
 
 def gradient_goes_to(at: TracedElement) -> list[Use]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...architecture.formulas.derive import Formulas
 from ...architecture.formulas.formula import Formula, size_as_data
-from ...architecture.formulas.linear import of_parts
 from ...architecture.kinds import Lookup, Loss, Probabilities, Shape, Softmax
 from ...architecture.model import LanguageModel
+from ...architecture.operations.linear import formula_of_parts
 from ...architecture.plan import HEAD_EVENTS, Operation, layer_of, prefix_of
 from ...architecture.traced_element import rows_with
 from ...explaining.elements import tables_of_tokens
@@ -27,19 +27,28 @@ class PlanData:
     _known: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._of = Formulas(self.model.plan, self.replaced)
+        self._of = Formulas(self.model.plan, {("forward", name) for name in self.replaced})
         self._backward = "gradients" in self.model.abilities
 
     @property
-    def shapes(self) -> dict[str, Shape]:
+    def shapes(self) -> Mapping[str, Shape]:
         return self._of.shapes
 
     def ways_of(self, name: str, gradient: bool) -> list[Formula]:
         """The formulas whose sum an array of the run is."""
         if gradient:
-            return list(self._of.backward(name).values())
-        formula = self._of.forward(name) if name in self.model.plan else None
+            return [formula for _, formula in self._backward_of(name)]
+        formula = self._forward(name) if name in self.model.plan else None
         return [] if formula is None else [formula]
+
+    def _forward(self, name: str) -> Formula | None:
+        """None of what something else stands in the place of."""
+        return None if name in self.replaced else self._of.forward(name)
+
+    def _backward_of(self, name: str) -> list[tuple[str, Formula]]:
+        """The ways that something comes by."""
+        ways = self._of.backward(name) or ()
+        return [(way.reader, way.formula) for way in ways if way.formula is not None]
 
     def events(self) -> list[dict[str, Any]]:
         """The rows, in order of computation."""
@@ -70,11 +79,11 @@ class PlanData:
             "name": row.name, "stage": row.stage, "layer": row.layer, "expr": row.expr,
             "shape": list(map(size_as_data, self.shapes[row.name])), "axes": axes_of(row, self.shapes),
             "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name],
-            "parts": row.parts, "formula": self._interned(self._of.forward(row.name), row.layer),
+            "parts": row.parts, "formula": self._interned(self._forward(row.name), row.layer),
             **self._ways(row.name),
         }  # fmt: skip
         if row.parts:
-            found["ofParts"] = self._interned(of_parts(row, self._of.shapes), row.layer)
+            found["ofParts"] = self._interned(formula_of_parts(row, self._of), row.layer)
         if not self._backward and not of_a_page(row):
             found["never"] = 1
         if row.name in plan.branches:
@@ -94,7 +103,7 @@ class PlanData:
         return {
             "ways": [
                 [self._interned(formula, self._layer(name, way)), way, self._layer(name, way)]
-                for way, formula in self._of.backward(name).items()
+                for way, formula in self._backward_of(name)
             ]
         }
 
@@ -129,7 +138,7 @@ def _without_layer(data: Any, prefix: str) -> Any:
     return data.replace(prefix, "layer#.", 1) if is_name else data
 
 
-def axes_of(row: Operation, shapes: dict[str, Shape]) -> list[str]:
+def axes_of(row: Operation, shapes: Mapping[str, Shape]) -> list[str]:
     """What the axes of an event are."""
     if isinstance(row.kind, Loss):
         return []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.arithmetic import elements, total
+from ...architecture.arithmetic import elements, one_term, total
 from ...architecture.kinds import Linear
 from ...architecture.model import LanguageModel
 from ...architecture.steps import Factor, Step, Term, element_name
@@ -67,8 +67,8 @@ def _place(row: int, column: int) -> tuple[int, int]:
     return row, column
 
 
-def _bias(model: LanguageModel, name: str, token: int) -> list[Factor]:
-    return [Factor(element_name(name, (token,)), float(model.parameter(name)[token]), "forward")]
+def _bias(model: LanguageModel, name: str, token: int) -> list[Term]:
+    return [one_term([Factor(element_name(name, (token,)), float(model.parameter(name)[token]), "forward")])]
 
 
 def _step(step: Step) -> dict[str, Any]:

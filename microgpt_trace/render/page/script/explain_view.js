@@ -100,7 +100,7 @@ function verdict(page, run, worked, value, magnitude) {
 const isSame = (a, b, rounded) => (rounded ? Object.is(Math.fround(a), Math.fround(b)) : Object.is(a, b));
 
 /** What names the tokens that the terms of a sum stand for; null where they stand for none. */
-function tokensOf({ terms: [first] }, page, run) {
+function tokensOf({ terms: [first] = [] }, page, run) {
   if (!first?.over) return null;
   const [size, of] = first.over;
   if (of === "known") return (term) => page.vocabulary[run.targets[term.at]];
@@ -112,7 +112,7 @@ function tokensOf({ terms: [first] }, page, run) {
 }
 
 function stepView(step, label, link, tokens) {
-  if (step.guard && step.value === 0) return null;
+  if (step.results || (step.guard && step.value === 0)) return null;
   const name = label || "sum";
   if (step.count === 1 && step.terms.length === 1) return make("p", { class: "step" }, label ? `${label} = ` : "= ", written(step.terms[0], link), ` = ${short(step.value, 7)}`);
   const sorted = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, MOST_TERMS) : step.terms;

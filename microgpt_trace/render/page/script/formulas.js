@@ -37,9 +37,9 @@ export function workedOut(formula, flat, run, keep = true) {
   const place = placeOf(flat, sizesOf(formula.sizes, run.length));
   if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
   const steps = [];
-  for (const step of formula.steps) steps.push(stepOf(step, place, steps, run, keep));
-  const { value, magnitude } = steps.at(-1);
-  return { value, magnitude, steps, hidden: false };
+  for (const step of formula.steps) steps.push(step.along ? alongOf(step, place, [...steps], run) : stepOf(step, place, steps, run, keep));
+  const last = steps.at(-1);
+  return { value: last.value, magnitude: last.magnitude, steps: last.count ? steps : [last], hidden: false };
 }
 
 /** All elements of an array. */
@@ -48,25 +48,44 @@ export function allOf(formula, run) {
   return Float64Array.from({ length: count }, (_, flat) => workedOut(formula, flat, run, false).value);
 }
 
-function stepOf(step, place, before, run, keep) {
-  const found = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, terms: [] };
+/** A step that has a result for each place along ranges, worked out when it is read. */
+function alongOf(step, place, before, run) {
+  const known = new Map();
+  const results = (along) => {
+    const key = along.join();
+    if (!known.has(key)) known.set(key, stepOf(step, place, before, run, true, along));
+    return known.get(key);
+  };
+  return { label: step.label, along: step.along.length, results, count: 0, terms: [] };
+}
+
+/** The result of a step, at the places of a term along axes and ranges. */
+const resultOf = (own, at, axes) => (own.results ? own.results(at.slice(axes, axes + own.along)) : own);
+
+function stepOf(step, place, before, run, keep, along = []) {
+  const found = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, exact: true, terms: [] };
   let sum = 0;
   let lost = 0; // what the sum's roundings lost, as Neumaier keeps it
   let largest = -Infinity;
   let smallest = Infinity;
-  const at = place.slice();
+  const at = [...place, ...along];
   const add = (term, factors, of, runs) => {
     const values = factors.map((factor) => factor(at));
     let x = 1;
     let magnitude = 1;
+    let exact = term.less === undefined;
     for (const own of values) {
+      magnitude = magnitude * Math.abs(own.value) + Math.abs(x) * (own.magnitude - Math.abs(own.value));
       x *= own.value;
-      magnitude *= own.magnitude;
+      exact &&= Boolean(own.exact);
     }
     if (term.less !== undefined) {
-      x -= before[term.less].value;
-      magnitude += before[term.less].magnitude;
+      const subtracted = resultOf(before[term.less], at, place.length);
+      magnitude += subtracted.magnitude - Math.abs(x);
+      x -= subtracted.value;
+      magnitude += Math.abs(x);
     }
+    found.exact &&= exact;
     const value = of(x);
     largest = Math.max(largest, x);
     smallest = Math.min(smallest, x);
@@ -74,22 +93,28 @@ function stepOf(step, place, before, run, keep) {
     if (Number.isFinite(next)) lost += Math.abs(sum) >= Math.abs(value) ? sum - next + value : value - next + sum;
     sum = next;
     found.count += 1;
-    const own = keep ? sizeOf(of, term.f, x, value, magnitude) : 0;
-    found.magnitude += own;
+    if (keep) found.magnitude += exact ? Math.abs(value) : sizeOf(of, term, x, value, magnitude);
     if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
   };
   for (const term of step.t) {
-    if (term.where && run.targets[place[term.where[0]]] !== place[term.where[1]]) continue;
-    const factors = term.x.map((factor) => reader(factor, before, run));
+    if (term.where && !isTarget(term.where, place, run)) continue;
+    const factors = term.x.map((factor) => reader(factor, before, run, place.length));
     const of = functionOf(term.f ?? "");
     const over = term.over ?? [];
     const runs = over.map((_, n) => place.length + n);
-    overAll(over, 0, at, place.length, run, () => add(term, factors, of, runs));
+    overAll(over, along.length, at, place.length, run, () => add(term, factors, of, runs));
   }
   found.value = step.guard ? guarded(largest, smallest) : sum + lost;
-  if (step.guard) found.magnitude = Math.abs(found.value);
+  if (step.guard) found.magnitude = 0; // it is one of the numbers that are read
+  else if (found.exact) found.magnitude = Math.abs(found.value);
   found.guard = Boolean(step.guard);
   return found;
+}
+
+/** Whether the target of a position is known, or a token is it. */
+function isTarget([position, token], place, run) {
+  const target = run.targets[place[position]];
+  return target !== null && (token === undefined || target === place[token]);
 }
 
 /** The largest, where exp of them would be too large or small for a float64. */
@@ -115,34 +140,33 @@ function overAll(over, n, at, first, run, each) {
   at.length = first + n;
 }
 
-/** What gives a factor's value by the places along axes and ranges, and how large what was rounded is. */
-function reader(factor, before, run) {
-  if (factor.of !== undefined) return elementReader(factor, run);
+/** What gives a factor's value by the places along axes and ranges, and what rounding it is relative to. */
+function reader(factor, before, run, axes) {
+  if (factor.of !== undefined) return elementReader(factor, before, run, axes);
   if (factor.step !== undefined) {
-    const { value, magnitude, label } = before[factor.step];
-    if (factor.taken === "1/") {
-      const own = { words: `1/${label}`, value: 1 / value, magnitude: Math.abs(magnitude / (value * value)) };
-      return () => own;
-    }
-    const minus = factor.taken === "-";
-    const own = { words: minus ? `-(${label})` : label, value: minus ? -value : value, magnitude };
-    return () => own;
+    const { label } = before[factor.step];
+    return (at) => {
+      const { value, magnitude, exact } = resultOf(before[factor.step], at, axes);
+      if (factor.taken === "1/") return { words: `1/${label}`, value: 1 / value, magnitude: magnitude / (value * value), exact };
+      if (factor.taken === "-") return { words: `-(${label})`, value: -value, magnitude, exact };
+      return { words: label, value, magnitude, exact };
+    };
   }
   if (factor.place !== undefined) {
-    return (at) => ({ words: "position", value: at[factor.place], magnitude: at[factor.place] });
+    return (at) => ({ words: "position", value: at[factor.place], magnitude: at[factor.place], exact: true });
   }
   if (factor.share !== undefined) {
     const known = run.targets.filter((target) => target !== null).length;
-    const own = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known };
+    const own = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known, exact: true };
     return () => own;
   }
   return (at) => {
     const value = factor.along === undefined ? factor.is : factor.is[at[factor.along]];
-    return { words: factor.say, value, magnitude: Math.abs(value) };
+    return { words: factor.say, value, magnitude: Math.abs(value), exact: true };
   };
 }
 
-function elementReader(factor, run) {
+function elementReader(factor, before, run, axes) {
   const gradient = factor.d === 1;
   const array = run.array(factor.of, gradient);
   if (!array) throw new RangeError(`${factor.of} is not in this page`);
@@ -151,7 +175,10 @@ function elementReader(factor, run) {
     const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
     if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page as a picture alone`);
     const value = array[flat];
-    return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
+    if (factor.less === undefined) return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
+    const own = resultOf(before[factor.less], at, axes);
+    const left = value - own.value;
+    return { words: `(${factor.of} - ${own.label})`, value: left, magnitude: Math.abs(left) + own.magnitude };
   };
 }
 
@@ -165,18 +192,19 @@ function spotOf(spot, at, run) {
   return place;
 }
 
-/** What rounding a function's value is relative to: itself, or what it makes of its argument's. */
-function sizeOf(of, text, x, value, magnitude) {
-  if (!text) return magnitude;
+/** What rounding a function's value is relative to: itself, or how far it goes with what x is relative to. */
+function sizeOf(of, term, x, value, magnitude) {
+  if (!term.f) return magnitude;
   const step = Math.max(magnitude, 1e-300) * 1e-7;
   const slope = Math.abs(of(x + step) - of(x - step)) / (2 * step);
   const spread = Number.isFinite(slope) ? slope * magnitude : 0;
-  return Math.max(Math.abs(value), spread);
+  const found = Math.max(Math.abs(value), spread);
+  return term.beside ? Math.max(found, Math.abs(functionOf(term.beside)(x))) : found;
 }
 
 /** The function of a term in words, with the number that is subtracted before. */
 function written(term, before) {
-  const less = term.less === undefined ? 0 : before[term.less].value;
+  const less = term.less === undefined ? 0 : (before[term.less].value ?? 0);
   const shown = less === 0 ? "x" : `(x ${less < 0 ? "+" : "-"} ${Math.abs(less)})`;
   if (!term.f) return less === 0 ? "" : shown;
   return less === 0 ? term.f : term.f.replace(/\bx\b/g, shown);

@@ -1,0 +1,150 @@
+"""Where the numbers stand that one element is worked out from, and what they are. Knows no kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, reduce
+
+import numpy as np
+
+from ...arrays.stats import Array
+from ...text.printable import shown_token
+from ..kinds import Length
+from ..run_values import KnownTarget, RunValues
+from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
+
+At = tuple[int | Array, ...]  # places along axes, and along ranges: flat arrays of one length
+MASKED = ("keys", "queries")
+
+
+@dataclass(frozen=True, eq=False)
+class ElementPlaces:
+    """An element of an array of a run, by its formula."""
+
+    numbers: RunValues
+    name: str
+    index: tuple[int, ...]
+    formula: Formula
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """The places along the formula's axes."""
+        sizes = tuple(map(self.size, self.formula.sizes))
+        flat = int(np.ravel_multi_index(self.index, self.numbers.shapes[self.name])) if self.index else 0
+        return tuple(map(int, np.unravel_index(flat, sizes))) if sizes else ()
+
+    def size(self, size: int) -> int:
+        return self.numbers.length if isinstance(size, Length) else size
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the element is of a query that does not see its key."""
+        if self.formula.hidden is None:
+            return False
+        query, key, window = self.formula.hidden
+        back = self.axes[query] - self.axes[key]
+        return back < 0 or (window is not None and back >= window)
+
+    def counts(self, term: TermOf) -> bool:
+        """Whether there is such a term: at a known target, or at the token that is the target alone."""
+        if not term.where:
+            return True
+        position, *token = (self.axes[axis] for axis in term.where)
+        target = self.numbers.inputs.targets[position]
+        return target is not None and token in ([], [target])
+
+    def ranges(self, term: TermOf) -> list[Array]:
+        """The places along each range of a term. Where a hook put something into what a mask leaves empty (or
+        zero times NaN is NaN), that counts too, unless the mask is this formula's own."""
+        if term.least is not None:
+            return [np.array([own.position for own in self._known(term.least)], np.intp)]
+        seen = [self._seen(own) for own in term.over]
+        which = next((n for n, own in enumerate(term.over) if own.of in MASKED), None)
+        if which is None or self.formula.hidden is not None:
+            return seen
+        whole = [*seen]
+        whole[which] = np.arange(self.size(term.over[which].size))
+        at = self.at(whole)
+        values = [self.values(part, at) for part in term.factors if isinstance(part, ElementAt)]
+        outside = ~np.isin(at[len(self.axes) + which], seen[which])
+        products = reduce(np.multiply, values, np.ones(len(outside)))
+        return whole if np.any(products[outside] != 0) else seen
+
+    def vanished(self, term: TermOf) -> list[KnownTarget]:
+        """The targets whose probability has lost its digits."""
+        least = term.least
+        return [] if least is None else [own for own in self.numbers.known_targets if own.p <= least]
+
+    def _known(self, least: float) -> list[KnownTarget]:
+        return [own for own in self.numbers.known_targets if not own.p <= least]  # or NaN
+
+    def _seen(self, own: Over) -> Array:
+        every, inputs = np.arange(self.size(own.size)), self.numbers.inputs
+        if own.of == "known":
+            return np.array([at for at, target in enumerate(inputs.targets) if target is not None], np.intp)
+        place = self.axes[own.axis] if self.axes else 0
+        if own.of == "keys":
+            return every[max(0, place - own.window + 1) if own.window else 0 : place + 1]
+        if own.of == "queries":
+            return every[place : place + own.window if own.window else None]
+        if own.of == "tokens":
+            return np.array([at for at, token in enumerate(inputs.tokens) if token == place], np.intp)
+        return every[place : place + 1] if own.of == "itself" else every
+
+    def at(self, ranges: list[Array]) -> At:
+        """The places of all terms, the last range running fastest."""
+        grid = np.meshgrid(*ranges, indexing="ij") if len(ranges) > 1 else ranges
+        return (*self.axes, *(own.reshape(-1) for own in grid))
+
+    def spots(self, part: ElementAt, at: At) -> At:
+        """The index of an element, of each term."""
+        return tuple(at[own] if isinstance(own, int) else self._spot(own, at) for own in part.index)
+
+    def _spot(self, own: PlaceAlong, at: At) -> int | Array:
+        place: int | Array = own.offset
+        for axis, stride in own.axes:
+            place = place + at[axis] * stride
+        if not own.table:
+            return place
+        axis, stride = own.by
+        tables = {"tokens": self.numbers.inputs.tokens, "targets": self.numbers.inputs.targets}
+        table = tables[own.table] if isinstance(own.table, str) else own.table
+        found = np.array([table[by] for by in np.atleast_1d(at[axis])], np.intp)
+        return place + (int(found[0]) if isinstance(at[axis], int) else found) * stride
+
+    def values(self, part: ElementAt, at: At) -> float | Array:
+        """What stands there, of all terms at once or of each. Of parameters no more than a row, a column or a
+        vector is read."""
+        numbers, spots, name = self.numbers, self.spots(part, at), part.name
+        fixed = tuple(spot for spot in spots if isinstance(spot, int))
+        if len(fixed) == len(spots):
+            return numbers.value(name, fixed, part.phase)
+        first, last = spots[0], spots[-1]
+        if any(isinstance(own, PlaceAlong) and own.table == "targets" for own in part.index):
+            chances = {own.position: own.p for own in numbers.known_targets}
+            return np.array([chances[position] for position in np.atleast_1d(first)])
+        if len(spots) == 1:
+            return numbers.vector(name)[last]
+        if len(fixed) == len(spots) - 1 and not isinstance(last, int):
+            return numbers.row(name, *fixed, kind=part.phase)[last]
+        if len(spots) == 2 and isinstance(last, int):
+            return numbers.column(name, last, part.phase)[first]
+        return numbers.array(name, part.phase)[spots].astype(np.float64)
+
+    def labels(self, term: TermOf, at: At) -> Callable[[int], str]:
+        """The token that each term of a sum over positions or tokens stands for."""
+        for axis, own in enumerate(term.over, len(self.axes)):
+            of, places = self._label_of(own), at[axis]
+            if of is not None and not isinstance(places, int):
+                return lambda i: of(int(places[i]))
+        return lambda i: ""
+
+    def _label_of(self, own: Over) -> Callable[[int], str] | None:
+        """The token that a place along a range stands for: which is read there, or follows, or is it."""
+        numbers, inputs = self.numbers, self.numbers.inputs
+        if own.of in MASKED or (own.of == "all" and isinstance(own.size, Length)):
+            return lambda position: shown_token(inputs.labels[position])
+        if own.of == "known":
+            return lambda position: shown_token(numbers.label(inputs.targets[position] or 0))
+        return (lambda token: shown_token(numbers.label(token))) if own.of == "vocabulary" else None

@@ -1,0 +1,59 @@
+"""The numbers of a plan's rows, each worked out by its float64 reference, with gradients that are drawn."""
+
+import numpy as np
+from support.other_plans import values_of
+
+from microgpt_trace.architecture.model import TraceInput
+from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.architecture.run_values import KnownTarget
+
+
+class Numbers:
+    """A run of the references of a plan, with random gradients: the rows are judged one by one."""
+
+    replaced, whole = frozenset(), True
+
+    def __init__(self, model, tokens):
+        self.model, self.plan, self.length = model, model.plan, len(tokens)
+        self.given = ReferenceInputs(model, tokens)
+        targets = (*tokens[1:], None)
+        labels = tuple(map(str, tokens))
+        self.inputs = TraceInput("", tuple(tokens), targets, labels, (*labels[1:], None))
+        self.shapes = {**self.plan.shapes(self.length), **self.plan.parameters}
+        rng, self.arrays = np.random.default_rng(5), {}
+        for name, value in values_of(model, tokens).items():
+            self.arrays["forward", name] = value
+            self.arrays["backward", name] = rng.standard_normal(value.shape)
+        self.arrays["backward", "loss"] = np.float64(1)
+
+    def parameter(self, name):
+        return np.asarray(self.model.parameter(name), float)
+
+    def array(self, name, kind="forward"):
+        return self.arrays[kind, name]
+
+    def row(self, name, *place, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.parameter(name)[place] if stored else self.array(name, kind)[place]
+
+    def column(self, name, column, kind="forward"):
+        return self.row(name, ..., column, kind=kind)
+
+    def vector(self, name):
+        return self.parameter(name)
+
+    def value(self, name, index, kind="forward"):
+        return float(self.row(name, *index, kind=kind))
+
+    def known(self, name, index, kind="forward"):
+        stored = kind == "forward" and name in self.plan.parameters
+        return self.value(name, index, kind) if stored or (kind, name) in self.arrays else None
+
+    @property
+    def known_targets(self):
+        known = [(p, token) for p, token in enumerate(self.inputs.targets) if token is not None]
+        chances = self.array("probs")
+        return [KnownTarget(p, t, float(chances[p, t]), float(-np.log(chances[p, t]))) for p, t in known]
+
+    def label(self, token):
+        return str(token)
