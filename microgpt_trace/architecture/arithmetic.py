@@ -101,12 +101,18 @@ def in_place_of_x(expression: str, text: str) -> str:
     """An expression in x with a text in the place of x, in parentheses where it needs them."""
     if expression == "x":
         return text
-    bare = _INDEX.sub("", text)
-    inner = f"({text})" if any(f" {sign} " in bare for sign in "×/+-") else text
+    inner = f"({text})" if is_joined(text) else text
     return _X.sub(lambda found: f"({text})" if found[0] == "(x)" else inner, expression)
 
 
-_X, _INDEX = re.compile(r"\(x\)|\bx\b"), re.compile(r"\[[^\]]*\]")
+def is_joined(text: str, signs: str = "+-×/") -> bool:
+    """Whether one of the signs stands between parts of a text, outside of parentheses."""
+    while (bare := _INNERMOST.sub("", text)) != text:
+        text = bare
+    return any(f" {sign} " in text for sign in signs)
+
+
+_X, _INNERMOST = re.compile(r"\(x\)|\bx\b"), re.compile(r"\([^()]*\)|\[[^]]*\]")
 
 
 def less(function: Function, value: float | Array) -> Function:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
 import numpy as np
@@ -26,6 +26,7 @@ class ElementPlaces:
     name: str
     index: tuple[int, ...]
     formula: Formula
+    _known_ranges: dict[int, list[Array]] = field(default_factory=dict)  # of terms, by their identity
 
     @cached_property
     def axes(self) -> tuple[int, ...]:
@@ -36,6 +37,11 @@ class ElementPlaces:
 
     def size(self, size: int) -> int:
         return self.numbers.length if isinstance(size, Length) else size
+
+    @property
+    def predictions(self) -> int:
+        """At how many positions it is known what follows."""
+        return sum(target is not None for target in self.numbers.inputs.targets)
 
     @property
     def hidden(self) -> bool:
@@ -55,8 +61,14 @@ class ElementPlaces:
         return target is not None and token in ([], [target])
 
     def ranges(self, term: TermOf) -> list[Array]:
-        """The places along each range of a term. Where a hook put something into what a mask leaves empty (or
-        zero times NaN is NaN), that counts too, unless the mask is this formula's own."""
+        """The places along each range of a term."""
+        if id(term) not in self._known_ranges:
+            self._known_ranges[id(term)] = self._ranges(term)
+        return self._known_ranges[id(term)]
+
+    def _ranges(self, term: TermOf) -> list[Array]:
+        """Where a hook put something into what a mask leaves empty (or zero times NaN is NaN), that counts
+        too, unless the mask is this formula's own."""
         if term.least is not None:
             return [np.array([own.position for own in self._known(term.least)], np.intp)]
         seen = [self._seen(own) for own in term.over]

@@ -6,19 +6,17 @@ have letters; channels are counted as the first array that is read has them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...arrays.stats import Array
-from ..arithmetic import in_place_of_x
+from ..arithmetic import in_place_of_x, is_joined
 from ..kinds import Length
 from ..traced_element import short
 from .element_places import MASKED, ElementPlaces
 from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
 
 MOST = 6  # terms of a sum that are all named
-_INNER = re.compile(r"\([^()]*\)|\[[^]]*\]")
 
 
 def in_words(at: ElementPlaces) -> str:
@@ -99,11 +97,11 @@ class _Writer:
             piece = self._piece(part, places)
             sign *= piece.sign
             if not text:
-                own = f"({piece.text})" if _joined(piece.text, "+-") and len(parts) > 1 else piece.text
+                own = f"({piece.text})" if is_joined(piece.text, "+-") and len(parts) > 1 else piece.text
                 text = f"1/{own}" if piece.divided else own
                 continue
             is_last = piece.divided and part is parts[-1]
-            own = f"({piece.text})" if _joined(piece.text, "+-" if is_last else "+-×/") else piece.text
+            own = f"({piece.text})" if is_joined(piece.text, "+-" if is_last else "+-×/") else piece.text
             text += f" / {own}" if piece.divided else f" × {own}"
         return text, sign
 
@@ -116,8 +114,7 @@ class _Writer:
             text = self._name(part.step) if own.label.isalpha() and not own.inside else self._step(part.step)
             return _Said(text, part.taken == "1/", -1 if part.taken == "-" else 1)
         if isinstance(part, ShareOfKnown):
-            known = sum(target is not None for target in self._at.numbers.inputs.targets)
-            return _Said(str(known), True, part.sign)
+            return _Said(str(self._at.predictions), True, part.sign)
         if isinstance(part, Place):
             return _Said(str(places[part.axis]))
         assert isinstance(part, Constant)
@@ -206,10 +203,3 @@ def _of_tokens(own: Over, run: Array) -> tuple[str, str]:
         return "j", f" for all {len(run):,} tokens *"
     letter, of = ("j", own.of) if own.of in MASKED else ("p", "positions")
     return letter, f" for the {of} *={run[0]}..{run[-1]}"
-
-
-def _joined(text: str, signs: str) -> bool:
-    """Whether one of the signs stands in a text outside of parentheses."""
-    while (bare := _INNER.sub("", text)) != text:
-        text = bare
-    return any(f" {sign} " in text for sign in signs)
