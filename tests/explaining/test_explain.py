@@ -204,6 +204,18 @@ def test_values_that_are_not_finite_are_compared():
     assert (math.isnan(loss.value), loss.holds, loss.steps[0].count) == (True, True, 5)
 
 
+@pytest.mark.parametrize(("gain", "vanished"), [(1, 0), (12, 4), (40, 5)])
+def test_a_probability_that_vanished_leaves_its_loss_to_the_logits(gain, vanished):
+    model = init()
+    model.params.flat[:] *= gain
+    found = explain(model, "loss", "emma")
+    names = [term.factors[0].name for term in found.steps[0].terms]
+    print(names, found.value, found.traced)
+    assert found.steps[0].count == 5
+    assert sum(name.startswith("the loss at position") for name in names) == vanished
+    assert found.holds
+
+
 def test_a_signalling_nan_among_the_weights_is_explained():
     model = init()
     model.params["lm_head"].view(np.uint32)[1, :2] = 0x7F800001

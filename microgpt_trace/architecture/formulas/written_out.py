@@ -127,7 +127,7 @@ def _terms(at: ElementPlaces, term: TermOf, results: Sequence[Result], places: A
         subtracted, exact = reader.result(term.less), False
         beyond = magnitudes - np.abs(x) + subtracted.magnitude
         function, magnitudes = less(function, subtracted.value), np.abs(x - subtracted.value) + beyond
-    return _Terms(operands, function, _of_function(function, x, magnitudes, exact), exact)
+    return _Terms(operands, function, _of_function(function, x, magnitudes), exact)
 
 
 def _of_product(factors: Sequence[Read]) -> Array:
@@ -139,12 +139,9 @@ def _of_product(factors: Sequence[Read]) -> Array:
     return magnitude
 
 
-def _of_function(function: Function, x: Array, magnitude: Array, exact: bool) -> Array:
+def _of_function(function: Function, x: Array, magnitude: Array) -> Array:
     """What rounding a function of x is relative to: itself, or how far it goes with what x is relative to."""
-    value = np.abs(function.of(x))
-    if exact:
-        return value
     nudge = np.maximum(magnitude, 1e-300) * NUDGE
     slope = np.abs(function.of(x + nudge) - function.of(x - nudge)) / (2 * nudge)
-    found = np.fmax(value, np.where(np.isfinite(slope), slope * magnitude, 0))
+    found = np.fmax(np.abs(function.of(x)), np.where(np.isfinite(slope), slope * magnitude, 0))
     return found if function.beside is None else np.fmax(found, np.abs(function.beside.of(x)))

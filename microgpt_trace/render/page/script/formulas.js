@@ -93,7 +93,7 @@ function stepOf(step, place, before, run, keep, along = []) {
     if (Number.isFinite(next)) lost += Math.abs(sum) >= Math.abs(value) ? sum - next + value : value - next + sum;
     sum = next;
     found.count += 1;
-    if (keep) found.magnitude += exact ? Math.abs(value) : sizeOf(of, term, x, value, magnitude);
+    if (keep) found.magnitude += sizeOf(of, term, x, value, magnitude);
     if (keep) found.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
   };
   for (const term of step.t) {
