@@ -1,4 +1,4 @@
-"""Where the numbers stand that one element is worked out from, and what they are. Knows no kind."""
+"""What one element is worked out from: where it stands in a run, and its numbers. Knows no kind."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from ...text.printable import shown_token
 from ..kinds import Length
 from ..run_values import KnownTarget, RunValues
 from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
-
-At = tuple[int | Array, ...]  # places along axes, and along ranges: flat arrays of one length
-MASKED = ("keys", "queries")
+from .places import MASKED, At, ReadTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +27,15 @@ class ElementPlaces:
     _known_ranges: dict[int, list[Array]] = field(default_factory=dict)  # of terms, by their identity
 
     @cached_property
+    def read(self) -> ReadTokens:
+        return ReadTokens(self.numbers.inputs.tokens, self.numbers.inputs.targets)
+
+    @cached_property
     def axes(self) -> tuple[int, ...]:
         """The places along the formula's axes."""
-        sizes = tuple(map(self.size, self.formula.sizes))
+        sizes = tuple(map(self.read.size, self.formula.sizes))
         flat = int(np.ravel_multi_index(self.index, self.numbers.shapes[self.name])) if self.index else 0
         return tuple(map(int, np.unravel_index(flat, sizes))) if sizes else ()
-
-    def size(self, size: int) -> int:
-        return self.numbers.length if isinstance(size, Length) else size
-
-    @property
-    def predictions(self) -> int:
-        """At how many positions it is known what follows."""
-        return sum(target is not None for target in self.numbers.inputs.targets)
 
     @property
     def hidden(self) -> bool:
@@ -49,16 +43,11 @@ class ElementPlaces:
         if self.formula.hidden is None:
             return False
         query, key, window = self.formula.hidden
-        back = self.axes[query] - self.axes[key]
-        return back < 0 or (window is not None and back >= window)
+        return not self.read.sees(self.axes[query] - self.axes[key], window)
 
     def counts(self, term: TermOf) -> bool:
-        """Whether there is such a term: at a known target, or at the token that is the target alone."""
-        if not term.where:
-            return True
-        position, *token = (self.axes[axis] for axis in term.where)
-        target = self.numbers.inputs.targets[position]
-        return target is not None and token in ([], [target])
+        """Whether there is such a term."""
+        return bool(self.read.has(term, self.axes))
 
     def ranges(self, term: TermOf) -> list[Array]:
         """The places along each range of a term."""
@@ -76,7 +65,7 @@ class ElementPlaces:
         if which is None or self.formula.hidden is not None:
             return seen
         whole = [*seen]
-        whole[which] = np.arange(self.size(term.over[which].size))
+        whole[which] = np.arange(self.read.size(term.over[which].size))
         at = self.at(whole)
         values = [self.values(part, at) for part in term.factors if isinstance(part, ElementAt)]
         outside = ~np.isin(at[len(self.axes) + which], seen[which])
@@ -92,43 +81,18 @@ class ElementPlaces:
         return [own for own in self.numbers.known_targets if not own.p <= least]  # or NaN
 
     def _seen(self, own: Over) -> Array:
-        every, inputs = np.arange(self.size(own.size)), self.numbers.inputs
-        if own.of == "known":
-            return np.array([at for at, target in enumerate(inputs.targets) if target is not None], np.intp)
-        place = self.axes[own.axis] if self.axes else 0
-        if own.of == "keys":
-            return every[max(0, place - own.window + 1) if own.window else 0 : place + 1]
-        if own.of == "queries":
-            return every[place : place + own.window if own.window else None]
-        if own.of == "tokens":
-            return np.array([at for at, token in enumerate(inputs.tokens) if token == place], np.intp)
-        return every[place : place + 1] if own.of == "itself" else every
+        every = np.arange(self.read.size(own.size))
+        return every[self.read.counted(own, self.axes, every)]
 
     def at(self, ranges: list[Array]) -> At:
-        """The places of all terms, the last range running fastest."""
+        """The places of all terms, along ranges in flat arrays of one length, the last running fastest."""
         grid = np.meshgrid(*ranges, indexing="ij") if len(ranges) > 1 else ranges
         return (*self.axes, *(own.reshape(-1) for own in grid))
-
-    def spots(self, part: ElementAt, at: At) -> At:
-        """The index of an element, of each term."""
-        return tuple(at[own] if isinstance(own, int) else self._spot(own, at) for own in part.index)
-
-    def _spot(self, own: PlaceAlong, at: At) -> int | Array:
-        place: int | Array = own.offset
-        for axis, stride in own.axes:
-            place = place + at[axis] * stride
-        if not own.table:
-            return place
-        axis, stride = own.by
-        tables = {"tokens": self.numbers.inputs.tokens, "targets": self.numbers.inputs.targets}
-        table = tables[own.table] if isinstance(own.table, str) else own.table
-        found = np.array([table[by] for by in np.atleast_1d(at[axis])], np.intp)
-        return place + (int(found[0]) if isinstance(at[axis], int) else found) * stride
 
     def values(self, part: ElementAt, at: At) -> float | Array:
         """What stands there, of all terms at once or of each. Of parameters no more than a row, a column or a
         vector is read."""
-        numbers, spots, name = self.numbers, self.spots(part, at), part.name
+        numbers, spots, name = self.numbers, self.read.index(part, at), part.name
         fixed = tuple(spot for spot in spots if isinstance(spot, int))
         if len(fixed) == len(spots):
             return numbers.value(name, fixed, part.phase)

@@ -11,8 +11,9 @@ import numpy as np
 from ...arrays.stats import Array
 from ..arithmetic import Operand
 from ..steps import element_name
-from .element_places import At, ElementPlaces
+from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Part, Place, ResultOf, ShareOfKnown, Sign
+from .places import At
 
 
 class Result(NamedTuple):
@@ -81,7 +82,7 @@ class FactorReader:
         return Read(Operand(values, lambda i: name, "constant"), np.abs(values), exact=True)
 
     def _element(self, part: ElementAt) -> Read:
-        spots = self.at.spots(part, self.places)
+        spots = self.at.read.index(part, self.places)
         values = np.broadcast_to(np.asarray(self.at.values(part, self.places), np.float64), self.count)
 
         def name(i: int) -> str:
@@ -109,7 +110,7 @@ class FactorReader:
             place = self.at.axes[part.axis]
             return str(place), float(place)
         if isinstance(part, ShareOfKnown):
-            known = self.at.predictions
+            known = self.at.read.known
             return f"{'-' if part.sign < 0 else ''}1/{known}", part.sign / known
         assert isinstance(part, Constant)
         if part.axis is None:

@@ -13,8 +13,9 @@ from ...arrays.stats import Array
 from ..arithmetic import in_place_of_x, is_joined
 from ..kinds import Length
 from ..traced_element import short
-from .element_places import MASKED, ElementPlaces
+from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
+from .places import MASKED
 
 MOST = 6  # terms of a sum that are all named
 
@@ -82,7 +83,7 @@ class _Writer:
         words = term.function.words or term.function.text
         runs = any(isinstance(place, _Letter) for place in places[len(self._at.axes) + along :])
         how = "sum of " if runs else ""
-        if runs and words.endswith(f"/{self._at.size(term.over[-1].size)}"):
+        if runs and words.endswith(f"/{self._at.read.size(term.over[-1].size)}"):
             how, words = "mean of ", words.rpartition("/")[0]
         text = in_place_of_x(words, text) if words else text
         return f"{'-' if sign < 0 else ''}{how}{text}"
@@ -114,7 +115,7 @@ class _Writer:
             text = self._name(part.step) if own.label.isalpha() and not own.inside else self._step(part.step)
             return _Said(text, part.taken == "1/", -1 if part.taken == "-" else 1)
         if isinstance(part, ShareOfKnown):
-            return _Said(str(self._at.predictions), True, part.sign)
+            return _Said(str(self._at.read.known), True, part.sign)
         if isinstance(part, Place):
             return _Said(str(places[part.axis]))
         assert isinstance(part, Constant)

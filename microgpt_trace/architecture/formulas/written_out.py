@@ -17,10 +17,11 @@ from ...arrays.stats import Array
 from ..arithmetic import Function, Operand, in_place_of_x, less, one_term, sum_of, total
 from ..run_values import KnownTarget
 from ..steps import Factor, Step, Term
-from .element_places import At, ElementPlaces
+from .element_places import ElementPlaces
 from .evaluate import GUARDED
 from .factors import FactorReader, Read, Result
 from .formula import StepOf, TermOf
+from .places import At
 
 NUDGE = 1e-7  # of a magnitude, by which a slope is told
 
