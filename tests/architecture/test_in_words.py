@@ -43,13 +43,13 @@ GRADIENTS = {
         "weights[1,3,j] × d weights[1,3,j]) for the keys j=0..3"
     ),
     "embed.sum[3,5]": (
-        "d sum[3,5] = d norm[3,5] / rms - norm[3,5] × (mean of d norm[3,c] × norm[3,c]) / rms, rms = "
-        "sqrt(mean of sum[3,c]^2 + 1e-05), c=0..15"
+        "d sum[3,5] = d embed.norm[3,5] / rms - embed.norm[3,5] × (mean of d embed.norm[3,c] × "
+        "embed.norm[3,c]) / rms, rms = sqrt(mean of embed.sum[3,c]^2 + 1e-05), c=0..15"
     ),
     "layer0.attn_wq[5,3]": "d attn_wq[5,3] = sum of d q[p,5] × norm[p,3] for the positions p=0..4",
-    "wte[13,3]": "d wte[13,3] = sum of d tok[p,3] for the positions p that have the token",
+    "wte[13,3]": "d wte[13,3] = sum of d embed.tok[p,3] for the positions p that have the token",
     "wte[25,3]": "d wte[25,3] = 0: the text does not read it",
-    "wpe[3,5]": "d wpe[3,5] = d pos[3,5]",
+    "wpe[3,5]": "d wpe[3,5] = d embed.pos[3,5]",
     "wpe[7,5]": "d wpe[7,5] = 0: the text does not read it",
 }
 DECODERS = {

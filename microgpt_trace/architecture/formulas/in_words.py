@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ...arrays.stats import Array
 from ..arithmetic import in_place_of_x, is_joined
 from ..kinds import Length
+from ..plan import layer_of
 from ..traced_element import short
 from .element_places import ElementPlaces
 from .formula import Constant, ElementAt, Over, Part, Place, PlaceAlong, ResultOf, ShareOfKnown, Sign, TermOf
@@ -130,7 +131,8 @@ class _Writer:
         return self._steps[step].label
 
     def _element(self, part: ElementAt, places: Sequence[int | _Letter]) -> str:
-        own, gradient = short(part.name), "d " * (part.phase == "backward")
+        own = part.name if layer_of(part.name) is None else short(part.name)
+        gradient = "d " * (part.phase == "backward")
         alike = own == short(self._at.name) and part.name != self._at.name
         name = part.name if self._whole_names or alike else own
         index = ",".join(self._spot(spot, places) for spot in part.index)
