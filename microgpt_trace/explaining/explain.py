@@ -120,7 +120,7 @@ def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> 
         tolerance=tolerance,
         holds=deviation <= tolerance,
         uses=tuple(gradient_uses(at) if backward else uses_of(at)),
-        notes=(*worked.notes, *_of_nan(worked.value, value), *_of_replaced(at), *run.inputs.notes),
+        notes=(*worked.notes, *_of_nan(worked, value, dtype), *_of_replaced(at), *run.inputs.notes),
     )
 
 
@@ -152,10 +152,13 @@ def _deviation(value: float, traced: float, dtype: str) -> float:
     return 0.0 if same else math.inf
 
 
-def _of_nan(value: float, traced: float) -> tuple[str, ...]:
+def _of_nan(worked: Worked, traced: float, dtype: str) -> tuple[str, ...]:
     """A NaN that is none of the terms'."""
-    spread = "a NaN of another head or position has spread, for zero times NaN is NaN"
-    return (spread,) if math.isnan(traced) and math.isfinite(value) else ()
+    if not math.isnan(traced) or not math.isfinite(worked.value):
+        return ()
+    if worked.magnitude > np.finfo(dtype).max:
+        return (f"on the way it passes what {dtype} holds",)
+    return ("a NaN of another head or position has spread, for zero times NaN is NaN",)
 
 
 def _of_replaced(at: TracedElement) -> list[str]:

@@ -222,3 +222,16 @@ def test_a_signalling_nan_among_the_weights_is_explained():
     with np.errstate(all="raise"):
         found = explain(model, "logits[-1,a]", "emma")
     assert np.isnan(found.value)
+
+
+def test_a_nan_of_what_float32_does_not_hold_is_told_apart():
+    """Two products beyond float32 take each other away, which in float64 leaves nothing."""
+    model = init()
+    model.params["layer0.mlp_fc1"][:4] = np.array([1, 1, -1, -1])[:, None] * np.float32(1e20)
+    model.params["layer0.mlp_fc2"][0, :4] = np.array([1, -1, 1, -1]) * np.float32(1e20)
+    with np.errstate(all="ignore"):
+        found = explain(model, "layer0.mlp.down[2,0]", "emma")
+    print(found.value, found.traced, found.notes)
+    assert np.isnan(found.traced)
+    assert abs(found.value) < 1e38
+    assert found.notes == ("on the way it passes what float32 holds",)
