@@ -281,11 +281,11 @@ def test_what_a_float32_does_not_hold_is_equal_to_its_infinity(page_of, page_fil
 def test_what_a_page_of_smollm2_explains_is_what_was_traced(page_of, page_file):
     """Of what its page holds in full; the rest is told to be left out."""
     page = with_modules(page_of(page_file("trace", SMOLLM2, "The capital of France is")))
-    found = page.evaluate(VERDICTS, 6)
+    found = page.evaluate(VERDICTS, 3)
     others = [said for said in found["others"] if not LEFT.search(said)]
     print(found["equal"], "explained,", len(found["others"]), "left to the command")
     assert others == []
-    assert found["equal"] > 400
+    assert found["equal"] > 150
 
 
 LEFT = re.compile(

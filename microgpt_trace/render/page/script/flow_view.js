@@ -40,8 +40,8 @@ const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().repl
 /** How much of its stream each branch of a layer writes, by its stage. */
 function sharesOf(page, run, layer) {
   const own = page.events.filter((event) => event.stream && event.layer === layer);
-  const found = own.map((event) => [event.stage, run.traced && page.shares[layer] ? page.shares[layer][event.stage] : page.shareOf(run, event)]);
-  return found.filter(([, share]) => share !== undefined);
+  const found = own.map((event) => [event.stage, run.traced ? page.shares[layer]?.[event.stage] : page.shareOf(run, event)]);
+  return found.filter(([, share]) => Number.isFinite(share));
 }
 
 const shared = (page, run) => page.events.some((event) => event.stream && sharesOf(page, run, event.layer).length);
