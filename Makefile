@@ -6,7 +6,8 @@
 # make docs    write docs/commands.md and draw the pictures of docs/ anew
 # make attack  give every command hostile files and command lines for ATTACK_SECONDS=600
 #
-# JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs every case.
+# JUDGES=1 also installs PyTorch and that model, so that no test is skipped; SWEEPS=1 runs the sweeps too,
+# and SWEEPS=whole every case of the longest of them.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +27,7 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "")
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "$(if $(filter whole,$(SWEEPS)),,not rest)")
 
 attack: $(VENV)/installed-test
 	$(BIN)/python tests/attacks/campaign.py --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)

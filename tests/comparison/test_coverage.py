@@ -76,7 +76,9 @@ def others(values, name):
     return alike[:: max(1, len(alike) // 3)]
 
 
-@pytest.mark.parametrize(("kind", "beside"), some_of([(k, b) for k in KINDS for b in BESIDE], every=22))
+@pytest.mark.parametrize(
+    ("kind", "beside"), some_of([(k, b) for k in KINDS for b in BESIDE], every=22, sweep=3)
+)
 def test_whatever_stands_in_its_place_is_called_different(right, kind, beside):
     model, values = right
     name = kind if kind in values else f"layer0.{kind}"

@@ -86,7 +86,7 @@ def microgpt_subject(name):
     return Subject(model, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5))
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5, sweep=2))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])
@@ -108,7 +108,7 @@ def test_the_engine_without_a_fault_is_the_same(subject):
     assert [event.name for event in found.events] == list(subject.run())
 
 
-@pytest.mark.parametrize("kind", some_of(KINDS, every=5))
+@pytest.mark.parametrize("kind", some_of(KINDS, every=5, sweep=2))
 def test_an_event_altered_in_the_engine_is_the_first(subject, kind):
     right = subject.run()
     found = {fault.event: subject.diff(fault) for fault in faults_of(kind, right)}

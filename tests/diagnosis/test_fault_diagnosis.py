@@ -77,7 +77,7 @@ def rate(model, run, faults, words, tokens=TOKENS, at_least=0.95):
 # --- The rates ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", some_of(FAMILIES, every=9))
+@pytest.mark.parametrize("case", some_of(FAMILIES, every=9, sweep=2))
 def test_structural_faults_of_a_decoder_are_named(decoders, case):
     model, config, weights = decoders(case)
     faults = decoder_faults(config)
@@ -207,7 +207,9 @@ IN_GAPS = ("rope_interleaved", "scale_missing", "mask_missing", "kv_grouping_sco
            "residual_missing@attn.residual", "bias_missing@attn.q", "rope_base")  # fmt: skip
 
 
-@pytest.mark.parametrize(("gap", "id"), some_of([(gap, id) for gap in GAPS for id in IN_GAPS], every=5))
+@pytest.mark.parametrize(
+    ("gap", "id"), some_of([(gap, id) for gap in GAPS for id in IN_GAPS], every=5, sweep=2)
+)
 def test_faults_in_dumps_with_gaps(decoders, gap, id):
     model, config, weights = decoders("qwen2")
     fault = next(f for f in decoder_faults(config) if f.id == id)

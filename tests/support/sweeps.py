@@ -1,4 +1,5 @@
-"""Which cases of a long list are run every time, and which in the sweep alone (`pytest -m ""` runs both).
+"""Which cases of a long list are run every time, which in the sweep too, and which in the whole of it alone:
+`pytest -m "not rest"` runs the sweep, `pytest -m ""` all of it.
 
 Tests that only search further for what others prove are marked as the sweep's as a whole.
 """
@@ -6,11 +7,12 @@ Tests that only search further for what others prove are marked as the sweep's a
 import pytest
 
 
-def some_of(cases, every):
-    """The cases as parameters: each `every`-th is always run, the others are marked as the sweep's."""
-    return [case if i % every == 0 else in_sweep(case) for i, case in enumerate(cases)]
+def some_of(cases, every, sweep=1):
+    """The cases as parameters: each `every`-th is always run, of the others each `sweep`-th in the sweep."""
+    return [case if i % every == 0 else in_sweep(case, whole=i % sweep != 0) for i, case in enumerate(cases)]
 
 
-def in_sweep(case):
-    """A parameter, or a tuple of them, for the sweep."""
-    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.sweep)
+def in_sweep(case, whole=False):
+    """A parameter, or a tuple of them, for the sweep, or for the whole of it alone."""
+    marks = [pytest.mark.sweep, *[pytest.mark.rest] * whole]
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks)
