@@ -20,7 +20,6 @@ export function glance(data) {
     class: "glance", tabindex: 0, role: "application", "aria-roledescription": "heads", "data-key": "glance",
     "aria-label": `${data.rows * data.columns} heads: ${data.nameOf(...data.chosen)} is shown. Arrow keys move, Enter shows.`,
   }, canvas);
-  const isFinite = Array.from({ length: data.rows }, (_, row) => data.weightsOf(row)).every((weights) => weights.every(Number.isFinite));
   let cursor = data.chosen;
   let painted = null;
   const look = (at, aloud) => {
@@ -71,19 +70,20 @@ export function glance(data) {
     if (String(cursor) !== String(data.chosen)) outlined(cursor, style.color, 1);
     outlined(data.chosen, style.getPropertyValue("--mark"), 2);
   }
-  const whole = make("div", { class: "glances" }, box, label, isFinite ? null : make("p", { class: "dim" }, "red: not finite"), said);
+  const note = make("p", { class: "dim" });
+  const whole = make("div", { class: "glances" }, box, label, note, said);
   whole.mark = () => {};
   whole.resized = () => {
     canvas.width = data.columns * (size + GAP) + 2;
     canvas.height = data.rows * (size + GAP) + 2;
-    painted ??= pictures(data, size);
+    painted ??= pictures(data, size, () => { note.textContent = "red: not finite"; });
     look(cursor, false);
   };
   return whole;
 }
 
 /** All of them on one canvas; what of a head has no pixel of its own shows in its largest neighbour. */
-function pictures(data, size) {
+function pictures(data, size, onNotFinite) {
   const canvas = make("canvas", { width: data.columns * (size + GAP) + 2, height: data.rows * (size + GAP) + 2 });
   const context = canvas.getContext("2d");
   const side = Math.min(size, data.length);
@@ -91,7 +91,7 @@ function pictures(data, size) {
   for (let row = 0; row < data.rows; row += 1) {
     const weights = data.weightsOf(row);
     for (let column = 0; column < data.columns; column += 1) {
-      small.getContext("2d").putImageData(pictureOf(weights, column, data, side), 0, 0);
+      small.getContext("2d").putImageData(pictureOf(weights, column, data, side, onNotFinite), 0, 0);
       context.imageSmoothingEnabled = false;
       context.globalAlpha = data.isOff(row, column) ? 0.25 : 1;
       context.drawImage(small, column * (size + GAP) + 1, row * (size + GAP) + 1, size, size);
@@ -101,7 +101,7 @@ function pictures(data, size) {
   return canvas;
 }
 
-function pictureOf(weights, head, { length, skipFirst }, side) {
+function pictureOf(weights, head, { length, skipFirst }, side, onNotFinite) {
   const largest = new Float32Array(side * side);
   let end = skipFirst ? 0 : 1;
   for (let query = 0; query < length; query += 1) {
@@ -114,6 +114,7 @@ function pictureOf(weights, head, { length, skipFirst }, side) {
       if (weight > end) end = weight;
     }
   }
+  if (largest.some(Number.isNaN)) onNotFinite();
   const image = new ImageData(side, side);
   for (let row = 0; row < side; row += 1) {
     for (let column = skipFirst ? 1 : 0; column <= row; column += 1) {
