@@ -51,14 +51,20 @@ def _microgpt_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         f"{layers}, {config['n_head']} heads, width {config['n_embd']}, MLP {config['n_inner']}, "
         f"block {config['block_size']}"
     )
-    trained = f"trained for {counted(model['trained_steps'], 'step')}" * bool(model["trained_steps"])
     return [
         ("vocabulary", model["vocabulary"]["convention"]),
         ("model", f"{model['origin']}, {model['parameters']:,} parameters ({model['dtype']})"),
-        *([("", trained)] if trained not in ("", model["origin"]) else []),  # no file: it is called so
+        *(("", text) for text in trained(model)),
         ("", dimensions),
         *(("assumed", text) for text in model["assumed"]),
     ]
+
+
+def trained(model: dict[str, Any]) -> list[str]:
+    """For how many steps, where that is known and the model, which has no file, is not called so."""
+    steps = model.get("trained_steps")
+    said = f"trained for {counted(steps, 'step')}" if steps else model["origin"]
+    return [said] if said != model["origin"] else []
 
 
 def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:

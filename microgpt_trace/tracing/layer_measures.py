@@ -80,7 +80,7 @@ class Overview:
     def _measure_write(self, event: TraceEvent, write: Array) -> None:
         """What it writes: the median over the positions of |write| / |stream|, and a typical element."""
         stream = self._meter.read[self._plan.branches[event.name]]
-        self._measured[f"{event.stage}_share"] = median(row_norms(write) / row_norms(stream))
+        self._measured[f"{event.stage}_share"] = written_share(write, stream)
         self._compared[event.stage] = typical_of_rows(write[self._witnesses])
 
     def _finish(self, event: TraceEvent, value: Array) -> None:
@@ -147,6 +147,11 @@ def ruled_by_one(rows: Array) -> Array:
     """Which rows one element rules: [n, C] -> [n] of booleans"""
     size = np.abs(rows)
     return size.max(axis=1) > RULING * np.partition(size, size.shape[1] // 2, axis=1)[:, size.shape[1] // 2]
+
+
+def written_share(write: Array, stream: Array) -> float:
+    """How much of a stream is written to it: the median over the positions of |write| / |stream|."""
+    return median(row_norms(write) / row_norms(stream))
 
 
 def row_norms(x: Array) -> Array:

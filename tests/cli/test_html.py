@@ -3,8 +3,7 @@ refused before anything runs."""
 
 import pytest
 from support.commands import microgpt, refusal
-from support.page_files import write_small_port
-from support.result_files import write_result_files
+from support.result_files import write_results_and_port
 from support.result_pages import content_of, markup_of
 from support.tiny_models import TOKENS
 
@@ -28,9 +27,7 @@ LINES = {  # a command, and one of the names that its page leads on from
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, decoder_folder):
     folder = tmp_path_factory.mktemp("place")
-    write_result_files(folder)
-    (folder / "qwen2").symlink_to(decoder_folder("qwen2"))
-    write_small_port(folder / "port")
+    write_results_and_port(folder, decoder_folder("qwen2"))
     return folder
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 from support.commands import PARAMS, microgpt, process, refusal
-from support.page_files import write_small_port
-from support.result_files import write_result_files
+from support.result_files import write_results_and_port
 from support.tiny_models import TOKENS
 
 from microgpt_trace.cli.drawn import FIGURES, Plot, plot_of
@@ -46,9 +45,7 @@ LINES = {  # a command that draws each figure, and words that stand in it
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, decoder_folder):
     folder = tmp_path_factory.mktemp("place")
-    write_result_files(folder)
-    (folder / "qwen2").symlink_to(decoder_folder("qwen2"))
-    write_small_port(folder / "port")
+    write_results_and_port(folder, decoder_folder("qwen2"))
     return folder
 
 

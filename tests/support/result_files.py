@@ -1,8 +1,16 @@
 """The files of which commands make results: two models, pairs to patch, and a run that was logged."""
 
 from support.commands import microgpt
+from support.page_files import write_small_port
 
 from microgpt_trace import init, save
+
+
+def write_results_and_port(folder, qwen2):
+    """The same, a link to a folder of qwen2, and a port that went wrong."""
+    write_result_files(folder)
+    (folder / "qwen2").symlink_to(qwen2)
+    write_small_port(folder / "port")
 
 
 def write_result_files(folder):

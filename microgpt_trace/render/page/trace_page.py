@@ -11,14 +11,14 @@ from ...architecture.formulas.evaluate import FormulaInputs
 from ...architecture.kinds import Probabilities, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
-from ...arrays.stats import Array, TensorStats, median
+from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
 from ...text.printable import on_one_line, shown_token
-from ...text.wording import counted
 from ...tracing.checks import ROUNDING
-from ...tracing.layer_measures import row_norms
+from ...tracing.layer_measures import written_share
 from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
+from ..trace_header import trained
 from .encodings import Held
 from .frame import cards, header, reading
 from .markup import Markup, element
@@ -198,7 +198,7 @@ def _statistics(stats: TensorStats) -> dict[str, Any]:
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
-        "others": stats.nan_count + stats.inf_count,
+        "others": stats.nonfinite_count,
     }  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def _shares(trace: Trace, plan: Plan) -> dict[int, dict[str, float]]:
     for name, stream in plan.branches.items():
         row, arrays = plan[name], [trace.arrays.get(("forward", own)) for own in (name, stream)]
         if row.layer is not None and arrays[0] is not None and arrays[1] is not None:
-            share = median(row_norms(arrays[0]) / row_norms(arrays[1]))
+            share = written_share(arrays[0], arrays[1])
             found.setdefault(row.layer, {})[str(row.stage)] = share
     return found
 
@@ -265,15 +265,12 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     ]
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
     said = element("div", *cards(list(_told(sections))), _without_scripts(sections), id="said")
-    origin = f"{trace.model['origin']}, {trace.model['parameters']:,} parameters"
-    if (steps := trace.model.get("trained_steps")) and "trained" not in origin:
-        origin += f", trained for {counted(steps, 'step')}"
-    title, model = (
-        trace.input.text or f"{len(labels)} tokens",
-        element("p", on_one_line(origin), class_="dim"),
-    )
+    model = trace.model
+    origin = ", ".join([model["origin"], f"{model['parameters']:,} parameters", *trained(model)])
+    title = trace.input.text or f"{len(labels)} tokens"
+    of_what = element("p", on_one_line(origin), class_="dim")
     return [
-        header(title, line, model, tokens, element("div", id="live")),
+        header(title, line, of_what, tokens, element("div", id="live")),
         element(
             "main",
             element("div", id="flow"),

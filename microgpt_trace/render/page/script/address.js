@@ -1,6 +1,6 @@
 // What a page shows, as the part of its address behind #: a link to it shows the same.
 
-import { addressOf, parsed } from "./elements.js";
+import { addressOf, parsed, partOf } from "./elements.js";
 
 /** layer0.attn.scores[1,3,2]&text=olivia&off=layer0.attn.head2&wte[1,2]=0.5&position=3 */
 export function written(state) {
@@ -26,9 +26,9 @@ export function read(hash, page) {
   };
   const [first, ...rest] = hash.replace(/^#/, "").split("&");
   if (first && !first.includes("=")) {
-    const asked = parsed(decode(first), page);
-    state.at = complete(asked, page);
-    if (state.at?.index.length !== asked?.index.length || !asked) state.unknown = decode(first);
+    const asked = decode(first);
+    state.at = located(asked, page);
+    if (!state.at || state.at.index.length !== parsed(asked, page).index.length) state.unknown = asked;
   }
   for (const part of first.includes("=") ? [first, ...rest] : rest) {
     const [key, ...values] = part.split("=");
@@ -40,7 +40,7 @@ export function read(hash, page) {
     }
     if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
     const changed = key === "set" && /^(.+\])=([-\d.e]+)$/.exec(value);
-    const parameter = changed && complete(parsed(changed[1], page), page);
+    const parameter = changed && located(changed[1], page);
     if (parameter && parameter.index.length === page.axesOf(parameter.name).length && !page.has(parameter.name) && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
     else if (key === "set") state.unknown = value;
   }
@@ -49,12 +49,13 @@ export function read(hash, page) {
 
 /** Whether it is an array, or a channel of one, that can be taken out. */
 function canBeOff(text, page) {
-  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(text);
-  return page.has(name) && (channel === undefined || Number(channel) < page.shapeOf(name, 1).at(-1));
+  const { name, channel } = partOf(text);
+  return page.has(name) && (channel === undefined || channel < page.shapeOf(name, 1).at(-1));
 }
 
-/** An element with an index that its array has, else the array. */
-export function complete(at, page) {
+/** The element that is named so, with an index that its array has, else the array; null of none. */
+export function located(text, page) {
+  const at = parsed(text, page);
   if (!at) return null;
   const shape = page.shapeOf(at.name, Infinity);
   const fits = at.index.length <= shape.length && at.index.every((place, axis) => Number.isInteger(place) && place >= 0 && place < shape[axis]);

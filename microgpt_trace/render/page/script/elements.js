@@ -3,6 +3,15 @@
 /** The name of an element, or of an array where no index is given. */
 export const nameOf = (name, index = []) => (index.length ? `${name}[${index.join(",")}]` : name);
 
+/** The last part of a name: "q". */
+export const lastOf = (name) => name.slice(name.lastIndexOf(".") + 1);
+
+/** The array and the channel of what can be taken out: "layer0.mlp.act[:,7]", or the whole of an array. */
+export function partOf(text) {
+  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(text);
+  return { name, channel: channel === undefined ? undefined : Number(channel) };
+}
+
 /** The layer of an array; null of none. */
 export const layerOf = (name) => (/^layer\d+\./.test(name) ? Number.parseInt(name.slice(5), 10) : null);
 

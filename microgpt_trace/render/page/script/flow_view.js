@@ -1,8 +1,8 @@
 // Stages and layers in order, with norms and marks: the way to every array.
 
-import { complete } from "./address.js";
+import { located } from "./address.js";
 import { bar, make } from "./dom.js";
-import { parsed, withoutLayer } from "./elements.js";
+import { lastOf, withoutLayer } from "./elements.js";
 import { short, statisticsOf } from "./numbers.js";
 
 const TITLES = { embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head" };
@@ -18,36 +18,36 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
   const hits = (wanted) => [...page.events, ...page.parameters].filter((own) => matches(own.name, wanted));
   const search = make("input", { type: "search", id: "search", placeholder: "search ( / )", "aria-label": "search arrays", value: filter, "data-key": "search", oninput: (event) => setFilter(event.target.value) });
   const list = make("div", {});
+  const shares = sharesOf(page, run);
   const fill = (wanted) => {
     const nothing = hits(wanted).length ? "" : make("p", { class: "dim", role: "status" }, "No array has this in its name.");
-    list.replaceChildren(nothing, ...groups.map((group) => groupView(page, run, at, go, group, wanted)).filter(Boolean), parametersView(page, run, at, go, wanted), leftOutView(page, run) ?? "");
+    list.replaceChildren(nothing, ...groups.map((group) => groupView(page, run, at, go, group, wanted, shares)).filter(Boolean), parametersView(page, run, at, go, wanted), leftOutView(page, run) ?? "");
   };
   search.addEventListener("input", () => fill(search.value));
   search.addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
     const [first] = hits(search.value);
-    const found = elementAt(search.value.trim(), page) ?? (first ? { of: "value", name: first.name, index: [] } : null);
+    const typed = located(search.value.trim(), page);
+    const found = typed?.index.length ? typed : first && { of: "value", name: first.name, index: [] };
     if (found) go(found);
   });
   fill(filter);
-  const legend = make("p", { class: "dim" }, "numbers: L2", shared(page, run) ? "; bars: what a branch writes, of its stream" : "");
+  const legend = make("p", { class: "dim" }, "numbers: L2", shares.length ? "; bars: what a branch writes, of its stream" : "");
   return make("nav", { class: "flow", "aria-label": "Flow" }, search, legend, list);
 }
 
 /** Whether a name has what was typed, of which an index is no part. */
 const matches = (name, wanted) => name.toLowerCase().includes(wanted.trim().replace(/\[.*/, "").toLowerCase());
 
-/** How much of its stream each branch of a layer writes, by its stage. */
-function sharesOf(page, run, layer) {
-  const own = page.events.filter((event) => event.stream && event.layer === layer);
-  const found = own.map((event) => [event.stage, run.traced ? page.shares[layer]?.[event.stage] : page.shareOf(run, event)]);
-  return found.filter(([, share]) => Number.isFinite(share));
+/** How much of its stream each branch writes, with its layer and stage. */
+function sharesOf(page, run) {
+  const branches = page.events.filter(({ stream }) => stream);
+  const found = branches.map((event) => ({ layer: event.layer, stage: event.stage, share: run.traced ? page.shares[event.layer]?.[event.stage] : page.shareOf(run, event) }));
+  return found.filter(({ share }) => Number.isFinite(share));
 }
 
-const shared = (page, run) => page.events.some((event) => event.stream && sharesOf(page, run, event.layer).length);
-
 /** A stage, or a layer with its stages, the shares of what each writes and a mark where something is odd. */
-function groupView(page, run, at, go, { layer, stages }, wanted) {
+function groupView(page, run, at, go, { layer, stages }, wanted, shares) {
   const parts = [];
   let chosen = false;
   for (const [stage, events] of stages) {
@@ -60,17 +60,11 @@ function groupView(page, run, at, go, { layer, stages }, wanted) {
   if (!parts.length) return null;
   const [stage] = stages.keys();
   const [[first]] = stages.values();
-  const shares = sharesOf(page, run, first.layer).filter(([own]) => layer !== null || own === stage);
+  const own = shares.filter((branch) => branch.layer === first.layer && (layer !== null || branch.stage === stage));
   const summary = make("summary", {}, layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
-    shares.map(([own, share]) => make("span", { class: "share", title: `${own} writes ${short(100 * share, 3)} % of its stream (the median of |write| / |stream|)` }, bar(share))),
+    own.map(({ stage: branch, share }) => make("span", { class: "share", title: `${branch} writes ${short(100 * share, 3)} % of its stream (the median of |write| / |stream|)` }, bar(share))),
     page.odd[layer] ? make("span", { class: "odd", title: page.odd[layer] }, " ⚠") : null);
   return make("details", { open: layer === null || wanted !== "" || chosen, "data-layer": layer }, summary, parts);
-}
-
-/** The element that was typed, if it is one. */
-function elementAt(text, page) {
-  const at = complete(parsed(text, page), page);
-  return at?.index.length ? at : null;
 }
 
 /** What has no array in the page, and how one gets it. */
@@ -110,6 +104,6 @@ function rowView(page, run, at, go, name) {
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
   return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? name.slice(name.lastIndexOf(".") + 1) : name, (known ?? row).others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
+    make("span", {}, page.has(name) ? lastOf(name) : name, (known ?? row).others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
     make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }

@@ -2,6 +2,7 @@
 // runs the forward pass itself.
 
 import { make } from "./dom.js";
+import { partOf } from "./elements.js";
 import { full } from "./numbers.js";
 
 /** A field for a text, and what is taken out. */
@@ -61,13 +62,13 @@ export function parameterSlider({ state, set, stored }) {
 export function changesOf(page, state) {
   const events = new Map();
   for (const own of state.off) {
-    const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(own);
+    const { name, channel } = partOf(own);
     if (!page.has(name)) continue;
     const before = events.get(name);
     events.set(name, (values, shape) => {
       before?.(values, shape);
       values.forEach((_, flat) => {
-        if (channel === undefined || flat % shape.at(-1) === Number(channel)) values[flat] = 0;
+        if (channel === undefined || flat % shape.at(-1) === channel) values[flat] = 0;
       });
     });
   }

@@ -3,7 +3,7 @@
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
 import { attentionView } from "./attention_view.js";
-import { copyable, make } from "./dom.js";
+import { copyCommand, make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
@@ -216,7 +216,7 @@ function start() {
   });
   window.addEventListener("resize", layOut);
   document.body.classList.add("alive");
-  for (const line of document.querySelectorAll("header .command code")) line.replaceWith(copyable(line.textContent));
+  copyCommand();
   history.scrollRestoration = "manual"; // the views that stand above are not there yet when a browser scrolls
   show();
   reveal();

@@ -1,6 +1,6 @@
 // The page of a result: sections whose names lead to commands, maps, and the views that a command adds.
 
-import { copyable, make } from "./dom.js";
+import { copyable, copyCommand, make } from "./dom.js";
 import { gridView } from "./grid_view.js";
 import { read, split, visible, written } from "./place.js";
 import { switchTabs } from "./tabs.js";
@@ -84,7 +84,7 @@ export function start(viewOf = () => null) {
     });
   }
   window.addEventListener("resize", () => views.forEach((view) => view.resized()));
-  for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
+  copyCommand();
   switchTheme();
   document.body.classList.add("alive", "plain");
   show();

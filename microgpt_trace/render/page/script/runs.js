@@ -1,6 +1,6 @@
 // What a page holds of a run: the plan, arrays by name, and the forward pass that it can run itself.
 
-import { layerOf, withoutLayer } from "./elements.js";
+import { lastOf, layerOf, withoutLayer } from "./elements.js";
 import { sizesOf } from "./formulas.js";
 import { forwardRun } from "./forward.js";
 import { unfolded } from "./pictures.js";
@@ -24,7 +24,7 @@ export class Page {
     this.instances = new Map();
     this.stages = new Map();
     for (const { name } of this.events) {
-      const last = name.slice(name.lastIndexOf(".") + 1);
+      const last = lastOf(name);
       this.stages.set(last, (this.stages.get(last) ?? new Set()).add(withoutLayer(name)));
     }
     this.unfoldings = new Map();
@@ -104,7 +104,7 @@ export class Page {
       one too, and the whole name where it is another layer's. */
   shortName(name, layer = null) {
     if (this.layers > 1 && layerOf(name) !== null && layerOf(name) !== layer) return name;
-    const last = name.slice(name.lastIndexOf(".") + 1);
+    const last = lastOf(name);
     return this.stages.get(last)?.size > 1 ? withoutLayer(name) : last;
   }
 
