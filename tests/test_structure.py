@@ -25,14 +25,14 @@ from microgpt_trace.render.notebook.result_html import SECTIONS
 PACKAGE = Path(microgpt_trace.__file__).parent
 
 FLOORS = [
-    *("text", "ground", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder", "readers"),
-    *("running", "tracing", "timeline", "dumps", "comparison", "diagnosis", "explaining", "attribution"),
-    *("patching", "render", "package", "cli"),
+    *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
+    *("readers", "running", "tracing", "timeline", "dumps", "comparison", "diagnosis", "explaining"),
+    *("attribution", "patching", "render", "package", "cli"),
 ]
 
 # The floors of the modules that stand in no folder.
 FLAT = {
-    "ground": "errors files notebook signals untrusted_files",
+    "ground": "errors files notebook packages signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }

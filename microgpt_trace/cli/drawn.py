@@ -12,8 +12,8 @@ import typer
 
 from ..errors import InputError
 from ..files import check_target, write_atomically
+from ..packages import check_installed
 from ..text.wording import listed
-from ..vocabulary.packages import check_installed
 from .option_checks import command_line
 from .output import STDOUT, note
 from .output_files import refuse_over_model

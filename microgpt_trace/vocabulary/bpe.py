@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import FileFormatError, InputError
+from ..packages import missing
 from ..text.brief import one_line
-from .packages import missing
 
 SPACE_MARK = "\u2581"  # SentencePiece's space
 

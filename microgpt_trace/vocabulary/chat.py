@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
-from .packages import check_installed
+from ..packages import check_installed
 from .sandbox import MIB, Isolated, Limits
 
 LIMITS = Limits(seconds=10, memory=512 * MIB)  # a template takes 0.1 s and 60 MiB, jinja2 included

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
+from ..packages import check_installed
 from ..text.brief import brief, one_line
 from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
 from .metadata import Metadata, check_tokens
-from .packages import check_installed
 from .sandbox import MIB, Isolated, Limits
 from .tokens import Vocabulary
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ...vocabulary.packages import check_installed
+from ...packages import check_installed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

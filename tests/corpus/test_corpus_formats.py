@@ -1,0 +1,269 @@
+"""Files of every kind: what is read is what they were made of."""
+
+import gzip
+import io
+import tracemalloc
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.corpora import (
+    KINDS,
+    ONLY_LINES,
+    PACKINGS,
+    TEXTS,
+    corpus,
+    corpus_bytes,
+    packed,
+    records,
+    table,
+    texts,
+    written,
+)
+
+from microgpt_trace.corpus.lines import LONGEST, lines_of
+from microgpt_trace.corpus.reading import endings_of
+from microgpt_trace.errors import FileFormatError, InputError
+
+
+def needs(name):
+    """Skip where the package is missing that reads it."""
+    if ".parquet" in name:
+        pytest.importorskip("pyarrow")
+    if ".zst" in name:
+        pytest.importorskip("zstandard")
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_written_is_read(tmp_path, kind, packing):
+    needs(kind + packing)
+    source = written(tmp_path, f"data.v1{kind}{packing}" if kind else f"data{packing}", TEXTS)
+    read = corpus(source)
+    assert [*read] == [(i, text, str(source), i + 1) for i, text in enumerate(TEXTS)]
+    assert (read.documents, read.skipped) == (len(TEXTS), {})
+
+
+def test_the_fingerprint_is_of_the_texts_alone(tmp_path):
+    pytest.importorskip("pyarrow")
+    names = ["a.txt", "b.jsonl", "c.txt.gz", "d.parquet"]
+    marks = set()
+    for name in names:
+        read = corpus(written(tmp_path, name, TEXTS))
+        marks |= {read.fingerprint for _ in range(2) for _ in [[*read]]}
+    assert len(marks) == 1
+    both = corpus(written(tmp_path, "1.txt", TEXTS[:3]), written(tmp_path, "2.jsonl", TEXTS[3:]))
+    assert len([*both]) == len(TEXTS)
+    assert {both.fingerprint} == marks
+
+
+@pytest.mark.parametrize("other", [TEXTS[:-1], TEXTS[::-1], ["emmaolivia was here", *TEXTS[2:]]])
+def test_another_text_has_another_fingerprint(tmp_path, other):
+    one, two = corpus(written(tmp_path, "a.txt", TEXTS)), corpus(written(tmp_path, "b.txt", other))
+    assert [*one] != [*two]
+    assert one.fingerprint != two.fingerprint
+
+
+def test_another_field_is_read(tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, content in (("a.jsonl", records(TEXTS, "prompt")), ("a.parquet", table(TEXTS, "prompt"))):
+        assert texts(written(tmp_path, name, content), field="prompt") == TEXTS
+
+
+# --- Lines --------------------------------------------------------------------------------------
+
+pieces = st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"a", "é".encode(), b"\xff", b"", b"bc" * 9]))
+
+
+@given(pieces, st.integers(1, 7))
+def test_lines_are_lines_however_they_are_cut(content, size):
+    whole = b"".join(content)
+    chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
+    ended = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
+    expected = ended.replace(b"\r\n", b"\n").split(b"\n")[:-1]
+    assert [*lines_of(chunks)] == expected
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_either_end_of_a_line(tmp_path, ending):
+    content = ending.join(["one", "", "two\rhalf", "  ", "\u2028three\x0b\x85"]).encode()
+    read = corpus(written(tmp_path, "a.txt", content))
+    assert [(d.text, d.place[-2:]) for d in read] == [
+        ("one", ":1"), ("two\rhalf", ":3"), ("\u2028three\x0b\x85", ":5"),
+    ]  # fmt: skip
+    assert {reason: skipped.rows for reason, skipped in read.skipped.items()} == {"blank": 2}
+    assert read.skipped["blank"].first.endswith("a.txt:2")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    plain = corpus_bytes(TEXTS, name.removesuffix(".gz"))
+    assert texts(written(tmp_path, name, packed(b"\xef\xbb\xbf" + plain, name))) == TEXTS
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
+    monkeypatch.setattr("microgpt_trace.corpus.lines.LONGEST", 8)
+    for size in (1, 3, 100):
+        whole = b"12345678\n123456789\nab\n" + b"x" * 50 + b"\r\n12345678\r\n123456789\r\n12345678" + end
+        chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
+        assert [*lines_of(chunks)] == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
+
+
+# --- Packed -------------------------------------------------------------------------------------
+
+
+def test_members_follow_each_other(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    parts = [b"one\ntw", b"", b"o\nthree\n"]
+    skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"  # RFC 8878, 3.1.2
+    frames = skippable.join(map(zstandard.compress, parts))
+    for name, content in (
+        ("a.gz", b"".join(map(gzip.compress, parts))),
+        ("b.gz", b"".join(map(gzip.compress, parts)) + bytes(3000)),
+        ("c.zst", frames),
+    ):
+        assert texts(written(tmp_path, name, content)) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.zst", "a.parquet.gz"])
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9, -1])
+def test_what_ends_early_is_no_shorter_corpus(tmp_path, name, share):
+    needs(name)
+    whole = corpus_bytes([f"text {i * i}" for i in range(3000)], name)
+    end = share if share < 0 else int(len(whole) * share)
+    source = written(tmp_path, name, whole[:end])
+    with pytest.raises(FileFormatError, match=r"^.*a\..*: expected .* data to its end, found it cut off"):
+        texts(source, skip_bad=True)
+
+
+def test_a_later_member_that_ends_early_is_noticed(tmp_path):
+    source = written(tmp_path, "a.gz", gzip.compress(b"one\n") + gzip.compress(b"two\n")[:-1])
+    with pytest.raises(FileFormatError, match=r"a\.gz: expected gzip data to its end"):
+        texts(source)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])
+@pytest.mark.parametrize("damage", ["foreign", "behind", "inside"])
+def test_what_is_damaged_is_refused(tmp_path, name, damage):
+    needs(name)
+    whole = corpus_bytes([f"text {i * i}" for i in range(3000)], name)
+    middle = len(whole) // 2
+    content = {
+        "foreign": b"emma\nolivia\n",
+        "behind": whole + b"emma",
+        "inside": whole[:middle]
+        + bytes(b ^ 0x55 for b in whole[middle : middle + 40])
+        + whole[middle + 40 :],
+    }
+    with pytest.raises(FileFormatError, match=r"a\.txt\.\w+: expected (gzip|Zstandard) data"):
+        texts(written(tmp_path, name, content[damage]))
+
+
+def zst_bomb(size):
+    """Blocks of one byte, 128 KB long each (RFC 8878, 3.1.1.2): 4 bytes of file for them."""
+    header = b"\x28\xb5\x2f\xfd" + b"\x00" + b"\x38"  # a window of 128 KB, no size
+    block = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"x"
+    return header + block * (size >> 17) + (1).to_bytes(3, "little")
+
+
+@pytest.mark.parametrize("name", ["bomb.gz", "bomb.zst"])
+def test_a_bomb_takes_no_more_than_a_line_may(tmp_path, name, monkeypatch):
+    needs(name)
+    monkeypatch.setattr("microgpt_trace.corpus.lines.LONGEST", 1 << 20)
+    size = 3 << 25
+    content = zst_bomb(size) if name.endswith("zst") else gzip.compress(bytes(size), 6)
+    source = written(tmp_path, name, content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileFormatError, match=r"bomb\.\w+:1: expected a text of at most"):
+            texts(source)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 80 << 20, f"{peak:,} bytes"
+
+
+def test_many_lines_are_not_made_of_a_piece_at_once(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    source = written(tmp_path, "short.zst", zstandard.compress(b"ab\n" * (1 << 24)))
+    tracemalloc.start()
+    assert texts(source, limit=1) == ["ab"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 << 20, f"{peak:,} bytes"
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.jsonl", "long.txt.gz", "long.txt.zst", "long.parquet"])
+def test_memory_does_not_grow_with_the_corpus(tmp_path, name):
+    needs(name)
+    peaks = []
+    for count in (2000, 8000):
+        source = written(tmp_path, name, [f"{i} " * 100 for i in range(count)])
+        tracemalloc.start()
+        read = sum(1 for _ in corpus(source))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert read == count
+    assert peaks[1] < 1.1 * peaks[0] + (1 << 20), f"{peaks} bytes for some {8000 * 500:,}"
+
+
+def test_a_table_is_read_a_piece_at_a_time(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    content = table([f"{i} " * 100 for i in range(16000)], compression="none")  # 9 MB, a row group
+    source = written(tmp_path, "long.parquet", content)
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    peak = max(pa.total_allocated_bytes() - before for _ in corpus(source))
+    peak += tracemalloc.get_traced_memory()[1]  # a file in Python's hands gives Python's bytes
+    tracemalloc.stop()
+    assert peak < 7 << 20, f"{peak:,} bytes"
+
+
+# --- Sources ------------------------------------------------------------------------------------
+
+
+def test_sources_follow_each_other_and_globs_are_sorted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.txt", "a.txt", "c.jsonl", ".hidden.txt"):
+        written(tmp_path, name, [name])
+    (tmp_path / "deep" / "er.txt").mkdir(parents=True)
+    written(tmp_path / "deep" / "er.txt", "d.txt", ["d.txt"])
+    assert texts("c.jsonl", "*.txt", "a.txt") == ["c.jsonl", "a.txt", "b.txt", "a.txt"]
+    assert texts("**/*.txt") == ["a.txt", "b.txt", "d.txt"]
+    assert [d.place for d in corpus("[ab].txt")] == ["a.txt:1", "b.txt:1"]
+
+
+def test_a_path_that_is_there_beats_a_glob(tmp_path):
+    written(tmp_path, "a.txt", ["no"])
+    assert texts(written(tmp_path, "[a].txt", ["literally"])) == ["literally"]
+
+
+def test_the_standard_input_is_text_and_read_once(monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"text": "a"}\r\nb')))
+    read = corpus("-")
+    assert [*read] == [(0, '{"text": "a"}', "-", 1), (1, "b", "-", 2)]
+    with pytest.raises(InputError, match=r"^-: the standard input can be read once"):
+        next(iter(read))
+
+
+@pytest.mark.parametrize(
+    ("path", "endings"),
+    [
+        ("a.txt", (".txt", "")),
+        ("gz", ("", "")),
+        ("a.gz", ("", ".gz")),
+        ("x.parquet/a.b.JSONL.Zst", (".jsonl", ".zst")),
+        ("a.gz.jsonl", (".jsonl", "")),
+        ("https://h/a.jsonl.gz?name=b.txt#c.parquet", (".jsonl", ".gz")),
+        ("datasets/u/d@main/a.parquet", (".parquet", "")),
+    ],
+)
+def test_a_name_tells_what_is_in_a_file(path, endings):
+    assert endings_of(path) == endings
+
+
+def test_the_bound_of_a_line_is_stated():
+    assert LONGEST == 64 << 20
+    assert set(ONLY_LINES) < set(KINDS)

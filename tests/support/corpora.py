@@ -1,0 +1,63 @@
+"""Corpora written by other programs' hands: of which texts they are made is known."""
+
+import gzip
+import json
+
+from microgpt_trace.corpus.corpus import Corpus
+from microgpt_trace.corpus.selection import CorpusSelection
+
+TEXTS = ["emma", "olivia was here", "Zoë 日本 👩‍🚀", "  two  ", 'a "quoted" \\ text', "x" * 5000, "emma"]
+ONLY_LINES = [".txt", ".text", "", ".jsonl", ".NDJSON"]
+KINDS = [*ONLY_LINES, ".parquet"]
+PACKINGS = ["", ".gz", ".zst"]
+
+
+def packed(content, name):
+    """As gzip or Zstandard have it, by the end of the name."""
+    if name.endswith(".gz"):
+        return gzip.compress(content)
+    if name.endswith(".zst"):
+        import zstandard
+
+        return zstandard.compress(content)
+    return content
+
+
+def records(texts, field="text"):
+    return "".join(json.dumps({"n": [1, {"text": 2}], field: text}) + "\n" for text in texts).encode()
+
+
+def table(texts, field="text", **options):
+    """The bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": list(range(len(texts))), field: texts}), out, **options)
+    return out.getvalue().to_pybytes()
+
+
+def corpus_bytes(texts, name, field="text"):
+    """What a file of this name holds."""
+    kind = name.lower()
+    if ".parquet" in kind:
+        content = table(texts, field)
+    else:
+        content = records(texts, field) if "json" in kind else "".join(f"{t}\n" for t in texts).encode()
+    return packed(content, kind)
+
+
+def written(folder, name, content):
+    """A file's name as a source."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else corpus_bytes(content, name))
+    return str(path)
+
+
+def corpus(*sources, **selected):
+    return Corpus(CorpusSelection(sources, **selected))
+
+
+def texts(*sources, **selected):
+    """What is read of them."""
+    return [document.text for document in corpus(*sources, **selected)]
