@@ -51,7 +51,7 @@ def _together(
         for i in range(at, start):
             stream = layer_forward(stream, i, unedited)
         at = start
-        batch = Growing(PassState(model, tokens), stream, [edits[number] for number in group], at)
+        batch = Growing(unedited, stream, [edits[number] for number in group], at)
         for i in range(at, depth):
             if i == following:
                 stream, at = batch.stream[: len(tokens)].copy(), i
@@ -78,13 +78,13 @@ def _joins(name: str, plan: Plan) -> int:
 class Growing:
     """A pass whose first sequence is unedited; the variants join it one after another.
 
-    `edits` are in the order in which they join; the stream [T, C] enters layer `start`.
+    `edits` are in the order in which they join; the unedited stream [T, C] enters layer `start`.
     """
 
-    def __init__(self, run: PassState, stream: Array, edits: Sequence[Edit], start: int) -> None:
-        self.stream, self._run, self._edits, self._joined = stream, run, edits, 0
+    def __init__(self, unedited: PassState, stream: Array, edits: Sequence[Edit], start: int) -> None:
+        self.stream, self._unedited, self._run, self._edits = stream, unedited, unedited, edits
         if start == 0 and self._join(BEFORE):
-            self.stream = before_forward(run)
+            self.stream = before_forward(self._run)
 
     def advance(self, layer: int) -> None:
         """Let those join whose edit is in this layer, and go through it."""
@@ -93,17 +93,17 @@ class Growing:
 
     def _join(self, layer: int) -> int:
         """How many more sequences there are from this layer on."""
-        waiting, plan = self._edits[self._joined :], self._run.model.plan
-        joining = sum(_joins(edit.name, plan) == layer for edit in waiting)
-        self._joined += joining
-        self._run.n = 1 + self._joined
-        self._run.tap = self._tap(range(self._run.n))
+        model, n = self._run.model, self._run.n
+        joining = sum(_joins(edit.name, model.plan) == layer for edit in self._edits[n - 1 :])
+        if joining:
+            n += joining
+            self._run = PassState(model, np.tile(self._unedited.tokens, n), n, self._tap(range(n)))
         return joining
 
     def _copy(self, joining: int) -> None:
         """Add so many copies of the unedited stream."""
         if joining:
-            copies = np.tile(self.stream[: len(self._run.tokens)], (joining, 1))
+            copies = np.tile(self.stream[: len(self._unedited.tokens)], (joining, 1))
             self.stream = np.concatenate([self.stream, copies])
 
     def _tap(self, sequences: range) -> EditTap:
@@ -117,7 +117,7 @@ class Growing:
 
     def logits(self, rows: Sequence[int]) -> Iterator[Array]:
         """The logits of these positions of every variant, [n, V] each."""
-        model, length = self._run.model, len(self._run.tokens)
+        model, length = self._run.model, len(self._unedited.tokens)
         self._copy(self._join(len(model.plan.layers)))
         final = final_forward(model, self.stream, self._run.tap)
         streams = final.reshape(self._run.n, length, -1)[1:]

@@ -24,6 +24,7 @@ class Kind:
     """What all kinds have. By default an output has the shape of the first input, and no parameters."""
 
     causal: ClassVar[bool] = False  # [H, T, T], of which what the causal mask hides does not count
+    mixes_positions: ClassVar[bool] = False  # a row of the output may come from several positions
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         """The shape of the output over `length` positions, from those of the inputs."""
@@ -118,6 +119,7 @@ class Scores(Kind):
     """scores = q @ k.T * scale, head h with the keys of key-value head group[h], before the mask."""
 
     causal: ClassVar[bool] = True
+    mixes_positions: ClassVar[bool] = True
     head_dim: int
     group: tuple[int, ...]
     scale: float
@@ -131,6 +133,7 @@ class Softmax(Kind):
     """The softmax of scores over the keys that a query sees: itself and those before it, in a window."""
 
     causal: ClassVar[bool] = True
+    mixes_positions: ClassVar[bool] = True
     window: int | None = None  # positions, itself included; None: all
 
 
@@ -138,6 +141,7 @@ class Softmax(Kind):
 class Context(Kind):
     """context = weights @ v, head h with the values of key-value head group[h], heads side by side."""
 
+    mixes_positions: ClassVar[bool] = True
     head_dim: int
     group: tuple[int, ...]
 

@@ -15,6 +15,7 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..text.brief import one_line
 from .edits import Edit, Report, unreported
 from .kinds import Linear
+from .packs import ReadText
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -148,6 +149,39 @@ class LanguageModel(Protocol):
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         """What it reads of a text (None: its usual one), or of token ids in place of one. Raises InputError
         for what does not fit it."""
+
+    @property
+    def pass_rows(self) -> int:
+        """How many rows a pass over several texts has at most."""
+
+    @property
+    def pack_size(self) -> int:
+        """How many texts are run together where there are many."""
+
+    def read_many(
+        self, texts: Sequence[str], most: int | None = None, chat: bool = False
+    ) -> list[ReadText | str]:
+        """What it reads of many texts, of each at most so many tokens, or as a message of a chat; of one
+        that does not fit it the reason. Raises InputError for what it cannot do."""
+
+    @property
+    def trained_on(self) -> str:
+        """Identifies the data that it was trained on, where that is known."""
+
+    @property
+    def corpus_parts(self) -> tuple[str, ...]:
+        """The parts of a corpus whose predictions are measured apart."""
+
+    def corpus_part(self, text: str) -> int:
+        """Which of them a text belongs to."""
+
+    def training_texts(self, texts: Sequence[str]) -> list[str]:
+        """What training would take of texts, as it would have it; nothing where it knows no training."""
+
+    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
+        """One forward pass over texts that were read, shorter ones first, up to the logits at least. The rows
+        of all texts come together, scores and weights once for each group of equal lengths, [n, H, T, T],
+        logits in parts where they are many."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         """What it has read when it predicts the token after a position, in short; "" for nothing."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..arrays.linear import keep_freed_memory
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
@@ -27,23 +29,28 @@ def forward(
     With a cache the tokens follow those that it has seen, and are added to it. The n sequences of the
     same tokens, one after another, differ by what the tap makes of them.
     """
-    keep_freed_memory()
-    run = PassState(model, tokens, n, tap, cache)
-    x = before_forward(run)
-    for i in range(len(model.plan.layers)):
-        x = layer_forward(x, i, run)
+    x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:
         cache.length += len(tokens)
-    return final_forward(model, x, tap)
+    return x
+
+
+def pass_forward(run: PassState) -> Array:
+    """What the head reads of a pass: -> [N, C]"""
+    keep_freed_memory()
+    x = before_forward(run)
+    for i in range(len(run.model.plan.layers)):
+        x = layer_forward(x, i, run)
+    return final_forward(run.model, x, run.tap)
 
 
 def before_forward(run: PassState) -> Array:
-    """The stream that enters the first layer: -> [n*T, C]"""
+    """The stream that enters the first layer: -> [N, C]"""
     return run_rows(run.model.plan.before, {}, run)
 
 
 def layer_forward(x: Array, index: int, run: PassState) -> Array:
-    """The stream after a layer from that before it: [n*T, C] -> [n*T, C]"""
+    """The stream after a layer from that before it: [N, C] -> [N, C]"""
     plan = run.model.plan
     y = run_rows(plan.layers[index], {plan.streams[index]: x}, run)
     run.forget()
@@ -77,7 +84,35 @@ def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState
 
 
 def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Put into `values` what some rows give, in order, and take out what is not read any more.
+    """Put into `values` what some rows give, in order, and take out what is not read any more."""
+    mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions] if run.groups else []
+    if mixing:
+        start, stop = mixing[0], mixing[-1] + 1
+        _compute_together(rows[:start], values, run)
+        _compute_by_group(rows[start:stop], values, run)
+        _compute_together(rows[stop:], values, run)
+    else:
+        _compute_together(rows, values, run)
+
+
+def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
+    """Run rows for the texts of each length apart; the last one, which has a row for each of theirs, is
+    emitted as a whole."""
+    *within, last = rows
+    read = {name for row in rows for name in row.inputs}.difference(row.name for row in rows)
+    parts = []
+    for own, group in run.groups:
+        of_group = {name: values[name][own] for name in read}
+        _compute_together(within, of_group, group)
+        parts.append(row_forward(last, of_group, group))
+    values[last.name] = run.tap.emit(last.name, np.concatenate(parts))
+    for row in rows:
+        for name in run.model.plan.tasks[row.name].done:
+            values.pop(name, None)
+
+
+def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
+    """The same for rows that are run for all sequences together.
 
     Where a part is replaced, what that changes is added to the whole, which reads what its parts read.
     """

@@ -15,6 +15,8 @@ from ..architecture.edits import Edit, Report, unreported
 from ..architecture.event_words import steps_of
 from ..architecture.logits_forward import logits_forward, run_together
 from ..architecture.model import Ability, TapOf, TraceInput
+from ..architecture.packed_runs import ROWS, run_packed
+from ..architecture.packs import ReadText
 from ..architecture.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
@@ -25,10 +27,12 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from .config import DecoderConfig
-from .prompt import named_token_of, prepare
+from .prompt import named_token_of, prepare, read_text
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
+
+PACK = 32  # texts of a pack
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +43,8 @@ class Decoder:
     kind: ClassVar[str] = "a production model"
     abilities: ClassVar[frozenset[Ability]] = frozenset({"prompts"})
     dtype: ClassVar[str] = "float32"
+    corpus_parts: ClassVar[tuple[str, ...]] = ("",)
+    trained_on: ClassVar[str] = ""
     ends_with_bos: ClassVar[bool] = False
     config: DecoderConfig
     tensors: Mapping[str, StoredTensor] = field(repr=False)
@@ -108,6 +114,28 @@ class Decoder:
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         found = prepare(self, text, tokens)
         return found if tokens is None else replace(found, notes=())  # which would say "tokens as given"
+
+    @property
+    def pack_size(self) -> int:
+        return PACK
+
+    def read_many(
+        self, texts: Sequence[str], most: int | None = None, chat: bool = False
+    ) -> list[ReadText | str]:
+        return [read_text(self, text, most, chat) for text in texts]
+
+    def corpus_part(self, text: str) -> int:
+        return 0
+
+    def training_texts(self, texts: Sequence[str]) -> list[str]:
+        return []
+
+    @property
+    def pass_rows(self) -> int:
+        return ROWS
+
+    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
+        run_packed(self, texts, tap)
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.labels[position]

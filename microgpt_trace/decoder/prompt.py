@@ -8,7 +8,10 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from ..architecture.model import TraceInput
+from ..architecture.packs import UNKNOWN, ReadText
 from ..errors import InputError
 from ..text.command_lines import quoted
 from ..text.printable import shown_token
@@ -67,6 +70,19 @@ def prepare(
     _check(model, ids, room)
     labels = tuple(map(model.label, ids))
     return TraceInput(text, tuple(ids), (*ids[1:], None), labels, (*labels[1:], None), tuple(notes))
+
+
+def read_text(model: Prompted, text: str, most: int | None, chat: bool) -> ReadText | str:
+    """What is read of one of many texts, at most so many tokens of it, or why it cannot be."""
+    known = _known(model, model.vocabulary)
+    ids = known.encode(known.chat(text) if chat else text, chat=chat)[:most]
+    if not ids:
+        return "without tokens"
+    limit = model.config.context_length
+    if len(ids) > limit + (most == limit + 1):  # one more than is wanted tells that there are more
+        return f"longer than the context of {limit:,} tokens"
+    tokens = np.array(ids)
+    return ReadText(tokens, np.append(tokens[1:], UNKNOWN))
 
 
 def _known(model: Prompted, vocabulary: Vocabulary | None) -> Vocabulary:

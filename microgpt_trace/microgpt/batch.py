@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.packs import EqualLengths, ReadText, equal_lengths
 from ..arrays.stats import Array, DType
 from .parameters import Config
-
-
-class EqualLengths(NamedTuple):
-    """Names of equal length that stand one after another in a batch of several."""
-
-    rows: slice
-    n_names: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +56,27 @@ class Packer:
         known = self._of_length[length] = rows, self._tokens * share
         return known
 
+    def packed(self, texts: Sequence[ReadText]) -> Batch:
+        """A batch of texts that were read, shorter ones first."""
+        lengths = np.array([len(text.tokens) for text in texts])
+        padded = np.zeros((len(texts), self.config.block_size + 1), np.intp)
+        padded[np.arange(self.config.block_size + 1) < lengths[:, None]] = np.concatenate(
+            [text.tokens for text in texts]
+        )
+        padded[np.arange(len(texts)), lengths] = [text.targets[-1] for text in texts]
+        return self.several(padded, lengths)
+
     def several(self, padded: Array, lengths: Array) -> Batch:
         """A batch of B names from their ids padded to [B, block_size + 1] and their positions [B]."""
         order = np.argsort(lengths, kind="stable")
         padded, lengths = padded[order], lengths[order]
         kept = np.arange(self.config.block_size) < lengths[:, None]
         tokens, wanted, positions = padded[:, :-1][kept], padded[:, 1:][kept], np.nonzero(kept)[1]
-        groups, start = [], 0
-        for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
-            stop = start + int(length) * int(count)
-            groups.append(EqualLengths(slice(start, stop), int(count), int(length)))
-            start = stop
+        groups, start = equal_lengths(lengths), int(lengths.sum())
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
         targets = np.zeros((start, self.config.vocab_size), self.dtype)
         targets[np.arange(start), wanted] = share
         positions_onehot = np.zeros((start, self.config.block_size), self.dtype)
         positions_onehot[np.arange(start), positions] = 1
-        rows = PackedRows(positions, positions_onehot, share[:, None], tuple(groups))
+        rows = PackedRows(positions, positions_onehot, share[:, None], groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, rows)

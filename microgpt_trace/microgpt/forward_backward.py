@@ -41,10 +41,12 @@ class Pass(NamedTuple):
 
 
 def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
-    """Predict every next token of the batch. A tap that listens takes one name at a time."""
+    """Predict every next token of the batch.
+
+    A tap that listens is given the rows of all names at once, but scores and weights once for each group
+    of names of one length, [n, H, T, T], shorter names first.
+    """
     emit, norm = tap.emit, params.norm
-    if tap is not SILENT and batch.rows.groups:
-        raise InputError("hooks listen to one name at a time, found a batch of several")
     tok_emb = emit("embed.tok", params.wte.take(batch.tokens, 0))
     pos_emb = emit("embed.pos", params.wpe.take(batch.rows.positions, 0))
     x = emit("embed.sum", tok_emb + pos_emb)
@@ -64,8 +66,13 @@ def forward(params: Parameters, batch: Batch, tap: Tap = SILENT) -> Pass:
 
 
 def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILENT) -> None:
-    """Write d loss / d parameter into `grads`; the tap is given d loss / d activation on the way."""
+    """Write d loss / d parameter into `grads`; the tap is given d loss / d activation on the way.
+
+    Raises InputError where a tap would be given gradients of several names.
+    """
     emit, batch = tap.emit, done.batch
+    if tap is not SILENT and batch.rows.groups:
+        raise InputError("hooks are given gradients of one name at a time, found a batch of several")
     dlogits = operations.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
     if tap is not SILENT:
         dlogits = _by_way_of_probs(dlogits, params, done, tap)
@@ -195,12 +202,12 @@ def attention_forward(
         return emit("attn.context", context), cache
     context, caches = np.empty_like(q), []
     for group in rows.groups:
-        stack = (group.n_names, group.length, -1)
+        stack = (group.texts, group.length, -1)
         q_g, k_g, v_g = (a[group.rows].reshape(stack) for a in (q, k, v))
         part, cache = attend_forward(q_g, k_g, v_g, params.heads(group.length), tap)
         context[group.rows].reshape(stack)[...] = part
         caches.append(cache)
-    return context, caches
+    return emit("attn.context", context), caches
 
 
 def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
@@ -211,7 +218,7 @@ def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Pa
     width = dcontext.shape[1]
     dqkv = np.empty((len(dcontext), 3 * width), dcontext.dtype)
     for group, cache_of_group in zip(rows.groups, cache, strict=True):
-        stack = (group.n_names, group.length, width)
+        stack = (group.texts, group.length, width)
         of_group = dcontext[group.rows].reshape(stack)
         dq_dk_dv = attend_backward(of_group, cache_of_group, params.heads(group.length), tap)
         for i, part in enumerate(dq_dk_dv):
@@ -249,8 +256,9 @@ def attend_backward(
 
 
 def emit_per_head(name: str, value: Array, c: operations.HeadConstants, tap: Tap) -> Array:
-    """Emit [H*T, T], heads stacked as rows, as [H, T, T]."""
-    return tap.emit(name, value.reshape(c.n_head, c.length, c.length)).reshape(value.shape)
+    """Emit [(n,) H*T, T], heads stacked as rows, as [(n,) H, T, T]."""
+    heads = value.reshape(*value.shape[:-2], c.n_head, c.length, c.length)
+    return tap.emit(name, heads).reshape(value.shape)
 
 
 def event_specs(config: Config) -> list[EventSpec]:

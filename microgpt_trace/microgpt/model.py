@@ -14,6 +14,7 @@ import numpy as np
 from ..architecture.edits import Edit, Report, editing, unreported
 from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
+from ..architecture.packs import ReadText
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -22,16 +23,19 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from .batch import Batch, Packer
+from .documents import Documents, held_out
 from .forward_backward import event_specs, forward
 from .parameters import Config, Parameters, check_whole
-from .prompt import read_name
+from .prompt import read_name, read_names
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
 
+NOTHING = "nothing"  # what an untrained model was trained on
 UNTRAINED = "untrained"  # the origin of a model that `init` drew
 MAX_COUNT = 1 << 63  # of what a log can say
+PACK = 2048  # names a pass where many are run
 MAX_BATCH = 1 << 16  # names, twice the packaged data: 1.5 GB with the default model
 
 
@@ -83,6 +87,7 @@ class Model:
     abilities: ClassVar[frozenset[Ability]] = frozenset({"gradients"})
     tensors: ClassVar[Mapping[str, StoredTensor]] = MappingProxyType({})
     names_tokens: ClassVar[bool] = True
+    corpus_parts: ClassVar[tuple[str, ...]] = ("train", "held out")
     ends_with_bos: ClassVar[bool] = True
     params: Parameters
     tokenizer: Tokenizer
@@ -148,6 +153,39 @@ class Model:
                 raise InputError("a text and tokens: give one of them")
             text = self.tokenizer.name_of(tokens)
         return read_name(self.tokenizer, self.config.block_size, "emma" if text is None else text)
+
+    @property
+    def pack_size(self) -> int:
+        return PACK
+
+    def read_many(
+        self, texts: Sequence[str], most: int | None = None, chat: bool = False
+    ) -> list[ReadText | str]:
+        for option, given in (("--max-tokens", most is not None), ("--chat", chat)):
+            if given:
+                raise InputError(
+                    f"{option} is for a production model, and this is {self.kind} ({self.origin})"
+                )
+        return read_names(self.tokenizer, self.config.block_size, texts)
+
+    @property
+    def trained_on(self) -> str:
+        if self.untrained:
+            return NOTHING
+        return self.training.data if self.training else ""
+
+    def corpus_part(self, text: str) -> int:
+        return int(held_out(self.tokenizer.normalize(text)))
+
+    def training_texts(self, texts: Sequence[str]) -> list[str]:
+        return Documents.fit(texts, self.tokenizer, self.config.block_size).names
+
+    @property
+    def pass_rows(self) -> int:
+        return PACK * self.config.block_size
+
+    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
+        forward(self.params, Packer(self.config, self.params.dtype).packed(texts), tap)
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.text[:position]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.commands import microgpt, process
 from support.dump_writing import write_npz
+from support.judges_decoder import softmax
 from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import Intervention, diff, trace
@@ -31,19 +32,35 @@ def test_the_config(smollm2):
     assert config.parameter_count == 134_515_008
 
 
-@pytest.mark.parametrize(
-    ("text", "token", "p"),
-    [
-        (FRANCE, " Paris", 0.7725),
-        ("Once upon a time, in a small village", " nestled", 0.4096),
-        ("emma", ".", 0.0905),
-    ],
-)
+PREDICTED = [
+    (FRANCE, " Paris", 0.7725),
+    ("Once upon a time, in a small village", " nestled", 0.4096),
+    ("emma", ".", 0.0905),
+]
+
+
+@pytest.mark.parametrize(("text", "token", "p"), PREDICTED)
 def test_predictions(smollm2, text, token, p):
     found = trace(smollm2, text, positions="last").predictions[0].predicted
     print(found, p)
     assert found.label == token
     assert found.p == pytest.approx(p, abs=5e-4)
+
+
+def test_predictions_of_texts_in_one_pass(smollm2):
+    """The same, as rows of one pass."""
+    texts = smollm2.read_many([text for text, _, _ in PREDICTED])
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at].tokens))
+    bus = smollm2.hooks.alone()
+    seen = []
+    run = bus.begin(before=[bus.subscription(lambda event, value: seen.append(np.array(value)), "logits")])
+    smollm2.run_pack([texts[at] for at in order], run.tap("forward"))
+    ends = np.cumsum([len(texts[at].tokens) for at in order])
+    for at, row in zip(order, np.concatenate(seen)[ends - 1], strict=True):
+        _, token, p = PREDICTED[at]
+        print(token, p, softmax(row).max())
+        assert smollm2.label(int(row.argmax())) == token
+        assert softmax(row).max() == pytest.approx(p, abs=5e-4)
 
 
 def test_tokens_come_without_a_bos(france):

@@ -139,10 +139,12 @@ def test_packed_rows_are_those_of_the_names_shorter_ones_first():
     ]
 
 
-def test_hooks_take_one_name_at_a_time(emma):
+def test_hooks_take_gradients_of_one_name_at_a_time(emma):
     batch = packed_names(random_names([3, 4], emma.config), emma.config, np.float32)
+    run = emma.hooks.begin()
+    done = forward(emma.params, batch, run.tap("forward"))
     with pytest.raises(InputError, match="one name at a time"):
-        forward(emma.params, batch, emma.hooks.begin().tap("forward"))
+        backward(emma.params, done, emma.params.copy(), run.tap("backward"))
 
 
 def test_probabilities_stay_exact_with_confident_logits(emma):

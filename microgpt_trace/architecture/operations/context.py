@@ -25,7 +25,7 @@ def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
     kind = row.kind
     assert isinstance(kind, Context)
     values = in_heads(v, run.n, kind.head_dim)
-    group = run.groups(kind.group, len(values) // run.n)
+    group = run.keys_of_heads(kind.group, len(values) // run.n)
     if run.cache is not None:
         values = run.cache.extend(row.name, values)
     return out_of_heads(context_forward(weights, values, group, run.attention_workers), run.n)
@@ -36,7 +36,7 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, weights: Array
     kind = row.kind
     assert isinstance(kind, Context)
     dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
-    group, dvalues = run.groups(kind.group, len(values) // run.n), np.zeros_like(values)
+    group, dvalues = run.keys_of_heads(kind.group, len(values) // run.n), np.zeros_like(values)
     np.add.at(dvalues, group, weights.swapaxes(1, 2) @ dcontext)
     return Gradients((dcontext @ values[group].swapaxes(1, 2), out_of_heads(dvalues, run.n)))
 

@@ -31,21 +31,21 @@ class FaultyLookup(Lookup):
 
 
 def forward(row: Operation, run: PassState) -> Array:
-    """The rows of the table, of every sequence: -> [n*T, C]"""
+    """The rows of the table: -> [N, C]"""
     kind = row.kind
     assert isinstance(kind, Lookup)
     return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array) -> Gradients:
-    """The gradients of a row of the table add up: [n*T, C] -> [rows, C]"""
+    """The gradients of a row of the table add up: [N, C] -> [rows, C]"""
     kind = row.kind
     assert isinstance(kind, Lookup)
     if kind.table not in run.wanted:
         return Gradients(())
     dtable = np.zeros((kind.rows, kind.width), dy.dtype)
     indices = run.positions if kind.by == "positions" else run.tokens
-    np.add.at(dtable, np.tile(indices, run.n), dy)
+    np.add.at(dtable, indices, dy)
     return Gradients((), {kind.table: dtable})
 
 

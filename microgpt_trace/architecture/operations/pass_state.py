@@ -1,4 +1,4 @@
-"""PassState: what the rows of a pass share: parameters, positions, sequences, cache."""
+"""PassState: what the rows of a pass share: parameters, tokens, positions, cache."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ class Gradients(NamedTuple):
 
 @dataclass
 class PassState:
-    """A pass of n sequences of the same tokens, one after another, that differ by what the tap makes of them.
+    """A pass of n sequences of T tokens each, one after another: [N], N = n*T.
 
-    With a cache, which is for one sequence, the tokens follow those that it has seen.
+    With a cache, which is for one sequence, the tokens follow those that it has seen. A pack has sequences of
+    several lengths: `groups` are passes of those of equal length, each with its rows of all N.
     """
 
     model: LanguageModel
-    tokens: Array = field(default_factory=lambda: np.empty(0, np.intp))  # [T]
+    tokens: Array = field(default_factory=lambda: np.empty(0, np.intp))  # [N]
     n: int = 1
     tap: Tap = SILENT
     cache: Cache | None = None
     targets: Sequence[int | None] = ()  # what follows each position, as far as that is known
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are
+    groups: Sequence[tuple[slice, PassState]] = ()
 
     def under(self, tap: Tap) -> PassState:
         """The same pass under another tap, with what was worked out once."""
@@ -53,21 +55,30 @@ class PassState:
 
     def __post_init__(self) -> None:
         self.workers = min(2, available_cores())
-        start = self.cache.length if self.cache else 0
-        self.positions = np.arange(start, start + len(self.tokens))
         self._once: dict[Hashable, Any] = {}
-        self._of = self.n  # sequences
         self._last: tuple[str, Array] | None = None
+
+    @property
+    def positions(self) -> Array:
+        """Where each row stands in its sequence: [N]"""
+        found: Array = self.once("positions", self._positions)
+        return found
+
+    def _positions(self) -> Array:
+        if self.groups:
+            return np.concatenate([own.positions for _, own in self.groups])
+        start = self.cache.length if self.cache else 0
+        return np.tile(np.arange(start, start + len(self.tokens) // self.n), self.n)
 
     @property
     def attention_workers(self) -> int:
         """How many threads share the heads."""
-        return self.workers if self.n * len(self.tokens) > PARALLEL else 1
+        return self.workers if len(self.tokens) > PARALLEL else 1
 
     def rows(self, table: str, indices: Array) -> Array:
-        """Rows of a table for every sequence: [T] -> [n*T, C]"""
+        """Rows of a table: [N] -> [N, C]"""
         tensor = self.model.tensors.get(table)
-        return np.tile(tensor.take(indices) if tensor else self.model.parameter(table, indices), (self.n, 1))
+        return tensor.take(indices) if tensor else self.model.parameter(table, indices)
 
     def vector(self, name: str) -> Array:
         """A gain or a bias, [C]"""
@@ -104,26 +115,22 @@ class PassState:
         return dx
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is worked out once for all layers, as long as the sequences stay as many."""
-        if self._of != self.n:
-            self._once, self._of = {}, self.n
+        """What is worked out once for all layers."""
         if key not in self._once:
             self._once[key] = make()
         return self._once[key]
 
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
-        """cos and sin of every position of every sequence, [n*T, 1, D/2] each."""
-
-        def work_out() -> tuple[Array, Array]:
-            cos, sin = rope_turns(kind.rope, kind.head_dim, self.positions, self.model.dtype)
-            return np.tile(cos, (self.n, 1, 1)), np.tile(sin, (self.n, 1, 1))
-
-        turns: tuple[Array, Array] = self.once((kind.rope, kind.head_dim), work_out)
+        """cos and sin of every row's position, [N, 1, D/2] each."""
+        turns: tuple[Array, Array] = self.once(
+            (kind.rope, kind.head_dim),
+            lambda: rope_turns(kind.rope, kind.head_dim, self.positions, self.model.dtype),
+        )
         return turns
 
-    def groups(self, group: tuple[int, ...], count: int) -> Array:
+    def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
         """Whose keys and values each head has, `count` of them in a sequence: [n*H]"""
-        groups: Array = self.once(
+        keys: Array = self.once(
             (group, count), lambda: np.add.outer(np.arange(self.n) * count, group).ravel()
         )
-        return groups
+        return keys

@@ -61,14 +61,14 @@ def _said(rope: Rope, head_dim: int) -> Turning:
 
 
 def forward(row: Operation, run: PassState, x: Array) -> Array:
-    """Each head turned by the angles of its position: [n*T, H*D] -> [n*T, H*D]"""
+    """Each head turned by the angles of its position: [N, H*D] -> [N, H*D]"""
     kind = row.kind
     assert isinstance(kind, Rotation)
     return turn_heads(x, run.turns(kind), kind.head_dim)
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
-    """Turned back: [n*T, H*D] -> [n*T, H*D]"""
+    """Turned back: [N, H*D] -> [N, H*D]"""
     kind = row.kind
     assert isinstance(kind, Rotation)
     cos, sin = run.turns(kind)

@@ -36,7 +36,7 @@ def forward(row: Operation, run: PassState, q: Array, k: Array) -> Array:
     kind = row.kind
     assert isinstance(kind, Scores)
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
-    group = run.groups(kind.group, len(keys) // run.n)
+    group = run.keys_of_heads(kind.group, len(keys) // run.n)
     if run.cache is not None:
         keys = run.cache.extend(row.name, keys)
     return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
@@ -47,7 +47,7 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, q: Array, k: A
     kind = row.kind
     assert isinstance(kind, Scores)
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
-    group = run.groups(kind.group, len(keys) // run.n)
+    group = run.keys_of_heads(kind.group, len(keys) // run.n)
     dscores, dkeys = dy * kind.scale, np.zeros_like(keys)
     np.add.at(dkeys, group, dscores.swapaxes(1, 2) @ queries)
     return Gradients((out_of_heads(dscores @ keys[group], run.n), out_of_heads(dkeys, run.n)))

@@ -1,0 +1,142 @@
+"""Texts of a pack have the values that they have alone, though their rows share a pass."""
+
+import numpy as np
+import pytest
+from support.judges import agree
+from support.judges_decoder import decoder_events
+from support.other_plans import drawn, unlike_any
+from support.sweeps import some_of
+from support.tiny_gpt2 import GPT2S, gpt2_events
+from support.tiny_models import CASES
+
+from microgpt_trace.architecture import run as interpreter
+from microgpt_trace.architecture.packed_runs import run_packed
+from microgpt_trace.architecture.packs import ReadText, equal_lengths, passes
+from microgpt_trace.arrays import logits
+
+LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # with and without a group, below and above the windows
+OWN = drawn(unlike_any())
+
+
+def texts_of(lengths, seed=5):
+    rng = np.random.default_rng(seed)
+    return [ReadText(rng.integers(0, 61, length), np.full(length, -1)) for length in lengths]
+
+
+class Listening:
+    """A tap that keeps what it is given, and puts something else in the place of one event."""
+
+    def __init__(self, replaced=None):
+        self.seen, self.replaced = {}, replaced
+
+    def emit(self, name, value):
+        self.seen.setdefault(name, []).append(np.array(value))
+        return bent(value) if name == self.replaced else value
+
+    def wants(self, name):
+        return True
+
+
+def bent(value):
+    return value * value.dtype.type(0.5) - value.dtype.type(0.25)
+
+
+def alone(model, text, replaced=None):
+    """The judge: a pass of its own."""
+    tap = Listening(replaced)
+    final = interpreter.forward(model, text.tokens, tap)
+    used = tap.emit("logits", interpreter.head_forward(model, final, tap)).astype(np.float64)
+    tap.emit("probs", np.exp(used) / np.exp(used).sum(axis=1, keepdims=True))
+    return {name: value for name, (value,) in tap.seen.items()}
+
+
+def by_text(name, values, lengths, causal):
+    """What each text has of an event that came as these values."""
+    if causal:
+        return [own for group in values for own in group]
+    assert sum(map(len, values)) == sum(lengths), name
+    return np.split(np.concatenate(values), np.cumsum(lengths)[:-1])
+
+
+def assert_as_alone(model, lengths=LENGTHS, replaced=None, **close):
+    texts, tap = texts_of(lengths), Listening(replaced)
+    run_packed(model, texts, tap)
+    judges = [alone(model, text, replaced) for text in texts]
+    assert list(tap.seen) == list(judges[0]) == [n for n in model.plan if n != "loss"]
+    for name, values in tap.seen.items():
+        found = by_text(name, values, lengths, model.plan[name].causal)
+        for own, judge in zip(found, judges, strict=True):
+            agree(own, judge[name], what=name, **close)
+    return tap.seen
+
+
+def assert_as_judged(model, judge):
+    """By code that computes in float64, a text at a time, and knows nothing of ours."""
+    found = assert_as_alone(model, rtol=1e-4, atol=1e-5)
+    for at, text in enumerate(texts_of(LENGTHS)):
+        for name, value in judge(text.tokens).items():
+            if name in found:
+                own = by_text(name, found[name], LENGTHS, model.plan[name].causal)[at]
+                agree(own, value.reshape(own.shape), rtol=1e-3, atol=2e-5, what=name)
+
+
+@pytest.mark.parametrize("case", some_of(CASES, every=3))
+def test_every_event_of_a_decoder(decoders, case):
+    model, config, weights = decoders(case)
+    assert_as_judged(model, lambda tokens: decoder_events(config, weights, tokens))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")  # a token alone has no loss
+@pytest.mark.parametrize("case", some_of(GPT2S, every=3))
+def test_every_event_of_a_gpt2(gpt2, case):
+    _, model, config, weights = gpt2(case)
+    assert_as_judged(model, lambda tokens: gpt2_events(config, weights, tokens))
+
+
+def test_rows_come_together_and_groups_apart():
+    found = assert_as_alone(OWN)
+    groups = equal_lengths(LENGTHS)
+    for name, values in found.items():
+        shapes = [value.shape for value in values]
+        if OWN.plan[name].causal:
+            assert shapes == [(own.texts, 4, own.length, own.length) for own in groups]
+        else:
+            assert len(shapes) == 1
+            assert shapes[0][0] == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("name", [name for name in OWN.plan if name not in ("logits", "probs", "loss")])
+def test_a_hook_replaces_a_value(name):
+    found = assert_as_alone(OWN, replaced=name, rtol=1e-9)
+    plain = assert_as_alone(OWN)
+    assert any((a != b).any() for a, b in zip(found["logits"], plain["logits"], strict=True))
+
+
+@pytest.mark.parametrize(("most", "counts"), [(1, [1] * 7), (9, [3, 1, 1, 1, 1]), (16, [4, 2, 1])])
+def test_a_pack_in_several_passes(most, counts):
+    assert [len(some) for some in passes(texts_of(LENGTHS), most)] == counts
+
+
+def test_parts_of_logits_go_across_texts(monkeypatch):
+    monkeypatch.setattr(logits, "PART", 61 * 8)
+    assert [len(value) for value in assert_as_alone(OWN)["logits"]] == [8, 8, 8, 8, 3]
+
+
+def test_logits_are_left_out_where_nobody_listens():
+    tap = Listening()
+    tap.wants = lambda name: name == "layer1.attn.head2"
+    run_packed(OWN, texts_of([2, 3]), tap)
+    assert "layer1.attn.head2" in tap.seen
+    assert not {"logits", "layer1.attn.head1"}.intersection(tap.seen)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 8, 100])
+def test_passes_hold_so_many_rows_or_one_text(most):
+    texts = texts_of(LENGTHS)
+    found = list(passes(texts, most))
+    assert [own for some in found for own in some] == texts
+    rows = [sum(len(text.tokens) for text in some) for some in found]
+    assert all(count <= most or len(some) == 1 for count, some in zip(rows, found, strict=True))
+    following = [len(some[0].tokens) for some in found[1:]]
+    assert all(count + more > most for count, more in zip(rows, following, strict=False))
+    assert all(list(passes(some, most)) == [some] for some in found)

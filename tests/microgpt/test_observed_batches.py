@@ -1,0 +1,100 @@
+"""A batch of several names that hooks observe: each name's values are those that it has alone."""
+
+import numpy as np
+import pytest
+from conftest import CASES, one_name, packed_names
+
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
+from microgpt_trace.microgpt.model import Model
+
+NAMES = ["a", "abba", "cab", "", "bab", "abcabca", "ab", "cab"]
+
+
+def model_of(dtype):
+    deep = CASES["2 layers, 2 heads"].model
+    return Model(deep.params.copy(dtype), deep.tokenizer, "deep")
+
+
+def observed(model, batch, hook=lambda event, value: None):
+    """What hooks on all events are given, in the order of coming, and the pass."""
+    found = {}
+
+    def keep(event, value):
+        assert event.shape == value.shape
+        found.setdefault(event.name, []).append(np.array(value))
+        return hook(event, value)
+
+    with model.hooks.subscribe(keep):
+        return found, forward(model.params, batch, model.hooks.begin().tap("forward"))
+
+
+def ids_of(model):
+    return [model.tokenizer.encode_name(name) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(np.float64, 1e-12), (np.float32, 2e-5)], ids=["float64", "float32"]
+)
+def test_every_name_has_the_values_that_it_has_alone(dtype, rtol):
+    model = model_of(dtype)
+    ids = ids_of(model)
+    found, _ = observed(model, packed_names(ids, model.config, dtype))
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    lengths = [len(ids[number]) - 1 for number in order]
+    alone = [observed(model, one_name(ids[number], model.config, dtype))[0] for number in order]
+    assert set(found) == set(alone[0])
+    for name, parts in found.items():
+        if name.endswith((".scores", ".weights")):
+            assert [part.shape[0] for part in parts] == [lengths.count(n) for n in sorted(set(lengths))]
+            own = [text for part in parts for text in part]
+        elif name == "loss":
+            losses = [float(one["loss"][0]) for one in alone]
+            assert float(parts[0]) == pytest.approx(np.mean(losses), rel=rtol), f"{parts}, {losses}"
+            continue
+        else:
+            (whole,) = parts
+            own = np.split(whole, np.cumsum(lengths)[:-1])
+        for one, of_batch in zip(alone, own, strict=True):
+            size = np.abs(one[name][0]).max()
+            gap = np.abs(of_batch - one[name][0]).max()
+            assert gap <= rtol * size, f"{name}: {gap} of {size}"
+
+
+def test_every_event_comes_and_changes_nothing():
+    model = model_of(np.float32)
+    batch = packed_names(ids_of(model), model.config, np.float32)
+    found, done = observed(model, batch)
+    assert set(found) == {spec.name for spec in event_specs(model.config)} - set(model.params)
+    assert done.logits.tobytes() == forward(model.params, batch).logits.tobytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["layer0.attn.weights", "layer1.attn.context", "layer0.mlp.act", "embed.sum"]
+)
+def test_what_stands_in_a_value_s_place_is_used(name):
+    """Of groups of names each has its own."""
+    model = model_of(np.float64)
+    ids = ids_of(model)
+
+    def halved(event, value):
+        return value * 0.5 if event.name == name else None
+
+    _, done = observed(model, packed_names(ids, model.config), halved)
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    alone = [observed(model, one_name(ids[number], model.config), halved)[1].logits for number in order]
+    np.testing.assert_allclose(done.logits, np.concatenate(alone), rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_a_batch_are_refused_and_those_without_hooks_are_not():
+    model = model_of(np.float64)
+    batch = packed_names(ids_of(model), model.config)
+    grads = model.params.copy(np.float64)
+    grads.flat[:] = 0
+    with model.hooks.subscribe(lambda event, value: None, phases=("forward", "backward")):
+        run = model.hooks.begin()
+        done = forward(model.params, batch, run.tap("forward"))
+        with pytest.raises(InputError, match="one name at a time"):
+            backward(model.params, done, grads, run.tap("backward"))
+    backward(model.params, done, grads)
+    assert np.abs(grads.flat).max() > 0

@@ -1,0 +1,28 @@
+"""Many texts read at once: what one after another is read as, whatever the alphabet."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from microgpt_trace import Tokenizer
+from microgpt_trace.architecture.packs import ReadText
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt.prompt import read_name, read_names
+
+ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "aAbz", "αβσς", "i̇I", "日本語 x", "\U0001f680k", "ß"]
+CHARS = "abzABZ αΣσς İiIK\u212a日本\U0001f680ß\u0307\x00\udc80"
+
+
+@pytest.mark.parametrize("bos", ["first", "last"])
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@given(texts=st.lists(st.text(CHARS, max_size=7), min_size=1, max_size=6))
+def test_as_one_after_another(alphabet, bos, texts):
+    tokenizer = Tokenizer(alphabet, bos=bos)
+    for text, found in zip(texts, read_names(tokenizer, 6, texts), strict=True):
+        try:
+            one = read_name(tokenizer, 6, text)
+        except InputError:
+            assert isinstance(found, str), f"{text!r} was read as {found}"
+            continue
+        assert isinstance(found, ReadText), f"{text!r}: {found}"
+        assert (tuple(found.tokens), tuple(found.targets)) == (one.tokens, one.targets), text
