@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .render.figures.predictions import plot_lens, plot_probabilities
     from .render.figures.training import plot_loss, plot_timeline
     from .running.interventions import Intervention
+    from .surveying.survey import survey
+    from .surveying.survey_files import read_survey
     from .tracing.gradient_check import gradcheck
     from .tracing.result import Trace
     from .tracing.trace import trace
@@ -70,9 +72,11 @@ _HOME = {
     "plot_probabilities": "render.figures.predictions",
     "plot_stream": "render.figures.layers",
     "plot_timeline": "render.figures.training",
+    "read_survey": "surveying.survey_files",
     "record": "dumps.recorder",
     "sample": "microgpt.sampling",
     "save": "microgpt.checkpoint",
+    "survey": "surveying.survey",
     "trace": "tracing.trace",
     "train": "microgpt.training",
     "validate": "tracing.validation",
@@ -107,9 +111,11 @@ __all__ = [
     "plot_probabilities",
     "plot_stream",
     "plot_timeline",
+    "read_survey",
     "record",
     "sample",
     "save",
+    "survey",
     "trace",
     "train",
     "validate",

@@ -22,8 +22,8 @@ from .standard_streams import prepare, release
 
 UNCOLLECTED = 1_000_000  # objects before Python looks for circles of them, which costs 10 ms of a start
 COMMANDS = (
-    "trace", "diff", "diagnose", "explain", "attribute", "patch", "train", "timeline", "sample", "inspect",
-    "gradcheck",
+    "trace", "diff", "diagnose", "explain", "attribute", "patch", "survey", "train", "timeline", "sample",
+    "inspect", "gradcheck",
 )  # fmt: skip
 
 

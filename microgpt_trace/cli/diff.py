@@ -16,6 +16,7 @@ from .option_checks import given, refuse, same_command, schema_by
 from .options import AprSettings, BareWeights, Layer, positions_of, schema_option, token_ids
 from .output import Output, put, put_schema
 from .progress import progress
+from .survey_diff import are_surveys, diff_surveys
 
 if TYPE_CHECKING:
     from ..comparison.differences import Comparison
@@ -42,7 +43,9 @@ class Sides:
     a: Annotated[
         Path | None,
         typer.Argument(
-            metavar="A", help="A model, a saved trace, or another engine's dump.", show_default=False
+            metavar="A",
+            help="A model, a saved trace, another engine's dump, or a survey.",
+            show_default=False,
         ),
     ] = None
     b: Annotated[Path | None, typer.Argument(metavar="B", help="The other one.", show_default=False)] = None
@@ -137,7 +140,7 @@ class ComparisonOutput(Output):
     schema: Annotated[bool, schema_option("compare")] = False
 
 
-@schema_by("weights", "prompts")
+@schema_by("weights", "prompts", arguments=("a", "b"))
 def diff(
     context: typer.Context,
     *,
@@ -159,12 +162,15 @@ def diff(
     Exit code 0: all that was compared agrees. 1: they differ. 2: they cannot be compared.
     """
     output.check()
+    asked, surveys = given(context), are_surveys([sides.a, sides.b])
     if output.schema:
-        put_schema(other.schema, output.target)
+        put_schema(_schema(asked, surveys, other), output.target)
         return
     if sides.a is None or sides.b is None:
         raise InputError("two sides are needed: microgpt diff A B")
-    _refuse_mixtures(given(context))
+    if surveys:
+        return diff_surveys((sides.a, sides.b), asked, view.layer or [], band.rtol, view.verbose, output)
+    _refuse_mixtures(asked)
     drawn.check("diff", output.target, [sides.a, sides.b, naming.map_file])
     opener = Opener(bare, apr, naming.names())
     both = [opener.open(sides.a), opener.open(sides.b)]
@@ -192,7 +198,8 @@ EXAMPLES = (
     "microgpt diff model.gguf dumps/ --suggest-map --out map.toml · "
     "microgpt diff a.safetensors b.safetensors emma · "
     "microgpt diff qwen.gguf qwen-folder --calibrate qwen-q8.gguf · "
-    "microgpt diff old.gguf new.gguf --prompts prompts.txt"
+    "microgpt diff old.gguf new.gguf --prompts prompts.txt · "
+    "microgpt diff q8.survey.safetensors q4.survey.safetensors"
 )
 
 
@@ -204,6 +211,15 @@ def _give(shown: OneComparison, context: typer.Context, output: Output, drawn: D
     output.give(shown.result, shown.sections)
     if not shown.result.agree:
         raise typer.Exit(1)
+
+
+def _schema(asked: dict[str, str], surveys: bool, other: Other) -> str:
+    """The kind of document that is asked for: by two surveys, or else by options alone."""
+    if surveys:
+        refuse(asked, ["weights", "prompts"], "two surveys")
+        return "survey_diff"
+    refuse(asked, ["a", "b"], "--schema")
+    return other.schema
 
 
 def _refuse_mixtures(asked: dict[str, str]) -> None:

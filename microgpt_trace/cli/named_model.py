@@ -21,17 +21,17 @@ def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
     """Which model was named and what text: a first argument that is a model is not the text."""
-    if model is not None and first is not None and _names_a_model(first):
+    if model is not None and first is not None and names_a_model(first):
         raise InputError(f"two models, {first} and --model {model}")
     if second is not None and model is not None:
         raise InputError(f"two models, {first} and --model {model}, or two texts")
     if second is not None:
         assert first is not None  # arguments fill up from the left
         if not is_there(first):
-            swapped = f"; the model comes first, {second} then {first!r}" if _names_a_model(second) else ""
+            swapped = f"; the model comes first, {second} then {first!r}" if names_a_model(second) else ""
             raise InputError(f"{first or repr(first)}: no such model, to read the text {second!r}{swapped}")
         return Path(first), second
-    if first is not None and model is None and _names_a_model(first):
+    if first is not None and model is None and names_a_model(first):
         return Path(first), None
     return model, first
 
@@ -45,7 +45,7 @@ def is_there(text: str) -> bool:
         return False
 
 
-def _names_a_model(text: str) -> bool:
+def names_a_model(text: str) -> bool:
     """Whether a lone argument is a model: one that is there, or a name that only files have."""
     path, there = Path(text), is_there(text)
     if path.suffix or os.sep in text:

@@ -66,18 +66,20 @@ class Command(TyperCommand):
         return [each.removesuffix("...")[1:-1] if each.startswith("[[") else each for each in pieces]
 
     def _refuse_beside_schema(self, asked: dict[str, str]) -> None:
-        chosen = getattr(self.callback, "schema_by", ())
-        refuse(asked, [name for name in asked if name not in ("schema", "out", *chosen)], "--schema")
+        chosen, arguments = getattr(self.callback, "schema_by", ((), ()))
+        meant = ("schema", "out", *chosen, *arguments)
+        refuse(asked, [name for name in asked if name not in meant], "--schema")
         named = [asked[name] for name in chosen if name in asked]
         if len(named) > 1:
             raise InputError(f"{named[0]} and {named[1]} exclude each other")
 
 
-def schema_by(*names: str) -> Callable[[Function], Function]:
-    """Says which parameters of a command choose among the schemas that it may print."""
+def schema_by(*names: str, arguments: Sequence[str] = ()) -> Callable[[Function], Function]:
+    """Says which parameters of a command choose among the schemas that it may print, options of which one
+    excludes another, and arguments by what they name."""
 
     def mark(function: Function) -> Function:
-        function.schema_by = names  # type: ignore[attr-defined]
+        function.schema_by = names, arguments  # type: ignore[attr-defined]
         return function
 
     return mark

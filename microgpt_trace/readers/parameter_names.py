@@ -57,6 +57,15 @@ class Names:
         ours = self.ours.get(f"{prefix}.{rest}")
         return f"layer{index}.{ours}" if ours else None
 
+    def gguf_name(self, own: str) -> str:
+        """What GGUF calls the tensor of one of our matrices or gains, or the fused one that it is a part of.
+        Raises KeyError for what is none of them."""
+        layer, _, kind = own.rpartition(".")
+        if not layer:
+            return f"{self.whole[kind][0]}.weight"
+        fused = [whole for whole, parts in FUSED.items() if kind in parts and whole in self.layer]
+        return f"blk.{layer.removeprefix('layer')}.{self.layer[fused[0] if fused else kind][0]}.weight"
+
     def is_transposed(self, own: str) -> bool:
         """Whether Hugging Face stores our matrix of that name as [in, out]."""
         return own.rpartition(".")[2] in self.transposed

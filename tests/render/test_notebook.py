@@ -36,6 +36,8 @@ from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.notebook.result_html import LONG, SECTIONS, sections_of
 from microgpt_trace.render.notebook.trace_frame import SAVE_IT
+from microgpt_trace.surveying.comparison import compare_surveys
+from microgpt_trace.surveying.survey import survey
 from microgpt_trace.timeline.reading import read_timeline
 
 PAPERS = {"light": ((0, 0, 0), (255, 255, 255)), "dark": ((255, 255, 255), (17, 17, 17))}
@@ -63,6 +65,11 @@ def microgpt_results(model, other, texts, folder):
     yield "diff", diff(model, other, text)
     yield "weights", compare_weights(model, other)
     yield "prompts", diff_prompts(model, other, [text, near])
+    texts_file = folder / "texts.jsonl"
+    texts_file.write_text("".join(f"{json.dumps({'text': each})}\n" for each in (text, near)))
+    surveys = [survey(own, texts_file) for own in (model, other)]
+    yield "survey", surveys[0]
+    yield "surveys", compare_surveys(*surveys)
     dump = folder / f"{model.origin[:80].replace('/', '|')}.safetensors"
     save_arrays(trace(other, text), dump)
     yield "diagnosis", diagnose(dump, model)

@@ -7,7 +7,7 @@ from pathlib import Path
 from support.faults import decoder_faults
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
-from support.pages import Example
+from support.pages import ROOT, Example
 from support.real_model import SMOLLM2
 from support.tiny_models import TOKENS, rope_5, tiny_config, tiny_model, write_folder
 
@@ -87,6 +87,15 @@ def write_prompts(path: Path) -> None:
     path.write_text("The capital of Italy is\n[504, 3575, 282]\n", encoding="utf-8")
 
 
+def write_facts(path: Path) -> None:
+    facts = ("Paris is the capital of France.", "Water boils at 100 degrees.", "The cat sat on the mat.")
+    path.write_text("".join(f"{fact}\n" for fact in (*facts, "Two and two make four.")), encoding="utf-8")
+
+
+def write_names(path: Path) -> None:
+    path.symlink_to(ROOT / "names.txt")
+
+
 OF_SMOLLM2 = (write_smollm2, write_port, write_named_port)
 FILES = {
     "smollm2.gguf": write_smollm2,
@@ -96,4 +105,6 @@ FILES = {
     "model": write_model,
     "converted": write_converted,
     "prompts.txt": write_prompts,
+    "facts.txt": write_facts,
+    "names.txt": write_names,
 }

@@ -33,6 +33,8 @@ SECTIONS = {
     "Prediction": ("trace_predictions", "candidates_sections"),
     "Predictions": ("trace_predictions", "rows_of_predictions"),
     "PromptsComparison": ("prompts", "prompts_sections"),
+    "Survey": ("survey", "sections_of_survey"),
+    "SurveyComparison": ("survey_comparison", "survey_comparison_sections"),
     "Timeline": ("timeline", "timeline_sections"),
     "Trace": ("trace", "trace_sections"),
     "Validation": ("validation", "validation_sections"),

@@ -1,0 +1,209 @@
+"""A survey from the command line: what is opened for it, how it is run, shown and kept.
+
+Loaded by a survey alone.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn
+
+from ..corpus.corpus import Corpus
+from ..corpus.selection import CorpusSelection
+from ..errors import InputError, MicrogptError
+from ..files import check_target
+from ..microgpt.documents import default_data
+from ..readers.loading import is_model
+from ..render.imatrix import imatrix_sections
+from ..render.survey import survey_sections
+from ..signals import handled
+from ..surveying.execution import ModelSource
+from ..surveying.imatrix import is_imatrix, read_imatrix, write_imatrix
+from ..surveying.importance import check_inputs, imatrix_of, imatrix_report
+from ..surveying.report import report_of
+from ..surveying.state import Survey, merged
+from ..surveying.survey import survey
+from ..surveying.survey_files import read_survey, write_survey
+from ..surveying.survey_mark import is_survey
+from ..text.brief import brief
+from ..text.json_writing import result_json
+from ..text.wording import counted
+from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
+from .options import AprSettings, BareWeights, of_the_file
+from .output import INTERRUPTED, note, put, show
+from .output_files import refuse_over_model
+from .progress import rated_progress
+
+if TYPE_CHECKING:
+    from .survey_options import SurveyExecution, SurveyScope, SurveyTargets, SurveyTexts
+
+COUNTING = 1.0  # seconds for the number of documents, which the progress shows
+
+
+def made_before(arguments: Sequence[str]) -> list[Path]:
+    """The files of surveys that are named, if any is. Raises InputError where others stand among them."""
+    paths = [Path(each) for each in arguments if is_there(each) and is_survey(Path(each))]
+    if paths and len(paths) < len(arguments):
+        other = next(each for each in arguments if Path(each) not in paths)
+        raise InputError(
+            f"{other}: no survey, as {paths[0]} is one; surveys are shown or merged by themselves"
+        )
+    return paths
+
+
+def named_imatrix(arguments: Sequence[str]) -> Path | None:
+    """The importance matrix that is named, if one is, alone."""
+    found = [Path(each) for each in arguments if each.endswith(".gguf") and is_imatrix(Path(each))]
+    if found and len(arguments) > 1:
+        raise InputError(f"{found[0]}: an importance matrix is shown by itself, with nothing beside it")
+    return found[0] if found else None
+
+
+def show_imatrix(path: Path, output: SurveyTargets) -> None:
+    """Show an importance matrix that was made, of whatever program."""
+    report = imatrix_report(str(path), read_imatrix(path))
+    if output.as_json:
+        put([result_json(report)], None)
+    else:
+        show(imatrix_sections(report), None)
+
+
+def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
+    """Show surveys that were made, several of them as the one that they are parts of."""
+    _check_targets(output)
+    surveys = {str(path): read_survey(path) for path in paths}
+    if len(surveys) < len(paths):
+        raise InputError(f"{paths[0]}: named twice")
+    found = merged(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
+    if output.out is not None:
+        write_survey(found, output.out)
+    _give(found, output)
+
+
+def run_survey(
+    texts: SurveyTexts, measured: SurveyScope, running: SurveyExecution, output: SurveyTargets,
+    bare: BareWeights, apr: AprSettings,
+) -> None:  # fmt: skip
+    """Run a model over a corpus and show what holds there."""
+    shard = _shard(running.shard)
+    if running.resume and output.out is None:
+        raise InputError("--resume goes on with the file of --out: name it")
+    _check_targets(output, running.resume)
+    path, sources = _model_and_sources(texts)
+    seed = None if texts.sample is not None else texts.seed
+    model = model_from(path, seed, bare, apr)
+    if not sources:
+        if "gradients" not in model.abilities:
+            raise InputError(f"a corpus is needed beside {model.origin}: files, globs or URLs of texts, or -")
+        sources = (str(default_data()),)
+    chosen = CorpusSelection(
+        tuple(sources), texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad
+    )
+    if output.imatrix is not None:
+        check_inputs(model, measured.events or (), output.imatrix_output)
+    options = tuple(of_the_file(bare, apr).items()) if path is not None else ()
+    elsewhere = running.workers or running.scheduler is not None
+    count = partial(_counted, chosen, shard[1])
+    with _kept_when_interrupted(output.out, running.resume), rated_progress("text", count) as report:
+        found = survey(
+            ModelSource(None if path is None else str(path), options, seed) if elsewhere else model, chosen,
+            events=measured.events or (), histograms=measured.histograms or (), top=measured.top,
+            max_tokens=texts.max_tokens, chat=texts.chat, workers=running.workers,
+            scheduler=running.scheduler, shard=shard, out=output.out, resume=running.resume,
+            force=output.force, report=report, note=note,
+        )  # fmt: skip
+    _give(found, output)
+
+
+def _model_and_sources(texts: SurveyTexts) -> tuple[Path | None, tuple[str, ...]]:
+    """The model's path, if one is named, and the sources of the corpus."""
+    first, *others = texts.arguments or [""]
+    is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
+    if texts.model_file is None and is_one and names_a_model(first):
+        return Path(first), tuple(others)
+    return texts.model_file, tuple(texts.arguments or ())
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    text = "1/1" if text is None else text
+    found = re.fullmatch(r"0*([1-9][0-9]{0,8})/0*([1-9][0-9]{0,8})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise InputError(f"--shard: expected I/N with I from 1 to N, like 3/32, found {brief(text)}")
+    return int(found[1]), int(found[2])
+
+
+def _counted(selection: CorpusSelection, parts: int) -> int | None:
+    """How many documents there are in one of so many parts, where files tell that soon."""
+    if any(source == "-" or "://" in source for source in selection.sources):
+        return None
+    count, until = 0, monotonic() + COUNTING
+    try:
+        for _ in Corpus(selection):
+            count += 1
+            if monotonic() > until:
+                return None
+    except MicrogptError:  # which is raised where the text is read
+        return None
+    return -(-count // parts)
+
+
+def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
+    """Raises InputError where a file could not be written."""
+    if output.imatrix_output and output.imatrix is None:
+        raise InputError("--imatrix-output means nothing without --imatrix")
+    targets = (("--out", output.out, is_survey, "surveys"), ("--imatrix", output.imatrix, is_imatrix, "them"))
+    for option, path, is_own, own in targets:
+        if path is None:
+            continue
+        resumed = resume and option == "--out"
+        check_target(path, output.force or resumed, "--force overwrites it" + _goes_on(option))
+        if path.exists() and not is_own(path):
+            refuse_over_model(option, path)
+            raise InputError(f"{option} {path}: --force and --resume are for {own}, and this is none")
+        if not path.exists():
+            refuse_over_model(option, path)
+
+
+def _goes_on(option: str) -> str:
+    return ", --resume goes on with it" if option == "--out" else ""
+
+
+@contextmanager
+def _kept_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
+    """A signal that asks to end leaves what was measured in the file."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = None if out is None or resume else _written_at(out)
+    try:
+        with handled(stop):
+            yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if out is None or _written_at(out) == before or not is_survey(out):
+            raise
+        done = len(read_survey(out).blocks)
+        note(f"interrupted: {out} holds {counted(done, 'block')}; the same command with --resume goes on")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _written_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def _give(found: Survey, output: SurveyTargets) -> None:
+    """Write the importance matrix that was asked for; print what the survey found."""
+    if output.imatrix is not None:
+        write_imatrix(output.imatrix, imatrix_of(found, output.imatrix_output))
+    report = report_of(found)
+    if output.as_json:
+        put([result_json(report)], None)
+    else:
+        show(survey_sections(report, verbose=output.verbose, file=output.out), None)

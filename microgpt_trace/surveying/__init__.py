@@ -1,0 +1,1 @@
+"""What a model's values are like over a corpus."""

@@ -1,0 +1,148 @@
+"""AttentionMeter: what heads look at, over a corpus. Knows no text.
+
+Of every query from position 1 on: the share of its attention on itself, on the position before it, on
+position 0 and, where its token occurred before, on these earlier occurrences, and the entropy of its
+attention, in nats. The same of attention that is spread evenly, which has a key of its own for each window.
+A document in which a weight is no number is left out of what is known of that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import numpy as np
+
+from ..architecture.operations.softmax import seen_keys
+from ..arrays.stats import NOT_FINITE, Array
+from .meters import Rows
+from .pack_layout import PackLayout
+from .tallies import Counts, Sums, Tally, named
+
+EVENLY = "attention"  # before the window, of what is spread evenly
+
+
+@dataclass
+class AttentionSums:
+    """Sums over queries, of each head: [H]; of evenly spread attention of one."""
+
+    itself: Sums
+    previous: Sums
+    first: Sums
+    repeat: Sums
+    repeat_apart: Sums
+    entropy: Sums
+
+    @classmethod
+    def empty(cls, heads: int) -> AttentionSums:
+        return cls(*(Sums(heads) for _ in fields(cls)))
+
+    def add(self, measured: Mapping[str, Array]) -> None:
+        for name, sums in measured.items():
+            getattr(self, name).add(sums)
+
+
+@dataclass
+class QueryCounts:
+    """How many queries were measured, how many of them have a token that occurred before, and how many one
+    that occurred neither at position 0 alone nor right before it."""
+
+    queries: Counts
+    repeats: Counts
+    repeats_apart: Counts
+
+    @classmethod
+    def empty(cls) -> QueryCounts:
+        return cls(*(Counts(1) for _ in fields(cls)))
+
+    def add(self, looks: _Looks, fine: Array) -> None:
+        """Count the queries of those documents of a group that are `fine`, [n]."""
+        self.queries.numbers += np.count_nonzero(fine) * (looks.length - 1)
+        any_earlier, any_apart = np.count_nonzero(looks.repeated[fine], axis=(0, 1))
+        self.repeats.numbers += any_earlier
+        self.repeats_apart.numbers += any_apart
+
+
+class AttentionMeter(Rows):
+    """Measures the weights of every head. `windows` are those of the events, None for no window."""
+
+    def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
+        self.names, self._windows = list(heads), windows
+        self._own = {name: AttentionSums.empty(count) for name, count in heads.items()}
+        self._even = {window: AttentionSums.empty(1) for window in dict.fromkeys(windows.values())}
+        self._counts = {name: QueryCounts.empty() for name in (EVENLY, *heads)}
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        found: dict[str, Tally] = {}
+        for name, counts in self._counts.items():
+            found |= named(name, counts)
+        for window, sums in self._even.items():
+            found |= named(f"{EVENLY}.{window or 'all'}", sums)
+        for name, sums in self._own.items():
+            found |= named(name, sums)
+        return found
+
+    def begin(self, layout: PackLayout) -> None:
+        super().begin(layout)
+        self._looks = [_Looks(layout, group) for group in range(len(layout.groups))]
+        for looks in self._looks:
+            for window, sums in self._even.items():
+                sums.add(looks.even(window))
+            self._counts[EVENLY].add(looks, np.ones(looks.texts, bool))
+
+    @NOT_FINITE
+    def __call__(self, name: str, value: Array) -> None:
+        heads, length = value.shape[-3:-1]
+        looks = self._looks[self.next(name, 1)]
+        measured = looks.measured(value.reshape(-1, heads, length, length))
+        fine = np.all([np.isfinite(sums).all(axis=1) for sums in measured.values()], axis=0)
+        if fine.any():
+            self._own[name].add({key: sums[fine] for key, sums in measured.items()})
+            self._counts[name].add(looks, fine)
+
+
+class _Looks:
+    """Where the queries of one group of a pack look, as masks."""
+
+    def __init__(self, layout: PackLayout, group: int) -> None:
+        own = layout.groups[group]
+        self.texts, self.length = own.texts, own.length
+        tokens = layout.tokens[own.rows].reshape(own.texts, own.length)
+        back = np.arange(own.length)[:, None] - np.arange(own.length)
+        earlier = (back > 0) & (tokens[:, :, None] == tokens[:, None, :])  # [n, T, T]
+        apart = earlier & (back > 1) & (np.arange(own.length) > 0)
+        self._repeats = np.empty((*earlier.shape, 2))  # [n, T, T, 2]
+        self._repeats[..., 0], self._repeats[..., 1] = earlier, apart
+        self.repeated = np.stack([earlier.any(axis=2), apart.any(axis=2)], axis=-1)  # [n, T, 2]
+
+    def even(self, window: int | None) -> dict[str, Array]:
+        """The sums over the queries of attention that is spread evenly over what they see: [n, 1] each"""
+        seen = seen_keys(self.length, self.length, window)
+        found = self.measured((seen / seen.sum(axis=1, keepdims=True))[None, None])
+        return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in found.items()}
+
+    def measured(self, weights: Array) -> dict[str, Array]:
+        """Sums over the queries of each document and head: [n, H, T, T] -> [n, H] each"""
+        places, heads = self.length**2, weights.shape[1]
+        logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
+        of_key = np.multiply(logs, weights, out=logs).astype(np.float64)
+        wide = weights.astype(np.float64).reshape(-1, heads, places)
+        at = wide @ looked_at(self.length)  # [n, H, 3]
+        again = np.matmul(wide, self._repeats.reshape(self.texts, places, 2))
+        entropy = -of_key[:, :, 1:].reshape(len(wide), heads, -1).sum(axis=2)
+        itself, previous, first = np.moveaxis(at, 2, 0)
+        repeat, apart = np.moveaxis(again, 2, 0)
+        return {
+            "itself": itself, "previous": previous, "first": first, "repeat": repeat,
+            "repeat_apart": apart, "entropy": entropy,
+        }  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def looked_at(length: int) -> Array:
+    """Where the queries from position 1 on look at themselves, the one before and position 0: [T*T, 3]"""
+    queries, keys = np.arange(length)[:, None], np.arange(length)
+    masks = [(keys == seen) & (queries > 0) for seen in (queries, queries - 1, 0 * queries)]
+    return np.stack(masks, axis=-1, dtype=np.float64).reshape(-1, 3)

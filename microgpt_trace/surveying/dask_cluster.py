@@ -1,0 +1,136 @@
+"""Workers of a Dask cluster. Shards that belong together are merged there, before one result comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from logging import CRITICAL, getLogger
+from time import monotonic
+from typing import Any
+
+from ..errors import InputError, RunError
+from ..packages import check_installed
+from ..text.brief import brief
+from .execution import (
+    TRIES,
+    Assignment,
+    Block,
+    Crew,
+    Note,
+    ShardResult,
+    merged_results,
+    program,
+    run_in_worker,
+    worker_lost,
+)
+
+CONNECT = 10.0  # seconds until a scheduler must have answered
+ALONE = 10.0  # seconds without a worker until that is said
+FAN = 8  # shards that are merged to one result
+_OURS = run_in_worker.__module__
+
+
+class DaskCluster:
+    """The workers of a scheduler, which come and go; it runs again itself what a lost one had."""
+
+    parts = FAN
+
+    def __init__(self, assignment: Assignment, client: Any, address: str, note: Note) -> None:
+        self._run = partial(run_in_worker, assignment)
+        self._client, self._executor = client, client.get_executor(retries=TRIES, pure=False)
+        self._address, self._note = address, note
+        self._known, self._seen, self._said = set[str](), monotonic(), set[str]()
+
+    def size(self) -> int:
+        try:
+            threads: dict[str, int] = self._client.ncores()
+            self._check(threads.keys() - self._known)
+        except OSError as error:
+            raise _gone(self._address) from error
+        if threads:
+            self._seen = monotonic()
+        elif monotonic() - self._seen > ALONE:
+            self._say(f"{self._address} has no workers: waiting for some to join")
+        if max(threads.values(), default=1) > 1:
+            self._say("workers compute on one core each: start them with --nthreads 1")
+        return len(threads)
+
+    def _check(self, workers: set[str]) -> None:
+        """Raises InputError for a worker that would end when it is sent something of this program."""
+        if workers:
+            found = self._client.run(find_spec, _OURS, workers=list(workers), on_error="return")
+            for worker, spec in found.items():
+                if isinstance(spec, ImportError):
+                    raise InputError(
+                        f"--scheduler {brief(self._address)}: {worker} lacks {program()} ({spec})"
+                    )
+            self._known |= workers
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._note(text)
+
+    def submit(self, blocks: Sequence[Block]) -> Future[ShardResult]:
+        size = -(-len(blocks) // FAN)
+        parts = [blocks[start : start + size] for start in range(0, len(blocks), size)]
+        own = [self._client.submit(self._run, part, retries=TRIES, pure=False) for part in parts]
+        return self._executor.submit(merged_results, *own)
+
+    def result(self, future: Future[ShardResult]) -> ShardResult:
+        return future.result()
+
+    def renew(self) -> None:
+        """The scheduler does that."""
+
+    def end(self) -> None:
+        """Nobody needs any more what is running."""
+        self._executor.shutdown(wait=False)
+
+
+@contextmanager
+def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
+    """A crew of a Dask cluster, by the address of its scheduler.
+
+    Raises InputError where the package distributed is missing, nobody answers there or a worker lacks this
+    program, and RunError where workers end again and again or the scheduler does.
+    """
+    check_installed("distributed", "--scheduler needs", "cluster")
+    from distributed import Client, KilledWorker
+
+    where = f"--scheduler {brief(address)}"
+    try:
+        client: Any = Client(address, timeout=CONNECT)  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
+    except OSError as error:
+        raise InputError(f"{where}: nobody answers there ({error})") from error
+    with _silent(), client:
+        crew = DaskCluster(assignment, client, address, note)
+        try:
+            yield crew
+        except KilledWorker as error:
+            raise worker_lost(str(error)) from error
+        except CancelledError as error:
+            raise _gone(address) from error
+        finally:
+            crew.end()
+
+
+def _gone(address: str) -> RunError:
+    return RunError(f"--scheduler {brief(address)}: it is gone")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What the client logs while a connection is lost is said once, by an error."""
+    logger = getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,244 @@
+"""How shards of a survey are run, by whoever computes them: what is sent, what comes back, what is run again.
+
+A worker opens the model once, from its file; of a task it is sent the documents. Knows no statistics.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain
+from platform import node
+from threading import Lock
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from ..architecture.model import LanguageModel
+from ..arrays.threads import one_core
+from ..corpus.corpus import Document
+from ..errors import InputError, MicrogptError, RunError
+from ..microgpt.model import init
+from ..readers.loading import load
+from .order import SurveyOrder
+from .shard import Measured, Unfit, add_unfit, survey_shard
+from .state import fingerprint_of
+from .tallies import merge_all
+
+TRIES = 3  # of a task whose workers are lost
+PATIENCE = 1.0  # seconds between two looks at who is there
+Note = Callable[[str], None]
+_one_at_a_time = Lock()  # a worker of several threads has one model, and one core for it
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """How every process opens the model for itself: by the path and what `load` takes besides, or an
+    untrained microGPT by its seed."""
+
+    path: str | None
+    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # there may be a dict among them
+    seed: int | None = None
+
+    def open(self) -> LanguageModel:
+        """The model."""
+        if self.path is None:
+            return init(seed=42 if self.seed is None else self.seed)
+        return load(self.path, **dict(self.options))
+
+
+class Block(NamedTuple):
+    """Documents that are read as a whole or not at all, the number of the block and their fingerprint."""
+
+    number: int
+    documents: list[Document]
+    digest: str
+
+
+class ShardResult(NamedTuple):
+    """What was measured of some blocks, their fingerprints by number, the libraries that computed it, and how
+    many seconds that took."""
+
+    measured: Measured
+    blocks: dict[int, str]
+    arithmetic: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What all workers are to do, and what they must have for that: the same model and the same program."""
+
+    source: ModelSource
+    fingerprint: str
+    order: SurveyOrder
+    program: str
+
+    @classmethod
+    def of(cls, source: ModelSource, fingerprint: str, order: SurveyOrder) -> Assignment:
+        """That of this process. Workers may have another current folder."""
+        path = None if source.path is None else os.path.abspath(source.path)  # noqa: PTH100 (no link is followed)
+        return cls(replace(source, path=path), fingerprint, order, program())
+
+
+class Crew(Protocol):
+    """Who computes."""
+
+    @property
+    def parts(self) -> int:
+        """In how many shards a task is divided, which are merged before it comes back."""
+
+    def size(self) -> int:
+        """How many there are now."""
+
+    def submit(self, blocks: Sequence[Block]) -> Future[Any]:
+        """Have blocks run."""
+
+    def result(self, future: Future[Any]) -> ShardResult:
+        """What came of them, once that is there."""
+
+    def renew(self) -> None:
+        """Go on with others where workers are lost."""
+
+
+def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) -> ShardResult:
+    """Run blocks in this process."""
+    began = monotonic()
+    measured = survey_shard(model, order, [document for block in blocks for document in block.documents])
+    known = {block.number: block.digest for block in blocks}
+    return ShardResult(measured, known, arithmetic(), monotonic() - began)
+
+
+def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> ShardResult:
+    """Run blocks in a process that has one core. Raises InputError where the model or the program is not that
+    of the process that asks for it."""
+    with _one_at_a_time, one_core():
+        return run_here(_opened(assignment), assignment.order, blocks)
+
+
+@lru_cache(maxsize=1)
+def _opened(assignment: Assignment) -> LanguageModel:
+    """The model of a process, opened at its first task."""
+    if assignment.program != program():
+        raise InputError(f"a worker on {node()} has {program()}, where {assignment.program} asks")
+    try:
+        model = assignment.source.open()
+    except MicrogptError as error:
+        raise InputError(f"a worker on {node()}: {error}") from error
+    if assignment.fingerprint != fingerprint_of(model):
+        raise InputError(f"a worker on {node()}: {model.origin}: another model than the one here")
+    return model
+
+
+def merged_results(*results: ShardResult) -> ShardResult:
+    """The results of several shards as one; these themselves stay what they are, for one that is lost is
+    merged again."""
+    tallies, unfit = dict[str, Any](), dict[str, Unfit]()
+    for result in results:
+        merge_all(tallies, result.measured.tallies if tallies else deepcopy(result.measured.tallies))
+        for reason, more in result.measured.unfit.items():
+            add_unfit(unfit, reason, more)
+    known = dict(chain.from_iterable(result.blocks.items() for result in results))
+    libraries = sorted({library for result in results for library in result.arithmetic})
+    seconds = sum(result.seconds for result in results)
+    return ShardResult(Measured(tallies, unfit), known, tuple(libraries), seconds)
+
+
+def program() -> str:
+    """This program and its version."""
+    package = sys.modules[__name__.partition(".")[0]]
+    return f"microgpt-trace {package.__version__}"
+
+
+@lru_cache(maxsize=1)
+def arithmetic() -> tuple[str, ...]:
+    """The libraries that compute, and the kernels that they take here: other ones round otherwise."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    blas = (lib for lib in threadpool_info() if lib["user_api"] == "blas")
+    kernels = {
+        f"{lib['internal_api']} {lib['version']} {lib.get('architecture', '')}".strip() for lib in blas
+    }
+    return (f"numpy {np.__version__}", *sorted(kernels))
+
+
+@dataclass
+class InProcess:
+    """This process alone."""
+
+    model: LanguageModel
+    order: SurveyOrder
+    parts: int = 1
+
+    def size(self) -> int:
+        return 1
+
+    def submit(self, blocks: Sequence[Block]) -> Future[ShardResult]:
+        done = Future[ShardResult]()
+        done.set_result(run_here(self.model, self.order, blocks))
+        return done
+
+    def result(self, future: Future[ShardResult]) -> ShardResult:
+        return future.result()
+
+    def renew(self) -> None:
+        """It cannot be lost."""
+
+
+@contextmanager
+def in_process(model: LanguageModel, order: SurveyOrder) -> Iterator[Crew]:
+    """A crew of this process."""
+    yield InProcess(model, order)
+
+
+def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[ShardResult, None, None]:
+    """The results as they come; what lost workers had is run again.
+
+    Raises RunError where the workers of a task are lost TRIES times.
+    """
+    running: dict[Future[Any], list[Block]] = {}
+    again, losses = list[list[Block]](), Counter[int]()
+    while True:
+        while len(running) < _at_a_time(crew) and (task := again.pop() if again else next(tasks, None)):
+            running[crew.submit(task)] = task
+        if not running:
+            return
+        for future in wait(running, PATIENCE, FIRST_COMPLETED).done:
+            try:
+                result = crew.result(future)
+            except BrokenExecutor as error:
+                again = list(running.values())
+                _count_losses(losses, again, error)
+                note("a worker ended: what was running is run again")
+                running.clear()
+                crew.renew()
+                break
+            del running[future]
+            yield result
+
+
+def _at_a_time(crew: Crew) -> int:
+    """How many tasks are given out: one more than can be run, so that nobody waits for the next one."""
+    return max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)
+
+
+def _count_losses(losses: Counter[int], lost: list[list[Block]], error: Exception) -> None:
+    losses.update(task[0].number for task in lost)
+    first = min(lost, key=lambda task: task[0].number)[0]
+    if max(losses[task[0].number] for task in lost) >= TRIES:
+        raise worker_lost(first.documents[0].place) from error
+
+
+def worker_lost(place: str) -> RunError:
+    """What to say where workers end again and again."""
+    return RunError(
+        f"workers ended {TRIES} times with what {place} begins: were they killed, for want of memory say, "
+        f"fewer at a time or --max-tokens would help"
+    )

@@ -1,0 +1,128 @@
+"""PackLayout: which rows of a pass belong to which documents, and sums over them. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ..architecture.packs import ReadText, equal_lengths
+from ..arrays.stats import Array
+
+EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
+MARK = "\x1f"  # before the token in an excerpt
+
+
+class PackLayout:
+    """The rows of documents that share a pass, shorter ones first.
+
+    `numbers` are those of the documents, [B], `in_file` the rows at which these have them, `parts` tell to
+    which part of the corpus each belongs, [B].
+    Shape letters: B documents, N rows of all of them.
+    """
+
+    def __init__(
+        self, texts: Sequence[ReadText], numbers: Sequence[int], in_file: Sequence[int],
+        parts: Sequence[int], label: Callable[[int], str], bos: int | None,
+    ) -> None:  # fmt: skip
+        self.texts, self.label, self._bos = texts, label, bos
+        self.in_file, self.parts = np.array(in_file, np.int64), np.array(parts)
+        self.numbers = np.array(numbers, np.int64)
+        self.lengths = np.array([len(text.tokens) for text in texts])
+        self.groups = equal_lengths(self.lengths)
+        self.starts = self.lengths.cumsum() - self.lengths
+        self.rows = int(self.lengths.sum())
+        self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same
+
+    @cached_property
+    def tokens(self) -> Array:
+        """[N]"""
+        return np.concatenate([text.tokens for text in self.texts])
+
+    @cached_property
+    def targets(self) -> Array:
+        """[N]"""
+        return np.concatenate([text.targets for text in self.texts])
+
+    @cached_property
+    def document(self) -> Array:
+        """Which of the B documents each row belongs to: [N]"""
+        return np.repeat(np.arange(len(self.texts)), self.lengths)
+
+    @cached_property
+    def position(self) -> Array:
+        """[N]"""
+        return np.arange(self.rows) - self.starts[self.document]
+
+    @cached_property
+    def by_position(self) -> Array:
+        """The rows in order of their positions, for each those of all documents that have it: [N]"""
+        return np.argsort(self.position, kind="stable")
+
+    @cached_property
+    def reach(self) -> list[int]:
+        """How many documents have each position: the last so many."""
+        return np.bincount(self.position).tolist()
+
+    def in_turn(self, values: Array) -> Array:
+        """Rows in order of their positions: [N, C] -> [N, C]"""
+        return values if len(self.texts) == 1 else values.take(self.by_position, 0)
+
+    def sums(self, wide: Array) -> Array:
+        """The sum of every document's rows, position after position: [N, C] float64 in turn -> [B, C]"""
+        if len(self.texts) == 1:
+            return wide.sum(axis=0, keepdims=True)  # row after row
+        sums, start = wide[: len(self.texts)].copy(), len(self.texts)
+        for count in self.reach[1:]:
+            sums[-count:] += wide[start : start + count]
+            start += count
+        return sums
+
+    def sums_of_part(self, start: int, wide: Array) -> Array:
+        """The same of rows [n, C] from `start` on as they stand, of the documents that are among them."""
+        documents = self.document[start : start + len(wide)]
+        return np.add.reduceat(wide, np.flatnonzero(np.diff(documents, prepend=-1)), axis=0)
+
+    def origins(self, documents: Array) -> tuple[Array, Array]:
+        """The numbers of some of the B documents and their rows in a file: [n] -> [n], [n]"""
+        return self.numbers[documents], self.in_file[documents]
+
+    def excerpts(self, rows: Array) -> Array:
+        """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""
+        for row in dict.fromkeys(rows.tolist()):
+            if row not in self._excerpt_at:
+                self._excerpt_at[row] = self._excerpt(int(self.document[row]), int(self.position[row]))
+        return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
+
+    def beginnings(self, documents: Array) -> Array:
+        """How some of the B documents begin: [n] -> [n, EXCERPT]"""
+        texts = []
+        for own in documents.tolist():
+            texts.append(_fitting(self._spelled(self.texts[own].tokens[: EXCERPT // 2])[:EXCERPT]))
+        return _as_bytes(texts)
+
+    def _excerpt(self, document: int, position: int) -> bytes:
+        tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
+        own = f"{MARK}{self.label(int(tokens[-1]))}".encode()[:EXCERPT]
+        before = self._spelled(tokens[:-1])
+        return _fitting(before[max(0, len(before) + len(own) - EXCERPT) :] + own)
+
+    def _spelled(self, tokens: Array) -> bytes:
+        """Tokens as one reads them, the one that begins every text left out."""
+        return "".join(self.label(token) for token in tokens.tolist() if token != self._bos).encode()
+
+
+def _fitting(text: bytes) -> bytes:
+    """Whole characters, filled up with zeros."""
+    return text.decode("utf-8", "ignore").encode().ljust(EXCERPT, b"\0")
+
+
+def _as_bytes(texts: Sequence[bytes]) -> Array:
+    return np.frombuffer(b"".join(texts), np.uint8).reshape(-1, EXCERPT)
+
+
+@lru_cache(maxsize=64)
+def causal_places(length: int) -> Array:
+    """The places of [T, T], flattened, where a key is not later than its query."""
+    return np.flatnonzero(np.tri(length, dtype=bool))

@@ -1,0 +1,198 @@
+"""How a corpus goes through a model: block by block, with the same result however it is run."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ..architecture.model import LanguageModel
+from ..corpus.corpus import Corpus
+from ..corpus.selection import STDIN
+from ..errors import InputError
+from ..signals import uninterrupted
+from ..text.wording import abridged
+from .dask_cluster import on_cluster
+from .execution import Assignment, Block, Crew, ModelSource, Note, ShardResult, in_process, side_by_side
+from .order import SurveyOrder
+from .state import Survey, SurveyedCorpus, surveyed_model
+from .worker_processes import in_processes
+
+BLOCK = 8  # documents, at least: what is read as a whole or not at all
+MOST_BLOCKS = 4  # of a shard
+SECONDS = 5.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
+SHARES = 2  # shards that each worker should have left, so that all end together
+AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
+Taken = Callable[[list[str]], list[str]]  # what training takes of texts
+Report = Callable[[int, int], None]  # how many documents are done, and how many of them by this run
+
+
+class Workers(NamedTuple):
+    """Who computes: this process, so many of this machine, or a cluster by the address of its scheduler."""
+
+    processes: int = 0
+    scheduler: str | None = None
+
+
+class Share(NamedTuple):
+    """What is read here: of all blocks those of which `remainder` is the remainder by `parts`."""
+
+    remainder: int = 0
+    parts: int = 1
+
+
+def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
+    """A survey of which nothing was read yet."""
+    asked = corpus.selection
+    read = SurveyedCorpus(
+        tuple(map(_plain, asked.sources)), asked.field, asked.limit, asked.sample, asked.seed
+    )
+    return Survey(surveyed_model(model, order), read, order, max(BLOCK, model.pack_size))
+
+
+def survey_into(
+    survey: Survey, source: ModelSource | LanguageModel, corpus: Corpus, workers: Workers, share: Share,
+    taken: Taken, keep: Callable[[Survey], None], report: Report, note: Note,
+) -> None:  # fmt: skip
+    """Read what a survey has not read yet of a share of its corpus; `keep` is given the survey as it grows,
+    and `taken` tells what training would take of texts.
+
+    What was read stays read where this ends early: by an exception, between two results. Raises InputError
+    where a document that was read is now another one.
+    """
+    if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
+        deque(corpus, maxlen=0)  # to its end
+        _check_known(survey, corpus)
+    noted = _Noted(taken)
+    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size)), share)
+    before, run = len(survey.blocks) * survey.block_size, 0
+    with _crew(survey, source, workers, note) as crew:
+        tasks = Tasks(blocks, crew)
+        with closing(side_by_side(iter(tasks), crew, note)) as results:
+            for result in results:
+                tasks.learn(result)
+                with uninterrupted():
+                    survey.take(result.measured, result.blocks, result.arithmetic)
+                    keep(survey)
+                run += len(result.blocks) * survey.block_size
+                report(before + run, run)
+    _check_known(survey, corpus)
+    found = {reason: (skipped.rows, skipped.first) for reason, skipped in sorted(corpus.skipped.items())}
+    survey.corpus = replace(
+        survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint, skipped=found,
+        files=noted.named(), data=noted.data,
+    )  # fmt: skip
+
+
+def _check_known(survey: Survey, corpus: Corpus) -> None:
+    """Raises InputError where a corpus that was read to its end is now another one."""
+    known = survey.corpus
+    if known.fingerprint not in (None, corpus.fingerprint):
+        raise InputError(
+            f"{abridged(known.sources)}: other texts than the survey to go on with has read there "
+            f"({known.documents:,} documents, now {corpus.documents:,})"
+        )
+
+
+def _crew(
+    survey: Survey, source: ModelSource | LanguageModel, workers: Workers, note: Note
+) -> AbstractContextManager[Crew]:
+    """Raises InputError where a model that stands in the memory of this process is to be opened by others."""
+    if workers == Workers():
+        return in_process(source.open() if isinstance(source, ModelSource) else source, survey.order)
+    if not isinstance(source, ModelSource):
+        raise InputError("workers open the model for themselves: give the path of its file")
+    if workers.processes and workers.scheduler is not None:
+        raise InputError("workers of this machine and a scheduler: give one of the two")
+    assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
+    if workers.scheduler is not None:
+        return on_cluster(assignment, workers.scheduler, note)
+    return in_processes(assignment, workers.processes)
+
+
+def _blocks(corpus: Corpus, size: int) -> Iterator[Block]:
+    """The documents of a corpus in blocks of fixed numbers."""
+    for number, some in groupby(corpus, lambda document: document.number // size):
+        documents = list(some)
+        digest = blake2b(digest_size=8)
+        for document in documents:
+            digest.update(f"{len(document.text)} {document.text}".encode("utf-8", "surrogatepass"))
+        yield Block(number, documents, digest.hexdigest())
+
+
+class _Noted:
+    """What is noted of documents while they pass: with which of them each file begins, and the checksum by
+    which a microGPT knows the names that it was trained on."""
+
+    def __init__(self, taken: Taken) -> None:
+        self.files: dict[str, int] = {}
+        self._taken, self._names, self._crc = taken, 0, 0
+
+    @property
+    def data(self) -> str:
+        return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
+
+    def named(self) -> tuple[tuple[str, int], ...]:
+        """The files without their folders, where that tells them apart, and the first document of each."""
+        plain = {_plain(name) for name in self.files}
+        as_is = len(plain) < len(self.files)
+        return tuple((name if as_is else _plain(name), first) for name, first in self.files.items())
+
+    def blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        for block in blocks:
+            for document in block.documents:
+                self.files.setdefault(document.file, document.number)
+            for name in self._taken([document.text for document in block.documents]):
+                self._crc = zlib.crc32(("\n" * bool(self._names) + name).encode(), self._crc)
+                self._names += 1
+            yield block
+
+
+def _unread(survey: Survey, blocks: Iterator[Block], share: Share) -> Iterator[Block]:
+    """Those of a share that the survey has not read. Raises InputError where one is not what it was."""
+    for block in blocks:
+        known = survey.blocks.get(block.number)
+        if known is None:
+            if block.number % share.parts == share.remainder:
+                yield block
+        elif known not in ("", block.digest):
+            first, last = block.documents[0], block.documents[-1]
+            raise InputError(
+                f"{first.place} to {last.place}: other texts than the survey to go on with has read there"
+            )
+
+
+class Tasks:
+    """Blocks joined to what a crew is given at a time: the more the faster they are, and the fewer the fewer
+    are left, so that workers end together."""
+
+    def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
+        self._blocks, self._crew = blocks, crew
+        self._seconds = SECONDS  # of a block, as far as is known
+
+    def learn(self, result: ShardResult) -> None:
+        """How long blocks take."""
+        self._seconds = result.seconds / len(result.blocks)
+
+    def __iter__(self) -> Iterator[list[Block]]:
+        ahead: deque[Block] = deque()
+        while True:
+            count = max(1, self._crew.size())
+            while len(ahead) < AHEAD * count and (block := next(self._blocks, None)) is not None:
+                ahead.append(block)
+            if not ahead:
+                return
+            worth = int(SECONDS * count / max(self._seconds, 1e-9))
+            size = max(1, min(MOST_BLOCKS, worth, len(ahead) // (SHARES * count)))
+            yield [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
+
+
+def _plain(source: str) -> str:
+    """A source without its folder, which differs from machine to machine."""
+    return source if "://" in source else Path(source).name

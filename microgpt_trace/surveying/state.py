@@ -1,0 +1,188 @@
+"""Survey: what a model did over a corpus, or over the part of it that was read so far; merged exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..architecture.model import LanguageModel
+from ..arrays.encodings import StoredTensor
+from ..errors import InputError
+from ..notebook import in_notebook
+from ..text.brief import brief, one_line
+from .channels import ChannelStatistics, channel_statistics
+from .order import SurveyOrder
+from .shard import Measured, Unfit, add_unfit
+from .tallies import merge_all
+from .weight_inputs import inputs_of_weights
+
+if TYPE_CHECKING:
+    from ..decoder.model import Decoder
+
+SAMPLED = 1 << 12  # bytes of a stored tensor, at its beginning, middle and end, that tell it from others
+
+
+@dataclass(frozen=True, repr=False)
+class SurveyedModel:
+    """Which model was surveyed. The fingerprint is of its parameters, of stored ones of samples.
+
+    `kinds` are the kinds of the events that were measured, by name; `streams` the events of the residual
+    stream; `windows` those of the layers; `weights` which event each weight of a GGUF file reads; `labels`
+    what tokens are called. The `origin` is a path that may differ from machine to machine.
+    """
+
+    family: str
+    origin: str = field(compare=False)
+    fingerprint: str
+    config: Mapping[str, Any]
+    kinds: Mapping[str, str]
+    streams: tuple[str, ...]
+    windows: tuple[int | None, ...]
+    trained_on: str
+    weights: Mapping[str, str]
+    labels: tuple[str, ...] = field(compare=False)
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, repr=False)
+class SurveyedCorpus:
+    """Which documents were read. `documents`, `fingerprint` and what follows are of all of them, and not
+    known before the last one was read: `skipped` tells what was no document, with the first place, `files`
+    with which document each file begins, and `data` is what a microGPT calls data that it was trained on."""
+
+    sources: tuple[str, ...]
+    text_field: str
+    limit: int | None
+    sample: int | None
+    seed: int
+    documents: int | None = None
+    fingerprint: str | None = None
+    skipped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    files: tuple[tuple[str, int], ...] = ()
+    data: str = ""
+
+    __repr__ = one_line
+
+
+@dataclass(eq=False, repr=False)
+class Survey:
+    """Statistics of a model over a corpus, by the names of what was measured: `tallies` of events are
+    "layer0.mlp.act/total".
+
+    `blocks` are the parts of the corpus that were read, with the fingerprint of each; of a whole survey they
+    are all. `arithmetic` names the libraries that computed.
+    """
+
+    model: SurveyedModel
+    corpus: SurveyedCorpus
+    order: SurveyOrder
+    block_size: int
+    tallies: dict[str, Any] = field(default_factory=dict)
+    unfit: dict[str, Unfit] = field(default_factory=dict)
+    blocks: dict[int, str] = field(default_factory=dict)
+    arithmetic: tuple[str, ...] = ()
+
+    _repr_html_ = in_notebook
+
+    def __repr__(self) -> str:
+        return one_line(self, model=self.model.origin, documents=self.corpus.documents, whole=self.whole)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all documents of the corpus were read."""
+        documents = self.corpus.documents
+        return documents is not None and len(self.blocks) == -(-documents // self.block_size)
+
+    def channels(self, event: str) -> ChannelStatistics:
+        """The statistics of every channel of an event, or of every head. Raises InputError where it was not
+        measured."""
+        if event not in self.order.events:
+            raise InputError(f"{event!r}: this survey did not measure it")
+        return channel_statistics(self.tallies, event)
+
+    def take(self, measured: Measured, blocks: Mapping[int, str], arithmetic: Iterable[str]) -> None:
+        """Take in what was measured of blocks that were not read before."""
+        merge_all(self.tallies, measured.tallies)
+        for reason, unfit in measured.unfit.items():
+            add_unfit(self.unfit, reason, unfit)
+        self.blocks |= blocks
+        self.arithmetic = tuple(sorted({*self.arithmetic, *arithmetic}))
+
+
+def merged(surveys: Mapping[str, Survey]) -> Survey:
+    """One survey of parts of it, which are named by their files. Raises InputError where they are not of one
+    model, corpus and selection, where a part is not read to its end, or where two have the same documents."""
+    (first, whole), *others = surveys.items()
+    for name, survey in surveys.items():
+        if survey.corpus.documents is None:
+            raise InputError(f"{name}: it ended before the corpus did; --resume goes on with it")
+    for name, survey in others:
+        check_same(first, whole, name, survey)
+        twice = whole.blocks.keys() & survey.blocks.keys()
+        if twice:
+            start = min(twice) * whole.block_size
+            last = start + whole.block_size - 1
+            raise InputError(f"{name}: it has documents {start:,} to {last:,}, which others have too")
+        whole.take(Measured(survey.tallies, survey.unfit), survey.blocks, survey.arithmetic)
+    return whole
+
+
+def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> None:
+    """Raises InputError naming what differs in what two surveys were made of."""
+    for what in ("order", "model", "corpus"):
+        one, two = getattr(survey, what), getattr(other, what)
+        for own in fields(one):
+            a, b = getattr(one, own.name), getattr(two, own.name)
+            if own.compare and a != b:
+                raise InputError(
+                    f"{other_name}: its {what} has {own.name} {brief(b)}, where {name} has {brief(a)}"
+                )
+    if survey.block_size != other.block_size:
+        raise InputError(f"{other_name}: blocks of {other.block_size}, where {name} has {survey.block_size}")
+
+
+def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
+    """What a survey says of its model."""
+    described = model.describe()
+    return SurveyedModel(
+        family=model.family,
+        origin=model.origin,
+        fingerprint=fingerprint_of(model),
+        config=json.loads(json.dumps(described["config"])),  # as a file has it: lists, no tuples
+        kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
+        streams=model.plan.streams,
+        windows=model.config.windows,
+        trained_on=model.trained_on,
+        weights=weights_of(model),
+        labels=tuple(model.label(token, target=True) for token in range(model.config.vocab_size)),
+    )
+
+
+def weights_of(model: LanguageModel) -> dict[str, str]:
+    """Which event each weight of a GGUF file of this model reads; a microGPT has no such file."""
+    return inputs_of_weights(cast("Decoder", model), True) if "prompts" in model.abilities else {}
+
+
+def fingerprint_of(model: LanguageModel) -> str:
+    """Tells the parameters of a model from others: a hash of their names, shapes, encodings and values, of
+    what is stored in a file of SAMPLED bytes at three places of each."""
+    digest = blake2b(digest_size=16)
+    for name, shape in model.config.shapes().items():
+        tensor = model.tensors.get(name)
+        digest.update(f"{name} {shape} {tensor.encoding.name if tensor else model.dtype}\n".encode())
+        digest.update(_sample(tensor) if tensor else np.ascontiguousarray(model.parameter(name)).tobytes())
+    return digest.hexdigest()
+
+
+def _sample(tensor: StoredTensor) -> bytes:
+    data = tensor.data
+    middle = len(data) // 2
+    return b"".join(
+        part.tobytes() for part in (data[:SAMPLED], data[middle : middle + SAMPLED], data[-SAMPLED:])
+    )

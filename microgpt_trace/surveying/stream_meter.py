@@ -1,0 +1,111 @@
+"""StreamMeter: how layers change the residual stream, over a corpus. Knows no text.
+
+Of every row: the logarithm of how much longer a layer leaves it, and the cosine between the stream before and
+after. Of every document: how many times the median magnitude the largest one of the stream is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays.stats import NOT_FINITE, Array, row_medians
+from .meters import Rows
+from .pack_layout import EXCERPT, PackLayout
+from .tallies import Counts, Sums, Tally, named
+from .top_list import Entries, TopList
+
+STREAMS = "streams"
+MASSIVE = 1000.0  # times the median magnitude. Sun et al., "Massive Activations" (2024)
+FARTHEST = 3  # documents in which a layer's largest magnitude is most times the median
+
+
+@dataclass
+class StreamTallies:
+    """Of each layer: rows that could be measured, what they add up to, documents with a massive activation,
+    and those in which the largest magnitude is most times the median."""
+
+    rows: Counts
+    growth: Sums
+    cosine: Sums
+    documents: Counts
+    massive: Counts
+    farthest: TopList
+
+
+class StreamMeter(Rows):
+    """Measures the streams that enter the layers and leave the last one, which come in this order."""
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        layers = len(streams) - 1
+        self.names = list(streams)
+        top = TopList(layers, FARTHEST, EXCERPT)
+        self._own = StreamTallies(
+            Counts(layers), Sums(layers), Sums(layers), Counts(layers), Counts(layers), top
+        )
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        return named(STREAMS, self._own)
+
+    def begin(self, layout: PackLayout) -> None:
+        super().begin(layout)
+        self._layer = -1
+        self._growth, self._cosine = list[Array](), list[Array]()
+        self._before = self._lengths = np.empty(0)
+
+    @NOT_FINITE
+    def __call__(self, name: str, value: Array) -> None:
+        lengths = _dots(value, value)
+        if self._layer >= 0:
+            turned = _dots(value, self._before)
+            growth = np.log(lengths / self._lengths) / 2
+            cosine = turned / np.sqrt(lengths * self._lengths)
+            self._take(self._layer, growth, np.clip(cosine, -1, 1))
+            self._measure_peaks(self._layer, value)
+        self._before, self._lengths = value.copy(), lengths
+        self._layer += 1
+
+    def _take(self, layer: int, growth: Array, cosine: Array) -> None:
+        fine = np.isfinite(growth) & np.isfinite(cosine)
+        self._own.rows.numbers[layer] += np.count_nonzero(fine)
+        self._growth.append(np.where(fine, growth, 0))
+        self._cosine.append(np.where(fine, cosine, 0))
+
+    def finish(self) -> None:
+        """Sum the rows of all layers by document."""
+        for measured, tally in ((self._growth, self._own.growth), (self._cosine, self._own.cosine)):
+            tally.add(self.layout.sums(self.layout.in_turn(np.stack(measured, axis=1))))
+
+    def _measure_peaks(self, layer: int, value: Array) -> None:
+        size, own = np.abs(value), self._own
+        for group, start in zip(self.layout.groups, self._firsts(), strict=True):
+            magnitudes = size[group.rows].reshape(group.texts, -1)
+            place = magnitudes.argmax(axis=1)
+            times = magnitudes[np.arange(group.texts), place] / row_medians(magnitudes)
+            fine = np.flatnonzero(np.isfinite(times))
+            own.documents.numbers[layer] += len(fine)
+            own.massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
+            fine = fine[times[fine] >= own.farthest.bar[layer]]  # one of an earlier document may come later
+            if fine.size:
+                self._enter(layer, start + fine, times[fine], place[fine], value.shape[1])
+
+    def _firsts(self) -> list[int]:
+        """The first document of every group."""
+        return [int(self.layout.document[group.rows.start]) for group in self.layout.groups]
+
+    def _enter(self, layer: int, documents: Array, times: Array, place: Array, width: int) -> None:
+        position, channel = np.divmod(place, width)
+        rows = self.layout.starts[documents] + position
+        units, origins = np.full(len(rows), layer), self.layout.origins(documents)
+        self._own.farthest.add(
+            Entries(units, times.astype(np.float64), *origins, position, channel),
+            lambda chosen: self.layout.excerpts(rows[chosen]),
+        )
+
+
+def _dots(a: Array, b: Array) -> Array:
+    """The scalar products of rows, in float64: [N, C], [N, C] -> [N]"""
+    return np.einsum("nc,nc->n", a, b, dtype=np.float64)

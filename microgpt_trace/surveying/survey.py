@@ -1,0 +1,128 @@
+"""survey: what holds over a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ..architecture.model import LanguageModel
+from ..arrays.threads import one_blas_thread
+from ..corpus.corpus import Corpus
+from ..corpus.selection import CorpusSelection
+from ..errors import InputError
+from ..files import check_target, hold
+from .execution import ModelSource, Note
+from .order import order_for
+from .run import Report, Share, Workers, begun, survey_into
+from .state import Survey, check_same
+from .survey_files import read_survey, write_survey
+
+SAVING = 0.05  # of the time, at most, goes into saving what was measured so far
+
+
+def survey(
+    model: str | Path | ModelSource | LanguageModel, corpus: str | Path | Sequence[str] | CorpusSelection, *,
+    events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0, max_tokens: int | None = None,
+    chat: bool = False, workers: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
+    out: str | Path | None = None, resume: bool = False, force: bool = False,
+    report: Report = lambda done, run: None, note: Note = lambda text: None, **selected: Any,
+) -> Survey:  # fmt: skip
+    """Run a model over a corpus and keep statistics of its events, exactly, whatever the order.
+
+    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection; `selected` is what else that
+    takes: field, limit, sample, seed, skip_bad. `events` chooses whose channels are measured, `histograms` of
+    which magnitudes are counted, `top` is how many examples each unit of the MLPs has. `workers` are
+    processes of this machine and `scheduler` the address of a Dask cluster; both open the model for
+    themselves, by its path. `shard` (I, N) reads the I-th of N parts. With `out` the survey is saved there as
+    it grows, however it ends; with `resume` it goes on with what is there, and with `force` it is written
+    over it. `report` is told how many documents are done, and how many of them by this call, and `note` what
+    became of workers.
+
+    Raises InputError where something asked for means nothing or contradicts the file to resume, RunError
+    where workers end again and again or the file cannot be written, and what the reading of the model and
+    the corpus raises.
+    """
+    path = None if out is None else Path(out)
+    if resume and path is None:
+        raise InputError("to resume is to go on with the file of out: name it")
+    how, share = Workers(workers, scheduler), _share(shard)
+    with nullcontext() if path is None else _held(path, resume or force):
+        source = ModelSource(str(model)) if isinstance(model, str | Path) else model
+        opened = source.open() if isinstance(source, ModelSource) else source
+        texts = Corpus(_selection(corpus, selected))
+        found = begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
+        if path is not None and path.exists() and resume:
+            found = _resumed(path, found)
+        keep = (lambda survey: None) if path is None else _saving(path)
+        computed = opened if how == Workers() else source
+        with one_blas_thread(), _saved_however_it_ends(found, path):
+            survey_into(found, computed, texts, how, share, opened.training_texts, keep, report, note)
+    return found
+
+
+def _selection(
+    corpus: str | Path | Sequence[str] | CorpusSelection, selected: dict[str, Any]
+) -> CorpusSelection:
+    if isinstance(corpus, CorpusSelection):
+        return replace(corpus, **selected)
+    sources = (corpus,) if isinstance(corpus, str | Path) else corpus
+    return CorpusSelection(tuple(map(str, sources)), **selected)
+
+
+def _share(shard: tuple[int, int]) -> Share:
+    index, of = shard
+    if not 1 <= index <= of:
+        raise InputError(f"shard: expected I/N with I from 1 to N, found {index}/{of}")
+    return Share(index - 1, of)
+
+
+@contextmanager
+def _held(path: Path, overwrite: bool) -> Iterator[None]:
+    """Keep the file for this run. Raises InputError where it cannot be written, or another run writes it."""
+    check_target(path, overwrite)
+    with hold(path):
+        check_target(path, overwrite)  # again, now that no other run changes it
+        yield
+
+
+def _resumed(path: Path, begun: Survey) -> Survey:
+    """The survey of a file that is to go on. Raises InputError where it is of something else."""
+    found = read_survey(path)
+    read = found.corpus
+    found.corpus = replace(read, documents=None, fingerprint=None, skipped={}, files=(), data="")
+    check_same(str(path), found, "what is asked for", begun)
+    found.corpus = read
+    return found
+
+
+@contextmanager
+def _saved_however_it_ends(survey: Survey, path: Path | None) -> Iterator[None]:
+    """Write the file in the end, or where something was read before an exception."""
+    before = len(survey.blocks)
+    try:
+        yield
+    except BaseException:
+        if path is not None and len(survey.blocks) > before:
+            write_survey(survey, path)
+        raise
+    if path is not None:
+        write_survey(survey, path)
+
+
+def _saving(path: Path) -> Callable[[Survey], None]:
+    """Saves what was measured, as often as that costs little of the time."""
+    due, last = 0.0, monotonic()
+
+    def keep(survey: Survey) -> None:
+        nonlocal due, last
+        if (now := monotonic()) - last < due:
+            return
+        write_survey(survey, path)
+        last = monotonic()
+        due = (last - now) / SAVING
+
+    return keep

@@ -1,0 +1,155 @@
+"""What a survey's file says, held against what a survey has. Reads no file.
+
+Whatever is made of a survey afterwards relies on these checks: records have the types of their fields, and
+tallies are those, of those shapes, that the order asks of such a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from ..architecture.plan import layer_of
+from ..arrays.exact_sum import LARGEST
+from ..arrays.stats import Array
+from ..text.brief import brief
+from .order import SurveyOrder
+from .prediction_meter import PREDICTIONS
+from .shard import Measurable, Unfit, meters_of, tallies_of
+from .state import Survey, SurveyedCorpus, SurveyedModel
+from .tallies import Counts, Ranges, Sums, Tally
+from .top_list import NOBODY, TopList
+
+KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in (Sums, Counts, Ranges, TopList)}
+PARTS = (("",), ("train", "held out"))  # of a corpus
+MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
+Arrays = dict[str, Array]
+Record = TypeVar("Record")
+
+
+def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
+    """The survey of metadata and tensors. Raises ValueError, or what looking for something raises, where they
+    are those of none."""
+    survey = Survey(
+        record_of(SurveyedModel, said["model"]), record_of(SurveyedCorpus, said["corpus"]),
+        record_of(SurveyOrder, said["order"]), _as(int, said["block_size"]),
+        unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
+    )  # fmt: skip
+    survey.blocks = _blocks(survey, said["blocks"])
+    parts = _by_tally(tensors)
+    if survey.blocks or parts:
+        survey.tallies = _tallies(survey, parts)
+    return survey
+
+
+def record_of(kind: type[Record], said: Any) -> Record:
+    """A record of a JSON object that has its fields and no others, each of its type."""
+    hints = get_type_hints(kind)
+    if not isinstance(said, dict) or said.keys() != hints.keys():
+        raise ValueError(f"expected {', '.join(hints)}, found {brief(said)}")
+    return kind(**{name: _as(hint, said[name]) for name, hint in hints.items()})
+
+
+def _as(hint: Any, said: Any) -> Any:
+    """A JSON value as a type has it: lists become tuples."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is tuple and isinstance(said, list):
+        hints = args[:1] * len(said) if args[-1] is ... else args
+        return tuple(_as(own, value) for own, value in zip(hints, said, strict=True))
+    if origin is Mapping and isinstance(said, dict):
+        return {key: _as(args[1], value) for key, value in said.items()}
+    if origin is UnionType:
+        return None if said is None else _as(args[0], said)
+    if hint is Unfit and isinstance(said, list):
+        return Unfit(*_as(tuple[int, int, str], said))
+    if hint is Any or (origin is None and type(said) is hint):
+        return said
+    raise ValueError(f"expected {getattr(hint, '__name__', hint)}, found {brief(said)}")
+
+
+def _blocks(survey: Survey, said: Any) -> dict[int, str]:
+    """Which blocks were read: where it does not say, all."""
+    size, documents = survey.block_size, survey.corpus.documents
+    if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
+        raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")
+    count = MOST_BLOCKS if documents is None else -(-documents // size)
+    if count > MOST_BLOCKS:
+        raise ValueError(f"at most {MOST_BLOCKS:,} blocks are read, found {count:,}")
+    if said is None and documents is not None:
+        return dict.fromkeys(range(count), "")
+    blocks = {int(block): digest for block, digest in _as(Mapping[str, str], said).items()}
+    if not all(0 <= block < count for block in blocks):
+        raise ValueError(f"blocks {brief([*blocks])} of {count:,}")
+    return blocks
+
+
+def _by_tally(tensors: Mapping[str, Array]) -> dict[tuple[str, str], Arrays]:
+    """Arrays by the names of their tallies with their kinds, and by their parts."""
+    parts: dict[tuple[str, str], Arrays] = {}
+    for name, array in tensors.items():
+        event, _, measured = name.rpartition("/")
+        field, kind, *part = measured.split(".")
+        parts.setdefault((f"{event}/{field}", kind), {})[".".join(part)] = array
+    return parts
+
+
+def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[str, Tally]:
+    """The tallies that the survey must have, and no others."""
+    order = survey.order
+    for name in order.units:  # before lists so long are made
+        shape = parts[f"{name}/top", TopList.KIND]["value"].shape
+        if shape[1:] != (order.examples,):
+            raise ValueError(
+                f"{name}: lists of shape {shape}, where {order.examples:,} examples were asked for"
+            )
+    expected = tallies_of(meters_of(_measurable(survey, parts), order), Counts(2))
+    if parts.keys() != {(name, tally.KIND) for name, tally in expected.items()}:
+        wrong = parts.keys() ^ {(name, tally.KIND) for name, tally in expected.items()}
+        raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
+    for name, tally in expected.items():
+        _check(name, tally, parts[name, tally.KIND])
+    return {name: KINDS[kind].of(arrays) for (name, kind), arrays in parts.items()}
+
+
+def _measurable(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> Measurable:
+    """What there was to measure, by what the survey says of its model and how many channels were counted."""
+    model, events = survey.model, survey.order.events
+    channels = {name: len(parts[f"{name}/values", Counts.KIND][""]) for name in events}
+    weights = [name for name in events if model.kinds[name] == "Softmax"]
+    windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
+    own = {name.rpartition("/")[0] for name, _ in parts if name.endswith("/token_loss")}
+    corpus_parts = [some for some in PARTS if own == {f"{PREDICTIONS}{'.' * bool(p)}{p}" for p in some}]
+    return Measurable(channels, (), windows, model.streams, len(model.labels), corpus_parts[0])
+
+
+def _check(name: str, tally: Tally, found: Arrays) -> None:
+    """Raises ValueError where arrays are not such as the tally has."""
+    for part, array in tally.arrays().items():
+        if (found[part].shape, found[part].dtype) != (array.shape, array.dtype):
+            raise ValueError(f"{name}: expected {array.shape} {array.dtype}, found {found[part].shape}")
+    more = found.keys() - tally.arrays().keys()
+    if isinstance(tally, Sums):
+        rest = found.get("rest", np.empty((0, *tally.shape)))
+        if more - {"rest"} or rest.shape[1:] != tally.shape or rest.dtype != np.float64:
+            raise ValueError(f"{name}: expected sums and what they lack, found {', '.join(sorted(found))}")
+        for sums in (found[""], rest):
+            if not (np.abs(sums) < LARGEST).all():
+                raise ValueError(f"{name}: a sum is not finite, or too large")
+    elif more:
+        raise ValueError(f"{name}: one part too many, {min(more)}")
+    elif isinstance(tally, Counts) and (found[""] < 0).any():
+        raise ValueError(f"{name}: a count is below 0")
+    elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in found.values()):
+        raise ValueError(f"{name}: an end of a range is no number")
+    elif isinstance(tally, TopList):
+        _check_list(name, found)
+
+
+def _check_list(name: str, found: Arrays) -> None:
+    if (found["document"] < NOBODY).any() or np.isnan(found["value"]).any():
+        raise ValueError(f"{name}: an entry of no document, or without a value")
+    for excerpt in found["excerpt"].reshape(-1, found["excerpt"].shape[-1]):
+        excerpt.tobytes().decode()

@@ -1,0 +1,141 @@
+"""Tallies: what is counted over a corpus, in a form of which parts can be put together in any order.
+
+Merging is exact, so that the bits of a result do not depend on how a corpus was divided. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from ..arrays.exact_sum import ExactSum
+from ..arrays.stats import Array
+from ..text.brief import one_line
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Tally(Protocol):
+    """What is known of numbers that came so far."""
+
+    KIND: ClassVar[str]
+
+    def merge(self, other: Any) -> None:
+        """Take in what another one of the same kind and size knows of other numbers."""
+
+    def arrays(self) -> dict[str, Array]:
+        """All that it knows, by the names of its parts; the same for the same numbers."""
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Self:
+        """The tally of such arrays."""
+
+
+class Sums:
+    """Exact sums of float64 numbers, one for each place of `shape`."""
+
+    KIND: ClassVar[str] = "sum"
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+        self.exact = ExactSum(int(np.prod(shape, dtype=np.int64)))
+
+    def __repr__(self) -> str:
+        return one_line(self, shape=self.shape)
+
+    def add(self, values: Array) -> None:
+        """Add numbers, [n, *shape]."""
+        self.exact.add(values.reshape(len(values), -1))
+
+    def values(self) -> Array:
+        """The sums, rounded once."""
+        return self.exact.values().reshape(self.shape)
+
+    def merge(self, other: Sums) -> None:
+        self.exact.merge(other.exact)
+
+    def arrays(self) -> dict[str, Array]:
+        first, *rest = self.exact.terms()
+        lacking = np.array(rest).reshape(len(rest), *self.shape)
+        return {"": first.reshape(self.shape), "rest": lacking} if rest else {"": first.reshape(self.shape)}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Sums:
+        own = cls(*arrays[""].shape)
+        own.add(arrays[""][None])
+        if "rest" in arrays:
+            own.add(arrays["rest"])
+        return own
+
+
+class Counts:
+    """Integers that add up."""
+
+    KIND: ClassVar[str] = "count"
+
+    def __init__(self, *shape: int) -> None:
+        self.numbers = np.zeros(shape, np.int64)
+
+    def __repr__(self) -> str:
+        return one_line(self, shape=self.numbers.shape)
+
+    def values(self) -> Array:
+        return self.numbers
+
+    def merge(self, other: Counts) -> None:
+        self.numbers += other.numbers
+
+    def arrays(self) -> dict[str, Array]:
+        return {"": self.numbers}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Counts:
+        own = cls()
+        own.numbers = arrays[""].astype(np.int64)
+        return own
+
+
+class Ranges:
+    """The least and the largest number of each place; inf and -inf where none came."""
+
+    KIND: ClassVar[str] = "range"
+
+    def __init__(self, *shape: int) -> None:
+        self.least, self.largest = np.full(shape, np.inf), np.full(shape, -np.inf)
+
+    def __repr__(self) -> str:
+        return one_line(self, shape=self.least.shape)
+
+    def take(self, least: Array, largest: Array) -> None:
+        """Take in what is the least and the largest of other numbers, place by place."""
+        np.minimum(self.least, least, out=self.least)
+        np.maximum(self.largest, largest, out=self.largest)
+
+    def merge(self, other: Ranges) -> None:
+        self.take(other.least, other.largest)
+
+    def arrays(self) -> dict[str, Array]:
+        return {"least": self.least, "largest": self.largest}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array]) -> Ranges:
+        own = cls()
+        own.least, own.largest = (arrays[part].astype(np.float64) for part in ("least", "largest"))
+        return own
+
+
+def named(prefix: str, record: object) -> dict[str, Tally]:
+    """The tallies that are the fields of a dataclass, each by the prefix and its field's name."""
+    return {f"{prefix}/{name}": getattr(record, name) for name in record.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
+    """Take every tally of another survey into those of the same names."""
+    for name, tally in other.items():
+        if name in into:
+            into[name].merge(tally)
+        else:
+            into[name] = tally

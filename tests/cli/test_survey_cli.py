@@ -1,0 +1,172 @@
+"""`microgpt survey` from the shell: what is shown, documents, files, importance matrices, refusals."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from rich.cells import cell_len
+from support.commands import microgpt, refusal
+from support.documents import valid
+
+from microgpt_trace import init, load, read_survey, save, train
+from microgpt_trace.surveying.imatrix import read_imatrix
+
+TEXTS = ["Ann ran", "a man and a red\tear", "\x1b[31mred\u202e", "rare", "a", "near a dam"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    """A trained microGPT, a decoder, and what they may read."""
+    folder = tmp_path_factory.mktemp("place")
+    save(train(init(), steps=200), folder / "microgpt.safetensors")
+    save(init(seed=7), folder / "seven.safetensors")
+    (folder / "decoder").symlink_to(decoder_folder())
+    (folder / "names.txt").write_text("emma\nolivia\n\nÉva\nava\nabcdefghijklmnopqrst\nmia\nzoe\n")
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    with gzip.open(folder / "texts.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"said": text}) + "\n" for text in TEXTS)
+    return folder
+
+
+def run(place, words, **how):
+    done = microgpt(f"survey {words}", cwd=place, **how)
+    assert (done.code, done.err) == (0, ""), done.err
+    return done.out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "microgpt.safetensors names.txt --top 2 --histograms '*'",
+        "microgpt.safetensors names.txt --top 2 --verbose",
+        "decoder texts.txt --top 2 --histograms '*' --events '*'",
+        "decoder texts.txt --max-tokens 3 --verbose",
+    ],
+)
+def test_what_is_shown_has_room(place, words, width):
+    out = run(place, words, width=width)
+    assert max(map(cell_len, out.splitlines())) <= width
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    titles = ["Predictions", "Residual stream", "What heads look at", "Channels"]
+    assert [title for title in titles if title not in out] == []
+
+
+def test_what_is_left_out_is_counted_with_the_first(place):
+    out = run(place, "microgpt.safetensors names.txt")
+    assert "run       5 texts, 24 tokens" in out
+    assert "left out  1 blank (first: names.txt:3)" in out
+    assert "1 longer than 15 characters (first: names.txt:6)" in out
+    assert "1 with a character outside a..z (first: names.txt:4)" in out
+    cut = run(place, "decoder texts.txt --max-tokens 3")
+    assert "cut to the tokens allowed (first: texts.txt:1)" in cut
+
+
+def test_a_document_follows_its_schema(place):
+    for words in ("microgpt.safetensors names.txt", "decoder texts.txt --top 1 --histograms '*'"):
+        document = valid(run(place, f"{words} --json"), "survey")
+        assert document["whole"] is True
+        assert len(document["events"]) > 15
+        assert [head["role"] for head in document["heads"]] != []
+
+
+@pytest.mark.parametrize("corpus", ["texts.txt", "texts.jsonl.gz --field said", "'tex*.txt'"])
+def test_a_corpus_is_the_same_in_any_form(place, corpus):
+    document = json.loads(run(place, f"decoder {corpus} --json"))
+    assert document["texts"] == 6
+    plain = json.loads(run(place, "decoder texts.txt --json"))
+    assert document["corpus_fingerprint"] == plain["corpus_fingerprint"]
+    assert document["parts"][0]["loss"] == plain["parts"][0]["loss"]
+
+
+def test_the_standard_input_is_a_corpus(place, monkeypatch):
+    with (place / "texts.txt").open("rb") as file:
+        monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": file})())
+        assert "run     6 texts" in run(place, "decoder -")
+
+
+def test_a_survey_is_kept_shown_and_merged(place):
+    whole = run(place, "--limit 3000 --out whole.survey.safetensors --force")
+    for part in (1, 2):
+        run(place, f"--limit 3000 --shard {part}/2 --out {part}.survey.safetensors --force")
+    again = run(place, "whole.survey.safetensors")
+    assert whole.partition("Predictions")[2] == again.partition("Predictions")[2] != ""
+    run(place, "2.survey.safetensors 1.survey.safetensors --out both.survey.safetensors --force")
+    files = [(place / f"{name}.survey.safetensors").read_bytes() for name in ("whole", "both")]
+    assert files[0] == files[1]
+    assert "a part: the corpus has 3,000 documents" in run(place, "1.survey.safetensors")
+    assert refusal("survey", place / "1.survey.safetensors", place / "1.survey.safetensors") == (
+        f"{place / '1.survey.safetensors'}: named twice"
+    )
+
+
+@pytest.mark.parametrize("output", ["", " --imatrix-output"])
+def test_an_importance_matrix_is_written_and_shown(place, output):
+    run(place, f"decoder texts.txt --imatrix i.gguf --out i.survey.safetensors --force{output}")
+    tensors = {tensor.name: tensor.data for tensor in GGUFReader(place / "i.gguf").tensors}
+    found, survey = read_imatrix(place / "i.gguf"), read_survey(place / "i.survey.safetensors")
+    squares = survey.tallies["layer0.attn.norm/squares"].values()
+    np.testing.assert_allclose(tensors["blk.0.attn_k.weight.in_sum2"].ravel(), squares, rtol=1e-6)
+    assert ("output.weight" in found.entries) == bool(output)
+    assert "blk.1.ffn_down.weight" in run(place, "i.gguf")
+    valid(run(place, "i.gguf --json"), "survey", place / "i.gguf")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("decoder", "a corpus is needed beside decoder"),
+        ("microgpt.safetensors --max-tokens 5", "--max-tokens is for a production model"),
+        ("microgpt.safetensors --chat", "--chat is for a production model"),
+        ("--seed 3 microgpt.safetensors", "--seed is for an untrained model"),
+        ("microgpt.safetensors names.txt --imatrix x.gguf", "an importance matrix is for a production model"),
+        ("decoder texts.txt --events 'logits' --imatrix x.gguf", "layer0.attn.norm, is not measured"),
+        ("decoder texts.txt --events 'layer0.attn.*' --top 1", "no unit of an MLP is among the events"),
+        ("decoder texts.txt --events nothing", "'nothing' matches no event"),
+        ("decoder texts.jsonl.gz", "texts.jsonl.gz:1: "),
+        ("names.txt --imatrix-output", "--imatrix-output means nothing without --imatrix"),
+        (
+            "microgpt.safetensors names.txt --out microgpt.safetensors --force",
+            "for surveys, and this is none",
+        ),
+        ("nothing.gguf texts.txt", "nothing.gguf: no such file"),
+    ],
+)
+def test_a_bad_request_is_one_line(place, words, message, monkeypatch):
+    monkeypatch.chdir(place)
+    assert message in refusal(f"survey {words}")
+    assert not (place / "x.gguf").exists()
+
+
+def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
+    monkeypatch.chdir(place)
+    run(place, "--limit 5 --out five.survey.safetensors --force")
+    run(place, "decoder texts.txt --imatrix j.gguf")
+    for words in (
+        "five.survey.safetensors --limit 3",
+        "j.gguf --verbose",
+        "five.survey.safetensors names.txt",
+    ):
+        assert refusal(f"survey {words}")
+    assert "exists already" in refusal("survey --limit 5 --out five.survey.safetensors")
+
+
+def test_seeds_are_of_the_sample_or_of_the_model(place):
+    seven = json.loads(run(place, "--seed 7 --limit 50 --json"))
+    assert (
+        seven["fingerprint"] == json.loads(run(place, "seven.safetensors --limit 50 --json"))["fingerprint"]
+    )
+    samples = [json.loads(run(place, f"--sample 40 --seed {seed} --json")) for seed in (1, 1, 2)]
+    prints = [sample["corpus_fingerprint"] for sample in samples]
+    assert prints[0] == prints[1] != prints[2]
+    assert samples[0]["fingerprint"] == samples[2]["fingerprint"]
+
+
+def test_a_survey_shows_itself(place):
+    run(place, "--limit 20 --out shown.survey.safetensors --force")
+    html = read_survey(place / "shown.survey.safetensors")._repr_html_()
+    assert "What heads look at" in html
+    assert load(place / "seven.safetensors")

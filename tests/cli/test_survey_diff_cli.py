@@ -1,0 +1,133 @@
+"""`microgpt diff` of two surveys from the shell: exit codes, what is shown and documented, one line per
+error."""
+
+import re
+
+import pytest
+from rich.cells import cell_len
+from support.commands import microgpt, refused
+from support.documents import valid
+
+from microgpt_trace import init, load, save
+from microgpt_trace.notebook import in_notebook
+from microgpt_trace.surveying.comparison import compare_surveys
+from microgpt_trace.surveying.survey import survey
+from microgpt_trace.surveying.survey_files import read_survey
+
+NAMES = ["emma", "olivia", "ava", "mia", "amelia", "ella", "aria", "noah"] * 4
+TEXTS = ["Ann ran", "a man", "\x1b[31mred\u202e", "rare"]
+
+
+def nearly(weights):
+    """A difference that a tolerance may allow."""
+    for name, array in weights.items():
+        if "down_proj" in name:
+            weights[name] = array * 1.01
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, decoder_folder):
+    """Surveys of two microGPTs over names, of two decoders over texts, and a model."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    for seed in (1, 2):
+        survey(init(seed=seed), folder / "names.txt", out=folder / f"m{seed}.survey.safetensors")
+    models = {"d1": decoder_folder(), "d2": decoder_folder(edit=nearly)}
+    for name, model in models.items():
+        out = folder / f"{name}.survey.safetensors"
+        survey(load(model), folder / "texts.txt", histograms=["*"], events=["*"], out=out)
+    save(init(seed=1), folder / "model.safetensors")
+    return folder
+
+
+def diff(place, a, b, *more, **how):
+    return microgpt("diff", f"{a}.survey.safetensors", f"{b}.survey.safetensors", *more, cwd=place, **how)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "title"),
+    [
+        ("m1 m1", 0, "The same, bit for bit"),
+        ("m1 m2", 1, "The stream differs before the first layer more than any layer adds"),
+        ("d1 d2", 1, "Layer [01] adds most of 2 layers to the difference"),
+        ("d1 d2 --rtol 0", 1, "Layer [01] adds most"),
+        ("d1 d2 --rtol 10", 0, "They agree: no distance is above 10"),
+        ("d1 d2 --layer layer0.attn.q", 0, "The same, bit for bit"),
+        ("d1 d2 --layer layer0.mlp.down", 1, "They differ, first in layer0.mlp.down"),
+    ],
+)
+def test_exit_codes_and_verdicts(place, words, code, title):
+    a, b, *more = words.split()
+    result = diff(place, a, b, *more)
+    print(result.out, result.err)
+    assert (result.code, result.err) == (code, "")
+    assert re.search(f"(?m)^{title}", result.out)
+
+
+@pytest.mark.parametrize("pair", ["m1 m1", "m1 m2", "d1 d2"])
+@pytest.mark.parametrize("more", [[], ["--layer", "layer1.*"], ["--rtol", "0.5"]])
+def test_documents_fit_their_schema(place, pair, more):
+    if pair != "d1 d2":
+        more = ["--layer", "layer0.*"] if "--layer" in more else more
+    files = [place / f"{name}.survey.safetensors" for name in pair.split()]
+    result = microgpt("diff", *files, *more, "--json")
+    found = valid(result.out, "diff", *files)
+    assert (found["schema"], found["agree"]) == ("microgpt.survey-diff/1", result.code == 0)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("words", ["m1 m2", "m1 m2 -v", "d1 d2", "d1 d2 -v", "m1 m1", "d2 d1 --rtol 9"])
+def test_no_line_is_wider_than_the_screen(place, words, width):
+    a, b, *more = words.split()
+    result = diff(place, a, b, *more, width=width)
+    assert max(map(cell_len, result.out.splitlines())) <= width
+    assert not set(result.out) & {"\x1b", "\u202e"}
+    assert "nan" not in result.out.lower()
+    assert "None" not in result.out
+
+
+def test_what_is_said_of_layers_stands_in_the_document(place):
+    files = [place / f"d{i}.survey.safetensors" for i in (1, 2)]
+    document = valid(microgpt("diff", *files, "--json").out, "diff", *files)
+    shown = microgpt("diff", *files).out
+    most = max(document["layers"], key=lambda layer: layer["added"])
+    assert f"Layer {most['layer']} adds most of 2 layers" in shown
+    assert f"nats before layer {most['layer']}, " in shown
+    assert f"farthest in it: {most['farthest']}," in shown
+    assert f"first event that differs: {document['first']}" in shown
+    assert document["first"] == "layer0.mlp.down"
+
+
+IDLE = [
+    ["hello"], ["--tokens", "1,2"], ["--positions", "all"], ["--map", "m.toml"], ["--layout", "*=TC"],
+    ["--suggest-map"], ["--compute", "bf16"], ["--calibrate", "x"], ["--factor", "2"], ["--atol", "1"],
+    ["--prompts", "p.txt"], ["--weights"], ["--plot", "x.png"], ["--html", "x.html"], ["--n-head", "2"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", IDLE, ids=" ".join)
+def test_options_that_mean_nothing_are_refused(place, more):
+    said = refused(diff(place, "m1", "m2", *more))
+    assert said == f"{'a text' if more == ['hello'] else more[0]} means nothing with two surveys"
+
+
+def test_what_cannot_be_compared_is_told_in_a_line(place):
+    one, two = "m1.survey.safetensors", "d1.survey.safetensors"
+    for a, b in ((one, "model.safetensors"), ("model.safetensors", one)):
+        refused(microgpt("diff", a, b, cwd=place), f"{one} is a survey and model.safetensors is none")
+    refused(microgpt("diff", one, cwd=place), "compares it with another one")
+    refused(microgpt("diff", one, two, cwd=place), "d1.survey.safetensors: its number of documents is 4")
+    refused(microgpt("diff", one, one, "--layer", "x", cwd=place), "'x' matches no event")
+    refused(diff(place, "m1", "m2", "--json", "-v"), "--verbose means nothing with --json")
+    refused(diff(place, "m1", "m2", "--schema", "--weights"), "--weights means nothing with two surveys")
+    refused(microgpt("diff", "a", "b", "--schema", cwd=place), "an argument means nothing with --schema")
+    (place / "cut.survey.safetensors").write_bytes((place / one).read_bytes()[:5000])
+    refused(diff(place, "m1", "cut"), "cut.survey.safetensors: expected a survey, found it damaged")
+
+
+def test_a_notebook_shows_a_comparison(place):
+    one, two = (read_survey(place / f"d{i}.survey.safetensors") for i in (1, 2))
+    shown = in_notebook(compare_surveys(one, two))
+    assert "adds most of 2 layers" in shown
+    assert "Tokens on which B loses most" in shown

@@ -1,0 +1,133 @@
+"""`microgpt survey` as it is run: bad requests, parts, workers, signals, pipes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.commands import environment, microgpt, process, refusal, refused, started
+from support.surveyed_texts import lines, written
+from support.sweeps import in_sweep
+
+from microgpt_trace.cli.progress import rated_progress
+from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
+
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+
+
+@pytest.fixture(scope="module")
+def asked(decoder_folder, tmp_path_factory):
+    """A model, a corpus of 4 blocks, and the file of the survey by one process."""
+    folder = tmp_path_factory.mktemp("surveyed")
+    words = [str(decoder_folder()), written(folder / "texts.txt", lines(125)), "--events", "*.residual"]
+    whole = folder / "whole.survey.safetensors"
+    done = microgpt("survey", *words, "--out", whole)
+    assert (done.code, done.err) == (0, "")
+    return words, whole
+
+
+@pytest.mark.parametrize("value", ["0/3", "4/3", "a/b", "3", "1/0", "-1/3", "1/2/3", "", "1/" + "9" * 5000])
+def test_a_bad_shard_is_refused(asked, value):
+    assert refusal("survey", *asked[0], "--shard", value).startswith(
+        "--shard: expected I/N with I from 1 to N"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume"], "--resume goes on with the file of --out: name it"),
+        (["--workers", "5000"], "workers: expected 1 to 1,024, found 5,000"),
+        (["--scheduler", "nobody"], "--scheduler 'nobody': expected an address like tcp://host:8786"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(asked, words, message):
+    if "--scheduler" in words:
+        pytest.importorskip("distributed")
+        assert message in refused(process("survey", *asked[0], *words))
+    else:
+        assert message in refusal("survey", *asked[0], *words)
+
+
+def test_a_lone_file_of_texts_is_no_model(tmp_path):
+    done = microgpt("survey", written(tmp_path / "names.txt", ["ann", "bob"]), "--limit", 2)
+    assert (done.code, done.err) == (0, "")
+    assert "untrained" in done.out
+
+
+def test_files_of_parts_are_merged(asked, tmp_path):
+    words, whole = asked
+    files = [tmp_path / f"{index}.survey.safetensors" for index in (2, 3, 1)]
+    for file in files:
+        assert microgpt("survey", *words, "--shard", f"{file.name[0]}/3", "--out", file).code == 0
+    assert microgpt("survey", *files, "--out", tmp_path / "merged.survey.safetensors").code == 0
+    assert (tmp_path / "merged.survey.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):
+    """And the reader of our output may leave."""
+    (model, corpus, *events), whole = asked
+    out = tmp_path / "a.survey.safetensors"
+    words = [sys.executable, "-m", "microgpt_trace", "survey", model, "-", *events, "--workers", "2", "--out"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path(corpus).open("rb") as file:
+        done = subprocess.run(
+            [*words, out], stdin=file, stdout=writer, stderr=subprocess.PIPE, env=environment(), timeout=60
+        )
+    os.close(writer)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if b"text" not in line]) == (0, [])
+    found, expected = read_survey(out), read_survey(whole)
+    assert found.corpus.fingerprint == expected.corpus.fingerprint
+    found.corpus, found.unfit = expected.corpus, expected.unfit  # which tell that they come from a file
+    assert survey_bytes(found) == whole.read_bytes()
+
+
+def nobody_is_left(group):
+    """Of a group of processes, soon."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.parametrize("number", [signal.SIGINT, in_sweep(signal.SIGTERM), in_sweep(signal.SIGKILL)])
+@pytest.mark.parametrize("workers", [in_sweep(0), 2])
+def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
+    """The signal goes to the whole group, as a terminal and batch systems send it."""
+    (model, _, *events), _ = asked
+    texts = written(tmp_path / "texts.txt", lines(400))
+    words = ["survey", model, texts, *events, "--workers", str(workers), "--out"]
+    out, whole = tmp_path / "a.survey.safetensors", tmp_path / "b.survey.safetensors"
+    assert microgpt("survey", model, texts, *events, "--out", whole).code == 0
+    running = started(*words, out, start_new_session=True)
+    until = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(running.pid, number)
+    _, said = running.communicate(timeout=60)
+    print(said)
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert running.returncode == 130
+        assert said.splitlines()[-1].startswith(f"interrupted: {out} holds ")
+    assert nobody_is_left(running.pid)
+    assert microgpt("survey", model, texts, *events, "--out", out, "--resume").code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_the_rate_is_that_of_this_run(monkeypatch, capsys):
+    monkeypatch.setattr("microgpt_trace.cli.progress.PATIENCE", -1.0)
+    now = iter([0.0, 0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0])
+    monkeypatch.setattr("microgpt_trace.cli.progress.monotonic", lambda: next(now))
+    with rated_progress("text", lambda: 2000) as report:
+        report(1050, 50)
+    assert capsys.readouterr().err == "text 1,050 of 2,000, 5.0 a second, 0:03:10 left\n"

@@ -1,0 +1,83 @@
+"""Surveys on a Dask cluster of processes, in a process of its own: distributed logs, and warns of what is no
+fault of ours. Prints what came of each case as JSON.
+
+    python tests/support/cluster_runs.py MODEL CORPUS [every]
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from hashlib import blake2b
+
+from distributed import LocalCluster, WorkerPlugin
+from support.surveyed_texts import measured
+
+from microgpt_trace.errors import MicrogptError
+from microgpt_trace.surveying import dask_cluster
+from microgpt_trace.surveying.survey_files import survey_bytes
+
+
+class Slow(WorkerPlugin):
+    """The worker of this name waits before each of its tasks."""
+
+    def setup(self, worker):
+        self.slow = worker.name == 0
+
+    def transition(self, key, start, finish, **others):
+        if self.slow and finish == "executing":
+            time.sleep(0.2)
+
+
+class Lacking(WorkerPlugin):
+    """A worker whose environment lacks this package."""
+
+    def setup(self, worker):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "microgpt_trace"]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "microgpt_trace":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def once(act):
+    """For a report or a note: does something the first time."""
+    done = []
+    return lambda *told: done or done.append(act())
+
+
+def main(model, corpus, *every):
+    told = {}
+
+    def case(name, report=lambda done, now: None, note=lambda text: None):
+        notes, began = [], time.monotonic()
+        how = {"report": report, "note": lambda text: (notes.append(text), note(text))}
+        try:
+            content = survey_bytes(measured(model, corpus, scheduler=cluster.scheduler_address, **how))
+            told[name] = blake2b(content).hexdigest(), notes
+        except MicrogptError as error:
+            told[name] = f"{type(error).__name__}: {error}", notes
+        print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
+
+    dask_cluster.ALONE, dask_cluster.CONNECT = 0.5, 2.0
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        case("killed", once(lambda: os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)))
+        with cluster.get_client() as client:
+            client.register_plugin(Slow())
+        case("slow, and one joins late", once(lambda: cluster.scale(3)))
+        if every:
+            with cluster.get_client() as client:
+                client.register_plugin(Lacking())
+            case("lacking")
+    if every:
+        with LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address=None) as cluster:
+            case("nobody at first", note=once(lambda: cluster.scale(1)))
+            case("no scheduler any more", once(cluster.close))
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

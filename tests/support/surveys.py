@@ -1,0 +1,97 @@
+"""What a survey is held against: every value of every document, kept, and plain loops over them.
+
+A model's pass is taken as it is; who is packed with whom, what belongs to which document and what is made of
+it is worked out here anew.
+"""
+
+import numpy as np
+
+from microgpt_trace.architecture.packs import UNKNOWN, ReadText
+from microgpt_trace.decoder import model as decoder_model
+from microgpt_trace.errors import InputError
+from microgpt_trace.microgpt import model as microgpt_model
+from microgpt_trace.surveying.survey import survey
+
+MANY = [
+    *("a", "ab", "abc", "ab", "ba", "bab", "abba", "baba", "cab", "abcabc", "b", "bb", "bbb", "aa", "aaa"),
+    *("aba", "caba", "bac", "cc", "ccc", "bcb", "bcbc"),
+]
+
+
+class Recorder:
+    """Keeps all that it is given: by name, in the order of coming."""
+
+    def __init__(self, values=None, prefix=""):
+        self.values = {} if values is None else values
+        self._prefix = prefix
+
+    def emit(self, name, value):
+        self.values.setdefault(self._prefix + name, []).append(np.array(value))
+        return value
+
+    def wants(self, name):
+        return True
+
+    def layer(self, index):
+        return Recorder(self.values, f"layer{index}.")
+
+
+def read_by(model, text):
+    """Tokens and targets of a text that fits, by the reading of one text."""
+    try:
+        inputs = model.read(text)
+    except InputError:
+        return None
+    targets = [UNKNOWN if target is None else target for target in inputs.targets]
+    return ReadText(np.array(inputs.tokens), np.array(targets))
+
+
+def values_of(model, texts):
+    """By document that fits: its number, what was read, and its values by event, [T, C] or [H, T, T]."""
+    found = {}
+    for first in range(0, len(texts), model.pack_size):
+        numbers = range(first, min(len(texts), first + model.pack_size))
+        read = {number: read_by(model, texts[number]) for number in numbers}
+        order = sorted((n for n in numbers if read[n]), key=lambda n: (len(read[n].tokens), n))
+        if order:
+            tap = Recorder()
+            with np.errstate(all="ignore"):
+                model.run_pack([read[number] for number in order], tap)
+            found |= _divided(model, order, read, tap.values)
+    return [(number, *found[number]) for number in sorted(found)]
+
+
+def _divided(model, order, read, values):
+    own = {number: (read[number], {}) for number in order}
+    lengths = [len(read[number].tokens) for number in order]
+    for name, parts in values.items():
+        if name == "loss":
+            continue
+        if model.plan[name].kind.causal:
+            pieces = [text for part in parts for text in part.reshape(-1, *part.shape[-3:])]
+        else:
+            pieces = np.split(np.concatenate(parts), np.cumsum(lengths)[:-1])
+        for number, piece in zip(order, pieces, strict=True):
+            own[number][1][name] = piece
+    return own
+
+
+def columns(value, causal):
+    """Rows of channels; of heads [H, T, T] what the queries see, a head a channel: [N, C]"""
+    if not causal:
+        return value
+    queries, keys = np.tril_indices(value.shape[-1])
+    return value[:, queries, keys].T
+
+
+def surveyed(model, texts, folder, **options):
+    """A survey of texts, a text a line."""
+    path = folder / "corpus.txt"
+    path.write_text("".join(f"{text}\n" for text in texts))
+    return survey(model, path, **options)
+
+
+def in_packs_of(monkeypatch, size):
+    """Few texts in several packs, of 8 or more: a block of 8 is read as a whole or not at all."""
+    for family in (microgpt_model, decoder_model):
+        monkeypatch.setattr(family, "PACK", size)

@@ -1,0 +1,47 @@
+"""A survey on a Dask cluster has the bytes of one process, whatever becomes of workers."""
+
+import json
+import os
+from hashlib import blake2b
+
+import pytest
+from support.commands import ROOT, process
+from support.surveyed_texts import lines, measured, written
+
+from microgpt_trace.surveying.survey_files import survey_bytes
+
+pytest.importorskip("distributed", reason="a cluster is one of the package distributed")
+pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
+RUNS = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@pytest.fixture
+def told(decoder_folder, tmp_path):
+    """A function that gives what came of the cases of cluster_runs, and of one process, as hashes."""
+
+    def run(*every):
+        model, corpus = str(decoder_folder()), written(tmp_path / "texts.txt", lines(200))
+        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+        done = process(
+            ROOT / "tests/support/cluster_runs.py", model, corpus, *every, code=RUNS, PYTHONPATH=path
+        )
+        print(done.err)
+        return json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
+
+    return run
+
+
+def test_what_becomes_of_workers_changes_no_bit(told):
+    found, whole = told()
+    assert found == {"killed": [whole, []], "slow, and one joins late": [whole, []]}
+
+
+@pytest.mark.sweep
+def test_what_is_said_of_a_cluster(told):
+    found, whole = told("every")
+    content, (waits, threads) = found["nobody at first"]
+    assert content == whole
+    assert waits.endswith("has no workers: waiting for some to join")
+    assert threads == "workers compute on one core each: start them with --nthreads 1"
+    assert "lacks microgpt-trace" in found["lacking"][0]
+    assert found["no scheduler any more"][0].endswith("it is gone")

@@ -1,0 +1,169 @@
+"""Shares, entropies and roles of heads, growth and peaks of layers: plain loops over all values, kept."""
+
+import math
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+from support.surveys import MANY, in_packs_of, surveyed, values_of
+
+from microgpt_trace import init, load
+from microgpt_trace.surveying.report import report_of
+from microgpt_trace.surveying.stream_meter import FARTHEST
+
+TEXTS = [*MANY, "abcabcabc", "d"]
+CASES = ["untrained", "trained", "deep", "llama_gqa", "mistral_window", "qwen2_window", "gpt2"]
+
+
+@pytest.fixture
+def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
+    in_packs_of(monkeypatch, 8)
+    case = request.param
+    if case == "untrained":
+        return init()
+    if case == "gpt2":
+        return gpt2()[1]
+    return load(checkpoints[case]) if case in checkpoints else load(decoder_folder(case))
+
+
+def looks_of(weights, tokens):
+    """By share, a number for each query that has such keys: [T, T], [T]"""
+    found = {key: [] for key in ("itself", "previous", "first", "repeat", "repeat_apart", "entropy")}
+    for query in range(1, len(tokens)):
+        row = [float(weight) for weight in weights[query][: query + 1]]
+        found["itself"].append(row[query])
+        found["previous"].append(row[query - 1])
+        found["first"].append(row[0])
+        found["entropy"].append(-sum(weight * math.log(weight) for weight in row if weight > 0))
+        same = [key for key in range(query) if tokens[key] == tokens[query]]
+        for name, keys in (("repeat", same), ("repeat_apart", [k for k in same if 0 < k < query - 1])):
+            if keys:
+                found[name].append(sum(row[key] for key in keys))
+    return found
+
+
+def even(length, window):
+    """Weights of a head that looks at all that it sees alike."""
+    seen = [[k <= q and (not window or k > q - window) for k in range(length)] for q in range(length)]
+    return [[see / sum(row) for see in row] for row in seen]
+
+
+def means(of_documents):
+    """The mean over the queries of all documents, None without any."""
+    every = {key: [x for found in of_documents for x in found[key]] for key in of_documents[0]}
+    return {key: math.fsum(found) / len(found) if found else None for key, found in every.items()}
+
+
+def role_by_hand(shares, evenly):
+    """At least 0.4 and twice the even share, the one that is most times that; of equals none."""
+    fields = {"itself": "itself", "previous": "previous", "first": "first", "repeat": "repeat_apart"}
+    times = {}
+    for role, field in fields.items():
+        if shares[field] is not None and shares[field] >= max(0.4, 2 * evenly[field]):
+            times[role] = shares[field] / evenly[field]
+    best = [role for role, found in times.items() if found == max(times.values())]
+    return best[0] if len(best) == 1 else "none"
+
+
+@pytest.mark.parametrize("model", CASES, indirect=True)
+def test_where_heads_look(model, tmp_path):
+    heads = report_of(surveyed(model, TEXTS, tmp_path)).heads
+    documents = values_of(model, TEXTS)
+    assert len(heads) == sum(documents[0][2][name].shape[0] for name in documents[0][2] if "weights" in name)
+    for own in heads:
+        shares = means([looks_of(value[own.event][own.head], read.tokens) for _, read, value in documents])
+        evenly = means(
+            [looks_of(even(len(read.tokens), own.window), read.tokens) for _, read, _ in documents]
+        )
+        for found, entropy, expected in (
+            (own.attention, own.entropy, shares),
+            (own.even, own.even_entropy, evenly),
+        ):
+            for key, wanted in expected.items():
+                got = entropy if key == "entropy" else getattr(found, key)
+                assert got == pytest.approx(wanted, rel=2e-6, abs=1e-7), f"{own.event} {own.head} {key}"
+        assert own.role == role_by_hand(shares, evenly), f"{own.event} {own.head}: {own.role}"
+    assert {own.window for own in heads} == set(model.config.windows)
+
+
+def test_a_head_that_looks_at_one_position_has_its_role(monkeypatch, tmp_path):
+    """Scores of 0 but for keys at one position: position 0, by the embedding of BOS."""
+    in_packs_of(monkeypatch, 8)
+    model = init()
+    model.params["wpe"][:], model.params["layer0.attn_wq"][:], model.params["layer0.attn_wk"][:] = 0, 0, 0
+    model.params["wte"][:, :] = -1
+    model.params["wte"][0, 0] = 9  # BOS
+    model.params["wte"][:, 1] = 1
+    model.params["layer0.attn_wq"][:4, 1] = 20
+    model.params["layer0.attn_wk"][:4, 0] = 20
+    heads = report_of(surveyed(model, TEXTS, tmp_path)).heads
+    assert [own.role for own in heads] == ["first", "none", "none", "none"]
+    assert [own.attention.first > 0.99 for own in heads] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("model", CASES, indirect=True)
+def test_how_layers_change_the_stream(model, tmp_path):
+    found = report_of(surveyed(model, TEXTS, tmp_path))
+    documents, streams = values_of(model, TEXTS), model.plan.streams
+    assert [(own.layer, own.event) for own in found.layers] == [*enumerate(streams[1:])]
+    for own in found.layers:
+        growth, cosine, peaks = [], [], []
+        for number, _, value in documents:
+            before, after = (value[streams[own.layer + i]].astype(np.float64) for i in (0, 1))
+            for a, b in zip(before, after, strict=True):
+                growth.append(math.log(np.linalg.norm(b) / np.linalg.norm(a)))
+                cosine.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+            sizes = np.abs(value[streams[own.layer + 1]])
+            peaks.append((float(sizes.max() / np.median(sizes)), -number, sizes))
+        assert own.rows == len(growth)
+        assert own.growth == pytest.approx(math.exp(math.fsum(growth) / len(growth)), rel=1e-9)
+        assert own.cosine == pytest.approx(math.fsum(cosine) / len(cosine), rel=1e-9)
+        assert own.documents == len(documents)
+        assert own.massive == sum(times >= 1000 for times, *_ in peaks)
+        times, number, sizes = max(peaks, key=lambda peak: peak[:2])
+        position, channel = divmod(int(sizes.argmax()), sizes.shape[1])
+        there = own.farthest
+        assert there.value == pytest.approx(times, rel=1e-6)
+        assert (there.document, there.position, there.channel) == (-number, position, channel)
+        assert there.place.endswith(f"corpus.txt:{1 - number}")
+
+
+def test_massive_activations_are_counted_by_document(monkeypatch, tmp_path):
+    in_packs_of(monkeypatch, 8)
+    model = init()
+    model.params["layer0.mlp_fc2"][:] = 0
+    model.params["layer0.attn_wo"][:] = 0
+    model.params["wpe"][:] = 0
+    model.params["wte"][:] = 1e-6
+    model.params["wte"][1, 3] = 1.0  # a
+    (own,) = report_of(surveyed(model, ["a", "b", "bab", "ccc", "cca"], tmp_path)).layers
+    assert (own.documents, own.massive) == (5, 3)
+    assert (own.growth, own.cosine) == (pytest.approx(1), pytest.approx(1))
+
+
+@pytest.mark.parametrize("size", [8, 40])
+def test_of_equal_peaks_the_first_documents_are_kept(size, monkeypatch, tmp_path):
+    """Every row alike: all documents have one peak, whatever their length and pack."""
+    in_packs_of(monkeypatch, size)
+    model = init()
+    for name in ("wpe", "layer0.mlp_fc2", "layer0.attn_wo"):
+        model.params[name][:] = 0
+    model.params["wte"][:] = model.params["wte"][0]
+    texts = ["abcab", "abca", "ab", "a", "b", "abc", "ba", "c", "cba", "aa", "bb", "a"]
+    top = surveyed(model, texts, tmp_path).tallies["streams/farthest"]
+    assert top.document.tolist() == [[*range(FARTHEST)]], f"{top.document} with {top.value}"
+
+
+@pytest.mark.parametrize(("name", "row", "lost"), [("wpe", 5, "abcabca"), ("wte", 3, "cb")])
+def test_weights_that_are_no_numbers_leave_their_documents_out(name, row, lost, monkeypatch, tmp_path):
+    """NaN in position 5, or in c: what heads do in the other texts, of the same length too, is as it was."""
+    in_packs_of(monkeypatch, 8)
+    broken = init()
+    broken.params[name][row] = np.nan
+    whole = report_of(surveyed(init(), ["ab", "aba", "b"], tmp_path)).heads
+    found = report_of(surveyed(broken, [lost, "ab", "aba", lost, "b"], tmp_path)).heads
+    assert len(found) == len(whole)
+    for own, expected in zip(found, whole, strict=True):
+        assert astuple(own.attention) == pytest.approx(astuple(expected.attention), rel=1e-6)
+        assert own.entropy == pytest.approx(expected.entropy, rel=1e-6)
+    assert report_of(surveyed(broken, [lost, lost], tmp_path)).heads == ()

@@ -1,0 +1,279 @@
+"""Importance matrices: files read back by the package gguf, files of llama.cpp's making, and sums of squares
+by transformers."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from support.gguf_files import NUMBERS, entry, pair, raw
+from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
+from support.tiny_models import TOKENS, tiny_model, write_gguf
+
+from microgpt_trace import load
+from microgpt_trace.errors import FileFormatError, RunError
+from microgpt_trace.surveying.imatrix import Imatrix, SquaredInputs, read_imatrix, write_imatrix, written
+from microgpt_trace.surveying.weight_inputs import inputs_of_weights
+
+# Two experts of three inputs, the second of which was given nothing, and a matrix of five inputs
+EXPERTS = SquaredInputs(np.array([[1.5, 2, 0.25], [0, 0, 0]]), np.array([7, 0]))
+MATRIX = SquaredInputs(np.array([[1e-30, 3.0, 0.1, 1e30, 0]]), np.array([1 << 20]))
+SOME = Imatrix(
+    {"blk.2.ffn_down.weight": MATRIX, "blk.10.ffn_up_exps.weight": EXPERTS}, ("a.txt", "Wörter␣"), 3, 512
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "imatrix.gguf"
+
+
+def assert_same(imatrix, other):
+    """Up to what float32 holds of the sums."""
+    about = (imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size)
+    assert about == (other.datasets, other.chunk_count, other.chunk_size)
+    assert imatrix.entries.keys() == other.entries.keys()
+    for name, given in imatrix.entries.items():
+        found = other.entries[name]
+        np.testing.assert_array_equal(given.sums.astype(np.float32), found.sums, strict=False)
+        np.testing.assert_array_equal(given.counts, found.counts, strict=True)
+        assert (found.sums.dtype, found.sums.shape) == (np.float64, given.sums.shape)
+
+
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def test_the_package_gguf_reads_what_is_written(path):
+    gguf = pytest.importorskip("gguf")
+    write_imatrix(path, SOME)
+    reader = gguf.GGUFReader(path)
+    said = {name: reader.fields[name].contents() for name in reader.fields if not name.startswith("GGUF.")}
+    assert said == {
+        "general.type": "imatrix",
+        "imatrix.datasets": ["a.txt", "Wörter␣"],
+        "imatrix.chunk_count": 3,
+        "imatrix.chunk_size": 512,
+    }
+    assert {reader.fields[f"imatrix.chunk_{what}"].types[0].name for what in ("count", "size")} == {"UINT32"}
+    stored = [(t.name, t.tensor_type.name, t.shape.tolist(), t.data.tolist()) for t in reader.tensors]
+    rounded = MATRIX.sums.astype(np.float32)[0].tolist()
+    assert stored == [  # shapes as GGUF has them, fastest first, and without a last 1
+        ("blk.10.ffn_up_exps.weight.in_sum2", "F32", [3, 2], EXPERTS.sums.tolist()),
+        ("blk.10.ffn_up_exps.weight.counts", "F32", [1, 2], [[7.0], [0.0]]),
+        ("blk.2.ffn_down.weight.in_sum2", "F32", [5], rounded),
+        ("blk.2.ffn_down.weight.counts", "F32", [1], [float(1 << 20)]),
+    ]
+    assert all(tensor.data_offset % 32 == 0 for tensor in reader.tensors)
+
+
+def test_the_bytes_follow_from_what_is_in_it():
+    turned = Imatrix(dict(reversed(SOME.entries.items())), SOME.datasets, 3, 512)
+    assert written(turned) == written(SOME)
+    assert len(written(SOME)) % 32 == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(1e39, "add up to 1e+39,"), (np.nan, "nan"), (np.inf, "add up to inf,")]
+)
+def test_what_float32_does_not_hold_is_not_written(path, value, said):
+    wrong = SquaredInputs(np.array([[1.0, 2.0, value]]), np.array([1]))
+    with pytest.raises(RunError, match=r"blk\.0\.w: the squares of input channel 2 add up to") as caught:
+        write_imatrix(path, Imatrix({"blk.0.w": wrong}, (), 0, 0))
+    assert said in str(caught.value)
+    assert not path.exists()
+
+
+# --- Reading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("imatrix", [SOME, Imatrix(SOME.entries, (), 0, 0)], ids=["some", "no datasets"])
+def test_what_is_written_is_read(path, imatrix):
+    write_imatrix(path, imatrix)
+    assert_same(imatrix, read_imatrix(path))
+    assert written(read_imatrix(path)) == path.read_bytes()
+
+
+def test_the_package_gguf_writes_one(path):
+    """With the sums of inputs beside, as some versions of llama.cpp have them, and one count of two rows."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "")
+    writer.kv_data[0].clear()  # no architecture
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["a.txt"])
+    writer.add_uint32("imatrix.chunk_count", 2)
+    writer.add_uint32("imatrix.chunk_size", 64)
+    sums = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for ending, values in (
+        ("in_sum", -sums),
+        ("counts", np.full((1, 1), 128, np.float32)),
+        ("in_sum2", sums),
+    ):
+        writer.add_tensor(f"blk.0.attn_k_b.weight.{ending}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    one = SquaredInputs(sums.reshape(1, 6).astype(np.float64), np.array([128]))
+    assert_same(Imatrix({"blk.0.attn_k_b.weight": one}, ("a.txt",), 2, 64), read_imatrix(path))
+
+
+SAID = {
+    "general.type": "imatrix", "imatrix.datasets": ["a"], "imatrix.chunk_count": 1, "imatrix.chunk_size": 2
+}  # fmt: skip
+TENSORS = {"w.in_sum2": [[1, 2, 3, 4]], "w.counts": [[5]]}
+
+
+def made(said=(), tensors=()):
+    """The bytes of a small imatrix with some metadata and tensors changed, None taking one away; a tensor is
+    of numbers, or the name of a type of 32."""
+    metadata = {key: value for key, value in (SAID | dict(said)).items() if value is not None}
+    index, data, count = b"", b"", 0
+    for name, values in (TENSORS | dict(tensors)).items():
+        if values is None:
+            continue
+        kind = values if isinstance(values, str) else "F32"
+        array = np.ones((1, 32)) if isinstance(values, str) else np.asarray(values, np.float32)
+        index += entry(name, array.shape[::-1], NUMBERS[kind], len(data))
+        data += bytes(64) if kind != "F32" else array.astype("<f4").tobytes()
+        data += bytes(-len(data) % 32)
+        count += 1
+    pairs = b"".join(pair(key, value) for key, value in metadata.items())
+    return raw(pairs, index, data, tensors=count, metadata=len(metadata))
+
+
+BAD = {
+    "a model": ({"general.type": "model"}, {}, "(general.type 'imatrix'), found 'model'"),
+    "no type": ({"general.type": None}, {}, "(general.type 'imatrix'), found None"),
+    "a number for a type": ({"general.type": 4}, {}, "(general.type 'imatrix'), found 4"),
+    "no datasets": ({"imatrix.datasets": None}, {}, "'imatrix.datasets' is missing"),
+    "a dataset": ({"imatrix.datasets": "a"}, {}, "imatrix.datasets: expected a list of texts, found 'a'"),
+    "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
+    "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024, found 1,025"),
+    "no count of chunks": ({"imatrix.chunk_count": None}, {}, "'imatrix.chunk_count' is missing"),
+    "no size of chunks": ({"imatrix.chunk_size": None}, {}, "'imatrix.chunk_size' is missing"),
+    "a text of a size": ({"imatrix.chunk_size": "2"}, {}, "chunk_size: expected a whole number, found '2'"),
+    "chunks below 0": ({"imatrix.chunk_count": -1}, {}, "chunk_count: expected a whole number, found -1"),
+    "nothing": ({}, {"w.in_sum2": None, "w.counts": None}, "end in .in_sum2 and .counts, found none"),
+    "other tensors": ({}, {"w.in_sum2": None, "w.counts": None, "w": [1]}, "and .counts, found none"),
+    "no counts": ({}, {"w.counts": None}, "tensor 'w.counts' is missing"),
+    "no sums": ({}, {"w.in_sum2": None}, "tensor 'w.in_sum2' is missing"),
+    "one of two": ({}, {"v.in_sum2": [[1]]}, "tensor 'v.counts' is missing"),
+    "both endings": ({}, {"w.counts.in_sum2": [[1]]}, "tensor 'w.counts.counts' is missing"),
+    "three counts of four": ({}, {"w.counts": [[5]] * 3}, "weight 'w': 4 sums for counts [5.0, 5.0, 5.0]"),
+    "no rows": ({}, {"w.counts": np.ones((0, 1))}, "tensor 'w.counts' is empty"),
+    "no inputs": ({}, {"w.in_sum2": np.ones((1, 0))}, "tensor 'w.in_sum2' is empty"),
+    "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
+    "quantised counts": ({}, {"w.counts": "Q8_0"}, "tensor 'w.counts': expected F32, found Q8_0"),
+    "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
+    "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
+    "a square below 0": ({}, {"w.in_sum2": [[1, 2, -3, 4]]}, "expected numbers of at least 0, found -3"),
+    "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
+    "more than there can be": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums for counts [1"),
+}
+
+
+@pytest.mark.parametrize(("said", "tensors", "expected"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_said_in_one_line(path, said, tensors, expected):
+    path.write_bytes(made(said, tensors))
+    with pytest.raises(FileFormatError) as caught:
+        read_imatrix(path)
+    print(caught.value)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+def test_the_small_file_is_right_before_it_is_made_wrong(path):
+    path.write_bytes(made())
+    one = SquaredInputs(np.array([[1.0, 2, 3, 4]]), np.array([5]))
+    assert_same(Imatrix({"w": one}, ("a",), 1, 2), read_imatrix(path))
+
+
+def test_a_file_cut_anywhere_or_with_a_wrong_byte_is_read_or_refused(path):
+    whole = written(SOME)
+    rng = np.random.default_rng(3)
+    for at in range(0, len(whole) - 32, 7):  # the last bytes fill up
+        path.write_bytes(whole[:at])
+        with pytest.raises(FileFormatError):
+            read_imatrix(path)
+        path.write_bytes(whole[:at] + rng.bytes(1) + whole[at + 1 :])
+        with suppress(FileFormatError):
+            read_imatrix(path)
+
+
+def test_a_model_is_none(path):
+    pytest.importorskip("gguf")
+    write_gguf(path, *tiny_model("llama_gqa"))
+    with pytest.raises(FileFormatError, match="expected an importance matrix"):
+        read_imatrix(path)
+
+
+# --- Which event a weight reads ---------------------------------------------------------------
+
+FILES = ("llama_gqa", "llama_tied", "mistral", "qwen2", "qwen2_tied", "qwen3", *IN_GGUF)
+
+
+def file_of(case, path):
+    return write_gpt2_gguf(path, *tiny_gpt2(case)) if case in IN_GGUF else write_gguf(path, *tiny_model(case))
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_every_matrix_of_a_file_and_no_other_tensor_has_an_event(case, path):
+    gguf = pytest.importorskip("gguf")
+    model = load(file_of(case, path))
+    shapes = {t.name: t.shape.tolist() for t in gguf.GGUFReader(path).tensors if len(t.shape) == 2}
+    found = inputs_of_weights(model)
+    assert {*found} == {name for name in shapes if name.startswith("blk.")}
+    output = {"output.weight", "token_embd.weight"} & {*shapes}
+    with_output = inputs_of_weights(model, with_output=True)
+    assert with_output == found | {min(output): "final.norm"}
+    widths = {name: model.plan.shapes(1)[event][-1] for name, event in with_output.items()}
+    assert widths == {name: shapes[name][0] for name in with_output}
+
+
+def by_transformers(folder, architecture, tokens):
+    """The sums of squares of what every product of the model is given, [in] float64 by names in GGUF."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    gguf = pytest.importorskip("gguf")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture], model.config.num_hidden_layers)
+    sums = {}
+
+    def listen(module, name):
+        def hook(_, given):
+            sums[name] = given[0].double().square().reshape(-1, given[0].shape[-1]).sum(0).numpy()
+
+        module.register_forward_pre_hook(hook)
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | transformers.pytorch_utils.Conv1D):
+            listen(module, names.get_name(f"{name}.weight", try_suffixes=(".weight",)))
+    with torch.no_grad():
+        model(torch.tensor([tokens]))
+    return sums
+
+
+def by_hooks(model, tokens):
+    """The same of the events that our own model says."""
+    inputs, sums = inputs_of_weights(model, with_output=True), {}
+
+    def hook(event, value):
+        sums[event.name] = np.square(value.astype(np.float64)).sum(0)
+
+    with model.hooks.subscribe(hook, *dict.fromkeys(inputs.values())):
+        model.logits(model.read(tokens=tokens), range(len(tokens)), model.hooks.begin().tap("forward"))
+    return {name: sums[event] for name, event in inputs.items()}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("case", ["llama_gqa", "llama_tied", "qwen2", "qwen3", "gpt2", "gpt2_untied"])
+def test_the_sums_are_those_of_what_transformers_multiplies(case, decoder_folder, gpt2):
+    folder = gpt2(case)[0] if case.startswith("gpt2") else decoder_folder(case)
+    expected = by_transformers(folder, case.partition("_")[0].upper(), TOKENS)
+    model = load(folder)
+    if model.config.tied:
+        expected["token_embd.weight"] = expected.pop("output.weight")
+    found = by_hooks(model, TOKENS)
+    assert found.keys() == expected.keys()
+    worst = max(np.abs(found[name] / expected[name] - 1).max() for name in found)
+    print(f"{case}: at most {worst:.1e} of a sum")
+    assert worst < 1e-4

@@ -1,0 +1,205 @@
+"""One result, however a corpus is run: the same bytes of any shards, in any order, from files, in a tree."""
+
+import random
+
+import numpy as np
+import pytest
+from support.surveys import MANY, in_packs_of, surveyed
+
+from microgpt_trace import init, load
+from microgpt_trace.corpus.corpus import Document
+from microgpt_trace.errors import InputError
+from microgpt_trace.surveying.order import order_for
+from microgpt_trace.surveying.report import report_of
+from microgpt_trace.surveying.shard import survey_shard
+from microgpt_trace.surveying.state import merged
+from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
+
+TEXTS = [*MANY, "Zoë", *MANY[::-1], "x" * 100, "q", *MANY[3:17]]
+ALL = {"events": ["*"], "histograms": ["*"], "top": 3}
+
+
+@pytest.fixture(params=["microgpt", "broken", "decoder"])
+def model(request, monkeypatch, checkpoints, decoder_folder):
+    in_packs_of(monkeypatch, 8)
+    if request.param == "decoder":
+        return load(decoder_folder("mistral_window"))
+    return load(checkpoints["broken"]) if request.param == "broken" else init()
+
+
+def shards(model, folder, count, **options):
+    """Parts by the names of their files, which are read back."""
+    found = {}
+    for index in range(1, count + 1):
+        path = folder / f"{index}.safetensors"
+        surveyed(model, TEXTS, folder, shard=(index, count), out=path, **options)
+        found[str(path)] = read_survey(path)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_shards_in_any_order_and_tree(model, count, tmp_path):
+    whole = survey_bytes(surveyed(model, TEXTS, tmp_path, **ALL))
+    parts = list(shards(model, tmp_path, count, **ALL).items())
+    random.Random(count).shuffle(parts)
+    while len(parts) > 1:  # two of them become one, whose file is read again
+        (name, one), (other, two) = parts.pop(0), parts.pop(0)
+        path = tmp_path / f"{len(parts)}-merged.safetensors"
+        path.write_bytes(survey_bytes(merged({name: one, other: two})))
+        parts.append((str(path), read_survey(path)))
+    assert parts[0][1].whole
+    assert survey_bytes(parts[0][1]) == whole
+
+
+def test_merged_at_once_in_memory(model, tmp_path):
+    whole = survey_bytes(surveyed(model, TEXTS, tmp_path, **ALL))
+    parts = {str(i): surveyed(model, TEXTS, tmp_path, shard=(i, 3), **ALL) for i in (3, 1, 2)}
+    assert survey_bytes(merged(parts)) == whole
+
+
+def test_a_file_says_all(model, tmp_path):
+    found = surveyed(model, TEXTS, tmp_path, **ALL)
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(survey_bytes(found))
+    read = read_survey(path)
+    for own in ("model", "corpus", "order", "unfit", "block_size", "arithmetic"):
+        assert getattr(read, own) == getattr(found, own), own
+    assert survey_bytes(read) == path.read_bytes()
+    assert report_of(read) == report_of(found) or repr(report_of(read)) == repr(report_of(found))
+
+
+def test_packs_are_of_numbers_alone(monkeypatch):
+    """Whatever is left out of a pack, the others stay with their neighbours."""
+    in_packs_of(monkeypatch, 8)
+    model, order, met = init(), order_for(init(), ["embed.tok"]), []
+    taken = type(model).run_pack
+    monkeypatch.setattr(
+        type(model), "run_pack", lambda self, texts, tap: met.append(len(texts)) or taken(self, texts, tap)
+    )
+    texts = ["a", "Zoë", "ab", "abc", "ë", "ë", "ë", "ë", "b", "ba"]
+    documents = [Document(i, text, "x", i + 1) for i, text in enumerate(texts)]
+    found = survey_shard(model, order, documents)
+    assert met == [3, 2]
+    ((reason, unfit),) = found.unfit.items()
+    assert (unfit.texts, unfit.number, unfit.place) == (5, 1, "x:2"), reason
+
+
+# --- What does not fit together ---------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(monkeypatch, tmp_path):
+    in_packs_of(monkeypatch, 8)
+    (tmp_path / "p").mkdir()
+    return shards(init(), tmp_path / "p", 2, events=["embed.*"], top=0)
+
+
+def refused(parts, *words):
+    with pytest.raises(InputError) as caught:
+        merged(parts)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_parts_of_other_things_are_refused_by_what_differs(parts, tmp_path):
+    name, first = next(iter(parts.items()))
+    made = {"model": init(), "texts": TEXTS, "folder": tmp_path, "events": ["embed.*"], "shard": (2, 2)}
+    for changes, words in [
+        ({"model": init(seed=7)}, ("model", "fingerprint")), ({"texts": TEXTS[:-1]}, ("corpus",)),
+        ({"texts": [*TEXTS[:-1], "z"]}, ("corpus", "fingerprint")),
+        ({"events": ["embed.tok"]}, ("order", "events")),
+        ({"histograms": ["embed.tok"]}, ("order", "histograms")),
+    ]:  # fmt: skip
+        refused({name: first, "other": surveyed(**made | changes)}, "other", *words)
+
+
+def test_parts_that_overlap_or_did_not_end_are_refused(parts):
+    (name, first), (_, second) = parts.items()
+    refused({name: first, "again": read_survey(name)}, "again", "0 to 7")
+    second.corpus = second.corpus.__class__(second.corpus.sources, "text", None, None, 0)
+    refused({name: first, "cut": second}, "cut", "--resume")
+
+
+# --- Going on ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["texts", "more", "limit", "model", "events"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_resuming_something_else_is_refused_and_changes_nothing(change, whole, monkeypatch, tmp_path):
+    in_packs_of(monkeypatch, 8)
+    path = tmp_path / "s.safetensors"
+    asked = {"model": init(), "texts": TEXTS[:32], "folder": tmp_path, "events": ["embed.tok"], "out": path}
+    surveyed(**asked, shard=(1, 1) if whole else (1, 2))
+    before = path.read_bytes()
+    other = {
+        "texts": {"texts": ["b", *TEXTS[1:32]]}, "more": {"texts": TEXTS[:40]},
+        "limit": {"texts": TEXTS[:24]},
+        "model": {"model": init(seed=7)}, "events": {"events": ["embed.pos"]},
+    }[change]  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        surveyed(**asked | other, resume=True)
+    assert path.read_bytes() == before, caught.value
+
+
+def test_going_on_gives_the_bytes_of_one_run(monkeypatch, tmp_path):
+    in_packs_of(monkeypatch, 8)
+    whole, path = survey_bytes(surveyed(init(), TEXTS, tmp_path)), tmp_path / "s.safetensors"
+
+    def stop(done, run):
+        if run >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        surveyed(init(), TEXTS, tmp_path, out=path, report=stop)
+    assert not read_survey(path).whole
+    surveyed(init(), TEXTS, tmp_path, out=path, resume=True)
+    assert path.read_bytes() == whole
+    surveyed(init(), TEXTS, tmp_path, out=path, resume=True)  # nothing is left to do
+    assert path.read_bytes() == whole
+
+
+# --- The unhappy ------------------------------------------------------------------------------
+
+
+def test_nothing_fits(tmp_path):
+    found = report_of(surveyed(init(), ["ë", "123", "z" * 50], tmp_path, top=2, histograms=["*"]))
+    assert (found.whole, found.documents, found.texts, found.tokens) == (True, 3, 0, 0)
+    assert [(own.count, own.first[-1]) for own in found.left_out] == [(1, "3"), (2, "1")]
+    assert (found.heads, found.units, found.overfitting.holds) == ((), (), None)
+    assert {own.mean for own in found.events} == {None}
+
+
+@pytest.mark.parametrize("options", [
+    {"events": ["logits"]}, {"events": ["embed.tok"], "histograms": ["*.act"]}, {"events": ["*.weights"]},
+    {"events": ["*residual"]}, {"events": ["layer0.mlp.act"], "top": 1}, {"histograms": ["layer0.*"]},
+])  # fmt: skip
+@pytest.mark.parametrize("texts", [["a"], ["b", "a", "b"], ["a", "", "ab"]])
+def test_few_texts_and_few_events(options, texts, tmp_path):
+    found = surveyed(init(), texts, tmp_path, **options)
+    shown = report_of(found)
+    assert shown.texts == len([text for text in texts if text])
+    assert {own.name for own in shown.events} == set(found.order.events)
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 1}, {"max_tokens": 2}, {"max_tokens": 16}, {}])
+def test_texts_are_cut_to_the_tokens_allowed(options, gpt2, tmp_path):
+    """GPT-2 reads 16: what is cut to 16 fits it, and without a limit it does not."""
+    _, model, *_ = gpt2()
+    texts, most = ["abcd", "a", "abc" * 8], options.get("max_tokens", 99)
+    shown = report_of(surveyed(model, texts, tmp_path, top=1, **options))
+    lengths = [length for length in (4, 1, 24) if options or length <= 16]
+    assert shown.tokens == sum(min(length, most) for length in lengths)
+    assert shown.parts[0].tokens == sum(min(length, most) - 1 for length in lengths)
+    followed = [letter for text in texts if options or len(text) <= 16 for letter in text[1:most]]
+    counts = {own.label: own.count for own in shown.parts[0].by_token}
+    assert counts == {letter: followed.count(letter) for letter in followed}
+    left = {own.reason: own.count for own in shown.left_out}
+    assert sum(left.values()) == (sum(length > most for length in lengths) if options else 1), left
+
+
+def test_an_empty_text_is_read_as_what_begins_every_text(monkeypatch):
+    order = order_for(init(), ["embed.tok"])
+    found = survey_shard(init(), order, [Document(0, "", "x", 1), Document(1, "a", "x", 2)])
+    assert found.tallies["corpus/read"].numbers.tolist() == [2, 3]
+    assert np.all(found.tallies["embed.tok/values"].numbers == 3)

@@ -1,0 +1,356 @@
+"""Two surveys compared: every figure against NumPy over all values, divergences against integrals."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from microgpt_trace import init, load, trace
+from microgpt_trace.errors import InputError
+from microgpt_trace.surveying.comparison import compare_surveys
+from microgpt_trace.surveying.divergences import jensen_shannon, normal_divergence, relative_distance
+from microgpt_trace.surveying.meters import bin_edges
+from microgpt_trace.surveying.survey import survey
+from microgpt_trace.text.json_writing import result_json
+
+TEXTS = ["Ann ran", "a man", "Ann and a hen ran", "rare", "an era near an area", "n"]
+HISTOGRAMS = ["*.mlp.hidden", "*.attn.weights"]
+
+
+def as_quantised(type):
+    """Every matrix as llama.cpp's blocks of a type hold it."""
+    quants = pytest.importorskip("gguf").quants
+    kind = pytest.importorskip("gguf").GGMLQuantizationType[type]
+
+    def edit(weights):
+        for name, array in weights.items():
+            if array.ndim == 2:
+                weights[name] = quants.dequantize(quants.quantize(array, kind), kind).astype(np.float32)
+
+    return edit
+
+
+@pytest.fixture(scope="module")
+def models(decoder_folder):
+    """Two quantisations of one model."""
+    kinds = ("Q8_0", "Q4_0")
+    folders = (decoder_folder(edit=as_quantised(kind), intermediate_size=64) for kind in kinds)
+    return [load(folder) for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return corpus_of(tmp_path_factory.mktemp("corpus"), TEXTS)
+
+
+def corpus_of(folder, texts):
+    path = folder / "texts.txt"
+    path.write_text("".join(f"{text}\n" for text in texts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def surveys(models, corpus):
+    return [survey(model, corpus, histograms=HISTOGRAMS) for model in models]
+
+
+@pytest.fixture(scope="module")
+def found(surveys):
+    return compare_surveys(*surveys)
+
+
+@pytest.fixture(scope="module")
+def values(models):
+    """All values of both models by event and text, from traces, and the ids of the texts."""
+    sides = []
+    for model in models:
+        seen = {}
+        for text in TEXTS:
+            for (_, name), array in trace(model, text, names=["*"], values=True).arrays.items():
+                seen.setdefault(name, []).append(array.astype(np.float64))
+        sides.append(seen)
+    return *sides, [models[0].read(text).tokens for text in TEXTS]
+
+
+def columns(parts, causal):
+    """The channels of an event over all texts, or heads over the keys that queries see: [N, C]"""
+    if not causal:
+        return np.concatenate(parts)
+    return np.concatenate([part[:, np.tri(part.shape[1], dtype=bool)].T for part in parts])
+
+
+def normal_kl(a, b):
+    """By the textbook, channel by channel."""
+    found = []
+    for one, two in zip(a.T, b.T, strict=True):
+        s, t = one.std(), two.std()
+        found.append(math.log(t / s) + (s * s + (one.mean() - two.mean()) ** 2) / (2 * t * t) - 0.5)
+    return np.array(found)
+
+
+# --- Events -----------------------------------------------------------------------------------
+
+
+def test_channels_are_compared_as_numpy_says(found, values):
+    one, two, _ = values
+    assert len(found.events) > 30
+    for shift in found.events:
+        causal = shift.name.endswith((".scores", ".weights"))
+        a, b = (columns(side[shift.name], causal) for side in (one, two))
+        rms_a, rms_b = (np.sqrt((x * x).mean(axis=0)) for x in (a, b))
+        size, changes = np.linalg.norm(rms_a), np.abs(rms_b - rms_a)
+        rms, mean = np.linalg.norm(changes) / size, np.linalg.norm(b.mean(0) - a.mean(0)) / size
+        assert (shift.count_a, shift.channels) == (a.size, a.shape[1]), shift.name
+        np.testing.assert_allclose([shift.rms_change, shift.mean_change], [rms, mean], rtol=1e-6, atol=1e-9)
+        assert (shift.same, changes[shift.channel]) == (not changes.any(), changes.max()), shift.name
+        kl = normal_kl(a, b)
+        np.testing.assert_allclose(
+            [shift.kl.mean, shift.kl.largest], [kl.mean(), kl.max()], rtol=1e-6, atol=1e-14
+        )
+        assert (shift.kl.channels, shift.kl.one_sided) == (a.shape[1], 0)
+    assert any(shift.kl.mean > 1e-3 for shift in found.events)
+
+
+def test_magnitudes_are_compared_where_they_were_counted(found, values):
+    one, two, _ = values
+    counted = [shift for shift in found.events if shift.magnitudes is not None]
+    assert {shift.name.partition(".")[2] for shift in counted} == {"mlp.hidden", "attn.weights"}
+    edges = bin_edges()
+    edges = edges[: np.isfinite(edges).sum()]
+    for shift in counted:
+        causal = shift.name.endswith(".weights")
+        p, q = (np.histogram(np.abs(columns(side[shift.name], causal)), edges)[0] for side in (one, two))
+        p, q = p / p.sum(), q / q.sum()
+        both = [(x, (x + y) / 2) for x, y in [*zip(p, q, strict=True), *zip(q, p, strict=True)] if x]
+        assert shift.magnitudes == pytest.approx(sum(x * math.log(x / m) for x, m in both) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("case", [(0, 1, 0, 1), (0, 1, 0.3, 1.2), (-2, 0.5, 1, 3), (5, 4, 5, 0.2)])
+def test_kl_of_normal_distributions_is_the_integral(case):
+    m, s, n, t = case
+    x = np.linspace(m - 14 * s, m + 14 * s, 200_001)
+    log_p, log_q = (
+        -(((x - c) / w) ** 2) / 2 - math.log(w * math.sqrt(2 * math.pi)) for c, w in ((m, s), (n, t))
+    )
+    integral = (np.exp(log_p) * (log_p - log_q)).sum() * (x[1] - x[0])
+    kl = normal_divergence(*(np.array([v]) for v in (m, s * s, n, t * t)))
+    print(kl, integral)
+    np.testing.assert_allclose(kl, [integral], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 2, 3], [2, 4, 6], 0.0),
+        ([1, 0], [0, 7], math.log(2)),
+        ([0, 0], [1, 2], None),
+        ([1, 1], [2, 0], (math.log(2 / 3) + math.log(2) + 2 * math.log(4 / 3)) / 4),
+    ],
+)
+def test_jensen_shannon(a, b, expected):
+    assert jensen_shannon(np.array(a), np.array(b)) == (expected and pytest.approx(expected, rel=1e-12))
+
+
+def test_a_distance_of_nothing_is_none_and_one_from_nothing_has_no_end():
+    zero, one = np.zeros(3), np.ones(3)
+    assert relative_distance(zero, zero, zero) == 0
+    assert relative_distance(zero, one, zero) == math.inf
+    assert relative_distance(one, 1.5 * one, one) == 0.5
+
+
+# --- Layers and heads -------------------------------------------------------------------------
+
+
+def test_layers_are_those_of_their_streams(found, surveys, values):
+    streams = surveys[0].model.streams
+    kl = [normal_kl(*(np.concatenate(side[name]) for side in values[:2])).mean() for name in streams]
+    assert len(found.layers) == len(kl) - 1
+    for i, layer in enumerate(found.layers):
+        np.testing.assert_allclose([layer.kl_before, layer.kl], kl[i : i + 2], rtol=1e-6, atol=1e-14)
+        assert layer.added == pytest.approx(kl[i + 1] - kl[i])
+        within = [e for e in found.events if e.layer == i and e.name != streams[i + 1]]
+        farthest = max(within, key=lambda event: event.kl.mean)
+        assert (layer.farthest, layer.farthest_kl) == (farthest.name, farthest.kl.mean)
+        for growth, side in zip((layer.growth_a, layer.growth_b), values[:2], strict=True):
+            before, after = (np.linalg.norm(np.concatenate(side[n]), axis=1) for n in streams[i : i + 2])
+            assert growth == pytest.approx(math.exp(np.log(after / before).mean()), rel=1e-6)
+    assert found.entering_kl == pytest.approx(kl[0])
+
+
+def test_heads_change_by_what_they_look_at(found, values):
+    for head in found.heads:
+        for attention, entropy, side in (
+            (head.attention_a, head.entropy_a, values[0]),
+            (head.attention_b, head.entropy_b, values[1]),
+        ):
+            weights = [part[head.head] for part in side[head.event]]
+            first = np.concatenate([w[1:, 0] for w in weights])
+            assert attention.first == pytest.approx(first.mean(), rel=1e-6)
+            rows = [w[i, : i + 1] for w in weights for i in range(1, len(w))]
+            assert entropy == pytest.approx(np.mean([-(r * np.log(r)).sum() for r in rows]), rel=1e-5)
+        assert head.change >= abs(head.attention_b.first - head.attention_a.first) > 0
+        assert head.change < 1
+
+
+# --- Predictions ------------------------------------------------------------------------------
+
+
+def losses(side, ids):
+    """The loss of every token that follows, with the token and its text."""
+    for text, (logits, tokens) in enumerate(zip(side["logits"], ids, strict=True)):
+        for row, token in zip(logits[:-1], tokens[1:], strict=True):
+            yield text, token, math.log(np.exp(row - row.max()).sum()) + row.max() - row[token]
+
+
+def test_losses_are_those_of_the_logits(found, values):
+    *sides, ids = values
+    one, two = (list(losses(side, ids)) for side in sides)
+    (part,) = found.parts
+    mean_a, mean_b = (np.mean([loss for *_, loss in side]) for side in (one, two))
+    np.testing.assert_allclose([part.loss_a, part.loss_b], [mean_a, mean_b], rtol=1e-6)
+    assert part.perplexity_ratio == pytest.approx(math.exp(mean_b) / math.exp(mean_a), rel=1e-6)
+    of_texts = [[np.mean([x for t, _, x in side if t == own]) for own in range(5)] for side in (one, two)]
+    assert part.difference == pytest.approx(np.mean(of_texts[1]) - np.mean(of_texts[0]), rel=1e-5)
+    spreads = [np.var(side, ddof=1) / len(side) for side in of_texts]
+    assert part.error == pytest.approx(math.sqrt(sum(spreads)), rel=1e-6)
+    assert part.beyond_error == (abs(part.difference) > 2 * part.error)
+    lost = {token: 0.0 for _, token, _ in one}
+    for (_, token, a), (_, _, b) in zip(one, two, strict=True):
+        lost[token] += b - a
+    assert [t.token for t in part.by_token] == sorted(lost, key=lambda token: -lost[token])
+    np.testing.assert_allclose([t.lost for t in part.by_token], sorted(lost.values())[::-1], atol=1e-5)
+    assert part.other_tokens == 0
+
+
+# --- What agrees, and what cannot be compared -------------------------------------------------
+
+
+def test_the_same_bits_agree(surveys):
+    a, _ = surveys
+    found = compare_surveys(a, a)
+    assert (found.same, found.agree, found.first) == (True, True, None)
+    assert all(event.same and event.distance == 0 == event.kl.mean for event in found.events)
+
+
+def test_a_tolerance_is_held_against_the_largest_distance(surveys, found):
+    most = max(own.distance for own in found.measured)
+    for rtol, agree in ((None, False), (0.0, False), (most * 0.999, False), (most, True), (1e9, True)):
+        result = compare_surveys(*surveys, rtol=rtol)
+        assert (result.agree, result.same) == (agree, False)
+    own = next(event for event in found.events if not event.same)
+    assert found.first == own.name
+    far = max(found.events, key=lambda event: event.distance)
+    above = compare_surveys(*surveys, rtol=far.distance * 0.999)
+    assert above.first == far.name
+
+
+def test_names_choose_what_is_compared(surveys):
+    found = compare_surveys(*surveys, names=["layer1.attn.*"])
+    assert {event.name.rpartition(".")[0] for event in found.events} == {"layer1.attn"}
+    assert {head.layer for head in found.heads} == {1} == {layer.layer for layer in found.layers}
+    assert found.parts == ()
+    assert found.layers[0].event is None
+    with pytest.raises(InputError, match="matches no event"):
+        compare_surveys(*surveys, names=["nothing.at.all"])
+
+
+def test_only_the_same_texts_read_alike_are_compared(models, surveys, tmp_path):
+    other = survey(models[1], corpus_of(tmp_path, [*TEXTS[:-1], "a"]))
+    fewer = survey(models[1], corpus_of(tmp_path, TEXTS[:3]))
+    cut = survey(models[1], corpus_of(tmp_path, TEXTS), max_tokens=5)
+    for b, words in (
+        (other, "fingerprint"),
+        (fewer, "documents is 3, where a.safetensors has 6"),
+        (cut, "--max-tokens was 5"),
+    ):
+        with pytest.raises(InputError, match=f"^b.safetensors: .*{words}"):
+            compare_surveys(surveys[0], b, called=("a.safetensors", "b.safetensors"))
+
+
+def test_parts_of_a_corpus_are_compared_if_they_are_the_same(models, tmp_path):
+    path = corpus_of(tmp_path, TEXTS * 5)
+    first, second = (survey(models[0], path, events=["final.norm"], shard=(i, 2)) for i in (1, 2))
+    same = survey(models[1], path, events=["final.norm"], shard=(1, 2))
+    assert not compare_surveys(first, same).agree
+    with pytest.raises(InputError, match=r"part of the corpus is .*blocks"):
+        compare_surveys(first, second)
+
+
+def test_models_of_other_widths_are_compared_where_their_channels_are_as_many(
+    surveys, decoder_folder, corpus
+):
+    narrow = survey(load(decoder_folder(intermediate_size=32, num_hidden_layers=1)), corpus)
+    found = compare_surveys(surveys[0], narrow)
+    reasons = {left.reason: left.names for left in found.not_compared}
+    assert "layer0.mlp.hidden" in reasons["64 channels in A, 32 in B"]
+    assert all(name.startswith("layer1.") for name in reasons["B has not measured it"])
+    assert {event.name for event in found.events} & {"layer0.attn.q", "final.norm"}
+    assert [layer.layer for layer in found.layers] == [0]
+    assert found.parts[0].loss_a != found.parts[0].loss_b
+
+
+def test_models_of_other_vocabularies_have_no_losses_to_compare(surveys, corpus):
+    names = survey(init(seed=1), corpus, events=["*"])
+    found = compare_surveys(surveys[0], names)
+    assert "layer0.attn.weights" in {event.name for event in found.events}  # both have 4 heads
+    assert found.parts == ()
+    assert "other vocabularies" in found.notes[0]
+    assert "6 texts of 53 tokens in all in A, 2 texts of" in found.notes[1]
+    with pytest.raises(InputError, match="nothing in it has the name"):
+        compare_surveys(surveys[0], survey(init(seed=1), corpus, events=["embed.tok"]))
+
+
+def changed(one, name, channel, value):
+    """The survey with another sum of one channel, or of all (None)."""
+    exact = one.tallies[name]
+    values = exact.values().copy()
+    values[slice(channel, None if channel is None else channel + 1)] = value
+    return replace(one, tallies=one.tallies | {name: type(exact).of({"": values})})
+
+
+def test_losses_are_held_against_the_tolerance_in_either_direction(surveys):
+    a, name = surveys[0], "predictions/token_loss"
+    worse = changed(a, name, None, 2 * a.tallies[name].values())
+    for one, two, distance in ((a, worse, 1.0), (worse, a, 0.5)):
+        found = compare_surveys(one, two, rtol=0.49)
+        assert found.parts[0].distance == pytest.approx(distance, rel=1e-12)
+        assert (found.agree, found.first, found.events[0].distance) == (False, None, 0)
+        assert compare_surveys(one, two, rtol=1.001 * distance).agree
+
+
+def test_the_farthest_event_of_a_layer_is_not_its_stream(surveys):
+    names = surveys[0].model.streams[1:]
+    assert [layer.farthest for layer in compare_surveys(*surveys, names=names).layers] == [None, None]
+
+
+def test_a_channel_that_stops_varying_is_counted_apart(surveys):
+    a, event = surveys[0], "final.norm"
+    count, total = (a.tallies[f"{event}/{what}"].values() for what in ("values", "total"))
+    still = changed(a, f"{event}/squares", 3, total[3] ** 2 / count[3])
+    shift = compare_surveys(a, still, names=[event]).events[0]
+    assert (shift.kl.one_sided, shift.kl.channels, shift.kl.mean) == (1, len(count) - 1, 0.0)
+
+
+def test_an_outlier_that_appears_is_named(surveys):
+    a, event = surveys[0], "final.norm"
+    loud = changed(a, f"{event}/squares", 3, 1e6)
+    for one, two, dead in ((a, loud, (1, (3,), 0, ())), (loud, a, (0, (), 1, (3,)))):
+        outliers = compare_surveys(one, two, names=[event]).events[0].outliers
+        assert (
+            outliers.appeared,
+            outliers.first_appeared,
+            outliers.vanished,
+            outliers.first_vanished,
+        ) == dead
+
+
+def test_parts_of_microgpts_are_compared_one_by_one(tmp_path):
+    path = corpus_of(tmp_path, ["emma", "olivia", "ava", "mia", "amelia", "ella", "aria", "noah"] * 4)
+    one, two = (survey(init(seed=seed), path, events=["layer0.mlp.act"]) for seed in (1, 2))
+    found = compare_surveys(one, two)
+    assert {part.part for part in found.parts} == {"train", "held out"}
+    document = json.loads(result_json(found))
+    assert (document["schema"], document["agree"]) == ("microgpt.survey-diff/1", False)
+    assert document["layers"][0]["added"] is None
