@@ -99,8 +99,18 @@ def nobody_is_left(group):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
-@pytest.mark.parametrize("number", [signal.SIGINT, in_sweep(signal.SIGTERM), in_sweep(signal.SIGKILL)])
-@pytest.mark.parametrize("workers", [in_sweep(0), 2])
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (2, signal.SIGINT),
+        in_sweep((0, signal.SIGTERM)),
+        in_sweep((2, signal.SIGKILL)),
+        *(
+            in_sweep(case, whole=True)
+            for case in ((0, signal.SIGINT), (0, signal.SIGKILL), (2, signal.SIGTERM))
+        ),
+    ],
+)
 def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
     """The signal goes to the whole group, as a terminal and batch systems send it."""
     (model, _, *events), _ = asked

@@ -37,6 +37,7 @@ def test_what_becomes_of_workers_changes_no_bit(told):
 
 
 @pytest.mark.sweep
+@pytest.mark.rest
 def test_what_is_said_of_a_cluster(told):
     found, whole = told("every")
     content, (waits, threads) = found["nobody at first"]
