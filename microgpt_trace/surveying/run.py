@@ -21,6 +21,7 @@ from ..text.wording import abridged
 from .dask_cluster import on_cluster
 from .execution import Assignment, Block, Crew, ModelSource, Note, ShardResult, in_process, side_by_side
 from .order import SurveyOrder
+from .shard import survey_shard
 from .state import Survey, SurveyedCorpus, surveyed_model
 from .worker_processes import in_processes
 
@@ -53,7 +54,9 @@ def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
     read = SurveyedCorpus(
         tuple(map(_plain, asked.sources)), asked.field, asked.limit, asked.sample, asked.seed
     )
-    return Survey(surveyed_model(model, order), read, order, max(BLOCK, model.pack_size))
+    found = Survey(surveyed_model(model, order), read, order, max(BLOCK, model.pack_size))
+    found.take(survey_shard(model, order, []), {}, ())  # a share may have no document
+    return found
 
 
 def survey_into(

@@ -39,9 +39,7 @@ def survey_of(said: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
         unfit=_as(Mapping[str, Unfit], said["unfit"]), arithmetic=_as(tuple[str, ...], said["arithmetic"]),
     )  # fmt: skip
     survey.blocks = _blocks(survey, said["blocks"])
-    parts = _by_tally(tensors)
-    if survey.blocks or parts:
-        survey.tallies = _tallies(survey, parts)
+    survey.tallies = _tallies(survey, _by_tally(tensors))
     return survey
 
 

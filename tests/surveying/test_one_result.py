@@ -170,6 +170,17 @@ def test_nothing_fits(tmp_path):
     assert {own.mean for own in found.events} == {None}
 
 
+def test_a_share_without_documents(tmp_path):
+    path = tmp_path / "second.survey.safetensors"
+    how = {"top": 2, "histograms": ["*.act"]}
+    first, whole = (surveyed(init(), ["a"], tmp_path, shard=(1, n), **how) for n in (2, 1))
+    shown = report_of(surveyed(init(), ["a"], tmp_path, shard=(2, 2), out=path, **how))
+    assert (shown.whole, shown.documents, shown.texts, shown.heads, shown.units) == (False, 1, 0, (), ())
+    assert {own.mean for own in shown.events} == {None}
+    assert report_of(read_survey(path)) == shown
+    assert survey_bytes(merged({"second": read_survey(path), "first": first})) == survey_bytes(whole)
+
+
 @pytest.mark.parametrize("options", [
     {"events": ["logits"]}, {"events": ["embed.tok"], "histograms": ["*.act"]}, {"events": ["*.weights"]},
     {"events": ["*residual"]}, {"events": ["layer0.mlp.act"], "top": 1}, {"histograms": ["layer0.*"]},
