@@ -126,9 +126,8 @@ def merged(surveys: Mapping[str, Survey]) -> Survey:
         check_same(first, whole, name, survey)
         twice = whole.blocks.keys() & survey.blocks.keys()
         if twice:
-            start = min(twice) * whole.block_size
-            last = start + whole.block_size - 1
-            raise InputError(f"{name}: it has documents {start:,} to {last:,}, which others have too")
+            first_twice = min(twice) * whole.block_size + 1
+            raise InputError(f"{name}: text {first_twice:,} of the corpus is in it, and in another part too")
         whole.take(Measured(survey.tallies, survey.unfit), survey.blocks, survey.arithmetic)
     return whole
 

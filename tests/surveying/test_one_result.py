@@ -116,7 +116,7 @@ def test_parts_of_other_things_are_refused_by_what_differs(parts, tmp_path):
 
 def test_parts_that_overlap_or_did_not_end_are_refused(parts):
     (name, first), (_, second) = parts.items()
-    refused({name: first, "again": read_survey(name)}, "again", "0 to 7")
+    refused({name: first, "again": read_survey(name)}, "again", "text 1 of the corpus")
     second.corpus = second.corpus.__class__(second.corpus.sources, "text", None, None, 0)
     refused({name: first, "cut": second}, "cut", "--resume")
 
