@@ -10,6 +10,7 @@ from typing import Any
 from ..attribution.head_roles import ROLES
 from ..surveying.predictions import SurveyedPart, SurveyedToken
 from ..surveying.report import SurveyReport, report_of
+from ..surveying.shard import CUT
 from ..surveying.state import Survey
 from ..surveying.summary import SurveyedEvent, SurveyedHead, SurveyedLayer, SurveyExample, UnitExamples
 from ..text.printable import shown_token
@@ -49,10 +50,12 @@ def _header(report: SurveyReport, file: Path | None) -> Section:
     pairs = [("model", report.model), ("corpus", ", ".join(report.sources))]
     run = f"{counted(report.texts, 'text')}, {counted(report.tokens, 'token')}"
     pairs.append(("run", run if report.whole else f"{run}; a part: the corpus has {documents} documents"))
-    pairs += [
-        ("left out" if i == 0 else "", f"{left.count:,} {left.reason} (first: {left.first})")
-        for i, left in enumerate(report.left_out)
-    ]
+    for title, cut in (("left out", False), ("in part", True)):
+        found = [left for left in report.left_out if (left.reason == CUT) == cut]
+        pairs += [
+            ("" if i else title, f"{left.count:,} {left.reason} (first: {left.first})")
+            for i, left in enumerate(found)
+        ]
     if file is not None:
         pairs.append(("kept in", str(file)))
     return Section([Labelled(pairs)])
