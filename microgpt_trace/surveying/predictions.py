@@ -132,7 +132,8 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
         return None
     train, held = of["train"], of["held out"]
     if train.spread is None or held.spread is None or None in (train.document_loss, held.document_loss):
-        return Overfitting(None, None, None, "Not judged: there are too few names of one of the two parts.")
+        few = "Overfitting is not judged, for there are too few names of one of the two parts."
+        return Overfitting(None, None, None, few)
     gap = (held.document_loss or 0.0) - (train.document_loss or 0.0)
     error = math.hypot(held.spread / math.sqrt(held.documents), train.spread / math.sqrt(train.documents))
     measured = (
