@@ -61,7 +61,7 @@ def prepare(
         notes.append("tokens as given")
     else:
         text = DEFAULT if text is None else text
-        known = _known(model, vocabulary)
+        known = _known(model, "give the prompt as --tokens 1,2,3")
         text = known.chat(text) if chat else text
         ids = known.encode(text, special=special, chat=chat)
         notes += _what_was_parsed(special, chat)
@@ -74,7 +74,7 @@ def prepare(
 
 def read_text(model: Prompted, text: str, most: int | None, chat: bool) -> ReadText | str:
     """What is read of one of many texts, at most so many tokens of it, or why it cannot be."""
-    known = _known(model, model.vocabulary)
+    known = _known(model)
     ids = known.encode(known.chat(text) if chat else text, chat=chat)[:most]
     if not ids:
         return "without tokens"
@@ -85,26 +85,25 @@ def read_text(model: Prompted, text: str, most: int | None, chat: bool) -> ReadT
     return ReadText(tokens, np.append(tokens[1:], UNKNOWN))
 
 
-def _known(model: Prompted, vocabulary: Vocabulary | None) -> Vocabulary:
-    if vocabulary is None:
-        raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model)}")
-    return vocabulary
+def _known(model: Prompted, otherwise: str = "") -> Vocabulary:
+    if model.vocabulary is None:
+        raise InputError(f"{model.origin} brings no tokenizer{_how_it_gets_one(model, otherwise)}")
+    return model.vocabulary
 
 
-def _how_it_gets_one(model: Prompted) -> str:
-    """What else can be done, and what a folder has that becomes a tokenizer.json."""
+def _how_it_gets_one(model: Prompted, otherwise: str) -> str:
+    """What can be done without one, and what a folder has that becomes a tokenizer.json."""
     from ..vocabulary.huggingface import convertible
 
-    by_ids = "give the prompt as --tokens 1,2,3"
     folder = folder_of(Path(model.origin))
     found = convertible(folder) if model.format.startswith("Hugging Face") else ""
     if not found:
-        return f": {by_ids}"
+        return f": {otherwise or 'it reads no texts'}"
     name = json.dumps(str(folder), ensure_ascii=False)
     code = f"from transformers import AutoTokenizer as A; A.from_pretrained({name}).save_pretrained({name})"
     needs = " (with sentencepiece and protobuf)" if found == "tokenizer.model" else ""
     makes = f"of which transformers{needs} makes one: python -c {quoted(code)}"
-    return f".json but {found}, {makes}; or {by_ids}"
+    return f".json but {found}, {makes}" + (f"; or {otherwise}" if otherwise else "")
 
 
 def _what_was_parsed(special: bool, chat: bool) -> list[str]:

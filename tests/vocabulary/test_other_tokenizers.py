@@ -94,6 +94,16 @@ def test_without_any_of_them_ids_are_asked_for(folder):
     assert refusal("trace", folder, "a").endswith("brings no tokenizer: give the prompt as --tokens 1,2,3")
 
 
+def test_a_survey_asks_for_no_ids(folder, tmp_path):
+    """It has no --tokens."""
+    (tmp_path / "texts.txt").write_text("a\n")
+    words = ("survey", folder, tmp_path / "texts.txt")
+    assert refusal(*words).endswith("brings no tokenizer: it reads no texts")
+    (folder / "tokenizer.model").write_text("{}")
+    assert "brings no tokenizer.json but tokenizer.model, of which" in refusal(*words)
+    assert "--tokens" not in refusal(*words)
+
+
 def test_a_tokenizer_json_beside_them_is_read(folder):
     put_bpe(folder)
     write_tokenizer(folder)
