@@ -144,7 +144,11 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
     known = survey.model.trained_on
     if known and known == survey.corpus.data:  # neither is known of some
         return Overfitting(gap > ERRORS * error, gap, error, _said(gap, error, measured))
-    why = f"the model was trained on other data ({known})" if known else "what it was trained on is not known"
+    why = (
+        f"the corpus is not, or not all of, the data that the model was trained on ({known})"
+        if known
+        else "what the model was trained on is not known"
+    )
     if known == NOTHING:
         why = "the model is untrained"
     return Overfitting(None, gap, error, f"Overfitting is not judged, for {why}: {measured}.")
