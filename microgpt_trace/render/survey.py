@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -76,6 +77,9 @@ def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
         Column("1/rank", lambda part: figure(part.reciprocal_rank, 3), right=True, from_width=90),
     ]
     blocks: list[Block] = [Table(columns, report.parts)]
+    lost = sum(part.nonfinite for part in report.parts)
+    if lost:
+        blocks.append(words(f"{counted(lost, 'token')} more whose loss is not finite", "bold red"))
     if report.overfitting is not None:
         blocks.append(words(report.overfitting.text, "bold red" if report.overfitting.holds else ""))
     said = "loss: -log P of what follows, in nats; by text: mean of the texts' means, with their spread"
@@ -157,17 +161,26 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> Section:
         *(Column(ROLE_WORDS[role], share("attention", role), right=True) for role in ROLES),
         Column("role", lambda head: ROLE_WORDS[head.role], style=lambda head: "cyan"),
     ]
-    even = heads[0].even
     blocks: list[Block] = [Table(columns, shown, about=lambda head: head.event)]
     if len(shown) < len(heads):
         counts = Counter(head.role for head in heads)
         of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
         blocks.append(words(f"of all {len(heads):,} heads: {of_each}, {counts['none']:,} none"))
-    spread = ", ".join(f"{ROLE_WORDS[role]} {figure(getattr(even, role))}" for role in ROLES)
-    said = f"spread evenly it would be: entropy {figure(heads[0].even_entropy)}, {spread}"
+    said = f"spread evenly it would be: {_spread_evenly(shown)}"
     return Section(
         [*blocks, words(said, "dim")], "What heads look at", "mean of all queries from position 1 on"
     )
+
+
+def _spread_evenly(heads: Sequence[SurveyedHead]) -> str:
+    """What even attention would give, for each of their windows."""
+    by_window = {head.window: head for head in heads}
+    said = []
+    for window, head in sorted(by_window.items(), key=lambda own: own[0] or math.inf):
+        shares = ", ".join(f"{ROLE_WORDS[role]} {figure(getattr(head.even, role))}" for role in ROLES)
+        where = "" if len(by_window) == 1 else f" ({f'window {window:,}' if window else 'no window'})"
+        said.append(f"entropy {figure(head.even_entropy)}, {shares}{where}")
+    return "; ".join(said)
 
 
 def _telling(heads: Sequence[SurveyedHead]) -> list[SurveyedHead]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -64,6 +65,21 @@ def test_what_is_left_out_is_counted_with_the_first(place):
     cut = run(place, "decoder texts.txt --max-tokens 3")
     assert "in part  5 cut to the tokens allowed (first: texts.txt:1)" in cut
     assert "left out" not in cut  # all of them were run
+
+
+def test_losses_that_are_not_finite_are_counted(place, checkpoints):
+    out = run(place, f"{checkpoints['broken']} names.txt")
+    assert "24 tokens more whose loss is not finite" in out
+    assert "not finite" not in run(place, "microgpt.safetensors names.txt")
+
+
+def test_even_attention_is_told_of_every_window(place, decoder_folder):
+    """Layer 0 sees all keys and layer 1 three of them; of a text of six tokens queries 1 to 5 count."""
+    (place / "six.txt").write_text("a rare\n")
+    said = " ".join(run(place, f"{decoder_folder('qwen2_window')} six.txt").split())
+    entropies = [np.mean([np.log(min(seen, window)) for seen in range(2, 7)]) for window in (3, 6)]
+    narrow, whole = re.search(r"would be: (.*) \(window 3\); (.*) \(no window\)", said).groups()
+    assert [narrow.split(",")[0], whole.split(",")[0]] == [f"entropy {own:.2f}" for own in entropies]
 
 
 def test_a_document_follows_its_schema(place):
