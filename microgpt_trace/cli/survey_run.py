@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -157,21 +157,25 @@ def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
     """Raises InputError where a file could not be written."""
     if output.imatrix_output and output.imatrix is None:
         raise InputError("--imatrix-output means nothing without --imatrix")
-    targets = (("--out", output.out, is_survey, "surveys"), ("--imatrix", output.imatrix, is_imatrix, "them"))
-    for option, path, is_own, own in targets:
-        if path is None:
-            continue
-        resumed = resume and option == "--out"
-        check_target(path, output.force or resumed, "--force overwrites it" + _goes_on(option))
-        if path.exists() and not is_own(path):
-            refuse_over_model(option, path)
-            raise InputError(f"{option} {path}: --force and --resume are for {own}, and this is none")
-        if not path.exists():
-            refuse_over_model(option, path)
+    out, imatrix = output.out, output.imatrix
+    if out is not None and imatrix is not None and out.resolve() == imatrix.resolve():
+        raise InputError(f"--out and --imatrix: {imatrix} cannot be both")
+    if out is not None:
+        hint = "--force overwrites it, --resume goes on with it"
+        check_target(out, output.force or resume, hint)
+        _check_own("--out", out, is_survey, "--force and --resume are for surveys")
+    if imatrix is not None:
+        check_target(imatrix, output.force)
+        _check_own("--imatrix", imatrix, is_imatrix, "--force is for importance matrices")
 
 
-def _goes_on(option: str) -> str:
-    return ", --resume goes on with it" if option == "--out" else ""
+def _check_own(option: str, path: Path, is_own: Callable[[Path], bool], what: str) -> None:
+    """Raises InputError where a model, or something that this option does not write, would be overwritten."""
+    if path.exists() and is_own(path):
+        return
+    refuse_over_model(option, path)
+    if path.exists():
+        raise InputError(f"{option} {path}: {what}, and this is none")
 
 
 @contextmanager

@@ -149,6 +149,11 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
             "microgpt.safetensors names.txt --out microgpt.safetensors --force",
             "for surveys, and this is none",
         ),
+        (
+            "decoder texts.txt --imatrix texts.txt --force",
+            "--force is for importance matrices, and this is none",
+        ),
+        ("decoder texts.txt --out x.gguf --imatrix ./x.gguf", "--out and --imatrix: x.gguf cannot be both"),
         ("nothing.gguf texts.txt", "nothing.gguf: no such file"),
     ],
 )
