@@ -71,6 +71,8 @@ class StandardInput:
 
     @contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
+        if sys.stdin is None:  # as where the shell has closed it
+            raise InputError("-: there is no standard input")
         with reading(Path(self.name)):
             yield sys.stdin.buffer
 

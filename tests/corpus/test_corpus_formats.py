@@ -240,6 +240,13 @@ def test_a_path_that_is_there_beats_a_glob(tmp_path):
     assert texts(written(tmp_path, "[a].txt", ["literally"])) == ["literally"]
 
 
+def test_no_standard_input(monkeypatch):
+    """As Python has it where a shell closed it."""
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="there is no standard input"):
+        texts("-")
+
+
 def test_the_standard_input_is_text_and_read_once(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"text": "a"}\r\nb')))
     read = corpus("-")
