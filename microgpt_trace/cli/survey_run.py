@@ -97,6 +97,8 @@ def run_survey(
     _check_targets(output, running.resume)
     path, sources = _model_and_sources(texts)
     seed = None if texts.sample is not None else texts.seed
+    if path is not None and seed is not None:
+        raise InputError(f"--seed is for an untrained model or for --sample, but {path} was named")
     model = model_from(path, seed, bare, apr)
     if not sources:
         if "gradients" not in model.abilities:

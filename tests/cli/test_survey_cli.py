@@ -138,7 +138,7 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
         ("decoder", "a corpus is needed beside decoder"),
         ("microgpt.safetensors --max-tokens 5", "--max-tokens is for a production model"),
         ("microgpt.safetensors --chat", "--chat is for a production model"),
-        ("--seed 3 microgpt.safetensors", "--seed is for an untrained model"),
+        ("--seed 3 microgpt.safetensors", "--seed is for an untrained model or for --sample, but"),
         ("microgpt.safetensors names.txt --imatrix x.gguf", "an importance matrix is for a production model"),
         ("decoder texts.txt --events 'logits' --imatrix x.gguf", "layer0.attn.norm, is not measured"),
         ("decoder texts.txt --events 'layer0.attn.*' --top 1", "no unit of an MLP is among the events"),
