@@ -189,6 +189,9 @@ class LanguageModel(Protocol):
     def label(self, token: int, target: bool = False) -> str:
         """A token's text. `target`: as what follows, which may be EOS."""
 
+    def spelled(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that follow one another, which may make one character together."""
+
     def token(self, text: str) -> int:
         """The token of a text, with ␣ for blanks. Raises InputError where it is none."""
 

@@ -143,6 +143,9 @@ class Decoder:
     def label(self, token: int, target: bool = False) -> str:
         return str(token) if self.vocabulary is None else self.vocabulary.label(token)
 
+    def spelled(self, tokens: Sequence[int]) -> str:
+        return " ".join(map(str, tokens)) if self.vocabulary is None else self.vocabulary.spelled(tokens)
+
     def token(self, text: str) -> int:
         if self.vocabulary is None:
             raise InputError(f"token {text!r}: {self.origin} names no tokens; give an id like #7042")

@@ -193,6 +193,9 @@ class Model:
     def label(self, token: int, target: bool = False) -> str:
         return self.tokenizer.label(token, target)
 
+    def spelled(self, tokens: Sequence[int]) -> str:
+        return "".join(map(self.label, tokens))
+
     def token(self, text: str) -> int:
         return self.tokenizer.token(text)
 

@@ -24,9 +24,10 @@ class PackLayout:
 
     def __init__(
         self, texts: Sequence[ReadText], numbers: Sequence[int], in_file: Sequence[int],
-        parts: Sequence[int], label: Callable[[int], str], bos: int | None,
+        parts: Sequence[int], label: Callable[[int], str], spelled: Callable[[Sequence[int]], str],
+        bos: int | None,
     ) -> None:  # fmt: skip
-        self.texts, self.label, self._bos = texts, label, bos
+        self.texts, self._label, self._spelled, self._bos = texts, label, spelled, bos
         self.in_file, self.parts = np.array(in_file, np.int64), np.array(parts)
         self.numbers = np.array(numbers, np.int64)
         self.lengths = np.array([len(text.tokens) for text in texts])
@@ -99,18 +100,18 @@ class PackLayout:
         """How some of the B documents begin: [n] -> [n, EXCERPT]"""
         texts = []
         for own in documents.tolist():
-            texts.append(_fitting(self._spelled(self.texts[own].tokens[: EXCERPT // 2])[:EXCERPT]))
+            texts.append(_fitting(self._read(self.texts[own].tokens[: EXCERPT // 2])[:EXCERPT]))
         return _as_bytes(texts)
 
     def _excerpt(self, document: int, position: int) -> bytes:
         tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
-        own = f"{MARK}{self.label(int(tokens[-1]))}".encode()[:EXCERPT]
-        before = self._spelled(tokens[:-1])
+        own = f"{MARK}{self._label(int(tokens[-1]))}".encode()[:EXCERPT]
+        before = self._read(tokens[:-1])
         return _fitting(before[max(0, len(before) + len(own) - EXCERPT) :] + own)
 
-    def _spelled(self, tokens: Array) -> bytes:
+    def _read(self, tokens: Array) -> bytes:
         """Tokens as one reads them, the one that begins every text left out."""
-        return "".join(self.label(token) for token in tokens.tolist() if token != self._bos).encode()
+        return self._spelled([token for token in tokens.tolist() if token != self._bos]).encode()
 
 
 def _fitting(text: bytes) -> bytes:

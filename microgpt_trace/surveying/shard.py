@@ -168,6 +168,7 @@ def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> 
             [document.row for document in some],
             [model.corpus_part(document.text) for document in some],
             model.label,
+            model.spelled,
             model.bos,
         )
 

@@ -86,11 +86,13 @@ class Vocabulary:
         return literal_bytes(spelling) if token in self.literal else self.spell(spelling)
 
     def label(self, token: int) -> str:
-        r"""A token as a person reads it, on one line: unprintable characters and the bytes of an incomplete
-        one escaped as \n, \u200b and \xe2, a backslash doubled."""
-        if not 0 <= token < self.size:
-            return f"(no token {token})"
-        return "".join(map(_printable, self.piece(token).decode("utf-8", "surrogateescape")))
+        """A token as a person reads it, on one line."""
+        return self.spelled([token]) if 0 <= token < self.size else f"(no token {token})"
+
+    def spelled(self, ids: Iterable[int]) -> str:
+        r"""Tokens that follow one another as a person reads them, on one line: unprintable characters and the
+        bytes of an incomplete one escaped as \n, \u200b and \xe2, a backslash doubled."""
+        return "".join(map(_printable, b"".join(map(self.piece, ids)).decode("utf-8", "surrogateescape")))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are no UTF-8 appear as U+FFFD."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.real_model import SMOLLM2, needs_smollm2
 from support.surveys import MANY, in_packs_of, surveyed, values_of
 
 from microgpt_trace import Config, Model, Tokenizer, init, load
@@ -113,3 +114,15 @@ def test_excerpts_of_long_characters_are_cut_between_them(tmp_path):
         assert len(said) < EXCERPT
         assert "BOS" in own.token or (own.before + own.token) in texts[own.document], own
         assert len(said) > EXCERPT - 6 or own.position < 27, own
+
+
+@needs_smollm2
+def test_characters_of_several_tokens_are_read_as_such(tmp_path):
+    """Of SmolLM2's tokens these have two to four to a character."""
+    texts = ["日本語テキスト", "😀 🎉", "\u202eab"]
+    found = report_of(surveyed(load(SMOLLM2), texts, tmp_path, events=["layer0.mlp.hidden"], top=1))
+    assert {own.document: own.before for own in found.parts[0].worst} == {
+        0: texts[0], 1: texts[1], 2: "\\u202eab"
+    }  # fmt: skip
+    examples = [one for unit in found.units for one in unit.examples if one.document == 1]
+    assert "😀" in {one.before for one in examples}

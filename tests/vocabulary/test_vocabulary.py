@@ -174,6 +174,8 @@ def test_sentencepiece_decodes_spaces_and_bytes():
     ids = vocabulary.encode("é ab\n")
     assert vocabulary.decode(ids[1:]) == " é ab\n"
     assert [vocabulary.label(i) for i in ids] == ["<s>", " ", "\\xc3", "\\xa9", " ab", "\\n"]
+    assert vocabulary.spelled(ids[:-3]) == "<s> \\xc3"
+    assert vocabulary.spelled(ids) == "<s> é ab\\n"
     assert spelled(from_gguf(sentencepiece(add_space_prefix=False), PATH), "ab") == ["<s>", "ab"]
 
 
