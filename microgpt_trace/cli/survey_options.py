@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, ModelFile, schema_option
+from .options import DECODER, Json, ModelFile, schema_option
 
 CORPUS, MEASURED, RUN = "What is read", "What is measured", "How it is run"
 
@@ -46,10 +46,12 @@ class SurveyTexts:
     ] = None
     max_tokens: Annotated[
         int | None,
-        typer.Option(help="At most so many tokens of each text.", min=1, metavar="N", rich_help_panel=CORPUS),
+        typer.Option(
+            help="At most so many tokens of each text.", min=1, metavar="N", rich_help_panel=DECODER
+        ),
     ] = None
     chat: Annotated[
-        bool, typer.Option("--chat", help="Each text as a message of a chat.", rich_help_panel=CORPUS)
+        bool, typer.Option("--chat", help="Each text as a message of a chat.", rich_help_panel=DECODER)
     ] = False
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count bad lines, do not refuse them.", rich_help_panel=CORPUS)

@@ -28,6 +28,7 @@ from ..surveying.imatrix import is_imatrix, read_imatrix, write_imatrix
 from ..surveying.importance import check_inputs, imatrix_of, imatrix_report
 from ..surveying.report import report_of
 from ..surveying.state import Survey, merged
+from ..surveying.summary import read_counts
 from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, write_survey
 from ..surveying.survey_mark import is_survey
@@ -52,7 +53,7 @@ def made_before(arguments: Sequence[str]) -> list[Path]:
     if paths and len(paths) < len(arguments):
         other = next(each for each in arguments if Path(each) not in paths)
         raise InputError(
-            f"{other}: no survey, as {paths[0]} is one; surveys are shown or merged by themselves"
+            f"{paths[0]} is a survey, {other} is none: surveys are shown or merged by themselves"
         )
     return paths
 
@@ -94,6 +95,8 @@ def run_survey(
     shard = _shard(running.shard)
     if running.resume and output.out is None:
         raise InputError("--resume goes on with the file of --out: name it")
+    if running.resume and output.force:
+        raise InputError("--resume goes on with the file and --force writes over it: give one of them")
     _check_targets(output, running.resume)
     path, sources = _model_and_sources(texts)
     seed = None if texts.sample is not None else texts.seed
@@ -127,9 +130,12 @@ def _model_and_sources(texts: SurveyTexts) -> tuple[Path | None, tuple[str, ...]
     """The model's path, if one is named, and the sources of the corpus."""
     first, *others = texts.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
-    if texts.model_file is None and is_one and names_a_model(first):
-        return Path(first), tuple(others)
-    return texts.model_file, tuple(texts.arguments or ())
+    named = texts.model_file is None and is_one and names_a_model(first)
+    model, sources = (Path(first), others) if named else (texts.model_file, texts.arguments or [])
+    for source in sources:
+        if is_there(source) and is_model(Path(source)):
+            raise InputError(f"{source} is a model, no corpus: a model is named first, and one alone")
+    return model, tuple(sources)
 
 
 def _shard(text: str | None) -> tuple[int, int]:
@@ -195,8 +201,8 @@ def _kept_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if out is None or _written_at(out) == before or not is_survey(out):
             raise
-        done = len(read_survey(out).blocks)
-        note(f"interrupted: {out} holds {counted(done, 'block')}; the same command with --resume goes on")
+        done, _ = read_counts(read_survey(out))
+        note(f"interrupted: {out} holds {counted(done, 'text')}; the same command with --resume goes on")
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -47,10 +47,9 @@ def sections_of_survey(survey: Survey) -> list[Section]:
 
 
 def _header(report: SurveyReport, file: Path | None) -> Section:
-    documents = "?" if report.documents is None else f"{report.documents:,}"
     pairs = [("model", report.model), ("corpus", ", ".join(report.sources))]
     run = f"{counted(report.texts, 'text')}, {counted(report.tokens, 'token')}"
-    pairs.append(("run", run if report.whole else f"{run}; a part: the corpus has {documents} documents"))
+    pairs.append(("run", run + _of_what(report)))
     for title, cut in (("left out", False), ("in part", True)):
         found = [left for left in report.left_out if (left.reason == CUT) == cut]
         pairs += [
@@ -60,6 +59,13 @@ def _header(report: SurveyReport, file: Path | None) -> Section:
     if file is not None:
         pairs.append(("kept in", str(file)))
     return Section([Labelled(pairs)])
+
+
+def _of_what(report: SurveyReport) -> str:
+    """What there is besides what was run."""
+    if report.documents is None:
+        return "; it ended before the corpus did: --resume goes on"
+    return "" if report.whole else f"; a part: the corpus has {report.documents:,} documents"
 
 
 def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
@@ -131,7 +137,7 @@ def _layers(layers: Sequence[SurveyedLayer]) -> Section:
     said = (
         "growth: how many times longer a layer leaves a row of the stream, geometric mean; cosine: between "
         "before and after; massive: texts with an element 1,000 times the median or more; farthest: the "
-        "most, with its text, position and token"
+        "most, with channel, @position, token and text"
     )
     table = Table(columns, layers, about=lambda row: row.event)
     return Section([table, words(said, "dim")], "Residual stream")
@@ -145,7 +151,8 @@ def _farthest(example: SurveyExample | None) -> str:
     if example is None:
         return "–"
     token = shown_token(example.token or example.before)
-    return f"× {example.value:,.0f} {example.place} @{example.position} {token}, channel {example.channel}"
+    where = f'channel {example.channel} @{example.position} "{token}" {example.place}'
+    return f"× {example.value:,.0f} {where}"
 
 
 def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> Section:
@@ -205,19 +212,31 @@ def _events(report: SurveyReport, verbose: bool) -> Iterator[Section]:
         Column("least", lambda event: significant(event.least), right=True),
         Column("largest", lambda event: significant(event.largest), right=True),
         Column("zeros", lambda event: _zeros(event), right=True),
-        Column("channels that stand out", _standing_out, wrap=True, elastic=12),
     ]
     blocks: list[Block] = [Table(columns, shown, about=lambda event: event.name)]
     if len(shown) < len(report.events):
         which = "those with dead channels, or whose channels stand out most; --verbose: all"
         blocks.append(words(f"of {counted(len(report.events), 'event')} {which}"))
-    said = (
-        "dead: a unit of an MLP that is never beyond ±0.01, another channel that is always 0; the others: "
-        "RMS 6 times the median one of the event's channels or more, with how many times"
-    )
-    yield Section([*blocks, words(said, "dim")], "Channels")
+    yield Section(blocks, "Channels")
+    yield _odd_channels([event for event in shown if _standing_out(event)])
     if any(event.quantiles for event in report.events):
         yield _quantiles([event for event in report.events if event.quantiles])
+
+
+def _odd_channels(events: Sequence[SurveyedEvent]) -> Section:
+    """What is dead, and which channels are outliers."""
+    title = "Dead and outlier channels"
+    said = (
+        "dead: a unit of an MLP that is never beyond ±0.01, another channel that is always 0; outlier: RMS 6 "
+        "times the median one of the event's channels or more, with how many times"
+    )
+    columns = [
+        Column("event", lambda event: event.name, whole=True),
+        Column("channels", _standing_out, wrap=True),
+    ]
+    none = words("none: no unit or channel is dead, and none is an outlier")
+    found = Table(columns, events, about=lambda event: event.name) if events else none
+    return Section([found, words(said, "dim")], title)
 
 
 def _oddest(events: Sequence[SurveyedEvent]) -> list[SurveyedEvent]:
@@ -243,9 +262,8 @@ def _standing_out(event: SurveyedEvent) -> str:
         said.append(f"{event.dead_count:,} of {event.channels:,} dead: {named}")
     if event.outlier_count:
         named = ", ".join(f"{own.channel} × {ratio(own.times_median)}" for own in event.outliers[:NAMED])
-        said.append(
-            named + (f" and {event.outlier_count - NAMED:,} more" if event.outlier_count > NAMED else "")
-        )
+        more = f" and {event.outlier_count - NAMED:,} more" if event.outlier_count > NAMED else ""
+        said.append(f"outliers: {named}{more}")
     return "; ".join(said)
 
 
@@ -274,7 +292,6 @@ def _units(units: Sequence[UnitExamples], verbose: bool) -> Iterator[Section]:
     ]
     blocks: list[Block] = [Table(columns, rows, about=lambda row: row[0].event)]
     if len(shown) < len(units):
-        blocks.append(
-            words(f"the {len(shown)} units with the largest values of {len(units):,}; --verbose: all")
-        )
+        which = f"the {len(shown)} units with the largest values of {len(units):,} ever above 0"
+        blocks.append(words(f"{which}; --verbose: all"))
     yield Section(blocks, "Where units are most active")

@@ -94,7 +94,8 @@ class ImatrixReport:
 
 def imatrix_report(file: str, imatrix: Imatrix) -> ImatrixReport:
     """What the importance matrix of a file says."""
-    weights = tuple(_weight(name, given) for name, given in imatrix.entries.items())
+    in_order = sorted(imatrix.entries, key=lambda name: [(len(part), part) for part in name.split(".")])
+    weights = tuple(_weight(name, imatrix.entries[name]) for name in in_order)
     return ImatrixReport(file, imatrix.datasets, imatrix.chunk_count, imatrix.chunk_size, weights)
 
 

@@ -33,14 +33,16 @@ def order_for(
     max_tokens: int | None = None, chat: bool = False,
 ) -> SurveyOrder:  # fmt: skip
     """What names and globs ask for. Without any, events are all that cost nothing extra and have no channel
-    for each token; units are what the last product of an MLP reads, of the events asked for.
+    for each token; those whose magnitudes are counted come too. Units are what the last product of an MLP
+    reads, of the events asked for.
 
     Raises InputError where a name means no event of the model.
     """
     plan = model.plan
     names = [name for name in plan if plan.open_shapes[name]]  # the loss has no channels
     usual = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
-    chosen = select_names(events, names) if events else usual
+    asked = select_names(histograms, names) if histograms else []
+    chosen = select_names([*events, *asked], names) if events else [n for n in names if n in {*usual, *asked}]
     if top < 0:
         raise InputError(f"top: expected 0 or more, found {top}")
     if max_tokens is not None and max_tokens < 1:
@@ -50,7 +52,6 @@ def order_for(
         raise InputError(
             f"no unit of an MLP is among the events, which are {', '.join(units_of(plan)[:3])} ..."
         )
-    asked = select_names(histograms, names) if histograms else []
     return SurveyOrder(tuple(chosen), tuple(asked), tuple(units), top, max_tokens, chat)
 
 

@@ -11,6 +11,7 @@ from ..architecture.packs import ReadText, equal_lengths
 from ..arrays.stats import Array
 
 EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
+MORE = "…".encode()  # where a text goes on
 MARK = "\x1f"  # before the token in an excerpt
 
 
@@ -100,7 +101,11 @@ class PackLayout:
         """How some of the B documents begin: [n] -> [n, EXCERPT]"""
         texts = []
         for own in documents.tolist():
-            texts.append(_fitting(self._read(self.texts[own].tokens[: EXCERPT // 2])[:EXCERPT]))
+            tokens = self.texts[own].tokens
+            text = self._read(tokens[: EXCERPT // 2])
+            if len(text) > EXCERPT or len(tokens) > EXCERPT // 2:
+                text = text[: EXCERPT - len(MORE)].decode("utf-8", "ignore").encode() + MORE
+            texts.append(_fitting(text))
         return _as_bytes(texts)
 
     def _excerpt(self, document: int, position: int) -> bytes:

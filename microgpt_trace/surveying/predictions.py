@@ -15,7 +15,7 @@ from .state import Survey
 from .summary import Origins, SurveyExample
 
 ENOUGH = 2  # documents that a spread is of, at least
-ERRORS = 2.0  # standard errors beyond which a difference is more than chance: 5 in 100 by chance
+ERRORS = 2.0  # standard errors beyond which a difference is more than chance: 2 in 100 by chance
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,20 +78,44 @@ class Overfitting:
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:
-    """The parts of the corpus, those to train on first; one may have no documents."""
-    parts = [name.rpartition("/")[0] for name in survey.tallies if name.endswith("/token_loss")]
-    return [_part(survey, prefix) for prefix in sorted(parts, reverse=True)]
+    """The parts of the corpus, those to train on first; one may have no documents. A corpus that is not the
+    data that the model was trained on is one part."""
+    names = [name.rpartition("/")[0] for name in survey.tallies if name.endswith("/token_loss")]
+    parts = {name.removeprefix(PREDICTIONS).removeprefix("."): _tallies(survey, name) for name in names}
+    if len(parts) > 1 and not _is_training_data(survey):
+        parts = {"": _together(*parts.values())}
+    return [_part(survey, part, parts[part]) for part in sorted(parts, reverse=True)]
 
 
-def _part(survey: Survey, prefix: str) -> SurveyedPart:
+def _is_training_data(survey: Survey) -> bool:
+    """Whether the parts mean something for the model, or would if it were trained."""
+    return survey.model.trained_on in (NOTHING, survey.corpus.data)
+
+
+def _tallies(survey: Survey, prefix: str) -> PredictionTallies:
     fields = PredictionTallies.__dataclass_fields__
-    own: Any = PredictionTallies(**{name: survey.tallies[f"{prefix}/{name}"] for name in fields})
+    return PredictionTallies(**{name: survey.tallies[f"{prefix}/{name}"] for name in fields})
+
+
+def _together(*parts: PredictionTallies) -> PredictionTallies:
+    """The tallies of all parts, which stay as they are."""
+    first, *others = parts
+    whole: dict[str, Any] = {}
+    for name in PredictionTallies.__dataclass_fields__:
+        own = getattr(first, name)
+        whole[name] = type(own).of({part: array.copy() for part, array in own.arrays().items()})
+        for other in others:
+            whole[name].merge(getattr(other, name))
+    return PredictionTallies(**whole)
+
+
+def _part(survey: Survey, part: str, own: Any) -> SurveyedPart:
     documents, tokens = int(own.documents.numbers[0]), int(own.token_count.numbers.sum())
     mean, spread = _mean_and_spread(own, documents)
     origins = Origins(survey.corpus.files)
     total = math.fsum(own.token_loss.values().tolist())
     return SurveyedPart(
-        prefix.removeprefix(PREDICTIONS).removeprefix("."), documents, tokens, int(own.nonfinite.numbers[0]),
+        part, documents, tokens, int(own.nonfinite.numbers[0]),
         total / tokens if tokens else None, mean, spread,
         int(own.token_right.numbers.sum()) / tokens if tokens else None,
         float(own.share_right.values()[0]) / documents if documents else None, int(own.all_right.numbers[0]),
@@ -127,10 +151,13 @@ def _tokens(survey: Survey, own: Any) -> list[SurveyedToken]:
 
 def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None:
     """What train and held-out documents say of overfitting; None where a corpus has no such parts."""
-    of = {part.part: part for part in parts}
-    if set(of) != {"train", "held out"}:
+    if not any(name.startswith(f"{PREDICTIONS}.") for name in survey.tallies):
         return None
-    train, held = of["train"], of["held out"]
+    why = _why_not_judged(survey)
+    of = {part.part: part for part in parts}
+    train, held = of.get("train"), of.get("held out")
+    if train is None or held is None:
+        return Overfitting(None, None, None, f"Overfitting is not judged, for {why}.")
     if train.spread is None or held.spread is None or None in (train.document_loss, held.document_loss):
         few = "Overfitting is not judged, for there are too few names of one of the two parts."
         return Overfitting(None, None, None, few)
@@ -141,17 +168,20 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
         f"{train.document_loss:.4f}, which is {gap:+.4f} ± {error:.4f} (standard error, from the spread over "
         f"{held.documents:,} and {train.documents:,} names)"
     )
+    if why:
+        return Overfitting(None, gap, error, f"Overfitting is not judged, for {why}: {measured}.")
+    return Overfitting(gap > ERRORS * error, gap, error, _said(gap, error, measured))
+
+
+def _why_not_judged(survey: Survey) -> str:
+    """Why nothing is said of overfitting; nothing where the corpus is what the model was trained on."""
     known = survey.model.trained_on
-    if known and known == survey.corpus.data:  # neither is known of some
-        return Overfitting(gap > ERRORS * error, gap, error, _said(gap, error, measured))
-    why = (
-        f"the corpus is not, or not all of, the data that the model was trained on ({known})"
-        if known
-        else "what the model was trained on is not known"
-    )
     if known == NOTHING:
-        why = "the model is untrained"
-    return Overfitting(None, gap, error, f"Overfitting is not judged, for {why}: {measured}.")
+        return "the model is untrained"
+    if not known:
+        return "what the model was trained on is not known"
+    other = "the corpus is not, or not all of, the data that the model was trained on"
+    return "" if known == survey.corpus.data else f"{other} ({known})"
 
 
 def _said(gap: float, error: float, measured: str) -> str:

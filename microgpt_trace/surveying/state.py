@@ -24,6 +24,11 @@ from .weight_inputs import inputs_of_weights
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
 
+OPTIONS = {  # by the fields that they are for
+    "events": "--events", "histograms": "--histograms", "units": "--top, for", "examples": "--top",
+    "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
+    "sample": "--sample", "seed": "--seed",
+}  # fmt: skip
 SAMPLED = 1 << 12  # bytes of a stored tensor, at its beginning, middle and end, that tell it from others
 
 
@@ -134,14 +139,16 @@ def merged(surveys: Mapping[str, Survey]) -> Survey:
 
 def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> None:
     """Raises InputError naming what differs in what two surveys were made of."""
+    if survey.model.fingerprint != other.model.fingerprint:
+        theirs = f"of {other.model.origin}, where {name} is of {survey.model.origin}"
+        raise InputError(f"{other_name}: of another model, {theirs}, which has other parameters")
     for what in ("order", "model", "corpus"):
         one, two = getattr(survey, what), getattr(other, what)
         for own in fields(one):
             a, b = getattr(one, own.name), getattr(two, own.name)
             if own.compare and a != b:
-                raise InputError(
-                    f"{other_name}: its {what} has {own.name} {brief(b)}, where {name} has {brief(a)}"
-                )
+                said = OPTIONS.get(own.name, f"its {what} has {own.name}")
+                raise InputError(f"{other_name}: {said} {brief(b)}, where {name} has {brief(a)}")
     if survey.block_size != other.block_size:
         raise InputError(f"{other_name}: blocks of {other.block_size}, where {name} has {survey.block_size}")
 

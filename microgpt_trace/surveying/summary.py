@@ -173,6 +173,7 @@ def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
     mean = _over_all(own.mean, own.count)
     square = _over_all(own.mean_square, own.count)
     std = None if mean is None or square is None else math.sqrt(max(square - mean * mean, 0.0))
+    most = max(map(abs, own.least.tolist() + own.largest.tolist()), default=0.0)
     dead = own.dead if survey.model.kinds[name] in UNITS else own.silent
     found = None if bins is None else quantiles(bins.values(), bin_edges())
     return SurveyedEvent(
@@ -181,7 +182,7 @@ def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
         _known(own.largest, np.nanmax), own.zeros.sum() / count if count else None, len(dead),
         tuple(dead[:MOST_CHANNELS].tolist()), len(own.outliers),
         tuple(_outliers(own)),
-        None if found is None else {f"{100 * q:g}%": value for q, value in found.items()},
+        None if found is None else {f"{100 * q:g}%": min(value, most) for q, value in found.items()},
     )  # fmt: skip
 
 

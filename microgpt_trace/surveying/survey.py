@@ -15,10 +15,12 @@ from ..corpus.corpus import Corpus
 from ..corpus.selection import CorpusSelection
 from ..errors import InputError
 from ..files import check_target, hold
+from ..text.wording import abridged, counted
 from .execution import ModelSource, Note
 from .order import order_for
 from .run import Report, Share, Workers, begun, survey_into
 from .state import Survey, check_same
+from .summary import read_counts
 from .survey_files import read_survey, write_survey
 
 SAVING = 0.05  # of the time, at most, goes into saving what was measured so far
@@ -61,7 +63,16 @@ def survey(
         computed = opened if how == Workers() else source
         with one_blas_thread(), _saved_however_it_ends(found, path):
             survey_into(found, computed, texts, how, share, opened.training_texts, keep, report, note)
+            if found.whole and not read_counts(found)[0]:
+                raise InputError(_why_nothing(found))
     return found
+
+
+def _why_nothing(survey: Survey) -> str:
+    """What is said of a corpus of which no text fits the model."""
+    reasons = ", ".join(f"{found.texts:,} {reason}" for reason, found in sorted(survey.unfit.items()))
+    texts, of = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
+    return f"{of}: none of {texts} fits {survey.model.origin} ({reasons}); a model is named before its corpus"
 
 
 def _selection(
@@ -106,7 +117,7 @@ def _saved_however_it_ends(survey: Survey, path: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if path is not None and len(survey.blocks) > before:
+        if path is not None and len(survey.blocks) > before and read_counts(survey)[0]:
             write_survey(survey, path)
         raise
     if path is not None:
@@ -119,7 +130,7 @@ def _saving(path: Path) -> Callable[[Survey], None]:
 
     def keep(survey: Survey) -> None:
         nonlocal due, last
-        if (now := monotonic()) - last < due:
+        if (now := monotonic()) - last < due or not read_counts(survey)[0]:
             return
         write_survey(survey, path)
         last = monotonic()

@@ -8,7 +8,9 @@ lose nothing. The bytes are the same for the same survey.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,17 @@ def survey_bytes(survey: Survey) -> bytes:
         else {str(block): survey.blocks[block] for block in sorted(survey.blocks)},
         "unfit": {reason: survey.unfit[reason] for reason in sorted(survey.unfit)},
         "arithmetic": survey.arithmetic,
+        "digest": _digest(tensors),
     }
     return save(tensors, {"survey": json.dumps(said)})
+
+
+def _digest(tensors: Mapping[str, Array]) -> str:
+    """Tells whether a byte of the tensors has changed."""
+    digest = blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
 
 
 def read_survey(path: str | Path) -> Survey:
@@ -84,4 +95,8 @@ def _contents(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         found = said.get("format") if isinstance(said, dict) else said
         raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(found)}")
+    if said.get("digest") != _digest(tensors):
+        raise FileFormatError(
+            f"{path}: expected a survey as it was written, found other bytes in its tensors"
+        )
     return tensors, said

@@ -9,6 +9,7 @@ from support.surveys import MANY, columns, in_packs_of, surveyed, values_of
 from microgpt_trace import init, load
 from microgpt_trace.surveying.channels import QUANTILES, channel_statistics, quantiles
 from microgpt_trace.surveying.meters import bin_edges
+from microgpt_trace.surveying.report import report_of
 
 DECODERS = ["llama_gqa", "qwen2", "qwen3", "mistral_window", "gpt2"]
 CASES = ["untrained", "trained", "deep", "broken", *DECODERS]
@@ -121,3 +122,17 @@ def test_large_numbers_of_a_model_in_float64(largest, deep, tmp_path):
     own = channel_statistics(found.tallies, "embed.tok")
     assert own.count[3] + own.nonfinite[3] == 9
     assert np.isfinite(own.mean_square[3])
+
+
+def test_a_quantile_is_not_above_the_largest_magnitude(tmp_path):
+    found = report_of(surveyed(init(), ["emma", "ava"], tmp_path, histograms=["layer0.attn.weights"]))
+    (event,) = (event for event in found.events if event.quantiles)
+    assert event.largest == max(event.quantiles.values()) == 1.0
+
+
+def test_what_is_counted_is_measured_too(tmp_path):
+    how = {"events": ["embed.tok"], "histograms": ["layer0.mlp.up"]}
+    found = report_of(surveyed(init(), ["emma", "ava"], tmp_path, **how))
+    assert [(event.name, event.quantiles is not None) for event in found.events] == [
+        ("embed.tok", False), ("layer0.mlp.up", True),
+    ]  # fmt: skip

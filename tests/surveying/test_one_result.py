@@ -106,10 +106,10 @@ def test_parts_of_other_things_are_refused_by_what_differs(parts, tmp_path):
     name, first = next(iter(parts.items()))
     made = {"model": init(), "texts": TEXTS, "folder": tmp_path, "events": ["embed.*"], "shard": (2, 2)}
     for changes, words in [
-        ({"model": init(seed=7)}, ("model", "fingerprint")), ({"texts": TEXTS[:-1]}, ("corpus",)),
+        ({"model": init(seed=7)}, ("of another model", "seed 7")), ({"texts": TEXTS[:-1]}, ("corpus",)),
         ({"texts": [*TEXTS[:-1], "z"]}, ("corpus", "fingerprint")),
-        ({"events": ["embed.tok"]}, ("order", "events")),
-        ({"histograms": ["embed.tok"]}, ("order", "histograms")),
+        ({"events": ["embed.tok"]}, ("--events",)),
+        ({"histograms": ["embed.tok"]}, ("--histograms",)),
     ]:  # fmt: skip
         refused({name: first, "other": surveyed(**made | changes)}, "other", *words)
 
@@ -163,9 +163,16 @@ def test_going_on_gives_the_bytes_of_one_run(monkeypatch, tmp_path):
 
 
 def test_nothing_fits(tmp_path):
-    found = report_of(surveyed(init(), ["ë", "123", "z" * 50], tmp_path, top=2, histograms=["*"]))
-    assert (found.whole, found.documents, found.texts, found.tokens) == (True, 3, 0, 0)
-    assert [(own.count, own.first[-1]) for own in found.left_out] == [(1, "3"), (2, "1")]
+    out = tmp_path / "nothing.survey.safetensors"
+    with pytest.raises(InputError, match=r"none of 3 texts fits .*1 longer than 15 .*, 2 with a character"):
+        surveyed(init(), ["ë", "123", "z" * 50], tmp_path, out=out)
+    assert not out.exists()
+
+
+def test_nothing_fits_in_one_part(tmp_path):
+    found = report_of(surveyed(init(), ["ë"] * 3000, tmp_path, shard=(1, 2), top=2, histograms=["*"]))
+    assert (found.whole, found.documents, found.texts, found.tokens) == (False, 3000, 0, 0)
+    assert [(own.count, own.first[-2:]) for own in found.left_out] == [(2048, ":1")]
     assert (found.heads, found.units, found.overfitting.holds) == ((), (), None)
     assert {own.mean for own in found.events} == {None}
 

@@ -85,11 +85,11 @@ def test_other_texts_are_refused_and_nothing_is_lost(model, corpus, out, left):
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("its order has events", {"events": ["*.mlp.*"]}),
-        ("its order has examples 3", {"top": 3}),
-        ("its order has max_tokens 8", {"max_tokens": 8}),
-        ("its corpus has limit 30", {"limit": 30}),
-        ("its corpus has seed 1", {"seed": 1}),
+        ("--events ", {"events": ["*.mlp.*"]}),
+        ("--top 3", {"top": 3}),
+        ("--max-tokens 8", {"max_tokens": 8}),
+        ("--limit 30", {"limit": 30}),
+        ("--seed 1", {"seed": 1}),
     ],
 )
 def test_what_is_asked_for_must_be_the_same(model, corpus, out, what, change):
@@ -103,7 +103,7 @@ def test_what_is_asked_for_must_be_the_same(model, corpus, out, what, change):
 def test_another_model_is_refused(model, corpus, out, decoder_folder):
     before = interrupted(model, corpus, out)
     other = decoder_folder(edit=lambda weights: weights.update(_doubled(weights)))
-    with pytest.raises(InputError, match="its model has fingerprint"):
+    with pytest.raises(InputError, match="of another model, of "):
         measured(other, corpus, out=out, resume=True)
     assert out.read_bytes() == before
 

@@ -177,3 +177,14 @@ def test_any_bytes_within_the_header(whole, tmp_path, data):
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, 20_000))] = data.draw(st.integers(0, 255))
     survives(tmp_path / "a", bytes(content))
+
+
+def test_a_byte_that_has_changed_is_noticed(tmp_path):
+    path = tmp_path / "a.survey.safetensors"
+    surveyed(init(), ["emma", "olivia"], tmp_path, out=path)
+    content = bytearray(path.read_bytes())
+    for at in (len(content) - 3, len(content) // 2, len(content) - 5000):
+        changed = bytes(content[:at]) + bytes([content[at] ^ 1]) + bytes(content[at + 1 :])
+        path.write_bytes(changed)
+        with pytest.raises(FileFormatError, match="expected a"):
+            read_survey(path)
