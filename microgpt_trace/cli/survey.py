@@ -36,8 +36,8 @@ def survey(
 
     made, imatrix = made_before(arguments), named_imatrix(arguments)
     if output.schema:
-        refuse(asked, ["out", *(["arguments"] if imatrix is None else [])], "--schema")
-        put_schema("imatrix", None)
+        refuse(asked, ["out", *(["arguments"] if imatrix is None and not made else [])], "--schema")
+        put_schema("survey" if imatrix is None else "imatrix", None)
     elif imatrix is not None:
         refuse(asked, (*_OF_A_RUN, *_OF_A_SURVEY), "an importance matrix")
         show_imatrix(imatrix, output)

@@ -214,6 +214,8 @@ def _give(found: Survey, output: SurveyTargets) -> None:
     """Write the importance matrix that was asked for; print what the survey found."""
     if output.imatrix is not None:
         write_imatrix(output.imatrix, imatrix_of(found, output.imatrix_output))
+        if not found.whole:
+            note(f"{output.imatrix} is of a part of the corpus, as the survey is")
     report = report_of(found)
     if output.as_json:
         put([result_json(report)], None)

@@ -173,7 +173,10 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> Section:
         counts = Counter(head.role for head in heads)
         of_each = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
         blocks.append(words(f"of all {len(heads):,} heads: {of_each}, {counts['none']:,} none"))
-    said = f"spread evenly it would be: {_spread_evenly(shown)}"
+    said = (
+        f"spread evenly it would be: {_spread_evenly(shown)}; repeat: of the queries whose token occurred "
+        "before, on these occurrences"
+    )
     return Section(
         [*blocks, words(said, "dim")], "What heads look at", "mean of all queries from position 1 on"
     )

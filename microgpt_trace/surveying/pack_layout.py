@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.packs import ReadText, equal_lengths
 from ..arrays.stats import Array
+from ..text.printable import on_one_line
+
+if TYPE_CHECKING:
+    from ..corpus.corpus import Document
 
 EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
 MORE = "…".encode()  # where a text goes on
@@ -18,19 +23,18 @@ MARK = "\x1f"  # before the token in an excerpt
 class PackLayout:
     """The rows of documents that share a pass, shorter ones first.
 
-    `numbers` are those of the documents, [B], `in_file` the rows at which these have them, `parts` tell to
-    which part of the corpus each belongs, [B].
-    Shape letters: B documents, N rows of all of them.
+    `parts` tell to which part of the corpus each of the documents belongs, [B]. Shape letters: B documents, N
+    rows of all of them.
     """
 
     def __init__(
-        self, texts: Sequence[ReadText], numbers: Sequence[int], in_file: Sequence[int],
-        parts: Sequence[int], label: Callable[[int], str], spelled: Callable[[Sequence[int]], str],
-        bos: int | None,
+        self, texts: Sequence[ReadText], documents: Sequence[Document], parts: Sequence[int],
+        label: Callable[[int], str], spelled: Callable[[Sequence[int]], str], bos: int | None,
     ) -> None:  # fmt: skip
         self.texts, self._label, self._spelled, self._bos = texts, label, spelled, bos
-        self.in_file, self.parts = np.array(in_file, np.int64), np.array(parts)
-        self.numbers = np.array(numbers, np.int64)
+        self._documents, self.parts = documents, np.array(parts)
+        self.numbers = np.array([document.number for document in documents], np.int64)
+        self._in_file = np.array([document.row for document in documents], np.int64)
         self.lengths = np.array([len(text.tokens) for text in texts])
         self.groups = equal_lengths(self.lengths)
         self.starts = self.lengths.cumsum() - self.lengths
@@ -88,7 +92,7 @@ class PackLayout:
 
     def origins(self, documents: Array) -> tuple[Array, Array]:
         """The numbers of some of the B documents and their rows in a file: [n] -> [n], [n]"""
-        return self.numbers[documents], self.in_file[documents]
+        return self.numbers[documents], self._in_file[documents]
 
     def excerpts(self, rows: Array) -> Array:
         """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""
@@ -98,12 +102,11 @@ class PackLayout:
         return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
 
     def beginnings(self, documents: Array) -> Array:
-        """How some of the B documents begin: [n] -> [n, EXCERPT]"""
+        """How the texts of some of the B documents begin: [n] -> [n, EXCERPT]"""
         texts = []
         for own in documents.tolist():
-            tokens = self.texts[own].tokens
-            text = self._read(tokens[: EXCERPT // 2])
-            if len(text) > EXCERPT or len(tokens) > EXCERPT // 2:
+            text = on_one_line(self._documents[own].text).encode("utf-8", "replace")
+            if len(text) > EXCERPT:
                 text = text[: EXCERPT - len(MORE)].decode("utf-8", "ignore").encode() + MORE
             texts.append(_fitting(text))
         return _as_bytes(texts)

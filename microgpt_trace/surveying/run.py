@@ -95,11 +95,12 @@ def survey_into(
 
 def _check_known(survey: Survey, corpus: Corpus) -> None:
     """Raises InputError where a corpus that was read to its end is now another one."""
-    known = survey.corpus
+    known, counts = survey.corpus, ""
+    if known.documents not in (None, corpus.documents):
+        counts = f" ({known.documents:,} documents, now {corpus.documents:,})"
     if known.fingerprint not in (None, corpus.fingerprint):
         raise InputError(
-            f"{abridged(known.sources)}: other texts than the survey to go on with has read there "
-            f"({known.documents:,} documents, now {corpus.documents:,})"
+            f"{abridged(known.sources)}: other texts than the survey to go on with has read there" + counts
         )
 
 

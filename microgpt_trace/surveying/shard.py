@@ -164,8 +164,7 @@ def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> 
         start += len(texts)
         yield PackLayout(
             texts,
-            [document.number for document in some],
-            [document.row for document in some],
+            some,
             [model.corpus_part(document.text) for document in some],
             model.label,
             model.spelled,

@@ -1,17 +1,21 @@
 """Importance matrices: files read back by the package gguf, files of llama.cpp's making, and sums of squares
 by transformers."""
 
+import shutil
+import subprocess
 from contextlib import suppress
 
 import numpy as np
 import pytest
 from support.gguf_files import NUMBERS, entry, pair, raw
+from support.real_model import SMOLLM2
 from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, tiny_model, write_gguf
 
-from microgpt_trace import load
+from microgpt_trace import load, read_survey, survey
 from microgpt_trace.errors import FileFormatError, RunError
 from microgpt_trace.surveying.imatrix import Imatrix, SquaredInputs, read_imatrix, write_imatrix, written
+from microgpt_trace.surveying.importance import imatrix_of
 from microgpt_trace.surveying.weight_inputs import inputs_of_weights
 
 # Two experts of three inputs, the second of which was given nothing, and a matrix of five inputs
@@ -277,3 +281,20 @@ def test_the_sums_are_those_of_what_transformers_multiplies(case, decoder_folder
     worst = max(np.abs(found[name] / expected[name] - 1).max() for name in found)
     print(f"{case}: at most {worst:.1e} of a sum")
     assert worst < 1e-4
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(shutil.which("llama-quantize") is None, reason="llama-quantize is not on the path")
+@pytest.mark.skipif(SMOLLM2 is None, reason="SmolLM2 is not installed")
+def test_llama_quantize_takes_it(tmp_path):
+    """Of all weights of the layers: it says how many entries it has read, and which it lacks."""
+    (tmp_path / "texts.txt").write_text("The capital of France is Paris.\nWater boils at 100 degrees.\n")
+    survey(load(SMOLLM2), tmp_path / "texts.txt", out=tmp_path / "a.survey.safetensors")
+    found = imatrix_of(read_survey(tmp_path / "a.survey.safetensors"))
+    write_imatrix(tmp_path / "a.gguf", found)
+    words = ["llama-quantize", "--allow-requantize", "--imatrix", tmp_path / "a.gguf", SMOLLM2]
+    done = subprocess.run([*words, tmp_path / "q.gguf", "Q2_K"], capture_output=True, text=True, timeout=300)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-500:]
+    assert "210 importance matrix entries" in said
+    assert "did not find weights" not in said
