@@ -14,7 +14,9 @@ import microgpt_trace
 from microgpt_trace.cli import COMMANDS
 
 WITH_EXAMPLES = [page for page in PAGES if examples(read(page))]
-FOUND = re.compile(r"(diff|diagnose) .*(port|converted)\b(?!.*--suggest-map)")  # commands that find a fault
+FOUND = re.compile(
+    r"(diff|diagnose) .*(port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)"
+)  # commands that find a fault
 LIBRARY = ROOT / "docs" / "library.md"
 
 

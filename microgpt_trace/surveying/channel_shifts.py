@@ -16,7 +16,7 @@ import numpy as np
 from ..architecture.plan import layer_of
 from ..arrays.stats import NOT_FINITE, Array
 from ..text.brief import one_line
-from .channels import ChannelStatistics, channel_statistics
+from .channels import ChannelStatistics
 from .divergences import jensen_shannon, normal_divergence, relative_distance, varies
 from .meters import bin_edges
 from .state import Survey
@@ -95,7 +95,7 @@ class EventShift:
 
 def event_shift(a: Survey, b: Survey, name: str, same: bool) -> EventShift:
     """An event that both surveys measured, with as many channels; whether all is the same is known."""
-    own_a, own_b = (channel_statistics(survey.tallies, name) for survey in (a, b))
+    own_a, own_b = (survey.channels(name) for survey in (a, b))
     known = (own_a.count > 0) & (own_b.count > 0)
     rms_a, rms_b = own_a.rms[known], own_b.rms[known]
     some = bool(rms_a.size)

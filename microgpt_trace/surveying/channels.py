@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..architecture.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import one_line
 from .meters import ChannelTallies
 
 NEAR_ZERO = 0.01  # a unit that never leaves +-0.01 is dead: it passes on at most a hundredth
+UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 OUTLIER = 6.0  # times the median RMS of an event's channels
 LARGEST = float(np.finfo(np.float32).max)  # beyond it no bin is counted
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
@@ -36,6 +38,7 @@ class ChannelStatistics:
     largest: Array
     zeros: Array
     nonfinite: Array
+    units: bool  # whether the channels are units of an MLP
 
     __repr__ = one_line
 
@@ -45,14 +48,9 @@ class ChannelStatistics:
 
     @cached_property
     def dead(self) -> Array:
-        """The channels that never leave +-NEAR_ZERO."""
+        """The units that never leave +-NEAR_ZERO; of other channels those that are always 0."""
         farthest = np.maximum(np.abs(self.least), np.abs(self.largest))
-        return np.flatnonzero((self.count > 0) & (farthest <= NEAR_ZERO))
-
-    @cached_property
-    def silent(self) -> Array:
-        """The channels that are 0 wherever they were measured."""
-        return np.flatnonzero((self.count > 0) & (self.zeros == self.count))
+        return np.flatnonzero((self.count > 0) & (farthest <= (NEAR_ZERO if self.units else 0.0)))
 
     @cached_property
     def outliers(self) -> Array:
@@ -69,8 +67,8 @@ class ChannelStatistics:
 
 
 @NOT_FINITE
-def channel_statistics(tallies: Mapping[str, Any], event: str) -> ChannelStatistics:
-    """The statistics of an event that was measured. Raises KeyError where it was not."""
+def channel_statistics(tallies: Mapping[str, Any], event: str, kind: str = "") -> ChannelStatistics:
+    """The statistics of an event that was measured, of such a kind. Raises KeyError where it was not."""
     own = ChannelTallies(**{name: tallies[f"{event}/{name}"] for name in ChannelTallies.__dataclass_fields__})
     count = own.values.values()
     known = np.where(count > 0, count, np.nan)
@@ -79,7 +77,7 @@ def channel_statistics(tallies: Mapping[str, Any], event: str) -> ChannelStatist
     return ChannelStatistics(
         count, mean, np.maximum(mean_square - mean * mean, 0), mean_square,
         np.where(there, own.range.least, np.nan), np.where(there, own.range.largest, np.nan),
-        own.zeros.values(), own.nonfinite.values(),
+        own.zeros.values(), own.nonfinite.values(), kind in UNITS,
     )  # fmt: skip
 
 

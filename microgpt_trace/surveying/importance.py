@@ -13,7 +13,6 @@ from ..architecture.plan import layer_of
 from ..errors import InputError
 from ..text.brief import one_line
 from ..text.wording import counted
-from .channels import channel_statistics
 from .imatrix import Imatrix, SquaredInputs
 from .order import order_for
 from .state import Survey, weights_of
@@ -29,7 +28,7 @@ def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
     entries: dict[str, SquaredInputs] = {}
     of, events = survey.model, survey.order.events
     for weight, event in _inputs(of.origin, of.weights, events, with_output).items():
-        own = channel_statistics(survey.tallies, event)
+        own = survey.channels(event)
         if own.nonfinite.any():
             lost = counted(int(own.nonfinite.sum()), "value")
             raise InputError(f"{weight}: {lost} of what it reads, {event}, are not finite")

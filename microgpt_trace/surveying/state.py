@@ -109,7 +109,7 @@ class Survey:
         measured."""
         if event not in self.order.events:
             raise InputError(f"{event!r}: this survey did not measure it")
-        return channel_statistics(self.tallies, event)
+        return channel_statistics(self.tallies, event, self.model.kinds[event])
 
     def take(self, measured: Measured, blocks: Mapping[int, str], arithmetic: Iterable[str]) -> None:
         """Take in what was measured of blocks that were not read before."""

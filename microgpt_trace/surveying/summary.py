@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.kinds import Activation, Multiply
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
 from ..attribution.head_roles import role_of
 from ..attribution.results import Attention, RoleName
 from ..text.brief import one_line
 from .attention_meter import EVENLY, AttentionSums
-from .channels import ChannelStatistics, channel_statistics, quantiles
+from .channels import ChannelStatistics, quantiles
 from .meters import bin_edges
 from .pack_layout import MARK
 from .shard import READ
@@ -26,7 +25,6 @@ from .stream_meter import STREAMS
 from .top_list import NOBODY, TopList
 
 MOST_CHANNELS = 10  # of an event that are named
-UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -165,7 +163,7 @@ class Origins:
 
 def surveyed_events(survey: Survey) -> list[SurveyedEvent]:
     """Every event that was measured."""
-    return [_event(survey, name, channel_statistics(survey.tallies, name)) for name in survey.order.events]
+    return [_event(survey, name, survey.channels(name)) for name in survey.order.events]
 
 
 def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
@@ -174,13 +172,12 @@ def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:
     square = _over_all(own.mean_square, own.count)
     std = None if mean is None or square is None else math.sqrt(max(square - mean * mean, 0.0))
     most = max(map(abs, own.least.tolist() + own.largest.tolist()), default=0.0)
-    dead = own.dead if survey.model.kinds[name] in UNITS else own.silent
     found = None if bins is None else quantiles(bins.values(), bin_edges())
     return SurveyedEvent(
         name, survey.model.kinds[name], layer_of(name), len(own.count), count, int(own.nonfinite.sum()),
         mean, std, None if square is None else math.sqrt(square), _known(own.least, np.nanmin),
-        _known(own.largest, np.nanmax), own.zeros.sum() / count if count else None, len(dead),
-        tuple(dead[:MOST_CHANNELS].tolist()), len(own.outliers),
+        _known(own.largest, np.nanmax), own.zeros.sum() / count if count else None, len(own.dead),
+        tuple(own.dead[:MOST_CHANNELS].tolist()), len(own.outliers),
         tuple(_outliers(own)),
         None if found is None else {f"{100 * q:g}%": min(value, most) for q, value in found.items()},
     )  # fmt: skip
