@@ -14,9 +14,8 @@ import microgpt_trace
 from microgpt_trace.cli import COMMANDS
 
 WITH_EXAMPLES = [page for page in PAGES if examples(read(page))]
-FOUND = re.compile(
-    r"(diff|diagnose) .*(port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)"
-)  # commands that find a fault
+# Commands that find a fault, or a difference.
+FOUND = re.compile(r"(diff|diagnose) .*(port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)")
 LIBRARY = ROOT / "docs" / "library.md"
 
 

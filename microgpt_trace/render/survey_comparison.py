@@ -245,8 +245,8 @@ def _channels(result: SurveyComparison, verbose: bool) -> Iterator[Section]:
         named = abridged([event.name for event in other])
         blocks.append(words(f"as many finite values on one side alone: {named}", "bold red"))
     said = (
-        "+ in B alone, - in A alone; dead: a unit never beyond ±0.01, another channel always 0; outliers: RMS "
-        "6 times the median one or more"
+        "+ in B alone, - in A alone; dead: a unit never beyond ±0.01, another channel always 0; outliers: "
+        "RMS 6 times the median one or more"
     )
     yield Section([*blocks, words(said, "dim")], "Dead and outlier channels that changed")
 

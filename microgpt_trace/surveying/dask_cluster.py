@@ -101,9 +101,10 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
     check_installed("distributed", "--scheduler needs", "cluster")
     from distributed import Client, KilledWorker
 
+    connected: Any = Client  # typed in part, or not installed
     where = f"--scheduler {brief(address)}"
     try:
-        client: Any = Client(address, timeout=CONNECT)  # type: ignore[no-untyped-call]
+        client = connected(address, timeout=CONNECT)
     except ValueError as error:
         raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
     except OSError as error:
