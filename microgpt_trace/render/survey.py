@@ -79,6 +79,7 @@ def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
         Column("by text", lambda part: figure(part.document_loss, 4), right=True),
         Column("spread", lambda part: figure(part.spread, 4), right=True),
         Column("right", lambda part: percent(part.accuracy), right=True),
+        Column("by text", lambda part: percent(part.document_accuracy), right=True, from_width=100),
         Column("all right", lambda part: f"{part.all_right:,}", right=True, from_width=90),
         Column("1/rank", lambda part: figure(part.reciprocal_rank, 3), right=True, from_width=90),
     ]
