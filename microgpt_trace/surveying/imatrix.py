@@ -120,12 +120,14 @@ def _float32(entries: Mapping[str, SquaredInputs]) -> Iterator[tuple[str, Array]
 
 
 def is_imatrix(path: Path) -> bool:
-    """Whether a file says of itself that it is one."""
+    """Whether a file says of itself that it is one; a pipe is none, and not opened."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             head = file.read(4)
         return head == MAGIC and read_gguf_header(path).metadata.get("general.type") == "imatrix"
-    except (OSError, FileFormatError):
+    except (OSError, ValueError, FileFormatError):
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from hashlib import blake2b
@@ -15,6 +14,8 @@ from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..notebook import in_notebook
 from ..text.brief import brief, one_line
+from ..text.json_reading import from_json
+from ..text.json_writing import dump
 from .channels import ChannelStatistics, channel_statistics
 from .order import SurveyOrder
 from .shard import Measured, Unfit, add_unfit
@@ -160,7 +161,7 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
         family=model.family,
         origin=model.origin,
         fingerprint=fingerprint_of(model),
-        config=json.loads(json.dumps(described["config"])),  # as a file has it: lists, no tuples
+        config=from_json(dump(described["config"])),  # as a file has it: lists, no tuples
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
         windows=model.config.windows,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 
 import numpy as np
@@ -192,3 +193,12 @@ def test_a_survey_shows_itself(place):
     html = read_survey(place / "shown.survey.safetensors")._repr_html_()
     assert "What heads look at" in html
     assert load(place / "seven.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("words", ["survey pipe.gguf", "survey pipe.txt", "diff pipe.txt pipe.txt"])
+def test_a_pipe_is_refused_unopened(tmp_path, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe.gguf", "pipe.txt"):
+        os.mkfifo(tmp_path / name)
+    assert "found a pipe" in refusal(words)
