@@ -3,7 +3,8 @@
 names      microGPT over all names: every event, with and without histograms, beside the batched forward pass
            alone and beside a loop of `trace` over the first names
 smollm2    SmolLM2-135M-Instruct, Q4_1, over texts of 128 tokens: beside the same passes without statistics,
-           one process beside two, and beside a user of PyTorch hooks (transformers, float32)
+           one process beside two, and beside a user of PyTorch hooks (transformers, float32) and
+           llama-imatrix where that is on the path
 
 One BLAS thread and one core each, but for two workers. Contenders take turns in one process; a ratio is that
 of the best times, and beside it the median of the ratios turn by turn. Each contender has an untimed turn.
@@ -17,7 +18,9 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[name] = "1"
 
 import argparse
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -123,6 +126,8 @@ def production(turns: int, count: int) -> None:
         }
         if find_spec("torch") and find_spec("transformers"):
             contenders |= of_torch(model, texts)
+        if shutil.which("llama-imatrix"):
+            contenders["llama-imatrix"] = lambda: llama_imatrix(path, model, texts, Path(folder))
         with one_core():
             taken = take_turns(contenders, turns)
         report(taken, "forward passes", {"survey": "at most 1.3", "survey, all histograms": "at most 2.5"})
@@ -173,6 +178,15 @@ def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
             plain(torch.tensor([tokens]))
 
     return {"PyTorch without hooks": alone, "PyTorch hooks": lambda: hooked.run(texts)}
+
+
+def llama_imatrix(path: Path, model: object, texts: Sequence[Sequence[int]], folder: Path) -> None:
+    """llama.cpp's importance matrix of the same tokens, in chunks of as many, on one thread."""
+    joined = folder / "joined.txt"
+    ids = [token for text in texts for token in text]
+    joined.write_text(model.vocabulary.decode(ids), encoding="utf-8")  # type: ignore[attr-defined]
+    words = ["llama-imatrix", "-m", path, "-f", joined, "-c", str(TOKENS), "-t", "1", "--no-ppl"]
+    subprocess.run([*map(str, words), "-o", str(folder / "i.gguf")], check=True, capture_output=True)
 
 
 def workers(path: Path, corpus: Path, turns: int) -> None:
