@@ -32,7 +32,7 @@ from .prompt import named_token_of, prepare, read_text
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-PACK = 32  # texts of a pack
+PACK = 8  # texts run together: more gain little, and what is read as a whole should be small
 
 
 @dataclass(frozen=True, repr=False)

@@ -23,7 +23,7 @@ from .state import Survey, check_same
 from .summary import read_counts
 from .survey_files import read_survey, write_survey
 
-SAVING = 0.05  # of the time, at most, goes into saving what was measured so far
+SAVING = 0.1  # of the time, at most, goes into saving what was measured so far
 
 
 def survey(
