@@ -61,16 +61,23 @@ def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
 
 def attention_of(weights: Array, tokens: Array) -> list[Attention]:
     """The shares of each head over two tokens or more: [H, T, T], [T] -> H of them"""
-    queries, keys = np.arange(1, len(tokens)), np.arange(len(tokens))
+    queries = np.arange(1, len(tokens))
     itself, previous, first = (
         weights[:, queries, at].mean(axis=1, dtype=np.float64).tolist() for at in (queries, queries - 1, 0)
     )
-    back = keys[:, None] - keys
-    earlier = (back > 0) & (tokens[:, None] == tokens)
-    apart = earlier & (back > 1) & (keys > 0)
+    earlier, apart = repeats_of(tokens)
     repeat, repeat_apart = _share_on(weights, earlier), _share_on(weights, apart)
     shares = zip(itself, previous, first, repeat, repeat_apart, strict=True)
     return [Attention(*of_head) for of_head in shares]
+
+
+def repeats_of(tokens: Array) -> tuple[Array, Array]:
+    """Which keys are earlier occurrences of each query's token, and which of these are neither right before
+    it nor at position 0: [..., T] -> [..., T, T] twice"""
+    keys = np.arange(tokens.shape[-1])
+    back = keys[:, None] - keys
+    earlier = (back > 0) & (tokens[..., :, None] == tokens[..., None, :])
+    return earlier, earlier & (back > 1) & (keys > 0)
 
 
 def _share_on(weights: Array, chosen: Array) -> list[float | None]:

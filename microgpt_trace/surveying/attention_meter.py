@@ -16,6 +16,7 @@ import numpy as np
 
 from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
+from ..attribution.head_roles import repeats_of
 from .meters import Rows
 from .pack_layout import PackLayout
 from .tallies import Counts, Sums, Tally, named
@@ -68,7 +69,7 @@ class AttentionMeter(Rows):
     """Measures the weights of every head. `windows` are those of the events, None for no window."""
 
     def __init__(self, heads: Mapping[str, int], windows: Mapping[str, int | None]) -> None:
-        self.names, self._windows = list(heads), windows
+        self.names = list(heads)
         self._own = {name: AttentionSums.empty(count) for name, count in heads.items()}
         self._even = {window: AttentionSums.empty(1) for window in dict.fromkeys(windows.values())}
         self._counts = {name: QueryCounts.empty() for name in (EVENLY, *heads)}
@@ -110,9 +111,7 @@ class _Looks:
         own = layout.groups[group]
         self.texts, self.length = own.texts, own.length
         tokens = layout.tokens[own.rows].reshape(own.texts, own.length)
-        back = np.arange(own.length)[:, None] - np.arange(own.length)
-        earlier = (back > 0) & (tokens[:, :, None] == tokens[:, None, :])  # [n, T, T]
-        apart = earlier & (back > 1) & (np.arange(own.length) > 0)
+        earlier, apart = repeats_of(tokens)  # [n, T, T]
         self._repeats = np.empty((*earlier.shape, 2))  # [n, T, T, 2]
         self._repeats[..., 0], self._repeats[..., 1] = earlier, apart
         self.repeated = np.stack([earlier.any(axis=2), apart.any(axis=2)], axis=-1)  # [n, T, 2]

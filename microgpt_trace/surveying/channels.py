@@ -12,9 +12,9 @@ import numpy as np
 from ..architecture.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
 from ..text.brief import one_line
+from ..tracing.layer_measures import NEAR_ZERO
 from .meters import ChannelTallies
 
-NEAR_ZERO = 0.01  # a unit that never leaves +-0.01 is dead: it passes on at most a hundredth
 UNITS = (Activation.__name__, Multiply.__name__)  # kinds of events whose channels are units of an MLP
 OUTLIER = 6.0  # times the median RMS of an event's channels
 LARGEST = float(np.finfo(np.float32).max)  # beyond it no bin is counted

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.packs import ReadText, equal_lengths
-from ..arrays.stats import Array
+from ..arrays.stats import Array, causal_mask
 from ..text.printable import on_one_line
 
 if TYPE_CHECKING:
@@ -134,4 +134,4 @@ def _as_bytes(texts: Sequence[bytes]) -> Array:
 @lru_cache(maxsize=64)
 def causal_places(length: int) -> Array:
     """The places of [T, T], flattened, where a key is not later than its query."""
-    return np.flatnonzero(np.tri(length, dtype=bool))
+    return np.flatnonzero(causal_mask(length, length))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..architecture.packs import UNKNOWN
+from ..arrays.logits import rank_of
 from ..arrays.stats import NOT_FINITE, Array
 from .meters import Rows
 from .pack_layout import EXCERPT, PackLayout
@@ -86,9 +87,8 @@ class PredictionMeter(Rows):
         self._loss[own] = np.where(targets == UNKNOWN, np.nan, loss)
         self._rank[own] = 1 + _count_by_row(value > of_target[:, None])
         ties = np.flatnonzero(_count_by_row(value == of_target[:, None]) > 1)
-        for row in ties:  # these go by the id
-            before = value[row, : at[1][row]]
-            self._rank[own.start + row] += np.count_nonzero(before == of_target[row])
+        for row in ties:
+            self._rank[own.start + row] = rank_of(value[row], at[1][row])
 
     def finish(self) -> None:
         """Sum by document and token."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array, row_medians
+from ..tracing.layer_measures import MASSIVE
 from .meters import Rows
 from .pack_layout import EXCERPT, PackLayout
 from .tallies import Counts, Sums, Tally, named
 from .top_list import Entries, TopList
 
 STREAMS = "streams"
-MASSIVE = 1000.0  # times the median magnitude. Sun et al., "Massive Activations" (2024)
 FARTHEST = 3  # documents in which a layer's largest magnitude is most times the median
 
 

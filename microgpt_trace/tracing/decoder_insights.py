@@ -14,12 +14,12 @@ from ..decoder.model import Decoder
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight
+from .layer_measures import MASSIVE
 from .microgpt_insights import WHOLE
 from .norms import NORM_TOLERANCE
 from .result import LayerRow
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
-MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
 SINK = 0.3  # of what even attention leaves to the others, position 0 draws this share: a sink
 STILL = 0.98  # a layer whose output keeps this cosine to its input barely turns the stream
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
+MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
 
 

@@ -4,26 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from support.surveys import MANY, columns, in_packs_of, surveyed, values_of
+from support.surveys import MANY, columns, surveyed, values_of
 
-from microgpt_trace import init, load
+from microgpt_trace import init
 from microgpt_trace.surveying.channels import QUANTILES, channel_statistics, quantiles
 from microgpt_trace.surveying.meters import bin_edges
 from microgpt_trace.surveying.report import report_of
 
 DECODERS = ["llama_gqa", "qwen2", "qwen3", "mistral_window", "gpt2"]
 CASES = ["untrained", "trained", "deep", "broken", *DECODERS]
-
-
-@pytest.fixture
-def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
-    in_packs_of(monkeypatch, 8)
-    case = request.param
-    if case == "untrained":
-        return init()
-    if case == "gpt2":
-        return gpt2()[1]
-    return load(checkpoints[case]) if case in checkpoints else load(decoder_folder(case))
 
 
 def same(found, expected, what, **tolerance):

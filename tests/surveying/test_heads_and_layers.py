@@ -7,23 +7,12 @@ import numpy as np
 import pytest
 from support.surveys import MANY, in_packs_of, surveyed, values_of
 
-from microgpt_trace import init, load
+from microgpt_trace import init
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.stream_meter import FARTHEST
 
 TEXTS = [*MANY, "abcabcabc", "d"]
 CASES = ["untrained", "trained", "deep", "llama_gqa", "mistral_window", "qwen2_window", "gpt2"]
-
-
-@pytest.fixture
-def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
-    in_packs_of(monkeypatch, 8)
-    case = request.param
-    if case == "untrained":
-        return init()
-    if case == "gpt2":
-        return gpt2()[1]
-    return load(checkpoints[case]) if case in checkpoints else load(decoder_folder(case))
 
 
 def looks_of(weights, tokens):

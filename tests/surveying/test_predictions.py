@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.surveys import MANY, in_packs_of, surveyed, values_of
+from support.surveys import MANY, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, train
@@ -16,17 +16,6 @@ from microgpt_trace.surveying.prediction_meter import EXAMPLES, RANKS
 from microgpt_trace.surveying.report import report_of
 
 CASES = ["untrained", "trained", "deep", "broken", "llama_gqa", "mistral_window", "gpt2"]
-
-
-@pytest.fixture
-def model(request, monkeypatch, checkpoints, decoder_folder, gpt2):
-    in_packs_of(monkeypatch, 8)
-    case = request.param
-    if case == "untrained":
-        return init()
-    if case == "gpt2":
-        return gpt2()[1]
-    return load(checkpoints[case]) if case in checkpoints else load(decoder_folder(case))
 
 
 def predicted(logits, targets):
