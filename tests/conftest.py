@@ -1,10 +1,8 @@
 """Models that several test modules share. All are small, seeded and untrained."""
 
-import json
 import os
 import signal
 from collections import Counter
-from dataclasses import dataclass
 
 from microgpt_trace.arrays.threads import VARIABLES
 
@@ -18,12 +16,12 @@ from support.browser import axe, browser, page_file, page_of  # noqa: F401 (fixt
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
 from support.tiny_gpt2 import tiny_gpt2
+from support.tiny_microgpts import CASES, Case
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import random_weights, tiny_model, write_folder
+from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace import Config, Model, Tokenizer, init, load, save, train
-from microgpt_trace.microgpt.batch import Packer
-from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace import Model, init, load, save, train
 
 
 def pytest_configure(config):
@@ -40,51 +38,6 @@ def pytest_terminal_summary(terminalreporter):
     )
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count:,} skipped: {reason}")
-
-
-def one_name(ids, config, dtype=np.float64):
-    """A batch of one name from its ids, both BOS included."""
-    return Packer(config, dtype).one(np.asarray(ids))
-
-
-def packed_names(names, config, dtype=np.float64):
-    """A batch of several names, each as its ids with both BOS."""
-    padded = np.zeros((len(names), config.block_size + 1), int)
-    for row, ids in zip(padded, names, strict=True):
-        row[: len(ids)] = ids
-    return Packer(config, dtype).several(padded, np.array([len(ids) - 1 for ids in names]))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model in float64 with weights large enough that nothing is nearly linear, and a text for it."""
-
-    model: Model
-    text: str
-
-    @property
-    def ids(self):
-        return np.array(self.model.tokenizer.encode_name(self.text))
-
-
-def make(config: Config, tokenizer: Tokenizer, text: str, gain: float = 4.0, seed: int = 7) -> Case:
-    params = Parameters.random(config, seed, np.float64)
-    params.flat *= gain
-    return Case(Model(params, tokenizer, f"test, seed {seed}"), text)
-
-
-CASES = {
-    "default": make(Config(), Tokenizer(), "emma"),
-    "small weights": make(Config(), Tokenizer(), "", gain=0.05),
-    "2 layers, 2 heads": make(
-        Config(vocab_size=10, n_embd=12, n_head=2, n_layer=2, block_size=9, n_inner=20),
-        Tokenizer("abcdefghi", bos="last"),
-        "abbacife",
-    ),
-    "3 layers, 1 head": make(
-        Config(vocab_size=6, n_embd=5, n_head=1, n_layer=3, block_size=4), Tokenizer("lmnop"), "pom"
-    ),
-}
 
 
 USUAL = ("default", "2 layers, 2 heads")  # run every time
@@ -132,23 +85,6 @@ def checkpoints(tmp_path_factory):
     for name, model in models.items():
         save(model, folder / name)
     return {name: folder / name for name in models}
-
-
-TINY_TOKENS = ("<unk>", "<s>", "</s>", "Ġ", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,!?'")
-
-
-def write_tokenizer(folder, template=None, eos="</s>"):
-    """A tokenizer of 61 tokens, a character each, that adds no BOS; as transformers saves it."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": TINY_TOKENS[i], "special": True, **flags} for i in range(3)]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    vocab = {token: i for i, token in enumerate(TINY_TOKENS)}
-    parts = {"normalizer": None, "pre_tokenizer": byte_level, "decoder": byte_level, "post_processor": None}
-    model = {"type": "BPE", "unk_token": "<unk>", "vocab": vocab, "merges": []}
-    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | parts | {"model": model}))
-    config = {"bos_token": "<s>", "eos_token": eos} | ({"chat_template": template} if template else {})
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="session")

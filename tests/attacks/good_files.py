@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from conftest import TINY_TOKENS, write_tokenizer
 from safetensors.numpy import load_file, save_file
 from support.apr_files import METADATA, apr_bytes
 from support.apr_files import tiny_model as apr_model
 from support.commands import microgpt
 from support.gguf_files import gguf_bytes
 from support.tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
+from support.tiny_tokenizer import TINY_TOKENS, write_tokenizer
 
 from microgpt_trace import init, save
 from microgpt_trace.microgpt.documents import Documents

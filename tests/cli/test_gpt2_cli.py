@@ -4,13 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from conftest import write_tokenizer
 from support.apr_files import apr_bytes, tiny_model, without
 from support.commands import microgpt, refusal
 from support.documents import valid, valid_lines
 from support.explanations import sampled
 from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, IN_GGUF, gpt2_events, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, write_folder
+from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace.architecture.steps import element_name
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY_TOKENS
 from support.apr_files import METADATA as APR
 from support.apr_files import apr_bytes
 from support.apr_files import tiny_model as apr_model
@@ -15,6 +14,7 @@ from support.gguf_files import gguf_bytes
 from support.sweeps import some_of
 from support.terminal import BAR, EVIL, obeyed
 from support.tiny_models import tiny_model, write_gguf
+from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import Config, Tokenizer, init, save
 from microgpt_trace.microgpt.documents import Documents

@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from conftest import CASES as MICROGPTS
 from support.commands import microgpt
 from support.real_model import SMOLLM2, needs_smollm2
+from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import (
     CASES,
     Blocks,

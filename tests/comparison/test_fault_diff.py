@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CASES as MICROGPT
 from support.commands import microgpt
 from support.comparing import KINDS
 from support.faults import decoder_faults, generic_fault, microgpt_faults
 from support.faulty_engine import decoder_run, microgpt_run
 from support.foreign_dumps import write_dump
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES as MICROGPT
 from support.tiny_models import (
     CASES,
     TOKENS,

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import CASES as MICROGPTS
 from support.faulty_engine import rounded_to
 from support.judges_decoder import decoder_events, softmax
 from support.real_model import SMOLLM2, needs_smollm2
 from support.stored_tensors import PARTS, transposed
+from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import (
     CASES,
     TOKENS,

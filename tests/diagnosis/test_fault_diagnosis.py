@@ -8,7 +8,6 @@ import re
 
 import numpy as np
 import pytest
-from conftest import CASES as MICROGPTS
 from support.faults import (
     UNKNOWABLE,
     changed,
@@ -22,6 +21,7 @@ from support.faults import (
 from support.faulty_engine import decoder_run, microgpt_run
 from support.foreign_dumps import write_dump
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import CASES, SCALES, TOKENS, random_quantised_weights, write_gguf
 
 from microgpt_trace import load

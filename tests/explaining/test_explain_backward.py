@@ -4,10 +4,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import CASES
 from support.explanations import sampled
 from support.judges import agree, torch_grad, torch_run
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES
 
 from microgpt_trace import init
 from microgpt_trace.architecture.steps import element_name

@@ -5,10 +5,10 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import pytest
-from conftest import CASES, one_name
 from hypothesis import given
 from hypothesis import strategies as st
 from support.judges import agree, torch_grad, torch_run
+from support.tiny_microgpts import CASES, one_name
 
 from microgpt_trace import HookBus, trace
 from microgpt_trace.errors import InputError

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import CASES, one_name, packed_names
 from support.judges import agree, scalar_forward, scalar_loss, slope, torch_grad, torch_run
+from support.tiny_microgpts import CASES, one_name, packed_names
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace
 from microgpt_trace.errors import InputError

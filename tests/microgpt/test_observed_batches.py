@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import CASES, one_name, packed_names
+from support.tiny_microgpts import CASES, one_name, packed_names
 
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward

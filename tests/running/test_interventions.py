@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from conftest import CASES
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
 from support.judges import agree, softmax_of, torch_grad, torch_run
 from support.judges_decoder import decoder_events
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES
 from support.tiny_models import tiny_model, write_gguf
 
 from microgpt_trace import Model, load, trace

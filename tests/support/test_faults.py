@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import CASES as MICROGPT
 from support.faults import (
     GENERIC,
     decoder_faults,
@@ -16,6 +15,7 @@ from support.faults import (
 from support.faulty_engine import decoder_run
 from support.judges_decoder import decoder_events
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES as MICROGPT
 from support.tiny_models import CASES, SCALES, TOKENS, random_blocks, random_quantised_weights, tiny_model
 from test_faulty_engine import WIDE, assert_same, distance, run_name
 

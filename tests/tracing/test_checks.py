@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import CASES
 from support.commands import microgpt as microgpt_command
 from support.judges import torch_grad, torch_run
 from support.other_plans import T, V, drawn, normed_behind, values_of
+from support.tiny_microgpts import CASES
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY_TOKENS
 from support.judges_decoder import decoder_events
 from support.judges_decoder import softmax as probabilities
 from support.tiny_models import CASES, TOKENS, random_weights
+from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.cache import Cache

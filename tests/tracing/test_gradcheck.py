@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import CASES
 from support.judges import agree
 from support.sweeps import some_of
+from support.tiny_microgpts import CASES
 
 from microgpt_trace import Model, gradcheck, trace
 from microgpt_trace.errors import InputError

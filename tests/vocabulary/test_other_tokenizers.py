@@ -9,9 +9,9 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from conftest import write_tokenizer
 from support.commands import microgpt, refusal
 from support.tiny_models import tiny_model, write_folder
+from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
 

@@ -1,0 +1,54 @@
+"""microGPTs for tests, of several shapes, and batches for them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from microgpt_trace import Config, Model, Tokenizer
+from microgpt_trace.microgpt.batch import Packer
+from microgpt_trace.microgpt.parameters import Parameters
+
+
+def one_name(ids, config, dtype=np.float64):
+    """A batch of one name from its ids, both BOS included."""
+    return Packer(config, dtype).one(np.asarray(ids))
+
+
+def packed_names(names, config, dtype=np.float64):
+    """A batch of several names, each as its ids with both BOS."""
+    padded = np.zeros((len(names), config.block_size + 1), int)
+    for row, ids in zip(padded, names, strict=True):
+        row[: len(ids)] = ids
+    return Packer(config, dtype).several(padded, np.array([len(ids) - 1 for ids in names]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model in float64 with weights large enough that nothing is nearly linear, and a text for it."""
+
+    model: Model
+    text: str
+
+    @property
+    def ids(self):
+        return np.array(self.model.tokenizer.encode_name(self.text))
+
+
+def make(config: Config, tokenizer: Tokenizer, text: str, gain: float = 4.0, seed: int = 7) -> Case:
+    params = Parameters.random(config, seed, np.float64)
+    params.flat *= gain
+    return Case(Model(params, tokenizer, f"test, seed {seed}"), text)
+
+
+CASES = {
+    "default": make(Config(), Tokenizer(), "emma"),
+    "small weights": make(Config(), Tokenizer(), "", gain=0.05),
+    "2 layers, 2 heads": make(
+        Config(vocab_size=10, n_embd=12, n_head=2, n_layer=2, block_size=9, n_inner=20),
+        Tokenizer("abcdefghi", bos="last"),
+        "abbacife",
+    ),
+    "3 layers, 1 head": make(
+        Config(vocab_size=6, n_embd=5, n_head=1, n_layer=3, block_size=4), Tokenizer("lmnop"), "pom"
+    ),
+}
