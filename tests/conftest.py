@@ -25,10 +25,10 @@ from microgpt_trace import Model, init, load, save, train
 
 
 def pytest_configure(config):
-    """Searches by hypothesis draw a few examples every time, and more in the sweep."""
-    settings.register_profile("some", max_examples=20)
-    settings.register_profile("sweep", max_examples=300)
-    settings.load_profile("some" if config.option.markexpr == "not sweep" else "sweep")
+    """Searches by hypothesis draw few examples every time, more in the sweep, most in the whole of it."""
+    examples = {"not sweep": 20, "not rest": 100}.get(config.option.markexpr, 300)
+    settings.register_profile("searches", max_examples=examples)
+    settings.load_profile("searches")
 
 
 def pytest_terminal_summary(terminalreporter):

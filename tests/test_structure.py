@@ -16,6 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.sweeps import in_sweep
 
 import microgpt_trace
 from microgpt_trace.architecture.catalogue import known_rows
@@ -264,11 +265,13 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.sweep
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-def test_every_module_imports_in_a_process_of_its_own():
+@pytest.mark.parametrize("part", [in_sweep(0), *(in_sweep(part, whole=True) for part in range(1, 6))])
+def test_every_module_imports_in_a_process_of_its_own(part):
     """Which finds what only the modules before it had loaded: a part of another package, say."""
-    names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")]
+    names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")][
+        part::6
+    ]
     done = subprocess.run([sys.executable, "-c", ALONE, *names], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -103,11 +103,10 @@ def nobody_is_left(group):
     ("workers", "number"),
     [
         (2, signal.SIGINT),
-        in_sweep((0, signal.SIGTERM)),
         in_sweep((2, signal.SIGKILL)),
         *(
             in_sweep(case, whole=True)
-            for case in ((0, signal.SIGINT), (0, signal.SIGKILL), (2, signal.SIGTERM))
+            for case in ((0, signal.SIGINT), (0, signal.SIGTERM), (0, signal.SIGKILL), (2, signal.SIGTERM))
         ),
     ],
 )

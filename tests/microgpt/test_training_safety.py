@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from attacks import kills
 from support.commands import microgpt, refused
-from support.sweeps import some_of
+from support.sweeps import in_sweep
 
 from microgpt_trace import init, save, train
 from microgpt_trace.cli import training_run
@@ -62,7 +62,7 @@ def stopped(data, steps=20, at=10, log=None, lr=0.01):
 # --- Kills ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", some_of([3, 20], every=2))
+@pytest.mark.parametrize("count", [3, in_sweep(20, whole=True)])
 def test_kills_lose_nothing(tmp_path, count):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

@@ -11,6 +11,7 @@ from support.commands import microgpt
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
 from support.figure_layout import assert_nothing_is_cut_off
+from support.sweeps import in_sweep
 
 from microgpt_trace import attribute, diagnose, diff, explain, init, load, patch, save, trace
 from microgpt_trace.dumps.arrays_file import save_arrays
@@ -62,7 +63,7 @@ def test_a_trace_of_nan(name):
     assert words not in texts(picture(trace(init(seed=42), "emma", top_k=2)))
 
 
-@pytest.mark.parametrize("name", ["nan", "inf"])
+@pytest.mark.parametrize("name", ["nan", in_sweep("inf", whole=True)])
 def test_other_results_of_a_microgpt(name, tmp_path):
     model, sound = broken(name), init(seed=42)
     run = trace(model, "emma")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.figure_layout import assert_nothing_is_cut_off
+from support.sweeps import in_sweep
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
 import matplotlib
@@ -168,7 +169,7 @@ def pictures(text):
         yield patch_picture(patch(MODEL, text, "b" * len(text), target="a", against="y", sites=sites))
 
 
-@pytest.mark.parametrize("length", [1, 5, 15])
+@pytest.mark.parametrize("length", [1, in_sweep(5, whole=True), 15])
 def test_nothing_is_cut_off(length):
     for picture in pictures("abcdefghijklmno"[:length]):
         assert_nothing_is_cut_off(picture)

@@ -10,6 +10,7 @@ from support.browser import go, needs_browser, with_modules
 from support.commands import microgpt
 from support.judges import agree
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, save, trace
 
@@ -65,7 +66,7 @@ def command(name, checkpoints):
     return ("trace", "emma") if name == "untrained" else ("trace", checkpoints[name], texts[name])
 
 
-@pytest.mark.parametrize("name", ["untrained", "broken"])
+@pytest.mark.parametrize("name", ["untrained", in_sweep("broken", whole=True)])
 def test_every_number_of_a_page_is_that_of_the_document(page_of, page_file, checkpoints, name):
     words = (*command(name, checkpoints), "--backward", "--step")
     page, arrays = page_of(page_file(*words)), traced((*words, *ALL))

@@ -19,6 +19,6 @@ def peak(limit):
 @pytest.mark.sweep
 def test_four_times_as_many_texts_take_as_much():
     peak(100)  # what is made once
-    few, many = peak(8_000), peak(32_000)
+    few, many = peak(4_000), peak(16_000)
     print(few, many)
     assert many < 1.15 * few
