@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from weakref import finalize
 
 import numpy as np
 
@@ -65,6 +66,8 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     seen = set[str]()
     with reading(path), _refusing(str(path), "a .npz archive"):
         archive = zipfile.ZipFile(path)  # its list of members takes longer to read than most of them
+        if archive.fp is not None:
+            finalize(archive, archive.fp.close)  # where both are in a circle, its file may be collected first
         for member in archive.infolist():
             if member.filename in seen:
                 raise FileFormatError(f"{path}: {brief(member.filename)} is there twice")

@@ -1,9 +1,11 @@
 """What is no dump, and dumps that are damaged or made to harm: refused in one line."""
 
+import gc
 import json
 import os
 import struct
 import time
+import warnings
 import zipfile
 
 import numpy as np
@@ -23,6 +25,7 @@ from support.hostile import fuzzing
 
 import microgpt_trace
 from microgpt_trace.dumps.formats import is_recording, open_recording
+from microgpt_trace.dumps.stored_arrays import npz_arrays
 from microgpt_trace.errors import FileFormatError, MicrogptError
 
 # --- Damaged arrays --------------------------------------------------------------------------
@@ -46,6 +49,18 @@ def test_an_archive_with_an_array_twice_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("logits.npy", "x")
     refused(path, "twice")
+
+
+def test_an_archive_that_nobody_has_any_more_is_closed(tmp_path, monkeypatch):
+    """Whether or not it comes to that by itself, which in a circle it may be too late for."""
+    path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
+    monkeypatch.setattr(zipfile.ZipFile, "__del__", lambda archive: None)
+    arrays, _ = npz_arrays(path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del arrays
+        gc.collect()
+    assert said == []
 
 
 def test_an_archive_whose_array_is_spoiled_is_refused_when_it_is_read(tmp_path):
