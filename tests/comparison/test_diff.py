@@ -26,7 +26,7 @@ def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
         assert (found.agreement.mean_kl, found.jump, found.first) == (0, None, None)
 
 
-@pytest.mark.parametrize(("case", "kind"), some_of([(c, k) for c in MODELS for k in KINDS], every=5))
+@pytest.mark.parametrize(("case", "kind"), some_of([(c, k) for c in MODELS for k in KINDS], every=5, sweep=3))
 def test_every_single_event_that_is_altered_is_the_first(pairs, case, kind):
     wrong = {}
     for name in events_of(pairs[case][0]):

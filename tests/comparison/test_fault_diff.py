@@ -108,7 +108,7 @@ def test_the_engine_without_a_fault_is_the_same(subject):
     assert [event.name for event in found.events] == list(subject.run())
 
 
-@pytest.mark.parametrize("kind", some_of(KINDS, every=5, sweep=2))
+@pytest.mark.parametrize("kind", some_of(KINDS, every=5, sweep=3))
 def test_an_event_altered_in_the_engine_is_the_first(subject, kind):
     right = subject.run()
     found = {fault.event: subject.diff(fault) for fault in faults_of(kind, right)}

@@ -311,7 +311,7 @@ LOCAL += ["attn.residual", "mlp.norm", "mlp.act", "mlp.hidden", "mlp.residual"]
 
 
 @needs_smollm2
-@pytest.mark.parametrize("length", [63, 256])
+@pytest.mark.parametrize("length", [63, in_sweep(256, whole=True)])
 def test_a_picture_gives_no_number_and_the_last_position_is_explained(page_of, page_file, length):
     tokens = list(range(500, 500 + length))
     words = ("trace", SMOLLM2, "--tokens", ",".join(map(str, tokens)))

@@ -77,7 +77,7 @@ SITES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "part"), some_of(SITES, every=12, sweep=2))
+@pytest.mark.parametrize(("kind", "name", "part"), some_of(SITES, every=12, sweep=4))
 def test_torch_gives_the_same_values_and_gradients(kind, name, part):
     plain = trace(CASE.model, CASE.text)
     other = np.asarray(np.random.default_rng(5).normal(size=plain[name].shape) * np.abs(plain[name]).mean())
