@@ -157,10 +157,10 @@ class _WantsLogits(SilentTap):
 
 def passed(model: object, tokens: Sequence[int]) -> None:
     """A forward pass up to the logits of every position, without statistics."""
-    from microgpt_trace.architecture.packs import ReadText
+    from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 
-    ids = np.array(tokens)
-    model.run_pack([ReadText(ids, ids)], _WantsLogits())  # type: ignore[attr-defined]
+    ids = np.array([*tokens, UNKNOWN])
+    model.run_pack(Pack([ReadText(ids)]), _WantsLogits())  # type: ignore[attr-defined]
 
 
 def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:

@@ -15,7 +15,7 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..text.brief import one_line
 from .edits import Edit, Report, unreported
 from .kinds import Linear
-from .packs import ReadText
+from .packs import Pack, ReadText
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -178,9 +178,9 @@ class LanguageModel(Protocol):
     def training_texts(self, texts: Sequence[str]) -> list[str]:
         """What training would take of texts, as it would have it; nothing where it knows no training."""
 
-    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
-        """One forward pass over texts that were read, shorter ones first, up to the logits at least. The rows
-        of all texts come together, scores and weights once for each group of equal lengths, [n, H, T, T],
+    def run_pack(self, pack: Pack, tap: Tap) -> None:
+        """One forward pass over texts that were read, up to the logits at least. The rows of all texts come
+        together, scores and weights once for each group of equal lengths, [n, H, T, T],
         logits in parts where they are many."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:

@@ -6,42 +6,39 @@ all texts share. Knows no kind's arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..arrays.logits import in_parts, softmax
 from ..arrays.stats import Array
 from ..hooks.bus import Tap
 from .model import LanguageModel
 from .operations.pass_state import PassState
-from .packs import ReadText, equal_lengths
+from .packs import Pack
 from .run import head_forward, pass_forward
 
 ROWS = 512  # of a pass of several texts: more gain nothing
+PART = 1 << 23  # logits worked out at a time, 32 MB: the head is unpacked for each part
 
 
-def run_packed(model: LanguageModel, texts: Sequence[ReadText], tap: Tap) -> None:
-    """One pass over texts, shorter ones first, up to the logits and probabilities; these in parts, where
+def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
+    """One pass over texts up to the logits and probabilities; these in parts, where
     somebody wants them."""
-    final = pass_forward(pass_over(model, texts, tap))
+    final = pass_forward(pass_over(model, pack, tap))
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return
-    for own in in_parts(len(final), model.config.vocab_size):
+    for own in in_parts(len(final), model.config.vocab_size, PART):
         logits = tap.emit("logits", head_forward(model, final[own], tap))
         if tap.wants("probs"):
             tap.emit("probs", softmax(logits))
 
 
-def pass_over(model: LanguageModel, texts: Sequence[ReadText], tap: Tap) -> PassState:
-    """One pass over all these texts, shorter ones first."""
-    tokens = np.concatenate([text.tokens for text in texts])
+def pass_over(model: LanguageModel, pack: Pack, tap: Tap) -> PassState:
+    """One pass over all these texts."""
     groups = [
-        (own.rows, PassState(model, tokens[own.rows], own.texts, _TapOfTexts(tap, own.texts)))
-        for own in equal_lengths([len(text.tokens) for text in texts])
+        (own.rows, PassState(model, pack.tokens[own.rows], own.texts, _TapOfTexts(tap, own.texts)))
+        for own in pack.groups
     ]
-    return PassState(model, tokens, tap=tap, groups=groups)
+    return PassState(model, pack.tokens, tap=tap, groups=groups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,19 @@ UNKNOWN = -1  # in the place of a target
 
 
 class ReadText(NamedTuple):
-    """The tokens of a text, [T], and what follows each, [T], UNKNOWN where that is not known."""
+    """The tokens of a text and what follows the last, UNKNOWN where that is not known: [T + 1]"""
 
-    tokens: Array
-    targets: Array
+    ids: Array
+
+    @property
+    def tokens(self) -> Array:
+        """[T]"""
+        return self.ids[:-1]
+
+    @property
+    def targets(self) -> Array:
+        """What follows each: [T]"""
+        return self.ids[1:]
 
 
 class EqualLengths(NamedTuple):
@@ -37,13 +47,53 @@ def equal_lengths(lengths: Sequence[int] | Array) -> tuple[EqualLengths, ...]:
     return tuple(groups)
 
 
-def passes(texts: Sequence[ReadText], most: int) -> Iterator[Sequence[ReadText]]:
-    """The texts of a pack in passes of at most so many rows, or of one text; a pass of these is one again."""
+class Pack:
+    """The texts of one pass, shorter ones first. Shape letters: B texts, N rows of all of them."""
+
+    def __init__(self, texts: Sequence[ReadText]) -> None:
+        self.texts = texts
+        self.lengths = np.array([len(text.ids) - 1 for text in texts])  # [B]
+        self.groups = equal_lengths(self.lengths)
+        self.rows = int(self.lengths.sum())
+
+    @cached_property
+    def _ids(self) -> Array:
+        return np.concatenate([text.ids for text in self.texts])
+
+    @cached_property
+    def tokens(self) -> Array:
+        """[N]"""
+        return self._ids[np.arange(self.rows) + self.text_at]
+
+    @cached_property
+    def targets(self) -> Array:
+        """[N]"""
+        return self._ids[np.arange(self.rows) + self.text_at + 1]
+
+    @cached_property
+    def text_at(self) -> Array:
+        """Which of the B texts each row belongs to: [N]"""
+        return np.repeat(np.arange(len(self.texts)), self.lengths)
+
+    @cached_property
+    def starts(self) -> Array:
+        """The first row of each text: [B]"""
+        return self.lengths.cumsum() - self.lengths
+
+    @cached_property
+    def positions(self) -> Array:
+        """Of each row within its text: [N]"""
+        return np.arange(self.rows) - self.starts[self.text_at]
+
+
+def passes(texts: Sequence[ReadText], most: int) -> Iterator[slice]:
+    """Which texts, shorter ones first, share a pass of at most so many rows, or have one to themselves. The
+    texts of a pass are one pass by themselves too."""
     start = rows = 0
     for at, text in enumerate(texts):
-        rows += len(text.tokens)
+        rows += len(text.ids) - 1
         if at > start and rows > most:
-            yield texts[start:at]
-            start, rows = at, len(text.tokens)
+            yield slice(start, at)
+            start, rows = at, len(text.ids) - 1
     if texts:
-        yield texts[start:]
+        yield slice(start, len(texts))

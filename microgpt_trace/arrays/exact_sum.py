@@ -11,18 +11,19 @@ number, as in Demmel and Nguyen, "Parallel reproducible summation" (2015).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..text.brief import one_line
-from .folding import folded
 from .stats import Array
+from .unrounded import least_above_0
 
 WIDTH = 42  # bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8: with the one below what activations come to
-MOST_BITS = 10
-MOST = 1 << MOST_BITS  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
+MOST = 1 << 10  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
+MOST_AT = 1 << 14  # the same of those that are added to channels here and there
 LARGEST = 2.0**900  # of a number; cutting it must not overflow
 PENDING = 1 << 13  # numbers that wait until it is worth the calls to cut them
 BLOCK = 1 << 14  # numbers cut at a time, in the cache
@@ -37,6 +38,7 @@ class ExactSum:
         self._added = 0  # since the last carry
         self._pending: list[Array] = []
         self._waiting = 0
+        self._rows_at_once = max(1, min(MOST, BLOCK // max(1, size)))
 
     def __repr__(self) -> str:
         return one_line(self, size=self.size)
@@ -48,19 +50,20 @@ class ExactSum:
 
     def add(self, values: Array) -> None:
         """Add rows of float64 numbers, [n, C], below LARGEST in magnitude."""
-        self._pending.append(values)
-        self._waiting += values.size
+        rows = self._rows_at_once
+        parts = (values[start : start + rows] for start in range(0, len(values), rows))
+        for part in map(_few_rows, parts) if values.size >= PENDING else parts:
+            self._pending.append(part)
+            self._waiting += part.size
         if self._waiting >= PENDING:
             self._settle()
 
     def add_at(self, channels: Array, values: Array) -> None:
         """Add numbers [n] to the channels [n], which may repeat."""
-        self._settle()
-        for start in range(0, len(values), MOST):
-            own = slice(start, start + MOST)
-            for place, pieces in _cut(values[own].astype(np.float64)):
-                np.add.at(self._at(place), channels[own], pieces)
-            self._count(min(MOST, len(values) - start))
+        for start in range(0, len(values), MOST_AT):
+            own = slice(start, start + MOST_AT)
+            pieces = _pieces(values[own].astype(np.float64), MOST_AT)
+            self.add(np.array([np.bincount(channels[own], piece, self.size) for piece in pieces]))
 
     def merge(self, other: ExactSum) -> None:
         """Add what another one has summed."""
@@ -100,9 +103,8 @@ class ExactSum:
         if not pending:
             return
         values = pending[0] if len(pending) == 1 else np.concatenate(pending)
-        rows = max(1, min(MOST, BLOCK // max(1, self.size)))
-        for start in range(0, len(values), rows):
-            sums = _few_rows(values[start : start + rows])
+        for start in range(0, len(values), self._rows_at_once):
+            sums = _few_rows(values[start : start + self._rows_at_once])
             for place, pieces in _cut(sums):
                 self._at(place)[...] += pieces.sum(axis=0)
             self._count(len(sums))
@@ -133,27 +135,28 @@ class ExactSum:
 
 
 def _few_rows(values: Array) -> Array:
-    """A few rows with the exact sums of at most MOST rows: [n, C] -> [k, C]
+    """A few rows with the exact sums of at most MOST rows: [n, C] -> [k, C]"""
+    ones = np.ones(len(values))
+    return np.array([ones @ piece for piece in _pieces(values, MOST)])  # in whatever order
+
+
+def _pieces(values: Array, most: int) -> Iterator[Array]:
+    """Numbers as pieces that add up to them, of each of which float64 adds up `most` without rounding.
 
     What all numbers have in common of leading bits is cut off, so often that the rest has no bits that a sum
-    of so many could lose: once, where the least of them is not below 2^-33 of the largest.
+    of so many could lose: of 1,024 once, where the least of them is not below 2^-33 of the largest.
     """
-    sizes = np.abs(values)
-    largest, least = float(sizes.max(initial=0.0)), float(sizes.min(initial=np.inf))
-    if least == 0 < largest:
-        least = float(sizes[sizes > 0].min())
+    largest, least = max(float(values.max()), -float(values.min())), least_above_0(values)[0]
     top, last = math.frexp(largest)[1], max(math.frexp(least)[1] - 53, -1074)  # bits that there are
-    found = []
-    while largest and top + MOST_BITS - last > 53:
-        grid = top - WIDTH
-        cutter = math.ldexp(1.5, 52 + grid)
-        pieces = values + cutter
-        pieces -= cutter
-        values = values - pieces
-        found.append(folded(np.add, pieces))
-        top = grid - 1
-    found.append(folded(np.add, values))
-    return np.array(found)
+    held = 53 - (most - 1).bit_length()
+    while largest and top - last > held:
+        cutter = math.ldexp(1.5, 52 + top - held + 1)
+        piece = values + cutter
+        piece -= cutter
+        values = values - piece
+        yield piece
+        top -= held
+    yield values
 
 
 def _cut(values: Array) -> list[tuple[int, Array]]:

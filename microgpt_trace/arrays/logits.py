@@ -12,14 +12,15 @@ from .stats import Array
 PART = 1 << 21  # logits worked out at a time: 8 MB
 
 
-def rows_of_a_part(vocab_size: int, together: int = 1) -> int:
-    """How many rows of logits are worked out at a time, or groups of so many rows `together`."""
-    return max(1, PART // (vocab_size * max(1, together)))
+def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) -> int:
+    """How many rows of logits are worked out at a time, or groups of so many rows `together`: at most so many
+    logits."""
+    return max(1, (PART if most is None else most) // (vocab_size * max(1, together)))
 
 
-def in_parts(count: int, vocab_size: int) -> Iterator[slice]:
+def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[slice]:
     """So many rows whose logits are worked out one part after another, never all at once."""
-    size = rows_of_a_part(vocab_size)
+    size = rows_of_a_part(vocab_size, most=most)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 

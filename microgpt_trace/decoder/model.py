@@ -16,7 +16,7 @@ from ..architecture.event_words import steps_of
 from ..architecture.logits_forward import logits_forward, run_together
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packed_runs import ROWS, run_packed
-from ..architecture.packs import ReadText
+from ..architecture.packs import Pack, ReadText
 from ..architecture.plan import Plan
 from ..arrays.encodings import StoredTensor, stored_column
 from ..arrays.linear import linear
@@ -134,8 +134,8 @@ class Decoder:
     def pass_rows(self) -> int:
         return ROWS
 
-    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
-        run_packed(self, texts, tap)
+    def run_pack(self, pack: Pack, tap: Tap) -> None:
+        run_packed(self, pack, tap)
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.labels[position]

@@ -81,8 +81,7 @@ def read_text(model: Prompted, text: str, most: int | None, chat: bool) -> ReadT
     limit = model.config.context_length
     if len(ids) > limit + (most == limit + 1):  # one more than is wanted tells that there are more
         return f"longer than the context of {limit:,} tokens"
-    tokens = np.array(ids)
-    return ReadText(tokens, np.append(tokens[1:], UNKNOWN))
+    return ReadText(np.array([*ids, UNKNOWN]))
 
 
 def _known(model: Prompted, otherwise: str = "") -> Vocabulary:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.packs import EqualLengths, ReadText, equal_lengths
+from ..architecture.packs import EqualLengths, Pack, equal_lengths
 from ..arrays.stats import Array, DType
 from .parameters import Config
 
@@ -56,15 +55,9 @@ class Packer:
         known = self._of_length[length] = rows, self._tokens * share
         return known
 
-    def packed(self, texts: Sequence[ReadText]) -> Batch:
-        """A batch of texts that were read, shorter ones first."""
-        lengths = np.array([len(text.tokens) for text in texts])
-        padded = np.zeros((len(texts), self.config.block_size + 1), np.intp)
-        padded[np.arange(self.config.block_size + 1) < lengths[:, None]] = np.concatenate(
-            [text.tokens for text in texts]
-        )
-        padded[np.arange(len(texts)), lengths] = [text.targets[-1] for text in texts]
-        return self.several(padded, lengths)
+    def packed(self, pack: Pack) -> Batch:
+        """A batch of texts that were read."""
+        return self._batch(pack.tokens, pack.targets, pack.positions, pack.lengths, pack.groups)
 
     def several(self, padded: Array, lengths: Array) -> Batch:
         """A batch of B names from their ids padded to [B, block_size + 1] and their positions [B]."""
@@ -72,11 +65,16 @@ class Packer:
         padded, lengths = padded[order], lengths[order]
         kept = np.arange(self.config.block_size) < lengths[:, None]
         tokens, wanted, positions = padded[:, :-1][kept], padded[:, 1:][kept], np.nonzero(kept)[1]
-        groups, start = equal_lengths(lengths), int(lengths.sum())
+        return self._batch(tokens, wanted, positions, lengths, equal_lengths(lengths))
+
+    def _batch(
+        self, tokens: Array, wanted: Array, positions: Array, lengths: Array, groups: tuple[EqualLengths, ...]
+    ) -> Batch:
+        count = len(tokens)
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
-        targets = np.zeros((start, self.config.vocab_size), self.dtype)
-        targets[np.arange(start), wanted] = share
-        positions_onehot = np.zeros((start, self.config.block_size), self.dtype)
-        positions_onehot[np.arange(start), positions] = 1
+        targets = np.zeros((count, self.config.vocab_size), self.dtype)
+        targets[np.arange(count), wanted] = share
+        positions_onehot = np.zeros((count, self.config.block_size), self.dtype)
+        positions_onehot[np.arange(count), positions] = 1
         rows = PackedRows(positions, positions_onehot, share[:, None], groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, rows)

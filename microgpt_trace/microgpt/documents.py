@@ -59,12 +59,10 @@ class Documents:
         for number, line in enumerate(lines, 1):
             written = line.strip()
             looked_at = len(written) < max(block_size, LONG_LINE)
-            # Stripping the vocabulary leaves nothing of a name that it can write.
-            lower = looked_at and written.strip(tokenizer.chars)
-            name = tokenizer.normalize(written) if lower else written
+            name = tokenizer.normalize(written) if looked_at else written
             if not name:
                 reason = "blank"
-            elif looked_at and name.strip(tokenizer.chars):
+            elif looked_at and name.strip(tokenizer.chars):  # nothing is left of one that it can write
                 reason = outside
             elif len(name) >= block_size:
                 reason = f"longer than {block_size - 1} characters"

@@ -14,7 +14,7 @@ import numpy as np
 from ..architecture.edits import Edit, Report, editing, unreported
 from ..architecture.microgpt import plan_of
 from ..architecture.model import Ability, TapOf, TraceInput
-from ..architecture.packs import ReadText
+from ..architecture.packs import Pack, ReadText
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -184,8 +184,8 @@ class Model:
     def pass_rows(self) -> int:
         return PACK * self.config.block_size
 
-    def run_pack(self, texts: Sequence[ReadText], tap: Tap) -> None:
-        forward(self.params, Packer(self.config, self.params.dtype).packed(texts), tap)
+    def run_pack(self, pack: Pack, tap: Tap) -> None:
+        forward(self.params, Packer(self.config, self.params.dtype).packed(pack), tap)
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.text[:position]

@@ -51,9 +51,8 @@ def read_names(tokenizer: Tokenizer, block_size: int, texts: Sequence[str]) -> l
     long, read = f"longer than {block_size - 1} characters", list[ReadText | str]()
     starts = ends - lengths + np.arange(len(texts))
     for start, length, lacks in zip(starts.tolist(), lengths.tolist(), missing.tolist(), strict=True):
-        stop = start + length + 1
         if lacks or length >= block_size:
             read.append(outside if lacks else long)
         else:
-            read.append(ReadText(stream[start:stop], stream[start + 1 : stop + 1]))
+            read.append(ReadText(stream[start : start + length + 2]))
     return read

@@ -55,6 +55,8 @@ class Tokenizer:
 
     def normalize(self, text: str) -> str:
         """The text in the case the vocabulary has: a capital that it lacks is lowered."""
+        if not text.strip(self.chars):  # as nearly always: all of its characters are known
+            return text
         return "".join(c if c in self.chars or len(c.lower()) > 1 else c.lower() for c in text)
 
     def encode(self, text: str) -> list[int]:

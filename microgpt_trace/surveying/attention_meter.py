@@ -8,7 +8,7 @@ A document in which a weight is no number is left out of what is known of that l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -60,7 +60,7 @@ class QueryCounts:
     def add(self, looks: _Looks, fine: Array) -> None:
         """Count the queries of those documents of a group that are `fine`, [n]."""
         self.queries.numbers += np.count_nonzero(fine) * (looks.length - 1)
-        any_earlier, any_apart = np.count_nonzero(looks.repeated[fine], axis=(0, 1))
+        any_earlier, any_apart = looks.repeated[fine].sum(axis=0)
         self.repeats.numbers += any_earlier
         self.repeats_apart.numbers += any_apart
 
@@ -88,9 +88,10 @@ class AttentionMeter(Rows):
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
         self._looks = [_Looks(layout, group) for group in range(len(layout.groups))]
+        self._measured: dict[str, list[dict[str, Array]]] = {name: [] for name in self._own}
+        for window, sums in self._even.items():
+            sums.add(_joined([looks.even(window) for looks in self._looks]))
         for looks in self._looks:
-            for window, sums in self._even.items():
-                sums.add(looks.even(window))
             self._counts[EVENLY].add(looks, np.ones(looks.texts, bool))
 
     @NOT_FINITE
@@ -98,23 +99,43 @@ class AttentionMeter(Rows):
         heads, length = value.shape[-3:-1]
         looks = self._looks[self.next(name, 1)]
         measured = looks.measured(value.reshape(-1, heads, length, length))
-        fine = np.all([np.isfinite(sums).all(axis=1) for sums in measured.values()], axis=0)
+        fine = np.isfinite(np.sum([*measured.values()], axis=0)).all(axis=1)
         if fine.any():
-            self._own[name].add({key: sums[fine] for key, sums in measured.items()})
+            self._measured[name].append({key: sums[fine] for key, sums in measured.items()})
             self._counts[name].add(looks, fine)
+
+    def finish(self) -> None:
+        """Take in all groups at once, which are many where texts are short."""
+        for name, measured in self._measured.items():
+            if measured:
+                self._own[name].add(_joined(measured))
+
+
+def _joined(groups: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The sums of all groups: [n, H] each -> [B, H] each"""
+    return {key: np.concatenate([group[key] for group in groups]) for key in groups[0]}
 
 
 class _Looks:
-    """Where the queries of one group of a pack look, as masks."""
+    """Where the queries of one group of a pack look: at themselves, at the position before, at position 0
+    and at earlier occurrences of their tokens."""
 
     def __init__(self, layout: PackLayout, group: int) -> None:
         own = layout.groups[group]
         self.texts, self.length = own.texts, own.length
         tokens = layout.tokens[own.rows].reshape(own.texts, own.length)
         earlier, apart = repeats_of(tokens)  # [n, T, T]
-        self._repeats = np.empty((*earlier.shape, 2))  # [n, T, T, 2]
-        self._repeats[..., 0], self._repeats[..., 1] = earlier, apart
-        self.repeated = np.stack([earlier.any(axis=2), apart.any(axis=2)], axis=-1)  # [n, T, 2]
+        at = np.flatnonzero(earlier)
+        is_apart = apart.ravel()[at]
+        self._text, self._place = np.divmod(at, own.length**2)  # of each such key, [R]
+        self._apart = is_apart[:, None]
+        self._firsts = np.flatnonzero(np.diff(self._text, prepend=-1))
+        queries = at // own.length
+        counts = [
+            np.bincount(_each_once(some) // own.length, minlength=own.texts)
+            for some in (queries, queries[is_apart])
+        ]
+        self.repeated = np.stack(counts, axis=1)  # how many queries of each text have such keys: [n, 2]
 
     def even(self, window: int | None) -> dict[str, Array]:
         """The sums over the queries of attention that is spread evenly over what they see: [n, 1] each"""
@@ -123,25 +144,38 @@ class _Looks:
         return {name: np.broadcast_to(own, (self.texts, 1)) for name, own in found.items()}
 
     def measured(self, weights: Array) -> dict[str, Array]:
-        """Sums over the queries of each document and head: [n, H, T, T] -> [n, H] each"""
-        places, heads = self.length**2, weights.shape[1]
+        """Sums over the queries of each document and head: [n, H, T, T] -> [n, H] each; of weights that are
+        the same for all documents, [1, H, T, T]."""
+        count, heads, places = *weights.shape[:2], self.length**2
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
-        of_key = np.multiply(logs, weights, out=logs).astype(np.float64)
-        wide = weights.astype(np.float64).reshape(-1, heads, places)
-        at = wide @ looked_at(self.length)  # [n, H, 3]
-        again = np.matmul(wide, self._repeats.reshape(self.texts, places, 2))
-        entropy = -of_key[:, :, 1:].reshape(len(wide), heads, -1).sum(axis=2)
-        itself, previous, first = np.moveaxis(at, 2, 0)
-        repeat, apart = np.moveaxis(again, 2, 0)
+        of_key = np.multiply(logs, weights, out=logs).astype(np.float64).reshape(-1, places)
+        wide = weights.astype(np.float64).reshape(-1, places)
+        looked, later = looked_at(self.length)
+        itself, previous, first = np.moveaxis((wide @ looked).reshape(count, heads, 3), 2, 0)
+        again = wide.reshape(count, heads, places)[self._text % count, :, self._place]  # [R, H]
         return {
-            "itself": itself, "previous": previous, "first": first, "repeat": repeat,
-            "repeat_apart": apart, "entropy": entropy,
+            "itself": itself, "previous": previous, "first": first,
+            "repeat": self._of_texts(again), "repeat_apart": self._of_texts(again * self._apart),
+            "entropy": -(of_key @ later).reshape(count, heads),
         }  # fmt: skip
+
+    def _of_texts(self, again: Array) -> Array:
+        """The sums of what is at repeats: [R, H] -> [n, H]"""
+        found = np.zeros((self.texts, again.shape[1]))
+        if len(again):
+            found[self._text[self._firsts]] = np.add.reduceat(again, self._firsts, axis=0)
+        return found
+
+
+def _each_once(ordered: Array) -> Array:
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 @lru_cache(maxsize=64)
-def looked_at(length: int) -> Array:
-    """Where the queries from position 1 on look at themselves, the one before and position 0: [T*T, 3]"""
+def looked_at(length: int) -> tuple[Array, Array]:
+    """Where the queries from position 1 on look at themselves, the one before and position 0, [T*T, 3], and
+    where they look at all, [T*T]."""
     queries, keys = np.arange(length)[:, None], np.arange(length)
     masks = [(keys == seen) & (queries > 0) for seen in (queries, queries - 1, 0 * queries)]
-    return np.stack(masks, axis=-1, dtype=np.float64).reshape(-1, 3)
+    later = np.broadcast_to(queries > 0, (length, length)).astype(np.float64).ravel()
+    return np.stack(masks, axis=-1, dtype=np.float64).reshape(-1, 3), later

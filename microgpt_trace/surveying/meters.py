@@ -16,11 +16,14 @@ import numpy as np
 
 from ..arrays.folding import folded
 from ..arrays.stats import NOT_FINITE, Array
+from ..arrays.unrounded import added_up, least_above_0, summable
 from .pack_layout import EXCERPT, PackLayout, causal_places
 from .tallies import Counts, Ranges, Sums, Tally, named
 from .top_list import Entries, TopList
 
 LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
+LONG = 32  # rows of a document, on average, that is worth a loop over documents
+SHORT, MANY = 32, 512  # rows of a document that is summed with others at once, and sums of all rows at most
 BINS = 1 << 11  # of magnitudes: 8 to an octave, by the leading bits of a float32
 SHIFT = 20  # bits of a float32 behind these
 
@@ -95,27 +98,29 @@ class ChannelMeter(Rows):
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
-        own = self._own[name]
-        if name in self._causal:
-            value, summed = seen_by_heads(value), _of_heads
-        else:
-            summed = partial(_of_rows, self.layout, self.next(name, len(value)))
-        total, squares = summed(value)
-        if squares.max(initial=0.0) <= LARGEST * LARGEST:  # nor is NaN
-            low, high, zero, lost = _of_all(np.minimum, value), _of_all(np.maximum, value), value == 0, None
-        else:
-            kept = np.abs(value) <= LARGEST
-            total, squares = summed(np.where(kept, value, 0))
-            low = _of_all(np.minimum, np.where(kept, value, np.inf))
-            high = _of_all(np.maximum, np.where(kept, value, -np.inf))
-            zero, lost = value == 0, _counted(~kept)
+        own, value = self._own[name], seen_by_heads(value) if name in self._causal else value
+        low, high = _of_all(np.minimum, value), _of_all(np.maximum, value)
+        largest, kept = max(abs(low.min()), abs(high.max())), value
+        if not largest <= LARGEST:  # or NaN
+            fine = np.abs(value) <= LARGEST
+            kept = np.where(fine, value, 0)
+            low = _of_all(np.minimum, np.where(fine, value, np.inf))
+            high = _of_all(np.maximum, np.where(fine, value, -np.inf))
+            largest, lost = np.abs(kept).max(), _counted(~fine)
             own.nonfinite.numbers += lost
-        own.values.numbers += value.size // len(total[0]) - (0 if lost is None else lost)
+            own.values.numbers -= lost
+        least, has_zeros = least_above_0(kept)
+        if name in self._causal:
+            total, squares = _of_heads(kept)
+        else:
+            start = self.next(name, len(value))
+            total, squares = _of_rows(self.layout, start, kept, summable(float(largest), least))
+        own.values.numbers += value.size // len(low)
         own.total.add(total)
         own.squares.add(squares)
         own.range.take(low, high)
-        if zero.any():
-            own.zeros.numbers += _counted(zero)
+        if has_zeros:
+            own.zeros.numbers += _counted(value == 0)
 
 
 def seen_by_heads(value: Array) -> Array:
@@ -124,13 +129,20 @@ def seen_by_heads(value: Array) -> Array:
     return value.reshape(-1, heads, length * length).take(causal_places(length), axis=2)
 
 
-def _of_rows(layout: PackLayout, start: int, value: Array) -> tuple[Array, Array]:
+def _of_rows(layout: PackLayout, start: int, value: Array, most: int) -> tuple[Array, Array]:
     """The sums of rows from `start` on and of their squares, by document: [N, C] -> [B, C] twice. Of rows
-    that come in parts these are of the documents in this part."""
+    that come in parts these are of the documents in this part.
+
+    Float64 adds up `most` of the numbers without rounding: of short documents, whose sums are not rounded
+    then, a few sums of the rows of all of them will do.
+    """
     whole = len(value) == layout.rows
+    if whole and layout.rows >= LONG * len(layout.texts):
+        return layout.sums_of_long(value)
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
-    total = sums(wide)
+    at_once = int(layout.lengths[-1]) <= SHORT and most >= max(SHORT, len(value) // MANY)
+    total = added_up(wide, most) if at_once and value.dtype == np.float32 else sums(wide)
     return total, sums(np.multiply(wide, wide, out=wide))
 
 
@@ -198,6 +210,6 @@ class TopMeter(Rows):
         found = value[rows, channels].astype(np.float64)
         rows = rows + start
         own.add(
-            Entries(channels, found, *layout.origins(layout.document[rows]), layout.position[rows], channels),
+            Entries(channels, found, *layout.origins(layout.text_at[rows]), layout.positions[rows], channels),
             lambda chosen: layout.excerpts(rows[chosen]),
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.packs import ReadText, equal_lengths
+from ..architecture.packs import Pack, ReadText
 from ..arrays.stats import Array, causal_mask
 from ..text.printable import on_one_line
 
@@ -17,59 +17,43 @@ if TYPE_CHECKING:
 
 EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
 MORE = "…".encode()  # where a text goes on
+COLUMNS = 256  # of a document that are summed together
 MARK = "\x1f"  # before the token in an excerpt
 
 
-class PackLayout:
-    """The rows of documents that share a pass, shorter ones first.
+class PackLayout(Pack):
+    """A pack of documents, which knows where they stand and sums over them.
 
-    `parts` tell to which part of the corpus each of the documents belongs, [B]. Shape letters: B documents, N
-    rows of all of them.
+    `parts` tell to which part of the corpus each of the documents belongs, [B].
     """
 
     def __init__(
         self, texts: Sequence[ReadText], documents: Sequence[Document], parts: Sequence[int],
         label: Callable[[int], str], spelled: Callable[[Sequence[int]], str], bos: int | None,
     ) -> None:  # fmt: skip
-        self.texts, self._label, self._spelled, self._bos = texts, label, spelled, bos
+        super().__init__(texts)
+        self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
-        self.numbers = np.array([document.number for document in documents], np.int64)
-        self._in_file = np.array([document.row for document in documents], np.int64)
-        self.lengths = np.array([len(text.tokens) for text in texts])
-        self.groups = equal_lengths(self.lengths)
-        self.starts = self.lengths.cumsum() - self.lengths
-        self.rows = int(self.lengths.sum())
         self._excerpt_at: dict[int, bytes] = {}  # by row: many units are most active at the same
 
     @cached_property
-    def tokens(self) -> Array:
-        """[N]"""
-        return np.concatenate([text.tokens for text in self.texts])
+    def numbers(self) -> Array:
+        """Of the documents: [B]"""
+        return np.array([document.number for document in self._documents], np.int64)
 
     @cached_property
-    def targets(self) -> Array:
-        """[N]"""
-        return np.concatenate([text.targets for text in self.texts])
-
-    @cached_property
-    def document(self) -> Array:
-        """Which of the B documents each row belongs to: [N]"""
-        return np.repeat(np.arange(len(self.texts)), self.lengths)
-
-    @cached_property
-    def position(self) -> Array:
-        """[N]"""
-        return np.arange(self.rows) - self.starts[self.document]
+    def _in_file(self) -> Array:
+        return np.array([document.row for document in self._documents], np.int64)
 
     @cached_property
     def by_position(self) -> Array:
         """The rows in order of their positions, for each those of all documents that have it: [N]"""
-        return np.argsort(self.position, kind="stable")
+        return np.argsort(self.positions, kind="stable")
 
     @cached_property
     def reach(self) -> list[int]:
         """How many documents have each position: the last so many."""
-        return np.bincount(self.position).tolist()
+        return np.bincount(self.positions).tolist()
 
     def in_turn(self, values: Array) -> Array:
         """Rows in order of their positions: [N, C] -> [N, C]"""
@@ -85,9 +69,23 @@ class PackLayout:
             start += count
         return sums
 
+    def sums_of_long(self, values: Array) -> tuple[Array, Array]:
+        """The sums of every document's rows, and of their squares, position after position: [N, C] -> [B, C]
+        twice. Column by column, so that what is summed is in the cache."""
+        width = values.shape[1]
+        total, squares = np.empty((len(self.texts), width)), np.empty((len(self.texts), width))
+        step = -(-width // -(-width // COLUMNS))
+        for own, (start, length) in enumerate(zip(self.starts.tolist(), self.lengths.tolist(), strict=True)):
+            for first in range(0, width, step):
+                columns = slice(first, first + step)
+                wide = values[start : start + length, columns].astype(np.float64)
+                np.add.reduce(wide, axis=0, out=total[own, columns])
+                np.add.reduce(np.multiply(wide, wide, out=wide), axis=0, out=squares[own, columns])
+        return total, squares
+
     def sums_of_part(self, start: int, wide: Array) -> Array:
         """The same of rows [n, C] from `start` on as they stand, of the documents that are among them."""
-        documents = self.document[start : start + len(wide)]
+        documents = self.text_at[start : start + len(wide)]
         return np.add.reduceat(wide, np.flatnonzero(np.diff(documents, prepend=-1)), axis=0)
 
     def origins(self, documents: Array) -> tuple[Array, Array]:
@@ -98,7 +96,7 @@ class PackLayout:
         """What is read at some rows, with what stands before it: [n] -> [n, EXCERPT]"""
         for row in dict.fromkeys(rows.tolist()):
             if row not in self._excerpt_at:
-                self._excerpt_at[row] = self._excerpt(int(self.document[row]), int(self.position[row]))
+                self._excerpt_at[row] = self._excerpt(int(self.text_at[row]), int(self.positions[row]))
         return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
 
     def beginnings(self, documents: Array) -> Array:

@@ -21,6 +21,7 @@ from .top_list import Entries, TopList
 
 PREDICTIONS = "predictions"
 RANKS = (1, 2, 3, 5, 10, 30, 100, 1000)  # a rank is counted with the first of these that it does not exceed
+AT_ONCE = 1 << 17  # logits that are measured at a time, in the cache
 EXAMPLES = 20  # documents that are predicted best and worst
 
 
@@ -74,9 +75,13 @@ class PredictionMeter(Rows):
         super().begin(layout)
         self._loss, self._rank = np.full(layout.rows, np.nan), np.zeros(layout.rows, np.int64)
 
-    @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
-        start = self.next(name, len(value))
+        start, rows = self.next(name, len(value)), max(1, AT_ONCE // value.shape[1])
+        for part in range(0, len(value), rows):
+            self._measure(start + part, value[part : part + rows])
+
+    @NOT_FINITE
+    def _measure(self, start: int, value: Array) -> None:
         own = slice(start, start + len(value))
         targets = self.layout.targets[own]
         at = np.arange(len(value)), np.maximum(targets, 0)
@@ -99,9 +104,9 @@ class PredictionMeter(Rows):
         loss, hits, counted, wanted = layout.sums(layout.in_turn(measured)).T
         part = layout.parts
         for number, own in enumerate(self._own):
-            rows = fine & (part[layout.document] == number)
+            rows = fine & (part[layout.text_at] == number)
             self._by_token(own, rows)
-            own.nonfinite.numbers += np.count_nonzero(known & ~fine & (part[layout.document] == number))
+            own.nonfinite.numbers += np.count_nonzero(known & ~fine & (part[layout.text_at] == number))
             chosen = np.flatnonzero((part == number) & (counted > 0) & (counted == wanted))
             if chosen.size:
                 self._by_document(own, chosen, loss[chosen] / counted[chosen], hits[chosen] / counted[chosen])

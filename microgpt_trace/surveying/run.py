@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,12 +122,11 @@ def _crew(
 
 def _blocks(corpus: Corpus, size: int) -> Iterator[Block]:
     """The documents of a corpus in blocks of fixed numbers."""
-    for number, some in groupby(corpus, lambda document: document.number // size):
-        documents = list(some)
-        digest = blake2b(digest_size=8)
-        for document in documents:
-            digest.update(f"{len(document.text)} {document.text}".encode("utf-8", "surrogatepass"))
-        yield Block(number, documents, digest.hexdigest())
+    remaining = iter(corpus)
+    while documents := list(islice(remaining, size)):
+        texts = "".join([f"{len(document.text)} {document.text}" for document in documents])
+        digest = blake2b(texts.encode("utf-8", "surrogatepass"), digest_size=8)
+        yield Block(documents[0].number // size, documents, digest.hexdigest())
 
 
 class _Noted:
@@ -152,9 +151,10 @@ class _Noted:
         for block in blocks:
             for document in block.documents:
                 self.files.setdefault(document.file, document.number)
-            for name in self._taken([document.text for document in block.documents]):
-                self._crc = zlib.crc32(("\n" * bool(self._names) + name).encode(), self._crc)
-                self._names += 1
+            if names := self._taken([document.text for document in block.documents]):
+                joined = "\n" * bool(self._names) + "\n".join(names)
+                self._crc = zlib.crc32(joined.encode(), self._crc)
+                self._names += len(names)
             yield block
 
 

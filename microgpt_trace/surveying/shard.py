@@ -132,7 +132,7 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
             for meter in meters:
                 meter.begin(layout)
             with np.errstate(all="ignore"):
-                model.run_pack(layout.texts, tap)
+                model.run_pack(layout, tap)
             for meter in meters:
                 meter.finish()
     return Measured(tallies_of(meters, read), unfit)
@@ -149,27 +149,19 @@ def _read(
         if isinstance(read, str):
             add_unfit(unfit, read, Unfit(1, document.number, document.place))
             continue
-        if order.max_tokens is not None and len(read.tokens) > order.max_tokens:
+        if order.max_tokens is not None and len(read.ids) - 1 > order.max_tokens:
             add_unfit(unfit, CUT, Unfit(1, document.number, document.place))
-            read = ReadText(read.tokens[:-1], np.append(read.targets[:-2], read.targets[-1]))
+            read = ReadText(np.append(read.ids[:-2], read.ids[-1]))
         fitting.append((read, document))
-    return sorted(fitting, key=lambda one: len(one[0].tokens))
+    return sorted(fitting, key=lambda one: len(one[0].ids))
 
 
 def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> Iterator[PackLayout]:
     """A pack in the passes that the model makes of it."""
-    start = 0
-    for texts in passes([read for read, _ in pack], model.pass_rows):
-        some = [document for _, document in pack[start : start + len(texts)]]
-        start += len(texts)
-        yield PackLayout(
-            texts,
-            some,
-            [model.corpus_part(document.text) for document in some],
-            model.label,
-            model.spelled,
-            model.bos,
-        )
+    texts, documents = [read for read, _ in pack], [document for _, document in pack]
+    for own in passes(texts, model.pass_rows):
+        parts = [model.corpus_part(document.text) for document in documents[own]]
+        yield PackLayout(texts[own], documents[own], parts, model.label, model.spelled, model.bos)
 
 
 def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:

@@ -94,7 +94,7 @@ class StreamMeter(Rows):
 
     def _firsts(self) -> list[int]:
         """The first document of every group."""
-        return [int(self.layout.document[group.rows.start]) for group in self.layout.groups]
+        return [int(self.layout.text_at[group.rows.start]) for group in self.layout.groups]
 
     def _enter(self, layer: int, documents: Array, times: Array, place: Array, width: int) -> None:
         position, channel = np.divmod(place, width)

@@ -9,10 +9,10 @@ from support.sweeps import some_of
 from support.tiny_gpt2 import GPT2S, gpt2_events
 from support.tiny_models import CASES
 
+from microgpt_trace.architecture import packed_runs
 from microgpt_trace.architecture import run as interpreter
 from microgpt_trace.architecture.packed_runs import run_packed
-from microgpt_trace.architecture.packs import ReadText, equal_lengths, passes
-from microgpt_trace.arrays import logits
+from microgpt_trace.architecture.packs import Pack, ReadText, equal_lengths, passes
 
 LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # with and without a group, below and above the windows
 OWN = drawn(unlike_any())
@@ -20,7 +20,7 @@ OWN = drawn(unlike_any())
 
 def texts_of(lengths, seed=5):
     rng = np.random.default_rng(seed)
-    return [ReadText(rng.integers(0, 61, length), np.full(length, -1)) for length in lengths]
+    return [ReadText(rng.integers(0, 61, length + 1)) for length in lengths]
 
 
 class Listening:
@@ -60,7 +60,7 @@ def by_text(name, values, lengths, causal):
 
 def assert_as_alone(model, lengths=LENGTHS, replaced=None, **close):
     texts, tap = texts_of(lengths), Listening(replaced)
-    run_packed(model, texts, tap)
+    run_packed(model, Pack(texts), tap)
     judges = [alone(model, text, replaced) for text in texts]
     assert list(tap.seen) == list(judges[0]) == [n for n in model.plan if n != "loss"]
     for name, values in tap.seen.items():
@@ -114,18 +114,18 @@ def test_a_hook_replaces_a_value(name):
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1] * 7), (9, [3, 1, 1, 1, 1]), (16, [4, 2, 1])])
 def test_a_pack_in_several_passes(most, counts):
-    assert [len(some) for some in passes(texts_of(LENGTHS), most)] == counts
+    assert [own.stop - own.start for own in passes(texts_of(LENGTHS), most)] == counts
 
 
 def test_parts_of_logits_go_across_texts(monkeypatch):
-    monkeypatch.setattr(logits, "PART", 61 * 8)
+    monkeypatch.setattr(packed_runs, "PART", 61 * 8)
     assert [len(value) for value in assert_as_alone(OWN)["logits"]] == [8, 8, 8, 8, 3]
 
 
 def test_logits_are_left_out_where_nobody_listens():
     tap = Listening()
     tap.wants = lambda name: name == "layer1.attn.head2"
-    run_packed(OWN, texts_of([2, 3]), tap)
+    run_packed(OWN, Pack(texts_of([2, 3])), tap)
     assert "layer1.attn.head2" in tap.seen
     assert not {"logits", "layer1.attn.head1"}.intersection(tap.seen)
 
@@ -133,10 +133,10 @@ def test_logits_are_left_out_where_nobody_listens():
 @pytest.mark.parametrize("most", [1, 2, 5, 8, 100])
 def test_passes_hold_so_many_rows_or_one_text(most):
     texts = texts_of(LENGTHS)
-    found = list(passes(texts, most))
+    found = [texts[own] for own in passes(texts, most)]
     assert [own for some in found for own in some] == texts
     rows = [sum(len(text.tokens) for text in some) for some in found]
     assert all(count <= most or len(some) == 1 for count, some in zip(rows, found, strict=True))
     following = [len(some[0].tokens) for some in found[1:]]
     assert all(count + more > most for count, more in zip(rows, following, strict=False))
-    assert all(list(passes(some, most)) == [some] for some in found)
+    assert all(list(passes(some, most)) == [slice(0, len(some))] for some in found)

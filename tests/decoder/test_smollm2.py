@@ -11,6 +11,7 @@ from support.judges_decoder import softmax
 from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import Intervention, diff, trace
+from microgpt_trace.architecture.packs import Pack
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"
@@ -54,7 +55,7 @@ def test_predictions_of_texts_in_one_pass(smollm2):
     bus = smollm2.hooks.alone()
     seen = []
     run = bus.begin(before=[bus.subscription(lambda event, value: seen.append(np.array(value)), "logits")])
-    smollm2.run_pack([texts[at] for at in order], run.tap("forward"))
+    smollm2.run_pack(Pack([texts[at] for at in order]), run.tap("forward"))
     ends = np.cumsum([len(texts[at].tokens) for at in order])
     for at, row in zip(order, np.concatenate(seen)[ends - 1], strict=True):
         _, token, p = PREDICTED[at]
@@ -186,8 +187,14 @@ def test_peak_memory(options, most):
     assert peak * 1024 < most * 1e6
 
 
-@pytest.mark.parametrize("compute", ["bf16", "f16", "q8"])
-@pytest.mark.parametrize("text", ["Once upon a time, in a small village", "def add(a, b):\n    return a"])
+@pytest.mark.parametrize(
+    ("compute", "text"),
+    [
+        ("bf16", "Once upon a time, in a small village"),
+        ("f16", "def add(a, b):\n    return a"),
+        ("q8", "Once upon a time, in a small village"),
+    ],
+)
 def test_capped_logits_are_an_alarm_in_any_precision(smollm2, compute, text, tmp_path):
     """They lie nearer than what such precisions may err by, and predict otherwise."""
     cap = np.float32(30)

@@ -6,7 +6,7 @@ it is worked out here anew.
 
 import numpy as np
 
-from microgpt_trace.architecture.packs import UNKNOWN, ReadText
+from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.decoder import model as decoder_model
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import model as microgpt_model
@@ -42,8 +42,8 @@ def read_by(model, text):
         inputs = model.read(text)
     except InputError:
         return None
-    targets = [UNKNOWN if target is None else target for target in inputs.targets]
-    return ReadText(np.array(inputs.tokens), np.array(targets))
+    last = inputs.targets[-1]
+    return ReadText(np.array([*inputs.tokens, UNKNOWN if last is None else last]))
 
 
 def values_of(model, texts):
@@ -56,7 +56,7 @@ def values_of(model, texts):
         if order:
             tap = Recorder()
             with np.errstate(all="ignore"):
-                model.run_pack([read[number] for number in order], tap)
+                model.run_pack(Pack([read[number] for number in order]), tap)
             found |= _divided(model, order, read, tap.values)
     return [(number, *found[number]) for number in sorted(found)]
 

@@ -74,7 +74,7 @@ def test_packs_are_of_numbers_alone(monkeypatch):
     model, order, met = init(), order_for(init(), ["embed.tok"]), []
     taken = type(model).run_pack
     monkeypatch.setattr(
-        type(model), "run_pack", lambda self, texts, tap: met.append(len(texts)) or taken(self, texts, tap)
+        type(model), "run_pack", lambda self, pack, tap: met.append(len(pack.texts)) or taken(self, pack, tap)
     )
     texts = ["a", "Zoë", "ab", "abc", "ë", "ë", "ë", "ë", "b", "ba"]
     documents = [Document(i, text, "x", i + 1) for i, text in enumerate(texts)]
