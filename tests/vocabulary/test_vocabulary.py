@@ -150,6 +150,16 @@ def test_earlier_merges_come_first():
     assert spelled(from_gguf(byte_level(["a b", "b c"]), PATH), "abc") == ["ab", "c"]
 
 
+@pytest.mark.parametrize("last", ["a bc", "ab c"])
+def test_a_token_that_several_merges_make(last):
+    """Whichever of them is the last."""
+    merges = ["b c", "a b", *sorted({"a bc", "ab c"} - {last}), last]
+    vocabulary = from_gguf(byte_level(merges), PATH)
+    assert spelled(vocabulary, "abc") == ["abc"]  # b c, then a bc
+    assert spelled(vocabulary, "abab") == ["ab", "ab"]
+    assert spelled(from_gguf(byte_level(["a b", *merges[2:], "b c"]), PATH), "abc") == ["abc"]  # a b, ab c
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
