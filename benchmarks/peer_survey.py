@@ -1,6 +1,6 @@
 """The peer of a survey: a user of PyTorch who hooks the modules of transformers' Llama, in float32.
 
-The same statistics of the same texts, one text a pass: of each channel how many, sum and sum of squares in
+The same statistics of the same texts in the same batches: of each channel how many, sum and sum of squares in
 float64, least, largest, zeros; of each head shares of attention and entropy; of each layer growth and cosine;
 loss and rank of each target. Hooks do not see q and k after RoPE, scores and products of gates, which ours
 measures too.
@@ -75,23 +75,23 @@ class HookedStatistics:
         total[2], total[3] = torch.minimum(total[2], low), torch.maximum(total[3], high)
 
     @torch.inference_mode()
-    def run(self, texts: Sequence[Sequence[int]], measure: bool = True) -> float:
-        """The mean loss of all tokens of the texts."""
+    def run(self, batches: Sequence[Sequence[Sequence[int]]], measure: bool = True) -> float:
+        """The mean loss of all tokens of the texts, which are of one length in each batch."""
         losses: list[torch.Tensor] = []
-        for tokens in texts:
-            ids = torch.tensor([tokens])
+        for texts in batches:
+            ids = torch.tensor(texts)
             out = self.model(ids, output_attentions=measure, output_hidden_states=measure)
             if not measure:
                 continue
-            logits, targets = out.logits[0, :-1], ids[0, 1:]
+            logits, targets = out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
             losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none").double())
             self.take_ranks(logits, targets)
             for layer, weights in enumerate(out.attentions):
-                self.take_attention(f"{layer}.weights", weights[0], ids[0])
+                self.take_attention(f"{layer}.weights", weights, ids)
             streams = zip(out.hidden_states, out.hidden_states[1:], strict=False)
             for layer, (before, after) in enumerate(streams):
-                self.take(f"{layer}.stream", after[0])
-                self.take_stream(f"{layer}.turn", before[0].double(), after[0].double())
+                self.take(f"{layer}.stream", after.flatten(0, 1))
+                self.take_stream(f"{layer}.turn", before.double(), after.double())
         return float(torch.cat(losses).mean()) if losses else 0.0
 
     def take_ranks(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -99,21 +99,23 @@ class HookedStatistics:
         self.totals.setdefault("ranks", []).append(ranks)
 
     def take_attention(self, name: str, weights: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Shares on itself, the one before, position 0 and repeats, and the entropy: [H, T, T]"""
+        """Shares on itself, the one before, position 0 and repeats, and the entropy: [B, H, T, T]"""
         length = weights.shape[-1]
         below = torch.tril(torch.ones(length, length, dtype=torch.bool))
-        self.take(f"{name}.values", weights[:, below].T)
+        self.take(f"{name}.values", weights[:, :, below].transpose(1, 2).flatten(0, 1))
         wide = weights.double()
-        earlier = (tokens[:, None] == tokens) & below & ~torch.eye(length, dtype=torch.bool)
-        itself, previous = wide.diagonal(dim1=1, dim2=2)[:, 1:].sum(1), wide.diagonal(-1, 1, 2).sum(1)
+        earlier = (tokens[:, :, None] == tokens[:, None]) & below & ~torch.eye(length, dtype=torch.bool)
+        itself, previous = wide.diagonal(dim1=2, dim2=3)[..., 1:].sum(2), wide.diagonal(-1, 2, 3).sum(2)
         shares = [
-            itself, previous, wide[:, 1:, 0].sum(1),
-            (wide * earlier).sum((1, 2)), torch.special.entr(wide).sum((1, 2)),
+            itself, previous, wide[:, :, 1:, 0].sum(2),
+            (wide * earlier[:, None]).sum((2, 3)), torch.special.entr(wide).sum((2, 3)),
         ]  # fmt: skip
         self.totals.setdefault(name, []).append(torch.stack(shares))
 
     def take_stream(self, name: str, before: torch.Tensor, after: torch.Tensor) -> None:
-        cosine = torch.nn.functional.cosine_similarity(before, after, dim=1).sum()
-        growth = torch.log(after.norm(dim=1) / before.norm(dim=1)).sum()
-        largest = after.abs().max() / after.abs().median()
+        """Of each text: [B, T, C] twice"""
+        cosine = torch.nn.functional.cosine_similarity(before, after, dim=2).sum(1)
+        growth = torch.log(after.norm(dim=2) / before.norm(dim=2)).sum(1)
+        sizes = after.abs().flatten(1)
+        largest = sizes.amax(1) / sizes.median(1).values
         self.totals.setdefault(name, []).append(torch.stack([cosine, growth, largest]))

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from models import smollm2
@@ -120,7 +121,7 @@ def production(turns: int, count: int) -> None:
         corpus.write_text("".join(_record(model, tokens) for tokens in texts), encoding="utf-8")
         asked = {"max_tokens": TOKENS}
         contenders: Contenders = {
-            "forward passes": lambda: [passed(model, tokens) for tokens in texts],
+            "forward passes": lambda: passed(model, texts),
             "survey": lambda: survey(model, corpus, **asked),
             "survey, all histograms": lambda: survey(model, corpus, histograms=usual_events(model), **asked),
         }
@@ -155,12 +156,21 @@ class _WantsLogits(SilentTap):
         return name == "logits"
 
 
-def passed(model: object, tokens: Sequence[int]) -> None:
-    """A forward pass up to the logits of every position, without statistics."""
+def passed(model: Any, texts: Sequence[Sequence[int]]) -> None:
+    """The forward passes of a survey, up to the logits of every position, without statistics."""
     from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 
-    ids = np.array([*tokens, UNKNOWN])
-    model.run_pack(Pack([ReadText(ids)]), _WantsLogits())  # type: ignore[attr-defined]
+    ready = model.for_many_passes()
+    for some in batches(texts):
+        ready.run_pack(Pack([ReadText(np.array([*tokens, UNKNOWN])) for tokens in some]), _WantsLogits())
+
+
+def batches(texts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
+    """The texts that share a pass of a survey."""
+    from microgpt_trace.architecture.packed_runs import ROWS
+
+    size = ROWS // TOKENS
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
 def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
@@ -174,10 +184,10 @@ def of_torch(model: object, texts: Sequence[Sequence[int]]) -> Contenders:
 
     @torch.inference_mode()
     def alone() -> None:
-        for tokens in texts:
-            plain(torch.tensor([tokens]))
+        for some in batches(texts):
+            plain(torch.tensor(some))
 
-    return {"PyTorch without hooks": alone, "PyTorch hooks": lambda: hooked.run(texts)}
+    return {"PyTorch without hooks": alone, "PyTorch hooks": lambda: hooked.run(batches(texts))}
 
 
 def llama_imatrix(path: Path, model: object, texts: Sequence[Sequence[int]], folder: Path) -> None:

@@ -146,6 +146,9 @@ class LanguageModel(Protocol):
     def alone(self) -> LanguageModel:
         """The same model with a bus of its own, which no hook is subscribed to."""
 
+    def for_many_passes(self) -> LanguageModel:
+        """This model as it is best run over and over: a small one may keep its weights unpacked."""
+
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         """What it reads of a text (None: its usual one), or of token ids in place of one. Raises InputError
         for what does not fit it."""
@@ -180,8 +183,8 @@ class LanguageModel(Protocol):
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
         """One forward pass over texts that were read, up to the logits at least. The rows of all texts come
-        together, scores and weights once for each group of equal lengths, [n, H, T, T],
-        logits in parts where they are many."""
+        together, scores and weights once for each group of equal lengths, [n, H, T, T], logits in parts where
+        they are many."""
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         """What it has read when it predicts the token after a position, in short; "" for nothing."""

@@ -21,8 +21,7 @@ PART = 1 << 23  # logits worked out at a time, 32 MB: the head is unpacked for e
 
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
-    """One pass over texts up to the logits and probabilities; these in parts, where
-    somebody wants them."""
+    """One pass over texts up to the logits and probabilities; these in parts, where somebody wants them."""
     final = pass_forward(pass_over(model, pack, tap))
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return

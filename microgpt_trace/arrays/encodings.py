@@ -198,6 +198,14 @@ class StoredTensor:
             values[start : start + rows] = self._rows(start, min(start + rows, count))
         return values.reshape(self.shape)
 
+    def unpacked(self) -> StoredTensor:
+        """The same tensor as F32 in memory; itself where the file has it as that, row after row."""
+        f32 = ENCODINGS["F32"]
+        if self.encoding is f32 and self.order is None and not self.by_columns:
+            return self
+        stored = self.read().reshape(-1).view(np.uint8)
+        return StoredTensor(self.name, f32, self.shape, stored)
+
     def rows(self, start: int, stop: int) -> Array:
         """Rows start to stop (elements, of a vector), float32; a view of the file where it holds F32."""
         return self._rows(start, stop).reshape(-1, *self.shape[1:])

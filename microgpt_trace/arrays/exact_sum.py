@@ -24,6 +24,7 @@ WIDTH = 42  # bits of a piece
 OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8: with the one below what activations come to
 MOST = 1 << 10  # numbers that are added up between two carries: 2^10 * 2^42 < 2^53
 MOST_AT = 1 << 14  # the same of those that are added to channels here and there
+MANY = 64  # rows that are not kept until there are enough
 LARGEST = 2.0**900  # of a number; cutting it must not overflow
 PENDING = 1 << 13  # numbers that wait until it is worth the calls to cut them
 BLOCK = 1 << 14  # numbers cut at a time, in the cache
@@ -51,8 +52,10 @@ class ExactSum:
     def add(self, values: Array) -> None:
         """Add rows of float64 numbers, [n, C], below LARGEST in magnitude."""
         rows = self._rows_at_once
-        parts = (values[start : start + rows] for start in range(0, len(values), rows))
-        for part in map(_few_rows, parts) if values.size >= PENDING else parts:
+        for start in range(0, len(values), rows):
+            part = values[start : start + rows]
+            if len(part) >= MANY:
+                part = _few_rows(part)
             self._pending.append(part)
             self._waiting += part.size
         if self._waiting >= PENDING:

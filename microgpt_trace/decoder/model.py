@@ -28,6 +28,7 @@ from ..notebook import in_notebook
 from ..text.brief import one_line
 from .config import DecoderConfig
 from .prompt import named_token_of, prepare, read_text
+from .unpacked_weights import MOST, UnpackedWeights
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -110,6 +111,11 @@ class Decoder:
 
     def alone(self) -> Decoder:
         return replace(self)
+
+    def for_many_passes(self) -> Decoder:
+        if self.config.parameter_count > MOST:
+            return self
+        return replace(self, tensors=UnpackedWeights(self.tensors), load_vocabulary=lambda: self.vocabulary)
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         found = prepare(self, text, tokens)

@@ -147,6 +147,9 @@ class Model:
     def alone(self) -> Model:
         return replace(self)
 
+    def for_many_passes(self) -> Model:
+        return self
+
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         if tokens is not None:
             if text is not None:

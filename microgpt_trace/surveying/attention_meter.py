@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import numpy as np
 
@@ -146,17 +145,18 @@ class _Looks:
     def measured(self, weights: Array) -> dict[str, Array]:
         """Sums over the queries of each document and head: [n, H, T, T] -> [n, H] each; of weights that are
         the same for all documents, [1, H, T, T]."""
-        count, heads, places = *weights.shape[:2], self.length**2
+        count, heads = weights.shape[:2]
+        queries = np.arange(1, self.length)
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
-        of_key = np.multiply(logs, weights, out=logs).astype(np.float64).reshape(-1, places)
-        wide = weights.astype(np.float64).reshape(-1, places)
-        looked, later = looked_at(self.length)
-        itself, previous, first = np.moveaxis((wide @ looked).reshape(count, heads, 3), 2, 0)
-        again = wide.reshape(count, heads, places)[self._text % count, :, self._place]  # [R, H]
+        of_key = np.multiply(logs, weights, out=logs)[:, :, 1:].reshape(count, heads, -1)
+        entropy = 0.0 * weights[:, :, 0, 0] - of_key.sum(axis=2, dtype=np.float64)  # NaN where any weight is
+        again = weights.reshape(count, heads, -1)[self._text % count, :, self._place].astype(np.float64)
         return {
-            "itself": itself, "previous": previous, "first": first,
+            "itself": _summed(weights[:, :, queries, queries]),
+            "previous": _summed(weights[:, :, queries, queries - 1]),
+            "first": _summed(weights[:, :, 1:, 0]),
             "repeat": self._of_texts(again), "repeat_apart": self._of_texts(again * self._apart),
-            "entropy": -(of_key @ later).reshape(count, heads),
+            "entropy": entropy,
         }  # fmt: skip
 
     def _of_texts(self, again: Array) -> Array:
@@ -171,11 +171,6 @@ def _each_once(ordered: Array) -> Array:
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
-@lru_cache(maxsize=64)
-def looked_at(length: int) -> tuple[Array, Array]:
-    """Where the queries from position 1 on look at themselves, the one before and position 0, [T*T, 3], and
-    where they look at all, [T*T]."""
-    queries, keys = np.arange(length)[:, None], np.arange(length)
-    masks = [(keys == seen) & (queries > 0) for seen in (queries, queries - 1, 0 * queries)]
-    later = np.broadcast_to(queries > 0, (length, length)).astype(np.float64).ravel()
-    return np.stack(masks, axis=-1, dtype=np.float64).reshape(-1, 3), later
+def _summed(looked: Array) -> Array:
+    """What some queries give to a key each: [n, H, Q] -> [n, H]"""
+    return looked.astype(np.float64).sum(axis=2)

@@ -133,7 +133,7 @@ def _opened(assignment: Assignment) -> LanguageModel:
         raise InputError(f"a worker on {node()}: {error}") from error
     if assignment.fingerprint != fingerprint_of(model):
         raise InputError(f"a worker on {node()}: {model.origin}: another model than the one here")
-    return model
+    return model.for_many_passes()
 
 
 def merged_results(*results: ShardResult) -> ShardResult:
@@ -195,7 +195,7 @@ class InProcess:
 @contextmanager
 def in_process(model: LanguageModel, order: SurveyOrder) -> Iterator[Crew]:
     """A crew of this process."""
-    yield InProcess(model, order)
+    yield InProcess(model.for_many_passes(), order)
 
 
 def side_by_side(tasks: Iterator[list[Block]], crew: Crew, note: Note) -> Generator[ShardResult, None, None]:

@@ -109,12 +109,15 @@ class ChannelMeter(Rows):
             largest, lost = np.abs(kept).max(), _counted(~fine)
             own.nonfinite.numbers += lost
             own.values.numbers -= lost
-        least, has_zeros = least_above_0(kept)
         if name in self._causal:
-            total, squares = _of_heads(kept)
+            has_zeros, (total, squares) = bool((kept == 0).any()), _of_heads(kept)
+        elif self.layout.lengths[-1] <= SHORT:
+            least, has_zeros = least_above_0(kept)
+            most = summable(float(largest), least) if kept.dtype == np.float32 else 0
+            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept, most)
         else:
-            start = self.next(name, len(value))
-            total, squares = _of_rows(self.layout, start, kept, summable(float(largest), least))
+            has_zeros = bool((kept == 0).any())
+            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept)
         own.values.numbers += value.size // len(low)
         own.total.add(total)
         own.squares.add(squares)
@@ -129,20 +132,19 @@ def seen_by_heads(value: Array) -> Array:
     return value.reshape(-1, heads, length * length).take(causal_places(length), axis=2)
 
 
-def _of_rows(layout: PackLayout, start: int, value: Array, most: int) -> tuple[Array, Array]:
+def _of_rows(layout: PackLayout, start: int, value: Array, most: int = 0) -> tuple[Array, Array]:
     """The sums of rows from `start` on and of their squares, by document: [N, C] -> [B, C] twice. Of rows
     that come in parts these are of the documents in this part.
 
-    Float64 adds up `most` of the numbers without rounding: of short documents, whose sums are not rounded
-    then, a few sums of the rows of all of them will do.
+    Of documents of at most SHORT rows, `most` numbers of which float64 adds up without rounding, no sum is
+    rounded: a few sums of the rows of all of them will do.
     """
     whole = len(value) == layout.rows
     if whole and layout.rows >= LONG * len(layout.texts):
         return layout.sums_of_long(value)
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)
-    at_once = int(layout.lengths[-1]) <= SHORT and most >= max(SHORT, len(value) // MANY)
-    total = added_up(wide, most) if at_once and value.dtype == np.float32 else sums(wide)
+    total = added_up(wide, most) if most >= max(SHORT, len(value) // MANY) else sums(wide)
     return total, sums(np.multiply(wide, wide, out=wide))
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 EXCERPT = 64  # bytes of UTF-8: the token and what stands before it
 MORE = "…".encode()  # where a text goes on
-COLUMNS = 256  # of a document that are summed together
 MARK = "\x1f"  # before the token in an excerpt
 
 
@@ -71,16 +70,12 @@ class PackLayout(Pack):
 
     def sums_of_long(self, values: Array) -> tuple[Array, Array]:
         """The sums of every document's rows, and of their squares, position after position: [N, C] -> [B, C]
-        twice. Column by column, so that what is summed is in the cache."""
-        width = values.shape[1]
-        total, squares = np.empty((len(self.texts), width)), np.empty((len(self.texts), width))
-        step = -(-width // -(-width // COLUMNS))
+        twice. One document at a time, which few long ones are worth."""
+        total, squares = np.empty((2, len(self.texts), values.shape[1]))
         for own, (start, length) in enumerate(zip(self.starts.tolist(), self.lengths.tolist(), strict=True)):
-            for first in range(0, width, step):
-                columns = slice(first, first + step)
-                wide = values[start : start + length, columns].astype(np.float64)
-                np.add.reduce(wide, axis=0, out=total[own, columns])
-                np.add.reduce(np.multiply(wide, wide, out=wide), axis=0, out=squares[own, columns])
+            wide = values[start : start + length].astype(np.float64)
+            np.add.reduce(wide, axis=0, out=total[own])
+            np.einsum("tc,tc->c", wide, wide, out=squares[own])
         return total, squares
 
     def sums_of_part(self, start: int, wide: Array) -> Array:

@@ -27,7 +27,7 @@ from .worker_processes import in_processes
 
 BLOCK = 8  # documents, at least: what is read as a whole or not at all
 MOST_BLOCKS = 16  # of a shard
-SECONDS = 5.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
+SECONDS = 10.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
 SHARES = 2  # shards that each worker should have left, so that all end together
 AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
 Taken = Callable[[list[str]], list[str]]  # what training takes of texts

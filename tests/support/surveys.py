@@ -48,7 +48,7 @@ def read_by(model, text):
 
 def values_of(model, texts):
     """By document that fits: its number, what was read, and its values by event, [T, C] or [H, T, T]."""
-    found = {}
+    found, ready = {}, model.for_many_passes()
     for first in range(0, len(texts), model.pack_size):
         numbers = range(first, min(len(texts), first + model.pack_size))
         read = {number: read_by(model, texts[number]) for number in numbers}
@@ -56,7 +56,7 @@ def values_of(model, texts):
         if order:
             tap = Recorder()
             with np.errstate(all="ignore"):
-                model.run_pack(Pack([read[number] for number in order]), tap)
+                ready.run_pack(Pack([read[number] for number in order]), tap)
             found |= _divided(model, order, read, tap.values)
     return [(number, *found[number]) for number in sorted(found)]
 
