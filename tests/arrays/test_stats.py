@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.judges import agree
 
 from microgpt_trace import TensorStats
-from microgpt_trace.arrays.stats import SAMPLE, median
+from microgpt_trace.arrays.stats import SAMPLE, median, row_medians
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 
@@ -200,3 +200,13 @@ def test_the_median_of_a_nan_is_nan(count):
     values = np.zeros(count, np.float32)
     values[1] = np.nan
     assert math.isnan(median(values))
+
+
+@pytest.mark.parametrize("width", [1, 8, 9 * SAMPLE, 9 * SAMPLE + 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_medians_of_rows(width, dtype):
+    values = np.random.default_rng(width).normal(size=(3, width)).astype(dtype)
+    values[2, 0] = np.nan
+    found = row_medians(values)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, np.median(values, axis=1))

@@ -25,10 +25,11 @@ def test_every_encoding(name):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_rows_in_any_order_and_columns(part):
-    tensor = stored("Q4_0", 37, 64)
-    for index in PARTS[part]:
-        tensor = tensor.of_rows(index)
-    assert_unpacked(tensor)
+    for name in ("Q4_0", "F32"):
+        tensor = stored(name, 37, 64)
+        for index in PARTS[part]:
+            tensor = tensor.of_rows(index)
+        assert_unpacked(tensor)
     assert_unpacked(transposed(ONE_BY_ONE[0], part)[0])
 
 

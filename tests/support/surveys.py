@@ -16,6 +16,7 @@ MANY = [
     *("a", "ab", "abc", "ab", "ba", "bab", "abba", "baba", "cab", "abcabc", "b", "bb", "bbb", "aa", "aaa"),
     *("aba", "caba", "bac", "cc", "ccc", "bcb", "bcbc"),
 ]
+LONG = ["abcab" * 8, "bca" * 15, "The quick brown fox jumps over the lazy dog", "b" * 33, "ab" * 27]
 
 
 class Recorder:

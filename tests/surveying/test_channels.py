@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from support.surveys import MANY, columns, surveyed, values_of
+from support.surveys import LONG, MANY, columns, surveyed, values_of
 
 from microgpt_trace import init
 from microgpt_trace.surveying.channels import QUANTILES, channel_statistics, quantiles
@@ -21,11 +21,13 @@ def same(found, expected, what, **tolerance):
     )
 
 
-@pytest.mark.parametrize("model", CASES, indirect=True)
-def test_every_event_channel_by_channel(model, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "texts"), [*((case, MANY) for case in CASES), ("llama_gqa", LONG)], indirect=["model"]
+)
+def test_every_event_channel_by_channel(model, texts, tmp_path):
     names = [name for name in model.plan if model.plan.open_shapes[name]]
-    found = surveyed(model, MANY, tmp_path, events=names)
-    documents = values_of(model, MANY)
+    found = surveyed(model, texts, tmp_path, events=names)
+    documents = values_of(model, texts)
     for name in names:
         own = channel_statistics(found.tallies, name)
         parts = [columns(value[name], model.plan[name].kind.causal) for *_, value in documents]
@@ -50,10 +52,14 @@ def test_every_event_channel_by_channel(model, tmp_path):
             assert np.isnan(got[~known]).all(), name
 
 
-@pytest.mark.parametrize("model", ["trained", "deep", "llama_gqa"], indirect=True)
-def test_documents_are_summed_row_after_row_and_put_together_by_fsum(model, tmp_path):
-    found = surveyed(model, MANY, tmp_path)
-    documents = values_of(model, MANY)
+@pytest.mark.parametrize(
+    ("model", "texts"),
+    [("trained", MANY), ("deep", MANY), ("llama_gqa", MANY), ("llama_gqa", LONG), ("qwen3", LONG)],
+    indirect=["model"],
+)
+def test_documents_are_summed_row_after_row_and_put_together_by_fsum(model, texts, tmp_path):
+    found = surveyed(model, texts, tmp_path)
+    documents = values_of(model, texts)
     for name in found.order.events:
         if model.plan[name].kind.causal or name == "logits":
             continue

@@ -10,13 +10,14 @@ import pytest
 from support.surveyed_texts import MEASURED, lines, measured, written
 
 from microgpt_trace import init, load
-from microgpt_trace.corpus.corpus import Corpus
+from microgpt_trace.corpus.corpus import Corpus, Document
 from microgpt_trace.corpus.selection import CorpusSelection
 from microgpt_trace.errors import InputError, RunError
 from microgpt_trace.surveying.execution import (
     Assignment,
     Block,
     ModelSource,
+    in_process,
     merged_results,
     run_here,
     run_in_worker,
@@ -52,6 +53,20 @@ def asked(decoder_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(asked):
     return survey_bytes(measured(*asked))
+
+
+def test_a_worker_computes_as_this_process_does(gpt2):
+    """A model that keeps its weights unpacked rounds otherwise than one that does not."""
+    folder, model, *_ = gpt2()
+    order, texts = order_for(model), ["abcabca", "bca", "cab", "a"]
+    blocks = [Block(0, [Document(i, text, "x", i + 1) for i, text in enumerate(texts)], "")]
+    with in_process(model, order) as crew:
+        here = crew.result(crew.submit(blocks))
+    assignment = Assignment.of(ModelSource(str(folder)), fingerprint_of(model), order)
+    there = run_in_worker(assignment, blocks)
+    for name, tally in here.measured.tallies.items():
+        for part, array in tally.arrays().items():
+            np.testing.assert_array_equal(array, there.measured.tallies[name].arrays()[part], name)
 
 
 def test_results_are_merged_in_any_order(asked):

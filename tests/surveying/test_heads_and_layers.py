@@ -8,6 +8,9 @@ import pytest
 from support.surveys import MANY, in_packs_of, surveyed, values_of
 
 from microgpt_trace import init
+from microgpt_trace.architecture.packs import ReadText
+from microgpt_trace.surveying.attention_meter import AttentionMeter
+from microgpt_trace.surveying.pack_layout import PackLayout
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.stream_meter import FARTHEST
 
@@ -156,3 +159,17 @@ def test_weights_that_are_no_numbers_leave_their_documents_out(name, row, lost, 
         assert astuple(own.attention) == pytest.approx(astuple(expected.attention), rel=1e-6)
         assert own.entropy == pytest.approx(expected.entropy, rel=1e-6)
     assert report_of(surveyed(broken, [lost, lost], tmp_path)).heads == ()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 1), (2, 2)])
+def test_a_text_with_a_weight_that_is_no_number_is_left_out(place):
+    texts = [ReadText(np.array([1, 2, 1, 3]))] * 2
+    meter = AttentionMeter({"w": 2}, {"w": None})
+    meter.begin(PackLayout(texts, [None] * 2, [0, 0], str, str, None))
+    weights = np.tile(np.tri(3, dtype=np.float32) / [[1], [2], [3]], (2, 2, 1, 1)).astype(np.float32)
+    weights[0, 1][place] = np.nan
+    meter("w", weights)
+    meter.finish()
+    assert meter.tallies["w/queries"].values().tolist() == [2]  # of the other text
+    assert meter.tallies["w/itself"].values() == pytest.approx([1 / 2 + 1 / 3] * 2)
+    assert meter.tallies["w/entropy"].values() == pytest.approx([math.log(2) + math.log(3)] * 2)

@@ -12,7 +12,8 @@ from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, train
 from microgpt_trace.microgpt.documents import held_out
-from microgpt_trace.surveying.prediction_meter import EXAMPLES, RANKS
+from microgpt_trace.surveying import prediction_meter
+from microgpt_trace.surveying.prediction_meter import AT_ONCE, EXAMPLES, RANKS
 from microgpt_trace.surveying.report import report_of
 
 CASES = ["untrained", "trained", "deep", "broken", "llama_gqa", "mistral_window", "gpt2"]
@@ -38,8 +39,12 @@ def mean(values):
     return math.fsum(values) / len(values) if values else None
 
 
-@pytest.mark.parametrize("model", CASES, indirect=True)
-def test_parts_tokens_and_documents(model, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "at_once"), [*((case, AT_ONCE) for case in CASES), ("deep", 25), ("llama_gqa", 200)],
+    indirect=["model"],
+)  # fmt: skip
+def test_parts_tokens_and_documents(model, at_once, monkeypatch, tmp_path):
+    monkeypatch.setattr(prediction_meter, "AT_ONCE", at_once)
     texts = [*MANY, *("ccba", "bbca", "aacab", "aabbc", "cbcb"), "d", "abcabcabcabca"]
     found = report_of(surveyed(model, texts, tmp_path))
     documents = [(n, predicted(v["logits"], read.targets)) for n, read, v in values_of(model, texts)]
