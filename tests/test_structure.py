@@ -269,10 +269,9 @@ for name in sys.argv[1:]:
 @pytest.mark.parametrize("part", [in_sweep(0), *(in_sweep(part, whole=True) for part in range(1, 6))])
 def test_every_module_imports_in_a_process_of_its_own(part):
     """Which finds what only the modules before it had loaded: a part of another package, say."""
-    names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")][
-        part::6
-    ]
-    done = subprocess.run([sys.executable, "-c", ALONE, *names], capture_output=True, text=True, timeout=120)
+    names = [f"microgpt_trace.{name}" for name in house() if name not in ("__main__", "microgpt_trace")]
+    words = [sys.executable, "-c", ALONE, *names[part::6]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

@@ -39,7 +39,6 @@ class ExactSum:
         self._added = 0  # since the last carry
         self._pending: list[Array] = []
         self._waiting = 0
-        self._rows_at_once = max(1, min(MOST, BLOCK // max(1, size)))
 
     def __repr__(self) -> str:
         return one_line(self, size=self.size)
@@ -51,13 +50,10 @@ class ExactSum:
 
     def add(self, values: Array) -> None:
         """Add rows of float64 numbers, [n, C], below LARGEST in magnitude."""
-        rows = self._rows_at_once
-        for start in range(0, len(values), rows):
-            part = values[start : start + rows]
-            if len(part) >= MANY:
-                part = _few_rows(part)
-            self._pending.append(part)
-            self._waiting += part.size
+        for block in self._blocks(values):
+            few = _few_rows(block) if len(block) >= MANY else block
+            self._pending.append(few)
+            self._waiting += few.size
         if self._waiting >= PENDING:
             self._settle()
 
@@ -106,11 +102,16 @@ class ExactSum:
         if not pending:
             return
         values = pending[0] if len(pending) == 1 else np.concatenate(pending)
-        for start in range(0, len(values), self._rows_at_once):
-            sums = _few_rows(values[start : start + self._rows_at_once])
+        for block in self._blocks(values):
+            sums = _few_rows(block)
             for place, pieces in _cut(sums):
                 self._at(place)[...] += pieces.sum(axis=0)
             self._count(len(sums))
+
+    def _blocks(self, values: Array) -> Iterator[Array]:
+        """So many rows as are cut at a time."""
+        rows = max(1, min(MOST, BLOCK // max(1, self.size)))
+        return (values[start : start + rows] for start in range(0, len(values), rows))
 
     def _count(self, added: int) -> None:
         """Carry before a sum of pieces could leave 2^53."""

@@ -17,7 +17,7 @@ from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
 from ..attribution.head_roles import repeats_of
 from .meters import Rows
-from .pack_layout import PackLayout
+from .pack_layout import PackLayout, first_rows
 from .tallies import Counts, Sums, Tally, named
 
 EVENLY = "attention"  # before the window, of what is spread evenly
@@ -128,10 +128,10 @@ class _Looks:
         is_apart = apart.ravel()[at]
         self._text, self._place = np.divmod(at, own.length**2)  # of each such key, [R]
         self._apart = is_apart[:, None]
-        self._firsts = np.flatnonzero(np.diff(self._text, prepend=-1))
+        self._firsts = first_rows(self._text)
         queries = at // own.length
         counts = [
-            np.bincount(_each_once(some) // own.length, minlength=own.texts)
+            np.bincount(np.unique(some) // own.length, minlength=own.texts)
             for some in (queries, queries[is_apart])
         ]
         self.repeated = np.stack(counts, axis=1)  # how many queries of each text have such keys: [n, 2]
@@ -165,10 +165,6 @@ class _Looks:
         if len(again):
             found[self._text[self._firsts]] = np.add.reduceat(again, self._firsts, axis=0)
         return found
-
-
-def _each_once(ordered: Array) -> Array:
-    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _summed(looked: Array) -> Array:

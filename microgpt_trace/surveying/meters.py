@@ -22,8 +22,8 @@ from .tallies import Counts, Ranges, Sums, Tally, named
 from .top_list import Entries, TopList
 
 LARGEST = np.float64(1e130)  # in magnitude: an ExactSum holds sums of squares; as float32 it would be inf
-LONG = 32  # rows of a document, on average, that is worth a loop over documents
-SHORT, MANY = 32, 512  # rows of a document that is summed with others at once, and sums of all rows at most
+SHORT = 32  # rows of a document: not more, and all are summed at once; more on average, and one by one
+MANY = 512  # sums, at most, of all rows at once
 BINS = 1 << 11  # of magnitudes: 8 to an octave, by the leading bits of a float32
 SHIFT = 20  # bits of a float32 behind these
 
@@ -109,15 +109,13 @@ class ChannelMeter(Rows):
             largest, lost = np.abs(kept).max(), _counted(~fine)
             own.nonfinite.numbers += lost
             own.values.numbers -= lost
+        short = name not in self._causal and self.layout.lengths[-1] <= SHORT and value.dtype == np.float32
+        least, has_zeros = least_above_0(kept) if short else (0.0, bool((kept == 0).any()))
         if name in self._causal:
-            has_zeros, (total, squares) = bool((kept == 0).any()), _of_heads(kept)
-        elif self.layout.lengths[-1] <= SHORT:
-            least, has_zeros = least_above_0(kept)
-            most = summable(float(largest), least) if kept.dtype == np.float32 else 0
-            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept, most)
+            total, squares = _of_heads(kept)
         else:
-            has_zeros = bool((kept == 0).any())
-            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept)
+            most = summable(float(largest), least) if short else 0
+            total, squares = _of_rows(self.layout, self.next(name, len(value)), kept, most)
         own.values.numbers += value.size // len(low)
         own.total.add(total)
         own.squares.add(squares)
@@ -132,15 +130,15 @@ def seen_by_heads(value: Array) -> Array:
     return value.reshape(-1, heads, length * length).take(causal_places(length), axis=2)
 
 
-def _of_rows(layout: PackLayout, start: int, value: Array, most: int = 0) -> tuple[Array, Array]:
+def _of_rows(layout: PackLayout, start: int, value: Array, most: int) -> tuple[Array, Array]:
     """The sums of rows from `start` on and of their squares, by document: [N, C] -> [B, C] twice. Of rows
     that come in parts these are of the documents in this part.
 
-    Of documents of at most SHORT rows, `most` numbers of which float64 adds up without rounding, no sum is
-    rounded: a few sums of the rows of all of them will do.
+    Where float64 adds up `most` numbers without rounding, as many as a document has at least, no sum of one
+    is rounded: a few sums of the rows of all of them will do.
     """
     whole = len(value) == layout.rows
-    if whole and layout.rows >= LONG * len(layout.texts):
+    if whole and layout.rows >= SHORT * len(layout.texts):
         return layout.sums_of_long(value)
     wide = (layout.in_turn(value) if whole else value).astype(np.float64)
     sums = layout.sums if whole else partial(layout.sums_of_part, start)

@@ -80,8 +80,7 @@ class PackLayout(Pack):
 
     def sums_of_part(self, start: int, wide: Array) -> Array:
         """The same of rows [n, C] from `start` on as they stand, of the documents that are among them."""
-        documents = self.text_at[start : start + len(wide)]
-        return np.add.reduceat(wide, np.flatnonzero(np.diff(documents, prepend=-1)), axis=0)
+        return np.add.reduceat(wide, first_rows(self.text_at[start : start + len(wide)]), axis=0)
 
     def origins(self, documents: Array) -> tuple[Array, Array]:
         """The numbers of some of the B documents and their rows in a file: [n] -> [n], [n]"""
@@ -113,6 +112,11 @@ class PackLayout(Pack):
     def _read(self, tokens: Array) -> bytes:
         """Tokens as one reads them, the one that begins every text left out."""
         return self._spelled([token for token in tokens.tolist() if token != self._bos]).encode()
+
+
+def first_rows(texts: Array) -> Array:
+    """Where the rows of another text begin: the numbers of the texts, row by row, [n] -> [k]"""
+    return np.flatnonzero(np.diff(texts, prepend=-1))
 
 
 def _fitting(text: bytes) -> bytes:

@@ -9,6 +9,7 @@ from support.commands import microgpt, process
 from support.dump_writing import write_npz
 from support.judges_decoder import softmax
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import in_sweep
 
 from microgpt_trace import Intervention, diff, trace
 from microgpt_trace.architecture.packs import Pack
@@ -187,12 +188,14 @@ def test_peak_memory(options, most):
     assert peak * 1024 < most * 1e6
 
 
+STORY, CODE = "Once upon a time, in a small village", "def add(a, b):\n    return a"
+
+
 @pytest.mark.parametrize(
     ("compute", "text"),
     [
-        ("bf16", "Once upon a time, in a small village"),
-        ("f16", "def add(a, b):\n    return a"),
-        ("q8", "Once upon a time, in a small village"),
+        *(("bf16", STORY), ("f16", CODE), ("q8", STORY)),
+        *(in_sweep(case, whole=True) for case in (("bf16", CODE), ("f16", STORY), ("q8", CODE))),
     ],
 )
 def test_capped_logits_are_an_alarm_in_any_precision(smollm2, compute, text, tmp_path):

@@ -36,12 +36,7 @@ NEEDED = {"short": needs_smollm2, "lens": needs_smollm2, "long": needs_smollm2}
 
 
 VIEWS = {"include": [["#views"], ["#explain"], ["#flow"], ["body > header"]]}
-SCHEMES = {
-    "deep": ("light",),
-    "short": ("light",),
-    "lens": ("dark",),
-    "long": ("dark",),
-}  # of these one of both each
+SCHEMES = {"short": ("light",), "lens": ("dark",), "long": ("dark",)}  # of large pages one of both each
 
 
 @pytest.mark.parametrize(
