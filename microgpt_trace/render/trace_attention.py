@@ -20,7 +20,6 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) 
     """The weights among the events, as far as the trace kept them. Several sections share a screen; if
     `whole`, what the overview has is shown with all heads."""
     weights = _weights(trace, events)
-    sharing = len(_weights(trace, trace.events))
     for event in weights:
         length = event.shape[-1]
         if length > MOST:
@@ -28,7 +27,8 @@ def attention_sections(trace: Trace, events: Sequence[TraceEvent], whole: bool) 
             yield Section([words(f"Attention weights of {length:,} tokens have no room here: {how}", "dim")])
         elif ("forward", event.name) in trace.arrays:
             all_heads = whole and trace.specs[event.name].overview
-            yield Section([_matrices(trace, event.name, None if all_heads else sharing)])
+            sharing = None if all_heads else len(_weights(trace, trace.events))
+            yield Section([_matrices(trace, event.name, sharing)])
 
 
 def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil, isfinite, sqrt
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
 
-from ...arrays.stats import Array
 from ...text.printable import shown_token
 from ..sections import AttentionMatrices
 from ..token_labels import token_label
 from .heat import heat, heat_cell
+from .lines import Lines, Piece
 from .matrices import has_room
 from .screen import Screen, at_right
 
@@ -55,13 +54,14 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
             screen.print()
         heads = shown[start : start + beside]
         above = _above(heads, [block.labels[key] for key in keys], layout.cell, screen)
-        text = Text("\n".join(" " * margin + line for line in above), "dim", no_wrap=True)
+        lines: list[list[Piece]] = [[(" " * margin + line, "dim")] for line in above]
         for query in queries:
-            text.append("\n" + set_cell_size(rows[query], margin), "dim")
+            line = [(set_cell_size(rows[query], margin), "dim")]
             for at, head in enumerate(heads):
-                text.append(" " * GAP * bool(at))
-                _append_row(text, block.weights[head, query, : len(keys)], query, layout.cell, screen)
-        screen.print(text)
+                line.append((" " * GAP * bool(at), ""))
+                line += _row(block.weights[head, query, : len(keys)].tolist(), query, layout.cell, screen)
+            lines.append(line)
+        screen.print(Lines(lines))
     for left_out in _left_out(block, shown, queries, keys, screen):
         screen.tell(left_out, "dim", indent=0)
 
@@ -113,22 +113,19 @@ def _short(label: str, width: int, screen: Screen) -> str:
     return set_cell_size(shown, width).strip() if cell_len(shown) > width else shown
 
 
-def _append_row(text: Text, weights: Array, query: int, cell: int, screen: Screen) -> None:
+def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterator[Piece]:
     """A query's weights, and blanks for what it does not see."""
-    for key, weight in enumerate(weights.tolist()):
-        if key > query:
-            text.append(" " * cell)
-            continue
+    for weight in weights[: query + 1]:
         share = weight if isfinite(weight) else None
-        number = "NaN" if share is None else f"{share * 100:.0f}"
         if cell == FIGURES:
-            text.append_tokens(heat_cell(number, share, cell, screen))
+            number = "NaN" if share is None else f"{share * 100:.0f}"
+            yield from heat_cell(number, share, cell, screen)
         elif share is None or not screen.many_colors:
-            text.append(
-                at_right("?" if share is None else screen.shade(sqrt(max(share, 0))), cell), "not dim"
-            )
+            yield ("?" if share is None else screen.shade(sqrt(max(share, 0)))).rjust(cell), ""
         else:
-            text.append(" " * (cell - 1)).append(" ", f"not dim {heat(sqrt(max(share, 0)))}")
+            yield " " * (cell - 1), ""
+            yield " ", heat(sqrt(max(share, 0)))
+    yield " " * cell * (len(weights) - query - 1), ""
 
 
 def _left_out(

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, zip_longest
+from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions
-from rich.segment import Segment
-from rich.style import Style
 
 from ...text.printable import on_one_line
 from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline
+from .lines import Lines, Piece
 from .screen import Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
 WIDEST_SIGNED = 29  # characters of a bar to both sides
 NARROW, NARROWEST = 12, 5  # how far a column that wraps gives way, and one that should not
-
-
-Piece = tuple[str, str]  # a text and its style
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) 
             if row is not part.rows[0] or any(row)  # a table may do without titles
             for line in _lines_of(row, styles, widths, part.columns)
         ]
-        screen.print(_Lines(lines), crop=False)
+        screen.print(Lines(lines), crop=False)
 
 
 def fits(columns: Sequence[Column], rows: Sequence[Any], screen: Screen) -> bool:
@@ -178,22 +173,6 @@ def _fitting_widths(table: _LaidOut, room: int) -> list[int]:
             widest = max(flexible, key=widths.__getitem__)
             widths[widest] -= 1 if len(flexible) > 1 else min(excess, widths[widest] - least[widest])
     return widths
-
-
-class _Lines:
-    """Lines that fit, without rich's search for places to break them."""
-
-    def __init__(self, lines: Sequence[Sequence[Piece]]) -> None:
-        self.lines = lines
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        known = {"": Style.null()}
-        for line in self.lines:
-            for style, pieces in groupby(line, key=lambda piece: piece[1]):
-                if style not in known:
-                    known[style] = console.get_style(style)
-                yield Segment("".join(text for text, _ in pieces), known[style])
-            yield Segment.line()
 
 
 def _lines_of(
