@@ -10,7 +10,9 @@ from ..architecture.model import LanguageModel
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..errors import InputError
 from ..hooks.names import select_names
-from ..text.brief import one_line
+from ..text.brief import brief, one_line
+
+MOST_EXAMPLES = 10_000  # of a unit, each of which takes some 100 bytes
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,8 +45,8 @@ def order_for(
     usual = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
     asked = select_names(histograms, names) if histograms else []
     chosen = select_names([*events, *asked], names) if events else [n for n in names if n in {*usual, *asked}]
-    if top < 0:
-        raise InputError(f"top: expected 0 or more, found {top}")
+    if not 0 <= top <= MOST_EXAMPLES:
+        raise InputError(f"top: expected 0 to {MOST_EXAMPLES:,} examples of each unit, found {brief(top)}")
     if max_tokens is not None and max_tokens < 1:
         raise InputError(f"max_tokens: expected 1 or more, found {max_tokens}")
     units = [name for name in units_of(plan) if name in chosen] if top else []

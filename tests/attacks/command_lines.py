@@ -65,7 +65,7 @@ LETTERS = (
 )
 WORKS = {"--steps", "--count", "-n", "--generate"}  # a huge one is a right and endless request
 SIZES = {"--n-layer", "--n-embd", "--batch-size", "--block-size"}
-TARGETS = {"--out", "--save", "--save-aprt", "--log"}
+TARGETS = {"--out", "--save", "--save-aprt", "--log", "--imatrix", "--html"}
 BY_SITE = {
     "--layer",
     "--show",
@@ -89,12 +89,14 @@ RIGHT = {
     "--model": ("m.gguf", "hf", "c.safetensors", "w.safetensors"), "--target": ("a", "#5", "e"),
     "--patch": ("layer0.mlp.act=saved.safetensors", "layer0.mlp.act=micro.safetensors"),
     "--against": ("b", "#6"), "--add": ("layer1.attn.out=saved.safetensors", "layer0.attn.out=micro.json"),
-    "--watch": ("ava",),
+    "--watch": ("ava",), "--field": ("text",), "--shard": ("1/2", "2/2", "1/1"), "--workers": ("0", "1"),
+    "--plot": ("new.svg", "new.png", "attention:new.svg"),
 }  # fmt: skip
 # What fits few models, or ends the command before there is anything to attack
 SELDOM = {
     "--schema", "--set", "--rope-pairs", "--n-head", "--bos", "--seed", "--payload", "--reference", "--diff",
     "--save-tensor", "--weights", "--prompts", "--suggest-map", "--chat", "--backward", "--step",
+    "--workers", "--scheduler", "--plot", "--html",
 }  # fmt: skip
 RISKY = {*SIZES, "--top-k", "--seed"}
 

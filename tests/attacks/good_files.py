@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from support.apr_files import METADATA, apr_bytes
 from support.apr_files import tiny_model as apr_model
 from support.commands import microgpt
+from support.corpora import corpus_bytes
 from support.gguf_files import gguf_bytes
 from support.tiny_models import CASES, random_quantised_weights, random_weights, write_folder, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS, write_tokenizer
@@ -60,6 +61,17 @@ OF_MICROGPT = (
     "diagnose FILE c.safetensors", "trace emma --patch layer0.mlp.act=FILE",
     "diagnose FILE c.safetensors --json",
 )  # fmt: skip
+CORPUS = (
+    "survey c.safetensors FILE --out new.survey.safetensors",
+    "survey m.gguf FILE --json",
+    "survey c.safetensors FILE --skip-bad --limit 3",
+)
+SURVEY = (
+    "survey FILE", "survey FILE --json -v", "diff FILE s.survey.safetensors",
+    "diff s.survey.safetensors FILE --json", "survey c.safetensors names.txt --top 1 --resume --out FILE",
+)  # fmt: skip
+TEXTS = ["emma", "ava", "", "mia", "olivia", "abcd", "a"]
+CORPORA = ("texts.txt", "texts.jsonl", "texts.jsonl.gz", "texts.txt.zst", "texts.parquet", "texts.parquet.gz")
 
 
 def _of(lines: tuple[str, ...], read: str, token: str = "#5") -> tuple[str, ...]:
@@ -98,6 +110,9 @@ READERS: dict[str, tuple[str, ...]] = {
         "diff m.gguf npy --map FILE",
     ),
     "prompts.txt": ("diff m.gguf hf --prompts FILE", "diff m.gguf hf --prompts FILE --json"),
+    **dict.fromkeys(CORPORA, CORPUS),
+    "s.survey.safetensors": SURVEY,
+    "imatrix.gguf": ("survey FILE", "survey FILE --json"),
     "pairs.txt": (
         "patch m.gguf --pairs FILE", "patch m.gguf --pairs FILE --json",
         "patch --pairs FILE --target a --against b",
@@ -117,6 +132,14 @@ PLAIN = (
     "trace m.gguf e --layers 1-1 --positions last",
     "diff c.safetensors micro.safetensors --rtol 0.1 --atol 1e-6", "inspect m.gguf --filter *attn_q* --stats",
     "trace m.apr --tokens 1,2 --rope-pairs halves --set num_heads=4",
+    "survey c.safetensors names.txt --top 2 --histograms *",
+    "survey m.gguf texts.jsonl --max-tokens 4 --json",
+    "survey c.safetensors texts.txt texts.jsonl.gz --shard 1/2 --out new.survey.safetensors",
+    "survey m.gguf texts.txt.zst --imatrix new.gguf --sample 2 --seed 3", "survey names.txt --limit 3 -v",
+    "trace emma --html new.html", "explain layer0.attn.scores[1,3,2] emma --html new.html",
+    "patch emma emmy --html new.html", "trace m.gguf e --html new.html --plot probs.svg",
+    "attribute emma --html - --out new.txt", "timeline log.jsonl --html new.html",
+    "trace emma --plot new.svg",
 )  # fmt: skip
 
 
@@ -142,8 +165,11 @@ def make(folder: Path) -> None:
     (folder / "names.txt").write_text(
         "emma\nolivia\nava\nisabella\nsophia\nmia\namelia\nharper\nevelyn\nabigail\n"
     )
+    for name in CORPORA:
+        (folder / name).write_bytes(corpus_bytes(TEXTS, name))
     _train(folder)
     _dump(folder)
+    _survey(folder)
 
 
 def _train(folder: Path) -> None:
@@ -182,6 +208,13 @@ def _dump(folder: Path) -> None:
         '"logits" = "logits[:, :61]"', '"layer0.attn.q" = { from = "layer0.attn.q", layout = "TC" }',
     ]  # fmt: skip
     (folder / "map.toml").write_text("\n".join(lines) + "\n")
+
+
+def _survey(folder: Path) -> None:
+    """A survey with an example of each unit, and an importance matrix."""
+    read = ("survey", folder / "c.safetensors", folder / "names.txt", "--top", 1)
+    _do(*read, "--out", folder / "s.survey.safetensors")
+    _do("survey", folder / "m.gguf", folder / "texts.txt", "--imatrix", folder / "imatrix.gguf")
 
 
 def _do(*words: object) -> None:

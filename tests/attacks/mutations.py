@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -153,8 +154,26 @@ def _npz(rng: Random, path: Path) -> bytes:
     return held.getvalue()
 
 
+def _gz(rng: Random, path: Path) -> bytes:
+    return gzip.compress(_unpacked(rng, gzip.decompress(path.read_bytes())), rng.choice((0, 1)))
+
+
+def _zst(rng: Random, path: Path) -> bytes:
+    import zstandard
+
+    return zstandard.compress(_unpacked(rng, zstandard.decompress(path.read_bytes())))
+
+
+def _unpacked(rng: Random, content: bytes) -> bytes:
+    """What a packed file holds, changed; seldom grown to lines that are long or many."""
+    if rng.random() < 0.1:
+        return rng.choice((b"a" * (40 << 20) + b"\n", b"a\n" * 1000, b"\n" * (1 << 20))) * 3
+    return mutate_bytes(rng, content, content)
+
+
 STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
     ".safetensors": _safetensors, ".gguf": _gguf, ".apr": _apr, ".npy": _npy, ".npz": _npz,
+    ".gz": _gz, ".zst": _zst,
 }  # fmt: skip
 
 
@@ -227,7 +246,8 @@ def replace(rng: Random, path: Path, other: Path) -> str:
         content = other.read_bytes()[: rng.choice((0, 100, 1 << 20))]
         with path.open("wb") as file:
             file.write(content)
-            file.truncate(rng.choice((1 << 33, 1 << 40)))
+            # A corpus is read from end to end, however large it is
+            file.truncate(1 << 28 if path.name.startswith("texts.") else rng.choice((1 << 33, 1 << 40)))
     elif kind == "fifo":
         os.mkfifo(path)
     elif kind == "another":

@@ -177,7 +177,7 @@ def _of_json(words: Sequence[str], ended: Ended, folder: Path) -> Iterator[str]:
     }
     if ended.code not in (0, 1) or not asked or NO_RUN & set(words):
         return
-    text = ended.out
+    text = "" if ("--html", "-") in pairwise(words) else ended.out  # where a page goes
     if "--out" in words:
         files = [folder / name for name in ended.changed if (folder / name).is_file()]
         text = text or (files[0].read_text(encoding="utf-8") if len(files) == 1 else "")

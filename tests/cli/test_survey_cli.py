@@ -137,6 +137,7 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
     ("words", "message"),
     [
         ("decoder", "a corpus is needed beside decoder"),
+        (f"--top {10**20}", "top: expected 0 to 10,000 examples of each unit, found 100000000000000000000"),
         ("microgpt.safetensors --max-tokens 5", "--max-tokens is for a production model"),
         ("microgpt.safetensors --chat", "--chat is for a production model"),
         ("--seed 3 microgpt.safetensors", "--seed is for an untrained model or for --sample, but"),
