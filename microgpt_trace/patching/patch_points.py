@@ -65,7 +65,7 @@ def places_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
             said = site.text.strip()[len(site.selector) :]
             part = site.part(name, shapes[name], partial(token_of, model) if name == "logits" else None)
             if said:
-                parts[name + said] = PatchPoint(Spot(name + said, name, layer_of(name), None, None), part)
+                parts[name + said] = PatchPoint(_spot_of(name + said, name, part, model.plan), part)
             else:
                 whole.add(name)
     if not whole and not parts:
@@ -91,9 +91,22 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
     return patchable
 
 
+def _spot_of(site: str, name: str, part: Part, plan: Plan) -> Spot:
+    """A part of an event; of a head with the head, and the position where the site names one of it."""
+    head = _head_of(name, plan) if part.heads is None else _only(part.heads)
+    return Spot(site, name, layer_of(name), head, None if head is None else _only(part.positions))
+
+
+def _head_of(name: str, plan: Plan) -> int | None:
+    return plan.sums_of[name].parts.index(name) if name in plan.sums_of else None
+
+
+def _only(places: Sequence[int] | None) -> int | None:
+    return places[0] if places is not None and len(places) == 1 else None
+
+
 def _of_event(plan: Plan, name: str, length: int) -> list[PatchPoint]:
-    if name in plan.sums_of:
-        head = plan.sums_of[name].parts.index(name)
+    if (head := _head_of(name, plan)) is not None:
         return [PatchPoint(Spot(name, name, layer_of(name), head, None), WHOLE)]
     return [
         PatchPoint(

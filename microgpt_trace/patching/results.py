@@ -21,8 +21,9 @@ from ..tracing.findings import Check
 class Spot:
     """What was patched: a part of an event, as --sites names it.
 
-    With a `position` it is that position, with a `head` that head at all positions; with neither it
-    is what the site says.
+    With a `position` alone it is that position. With a `head` it is that head: whole where the site is
+    its `name`, else the part that the site says, at `position` if it names one. With neither it is what
+    the site says.
     """
 
     site: str
@@ -32,6 +33,11 @@ class Spot:
     position: int | None
 
     __repr__ = one_line
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it stands for itself, and not in a table of positions or heads."""
+        return self.position is None if self.head is None else self.site != self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     for cell in cells:
-        if cell.position is not None or cell.head is not None:
+        if not cell.is_part:
             kind = stream if cell.layer is None else kind_of(cell.name)
             grouped.setdefault(kind, []).append(cell)
     return [_table(kind, own) for kind, own in grouped.items()]
@@ -155,7 +161,7 @@ def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
 
 def parts_of(cells: Sequence[Cell]) -> list[Cell]:
     """The cells that stand for themselves: parts of events that a site named."""
-    return [cell for cell in cells if cell.position is None and cell.head is None]
+    return [cell for cell in cells if cell.is_part]
 
 
 def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:

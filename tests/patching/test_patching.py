@@ -240,6 +240,23 @@ def test_tables_have_a_row_for_each_layer_and_a_column_for_each_place(deep):
     assert [cell.site for cell in parts_of(result.cells)] == ["logits@-1"]
 
 
+PLACES = {  # the head and the position of a site, which say with its name what it is
+    "layer0.attn.head1": (1, None),
+    "layer0.attn.head1@0": (1, 0),
+    "layer0.attn.head1@:3": (1, None),
+    "layer0.attn.head1@0,2": (1, None),
+    "layer0.attn.weights[1,3]": (1, 3),
+    "layer0.attn.weights[:,3]": (None, None),
+    "layer0.mlp.act@3": (None, None),
+}
+
+
+def test_a_part_of_a_head_has_its_head_and_its_position(deep):
+    result = patch(deep.model, "abba", "abbb", target="a", against="b", sites=list(PLACES))
+    assert {cell.site: (cell.head, cell.position) for cell in result.cells} == PLACES
+    assert [cell.site for cell in parts_of(result.cells)] == list(PLACES)[1:]
+
+
 def test_what_stands_out_of_a_table(decoders):
     result = patch(decoders("llama_gqa")[0], CLEAN, CORRUPT)
     values = [[0.9, 0.1], [0.8, 0.3], [0.2, 0.7]]
