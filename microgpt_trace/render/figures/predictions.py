@@ -24,6 +24,7 @@ PROBABILITY = Scale(0.0, 1.0, "probability")
 MOST = 64  # positions that a figure has room for
 CELL, ROW = 0.62, 0.26  # inches of a token, of a token above its probability
 LABEL = 8  # characters of a token in a cell
+NOTHING, NOT_FINITE = "–", "not finite"  # in a cell without a candidate
 
 
 def plot_probabilities(trace: Trace, ax: Axes | None = None) -> Axes:
@@ -44,7 +45,7 @@ def probabilities_picture(trace: Trace) -> Picture:
     _check_room("probs", len(rows))
     depth = max(1, *(len(row.top) for row in rows))
     targets = any(row.target for row in rows)
-    cells = [[*([row.target] if targets else []), *_filled(row.top, depth)] for row in rows]
+    cells = [[*([row.target or NOTHING] if targets else []), *_filled(row.top, depth)] for row in rows]
     columns = [*(["target"] if targets else []), *(f"{n + 1}" for n in range(depth))]
 
     def draw(panel: Panel) -> None:
@@ -66,7 +67,7 @@ def lens_picture(trace: Trace) -> Picture:
         raise InputError("lens: this trace has none; --lens, or lens=True, adds it for a production model")
     positions = rows[0].positions
     _check_room("lens", len(positions))
-    cells = [list(row.predicted) for row in rows]
+    cells = [[candidate or NOT_FINITE for candidate in row.predicted] for row in rows]
 
     def draw(panel: Panel) -> None:
         _draw_cells(panel, cells, two_lines=False)
@@ -102,17 +103,17 @@ def loss_by_position(trace: Trace) -> Picture:
     return Picture(min(max(COLUMN, len(rows) * LINE * 1.2 + 0.9), 1.6 * PAGE), 2.8, draw)
 
 
-def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | None]], two_lines: bool) -> None:
-    """A candidate in each cell, in the colour of its probability; none where these are not finite."""
-    values = np.array([[math.nan if c is None else c.p for c in row] for row in cells])
+def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_lines: bool) -> None:
+    """A candidate in each cell, in the colour of its probability, or why there is none."""
+    values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
     add_bar(panel, image, PROBABILITY, values[np.isfinite(values)])
 
 
-def _cell(candidate: Candidate | None, two_lines: bool) -> str:
-    if candidate is None:
-        return "not finite"
+def _cell(candidate: Candidate | str, two_lines: bool) -> str:
+    if isinstance(candidate, str):
+        return candidate
     return _label(candidate) + (f"\n{probability(candidate.p, 3)}" if two_lines else "")
 
 
@@ -124,8 +125,8 @@ def _place(trace: Trace, position: int) -> str:
     return f"{position} {token_label(trace.input.labels[position], LABEL)}"
 
 
-def _filled(top: Sequence[Candidate], depth: int) -> list[Candidate | None]:
-    return [*top, *[None] * (depth - len(top))]
+def _filled(top: Sequence[Candidate], depth: int) -> list[Candidate | str]:
+    return [*top, *[NOT_FINITE] * (depth - len(top))]
 
 
 def _check_room(name: str, count: int) -> None:
