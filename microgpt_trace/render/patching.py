@@ -69,6 +69,12 @@ def _spread(cell: MeanPatched) -> float | None:
     return cell.spread
 
 
+def map_end(cells: Sequence[Any], value: Value) -> float:
+    """Where the colours of a map of these cells end, on a page as in a figure: at 1, or as far as they go."""
+    known = (value(cell) for cell in cells if not cell.is_part)
+    return max([1.0, *(abs(own) for own in known if own is not None and math.isfinite(own))])
+
+
 def _runs(result: PatchResult) -> Iterator[Section]:
     contrast = result.contrast
     runs = (("clean", result.clean), ("corrupted", result.corrupt))
@@ -131,6 +137,7 @@ def _tables(
     cells: Sequence[Any], title: str, value: Value, heads: Heads, told: bool = True
 ) -> Iterator[Section]:
     """A grid for each kind of site, and what stands out in it."""
+    end = map_end(cells, value)
     for table in tables_of(cells):
         by_position = table.across == "position"
         where = "at one position" if by_position else "of one head, at all positions"
@@ -140,6 +147,7 @@ def _tables(
             numbers=table.columns,
             rows=[(label, [None if c is None else value(c) for c in row]) for label, row in table.rows],
             about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
+            end=end,
         )
         yield Section([grid, *(_told(table, value, heads) if told else ())], title, f"{table.title} {where}")
 

@@ -113,13 +113,15 @@ class Grid(NamedTuple):
     """Shares from 0 to 1 by row and column, None where there is none, a cell the darker the larger.
 
     `heads` are lines above the columns, each with what it tells and a text for every column; `numbers` are
-    what the columns count, and `about` names what a cell is of, by row and column.
+    what the columns count, and `about` names what a cell is of, by row and column. Colours that tell
+    negative values apart end at -`end` and `end`.
     """
 
     heads: Sequence[tuple[str, Sequence[str]]]
     numbers: Sequence[int]
     rows: Sequence[tuple[str, Sequence[float | None]]]
     about: Sequence[Sequence[str]] = ()
+    end: float = 1.0
 
 
 class Figures(NamedTuple):

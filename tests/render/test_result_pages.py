@@ -9,7 +9,7 @@ from support.commands import microgpt
 from support.result_pages import content_of, markup_of
 from support.script_engine import needs_node, run_script
 
-from microgpt_trace import attribute, diff, init, patch, trace
+from microgpt_trace import attribute, diff, init, patch, plot_patch, trace
 from microgpt_trace.comparison.kept_pairs import KeptPair, PairKeeper
 from microgpt_trace.render.attribution import attribution_sections
 from microgpt_trace.render.comparison import comparison_sections
@@ -45,6 +45,20 @@ def test_a_map_has_the_numbers_of_the_result_and_each_site_all_of_its_own():
             "restored": cell.restored, "logit difference": cell.difference,
             "corrupted": result.corrupt.difference, "clean": result.clean.difference,
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("most", [0.75, 1.75])
+def test_the_colours_of_a_map_end_where_those_of_its_figure_do(most):
+    """At 1, or as far as any of its maps goes."""
+    figure = pytest.importorskip("matplotlib.figure", reason="figures are drawn by matplotlib").Figure()
+    sites = ["layer0.mlp.residual", "layer0.attn.head*", "layer0.attn.head3@0"]
+    result = patch(init(seed=1), "emma", "emmy", target="m", against="y", sites=sites)
+    cells = [replace(cell, restored=-most if cell.head == 2 else 0.5) for cell in result.cells]
+    cells[-1] = replace(cells[-1], restored=9.0)  # a part, which is in no map
+    result = replace(result, cells=tuple(cells))
+    ends = [grid["end"] for grid in content(result, patch_sections, patch_view).document["grids"]]
+    axes = plot_patch(result, ax=figure.add_subplot()).child_axes
+    assert ends == [own.images[0].norm.vmax for own in axes if own.images] == [max(1.0, most)] * 2
 
 
 def test_what_heads_look_at_is_a_map_of_the_results_shares():

@@ -50,10 +50,10 @@ class Scale(NamedTuple):
         return LinearSegmentedColormap.from_list("signed", SIGNED) if self.signed else colormaps["cividis"]
 
 
-def symmetric(values: Array, words: str, least: float = 0.0) -> Scale:
+def symmetric(values: Array, words: str) -> Scale:
     """A scale of signed values, grey at 0."""
     finite = np.abs(values[np.isfinite(values)])
-    most = max(least, float(finite.max(initial=0.0))) or 1.0
+    most = float(finite.max(initial=0.0)) or 1.0
     return Scale(-most, most, words)
 
 

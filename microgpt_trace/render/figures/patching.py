@@ -19,9 +19,10 @@ from ...patching.results import (
 )
 from ...text.wording import counted
 from ..numbers import figure
+from ..patching import map_end
 from ..token_labels import token_label
 from .bars import BAR, SignedValue, draw_bars
-from .heat import Scale, add_bar, draw_heat, room_for_crosses, symmetric, write_cells
+from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
 from .panel import CHARACTER, COLUMN, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
     words = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
     maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
-    cells = [cell for table in tables for _, row in table.rows for cell in row if cell is not None]
-    values = np.array([_value(cell) for cell in cells])
-    scale = symmetric(values, words, least=1.0)
+    values = np.array([_value(cell) for cell in result.cells if not cell.is_part])
+    end = map_end(result.cells, _value)
+    scale = Scale(-end, end, words)
     rooms = [(len(each) * ROOM[1], _below(table, pairs)) for table, each in zip(tables, maps, strict=True)]
     rooms += [(len(parts) * BAR + 0.1, BELOW + CHARACTER)] if parts else []
 

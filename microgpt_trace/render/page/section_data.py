@@ -41,5 +41,6 @@ def _map(grid: Grid, title: str) -> dict[str, Any]:
         "columns": ["/".join(row[n] for _, row in others if row[n]) or first[1][n] for n in columns],
         "across": [", ".join(f"{label} {row[n]}" for label, row in grid.heads if row[n]) for n in columns],
         "values": [values for _, values in grid.rows],
+        "end": grid.end,
         "names": grid.about or [[""] * len(grid.numbers) for _ in grid.rows],
     }

@@ -29,5 +29,8 @@ export function inkOn([red, green, blue]) {
   return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue) < 0.179 ? "#fff" : "#000";
 }
 
-/** Where a value stands on the square-root scale that ends at `end`: -1 to 1. */
-export const rooted = (value, end) => (end > 0 ? Math.sign(value) * Math.sqrt(Math.min(1, Math.abs(value) / end)) : 0);
+/** Where a value stands on the scale that ends at `end`, by its square root unless it is `linear`: -1 to 1. */
+export function placeOn({ end, linear }, value) {
+  const share = end > 0 ? Math.min(1, Math.abs(value) / end) : 0;
+  return Math.sign(value) * (linear ? share : Math.sqrt(share));
+}

@@ -5,16 +5,16 @@ import { make } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { full } from "./numbers.js";
 
-/** `grid`: title, labels of rows and columns, the values, which may be null, and the name of each cell;
-    `table` is what it takes the place of, if there is one, and `said` tells more of a name. */
+/** `grid`: title, labels of rows and columns, the values, which may be null, where their colours end, and
+    the name of each cell; `table` is what it takes the place of, if there is one, and `said` tells more of a
+    name. */
 export function gridView(grid, { table = null, key, choose, said }) {
   const valueAt = (row, column) => (grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]));
-  const all = grid.values.flat().filter((value) => value !== null).map(Number);
   const looked = make("p", { class: "looked n" }, "\u00a0");
   const data = {
     rows: grid.rows.length, columns: grid.columns.length, key, title: grid.title, valueAt, table: false,
-    kind: grid.kind ?? "signed", end: Math.max(1, ...all.filter(Number.isFinite).map(Math.abs)),
-    isMasked: all.length < grid.rows.length * grid.columns.length ? (row, column) => grid.values[row][column] === null : undefined,
+    kind: grid.kind ?? "signed", end: grid.end ?? 1, linear: !grid.kind,
+    isMasked: grid.values.flat().includes(null) ? (row, column) => grid.values[row][column] === null : undefined,
     hatched: "none", rowLabels: grid.rows, columnLabels: grid.columns, chosen: null, brief: (value) => value.toFixed(2),
     largest: 56, rowHeight: 20, labelRoom: 140,
     describe: (row, column) => `${grid.rows[row]}, ${grid.across[column]}: ${grid.values[row][column] === null ? "none" : full(valueAt(row, column))}${said(grid.names[row][column])}`,

@@ -1,6 +1,6 @@
 // A matrix of numbers as a picture that can be walked through, with a table behind it. Knows no run.
 
-import { colorOf, inkOn, rooted } from "./colors.js";
+import { colorOf, inkOn, placeOn } from "./colors.js";
 import { make } from "./dom.js";
 import { full, short } from "./numbers.js";
 
@@ -8,9 +8,10 @@ const LARGEST_CELL = 34;
 const WITH_NUMBERS = 30; // pixels of a cell from which on a number stands in it
 const MOST_IN_TABLE = 4096; // elements
 
-/** `data`: rows, columns, valueAt(r, c), isMasked(r, c), kind "share" or "signed", end of the scale, labels of
-    rows and columns, how many columns belong together (`ruled`), what is said of a cell, its number in short,
-    which one is chosen, and what to do when one is looked at or chosen; `key` names it among all. */
+/** `data`: rows, columns, valueAt(r, c), isMasked(r, c), kind "share" or "signed", the end of the scale and
+    whether it is `linear`, labels of rows and columns, how many columns belong together (`ruled`), what is said
+    of a cell, its number in short, which one is chosen, and what to do when one is looked at or chosen; `key`
+    names it among all. */
 export function matrix(data) {
   const canvas = make("canvas", {});
   const said = make("output", { class: "visually-hidden", "aria-live": "polite" });
@@ -111,7 +112,7 @@ function pictureOf(data) {
       if (data.isMasked?.(row, column)) continue;
       allFinite &&= Number.isFinite(value);
       if (!Number.isFinite(value)) continue;
-      image.data.set(colorOf(data.kind, rooted(value, data.end)), at);
+      image.data.set(colorOf(data.kind, placeOn(data, value)), at);
       image.data[at + 3] = 255;
     }
   }
@@ -183,7 +184,7 @@ function paintCells({ data, left, top, cell, height, font, allFinite }, context,
         context.fillStyle = paper; // over what is hatched: it is not hidden
         context.fillRect(left + column * cell, top + row * height, cell, height);
       }
-      context.fillStyle = finite ? inkOn(colorOf(data.kind, rooted(value, data.end))) : ink;
+      context.fillStyle = finite ? inkOn(colorOf(data.kind, placeOn(data, value))) : ink;
       const text = finite ? data.brief(value) : cell > 24 ? full(value) : "!";
       context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);
     }
@@ -233,7 +234,7 @@ function legend(data) {
     context.fillRect(x, 0, 1, 1);
   }
   const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", a picture of 8 bit" : ""));
+  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, data.linear ? "" : " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", a picture of 8 bit" : ""));
 }
 
 function tableBehind(data) {
