@@ -241,6 +241,8 @@ WRONG += [
     "#layer0.attn.q[1,2,3]",
     "#constructor[0,0]",
     "#&set=toString[0]=1",
+    "#off=%0A",
+    "#&off=%E2%80%A8[:,1]",
 ]
 
 

@@ -63,6 +63,20 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page_of, page_fi
     axe_finds_nothing(axe, page_of(page_file(*words(name)), PLACES[name]), schemes=[scheme])
 
 
+WRONG = ["#__proto__", "#constructor", "#toString[0]", "#nothing&part=__proto__", "#%"]
+WRONG += ["#position=-1", "#position=0.5", "#step=1e400&position=1e400", "#step=-1&position="]
+
+
+@pytest.mark.parametrize("name", ["attribute", "patch", "diff", "timeline"])
+def test_an_address_that_fits_nothing_shows_a_page(page_of, page_file, words, name):
+    page = page_of(page_file(*words(name)))
+    for address in WRONG:
+        page.goto(page.url.partition("#")[0] + address)
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.locator("#reading strong").count() == 0, address
+
+
 def test_a_gradient_is_explained_where_the_page_opens(page_of, page_file, words):
     page = page_of(page_file(*words("explain")))
     told = json.loads(microgpt(*words("explain"), "--json").out)

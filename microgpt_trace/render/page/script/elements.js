@@ -8,7 +8,7 @@ export const lastOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
 /** The array and the channel of what can be taken out: "layer0.mlp.act[:,7]", or the whole of an array. */
 export function partOf(text) {
-  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/.exec(text);
+  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/s.exec(text);
   return { name, channel: channel === undefined ? undefined : Number(channel) };
 }
 

@@ -13,6 +13,7 @@ const slot = (name) => document.getElementById(name);
     `keys`, what its keys do. */
 export function start(viewOf = () => null) {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
+  const [commands, facts] = [mapOf(content.commands), mapOf(content.facts)];
   let place = read(location.hash);
   const trail = [];
 
@@ -29,15 +30,15 @@ export function start(viewOf = () => null) {
   }
 
   const choose = (name) => go({ ...place, name });
-  const said = (name) => (content.facts[name] ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
+  const said = (name) => (facts.get(name) ?? []).map(([what, value]) => `, ${what} ${value}`).join("");
   const context = { content, arrays, go, choose, said, place: () => place };
   const views = [viewOf(context), ...gridsOf(context), switchTabs(slot("tabs"), context)].filter(Boolean);
 
   function show() {
     for (const view of views) view.show(place);
     for (const link of links()) link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
-    const command = commandOf(content.commands, place.name);
-    const words = command ? [make("strong", {}, visible(place.name)), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(Object.keys(content.commands).length > 0)]];
+    const command = commandOf(commands, place.name);
+    const words = command ? [make("strong", {}, visible(place.name)), ` ${said(place.name).replace(/^, /, "")} `, copyable(command)] : [HINT[Number(commands.size > 0)]];
     slot("reading").replaceChildren(...words);
   }
 
@@ -71,7 +72,7 @@ export function start(viewOf = () => null) {
   });
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a");
-    if (!link || !commandOf(content.commands, nameOf(link))) return;
+    if (!link || !commandOf(commands, nameOf(link))) return;
     event.preventDefault();
     choose(nameOf(link));
   });
@@ -97,7 +98,10 @@ const links = () => document.querySelectorAll('#said a[href^="#"]');
 const nameOf = (link) => read(new URL(link.href).hash).name;
 
 /** The command of a name, or of the array that an element is of. */
-const commandOf = (commands, name) => (Object.hasOwn(commands, name) ? commands[name] : commands[split(name)[0]]);
+const commandOf = (commands, name) => commands.get(name) ?? commands.get(split(name)[0]);
+
+/** What names lead to. A plain object also has what every object has, as `constructor`, which an address may name. */
+const mapOf = (named) => new Map(Object.entries(named));
 
 /** A picture for each map of the sections, and one for each that a command adds to a section. */
 function gridsOf({ content, choose, said }) {

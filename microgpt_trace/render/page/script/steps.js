@@ -1,6 +1,6 @@
 // The traced steps of a training run: which one is shown, and curves over them. Knows no page.
 
-/** The place of the traced step that is nearest to one that is asked for; the last where none is. */
+/** The place of the step, or the position, that is nearest to one that is asked for; the last where none is. */
 export function placeOf(steps, asked) {
   const wanted = Number(asked);
   if (asked === undefined || asked === "" || !Number.isFinite(wanted)) return steps.length - 1;

@@ -47,7 +47,7 @@ export function timelineView({ content, arrays, go, place }) {
     slider.setAttribute("aria-valuetext", `step ${steps[n]}`);
     play.hidden = still.matches || steps.length < 2;
     said.textContent = `step ${steps[n].toLocaleString("en")} of ${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
-    const position = Math.min(content.positions.length - 1, Number(settings.position ?? content.positions.length - 1) || 0);
+    const position = placeOf([...content.positions.keys()], settings.position);
     const focused = document.activeElement?.dataset?.key;
     pictures = [];
     const views = [predictions(content, n, position, (own) => set({ position: own })), attention(content, n, pictures)].filter(Boolean);
