@@ -2,6 +2,7 @@
 
 import pytest
 from support.browser import go, needs_browser
+from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import init, trace
 
@@ -143,13 +144,22 @@ def test_slash_searches_and_question_mark_lists_the_keys(page):
 
 
 @pytest.mark.parametrize(
-    ("typed", "shown"), [("mlp_fc", "#layer0.mlp_fc1"), ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]")]
+    ("typed", "shown", "matrix"),
+    [
+        ("mlp_fc", "#layer0.mlp_fc1", "layer0.mlp_fc1 null"),
+        ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]", "layer0.attn.q null"),
+        (
+            "gradient layer0.attn.scores[2,3,1]",
+            "#gradient+layer0.attn.scores[2,3,1]",
+            "gradient layer0.attn.scores 2",
+        ),
+    ],
 )
-def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page, typed, shown):
+def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page, typed, shown, matrix):
     press(page, "/")
     page.keyboard.type(typed)
     press(page, "Enter")
-    assert page.evaluate("location.hash") == shown
+    assert (page.evaluate("location.hash"), focused(page)) == (shown, matrix)
 
 
 def test_a_search_for_nothing_says_so(page):
@@ -183,6 +193,20 @@ def test_heads_are_chosen_at_a_glance(page):
     assert page.evaluate("location.hash") == "#layer0.attn.weights[1]"
     assert page.inner_text(".attention h3") == "layer0.attn.weights[1]"
     assert focused(page) == "glance"
+
+
+@needs_smollm2
+def test_a_link_scrolls_the_heads_to_its_own_and_a_click_leaves_them_there(page_of, page_file):
+    page = page_of(page_file("trace", SMOLLM2, "The capital of France is"), "#layer25.attn.weights[7,4,1]")
+    box, row = page.locator(".glances").bounding_box(), page.locator(".down span").nth(25)
+    assert row.inner_text() == "25"
+    assert box["y"] < row.bounding_box()["y"] < box["y"] + box["height"] - row.bounding_box()["height"]
+    scrolled = page.evaluate("document.querySelector('.glances').scrollTop")
+    page.locator(".glance canvas").click(position={"x": 5, "y": 33 * 24 + 5})
+    assert page.evaluate("location.hash") == "#layer24.attn.weights[0]"
+    assert page.evaluate("document.querySelector('.glances').scrollTop") == scrolled > 0
+    press(page, *["ArrowUp"] * 24)
+    assert page.evaluate("document.querySelector('.glances').scrollTop") == 0
 
 
 def test_the_browser_goes_back_and_forth_with_what_was_explained_before(page):

@@ -187,7 +187,7 @@ def changed(page_file, tmp_path, old, new):
 
 
 def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
-    path = changed(page_file, tmp_path, "// Runs the script", "globalThis.ran = 1; // Runs the script")
+    path = changed(page_file, tmp_path, "(async () =>", "globalThis.ran = 1;\n(async () =>")
     page = page_of(path, faults=["refused script-src-elem", "console: "], ready="body")
     wait_for(page, "refused.length > 0")
     assert page.evaluate("globalThis.ran") is None

@@ -15,7 +15,7 @@ from typing import Any
 from ...arrays.stats import Array
 from .markup import Markup, element
 from .packing import packed
-from .script_text import FOLDER, script, style
+from .script_text import script, starter, style
 
 
 def page(
@@ -26,12 +26,12 @@ def page(
     scripts: list[Markup] = []
     hashes: list[str] = []
     if document is not None:
-        code, starter = script(main), FOLDER.joinpath("script", "starter.js").read_text("utf-8")
-        hashes = [_hash(starter), _hash(code)]
+        code = script(main)
+        hashes = [_hash(starter()), _hash(code)]
         data = packed(document, arrays or {}, code)
         scripts = [
             Markup(f'<script type="application/octet-stream" id="packed">{data}</script>'),
-            Markup(f"<script>{starter}</script>"),
+            Markup(f"<script>{starter()}</script>"),
         ]
     policy = "; ".join([
         "default-src 'none'", f"script-src {' '.join(hashes) or chr(39) + 'none' + chr(39)}",

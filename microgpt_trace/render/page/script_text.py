@@ -10,9 +10,9 @@ from importlib.resources import files
 FOLDER = files(__package__)
 _IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./([a-z_]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
-_COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:.|\n)*?\*/)\n", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*(?://.*|/\*\*(?:.|\n)*?\*/)\n|(?<=[;{,]) //.*$", re.MULTILINE)
 _STYLE_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_STYLE_BLANKS = re.compile(r" ?([{};,>]) ?")
+_STYLE_BLANKS = re.compile(r";? ?([{};,>]) ?|(?<=:) ")
 _INDENT = re.compile(r"\n\s+")
 
 
@@ -21,6 +21,12 @@ def style() -> str:
     """The style sheet, without comments and blanks that say nothing."""
     text = _STYLE_COMMENT.sub("", FOLDER.joinpath("style.css").read_text("utf-8"))
     return _STYLE_BLANKS.sub(r"\1", " ".join(text.split()))
+
+
+@cache
+def starter() -> str:
+    """What unpacks a script and runs it."""
+    return _plain(FOLDER.joinpath("script", "starter.js").read_text("utf-8"))
 
 
 @cache
@@ -47,5 +53,10 @@ def _with_imports(main: str) -> dict[str, str]:
 
 def _as_function(name: str, text: str) -> str:
     exports = ", ".join(_EXPORT.findall(text))
-    body = _IMPORT.sub(r"const { \1 } = M.\2;", _EXPORT.sub("", _COMMENT.sub("", text)))
-    return f"M.{name} = (() => {{\n{_INDENT.sub(chr(10), body)}return {{ {exports} }};\n}})();"
+    body = _IMPORT.sub(r"const { \1 } = M.\2;", _EXPORT.sub("", _plain(text)))
+    return f"M.{name} = (() => {{\n{body}return {{ {exports} }};\n}})();"
+
+
+def _plain(text: str) -> str:
+    """A program without comments and indentation."""
+    return _INDENT.sub("\n", _COMMENT.sub("", text))

@@ -20,6 +20,9 @@ export function attentionView(context) {
   const all = glance({
     rows: names.length, columns: count, chosen: [names.indexOf(own.name), head], length: run.length, skipFirst: options.skipFirst,
     weightsOf: (row) => run.of(names[row], "value"),
+    rowLabels: names.map((each) => (names.length > 1 ? String(page.row(each).layer) : "")),
+    scrolled: options.scrolled ?? [0, 0],
+    onscroll: (scrolled) => set({ scrolled }, false),
     isOff: (row, column) => run.changed?.has(page.headEvents[names[row]][column]) ?? false,
     nameOf: (row, column) => `${names.length > 1 ? `layer ${page.row(names[row]).layer}, ` : ""}head ${column}`,
     onpick: (row, column) => {

@@ -2,7 +2,7 @@
 
 import { located } from "./address.js";
 import { bar, make } from "./dom.js";
-import { lastOf, withoutLayer } from "./elements.js";
+import { addressOf, lastOf, withoutLayer } from "./elements.js";
 import { short, statisticsOf } from "./numbers.js";
 
 const TITLES = { embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head" };
@@ -29,7 +29,10 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
     const [first] = hits(search.value);
     const typed = located(search.value.trim(), page);
     const found = typed?.index.length ? typed : first && { of: "value", name: first.name, index: [] };
-    if (found) go(found);
+    if (!found) return;
+    go(found);
+    const head = page.axesOf(found.name).length === 3 ? (found.index[0] ?? 0) : null;
+    document.querySelector(`[data-key="${CSS.escape(`${addressOf({ ...found, index: [] })} ${head}`)}"]`)?.focus({ preventScroll: true });
   });
   fill(filter);
   const legend = make("p", { class: "dim" }, "numbers: L2", shares.length ? "; bars: what a branch writes, of its stream" : "");

@@ -7,10 +7,11 @@ const ROOM = 300; // pixels
 const LARGEST = 72;
 const SMALLEST = 22;
 const GAP = 4;
+const RULED = 44; // what the labels that stay in sight take of the room
 const NOT_FINITE = [179, 38, 30]; // a red, which no share has
 
-/** `data`: rows, columns, weightsOf(row) as [columns, length, length], which one is chosen, which are taken out,
-    what one is called, and what to do when one is chosen. */
+/** `data`: rows, columns, weightsOf(row) as [columns, length, length], labels of rows, which one is chosen, which
+    are taken out, what one is called, how far it is scrolled, and what to do when one is chosen or it scrolls. */
 export function glance(data) {
   const size = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(ROOM / Math.min(data.columns, 12)) - GAP));
   const canvas = make("canvas", {});
@@ -26,7 +27,14 @@ export function glance(data) {
     cursor = at;
     label.textContent = data.nameOf(...at);
     if (aloud) said.textContent = data.nameOf(...at);
+    if (aloud) reveal();
     paint();
+  };
+  /** Scroll to where the cursor is, if it is out of sight. */
+  const reveal = () => {
+    const scrolled = (at, from, room) => (at >= from && at + size <= from + room ? from : at - room / 2);
+    whole.scrollTop = scrolled(cursor[0] * (size + GAP), whole.scrollTop, whole.clientHeight - RULED);
+    whole.scrollLeft = scrolled(cursor[1] * (size + GAP), whole.scrollLeft, whole.clientWidth - RULED);
   };
   const cellAt = (event) => {
     const bounds = canvas.getBoundingClientRect();
@@ -71,13 +79,20 @@ export function glance(data) {
     outlined(data.chosen, style.getPropertyValue("--mark"), 2);
   }
   const note = make("p", { class: "dim" });
-  const whole = make("div", { class: "glances" }, box, label, note, said);
+  const ruler = (side, labels) => make("div", { class: side, "aria-hidden": "true" }, labels.map((text) => make("span", {}, text)));
+  const heads = Array.from({ length: data.columns }, (_, n) => String(n));
+  const whole = make("div", { class: "glances", onscroll: () => data.onscroll([whole.scrollLeft, whole.scrollTop]) }, ruler("across", heads), ruler("down", data.rowLabels), box, label, note, said);
+  whole.style.setProperty("--cell", `${size + GAP}px`);
   whole.mark = () => {};
   whole.resized = () => {
     canvas.width = data.columns * (size + GAP) + 2;
     canvas.height = data.rows * (size + GAP) + 2;
+    const isFirst = !painted;
     painted ??= pictures(data, size, () => { note.textContent = "red: not finite"; });
     look(cursor, false);
+    if (!isFirst) return;
+    whole.scrollTo(...data.scrolled);
+    reveal();
   };
   return whole;
 }
