@@ -245,6 +245,21 @@ def test_what_is_composed_is_taken_when_it_is_done(page_of, page_file):
     assert page.inner_text("h1") == "emmanah"
 
 
+def test_the_command_above_is_that_of_what_is_shown(page_of, page_file):
+    page = page_of(page_file("trace", "emma"))
+    command = page.locator("header p.command")
+    own = command.inner_text()
+    assert own.startswith("microgpt trace emma --html")
+    page.fill("#text", "mia")
+    assert command.inner_text() == "microgpt trace miacopy"
+    page.click("text=head 1")
+    assert command.inner_text() == "microgpt trace mia --ablate layer0.attn.head1copy"
+    page.evaluate("() => { location.hash = '&set=wte[1,2]=0.5'; }")
+    command.filter(has_text="No command shows this run: a parameter is changed").wait_for()
+    page.evaluate("() => { location.hash = ''; }")
+    command.filter(has_text=own).wait_for()
+
+
 def test_a_letter_that_is_not_known_is_told_with_what_to_write(page_of, page_file):
     page = page_of(page_file("trace", "emma"))
     page.fill("#text", "José")

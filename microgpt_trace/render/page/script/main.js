@@ -3,7 +3,7 @@
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
 import { attentionView } from "./attention_view.js";
-import { copyCommand, make } from "./dom.js";
+import { copyable, make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
@@ -39,6 +39,8 @@ function start() {
 
   const title = document.querySelector("h1");
   const [ownTitle, ownHead] = [title.textContent, document.title];
+  const command = document.querySelector("p.command");
+  const ownCommand = command.textContent;
 
   const slot = (name) => document.getElementById(name);
   const reading = slot("reading");
@@ -146,6 +148,8 @@ function start() {
     document.body.classList.toggle("own-run", !run.traced);
     title.textContent = run.traced ? ownTitle : onOneLine(state.text ?? ownTitle) || "BOS alone";
     document.title = ownHead.replace(ownTitle, () => title.textContent);
+    const why = page.whyNoCommand(null, run);
+    command.replaceChildren(run.traced ? copyable(ownCommand) : (why ?? copyable(page.commandOf(null, run))));
     layOut();
     if (focused.isConnected) return;
     const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
@@ -170,24 +174,28 @@ function start() {
 
   const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
 
-  /** Why no command explains an element; null where one does. */
+  /** Why no command explains an element, or shows the run where none is given; null where one does. */
   page.whyNoCommand = (at, run) => {
-    if (!run.traced && Object.keys(state.parameters).length) return "No command shows this number: a parameter is changed in this page alone.";
+    if (!run.traced && Object.keys(state.parameters).length) return `No command shows this ${at ? "number" : "run"}: a parameter is changed in this page alone.`;
+    if (!at) return null;
     if (page.replaced.length) return `Of a run with interventions --show '${nameOf(at.name, at.index)}' in place of --html shows the number.`;
     return at.of === "update" ? "No command explains an update; trace --step --json --values has it in full." : null;
   };
 
-  /** The command that shows an element of the run: `explain`, or a trace with the same taken out. */
+  /** The command that shows an element of the run: `explain`, or a trace with the same taken out. Without one the
+      trace of the run. */
   page.commandOf = (at, run) => {
     const { before, text, after } = page.command;
-    const element = nameOf(at.name, at.index);
+    const element = at && nameOf(at.name, at.index);
     const off = run.traced ? [] : state.off;
+    const isTrace = !at || off.length > 0;
     const asked = text === null ? [] : [run.traced ? text : state.text ?? text];
-    const words = [...before, ...(off.length ? [] : [element]), ...asked];
-    const more = off.length ? [...off.flatMap((own) => ["--ablate", quoted(own)]), "--show", quoted(element)] : at.of === "gradient" ? ["--backward"] : [];
+    const words = [...before, ...(isTrace ? [] : [element]), ...asked];
+    const taken = off.flatMap((own) => ["--ablate", quoted(own)]);
+    const more = isTrace ? [...taken, ...(at ? ["--show", quoted(element)] : [])] : at.of === "gradient" ? ["--backward"] : [];
     const dashed = words.some((word) => word.startsWith("-"));
     const rest = dashed ? [...after, ...more, "--", ...words.map(quoted)] : [...words.map(quoted), ...after, ...more];
-    return ["microgpt", off.length ? "trace" : "explain", ...rest].join(" ");
+    return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
   document.addEventListener("keydown", (event) => {
@@ -216,7 +224,6 @@ function start() {
   });
   window.addEventListener("resize", layOut);
   document.body.classList.add("alive");
-  copyCommand();
   history.scrollRestoration = "manual"; // the views that stand above are not there yet when a browser scrolls
   show();
   reveal();
