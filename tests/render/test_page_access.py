@@ -1,5 +1,6 @@
 """A trace's page for every reader: by axe-core, narrow, printed, without colours, motion or scripts."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -153,6 +154,45 @@ def test_on_paper_all_is_there_but_what_one_presses(page_of, page_file):
         assert not page.locator(hidden).first.is_visible(), hidden
     assert page.evaluate("getComputedStyle(document.querySelector('#explain')).maxHeight") == "none"
     assert page.pdf().startswith(b"%PDF")
+
+
+DATES = re.compile(rb"D:[0-9+'-]+")
+
+
+BOTH = [("trace", "emma"), ("patch", "emma", "emmy", "--target", "m", "--against", "y")]
+
+
+@pytest.mark.parametrize("words", BOTH)
+def test_paper_is_the_same_of_light_and_dark_screens_which_stay_as_they_are(page_of, page_file, words):
+    light, dark, switched = (
+        page_of(page_file(*words), color_scheme=own) for own in ("light", "dark", "light")
+    )
+    for _ in range(2):
+        switched.click("#theme")
+    pictures = "Array.from(document.querySelectorAll('canvas'), (own) => own.toDataURL())"
+    seen = dark.evaluate(pictures)
+    assert seen == switched.evaluate(pictures) != light.evaluate(pictures)
+    assert len({DATES.sub(b"", page.pdf()) for page in (light, dark, switched)}) == 1
+    assert dark.evaluate(pictures) == switched.evaluate(pictures) == seen
+
+
+def test_paper_is_light_where_no_script_runs(page_of, page_file):
+    path = page_file("trace", "emma")
+    pages = [page_of(path, color_scheme=own, java_script_enabled=False) for own in ("light", "dark")]
+    assert len({DATES.sub(b"", page.pdf()) for page in pages}) == 1
+
+
+@pytest.mark.parametrize("words", BOTH)
+def test_a_page_has_loaded_when_its_views_are_there(page_of, page_file, words):
+    """For `chromium --print-to-pdf` prints a page as soon as it has loaded."""
+    page = page_of(page_file(*words))
+    page.add_init_script(
+        "addEventListener('load', () => { globalThis.atLoad = document.body.dataset.ready; })"
+    )
+    for _ in range(5):
+        page.reload()
+        assert page.evaluate("atLoad") == "yes"
+    assert page.locator("iframe").count() == 0
 
 
 def test_nothing_moves_for_who_wants_no_motion(page_of, page_file):
