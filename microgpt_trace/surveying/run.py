@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 from ..architecture.model import LanguageModel
 from ..corpus.corpus import Corpus
-from ..corpus.selection import STDIN
-from ..errors import InputError
+from ..corpus.selection import STDIN, CorpusSelection
+from ..errors import InputError, MicrogptError
 from ..signals import uninterrupted
 from ..text.wording import abridged
 from .dask_cluster import on_cluster
@@ -89,8 +90,25 @@ def survey_into(
     found = {reason: (skipped.rows, skipped.first) for reason, skipped in sorted(corpus.skipped.items())}
     survey.corpus = replace(
         survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint, skipped=found,
-        files=noted.named(), data=noted.data,
+        files=noted.named(), data=_data(survey, corpus.selection, taken) or noted.data,
     )  # fmt: skip
+
+
+def _data(survey: Survey, asked: CorpusSelection, taken: Taken) -> str:
+    """The checksum of all names in the sources, where only some were asked for and the model was trained on
+    known data. Reads one block beyond as many names as the data have; "" where all cannot be read."""
+    known = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
+    partly = asked.limit is not None or asked.sample is not None
+    if known is None or not partly or STDIN in asked.sources:
+        return ""
+    noted = _Noted(taken)
+    whole = Corpus(replace(asked, limit=None, sample=None))
+    with suppress(MicrogptError):
+        for _ in noted.blocks(_blocks(whole, survey.block_size)):
+            if noted.names > int(known[0]):
+                break
+        return noted.data
+    return ""
 
 
 def _check_known(survey: Survey, corpus: Corpus) -> None:
@@ -135,11 +153,11 @@ class _Noted:
 
     def __init__(self, taken: Taken) -> None:
         self.files: dict[str, int] = {}
-        self._taken, self._names, self._crc = taken, 0, 0
+        self._taken, self.names, self._crc = taken, 0, 0
 
     @property
     def data(self) -> str:
-        return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
+        return f"{self.names} names, crc32 {self._crc:08x}" if self.names else ""
 
     def named(self) -> tuple[tuple[str, int], ...]:
         """The files without their folders, where that tells them apart, and the first document of each."""
@@ -152,9 +170,9 @@ class _Noted:
             for document in block.documents:
                 self.files.setdefault(document.file, document.number)
             if names := self._taken([document.text for document in block.documents]):
-                joined = "\n" * bool(self._names) + "\n".join(names)
+                joined = "\n" * bool(self.names) + "\n".join(names)
                 self._crc = zlib.crc32(joined.encode(), self._crc)
-                self._names += len(names)
+                self.names += len(names)
             yield block
 
 

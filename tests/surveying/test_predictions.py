@@ -10,7 +10,7 @@ import pytest
 from support.surveys import MANY, surveyed, values_of
 from support.sweeps import in_sweep
 
-from microgpt_trace import init, load, train
+from microgpt_trace import init, load, survey, train
 from microgpt_trace.microgpt.documents import held_out
 from microgpt_trace.surveying import prediction_meter
 from microgpt_trace.surveying.prediction_meter import AT_ONCE, EXAMPLES, RANKS
@@ -190,6 +190,24 @@ def test_names_are_parted_as_training_parts_them(trained, tmp_path):
     parts = {part.part: part.documents for part in report_of(surveyed(trained[3], names, tmp_path)).parts}
     held = sum(map(held_out, NAMES))
     assert parts == {"train": len(NAMES) - held, "held out": held}
+
+
+@pytest.mark.parametrize("more", [[], ["bob"]])
+@pytest.mark.parametrize("some", [{"limit": 40}, {"sample": 40, "seed": 3}])
+def test_some_of_the_training_data_keep_their_parts(trained, tmp_path, some, more):
+    """A few names of the training data, but not of a file that begins like it."""
+    found = report_of(surveyed(trained[3], NAMES + more, tmp_path, **some))
+    parts = [""] if more else ["train", "held out"]
+    assert [part.part for part in found.parts] == parts
+    assert sum(part.documents for part in found.parts) == 40
+    assert (found.overfitting.gap is None) is bool(more)
+
+
+def test_what_cannot_be_read_beyond_a_limit_is_no_training_data(trained, tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes("\n".join([*NAMES, ""]).encode() + b"\xff\n")
+    found = report_of(survey(trained[3], path, limit=40))
+    assert [part.documents for part in found.parts] == [40]
 
 
 @pytest.mark.filterwarnings("ignore:1 line:UserWarning")
