@@ -102,7 +102,7 @@ def _which(result: Comparison, told: int) -> str:
     """The events that were compared: all of them, or so many of how many."""
     every = len(result.events) + len(result.left_out)
     whole = f"all {every:,} events" if every > 1 else "the one event"
-    return whole if told == every else f"the {told:,} of {every:,} events named"
+    return whole if told == every else f"the {counted(told, 'event')} named (of {every:,})"
 
 
 def _not_compared(result: Comparison) -> Iterator[Words]:
@@ -167,7 +167,7 @@ def _up_to(result: Comparison) -> str:
     if not result.missed:
         return f"up to {result.since} all events agree"
     agree = [event.name for event in result.events if event.told].index(result.since) + 1
-    which = f"the {agree:,} of {agree + result.missed:,} events compared"
+    which = f"the {counted(agree, 'event')} compared (of {agree + result.missed:,})"
     return f"up to {result.since} {which} agree{'s' * (agree == 1)}"
 
 

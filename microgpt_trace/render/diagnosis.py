@@ -11,7 +11,7 @@ from ..diagnosis.dump import DumpDiagnosis
 from ..diagnosis.hypothesis import Finding
 from ..diagnosis.judging import OperationResult
 from ..text.printable import shown_token
-from ..text.wording import abridged
+from ..text.wording import abridged, counted
 from .comparison import MAX_LISTED, of_all_layers, tokens_line, unpaired_sections
 from .numbers import distance, two_apart
 from .sections import Column, Labelled, Section, Table, Words, indented, words
@@ -44,10 +44,10 @@ def _verdict(found: DumpDiagnosis) -> Section:
     if diagnosis.offer is not None:
         return _offer(diagnosis.offer)
     if diagnosis.first_wrong is None:
-        which, s = f"All {count:,} operations", ""
+        title = f"All {count:,} operations follow from their own inputs"
         if diagnosis.untested:
-            which, s = f"The {count:,} of {diagnosis.of:,} operations judged", "s" * (count == 1)
-        title = f"{which} follow{s} from {'its' if count == 1 else 'their'} own inputs"
+            follow = "follows from its" if count == 1 else "follow from their"
+            title = f"The {counted(count, 'operation')} judged (of {diagnosis.of:,}) {follow} own inputs"
         return Section((), title, style="bold red" if diagnosis.findings else "bold green")
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     place = first.name if first.layer is None else f"layer {first.layer}, {first.name}"

@@ -37,7 +37,8 @@ def _verdict(results: Sequence[PromptComparison]) -> Words:
         part = f"{len(failed)} of {len(results)} prompts part"
         return Words(((part, "bold red"), (f", the first at {failed[0].first}", "")))
     least = min(results, key=lambda r: r.events)
-    named = "" if least.events == least.of else f" in the {least.events:,} of {least.of:,} events named"
+    which = f" in the {counted(least.events, 'event')} named (of {least.of:,})"
+    named = "" if least.events == least.of else which
     lie = f"All {len(results)} prompts lie" if len(results) > 1 else "The one prompt lies"
     return words(f"{lie} within their bands{named}", "bold green")
 

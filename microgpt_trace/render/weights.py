@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
+from ..text.wording import counted
 from .comparison import WIDE
 from .numbers import distance, two_apart
 from .sections import Column, Labelled, Section, Table, Words, indented, name_of, words
@@ -48,9 +49,10 @@ def _agreement(result: WeightsComparison) -> str:
     count = len(result.rows)
     if result.same:
         return f"The same, number for number: all {count:,} parameters"
+    named = f"{counted(count, 'parameter')} named (of {result.of:,})"
     if all(row.equal for row in result.rows):
-        return f"The {count:,} of {result.of:,} parameters named are equal, number for number"
-    which = f"{count:,} parameters" if count == result.of else f"the {count:,} of {result.of:,} named"
+        return f"The {named} {'is' if count == 1 else 'are'} equal, number for number"
+    which = f"{count:,} parameters" if count == result.of else f"the {named}"
     equal = sum(row.equal for row in result.rows)
     return f"None of {which} differs by more than is allowed; {equal:,} are equal, number for number"
 

@@ -114,9 +114,13 @@ def _attention(stats: Stats, plan: Plan) -> Insight:
     before, written = ([_l2(stats, name) for name in names] for names in zip(*read, strict=True))
     after = [_l2(stats, name) for name in sums]
     heads = [_l2(stats, name) for _, branch in read for name in plan[branch].parts]
-    shares = [w / b if b else (math.inf if w else 0.0) for w, b in zip(written, before, strict=True)]
-    top = max(shares)
-    layer, finite = shares.index(top), math.isfinite(top)
+    pairs = enumerate(zip(written, before, strict=True))
+    shares = {layer: w / b if b else math.inf for layer, (w, b) in pairs if w or b}  # of 0/0 none
+    if not shares:
+        text = "Not evaluated: attention writes zeros into a residual stream of zeros."
+        return Insight("attention", title, None, text)
+    layer, top = max(shares.items(), key=lambda share: share[1])
+    finite = math.isfinite(top)
     numbers: dict[str, float | None] = {
         "largest_share": top if finite else None,
         "heads_min": min(heads),

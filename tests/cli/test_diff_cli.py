@@ -126,7 +126,7 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
     result = diff(sides, "model", "dump", "--map", tmp_path / "map.toml")
     print(drafted.out, result.out, result.err)
     assert result.code == 0
-    assert "The 36 of 41 events named agree, number for number" in result.out
+    assert "The 36 events named (of 41) agree, number for number" in result.out
 
 
 @pytest.mark.parametrize(

@@ -343,7 +343,7 @@ def test_equal_numbers_are_the_same_and_of_some_that_is_said(tmp_path):
     document = json.loads(done.out)
     assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
     some = " ".join(microgpt(*command, "--layer", "layer0.*").out.split())
-    assert "The 9 of 21 parameters named are equal, number for number" in some
+    assert "The 9 parameters named (of 21) are equal, number for number" in some
 
 
 def test_nan_on_both_sides_is_told(tmp_path):

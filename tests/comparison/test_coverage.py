@@ -120,12 +120,12 @@ def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared
     done = microgpt("diff", model, path, "--map", tmp_path / "map.toml")
     print(done.out)
     assert (done.code, "the same:" in done.out.lower()) == (0, False)
-    assert "The 5 of 41 events named agree, number for number" in done.out
+    assert "The 5 events named (of 41) agree, number for number" in done.out
     assert "Only in A, not compared" in done.out
     document = json.loads(microgpt("diff", model, path, "--map", tmp_path / "map.toml", "--json").out)
     assert (document["agree"], document["same"], len(document["left_out"])) == (True, False, 36)
     judged = microgpt("diagnose", path, model, "--map", tmp_path / "map.toml")
-    assert (judged.code, "The 5 of 41 operations judged follow from their own" in judged.out) == (0, True)
+    assert (judged.code, "The 5 operations judged (of 41) follow from their own" in judged.out) == (0, True)
 
 
 def test_all_of_a_pass_is_the_same(right, tmp_path, compared_folders):
@@ -138,7 +138,7 @@ def test_all_of_a_pass_is_the_same(right, tmp_path, compared_folders):
 def test_what_was_not_asked_for_is_said(compared_folders):
     model = compared_folders["llama_gqa"]
     done = microgpt("diff", model, model, "--tokens", IDS, "--layer", "layer1.mlp.*")
-    assert "The 7 of 41 events named agree, number for number" in done.out
+    assert "The 7 events named (of 41) agree, number for number" in done.out
     assert "not asked for: embed.tok, layer*.attn.norm (2 layers)" in done.out
 
 
@@ -178,7 +178,7 @@ def test_nan_on_both_sides_is_no_agreement(broken):
     done = microgpt("diff", broken["layers"], broken["layers"], "--tokens", IDS)
     said = " ".join(done.out.split())
     print(said)
-    assert "The 37 of 41 events named agree, number for number" in said
+    assert "The 37 events named (of 41) agree, number for number" in said
     assert "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared, NaN or infinite" in said
     assert "final.norm, logits, probs, loss: nothing to compare, NaN or infinite on both sides" in said
     assert "the same token at 0 of 7 positions (7 have none: NaN), no KL" in said
@@ -220,5 +220,5 @@ def test_statistics_of_nothing_finite_are_no_agreement(broken, tmp_path):
     path = tmp_path / "a.json"
     microgpt("trace", broken["layers"], "--tokens", IDS, "--verbose", "--json", "--out", path)
     done = microgpt("diff", broken["layers"], path)
-    assert "The statistics of the 37 of 41 events named agree" in done.out
+    assert "The statistics of the 37 events named (of 41) agree" in done.out
     assert "final.norm, logits, probs, loss: nothing to compare" in " ".join(done.out.split())

@@ -136,6 +136,23 @@ def test_attention_in_the_second_layer(deep):
     assert f"In layer 1 it writes {share:.0%}" in found.text
 
 
+def test_attention_beside_a_stream_of_zeros(emma, deep):
+    """0/0 is no share: it is not evaluated, or the layer left out where others have one."""
+
+    def zeros(event, value):
+        return value * 0
+
+    with emma.hooks.subscribe(zeros, "embed.norm"):
+        found = insight(emma, "attention")
+    assert found.holds is None
+    assert found.text == "Not evaluated: attention writes zeros into a residual stream of zeros."
+    assert not found.numbers
+    hooks = deep.model.hooks
+    with hooks.subscribe(zeros, "embed.norm"), hooks.subscribe(lambda e, v: v + 1, "layer0.mlp.residual"):
+        found = insight(deep.model, "attention", deep.text)
+    assert "n layer 1" in found.text, found.text
+
+
 def test_relu_is_sparse_as_measured(emma):
     found, traced = insight(emma, "relu"), trace(emma)
     up, act = traced["layer0.mlp.up"], traced["layer0.mlp.act"]
