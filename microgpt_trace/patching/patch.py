@@ -96,7 +96,7 @@ def patch_read(
     logits = np.stack([clean_logits, corrupt_logits])
     contrast = _contrast(model, pair[0], row, logits, target, against)
     runs = [_unpatched(inputs, own, contrast) for inputs, own in zip(pair, logits, strict=True)]
-    noise = ROUNDING[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
+    noise = _noise(logits)
     _refuse_nothing_to_explain(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
 
@@ -112,6 +112,11 @@ def patch_read(
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
     cells = tuple(_cell(place.spot, by_site.get(place.spot.site, low), low, span) for place in places)
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, cells)
+
+
+def _noise(logits: Array) -> float:
+    """What rounding may do to a logit."""
+    return ROUNDING[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
 
 
 def _recorded(
@@ -159,6 +164,9 @@ def _same_token(
     """Why there is nothing to tell apart, with the tokens whose probabilities move the most."""
     if target is not None and against is not None:
         return f"--target and --against are both {label}"
+    if not np.ptp(np.subtract(*logits)) > _noise(logits):  # nor is NaN
+        same = "differ by rounding alone" if np.isfinite(logits).all() else "are not finite"
+        return f"position {row}: the logits of the runs {same}: nothing to explain"
     moved = np.subtract(*softmax(logits).astype(np.float64))
     if target is None and against is None:
         more, less = (token_argument(model, int(t)) for t in (moved.argmax(), moved.argmin()))

@@ -8,7 +8,7 @@ from support.judges import agree, torch_run
 from support.real_model import needs_smollm2
 from support.sweeps import some_of
 
-from microgpt_trace import Config, Model, Tokenizer, load, trace
+from microgpt_trace import Config, Model, Tokenizer, init, load, trace
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.patching.patch import patch
@@ -200,6 +200,17 @@ def test_runs_that_predict_the_same_ask_for_tokens(deep):
     best = trace(model, "ac", top_k=1).predictions[-1].predicted.label
     with pytest.raises(InputError, match=f"predicts {best} itself .* name another token, as --against"):
         patch(model, "ab", "ac", target=best)
+
+
+@pytest.mark.parametrize(("parameter", "rows", "value"), [("layer0.attn_wv", ..., 0), ("wte", 5, np.nan)])
+def test_no_tokens_are_proposed_where_none_would_do(parameter, rows, value):
+    """Runs with the same logits, and a clean run whose logits are not finite."""
+    model = init()
+    model.params[parameter][rows] = value
+    best = trace(model, "onyx", top_k=1).predictions[-1].predicted.label
+    for options in ({}, {"target": best}):
+        with pytest.raises(InputError, match=r"position 4(:| are not finite)"):
+            patch(model, "enyx", "onyx", **options)
 
 
 def test_hooks_are_refused(deep):
