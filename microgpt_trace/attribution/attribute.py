@@ -10,11 +10,12 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..arrays.logit_difference import LogitDifference, runner_up
-from ..arrays.logits import best_tokens
+from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.prompt import chosen_positions
 from ..errors import InputError
-from ..running.token_names import token_label, token_of
+from ..running.token_names import blank_notes, token_label, token_of
+from ..text.printable import shown_token
 from ..tracing.checks import ROUNDING
 from .ablation import losses_by_row, losses_without
 from .components import Component
@@ -39,11 +40,12 @@ def attribute(
 ) -> AttributionResult:
     """What every component writes towards a target's logit and towards that of a second token.
 
-    `target` and `against` are tokens' texts (␣ for a blank, #ID) or ids; by default the token that
-    follows a position, and the most probable one beside it. `positions` ("all", "last" or indices) are
-    by default all of a microGPT and the last of a decoder. With `ablation` every component is removed
-    once, its write set to zero at all positions; `report` is told how far that is. The model runs under
-    the hooks subscribed to `model.hooks`. Raises InputError for what does not fit.
+    `target` and `against` are tokens' texts (␣ for a blank, #ID) or ids. By default `target` is the token
+    that follows a position, or the prediction where nothing follows, and `against` is the most probable
+    other token. `positions` ("all", "last" or indices) are by default all of a microGPT and the last of a
+    decoder. With `ablation` every component is removed once, its write set to zero at all positions;
+    `report` is told how far that is. The model runs under the hooks subscribed to `model.hooks`. Raises
+    InputError for what does not fit.
     """
     if text is not None and tokens is not None:
         raise InputError("a text and tokens: give one of them")
@@ -76,8 +78,11 @@ def attribute(
         if c.name in changes
     )
     labels = tuple(token_label(model, token) for token in inputs.tokens)
+    notes = blank_notes(model, target, (softmax(row).item for row in seen.logits))
+    if named is None and inputs.targets[rows[-1]] is None:
+        notes.append(_predicted_note(contrasts[-1], against))
     return AttributionResult(
-        model.origin, model.family, inputs.text, inputs.tokens, labels, inputs.notes, ablation,
+        model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,
         float(losses.mean()), of_positions, removals, seen.roles,
     )  # fmt: skip
 
@@ -92,9 +97,13 @@ def _contrast(
     finite = bool(np.isfinite(logits).all())
     if target is None:
         target = inputs.targets[row]
+    if target is None and not finite:
+        raise InputError(
+            f"nothing follows position {row} ({label}), and the logits are not finite, so that nothing is "
+            "predicted: name a token with --target"
+        )
     if target is None:
-        best = f"; the model predicts {_label(model, best_tokens(logits, 1)[0])}" if finite else ""
-        raise InputError(f"nothing follows position {row} ({label}): name a token with --target{best}")
+        target = best_tokens(logits, 1)[0]
     if against is None and not finite:
         raise InputError(
             f"position {row} ({label}): the logits are not finite, so there is no runner-up: name a token "
@@ -104,6 +113,14 @@ def _contrast(
     if against == target:
         raise InputError(f"position {row} ({label}): {_label(model, target)!r} is its target, and against it")
     return LogitDifference(row, seen, target, _label(model, target), against, _label(model, against))
+
+
+def _predicted_note(contrast: LogitDifference, against: str | int | None) -> str:
+    other = f"{'the runner-up ' * (against is None)}{shown_token(contrast.against_label)}"
+    target = shown_token(contrast.target_label)
+    return (
+        f"nothing follows position {contrast.position}: the prediction {target} is explained, against {other}"
+    )
 
 
 def _label(model: LanguageModel, token: int) -> str:

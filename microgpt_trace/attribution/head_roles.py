@@ -17,7 +17,7 @@ from ..architecture.kinds import Softmax
 from ..architecture.operations.softmax import visible
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from .results import Attention, HeadRole, RoleName
+from .results import Attention, HeadRole, Look, RoleName
 
 if TYPE_CHECKING:
     from ..architecture.plan import Plan
@@ -29,11 +29,12 @@ ROLES: dict[RoleName, str] = {  # and the share that decides
 
 
 class RoleMeter:
-    """A hook for attention weights that measures each layer as it passes and keeps four numbers a head."""
+    """A hook for attention weights that measures each layer as it passes and keeps a few numbers a head, and
+    where the positions `rows` look."""
 
-    def __init__(self, tokens: Sequence[int], plan: Plan) -> None:
+    def __init__(self, tokens: Sequence[int], plan: Plan, rows: Sequence[int]) -> None:
         self.roles: list[HeadRole] = []
-        self._tokens, self._plan = np.array(tokens), plan
+        self._tokens, self._plan, self._rows = np.array(tokens), plan, list(rows)
         self._uniform: dict[int | None, Attention] = {}
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
@@ -48,7 +49,10 @@ class RoleMeter:
         heads = head_names(self._plan, event.name, len(value))
         for head, attention in enumerate(attention_of(value, self._tokens)):
             role = role_of(attention, uniform)
-            self.roles.append(HeadRole(heads[head], event.layer, head, window, attention, uniform, role))
+            looks = looks_of(value[head], self._rows)
+            self.roles.append(
+                HeadRole(heads[head], event.layer, head, window, attention, uniform, role, looks)
+            )
 
 
 def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
@@ -57,6 +61,11 @@ def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
     while not row.parts and plan.readers[row.name]:
         row = plan[plan.readers[row.name][0]]
     return row.parts or tuple(f"{weights}[{h}]" for h in range(count))
+
+
+def looks_of(weights: Array, rows: Sequence[int]) -> tuple[Look, ...]:
+    """Where the positions `rows` look most: [T, T] -> a Look for each"""
+    return tuple(Look(row, at := int(weights[row].argmax()), float(weights[row, at])) for row in rows)
 
 
 def attention_of(weights: Array, tokens: Array) -> list[Attention]:

@@ -44,7 +44,7 @@ class Observed:
         self._norms = {row.inputs[0] for row in self.way if isinstance(row.kind, Norm) and passes_on(row)}
         self._writes = {row.inputs[0] if row.parts else row.name for row in self.way if not passes_on(row)}
         self._logits_of_all = "prompts" not in model.abilities  # else only the asked positions pass the head
-        self._meter = RoleMeter(inputs.tokens, model.plan)
+        self._meter = RoleMeter(inputs.tokens, model.plan, rows)
 
     @property
     def roles(self) -> tuple[HeadRole, ...]:

@@ -102,8 +102,20 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Look:
+    """The position that an explained position looks at most, and the share of attention that it gives it."""
+
+    position: int
+    most_at: int
+    share: float
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class HeadRole:
-    """What a head looks at, beside uniform attention over all that it can see; `role` is what stands out."""
+    """What a head looks at, beside uniform attention over all that it can see; `role` is what stands out, and
+    `looks` tells of each explained position by itself."""
 
     name: str
     layer: int
@@ -112,6 +124,7 @@ class HeadRole:
     attention: Attention
     uniform: Attention
     role: RoleName
+    looks: tuple[Look, ...]
 
     __repr__ = one_line
 

@@ -29,7 +29,7 @@ class Question:
         typer.Option(
             help="Whose logit is explained: a token's text, ␣ for a blank, or #ID.",
             metavar="TOKEN",
-            show_default="the token that follows",
+            show_default="the token that follows, or the prediction where none does",
         ),
     ] = None
     against: Annotated[
@@ -106,7 +106,7 @@ def attribute(
 EXAMPLES = (
     "microgpt attribute emma --model microgpt.safetensors · "
     "microgpt attribute emma --position 2 --against n · "
-    'microgpt attribute smollm2.gguf "The capital of France is" --target ␣Paris'
+    'microgpt attribute smollm2.gguf "The capital of France is"'
 )
 
 

@@ -20,7 +20,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..running.token_names import token_argument, token_label, token_of
+from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.checks import ROUNDING
 from ..tracing.findings import Check
@@ -95,7 +95,9 @@ def patch_read(
     )
     logits = np.stack([clean_logits, corrupt_logits])
     contrast = _contrast(model, pair[0], row, logits, target, against)
-    runs = [_unpatched(inputs, own, contrast) for inputs, own in zip(pair, logits, strict=True)]
+    runs = [
+        _unpatched(model, *of_run, contrast) for of_run in zip(pair, logits, (target, against), strict=True)
+    ]
     noise = _noise(logits)
     _refuse_nothing_to_explain(contrast, runs, noise)
     low, span = runs[1].difference, runs[0].difference - runs[1].difference
@@ -183,10 +185,14 @@ def _same_token(
     )
 
 
-def _unpatched(inputs: TraceInput, logits: Array, contrast: LogitDifference) -> Unpatched:
+def _unpatched(
+    model: LanguageModel, inputs: TraceInput, logits: Array, named: Token, contrast: LogitDifference
+) -> Unpatched:
+    """A run, with what is noted of the token named for it."""
     probs = softmax(logits)
+    notes = (*inputs.notes, *blank_notes(model, named, [probs.item]))
     return Unpatched(
-        inputs.text, inputs.tokens, inputs.labels, inputs.notes, contrast.difference(logits),
+        inputs.text, inputs.tokens, inputs.labels, notes, contrast.difference(logits),
         float(probs[contrast.target]), float(probs[contrast.against]),
     )  # fmt: skip
 

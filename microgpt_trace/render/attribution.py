@@ -26,7 +26,7 @@ from .token_labels import token_label
 ROLE_WORDS = {
     "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",
 }  # fmt: skip
-LABEL = 10  # characters of a token in the head of a column
+LABEL, LOOKED_AT = 10, 7  # characters of a token in the head of a column, and in a cell
 LEAST_BAR = 7  # characters from which on a bar says something
 MISSED = 3  # parts not shown that are named for what is lost without them
 OF_EACH_ROLE = 3  # heads of a large model that are shown for each role
@@ -175,15 +175,23 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     if not result.roles:
         yield words("a single token has nothing to look back at: no roles")
         return
-    yield words("shares of attention, mean of the queries from position 1 on", "dim")
+    judged = [position.contrast.position for position in result.positions]
+    alone = f"; seen from {judged[0]}: what position {judged[0]} looks at most" if len(judged) == 1 else ""
+    yield words(f"shares of attention, mean of the queries from position 1 on{alone}", "dim")
     shown = list(result.roles) if result.family == "microgpt" else _telling(result, top)
     windows = dict.fromkeys(role.window for role in shown)
     uniform = {role.window: role.uniform for role in result.roles}
-    rows = [_RoleRow(role.name, role.attention, ROLE_WORDS[role.role], role.name) for role in shown]
+    rows = [
+        _RoleRow(role.name, role.attention, ROLE_WORDS[role.role], role.name, _look(role, result))
+        for role in shown
+    ]
     for window in windows:
         name = "uniform attention" + (f", window {window}" if window else "")
         rows.append(_RoleRow(name, uniform[window]))
-    yield Table(_role_columns(), rows, about=lambda row: row.head)
+    columns = _role_columns()
+    if alone:
+        columns.append(Column(f"seen from {judged[0]}", lambda row: row.look))
+    yield Table(columns, rows, about=lambda row: row.head)
     if len(shown) < len(result.roles):
         counts = Counter(role.role for role in result.roles)
         none = counts["none"]
@@ -204,6 +212,16 @@ class _RoleRow(NamedTuple):
     attention: Attention
     role: str = ""
     head: str = ""
+    look: str = ""
+
+
+def _look(head: HeadRole, result: AttributionResult) -> str:
+    """What the first explained position looks at most: the share, and the token, or the number where several
+    positions have that token."""
+    look = head.looks[0]
+    label = result.labels[look.most_at]
+    alone = result.labels.count(label) == 1
+    return f"{_share(look.share)} {token_label(label, LOOKED_AT) if alone else f'@{look.most_at}'}"
 
 
 def _telling(result: AttributionResult, top: int) -> list[HeadRole]:
@@ -222,7 +240,7 @@ def _role_columns() -> list[Column]:
 
     columns = [Column("head", lambda row: row.name, whole=True)]
     columns += [Column(ROLE_WORDS[role], share(role), right=True) for role in ROLES]
-    return [*columns, Column("role", lambda row: row.role, style=lambda row: "cyan")]
+    return [*columns, Column("role", lambda row: row.role, whole=True, style=lambda row: "cyan")]
 
 
 def _share(value: float | None) -> str:

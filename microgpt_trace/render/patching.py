@@ -102,7 +102,13 @@ def _question(contrast: LogitDifference) -> str:
 
 
 def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
-    yield Section([Labelled([("model", result.model), ("pairs", f"{len(result.pairs):,}")])])
+    runs = (run for pair in result.pairs for run in (pair.clean, pair.corrupt))
+    notes = list(dict.fromkeys(note for run in runs for note in run.notes))
+    pairs = [("model", result.model), ("pairs", f"{len(result.pairs):,}")]
+    if notes:
+        more = f"; {len(notes) - 1:,} more notes in --json" * (len(notes) > 1)
+        pairs.append(("note", notes[0] + more))
+    yield Section([Labelled(pairs)])
     columns = [
         Column("clean", lambda p: p.clean.text, wrap=True),
         Column("corrupted", lambda p: p.corrupt.text, wrap=True),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 
 from ..architecture.model import LanguageModel
 from ..errors import InputError
 from ..text.command_lines import quoted
 from ..text.printable import named_token, shown_token
+
+LIKELIER, LIKELY = 10.0, 0.01  # how many times, and from which P on, a token is proposed for another
 
 
 def token_of(model: LanguageModel, named: str | int) -> int:
@@ -21,6 +24,24 @@ def token_of(model: LanguageModel, named: str | int) -> int:
             raise InputError(f"token {text}: this model has tokens #0 to #{size - 1}")
         return int(text[1:])
     return model.token(text)
+
+
+def blank_notes(
+    model: LanguageModel, named: str | int | None, chances: Iterable[Callable[[int], float]]
+) -> list[str]:
+    """A note where the text of a token, with a blank before it, is a much likelier token: at one position at
+    least, for each of which `chances` has what gives the P of a token."""
+    if not isinstance(named, str) or named.startswith(("#", "␣", " ")):
+        return []
+    try:
+        own, other = token_of(model, named), token_of(model, f"␣{named}")
+    except InputError:
+        return []
+    for p in chances:
+        if p(other) >= max(LIKELY, LIKELIER * p(own)):
+            meant, said = token_label(model, other), token_label(model, own)
+            return [f"did you mean {meant}? It has P {p(other):.2g}, and {said} has P {p(own):.2g}"]
+    return []
 
 
 def token_label(model: LanguageModel, token: int, target: bool = False) -> str:

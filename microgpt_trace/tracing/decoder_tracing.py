@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,6 @@ from ..errors import InputError
 from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.names import select_names
 from ..hooks.replacements import differs
-from ..running.token_names import token_of
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced_check
 from .collector import kept_events
@@ -103,7 +103,7 @@ def _run(
     rows_of_lens, target_rows = observers.lens.results() if observers.lens is not None else ((), ())
     return Trace(
         model=model.describe(),
-        input=inputs,
+        input=replace(inputs, notes=(*inputs.notes, *(observers.lens.notes if observers.lens else ()))),
         events=tuple(event for event in prompted if event.name in shown),
         predictions=predicted.rows,
         loss=predicted.loss,
@@ -136,7 +136,7 @@ def _lens(
         if target is not None:
             raise InputError("target: the token that the lens follows, and there is none without lens=True")
         return None
-    return Lens(model, rows, depth, None if target is None else token_of(model, target), targeted)
+    return Lens(model, rows, depth, target, targeted)
 
 
 def usual_names(model: Decoder) -> list[str]:

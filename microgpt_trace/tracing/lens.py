@@ -14,6 +14,7 @@ from ..arrays.logits import best_tokens, in_parts, rank_of, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..hooks.event import TraceEvent
+from ..running.token_names import blank_notes, token_of
 from .result import Candidate, LensRow, TargetRow
 
 
@@ -27,21 +28,24 @@ def streams_within(plan: Plan) -> list[list[str]]:
 class Lens:
     """A hook that keeps the streams at the positions that are asked for. Subscribe it to `names`; after the
     pass `results` has `depth` candidates after every layer, and what the target gets at `targeted`, after
-    attention too."""
+    attention too, and `notes` say where another token may be meant."""
 
     def __init__(
         self,
         model: Decoder,
         positions: Sequence[int],
         depth: int,
-        target: int | None,
+        target: str | int | None,
         targeted: Sequence[int],
     ) -> None:
-        self._model, self._depth, self._target = model, depth, target
+        self.notes: list[str] = []
+        self._model, self._depth, self._named = model, depth, target
+        self._target = None if target is None else token_of(model, target)
         self._layer_of = {
             name: layer for layer, names in enumerate(streams_within(model.plan)) for name in names
         }
-        self._leaving, self._positions = set(model.plan.streams[1:]), positions
+        self._last, self._leaving = model.plan.streams[-1], set(model.plan.streams[1:])
+        self._positions = positions
         self._targeted = targeted if target is not None else ()
         self._kept: dict[str, Array] = {}
 
@@ -65,6 +69,8 @@ class Lens:
             if self._target is not None and position in targeted:
                 rank = rank_of(logits, self._target) if finite else None
                 targets.append(TargetRow(layer, name, position, self._candidate(self._target, probs), rank))
+                if name == self._last and not self.notes:
+                    self.notes = blank_notes(self._model, self._named, [probs.item])
         return tuple(self._row(layer, found) for layer, found in tops.items()), tuple(targets)
 
     def _row(self, layer: int, tops: Sequence[tuple[Candidate, ...]]) -> LensRow:

@@ -331,7 +331,7 @@ def test_twice_the_uniform_share_is_asked_for():
 @pytest.mark.parametrize("case", ["qwen2_window", "mistral_window", "llama_gqa"])
 def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
     model, config, weights = decoders(case)
-    result = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
+    result = attribute(model, tokens=TOKENS, target=TARGET, positions=[2, 6], ablation=False)
     events = decoder_events(config, weights, TOKENS)
     later = [t for t in range(1, len(TOKENS)) if TOKENS[t] in TOKENS[:t]]
     assert later == [3]
@@ -341,6 +341,8 @@ def test_roles_of_a_decoder_are_measured_on_its_weights(decoders, case):
         previous = np.mean([own[t, t - 1] for t in range(1, len(TOKENS))])
         found = head.attention
         shares = [found.itself, found.previous, found.first, found.repeat]
+        expected = [(t, own[t].argmax(), own[t].max()) for t in (2, 6)]
+        agree([(look.position, look.most_at, look.share) for look in head.looks], expected, rtol=1e-4)
         agree(shares, [itself, previous, own[1:, 0].mean(), own[3, 1]], rtol=1e-4, atol=1e-6, what=head.name)
     windows = {head.layer: head.window for head in result.roles}
     expected = {"qwen2_window": {0: None, 1: 3}, "mistral_window": {0: 3, 1: 3}}
@@ -363,10 +365,19 @@ def test_by_default_the_token_that_follows_and_the_most_probable_other(decoders)
         assert (position.contrast.target, position.contrast.against) == (TOKENS[t + 1], others[0])
 
 
+def test_the_prediction_is_explained_where_nothing_follows(decoders):
+    model = decoders("llama_gqa")[0]
+    result = attribute(model, tokens=TOKENS, positions="all", ablation=False)
+    best = np.argsort(-trace(model, tokens=TOKENS, values=["logits"])["logits"][-1], kind="stable")
+    assert [p.contrast.target for p in result.positions] == [*TOKENS[1:], best[0]]
+    assert result.positions[-1].contrast.against == best[1]
+    note = f"position 6: the prediction {best[0]} is explained, against the runner-up {best[1]}"
+    assert result.notes == (f"nothing follows {note}",)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, r"nothing follows position 6 \(29\): name a token with --target; the model predicts \d+"),
         ({"target": 4, "against": "#4"}, "the same token"),
         ({"target": 61}, "tokens #0 to #60"),
         ({"positions": [0], "against": TOKENS[1]}, "position 0"),
@@ -385,6 +396,8 @@ def test_logits_that_are_not_finite(decoder_folder):
         weights["model.layers.1.mlp.down_proj.weight"][3, 4] = np.nan
 
     model = load(decoder_folder("llama_gqa", spoil))
+    with pytest.raises(InputError, match=r"nothing follows position 6 .* not finite, so that"):
+        attribute(model, tokens=TOKENS)
     with pytest.raises(InputError, match="not finite, so there is no runner-up"):
         attribute(model, tokens=TOKENS, target=4)
     result = attribute(model, tokens=TOKENS, target=4, against=5)

@@ -180,7 +180,11 @@ def test_requests_that_do_not_fit(args, words):
 
 
 def test_a_prompt_without_a_target(decoder):
-    refused(attribute(decoder, "abca"), "nothing follows position 3 (a)", "--target", "the model predicts")
+    done = attribute(decoder, "abca")
+    title = re.search(r"Position 3 after a: (\S+) against (\S+)", done.out)
+    note = "nothing follows position 3: the prediction {} is explained, against the runner-up {}"
+    assert note.format(*title.groups()) in " ".join(done.out.split())
+    assert validated(decoder, "abca")["notes"] == [note.format(*title.groups())]
     refused(attribute(decoder, "abca", "--target", "abc"), "no such token")
     refused(attribute(decoder, "abca", "--tokens", "4,5", "--target", "b"), "one of them")
 
@@ -204,12 +208,10 @@ def test_signed_figures():
 def test_the_capital_of_france():
     pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
     text = "The capital of France is"
-    refused(
-        attribute(SMOLLM2, text),
-        "nothing follows position 4 (␣is): name a token with --target; the model predicts ␣Paris",
-    )
-    done = attribute(SMOLLM2, text, "--target", "␣Paris", width=80)
+    done = attribute(SMOLLM2, text, width=80)
     print(done.out)
+    assert "the prediction ␣Paris is explained, against the runner-up ␣the" in " ".join(done.out.split())
+    assert re.search("layer23.attn.head4 .* position 0  0.90 ␣France", done.out)
     assert done.code == 0
     assert "Position 4 after ␣is: ␣Paris against ␣the" in done.out
     assert "281 more parts" in done.out

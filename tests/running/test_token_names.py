@@ -1,0 +1,55 @@
+"""What is said of the name of a token, beside the token itself."""
+
+from types import SimpleNamespace
+
+import pytest
+from support.real_model import needs_smollm2
+
+from microgpt_trace import attribute, patch, trace
+from microgpt_trace.errors import InputError
+from microgpt_trace.running.token_names import blank_notes
+
+VOCABULARY = ["Paris", "␣Paris", "x"]
+
+
+def token(text):
+    if text not in VOCABULARY:
+        raise InputError("no such token")
+    return VOCABULARY.index(text)
+
+
+MODEL = SimpleNamespace(
+    config=SimpleNamespace(vocab_size=3), token=token, label=lambda token, target=False: VOCABULARY[token]
+)
+
+
+@pytest.mark.parametrize(
+    ("named", "chances", "noted"),
+    [
+        ("Paris", [[0.0005, 0.77, 0.1]], True),
+        ("Paris", [[0.1, 0.2, 0.1], [0.01, 0.11, 0.1]], True),  # at the second position
+        ("Paris", [[0.1, 0.77, 0.1]], False),  # not so much likelier
+        ("Paris", [[1e-9, 1e-3, 0.1]], False),  # not likely
+        ("Paris", [[float("nan")] * 3], False),
+        ("␣Paris", [[0.77, 0.0005, 0.1]], False),
+        ("#0", [[0.0005, 0.77, 0.1]], False),
+        (0, [[0.0005, 0.77, 0.1]], False),
+        ("x", [[0.0005, 0.77, 0.1]], False),
+        (None, [[0.0005, 0.77, 0.1]], False),
+    ],
+)
+def test_a_blank_before_a_token_may_be_meant(named, chances, noted):
+    found = blank_notes(MODEL, named, [row.__getitem__ for row in chances])
+    assert bool(found) is noted, found
+
+
+@needs_smollm2
+def test_every_target_is_asked_about(smollm2):
+    note = "did you mean ␣Paris? It has P 0.77, and Paris has P 0.00052"
+    text, other = "The capital of France is", "The capital of Italy is"
+    assert note in attribute(smollm2, text, target="Paris", ablation=False).notes
+    assert note in trace(smollm2, text, lens=True, target="Paris").input.notes
+    assert trace(smollm2, text, lens=True, target="␣Paris").input.notes == ()
+    patched = patch(smollm2, text, other, target="Paris", against="Rome", sites=["layer29.mlp.residual"])
+    assert patched.clean.notes == (note,)
+    assert "did you mean ␣Rome?" in patched.corrupt.notes[0]
