@@ -105,7 +105,7 @@ class Drawn:
         if self.html == STDOUT and others.get("--out") is None:
             raise InputError("--html - and the result both go to stdout: give --out FILE, or --html FILE")
         if self.plot:
-            check_installed("matplotlib", "--plot draws with", "plots")
+            check_installed("matplotlib", "--plot draws with")
 
     def targets(self, command: str) -> Iterator[Target]:
         """Every file that is written."""

@@ -1,8 +1,9 @@
 """What is asked of every command's options before it runs: that each has a value of its kind, and that
-nothing stands beside --schema that it would ignore."""
+nothing stands beside --schema that it would ignore. And what to say of the options of apr."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -18,6 +19,21 @@ from ..text.command_lines import command, quoted
 Function = TypeVar("Function", bound=Callable[..., Any])
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
+# Options and commands of apr that are not there, and what does the same here.
+COUNTERPARTS = {
+    "--save-tensor": "use --save-aprt DIR or --save FILE, with --layer STAGE, or --verbose for all stages",
+    "--save-tensor-dir": "use --save-aprt DIR",
+    "--save-tensor-layers": "use --save-aprt DIR with --layer, as in --layer 3",
+    "--prompt": 'the text needs no option: microgpt trace model.gguf "Paris is"',
+    "--interactive": "use --html FILE, which writes a page to explore in a browser",
+    "--reference": "comparing two runs is `microgpt diff A B`",
+    "--diff": "comparing two runs is `microgpt diff A B`",
+    "parity": "use `microgpt diff A B`, and `microgpt diagnose DUMP MODEL` to find what is wrong",
+    "check": "every `microgpt trace MODEL` checks itself, and --validate checks each event",
+    "tensors": "use `microgpt inspect MODEL`, with --stats for statistics",
+    "canary": "use `microgpt trace MODEL --save FILE`, and later `microgpt diff FILE MODEL`",
+    "lint": "use `microgpt inspect MODEL --metadata`, and `microgpt trace MODEL` for its checks",
+}
 
 
 class Program(TyperGroup):
@@ -92,6 +108,12 @@ def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
             written = asked[name]
             what = written if written.startswith("-") else "a text" if "TEXT" in written else "an argument"
             raise InputError(f"{what} means nothing with {beside}")
+
+
+def counterpart(message: str) -> str:
+    """What to say in place of a message about an option or a command that is not there; "" of another one."""
+    found = re.match(r"No such (?:option: |command ')([a-z-]+)", message)
+    return f"{found[1]}: {COUNTERPARTS[found[1]]}" if found and found[1] in COUNTERPARTS else ""
 
 
 def command_line(context: typer.Context) -> str:

@@ -41,7 +41,9 @@ ModelFile = Annotated[
 ]
 Layer = Annotated[
     list[str] | None,
-    typer.Option("--layer", help="Only the events this name, glob or apr stage matches.", metavar="GLOB"),
+    typer.Option(
+        "--layer", help="Only the events of this name, glob, layer (3, blk.3) or apr stage.", metavar="GLOB"
+    ),
 ]
 TextToRead = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from ..files import check_target, write_atomically
 from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
+from .option_checks import counterpart
 from .options import Json, Out, schema_option
 from .output_files import refuse_over_model
 from .standard_streams import drop_output
@@ -130,7 +131,8 @@ def _fail_or_raise(error: Exception) -> int:
     message = getattr(error, "format_message", None)
     if message is None:
         raise error
-    return _fail(" ".join(message().split()).rstrip("."), InputError.exit_code)
+    said = " ".join(message().split()).rstrip(".")
+    return _fail(counterpart(said) or said, InputError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -15,7 +15,7 @@ from .output import note, out_file, put_schema
 from .output_files import refuse_over_model
 from .run_trace import run
 from .selection import Request
-from .trace_options import DrawnOfTrace, OfApr, OfMicroGPT, OfProduction, Shown, Written
+from .trace_options import DrawnOfTrace, OfMicroGPT, OfProduction, Shown, Written
 from .trace_page import page_order
 from .validation import refuse_beside_validation, run_validation
 
@@ -44,10 +44,9 @@ def trace(
     of_production: OfProduction,
     apr: AprSettings,
     interventions: Interventions,
-    of_apr: OfApr,
+    payload: Annotated[bool, typer.Option("--payload", hidden=True)] = False,
 ) -> None:
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
-    of_apr.refuse()
     if written.schema:
         schema = "validation" if validate else "trace_line" if written.as_jsonl else "trace"
         put_schema(schema, out_file(written.out))
@@ -72,7 +71,7 @@ def trace(
     else:
         shared = {"text": text, "top_k": shown.top_k, "time": written.time, "interventions": changes}
         run(model, request, shared | own, page_order(context, drawn.html, path, seed, bare, apr))
-    if of_apr.payload:  # said in the end, for a refusal is one line
+    if payload:  # said in the end, for a refusal is one line
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
 
 

@@ -6,8 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError
-from ..text.command_lines import quoted
 from .drawn import Drawn
 from .options import DECODER, MICROGPT, Json, Layer, Out, TokenIds, positions_of, schema_option, token_ids
 from .output import named_file
@@ -173,24 +171,3 @@ class OfProduction:
             "positions": positions_of(self.positions), "lens": self.lens, "target": self.target,
             "generate": self.generate, "temperature": self.temperature, "recheck": self.recheck,
         }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class OfApr:
-    """Flags of `apr trace`: what they ask for goes by other names here."""
-
-    payload: Annotated[bool, typer.Option("--payload", hidden=True)] = False
-    reference: Annotated[str | None, typer.Option("--reference", hidden=True)] = None
-    diff: Annotated[bool, typer.Option("--diff", hidden=True)] = False
-    save_tensor: Annotated[str | None, typer.Option("--save-tensor", hidden=True)] = None
-
-    def refuse(self) -> None:
-        """Raises InputError that says the other name."""
-        if self.reference is not None or self.diff:
-            option = "--diff" if self.diff else "--reference"
-            raise InputError(f"{option}: comparing two runs is `microgpt diff A B`")
-        if self.save_tensor is not None:
-            raise InputError(
-                "--save-tensor: use --save-aprt DIR or --save FILE, with --layer "
-                f"{quoted(self.save_tensor)} for these stages"
-            )

@@ -21,7 +21,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 def check_unpackable(name: str, ending: str) -> None:
     """Raises InputError where the package is missing that unpacks it."""
     if ending == ".zst":
-        check_installed("zstandard", f"{name}: .zst needs", "corpus")
+        check_installed("zstandard", f"{name}: .zst needs")
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:

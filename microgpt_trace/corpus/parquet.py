@@ -22,7 +22,7 @@ LARGEST_COPY = 1 << 34  # bytes of a temporary file
 
 def check_parquet(name: str) -> None:
     """Raises InputError where the package is missing that reads it."""
-    check_installed("pyarrow", f"{name}: Parquet needs", "corpus")
+    check_installed("pyarrow", f"{name}: Parquet needs")
 
 
 def parquet_rows(file: CorpusFile, ending: str, field: str) -> Iterator[Row]:

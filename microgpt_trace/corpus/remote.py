@@ -17,8 +17,6 @@ from ..packages import check_installed, missing
 from .sources import LocalFile, chunks_of, local_files, nothing_matches
 
 SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes
-EXTRA = "corpus"
-_IN_OUR_EXTRA = ("fsspec", "aiohttp")
 _GONE = (404, 410)
 
 
@@ -66,7 +64,7 @@ def remote_files(url: str) -> list[RemoteFile] | list[LocalFile]:
     Raises InputError where a package is missing that opens it, and for a glob that nothing matches,
     FileFormatError where there is no such file, and RunError where that cannot be found out.
     """
-    check_installed("fsspec", f"{url}: URLs need", EXTRA)
+    check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):
         files, path = _file_system(url)
         if _speaks(files, "file"):
@@ -127,7 +125,7 @@ def _transfer(url: str) -> Iterator[None]:
         raise
     except ImportError as error:
         package = getattr(error.__cause__, "name", None) or error.name or str(error)
-        raise missing(package, f"{url}: it needs", EXTRA if package in _IN_OUR_EXTRA else None) from error
+        raise missing(package, f"{url}: it needs") from error
     except Exception as error:
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
         if isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in _GONE:

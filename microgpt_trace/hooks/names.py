@@ -34,6 +34,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "lm_head": ("logits",),
 }
 
+# How files name a layer, and we where it is a number alone.
+_LAYER = r"(?:layer|blk\.|(?:model\.)?layers\.|(?:transformer\.)?h\.)?([0-9]{1,9})"
+
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
     """`*` stands for any characters and `?` for one; everything else for itself.
@@ -47,7 +50,8 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
 
 
 def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
-    """The names that the selectors (names, apr's stage names, globs) stand for, in their order.
+    """The names that the selectors stand for, in their order: names, apr's stage names, globs, and layers as
+    files name them (3, blk.3, model.layers.3 are layer3.*).
 
     An exact name beats an alias. Raises InputError where a selector matches nothing.
     """
@@ -56,7 +60,9 @@ def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
         if selector in known:
             chosen.add(selector)
             continue
-        patterns = [glob_pattern(glob) for glob in ALIASES.get(selector, (selector,))]
+        layer = re.fullmatch(_LAYER, selector)
+        globs = (f"layer{int(layer[1])}.*",) if layer else ALIASES.get(selector, (selector,))
+        patterns = [glob_pattern(glob) for glob in globs]
         matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
         if not matched:
             raise InputError(_nothing_matches(selector, names))
@@ -84,6 +90,9 @@ def select_spelled(
 def _nothing_matches(selector: str, names: Sequence[str]) -> str:
     if selector in ALIASES:
         return f"apr's stage {selector!r} has no counterpart in this model"
+    layers = [int(found[1]) for name in names if (found := re.match(r"layer([0-9]+)\.", name))]
+    if layers and re.fullmatch(_LAYER, selector):
+        return f"{selector!r}: this model has layers 0 to {max(layers)}"
     from difflib import get_close_matches
 
     plain = selector.replace("*", "").strip(".")

@@ -98,7 +98,7 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
     Raises InputError where the package distributed is missing, nobody answers there or a worker lacks this
     program, and RunError where workers end again and again or the scheduler does.
     """
-    check_installed("distributed", "--scheduler needs", "cluster")
+    check_installed("distributed", "--scheduler needs")
     from distributed import Client, KilledWorker
 
     connected: Any = Client  # typed in part, or not installed

@@ -241,6 +241,19 @@ def test_a_wrong_request_is_one_line(tmp_path, args, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (
+            ["trace", "--save-tensor", "all"],
+            ["--save-aprt DIR or --save FILE", "or --verbose for all stages"],
+        ),
+        (["trace", "--save-tensor-dir", "x"], ["--save-tensor-dir: use --save-aprt DIR"]),
+        (["trace", "--prompt", "hi"], ["--prompt: the text needs no option"]),
+        (["trace", "--interactive"], ["--interactive: use --html FILE"]),
+        (["parity", "a.gguf"], ["parity: use `microgpt diff A B`"]),
+        (["check", "a.gguf"], ["check: every `microgpt trace MODEL` checks itself"]),
+        (["tensors", "a.gguf"], ["tensors: use `microgpt inspect MODEL`"]),
+        (["canary", "create"], ["canary: use `microgpt trace MODEL --save FILE`"]),
+        (["lint", "a.gguf"], ["lint: use `microgpt inspect MODEL --metadata`"]),
+        (["valdate"], ["No such command 'valdate'"]),
         (["trace", "--payload", "é"], ["'é'"]),
         (["trace", "--payload", "--diff"], ["microgpt diff"]),
         (["sample", "--model", "bare", "--n-head", "4", "--prefix", "é"], ["'é'"]),

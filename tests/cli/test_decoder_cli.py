@@ -210,7 +210,7 @@ REFUSED = {
     "set": (["--set", "num_heads=4"], ["--set"]),
     "reference": (["--reference", "other.apr"], ["--reference", "microgpt diff"]),
     "diff": (["--diff"], ["--diff", "microgpt diff"]),
-    "save tensor": (["--save-tensor", "attn_out"], ["--save-tensor", "--save FILE", "--layer attn_out"]),
+    "save tensor": (["--save-tensor", "attn_out"], ["--save-tensor", "--save FILE", "--layer STAGE"]),
 }
 
 
@@ -270,7 +270,7 @@ def without(package, *args):
 @pytest.mark.parametrize(("package", "option"), [("tokenizers", "--verbose"), ("jinja2", "--chat")])
 def test_a_missing_package_names_the_command_that_installs_it(model, package, option):
     result = without(package, "trace", model, "Hello", option)
-    refused(result, package, "pip install 'microgpt-trace[models]'")
+    refused(result, f"package {package}: python -m pip install {package}")
 
 
 def test_tokens_need_no_package(model):

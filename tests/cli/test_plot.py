@@ -158,10 +158,7 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path)
     lacking = lambda name, *more: None if name == "matplotlib" else found(name, *more)  # noqa: E731
     monkeypatch.setattr("microgpt_trace.packages.find_spec", lacking)
     said = refusal("patch emma emmy --plot a.svg", cwd=tmp_path)
-    assert said == (
-        "--plot draws with the package matplotlib: python -m pip install 'microgpt-trace[plots]', or "
-        "matplotlib alone"
-    )
+    assert said == ("--plot draws with the package matplotlib: python -m pip install matplotlib")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -176,7 +176,7 @@ def test_what_fsspec_does_not_open(url, message):
         texts(url)
 
 
-def test_a_package_for_http_is_of_our_extra(monkeypatch):
+def test_a_package_for_http_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with pytest.raises(InputError, match=r"the package aiohttp: .*'microgpt-trace\[corpus\]', or aiohttp"):
+    with pytest.raises(InputError, match="the package aiohttp: python -m pip install aiohttp$"):
         texts("http://127.0.0.1:1/a")

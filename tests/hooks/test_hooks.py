@@ -183,6 +183,14 @@ def test_globs_and_aliases_choose_events(deep, glob, expected):
     assert select_names([glob], NAMES) == expected
 
 
+@pytest.mark.parametrize("named", ["1", "layer1", "blk.1", "model.layers.1", "layers.1", "transformer.h.1"])
+def test_a_layer_may_be_named_as_files_name_it(deep, named):
+    assert select_names([named], NAMES) == select_names(["layer1.*"], NAMES)
+    assert names_heard(deep, named) == names_heard(deep, "layer1.*")
+    with pytest.raises(InputError, match=f"'{named}7': this model has layers 0 to 1"):
+        select_names([f"{named}7"], NAMES)
+
+
 def test_without_names_a_hook_hears_everything(deep):
     assert names_heard(deep) == REPLACEABLE
 

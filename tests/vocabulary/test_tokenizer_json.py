@@ -113,7 +113,7 @@ def test_nothing_is_cut_or_filled_up(tmp_path):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(InputError, match=r"tokenizers: python -m pip install 'microgpt-trace\[models\]'"):
+    with pytest.raises(InputError, match=r"tokenizers: python -m pip install tokenizers$"):
         folder(tmp_path).encode("a")
 
 

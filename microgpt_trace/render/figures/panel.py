@@ -119,7 +119,7 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
     """The picture on these Axes. Without any on those of a figure of pyplot's, as other libraries do, for
     only that is shown by a notebook below its cell and by `plt.show()`."""
     if ax is None:
-        check_installed("matplotlib", "figures are drawn by", "plots")
+        check_installed("matplotlib", "figures are drawn by")
         from matplotlib import pyplot
 
         figure = pyplot.figure(figsize=(picture.width, picture.height), layout="constrained")
