@@ -1,8 +1,11 @@
 """The package as a whole: what is loaded when, and the public names."""
 
+import builtins
+import inspect
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,17 @@ def test_the_public_names_are_few_and_resolve():
     for name in microgpt_trace.__all__:
         assert getattr(microgpt_trace, name).__name__ == name
     assert set(microgpt_trace.__all__) <= set(dir(microgpt_trace))
+
+
+@pytest.mark.parametrize("name", [n for n in microgpt_trace.__all__ if n[0].islower()])
+def test_editors_complete_every_argument(name):
+    function = getattr(microgpt_trace, name)
+    parameters = inspect.signature(function).parameters
+    assert not {p for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    named = {*re.findall(r"\b[A-Z]\w+", str(function.__annotations__))} - {*function.__globals__}
+    hints = typing.get_type_hints(function, localns=dict.fromkeys(named - {*vars(builtins)}, list))
+    assert {*parameters, "return"} == {*hints}
+    assert typing.Any not in hints.values()
 
 
 def test_a_name_that_is_none_is_an_attribute_error():

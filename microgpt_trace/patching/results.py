@@ -9,9 +9,13 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
+
 from ..architecture.catalogue import leaving_kinds
 from ..architecture.plan import kind_of
 from ..arrays.logit_difference import LogitDifference
+from ..arrays.stats import Array
+from ..errors import InputError
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..tracing.findings import Check
@@ -110,6 +114,16 @@ class PatchResult(PatchedPair):
     @property
     def ok(self) -> bool:
         return self.check.holds is True
+
+    @property
+    def matrix(self) -> Array:
+        """What each site restored, as its table shows it: [sites, positions], or [layers, heads] of heads;
+        NaN where nothing was patched. Raises InputError where there is no table, or more than one."""
+        tables = tables_of(self.cells)
+        if len(tables) != 1:
+            raise InputError(f"matrix: expected sites of one kind, found {len(tables)} tables of them")
+        rows = [[math.nan if c is None else c.restored for c in cells] for _, cells in tables[0].rows]
+        return np.array(rows)
 
 
 @dataclass(frozen=True, repr=False)

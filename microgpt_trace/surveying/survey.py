@@ -30,13 +30,14 @@ def survey(
     model: str | Path | ModelSource | LanguageModel, corpus: str | Path | Sequence[str] | CorpusSelection, *,
     events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0, max_tokens: int | None = None,
     chat: bool = False, workers: int = 0, scheduler: str | None = None, shard: tuple[int, int] = (1, 1),
-    out: str | Path | None = None, resume: bool = False, force: bool = False,
-    report: Report = lambda done, run: None, note: Note = lambda text: None, **selected: Any,
+    out: str | Path | None = None, resume: bool = False, force: bool = False, field: str | None = None,
+    limit: int | None = None, sample: int | None = None, seed: int | None = None,
+    skip_bad: bool | None = None, report: Report = lambda done, run: None, note: Note = lambda text: None,
 ) -> Survey:  # fmt: skip
     """Run a model over a corpus and keep statistics of its events, exactly, whatever the order.
 
-    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection; `selected` is what else that
-    takes: field, limit, sample, seed, skip_bad. `events` chooses whose channels are measured, `histograms` of
+    `corpus` is a file, a glob, a URL, several of them, or a CorpusSelection, of which `field`, `limit`,
+    `sample`, `seed` and `skip_bad` are fields. `events` chooses whose channels are measured, `histograms` of
     which magnitudes are counted, `top` is how many examples each unit of the MLPs has. `workers` are
     processes of this machine and `scheduler` the address of a Dask cluster; both open the model for
     themselves, by its path. `shard` (I, N) reads the I-th of N parts. With `out` the survey is saved there as
@@ -55,7 +56,10 @@ def survey(
     with nullcontext() if path is None else _held(path, resume or force):
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
-        texts = Corpus(_selection(corpus, selected))
+        asked = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
+        texts = Corpus(
+            _selection(corpus, {name: value for name, value in asked.items() if value is not None})
+        )
         found = begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
         if path is not None and path.exists() and resume:
             found = _resumed(path, found)

@@ -16,9 +16,11 @@ from ..hooks.names import select_names
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.document_fields import in_document
+from ..text.wording import abridged
 from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"
+_ASKED_BY = {"backward": "backward", "update": "step"}  # phases
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -291,16 +293,19 @@ class Trace:
         return self.arrays[phase, self._kept(name, phase)]
 
     def _kept(self, name: str, phase: Phase) -> str:
-        """The event that a name or a glob means. Raises InputError where its array was not kept."""
+        """The event that a name or a glob means. Raises InputError where there is no such event, where its
+        array was not kept, and where several were."""
         if (phase, name) in self.arrays:
             return name
-        if name in self.specs:
-            raise InputError(f"the array of {name!r} was not kept in phase {phase}: ask for it by `values`")
-        kept = [n for p, n in self.arrays if p == phase]
-        chosen = select_names([name], kept) if kept else []
-        if len(chosen) != 1:
-            raise InputError(f"no array of {name!r} was kept in phase {phase}")
-        return chosen[0]
+        chosen = select_names([name], [*self.specs] or [n for p, n in self.arrays if p == phase] or [name])
+        kept = [n for n in chosen if (phase, n) in self.arrays]
+        if not kept:
+            made = phase == "forward" or any(event.phase == phase for event in self.events)
+            how = "ask for it by `values`" if made else f"trace with {_ASKED_BY[phase]}=True"
+            raise InputError(f"the array of {name!r} was not kept in phase {phase}: {how}")
+        if len(kept) > 1:
+            raise InputError(f"{name!r} means several arrays, {abridged(kept)}: name one")
+        return kept[0]
 
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np

@@ -27,7 +27,16 @@ def trace(
     backward: bool = False,
     step: bool = False,
     interventions: Sequence[Intervention] = (),
-    **decoder_options: Any,
+    tokens: Sequence[int] | None = None,
+    special: bool = False,
+    chat: bool = False,
+    positions: str | Sequence[int] | None = None,
+    lens: bool = False,
+    target: str | int | None = None,
+    generate: int = 0,
+    temperature: float = 0.0,
+    seed: int = 42,
+    recheck: bool = False,
 ) -> Trace:
     """Trace a text through a model, under the hooks subscribed to `model.hooks`.
 
@@ -51,9 +60,14 @@ def trace(
         raise InputError(f"top_k: expected at least 1, found {top_k}")
     if text is not None and not isinstance(text, str):
         raise InputError(f"text: expected a string, found {type(text).__name__}; ids are given as tokens=")
+    of_decoder: dict[str, Any] = {
+        "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
+        "target": target, "generate": generate, "temperature": temperature, "seed": seed, "recheck": recheck,
+    }  # fmt: skip
     if "prompts" not in model.abilities:
-        if decoder_options:
-            raise InputError(f"{', '.join(decoder_options)}: for a decoder, which {model.origin} is not")
+        defaults = trace.__kwdefaults__ or {}
+        if given := [name for name, value in of_decoder.items() if value is not defaults[name]]:
+            raise InputError(f"{', '.join(given)}: for a decoder, which {model.origin} is not")
         from .microgpt_tracing import trace_microgpt
 
         return trace_microgpt(
@@ -66,5 +80,5 @@ def trace(
 
     return trace_decoder(
         cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,
-        interventions=interventions, **decoder_options,
+        interventions=interventions, **of_decoder,
     )  # fmt: skip

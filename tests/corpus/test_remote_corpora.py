@@ -178,5 +178,5 @@ def test_what_fsspec_does_not_open(url, message):
 
 def test_a_package_for_http_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    with pytest.raises(InputError, match="the package aiohttp: python -m pip install aiohttp$"):
+    with pytest.raises(InputError, match=r"the package aiohttp: python -m pip install aiohttp$"):
         texts("http://127.0.0.1:1/a")

@@ -213,6 +213,24 @@ def test_no_tokens_are_proposed_where_none_would_do(parameter, rows, value):
             patch(model, "enyx", "onyx", **options)
 
 
+@pytest.mark.parametrize(
+    ("sites", "shape"), [(None, (3, 5)), (["layer*.attn.head*"], (2, 2)), (["logits"], (1, 5))]
+)
+def test_the_matrix_is_what_the_table_shows(deep, sites, shape):
+    result = patch(deep.model, "abba", "abbb", sites=sites, target="a", against="b")
+    (table,) = tables_of(result.cells)
+    assert result.matrix.shape == shape
+    for row, (_, cells) in zip(result.matrix, table.rows, strict=True):
+        np.testing.assert_array_equal(row, [cell.restored for cell in cells])
+
+
+def test_no_matrix_has_two_kinds_of_sites(deep):
+    for sites in (["layer0.mlp.act", "layer0.attn.out"], ["layer0.mlp.act@2:1"]):
+        result = patch(deep.model, "abba", "abbb", sites=sites, target="a", against="b")
+        with pytest.raises(InputError, match="matrix: expected sites of one kind, found"):
+            _ = result.matrix
+
+
 def test_hooks_are_refused(deep):
     with (
         deep.model.hooks.subscribe(lambda event, value: None, "embed.tok"),

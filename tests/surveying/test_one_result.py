@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from support.surveys import MANY, in_packs_of, surveyed
 
-from microgpt_trace import init, load
+from microgpt_trace import init, load, survey
 from microgpt_trace.corpus.corpus import Document
+from microgpt_trace.corpus.selection import CorpusSelection
 from microgpt_trace.errors import InputError
 from microgpt_trace.surveying.order import order_for
 from microgpt_trace.surveying.report import report_of
@@ -122,6 +123,15 @@ def test_parts_that_overlap_or_did_not_end_are_refused(parts):
 
 
 # --- Going on ---------------------------------------------------------------------------------
+
+
+def test_keywords_change_a_selection(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("a\nb\nab\n")
+    chosen = CorpusSelection((str(path),), sample=2)
+    assert survey(init(), chosen).corpus.documents == 2
+    found = survey(init(), chosen, sample=1, seed=3).corpus
+    assert (found.documents, found.sample, found.seed) == (1, 1, 3)
 
 
 @pytest.mark.parametrize("change", ["texts", "more", "limit", "model", "events"])

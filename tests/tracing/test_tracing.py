@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -117,8 +118,28 @@ def test_no_array_is_kept_without_values(emma):
 
 
 def test_several_matching_arrays_are_none(emma):
-    with pytest.raises(InputError, match=r"no array of 'layer0\.attn\.\*'"):
+    with pytest.raises(InputError, match=r"'layer0\.attn\.\*' means several arrays, layer0.attn.norm, "):
         trace(emma)["layer0.attn.*"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ask", "words"),
+    [
+        (True, lambda t: t["layer0.mlp.actt"], "matches no event of this model (close: layer0.mlp.act, "),
+        (False, lambda t: t["layer0.mlp.actt"], "matches no event of this model (close: layer0.mlp.act, "),
+        (False, lambda t: t["layer0.attn.weigths[1]"], "(close: layer0.attn.weights, "),
+        (
+            ["logits"],
+            lambda t: t["attn_out"],
+            "'attn_out' was not kept in phase forward: ask for it by `values`",
+        ),
+        (True, lambda t: t.gradient("logits"), "not kept in phase backward: trace with backward=True"),
+        (True, lambda t: t.array("wte", "update"), "not kept in phase update: trace with step=True"),
+    ],
+)
+def test_an_unknown_event_is_told_from_one_that_was_not_kept(emma, values, ask, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        ask(trace(emma, values=values))
 
 
 def test_parameters_alone_have_no_forward_event(emma):
