@@ -78,7 +78,8 @@ def attribute(
         if c.name in changes
     )
     labels = tuple(token_label(model, token) for token in inputs.tokens)
-    notes = blank_notes(model, target, (softmax(row).item for row in seen.logits))
+    with np.errstate(all="ignore"):
+        notes = blank_notes(model, target, (softmax(row).item for row in seen.logits))
     if named is None and inputs.targets[rows[-1]] is None:
         notes.append(_predicted_note(contrasts[-1], against))
     return AttributionResult(

@@ -209,7 +209,7 @@ def test_no_tokens_are_proposed_where_none_would_do(parameter, rows, value):
     model.params[parameter][rows] = value
     best = trace(model, "onyx", top_k=1).predictions[-1].predicted.label
     for options in ({}, {"target": best}):
-        with pytest.raises(InputError, match=r"position 4(:| are not finite)"):
+        with pytest.raises(InputError, match=r"position 4(: the logits of the runs| are not finite)"):
             patch(model, "enyx", "onyx", **options)
 
 

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 from support.real_model import needs_smollm2
+from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace import attribute, patch, trace
+from microgpt_trace import attribute, load, patch, trace
 from microgpt_trace.errors import InputError
 from microgpt_trace.running.token_names import blank_notes
 
@@ -41,6 +42,18 @@ MODEL = SimpleNamespace(
 def test_a_blank_before_a_token_may_be_meant(named, chances, noted):
     found = blank_notes(MODEL, named, [row.__getitem__ for row in chances])
     assert bool(found) is noted, found
+
+
+def test_no_token_is_likely_where_logits_are_not_finite(decoder_folder, monkeypatch):
+    def spoil(weights):
+        weights["model.norm.weight"][1:] = 0
+        weights["lm_head.weight"][:, 0] = 3e38
+        weights["model.norm.weight"][0] = 1e6
+
+    folder = decoder_folder("llama_gqa", spoil)
+    write_tokenizer(folder)
+    monkeypatch.setattr("microgpt_trace.running.token_names.token_of", lambda model, named: len(named))
+    assert attribute(load(folder), "abc", target="a", against="b", ablation=False).notes == ()
 
 
 @needs_smollm2
