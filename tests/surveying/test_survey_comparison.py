@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.surveys import values_of
 
-from microgpt_trace import init, load, trace
+from microgpt_trace import init, load
 from microgpt_trace.errors import InputError
 from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.divergences import jensen_shannon, normal_divergence, relative_distance
@@ -63,12 +64,12 @@ def found(surveys):
 
 @pytest.fixture(scope="module")
 def values(models):
-    """All values of both models by event and text, from traces, and the ids of the texts."""
+    """All values of both models by event and text, and the ids of the texts."""
     sides = []
     for model in models:
         seen = {}
-        for text in TEXTS:
-            for (_, name), array in trace(model, text, names=["*"], values=True).arrays.items():
+        for _, _, own in values_of(model, TEXTS):
+            for name, array in own.items():
                 seen.setdefault(name, []).append(array.astype(np.float64))
         sides.append(seen)
     return *sides, [models[0].read(text).tokens for text in TEXTS]

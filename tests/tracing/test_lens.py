@@ -95,7 +95,7 @@ def test_of_a_target_p_and_rank_after_every_attention_and_layer(model, positions
 
 def test_ties_rank_by_id(decoder_folder):
     def same(weights):
-        weights["lm_head.weight"][:] = weights["lm_head.weight"][:1]
+        weights["lm_head.weight"][:] = 0  # equal rows would do, if every BLAS added them up alike
 
     model = load(decoder_folder(edit=same))
     for token in (0, 1, 60):
