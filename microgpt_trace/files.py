@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 
 from .errors import InputError, RunError
@@ -40,23 +41,58 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write next to `path` and rename into place: readers see the old file or the new one, which keeps the
+class OwnFile:
+    """A file that a run writes again and again. It replaces what stood there when the run began, and what the
+    run wrote. Whatever else has appeared there stays, unless `overwrite`: the run then writes beside it.
+
+    `written` is the path that the run writes.
+    """
+
+    def __init__(self, path: Path, overwrite: bool = False) -> None:
+        self.path = self.written = path
+        self._overwrite = overwrite
+        self._known = None if overwrite else self._found()
+
+    def write(self, content: bytes) -> None:
+        """Write it whole, as `write_atomically` does. Raises RunError where the disk does not let us."""
+        own = self._overwrite or (self._known is not None and self._found() == self._known)
+        with uninterrupted():
+            self.written, self._known = _write(self.written, content, own), hash(content)
+
+    def check(self) -> None:
+        """Raises RunError where the run wrote beside the file, naming the file that it wrote."""
+        _refuse_elsewhere(self.path, self.written)
+
+    def _found(self) -> int | None:
+        return hash(self.written.read_bytes()) if self.written.is_file() else None
+
+
+def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:
+    """Write next to `path` and put it into place: readers see the old file or the new one, which keeps the
     old one's permissions. A signal takes effect when it is written.
 
-    Raises RunError naming the file where the disk or the folder does not let us.
+    A file that has appeared there since `check_target` stays, unless `overwrite`: the content is then kept in
+    a file beside it. Raises RunError naming that file, or where the disk or the folder does not let us write.
     """
+    _refuse_elsewhere(path, _write(path, content, overwrite))
+
+
+def _write(path: Path, content: bytes, overwrite: bool) -> Path:
+    """Write the file, and return where it is now."""
     target, temporary = _target(path), _temporary(path)
     with uninterrupted():
         try:
-            mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+            mode = stat.S_IMODE(target.stat().st_mode) if overwrite and target.exists() else None
             with os.fdopen(os.open(temporary, _NEW, 0o666 if mode is None else 0o600), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             if mode is not None:
                 temporary.chmod(mode)
+            if not overwrite:
+                return _put(temporary, path)
             temporary.replace(target)
+            return path
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -64,6 +100,44 @@ def write_atomically(path: Path, content: bytes) -> None:
                     f"{path}: cannot write ({_reason(error)}); nothing there was changed"
                 ) from error
             raise
+
+
+def _put(temporary: Path, path: Path) -> Path:
+    """Give a file or a folder its name, or the first that is free of those like it: a.npz, a.2.npz, a.3.npz.
+    Return the path that it has now."""
+    target = _target(path)
+    stem = target.stem if len(os.fsencode(target.name)) < _LONGEST_NAME else target.stem[: _LONGEST_NAME // 4]
+    others = (f"{stem}.{number}{target.suffix}" for number in count(2))
+    for name in chain([target.name], others):
+        with suppress(FileExistsError):
+            _name_exclusively(temporary, target.with_name(name))
+            break
+    return path if name == target.name else (target if path.is_symlink() else path).with_name(name)
+
+
+def _name_exclusively(temporary: Path, name: Path) -> None:
+    """Raises FileExistsError where something is called so."""
+    if os.name == "nt" or temporary.is_dir():
+        if os.path.lexists(name):
+            raise FileExistsError
+        temporary.rename(name)  # which takes the place of no file on Windows, and elsewhere of no folder
+        return
+    try:
+        os.link(temporary, name)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:  # the file system knows no links
+        os.close(os.open(name, _NEW, 0o666))
+        temporary.replace(name)
+    else:
+        temporary.unlink()
+
+
+def _refuse_elsewhere(path: Path, written: Path) -> None:
+    if written != path:
+        raise RunError(
+            f"{path} appeared during this run and was left as it is; the result of this run is in {written}"
+        )
 
 
 @contextmanager
@@ -141,21 +215,23 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """A folder beside to write into, which takes the place of `folder`, new or empty, in the end. A signal
     takes effect when it is written.
 
-    Raises RunError naming the folder where the disk does not let us.
+    Raises RunError where something has appeared there, naming the folder beside it that has the result, or
+    where the disk does not let us write.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():
         try:
             temporary.mkdir()
             yield temporary
-            if target.exists():
-                target.rmdir()  # Windows puts nothing in the place of a folder
-            temporary.rename(target)
+            with suppress(OSError):
+                target.rmdir()  # an empty one
+            written = _put(temporary, folder)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, OSError):
                 raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
             raise
+    _refuse_elsewhere(folder, written)
 
 
 def _refuse_stdout(path: Path) -> None:

@@ -138,7 +138,7 @@ class Drawn:
         if self.html == STDOUT:
             sys.stdout.write(text)
         elif self.html is not None:
-            write_atomically(self.html, text.encode())
+            write_atomically(self.html, text.encode(), self.force)
             note(f"saved a page to {self.html}")
 
     def write(self, drawn: Iterable[tuple[Path, "Picture"]]) -> None:
@@ -146,7 +146,7 @@ class Drawn:
         from ..render.figures.saving import save_picture
 
         for path, picture in drawn:
-            save_picture(picture, path)
+            save_picture(picture, path, self.force)
             note(f"saved a figure to {path}")
 
 

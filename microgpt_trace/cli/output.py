@@ -49,7 +49,7 @@ class Output:
             show(sections(), self.target)
 
 
-def show(sections: Sequence["Section"], out: Path | None) -> None:
+def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:
     """Print on the terminal; what goes to a pipe or a file gets no trailing blanks."""
     from ..render.terminal.printing import print_sections
     from ..render.terminal.screen import Screen, text_screen
@@ -60,13 +60,13 @@ def show(sections: Sequence["Section"], out: Path | None) -> None:
         return
     with screen.capture() as captured:
         print_sections(sections, screen)
-    put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out)
+    put((f"{line.rstrip()}\n" for line in captured.get().splitlines()), out, overwrite)
 
 
-def put(pieces: Iterable[str], out: Path | None) -> None:
+def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> None:
     """Write lines of text to stdout, or to the file, in UTF-8."""
     if out is not None:
-        write_atomically(out, "".join(map(in_lines, pieces)).encode())
+        write_atomically(out, "".join(map(in_lines, pieces)).encode(), overwrite)
         return
     for piece in pieces:
         sys.stdout.write(in_lines(piece))

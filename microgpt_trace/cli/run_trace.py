@@ -51,7 +51,7 @@ def run(
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:
-        show(_sections(result, model, request.shown), request.written.target)
+        show(_sections(result, model, request.shown), request.written.target, request.drawn.force)
     if request.fail_on:
         _tell_unjudged(result.anomalies)
     found = any(anomaly.found for anomaly in result.anomalies)
@@ -77,7 +77,7 @@ def _save(result: Trace, model: LanguageModel, request: Request, layers: list[in
     if save is not None:
         from ..dumps.arrays_file import save_arrays
 
-        save_arrays(result, save)
+        save_arrays(result, save, request.drawn.force)
         note(f"saved {kept(result, model, request, layers, 'saves', f' to {save}')}")
     if save_aprt is not None:
         from ..dumps.aprt_writing import write_aprt
@@ -95,7 +95,7 @@ def _write_json(result: Trace, model: LanguageModel, request: Request, layers: l
         note(f"the JSON has the values of {kept(result, model, request, layers, 'has')}")
     values = written.values
     pieces = trace_json_lines(result, values) if written.as_jsonl else [trace_json(result, values)]
-    put(pieces, written.target)
+    put(pieces, written.target, request.drawn.force)
 
 
 def _tell_unjudged(anomalies: Sequence[Anomaly]) -> None:

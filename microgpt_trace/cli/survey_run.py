@@ -83,7 +83,7 @@ def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
         raise InputError(f"{paths[0]}: named twice")
     found = merged(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
     if output.out is not None:
-        write_survey(found, output.out)
+        write_survey(found, output.out, output.force)
     _give(found, output)
 
 
@@ -213,7 +213,7 @@ def _written_at(path: Path) -> int | None:
 def _give(found: Survey, output: SurveyTargets) -> None:
     """Write the importance matrix that was asked for; print what the survey found."""
     if output.imatrix is not None:
-        write_imatrix(output.imatrix, imatrix_of(found, output.imatrix_output))
+        write_imatrix(output.imatrix, imatrix_of(found, output.imatrix_output), output.force)
         if not found.whole:
             note(f"{output.imatrix} is of a part of the corpus, as the survey is")
     report = report_of(found)

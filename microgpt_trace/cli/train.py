@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..files import hold
+from ..files import OwnFile, hold
 from .options import DEFAULT_CHECKPOINT, Vocab
 from .output import note
 from .output_files import check_training_targets
@@ -104,6 +104,7 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
                 stack.enter_context(hold(path))
         # again, now that no other run changes it
         check_training_targets(target, log, data, resume, checkpoint.force)
+        file = OwnFile(target, checkpoint.force)
         from ..timeline.log_writing import TrainingLog
         from .trainer import new_trainer, resumed_trainer, watched_name
         from .training_run import train_and_report
@@ -114,11 +115,14 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
             trainer = new_trainer(asked, dimensions, shape.vocab, data)
         watched = watched_name(trainer, record.watch, log if resume else None)
         records = stack.enter_context(
-            TrainingLog(log, trainer, watched, record.trace_every, append=resume is not None, note=note)
-        )
+            TrainingLog(
+                log, trainer, watched, record.trace_every, append=resume is not None, note=note,
+                overwrite=checkpoint.force,
+            )
+        )  # fmt: skip
         for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
             note(text)
-        train_and_report(trainer, target, records, checkpoint.autosave)
+        train_and_report(trainer, file, records, checkpoint.autosave)
 
 
 EXAMPLES = (

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DivergedError, RunError
-from ..microgpt.checkpoint import save
+from ..microgpt.checkpoint import save_into
 from ..microgpt.sampling import sample
 from ..render.terminal.training_progress import look_every, progress, stderr_screen
 from ..render.training import Summary, summary_sections
@@ -24,6 +24,7 @@ from .output import INTERRUPTED, note, show
 if TYPE_CHECKING:
     from types import FrameType
 
+    from ..files import OwnFile
     from ..microgpt.training import Trainer
     from ..render.terminal.training_progress import Report
     from ..timeline.log_writing import TrainingLog
@@ -53,7 +54,7 @@ class Interrupts:
         self.times.append(now)
 
 
-def train_and_report(trainer: Trainer, target: Path, records: TrainingLog, autosave: float) -> None:
+def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, autosave: float) -> None:
     """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
     where something could not be written."""
     start, losses = trainer.done, list[float]()
@@ -64,23 +65,24 @@ def train_and_report(trainer: Trainer, target: Path, records: TrainingLog, autos
         stack.enter_context(handled(interrupts.remember))
         report = stack.enter_context(progress(trainer.schedule.steps, start, stderr_screen()))
         try:
-            _steps(trainer, target, records, report, losses, interrupts, autosave)
+            _steps(trainer, file, records, report, losses, interrupts, autosave)
         except DivergedError:
             raise
         except RunError as error:  # the log cannot be written: between two steps, so the run is whole
             failed.append(error)
         interrupts.held_back = True
-        _save(trainer, target, records, failed)
+        _save(trainer, file, records, failed)
     if failed:
         raise failed[0]
     if interrupts.times and trainer.done < trainer.schedule.steps:
-        _end_interrupted(trainer, target)
+        _end_interrupted(trainer, file.written)
     seconds = monotonic() - began
-    _print_summary(trainer, target, start, losses, records.watched, before, seconds)
+    _print_summary(trainer, file.written, start, losses, records.watched, before, seconds)
+    file.check()
 
 
 def _steps(
-    trainer: Trainer, target: Path, records: TrainingLog, report: Report, losses: list[float],
+    trainer: Trainer, file: OwnFile, records: TrainingLog, report: Report, losses: list[float],
     interrupts: Interrupts, autosave: float,
 ) -> None:  # fmt: skip
     """Take the steps to the last one or the first signal; save when the clock says so."""
@@ -98,20 +100,20 @@ def _steps(
                 report(step, lr, losses)
             if monotonic() - last >= autosave and step < total:
                 trainer.check_finite()
-                saved = _autosave(trainer, target, records) or saved
+                saved = _autosave(trainer, file, records) or saved
                 last = monotonic()
         trainer.check_finite()
     except DivergedError as error:
-        untouched = f"{target} is as it was" if target.exists() else "no checkpoint was written"
-        left = f"{target} holds step {saved:,}" if saved else untouched
+        untouched = f"{file.path} is as it was" if file.path.exists() else "no checkpoint was written"
+        left = f"{file.written} holds step {saved:,}" if saved else untouched
         raise DivergedError(f"{error}; {left}") from error
 
 
-def _autosave(trainer: Trainer, target: Path, records: TrainingLog) -> int | None:
+def _autosave(trainer: Trainer, file: OwnFile, records: TrainingLog) -> int | None:
     """Save in the middle of the run, and the step if that went well: else there may be room again later."""
     failed: list[RunError] = []
     try:
-        _save(trainer, target, records, failed)
+        _save(trainer, file, records, failed)
     except RunError as error:
         failed.append(error)
         note(f"step {trainer.done:,} was not saved: {error}")
@@ -121,7 +123,7 @@ def _autosave(trainer: Trainer, target: Path, records: TrainingLog) -> int | Non
     return trainer.done
 
 
-def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[RunError]) -> None:
+def _save(trainer: Trainer, file: OwnFile, records: TrainingLog, failed: list[RunError]) -> None:
     """The log first: a checkpoint goes on with a log that has all of its steps. Raises RunError for the
     checkpoint; what keeps the log from the disk does not keep the checkpoint from it."""
     with uninterrupted():
@@ -129,7 +131,7 @@ def _save(trainer: Trainer, target: Path, records: TrainingLog, failed: list[Run
             records.sync()
         except RunError as error:
             failed.append(error)
-        save(trainer.model(str(target)), target)
+        save_into(trainer.model(str(file.path)), file)
 
 
 def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:

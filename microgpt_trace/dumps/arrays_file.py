@@ -20,12 +20,12 @@ ARRAYS_FORMAT = "microgpt.arrays/1"
 
 def write_arrays(
     path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
-    model: Any, notes: Sequence[str] = (),
+    model: Any, notes: Sequence[str] = (), overwrite: bool = False,
 ) -> None:  # fmt: skip
     """Write arrays under their names. `positions` are those of the rows of logits and probs, `notes` are
     told by whoever reads the file.
 
-    Raises RunError where the disk does not let us.
+    Raises RunError where a file has appeared there, unless `overwrite`, or where the disk does not let us.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -38,10 +38,10 @@ def write_arrays(
         "notes": json.dumps(list(notes)),
     }
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # 0-d stays 0-d
-    write_atomically(path, to_bytes(whole, metadata))
+    write_atomically(path, to_bytes(whole, metadata), overwrite)
 
 
-def save_arrays(trace: Trace, path: Path) -> None:
+def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
     """Write the arrays of a trace's events: activations under their names, gradients and updates
     under `backward/name` and `update/name`."""
     arrays = {
@@ -55,5 +55,5 @@ def save_arrays(trace: Trace, path: Path) -> None:
     notes = [f"of a run with an intervention: {change.target} {change.text}" for change in changes]
     write_arrays(
         path, arrays, text=trace.input.text, tokens=trace.input.tokens, positions=positions,
-        model=trace.model, notes=notes,
+        model=trace.model, notes=notes, overwrite=overwrite,
     )  # fmt: skip

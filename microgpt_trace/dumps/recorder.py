@@ -54,7 +54,7 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     recording.check_whole()
     write_arrays(
         target, recording.arrays, text="", tokens=recording.tokens, positions=recording.positions,
-        model=_describe(model) | {"left_out": recording.left_out},
+        model=_describe(model) | {"left_out": recording.left_out}, overwrite=force,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
-from ..files import write_atomically
+from ..files import OwnFile
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
@@ -32,7 +32,13 @@ MAX_BYTES = 1 << 30  # read whole: 90 million parameters with the state of their
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write a checkpoint, whole or not at all. Raises RunError where the disk does not let us."""
+    """Write a checkpoint, whole or not at all, over one that is there. Raises RunError where the disk does
+    not let us."""
+    save_into(model, OwnFile(Path(path), overwrite=True))
+
+
+def save_into(model: Model, file: OwnFile) -> None:
+    """Write the checkpoint of a run. Raises RunError where the disk does not let us."""
     from safetensors.numpy import save as to_bytes
 
     check_microgpt(model, "save")
@@ -49,7 +55,7 @@ def save(model: Model, path: str | Path) -> None:
         metadata["training"] = json.dumps(said)
         if state.moments is not None:
             tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
-    write_atomically(Path(path), to_bytes(tensors, metadata))
+    file.write(to_bytes(tensors, metadata))
 
 
 def load(

@@ -62,13 +62,14 @@ class Imatrix:
 # --- Writing ----------------------------------------------------------------------------------
 
 
-def write_imatrix(path: Path, imatrix: Imatrix) -> None:
-    """Write the file. Raises RunError where a sum is none that float32 holds, or the disk does not let us."""
+def write_imatrix(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None:
+    """Write the file. Raises RunError where a sum is none that float32 holds, where a file has appeared
+    there, or where the disk does not let us."""
     try:
         content = written(imatrix)
     except RunError as error:
         raise RunError(f"{path}: {error}; nothing was written") from error
-    write_atomically(path, content)
+    write_atomically(path, content, overwrite)
 
 
 def written(imatrix: Imatrix) -> bytes:

@@ -14,14 +14,14 @@ from ..arrays.threads import one_blas_thread
 from ..corpus.corpus import Corpus
 from ..corpus.selection import CorpusSelection
 from ..errors import InputError
-from ..files import check_target, hold
+from ..files import OwnFile, check_target, hold
 from ..text.wording import abridged, counted
 from .execution import ModelSource, Note
 from .order import order_for
 from .run import Report, Share, Workers, begun, survey_into
 from .state import Survey, check_same
 from .summary import read_counts
-from .survey_files import read_survey, write_survey
+from .survey_files import read_survey, survey_bytes
 
 SAVING = 0.1  # of the time, at most, goes into saving what was measured so far
 
@@ -53,7 +53,7 @@ def survey(
     if resume and path is None:
         raise InputError("to resume is to go on with the file of out: name it")
     how, share = Workers(workers, scheduler), _share(shard)
-    with nullcontext() if path is None else _held(path, resume or force):
+    with nullcontext() if path is None else _held(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
         asked = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
@@ -63,9 +63,9 @@ def survey(
         found = begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
         if path is not None and path.exists() and resume:
             found = _resumed(path, found)
-        keep = (lambda survey: None) if path is None else _saving(path)
+        keep = (lambda survey: None) if file is None else _saving(file)
         computed = opened if how == Workers() else source
-        with one_blas_thread(), _saved_however_it_ends(found, path):
+        with one_blas_thread(), _saved_however_it_ends(found, file):
             survey_into(found, computed, texts, how, share, opened.training_texts, keep, report, note)
             if found.whole and not read_counts(found)[0]:
                 raise InputError(_why_nothing(found))
@@ -96,12 +96,12 @@ def _share(shard: tuple[int, int]) -> Share:
 
 
 @contextmanager
-def _held(path: Path, overwrite: bool) -> Iterator[None]:
+def _held(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
     """Keep the file for this run. Raises InputError where it cannot be written, or another run writes it."""
-    check_target(path, overwrite)
+    check_target(path, resume or force)
     with hold(path):
-        check_target(path, overwrite)  # again, now that no other run changes it
-        yield
+        check_target(path, resume or force)  # again, now that no other run changes it
+        yield OwnFile(path, force)
 
 
 def _resumed(path: Path, begun: Survey) -> Survey:
@@ -115,20 +115,19 @@ def _resumed(path: Path, begun: Survey) -> Survey:
 
 
 @contextmanager
-def _saved_however_it_ends(survey: Survey, path: Path | None) -> Iterator[None]:
+def _saved_however_it_ends(survey: Survey, file: OwnFile | None) -> Iterator[None]:
     """Write the file in the end, or where something was read before an exception."""
-    before = len(survey.blocks)
+    before, whole = len(survey.blocks), False
     try:
         yield
-    except BaseException:
-        if path is not None and len(survey.blocks) > before and read_counts(survey)[0]:
-            write_survey(survey, path)
-        raise
-    if path is not None:
-        write_survey(survey, path)
+        whole = True
+    finally:
+        if file is not None and (whole or (len(survey.blocks) > before and read_counts(survey)[0])):
+            file.write(survey_bytes(survey))
+            file.check()
 
 
-def _saving(path: Path) -> Callable[[Survey], None]:
+def _saving(file: OwnFile) -> Callable[[Survey], None]:
     """Saves what was measured, as often as that costs little of the time."""
     due, last = 0.0, monotonic()
 
@@ -136,7 +135,7 @@ def _saving(path: Path) -> Callable[[Survey], None]:
         nonlocal due, last
         if (now := monotonic()) - last < due or not read_counts(survey)[0]:
             return
-        write_survey(survey, path)
+        file.write(survey_bytes(survey))
         last = monotonic()
         due = (last - now) / SAVING
 

@@ -30,9 +30,10 @@ FORMAT = "microgpt.survey-file/1"
 ENTRIES = 1 << 22  # values of the metadata
 
 
-def write_survey(survey: Survey, path: Path) -> None:
-    """Write the file, whole or not at all. Raises RunError where the disk does not let us."""
-    write_atomically(path, survey_bytes(survey))
+def write_survey(survey: Survey, path: Path, overwrite: bool = False) -> None:
+    """Write the file, whole or not at all. Raises RunError where a file has appeared there, or where the disk
+    does not let us."""
+    write_atomically(path, survey_bytes(survey), overwrite)
 
 
 def survey_bytes(survey: Survey) -> bytes:

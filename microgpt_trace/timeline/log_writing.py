@@ -41,10 +41,11 @@ class TrainingLog:
 
     def __init__(
         self, path: Path | None, trainer: Trainer, watched: str, every: int | None, append: bool,
-        note: Callable[[str], object] = lambda text: None,
+        note: Callable[[str], object] = lambda text: None, overwrite: bool = False,
     ) -> None:  # fmt: skip
         self.watched, self._path, self._trainer, self._every = watched, path, trainer, every
         self._append, self._file, self._note = append, None, note
+        self._mode = "a" if append else "w" if overwrite else "x"
 
     _file: IO[str] | None
 
@@ -56,7 +57,7 @@ class TrainingLog:
             if self._append and self._path.exists():
                 self._forget_later_steps(self._path)
             with self._writing():
-                self._file = self._path.open("a" if self._append else "w", encoding="utf-8")
+                self._file = self._path.open(self._mode, encoding="utf-8")
             self._begin()
         return self
 
