@@ -1,11 +1,11 @@
 """What can go wrong, in the few kinds a caller can act upon. Knows no wording of its own."""
 
-from .text.printable import shortened
+from .text.printable import as_message
 
 
 class MicrogptError(Exception):
-    """Base of all errors raised on purpose; the message is one line for a person, of whose middle something
-    is left out where a foreign text in it is longer than anybody reads.
+    """Base of all errors raised on purpose; the message is one line for a person, in which nothing is
+    left that a terminal would obey. The middle of a very long one is left out.
 
     `exit_code` is what the command line ends with: 2, the request or an input file is wrong.
     """
@@ -13,7 +13,7 @@ class MicrogptError(Exception):
     exit_code = 2
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(shortened(message))
+        super().__init__(as_message(message))
 
 
 class InputError(MicrogptError):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..text.brief import one_line
+from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
 from .sandbox import Isolated
@@ -122,7 +123,7 @@ class Vocabulary:
         parts.append(f"{bos} added" + (f" ({self.bos_note})" if self.bos_note else ""))
         if self.add_eos and self.eos_id is not None:
             parts.append(f"EOS {self.label(self.eos_id)} added")
-        return ", ".join(parts)
+        return on_one_line(", ".join(parts))
 
 
 def _printable(char: str) -> str:

@@ -16,7 +16,7 @@ from support.terminal import BAR, EVIL, obeyed
 from support.tiny_models import tiny_model, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS
 
-from microgpt_trace import Config, Tokenizer, init, save
+from microgpt_trace import Config, MicrogptError, Tokenizer, init, load, save, trace
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -163,6 +163,21 @@ def test_models_that_are_refused(command, wrong_gguf, folders, terminal, tmp_pat
         done = microgpt(*words(command, model, tmp_path / "out"))
         check(done, terminal)
         print(model.name.isprintable(), done.code, done.err)
+
+
+def test_what_the_library_says_is_as_clean(wrong_gguf, folders, gguf, checkpoint, tmp_path):
+    said, described = [], []
+    for model in (*wrong_gguf, *folders, gguf, checkpoint, tmp_path / NAME):
+        try:
+            opened = load(model)
+            vocabulary = getattr(opened, "vocabulary", None) or opened.tokenizer
+            described += [*opened.assumed, vocabulary.describe()]
+            trace(opened, EVIL)
+        except MicrogptError as error:
+            said.append(str(error))
+    print(said, described)
+    assert (len(said), len(described) > 3) == (len(wrong_gguf) + len(folders) + 3, True)
+    assert not [text for text in (*said, *described) if not text.isprintable()]
 
 
 def hostile_dumps(base):
