@@ -3,12 +3,14 @@
 The public names are resolved when first used: importing the package loads no NumPy.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 __version__ = "0.1.0"
+TYPE_CHECKING = False  # as in typing, which takes 7 ms to load: too long for Ctrl-C to be not ours
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .arrays.stats import TensorStats
     from .attribution.attribute import attribute
     from .comparison.diff import diff
@@ -125,6 +127,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

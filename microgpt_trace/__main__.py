@@ -1,18 +1,14 @@
 """python -m microgpt_trace, and the entry point of `microgpt`."""
 
-import sys
+from .interrupt import take_over
 
 
 def main() -> None:
-    """Load the command line and run it; Ctrl-C while it loads is one line as well."""
-    try:
-        from .cli import main as run
+    """Take over Ctrl-C, then load the command line and run it."""
+    take_over()
+    from .cli import main as run
 
-        run()
-    except KeyboardInterrupt:
-        if sys.stderr is not None:
-            sys.stderr.write("microgpt: interrupted\n")
-        sys.exit(130)
+    run()
 
 
 if __name__ == "__main__":

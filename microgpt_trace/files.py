@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import InputError, RunError
-from .signals import uninterrupted
+from .signals import tidied, uninterrupted
+
+if TYPE_CHECKING:
+    from fasteners import InterProcessLock
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _TRIES = 10  # to lock a file whose holder has just removed it
@@ -148,35 +152,46 @@ def hold(path: Path) -> Iterator[None]:
     that was killed has left beside the file is removed. Where the file system knows no locks nothing is held.
     Raises InputError where another process holds it.
     """
+    lock = _beside(path, "lock")
+    held: list[InterProcessLock] = []
+
+    def release() -> None:
+        while held:
+            with suppress(OSError):  # Windows does not remove what is open
+                lock.unlink()
+            if held[0].acquired:
+                held[0].release()
+            with suppress(OSError):
+                if os.name == "nt":
+                    lock.unlink()
+            held.clear()
+
+    with tidied(release):
+        with uninterrupted():
+            held.append(_locked(path, lock))
+            _remove_leftovers(path)
+        yield
+
+
+def _locked(path: Path, lock: Path) -> InterProcessLock:
+    """The lock, held, or where the file system knows no locks open. Raises InputError."""
     from fasteners import InterProcessLock
 
-    lock = _beside(path, "lock")
     try:
         for _ in range(_TRIES):
             held = InterProcessLock(lock)
             if not held.acquire(blocking=False):
                 held.lockfile.close()
-                raise InputError(f"{path}: another run is writing it")
-            if _is_open_file(held.lockfile.fileno(), lock):
                 break
+            if _is_open_file(held.lockfile.fileno(), lock):
+                return held
             held.release()
-        else:
-            raise InputError(f"{path}: another run is writing it")
-        _remove_leftovers(path)
     except RuntimeError:  # so fasteners says that there are no locks
         held.lockfile.close()
+        return held
     except OSError as error:
         raise InputError(f"{path}: cannot lock it ({_reason(error)})") from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows does not remove what is open
-            lock.unlink()
-        if held.acquired:
-            held.release()
-        with suppress(OSError):
-            if os.name == "nt":
-                lock.unlink()
+    raise InputError(f"{path}: another run is writing it")
 
 
 def _is_open_file(descriptor: int, path: Path) -> bool:
@@ -242,8 +257,9 @@ def _refuse_stdout(path: Path) -> None:
 def _probe(path: Path) -> None:
     """Whether a file can be made beside the target. Raises OSError."""
     probe = _temporary(path)
-    probe.touch(exist_ok=False)
-    probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
+    with uninterrupted():
+        probe.touch(exist_ok=False)
+        probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
 
 
 def _temporary(path: Path) -> Path:

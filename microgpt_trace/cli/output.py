@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
+from ..interrupt import EXIT_CODE
 from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
@@ -19,7 +20,6 @@ from .standard_streams import drop_output
 if TYPE_CHECKING:
     from ..render.sections import Section
 
-INTERRUPTED = 130
 STDOUT = Path("-")
 
 
@@ -101,10 +101,8 @@ def exit_code_of(command: Callable[[], Any]) -> int:
     try:
         code = command()
         sys.stdout.flush()
-        if code == INTERRUPTED:  # how Typer reports a KeyboardInterrupt
-            return _fail("interrupted", INTERRUPTED)
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return EXIT_CODE
     except SystemExit as end:
         code = end.code
     except ReaderGone:
@@ -127,7 +125,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
 def _fail_or_raise(error: Exception) -> int:
     """Click's own errors (Typer carries a copy of them) become one line; any other is a bug of ours."""
     if type(error).__name__ == "Abort":
-        return _fail("interrupted", INTERRUPTED)
+        return EXIT_CODE
     message = getattr(error, "format_message", None)
     if message is None:
         raise error

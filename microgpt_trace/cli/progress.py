@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
 
+from ..signals import tidied
+
 PATIENCE = 1.0  # seconds before anything is said
 AGAIN = {True: 0.1, False: 10.0}  # seconds between two reports, on a terminal and elsewhere
 
@@ -62,9 +64,10 @@ def _rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
         sys.stderr.flush()
         written = len(text)
 
-    try:
-        yield write
-    finally:
+    def erase() -> None:
         if on_terminal and written:
             sys.stderr.write(f"\r{' ' * written}\r")
             sys.stderr.flush()
+
+    with tidied(erase):
+        yield write

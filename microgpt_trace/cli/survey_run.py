@@ -18,6 +18,7 @@ from ..corpus.corpus import Corpus
 from ..corpus.selection import CorpusSelection
 from ..errors import InputError, MicrogptError
 from ..files import check_target
+from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import is_model
 from ..render.imatrix import imatrix_sections
@@ -37,7 +38,7 @@ from ..text.json_writing import result_json
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
 from .options import AprSettings, BareWeights, of_the_file
-from .output import INTERRUPTED, note, put, show
+from .output import note, put, show
 from .output_files import refuse_over_model
 from .progress import rated_progress
 
@@ -203,7 +204,7 @@ def _kept_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
             raise
         done, _ = read_counts(read_survey(out))
         note(f"interrupted: {out} holds {counted(done, 'text')}; the same command with --resume goes on")
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(EXIT_CODE) from None
 
 
 def _written_at(path: Path) -> int | None:

@@ -114,14 +114,10 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
         else:
             trainer = new_trainer(asked, dimensions, shape.vocab, data)
         watched = watched_name(trainer, record.watch, log if resume else None)
-        records = stack.enter_context(
-            TrainingLog(
-                log, trainer, watched, record.trace_every, append=resume is not None, note=note,
-                overwrite=checkpoint.force,
-            )
+        records = TrainingLog(
+            log, trainer, watched, record.trace_every, append=resume is not None, note=note,
+            overwrite=checkpoint.force,
         )  # fmt: skip
-        for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
-            note(text)
         train_and_report(trainer, file, records, checkpoint.autosave)
 
 

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DivergedError, RunError
+from ..interrupt import EXIT_CODE
 from ..microgpt.checkpoint import save_into
 from ..microgpt.sampling import sample
 from ..render.terminal.training_progress import look_every, progress, stderr_screen
@@ -19,7 +20,7 @@ from ..signals import handled, uninterrupted
 from ..text.command_lines import command
 from ..text.wording import counted
 from ..tracing.trace import trace
-from .output import INTERRUPTED, note, show
+from .output import note, show
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -58,11 +59,14 @@ def train_and_report(trainer: Trainer, file: OwnFile, records: TrainingLog, auto
     """Train to the end, or to a signal, save, and print what came of it. Raises DivergedError, and RunError
     where something could not be written."""
     start, losses = trainer.done, list[float]()
-    before = _measured(trainer, records.watched)
-    began = monotonic()
     interrupts, failed = Interrupts(), list[RunError]()
     with ExitStack() as stack:
-        stack.enter_context(handled(interrupts.remember))
+        stack.enter_context(handled(interrupts.remember))  # before there is a log
+        stack.enter_context(records)
+        for text in trainer.documents.notes:  # now that nothing is refused any more: a refusal is one line
+            note(text)
+        before = _measured(trainer, records.watched)
+        began = monotonic()
         report = stack.enter_context(progress(trainer.schedule.steps, start, stderr_screen()))
         try:
             _steps(trainer, file, records, report, losses, interrupts, autosave)
@@ -140,7 +144,7 @@ def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
         f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {target}; "
         f"`{again}` goes on"
     )
-    raise SystemExit(INTERRUPTED)
+    raise SystemExit(EXIT_CODE)
 
 
 def _measured(trainer: Trainer, watched: str) -> tuple[float | None, float | None, Trace]:

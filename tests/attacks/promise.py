@@ -127,7 +127,7 @@ def _of_the_end(words: Sequence[str], ended: Ended, seconds: float, own_fault: b
             yield f"{len(lines)} lines on stderr beside exit code 2"
         if ended.out and "sample" not in words:  # whose names are drawn and written one by one
             yield f"exit code 2, and results: {ended.out[:200]!r}"
-    if ended.code in (2, 130) and not (lines and "microgpt: " in lines[-1]):
+    if ended.code == 2 and not (lines and "microgpt: " in lines[-1]):
         yield f"exit code {ended.code} without a reason"
     if ended.code == 1 and not (ended.out or ended.err or ended.changed):
         yield "exit code 1 without a word"

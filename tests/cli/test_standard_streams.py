@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from support.commands import refused
+from support.commands import process, refused
 from support.sweeps import some_of
 
 from microgpt_trace import init, save
@@ -124,6 +124,36 @@ def test_a_signal_does_not_hide_why_a_save_failed(tmp_path, monkeypatch, default
     with handled(lambda number, frame: seen.append(number)), pytest.raises(RunError, match="No space left"):
         write_atomically(tmp_path / "file", b"whole")
     assert (seen, list(tmp_path.iterdir())) == ([signal.SIGHUP], [])
+
+
+AT_AN_IMPORT = """
+import os, signal, sys
+class Signalled:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ.get("MODULE"):
+            signal.raise_signal(int(os.environ["NUMBER"]))
+sys.meta_path.insert(0, Signalled())
+"""
+
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+MOMENTS = [
+    (INT, "trace emma", "microgpt_trace.cli"), (INT, "trace emma", "numpy.linalg"), (INT, "--help", "typer"),
+    (INT, "trace emma --plot a.svg", "matplotlib.figure"), (INT, "survey --out a", "fasteners"),
+    (INT, "train --log log", "microgpt_trace.cli.trainer"), (TERM, "train --log log", "numpy"),
+    (INT, "train --resume a", "microgpt_trace.cli.train"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "words", "module"), MOMENTS)
+def test_a_signal_while_modules_load_leaves_neither_words_nor_files(number, words, module, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
+    place = tmp_path / "place"
+    place.mkdir()
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    done = process(*words.split(), cwd=place, PYTHONPATH=path, MODULE=module, NUMBER=str(int(number)))
+    assert done == (130 if number == INT else -number, "", "")
+    assert list(place.iterdir()) == []
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored(default_signals):

@@ -20,9 +20,9 @@ from microgpt_trace.microgpt import checkpoint
 from microgpt_trace.microgpt.documents import read_lines
 from microgpt_trace.patching.pairs import read_pairs
 from microgpt_trace.readers import gguf_model  # noqa: F401 (an import is no allocation of a file's)
+from microgpt_trace.text.printable import on_one_line
 from microgpt_trace.timeline.log import watched_before
 from microgpt_trace.timeline.reading import read_timeline
-from microgpt_trace.text.printable import on_one_line
 from microgpt_trace.untrusted_files import MAX_BYTES, read_bytes, read_json, read_text
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes and devices as files here")
