@@ -96,7 +96,11 @@ class SurveyExecution:
     ] = 0
     scheduler: Annotated[
         str | None,
-        typer.Option(help="A Dask cluster.", metavar="ADDRESS", rich_help_panel=RUN),
+        typer.Option(
+            help="The scheduler of a Dask cluster that you trust: what it sends can run code here.",
+            metavar="ADDRESS",
+            rich_help_panel=RUN,
+        ),
     ] = None
     shard: Annotated[
         str | None,

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from logging import CRITICAL, getLogger
+from threading import Thread
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from ..errors import InputError, RunError
 from ..packages import check_installed
@@ -95,21 +96,14 @@ class DaskCluster:
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
     """A crew of a Dask cluster, by the address of its scheduler.
 
-    Raises InputError where the package distributed is missing, nobody answers there or a worker lacks this
-    program, and RunError where workers end again and again or the scheduler does.
+    The client of Dask unpickles what the scheduler sends, so the address has to be trusted. Raises InputError
+    where the package distributed is missing, no scheduler answers there or a worker lacks this program, and
+    RunError where workers end again and again or the scheduler does.
     """
     check_installed("distributed", "--scheduler needs")
-    from distributed import Client, KilledWorker
+    from distributed import KilledWorker
 
-    connected: Any = Client  # typed in part, or not installed
-    where = f"--scheduler {brief(address)}"
-    try:
-        client = connected(address, timeout=CONNECT)
-    except ValueError as error:
-        raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
-    except OSError as error:
-        raise InputError(f"{where}: nobody answers there ({error})") from error
-    with _silent(), client:
+    with _silent(), _connected(address) as client:
         crew = DaskCluster(assignment, client, address, note)
         try:
             yield crew
@@ -121,17 +115,61 @@ def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Cre
             crew.end()
 
 
+def _connected(address: str) -> Any:
+    """A client of the scheduler. Raises InputError where there is none, or none that answers in time."""
+    import asyncio
+
+    from distributed import Client
+
+    connected: Any = Client  # typed in part, or not installed
+    greeted, where = Future[None](), f"--scheduler {brief(address)}"
+    Thread(target=_greet, args=(address, greeted), daemon=True).start()
+    try:
+        greeted.result()
+        return connected(address, timeout=CONNECT)
+    except asyncio.TimeoutError as error:
+        raise InputError(f"{where}: no scheduler answers there within {CONNECT:.0f} s") from error
+    except OSError as error:
+        raise InputError(f"{where}: nobody answers there ({error})") from error
+    except ValueError as error:
+        raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
+    except Exception as error:  # of any kind, where the answer is no message of a scheduler
+        hint = "; tls:// needs certificates in the configuration of Dask" * address.startswith("tls:")
+        raise InputError(f"{where}: Dask cannot talk to what is there{hint}") from error
+
+
+def _greet(address: str, greeted: Future[None]) -> None:
+    """Shake hands with the scheduler, for which its client would wait without end. Runs in a thread of its
+    own, as a notebook has a loop in the main thread."""
+    import asyncio
+
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    async def greet() -> None:
+        options = cast(Any, Security)().get_connection_args("client")
+        greeting = cast(Any, connect)(address, timeout=CONNECT, **options)
+        (await asyncio.wait_for(greeting, CONNECT + 0.5)).abort()
+
+    try:
+        greeted.set_result(asyncio.run(greet()))
+    except BaseException as error:
+        greeted.set_exception(error)
+
+
 def _gone(address: str) -> RunError:
     return RunError(f"--scheduler {brief(address)}: it is gone")
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What the client logs while a connection is lost is said once, by an error."""
-    logger = getLogger("distributed.client")
-    before = logger.level
-    logger.setLevel(CRITICAL)
+    """What the client logs of a connection that is lost or was none is said once, by an error."""
+    loggers = [getLogger(name) for name in ("distributed", "distributed.client", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -36,6 +36,38 @@ def test_what_becomes_of_workers_changes_no_bit(told):
     assert found == {"killed": [whole, []], "slow, and one joins late": [whole, []]}
 
 
+SERVERS = """
+import socket, threading
+from support.commands import microgpt
+from microgpt_trace.surveying import dask_cluster
+
+def served(answer):
+    server = socket.create_server(("127.0.0.1", 0))
+    def serve():
+        connections = [server.accept()[0]]
+        connections[0].sendall(answer)
+        threading.Event().wait()
+    threading.Thread(target=serve, daemon=True).start()
+    return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+dask_cluster.CONNECT = 1.0
+http, number = b"HTTP/1.1 400 Bad Request\\r\\n" * 9, (8).to_bytes(8, "little")
+for address in ("tls://127.0.0.1:1", *map(served, (b"", number + bytes(8) + http, http))):
+    done = microgpt("survey", "--limit", "1", "--scheduler", address)
+    print(done.code, done.err.replace(address, "ADDRESS"), end="")
+"""
+
+
+def test_what_is_no_scheduler_is_refused_in_time():
+    done = process(code=SERVERS, PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
+    strange, silent = "Dask cannot talk to what is there", "no scheduler answers there within 1 s"
+    said = [line.split(" (")[0].split("; ")[0] for line in done.out.splitlines()]
+    assert said == [
+        f"2 microgpt: --scheduler 'ADDRESS': {why}" for why in (strange, silent, strange, strange)
+    ]
+    assert done.err == ""
+
+
 @pytest.mark.sweep
 @pytest.mark.rest
 def test_what_is_said_of_a_cluster(told):
