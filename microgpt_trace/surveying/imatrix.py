@@ -127,9 +127,13 @@ def is_imatrix(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             head = file.read(4)
-        return head == MAGIC and read_gguf_header(path).metadata.get("general.type") == "imatrix"
+        return head == MAGIC and _is_imatrix(read_gguf_header(path).metadata.get("general.type"))
     except (OSError, ValueError, FileFormatError):
         return False
+
+
+def _is_imatrix(kind: Any) -> bool:
+    return isinstance(kind, str) and kind == "imatrix"  # a list of numbers is an array
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -141,7 +145,7 @@ def read_imatrix(path: Path) -> Imatrix:
     with blaming(path):
         said = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
-        if kind != "imatrix":
+        if not _is_imatrix(kind):
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")
         datasets = _datasets(header.metadata.get(DATASETS))
         chunks, size = said.need(CHUNK_COUNT, COUNT), said.need(CHUNK_SIZE, COUNT)

@@ -25,6 +25,7 @@ MOST = 16  # positions that the rules compare: more tell no more
 RULING = 150  # times the median magnitude of its row: SmolLM2 has up to 140 and, where massive, 200 to 750
 MASSIVE = 1000.0  # times the median magnitude: massive. Sun et al., "Massive Activations" (2024)
 NEAR_ZERO = 0.01  # an activation within +-0.01 passes on at most a hundredth of what it gates
+SQUARED_SAFELY = 1e-15  # a norm from which on its largest squares have their full precision in float32
 
 
 class Overview:
@@ -158,7 +159,7 @@ def written_share(write: Array, stream: Array) -> float:
 def row_norms(x: Array) -> Array:
     """The L2 norm of every row: [T, C] -> [T]"""
     norms = np.sqrt(np.einsum("tc,tc->t", x, x))
-    if np.isinf(norms).any():  # squares that leave float32
+    if not ((norms > SQUARED_SAFELY) & (norms < np.inf)).all():  # squares that leave float32
         norms = np.sqrt(np.einsum("tc,tc->t", x, x, dtype=np.float64))
     return norms
 

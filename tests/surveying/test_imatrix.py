@@ -14,7 +14,14 @@ from support.tiny_models import TOKENS, tiny_model, write_gguf
 
 from microgpt_trace import load, read_survey, survey
 from microgpt_trace.errors import FileFormatError, RunError
-from microgpt_trace.surveying.imatrix import Imatrix, SquaredInputs, read_imatrix, write_imatrix, written
+from microgpt_trace.surveying.imatrix import (
+    Imatrix,
+    SquaredInputs,
+    is_imatrix,
+    read_imatrix,
+    write_imatrix,
+    written,
+)
 from microgpt_trace.surveying.importance import imatrix_of
 from microgpt_trace.surveying.weight_inputs import inputs_of_weights
 
@@ -148,6 +155,8 @@ BAD = {
     "a model": ({"general.type": "model"}, {}, "(general.type 'imatrix'), found 'model'"),
     "no type": ({"general.type": None}, {}, "(general.type 'imatrix'), found None"),
     "a number for a type": ({"general.type": 4}, {}, "(general.type 'imatrix'), found 4"),
+    "numbers for a type": ({"general.type": [1, 2]}, {}, "(general.type 'imatrix'), found [1, 2]"),
+    "an empty list for a type": ({"general.type": []}, {}, "(general.type 'imatrix'), found []"),
     "no datasets": ({"imatrix.datasets": None}, {}, "'imatrix.datasets' is missing"),
     "a dataset": ({"imatrix.datasets": "a"}, {}, "imatrix.datasets: expected a list of texts, found 'a'"),
     "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
@@ -184,6 +193,7 @@ def test_what_is_wrong_is_said_in_one_line(path, said, tensors, expected):
     assert expected in str(caught.value)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).isprintable()
+    assert is_imatrix(path) == (said.get("general.type", "imatrix") == "imatrix")
 
 
 def test_the_small_file_is_right_before_it_is_made_wrong(path):

@@ -11,7 +11,7 @@ from support.judges_decoder import softmax
 from support.terminal import printed
 from support.tiny_models import TOKENS
 
-from microgpt_trace import load, trace
+from microgpt_trace import Intervention, load, trace
 from microgpt_trace.architecture import run as interpreter
 from microgpt_trace.architecture.operations import linear, norm
 from microgpt_trace.architecture.operations import pass_state as shared
@@ -633,6 +633,17 @@ def test_insights_are_not_evaluated_on_what_is_not_finite(broken):
     for identifier in ("rmsnorm", "growth", "massive", "sinks", "turn"):
         assert said[identifier].holds is None
         assert "not finite" in said[identifier].text
+
+
+@pytest.mark.parametrize("factor", [1e-45, -1e-45, 1e-23])
+@pytest.mark.parametrize("event", ["layer1.attn.residual", "layer1.mlp.residual"])
+def test_a_stream_whose_squares_are_below_float32_has_a_size(tiny, event, factor):
+    scaled = run(tiny, values=["layer1.mlp.residual"], interventions=[Intervention("scale", event, factor)])
+    norm = np.median(np.linalg.norm(scaled["layer1.mlp.residual"].astype(np.float64), axis=1))
+    growth = next(insight for insight in scaled.insights if insight.id == "growth")
+    print(scaled.layers[1].row_norm, norm, growth.text)
+    np.testing.assert_allclose(scaled.layers[1].row_norm, norm, rtol=1e-6)
+    assert growth.text.startswith("The stream shrinks to ×")
 
 
 @pytest.mark.parametrize("token", [44, 60])
