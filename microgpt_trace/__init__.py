@@ -3,14 +3,10 @@
 The public names are resolved when first used: importing the package loads no NumPy.
 """
 
-from __future__ import annotations
-
 __version__ = "0.1.0"
-TYPE_CHECKING = False  # as in typing, which takes 7 ms to load: too long for Ctrl-C to be not ours
+TYPE_CHECKING = False  # as in typing, which takes 7 ms to load; Ctrl-C would be Python's own until then
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from .arrays.stats import TensorStats
     from .attribution.attribute import attribute
     from .comparison.diff import diff
@@ -124,7 +120,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

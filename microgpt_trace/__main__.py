@@ -1,11 +1,14 @@
 """python -m microgpt_trace, and the entry point of `microgpt`."""
 
-from .interrupt import take_over
+import signal
+
+from .interrupt import end_at_once
 
 
 def main() -> None:
-    """Take over Ctrl-C, then load the command line and run it."""
-    take_over()
+    """Let Ctrl-C end the process at once and without a word, then load the command line and run it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)
     from .cli import main as run
 
     run()

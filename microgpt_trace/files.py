@@ -11,13 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .errors import InputError, RunError
 from .signals import tidied, uninterrupted
-
-if TYPE_CHECKING:
-    from fasteners import InterProcessLock
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 _TRIES = 10  # to lock a file whose holder has just removed it
@@ -47,15 +44,11 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
 
 class OwnFile:
     """A file that a run writes again and again. It replaces what stood there when the run began, and what the
-    run wrote. Whatever else has appeared there stays, unless `overwrite`: the run then writes beside it.
-
-    `written` is the path that the run writes.
-    """
+    run wrote. What else has appeared there stays, unless `overwrite`: `written` is then a path beside it."""
 
     def __init__(self, path: Path, overwrite: bool = False) -> None:
         self.path = self.written = path
-        self._overwrite = overwrite
-        self._known = None if overwrite else self._found()
+        self._overwrite, self._known = overwrite, None if overwrite else self._found()
 
     def write(self, content: bytes) -> None:
         """Write it whole, as `write_atomically` does. Raises RunError where the disk does not let us."""
@@ -107,8 +100,7 @@ def _write(path: Path, content: bytes, overwrite: bool) -> Path:
 
 
 def _put(temporary: Path, path: Path) -> Path:
-    """Give a file or a folder its name, or the first that is free of those like it: a.npz, a.2.npz, a.3.npz.
-    Return the path that it has now."""
+    """Give a file or a folder its name, or the first free one of a.2.npz, a.3.npz. Return its path."""
     target = _target(path)
     stem = target.stem if len(os.fsencode(target.name)) < _LONGEST_NAME else target.stem[: _LONGEST_NAME // 4]
     others = (f"{stem}.{number}{target.suffix}" for number in count(2))
@@ -133,50 +125,45 @@ def _name_exclusively(temporary: Path, name: Path) -> None:
     except OSError:  # the file system knows no links
         os.close(os.open(name, _NEW, 0o666))
         temporary.replace(name)
-    else:
-        temporary.unlink()
+    temporary.unlink(missing_ok=True)
 
 
 def _refuse_elsewhere(path: Path, written: Path) -> None:
     if written != path:
-        raise RunError(
-            f"{path} appeared during this run and was left as it is; the result of this run is in {written}"
-        )
+        raise RunError(f"{path} appeared during this run and was left as it is; the result is in {written}")
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Keep a file for this process: one that another one is about to write as well would be lost.
+def hold(*paths: Path) -> Iterator[None]:
+    """Keep files for this process: one that another one is about to write as well would be lost.
 
-    A lock of the system on a file beside it, which ends with its process, however that ends. What a run
+    A lock of the system on a file beside each, which ends with its process, however that ends. What a run
     that was killed has left beside the file is removed. Where the file system knows no locks nothing is held.
-    Raises InputError where another process holds it.
+    Raises InputError where another process holds one.
     """
-    lock = _beside(path, "lock")
-    held: list[InterProcessLock] = []
+    held: list[Any] = []
 
     def release() -> None:
         while held:
-            with suppress(OSError):  # Windows does not remove what is open
-                lock.unlink()
-            if held[0].acquired:
-                held[0].release()
-            with suppress(OSError):
-                if os.name == "nt":
-                    lock.unlink()
-            held.clear()
+            steps = [Path(os.fsdecode(held[-1].path)).unlink, held[-1].release]
+            for step in reversed(steps) if os.name == "nt" else steps:  # Windows removes nothing that is open
+                with suppress(OSError, RuntimeError):  # which it is where there are no locks
+                    step()
+            held.pop()
 
     with tidied(release):
         with uninterrupted():
-            held.append(_locked(path, lock))
-            _remove_leftovers(path)
+            for path in paths:
+                held.append(_locked(path))
+                _remove_leftovers(path)
         yield
 
 
-def _locked(path: Path, lock: Path) -> InterProcessLock:
-    """The lock, held, or where the file system knows no locks open. Raises InputError."""
+def _locked(path: Path) -> Any:
+    """The InterProcessLock of a file, held where the file system knows locks. Raises InputError."""
     from fasteners import InterProcessLock
 
+    lock = _beside(path, "lock")
     try:
         for _ in range(_TRIES):
             held = InterProcessLock(lock)
@@ -230,8 +217,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
     """A folder beside to write into, which takes the place of `folder`, new or empty, in the end. A signal
     takes effect when it is written.
 
-    Raises RunError where something has appeared there, naming the folder beside it that has the result, or
-    where the disk does not let us write.
+    Raises RunError where the disk does not let us, or naming the folder beside it where something appeared.
     """
     target, temporary = _target(folder), _temporary(folder)
     with uninterrupted():

@@ -11,21 +11,21 @@ from typing import Any
 
 from .interrupt import end_at_once
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that this platform has
+_NUMBERS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, n)]
 
 
 @contextmanager
 def handled(
-    handler: Callable[[int, FrameType | None], object],
-    only: Callable[[Any], bool] = lambda now: now not in (signal.SIG_IGN, None),
+    handler: Callable[[int, FrameType | None], object], instead_of: tuple[Any, ...] = ()
 ) -> Iterator[None]:
-    """Give every signal that asks to end to `handler`, where `only` holds of its handler now: by default
-    where the caller does not let it be ignored (nohup). Outside the main thread, where no handler can be set,
-    nothing changes."""
-    before: dict[int, Any] = {}
+    """Give every signal that asks to end to `handler`, but for those that the caller lets be ignored
+    (nohup), or with `instead_of` only those that one of these handlers has. Outside the main thread, where no
+    handler can be set, nothing changes."""
+    before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in _numbers():
-            if only(signal.getsignal(number)):
+        for number in _NUMBERS:
+            now = signal.getsignal(number)
+            if now in instead_of if instead_of else now not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
     try:
         yield
@@ -48,31 +48,17 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def tidied(clean: Callable[[], object]) -> Iterator[None]:
-    """Call `clean` in the end, which is also where a signal ends the process at once."""
-    with handled(_CleanEnd(clean), only=_ends_at_once):
+    """Call `clean` in the end, or before a signal ends the process at once."""
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        clean()
+        signal.signal(number, before[number])
+        signal.raise_signal(number)
+
+    with handled(end, instead_of=(signal.SIG_DFL, end_at_once)):
         try:
             yield
         finally:
             with uninterrupted():
                 clean()
-
-
-class _CleanEnd:
-    """A handler of signals that cleans up and leaves the rest to the handlers before."""
-
-    def __init__(self, clean: Callable[[], object]) -> None:
-        self.clean = clean
-        self.before = {number: signal.getsignal(number) for number in _numbers()}
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.clean()
-        signal.signal(number, self.before[number])
-        signal.raise_signal(number)
-
-
-def _ends_at_once(handler: Any) -> bool:
-    return handler in (signal.SIG_DFL, end_at_once) or isinstance(handler, _CleanEnd)
-
-
-def _numbers() -> list[int]:
-    return [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]

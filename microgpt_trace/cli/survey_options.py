@@ -97,11 +97,10 @@ class SurveyExecution:
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="The scheduler of a Dask cluster that you trust: what it sends can run code here.",
-            metavar="ADDRESS",
+            help="A Dask cluster. It has to be trusted: its scheduler can run code here.", metavar="ADDRESS",
             rich_help_panel=RUN,
         ),
-    ] = None
+    ] = None  # fmt: skip
     shard: Annotated[
         str | None,
         typer.Option(help="The I-th of N parts of the corpus alone.", metavar="I/N", rich_help_panel=RUN),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ..corpus.corpus import Corpus
 from ..corpus.selection import CorpusSelection
 from ..errors import InputError, MicrogptError
-from ..files import check_target
+from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import is_model
@@ -31,7 +31,7 @@ from ..surveying.report import report_of
 from ..surveying.state import Survey, merged
 from ..surveying.summary import read_counts
 from ..surveying.survey import survey
-from ..surveying.survey_files import read_survey, write_survey
+from ..surveying.survey_files import read_survey, survey_bytes
 from ..surveying.survey_mark import is_survey
 from ..text.brief import brief
 from ..text.json_writing import result_json
@@ -84,7 +84,7 @@ def show_made(paths: Sequence[Path], output: SurveyTargets) -> None:
         raise InputError(f"{paths[0]}: named twice")
     found = merged(surveys) if len(surveys) > 1 else surveys[str(paths[0])]
     if output.out is not None:
-        write_survey(found, output.out, output.force)
+        write_atomically(output.out, survey_bytes(found), output.force)
     _give(found, output)
 
 

@@ -99,9 +99,7 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
     asked, dimensions = lessons.schedule(), shape.dimensions()
     with ExitStack() as stack:
         check_training_targets(target, log, data, resume, checkpoint.force)
-        for path in (target, log):
-            if path is not None:
-                stack.enter_context(hold(path))
+        stack.enter_context(hold(target, *([] if log is None else [log])))
         # again, now that no other run changes it
         check_training_targets(target, log, data, resume, checkpoint.force)
         file = OwnFile(target, checkpoint.force)
@@ -114,10 +112,8 @@ def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Rec
         else:
             trainer = new_trainer(asked, dimensions, shape.vocab, data)
         watched = watched_name(trainer, record.watch, log if resume else None)
-        records = TrainingLog(
-            log, trainer, watched, record.trace_every, append=resume is not None, note=note,
-            overwrite=checkpoint.force,
-        )  # fmt: skip
+        every, goes_on = record.trace_every, resume is not None
+        records = TrainingLog(log, trainer, watched, every, goes_on, note, overwrite=checkpoint.force)
         train_and_report(trainer, file, records, checkpoint.autosave)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import DivergedError, RunError
 from ..interrupt import EXIT_CODE
-from ..microgpt.checkpoint import save_into
+from ..microgpt.checkpoint import save
 from ..microgpt.sampling import sample
 from ..render.terminal.training_progress import look_every, progress, stderr_screen
 from ..render.training import Summary, summary_sections
@@ -135,7 +135,7 @@ def _save(trainer: Trainer, file: OwnFile, records: TrainingLog, failed: list[Ru
             records.sync()
         except RunError as error:
             failed.append(error)
-        save_into(trainer.model(str(file.path)), file)
+        save(trainer.model(str(file.path)), file)
 
 
 def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:

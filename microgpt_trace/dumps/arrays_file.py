@@ -25,7 +25,7 @@ def write_arrays(
     """Write arrays under their names. `positions` are those of the rows of logits and probs, `notes` are
     told by whoever reads the file.
 
-    Raises RunError where a file has appeared there, unless `overwrite`, or where the disk does not let us.
+    Raises RunError where the disk does not let us.
     """
     from safetensors.numpy import save as to_bytes
 

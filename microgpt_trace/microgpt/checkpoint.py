@@ -31,14 +31,8 @@ ASSUMED_HEADS = 4
 MAX_BYTES = 1 << 30  # read whole: 90 million parameters with the state of their training
 
 
-def save(model: Model, path: str | Path) -> None:
-    """Write a checkpoint, whole or not at all, over one that is there. Raises RunError where the disk does
-    not let us."""
-    save_into(model, OwnFile(Path(path), overwrite=True))
-
-
-def save_into(model: Model, file: OwnFile) -> None:
-    """Write the checkpoint of a run. Raises RunError where the disk does not let us."""
+def save(model: Model, path: str | Path | OwnFile) -> None:
+    """Write a checkpoint, whole or not at all. Raises RunError where the disk does not let us."""
     from safetensors.numpy import save as to_bytes
 
     check_microgpt(model, "save")
@@ -55,6 +49,7 @@ def save_into(model: Model, file: OwnFile) -> None:
         metadata["training"] = json.dumps(said)
         if state.moments is not None:
             tensors |= dict(zip(MOMENTS, np.split(state.moments, 2), strict=True))
+    file = path if isinstance(path, OwnFile) else OwnFile(Path(path), overwrite=True)
     file.write(to_bytes(tensors, metadata))
 
 

@@ -94,11 +94,10 @@ class DaskCluster:
 
 @contextmanager
 def on_cluster(assignment: Assignment, address: str, note: Note) -> Iterator[Crew]:
-    """A crew of a Dask cluster, by the address of its scheduler.
+    """A crew of a Dask cluster, by the address of its scheduler, which is trusted: its pickles can run code.
 
-    The client of Dask unpickles what the scheduler sends, so the address has to be trusted. Raises InputError
-    where the package distributed is missing, no scheduler answers there or a worker lacks this program, and
-    RunError where workers end again and again or the scheduler does.
+    Raises InputError where the package distributed is missing, nobody answers there or a worker lacks this
+    program, and RunError where workers end again and again or the scheduler does.
     """
     check_installed("distributed", "--scheduler needs")
     from distributed import KilledWorker
@@ -134,8 +133,7 @@ def _connected(address: str) -> Any:
     except ValueError as error:
         raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
     except Exception as error:  # of any kind, where the answer is no message of a scheduler
-        hint = "; tls:// needs certificates in the configuration of Dask" * address.startswith("tls:")
-        raise InputError(f"{where}: Dask cannot talk to what is there{hint}") from error
+        raise InputError(f"{where}: found no scheduler there that Dask is configured for") from error
 
 
 def _greet(address: str, greeted: Future[None]) -> None:
@@ -163,13 +161,11 @@ def _gone(address: str) -> RunError:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """What the client logs of a connection that is lost or was none is said once, by an error."""
-    loggers = [getLogger(name) for name in ("distributed", "distributed.client", "asyncio")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(CRITICAL)
+    """What the client logs while a connection is lost is said once, by an error."""
+    logger = getLogger("distributed.client")
+    before = logger.level
+    logger.setLevel(CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(before)

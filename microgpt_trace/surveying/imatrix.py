@@ -63,8 +63,7 @@ class Imatrix:
 
 
 def write_imatrix(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None:
-    """Write the file. Raises RunError where a sum is none that float32 holds, where a file has appeared
-    there, or where the disk does not let us."""
+    """Write the file. Raises RunError where a sum is none that float32 holds, or the disk does not let us."""
     try:
         content = written(imatrix)
     except RunError as error:
@@ -127,13 +126,9 @@ def is_imatrix(path: Path) -> bool:
             return False
         with path.open("rb") as file:
             head = file.read(4)
-        return head == MAGIC and _is_imatrix(read_gguf_header(path).metadata.get("general.type"))
+        return head == MAGIC and str(read_gguf_header(path).metadata.get("general.type")) == "imatrix"
     except (OSError, ValueError, FileFormatError):
         return False
-
-
-def _is_imatrix(kind: Any) -> bool:
-    return isinstance(kind, str) and kind == "imatrix"  # a list of numbers is an array
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -145,7 +140,7 @@ def read_imatrix(path: Path) -> Imatrix:
     with blaming(path):
         said = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
-        if not _is_imatrix(kind):
+        if str(kind) != "imatrix":  # a list of numbers is an array, which compares element by element
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")
         datasets = _datasets(header.metadata.get(DATASETS))
         chunks, size = said.need(CHUNK_COUNT, COUNT), said.need(CHUNK_SIZE, COUNT)

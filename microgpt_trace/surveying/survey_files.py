@@ -18,7 +18,6 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..files import write_atomically
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
@@ -28,12 +27,6 @@ from .survey_reading import survey_of
 
 FORMAT = "microgpt.survey-file/1"
 ENTRIES = 1 << 22  # values of the metadata
-
-
-def write_survey(survey: Survey, path: Path, overwrite: bool = False) -> None:
-    """Write the file, whole or not at all. Raises RunError where a file has appeared there, or where the disk
-    does not let us."""
-    write_atomically(path, survey_bytes(survey), overwrite)
 
 
 def survey_bytes(survey: Survey) -> bytes:

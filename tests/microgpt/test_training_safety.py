@@ -103,13 +103,13 @@ def test_a_resumed_log_has_each_step_once(data, tmp_path):
 
 def test_a_checkpoint_is_saved_after_the_log_of_its_steps(data, tmp_path, monkeypatch):
     """A kill seldom comes in the milliseconds between the two, so the order is looked at itself."""
-    whole, log, seen = training_run.save_into, tmp_path / "log.jsonl", []
+    whole, log, seen = training_run.save, tmp_path / "log.jsonl", []
 
     def look(model, path):
         seen.append((model.training.step, steps_of(log)))
         whole(model, path)
 
-    monkeypatch.setattr(training_run, "save_into", look)
+    monkeypatch.setattr(training_run, "save", look)
     assert microgpt(f"train --steps 5 --data {data} --autosave 0 --log {log}").code == 0
     assert seen == [(step, list(range(1, step + 1))) for step in range(1, 6)]
 
@@ -277,14 +277,14 @@ def test_notes_that_cannot_be_written_cost_nothing(data):
 
 
 def test_an_autosave_that_fails_is_tried_again(data, monkeypatch):
-    whole, failures = training_run.save_into, iter([RunError("no room")])
+    whole, failures = training_run.save, iter([RunError("no room")])
 
     def unreliable(model, path):
         for failure in failures:
             raise failure
         whole(model, path)
 
-    monkeypatch.setattr(training_run, "save_into", unreliable)
+    monkeypatch.setattr(training_run, "save", unreliable)
     done = microgpt(f"train --steps 5 --data {data} --autosave 0")
     assert done.code == 0
     assert "step 1 was not saved: no room" in done.err

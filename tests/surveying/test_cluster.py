@@ -60,7 +60,10 @@ for address in ("tls://127.0.0.1:1", *map(served, (b"", number + bytes(8) + http
 
 def test_what_is_no_scheduler_is_refused_in_time():
     done = process(code=SERVERS, PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-    strange, silent = "Dask cannot talk to what is there", "no scheduler answers there within 1 s"
+    strange, silent = (
+        "found no scheduler there that Dask is configured for",
+        "no scheduler answers there within 1 s",
+    )
     said = [line.split(" (")[0].split("; ")[0] for line in done.out.splitlines()]
     assert said == [
         f"2 microgpt: --scheduler 'ADDRESS': {why}" for why in (strange, silent, strange, strange)

@@ -31,8 +31,8 @@ SUFFIXES = tuple(_METADATA)
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
-    """Draw it into a file of the format that the suffix says. Raises RunError where a file has appeared
-    there, or where the disk does not let us."""
+    """Draw it into a file of the format that the suffix says. Raises RunError where the disk does not let
+    us."""
     write_atomically(path, content_of(picture, path.suffix.lower()), overwrite)
 
 
