@@ -161,6 +161,10 @@ class LanguageModel(Protocol):
     def pack_size(self) -> int:
         """How many texts are run together where there are many."""
 
+    @property
+    def longest_text(self) -> int:
+        """No text of more characters fits it."""
+
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -38,13 +38,19 @@ def _files_of(source: str) -> Sequence[CorpusFile]:
     return remote_files(source) if "://" in source else local_files(source)
 
 
-def rows_of(file: CorpusFile, field: str) -> Iterator[Row]:
-    """The rows of a file in order; their numbers count from 1."""
+def rows_of(file: CorpusFile, field: str, count: Callable[[int], None]) -> Iterator[Row]:
+    """The rows of a file in order; their numbers count from 1. `count` is told how many bytes come."""
     kind, packed = endings_of(file.path)
     if kind == _PARQUET:
-        return parquet_rows(file, packed, field)
-    chunks = unpacked(file, packed)
+        return parquet_rows(file, packed, field, count)
+    chunks = _counted(unpacked(file, packed), count)
     return json_rows(chunks, field) if kind in _JSON else text_rows(chunks)
+
+
+def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        count(len(chunk))
+        yield chunk
 
 
 def endings_of(path: str) -> tuple[str, str]:

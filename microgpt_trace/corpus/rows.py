@@ -20,24 +20,33 @@ class NoText(NamedTuple):
 
 
 Row = str | NoText
+WIDE = LONGEST >> 2  # bytes of a text that is not ASCII: each of its characters may take 4 in memory
 TOO_LONG = NoText(
     f"longer than {LONGEST >> 20} MB", f"expected a text of at most {LONGEST:,} bytes, found a longer one"
+)
+TOO_WIDE = NoText(
+    f"longer than {WIDE >> 20} MB and not ASCII",
+    f"expected a text of at most {WIDE:,} bytes, as not all of it is ASCII, found a longer one",
 )
 BLANK = NoText("blank", "expected a text, found a blank one")
 
 
 def text_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
     """Each line of a text."""
-    return (TOO_LONG if line is None else decoded(line) for line in lines_of(chunks))
+    return lines_of(chunks, decoded)
 
 
 def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
     """The field of each record, which is a JSON object in a line of its own."""
-    read = partial(_field_of_record, field=field)
-    return (TOO_LONG if line is None else read(line) for line in lines_of(chunks))
+    return lines_of(chunks, partial(_field_of_record, field=field))
 
 
-def decoded(content: bytes) -> Row:
+def decoded(content: Any) -> Row:
+    """The text of bytes, or of a buffer; of None, that it was too long."""
+    if content is None or len(content) > LONGEST:
+        return TOO_LONG
+    if len(content) > WIDE and not bytes(content).isascii():
+        return TOO_WIDE
     try:
         return str(content, "utf-8")
     except UnicodeDecodeError as error:
@@ -61,7 +70,11 @@ def text_of(value: Any, field: str) -> Row:
     return TOO_LONG if size > LONGEST else value
 
 
-def _field_of_record(line: bytes, field: str) -> Row:
+def _field_of_record(line: bytes | None, field: str) -> Row:
+    if line is None:
+        return TOO_LONG
+    if len(line) > WIDE and not (line.isascii() and b"\\u" not in line):
+        return TOO_WIDE
     if line.isspace() or not line:
         return BLANK
     try:

@@ -125,6 +125,10 @@ class Decoder:
     def pack_size(self) -> int:
         return PACK
 
+    @property
+    def longest_text(self) -> int:
+        return self.vocabulary.longest_text if self.vocabulary else 0
+
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False
     ) -> list[ReadText | str]:

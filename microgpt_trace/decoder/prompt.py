@@ -75,7 +75,10 @@ def prepare(
 def read_text(model: Prompted, text: str, most: int | None, chat: bool) -> ReadText | str:
     """What is read of one of many texts, at most so many tokens of it, or why it cannot be."""
     known = _known(model)
-    ids = known.encode(known.chat(text) if chat else text, chat=chat)[:most]
+    text = known.chat(text) if chat and len(text) <= known.longest_text else text
+    if len(text) > known.longest_text:
+        return f"longer than {known.longest_text:,} characters"
+    ids = known.encode(text, chat=chat)[:most]
     if not ids:
         return "without tokens"
     limit = model.config.context_length

@@ -23,7 +23,7 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from .batch import Batch, Packer
-from .documents import Documents, held_out
+from .documents import LONG_LINE, Documents, held_out
 from .forward_backward import event_specs, forward
 from .parameters import Config, Parameters, check_whole
 from .prompt import read_name, read_names
@@ -160,6 +160,10 @@ class Model:
     @property
     def pack_size(self) -> int:
         return PACK
+
+    @property
+    def longest_text(self) -> int:
+        return max(self.config.block_size, LONG_LINE)
 
     def read_many(
         self, texts: Sequence[str], most: int | None = None, chat: bool = False

@@ -60,6 +60,11 @@ class Block(NamedTuple):
     documents: list[Document]
     digest: str
 
+    @property
+    def held(self) -> int:
+        """Bytes of its texts in memory."""
+        return sum(sys.getsizeof(document.text) for document in self.documents)
+
 
 class ShardResult(NamedTuple):
     """What was measured of some blocks, their fingerprints by number, the libraries that computed it, and how

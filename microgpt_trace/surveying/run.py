@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from ..architecture.model import LanguageModel
-from ..corpus.corpus import Corpus
+from ..corpus.corpus import Corpus, Document, add_text
 from ..corpus.selection import STDIN, CorpusSelection
 from ..errors import InputError, MicrogptError
 from ..signals import uninterrupted
@@ -31,7 +32,7 @@ MOST_BLOCKS = 16  # of a shard
 SECONDS = 10.0  # of computing for each result, at least, where a shard may be so large: it costs a merge
 SHARES = 2  # shards that each worker should have left, so that all end together
 AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
-Taken = Callable[[list[str]], list[str]]  # what training takes of texts
+HELD = 1 << 25  # bytes of texts after which no more are read ahead
 Report = Callable[[int, int], None]  # how many documents are done, and how many of them by this run
 
 
@@ -62,10 +63,10 @@ def begun(model: LanguageModel, corpus: Corpus, order: SurveyOrder) -> Survey:
 
 def survey_into(
     survey: Survey, source: ModelSource | LanguageModel, corpus: Corpus, workers: Workers, share: Share,
-    taken: Taken, keep: Callable[[Survey], None], report: Report, note: Note,
+    model: LanguageModel, keep: Callable[[Survey], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
     """Read what a survey has not read yet of a share of its corpus; `keep` is given the survey as it grows,
-    and `taken` tells what training would take of texts.
+    and `model` is asked what it and its training would take of texts.
 
     What was read stays read where this ends early: by an exception, between two results. Raises InputError
     where a document that was read is now another one.
@@ -73,8 +74,8 @@ def survey_into(
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
         deque(corpus, maxlen=0)  # to its end
         _check_known(survey, corpus)
-    noted = _Noted(taken)
-    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size)), share)
+    noted = _Noted(model)
+    blocks = _unread(survey, noted.blocks(_blocks(corpus, survey.block_size, model)), share)
     before, run = len(survey.blocks) * survey.block_size, 0
     with _crew(survey, source, workers, note) as crew:
         tasks = Tasks(blocks, crew)
@@ -90,21 +91,21 @@ def survey_into(
     found = {reason: (skipped.rows, skipped.first) for reason, skipped in sorted(corpus.skipped.items())}
     survey.corpus = replace(
         survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint, skipped=found,
-        files=noted.named(), data=_data(survey, corpus.selection, taken) or noted.data,
+        files=noted.named(), data=_data(survey, corpus.selection, model) or noted.data,
     )  # fmt: skip
 
 
-def _data(survey: Survey, asked: CorpusSelection, taken: Taken) -> str:
+def _data(survey: Survey, asked: CorpusSelection, model: LanguageModel) -> str:
     """The checksum of all names in the sources, where only some were asked for and the model was trained on
     known data. Reads one block beyond as many names as the data have; "" where all cannot be read."""
     known = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
     partly = asked.limit is not None or asked.sample is not None
     if known is None or not partly or STDIN in asked.sources:
         return ""
-    noted = _Noted(taken)
+    noted = _Noted(model)
     whole = Corpus(replace(asked, limit=None, sample=None))
     with suppress(MicrogptError):
-        for _ in noted.blocks(_blocks(whole, survey.block_size)):
+        for _ in noted.blocks(_blocks(whole, survey.block_size, model)):
             if noted.names > int(known[0]):
                 break
         return noted.data
@@ -138,22 +139,34 @@ def _crew(
     return in_processes(assignment, workers.processes)
 
 
-def _blocks(corpus: Corpus, size: int) -> Iterator[Block]:
-    """The documents of a corpus in blocks of fixed numbers."""
+def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
+    """The documents of a corpus in blocks of fixed numbers. Of a text that is too long for the model nothing
+    is held but why it does not fit, and what training would take of it."""
     remaining = iter(corpus)
-    while documents := list(islice(remaining, size)):
-        texts = "".join([f"{len(document.text)} {document.text}" for document in documents])
-        digest = blake2b(texts.encode("utf-8", "surrogatepass"), digest_size=8)
+    while True:
+        digest, documents = blake2b(digest_size=8), list[Document]()
+        documents += map(partial(_held, model, digest), islice(remaining, size))
+        if not documents:
+            return
         yield Block(documents[0].number // size, documents, digest.hexdigest())
+
+
+def _held(model: LanguageModel, digest: blake2b, document: Document) -> Document:
+    digest.update(f"{len(document.text)} ".encode())
+    add_text(digest, document.text)
+    if len(document.text) <= model.longest_text:
+        return document
+    (reason,) = model.read_many([document.text])
+    return document._replace(text="".join(model.training_texts([document.text])), unfit=str(reason))
 
 
 class _Noted:
     """What is noted of documents while they pass: with which of them each file begins, and the checksum by
     which a microGPT knows the names that it was trained on."""
 
-    def __init__(self, taken: Taken) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.files: dict[str, int] = {}
-        self._taken, self.names, self._crc = taken, 0, 0
+        self._taken, self.names, self._crc = model.training_texts, 0, 0
 
     @property
     def data(self) -> str:
@@ -203,16 +216,19 @@ class Tasks:
         self._seconds = result.seconds / len(result.blocks)
 
     def __iter__(self) -> Iterator[list[Block]]:
-        ahead: deque[Block] = deque()
+        ahead, held = deque[Block](), 0
         while True:
             count = max(1, self._crew.size())
-            while len(ahead) < AHEAD * count and (block := next(self._blocks, None)) is not None:
+            while len(ahead) < AHEAD * count and held < HELD and (block := next(self._blocks, None)):
                 ahead.append(block)
+                held += block.held
             if not ahead:
                 return
             worth = int(SECONDS * count / max(self._seconds, 1e-9))
             size = max(1, min(MOST_BLOCKS, worth, len(ahead) // (SHARES * count)))
-            yield [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
+            task = [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
+            held -= sum(block.held for block in task)
+            yield task
 
 
 def _plain(source: str) -> str:

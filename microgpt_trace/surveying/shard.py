@@ -146,6 +146,7 @@ def _read(
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):
+        read = document.unfit or read
         if isinstance(read, str):
             add_unfit(unfit, read, Unfit(1, document.number, document.place))
             continue

@@ -66,7 +66,7 @@ def survey(
         keep = (lambda survey: None) if file is None else _saving(file)
         computed = opened if how == Workers() else source
         with one_blas_thread(), _saved_however_it_ends(found, file):
-            survey_into(found, computed, texts, how, share, opened.training_texts, keep, report, note)
+            survey_into(found, computed, texts, how, share, opened, keep, report, note)
             if found.whole and not read_counts(found)[0]:
                 raise InputError(_why_nothing(found))
     return found

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from ..errors import InputError
 from ..text.brief import one_line
@@ -17,8 +18,6 @@ from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .chat import pick_template, render_chat, template_process
 from .sandbox import Isolated
-
-MAX_TEXT = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,6 +30,7 @@ class Vocabulary:
     with a BOS where a text does.
     """
 
+    longest_text: ClassVar[int] = 1 << 20  # characters; `tokenizers` takes 45 bytes for each
     path: Path
     tokens: Sequence[str]
     kind: str  # "byte-level BPE (smollm)"
@@ -67,8 +67,8 @@ class Vocabulary:
         Raises InputError for text that has no tokens or cannot be encoded here, FileFormatError where
         the file's tokenizer is at fault or of a kind that is not supported.
         """
-        if len(text) > MAX_TEXT:
-            raise InputError(f"a text of {len(text):,} characters; at most {MAX_TEXT:,} are read")
+        if len(text) > self.longest_text:
+            raise InputError(f"a text of {len(text):,} characters; at most {self.longest_text:,} are read")
         if not text.isascii():
             _check_text(text)
         ids = self.encoder(text, special or chat)

@@ -41,7 +41,7 @@ def test_what_was_written_is_read(tmp_path, kind, packing):
     needs(kind + packing)
     source = written(tmp_path, f"data.v1{kind}{packing}" if kind else f"data{packing}", TEXTS)
     read = corpus(source)
-    assert [*read] == [(i, text, str(source), i + 1) for i, text in enumerate(TEXTS)]
+    assert [*read] == [(i, text, str(source), i + 1, "") for i, text in enumerate(TEXTS)]
     assert (read.documents, read.skipped) == (len(TEXTS), {})
 
 
@@ -82,7 +82,7 @@ def test_lines_are_lines_however_they_are_cut(content, size):
     chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
     ended = whole if whole.endswith(b"\n") or not whole else whole + b"\n"
     expected = ended.replace(b"\r\n", b"\n").split(b"\n")[:-1]
-    assert [*lines_of(chunks)] == expected
+    assert [*lines_of(chunks, lambda line: line)] == expected
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -108,7 +108,21 @@ def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
     for size in (1, 3, 100):
         whole = b"12345678\n123456789\nab\n" + b"x" * 50 + b"\r\n12345678\r\n123456789\r\n12345678" + end
         chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
-        assert [*lines_of(chunks)] == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
+        found = [*lines_of(chunks, lambda line: line)]
+        assert found == [b"12345678", None, b"ab", None, b"12345678", None, b"12345678"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize(
+    ("text", "told"), [("x" * 2000, "67,108,864 bytes, "), ("é" * 20, "16,777,216 bytes, as")]
+)
+def test_a_text_that_is_too_long_is_refused_by_its_line(tmp_path, monkeypatch, name, text, told):
+    """A character that is not ASCII may take 4 bytes in memory, and so may all others with it."""
+    needs(name)
+    monkeypatch.setattr("microgpt_trace.corpus.rows.WIDE", 16)
+    monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1000)
+    with pytest.raises(FileFormatError, match=rf"{name}:3: expected a text of at most {told}"):
+        texts(written(tmp_path, name, ["x" * 20, "é" if "json" not in name else "e", text]))
 
 
 # --- Packed -------------------------------------------------------------------------------------
@@ -213,9 +227,10 @@ def test_a_table_is_read_a_piece_at_a_time(tmp_path):
     pa = pytest.importorskip("pyarrow")
     content = table([f"{i} " * 100 for i in range(16000)], compression="none")  # 9 MB, a row group
     source = written(tmp_path, "long.parquet", content)
-    before = pa.total_allocated_bytes()
+    pool = pa.system_memory_pool()
+    before = pool.bytes_allocated()
     tracemalloc.start()
-    peak = max(pa.total_allocated_bytes() - before for _ in corpus(source))
+    peak = max(pool.bytes_allocated() - before for _ in corpus(source))
     peak += tracemalloc.get_traced_memory()[1]  # a file in Python's hands gives Python's bytes
     tracemalloc.stop()
     assert peak < 7 << 20, f"{peak:,} bytes"
@@ -250,7 +265,7 @@ def test_no_standard_input(monkeypatch):
 def test_the_standard_input_is_text_and_read_once(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"text": "a"}\r\nb')))
     read = corpus("-")
-    assert [*read] == [(0, '{"text": "a"}', "-", 1), (1, "b", "-", 2)]
+    assert [*read] == [(0, '{"text": "a"}', "-", 1, ""), (1, "b", "-", 2, "")]
     with pytest.raises(InputError, match=r"^-: the standard input can be read once"):
         next(iter(read))
 

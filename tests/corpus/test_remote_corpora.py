@@ -43,7 +43,7 @@ def test_files_of_a_file_system_of_fsspec(memory, name):
         pytest.importorskip(package)
     memory(name, corpus_bytes(TEXTS, name))
     url = f"memory://corpus/{name}"
-    assert [*corpus(url)] == [(i, text, url, i + 1) for i, text in enumerate(TEXTS)]
+    assert [*corpus(url)] == [(i, text, url, i + 1, "") for i, text in enumerate(TEXTS)]
 
 
 def test_globs_of_a_file_system_of_fsspec(memory):
