@@ -18,6 +18,7 @@ from .sources import LocalFile, chunks_of, local_files, nothing_matches
 
 SILENCE = 60  # seconds without a byte until a transfer is given up; all of it may take as long as it takes
 _GONE = (404, 410)
+_PAGE = 1 << 24  # bytes of a page that lists files
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,24 @@ def _http_options() -> dict[str, Any]:
     """The bytes as they lie there, by the proxy that the environment names."""
     import aiohttp
 
+    class Response(aiohttp.ClientResponse):
+        """Whose body is read as a whole: no more of it than was asked for."""
+
+        async def read(self) -> bytes:
+            first, _, last = self.request_info.headers.get("Range", "").removeprefix("bytes=").partition("-")
+            most = int(last) - int(first) + 1 if first and last else _PAGE
+            body = bytearray()
+            while self._body is None and (part := await self.content.readany()):
+                body += part
+                if len(body) > most:
+                    self.close()
+                    raise aiohttp.ClientPayloadError(f"expected at most {most:,} bytes, found more")
+            self._body = bytes(body) if self._body is None else self._body
+            return self._body
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
     client: dict[str, Any] = {"timeout": timeout, "trust_env": True, "auto_decompress": False}
+    client["response_class"] = Response
     return {"client_kwargs": client | {"headers": {"Accept-Encoding": "identity"}}}
 
 

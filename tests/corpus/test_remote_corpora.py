@@ -95,6 +95,16 @@ def test_what_is_not_needed_is_not_waited_for(server, way, name):
     assert len(texts(f"{server[0]}/{way}/{name}", limit=3)) == 3
 
 
+@pytest.mark.parametrize("name", ["long.txt", "long.parquet", ""])
+def test_no_more_is_read_than_was_asked_for(server, name):
+    address, requests = server
+    url = f"{address}/endless-ranges/{name}" if name else f"{address}/endless/*.txt"
+    requests.clear()
+    with pytest.raises(RunError, match=r"the transfer failed \(expected at most [\d,]+ bytes, found more\)"):
+        texts(url)
+    assert requests.count("a megabyte") < 40
+
+
 @pytest.mark.parametrize("way", ["plain", "ranges"])
 def test_more_than_a_block_is_read(server, way):
     address, requests = server

@@ -42,6 +42,8 @@ class FileServer(BaseHTTPRequestHandler):
         part = content[begin:end]
         if asked and how in ("short-ranges", "lost-ranges"):
             part = part[: (len(part) + 1) // 2]
+        if body and how.startswith("endless") and asked != "bytes=0-0":  # which asks whether it gives parts
+            return self.send_endlessly()
         if how != "unsized":
             self.send_header("Content-Length", str(len(part)))
         if how == "encoded":
@@ -63,6 +65,12 @@ class FileServer(BaseHTTPRequestHandler):
             self.server.released.wait(10)
         else:
             self.wfile.write(part)
+
+    def send_endlessly(self):
+        self.end_headers()
+        for _ in range(1000):  # 1 GB, or until nobody reads it
+            self.wfile.write(bytes(1 << 20))
+            self.requests.append("a megabyte")
 
     def log_message(self, *args):
         pass

@@ -17,7 +17,6 @@ from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed, substrings
 from microgpt_trace.vocabulary.gguf import from_gguf
 from microgpt_trace.vocabulary.huggingface import from_huggingface
-from microgpt_trace.vocabulary.tokens import MAX_TEXT
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 PATH = Path("model.gguf")
@@ -625,4 +624,4 @@ def test_smollm2_chats_in_its_own_template(smollm2):
 @pytest.mark.parametrize("char", ["\0", "a", " "])
 def test_a_text_longer_than_any_context_is_refused(char):
     with pytest.raises(InputError, match="a text of 1,048,577 characters; at most 1,048,576 are read"):
-        GPT2.encode(char * (MAX_TEXT + 1))
+        GPT2.encode(char * (GPT2.longest_text + 1))
