@@ -1,5 +1,5 @@
-"""How far a long computation has come, on stderr: one line that rewrites itself on a terminal, else a
-line now and then. Nothing is said of what takes less than a second."""
+"""How far a long computation has come, on stderr: one line that rewrites itself. Nothing is said where stderr
+is no terminal, nor of what takes less than a second."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from time import monotonic
 from ..signals import tidied
 
 PATIENCE = 1.0  # seconds before anything is said
-AGAIN = {True: 0.1, False: 10.0}  # seconds between two reports, on a terminal and elsewhere
+AGAIN = 0.1  # seconds between two reports
 
 
 @contextmanager
@@ -28,24 +28,39 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def rated_progress(what: str, count: Callable[[], int | None]) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to be told how many are done, and how many of them now: it says too how many come a
-    second and how long the rest takes. How many there are is asked once, when something is said."""
+def rated_progress(
+    what: str, count: Callable[[], int | None]
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[int], None]]]:
+    """Gives a function to be told how many are done, and how many of them now, and one to be told how many
+    bytes were read. The line says how many come a second, and how long the rest takes or, where nobody knows
+    how many there are, how much was read. How many there are is asked once, when something is said."""
     began, known = monotonic(), list[int | None]()
+    done = now = read = 0
 
-    def line(done: int, now: int) -> str:
+    def line() -> str:
         if not known:
             known.append(count())
         rate, total = now / max(monotonic() - began, 1e-9), known[0]
         if total is None:
-            return f"{what} {done:,}, {rate:,.1f} a second"
+            return f"{what} {done:,}, {rate:,.1f} a second, {read / 1e6:,.0f} MB read"
         if done >= total:
             return ""
         left = timedelta(seconds=round(max(total - done, 0) / rate)) if rate else "?"
         return f"{what} {done:,} of {total:,}, {rate:,.1f} a second, {left} left"
 
     with _rewritten_line() as write:
-        yield lambda done, now: write(lambda: line(done, now))
+
+        def report(of_all: int, of_this_run: int) -> None:
+            nonlocal done, now
+            done, now = of_all, of_this_run
+            write(line)
+
+        def reading(size: int) -> None:
+            nonlocal read
+            read = size
+            write(line)
+
+        yield report, reading
 
 
 @contextmanager
@@ -55,17 +70,15 @@ def _rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
 
     def write(line: Callable[[], str]) -> None:
         nonlocal due, written
-        if monotonic() < due:
+        if not on_terminal or monotonic() < due or not (text := line()):
             return
-        if not (text := line()):
-            return
-        due = monotonic() + AGAIN[on_terminal]
-        sys.stderr.write(f"\r{text:<{written}}" if on_terminal else f"{text}\n")
+        due = monotonic() + AGAIN
+        sys.stderr.write(f"\r{text:<{written}}")
         sys.stderr.flush()
         written = len(text)
 
     def erase() -> None:
-        if on_terminal and written:
+        if written:
             sys.stderr.write(f"\r{' ' * written}\r")
             sys.stderr.flush()
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ..corpus.corpus import Corpus
 from ..corpus.selection import CorpusSelection
-from ..errors import InputError, MicrogptError
+from ..errors import InputError, MicrogptError, RunError
 from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .survey_options import SurveyExecution, SurveyScope, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds for the number of documents, which the progress shows
+LONG = 1 << 22  # bytes of a text in the mean, from which on they are not counted: another one is in memory
 
 
 def made_before(arguments: Sequence[str]) -> list[Path]:
@@ -116,13 +117,16 @@ def run_survey(
     options = tuple(of_the_file(bare, apr).items()) if path is not None else ()
     elsewhere = running.workers or running.scheduler is not None
     count = partial(_counted, chosen, shard[1])
-    with _kept_when_interrupted(output.out, running.resume), rated_progress("text", count) as report:
+    with (
+        _kept_when_interrupted(output.out, running.resume),
+        rated_progress("text", count) as (report, reading),
+    ):
         found = survey(
             ModelSource(None if path is None else str(path), options, seed) if elsewhere else model, chosen,
             events=measured.events or (), histograms=measured.histograms or (), top=measured.top,
             max_tokens=texts.max_tokens, chat=texts.chat, workers=running.workers,
             scheduler=running.scheduler, shard=shard, out=output.out, resume=running.resume,
-            force=output.force, report=report, note=note,
+            force=output.force, report=report, note=note, reading=reading,
         )  # fmt: skip
     _give(found, output)
 
@@ -152,12 +156,15 @@ def _counted(selection: CorpusSelection, parts: int) -> int | None:
     if any(source == "-" or "://" in source for source in selection.sources):
         return None
     count, until = 0, monotonic() + COUNTING
+
+    def check(read: int) -> None:
+        if monotonic() > until or read > LONG * (count + 1):
+            raise RunError("counting takes too long")
+
     try:
-        for _ in Corpus(selection):
+        for _ in Corpus(selection, check):
             count += 1
-            if monotonic() > until:
-                return None
-    except MicrogptError:  # which is raised where the text is read
+    except MicrogptError:  # what is wrong with a text is told where it is read
         return None
     return -(-count // parts)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
-from ..corpus.corpus import Corpus
+from ..corpus.corpus import Corpus, Told
 from ..corpus.selection import CorpusSelection
 from ..errors import InputError
 from ..files import OwnFile, check_target, hold
@@ -33,6 +33,7 @@ def survey(
     out: str | Path | None = None, resume: bool = False, force: bool = False, field: str | None = None,
     limit: int | None = None, sample: int | None = None, seed: int | None = None,
     skip_bad: bool | None = None, report: Report = lambda done, run: None, note: Note = lambda text: None,
+    reading: Told = lambda size: None,
 ) -> Survey:  # fmt: skip
     """Run a model over a corpus and keep statistics of its events, exactly, whatever the order.
 
@@ -42,8 +43,8 @@ def survey(
     processes of this machine and `scheduler` the address of a Dask cluster; both open the model for
     themselves, by its path. `shard` (I, N) reads the I-th of N parts. With `out` the survey is saved there as
     it grows, however it ends; with `resume` it goes on with what is there, and with `force` it is written
-    over it. `report` is told how many documents are done, and how many of them by this call, and `note` what
-    became of workers.
+    over it. `report` is told how many documents are done, and how many of them by this call, `note` what
+    became of workers, and `reading` how many bytes of the corpus were read and unpacked so far.
 
     Raises InputError where something asked for means nothing or contradicts the file to resume, RunError
     where workers end again and again or the file cannot be written, and what the reading of the model and
@@ -57,9 +58,8 @@ def survey(
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
         asked = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
-        texts = Corpus(
-            _selection(corpus, {name: value for name, value in asked.items() if value is not None})
-        )
+        given = {name: value for name, value in asked.items() if value is not None}
+        texts = Corpus(_selection(corpus, given), reading)
         found = begun(opened, texts, order_for(opened, events, histograms, top, max_tokens, chat))
         if path is not None and path.exists() and resume:
             found = _resumed(path, found)

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -324,7 +325,7 @@ def test_training_leaves_a_checkpoint_and_says_how_to_trace_it(tmp_path):
     assert result.code == 0, result.err
     assert "microgpt trace emma --model microgpt.safetensors" in result.out
     assert re.search(r"held out  3\.\d{4} → 2\.\d{4}", result.out)
-    assert "step 40/40" in result.err
+    assert result.err == ""
     assert microgpt("sample", "-n", "3", cwd=tmp_path).out.count("\n") == 3
     refused(microgpt("train", cwd=tmp_path), "exists already", "--force", "--resume")
 
@@ -333,8 +334,9 @@ def test_stop_and_resume_equal_an_uninterrupted_run(tmp_path):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     steps = 10_000
     assert microgpt("train", "--steps", steps, "--out", whole).code == 0
-    with started("train", "--steps", steps, "--out", half) as running:
-        assert running.stderr.readline().startswith("step 1,000")
+    with started("train", "--steps", steps, "--out", half, "--autosave", 0.1) as running:
+        while not half.exists() and running.poll() is None:
+            time.sleep(0.01)
         running.send_signal(signal.SIGINT)
         message = running.stderr.read()
     print(message)

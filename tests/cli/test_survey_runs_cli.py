@@ -1,18 +1,21 @@
 """`microgpt survey` as it is run: bad requests, parts, workers, signals, pipes."""
 
+import gzip
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from support.commands import environment, microgpt, process, refusal, refused, started
+from support.commands import PROGRAM, environment, microgpt, process, refusal, refused, started
 from support.surveyed_texts import lines, written
 from support.sweeps import in_sweep
 
-from microgpt_trace.cli.progress import rated_progress
+from microgpt_trace.cli.progress import progress, rated_progress
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
@@ -79,7 +82,7 @@ def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):
             [*words, out], stdin=file, stdout=writer, stderr=subprocess.PIPE, env=environment(), timeout=60
         )
     os.close(writer)
-    assert (done.returncode, [line for line in done.stderr.splitlines() if b"text" not in line]) == (0, [])
+    assert (done.returncode, done.stderr) == (0, b"")
     found, expected = read_survey(out), read_survey(whole)
     assert found.corpus.fingerprint == expected.corpus.fingerprint
     found.corpus, found.unfit = expected.corpus, expected.unfit  # which tell that they come from a file
@@ -133,10 +136,41 @@ def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_the_rate_is_that_of_this_run(monkeypatch, capsys):
-    monkeypatch.setattr("microgpt_trace.cli.progress.PATIENCE", -1.0)
+def terminal(monkeypatch, is_one=True):
+    """A stderr to which progress writes at once and every time; gives what it wrote."""
+    for name, value in {"PATIENCE": -1.0, "AGAIN": -1.0}.items():
+        monkeypatch.setattr(f"microgpt_trace.cli.progress.{name}", value)
+    stream = io.StringIO()
+    stream.isatty = lambda: is_one
+    monkeypatch.setattr("sys.stderr", stream)
+    return lambda: [line.strip() for line in stream.getvalue().split("\r") if line.strip()]
+
+
+def test_the_rate_is_that_of_this_run(monkeypatch):
+    shown = terminal(monkeypatch)
     now = iter([0.0, 0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr("microgpt_trace.cli.progress.monotonic", lambda: next(now))
-    with rated_progress("text", lambda: 2000) as report:
+    with rated_progress("text", lambda: 2000) as (report, _):
         report(1050, 50)
-    assert capsys.readouterr().err == "text 1,050 of 2,000, 5.0 a second, 0:03:10 left\n"
+    assert shown() == ["text 1,050 of 2,000, 5.0 a second, 0:03:10 left"]
+
+
+@pytest.mark.parametrize("name", ["blank.txt.gz", "blank.jsonl.gz"])
+def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, name):
+    """And the blank lines are not counted first."""
+    text = b"emma" if "txt" in name else b'{"text": "emma"}'
+    (tmp_path / name).write_bytes(gzip.compress(b"\n" * (5 << 20) + text, 1))
+    shown = terminal(monkeypatch)
+    with redirect_stdout(io.StringIO()):
+        PROGRAM(["survey", str(tmp_path / name)], standalone_mode=False)
+    expected = [f"text 0, 0.0 a second, {read} MB read" for read in (1, 2, 3, 4, 5)]
+    assert [line for line in expected if line in shown()] == expected
+
+
+def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch):
+    shown = terminal(monkeypatch, is_one=False)
+    with rated_progress("text", lambda: 2000) as (report, reading), progress("layer") as layers:
+        for tell in (report, layers):
+            tell(1, 5)
+        reading(1 << 30)
+    assert shown() == []

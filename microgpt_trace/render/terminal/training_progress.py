@@ -1,4 +1,4 @@
-"""How far a training run has come: a bar on a terminal, elsewhere a line now and then."""
+"""How far a training run has come: a bar on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def look_every(steps: int) -> int:
 
 @contextmanager
 def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
-    """Report on a terminal by a bar, elsewhere by a plain line each tenth of the run."""
+    """Report on a terminal by a bar, elsewhere not at all."""
     if not screen.is_terminal:
-        yield _plain_lines(total, start, screen)
+        yield lambda step, lr, losses: None
         return
     bar = Progress(
         BarColumn(bar_width=None),
@@ -55,22 +55,6 @@ def progress(total: int, start: int, screen: Screen) -> Iterator[Report]:
 
     with bar:
         yield report
-
-
-def _plain_lines(total: int, start: int, screen: Screen) -> Report:
-    every = max((total - start) // 10, 1)
-    due = start + every
-    began = monotonic()
-
-    def report(step: int, lr: float, losses: Sequence[float]) -> None:
-        nonlocal due
-        if step < due and step != total:
-            return
-        due += every
-        speed = (step - start) / max(monotonic() - began, 1e-9)
-        screen.print(f"step {step:,}/{total:,}  {_told(losses, lr, speed)}")
-
-    return report
 
 
 def _told(losses: Sequence[float], lr: float, speed: float) -> str:
