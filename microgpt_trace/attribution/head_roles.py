@@ -109,7 +109,7 @@ def role_of(attention: Attention, uniform: Attention) -> RoleName:
     times: dict[RoleName, float] = {}
     for role, field in ROLES.items():
         share, even = getattr(attention, field), getattr(uniform, field)
-        if share is not None and share >= SHARE and share >= TIMES * even:
+        if share is not None and even and share >= SHARE and share >= TIMES * even:
             times[role] = share / even
     best = [role for role, ratio in times.items() if ratio == max(times.values())]
     return best[0] if len(best) == 1 else "none"

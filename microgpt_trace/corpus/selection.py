@@ -8,6 +8,7 @@ from ..errors import InputError
 from ..text.brief import brief
 
 STDIN = "-"
+MOST = (1 << 63) - 1  # of a number of texts, and of a seed
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class CorpusSelection:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name}: expected at least {least}, found {value:,}")
+            if value is not None and value > MOST:
+                raise InputError(f"{name}: expected at most {MOST:,}, found a larger number")
         if self.sample and self.limit:
             raise InputError("a limit takes the first documents, a sample any of them: give one of the two")
         if self.sample and STDIN in self.sources:

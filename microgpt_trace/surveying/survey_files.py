@@ -25,7 +25,8 @@ from .state import Survey
 from .survey_mark import is_survey
 from .survey_reading import survey_of
 
-FORMAT = "microgpt.survey-file/1"
+FORMAT = "microgpt.survey-file/2"
+OLDER = "microgpt.survey-file/1"  # whose digest is of the tensors alone
 ENTRIES = 1 << 22  # values of the metadata
 
 
@@ -37,7 +38,7 @@ def survey_bytes(survey: Survey) -> bytes:
     for name, tally in survey.tallies.items():
         for part, array in tally.arrays().items():
             tensors[f"{name}.{tally.KIND}{'.' * bool(part)}{part}"] = np.ascontiguousarray(array)
-    said = {
+    said: dict[str, Any] = {
         "format": FORMAT,
         "model": asdict(survey.model),
         "corpus": asdict(survey.corpus),
@@ -48,14 +49,15 @@ def survey_bytes(survey: Survey) -> bytes:
         else {str(block): survey.blocks[block] for block in sorted(survey.blocks)},
         "unfit": {reason: survey.unfit[reason] for reason in sorted(survey.unfit)},
         "arithmetic": survey.arithmetic,
-        "digest": _digest(tensors),
     }
-    return save(tensors, {"survey": json.dumps(said)})
+    return save(tensors, {"survey": json.dumps(said | {"digest": _digest(tensors, said)})})
 
 
-def _digest(tensors: Mapping[str, Array]) -> str:
-    """Tells whether a byte of the tensors has changed."""
+def _digest(tensors: Mapping[str, Array], said: Mapping[str, Any]) -> str:
+    """Tells whether a byte of the tensors, or anything that is said of them, has changed."""
     digest = blake2b(digest_size=16)
+    if said["format"] != OLDER:
+        digest.update(json.dumps(said).encode() + b"\0")
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(tensors[name]).tobytes())
     return digest.hexdigest()
@@ -86,11 +88,9 @@ def _contents(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         said = from_json(metadata.get("survey", ""), most=ENTRIES)
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
-    if not isinstance(said, dict) or said.get("format") != FORMAT:
+    if not isinstance(said, dict) or said.get("format") not in (FORMAT, OLDER):
         found = said.get("format") if isinstance(said, dict) else said
         raise FileFormatError(f"{path}: expected {FORMAT}, found {brief(found)}")
-    if said.get("digest") != _digest(tensors):
-        raise FileFormatError(
-            f"{path}: expected a survey as it was written, found other bytes in its tensors"
-        )
+    if said.pop("digest", None) != _digest(tensors, said):
+        raise FileFormatError(f"{path}: expected a survey as it was written, found some of it changed")
     return tensors, said

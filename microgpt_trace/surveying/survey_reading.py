@@ -16,16 +16,21 @@ from ..architecture.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..text.brief import brief
+from .attention_meter import EVENLY, QueryCounts
 from .order import SurveyOrder
 from .prediction_meter import PREDICTIONS
 from .shard import Measurable, Unfit, meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel
+from .stream_meter import STREAMS
 from .tallies import Counts, Ranges, Sums, Tally
 from .top_list import NOBODY, TopList
 
 KINDS: dict[str, type[Any]] = {kind.KIND: kind for kind in (Sums, Counts, Ranges, TopList)}
 PARTS = (("",), ("train", "held out"))  # of a corpus
 MOST_BLOCKS = 1 << 22  # of a survey: each has a number in memory
+MOST = 2.0**62  # of what is counted, all together
+TOTAL = 1e150  # of values, whose squares are numbers
+GROWTH = 700.0  # the largest logarithm of a norm's growth: float64 has none of much more
 Arrays = dict[str, Array]
 Record = TypeVar("Record")
 
@@ -109,7 +114,26 @@ def _tallies(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> dict[st
         raise ValueError(f"{'.'.join(min(wrong))} is missing, or one too many")
     for name, tally in expected.items():
         _check(name, tally, parts[name, tally.KIND])
-    return {name: KINDS[kind].of(arrays) for (name, kind), arrays in parts.items()}
+    found = {name: KINDS[kind].of(arrays) for (name, kind), arrays in parts.items()}
+    _check_values(found)
+    return found
+
+
+def _check_values(tallies: Mapping[str, Any]) -> None:
+    """Raises ValueError for numbers that nothing adds up to, of which no report can be made."""
+    for name, tally in tallies.items():
+        _, _, measured = name.rpartition("/")
+        if measured == "squares" and (tally.values() < 0).any():
+            raise ValueError(f"{name}: a sum of squares is below 0")
+        if measured == "total" and (np.abs(tally.values()) > TOTAL).any():
+            raise ValueError(f"{name}: a sum is too large")
+        counted = measured in QueryCounts.__dataclass_fields__
+        if counted and tally.values() > tallies[f"{EVENLY}/{measured}"].values():
+            raise ValueError(f"{name}: more than {EVENLY}/{measured}")
+    if f"{STREAMS}/rows" in tallies:
+        growth, rows = (tallies[f"{STREAMS}/{measured}"].values() for measured in ("growth", "rows"))
+        if (np.abs(growth) > GROWTH * rows).any():
+            raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
 
 
 def _measurable(survey: Survey, parts: Mapping[tuple[str, str], Arrays]) -> Measurable:
@@ -138,8 +162,8 @@ def _check(name: str, tally: Tally, found: Arrays) -> None:
                 raise ValueError(f"{name}: a sum is not finite, or too large")
     elif more:
         raise ValueError(f"{name}: one part too many, {min(more)}")
-    elif isinstance(tally, Counts) and (found[""] < 0).any():
-        raise ValueError(f"{name}: a count is below 0")
+    elif isinstance(tally, Counts) and not ((found[""] >= 0).all() and found[""].sum(dtype=float) < MOST):
+        raise ValueError(f"{name}: a count is below 0, or too large")
     elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in found.values()):
         raise ValueError(f"{name}: an end of a range is no number")
     elif isinstance(tally, TopList):

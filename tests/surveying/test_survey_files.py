@@ -1,7 +1,9 @@
 """Files that are cut, damaged or written to do harm: one clear line, whatever is in them."""
 
 import json
+import random
 import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from support.surveys import MANY, surveyed
 from microgpt_trace import init
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.surveying.report import report_of
-from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
+from microgpt_trace.surveying.survey_files import OLDER, _digest, read_survey, survey_bytes
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +53,11 @@ def survives(path, content):
 
 
 def changed(whole, tensors=(), **said):
-    """The bytes with other tensors (None: without them) and metadata."""
+    """The bytes with other tensors (None: without them) and metadata, and the digest that goes with them."""
     _, before, about = whole
     arrays = {name: array for name, array in (before | dict(tensors)).items() if array is not None}
-    return save(arrays, {"survey": json.dumps(about | said)})
+    says = {key: value for key, value in (about | said).items() if key != "digest"}
+    return save(arrays, {"survey": json.dumps(says | {"digest": _digest(arrays, says)})})
 
 
 @pytest.mark.parametrize("at", [0, 1, 7, 8, 9, 100, 5000, -1, -8, -100_000])
@@ -76,7 +79,7 @@ def test_a_folder_and_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("said", [
-    {"format": "microgpt.survey-file/2"}, {"block_size": 0}, {"block_size": -8}, {"block_size": "8"},
+    {"format": "microgpt.survey-file/3"}, {"block_size": 0}, {"block_size": -8}, {"block_size": "8"},
     {"block_size": 2.5}, {"block_size": None}, {"blocks": {"x": "y"}}, {"blocks": {"-1": "y"}},
     {"blocks": [1]},
     {"blocks": {"0": 5}}, {"unfit": {"long": [1]}}, {"unfit": {"long": ["a", "b", "c"]}}, {"unfit": 3},
@@ -139,6 +142,27 @@ def test_tensors_that_do_not_fit(whole, name, damage, tmp_path):
     assert survives(tmp_path / "a", content), f"{name} {damage}"
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    (f"{EVENT}/squares.sum", -1), ("attention/queries.count", 0), ("attention/repeats.count", 0),
+    ("attention/repeats_apart.count", 0), ("streams/growth.sum", 1e200), ("streams/rows.count", 0),
+])  # fmt: skip
+def test_numbers_that_nothing_adds_up_to(whole, name, value, tmp_path):
+    content = changed(whole, {name: np.full_like(whole[1][name], value)})
+    assert name.partition(".")[0] in survives(tmp_path / "a", content)
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1e200, 2**62])
+def test_any_number_has_a_report_or_is_refused(whole, value, tmp_path):
+    path = tmp_path / "a"
+    for name in (*TENSORS, f"{EVENT}/squares.sum", "streams/growth.sum"):
+        array = whole[1][name]
+        with np.errstate(invalid="ignore"):
+            filled = np.full(array.shape, value).astype(array.dtype)
+        path.write_bytes(changed(whole, {name: filled}))
+        with suppress(FileFormatError):
+            report_of(read_survey(path))
+
+
 @pytest.mark.parametrize("name", [
     "x", "x/y", "a/b.count.c.d", "a/b.sum.", "/.sum", "a/b.other", "a/b.top.value", f"{EVENT}/total.count",
     "\n/\x1b.sum",
@@ -179,12 +203,30 @@ def test_any_bytes_within_the_header(whole, tmp_path, data):
     survives(tmp_path / "a", bytes(content))
 
 
-def test_a_byte_that_has_changed_is_noticed(tmp_path):
+def test_a_bit_that_has_changed_is_noticed(tmp_path):
+    """Wherever it is, in what is said of the survey too."""
     path = tmp_path / "a.survey.safetensors"
-    surveyed(init(), ["emma", "olivia"], tmp_path, out=path)
-    content = bytearray(path.read_bytes())
-    for at in (len(content) - 3, len(content) // 2, len(content) - 5000):
-        changed = bytes(content[:at]) + bytes([content[at] ^ 1]) + bytes(content[at + 1 :])
-        path.write_bytes(changed)
-        with pytest.raises(FileFormatError, match="expected a"):
-            read_survey(path)
+    before = repr(report_of(surveyed(init(), ["emma", "olivia"], tmp_path, events=["embed.tok"], out=path)))
+    content = path.read_bytes()
+    said = int.from_bytes(content[:8], "little") + 8  # bytes of the header
+    draw = random.Random(30)
+    places = [
+        *(draw.randrange(8 * said) for _ in range(400)),
+        *(draw.randrange(8 * len(content)) for _ in range(200)),
+    ]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with suppress(FileFormatError):
+            assert repr(report_of(read_survey(path))) == before, f"bit {place}"
+
+
+def test_an_older_file_opens(whole, tmp_path):
+    """Whose digest is of its tensors alone."""
+    path = tmp_path / "a.survey.safetensors"
+    assert survives(path, changed(whole, format=OLDER)) == ""
+    report = report_of(read_survey(path))
+    path.write_bytes(whole[0])
+    assert repr(report) == repr(report_of(read_survey(path)))
+    assert "some of it changed" in survives(path, whole[0].replace(b"survey-file/2", b"survey-file/1"))
