@@ -14,7 +14,7 @@ from ..errors import FileFormatError
 from ..packages import check_installed
 from .sources import CHUNK, CorpusFile
 
-PIECE = 1 << 10  # bytes unpacked at once: at most 1 MB by gzip, 32 MB by Zstandard
+PIECE = 1 << 8  # bytes unpacked at once: at most 256 KB by gzip, 8 MB by Zstandard
 _GZIP = 16 + zlib.MAX_WBITS
 
 
