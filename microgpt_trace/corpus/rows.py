@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,13 +21,14 @@ class NoText(NamedTuple):
 
 
 Row = str | NoText
-WIDE = LONGEST >> 2  # bytes of a text that is not ASCII: each of its characters may take 4 in memory
+WIDE = LONGEST >> 2  # bytes of a text with such a character, for which all others take 4 bytes in memory too
+_WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")  # beyond U+FFFF, in UTF-8 or as JSON writes it
 TOO_LONG = NoText(
     f"longer than {LONGEST >> 20} MB", f"expected a text of at most {LONGEST:,} bytes, found a longer one"
 )
 TOO_WIDE = NoText(
-    f"longer than {WIDE >> 20} MB and not ASCII",
-    f"expected a text of at most {WIDE:,} bytes, as not all of it is ASCII, found a longer one",
+    f"longer than {WIDE >> 20} MB, with a character beyond U+FFFF",
+    f"expected a text of at most {WIDE:,} bytes, as it has a character beyond U+FFFF, found a longer one",
 )
 BLANK = NoText("blank", "expected a text, found a blank one")
 
@@ -43,10 +45,8 @@ def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
 
 def decoded(content: Any) -> Row:
     """The text of bytes, or of a buffer; of None, that it was too long."""
-    if content is None or len(content) > LONGEST:
-        return TOO_LONG
-    if len(content) > WIDE and not bytes(content).isascii():
-        return TOO_WIDE
+    if too_long := _too_long(content):
+        return too_long
     try:
         return str(content, "utf-8")
     except UnicodeDecodeError as error:
@@ -54,6 +54,12 @@ def decoded(content: Any) -> Row:
             "not UTF-8",
             f"expected UTF-8 text, found byte {content[error.start]:#04x} at offset {error.start:,} of it",
         )
+
+
+def _too_long(content: Any) -> NoText | None:
+    if content is None or len(content) > LONGEST:
+        return TOO_LONG
+    return TOO_WIDE if len(content) > WIDE and _WIDE.search(content) else None
 
 
 def text_of(value: Any, field: str) -> Row:
@@ -73,8 +79,8 @@ def text_of(value: Any, field: str) -> Row:
 def _field_of_record(line: bytes | None, field: str) -> Row:
     if line is None:
         return TOO_LONG
-    if len(line) > WIDE and not (line.isascii() and b"\\u" not in line):
-        return TOO_WIDE
+    if too_long := _too_long(line):
+        return too_long
     if line.isspace() or not line:
         return BLANK
     try:
