@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -15,12 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 from support.apr_files import METADATA as APR_METADATA
 from support.apr_files import apr_bytes
 from support.apr_files import tiny_model as apr_model
 from support.gguf_files import gguf_bytes
 
 from microgpt_trace.readers.gguf import TYPES, read_gguf_header
+from microgpt_trace.surveying.survey_files import _digest
+from microgpt_trace.surveying.survey_mark import is_survey
 
 from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
 
@@ -71,14 +77,33 @@ def mutate_text(rng: Random, text: str) -> str:
 
 
 def _safetensors(rng: Random, path: Path) -> bytes:
-    """Another header before the same data."""
+    """Another header before the same data, or other numbers of a survey with a right digest."""
     content = path.read_bytes()
+    if is_survey(path) and rng.random() < 0.7:
+        return _survey(rng, path)
     size = int.from_bytes(content[:8], "little")
     header = mutate_text(rng, content[8 : 8 + size].decode())
     if rng.random() < 0.3:  # within the JSON that strings of the metadata hold
         header = re.sub(r"\d+", lambda found: rng.choice((*NUMBERS, *[found.group()] * 40)), header)
     text = header.encode("utf-8", "surrogatepass")
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def _survey(rng: Random, path: Path) -> bytes:
+    with safe_open(path, framework="numpy") as file:
+        said = json.loads(file.metadata()["survey"])
+    tensors, _ = load_file(path), said.pop("digest")
+    if rng.random() < 0.5:
+        array = tensors[name := rng.choice([*tensors])].copy()
+        if array.size and array.dtype.kind in "fiu":
+            number = rng.choice((0, 1, -1, 2**31, 2**62, 1e300, 1e-320, np.nan, np.inf))
+            with np.errstate(all="ignore"):
+                array.reshape(-1)[rng.randrange(array.size)] = np.float64(number).astype(array.dtype)
+        tensors[name] = array
+    else:
+        with contextlib.suppress(ValueError, RecursionError, TypeError):  # what is no object any more
+            said |= json.loads(mutate_text(rng, json.dumps(said)))
+    return save(tensors, {"survey": json.dumps(said | {"digest": _digest(tensors, said)})})
 
 
 def _gguf(rng: Random, path: Path) -> bytes:
