@@ -74,14 +74,16 @@ def descriptors() -> Iterator[Any]:
 
 @contextmanager
 def surroundings(folder: Path, environment: dict[str, str]) -> Iterator[None]:
-    here, kept = Path.cwd(), dict(os.environ)
+    here, kept, stdin = Path.cwd(), dict(os.environ), sys.stdin
     for name in ("FORCE_COLOR", "NO_COLOR"):
         os.environ.pop(name, None)
     os.environ.update(environment)
     os.chdir(folder)
+    sys.stdin = io.TextIOWrapper(io.BytesIO(b"emma\nava\n"))
     try:
         yield
     finally:
+        sys.stdin = stdin
         os.chdir(here)
         os.environ.clear()
         os.environ.update(kept)
