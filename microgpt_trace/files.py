@@ -54,14 +54,16 @@ class OwnFile:
         """Write it whole, as `write_atomically` does. Raises RunError where the disk does not let us."""
         own = self._overwrite or (self._known is not None and self._found() == self._known)
         with uninterrupted():
-            self.written, self._known = _write(self.written, content, own), hash(content)
+            self.written = _write(self.written, content, own)
+            self._known = self._found()
 
     def check(self) -> None:
         """Raises RunError where the run wrote beside the file, naming the file that it wrote."""
         _refuse_elsewhere(self.path, self.written)
 
-    def _found(self) -> int | None:
-        return hash(self.written.read_bytes()) if self.written.is_file() else None
+    def _found(self) -> tuple[int, ...] | None:
+        now = self.written.stat() if self.written.exists() else None  # its content may be as large as a disk
+        return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
 def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:

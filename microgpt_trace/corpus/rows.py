@@ -77,10 +77,8 @@ def text_of(value: Any, field: str) -> Row:
 
 
 def _field_of_record(line: bytes | None, field: str) -> Row:
-    if line is None:
-        return TOO_LONG
-    if too_long := _too_long(line):
-        return too_long
+    if (too_long := _too_long(line)) or line is None:
+        return too_long or TOO_LONG
     if line.isspace() or not line:
         return BLANK
     try:

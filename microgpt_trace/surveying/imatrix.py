@@ -179,7 +179,8 @@ def _numbers(tensor: StoredTensor) -> Array:
     """The elements of a tensor of sums or counts, float64."""
     if tensor.encoding.name != "F32":
         raise InputError(f"tensor {tensor.name!r}: expected F32, found {tensor.encoding.name}")
-    values = tensor.read().astype(np.float64).ravel()
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = tensor.read().astype(np.float64).ravel()
     if not values.size:
         raise InputError(f"tensor {tensor.name!r} is empty")
     if not (np.isfinite(values) & (values >= 0)).all():

@@ -110,6 +110,14 @@ def test_a_run_replaces_what_it_wrote_itself_and_nothing_else(tmp_path):
     assert sorted(tmp_path.iterdir()) == [second, path]
 
 
+def test_a_file_of_any_size_is_known_again(tmp_path):
+    path = tmp_path / "a.x"
+    path.touch()
+    os.truncate(path, 1 << 36)  # of which nothing is on the disk
+    OwnFile(path).write(b"5")
+    assert path.read_bytes() == b"5"
+
+
 def test_a_training_that_writes_beside_can_be_gone_on_with(place, monkeypatch, default_signals):
     appears(monkeypatch, place / "new")
     monkeypatch.setattr(trainer.Trainer, "check_finite", lambda self: signal.raise_signal(signal.SIGINT))

@@ -177,6 +177,11 @@ BAD = {
     "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
     "quantised counts": ({}, {"w.counts": "Q8_0"}, "tensor 'w.counts': expected F32, found Q8_0"),
     "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
+    "a signalling NaN": (
+        {},
+        {"w.in_sum2": np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)},
+        "expected numbers of at least 0, found nan",
+    ),
     "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
     "a square below 0": ({}, {"w.in_sum2": [[1, 2, -3, 4]]}, "expected numbers of at least 0, found -3"),
     "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
