@@ -44,6 +44,7 @@ def run(
     result.arrays.update(seen)
     if layers:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
+    sections = [] if request.written.is_json else _sections(result, model, request.shown)
     _save(result, model, request, layers)
     draw_figures(request.drawn, model, result, layers)
     if page is not None:
@@ -51,7 +52,7 @@ def run(
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:
-        show(_sections(result, model, request.shown), request.written.target, request.drawn.force)
+        show(sections, request.written.target, request.drawn.force)
     if request.fail_on:
         _tell_unjudged(result.anomalies)
     found = any(anomaly.found for anomaly in result.anomalies)

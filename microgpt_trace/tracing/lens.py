@@ -45,8 +45,7 @@ class Lens:
             name: layer for layer, names in enumerate(streams_within(model.plan)) for name in names
         }
         self._last, self._leaving = model.plan.streams[-1], set(model.plan.streams[1:])
-        self._positions = positions
-        self._targeted = targeted if target is not None else ()
+        self._positions, self._targeted = positions, targeted if target is not None else ()
         self._kept: dict[str, Array] = {}
 
     @property

@@ -93,6 +93,13 @@ def test_what_is_not_there_is_refused_before_the_run(monkeypatch, name, said):
     assert not ran
 
 
+def test_no_page_is_written_where_something_is_refused(tmp_path):
+    assert "found 3 indices" in refusal(
+        "trace emma --html a.html --show 'layer0.mlp.act[0,0,0]'", cwd=tmp_path
+    )
+    assert not [*tmp_path.iterdir()]
+
+
 def test_of_a_production_model_too(decoder, monkeypatch):
     model = load(decoder)
     whole = trace(model, "Ann", values=["layer1.attn.weights", "logits"])
