@@ -110,7 +110,8 @@ def _put(temporary: Path, path: Path) -> Path:
         with suppress(FileExistsError):
             _name_exclusively(temporary, target.with_name(name))
             break
-    return path if name == target.name else (target if path.is_symlink() else path).with_name(name)
+    shown = target if path.is_symlink() else path
+    return path if name == target.name else shown.with_name(name)
 
 
 def _name_exclusively(temporary: Path, name: Path) -> None:
@@ -118,7 +119,7 @@ def _name_exclusively(temporary: Path, name: Path) -> None:
     if os.name == "nt" or temporary.is_dir():
         if os.path.lexists(name):
             raise FileExistsError
-        temporary.rename(name)  # which takes the place of no file on Windows, and elsewhere of no folder
+        temporary.rename(name)  # Windows renames over no file, other systems over no folder with content
         return
     try:
         os.link(temporary, name)
@@ -132,7 +133,7 @@ def _name_exclusively(temporary: Path, name: Path) -> None:
 
 def _refuse_elsewhere(path: Path, written: Path) -> None:
     if written != path:
-        raise RunError(f"{path} appeared during this run and was left as it is; the result is in {written}")
+        raise RunError(f"{path}: another program wrote there during this run; the result is in {written}")
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def hold(*paths: Path) -> Iterator[None]:
         while held:
             steps = [Path(os.fsdecode(held[-1].path)).unlink, held[-1].release]
             for step in reversed(steps) if os.name == "nt" else steps:  # Windows removes nothing that is open
-                with suppress(OSError, RuntimeError):  # which it is where there are no locks
+                with suppress(OSError, RuntimeError):  # fasteners raises the latter where there are no locks
                     step()
             held.pop()
 

@@ -48,7 +48,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def tidied(clean: Callable[[], object]) -> Iterator[None]:
-    """Call `clean` in the end, or before a signal ends the process at once."""
+    """Call `clean` in the end, or before a signal ends the process at once (of nested ones the outermost)."""
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -79,7 +79,8 @@ def attribute(
     )
     labels = tuple(token_label(model, token) for token in inputs.tokens)
     with np.errstate(all="ignore"):
-        notes = blank_notes(model, target, (softmax(row).item for row in seen.logits))
+        chances = [softmax(row).item for row in seen.logits]
+        notes = [note for token in (target, against) for note in blank_notes(model, token, chances)]
     if named is None and inputs.targets[rows[-1]] is None:
         notes.append(_predicted_note(contrasts[-1], against))
     return AttributionResult(
@@ -112,7 +113,9 @@ def _contrast(
         )
     against = runner_up(logits, target) if against is None else against
     if against == target:
-        raise InputError(f"position {row} ({label}): {_label(model, target)!r} is its target, and against it")
+        raise InputError(
+            f"position {row} ({label}): {_label(model, target)!r} is explained, so --against needs another"
+        )
     return LogitDifference(row, seen, target, _label(model, target), against, _label(model, against))
 
 

@@ -21,7 +21,7 @@ _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
 # Options and commands of apr that are not there, and what does the same here.
 COUNTERPARTS = {
-    "--save-tensor": "use --save-aprt DIR or --save FILE, with --layer STAGE, or --verbose for all stages",
+    "--save-tensor": "use --save-aprt DIR or --save FILE; --layer STAGE chooses a stage, --verbose all",
     "--save-tensor-dir": "use --save-aprt DIR",
     "--save-tensor-layers": "use --save-aprt DIR with --layer, as in --layer 3",
     "--prompt": 'the text needs no option: microgpt trace model.gguf "Paris is"',

@@ -79,10 +79,7 @@ class SurveyScope:
     top: Annotated[
         int,
         typer.Option(
-            help="Keep N examples, at most 10,000, for each unit of an MLP.",
-            min=0,
-            metavar="N",
-            rich_help_panel=MEASURED,
+            help="Keep N examples for each unit of an MLP.", min=0, metavar="N", rich_help_panel=MEASURED
         ),
     ] = 0
 

@@ -92,7 +92,7 @@ def _nothing_matches(selector: str, names: Sequence[str]) -> str:
         return f"apr's stage {selector!r} has no counterpart in this model"
     layers = [int(found[1]) for name in names if (found := re.match(r"layer([0-9]+)\.", name))]
     if layers and re.fullmatch(_LAYER, selector):
-        return f"{selector!r}: this model has layers 0 to {max(layers)}"
+        return f"{selector!r}: the last layer of this model is {max(layers)}"
     from difflib import get_close_matches
 
     plain = selector.replace("*", "").strip(".")

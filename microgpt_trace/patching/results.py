@@ -121,7 +121,7 @@ class PatchResult(PatchedPair):
         NaN where nothing was patched. Raises InputError where there is no table, or more than one."""
         tables = tables_of(self.cells)
         if len(tables) != 1:
-            raise InputError(f"matrix: expected sites of one kind, found {len(tables)} tables of them")
+            raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; read `cells`")
         rows = [[math.nan if c is None else c.restored for c in cells] for _, cells in tables[0].rows]
         return np.array(rows)
 

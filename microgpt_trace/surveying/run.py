@@ -17,7 +17,8 @@ from typing import NamedTuple
 from ..architecture.model import LanguageModel
 from ..corpus.corpus import Corpus, Document, add_text
 from ..corpus.selection import STDIN, CorpusSelection
-from ..errors import InputError, MicrogptError
+from ..corpus.sources import CHUNK
+from ..errors import InputError, MicrogptError, RunError
 from ..signals import uninterrupted
 from ..text.wording import abridged
 from .dask_cluster import on_cluster
@@ -33,6 +34,7 @@ SECONDS = 10.0  # of computing for each result, at least, where a shard may be s
 SHARES = 2  # shards that each worker should have left, so that all end together
 AHEAD = SHARES * MOST_BLOCKS  # blocks for each worker that are read before they are run
 HELD = 1 << 25  # bytes of texts after which no more are read ahead
+MOST_OF_A_NAME = 256  # bytes of training data in the mean, the line that holds it included
 Report = Callable[[int, int], None]  # how many documents are done, and how many of them by this run
 
 
@@ -97,17 +99,20 @@ def survey_into(
 
 def _data(survey: Survey, asked: CorpusSelection, model: LanguageModel) -> str:
     """The checksum of all names in the sources, where only some were asked for and the model was trained on
-    known data. Reads one block beyond as many names as the data have; "" where all cannot be read."""
+    known data; "" where there is more to read than such data take, or where it cannot be read."""
     known = re.match(r"[0-9]{1,9}(?= names, )", survey.model.trained_on)
     partly = asked.limit is not None or asked.sample is not None
     if known is None or not partly or STDIN in asked.sources:
         return ""
-    noted = _Noted(model)
-    whole = Corpus(replace(asked, limit=None, sample=None))
+    noted, most = _Noted(model), CHUNK + MOST_OF_A_NAME * int(known[0])
+
+    def check(read: int) -> None:
+        if read > most:
+            raise RunError("more than the names of such data")
+
+    whole = Corpus(replace(asked, limit=None, sample=None), check)
     with suppress(MicrogptError):
-        for _ in noted.blocks(_blocks(whole, survey.block_size, model)):
-            if noted.names > int(known[0]):
-                break
+        deque(noted.blocks(_blocks(whole, survey.block_size, model)), maxlen=0)
         return noted.data
     return ""
 
@@ -166,11 +171,11 @@ class _Noted:
 
     def __init__(self, model: LanguageModel) -> None:
         self.files: dict[str, int] = {}
-        self._taken, self.names, self._crc = model.training_texts, 0, 0
+        self._taken, self._names, self._crc = model.training_texts, 0, 0
 
     @property
     def data(self) -> str:
-        return f"{self.names} names, crc32 {self._crc:08x}" if self.names else ""
+        return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def named(self) -> tuple[tuple[str, int], ...]:
         """The files without their folders, where that tells them apart, and the first document of each."""
@@ -183,9 +188,9 @@ class _Noted:
             for document in block.documents:
                 self.files.setdefault(document.file, document.number)
             if names := self._taken([document.text for document in block.documents]):
-                joined = "\n" * bool(self.names) + "\n".join(names)
+                joined = "\n" * bool(self._names) + "\n".join(names)
                 self._crc = zlib.crc32(joined.encode(), self._crc)
-                self.names += len(names)
+                self._names += len(names)
             yield block
 
 

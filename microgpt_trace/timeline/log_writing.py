@@ -57,7 +57,7 @@ class TrainingLog:
             if self._append and self._path.exists():
                 self._forget_later_steps(self._path)
             with self._writing():
-                self._file = self._path.open(self._mode, encoding="utf-8")
+                self._file = self._path.resolve().open(self._mode, encoding="utf-8")
             self._begin()
         return self
 

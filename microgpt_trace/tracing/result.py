@@ -301,7 +301,7 @@ class Trace:
         kept = [n for n in chosen if (phase, n) in self.arrays]
         if not kept:
             made = phase == "forward" or any(event.phase == phase for event in self.events)
-            how = "ask for it by `values`" if made else f"trace with {_ASKED_BY[phase]}=True"
+            how = "ask for it by `values`" if made else f"trace a microGPT with {_ASKED_BY[phase]}=True"
             raise InputError(f"the array of {name!r} was not kept in phase {phase}: {how}")
         if len(kept) > 1:
             raise InputError(f"{name!r} means several arrays, {abridged(kept)}: name one")

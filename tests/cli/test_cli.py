@@ -219,7 +219,7 @@ def test_the_empty_text_traces_bos_alone():
         (["trace", "--out", "no/such/place"], ["does not exist"]),
         (["trace", "--out", "x", "--save", "./x"], ["--save and --out both name"]),
         (["trace", "--save", "x", "--save-aprt", "x"], ["--save and --save-aprt both name x"]),
-        (["trace", "--save-tensor", "all"], ["--save-aprt DIR or --save FILE", "--verbose for all"]),
+        (["trace", "--save-tensor", "all"], ["--save-aprt DIR or --save FILE", "--verbose all"]),
         (["trace", "--save-tensor-dir", "x"], ["--save-tensor-dir: use --save-aprt DIR"]),
         (["trace", "--prompt", "hi"], ["--prompt: the text needs no option"]),
         (["trace", "--interactive"], ["--interactive: use --html FILE"]),

@@ -67,7 +67,7 @@ def test_a_file_that_appears_stays_and_the_result_is_beside(line, place, monkeyp
     done = microgpt(line, cwd=place)
     print(done.err)
     assert done.code == 1
-    assert done.lines[-1].startswith(f"microgpt: {path.name} appeared during this run and was left as it is")
+    assert done.lines[-1].startswith(f"microgpt: {path.name}: another program wrote there during this run")
     assert done.lines[-1].endswith(f"; the result is in {kept.name}")
     assert path.read_bytes() == b"theirs"
     assert len(list(kept.iterdir()) if kept.is_dir() else kept.read_bytes()) > 1

@@ -187,7 +187,7 @@ def test_globs_and_aliases_choose_events(deep, glob, expected):
 def test_a_layer_may_be_named_as_files_name_it(deep, named):
     assert select_names([named], NAMES) == select_names(["layer1.*"], NAMES)
     assert names_heard(deep, named) == names_heard(deep, "layer1.*")
-    with pytest.raises(InputError, match=f"'{named}7': this model has layers 0 to 1"):
+    with pytest.raises(InputError, match=f"'{named}7': the last layer of this model is 1"):
         select_names([f"{named}7"], NAMES)
 
 

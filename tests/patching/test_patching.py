@@ -227,7 +227,7 @@ def test_the_matrix_is_what_the_table_shows(deep, sites, shape):
 def test_no_matrix_has_two_kinds_of_sites(deep):
     for sites in (["layer0.mlp.act", "layer0.attn.out"], ["layer0.mlp.act@2:1"]):
         result = patch(deep.model, "abba", "abbb", sites=sites, target="a", against="b")
-        with pytest.raises(InputError, match="matrix: expected sites of one kind, found"):
+        with pytest.raises(InputError, match="matrix: expected sites of one table, found"):
             _ = result.matrix
 
 

@@ -133,8 +133,16 @@ def test_several_matching_arrays_are_none(emma):
             lambda t: t["attn_out"],
             "'attn_out' was not kept in phase forward: ask for it by `values`",
         ),
-        (True, lambda t: t.gradient("logits"), "not kept in phase backward: trace with backward=True"),
-        (True, lambda t: t.array("wte", "update"), "not kept in phase update: trace with step=True"),
+        (
+            True,
+            lambda t: t.gradient("logits"),
+            "not kept in phase backward: trace a microGPT with backward=True",
+        ),
+        (
+            True,
+            lambda t: t.array("wte", "update"),
+            "not kept in phase update: trace a microGPT with step=True",
+        ),
     ],
 )
 def test_an_unknown_event_is_told_from_one_that_was_not_kept(emma, values, ask, words):

@@ -12,9 +12,8 @@ from ...text.printable import shown_token
 from ..sections import AttentionMatrices
 from ..token_labels import token_label
 from .heat import heat, heat_cell
-from .lines import Lines, Piece
 from .matrices import has_room
-from .screen import Screen, at_right
+from .screen import Lines, Piece, Screen, at_right
 
 LINES = 24  # that such blocks take together
 SAID = 4  # of them around the heads, at most: what they are, and what is left out

@@ -6,20 +6,22 @@ Whatever is printed here may come from a file: a Screen spells out what a termin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from io import StringIO
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import inf, isfinite
 from typing import Any
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from ...text.printable import in_lines, on_one_line
 
+Piece = tuple[str, str]  # a text and its style
 LEAST = 16  # cells that text has beside its indent, however narrow the screen is
 _ASCII = str.maketrans(
     {
@@ -124,6 +126,22 @@ def _mark(values: Sequence[float | None], low: float, span: float, levels: str) 
         return "?"
     half = sum(value / 2 / len(known) for value in known)
     return levels[min(max(int((half - low / 2) / span * len(levels)), 0), len(levels) - 1)]
+
+
+class Lines:
+    """Prints lines without rich's search for places to break them."""
+
+    def __init__(self, lines: Sequence[Sequence[Piece]]) -> None:
+        self.lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        known = {"": Style.null()}
+        for line in self.lines:
+            for style, pieces in groupby(line, key=lambda piece: piece[1]):
+                if style not in known:
+                    known[style] = console.get_style(style)
+                yield Segment("".join(text for text, _ in pieces), known[style])
+            yield Segment.line()
 
 
 def text_screen(width: int = 100) -> Screen:

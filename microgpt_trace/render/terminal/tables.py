@@ -12,8 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ...text.printable import on_one_line
 from ..sections import Bar, Cell, Column, ElementCell, SignedBar, Sparkline
-from .lines import Lines, Piece
-from .screen import Screen, at_right, wrapped
+from .screen import Lines, Piece, Screen, at_right, wrapped
 
 GAP = 2  # blanks between columns
 WIDEST_SIGNED = 29  # characters of a bar to both sides
