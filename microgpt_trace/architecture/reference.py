@@ -13,7 +13,7 @@ from ..arrays.stats import Array
 from .kinds import Kind
 from .operations.by_kind import arithmetic_of
 from .operations.reference_inputs import ReferenceInputs
-from .operations.rounding import Sizes, Spread
+from .operations.spread import Sizes, Spread
 from .plan import Operation
 
 
@@ -35,8 +35,10 @@ def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return inputs[0]
 
 
-def spread_of(row: Operation, sizes: Sizes) -> Spread:
+def spread_of(row: Operation, given: ReferenceInputs) -> Spread:
     """How rounding spreads through a row of a model's own plan."""
+    width, *inputs = (given.shapes[own][-1] for own in (given.model.plan.streams[0], *row.inputs[:1]))
+    sizes = Sizes(len(given.tokens), width, inputs[0] if inputs else width)
     spread: Spread = arithmetic_of(row.kind).spread(row.kind, sizes)
     return spread
 

@@ -14,9 +14,9 @@ from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.prompt import chosen_positions
 from ..errors import InputError
+from ..rounding.precision import OF_SUMS
 from ..running.token_names import blank_notes, token_label, token_of
 from ..text.printable import shown_token
-from ..tracing.checks import ROUNDING
 from .ablation import losses_by_row, losses_without
 from .components import Component
 from .direct import direct_writes
@@ -154,7 +154,7 @@ def _position(
 
 def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
     """A token's logit of [V] beside what its parts add up to."""
-    tolerance = ROUNDING[str(logits.dtype)]
+    tolerance = OF_SUMS[str(logits.dtype)]
     logit, total, magnitude = float(logits[token]), sum(parts), sum(map(abs, parts))
     deviation = abs(total - logit) / (magnitude or 1.0)
     holds = deviation <= tolerance if math.isfinite(deviation) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -150,6 +151,19 @@ class RecordedRun:
                 self.notes.append(said)
         return self._fitted
 
+    def whole_and_partial(
+        self, names: Sequence[str]
+    ) -> tuple[RecordedEvents, dict[str, tuple[Array, tuple[int, ...] | None]]]:
+        """Those of the events that it has in whole, and those of which it has the rows of some positions."""
+        partial, own = dict[str, tuple[Array, tuple[int, ...] | None]](), set(self.names)
+        known = [name for name in names if name in own]
+        for name in known:
+            recorded = self.recording.tensors[name]
+            if not recorded.beside and math.prod(recorded.shape) < math.prod(self.shapes[name]):
+                fitted = self.fitted(name)
+                partial[name] = fitted.array, fitted.positions
+        return RecordedEvents(self, [name for name in known if name not in partial]), partial
+
     def _fit(self, name: str, recorded: Recorded) -> Fitted:
         recorded = _without_padding(name, recorded, self.shapes[name])
         layout = self.layouts.get(name, recorded.layout)
@@ -180,6 +194,27 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
         return values[..., :keys]
 
     return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
+
+
+class RecordedEvents(Mapping[str, Array]):
+    """The events that a recording has in whole, in order of computation, loaded when asked for."""
+
+    def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
+        self._side, self._names = side, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._side.fitted(name).array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
 
 ComparedRun = ModelRun | RecordedRun

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,15 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
+from ..rounding.bands import ENOUGH, Bands, Tolerance, tolerance_of
+from ..rounding.judged_run import JudgedRun
+from ..rounding.judging import OperationResult, unseen
+from ..rounding.precision import Precision, precision_named
+from ..rounding.rounded_passes import RoundedPasses
 from ..running.event_stream import Piece
-from .bands import ENOUGH, Bands, Tolerance, tolerance_of
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .differences import Comparison, EventDifference, SideSummary, jump_of
-from .engine_precision import COMPUTES, Compute
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
-from .rounded_passes import RoundedPasses
 from .row_comparer import RowComparer
 from .statistics_comparer import StatisticsComparer
 
@@ -75,11 +78,9 @@ def diff(
             raise InputError(f"{option}: expected a number of at least 0, found {value}")
     if factor is not None and ((compute is None and calibrate is None) or not 0 <= factor < math.inf):
         raise InputError("factor: a number of at least 0, for what compute or calibrate measures")
-    if compute is not None and compute not in COMPUTES:
-        raise InputError(f"compute: expected one of {', '.join(COMPUTES)}, found {compute!r}")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
-    rounded = COMPUTES[compute] if compute else None
+    rounded = precision_named(compute) if compute not in (None, "f32") else None
     origin = sides[2].origin if calibrate is not None else None
     passes = _rounded_passes(sides, rounded) if rounded is not None else None
     count = (passes.count,) if passes is not None else ()
@@ -94,7 +95,6 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`."""
     a, b, *third = sides
-    third += [passes] if passes is not None else []
     specs = event_specs_of(sides)
     paired = paired_names([a, b], specs)
     known = [name for name in paired if all(name in side.names for side in third)]
@@ -110,7 +110,8 @@ def compare(
         comparer.add(pieces)
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
-    events = tuple(comparer.finish(chosen))
+    operations = _judged(sides, tolerance)
+    events = tuple(_with_judgement(comparer.finish(chosen), operations))
     if not any(event.told for event in events):
         raise InputError(
             f"{a.origin} and {b.origin} are NaN or infinite in the same places, and nowhere finite, in all "
@@ -137,6 +138,7 @@ def compare(
         left_out=left_out,
         of_statistics=isinstance(comparer, StatisticsComparer),
         hint=_hint(comparer.rounded, tolerance, b) if first else "",
+        unseen=unseen(operations, tolerance.precision),
     )
 
 
@@ -214,7 +216,7 @@ def _kept(name: str, sides: Sequence[ComparedRun]) -> bool:
     return any(isinstance(side, RecordedRun) and name in side.names for side in sides[:2])
 
 
-def _rounded_passes(sides: Sequence[ComparedRun], compute: Compute) -> RoundedPasses:
+def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:
     """More passes of the model, to be rounded as `compute` says."""
     model = first_model(sides)
     if model is None:
@@ -241,6 +243,33 @@ def _comparer(
         return StatisticsComparer(sides, specs, bands, base)
     side = first_model(sides)
     return RowComparer(specs, bands, None if side is None else side.model, base)
+
+
+def _judged(sides: Sequence[ComparedRun], tolerance: Tolerance) -> list[OperationResult]:
+    """The operations of a recording beside a model, in a known precision, each given the recording's own
+    inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter the model."""
+    model, dump = first_model(sides), next((s for s in sides if isinstance(s, RecordedRun)), None)
+    precision = tolerance.precision if len(sides) == 2 else None
+    if precision is None or model is None or len(model.model.hooks) or dump is None or dump.statistics:
+        return []
+    run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
+    return list(run.operations(precision))
+
+
+def _with_judgement(
+    events: Iterator[EventDifference], operations: Sequence[OperationResult]
+) -> Iterator[EventDifference]:
+    """The events, of which those are beyond their band too that do not follow from their own inputs: what
+    earlier events passed on may hide that."""
+    wrong = {own.name: own for own in operations if not own.holds and own.error is not None}
+    for event in events:
+        own = wrong.get(event.name)
+        if event.holds and own is not None and own.error is not None:
+            measured = f"{own.measured} given its own inputs".strip()
+            event = replace(
+                event, holds=False, relative=own.error, tolerance=own.tolerance, measured=measured
+            )
+        yield event
 
 
 def _gap(

@@ -12,11 +12,12 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
 from ..notebook import in_notebook
+from ..rounding.bands import BandMeasure, Tolerance
+from ..rounding.judging import Unseen
+from ..rounding.row_differences import RowDifferences
 from ..text.brief import one_line
 from ..text.document_fields import in_document
-from .bands import BandMeasure, Tolerance
 from .compared_runs import Unpaired
-from .row_differences import RowDifferences
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -140,6 +141,7 @@ class Comparison:
     left_out: tuple[str, ...]
     of_statistics: bool  # one side has nothing else: no value was compared
     hint: str = ""  # what else to ask for
+    unseen: Unseen | None = None  # of a recording in a precision that was named
 
     _repr_html_ = in_notebook
 

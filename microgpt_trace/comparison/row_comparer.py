@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Linear, Rotation, Softmax
 from ..architecture.model import LanguageModel
 from ..architecture.rope import rope_turns, turn
-from ..arrays.stats import Array
+from ..arrays.stats import Array, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
+from ..rounding.bands import Bands, is_peaked
+from ..rounding.precision import looks_rounded
+from ..rounding.row_differences import RowDifferences, compare_each, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
-from .bands import Bands, is_peaked
 from .differences import Agreeing, EventDifference, difference
-from .engine_precision import looks_rounded
-from .row_differences import RowDifferences, compare_each, compare_rows, join, with_predictions
 
 LOOKED_AT = 12  # events, whose values tell whether an engine rounds them
 
@@ -66,10 +66,11 @@ class RowComparer:
         if len(self._rounded) < LOOKED_AT and at[1].any():
             self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
-        options = {"causal": spec.causal, "outliers": not is_peaked(spec)}
-        options["zero_above"] = isinstance(kind_named(spec), Softmax)
-        rows = compare_rows(at[0], at[1], bias=bias, **options)
-        thirds = compare_each(at[self._base], at[2:], bias=bias, **options)
+        options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
+        options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
+        options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
+        rows = compare_rows(at[0], at[1], **options)
+        thirds = compare_each(at[self._base], at[2:], **options)
         if a.name == "logits":
             self.agreeing.add(at[0], at[1], common)
             if len(thirds) > 1:

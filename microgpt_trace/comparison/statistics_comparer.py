@@ -10,11 +10,11 @@ from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import TensorStats, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
+from ..rounding.bands import Bands
+from ..rounding.row_differences import RowDifferences
 from ..running.event_stream import Piece
-from .bands import Bands
 from .compared_runs import ComparedRun
 from .differences import Agreeing, EventDifference, difference
-from .row_differences import RowDifferences
 
 
 class StatisticsComparer:

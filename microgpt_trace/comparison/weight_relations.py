@@ -15,7 +15,7 @@ import numpy as np
 from ..architecture.catalogue import turned_names
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
-from .quantisation_error import BLOCK, QuantisationDistance, Values, measure
+from ..rounding.stored_types import BLOCK, QuantisationDistance, Values, measure
 
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _SAMPLE = 1 << 12  # elements, at least a row, that rule most relations out

@@ -18,8 +18,8 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
+from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
 from ..text.brief import one_line
-from .quantisation_error import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
 from .weight_relations import find_cause
 
 Index = tuple[int, ...]

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from functools import partial as bind
 from types import MappingProxyType
 
 import numpy as np
 
-from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..dumps.recorded import Fitted
 from ..errors import InputError
+from ..rounding.judged_run import JudgedRun, Partial
+from ..rounding.judging import Judge, OperationResult, Unseen, unseen
+from ..rounding.precision import PRECISIONS, Found, precision_of
 from ..text.brief import one_line
 from ..text.document_fields import in_document
-from .evaluation import Evaluation
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
 from .faults import quants as stored
 from .faults import weights as matrices
 from .finding import findings_of
 from .hypothesis import Case, Finding, Generator
-from .judging import Judge, OperationResult
-from .precision import PRECISIONS, Found, precision_of
-from .product_inputs import ProductInputs
 from .trying import try_all
 
-NONE: Mapping[str, Fitted] = MappingProxyType({})
-KEPT = 32  # arrays read last, about a layer
-DRAWS = 4  # of roundings at random, to see how far they carry
+NONE: Partial = MappingProxyType({})
 MOST_PRODUCTS = 0.8  # of them err where an engine rounds what goes into them
 EXPLAINED = 0.5  # of the error is left by a precision that is offered; others leave all of it, or more
-
-FLOAT32, EIGHT_BITS = (Found(PRECISIONS[name], "looked at") for name in ("f32", "q8"))
 
 # What is cheap and simple, what reads other layers' weights, what only describes the output.
 STAGES: tuple[tuple[Generator, ...], ...] = (
@@ -90,6 +80,7 @@ class Diagnosis:
     tried: tuple[str, ...]
     of: int
     offer: Offer | None = None
+    unseen: Unseen | None = None
 
     __repr__ = one_line
 
@@ -110,35 +101,11 @@ class Diagnosis:
         return tuple(operation for operation in self.operations if not operation.holds)
 
 
-class Recent(Mapping[str, Array]):
-    """A mapping that keeps the arrays read last: an event is read as an output and as an input or two."""
-
-    def __init__(self, values: Mapping[str, Array]) -> None:
-        self._values = values
-        self._kept: OrderedDict[str, Array] = OrderedDict()
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._kept:
-            self._kept[name] = np.asarray(self._values[name])
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-
 def diagnose_values(
     model: LanguageModel,
     tokens: Sequence[int],
     values: Mapping[str, Array],
-    partial: Mapping[str, Fitted] = NONE,
+    partial: Partial = NONE,
     *,
     compute: str | None = None,
     text_tokens: Sequence[int] | None = None,
@@ -151,10 +118,10 @@ def diagnose_values(
     dump's text gives by the model's tokenizer. Raises InputError for another `compute`, and where no
     input of any operation is finite.
     """
-    run = _Diagnosing(model, np.array(tokens), Recent(values), partial)
+    run = _Diagnosing(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
         found = precision_of(compute, run.values)
-        operations = run.operations(found)
+        operations = list(run.operations(found.precision))
         if not operations:
             raise InputError("nothing can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
@@ -178,58 +145,27 @@ def diagnose_values(
         tuple(tried),
         run.count(operations),
         offer,
+        unseen(operations, found.precision),
     )
 
 
-class _Diagnosing:
-    """A dump beside its model."""
-
-    def __init__(
-        self, model: LanguageModel, tokens: Array, values: Recent, partial: Mapping[str, Fitted]
-    ) -> None:
-        self.plan, self.given = model.plan, ReferenceInputs(model, tokens)
-        known_next = len(self.given.targets) > 0
-        self.known = [name for name in self.plan if name != "loss" or known_next]
-        self.values, self.partial = values, partial
-
-    def judge(self, found: Found) -> Judge:
-        """A judge that knows the model's own plan."""
-
-        rounding = self.rounding if found.precision.rounds_inputs else None
-
-        def evaluation(noise: int | None) -> Evaluation:
-            return Evaluation(self.given, self.plan, self.values, found.precision, noise, rounding)
-
-        return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
-
-    @cached_property
-    def rounding(self) -> ProductInputs:
-        """What the dump shows of how the inputs of products are rounded."""
-        rounding, plain = ProductInputs(self.given), self._plain
-
-        def read(name: str) -> tuple[Array, Array]:
-            x = plain.value(plain.plan[name].inputs[0])
-            return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
-
-        known = [name for name in self.known if name in self.values]
-        alone = [name for name in known if self._products(name) == [self.plan[name]]]
-        rounding.learn([self.plan[name] for name in alone], read)
-        return rounding
+class _Diagnosing(JudgedRun):
+    """A dump of which the first wrong operation is explained."""
 
     def how(self, found: Found, operations: Sequence[OperationResult]) -> str:
         """How the precision is known, and in what its products are."""
         rows = [self.plan[operation.name] for operation in operations]
-        ways = self.rounding.told(rows) if found.precision.rounds_inputs else ""
+        ways = self.rounding.told(rows) if found.precision.into_products else ""
         return f"{found.how}; the products' inputs are {ways}" if ways else found.how
 
     def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
         """A precision whose roundings of these very inputs explain most of the errors, if there is one."""
-        products = {o.name: self._products(o.name) for o in operations if o.error is not None}
+        products = {o.name: self.products(o.name) for o in operations if o.error is not None}
         errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
         judged = sum(bool(own) for own in products.values())
         if not errors or len(errors) < MOST_PRODUCTS * judged:
             return None
-        right = {o.name: o.error or 0 for o in self.operations(EIGHT_BITS) if o.holds}
+        right = {o.name: o.error or 0 for o in self.operations(PRECISIONS["q8"]) if o.holds}
         shown = [n for n in errors if n in right and right[n] <= EXPLAINED * errors[n]]
         explained = [n for n in errors if n in shown or (n in right and len(products[n]) > 1)]
         if len(explained) < MOST_PRODUCTS * len(errors):
@@ -238,50 +174,19 @@ class _Diagnosing:
         way = ways.most_common(1)[0][0]
         return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors), bool(shown))
 
-    @cached_property
-    def _plain(self) -> Evaluation:
-        """What follows in float32, without noise."""
-        return self.judge(FLOAT32).plain
-
-    def _products(self, name: str) -> list[Operation]:
-        """The products since the dump's own inputs of an event, itself included."""
-        rows = [self.plan[own] for own in (*self._plain.between(name), name)]
-        return [row for row in rows if isinstance(row.kind, Linear)]
-
-    def own(self, name: str) -> tuple[Array, tuple[int, ...] | None] | None:
-        """What the dump has of an event, and the positions of its rows; None where it has nothing."""
-        if name in self.values:
-            return self.values[name], None
-        fitted = self.partial.get(name)
-        return None if fitted is None else (fitted.array, fitted.positions)
-
-    def operations(self, found: Found) -> list[OperationResult]:
-        """Every event that the dump has, in order of computation."""
-        judge, results = self.judge(found), list[OperationResult]()
-        for name in self.known:
-            own = self.own(name)
-            if own is not None:
-                results.append(judge.judge(name, *own))
-            layer = layer_of(name)
-            if layer is not None:
-                judge.plain.forget_before(layer)
-                for noisy in judge.noisy:
-                    noisy.forget_before(layer)
-        return results
-
     def case(self, judge: Judge, operation: OperationResult) -> Case:
         own = self.own(operation.name)
         assert own is not None
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
-        return Case(operation.name, own[0], expected, own[1], judge, operation.error)
+        return Case(operation.name, own[0], expected, own[1], judge, operation.error, operation.measured)
 
     def explain(self, found: Found, operations: Sequence[OperationResult]) -> tuple[list[Finding], list[str]]:
         """What explains the first wrong operation, and what was tried."""
         wrong = [operation for operation in operations if not operation.holds]
         if not wrong:
             return [], []
-        case = self.case(self.judge(found), wrong[0])
+        case = self.case(self.judge(found.precision), wrong[0])
         outcomes, tried = try_all(case, STAGES)
         others: dict[str, Callable[[], Case]] = {
             operation.name: bind(self._case_of, found, operation) for operation in wrong[1:]
@@ -289,7 +194,7 @@ class _Diagnosing:
         return findings_of(case, outcomes, others, STAGES), tried
 
     def _case_of(self, found: Found, operation: OperationResult) -> Case:
-        return self.case(self.judge(found), operation)
+        return self.case(self.judge(found.precision), operation)
 
     def count(self, operations: Sequence[OperationResult]) -> int:
         """How many operations a pass has, with those that cost extra where the dump has them."""
@@ -308,7 +213,7 @@ class _Diagnosing:
                 some = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
                 yield name, f"{some}, for which nothing finite follows from the inputs"
             if name in judged and name in self.partial:
-                here = len(self.partial[name].positions or ())
+                here = len(self.partial[name][1] or ())
                 yield name, f"all but the {here:,} of {len(self.given.tokens):,} positions that the dump has"
         for name in (*self.values, *self.partial):
             if name not in self.known:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..arrays.stats import Array
 from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
@@ -20,27 +18,6 @@ from .diagnose import Diagnosis, diagnose_values
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..dumps.mapping import NameMap
-
-
-class DumpedEvents(Mapping[str, Array]):
-    """The events of which a dump has all positions, in order of computation."""
-
-    def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
-        self._side, self._names = side, dict.fromkeys(names)
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._side.fitted(name).array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
 
 
 class DumpDiagnosis(NamedTuple):
@@ -97,8 +74,7 @@ def diagnose(
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; `microgpt diff --suggest-map` drafts a map"
         )
-    partial = {name: dumped.fitted(name) for name in names if _of_some_positions(dumped, name)}
-    values = DumpedEvents(dumped, [name for name in names if name not in partial])
+    values, partial = dumped.whole_and_partial(names)
     found = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )
@@ -109,8 +85,3 @@ def _given_tokens(dump: Recording, tokens: Sequence[int] | None, map: NameMap | 
     """The tokens that were given, or that the map or the dump says."""
     said = (tokens, map.tokens if map else None, dump.tokens)
     return next((known for known in said if known is not None), None)
-
-
-def _of_some_positions(side: RecordedRun, name: str) -> bool:
-    recorded = side.recording.tensors[name]
-    return not recorded.beside and math.prod(recorded.shape) < math.prod(side.shapes[name])

@@ -25,7 +25,7 @@ SMALLEST = {"f16": 2.0**-14}  # number of a whole fraction
 class Seen:
     """The values of an event of a dump that predictions are held against: rows [R, n], float64.
 
-    `compared` marks entries that count, as in `row_errors`; of a large event some rows are taken. With
+    `compared` marks entries that count, as in `compare_rows`; of a large event some rows are taken. With
     `elements` nothing cancels in an element: it errs relative to its own size.
     """
 

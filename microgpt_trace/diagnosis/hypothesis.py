@@ -16,10 +16,10 @@ from ..architecture.kinds import Activation, Kind, Linear, Multiply, Norm, Proba
 from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
+from ..rounding.judging import Judge, compared_blocks, errors_of
 from ..text.brief import one_line
 from .evidence import Seen
 from .fitting import PLAIN, Family
-from .judging import Judge, row_errors
 
 ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
 
@@ -92,6 +92,7 @@ class Case:
     positions: Sequence[int] | None
     judge: Judge
     error: float
+    measured: str = ""  # "in length": all rows are wrong by one factor, and by no more than that
 
     @property
     def plan(self) -> Plan:
@@ -145,8 +146,8 @@ class Case:
     @cached_property
     def largest(self) -> float:
         """The largest error of a row, infinite where one is not finite."""
-        errors = row_errors(self.found, self.expected, self.judge.compared(self.name))
-        return float(np.nanmax(errors, initial=0))
+        rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
+        return float(np.nanmax(errors_of(rows), initial=0))
 
     @cached_property
     def products(self) -> tuple[Product, ...]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from ..architecture.plan import Plan
 from ..arrays.stats import Array
+from ..rounding.evaluation import Evaluation
+from ..rounding.judging import Judge, JudgedRows
 from ..text.brief import one_line
-from .evaluation import Evaluation
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypothesis import Case, Generator, Hypothesis
-from .judging import Judge, JudgedRows
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
@@ -89,7 +89,7 @@ def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
 def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
     rows, expected = held(case, hypothesis)
-    residual, holds = residual_of(rows, hypothesis.of_no_number)
+    residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual, False)
@@ -101,7 +101,7 @@ def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
 def _is_rounding(case: Case, outcome: Outcome) -> bool:
     """Whether what is left is spread like rounding. Where sums are float32, all that is within their wide
     tolerance is."""
-    if not case.judge.plain.precision.exact_sums:
+    if not case.judge.plain.precision.narrow:
         return True
     assert outcome.prediction is not None
     assert outcome.tolerances is not None
@@ -203,12 +203,12 @@ class _Under(Sequence[Evaluation]):
         return noisy.under(self._plan)
 
 
-def residual_of(rows: JudgedRows, of_no_number: bool) -> tuple[float, bool]:
-    """The residual of the worst row and whether all hold; infinite where most rows cannot be judged, unless
-    that is what is claimed of them."""
+def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
+    """The residual of the worst row, or what is left of the factor where that was wrong, and whether all
+    hold; infinite where most rows cannot be judged, unless that is what is claimed of them."""
     unknown = np.isnan(rows.errors)
     if of_no_number and unknown.all():
         return 0.0, True
     if not of_no_number and 2 * np.count_nonzero(unknown) > len(unknown):
         return math.inf, False
-    return rows.error, rows.holds
+    return abs(rows.factor) if measured and rows.holds else rows.error, rows.holds

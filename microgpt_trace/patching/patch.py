@@ -20,9 +20,9 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
+from ..rounding.precision import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
-from ..tracing.checks import ROUNDING
 from ..tracing.findings import Check
 from .patch_points import WHOLE, PatchPoint, places_of
 from .results import Patched, PatchResult, Spot, Unpatched
@@ -118,7 +118,7 @@ def patch_read(
 
 def _noise(logits: Array) -> float:
     """What rounding may do to a logit."""
-    return ROUNDING[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
+    return OF_SUMS[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
 
 
 def _recorded(

@@ -49,6 +49,7 @@ def _sides(result: Comparison) -> Labelled:
     if result.tokens is not None:
         pairs.append(("tokens", tokens_line(result.tokens, result.labels)))
     pairs.append(("band", result.tolerance.reason))
+    pairs += [("", str(result.unseen))] if result.unseen else []
     return Labelled(pairs)
 
 

@@ -9,7 +9,7 @@ from ..architecture.kinds import Scores
 from ..diagnosis.diagnose import Diagnosis, Offer
 from ..diagnosis.dump import DumpDiagnosis
 from ..diagnosis.hypothesis import Finding
-from ..diagnosis.judging import OperationResult
+from ..rounding.judging import OperationResult
 from ..text.printable import shown_token
 from ..text.wording import abridged, counted
 from .comparison import MAX_LISTED, of_all_layers, tokens_line, unpaired_sections
@@ -27,6 +27,7 @@ def diagnosis_sections(found: DumpDiagnosis, *, verbose: bool = False) -> list[S
         ("tokens", tokens_line(diagnosis.tokens, found.labels)),
         ("computes", f"{diagnosis.compute}: {diagnosis.compute_how}"),
     ]
+    pairs += [("", str(diagnosis.unseen))] if diagnosis.unseen else []
     sections = [Section([Labelled(pairs)]), _verdict(found), *_findings(diagnosis)]
     if verbose:
         table = Table(_columns(), [[operation] for operation in diagnosis.operations], about=_first)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ..comparison.quantisation_error import BLOCK
 from ..comparison.weights import WeightRow, WeightsComparison
+from ..rounding.stored_types import BLOCK
 from ..text.wording import counted
 from .comparison import WIDE
 from .numbers import distance, two_apart

@@ -17,10 +17,9 @@ from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
+from ..rounding.precision import OF_SUMS
 from ..text.wording import unnumbered
 from .findings import Check
-
-ROUNDING = {"float32": 1e-5, "float64": 1e-12}
 
 
 @dataclass
@@ -149,7 +148,7 @@ class Checker:
 
     def checks(self) -> list[Check]:
         """The verdicts on what was seen of the forward pass."""
-        rounding, result = ROUNDING[self._dtype], []
+        rounding, result = OF_SUMS[self._dtype], []
         tolerances = {"heads": rounding, "residual": 0.0, "softmax": rounding, "causal": 0.0}
         for name, tolerance in tolerances.items():
             worst = self._worst[name]

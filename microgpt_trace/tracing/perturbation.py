@@ -11,11 +11,12 @@ import numpy as np
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.rounding import ROUNDINGS, bound
+from ..architecture.operations.spread import Spread
 from ..architecture.plan import layer_of
-from ..architecture.reference import reference, size_of
+from ..architecture.reference import reference, size_of, spread_of
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
+from ..rounding.precision import element_bound
 from .intervention_effects import distance
 from .result import Trace
 
@@ -125,15 +126,17 @@ class Watch:
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
         """How far rounding may move each element. One part more or less is a difference of sums."""
-        used = [self._used[source] for source in sources]
+        used, row = [self._used[source] for source in sources], self._plan[name]
         if self._of_its_parts(name, sources):
             size = np.sum(np.abs([*used, *(self._computed[source] for source in sources)]), axis=0)
-            size = size * (1 + len(used) / ROUNDINGS) + np.abs(self._bias(name))
             slack = np.sum([self._of_parts[source] for source in sources], axis=0)
-            return 2 * slack + bound(np.abs(size), dtype)
+            spread, size = Spread(len(used), alike=True), size + np.abs(self._bias(name))
+            return 2 * slack + element_bound(size, spread, len(self._given.tokens), dtype)
         if name == "loss":
-            return bound(np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"]), dtype)
-        found = bound(size_of(self._plan[name], self._given, value, *used), dtype)
+            size = np.abs(value) + np.abs(used[0]).max() * (sources == ["logits"])
+            return element_bound(size, Spread(), len(self._given.tokens), dtype)
+        size, spread = size_of(row, self._given, value, *used), spread_of(row, self._given)
+        found = element_bound(size, spread, len(self._given.tokens), dtype)
         if name in self._plan.sums_of:
             self._of_parts[name] = found
         return found

@@ -20,7 +20,7 @@ from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluat
 from microgpt_trace.architecture.traced_element import Element, TracedElement
 from microgpt_trace.explaining.explain import keep_run
 from microgpt_trace.explaining.following import gradient_worked_out, worked_out
-from microgpt_trace.tracing.checks import ROUNDING
+from microgpt_trace.rounding.precision import OF_SUMS
 
 EVALUATE = """
 const { workedOut } = await load("formulas");
@@ -95,7 +95,7 @@ def check(run, places, backward, traced=True):
         agree(steps, sums, rtol=1e-9, atol=atol, what=f"sums of {what}")
         if traced:
             off = abs(value - run.value(name, index, phase))
-            assert off <= ROUNDING[run.model.dtype] * magnitude, (what, value, off)
+            assert off <= OF_SUMS[run.model.dtype] * magnitude, (what, value, off)
 
 
 @needs_node

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from microgpt_trace.arrays.rounding import BLOCK, to_bf16, to_f16, to_q8
-from microgpt_trace.comparison.engine_precision import COMPUTES
+from microgpt_trace.rounding.precision import PRECISIONS
 
 SPECIAL = np.array(
     [0.0, -0.0, np.inf, -np.inf, 1.0, -1.0, 65504, 65520, 3.3895314e38, 3.4e38, 1e-40, -1e-45, 6e-8, 5.9e-8],
@@ -36,7 +36,7 @@ def test_rounds_as_torch_bit_for_bit(ours, dtype):
     assert not len(apart)
 
 
-@pytest.mark.parametrize("compute", COMPUTES.values(), ids=COMPUTES)
+@pytest.mark.parametrize("compute", PRECISIONS.values(), ids=PRECISIONS)
 def test_nan_stays_and_shape_and_dtype_too(compute):
     x = np.ones((2, 3, 40), np.float32)
     x[1, 2, 3] = np.nan
@@ -55,7 +55,7 @@ def test_no_nan_becomes_infinite(bits):
 
 @pytest.mark.parametrize("name", ["bf16", "f16"])
 def test_a_number_alone_and_a_view_are_rounded(name):
-    compute, x = COMPUTES[name], np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    compute, x = PRECISIONS[name], np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
     whole = compute.round(x)
     np.testing.assert_array_equal(compute.round(x.T), whole.T)
     assert compute.round(x[1, 2].reshape(())) == whole[1, 2]
@@ -64,7 +64,7 @@ def test_a_number_alone_and_a_view_are_rounded(name):
 
 @pytest.mark.parametrize("name", ["bf16", "f16"])
 def test_the_unit_bounds_the_relative_error_and_is_nearly_met(name):
-    compute = COMPUTES[name]
+    compute = PRECISIONS[name]
     x = np.linspace(1, 4, 100_001, dtype=np.float32)
     largest = (np.abs(compute.round(x) - x) / x).max()
     print(largest, compute.unit)

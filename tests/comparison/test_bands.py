@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from microgpt_trace.comparison.bands import AMPLIFIED, FACTOR, FACTOR_OF_ONE, ROUNDING, Bands, tolerance_of
-from microgpt_trace.comparison.engine_precision import COMPUTES
-from microgpt_trace.comparison.row_differences import compare_rows
 from microgpt_trace.hooks.event import EventSpec
+from microgpt_trace.rounding.bands import AMPLIFIED, FACTOR, FACTOR_OF_ONE, ROUNDING, Bands, tolerance_of
+from microgpt_trace.rounding.precision import PRECISIONS
+from microgpt_trace.rounding.row_differences import compare_rows
 
 NOTHING = (None, None, None, None, None)
 
@@ -93,7 +93,7 @@ def test_the_factor_that_was_given():
 
 @pytest.mark.parametrize(("name", "unit"), [("bf16", 2**-8), ("f16", 2**-11), ("q8", 0)])
 def test_one_rounding_is_allowed_even_where_ours_was_exact(name, unit):
-    bands = Bands(tolerance_of(COMPUTES[name], None, None, None, None), 30, COMPUTES[name])
+    bands = Bands(tolerance_of(PRECISIONS[name], None, None, None, None), 30, PRECISIONS[name])
     own = band(plain(), "layer0.attn.q")
     assert band(bands, "layer0.attn.q", rows()) == pytest.approx(FACTOR * unit + own)
 
@@ -110,11 +110,11 @@ def test_a_band_that_was_given():
     [
         (NOTHING, "float32", "float32 rounding"),
         (
-            (COMPUTES["bf16"], None, None, None, None),
+            (PRECISIONS["bf16"], None, None, None, None),
             "bf16",
             f"{FACTOR:g} times what the farthest of 8 passes of our own strays",
         ),
-        ((COMPUTES["q8"], None, 2.0, None, None), "q8", "2 times what the farthest of 8 passes"),
+        ((PRECISIONS["q8"], None, 2.0, None, None), "q8", "2 times what the farthest of 8 passes"),
         ((None, "r.gguf", None, None, None), "calibrated", f"{FACTOR_OF_ONE:g} times the distance of r.gguf"),
         ((None, None, None, 0.1, None), "given", "rtol 0.1, atol 0"),
         ((None, None, None, None, 0.5), "given", "rtol 0, atol 0.5"),

@@ -9,15 +9,15 @@ from support.tiny_models import TOKENS, wide
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.rounding import to_bf16
-from microgpt_trace.comparison.bands import BandMeasure
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.differences import difference
-from microgpt_trace.comparison.engine_precision import COMPUTES
 from microgpt_trace.comparison.pairing import prepare_sides
-from microgpt_trace.comparison.rounded_passes import RoundedPasses
-from microgpt_trace.comparison.row_differences import compare_rows
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
+from microgpt_trace.rounding.bands import BandMeasure
+from microgpt_trace.rounding.precision import PRECISIONS
+from microgpt_trace.rounding.rounded_passes import RoundedPasses
+from microgpt_trace.rounding.row_differences import compare_rows
 from microgpt_trace.running.event_stream import Piece
 
 # --- What must not be hidden ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, 
     events = decoder_run(config, weights, TOKENS, inputs=inputs)
     (side,) = prepare_sides([model], None, TOKENS, None, {})
     draws, ours = (
-        RoundedPasses(side.model, side.inputs, COMPUTES["q8"]),
+        RoundedPasses(side.model, side.inputs, PRECISIONS["q8"]),
         trace(model, tokens=TOKENS, values=True),
     )
     with draws.run(["layer1.mlp.down"]):
@@ -170,7 +170,7 @@ def test_a_nan_is_within_no_tolerance(llama):
     [
         ({"compute": "bf16", "rtol": 0.1}, "compute and rtol or atol exclude each other"),
         ({"compute": "bf16", "rtol": 0.0}, "exclude each other"),
-        ({"compute": "int3"}, "expected one of bf16, f16, q8"),
+        ({"compute": "int3"}, "expected one of f32, bf16, f16, q8"),
         ({"factor": 2.0}, "factor"),
         ({"factor": -1.0, "compute": "bf16"}, "factor"),
         ({"names": ["nothing*"]}, "nothing"),

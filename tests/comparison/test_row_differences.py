@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from microgpt_trace.comparison.row_differences import RowDifferences, compare_rows, join, with_predictions
+from microgpt_trace.arrays.stats import causal_mask
+from microgpt_trace.rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6)
 NUMBERS = st.floats(-100, 100, width=32)
@@ -164,7 +165,7 @@ def test_causal_leaves_out_what_lies_above_the_diagonal():
     a = normal(2, 4, 4)
     b = a + np.triu(np.full((4, 4), 100, np.float32), 1)
     b[1, 3, 0] += 1
-    rows = compare_rows(a, b, causal=True)
+    rows = compare_rows(a, b, causal_mask(*a.shape[-2:]))
     assert np.flatnonzero(rows.d).tolist() == [7]  # head 1, query 3
     assert rows.d[7] == pytest.approx((1 / 4) ** 0.5, rel=1e-5)
     assert rows.a[1] == pytest.approx(np.sqrt(np.square(a[0, 1, :2]).mean()))
@@ -174,18 +175,18 @@ def test_nan_above_the_diagonal_is_none():
     a = normal(1, 3, 3)
     b = a.copy()
     b[0, 0, 2] = np.nan
-    assert not compare_rows(a, b, causal=True).strict().any()
+    assert not compare_rows(a, b, causal_mask(*a.shape[-2:])).strict().any()
     b[0, 2, 0] = np.nan
-    assert compare_rows(a, b, causal=True).odd.tolist() == [-1, -1, 0]
+    assert compare_rows(a, b, causal_mask(*a.shape[-2:])).odd.tolist() == [-1, -1, 0]
 
 
 def test_the_last_queries_see_all_keys():
     a = normal(1, 2, 5)
     b = a.copy()
     b[0, 0, 4] += 9
-    assert not compare_rows(a, b, causal=True).d.any()
+    assert not compare_rows(a, b, causal_mask(*a.shape[-2:])).d.any()
     b[0, 0, 3] += 9
-    assert compare_rows(a, b, causal=True).d[0] > 1
+    assert compare_rows(a, b, causal_mask(*a.shape[-2:])).d[0] > 1
 
 
 def test_a_single_number_is_a_row():

@@ -11,10 +11,10 @@ from support.sweeps import some_of
 from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import load
-from microgpt_trace.diagnosis import evaluation
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.diagnosis.evidence import Seen
 from microgpt_trace.diagnosis.fitting import Family, Range, best_of, common, named, range_of
+from microgpt_trace.rounding import evaluation
 
 UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
 NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
@@ -66,16 +66,16 @@ BASE = {f"attn.{n}_rope": {"settings": {"rope_theta": 1e5}} for n in "qk"}
 def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
     (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
     assert found.claim.endswith(
-        "the base is 100,000 or 150,000, the model says 1e+06 (68,100 to 153,000 fit as well)"
+        "the base is 100,000 or 150,000, the model says 1e+06 (64,500 to 164,000 fit as well)"
     )
     assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
 
 
 def test_the_other_layers_tell_what_one_cannot(decoders):
-    (alone,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
-    (every,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2], layer=None)
+    (alone,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5])
+    (every,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5], layer=None)
     assert "or 150,000" not in every.claim
-    assert alone.low <= every.low < 1e5 < every.high < alone.high
+    assert alone.low < every.low < 1e5 < every.high < alone.high
 
 
 def test_a_longer_text_tells_the_base(decoders):

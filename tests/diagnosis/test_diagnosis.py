@@ -31,7 +31,6 @@ from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.diagnosis.faults import quants as hypotheses_quants
-from microgpt_trace.dumps.recorded import Fitted
 from microgpt_trace.errors import InputError
 
 
@@ -343,8 +342,8 @@ def test_logits_of_the_last_position(decoders):
     values = run(model)
     logits = values.pop("logits")[-1:]
     values.pop("probs"), values.pop("loss")
-    assert diagnose_values(model, TOKENS, values, {"logits": Fitted(logits, (6,))}).clean
-    found = diagnose_values(model, TOKENS, values, {"logits": Fitted(-logits, (6,))})
+    assert diagnose_values(model, TOKENS, values, {"logits": (logits, (6,))}).clean
+    found = diagnose_values(model, TOKENS, values, {"logits": (-logits, (6,))})
     assert explained(found) == ["negated"]
     assert found.operations[-1].position == 6
 

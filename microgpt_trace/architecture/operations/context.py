@@ -16,8 +16,8 @@ from ..traced_element import TracedElement, channels_of, sharing, strongest
 from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import ROUNDINGS, Sizes, Spread
 from .softmax import seen_by, window_of
+from .spread import Sizes, Spread
 
 
 def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
@@ -63,7 +63,7 @@ def reference(row: Operation, given: ReferenceInputs, weights: Array, v: Array) 
 
 def spread(kind: Context, sizes: Sizes) -> Spread:
     """A sum over the keys."""
-    return Spread(sizes.length, halves=True)
+    return Spread(sizes.length, alike=True, halves=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
@@ -72,7 +72,7 @@ def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v
     assert isinstance(kind, Context)
     length = len(v)
     of_v = np.abs(v).reshape(length, -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]  # [H, T, D]
-    return (np.abs(weights) @ of_v * (1 + length / ROUNDINGS)).swapaxes(0, 1).reshape(length, -1)
+    return (np.abs(weights) @ of_v).swapaxes(0, 1).reshape(length, -1)
 
 
 def formula(row: Operation, setting: Setting) -> Formula:

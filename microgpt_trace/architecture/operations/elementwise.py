@@ -20,7 +20,7 @@ from ..steps import Use, element_name
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread
+from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)

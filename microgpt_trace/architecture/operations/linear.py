@@ -15,7 +15,7 @@ from ..steps import Use, element_name
 from ..traced_element import TracedElement, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread, terms
+from .spread import Sizes, Spread
 
 OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
 
@@ -88,7 +88,7 @@ def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Arra
     assert isinstance(kind, Linear)
     if kind.columns is None:
         norms = given.norms[kind.weight]
-        return np.linalg.norm(x, axis=-1, keepdims=True) * norms * terms(x.shape[-1]) + np.abs(value)
+        return np.linalg.norm(x, axis=-1, keepdims=True) * norms + np.abs(value)
     own = slice(*kind.columns)
     norms = np.linalg.norm(given.parameter(row, kind.weight)[:, own].astype(np.float64), axis=1)
     return np.linalg.norm(x[:, own], axis=1, keepdims=True) * norms

@@ -20,7 +20,7 @@ from ..steps import Use
 from ..traced_element import TracedElement, channels_of, short, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread, terms
+from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,14 +133,14 @@ def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Arra
     kind = row.kind
     assert isinstance(kind, Norm)
     if not kind.centred and kind.bias is None:
-        return np.abs(value) * terms(x.shape[-1])
+        return np.abs(value)
     heads = x.reshape(*x.shape[:-1], -1, kind.head_dim or x.shape[-1])
     mean = heads.mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
     scale = np.sqrt(np.square(heads - mean).mean(axis=-1, keepdims=True) + kind.eps)
     gain = np.ones(1) if kind.gain is None else np.abs(given.parameter(row, kind.gain))
     summed = np.abs(heads).mean(axis=-1, keepdims=True) if kind.centred else np.zeros(1)
     normed = ((np.abs(heads) + summed) / scale * gain).reshape(x.shape)
-    return (normed + np.abs(value)) * terms(x.shape[-1])
+    return normed + np.abs(value)
 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:

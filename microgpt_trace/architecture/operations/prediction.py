@@ -29,9 +29,9 @@ from ..steps import Use
 from ..traced_element import TracedElement, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread
 from .softmax import back_through, of_softmax, share_of_all
 from .softmax import backward as softmax_backward
+from .spread import Sizes, Spread
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
 TARGET = (0, 1)  # the axes of position and token; the loss has none

@@ -20,8 +20,8 @@ from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own
 from .linear import capped
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread
 from .softmax import seen_by, window_of
+from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)

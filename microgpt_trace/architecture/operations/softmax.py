@@ -21,7 +21,7 @@ from ..traced_element import TracedElement
 from .head_formulas import KEY, OVER, QUERY
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .rounding import Sizes, Spread, terms
+from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,7 +101,7 @@ def size(row: Operation, given: ReferenceInputs, value: Array, scores: Array) ->
 
 def of_softmax(value: Array) -> Array:
     """The same of any softmax along its last axis."""
-    return value * (terms(value.shape[-1]) - np.log(np.where(value > 0, value, 1)))
+    return value * (1 - np.log(np.where(value > 0, value, 1)))
 
 
 class Sight(NamedTuple):

@@ -9,9 +9,9 @@ import numpy as np
 
 from ...architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
 from ...arrays.stats import Array
+from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
 from ..hypothesis import Case, Hypothesis, first_of
-from ..precision import HALVES
 from .attention import capped
 
 SHARE = 4  # at most one row (head, channel, element) in so many is called an exception
@@ -52,8 +52,8 @@ def whole(case: Case) -> Iterator[Hypothesis]:
             claim = f"your rows come one position {words}"
             yield Hypothesis("rows-shifted", claim, None, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
         yield Hypothesis("rows-reversed", "your rows come in reverse order", None, lambda own, e: e[::-1])
-    for name, (words, rounded) in HALVES.items():
-        claim = f"your values are rounded to {words}"
+    for name, words in NARROW.items():
+        claim, rounded = f"your values are rounded to {words}", PRECISIONS[name].round
         yield Hypothesis(f"rounded-{name}", claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
     most = float(np.nanmax(np.abs(found), initial=0.0))
     if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:

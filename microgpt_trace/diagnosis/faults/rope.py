@@ -14,9 +14,9 @@ from ...architecture.operations.rotation import Turning, turning_of
 from ...architecture.plan import Plan, kind_of
 from ...architecture.rope import Rope, rope_frequencies
 from ...arrays.stats import Array
+from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, Family
 from ..hypothesis import Case, Hypothesis
-from ..precision import HALVES
 from ..rope_angles import Turns, common_factor, measure, nearest, offset_of
 from .changes import turning, turning_by
 
@@ -52,10 +52,10 @@ def _head_dim(case: Case) -> int:
 
 def _coarse(case: Case, family: Family) -> Family:
     """The same with frequencies that an engine may round as it rounds everything."""
-    if case.judge.plain.precision.name not in HALVES:
+    precision = case.judge.plain.precision
+    if not precision.narrow:
         return family
-    _, rounding = HALVES[case.judge.plain.precision.name]
-    return replace(family, coarse=lambda value: _rounded(family.at(value), rounding))
+    return replace(family, coarse=lambda value: _rounded(family.at(value), precision.round))
 
 
 def _rounded(plan: Plan, rounding: Callable[[Array], Array]) -> Plan:
@@ -110,9 +110,9 @@ def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
     claim += ", turned in the other direction"
     back = turning_by(plan, adjacent=True, frequencies=-own.frequencies)
     yield Hypothesis("rope-interleaved-direction", claim, back, rank=COMBINED)
-    for words, rounding in HALVES.values():
+    for name, words in NARROW.items():
         claim = f"the frequencies of RoPE are rounded to {words}"
-        yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, rounding))
+        yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, PRECISIONS[name].round))
     f = own.frequencies
     if own.factor != 1 or said.kind == "linear":
         missing = turning(plan, lambda _: Turning(f * 0))

@@ -13,8 +13,8 @@ from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
+from ...rounding.precision import OF_SUMS
 from ...text.printable import on_one_line, shown_token
-from ...tracing.checks import ROUNDING
 from ...tracing.layer_measures import written_share
 from ...tracing.result import Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
@@ -93,7 +93,7 @@ def _as_packed(array: Array, causal: bool) -> Array:
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
     """What was read, and how the model names tokens."""
     found = {
-        "program": "microgpt", "dtype": model.dtype, "rounding": ROUNDING[model.dtype],
+        "program": "microgpt", "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
         "text": trace.input.text, "tokens": trace.input.tokens, "targets": trace.input.targets,
         "labels": [shown_token(label) for label in trace.input.labels],
         "layers": model.config.n_layer,

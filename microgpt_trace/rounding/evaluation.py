@@ -8,11 +8,10 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.rounding import Sizes
 from ..architecture.plan import Plan, layer_of
 from ..architecture.reference import reference, spread_of
 from ..arrays.stats import Array
-from .precision import Precision, chain_floor, floor_of
+from .precision import Precision, chain_error, row_error
 from .product_inputs import ProductInputs
 
 NOISE = 1 / 3  # of an operation's own error is what its inputs are moved by, at the most
@@ -81,7 +80,8 @@ class Evaluation:
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
         if self.rounding is None or not isinstance(row.kind, Linear):
-            return reference(row, self.given, *self._all_moved(name, inputs))
+            value = reference(row, self.given, *self._all_moved(name, inputs))
+            return value if inputs or rows is None else value[list(rows)]
         nudge = 0.0 if self._noise is None else self._nudge
         rounded = self._all_moved(name, [self.rounding.round(row, inputs[0], nudge)])
         return reference(row, self.given, *rounded) + self._of_sums(name, inputs[0])
@@ -120,14 +120,11 @@ class Evaluation:
 
     def floor(self, name: str) -> float:
         """The error that the operation alone may have, as the model has it."""
-        row, shapes, length = self._own[name], self.given.shapes, len(self.given.tokens)
-        widths = [shapes[own][-1] for own in (self._own.streams[0], *row.inputs[:1])]
-        spread = spread_of(row, Sizes(length, widths[0], widths[-1]))
-        return floor_of(self.precision, spread, length)
+        return row_error(self.precision, spread_of(self._own[name], self.given), len(self.given.tokens))
 
     def chain_floor(self, name: str) -> float:
         """The error that the operation and those recomputed before it may have together."""
-        return chain_floor([self.floor(own) for own in (*self.between(name), name)])
+        return chain_error([self.floor(own) for own in (*self.between(name), name)])
 
 
 def alike(one: Plan, other: Plan, names: Iterable[str], given: Container[str]) -> set[str]:

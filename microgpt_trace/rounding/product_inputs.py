@@ -21,7 +21,6 @@ from ..architecture.reference import reference
 from ..arrays.encodings import StoredTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
-from ..comparison.engine_precision import OF_WIDE_BLOCKS
 
 
 class Way(NamedTuple):
@@ -57,6 +56,7 @@ WAYS = {
     "f32": Way("float32", _floats(lambda x: x), "f32", "float32 inputs"),
 }
 WITH_MINIMA = ("Q4_1", "Q5_1")
+OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
 OF_TYPES = {  # others: Q8_0
     **dict.fromkeys(WITH_MINIMA, "Q8_1"),
     **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K"),
@@ -143,6 +143,11 @@ class ProductInputs:
         """The ways of the products among these in words, the most frequent first."""
         counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear))
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
+
+
+def block_of(type: str) -> int:
+    """How many elements of the input share a scale in a product with a matrix of this stored type."""
+    return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
 
 
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:

@@ -14,7 +14,7 @@ from ..architecture.kinds import Loss, Probabilities, Scores, Softmax
 from ..arrays.stats import Array, causal_mask, median
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
-from .engine_precision import Compute
+from .precision import PRECISIONS, Precision
 from .row_differences import RowDifferences
 
 # Relative error of a float32 engine after one layer. On SmolLM2 PyTorch's worst row of any event lies
@@ -52,6 +52,11 @@ class Tolerance:
     __repr__ = one_line
 
     @property
+    def precision(self) -> Precision | None:
+        """That of the engine; None where it is not known."""
+        return PRECISIONS.get("f32" if self.kind == "float32" else self.kind)
+
+    @property
     def typical(self) -> float:
         """What the median row may stray, as a share of what any row may."""
         return TYPICAL_OF_ONE if self.kind == "calibrated" else TYPICAL
@@ -76,7 +81,7 @@ class Bands:
     """Gives the band of each row, as the events come by in order of computation."""
 
     def __init__(
-        self, tolerance: Tolerance, layers: int, compute: Compute | None = None, varied: bool = True
+        self, tolerance: Tolerance, layers: int, compute: Precision | None = None, varied: bool = True
     ) -> None:
         self.tolerance, self._layers, self.atol = tolerance, layers, tolerance.atol or 0.0
         self._floor = 0.0 if compute is None or compute.into_products else compute.unit
@@ -163,7 +168,7 @@ def is_peaked(spec: EventSpec) -> bool:
 
 
 def tolerance_of(
-    compute: Compute | None, calibrated: str | None, factor: float | None, rtol: float | None,
+    compute: Precision | None, calibrated: str | None, factor: float | None, rtol: float | None,
     atol: float | None, draws: int = DRAWS,
 ) -> Tolerance:  # fmt: skip
     """The tolerance that was asked for, and why it is what it is; `draws` are the passes that `compute`

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
-from ..arrays.stats import Array, causal_mask, median
+from ..arrays.stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
 HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
 TOGETHER = 1 << 20  # elements that are compared at a time
+CAPPED = 2.0  # times the mean magnitude of a row, beyond which an element counts no more for its length
 NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
 
 
@@ -97,26 +99,25 @@ def join(parts: Sequence[RowDifferences]) -> RowDifferences:
 
 @np.errstate(all="ignore")
 def compare_rows(
-    a: Array, b: Array, causal: bool = False, bias: Array | None = None, outliers: bool = True,
-    zero_above: bool = False,
+    a: Array, b: Array, seen: Array | None = None, bias: Array | None = None, outliers: bool = True,
+    zero_elsewhere: bool = False,
 ) -> RowDifferences:  # fmt: skip
-    """Compare two tensors of one shape: [T, K], or [H, T, S] with what lies above the diagonal left out
-    where `causal`, unless that is to be 0 (`zero_above`). `bias`, [K] or [T, K], is what both were given
-    in the same way. Without `outliers` large elements may hide small ones: of probabilities, the small
-    ones do not count."""
-    if causal:
-        seen = causal_mask(*a.shape[-2:])
-        if not zero_above:
+    """Compare two tensors of one shape, [T, K] or [H, T, S]. Elements that are not `seen` (booleans that lack
+    leading axes) are left out, unless they are to be 0 (`zero_elsewhere`). `bias`, [K] or [T, K], is what
+    both were given in the same way. Without `outliers` large elements may hide small ones: of probabilities,
+    the small ones do not count."""
+    if seen is not None:
+        if not zero_elsewhere:
             a, b = np.where(seen, a, 0), np.where(seen, b, 0)
-        counts = np.broadcast_to(seen.sum(axis=1), a.shape[:-1]).reshape(-1)
+        counts = np.broadcast_to(seen.sum(axis=-1), a.shape[:-1]).reshape(-1)
     a = a.reshape(-1, a.shape[-1]) if a.ndim else a.reshape(1, 1)
     b = b.reshape(a.shape)
     width = np.full(len(a), a.shape[1])
-    if not causal:
+    if seen is None:
         counts = width
     rows = _measured(a, b, counts, np.full(len(a), -1), bias, outliers)
     if np.isfinite(rows.a + rows.b).all():
-        return replace(rows, count=width) if zero_above else rows
+        return replace(rows, count=width) if zero_elsewhere else rows
     finite_a, finite_b, odd, alike = _finite_in_both(a, b)
     rows = _measured(finite_a, finite_b, counts, odd, bias, outliers)
     unlike, every = odd >= 0, np.arange(len(a))
@@ -124,7 +125,7 @@ def compare_rows(
     return replace(
         rows,
         alike=alike,
-        count=width if zero_above else rows.count,
+        count=width if zero_elsewhere else rows.count,
         largest=np.where(unlike, np.inf, rows.largest),
         column=column,
         of_a=a[every, column],
@@ -133,7 +134,7 @@ def compare_rows(
 
 
 def compare_each(
-    a: Array, others: Sequence[Array], bias: Array | None = None, **options: bool
+    a: Array, others: Sequence[Array], bias: Array | None = None, **options: Any
 ) -> list[RowDifferences]:
     """Compare one tensor with each of several, at once where they are small: so it takes a third of the
     time. `options` are those of `compare_rows`."""
@@ -148,6 +149,47 @@ def compare_each(
         RowDifferences(*(getattr(rows, f.name)[i * size : (i + 1) * size] for f in fields(RowDifferences)))
         for i in range(n)
     ]
+
+
+class SharedFactor(NamedTuple):
+    """By what share all rows of a tensor are longer than another's, and the standard error of that."""
+
+    value: float
+    error: float
+
+
+class FactorMeter:
+    """Measures the factor between two tensors, a block of rows at a time.
+
+    Rows count alike. An element of a row counts by its square, but for those beyond twice the mean magnitude,
+    which count as much as that. The standard error holds for errors that all of a row or of a column share
+    (Cameron, Gelbach and Miller, "Robust Inference With Multiway Clustering", 2011).
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[Array] = []
+        self._columns: Array | float = 0.0  # sums of errors, and of their elements
+
+    def add(self, a: Array, b: Array) -> None:
+        """Rows [n, K] of both, float64, 0 in both where they are not compared."""
+        size = np.abs(a)
+        most = CAPPED * size.sum(axis=1, keepdims=True) / np.maximum((a != 0).sum(axis=1, keepdims=True), 1)
+        weights = np.divide(most * most, size, out=size.copy(), where=size > most) * np.sign(a)
+        whole = (weights * a).sum(axis=1, keepdims=True)
+        there = (whole[:, 0] > 0) & np.isfinite(b).all(axis=1)
+        weights = weights[there] / whole[there]
+        shares = weights * (b[there] - a[there])
+        self._rows.append(shares.sum(axis=1))
+        self._columns = self._columns + np.stack([shares.sum(axis=0), (weights * a[there]).sum(axis=0)])
+
+    def result(self) -> SharedFactor:
+        rows = np.concatenate(self._rows)
+        if not len(rows):
+            return SharedFactor(0.0, 0.0)
+        value = float(rows.mean())
+        errors, whole = np.asarray(self._columns)
+        squares = np.square(rows - value).sum() + np.square(errors - value * whole).sum()
+        return SharedFactor(value, float(np.sqrt(squares)) / len(rows))
 
 
 @np.errstate(all="ignore")

@@ -6,7 +6,8 @@ of them, and where values cancel an error may by luck be next to nothing; so tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,8 +20,8 @@ from ..arrays.stats import Array
 from ..hooks.bus import Run, Tap
 from ..running.event_stream import EventStream, Piece, Put
 from .bands import DRAWS
-from .compared_runs import ModelRun
-from .engine_precision import Compute, block_of, on_other_grids
+from .precision import Precision
+from .product_inputs import block_of
 
 FEWEST = 3  # passes of a long text
 ROWS = 256  # of all passes together, beyond which they become fewer
@@ -33,7 +34,7 @@ class _RoundingTap:
     Values are rounded before they are looked at, or afterwards, only on their way into products.
     """
 
-    compute: Compute
+    compute: Precision
     rounded: Mapping[str, int]  # by event, in blocks of so many elements
     names: frozenset[str]
     put: Put
@@ -65,12 +66,13 @@ class _RoundingTap:
         return replace(self, prefix=f"layer{index}.")
 
 
-class RoundedPasses(ModelRun):
-    """A model whose passes are rounded; what its passes have of an event are several pieces."""
+class RoundedPasses:
+    """Passes of a model that are rounded; what they have of an event are several pieces."""
 
-    def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Compute) -> None:
-        super().__init__(model, inputs)
-        self.compute, self.count = compute, max(FEWEST, min(DRAWS, ROWS // len(inputs.tokens)))
+    def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Precision) -> None:
+        self.model, self.inputs, self.compute = model, inputs, compute
+        self.count = max(FEWEST, min(DRAWS, ROWS // len(inputs.tokens)))
+        self._pieces: Iterator[Piece] = iter(())
         self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}
 
     def run(self, names: Sequence[str]) -> EventStream:
@@ -94,7 +96,7 @@ class RoundedPasses(ModelRun):
         return self._waiting.pop(key)
 
 
-def _rounded(model: LanguageModel, compute: Compute) -> dict[str, int]:
+def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
     """The events that are rounded, all but parameters or those that go into products; the sizes of the blocks
     in which they are."""
     if not compute.into_products:
@@ -108,3 +110,22 @@ def _rounded(model: LanguageModel, compute: Compute) -> dict[str, int]:
         block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
         found[name] = max(found.get(name, 0), block)
     return found
+
+
+def on_other_grids(
+    value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
+) -> Array:
+    """[n, ..., K] rounded as `compute` says, each of the n on a grid of its number's, of another spacing.
+
+    Grid 0 is the usual one. Equal elements have equal errors, as in an engine: all have one spacing, or,
+    where blocks share a scale and one spacing for all changes nothing, all of a channel have.
+    """
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    widths = value.shape[-1] if compute.into_products else 1
+    spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)
+    spacing[0] = 1
+    spacing = spacing[list(numbers)].reshape(len(numbers), *[1] * (value.ndim - 2), widths)
+    rounded = (
+        compute.round(value * spacing, block) if compute.into_products else compute.round(value * spacing)
+    )
+    return rounded / spacing

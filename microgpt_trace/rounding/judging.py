@@ -1,0 +1,272 @@
+"""Judging: one operation of a dump against what follows from the dump's own inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..architecture.kinds import Scores, Softmax
+from ..architecture.operations.softmax import visible
+from ..architecture.plan import layer_of
+from ..arrays.stats import Array
+from ..text.brief import one_line
+from .evaluation import CARRIED, Evaluation
+from .precision import CHANCE, Precision, beyond_usual
+from .row_differences import FactorMeter, RowDifferences, compare_rows, join
+
+BLOCK = 1 << 21  # elements compared at a time
+ALL_ALIKE = 0.25  # of what rounding does to a row may be one factor that all rows have, beyond chance
+IN_LENGTH = "in length"
+
+
+@dataclass(frozen=True, repr=False)
+class OperationResult:
+    """An event of the dump beside what follows from the dump's own inputs.
+
+    `inputs` are the dump's events it was recomputed from, `recomputed` those in between that the dump
+    lacks. `error` is the relative L2 of the row that is worst for its `tolerance`, or the factor by which all
+    rows are too long or too short, where `measured` is "in length"; None where no row could be judged, and
+    `nonfinite` says why, or where the dump is not finite though its inputs are. `found` and `expected` are
+    the element that differs most in that row, at `element` (its indices). For `unjudged` of its `count`
+    elements nothing finite follows. A factor on all rows is seen beyond `factor_tolerance`.
+    """
+
+    name: str
+    layer: int | None
+    expr: str
+    inputs: tuple[str, ...]
+    recomputed: tuple[str, ...]
+    error: float | None
+    tolerance: float
+    holds: bool
+    position: int | None
+    element: tuple[int, ...]
+    found: float | None
+    expected: float | None
+    nonfinite: str = ""
+    count: int = 0
+    unjudged: int = 0
+    measured: str = ""
+    factor_tolerance: float | None = None
+
+    __repr__ = one_line
+
+
+@dataclass(frozen=True, repr=False)
+class Unseen:
+    """What a precision hides in the median operation: a relative difference of one row, and one factor on all
+    rows, up to which an engine is right."""
+
+    compute: str
+    row: float
+    factor: float
+
+    __repr__ = one_line
+
+    def __str__(self) -> str:
+        return (
+            f"differences below {self.row:.2%} of a row, or {self.factor:.2%} where all rows share a factor, "
+            f"cannot be told from {self.compute} here (in the median operation)"
+        )
+
+
+def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
+    """None where nothing is rounded further than to float32, or nothing was judged."""
+    told = [o for o in operations if o.factor_tolerance is not None and not o.measured]
+    if precision is None or not precision.coarse or not told:
+        return None
+    rows, factors = ([getattr(o, f) for o in told] for f in ("tolerance", "factor_tolerance"))
+    return Unseen(precision.name, float(np.median(rows)), float(np.median(factors)))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JudgedRows:
+    """The relative L2 error of every row and what each may have, NaN for a row that is not judged; the factor
+    by which all rows are longer, and what that may be."""
+
+    errors: Array  # [R]
+    tolerances: Array  # [R]
+    factor: float
+    factor_tolerance: float
+    differences: RowDifferences
+
+    __repr__ = one_line
+
+    @property
+    def worst(self) -> int:
+        ratio = self.errors / self.tolerances
+        return int(np.nanargmax(ratio))
+
+    @property
+    def error(self) -> float:
+        """That of the row that is worst for its tolerance, or where no row is beyond, the factor that is."""
+        return abs(self.factor) if self.in_length else float(self.errors[self.worst])
+
+    @property
+    def tolerance(self) -> float:
+        """What that may be."""
+        return self.factor_tolerance if self.in_length else float(self.tolerances[self.worst])
+
+    @property
+    def in_length(self) -> bool:
+        """Whether the rows are wrong by a factor that they share, and by nothing else."""
+        return self._rows_hold and abs(self.factor) > self.factor_tolerance
+
+    @property
+    def holds(self) -> bool:
+        return self._rows_hold and not self.in_length
+
+    @property
+    def _rows_hold(self) -> bool:
+        return not bool((self.errors > self.tolerances).any())
+
+
+class Judge:
+    """Compares arrays of a dump with what an evaluation makes of its inputs."""
+
+    def __init__(self, plain: Evaluation, noisy: Sequence[Evaluation]) -> None:
+        self.plain, self.noisy = plain, noisy
+
+    def compared(self, name: str) -> Array | None:
+        """The entries that count, None for all: of scores [H, T, T], those that the layer's mask shows, which
+        keys each query sees, [T, T]. What it hides must be 0 in the weights."""
+        own = self.plain.given.model.plan
+        names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
+        masks = (self.plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
+        kind = next(masks, None)
+        return visible(kind, len(self.plain.given.tokens)) if isinstance(kind, Softmax) else None
+
+    def rows(
+        self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
+        change: Callable[[Array], Array] | None = None, most: float = math.inf,
+    ) -> JudgedRows:  # fmt: skip
+        """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
+        the plain tolerance is exceeded, and no error is above `most`, which is too much whatever it is.
+        `change` made `expected` of what follows."""
+        seen, meter = self.compared(name), FactorMeter()
+        differences, concentration = compared_blocks(found, expected, seen, meter)
+        errors, chance = errors_of(differences), np.ones(len(differences.d))
+        if self.plain.precision.coarse:
+            chance = beyond_usual(concentration)
+        tolerances = chance * self.plain.chain_floor(name)
+        beyond = errors[np.isfinite(errors) & (errors > tolerances)]
+        if beyond.size and beyond.max() <= most:
+            carried = self._carried(name, expected, positions, change)
+            tolerances = np.maximum(tolerances, chance * carried)
+        factor = meter.result()
+        allowed = ALL_ALIKE * float(np.nanmedian(tolerances)) + CHANCE * factor.error
+        return JudgedRows(errors, tolerances, factor.value, allowed, differences)
+
+    def _carried(
+        self, name: str, expected: Array, positions: Sequence[int] | None,
+        change: Callable[[Array], Array] | None,
+    ) -> Array:  # fmt: skip
+        """What the output moves with inputs that are off by the operation's own error: the root of the
+        mean square over all draws, for in a row of few elements one draw may move next to nothing."""
+        moved, seen = np.zeros(()), self.compared(name)
+        for noisy in self.noisy:
+            value = noisy.output(name, positions)
+            value = value if change is None else change(value)
+            moved = moved + np.square(errors_of(compared_blocks(value, expected, seen)[0]))
+        moved = np.sqrt(moved / len(self.noisy))
+        if self.plain.rounding is not None and self.plain.between(name):
+            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers tip is chance
+        return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
+
+    def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
+        """One event of the dump: all rows, or those at `positions`."""
+        expected = self.plain.output(name, positions)
+        rows = self.rows(name, found, expected, positions)
+        differences, own = rows.differences, self.plain.given.model.plan[name]
+        result = OperationResult(
+            name, layer_of(name), own.expr, self.plain.sources(name), tuple(self.plain.between(name)),
+            None, self.plain.chain_floor(name), True, None, (), None, None,
+            count=int(differences.count.sum()), unjudged=int(differences.alike.sum()),
+        )  # fmt: skip
+        if np.isnan(rows.errors).all():
+            return replace(result, nonfinite="not judged: its inputs are not finite")
+        worst = rows.worst
+        return replace(
+            result,
+            error=rows.error,
+            tolerance=rows.tolerance,
+            holds=rows.holds,
+            position=_position(worst, expected, positions),
+            element=_index(worst, int(differences.column[worst]), expected, positions),
+            found=float(differences.of_b[worst]),
+            expected=float(differences.of_a[worst]),
+            nonfinite=_nonfinite(found, expected, self.compared(name)),
+            measured=IN_LENGTH if rows.in_length else "",
+            factor_tolerance=rows.factor_tolerance,
+        )
+
+
+def compared_blocks(
+    found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
+) -> tuple[RowDifferences, Array]:
+    """The rows of `expected` beside those found, over what is finite in `expected` and `seen`, some rows at a
+    time; and how concentrated their squares are, [R]. The meter, if any, is told of all."""
+    parts, concentration = [], []
+    for own, there, marks in _blocks(found, expected, seen):
+        finite = np.isfinite(own)
+        there = there if finite.all() else np.where(finite, there, own)
+        parts.append(compare_rows(own, there, marks, outliers=False))
+        if meter is not None:
+            counted = finite if marks is None else finite & marks
+            a, b = np.where(counted, own, 0), np.where(counted, there, 0)
+            meter.add(a, b)
+            squares = np.square(a)
+            whole = np.maximum(squares.sum(axis=1), 1e-300)
+            concentration.append(np.square(squares / whole[:, None]).sum(axis=1))
+    return join(parts), np.concatenate(concentration) if concentration else np.zeros(())
+
+
+def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    width = expected.shape[-1] if expected.ndim else 1
+    expected, found = expected.reshape(-1, width), found.reshape(-1, width)
+    step = max(1, BLOCK // width)
+    for start in range(0, len(found), step):
+        own = slice(start, start + step)
+        marks = None if seen is None else seen[np.arange(len(found))[own] % len(seen)]
+        yield expected[own].astype(np.float64), found[own], marks
+
+
+def errors_of(rows: RowDifferences) -> Array:
+    """|b - a| / |a| of every row: [R]. NaN where nothing is compared, infinite where b is not finite."""
+    with np.errstate(all="ignore"):
+        errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
+    errors[rows.odd >= 0] = math.inf
+    errors[~rows.told] = math.nan
+    return errors
+
+
+def _position(row: int, expected: Array, positions: Sequence[int] | None) -> int | None:
+    if not expected.ndim:
+        return None
+    own = row % expected.shape[-2]
+    return own if positions is None else positions[own]
+
+
+def _index(row: int, column: int, expected: Array, positions: Sequence[int] | None) -> tuple[int, ...]:
+    """The indices of an element of a row."""
+    if not expected.ndim:
+        return ()
+    *leading, own = np.unravel_index(row, expected.shape[:-1])
+    return (*map(int, leading), int(own) if positions is None else positions[int(own)], column)
+
+
+def _nonfinite(found: Array, expected: Array, seen: Array | None) -> str:
+    """Where the dump is not finite though what it follows from is."""
+    broken = ~np.isfinite(found) & np.isfinite(expected)
+    if seen is not None:
+        broken &= seen
+    count = int(np.count_nonzero(broken))
+    if not count:
+        return ""
+    nans = int(np.count_nonzero(np.isnan(found) & broken))
+    kind = "NaN" if nans == count else "infinite" if not nans else "NaN or infinite"
+    first = [int(i) for i in np.argwhere(broken)[0]] if found.ndim else []
+    return f"{count} of {found.size} are {kind} though the inputs are finite, the first at {first}"
