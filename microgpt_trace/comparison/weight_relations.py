@@ -15,9 +15,8 @@ import numpy as np
 from ..architecture.catalogue import turned_names
 from ..architecture.plan import kind_of
 from ..arrays.stats import Array
-from ..rounding.stored_types import BLOCK, QuantisationDistance, Values, measure
+from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
-LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _SAMPLE = 1 << 12  # elements, at least a row, that rule most relations out
 _MOST_TRANSPOSED = 1 << 26  # elements: 256 MB of float32 and as much of steps
 _OWN = 0.5  # a matrix that is nearer than this to the one of its name is neither permuted nor another

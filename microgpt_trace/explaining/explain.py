@@ -12,7 +12,7 @@ from ..architecture.run_values import RunValues
 from ..architecture.steps import Pass, Worked
 from ..architecture.traced_element import Element, TracedElement
 from ..errors import InputError
-from ..rounding.precision import OF_SUMS
+from ..rounding.precision import sum_bound
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
 from .following import gradient_uses, gradient_worked_out, uses_of, worked_out
@@ -100,7 +100,7 @@ def _explained(run: RunValues, element: Element, terms: int, backward: bool) -> 
     dtype = run.model.dtype
     deviation = _deviation(worked.value, value, dtype)
     magnitude = worked.magnitude if math.isfinite(worked.magnitude) else 0.0  # else nothing is rounded
-    tolerance = OF_SUMS[dtype] * magnitude + float(np.finfo(dtype).tiny)
+    tolerance = sum_bound(magnitude, dtype)
     place = place_of(run.model, at.element, run.inputs)
     spec = run.model.hooks.specs.get(at.name)
     return Explanation(

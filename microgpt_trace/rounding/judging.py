@@ -18,7 +18,7 @@ from .precision import CHANCE, Precision, beyond_usual
 from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
-ALL_ALIKE = 0.25  # of what rounding does to a row may be one factor that all rows have, beyond chance
+ALL_ALIKE = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
 IN_LENGTH = "in length"
 
 

@@ -32,6 +32,7 @@ SHIFTED = 0.3
 # Two quantisers of one type differ in more than a share of the elements, or by a single step.
 FEW, ONE_STEP = 0.01, 1.05
 EXACT = ("F32", "F64")
+LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _CHUNK = 1 << 17  # elements compared at once
 # The largest integer scale of a run in types whose runs share one float16 unit.
 _LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}

@@ -14,10 +14,10 @@ from ..architecture.plan import layer_of
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
 from ..hooks.event import TraceEvent
+from ..rounding.precision import OF_NORMS
 from ..text.brief import one_line
 from ..text.wording import counted
 from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
-from .norms import NORM_TOLERANCE
 from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # below, there are no "other layers" to speak of
@@ -87,11 +87,11 @@ def _norms(norms: NormRows) -> Anomaly:
         reason = f"{bad}, or what went in, is not finite or too large to be squared"
         if not off:
             reason = "no norm has a gain"
-        return Anomaly(norms.of.lower(), title, None, None, NORM_TOLERANCE, "invariant", reason)
+        return Anomaly(norms.of.lower(), title, None, None, OF_NORMS, "invariant", reason)
     name = max(off, key=lambda n: off[n])
-    found, seen = off[name] > NORM_TOLERANCE, f"{len(off)} norms"
+    found, seen = off[name] > OF_NORMS, f"{len(off)} norms"
     identifier, layer = norms.of.lower(), layer_of(name)
-    return Anomaly(identifier, title, found, off[name], NORM_TOLERANCE, "invariant", name, seen, layer=layer)
+    return Anomaly(identifier, title, found, off[name], OF_NORMS, "invariant", name, seen, layer=layer)
 
 
 @dataclass(frozen=True, slots=True)

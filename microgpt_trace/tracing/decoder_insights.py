@@ -11,12 +11,12 @@ from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
 from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
+from ..rounding.precision import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight
 from .layer_measures import MASSIVE
 from .microgpt_insights import WHOLE
-from .norms import NORM_TOLERANCE
 from .result import LayerRow
 
 GROWN = 2.0  # a stream that ends this many times longer than it began has grown
@@ -79,7 +79,7 @@ def _normalization(norms: NormRows) -> Insight:
     measured = f"off by {off[worst]:.1e} at worst, after {worst}"
     if norms.without_gain:
         measured += "; channels whose gain is 0 left out"
-    if off[worst] > NORM_TOLERANCE:
+    if off[worst] > OF_NORMS:
         text = f"The invariant does not hold: with the {norms.undone} a row's RMS is not 1 ({measured})."
         return Insight(identifier, title, False, text, numbers)
     whole = norms.least[tightest] >= WHOLE

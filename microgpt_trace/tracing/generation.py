@@ -17,11 +17,11 @@ from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.bus import Run
 from ..hooks.event import TraceEvent
+from ..rounding.precision import OF_SHAPES
 from .findings import Check
 from .observers import Observers
 from .result import Candidate, GeneratedToken
 
-CACHE_TOLERANCE = 1e-4  # worst row, relative L2: products of other shapes round otherwise
 CLAIM = "decode steps equal the rows of a full pass"
 
 
@@ -118,11 +118,11 @@ def _draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:
 def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced: bool) -> Check:
     if not streams or replaced:
         why = "hooks replaced values" if replaced else "one token needs no decode step"
-        return Check("cache", CLAIM, None, None, CACHE_TOLERANCE, why)
+        return Check("cache", CLAIM, None, None, OF_SHAPES, why)
     full = forward(model, np.array(ids))[-len(streams) :]
     decoded = np.concatenate(streams)
     norms = np.linalg.norm(full, axis=1)
     worst = float((np.linalg.norm(decoded - full, axis=1) / np.where(norms > 0, norms, 1)).max())
     if not np.isfinite(worst):
-        return Check("cache", CLAIM, None, None, CACHE_TOLERANCE, "the stream is not finite")
-    return Check("cache", CLAIM, worst <= CACHE_TOLERANCE, worst, CACHE_TOLERANCE, what_the_head_reads(model))
+        return Check("cache", CLAIM, None, None, OF_SHAPES, "the stream is not finite")
+    return Check("cache", CLAIM, worst <= OF_SHAPES, worst, OF_SHAPES, what_the_head_reads(model))

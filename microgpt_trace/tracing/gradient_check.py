@@ -24,11 +24,11 @@ from ..microgpt.forward_backward import Pass, backward, event_specs, forward
 from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
+from ..rounding.precision import OF_SLOPES
 from ..text.brief import one_line
 from .central_differences import Deviation, along_directions, rounding_of, slope_of
 
 STEP = 1e-5
-TOLERANCE = 1e-6  # of the tensor's largest gradient
 
 MANY = 32  # elements that are wrong: the others of that tensor need no second look
 TELLING = 0.5  # of a slope: where differences may err by more, they say nothing of it
@@ -181,16 +181,16 @@ def _check(
         )
     shape, unit = unit.shape, unit.reshape(-1)
     expected = np.stack([gradient.reshape(-1) for gradient in gradients]) * unit
-    scale = max(float(np.abs(expected).max()), 4 * rounding_of(middle, STEP) / TOLERANCE)
+    scale = max(float(np.abs(expected).max()), 4 * rounding_of(middle, STEP) / OF_SLOPES)
     numeric, error = np.zeros(unit.size), np.zeros(unit.size)
     left_out, wrong = unit == 0, 0
     for i in np.flatnonzero(~left_out).tolist():
         numeric[i] = float(moved(i, STEP).loss - moved(i, -STEP).loss) / (2 * STEP)
         off = float(np.abs(expected[:, i] - numeric[i]).max())
-        if not off <= TOLERANCE * scale and wrong < MANY:
-            numeric[i], error[i] = slope_of(partial(moved, i), middle, TOLERANCE * scale / 4) or KINK
+        if not off <= OF_SLOPES * scale and wrong < MANY:
+            numeric[i], error[i] = slope_of(partial(moved, i), middle, OF_SLOPES * scale / 4) or KINK
             off = float(np.abs(expected[:, i] - numeric[i]).max())
-            wrong += off > TOLERANCE * scale + 4 * error[i]
+            wrong += off > OF_SLOPES * scale + 4 * error[i]
     expected[:, left_out] = 0
     return _judged(name, shape, expected, numeric, error, left_out, scale)
 
@@ -201,10 +201,10 @@ def _judged(
 ) -> GradientCheck:  # fmt: skip
     """The verdict on gradients [ways, n] and differences [n] with their errors, NaN at a kink."""
     kink = np.isnan(error) & np.isfinite(expected).all(axis=0)
-    settled = np.abs(numeric[error <= TOLERANCE * scale])
+    settled = np.abs(numeric[error <= OF_SLOPES * scale])
     scale = max(scale, float(settled.max(initial=0.0)))
     off = np.abs(expected - numeric).max(axis=0) / scale
-    unsettled = left_out | (error > TOLERANCE * scale) & (off <= TOLERANCE + 4 * error / scale)
+    unsettled = left_out | (error > OF_SLOPES * scale) & (off <= OF_SLOPES + 4 * error / scale)
     judged = np.where(kink | unsettled, 0.0, np.nan_to_num(off, nan=np.inf))
     worst = int(judged.argmax())
     way = int(np.nan_to_num(np.abs(expected[:, worst] - numeric[worst]), nan=np.inf).argmax())
@@ -212,5 +212,5 @@ def _judged(
         name, numeric.size, float(np.abs(expected).max()),
         tuple(int(i) for i in np.unravel_index(worst, shape)),
         float(expected[way, worst]), float(numeric[worst]), float(judged[worst]),
-        int(np.count_nonzero(kink)), bool((judged <= TOLERANCE).all()), int(np.count_nonzero(unsettled)),
+        int(np.count_nonzero(kink)), bool((judged <= OF_SLOPES).all()), int(np.count_nonzero(unsettled)),
     )  # fmt: skip

@@ -18,9 +18,9 @@ from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
+from ..rounding.precision import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
-from .norms import NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from ..architecture.plan import Plan
@@ -82,7 +82,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Insight:
     found, width = [_l2(stats, name) for name in off], model.config.n_embd
     expected = math.sqrt(rows * width)
     numbers: dict[str, float | None] = {"expected": expected, "before": before}
-    if not off[worst] <= NORM_TOLERANCE:
+    if not off[worst] <= OF_NORMS:
         why = f"a row is off by {off[worst]:.1e}: a value was replaced"
         if not math.isfinite(off[worst]):
             why = "the squares of what went in leave the range of the numbers"

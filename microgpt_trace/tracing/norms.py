@@ -13,8 +13,6 @@ from ..hooks.event import TraceEvent
 if TYPE_CHECKING:
     from ..architecture.plan import Plan
 
-NORM_TOLERANCE = 1e-3  # how far a row's RMS may lie from what the norm gives
-
 
 class NormMeter:
     """A hook that measures the norms of whole rows; subscribe it to `names`.

@@ -16,11 +16,11 @@ from ..architecture.plan import layer_of
 from ..architecture.reference import reference, size_of, spread_of
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from ..rounding.precision import element_bound
+from ..rounding.precision import OF_SUMS, element_bound
 from .intervention_effects import distance
 from .result import Trace
 
-TOLD = 1e-5  # of a position's loss
+LOSS = OF_SUMS["float32"]  # of a position's
 AMOUNT = 0.1  # of an element, and of a typical one, by which a perturbation moves it (std)
 
 
@@ -164,7 +164,7 @@ class Watch:
             self.wrong.setdefault("loss", f"the trace tells of another: {told.loss}")
         source = self._sources("loss")[0]
         losses = [p.loss for p in told.predictions if p.loss is not None]
-        if not np.allclose(losses, self._losses(self._used[source]), TOLD, TOLD, equal_nan=True):
+        if not np.allclose(losses, self._losses(self._used[source]), LOSS, LOSS, equal_nan=True):
             self.wrong.setdefault(source, "the trace tells of other losses of the positions")
         self._tell("loss", self._used["loss"], self._computed["loss"])
 

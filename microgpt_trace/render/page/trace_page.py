@@ -94,6 +94,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
     """What was read, and how the model names tokens."""
     found = {
         "program": "microgpt", "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
+        "tiny": float(np.finfo(model.dtype).tiny),
         "text": trace.input.text, "tokens": trace.input.tokens, "targets": trace.input.targets,
         "labels": [shown_token(label) for label in trace.input.labels],
         "layers": model.config.n_layer,

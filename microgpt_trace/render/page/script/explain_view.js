@@ -86,7 +86,7 @@ function largestTerms(steps, link) {
 
 function verdict(page, run, worked, value, magnitude) {
   const off = Math.abs(worked - value);
-  const holds = off <= page.rounding * magnitude + 1.2e-38 || isSame(worked, value, run.traced && page.dtype === "float32");
+  const holds = off <= page.rounding * magnitude + page.tiny || isSame(worked, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
   const words = off === 0 || !Number.isFinite(off) ? "equal" : `equal (off by ${short(off, 2)}, rounding explains up to ${short(page.rounding * magnitude, 2)})`;
   const isBeyond = page.dtype === "float32" && magnitude > LARGEST;
