@@ -17,7 +17,6 @@ ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # of the tolerance may be one error that li
 SURELY = 5.0  # standard errors from the other prediction
 CLOSE = 0.25  # of the way to the other prediction: the dump is at the first one
 MOST = 1 << 20  # elements looked at
-BINS = 16  # of elements of about the same size
 TINY = 2.0**-24  # of a row: an element is not smaller
 SMALLEST = {"f16": 2.0**-14}  # number of a whole fraction
 
@@ -79,16 +78,6 @@ class Seen:
         elements = np.maximum.reduce([np.abs(one), np.abs(other), np.abs(self.found), smallest])
         return self._told(one, other, elements, tolerances)
 
-    def goes_with(self, prediction: Array, order: Array) -> float:
-        """The part of what a prediction leaves that is no rounding: how much (root of the mean square,
-        relative to the rows) goes with a row, with a channel, or with `order`, beyond what chance makes."""
-        left, right = (self.found - prediction) / self.sizes, prediction / self.sizes
-        sorted_left = left[self._marks][np.argsort(order[self._marks], kind="stable")]
-        parts = [part for part in np.array_split(sorted_left, BINS) if len(part)]
-        beyond = [sum(float(_beyond_chance(part, np.ones_like(part), 0)) for part in parts)]
-        beyond += [float(_beyond_chance(left, right, axis).sum()) for axis in (1, 0)]
-        return float(np.sqrt(max(0.0, *beyond) / max(int(self._marks.sum()), 1)))
-
     def _told(self, one: Array, other: Array, scale: Array, tolerances: Array) -> bool:
         way = (other - one) / scale
         length = float(np.square(way).sum())
@@ -99,13 +88,3 @@ class Seen:
         place = float(along.sum()) / length
         error = float(np.sqrt(np.square(np.maximum(np.abs(along), ROW_ALIKE * most)).sum())) / length
         return abs(place) <= CLOSE and 1 - place >= SURELY * error
-
-
-def _beyond_chance(left: Array, along: Array, axis: int) -> Array:
-    """The squares of what is left that go with a factor of `along`, less what those of numbers have that
-    are independent and as large as `along`: of few numbers nearly all."""
-    with np.errstate(all="ignore"):
-        size = np.square(along).sum(axis=axis)
-        explained = np.square((left * along).sum(axis=axis)) / size
-        chance = np.square(left).sum(axis=axis) * (along**4).sum(axis=axis) / np.square(size)
-    return np.nan_to_num(explained - chance)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..architecture.event_words import words_of
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, common
 from .hypothesis import Case, Finding, Generator, Hypothesis
-from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, holding, proposed
+from .trying import AT_MOST, NOWHERE, Outcome, at_number, called, elsewhere, judged, proposed
 
 FEW = 8  # operations
 NEAREST = 3  # are named where none explains
@@ -125,7 +125,7 @@ def _alike(case: Case, known: Hypothesis, stages: Sequence[Sequence[Generator]])
 
 def _explains(case: Case, hypothesis: Hypothesis) -> bool:
     try:
-        return holding(case, hypothesis).explains
+        return judged(case, hypothesis).explains
     except NOWHERE:
         return False
 

@@ -15,12 +15,11 @@ from ..arrays.stats import Array
 from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
 from ..text.brief import one_line
+from .evidence import ALL_ALIKE
 from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypothesis import Case, Generator, Hypothesis
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
-ALIKE = 0.15  # of the tolerance may go with rows, channels or values; right engines: at most 0.13
-NO_ROUNDING = " (what that leaves is small, but no rounding: it goes with rows, channels or values)"
 CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
 NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 
@@ -77,16 +76,6 @@ def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Fa
 
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
-    """What a hypothesis leaves, and whether it explains: that it holds, and what it leaves is rounding."""
-    outcome = holding(case, hypothesis)
-    if not outcome.explains or _is_rounding(case, outcome):
-        return outcome
-    return replace(
-        outcome, hypothesis=replace(hypothesis, claim=hypothesis.claim + NO_ROUNDING), explains=False
-    )
-
-
-def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
     rows, expected = held(case, hypothesis)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
@@ -96,21 +85,6 @@ def holding(case: Case, hypothesis: Hypothesis) -> Outcome:
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
     seen = case.seen
     return Outcome(hypothesis, residual, True, clearly, seen.rows_of(expected), seen.of_rows(rows.tolerances))
-
-
-def _is_rounding(case: Case, outcome: Outcome) -> bool:
-    """Whether what is left is spread like rounding. Where sums are float32, all that is within their wide
-    tolerance is."""
-    if not case.judge.plain.precision.narrow:
-        return True
-    assert outcome.prediction is not None
-    assert outcome.tolerances is not None
-    if np.isnan(outcome.prediction).all():
-        return True  # nothing is left
-    seen = case.seen
-    same = case.alone and bool(case.inputs) and case.inputs[0].shape == case.found.shape
-    order = seen.rows_of(case.inputs[0] if same else case.expected)
-    return seen.goes_with(outcome.prediction, order) <= ALIKE * float(outcome.tolerances.mean())
 
 
 def _fitted(case: Case, family: Family) -> Outcome | None:
@@ -133,7 +107,7 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
 def called(case: Case, family: Family, known: Range) -> Outcome:
     """The outcome of a family under the name that its numbers have."""
     hypothesis = replace(at_number(family, named(family, known)), low=known.low, high=known.high)
-    return replace(holding(case, hypothesis), family=family)
+    return replace(judged(case, hypothesis), family=family)
 
 
 def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
@@ -185,7 +159,8 @@ def held(case: Case, hypothesis: Hypothesis) -> tuple[JudgedRows, Array]:
         else:
             assert hypothesis.transform is not None
             expected, change = _expected(case, hypothesis), bind(hypothesis.transform, case)
-        return judge.rows(case.name, case.found, expected, case.positions, change, most), expected
+        rows = judge.rows(case.name, case.found, expected, case.positions, change, most, ALL_ALIKE)
+        return rows, expected
 
 
 class _Under(Sequence[Evaluation]):

@@ -75,7 +75,7 @@ class Unseen:
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
     """None where nothing is rounded further than to float32, or nothing was judged."""
-    told = [o for o in operations if o.factor_tolerance is not None and not o.measured]
+    told = [o for o in operations if math.isfinite(o.factor_tolerance or math.inf) and not o.measured]
     if precision is None or not precision.coarse or not told:
         return None
     rows, factors = ([getattr(o, f) for o in told] for f in ("tolerance", "factor_tolerance"))
@@ -141,11 +141,12 @@ class Judge:
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
-        change: Callable[[Array], Array] | None = None, most: float = math.inf,
+        change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = ALL_ALIKE,
     ) -> JudgedRows:  # fmt: skip
         """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
         the plain tolerance is exceeded, and no error is above `most`, which is too much whatever it is.
-        `change` made `expected` of what follows."""
+        `change` made `expected` of what follows; `alike` is the share of a row's tolerance that may be one
+        factor of all rows."""
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
@@ -157,7 +158,7 @@ class Judge:
             carried = self._carried(name, expected, positions, change)
             tolerances = np.maximum(tolerances, chance * carried)
         factor = meter.result()
-        allowed = ALL_ALIKE * float(np.nanmedian(tolerances)) + CHANCE * factor.error
+        allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * factor.error
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(

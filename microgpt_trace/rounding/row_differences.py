@@ -17,7 +17,8 @@ from ..arrays.stats import Array, median
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
 HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
 TOGETHER = 1 << 20  # elements that are compared at a time
-CAPPED = 2.0  # times the mean magnitude of a row, beyond which an element counts no more for its length
+FEWEST = 8  # columns, were they alike in size, that tell a factor from errors of single elements
+CAPPED, ROUNDS = 2.0, 4  # times the mean magnitude, itself of capped ones: more an element counts not
 NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
 
 
@@ -163,7 +164,8 @@ class FactorMeter:
 
     Rows count alike. An element of a row counts by its square, but for those beyond twice the mean magnitude,
     which count as much as that. The standard error holds for errors that all of a row or of a column share
-    (Cameron, Gelbach and Miller, "Robust Inference With Multiway Clustering", 2011).
+    (Cameron, Gelbach and Miller, "Robust Inference With Multiway Clustering", 2011),
+    and is infinite where a few columns are most of it.
     """
 
     def __init__(self) -> None:
@@ -172,8 +174,10 @@ class FactorMeter:
 
     def add(self, a: Array, b: Array) -> None:
         """Rows [n, K] of both, float64, 0 in both where they are not compared."""
-        size = np.abs(a)
-        most = CAPPED * size.sum(axis=1, keepdims=True) / np.maximum((a != 0).sum(axis=1, keepdims=True), 1)
+        size, most = np.abs(a), np.inf
+        count = np.maximum(np.count_nonzero(a, axis=1)[:, None], 1)
+        for _ in range(ROUNDS):
+            most = CAPPED * np.minimum(size, most).sum(axis=1, keepdims=True) / count
         weights = np.divide(most * most, size, out=size.copy(), where=size > most) * np.sign(a)
         whole = (weights * a).sum(axis=1, keepdims=True)
         there = (whole[:, 0] > 0) & np.isfinite(b).all(axis=1)
@@ -188,6 +192,8 @@ class FactorMeter:
             return SharedFactor(0.0, 0.0)
         value = float(rows.mean())
         errors, whole = np.asarray(self._columns)
+        if whole.sum() ** 2 < FEWEST * np.square(whole).sum():
+            return SharedFactor(value, np.inf)
         squares = np.square(rows - value).sum() + np.square(errors - value * whole).sum()
         return SharedFactor(value, float(np.sqrt(squares)) / len(rows))
 

@@ -8,6 +8,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+from support.faulty_engine import rounded_to
 from support.judges_decoder import gelu, gelu_by_tanh, softmax
 from support.tiny_models import Blocks, _random_tensor, random_blocks
 
@@ -145,15 +146,18 @@ def scores_of(q, k, heads, scale):
     return np.einsum("qhd,khd->hqk", q, k) * scale
 
 
-def gpt2_events(config, weights, tokens, instead=None):
-    """Every forward event by its name, float64. `instead` gives for an event a function of what was computed
-    so far (`e`), the layer's weights (`w`), its right value (`right`) and the row of it that it has."""
+def gpt2_events(config, weights, tokens, instead=None, rounding=None):
+    """Every forward event by its name, float64, or with `rounding` ("f32", "bf16", "f16") rounded. `instead`
+    gives for an event a function of what was computed so far (`e`), the layer's weights (`w`), its right
+    value (`right`) and the row of it that it has."""
     events, instead, T = {}, instead or {}, len(tokens)
     every = {n.removeprefix("transformer."): np.asarray(a, np.float64) for n, a in weights.items()}
 
     def put(name, value, w=every):
         if name in instead:
             value = instead[name](SimpleNamespace(e=events, w=w, right=value))
+        if rounding is not None:
+            value = rounded_to(value, rounding if rounding != "f32" else None)
         events[name] = value
         return value
 

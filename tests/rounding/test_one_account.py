@@ -1,0 +1,146 @@
+"""diff and diagnose over the same dumps: both clear an engine or both condemn it.
+
+The engines are those of the tests, right and wrong, in float32, bfloat16, float16 and with 8-bit products.
+"""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from support.commands import microgpt
+from support.faulty_engine import Fault, decoder_run
+from support.foreign_dumps import write_dump
+from support.sweeps import some_of
+from support.tiny_gpt2 import GPT2S, centred, gpt2_events, random_gpt2
+from support.tiny_models import (
+    CASES,
+    TOKENS,
+    random_quantised_weights,
+    write_folder,
+    write_gguf,
+)
+
+from microgpt_trace import load
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.diagnosis.diagnose import diagnose_values
+from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.recording import Recording
+
+TEXTS = {"plain": (1, *TOKENS), "repeated": (1, *[5] * 9)}
+FACTORS = {"f32": (1.001,), "bf16": (1.01, 1.005), "f16": (1.001,), "q8": (1.004,)}
+PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "logits")
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def scaled(factor):
+    """Every product times a factor."""
+    return Fault("scaled", "", (), None, {name: {"times": factor} for name in PRODUCTS})
+
+
+def judged(model, tokens, events, compute):
+    """Where diff and diagnose see the first wrong event, None where they see none; and both results."""
+    tensors = {name: Recorded(name, x.shape, lambda x=x: x, OWN) for name, x in events.items()}
+    compared = diff(model, Recording("engine", "events", tensors, tokens), tokens=tokens, compute=compute)
+    diagnosis = diagnose_values(model, tokens, events, compute=compute)
+    return compared, diagnosis
+
+
+def assert_alike(model, runs):
+    """`runs` are (name, whether right, tokens, events, precision); prints what both commands say."""
+    order, count = list(model.plan), 0
+    for name, right, tokens, events, compute in runs:
+        compared, diagnosis = judged(model, tokens, events, compute)
+        first = next((o.name for o in diagnosis.operations if not o.holds), None)
+        print(f"{compute} {name}: diff {compared.first}, diagnose {first}")
+        assert (compared.first is None, first is None) == (right, right)
+        assert right or order.index(first) <= order.index(compared.first)
+        assert str(compared.unseen) == str(diagnosis.unseen)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("case", some_of(["llama_gqa", "qwen3", "mistral_window", "qwen2"], every=2))
+def test_decoders(decoders, case):
+    model, config, weights = decoders(case)
+    matrix = Fault("matrix", "", (), weights={UP: weights[UP] * np.float32(1.05)})
+
+    def runs():
+        for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+            rounding = None if compute == "f32" else compute
+            faults = {"right": None, "matrix": matrix} | {f"x {f}": scaled(f) for f in FACTORS[compute]}
+            for name, fault in faults.items():
+                events = decoder_run(config, weights, tokens, fault, rounding=rounding)
+                yield f"{name}, {text}", fault is None, tokens, events, compute
+
+    assert assert_alike(model, runs()) == 20
+
+
+def quick_gelu(name):
+    return {f"{name}.act": lambda s: s.e[f"{name}.up"] / (1 + np.exp(-1.702 * s.e[f"{name}.up"]))}
+
+
+def unbiased(norm, source):
+    """A variance whose divisor is a channel fewer."""
+
+    def value(s):
+        x, w = centred(s.e[source]), (s.w["ln_1.weight"], s.w["ln_1.bias"])
+        return x / np.sqrt(np.square(x).sum(-1, keepdims=True) / (x.shape[-1] - 1) + 1e-5) * w[0] + w[1]
+
+    return {norm: value}
+
+
+def test_gpt2(tmp_path):
+    config = GPT2S["gpt2"]
+    weights = random_gpt2(config, "gpt2")
+    model = load(write_folder(tmp_path / "gpt2", config, weights))
+    wrong = {"quick GELU": quick_gelu("layer0.mlp"), "unbiased": unbiased("layer0.attn.norm", "embed.sum")}
+
+    def runs():
+        for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+            for name, instead in ({"right": None} | wrong).items():
+                events = gpt2_events(config, weights, tokens, instead, rounding=compute)
+                yield f"{name}, {text}", instead is None, tokens, events, compute
+
+    assert assert_alike(model, runs()) == 18
+
+
+@pytest.mark.parametrize(("type", "inputs"), [("Q8_0", "Q8_0"), ("Q4_1", "Q8_1"), ("Q6_K", "Q8_K")])
+def test_products_of_8_bit(tmp_path, type, inputs):
+    config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256}
+    weights = random_quantised_weights(config, lambda name: type, "one account")
+    model = load(write_gguf(tmp_path / "m.gguf", config, weights))
+
+    def runs():
+        for (text, tokens), fault in product(TEXTS.items(), (None, scaled(1.004))):
+            events = decoder_run(config, weights, tokens, fault, inputs=inputs)
+            yield text, fault is None, tokens, events, "q8"
+
+    assert assert_alike(model, runs()) == 4
+
+
+def test_a_factor_is_named_as_the_cause_and_told_as_a_length(decoders):
+    model, config, weights = decoders("llama_gqa")
+    events = decoder_run(config, weights, TEXTS["plain"], scaled(1.005), rounding="bf16")
+    compared, diagnosis = judged(model, TEXTS["plain"], events, "bf16")
+    wrong = next(o for o in diagnosis.operations if o.measured)
+    print(wrong.name, wrong.error, wrong.tolerance, [finding.claim for finding in diagnosis.findings])
+    assert wrong.measured == "in length"
+    assert wrong.error == pytest.approx(0.005, rel=0.3)
+    assert any("1.005" in finding.claim for finding in diagnosis.findings)
+    assert compared.event(wrong.name).measured == "in length given its own inputs"
+
+
+def test_the_commands_say_in_the_same_words_what_they_cannot_see(decoders, tmp_path):
+    model, config, weights = decoders("llama_gqa")
+    write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS, rounding="bf16"), "ours")
+    tokens = ["--tokens", ",".join(map(str, TOKENS)), "--compute", "bf16"]
+    told = [
+        microgpt(command, *sides, *tokens, width=200).out
+        for command, *sides in (
+            ("diff", model.origin, tmp_path / "dump"),
+            ("diagnose", tmp_path / "dump", model.origin),
+        )
+    ]
+    said = [next(line.strip() for line in out.splitlines() if "cannot be told from" in line) for out in told]
+    print(said[0])
+    assert said[0] == said[1]

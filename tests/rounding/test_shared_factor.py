@@ -1,0 +1,57 @@
+"""The factor that all rows of a tensor share, and how surely it is known."""
+
+import numpy as np
+import pytest
+
+from microgpt_trace.rounding.precision import CHANCE, beyond_usual
+from microgpt_trace.rounding.row_differences import FactorMeter
+
+RNG = np.random.default_rng(3)
+
+
+def measured(a, b, step=None):
+    meter = FactorMeter()
+    for start in range(0, len(a), step or len(a)):
+        rows = slice(start, start + (step or len(a)))
+        meter.add(a[rows].astype(np.float64), b[rows].astype(np.float64))
+    return meter.result()
+
+
+def test_a_factor_is_found_and_blocks_change_nothing():
+    a = RNG.standard_normal((12, 40))
+    found = measured(a, a * 1.003)
+    assert found.value == pytest.approx(0.003)
+    assert found.error == pytest.approx(0, abs=1e-12)
+    assert measured(a, a * 1.003 + 0.01, step=5) == pytest.approx(measured(a, a * 1.003 + 0.01))
+
+
+@pytest.mark.parametrize("shared", ["none", "row", "column", "one row again and again"])
+def test_errors_that_rows_or_columns_share_are_no_factor(shared):
+    """Of 200 draws none lies beyond, though what is shared does not average out."""
+    worst = 0.0
+    for _ in range(200):
+        a = RNG.standard_normal((8, 64))
+        off = RNG.standard_normal({"row": (8, 1), "column": (1, 64)}.get(shared, (8, 64)))
+        if shared.startswith("one"):
+            a[:], off[:] = a[0], off[0]
+        found = measured(a, a * (1 + 0.01 * off))
+        worst = max(worst, abs(found.value) / found.error)
+    print(shared, worst)
+    assert worst < CHANCE
+
+
+def test_one_massive_element_neither_hides_a_factor_nor_makes_one():
+    a = RNG.standard_normal((8, 64))
+    a[:, 5] = 3000.0
+    noise = 1 + 0.002 * RNG.standard_normal(a.shape)
+    right, wrong = measured(a, a * noise), measured(a, a * noise * 1.005)
+    print(right, wrong)
+    assert abs(right.value) < CHANCE * right.error
+    assert wrong.value > CHANCE * wrong.error
+
+
+def test_a_row_of_one_element_may_err_by_more_than_a_row_of_many():
+    alone, many = beyond_usual(np.array([1.0, 1 / 4096]))
+    print(alone, many)
+    assert 2.5 < alone < 3
+    assert 1 < many < 1.1
