@@ -121,6 +121,26 @@ def test_what_the_engine_computes_with_too_few_digits_is_no_cause(decoders):
     assert not any(f.explains for f in found)
 
 
+@pytest.mark.parametrize("massive", [(3000,), (3000, -1500)], ids=str)
+@pytest.mark.parametrize("compute", ["f32", "bf16", "f16", "q8"])
+def test_a_clipped_stream_is_named_beside_what_only_describes_it(decoders, tmp_path, compute, massive):
+    """Where few values pass the limit, as massive activations do, few channels and positions are wrong."""
+    _, config, weights = decoders("llama_gqa")
+    table = weights["model.embed_tokens.weight"].copy()
+    table[TOKENS[0], : len(massive)] = massive
+    weights = weights | {"model.embed_tokens.weight": table}
+    options = {"inputs": "Q8_0"} if compute == "q8" else {"rounding": None if compute == "f32" else compute}
+    events = decoder_run(
+        config, weights, TOKENS, **options,
+        alter=lambda name, x: np.clip(x, -1000, 1000) if name == "layer1.mlp.residual" else x,
+    )  # fmt: skip
+    found = diagnose_values(
+        load(write_folder(tmp_path / "m", config, weights)), TOKENS, events, compute=compute
+    )
+    print([(f.claim, f.residual) for f in found.findings])
+    assert [f.claim.partition(": ")[2] for f in found.findings] == ["your values are clipped at +-1000"]
+
+
 # --- Telling, by hand -----------------------------------------------------------------------------------
 
 

@@ -55,11 +55,21 @@ def whole(case: Case) -> Iterator[Hypothesis]:
     for name, words in NARROW.items():
         claim, rounded = f"your values are rounded to {words}", PRECISIONS[name].round
         yield Hypothesis(f"rounded-{name}", claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
-    most = float(np.nanmax(np.abs(found), initial=0.0))
-    if math.isfinite(most) and np.count_nonzero(np.abs(found) == most) > 1:
+    most = _clip_limit(case)
+    if most is not None:
         claim = f"your values are clipped at +-{most:.6g}"
         yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
     yield from _constant_row(case, found)
+
+
+def _clip_limit(case: Case) -> float | None:
+    """The number at which the values are clipped: what is wrong would lie beyond it. A single value tells a
+    limit only where that is a number that people choose."""
+    sizes, wrong = np.abs(np.where(_shown(case), case.found, 0)), np.abs(_apart(case)) > _limit(case)
+    most = float(sizes.max(initial=0))
+    clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
+    chosen = clipped.sum() > 1 or most in (float(f"{most:.2g}"), 65504.0)  # the largest float16
+    return most if chosen and wrong.any() and clipped[wrong].all() else None
 
 
 def _shown(case: Case) -> Array:
@@ -144,7 +154,7 @@ def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
 
 def places(case: Case) -> Iterator[Hypothesis]:
     """Few rows, heads, channels or elements that are wrong while the others are right."""
-    if case.expected.ndim < 2:
+    if case.expected.ndim < 2 or _clip_limit(case) is not None:
         return
     for id, words, axis in (("one-position", "position", -2), ("one-channel", "channel", -1)):
         wrong = _wrong_along(case, axis)
@@ -167,9 +177,10 @@ def _apart(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """A difference of one element that rounding does not make."""
+    """A difference of one element that rounding does not make, nor what a much larger one leaves."""
     size = np.sqrt(np.mean(np.square(np.where(_shown(case), case.expected, 0))))
-    return 8 * case.judge.plain.chain_floor(case.name) * float(size)
+    floor = 8 * case.judge.plain.chain_floor(case.name)
+    return max(floor * float(size), 1e-4 * float(np.abs(_apart(case)).max(initial=0)))
 
 
 def _exceptions(sizes: Array, right: Array | None) -> Array | None:
@@ -186,7 +197,7 @@ def _wrong_along(case: Case, axis: int) -> Array | None:
     apart = np.abs(_apart(case))
     others = tuple(i for i in range(apart.ndim) if i != apart.ndim + axis)
     sizes = apart.max(axis=others)
-    wrong = np.flatnonzero(sizes > max(_limit(case), 1e-4 * float(sizes.max())))
+    wrong = np.flatnonzero(sizes > _limit(case))
     few = len(wrong) == 1 or len(wrong) * SHARE <= len(sizes)
     return wrong if len(wrong) and few and len(wrong) < len(sizes) else None
 
@@ -252,7 +263,7 @@ def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
 def _elements(case: Case) -> Iterator[Hypothesis]:
     """Single elements that are wrong."""
     apart = np.abs(_apart(case))
-    wrong = apart > max(_limit(case), 1e-4 * float(apart.max()))
+    wrong = apart > _limit(case)
     count = int(np.count_nonzero(wrong))
     if not 0 < count <= max(1, apart.size // 64):
         return
