@@ -36,6 +36,9 @@ def find_cause(
         return _of_values(found)
     if found.holds(LIMIT):  # then much would seem to fit; the caller asked for less
         return _in_one_place(found) or "no more than rounding explains"
+    if found.rewritten and found.relative_l2 <= _OWN:
+        runs = f"{found.rewritten:,} run(s) of elements have one scale and no integer in common"
+        return f"{runs}: no two roundings of the same numbers leave that"
     if found.damaged:  # in so few places that much would seem to fit
         return _in_one_place(found)
     candidates = _candidates(name, a, b, found, head_dims)

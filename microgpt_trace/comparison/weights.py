@@ -242,4 +242,4 @@ def _of_array(array: Array) -> Values:
 
 
 def _of_tensor(tensor: StoredTensor) -> Values:
-    return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows)
+    return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows, tensor)

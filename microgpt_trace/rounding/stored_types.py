@@ -31,6 +31,7 @@ _BLOCK_FACTORS = {
 SHIFTED = 0.3
 # Two quantisers of one type differ in more than a share of the elements, or by a single step.
 FEW, ONE_STEP = 0.01, 1.05
+KINDS = 4  # pairs of integers: ties and sources of 16 bits move fewer, or not the whole of a run
 EXACT = ("F32", "F64")
 LIMIT = 1e-6  # relative L2 that float32 arithmetic on exact types may leave
 _CHUNK = 1 << 17  # elements compared at once
@@ -86,6 +87,7 @@ class Values:
     shape: tuple[int, ...]
     rows: Callable[[int, int], Array]
     steps: Callable[[int, int], Array]
+    tensor: StoredTensor | None = None  # that they were read from
 
 
 class QuantisationDistance:
@@ -106,7 +108,7 @@ class QuantisationDistance:
         self.max_abs, self.worst_block = 0.0, 0.0
         self.values = (0.0, 0.0)
         self.at = self.block_at = 0  # flat indices
-        self.unequal = self.nonfinite = self.blocks_off = self.nowhere = 0
+        self.unequal = self.nonfinite = self.blocks_off = self.nowhere = self.rewritten = 0
 
     @property
     def relative_l2(self) -> float:
@@ -138,7 +140,7 @@ class QuantisationDistance:
             return self.relative_l2 <= (limit if rtol is None else rtol)
         chance = 1 + 3 / math.sqrt(max(1, self.count))  # of few elements the squares scatter by more
         near = self.relative_l2 <= max(FACTOR, chance) * expected and self.worst_block <= self.block_factor
-        return near and self._keeps_scale(expected) and not self.moved and not self.damaged
+        return near and self._keeps_scale(expected) and not (self.moved or self.damaged or self.rewritten)
 
     @property
     def damaged(self) -> bool:
@@ -228,7 +230,24 @@ def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistan
         stop = min(start + rows, count)
         left, right = (side.rows(start, stop).ravel().astype(np.float64) for side in (a, b))
         found.add(left, right, None if exact else _expected_squares(a, b, start, stop))
+    if most is None and a.type == b.type and a.tensor and b.tensor:
+        found.rewritten = rewritten_runs(a.tensor, b.tensor)
     return found
+
+
+def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
+    """Count the runs with one scale and one minimum in two tensors of one type, but no integer in common."""
+    unpack, count = a.encoding.unpack, 0
+    if unpack is None or a.stored.size != b.stored.size or not a.in_order_of(b):
+        return 0
+    blocks = [own.data.reshape(-1, own.encoding.block_bytes, 1) for own in (a, b)]
+    for start in range(0, len(blocks[0]), _CHUNK // 32):
+        one, other = (unpack(side[start : start + _CHUNK // 32]) for side in blocks)
+        same = (one.d == other.d) & (one.d != 0) & (one.m is None or one.m == other.m)
+        q, p = (side.runs()[same[..., 0]][..., 0].astype(np.int32) for side in (one, other))
+        pairs = np.sort((q * 512 + p)[(q != p).all(axis=1)])
+        count += int(np.count_nonzero(np.count_nonzero(np.diff(pairs), axis=1) >= KINDS - 1))
+    return count
 
 
 def _expected_squares(a: Values, b: Values, start: int, stop: int) -> Array:

@@ -8,6 +8,7 @@ import re
 import time
 import tracemalloc
 from dataclasses import asdict, replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from support.tiny_models import (
     CASES,
     Blocks,
     pair_neighbours,
+    random_blocks,
     random_quantised_weights,
     random_weights,
     rope_4,
@@ -28,6 +30,7 @@ from support.tiny_models import (
 
 from microgpt_trace import Config, Model, init, load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
+from microgpt_trace.comparison.weight_relations import find_cause
 from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
@@ -485,7 +488,7 @@ def tensor(array):
 
 
 def values(stored):
-    return Values(stored.encoding.name, stored.shape, stored.rows, step_tensor(stored).rows)
+    return Values(stored.encoding.name, stored.shape, stored.rows, step_tensor(stored).rows, stored)
 
 
 def rounded_to(array, type):
@@ -512,6 +515,61 @@ def test_a_block_that_hides_in_a_large_tensor_is_found(type):
     found = measure(values(tensor(array)), values(stored))
     assert not found.holds(0.0)
     assert (found.index(found.block_at), found.blocks_off) == ((4000, 32), 1)
+
+
+INTEGERS = {  # where a block has the low bits of its integers, and a mask that moves each by one step
+    "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11), "Q5_1": (8, 24, 0x11),
+    "Q8_0": (2, 34, 0x01), "AprQ4": (2, 18, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55),
+    "Q4_K": (16, 144, 0x11), "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [7, 200])
+@pytest.mark.parametrize("type", INTEGERS)
+def test_integers_that_are_all_one_off_in_some_blocks_are_found(type, every):
+    start, stop, mask = INTEGERS[type]
+    if type.endswith("K"):
+        blocks = random_blocks(type, (256, 1024), "rewritten").rows
+    else:
+        weights = {"w": np.random.default_rng(2).standard_normal((256, 1024)).astype(np.float32)}
+        blocks = quantised(weights, type.replace("AprQ4", "Q4_0"))["w"].rows
+    a = StoredTensor("w", ENCODINGS[type], (256, 1024), blocks.ravel())
+    b = replace(a, stored=a.stored.copy())
+    b.stored.reshape(-1, a.encoding.block_bytes)[::every, start:stop] ^= np.uint8(mask)
+    found = measure(values(a), values(b))
+    print(f"{found.relative_l2:.3f} against {found.expected:.3f}, {found.rewritten} runs")
+    assert found.relative_l2 < found.expected
+    assert not found.holds(0.0)
+    cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
+    assert re.fullmatch(r"[\d,]+ run\(s\) of elements have one scale and no integer in common: .*", cause)
+
+
+def rounded_otherwise(array, scaled):
+    """Q4_1 by another rule: half to even, by the float16 scale and minimum where `scaled` is true."""
+    x = array.reshape(-1, 32)
+    m, d = x.min(axis=1, keepdims=True), np.ptp(x, axis=1, keepdims=True) / np.float32(15)
+    kept = [part.astype(np.float16) for part in (d, m)]
+    by, least = (part.astype(np.float32) for part in kept) if scaled else (d, m)
+    q = np.clip(np.rint((x - least) / np.where(by == 0, 1, by)), 0, 15).astype(np.uint8)
+    rows = np.hstack([*(part.view(np.uint8) for part in kept), q[:, :16] | q[:, 16:] << 4])
+    return StoredTensor("w", ENCODINGS["Q4_1"], array.shape, rows.ravel())
+
+
+@pytest.mark.parametrize("source", [None, "F16", "BF16"])
+@pytest.mark.parametrize("weights", ["normal", "mostly zeros", "of seven values"])
+def test_two_quantisers_and_ties_are_no_other_integers(weights, source):
+    rng = np.random.default_rng(4)
+    array = rng.standard_normal((512, 512)).astype(np.float32)
+    if weights == "mostly zeros":  # that lie between two integers where the extremes are as far from them
+        array = np.round(array * (rng.random(array.shape) < 0.2), 1)
+    elif weights == "of seven values":
+        array = rng.integers(-3, 4, array.shape).astype(np.float32)
+    other = rounded_to(array, source).read() if source else array
+    makers = [rounded_to(array, "Q4_1"), *(rounded_otherwise(other, scaled) for scaled in (False, True))]
+    for a, b in combinations(makers, 2):
+        found = measure(values(a), values(b))
+        print(found.unequal / found.count, found.rewritten)
+        assert found.rewritten == 0
 
 
 def test_the_place_of_an_element_beyond_the_first_chunk():
