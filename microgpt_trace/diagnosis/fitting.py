@@ -19,7 +19,7 @@ PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05  # of the errors' squares are left: n
 WIDENINGS, NARROWINGS = 48, 9  # steps on the way out of what fits as well, and back to its edge
 TIGHT = 0.01  # a number known within 1 % is said without "about"
 DIGITS = range(1, 10)
-PLAIN, NUMBERED, COMBINED, DESCRIBED = range(4)  # how plain an explanation is
+PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # how plain an explanation is
 
 Predict = Callable[[float], "Array | None"]  # rows that would follow; None where nothing does
 

@@ -29,9 +29,9 @@ class Hypothesis:
     """A mistake: the plan by which the engine would have computed, or what it did to the right value.
 
     `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
-    has a number taken from the dump, COMBINED for two at a time, DESCRIBED for what only tells how the
-    values differ. `value` is the number, `low` and `high` those around it that fit as well. Of one that is
-    `of_no_number` a row of which nothing finite follows is no objection.
+    has a number taken from the dump, ODD where that is none that people choose, COMBINED for two at a time,
+    DESCRIBED for what only tells how the values differ. `value` is the number, `low` and `high` those around
+    it that fit as well. Of one that is `of_no_number` a row of which nothing finite follows is no objection.
     """
 
     id: str

@@ -16,7 +16,7 @@ from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
 from ..text.brief import one_line
 from .evidence import ALL_ALIKE
-from .fitting import NUMBERED, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
+from .fitting import NUMBERED, ODD, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypothesis import Case, Generator, Hypothesis
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
@@ -124,7 +124,9 @@ def at_number(family: Family, name: Named) -> Hypothesis:
     """The hypothesis that a family is at a number."""
     change = family.at(name.value)
     plan, transform = (change, None) if isinstance(change, Plan) else (None, change)
-    rank = PLAIN if name.value in family.special and family.rank == NUMBERED else family.rank
+    few_digits = name.value == float(f"{name.value:.2e}") and abs(name.value) >= 1e-3 * family.unit
+    rank = family.rank if few_digits or name.value in family.usual else max(family.rank, ODD)
+    rank = PLAIN if name.value in family.special and family.rank == NUMBERED else rank
     return Hypothesis(name.id, name.claim, plan, transform, rank, name.value)
 
 

@@ -96,15 +96,17 @@ def test_two_gelus_are_told_apart_or_named_together(decoders, tmp_path):
     assert both[0].cannot_be_told_from == tuple(found.claim for found in both[1:])
 
 
-def test_no_eps_is_none(decoders):
-    (found,) = findings(decoders("llama_gqa"), {"attn.norm": {"eps": 0.0}}, NORM, rounding=None)
+@pytest.mark.parametrize("tokens", [TOKENS, TOKENS[:1]], ids=["text", "one token"])
+def test_no_eps_is_none(decoders, tokens):
+    """Of one row any factor, power or exponent makes another; their numbers are none that people choose."""
+    (found,) = findings(decoders("llama_gqa"), {"attn.norm": {"eps": 0.0}}, NORM, tokens, rounding=None)
     assert found.value == found.low == 0
     assert found.high < 1e-6
     assert "eps is 0, the model says 1e-05 (anything up to" in found.claim
 
 
-@pytest.mark.parametrize("power", [2.0, 0.6])
-@pytest.mark.parametrize("rounding", ["bf16", None])
+@pytest.mark.parametrize("power", [2.0, 0.6, 0.4, 0.51])
+@pytest.mark.parametrize("rounding", ["bf16", "f16", None])
 def test_a_wrong_power_is_no_missing_norm(decoders, power, rounding):
     found = findings(decoders("llama_gqa"), {"attn.norm": {"power": power}}, NORM, rounding=rounding)
     assert [(f.id, f.value) for f in found] == [("norm-power", power)]
