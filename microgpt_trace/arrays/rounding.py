@@ -22,23 +22,24 @@ def to_f16(x: Array) -> Array:
         return np.asarray(x, np.float32).astype(np.float16).astype(np.float32)
 
 
-def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0) -> tuple[Array, Array]:
+def q8_blocks(x: Array, block: int = BLOCK, nudge: float = 0.0, early: bool = False) -> tuple[Array, Array]:
     """Blocks along the rows as integers within 127 of 0, and a scale each: [..., K] -> [..., n, block],
     [..., n, 1] float32. The last block is filled up with zeros. `nudge` moves what lies between two
-    integers up (or down) by that share of it."""
+    integers up (or down) by that share of it. With `early` a scale becomes float16 before it divides."""
     width = x.shape[-1]
     padded = np.zeros((*x.shape[:-1], -(-width // block) * block), np.float32)
     padded[..., :width] = x
     blocks = padded.reshape(*x.shape[:-1], -1, block)
     scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    scale = to_f16(scale) if early else scale
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 0, np.rint(blocks / scale * np.float32(1 + nudge)), 0), scale
+        return np.where(scale > 0, np.rint(blocks / scale * np.float32(1 + nudge)).clip(-127, 127), 0), scale
 
 
-def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0) -> Array:
+def to_q8(x: Array, block: int = BLOCK, half: bool = False, nudge: float = 0.0, early: bool = False) -> Array:
     """Blocks along the rows as 8-bit integers with a scale each, as engines for quantised weights round
-    what goes into a product: [..., K] -> [..., K]. With `half` the scale is kept in float16; `nudge` as in
-    `q8_blocks`."""
-    quants, scale = q8_blocks(x, block, nudge)
+    what goes into a product: [..., K] -> [..., K]. With `half` the scale is kept in float16; `nudge` and
+    `early` as in `q8_blocks`."""
+    quants, scale = q8_blocks(x, block, nudge, early)
     back = quants * (to_f16(scale) if half else scale)
     return back.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]].astype(np.float32)

@@ -34,9 +34,9 @@ class Way(NamedTuple):
     sums: bool = False
 
 
-def _blocks(size: int | None, half: bool = False) -> Callable[[Array, float], Array]:
+def _blocks(size: int | None, half: bool = False, early: bool = False) -> Callable[[Array, float], Array]:
     """Blocks of that size, None: as long as a row."""
-    return lambda x, nudge: to_q8(x, size or x.shape[-1], half, nudge)
+    return lambda x, nudge: to_q8(x, size or x.shape[-1], half, nudge, early)
 
 
 def _floats(round: Callable[[Array], Array]) -> Callable[[Array, float], Array]:
@@ -47,6 +47,9 @@ WAYS = {
     "Q8_0": Way("8-bit blocks of 32", _blocks(BLOCK, half=True), "q8", "8-bit inputs"),
     "Q8_1": Way(
         "8-bit blocks of 32 with float16 sums", _blocks(BLOCK, half=True), "q8", "8-bit inputs", sums=True
+    ),
+    "divided": Way(
+        "8-bit blocks of 32 divided by float16 scales", _blocks(BLOCK, True, True), "q8", "8-bit inputs"
     ),
     "Q8_K": Way("8-bit blocks of 256", _blocks(WIDE_BLOCK), "q8", "8-bit inputs"),
     "float32 scales": Way("8-bit blocks of 32 with float32 scales", _blocks(BLOCK), "q8", "8-bit inputs"),
@@ -61,6 +64,7 @@ OF_TYPES = {  # others: Q8_0
     **dict.fromkeys(WITH_MINIMA, "Q8_1"),
     **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K"),
 }
+ALIKE = ("Q8_0", "Q8_1", "divided")  # in most rows of few elements, so that the mean tells
 SAMPLED = 3  # products of a kind that are looked at
 FAR_LESS = 0.5  # of the error is left by a way that explains it
 
@@ -127,17 +131,20 @@ class ProductInputs:
     def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
         """The ways, alike ones, that leave far less error of this product than all others."""
         errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
-        best, *others = sorted(set(errors.values()))
-        clear = others and best < FAR_LESS * others[0]
-        return [key for key, error in errors.items() if error == best] if clear else []
+        best = min(errors, key=lambda key: errors[key])
+        alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]
+        others = [errors[key][0] for key in errors if key not in alike]
+        clear = others and errors[best][0] < FAR_LESS * min(others)
+        least = min(errors[key][1] for key in alike)
+        return [key for key in alike if errors[key][1] == least] if clear else []
 
-    def _error(self, row: Operation, way: Way, x: Array, y: Array) -> float:
-        """The median relative L2 error that a way leaves of the rows of y: [T, K], [T, out] -> number"""
+    def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
+        """The median relative L2 error that a way leaves of the rows of y, and the mean: [T, K], [T, out]"""
         rounded = way.round(x, 0.0).astype(np.float64)
         expected = reference(row, self._given, rounded) + self._of_sums(way, row, x)
         size = np.linalg.norm(expected, axis=1)
-        errors = np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1)
-        return float(np.median(np.nan_to_num(errors, nan=np.inf)))
+        errors = np.nan_to_num(np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1), nan=np.inf)
+        return float(np.median(errors)), float(errors.mean())
 
     def told(self, rows: Iterable[Operation]) -> str:
         """The ways of the products among these in words, the most frequent first."""

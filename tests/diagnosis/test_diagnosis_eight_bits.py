@@ -9,7 +9,12 @@ from support.tiny_models import TOKENS, wide
 
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 
-KINDS = ("Q8_0", "Q8_1", "Q8_K")
+KINDS = {  # of engines' inputs, as they are told
+    "Q8_0": "8-bit blocks of 32",
+    "Q8_1": "8-bit blocks of 32 with float16 sums",
+    "Q8_K": "8-bit blocks of 256",
+    "divided": "8-bit blocks of 32 divided by float16 scales",
+}
 PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down")
 SAME = [9, 9, 9, 9, 9, 9, 9]
 
@@ -25,7 +30,15 @@ def diagnosed(model, events, tokens=TOKENS):
 @pytest.mark.parametrize("tokens", [TOKENS, SAME], ids=["text", "repeats"])
 @pytest.mark.parametrize(
     ("type", "inputs"),
-    [("Q4_0", "Q8_0"), ("Q4_1", "Q8_1"), ("Q5_1", "Q8_1"), ("Q8_0", "Q8_0"), ("Q4_K", "Q8_K")],
+    [
+        ("Q4_0", "Q8_0"),
+        ("Q4_1", "Q8_1"),
+        ("Q5_1", "Q8_1"),
+        ("Q8_0", "Q8_0"),
+        ("Q4_K", "Q8_K"),
+        ("Q4_0", "divided"),
+        ("Q4_1", "divided"),
+    ],
 )
 def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type, inputs, tokens):
     model, config, weights = wide(tmp_path, type)
@@ -36,6 +49,8 @@ def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type,
     assert not plain.clean
     assert eight.clean
     assert eight.offer is None
+    assert f"inputs are {KINDS[inputs]} (" in eight.compute_how
+    assert eight.compute_how.count("(") == 1  # the same in all products
 
 
 @pytest.mark.parametrize("inputs", KINDS)
@@ -51,7 +66,7 @@ def test_gaps_in_a_dump_of_a_right_engine(decoders, inputs):
 
 
 @pytest.mark.parametrize("ends", [("mlp.residual", "logits"), ("mlp.residual",), ("logits",)])
-@pytest.mark.parametrize("inputs", ["Q8_0", "Q8_1"])
+@pytest.mark.parametrize("inputs", ["Q8_0", "Q8_1", "divided"])
 def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decoders, ends, inputs):
     """Over several products little shows that it is so: no fault is named, nor is it clean."""
     model, config, weights = decoders("qwen2")
@@ -150,17 +165,21 @@ def test_a_wrong_engine_is_neither_clean_nor_offered_a_precision(decoders, wrong
     assert plain.first_wrong == eight.first_wrong == "layer0.attn.q"
 
 
+@pytest.mark.parametrize("inputs", ["Q8_0", "divided"])
 @pytest.mark.parametrize("wrong", ["by 1.005", "by 1.0002", "a vector added"])
-def test_eight_bits_hide_no_error_of_every_product(decoders, wrong):
+def test_eight_bits_hide_no_error_of_every_product(decoders, wrong, inputs):
     model, config, weights = decoders("llama_gqa")
-    events = decoder_run(config, weights, TOKENS, inputs="Q8_0", alter=VALUES[wrong])
+    events = decoder_run(config, weights, TOKENS, inputs=inputs, alter=VALUES[wrong])
     found = diagnose_values(model, TOKENS, events, compute="q8")
     print([(f.claim, f.residual) for f in found.findings])
     assert found.first_wrong == "layer0.attn.q"
 
 
 @pytest.mark.parametrize(
-    ("case", "inputs"), some_of([("qwen2", "Q8_0"), ("llama_mha_bias", "Q8_1"), ("qwen3", "Q8_K")], every=3)
+    ("case", "inputs"),
+    some_of(
+        [("qwen2", "Q8_0"), ("llama_mha_bias", "Q8_1"), ("qwen3", "Q8_K"), ("qwen2", "divided")], every=3
+    ),
 )
 def test_structural_faults_on_top_of_eight_bits_are_named(decoders, case, inputs):
     model, config, weights = decoders(case)

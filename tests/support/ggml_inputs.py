@@ -1,12 +1,13 @@
 """What ggml's CPU engine makes of the inputs of a product with a quantised matrix: Q8_0, Q8_1, Q8_K.
 
-It imports nothing of the package. Each row is cut into blocks, which become 8-bit integers and a scale;
-of Q8_1 the sum goes along too, in float16, which the minima of Q4_1 and Q5_1 are multiplied by.
+"divided" are those of engines that divide Q8_0 by its float16 scale. It imports nothing of the package. Each
+row is cut into blocks, which become 8-bit integers and a scale; of Q8_1 the sum goes along too, in float16,
+which the minima of Q4_1 and Q5_1 are multiplied by.
 """
 
 import numpy as np
 
-SIZES = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256}
+SIZES = {"Q8_0": 32, "Q8_1": 32, "Q8_K": 256, "divided": 32}
 _MINIMA = {"Q4_1": 20, "Q5_1": 24}  # bytes of a block, whose second float16 is the minimum
 
 
@@ -22,6 +23,9 @@ def quantised(x, kind):
     blocks = blocks.reshape(len(x), -1, size)
     peak = np.abs(blocks).max(-1)
     d = peak / np.float32(127)
+    if kind == "divided":  # by the scale as it is kept, which may be a little less: 127 is the most
+        d = _half(d)
+        return d, np.clip(np.rint(blocks / np.where(d > 0, d, np.inf)[..., None]), -127, 127)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         per = np.where(d > 0, np.float32(1) / d, 0).astype(np.float32)
         if kind == "Q8_K":  # by the element of the largest magnitude, with its sign
