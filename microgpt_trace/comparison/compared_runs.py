@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ BEFORE_BIASES = (
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
 )
 Shapes = Mapping[str, tuple[int, ...]]
+KEPT = 32  # arrays, about a layer
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -197,15 +199,17 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
 
 
 class RecordedEvents(Mapping[str, Array]):
-    """The events that a recording has in whole, in order of computation, loaded when asked for."""
+    """The events that a recording has in whole, in order of computation. The arrays read last are kept: an
+    event is read as an output, and as an input or two."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
-        self._side, self._names = side, dict.fromkeys(names)
+        self._names = dict.fromkeys(names)
+        self._read = lru_cache(KEPT)(lambda name: side.fitted(name).array)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
-        return self._side.fitted(name).array
+        return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

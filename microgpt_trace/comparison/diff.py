@@ -24,7 +24,7 @@ from ..hooks.names import select_names
 from ..rounding.bands import ENOUGH, Bands, Tolerance, tolerance_of
 from ..rounding.judged_run import JudgedRun
 from ..rounding.judging import OperationResult, unseen
-from ..rounding.precision import Precision, precision_named
+from ..rounding.precision import Precision, precision_named, precision_of
 from ..rounding.rounded_passes import RoundedPasses
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
@@ -137,7 +137,7 @@ def compare(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out,
         of_statistics=isinstance(comparer, StatisticsComparer),
-        hint=_hint(comparer.rounded, tolerance, b) if first else "",
+        hint=_hint(sides, tolerance) if first else "",
         unseen=unseen(operations, tolerance.precision),
     )
 
@@ -204,11 +204,15 @@ def _left_out(
             yield name
 
 
-def _hint(rounded: str, tolerance: Tolerance, side: ComparedRun) -> str:
+def _hint(sides: Sequence[ComparedRun], tolerance: Tolerance) -> str:
     """What a run that was rounded should have been compared with."""
-    if not rounded or tolerance.kind != "float32":
+    dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
+    if tolerance.kind != "float32" or dump is None or first_model(sides) is None:
         return ""
-    return f"all values of {side.origin} are {rounded}: --compute {rounded} measures what that alone does"
+    found = precision_of(None, dump.whole_and_partial(dump.names)[0])
+    if not found.precision.narrow:
+        return ""
+    return f"{dump.origin}: {found.how}; --compute {found.precision.name} judges by that"
 
 
 def _kept(name: str, sides: Sequence[ComparedRun]) -> bool:

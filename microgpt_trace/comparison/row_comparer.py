@@ -15,12 +15,9 @@ from ..arrays.stats import Array, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..rounding.bands import Bands, is_peaked
-from ..rounding.precision import looks_rounded
 from ..rounding.row_differences import RowDifferences, compare_each, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
 from .differences import Agreeing, EventDifference, difference
-
-LOOKED_AT = 12  # events, whose values tell whether an engine rounds them
 
 
 class _ComparedRows(NamedTuple):
@@ -42,13 +39,6 @@ class RowComparer:
         self.agreeing = Agreeing()
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
         self._parts: dict[str, list[_ComparedRows]] = {}
-        self._rounded: list[set[str]] = []  # the narrower types of each of the first events of b
-
-    @property
-    def rounded(self) -> str:
-        """The narrower type that holds all values of b; empty where none does."""
-        types = set.intersection(*self._rounded) if self._rounded else set()
-        return min(types, default="")
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
         """Compare what the sides have of an event: a, b and third runs that give the band."""
@@ -63,8 +53,6 @@ class RowComparer:
                 f"{a.name}: the two sides hold different positions of it, {_positions(a, rest[0])}"
             )
         at = [piece.at(common) for piece in (a, *rest)]
-        if len(self._rounded) < LOOKED_AT and at[1].any():
-            self._rounded.append(looks_rounded(at[1]))
         bias = self._bias(spec, common)
         options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
         options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None

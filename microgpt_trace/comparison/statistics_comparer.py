@@ -23,8 +23,6 @@ class StatisticsComparer:
     What third runs are apart from side `base` gives the band.
     """
 
-    rounded = ""  # nothing is known of single values
-
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
     ) -> None:

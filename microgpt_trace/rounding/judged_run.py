@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
@@ -18,34 +17,9 @@ from .judging import Judge, OperationResult
 from .precision import PRECISIONS, Precision
 from .product_inputs import ProductInputs
 
-KEPT = 32  # arrays read last, about a layer
 DRAWS = 4  # of roundings at random, to see how far they carry
 
 Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # the rows of an event at some positions
-
-
-class Recent(Mapping[str, Array]):
-    """A mapping that keeps the arrays read last: an event is read as an output and as an input or two."""
-
-    def __init__(self, values: Mapping[str, Array]) -> None:
-        self._values = values
-        self._kept: OrderedDict[str, Array] = OrderedDict()
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._kept:
-            self._kept[name] = np.asarray(self._values[name])
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
 
 
 class JudgedRun:
@@ -58,7 +32,7 @@ class JudgedRun:
         self.plan, self.given = model.plan, ReferenceInputs(model, np.array(tokens))
         known_next = len(self.given.targets) > 0
         self.known = [name for name in self.plan if name != "loss" or known_next]
-        self.values, self.partial = Recent(values), partial
+        self.values, self.partial = values, partial
 
     def judge(self, precision: Precision) -> Judge:
         """A judge that knows the model's own plan."""

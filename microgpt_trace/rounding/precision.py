@@ -116,12 +116,6 @@ def representable(array: Array, kind: str) -> bool | None:
     return bool((PRECISIONS[kind].round(numbers) == numbers).all())
 
 
-def looks_rounded(value: Array) -> set[str]:
-    """The narrow types that hold every element exactly."""
-    with np.errstate(all="ignore"):
-        return {name for name in NARROW if np.array_equal(PRECISIONS[name].round(value), value)}
-
-
 def roundings(spread: Spread, length: int) -> float:
     """How many roundings move an output of float32, over T positions."""
     angles = 2 * length if spread.angles else 0  # position * frequency is rounded, to a unit of itself
