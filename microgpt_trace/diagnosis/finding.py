@@ -88,7 +88,10 @@ def _exact(outcome: Outcome) -> bool:
 def _at_all(case: Case, outcome: Outcome, ranges: Sequence[Range | None]) -> Outcome:
     """The outcome at the numbers that fit all operations."""
     known = common([own for own in ranges if own is not None])
-    return outcome if outcome.family is None or known is None else called(case, outcome.family, known)
+    if outcome.family is None or known is None:
+        return outcome
+    at_all = called(case, outcome.family, known)
+    return at_all if at_all.explains else outcome
 
 
 def _also_explained(
