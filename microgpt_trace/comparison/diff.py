@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,8 +111,9 @@ def compare(
         comparer.add(pieces)
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
-    operations = _judged(sides, tolerance)
-    events = tuple(_with_judgement(comparer.finish(chosen), operations))
+    by_bands = list(comparer.finish(chosen))
+    operations = _judged(sides, tolerance, next((e.name for e in by_bands if not e.holds), None))
+    events = tuple(_with_judgement(by_bands, operations))
     if not any(event.told for event in events):
         raise InputError(
             f"{a.origin} and {b.origin} are NaN or infinite in the same places, and nowhere finite, in all "
@@ -249,19 +251,21 @@ def _comparer(
     return RowComparer(specs, bands, None if side is None else side.model, base)
 
 
-def _judged(sides: Sequence[ComparedRun], tolerance: Tolerance) -> list[OperationResult]:
+def _judged(sides: Sequence[ComparedRun], tolerance: Tolerance, first: str | None) -> list[OperationResult]:
     """The operations of a recording beside a model, in a known precision, each given the recording's own
-    inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter the model."""
+    inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter the model. In
+    float32 those after the `first` event beyond its band are left out."""
     model, dump = first_model(sides), next((s for s in sides if isinstance(s, RecordedRun)), None)
     precision = tolerance.precision if len(sides) == 2 else None
     if precision is None or model is None or len(model.model.hooks) or dump is None or dump.statistics:
         return []
     run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
-    return list(run.operations(precision))
+    operations = run.operations(precision)
+    return list(operations if precision.coarse else takewhile(lambda own: own.name != first, operations))
 
 
 def _with_judgement(
-    events: Iterator[EventDifference], operations: Sequence[OperationResult]
+    events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
     """The events, of which those are beyond their band too that do not follow from their own inputs: what
     earlier events passed on may hide that."""

@@ -15,7 +15,7 @@ from ..arrays.stats import Array, causal_mask
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..rounding.bands import Bands, is_peaked
-from ..rounding.row_differences import RowDifferences, compare_each, compare_rows, join, with_predictions
+from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
 from .differences import Agreeing, EventDifference, difference
 
@@ -58,7 +58,7 @@ class RowComparer:
         options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
         options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], **options)
-        thirds = compare_each(at[self._base], at[2:], **options)
+        thirds = [compare_rows(at[self._base], third, **options) for third in at[2:]]
         if a.name == "logits":
             self.agreeing.add(at[0], at[1], common)
             if len(thirds) > 1:

@@ -75,7 +75,7 @@ class Unseen:
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
     """None where nothing is rounded further than to float32, or nothing was judged."""
-    told = [o for o in operations if math.isfinite(o.factor_tolerance or math.inf) and not o.measured]
+    told = [o for o in operations if o.factor_tolerance is not None and not o.measured]
     if precision is None or not precision.coarse or not told:
         return None
     rows, factors = ([getattr(o, f) for o in told] for f in ("tolerance", "factor_tolerance"))
@@ -97,12 +97,18 @@ class JudgedRows:
 
     @property
     def worst(self) -> int:
-        ratio = self.errors / self.tolerances
-        return int(np.nanargmax(ratio))
+        """The row that is worst for its tolerance."""
+        return int(np.nanargmax(self.errors / self.tolerances))
+
+    @property
+    def in_length(self) -> bool:
+        """Whether the rows are wrong by a factor that they share, and by nothing else."""
+        rows_hold = not bool((self.errors > self.tolerances).any())
+        return rows_hold and abs(self.factor) > self.factor_tolerance
 
     @property
     def error(self) -> float:
-        """That of the row that is worst for its tolerance, or where no row is beyond, the factor that is."""
+        """That of the worst row, or the factor where that alone is beyond what it may be."""
         return abs(self.factor) if self.in_length else float(self.errors[self.worst])
 
     @property
@@ -111,17 +117,8 @@ class JudgedRows:
         return self.factor_tolerance if self.in_length else float(self.tolerances[self.worst])
 
     @property
-    def in_length(self) -> bool:
-        """Whether the rows are wrong by a factor that they share, and by nothing else."""
-        return self._rows_hold and abs(self.factor) > self.factor_tolerance
-
-    @property
     def holds(self) -> bool:
-        return self._rows_hold and not self.in_length
-
-    @property
-    def _rows_hold(self) -> bool:
-        return not bool((self.errors > self.tolerances).any())
+        return not (self.in_length or bool((self.errors > self.tolerances).any()))
 
 
 class Judge:
@@ -201,7 +198,7 @@ class Judge:
             expected=float(differences.of_a[worst]),
             nonfinite=_nonfinite(found, expected, self.compared(name)),
             measured=IN_LENGTH if rows.in_length else "",
-            factor_tolerance=rows.factor_tolerance,
+            factor_tolerance=rows.factor_tolerance if math.isfinite(rows.factor_tolerance) else None,
         )
 
 

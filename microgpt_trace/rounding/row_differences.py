@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ..arrays.stats import Array, median
 
 FAR = 6.0  # times the RMS of a row: an element beyond it is an outlier (a normal row has none)
 HIDDEN = 0.2  # the other elements' RMS over the row's, below which outliers hide them
-TOGETHER = 1 << 20  # elements that are compared at a time
 FEWEST = 8  # columns, were they alike in size, that tell a factor from errors of single elements
 CAPPED, ROUNDS = 2.0, 4  # times the mean magnitude, itself of capped ones: more an element counts not
 NOTHING = 1e-5  # the same, below which they are what rounding leaves of a row of float32
@@ -132,24 +131,6 @@ def compare_rows(
         of_a=a[every, column],
         of_b=b[every, column],
     )
-
-
-def compare_each(
-    a: Array, others: Sequence[Array], bias: Array | None = None, **options: Any
-) -> list[RowDifferences]:
-    """Compare one tensor with each of several, at once where they are small: so it takes a third of the
-    time. `options` are those of `compare_rows`."""
-    n = len(others)
-    if n < 2 or a.ndim < 2 or n * a.size > TOGETHER:
-        return [compare_rows(a, other, bias=bias, **options) for other in others]
-    if bias is not None:
-        bias = np.tile(np.broadcast_to(bias, a.shape), (n, 1))
-    rows = compare_rows(np.concatenate([a] * n), np.concatenate(others), bias=bias, **options)
-    size = len(rows.d) // n
-    return [
-        RowDifferences(*(getattr(rows, f.name)[i * size : (i + 1) * size] for f in fields(RowDifferences)))
-        for i in range(n)
-    ]
 
 
 class SharedFactor(NamedTuple):
