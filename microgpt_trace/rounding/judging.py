@@ -13,6 +13,7 @@ from ..architecture.operations.softmax import visible
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
 from ..text.brief import one_line
+from ..text.wording import unnumbered
 from .evaluation import CARRIED, Evaluation
 from .precision import CHANCE, Precision, beyond_usual
 from .row_differences import FactorMeter, RowDifferences, compare_rows, join
@@ -187,16 +188,18 @@ class Judge:
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: its inputs are not finite")
         worst = rows.worst
+        element = _index(worst, int(differences.column[worst]), expected, positions)
+        has = float(differences.of_b[worst])
         return replace(
             result,
             error=rows.error,
             tolerance=rows.tolerance,
             holds=rows.holds,
-            position=_position(worst, expected, positions),
-            element=_index(worst, int(differences.column[worst]), expected, positions),
-            found=float(differences.of_b[worst]),
+            position=element[-2] if element else None,
+            element=element,
+            found=has,
             expected=float(differences.of_a[worst]),
-            nonfinite=_nonfinite(found, expected, self.compared(name)),
+            nonfinite="" if math.isfinite(has) else f"{unnumbered(has)} though the inputs are finite",
             measured=IN_LENGTH if rows.in_length else "",
             factor_tolerance=rows.factor_tolerance if math.isfinite(rows.factor_tolerance) else None,
         )
@@ -241,30 +244,9 @@ def errors_of(rows: RowDifferences) -> Array:
     return errors
 
 
-def _position(row: int, expected: Array, positions: Sequence[int] | None) -> int | None:
-    if not expected.ndim:
-        return None
-    own = row % expected.shape[-2]
-    return own if positions is None else positions[own]
-
-
 def _index(row: int, column: int, expected: Array, positions: Sequence[int] | None) -> tuple[int, ...]:
     """The indices of an element of a row."""
     if not expected.ndim:
         return ()
     *leading, own = np.unravel_index(row, expected.shape[:-1])
     return (*map(int, leading), int(own) if positions is None else positions[int(own)], column)
-
-
-def _nonfinite(found: Array, expected: Array, seen: Array | None) -> str:
-    """Where the dump is not finite though what it follows from is."""
-    broken = ~np.isfinite(found) & np.isfinite(expected)
-    if seen is not None:
-        broken &= seen
-    count = int(np.count_nonzero(broken))
-    if not count:
-        return ""
-    nans = int(np.count_nonzero(np.isnan(found) & broken))
-    kind = "NaN" if nans == count else "infinite" if not nans else "NaN or infinite"
-    first = [int(i) for i in np.argwhere(broken)[0]] if found.ndim else []
-    return f"{count} of {found.size} are {kind} though the inputs are finite, the first at {first}"

@@ -354,7 +354,7 @@ def test_what_is_not_finite_is_judged_once(decoders):
     found = diagnose_values(model, TOKENS, values)
     assert [o.name for o in found.wrong] == ["layer0.attn.v"]
     assert explained(found) == ["nan"]
-    assert "NaN though the inputs are finite, the first at [3, 2]" in found.wrong[0].nonfinite
+    assert (found.wrong[0].nonfinite, found.wrong[0].element) == ("NaN though the inputs are finite", (3, 2))
 
 
 NOT_FINITE = {
