@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
+from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
+from ..rounding.bands import tolerance_of
+from ..rounding.judging import OVER_THE_PASS, OperationResult
+from ..rounding.precision import precision_named
+from ..rounding.rounded_passes import RoundedPasses
 from ..text.brief import one_line
 from .diagnose import Diagnosis, diagnose_values
 
@@ -78,10 +84,29 @@ def diagnose(
     found = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )
+    if found.clean and found.unseen is not None and any(own.recomputed for own in found.operations):
+        found = _over_the_pass(found, dumped, ours)
     return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
+
+
+def _over_the_pass(found: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
+    """The diagnosis, with the first event that is wrong by what roundings pass on: where a dump lacks
+    operations, `diff` may see what their own roundings hide."""
+    passes = RoundedPasses(ours.model, ours.inputs, precision_named(found.compute))
+    tolerance = tolerance_of(passes.compute, None, None, None, None, passes.count)
+    first = next((e for e in compare([ours, dumped], (), tolerance, passes).events if not e.holds), None)
+    if first is None:
+        return found
+    off = first.relative, first.tolerance
+    operations = [_beyond(own, *off) if own.name == first.name else own for own in found.operations]
+    return replace(found, operations=tuple(operations), first_wrong=first.name)
 
 
 def _given_tokens(dump: Recording, tokens: Sequence[int] | None, map: NameMap | None) -> Sequence[int] | None:
     """The tokens that were given, or that the map or the dump says."""
     said = (tokens, map.tokens if map else None, dump.tokens)
     return next((known for known in said if known is not None), None)
+
+
+def _beyond(own: OperationResult, error: float, tolerance: float) -> OperationResult:
+    return replace(own, holds=False, error=error, tolerance=tolerance, measured=OVER_THE_PASS)

@@ -9,7 +9,7 @@ from ..architecture.kinds import Scores
 from ..diagnosis.diagnose import Diagnosis, Offer
 from ..diagnosis.dump import DumpDiagnosis
 from ..diagnosis.hypothesis import Finding
-from ..rounding.judging import OperationResult
+from ..rounding.judging import OVER_THE_PASS, OperationResult
 from ..text.printable import shown_token
 from ..text.wording import abridged, counted
 from .comparison import MAX_LISTED, of_all_layers, tokens_line, unpaired_sections
@@ -66,7 +66,10 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
         yield indented(first.nonfinite)
     if first.error is not None:
         of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
-        yield indented(f"from {of} follows another value: off by {distance(first.error)} of the row")
+        how = first.measured or "of the row"
+        if first.measured == OVER_THE_PASS:
+            of = "what the dump has and lacks"
+        yield indented(f"from {of} follows another value: off by {distance(first.error)} {how}")
         yield indented(f"rounding explains {distance(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         there = f"element {list(first.element)}: " if first.element else ""
@@ -110,8 +113,8 @@ def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
         for finding in diagnosis.findings
     ]
     other = "Other weights than the model's? `microgpt diff A B --weights` compares two models' files."
-    none = words(f"None of {len(diagnosis.tried):,} hypotheses explains it.")
-    yield Section([none, *nearest, indented(other)])
+    none = [words(f"None of {len(diagnosis.tried):,} hypotheses explains it.")] if diagnosis.tried else []
+    yield Section([*none, *nearest, indented(other)])
 
 
 def _reach(finding: Finding, diagnosis: Diagnosis) -> str:

@@ -20,7 +20,7 @@ from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
 ALL_ALIKE = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
-IN_LENGTH = "in length"
+IN_LENGTH, OVER_THE_PASS = "in length", "over the whole pass"
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,11 +28,12 @@ class OperationResult:
     """An event of the dump beside what follows from the dump's own inputs.
 
     `inputs` are the dump's events it was recomputed from, `recomputed` those in between that the dump
-    lacks. `error` is the relative L2 of the row that is worst for its `tolerance`, or the factor by which all
-    rows are too long or too short, where `measured` is "in length"; None where no row could be judged, and
-    `nonfinite` says why, or where the dump is not finite though its inputs are. `found` and `expected` are
-    the element that differs most in that row, at `element` (its indices). For `unjudged` of its `count`
-    elements nothing finite follows. A factor on all rows is seen beyond `factor_tolerance`.
+    lacks. `error` is the relative L2 of the row that is worst for its `tolerance`, or as `measured` says: "in
+    length", the factor by which all rows are too long or too short; "over the whole pass", how far the row
+    lies from the model's own. It is None where no row could be judged, and `nonfinite` says why, or where the
+    dump is not finite though its inputs are. `found` and `expected` are the element that differs most in that
+    row, at `element` (its indices). For `unjudged` of its `count` elements nothing finite follows. A factor
+    on all rows is seen beyond `factor_tolerance`.
     """
 
     name: str
