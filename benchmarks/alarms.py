@@ -1,8 +1,8 @@
 """How often sound runs alarm, and what is seen: python benchmarks/alarms.py [bands|anomalies]
 
-bands      PyTorch's own forward of SmolLM2 in float32, bfloat16 and float16, compared by `microgpt diff`, the
-           narrow types with --compute: how many of its recordings lie beyond a band, and how many events do
-           once they are scaled
+bands      PyTorch's own forward of SmolLM2 in float32, bfloat16 and float16, judged by `microgpt diff`, the
+           narrow types with --compute, and by `microgpt diagnose`: how many of its recordings are condemned,
+           and how many events are once they are scaled
 anomalies  the rules of `--fail-on anomaly` on sound texts and on lists of random tokens, and on each layer
            with what its MLP writes scaled
 
@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import Intervention, diff, load, record, trace
 from microgpt_trace.decoder.model import Decoder
+from microgpt_trace.diagnosis.dump import diagnose
 
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))
 RECORDED, FUSED = 35, 4  # texts that are recorded, and of so many one with fused attention as well
@@ -43,9 +44,10 @@ def report_bands(path: Path, folder: Path) -> None:
         files = dict(recordings(path, model, dtype, folder))
         found = {file.stem: diff(model, file, text, compute=compute) for file, text in files.items()}
         beyond = [f"; {name} at {each.first}" for name, each in found.items() if not each.agree]
+        wrong = [file for file in files if not diagnose(file, model, compute=dtype).diagnosis.clean]
         nearest = max(each.worst.excess for each in found.values())
         print(f"{dtype}: {len(beyond)} of {len(found)} recordings lie beyond a band", end="")
-        print(f", at most {nearest:.2f} of one", *beyond, sep="", flush=True)
+        print(f", at most {nearest:.2f} of one", *beyond, f"; diagnose: {len(wrong)}", sep="", flush=True)
         eager = {text: file for file, text in files.items() if "eager" in file.stem}
         for factor in FACTORS[dtype]:
             seen: Counter[bool] = Counter()
