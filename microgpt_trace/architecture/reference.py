@@ -13,7 +13,7 @@ from ..arrays.stats import Array
 from .kinds import Kind
 from .operations.by_kind import arithmetic_of
 from .operations.reference_inputs import ReferenceInputs
-from .operations.spread import Sizes, Spread
+from .operations.spread import Spread
 from .plan import Operation
 
 
@@ -36,14 +36,15 @@ def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
 
 
 def spread_of(row: Operation, given: ReferenceInputs) -> Spread:
-    """How rounding spreads through a row of a model's own plan."""
-    width, *inputs = (given.shapes[own][-1] for own in (given.model.plan.streams[0], *row.inputs[:1]))
-    sizes = Sizes(len(given.tokens), width, inputs[0] if inputs else width)
-    spread: Spread = arithmetic_of(row.kind).spread(row.kind, sizes)
+    """How rounding spreads through a row of a model's own plan; without a word of its kind, not at all."""
+    told = getattr(arithmetic_of(row.kind), "spread", None)
+    spread: Spread = told(row, given) if told else Spread()
     return spread
 
 
 def size_of(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """What the roundings of each element are relative to, of a value that follows from these inputs."""
-    size: Array = arithmetic_of(row.kind).size(row, given, value, *inputs)
+    """What the roundings of each element are relative to, of a value that follows from these inputs: by
+    default its own size."""
+    told = getattr(arithmetic_of(row.kind), "size", None)
+    size: Array = told(row, given, value, *inputs) if told else np.abs(value)
     return size

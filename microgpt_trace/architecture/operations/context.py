@@ -17,7 +17,7 @@ from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .softmax import seen_by, window_of
-from .spread import Sizes, Spread
+from .spread import Spread
 
 
 def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
@@ -61,9 +61,9 @@ def reference(row: Operation, given: ReferenceInputs, weights: Array, v: Array) 
     return (weights @ values).swapaxes(0, 1).reshape(len(v), -1)
 
 
-def spread(kind: Context, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the keys."""
-    return Spread(sizes.length, alike=True, halves=True)
+    return Spread(len(given.tokens), alike=True, halves=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:

@@ -14,13 +14,12 @@ from ...arrays.stats import Array
 from ..arithmetic import ABOVE_ZERO, RELU, SIGMOID, Function, X
 from ..formulas.formula import ElementAt, Formula, ResultOf, StepOf, TermOf, one_step
 from ..formulas.setting import Setting
-from ..kinds import Activation, Add, Kind, Multiply
+from ..kinds import Activation, Add, Multiply
 from ..plan import Operation
 from ..steps import Use, element_name
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,10 +152,6 @@ def leaky(slope: float) -> Callable[[Array], Array]:
 def swish(slope: float) -> Callable[[Array], Array]:
     """x * sigmoid(slope * x): SiLU with 1, a quick GELU with 1.702."""
     return lambda x: x * _sigmoid(slope * x)
-
-
-def spread(kind: Kind, sizes: Sizes) -> Spread:
-    return Spread()
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:

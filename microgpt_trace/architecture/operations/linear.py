@@ -15,7 +15,7 @@ from ..steps import Use, element_name
 from ..traced_element import TracedElement, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .spread import Sizes, Spread
+from .spread import Spread
 
 OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
 
@@ -77,9 +77,11 @@ def capped(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * np.tanh(x / cap)
 
 
-def spread(kind: Linear, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the width of the input."""
-    return Spread(sizes.input if kind.columns is None else kind.columns[1] - kind.columns[0])
+    assert isinstance(row.kind, Linear)
+    first, end = row.kind.columns or (0, given.shapes[row.inputs[0]][-1])
+    return Spread(end - first)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:

@@ -16,7 +16,6 @@ from ..steps import Use
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .spread import Sizes, Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,15 +59,6 @@ def reference(row: Operation, given: ReferenceInputs) -> Array:
         indices = given.tokens if faulty.tokens is None else faulty.tokens
     rows = faulty.read(indices) if faulty.read else given.rows(row, kind.table, indices)
     return rows.astype(np.float64) * faulty.scale
-
-
-def spread(kind: Lookup, sizes: Sizes) -> Spread:
-    return Spread()
-
-
-def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """What the roundings of each element are relative to."""
-    return np.abs(value)
 
 
 def formula(row: Operation, setting: Setting) -> Formula:

@@ -23,7 +23,7 @@ from ..formulas.formula import (
     one_step,
 )
 from ..formulas.setting import Setting
-from ..kinds import Kind, Loss, Probabilities
+from ..kinds import Loss, Probabilities
 from ..plan import Operation, Plan
 from ..steps import Use
 from ..traced_element import TracedElement, strongest
@@ -31,7 +31,7 @@ from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .softmax import back_through, of_softmax, share_of_all
 from .softmax import backward as softmax_backward
-from .spread import Sizes, Spread
+from .spread import Spread
 
 TINY_PROBABILITY = 1e-30  # below it float32 loses digits, and the loss is not that of P any more
 TARGET = (0, 1)  # the axes of position and token; the loss has none
@@ -88,9 +88,9 @@ def reference(row: Operation, given: ReferenceInputs, logits: Array) -> Array:
     return np.asarray((np.log(np.exp(logits).sum(axis=1)) - own).mean())
 
 
-def spread(kind: Kind, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the tokens."""
-    return Spread(sizes.input, peaked=isinstance(kind, Probabilities))
+    return Spread(given.shapes[row.inputs[0]][-1], peaked=isinstance(row.kind, Probabilities))
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:

@@ -24,7 +24,7 @@ from ..steps import Pass, Use
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .spread import Sizes, Spread
+from .spread import Spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def _pair_of(rope: Rope, head_dim: int, turns: float) -> float:
     return head_dim / 2 * math.log(rope.original_context / (2 * math.pi * turns), rope.theta)
 
 
-def spread(kind: Rotation, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """The angle, position times frequency, is rounded to a unit of itself."""
     return Spread(angles=True)
 

@@ -21,7 +21,7 @@ from .linear import capped
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .softmax import seen_by, window_of
-from .spread import Sizes, Spread
+from .spread import Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,9 +75,10 @@ def reference(row: Operation, given: ReferenceInputs, q: Array, k: Array) -> Arr
     return capped(scores, kind.cap) if isinstance(kind, FaultyScores) else scores
 
 
-def spread(kind: Scores, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the width of a head."""
-    return Spread(kind.head_dim, halves=True)
+    assert isinstance(row.kind, Scores)
+    return Spread(row.kind.head_dim, halves=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:

@@ -21,7 +21,7 @@ from ..traced_element import TracedElement
 from .head_formulas import KEY, OVER, QUERY
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-from .spread import Sizes, Spread
+from .spread import Spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,9 +89,9 @@ def visible(kind: Softmax, length: int) -> Array:
     return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
 
 
-def spread(kind: Softmax, sizes: Sizes) -> Spread:
+def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the keys."""
-    return Spread(sizes.length, peaked=True)
+    return Spread(len(given.tokens), peaked=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, scores: Array) -> Array:

@@ -5,14 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Sizes(NamedTuple):
-    """What the count of roundings goes by: how many positions, the width of the stream and of the input."""
-
-    length: int
-    width: int
-    input: int
-
-
 class Spread(NamedTuple):
     """What an output errs by: `terms` products in each of its sums (1: none), `alike` where these may be
     equal, so that their roundings add up; `angles` that grow with the position. `peaked`: a row may be two
