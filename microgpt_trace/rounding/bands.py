@@ -21,7 +21,6 @@ from .row_differences import RowDifferences
 # within 0.93 of the band that this gives, over 44 recordings, a third of them repetitions.
 ROUNDING = 1e-5
 AMPLIFIED = 4.0  # in scores, where products cancel, and in weights and probs, where errors are exponents
-UNIT = 2.0**-24  # float32's largest relative error of one rounding
 SUMS = 8.0  # roundings that a score of many products has
 LARGEST = 1e4  # a score beyond is no score: it stands for a mask
 # Two right engines stray in different ways, and equal rows of ours all in one: of eight passes of ours on
@@ -94,7 +93,7 @@ class Bands:
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         largest = min(_largest_seen(value) for value in values)
-        own = SUMS * UNIT * min(largest, LARGEST) / ROUNDING
+        own = SUMS * PRECISIONS["f32"].unit * min(largest, LARGEST) / ROUNDING
         self._noise[spec.layer] = self._before(spec.layer) + 1 + own * own
 
     def _before(self, layer: int) -> float:

@@ -17,7 +17,7 @@ from .judging import Judge, OperationResult
 from .precision import PRECISIONS, Precision
 from .product_inputs import ProductInputs
 
-DRAWS = 4  # of roundings at random, to see how far they carry
+DRAWS = 24  # of roundings at random, to see how far they carry
 
 Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # the rows of an event at some positions
 

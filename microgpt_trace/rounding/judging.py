@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
 ALL_ALIKE = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
+FEW_DRAWS, NEAR = 4, 4.0  # draws; times its tolerance, within which an error gets all draws
 IN_LENGTH, OVER_THE_PASS = "in length", "over the whole pass"
 
 
@@ -143,18 +145,22 @@ class Judge:
         change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = ALL_ALIKE,
     ) -> JudgedRows:  # fmt: skip
         """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
-        the plain tolerance is exceeded, and no error is above `most`, which is too much whatever it is.
+        the plain tolerance is exceeded, over more draws where that is near, and no error is above `most`,
+        which is too much whatever it is.
         `change` made `expected` of what follows; `alike` is the share of a row's tolerance that may be one
         factor of all rows."""
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
-            chance = beyond_usual(concentration)
+            of_keys = self.plain.given.model.plan[name].kind.causal  # which err alike where they are equal
+            chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
         tolerances = chance * self.plain.chain_floor(name)
-        beyond = errors[np.isfinite(errors) & (errors > tolerances)]
-        if beyond.size and beyond.max() <= most:
-            carried = self._carried(name, expected, positions, change)
+        for draws, near in ((FEW_DRAWS, math.inf), (len(self.noisy), NEAR)):
+            ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
+            if ratio.max() <= 1 or ratio.max() > near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
+                break
+            carried = self._carried(name, expected, positions, change, draws)
             tolerances = np.maximum(tolerances, chance * carried)
         factor = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * factor.error
@@ -162,16 +168,16 @@ class Judge:
 
     def _carried(
         self, name: str, expected: Array, positions: Sequence[int] | None,
-        change: Callable[[Array], Array] | None,
+        change: Callable[[Array], Array] | None, draws: int,
     ) -> Array:  # fmt: skip
         """What the output moves with inputs that are off by the operation's own error: the root of the
-        mean square over all draws, for in a row of few elements one draw may move next to nothing."""
+        mean square over so many draws, for in a row of few elements one may move next to nothing."""
         moved, seen = np.zeros(()), self.compared(name)
-        for noisy in self.noisy:
+        for noisy in islice(self.noisy, draws):
             value = noisy.output(name, positions)
             value = value if change is None else change(value)
             moved = moved + np.square(errors_of(compared_blocks(value, expected, seen)[0]))
-        moved = np.sqrt(moved / len(self.noisy))
+        moved = np.sqrt(moved / draws)
         if self.plain.rounding is not None and self.plain.between(name):
             moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers tip is chance
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))

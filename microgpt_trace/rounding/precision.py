@@ -1,6 +1,6 @@
 """The precisions that engines compute in: what they round, and how far that moves a row or an element.
 
-All other modules take from here how much rounding explains. Shape letters: R rows.
+All other modules take from here how much rounding explains. Shape letters: R rows of an event.
 """
 
 from __future__ import annotations
@@ -65,12 +65,10 @@ PRECISIONS = {
     )
 }
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# One rounding moves a row by 0.4 units (rms), six in turn by 1. PyTorch's right runs stay below 0.8 of that.
-USUAL = 1.0
-TURNED = 2.0  # the same after RoPE, whose frequencies, sines and cosines are rounded too
-PEAKED = (
-    3.0  # in attention weights and probabilities, and times as much in float32: two numbers may stray alike
-)
+# What six roundings leave of a row, in units; one leaves 0.4. PyTorch's right runs stay below 0.8 of it.
+# RoPE's frequencies, sines and cosines may be rounded too. Of weights and probabilities two numbers may stray
+# alike, in float32 by three times what others do.
+USUAL, TURNED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # standard deviations that chance may bring
 SAMPLED = 12  # events whose bits are looked at
 ENOUGH = 16  # numbers that tell a precision
