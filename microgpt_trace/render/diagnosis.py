@@ -66,10 +66,11 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
         yield indented(first.nonfinite)
     if first.error is not None:
         of = f"the dump's own {abridged(first.inputs, MAX_LISTED)}" if first.inputs else "the tokens"
-        how = first.measured or "of the row"
+        off = f"off by {distance(first.error)} {first.measured or 'of the row'}"
         if first.measured == OVER_THE_PASS:
-            of = "what the dump has and lacks"
-        yield indented(f"from {of} follows another value: off by {distance(first.error)} {how}")
+            yield indented(f"the model's own pass gives another value: {off}, as `diff` judges it")
+        else:
+            yield indented(f"from {of} follows another value: {off}")
         yield indented(f"rounding explains {distance(first.tolerance)}")
     if first.found is not None and first.expected is not None:
         there = f"element {list(first.element)}: " if first.element else ""
