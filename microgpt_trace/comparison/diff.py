@@ -29,7 +29,7 @@ from ..rounding.precision import Precision, precision_named, precision_of
 from ..rounding.rounded_passes import RoundedPasses
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
-from .differences import Comparison, EventDifference, SideSummary, jump_of
+from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
 from .row_comparer import RowComparer
 from .statistics_comparer import StatisticsComparer
@@ -87,14 +87,16 @@ def diff(
     count = (passes.count,) if passes is not None else ()
     tolerance = tolerance_of(rounded, origin, factor, rtol, atol, *count)
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, passes, positions, report, watch)
+        return compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
 
 
 def compare(
     sides: Sequence[ComparedRun], names: Sequence[str], tolerance: Tolerance, passes: RoundedPasses | None,
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
+    judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`."""
+    """Compare two sides that were prepared; a third one gives the band, as do rounded `passes`. Without
+    `judge` a recording is not judged by its own inputs."""
     a, b, *third = sides
     specs = event_specs_of(sides)
     paired = paired_names([a, b], specs)
@@ -112,7 +114,7 @@ def compare(
         if watch is not None:
             watch(pieces, lambda name: next(iter(comparer.finish([name]))))
     by_bands = list(comparer.finish(chosen))
-    operations = _judged(sides, tolerance, next((e.name for e in by_bands if not e.holds), None))
+    operations = _judged(sides, tolerance, by_bands) if judge else []
     events = tuple(_with_judgement(by_bands, operations))
     if not any(event.told for event in events):
         raise InputError(
@@ -251,16 +253,19 @@ def _comparer(
     return RowComparer(specs, bands, None if side is None else side.model, base)
 
 
-def _judged(sides: Sequence[ComparedRun], tolerance: Tolerance, first: str | None) -> list[OperationResult]:
-    """The operations of a recording beside a model, in a known precision, each given the recording's own
-    inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter the model. In
-    float32 those after the `first` event beyond its band are left out."""
+def _judged(
+    sides: Sequence[ComparedRun], tolerance: Tolerance, events: Sequence[EventDifference]
+) -> list[OperationResult]:
+    """The operations of these events of a recording beside a model, in a known precision, each given the
+    recording's own inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter
+    the model. In float32 those after the first event beyond its band are left out."""
     model, dump = first_model(sides), next((s for s in sides if isinstance(s, RecordedRun)), None)
     precision = tolerance.precision if len(sides) == 2 else None
     if precision is None or model is None or len(model.model.hooks) or dump is None or dump.statistics:
         return []
     run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
-    operations = run.operations(precision)
+    first = next((event.name for event in events if not event.holds), None)
+    operations = run.operations(precision, {event.name for event in events})
     return list(operations if precision.coarse else takewhile(lambda own: own.name != first, operations))
 
 
@@ -269,15 +274,28 @@ def _with_judgement(
 ) -> Iterator[EventDifference]:
     """The events, of which those are beyond their band too that do not follow from their own inputs: what
     earlier events passed on may hide that."""
-    wrong = {own.name: own for own in operations if not own.holds and own.error is not None}
+    wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name)
-        if event.holds and own is not None and own.error is not None:
-            measured = f"{own.measured} given its own inputs".strip()
-            event = replace(
-                event, holds=False, relative=own.error, tolerance=own.tolerance, measured=measured
-            )
-        yield event
+        yield _given_inputs(event, own) if event.holds and own is not None else event
+
+
+def _given_inputs(event: EventDifference, own: OperationResult) -> EventDifference:
+    assert own.error is not None
+    assert own.expected is not None
+    assert own.found is not None
+    return replace(
+        event,
+        holds=False,
+        relative=own.error,
+        tolerance=own.tolerance,
+        measured=f"{own.measured} {GIVEN}".strip(),
+        position=own.position,
+        head=own.element[0] if len(own.element) == 3 else None,
+        index=own.element,
+        a=own.expected,
+        b=own.found,
+    )
 
 
 def _gap(

@@ -19,6 +19,8 @@ from ..text.brief import one_line
 from ..text.document_fields import in_document
 from .compared_runs import Unpaired
 
+GIVEN = "given its own inputs"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EventDifference:
@@ -30,7 +32,8 @@ class EventDifference:
     elements are not finite and the same on both sides: nothing can be said of these, and a row or an event
     without others has NaN for its distance. `max_abs` is the largest |a - b|, at `max_index`. `position`,
     `head`, `index`, `a` and `b` tell the first row beyond its band, or the worst, and its element farthest
-    apart. Of statistics alone there is neither median nor cosine nor place.
+    apart; where `measured` says "given its own inputs", `b` is what the recording has and `a` what follows
+    from these. Of statistics alone there is neither median nor cosine nor place.
     """
 
     name: str
@@ -50,7 +53,7 @@ class EventDifference:
     index: tuple[int, ...]
     a: float
     b: float
-    measured: str  # "", "in length", "without the bias", "max of the statistics"
+    measured: str  # "", "in length", "without the bias", "given its own inputs", "max of the statistics"
     positions: tuple[int, ...]  # those that were compared
     by_position: tuple[float, ...]  # the worst row of each of them
     count: int

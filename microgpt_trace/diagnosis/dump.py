@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from ..arrays.threads import one_blas_thread
 from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
@@ -62,6 +65,7 @@ def diagnose(
         raise InputError(
             f"expected a dump, then a model, found {opened_dump.origin} and {opened_model.origin}"
         )
+    opened_model = opened_model.alone()  # what the engine should compute, whatever hooks do
     known = _given_tokens(opened_dump, tokens, map)
     expected = opened_model.read(text).tokens if text is not None else None
     if known is None:  # the embedding tells, looked up once
@@ -84,18 +88,26 @@ def diagnose(
     found = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )
-    if found.clean and found.unseen is not None and any(own.recomputed for own in found.operations):
+    if found.offer is None:
         found = _over_the_pass(found, dumped, ours)
     return DumpDiagnosis(found, dumped, labels_of(ours.inputs), ours.origin)
 
 
 def _over_the_pass(found: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """The diagnosis, with the first event that is wrong by what roundings pass on: where a dump lacks
-    operations, `diff` may see what their own roundings hide."""
-    passes = RoundedPasses(ours.model, ours.inputs, precision_named(found.compute))
-    tolerance = tolerance_of(passes.compute, None, None, None, None, passes.count)
-    first = next((e for e in compare([ours, dumped], (), tolerance, passes).events if not e.holds), None)
-    if first is None:
+    """The diagnosis, which begins no later than `diff`: small errors that each are within what rounding
+    explains, or are hidden where a dump has gaps, may add up to more than roundings pass on."""
+    precision = precision_named(found.compute)
+    passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
+    known = (passes.compute, passes.count) if passes else (None, 0)
+    tolerance = tolerance_of(known[0], None, None, None, None, known[1])
+    try:
+        with one_blas_thread(), np.errstate(all="ignore"):
+            events = compare([ours, dumped], (), tolerance, passes, judge=False).events
+    except InputError:  # no value of both is finite
+        return found
+    first = next((event for event in events if not event.holds), None)
+    order = [own.name for own in found.operations]
+    if first is None or (found.first_wrong and order.index(found.first_wrong) <= order.index(first.name)):
         return found
     off = first.relative, first.tolerance
     operations = [_beyond(own, *off) if own.name == first.name else own for own in found.operations]

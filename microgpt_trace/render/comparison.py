@@ -11,7 +11,8 @@ from itertools import groupby
 from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Scores
 from ..comparison.compared_runs import Unpaired
-from ..comparison.differences import Agreement, Comparison, EventDifference
+from ..comparison.differences import GIVEN, Agreement, Comparison, EventDifference
+from ..rounding.judging import IN_LENGTH
 from ..text.printable import shown_token, with_ids
 from ..text.wording import abridged, counted
 from .numbers import distance, two_apart
@@ -148,7 +149,9 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
         yield indented(first.expr, "dim")
     element = f"element {list(first.index)}: " if first.index else "value: "
     a, b = two_apart(first.a, first.b)
-    yield indented(f"{element}A has {a}, B has {b}")
+    given = GIVEN in first.measured
+    has = f"the recording has {b}, from its own inputs follows {a}" if given else f"A has {a}, B has {b}"
+    yield indented(element + has)
     yield indented(f"off by {distance(first.relative)}{_of(first)}; allowed {distance(first.tolerance)}")
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
@@ -189,7 +192,8 @@ def _of(event: EventDifference) -> str:
     """What the error is a share of."""
     if not event.by_position:
         return f" ({event.measured})" if event.measured else ""
-    return " of the worst row" + (f" {event.measured}" if event.measured else "")
+    whose = "" if event.measured.startswith(IN_LENGTH) else " of the worst row"
+    return whose + (f" {event.measured}" if event.measured else "")
 
 
 def _columns() -> list[Column]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..architecture.kinds import Linear
 from ..architecture.operations.reference_inputs import ReferenceInputs
+from ..architecture.operations.spread import Spread
 from ..architecture.plan import Plan, layer_of
 from ..architecture.reference import reference, spread_of
 from ..arrays.stats import Array
@@ -120,7 +121,11 @@ class Evaluation:
 
     def floor(self, name: str) -> float:
         """The error that the operation alone may have, as the model has it."""
-        return row_error(self.precision, spread_of(self._own[name], self.given), len(self.given.tokens))
+        return row_error(self.precision, self.spread(name), len(self.given.tokens))
+
+    def spread(self, name: str) -> Spread:
+        """How rounding spreads through the operation, as the model has it."""
+        return spread_of(self._own[name], self.given)
 
     def chain_floor(self, name: str) -> float:
         """The error that the operation and those recomputed before it may have together."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -43,11 +43,13 @@ class JudgedRun:
 
         return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
 
-    def operations(self, precision: Precision) -> Iterator[OperationResult]:
-        """Every event that the dump has, in order of computation."""
+    def operations(
+        self, precision: Precision, names: Container[str] | None = None
+    ) -> Iterator[OperationResult]:
+        """Every event that the dump has, or those of these names, in order of computation."""
         judge = self.judge(precision)
         for name in self.known:
-            own = self.own(name)
+            own = self.own(name) if names is None or name in names else None
             if own is not None:
                 yield judge.judge(name, *own)
             layer = layer_of(name)

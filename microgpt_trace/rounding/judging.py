@@ -16,13 +16,13 @@ from ..arrays.stats import Array
 from ..text.brief import one_line
 from ..text.wording import unnumbered
 from .evaluation import CARRIED, Evaluation
-from .precision import CHANCE, Precision, beyond_usual
+from .precision import CHANCE, Precision, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, join
 
 BLOCK = 1 << 21  # elements compared at a time
-ALL_ALIKE = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
+SHARED = 0.15  # of a row's tolerance may be a factor that all rows share; right engines: at most 0.07
 FEW_DRAWS, NEAR = 4, 4.0  # draws; times its tolerance, within which an error gets all draws
-IN_LENGTH, OVER_THE_PASS = "in length", "over the whole pass"
+IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,11 +31,11 @@ class OperationResult:
 
     `inputs` are the dump's events it was recomputed from, `recomputed` those in between that the dump
     lacks. `error` is the relative L2 of the row that is worst for its `tolerance`, or as `measured` says: "in
-    length", the factor by which all rows are too long or too short; "over the whole pass", how far the row
-    lies from the model's own. It is None where no row could be judged, and `nonfinite` says why, or where the
-    dump is not finite though its inputs are. `found` and `expected` are the element that differs most in that
-    row, at `element` (its indices). For `unjudged` of its `count` elements nothing finite follows. A factor
-    on all rows is seen beyond `factor_tolerance`.
+    length of all rows", the factor by which all are too long or too short; "over the whole pass", how far the
+    row lies from the model's own. It is None where no row could be judged, and `nonfinite` says why, or where
+    the dump is not finite though its inputs are. `found` and `expected` are the element that differs most in
+    that row, at `element` (its indices). For `unjudged` of its `count` elements nothing finite follows. A
+    factor on all rows is seen beyond `factor_tolerance`.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Unseen:
     def __str__(self) -> str:
         return (
             f"differences below {self.row:.2%} of a row, or {self.factor:.2%} where all rows share a factor, "
-            f"cannot be told from {self.compute} here (in the median operation)"
+            f"cannot be told from {self.compute} here (half of the operations hide less)"
         )
 
 
@@ -142,7 +142,7 @@ class Judge:
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
-        change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = ALL_ALIKE,
+        change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
         """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
         the plain tolerance is exceeded, over more draws where that is near, and no error is above `most`,
@@ -164,6 +164,7 @@ class Judge:
             tolerances = np.maximum(tolerances, chance * carried)
         factor = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * factor.error
+        allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(

@@ -51,14 +51,10 @@ class Precision:
         return self.narrow or self.into_products
 
 
-def _float32(x: Array) -> Array:
-    return np.asarray(x, np.float32)
-
-
 PRECISIONS = {
     precision.name: precision
     for precision in (
-        Precision("f32", "float32", _float32, 2.0**-24),
+        Precision("f32", "float32", lambda x: np.asarray(x, np.float32), 2.0**-24),
         Precision("bf16", "every value rounded to bfloat16", to_bf16, 2.0**-8, narrow=True),
         Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True),
         Precision("q8", "8-bit blocks go into the products", to_q8, 2.0**-24, into_products=True),
@@ -127,6 +123,12 @@ def row_error(precision: Precision, spread: Spread, length: int) -> float:
         usual = TURNED if spread.angles else PEAKED if spread.peaked else USUAL
         return usual * (precision if precision.narrow else PRECISIONS["f16"]).unit
     return roundings(spread, length) * precision.unit * (PEAKED if spread.peaked else 1)
+
+
+def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
+    """What a factor of the rows may be rounded by: of one row by a whole unit, of several by half of one in
+    their mean, for it may be the same number in all."""
+    return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
 def beyond_usual(concentration: Array) -> Array:

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..microgpt.forward_backward import Pass
 from ..microgpt.parameters import Parameters
+from ..rounding.precision import OF_SLOPES
 
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-EXACT = 1e-6  # of a slope: what a right gradient in float64 may be off by
 
 
 class Slope(NamedTuple):
@@ -89,11 +89,11 @@ def along_directions(
             values[...] = start + t * along  # noqa: B023
             return run()
 
-        slope = slope_of(at, middle, enough=EXACT * size)
+        slope = slope_of(at, middle, enough=OF_SLOPES * size)
         values[...] = start
         if slope is not None:
             size = max(size, abs(slope.value)) or 1.0
             yield Deviation(
-                name, abs(expected - slope.value) / size, EXACT + 2 * slope.error / size,
+                name, abs(expected - slope.value) / size, OF_SLOPES + 2 * slope.error / size,
                 f"{name}: {expected:.7g} against {slope.value:.7g}",
             )  # fmt: skip

@@ -9,7 +9,8 @@ from itertools import product
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.faulty_engine import Fault, decoder_run
+from support.faults import generic_fault
+from support.faulty_engine import Fault, decoder_run, rounded_to
 from support.foreign_dumps import write_dump
 from support.sweeps import some_of
 from support.tiny_gpt2 import GPT2S, centred, gpt2_events, random_gpt2
@@ -17,6 +18,7 @@ from support.tiny_models import (
     CASES,
     TOKENS,
     random_quantised_weights,
+    random_weights,
     write_folder,
     write_gguf,
 )
@@ -143,10 +145,92 @@ def test_a_factor_is_named_as_the_cause_and_told_as_a_length(decoders):
     compared, diagnosis = judged(model, TEXTS["plain"], events, "bf16")
     wrong = next(o for o in diagnosis.operations if o.measured)
     print(wrong.name, wrong.error, wrong.tolerance, [finding.claim for finding in diagnosis.findings])
-    assert wrong.measured == "in length"
+    assert wrong.measured == "in length of all rows"
     assert wrong.error == pytest.approx(0.005, rel=0.3)
     assert any("1.005" in finding.claim for finding in diagnosis.findings)
-    assert compared.event(wrong.name).measured == "in length given its own inputs"
+    assert compared.event(wrong.name).measured == "in length of all rows given its own inputs"
+
+
+def test_a_wrong_row_that_passes_within_its_band_is_told_by_its_place(decoders):
+    """1.2 % of noise in one row: what earlier layers passed on hides it, its own inputs do not."""
+    model, config, weights = decoders("llama_gqa")
+    rng, tokens, told = np.random.default_rng(0), TEXTS["plain"], 0
+    for row, event in product((0, 3, 7), ("layer1.mlp.up", "layer1.attn.out")):
+        noise = 1 + 0.012 * rng.standard_normal(48 if "up" in event else 32)
+
+        def alter(x, row=row, noise=noise):
+            return np.where(np.arange(len(x))[:, None] == row, x * noise, x)
+
+        fault = Fault("row", event, (), alter=alter)
+        compared, diagnosis = judged(
+            model, tokens, decoder_run(config, weights, tokens, fault, rounding="bf16"), "bf16"
+        )
+        own = next(o for o in diagnosis.operations if o.name == event)
+        found = compared.event(event)
+        print(row, found.position, own.position, found.measured)
+        assert (compared.first, diagnosis.first_wrong, own.position) == (event, event, row)
+        if "given" in found.measured:
+            assert (found.position, found.index, found.a, found.b) == (
+                row,
+                own.element,
+                own.expected,
+                own.found,
+            )
+            told += 1
+    assert told
+
+
+def noisy(config, weights, tokens, size):
+    """A run in float32 every event of which is off by noise that one operation may have."""
+    rng = np.random.default_rng(1)
+    return decoder_run(
+        config, weights, tokens, alter=lambda name, x: x * (1 + size * rng.standard_normal(x.shape))
+    )
+
+
+@pytest.mark.parametrize("kept", [".*", HIDDEN])
+def test_small_errors_that_add_up_are_seen_by_both(tmp_path, kept):
+    config = CASES["llama_gqa"] | {"num_hidden_layers": 8}
+    weights = random_weights(config, "deep")
+    model = load(write_folder(tmp_path / "deep", config, weights))
+    for size in (3e-7, 5e-7, 7e-7, 1e-6):
+        events = noisy(config, weights, TEXTS["plain"], size)
+        shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
+        compared, diagnosis = judged(model, TEXTS["plain"], shown, "f32")
+        print(size, compared.first, diagnosis.first_wrong)
+        assert compared.first == diagnosis.first_wrong
+
+
+@pytest.mark.parametrize("tokens", [(5,), (5, 5, 5, 5), TEXTS["plain"]])
+def test_a_norm_whose_root_is_rounded_is_right(decoders, tokens):
+    model, config, weights = decoders("llama_gqa")
+
+    def instead(s, options, right):
+        x, gain = s[options["of"]], s.weight(f"{options['gain']}.weight")
+        root = rounded_to(1 / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5), "bf16").astype(np.float64)
+        return x * root * gain
+
+    norms = {name: {"instead": instead} for name in ("attn.norm", "mlp.norm", "final.norm")}
+    events = decoder_run(config, weights, tokens, Fault("root", "", (), None, norms), rounding="bf16")
+    compared, diagnosis = judged(model, tokens, events, "bf16")
+    assert (compared.first, diagnosis.first_wrong) == (None, None)
+
+
+def test_weights_that_are_off_by_a_twentieth_are_seen(decoders):
+    model, config, weights = decoders("qwen3")
+    fault = Fault("weights", "layer0.attn.weights", (), alter=lambda x: x * np.float32(1.05))
+    events = decoder_run(config, weights, TEXTS["plain"], fault, rounding="bf16")
+    compared, diagnosis = judged(model, TEXTS["plain"], events, "bf16")
+    assert compared.first == diagnosis.first_wrong == "layer0.attn.weights"
+
+
+def test_a_recording_is_not_held_against_hooks_of_the_model(decoders):
+    """diff runs the model as hooks alter it and judges by that; diagnose leaves them out."""
+    model, config, weights = decoders("llama_gqa")
+    with model.hooks.subscribe(lambda event, value: value * np.float32(1.5), "layer0.mlp.down"):
+        events = decoder_run(config, weights, TOKENS, generic_fault("scale", "layer0.mlp.down", 1.5))
+        compared, diagnosis = judged(model, TOKENS, events, "f32")
+    assert (compared.first, diagnosis.first_wrong) == (None, "layer0.mlp.down")
 
 
 def test_the_commands_say_in_the_same_words_what_they_cannot_see(decoders, tmp_path):

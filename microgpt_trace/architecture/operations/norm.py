@@ -124,7 +124,7 @@ def _faulty(kind: FaultyNorm, x: Array) -> Array:
 
 def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum of squares, whose root halves their error."""
-    return Spread(given.shapes[row.inputs[0]][-1] // 4)
+    return Spread(given.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:

@@ -78,7 +78,7 @@ def reference(row: Operation, given: ReferenceInputs, q: Array, k: Array) -> Arr
 def spread(row: Operation, given: ReferenceInputs) -> Spread:
     """A sum over the width of a head."""
     assert isinstance(row.kind, Scores)
-    return Spread(row.kind.head_dim, halves=True)
+    return Spread(row.kind.head_dim, halves=True, factor=True)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
