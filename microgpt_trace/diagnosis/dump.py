@@ -105,10 +105,11 @@ def _over_the_pass(found: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Dia
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
     except InputError:  # no value of both is finite
         return found
-    first = next((event for event in events if not event.holds), None)
     order = [own.name for own in found.operations]
-    if first is None or (found.first_wrong and order.index(found.first_wrong) <= order.index(first.name)):
+    beyond = [event for event in events if not event.holds and event.name in order]
+    if not beyond or (found.first_wrong and order.index(found.first_wrong) <= order.index(beyond[0].name)):
         return found
+    first = beyond[0]
     off = first.relative, first.tolerance
     operations = [_beyond(own, *off) if own.name == first.name else own for own in found.operations]
     return replace(found, operations=tuple(operations), first_wrong=first.name)
