@@ -14,7 +14,7 @@ from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.prompt import chosen_positions
 from ..errors import InputError
-from ..rounding.precision import OF_SUMS
+from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_label, token_of
 from ..text.printable import shown_token
 from .ablation import losses_by_row, losses_without

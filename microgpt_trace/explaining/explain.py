@@ -12,7 +12,7 @@ from ..architecture.run_values import RunValues
 from ..architecture.steps import Pass, Worked
 from ..architecture.traced_element import Element, TracedElement
 from ..errors import InputError
-from ..rounding.precision import sum_bound
+from ..rounding.invariants import sum_bound
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
 from .following import gradient_uses, gradient_worked_out, uses_of, worked_out

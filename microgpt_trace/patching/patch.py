@@ -20,7 +20,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..rounding.precision import OF_SUMS
+from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check

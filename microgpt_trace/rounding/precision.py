@@ -17,12 +17,6 @@ from ..arrays.rounding import to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
 from ..errors import InputError
 
-# The largest difference between two ways to compute one number, in shares of what is added up for it: for
-# the checks of a trace, `explain`, and the sums of `attribute` and `patch`.
-OF_SUMS = {"float32": 1e-5, "float64": 1e-12}
-OF_NORMS = 1e-3  # of a row's RMS, which may lie so far from what the norm gives
-OF_SHAPES = 1e-4  # of a row of the last stream, where the products of a pass have other shapes
-OF_SLOPES = 1e-6  # of a tensor's largest gradient, which central differences in float64 may miss it by
 # Roundings of an operation in float32, the engine's and ours, of exp and 1/sqrt by polynomials too. A sum of
 # K terms has 2 sqrt(K) more, and of terms that may be equal K, for equal roundings do not cancel.
 ROUNDINGS = 16.0
@@ -140,11 +134,6 @@ def beyond_usual(concentration: Array) -> Array:
 def chain_error(errors: Sequence[float]) -> float:
     """The errors of several operations one after the other, which are independent."""
     return math.sqrt(math.fsum(error * error for error in errors))
-
-
-def sum_bound(magnitude: float, dtype: str) -> float:
-    """How far two ways to compute a number may lie apart, of which `magnitude` is added up."""
-    return OF_SUMS[dtype] * magnitude + float(np.finfo(dtype).tiny)
 
 
 def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.floating]) -> Array:

@@ -14,7 +14,7 @@ from ..architecture.plan import layer_of
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import median
 from ..hooks.event import TraceEvent
-from ..rounding.precision import OF_NORMS
+from ..rounding.invariants import OF_NORMS
 from ..text.brief import one_line
 from ..text.wording import counted
 from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly

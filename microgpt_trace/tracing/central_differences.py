@@ -14,7 +14,7 @@ import numpy as np
 
 from ..microgpt.forward_backward import Pass
 from ..microgpt.parameters import Parameters
-from ..rounding.precision import OF_SLOPES
+from ..rounding.invariants import OF_SLOPES
 
 STEPS = (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 

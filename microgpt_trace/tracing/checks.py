@@ -17,7 +17,7 @@ from ..architecture.plan import Operation, Plan
 from ..arrays.stats import Array
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
-from ..rounding.precision import OF_SUMS
+from ..rounding.invariants import OF_SUMS
 from ..text.wording import unnumbered
 from .findings import Check
 

@@ -11,7 +11,7 @@ from ..architecture.kinds import Multiply, Norm, Rotation, Softmax
 from ..architecture.model import TraceInput
 from ..arrays.norm_rows import NormRows
 from ..decoder.model import Decoder
-from ..rounding.precision import OF_NORMS
+from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, told_apart
 from .findings import Insight

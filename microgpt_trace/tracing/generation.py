@@ -17,7 +17,7 @@ from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.bus import Run
 from ..hooks.event import TraceEvent
-from ..rounding.precision import OF_SHAPES
+from ..rounding.invariants import OF_SHAPES
 from .findings import Check
 from .observers import Observers
 from .result import Candidate, GeneratedToken

@@ -24,7 +24,7 @@ from ..microgpt.forward_backward import Pass, backward, event_specs, forward
 from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
-from ..rounding.precision import OF_SLOPES
+from ..rounding.invariants import OF_SLOPES
 from ..text.brief import one_line
 from .central_differences import Deviation, along_directions, rounding_of, slope_of
 

@@ -18,7 +18,7 @@ from ..architecture.kinds import Activation, Norm, Probabilities, Softmax
 from ..arrays.norm_rows import NormRows
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
-from ..rounding.precision import OF_NORMS
+from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, told_apart
 from .findings import Insight
 

@@ -16,7 +16,8 @@ from ..architecture.plan import layer_of
 from ..architecture.reference import reference, size_of, spread_of
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from ..rounding.precision import OF_SUMS, element_bound
+from ..rounding.invariants import OF_SUMS
+from ..rounding.precision import element_bound
 from .intervention_effects import distance
 from .result import Trace
 

@@ -20,7 +20,7 @@ from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluat
 from microgpt_trace.architecture.traced_element import Element, TracedElement
 from microgpt_trace.explaining.explain import keep_run
 from microgpt_trace.explaining.following import gradient_worked_out, worked_out
-from microgpt_trace.rounding.precision import OF_SUMS
+from microgpt_trace.rounding.invariants import OF_SUMS
 
 EVALUATE = """
 const { workedOut } = await load("formulas");

@@ -13,7 +13,7 @@ from ...architecture.model import LanguageModel
 from ...architecture.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...hooks.event import Phase
-from ...rounding.precision import OF_SUMS
+from ...rounding.invariants import OF_SUMS
 from ...text.printable import on_one_line, shown_token
 from ...tracing.layer_measures import written_share
 from ...tracing.result import Prediction, Trace
