@@ -256,9 +256,9 @@ def _comparer(
 def _judged(
     sides: Sequence[ComparedRun], tolerance: Tolerance, events: Sequence[EventDifference]
 ) -> list[OperationResult]:
-    """The operations of these events of a recording beside a model, in a known precision, each given the
-    recording's own inputs of it, as `diagnose` judges them; none without a recording, or where hooks alter
-    the model. In float32 those after the first event beyond its band are left out."""
+    """Judge the operations of these events by the recording's own inputs, as `diagnose` does. Return none
+    where no recording stands beside a model, where the precision is not known, or where hooks alter the
+    model. In float32, stop at the first event beyond its band."""
     model, dump = first_model(sides), next((s for s in sides if isinstance(s, RecordedRun)), None)
     precision = tolerance.precision if len(sides) == 2 else None
     if precision is None or model is None or len(model.model.hooks) or dump is None or dump.statistics:
@@ -272,8 +272,8 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """The events, of which those are beyond their band too that do not follow from their own inputs: what
-    earlier events passed on may hide that."""
+    """Mark the events that lie within their band but do not follow from the recording's own inputs of them:
+    what earlier events passed on may hide that."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name)
@@ -281,6 +281,7 @@ def _with_judgement(
 
 
 def _given_inputs(event: EventDifference, own: OperationResult) -> EventDifference:
+    """Return the event with the error, the place and the values of a wrong operation."""
     assert own.error is not None
     assert own.expected is not None
     assert own.found is not None

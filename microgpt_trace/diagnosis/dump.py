@@ -18,7 +18,7 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
 from ..rounding.bands import tolerance_of
-from ..rounding.judging import OVER_THE_PASS, OperationResult
+from ..rounding.judging import OVER_THE_PASS
 from ..rounding.precision import precision_named
 from ..rounding.rounded_passes import RoundedPasses
 from ..text.brief import one_line
@@ -94,32 +94,30 @@ def diagnose(
 
 
 def _over_the_pass(found: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """The diagnosis, which begins no later than `diff`: small errors that each are within what rounding
-    explains, or are hidden where a dump has gaps, may add up to more than roundings pass on."""
+    """Return the diagnosis, with an earlier first wrong operation where `diff` sees one. Errors that are
+    small in each operation, or that the gaps of a dump hide, may add up to more than roundings pass on."""
     precision = precision_named(found.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
-    known = (passes.compute, passes.count) if passes else (None, 0)
-    tolerance = tolerance_of(known[0], None, None, None, None, known[1])
+    tolerance = tolerance_of(passes.compute, draws=passes.count) if passes else tolerance_of()
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
     except InputError:  # no value of both is finite
         return found
     order = [own.name for own in found.operations]
-    beyond = [event for event in events if not event.holds and event.name in order]
-    if not beyond or (found.first_wrong and order.index(found.first_wrong) <= order.index(beyond[0].name)):
+    first = next((event for event in events if not event.holds and event.name in order), None)
+    if first is None:
         return found
-    first = beyond[0]
-    off = first.relative, first.tolerance
-    operations = [_beyond(own, *off) if own.name == first.name else own for own in found.operations]
-    return replace(found, operations=tuple(operations), first_wrong=first.name)
+    at = order.index(first.name)
+    if found.first_wrong and order.index(found.first_wrong) <= at:
+        return found
+    own, error, limit = found.operations[at], first.relative, first.tolerance
+    wrong = replace(own, holds=False, error=error, tolerance=limit, measured=OVER_THE_PASS)
+    operations = (*found.operations[:at], wrong, *found.operations[at + 1 :])
+    return replace(found, operations=operations, first_wrong=first.name)
 
 
 def _given_tokens(dump: Recording, tokens: Sequence[int] | None, map: NameMap | None) -> Sequence[int] | None:
     """The tokens that were given, or that the map or the dump says."""
     said = (tokens, map.tokens if map else None, dump.tokens)
     return next((known for known in said if known is not None), None)
-
-
-def _beyond(own: OperationResult, error: float, tolerance: float) -> OperationResult:
-    return replace(own, holds=False, error=error, tolerance=tolerance, measured=OVER_THE_PASS)

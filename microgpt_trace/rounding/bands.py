@@ -167,11 +167,11 @@ def is_peaked(spec: EventSpec) -> bool:
 
 
 def tolerance_of(
-    compute: Precision | None, calibrated: str | None, factor: float | None, rtol: float | None,
-    atol: float | None, draws: int = DRAWS,
+    compute: Precision | None = None, calibrated: str | None = None, factor: float | None = None,
+    rtol: float | None = None, atol: float | None = None, draws: int = DRAWS,
 ) -> Tolerance:  # fmt: skip
-    """The tolerance that was asked for, and why it is what it is; `draws` are the passes that `compute`
-    is measured on."""
+    """Return the tolerance that was asked for, with its reason: by default that of float32. `compute` is
+    measured on `draws` passes."""
     if rtol is not None or atol is not None:
         words = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", words, None, rtol or 0.0, atol or 0.0)

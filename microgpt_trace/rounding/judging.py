@@ -105,10 +105,14 @@ class JudgedRows:
         return int(np.nanargmax(self.errors / self.tolerances))
 
     @property
+    def rows_hold(self) -> bool:
+        """Whether no row errs by more than it may."""
+        return not bool((self.errors > self.tolerances).any())
+
+    @property
     def in_length(self) -> bool:
         """Whether the rows are wrong by a factor that they share, and by nothing else."""
-        rows_hold = not bool((self.errors > self.tolerances).any())
-        return rows_hold and abs(self.factor) > self.factor_tolerance
+        return self.rows_hold and abs(self.factor) > self.factor_tolerance
 
     @property
     def error(self) -> float:
@@ -122,7 +126,7 @@ class JudgedRows:
 
     @property
     def holds(self) -> bool:
-        return not (self.in_length or bool((self.errors > self.tolerances).any()))
+        return self.rows_hold and not self.in_length
 
 
 class Judge:
@@ -144,11 +148,12 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         change: Callable[[Array], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """The rows' errors and tolerances. What one rounding of the inputs moves is worked out only where
-        the plain tolerance is exceeded, over more draws where that is near, and no error is above `most`,
-        which is too much whatever it is.
-        `change` made `expected` of what follows; `alike` is the share of a row's tolerance that may be one
-        factor of all rows."""
+        """Return the rows' errors beside their tolerances. `change` made `expected` of what follows; `alike`
+        is the share of a row's tolerance that may be one factor of all rows.
+
+        What the roundings of the inputs carry on is measured only where an error exceeds its plain tolerance,
+        and over all draws only where it is near that. It is not measured where an error exceeds `most`.
+        """
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))

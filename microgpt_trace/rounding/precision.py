@@ -1,6 +1,6 @@
 """The precisions that engines compute in: what they round, and how far that moves a row or an element.
 
-All other modules take from here how much rounding explains. Shape letters: R rows of an event.
+What the checks of a trace allow stands in `invariants`. Shape letters: R rows of an event.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ PRECISIONS = {
     )
 }
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# What six roundings leave of a row, in units; one leaves 0.4. PyTorch's right runs stay below 0.8 of it.
-# RoPE's frequencies, sines and cosines may be rounded too. Of weights and probabilities two numbers may stray
-# alike, in float32 by three times what others do.
+# The root mean square of a row's error, in units. One rounding leaves 0.4, six leave 1. After RoPE it is 2,
+# whose frequencies, sines and cosines may be rounded too. In attention weights and probabilities two numbers
+# may be most of a row and stray alike: there it is 3, and in float32 three times that of other operations.
 USUAL, TURNED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # standard deviations that chance may bring
 SAMPLED = 12  # events whose bits are looked at
