@@ -152,6 +152,17 @@ def test_a_factor_is_named_as_the_cause_and_told_as_a_length(decoders):
     assert compared.event(wrong.name).measured == "in length of all rows given its own inputs"
 
 
+def test_a_band_that_is_given_counts_alone(decoders):
+    """With `factor` or `rtol` diff does not judge by the recording's own inputs."""
+    model, config, weights = decoders("llama_gqa")
+    events = decoder_run(config, weights, TEXTS["plain"], scaled(1.005), rounding="bf16")
+    tensors = {name: Recorded(name, x.shape, lambda x=x: x, OWN) for name, x in events.items()}
+    dump = Recording("engine", "events", tensors, TEXTS["plain"])
+    assert not diff(model, dump, compute="bf16").agree
+    assert diff(model, dump, compute="bf16", factor=1e6).agree
+    assert diff(model, dump, rtol=0.5).agree
+
+
 def test_a_wrong_row_that_passes_within_its_band_is_told_by_its_place(decoders):
     """1.2 % of noise in one row: what earlier layers passed on hides it, its own inputs do not."""
     model, config, weights = decoders("llama_gqa")
