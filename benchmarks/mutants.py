@@ -3,10 +3,9 @@
     python benchmarks/mutants.py --count 40 --seed 1 [--commit NAME] [--tests FOLDER]
 
 A mutant is a copy of the package in which one operator, comparison, small integer or `not` is another; which
-ones is drawn by the seed over all modules. The tests that read the broken module run first, then all of
-them; the first failure ends it. --commit takes package and tests of a commit (else the working tree's),
---tests those of another folder. A mutant that survives does the same as the right code, or is a hole in the
-tests.
+ones is drawn by the seed over all modules. First all tests run once with coverage, which says which tests
+run which line. A mutant then faces the tests of its line, the quickest first, until one fails. A mutant that
+survives does the same as the right code, or is a hole in the tests.
 """
 
 from __future__ import annotations
@@ -20,9 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from coverage import CoverageData
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "microgpt_trace"
@@ -33,6 +35,7 @@ SWAPS = {
     ast.NotIn: "in", ast.And: "or", ast.Or: "and",
 }  # fmt: skip
 LARGEST = 16  # integer that is replaced
+FEW = 60  # tests that run in one process
 TIMEOUT = 1800  # s; a mutant that does not end is noticed
 
 
@@ -112,50 +115,90 @@ def drawn(tree: Path, count: int, seed: int) -> list[Mutant]:
     return random.Random(seed).sample(found, count)
 
 
-def nearest_tests(tree: Path, module: str) -> list[str]:
-    """The test files that speak of a module, those that do so most first."""
-    path = Path(module).with_suffix("")
-    words = [f".{path.name} import", f"import {path.name}", f"{path.parent.name} {path.name}"]
-    counts = {
-        test: sum(test.read_text(encoding="utf-8").count(word) for word in words)
-        for test in sorted((tree / "tests").rglob("test_*.py"))
-    }
-    return [
-        str(test.relative_to(tree)) for test in sorted(counts, key=counts.__getitem__)[::-1] if counts[test]
-    ]
+def statement_lines(text: str, line: int) -> range:
+    """The lines of the innermost statement around a line; of a compound statement, its head alone."""
+    found = range(line, line + 1)
+    for node in ast.walk(ast.parse(text)):  # outer statements come first
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            end = body[0].lineno if body else (node.end_lineno or node.lineno) + 1
+            if node.lineno <= line < max(end, node.lineno + 1):
+                found = range(node.lineno, max(end, node.lineno + 1))
+    return found
 
 
-def noticed(tree: Path, tests: list[str]) -> str:
-    """The first test that fails, or "" where all pass."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "auto",
-        "-m",
-        "",
-        *tests,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=tree,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT,
+class Suite:
+    """The tests of a tree: which of them run which line, and how long each takes."""
+
+    def __init__(self, tree: Path, marked: str, measured: Path | None):
+        """Run all tests once with coverage, or read what such a run left in the folder `measured`.
+
+        Raises SystemExit where a test fails on the right code.
+        """
+        self.tree, self.marked = tree, marked
+        folder = measured or tree / "measured"
+        if not (folder / "coverage").exists():
+            folder.mkdir(exist_ok=True)
+            by = self._run(
+                [
+                    "--cov",
+                    PACKAGE,
+                    "--cov-context",
+                    "test",
+                    "--cov-report=",
+                    "--junitxml",
+                    folder / "times.xml",
+                ],
+                {"COVERAGE_FILE": str(folder / "coverage")},
+            )
+            if by:
+                raise SystemExit(f"the tests fail on the right code: {by}")
+        self.coverage = CoverageData(str(folder / "coverage"))
+        self.coverage.read()
+        self.files = {
+            Path(name).as_posix().split(f"/{PACKAGE}/")[-1]: name for name in self.coverage.measured_files()
+        }
+        self.seconds = {
+            f"{case.get('classname', '').split('.')[-1]}::{case.get('name')}": float(case.get("time", 0))
+            for case in ElementTree.parse(folder / "times.xml").iter("testcase")
+        }
+
+    def that_run(self, module: str, lines: range) -> list[str]:
+        """The tests that run one of the lines, or any line of a module whose lines only an import runs.
+
+        The quickest come first.
+        """
+        known = self.coverage.contexts_by_lineno(self.files.get(module.split("/", 1)[1], ""))
+        of_lines = {context for line in lines for context in known.get(line, ()) if context}
+        contexts = of_lines or {context for of_line in known.values() for context in of_line if context}
+        tests = {context.rpartition("|")[0] for context in contexts}
+        return sorted(
+            tests, key=lambda test: (self.seconds.get(test.split("/")[-1].replace(".py", ""), 0), test)
         )
-    except subprocess.TimeoutExpired:
-        return "it does not end"
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return "" if done.returncode == 0 else failed[0].split(" - ")[0] if failed else "pytest stops"
+
+    def noticed(self, tests: list[str]) -> str:
+        """The first test that fails, or "" where all pass: a few quick ones first, then the others."""
+        return next((by for some in (tests[:FEW], tests[FEW:]) if some and (by := self._run(some))), "")
+
+    def _run(self, arguments: list[str | Path], variables: dict[str, str] | None = None) -> str:
+        """The first test that fails in a run of pytest, or ""."""
+        workers = "0" if len(arguments) <= FEW and variables is None else "auto"
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-n", workers, "-m", self.marked]
+        environment = {**os.environ, "PYTHONPATH": str(self.tree), "PYTHONDONTWRITEBYTECODE": "1"} | (
+            variables or {}
+        )
+        listed = self.tree / "arguments.txt"
+        listed.write_text("\n".join(map(str, arguments)), encoding="utf-8")
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *options, f"@{listed}"],
+                cwd=self.tree, env=environment, timeout=TIMEOUT, capture_output=True, text=True,
+                errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return "it does not end"
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        return "" if done.returncode == 0 else failed[0].split(" - ")[0] if failed else "pytest stops"
 
 
 def copied(commit: str, tests: Path | None, folder: Path) -> Path:
@@ -176,30 +219,31 @@ def copied(commit: str, tests: Path | None, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--skip", type=int, default=0, help="of those drawn, to go on")
+    parser.add_argument("--count", type=int, default=40, help="how many mutants to draw")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first of those drawn")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--commit", default="", help="default: the working tree")
-    parser.add_argument("--tests", type=Path, help="another folder's")
+    parser.add_argument(
+        "--commit", default="", help="package and tests of a commit; default: the working tree"
+    )
+    parser.add_argument("--tests", type=Path, help="tests of another folder")
+    parser.add_argument("--marked", default="not rest", help="tests as pytest -m chooses them")
+    parser.add_argument("--measured", type=Path, help="folder that keeps the coverage, to go on with")
     given = parser.parse_args()
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(given.commit, given.tests, Path(folder))
-        if by := noticed(tree, []):
-            raise SystemExit(f"the tests fail on the right code: {by}")
+        suite = Suite(tree, given.marked, given.measured and given.measured.resolve())
         mutants = drawn(tree, given.count, given.seed)[given.skip :]
         for number, mutant in enumerate(mutants, given.skip + 1):
             path, began = tree / mutant.module, time.monotonic()
             right = path.read_text(encoding="utf-8")
             path.write_text(right[: mutant.start] + mutant.new + right[mutant.end :], encoding="utf-8")
-            near = nearest_tests(tree, mutant.module)
-            by = (near and noticed(tree, near)) or noticed(tree, [])
+            tests = suite.that_run(mutant.module, statement_lines(right, mutant.line))
+            by = suite.noticed(tests)
             path.write_text(right, encoding="utf-8")
             survivors += [] if by else [mutant.told(right)]
-            print(
-                f"{number:3} {mutant.told(right)}\n    {by or 'SURVIVED'} ({time.monotonic() - began:.0f} s)",
-                flush=True,
-            )
+            took = f"{len(tests)} tests, {time.monotonic() - began:.0f} s"
+            print(f"{number:3} {mutant.told(right)}\n    {by or 'SURVIVED'} ({took})", flush=True)
         if given.commit:
             subprocess.run(["git", "-C", ROOT, "worktree", "remove", "--force", tree], check=True)
     killed = len(mutants) - len(survivors)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays.stats import Array
 from ..hooks.bus import Tap
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 Report = Callable[[int, int], None]  # so much is done (of layers, events, pairs), of so much
 
@@ -26,7 +25,7 @@ class Edit(NamedTuple):
     change: Callable[[Array], Array]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Applied:
     """An intervention as it was carried out: what stands in how many elements of which events."""
 
@@ -35,8 +34,6 @@ class Applied:
     text: str  # "zero", "× 0.5", "from clean.safetensors"
     events: tuple[str, ...]
     elements: int
-
-    __repr__ = one_line
 
 
 def editing(*edits: Edit) -> EditTap:

@@ -7,12 +7,11 @@ array on the way. What only some do is an ability that they name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .edits import Edit, Report, unreported
 from .kinds import Linear
 from .packs import Pack, ReadText
@@ -27,7 +26,7 @@ Ability = Literal["gradients", "prompts"]
 TapOf = Callable[[Sequence[int]], Tap]  # the tap of some of several sequences, by their numbers
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TraceInput:
     """What was traced: tokens, and what follows each of them. A prompt's last token has no target.
 
@@ -40,8 +39,6 @@ class TraceInput:
     labels: tuple[str, ...]
     target_labels: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
-
-    __repr__ = one_line
 
 
 class Dimensions(Protocol):

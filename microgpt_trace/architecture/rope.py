@@ -6,14 +6,13 @@ Rows of q and k come in Hugging Face order: channel j of a head turns with chann
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn")
 
@@ -30,7 +29,7 @@ def check_positive(name: str, value: object) -> None:
         raise InputError(f"{name}: expected a positive number, found {value!r}")
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Rope:
     """Rotary position embedding: how fast each pair of channels turns with the position.
 
@@ -50,8 +49,6 @@ class Rope:
     attention_factor: float | None = None  # yarn
     truncate: bool = True  # yarn: the ramp begins and ends at whole pairs
     factors: tuple[float, ...] = ()
-
-    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_names
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 _SITE = re.compile(r"(?P<name>[^@\[\]]+)(?:@(?P<position>[^:]*)(?::(?P<channel>.*))?|\[(?P<index>.+)\])?")
 _RANGE = re.compile(r"(-?[0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -30,7 +29,7 @@ AXES = {0: (), 1: ("channel",), 2: ("position", "channel"), 3: ("head", "query",
 TokenOf = Callable[[str], int]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Site:
     """A selector of events and, of them, a part: texts of numbers, empty where all are meant."""
 
@@ -39,8 +38,6 @@ class Site:
     position: str = ""
     channel: str = ""
     index: tuple[str, ...] = ()  # what stood in brackets, an axis each
-
-    __repr__ = one_line
 
     def names(self, known: Sequence[str]) -> list[str]:
         """The events meant, in order of computation. Raises InputError where there are none."""
@@ -129,15 +126,13 @@ def describe_shape(name: str, shape: Sequence[int]) -> str:
     return f"{name} is {said}" if len(words) != 1 else f"{name} is {list(shape)}"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Part:
     """Indices of each axis of an event, None where all are meant."""
 
     heads: tuple[int, ...] | None = None
     positions: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
-
-    __repr__ = one_line
 
     def mask(self, shape: Sequence[int], rows: Sequence[int]) -> Array:
         """Where the part is in an array whose rows have these positions, booleans of that shape."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 Pass = Literal["forward", "backward"]
 Origin = Literal["forward", "backward", "constant"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Factor:
     """A number and where it comes from.
 
@@ -27,10 +27,8 @@ class Factor:
     value: float
     kind: Origin = "constant"
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Term:
     """One of the numbers that a step adds up: the product x of the factors, or a function of it.
 
@@ -43,10 +41,8 @@ class Term:
     function: str = ""
     label: str = ""
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Step:
     """An intermediate result, or the last one: a sum of `count` terms.
 
@@ -61,10 +57,8 @@ class Step:
     value: float
     magnitude: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Use:
     """An element that this one goes into, one of `count` of its event.
 
@@ -79,8 +73,6 @@ class Use:
     adds: float | None
     count: int
     words: str
-
-    __repr__ = one_line
 
 
 def element_name(name: str, index: tuple[int, ...]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 from . import dequantisation
 from .dequantisation import Quants
 from .stats import Array
@@ -72,7 +72,7 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class StoredTensor:
     """A tensor as it lies in a file: nothing is read before it is used.
 
@@ -96,8 +96,6 @@ class StoredTensor:
     scale: float = 1.0
     check: Callable[[], None] = field(repr=False, default=lambda: None)
     order: Array | None = field(repr=False, default=None)  # [out] of integers
-
-    __repr__ = one_line
 
     @property
     def data(self) -> Array:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .logits import best_tokens
 from .stats import Array
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LogitDifference:
     """How much more a position says `target` than `against`: the difference of their logits."""
 
@@ -19,8 +17,6 @@ class LogitDifference:
     target_label: str
     against: int
     against_label: str
-
-    __repr__ = one_line
 
     def difference(self, logits: Array) -> float:
         """logit(target) - logit(against): [V] -> a number"""

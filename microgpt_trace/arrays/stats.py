@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
@@ -19,7 +18,7 @@ _ONES = np.ones(PIECE)  # a product with them sums twice as fast as sum()
 DType = Any  # np.float32 or np.float64 (a type: those hash fast)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TensorStats:
     """Summary of an array's elements.
 
@@ -38,8 +37,6 @@ class TensorStats:
     zero_count: int
     nan_count: int
     inf_count: int
-
-    __repr__ = one_line
 
     @classmethod
     def of(cls, array: npt.ArrayLike, where: Array | None = None) -> TensorStats:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..arrays.logit_difference import LogitDifference
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from ..text.document_fields import in_document
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
@@ -20,7 +20,7 @@ def size(value: float | None) -> float:
     return -1.0 if value is None else abs(value) if value == value else math.inf
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Contribution:
     """What one component writes towards two logits, and the change of the loss without it.
 
@@ -35,8 +35,6 @@ class Contribution:
     against: float
     difference: float  # target - against
     loss_change: float | None
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class LogitSum:
     holds: bool | None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PositionAttribution:
     """The parts of one prediction, in order of computation; `loss` is -log P(target)."""
 
@@ -66,14 +64,12 @@ class PositionAttribution:
     against: LogitSum
     parts: tuple[Contribution, ...]
 
-    __repr__ = one_line
-
     def by_difference(self) -> list[Contribution]:
         """The parts, the largest difference first (what is not finite before all)."""
         return sorted(self.parts, key=lambda part: size(part.difference), reverse=True)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Removal:
     """How the mean loss over the asked positions changes without a part."""
 
@@ -81,8 +77,6 @@ class Removal:
     kind: Kind
     layer: int | None
     loss_change: float
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ class Attention:
     repeat_apart: float | None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Look:
     """The position that an explained position looks at most, and the share of attention that it gives it."""
 
@@ -109,10 +103,8 @@ class Look:
     most_at: int
     share: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class HeadRole:
     """What a head looks at, beside uniform attention over all that it can see; `role` is what stands out, and
     `looks` tells of each explained position by itself."""
@@ -125,8 +117,6 @@ class HeadRole:
     uniform: Attention
     role: RoleName
     looks: tuple[Look, ...]
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True, repr=False)

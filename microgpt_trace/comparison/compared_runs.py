@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..readers.loading import load
 from ..running.event_stream import EventStream, Piece
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from .shapes_without_model import BESIDE
 
 if TYPE_CHECKING:
@@ -41,14 +41,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 KEPT = 32  # arrays, about a layer
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Unpaired:
     """What one side has and the other lacks, and why it was not compared."""
 
     name: str
     reason: str
-
-    __repr__ = one_line
 
 
 class ModelRun:

@@ -15,14 +15,14 @@ from ..notebook import in_notebook
 from ..rounding.bands import BandMeasure, Tolerance
 from ..rounding.judging import Unseen
 from ..rounding.row_differences import RowDifferences
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from ..text.document_fields import in_document
 from .compared_runs import Unpaired
 
 GIVEN = "given its own inputs"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class EventDifference:
     """How far two runs lie apart in one event.
 
@@ -73,10 +73,8 @@ class EventDifference:
             return self.relative / self.tolerance
         return math.inf if self.relative > 0 else 0.0
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Jump:
     """The event at which the distance grew most, over the largest before it or its own band."""
 
@@ -84,8 +82,6 @@ class Jump:
     ratio: float
     before: float
     after: float
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,7 @@ class Agreement:
     first_other: int | None  # the first position with another most probable token
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SideSummary:
     """One of the two sides."""
 
@@ -113,8 +109,6 @@ class SideSummary:
     kind: str
     notes: tuple[str, ...]
     unpaired: tuple[Unpaired, ...]
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.document_fields import in_document
 from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import read_text
 from .diff import diff
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PromptComparison:
     """What one prompt showed: how the predictions agree, and the event farthest from its band.
 
@@ -41,10 +40,8 @@ class PromptComparison:
     mean_kl: float
     max_kl: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PromptsComparison:
     """What many prompts showed of two models."""
 
@@ -53,8 +50,6 @@ class PromptsComparison:
     a: str
     b: str
     prompts: tuple[PromptComparison, ...]
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
     @property

@@ -19,13 +19,13 @@ from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
 from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure, step_tensor
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .weight_relations import find_cause
 
 Index = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class WeightRow:
     """A parameter of both models.
 
@@ -60,8 +60,6 @@ class WeightRow:
     worst_block: float | None = None
     block: Index | None = None
 
-    __repr__ = one_line
-
     @property
     def equal(self) -> bool:
         """Whether every element is the same number on both sides."""
@@ -73,7 +71,7 @@ class WeightRow:
         return math.prod(self.shape_a)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class WeightsComparison:
     """Two models' parameters. `factor` times the expected error is allowed, or `rtol` where it is given.
 
@@ -96,8 +94,6 @@ class WeightsComparison:
     rows: tuple[WeightRow, ...]
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..architecture.catalogue import PLANS
 from ..architecture.plan import Plan
 from ..architecture.rope import Rope, check_positive, check_whole
 from ..errors import InputError
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
@@ -27,7 +27,7 @@ _DIMENSIONS = (
 OF_SOME = {"activation": "SiLU", "score_scales": ()}  # what only some architectures have otherwise
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class DecoderConfig:
     """Dimensions and conventions of a decoder."""
 
@@ -50,8 +50,6 @@ class DecoderConfig:
     adjacent_pairs: bool = False  # whether the file had pairs of RoPE's side by side, as GGUF permutes them
     activation: str = "SiLU"
     score_scales: tuple[float, ...] = ()  # of each layer's scores, where that is not 1/sqrt(head_dim)
-
-    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.architecture not in PLANS:

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..rounding.judged_run import JudgedRun, Partial
 from ..rounding.judging import Judge, OperationResult, Unseen, unseen
 from ..rounding.precision import PRECISIONS, Found, precision_of
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.document_fields import in_document
 from .faults import attention, layers, norms, output, rope
 from .faults import input as entrance
@@ -60,7 +60,7 @@ class Offer:
     shown: bool = True
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Diagnosis:
     """Every operation of a dump, and what explains the first one that is wrong.
 
@@ -81,8 +81,6 @@ class Diagnosis:
     of: int
     offer: Offer | None = None
     unseen: Unseen | None = None
-
-    __repr__ = one_line
 
     @property
     @in_document

@@ -17,14 +17,14 @@ from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..rounding.judging import Judge, compared_blocks, errors_of
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .evidence import Seen
 from .fitting import PLAIN, Family
 
 ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations in which nothing cancels
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Hypothesis:
     """A mistake: the plan by which the engine would have computed, or what it did to the right value.
 
@@ -44,10 +44,8 @@ class Hypothesis:
     high: float | None = None
     of_no_number: bool = False
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Finding:
     """A hypothesis about an operation that was tried, or a fact about the tokens.
 
@@ -67,8 +65,6 @@ class Finding:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-
-    __repr__ = one_line
 
 
 class Product(NamedTuple):

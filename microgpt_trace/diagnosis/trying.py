@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial as bind
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..architecture.plan import Plan
 from ..arrays.stats import Array
 from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .evidence import ALL_ALIKE
 from .fitting import NUMBERED, ODD, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
 from .hypothesis import Case, Generator, Hypothesis
@@ -24,7 +24,7 @@ CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looke
 NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Outcome:
     """What is left of the error under a hypothesis.
 
@@ -38,8 +38,6 @@ class Outcome:
     prediction: Array | None = None
     tolerances: Array | None = None
     family: Family | None = None
-
-    __repr__ = one_line
 
     @property
     def range(self) -> Range | None:

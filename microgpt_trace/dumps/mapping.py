@@ -15,12 +15,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 from ..untrusted_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
@@ -37,7 +36,7 @@ _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class MapEntry:
     """A line of a map: an event, the tensor that it is, which part of it and in which layout."""
 
@@ -46,18 +45,14 @@ class MapEntry:
     index: Index = ()
     layout: str = ""
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class NameMap:
     """The lines of a map, and the tokens of the dump where the map says them."""
 
     origin: str
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
-
-    __repr__ = one_line
 
     def assigned(self, found: Sequence[str], dump: str) -> list[MapEntry]:
         """The lines for the tensors of a dump: names as they are there, layers as numbers.

@@ -4,15 +4,14 @@ file format."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..arrays.stats import Array
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 
 OWN = "own"  # a layout: shape and order are those of our events
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class Recorded:
     """A tensor of a recording, which nothing has been read of before `read()`.
 
@@ -30,10 +29,8 @@ class Recorded:
     adjacent: bool = False
     candidates: tuple[str, ...] = ()
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class Leftover:
     """A tensor that stands for no event of ours, and why. Of one that is not `readable` the dump has no
     numbers, or some of a type that is not read: `read()` raises InputError."""
@@ -42,10 +39,8 @@ class Leftover:
     reason: str
     readable: bool = True
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class Fitted:
     """A recorded tensor as our event has it: [T, W], [H, T, S] or [].
 
@@ -55,8 +50,6 @@ class Fitted:
     array: Array
     positions: tuple[int, ...] | None = None
     note: str = ""
-
-    __repr__ = one_line
 
 
 def readable(text: str) -> str:

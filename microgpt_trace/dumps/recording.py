@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.command_lines import quoted
 from .layouts import fit
 from .recorded import OWN, Leftover, Recorded
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Recording:
     """What a dump holds, under the names of our events (gradients and updates are left out).
 
@@ -36,8 +36,6 @@ class Recording:
     statistics: Mapping[str, TraceEvent] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
-
-    __repr__ = one_line
 
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False

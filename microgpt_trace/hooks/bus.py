@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..errors import InputError
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from .event import PHASES, EventSpec, Phase, TraceEvent
 from .names import select_names
 from .replacements import ReadOnly, Replacement, checked_replacement
@@ -56,7 +56,7 @@ class SilentTap:
 SILENT = SilentTap()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class Subscription:
     """A hook and the events that it is called for; see `HookBus.subscription`."""
 
@@ -65,8 +65,6 @@ class Subscription:
     phases: tuple[Phase, ...]
     stats: bool
     parts: bool
-
-    __repr__ = one_line
 
 
 class HookBus:

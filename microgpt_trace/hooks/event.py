@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from ..arrays.stats import TensorStats
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 Phase = Literal["forward", "backward", "update"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class EventSpec:
     """What is known of an event before the model runs."""
 
@@ -25,10 +24,8 @@ class EventSpec:
     overview: bool = True  # shown, serialised and saved without --verbose
     extra: bool = False  # costs a computation of its own: shown only when asked for by name
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TraceEvent:
     """One tensor of a run: where it stands in the computation, its shape and its summary.
 
@@ -47,5 +44,3 @@ class TraceEvent:
     dtype: str
     stats: TensorStats | None = None
     seconds: float | None = None
-
-    __repr__ = one_line

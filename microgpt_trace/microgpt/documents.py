@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
 from .batch import Batch, Packer
@@ -39,14 +38,12 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Documents:
     """Names that fit a model, in file order, repetitions kept."""
 
     names: list[str]
     notes: tuple[str, ...] = ()  # what was changed or left out, in words
-
-    __repr__ = one_line
 
     @classmethod
     def fit(cls, lines: Sequence[str], tokenizer: Tokenizer, block_size: int, hint: str = "") -> Documents:

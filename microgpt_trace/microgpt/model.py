@@ -21,7 +21,7 @@ from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen, one_line
 from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, held_out
 from .forward_backward import event_specs, forward
@@ -65,7 +65,7 @@ class Schedule:
         return self.lr * (1 - step / self.steps)
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class TrainingState:
     """Where a training run stands: what it takes to go on bit for bit."""
 
@@ -74,8 +74,6 @@ class TrainingState:
     data: str  # fingerprint of the documents
     moments: Array | None = field(default=None, repr=False, compare=False)
     run_id: str = field(default="", compare=False)  # drawn when the run began; empty in older checkpoints
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, repr=False)

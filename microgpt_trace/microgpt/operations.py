@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..arrays.stats import Array, DType
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 RMSNORM_EPS = 1e-5
 # exp stays exact without subtracting the maximum while all its arguments lie within +-60:
@@ -38,14 +37,12 @@ SAFE_SQUARE = SAFE_EXPONENT**2
 Product = Callable[..., Array]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class NormConstants:
     """What RMSNorm needs besides its input: [C, C] filled with 1/C, and eps as a 0-d array."""
 
     mean: Array
     eps: Array
-
-    __repr__ = one_line
 
     @classmethod
     @lru_cache(maxsize=8)
@@ -80,7 +77,7 @@ def relu_backward(dy: Array, y: Array) -> Array:
     return dy * np.sign(y)  # y is zero or positive: its sign is the slope
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class HeadConstants:
     """Constants of causal attention over T positions with H heads of width D."""
 
@@ -93,8 +90,6 @@ class HeadConstants:
     place: Array  # [T, C]: where each channel's own head keeps it in [H*T, C], flattened
     mask: Array  # [H*T, T]: 0 up to the diagonal, -inf above it
     ones: Array  # [T, T]
-
-    __repr__ = one_line
 
     @classmethod
     def of(cls, length: int, n_head: int, width: int, dtype: DType) -> HeadConstants:

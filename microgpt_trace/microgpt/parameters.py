@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen, one_line
 from . import operations
 
 INIT_STD = 0.08
@@ -101,7 +101,7 @@ class Config:
         return width * (2 * self.vocab_size + self.block_size + self.n_layer * of_layer)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LayerWeights:
     """A layer's parameters as views. q, k and v lie one after another: wqkv is all three."""
 
@@ -115,8 +115,6 @@ class LayerWeights:
     wo_t: Array
     fc1_t: Array
     fc2_t: Array
-
-    __repr__ = one_line
 
 
 def aligned(values: Array) -> Array:

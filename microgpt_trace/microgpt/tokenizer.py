@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from ..errors import InputError
-from ..text.brief import brief, one_line, token_list
+from ..text.brief import brief, frozen, token_list
 from ..text.printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"
@@ -18,14 +17,12 @@ HINTED = 1000  # characters of a text that a hint is made for
 MAX_SAID = 200  # characters in a description of the vocabulary
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Tokenizer:
     """The characters of a vocabulary and where BOS stands: before them (id 0) or after them."""
 
     chars: str = "abcdefghijklmnopqrstuvwxyz"
     bos: Literal["first", "last"] = "first"
-
-    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if not isinstance(self.chars, str) or len(set(self.chars)) != len(self.chars):

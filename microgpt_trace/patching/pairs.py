@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..untrusted_files import read_text
 from .patch import Text, Token, patch_read, read_pair
 from .patch_points import places_of
@@ -22,7 +21,7 @@ from .results import MeanPatched, PairsResult, Patched, PatchedPair
 Inputs = tuple[TraceInput, TraceInput]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Pair:
     """Two texts and the tokens to tell apart, with what an error calls them."""
 
@@ -31,8 +30,6 @@ class Pair:
     target: Token = None
     against: Token = None
     where: str = ""
-
-    __repr__ = one_line
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -17,11 +17,11 @@ from ..arrays.logit_difference import LogitDifference
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from ..tracing.findings import Check
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Spot:
     """What was patched: a part of an event, as --sites names it.
 
@@ -35,8 +35,6 @@ class Spot:
     layer: int | None
     head: int | None
     position: int | None
-
-    __repr__ = one_line
 
     @property
     def is_part(self) -> bool:
@@ -62,7 +60,7 @@ class MeanPatched(Spot):
     count: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Unpatched:
     """One of the two runs as it is, at the position judged."""
 
@@ -73,8 +71,6 @@ class Unpatched:
     difference: float  # logit(target) - logit(against)
     p_target: float
     p_against: float
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,7 +122,7 @@ class PatchResult(PatchedPair):
         return np.array(rows)
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class PairsResult:
     """The same sites over several pairs."""
 
@@ -135,8 +131,6 @@ class PairsResult:
     model: str
     pairs: tuple[PatchedPair, ...]
     cells: tuple[MeanPatched, ...]
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
     @property
@@ -147,7 +141,7 @@ class PairsResult:
 Cell = TypeVar("Cell", bound=Spot)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PatchTable(Generic[Cell]):
     """Cells of one kind of event: a row for each event (or layer), a column for each position or head."""
 
@@ -156,8 +150,6 @@ class PatchTable(Generic[Cell]):
     across: Literal["position", "head"]
     columns: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]  # the row's label, its cells
-
-    __repr__ = one_line
 
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:

@@ -8,7 +8,7 @@ asked for (0.6 us).
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,19 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..untrusted_files import check_regular, reading
 
 SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class MappedFile:
     """The bytes of a file, mapped read-only."""
 
     path: Path
     bytes: Array
     mapping: mmap.mmap
-
-    __repr__ = one_line
 
     @classmethod
     def open(cls, path: Path) -> MappedFile:

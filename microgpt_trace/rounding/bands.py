@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Loss, Probabilities, Scores, Softmax
 from ..arrays.stats import Array, causal_mask, median
 from ..hooks.event import EventSpec
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .precision import PRECISIONS, Precision
 from .row_differences import RowDifferences
 
@@ -38,7 +37,7 @@ UNRELATED = 1.2  # rows of a size that have nothing to do with each other lie 1.
 MOST, ENOUGH = 0.9, 4  # of the rows; rows, or tokens of a text, whose median says something
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Tolerance:
     """What was allowed, in words. `factor` multiplies a measured distance; None where none was."""
 
@@ -47,8 +46,6 @@ class Tolerance:
     factor: float | None = None
     rtol: float | None = None
     atol: float | None = None
-
-    __repr__ = one_line
 
     @property
     def precision(self) -> Precision | None:

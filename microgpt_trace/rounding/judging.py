@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..architecture.kinds import Scores, Softmax
 from ..architecture.operations.softmax import visible
 from ..architecture.plan import layer_of
 from ..arrays.stats import Array
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.wording import unnumbered
 from .evaluation import CARRIED, Evaluation
 from .precision import CHANCE, Precision, beyond_usual, factor_error
@@ -25,7 +25,7 @@ FEW_DRAWS, NEAR = 4, 4.0  # draws; times its tolerance, within which an error ge
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class OperationResult:
     """An event of the dump beside what follows from the dump's own inputs.
 
@@ -56,10 +56,8 @@ class OperationResult:
     measured: str = ""
     factor_tolerance: float | None = None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Unseen:
     """What a precision hides in the median operation: a relative difference of one row, and one factor on all
     rows, up to which an engine is right."""
@@ -67,8 +65,6 @@ class Unseen:
     compute: str
     row: float
     factor: float
-
-    __repr__ = one_line
 
     def __str__(self) -> str:
         return (
@@ -86,7 +82,7 @@ def unseen(operations: Sequence[OperationResult], precision: Precision | None) -
     return Unseen(precision.name, float(np.median(rows)), float(np.median(factors)))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class JudgedRows:
     """The relative L2 error of every row and what each may have, NaN for a row that is not judged; the factor
     by which all rows are longer, and what that may be."""
@@ -96,8 +92,6 @@ class JudgedRows:
     factor: float
     factor_tolerance: float
     differences: RowDifferences
-
-    __repr__ = one_line
 
     @property
     def worst(self) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import TraceEvent
 from ..hooks.replacements import Replacement
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
@@ -52,7 +52,7 @@ class SavedRun(Protocol):
 Source = SavedRun | Mapping[str, Array] | Array
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Intervention:
     """A change of the events that `target` names: a name, glob or stage of apr, with a part of it
     behind @ or in brackets (see `sites`).
@@ -67,8 +67,6 @@ class Intervention:
     factor: float = 1.0
     source: Source | None = field(default=None, repr=False)
     origin: str = ""  # how the source is called
-
-    __repr__ = one_line
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

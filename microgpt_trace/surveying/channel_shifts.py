@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..architecture.plan import layer_of
 from ..arrays.stats import NOT_FINITE, Array
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .channels import ChannelStatistics
 from .divergences import jensen_shannon, normal_divergence, relative_distance, varies
 from .meters import bin_edges
@@ -24,7 +23,7 @@ from .state import Survey
 NAMED = 10  # channels that are named
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ChangedChannels:
     """Channels of a sort, dead ones or outliers, that B has and A has not, or A alone: how many, and the
     first of them."""
@@ -34,10 +33,8 @@ class ChangedChannels:
     vanished: int
     first_vanished: tuple[int, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class NormalDistance:
     """KL(A || B) in nats of normal distributions, one for each channel, that have its mean and variance over
     the corpus: the mean over `channels` that vary on both sides, and the channel of the largest.
@@ -50,10 +47,8 @@ class NormalDistance:
     largest_channel: int | None
     one_sided: int
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class EventShift:
     """An event in two surveys. `same` says that all that both know of it is the same, bit for bit.
 
@@ -81,8 +76,6 @@ class EventShift:
     magnitudes: float | None
     dead: ChangedChannels
     outliers: ChangedChannels
-
-    __repr__ = one_line
 
     @property
     def distance(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..architecture.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..tracing.layer_measures import NEAR_ZERO
 from .meters import ChannelTallies
 
@@ -21,7 +20,7 @@ LARGEST = float(np.finfo(np.float32).max)  # beyond it no bin is counted
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class ChannelStatistics:
     """Of every channel of an event, over a corpus, [C] each: how many finite values, mean, population
     variance, mean of squares, least and largest value, how many are 0, and how many are not finite.
@@ -39,8 +38,6 @@ class ChannelStatistics:
     zeros: Array
     nonfinite: Array
     units: bool  # whether the channels are units of an MLP
-
-    __repr__ = one_line
 
     @property
     def rms(self) -> Array:

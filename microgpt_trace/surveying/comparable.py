@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 from .state import Survey
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class NotCompared:
     """What one or both of the surveys have and was not compared, and why."""
 
     reason: str
     names: tuple[str, ...]
-
-    __repr__ = one_line
 
 
 def check_comparable(a: Survey, b: Survey, called: tuple[str, str]) -> None:

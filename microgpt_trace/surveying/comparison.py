@@ -7,12 +7,11 @@ heads and losses add up to.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.document_fields import in_document
 from ..text.wording import counted
 from .channel_shifts import EventShift, differing, event_shift
@@ -23,7 +22,7 @@ from .state import Survey
 from .summary import read_counts
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ComparedSurvey:
     """One of the two: its file, its model, and how many texts and tokens were run."""
 
@@ -35,10 +34,8 @@ class ComparedSurvey:
     tokens: int
     arithmetic: tuple[str, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyComparison:
     """How two surveys differ.
 
@@ -66,7 +63,6 @@ class SurveyComparison:
     notes: tuple[str, ...]
 
     _repr_html_ = in_notebook
-    __repr__ = one_line
 
     @property
     def measured(self) -> list[EventShift | LayerShift | HeadShift | PartShift]:

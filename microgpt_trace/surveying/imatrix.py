@@ -10,7 +10,6 @@ tools/imatrix/imatrix.cpp of llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -25,7 +24,7 @@ from ..readers.conventions import COUNT, Settings
 from ..readers.gguf import MAGIC, read_gguf_header
 from ..readers.gguf_strings import Strings
 from ..readers.model_file import blaming
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 DATASETS, CHUNK_COUNT, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
@@ -35,7 +34,7 @@ _OF_U32, _OF_STRING, _OF_ARRAY, _OF_F32 = (_U32.pack(kind) for kind in (4, 8, 9,
 _ALIGNMENT = 32
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class SquaredInputs:
     """What the matrices of one weight were given: the sums of the squares of each input channel [n_mat, in]
     float64, and over how many rows [n_mat] int64."""
@@ -43,10 +42,8 @@ class SquaredInputs:
     sums: Array
     counts: Array
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@frozen(eq=False)
 class Imatrix:
     """An importance matrix: by the names of weights in GGUF what these were given, the texts that were read,
     and in how many chunks of how many tokens."""
@@ -55,8 +52,6 @@ class Imatrix:
     datasets: tuple[str, ...]
     chunk_count: int
     chunk_size: int
-
-    __repr__ = one_line
 
 
 # --- Writing ----------------------------------------------------------------------------------

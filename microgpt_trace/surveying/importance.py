@@ -4,14 +4,13 @@ file."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..architecture.model import LanguageModel
 from ..architecture.plan import layer_of
 from ..errors import InputError
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.wording import counted
 from .imatrix import Imatrix, SquaredInputs
 from .order import order_for
@@ -59,7 +58,7 @@ def _inputs(
     return wanted
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ImportantWeight:
     """A weight of an importance matrix: how many matrices it has, their input channels, over how many rows
     the squares were summed, the root of their mean, and the channel where that is largest, of all matrices
@@ -73,10 +72,8 @@ class ImportantWeight:
     channel: int | None
     times_median: float | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class ImatrixReport:
     """What an importance matrix says."""
 
@@ -87,8 +84,6 @@ class ImatrixReport:
     chunk_count: int
     chunk_size: int
     weights: tuple[ImportantWeight, ...]
-
-    __repr__ = one_line
 
 
 def imatrix_report(file: str, imatrix: Imatrix) -> ImatrixReport:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 from ..attribution.results import Attention, RoleName
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.document_fields import in_document
 from .channel_shifts import EventShift
 from .state import Survey
 from .summary import SurveyedHead, SurveyedLayer, surveyed_heads, surveyed_layers
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LayerShift:
     """A layer in two surveys. `event` is the stream that leaves it; `kl` is the mean of its KL(A || B) over
     channels, in nats, and `rms_change` as EventShift has it; `kl_before` and `rms_before` are those of the
@@ -39,8 +39,6 @@ class LayerShift:
     massive_a: int | None
     massive_b: int | None
 
-    __repr__ = one_line
-
     @property
     @in_document
     def added(self) -> float | None:
@@ -64,7 +62,7 @@ class LayerShift:
         return found
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class HeadShift:
     """A head in two surveys: its roles, mean entropies in nats, and shares of attention. `change` is the
     largest difference of a share, or that of the entropies as a share of the one that attention spread evenly
@@ -80,8 +78,6 @@ class HeadShift:
     attention_a: Attention
     attention_b: Attention
     change: float
-
-    __repr__ = one_line
 
     @property
     def distance(self) -> float:

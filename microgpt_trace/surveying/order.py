@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..architecture.kinds import Linear
 from ..architecture.model import LanguageModel
 from ..architecture.plan import HEAD_EVENTS, Plan
 from ..errors import InputError
 from ..hooks.names import select_names
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 
 MOST_EXAMPLES = 10_000  # of a unit, each of which takes some 100 bytes
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyOrder:
     """Whose channels are measured, of which events magnitudes are counted and units listed, how many examples
     a unit has; how texts are read."""
@@ -26,8 +25,6 @@ class SurveyOrder:
     examples: int = 0
     max_tokens: int | None = None
     chat: bool = False
-
-    __repr__ = one_line
 
 
 def order_for(

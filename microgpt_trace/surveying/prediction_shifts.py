@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .predictions import ERRORS, SurveyedPart, SurveyedToken, surveyed_parts
 from .state import Survey
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TokenShift:
     """A token as what follows, so many times on both sides: mean losses in nats, shares of times that it was
     the likeliest, and how many nats B loses more on it in all."""
@@ -24,10 +23,8 @@ class TokenShift:
     accuracy_b: float
     lost: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class PartShift:
     """The predictions of one part of a corpus in two surveys, as SurveyedPart has them.
 
@@ -55,8 +52,6 @@ class PartShift:
     all_right_b: int
     by_token: tuple[TokenShift, ...]
     other_tokens: int
-
-    __repr__ = one_line
 
     @property
     def beyond_error(self) -> bool | None:

@@ -4,11 +4,10 @@ overfitting. Shows nothing."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from ..microgpt.model import NOTHING
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.wording import fixed, told_apart
 from .prediction_meter import PREDICTIONS, RANKS, PredictionTallies
 from .state import Survey
@@ -18,7 +17,7 @@ ENOUGH = 2  # documents that a spread is of, at least
 ERRORS = 2.0  # standard errors beyond which a difference is more than chance: 2 in 100 by chance
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SurveyedToken:
     """A token as what follows: how often, its mean loss in nats, the share of times that it was the
     likeliest, and the mean of 1 / its rank."""
@@ -30,10 +29,8 @@ class SurveyedToken:
     accuracy: float
     reciprocal_rank: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyedPart:
     """The predictions of one part of a corpus, losses in nats.
 
@@ -60,10 +57,8 @@ class SurveyedPart:
     worst: tuple[SurveyExample, ...]
     best: tuple[SurveyExample, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Overfitting:
     """Whether names that were not trained on are predicted worse, by document: `gap` is how much larger their
     mean loss is, and `error` the standard error of that, from the spread over documents. `holds` is None
@@ -73,8 +68,6 @@ class Overfitting:
     gap: float | None
     error: float | None
     text: str
-
-    __repr__ = one_line
 
 
 def surveyed_parts(survey: Survey) -> list[SurveyedPart]:

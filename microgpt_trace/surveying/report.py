@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey
 from .summary import (
@@ -21,7 +20,7 @@ from .summary import (
 )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LeftOut:
     """Rows that were no documents, texts that did not fit the model, or texts that were cut: how many, and
     the first."""
@@ -30,10 +29,8 @@ class LeftOut:
     count: int
     first: str
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyReport:
     """What a survey found. `texts` and `tokens` were run; `documents` is None where the corpus was not read
     to its end, and `whole` says whether all of it was run."""
@@ -57,8 +54,6 @@ class SurveyReport:
     heads: tuple[SurveyedHead, ...]
     events: tuple[SurveyedEvent, ...]
     units: tuple[UnitExamples, ...]
-
-    __repr__ = one_line
 
 
 def report_of(survey: Survey) -> SurveyReport:

@@ -13,7 +13,7 @@ from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
 from ..errors import InputError
 from ..notebook import in_notebook
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
 from .channels import ChannelStatistics, channel_statistics
@@ -33,7 +33,7 @@ OPTIONS = {  # by the fields that they are for
 SAMPLED = 1 << 12  # bytes of a stored tensor, at its beginning, middle and end, that tell it from others
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyedModel:
     """Which model was surveyed. The fingerprint is of its parameters, of stored ones of samples.
 
@@ -53,10 +53,8 @@ class SurveyedModel:
     weights: Mapping[str, str]
     labels: tuple[str, ...] = field(compare=False)
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class SurveyedCorpus:
     """Which documents were read. `documents`, `fingerprint` and what follows are of all of them, and not
     known before the last one was read: `skipped` tells what was no document, with the first place, `files`
@@ -72,8 +70,6 @@ class SurveyedCorpus:
     skipped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     files: tuple[tuple[str, int], ...] = ()
     data: str = ""
-
-    __repr__ = one_line
 
 
 @dataclass(eq=False, repr=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..architecture.plan import layer_of
 from ..arrays.stats import Array
 from ..attribution.head_roles import role_of
 from ..attribution.results import Attention, RoleName
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .attention_meter import EVENLY, AttentionSums
 from .channels import ChannelStatistics, quantiles
 from .meters import bin_edges
@@ -27,7 +26,7 @@ from .top_list import NOBODY, TopList
 MOST_CHANNELS = 10  # of an event that are named
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SurveyExample:
     """A place in a corpus: the value there, the file with the row of the document, the document's number, the
     position, and what is read there, up to the token."""
@@ -40,10 +39,8 @@ class SurveyExample:
     before: str
     token: str
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class OutlierChannel:
     """A channel whose RMS is many times the median one of its event."""
 
@@ -51,10 +48,8 @@ class OutlierChannel:
     rms: float
     times_median: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SurveyedEvent:
     """An event over all channels, positions and documents, and the channels that stand out.
 
@@ -82,10 +77,8 @@ class SurveyedEvent:
     outliers: tuple[OutlierChannel, ...]
     quantiles: dict[str, float] | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SurveyedLayer:
     """A layer over all rows of the stream: how many times longer it leaves them, as a geometric mean, and the
     mean cosine between before and after. `massive` of `documents` have an element 1,000 times the median
@@ -100,10 +93,8 @@ class SurveyedLayer:
     massive: int
     farthest: SurveyExample | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class SurveyedHead:
     """A head over all queries from position 1 on: its shares of attention, those of attention spread evenly,
     the mean entropies of both in nats, and the role that stands out."""
@@ -118,10 +109,8 @@ class SurveyedHead:
     even_entropy: float
     role: RoleName
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class UnitExamples:
     """Where a unit is most active."""
 
@@ -129,16 +118,12 @@ class UnitExamples:
     unit: int
     examples: tuple[SurveyExample, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Origins:
     """Where the documents of a corpus are."""
 
     files: Sequence[tuple[str, int]]
-
-    __repr__ = one_line
 
     def place(self, document: int, row: int) -> str:
         at = bisect_right([first for _, first in self.files], document) - 1

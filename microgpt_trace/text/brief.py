@@ -1,13 +1,22 @@
 """As much of a value as one line has room for: of what a file holds in an error message, of what a run
-gave in a repr."""
+gave in a repr. And `frozen`, the dataclass of all plain data, whose repr is such a line."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        return lambda decorator: decorator
+
+
+Class = TypeVar("Class", bound=type)
 LINE = 160  # characters of a repr
 
 
@@ -53,6 +62,34 @@ def one_line(record: Any, **facts: Any) -> str:
             said = f"{said[: LINE - len(name) - 5]}..."
             break
     return f"{name}({' '.join(said.split())})" if "\n" in said else f"{name}({said})"
+
+
+@overload
+def frozen(cls: Class) -> Class: ...
+
+
+@overload
+def frozen(*, slots: bool = True, eq: bool = True) -> Callable[[Class], Class]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: Any = None, *, slots: bool = True, eq: bool = True) -> Any:
+    """Make a class a frozen dataclass whose repr is one short line.
+
+    `slots=False` is for classes that cache what they derive, `eq=False` for those that hold arrays.
+
+    >>> @frozen
+    ... class Point:
+    ...     x: int
+    >>> Point(3)
+    Point(x=3)
+    """
+
+    def decorate(own: Class) -> Class:
+        own.__repr__ = one_line  # type: ignore[assignment]
+        return dataclass(frozen=True, slots=slots, eq=eq, repr=False)(own)  # type: ignore[return-value]
+
+    return decorate if cls is None else decorate(cls)
 
 
 def _fields(record: Any) -> list[str]:

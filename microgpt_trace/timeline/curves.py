@@ -15,7 +15,7 @@ from ..hooks.names import select_names
 from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 _LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
@@ -23,7 +23,7 @@ Counts = tuple[int | None, ...]
 HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # by head, query, and key that it sees
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class EventCurve:
     """An event of the watched name's trace: the L2 norm of its finite elements, the share of elements that
     are zero, how many are not finite, and the L2 norm of the gradient of the name's loss."""
@@ -34,10 +34,8 @@ class EventCurve:
     nonfinite: Counts
     gradient: Curve
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ParameterCurve:
     """A parameter after the step, the gradient there of the watched name's loss, the update that the step
     made, and |update| / |parameter before it|. There is no update at step 0."""
@@ -48,8 +46,6 @@ class ParameterCurve:
     update: Curve
     update_ratio: Curve
 
-    __repr__ = one_line
-
 
 @dataclass(frozen=True, slots=True)
 class LikelyToken:
@@ -57,17 +53,15 @@ class LikelyToken:
     p: float
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class AttentionCurve:
     """The attention weights of a layer over the watched name, of every head, as logged: in 6 digits."""
 
     name: str
     weights: tuple[HeadWeights | None, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PositionCurve:
     """What is predicted at one position of the watched name.
 
@@ -88,8 +82,6 @@ class PositionCurve:
     learned: int | None
     halfway: int | None
 
-    __repr__ = one_line
-
 
 @dataclass(frozen=True, slots=True)
 class DeadUnit:
@@ -108,7 +100,7 @@ class ReturnedUnit:
     returned: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LayerUnits:
     """The ReLU units of a layer: how many were dead at each traced step, which still are, which returned."""
 
@@ -118,17 +110,13 @@ class LayerUnits:
     dead: tuple[DeadUnit, ...]
     returned: tuple[ReturnedUnit, ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LossCurve:
     """The loss of every logged training step."""
 
     steps: tuple[int, ...]
     loss: tuple[float, ...]
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +127,11 @@ class RunStart:
     held_out_loss: float | None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class FailedCheck:
     step: int
     id: str
     detail: str
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +142,7 @@ class TrainingPlan:
     seed: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Timeline:
     """Everything a log tells, by traced step. `absent` says what it does not tell and why, `notes` what
     is odd about the file."""
@@ -178,8 +164,6 @@ class Timeline:
     loss: LossCurve
     absent: tuple[str, ...]
     notes: tuple[str, ...]
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ..errors import FileFormatError, InputError
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 
@@ -95,7 +94,7 @@ def _check_first(record: LogRecord) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LogRecord:
     """A JSON object of a line. Every question about a field raises FileFormatError where it is missing or
     of another type, naming file, line and field."""
@@ -103,8 +102,6 @@ class LogRecord:
     path: Path
     where: str  # "line 17", then the members that lead here
     values: dict[str, Any]
-
-    __repr__ = one_line
 
     def error(self, fact: str) -> FileFormatError:
         return FileFormatError(f"{self.path}, {self.where}: {fact}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 FEWEST_TOKENS = 4  # below, what one token draws (massive activations) rules the medians
 TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Check:
     """An invariant and how far the run strayed from it.
 
@@ -25,10 +25,8 @@ class Check:
     tolerance: float
     detail: str = ""
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Insight:
     """A predicate and its outcome: `holds` is None where it could not be evaluated. `about` names the event
     to look at, where there is one."""
@@ -40,10 +38,8 @@ class Insight:
     numbers: dict[str, float | None] = field(default_factory=dict)
     about: str = ""
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Anomaly:
     """A rule and its outcome: `found` is None where it could not be evaluated, `detail` says why.
 
@@ -60,5 +56,3 @@ class Anomaly:
     seen: str = ""
     unseen: str = ""
     layer: int | None = None
-
-    __repr__ = one_line

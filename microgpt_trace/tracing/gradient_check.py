@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from ..microgpt.model import Model, check_microgpt
 from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
-from ..text.brief import one_line
+from ..text.brief import frozen
 from .central_differences import Deviation, along_directions, rounding_of, slope_of
 
 STEP = 1e-5
@@ -35,7 +35,7 @@ TELLING = 0.5  # of a slope: where differences may err by more, they say nothing
 KINK = (math.nan, math.nan)  # no slope
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class GradientCheck:
     """One parameter or activation: the worst element, and whether all elements agree.
 
@@ -54,8 +54,6 @@ class GradientCheck:
     holds: bool
     unsettled: int = 0  # elements not judged because differences over several steps do not agree
     hooked: float | None = None
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
 from ..decoder.stored_weights import stored_tensors
 from ..microgpt.model import Model
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 LISTED, FIRST = 64, 3  # items of a list in the metadata that are all shown, and of a longer one
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class InspectedParameter:
     """A parameter in memory, with the statistics of its values."""
 
@@ -26,10 +25,8 @@ class InspectedParameter:
     shape: tuple[int, ...]
     stats: TensorStats
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class StoredParameter:
     """A tensor of a model file: our name and the file's, how it is stored, and statistics if wanted."""
 
@@ -40,10 +37,8 @@ class StoredParameter:
     bytes: int
     stats: TensorStats | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Inspection:
     """A model at rest. `metadata` is what its file says besides, None where nobody asked; of a long list it
     has {"count": length, "first": some items}."""
@@ -53,8 +48,6 @@ class Inspection:
     model: dict[str, Any]
     parameters: tuple[InspectedParameter | StoredParameter, ...]
     metadata: dict[str, Any] | None = None
-
-    __repr__ = one_line
 
 
 def inspect_microgpt(model: Model) -> Inspection:

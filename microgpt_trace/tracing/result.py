@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen, one_line
 from ..text.document_fields import in_document
 from ..text.wording import abridged
 from .findings import Anomaly, Check, Insight
@@ -23,16 +23,14 @@ SCHEMA_ID = "microgpt.trace/1"
 _ASKED_BY = {"backward": "backward", "update": "step"}  # phases
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Candidate:
     token: int
     label: str
     p: float
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Prediction:
     """The model's guess at one position. `rank` 1 is the most probable; ties rank by id.
 
@@ -47,8 +45,6 @@ class Prediction:
     rank: int | None
     loss: float | None
     top: tuple[Candidate, ...]
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
 
@@ -62,7 +58,7 @@ class Predictions(tuple[Prediction, ...]):
         return one_line(self, positions=len(self))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ParameterRow:
     """A parameter with the L2 norms of its value, gradient and update; None where not computed.
 
@@ -77,8 +73,6 @@ class ParameterRow:
     nonfinite: int = 0
     gradient_nonfinite: int = 0
     update_nonfinite: int = 0
-
-    __repr__ = one_line
 
     @property
     @in_document
@@ -98,7 +92,7 @@ class ParameterRow:
         return part / self.l2_norm
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class StepSummary:
     """One Adam step on this input."""
 
@@ -107,8 +101,6 @@ class StepSummary:
     loss_before: float
     loss_after: float
     note: str
-
-    __repr__ = one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +120,7 @@ class Compared:
     turn: float
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LayerRow:
     """A decoder's layer at a glance. Rows are positions; medians are taken over them.
 
@@ -155,10 +147,8 @@ class LayerRow:
     nan_count: int  # in all the layer's events
     inf_count: int
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class LensRow:
     """What the model would predict if it ended after this layer (final norm and head applied): the most
     probable token of every position, and as many as were asked for. None where that is not finite."""
@@ -168,10 +158,8 @@ class LensRow:
     predicted: tuple[Candidate | None, ...]
     top: tuple[tuple[Candidate, ...], ...]
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TargetRow:
     """What a chosen token would get at a position if the model ended with this event, the stream after a
     layer's attention or after the layer. `rank` 1 is the most probable; ties rank by id; None where the
@@ -183,10 +171,8 @@ class TargetRow:
     target: Candidate
     rank: int | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class GeneratedToken:
     """A token of a continuation, with its probability, the runners-up and the events of its step."""
 
@@ -196,10 +182,8 @@ class GeneratedToken:
     runners_up: tuple[Candidate, ...]
     events: tuple[TraceEvent, ...] = field(default=(), repr=False)
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class EventChange:
     """How far an event lies from where it would be: |after - before| / |before| (of attention the causal
     part). None where that is not finite; a `replaced` event is one that an intervention changed."""
@@ -208,10 +192,8 @@ class EventChange:
     replaced: bool
     change: float | None
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Intervened:
     """What interventions did, beside the run without them.
 
@@ -226,8 +208,6 @@ class Intervened:
     loss_before: float | None
     p_after: tuple[float | None, ...]
     kl: tuple[float | None, ...]
-
-    __repr__ = one_line
 
     def change_of(self, name: str) -> EventChange | None:
         """How far the event of that name was changed, if it is among those shown."""

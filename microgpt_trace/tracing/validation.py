@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -23,14 +22,14 @@ from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
 from ..notebook import in_notebook
-from ..text.brief import one_line
+from ..text.brief import frozen
 from ..text.document_fields import in_document
 from .perturbation import Edge, Watch
 from .result import Trace
 from .trace import trace
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Verdict:
     """What replacing one event did.
 
@@ -45,10 +44,8 @@ class Verdict:
     verdict: Literal["used", "dead", "failed"]
     reason: str = ""
 
-    __repr__ = one_line
 
-
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Validation:
     """The verdicts on all events of one run."""
 
@@ -59,8 +56,6 @@ class Validation:
     tokens: tuple[int, ...]
     labels: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
-
-    __repr__ = one_line
     _repr_html_ = in_notebook
 
     @property

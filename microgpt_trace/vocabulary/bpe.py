@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from ..errors import FileFormatError, InputError
 from ..packages import missing
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 SPACE_MARK = "\u2581"  # SentencePiece's space
 
@@ -163,14 +163,12 @@ def substrings(word: str, longest: int) -> Iterator[str]:
             yield word[start:stop]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class ByteLevelBpe(_Bpe):
     """GPT-2's kind: words by a pattern, their bytes as characters, merges in the order of their list."""
 
     merges: Sequence[str]  # "left right"
     pre_tokenizer: str
-
-    __repr__ = one_line
 
     def _words(self, text: str) -> list[str]:
         if self.pre_tokenizer == "qwen2":
@@ -228,7 +226,7 @@ class ByteLevelBpe(_Bpe):
                 )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
     """SentencePiece's kind: no words, the merge that makes the token of the highest score comes first,
     and a character without a token is written as its bytes, or as the unknown token."""
@@ -236,8 +234,6 @@ class SentencePieceBpe(_Bpe):
     scores: Sequence[float]
     add_space_prefix: bool
     unknown: int | None
-
-    __repr__ = one_line
 
     def _words(self, text: str) -> list[str]:
         return [(SPACE_MARK if self.add_space_prefix else "") + text.replace(" ", SPACE_MARK)]

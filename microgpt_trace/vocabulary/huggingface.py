@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
 from ..packages import check_installed
-from ..text.brief import brief, one_line
+from ..text.brief import brief, frozen
 from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
@@ -223,15 +222,13 @@ def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str,
 _LIMITS = Limits(seconds=30, memory=2048 * MIB)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class _TokenizerJson:
     """The tokenizer that the file describes, as `tokenizers` builds it in a process of its own."""
 
     path: Path
     location: str  # the same, whatever folder is the current one
     limits: Limits = _LIMITS
-
-    __repr__ = one_line
 
     def __call__(self, text: str, special: bool) -> list[int]:
         check_installed("tokenizers", "turning text into tokens needs")

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
-from ..text.brief import one_line
+from ..text.brief import frozen
 
 
 class Texts(Sequence[str]):
     """A list that a reader knows to hold texts alone; bytes that are no UTF-8 come as lone surrogates."""
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Metadata:
     """Typed access to what a file says. Each method gives None where a key is missing or null."""
 
     path: Path
     values: Mapping[str, Any]
-
-    __repr__ = one_line
 
     def _get(self, key: str, kind: type, what: str) -> Any:
         value = self.values.get(key)

@@ -9,10 +9,9 @@ These are the steps of steps.py, said once for all elements and for texts of any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...text.brief import one_line
+from ...text.brief import frozen
 from ..arithmetic import IDENTITY, Function
 from ..kinds import Length
 from ..steps import Pass
@@ -21,7 +20,7 @@ Table = str | tuple[int, ...]  # "tokens", "targets", or the numbers themselves
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class PlaceAlong:
     """A place along an axis of an array: an offset, and so many steps for each along other axes; or what a
     table has at the place along one, times a stride."""
@@ -31,14 +30,12 @@ class PlaceAlong:
     table: Table = ()
     by: tuple[int, int] = (0, 1)  # axis and stride of the table
 
-    __repr__ = one_line
-
     def as_data(self) -> list[Any]:
         found: list[Any] = [self.offset, *map(list, self.axes)]
         return [*found, [*self.by, self.table]] if self.table else found
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ElementAt:
     """An element of an event, a gradient or a parameter, an axis or a spot for each of its own axes; or this
     less the result of a step."""
@@ -48,8 +45,6 @@ class ElementAt:
     phase: Pass = "forward"
     less: int | None = None
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         index = [own if isinstance(own, int) else own.as_data() for own in self.index]
         found: dict[str, Any] = {"of": self.name, "at": index}
@@ -58,7 +53,7 @@ class ElementAt:
         return found if self.less is None else found | {"less": self.less}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Constant:
     """A number in words, or one of several by the place along an axis."""
 
@@ -66,15 +61,13 @@ class Constant:
     values: tuple[float, ...]
     axis: int | None = None
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         if self.axis is None:
             return {"say": self.words, "is": self.values[0]}
         return {"say": self.words, "is": self.values, "along": self.axis}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Sign:
     """-1 or 1 by the place along an axis: the sign of the factor before it."""
 
@@ -82,44 +75,36 @@ class Sign:
     values: tuple[float, ...]
     axis: int
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         return {"say": self.words, "is": self.values, "along": self.axis}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Place:
     """The place along an axis as a number: a position that turns channels."""
 
     axis: int
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         return {"place": self.axis}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ShareOfKnown:
     """1 over the number of positions whose target is known, or the same below 0."""
 
     sign: Literal[1, -1] = 1
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         return {"share": self.sign}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class ResultOf:
     """An earlier step: as it is, with the other sign, or 1 over it."""
 
     step: int
     taken: Literal["", "-", "1/"] = ""
-
-    __repr__ = one_line
 
     def as_data(self) -> dict[str, Any]:
         return {"step": self.step} | ({"taken": self.taken} if self.taken else {})
@@ -128,7 +113,7 @@ class ResultOf:
 Part = ElementAt | Constant | Sign | Place | ShareOfKnown | ResultOf
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Over:
     """What a sum runs over: all of a size (of a "vocabulary" the tokens that may follow), or of these what
     its place along `axis` lets an element: the keys that it sees as a query, in a window of positions, the
@@ -140,14 +125,12 @@ class Over:
     axis: int = 0
     window: int | None = None
 
-    __repr__ = one_line
-
     def as_data(self) -> list[Any]:
         size = size_as_data(self.size)
         return [size] if self.of == "all" else [size, self.of, self.axis, self.window]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class TermOf:
     """A product x of factors, less the result of a step, of which a function in x is taken.
 
@@ -162,8 +145,6 @@ class TermOf:
     less: int | None = None
     where: tuple[int, ...] = ()
     least: float | None = None
-
-    __repr__ = one_line
 
     def as_data(self) -> dict[str, Any]:
         found: dict[str, Any] = {"x": [factor.as_data() for factor in self.factors]}
@@ -180,7 +161,7 @@ class TermOf:
         return found
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class StepOf:
     """The sum of the terms. A "guard" is the largest of them where exp would overflow, else 0. The last step
     of a formula has no label: it is the element.
@@ -195,8 +176,6 @@ class StepOf:
     along: tuple[Over, ...] = ()
     inside: bool = False
 
-    __repr__ = one_line
-
     def as_data(self) -> dict[str, Any]:
         found: dict[str, Any] = {"t": [term.as_data() for term in self.terms]}
         if self.label:
@@ -206,7 +185,7 @@ class StepOf:
         return found | ({"guard": 1} if self.guard else {})
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Formula:
     """How each element of an array is worked out. `sizes` are those of the axes; `hidden` names those of a
     query and a key, and the window outside of which the element is 0."""
@@ -214,8 +193,6 @@ class Formula:
     sizes: tuple[int, ...]
     steps: tuple[StepOf, ...]
     hidden: tuple[int, int, int | None] | None = None
-
-    __repr__ = one_line
 
     def as_data(self) -> dict[str, Any]:
         steps = [step.as_data() for step in self.steps]
