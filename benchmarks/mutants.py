@@ -21,6 +21,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ SWAPS = {
     ast.NotIn: "in", ast.And: "or", ast.Or: "and",
 }  # fmt: skip
 LARGEST = 16  # integer that is replaced
+SECONDS = 60  # of tests that a mutant faces
 FEW = 60  # tests that run in one process
 TIMEOUT = 1800  # s; a mutant that does not end is noticed
 
@@ -166,15 +168,17 @@ class Suite:
     def that_run(self, module: str, lines: range) -> list[str]:
         """The tests that run one of the lines, or any line of a module whose lines only an import runs.
 
-        The quickest come first.
+        The quickest come first, and of many those that take SECONDS together.
         """
         known = self.coverage.contexts_by_lineno(self.files.get(module.split("/", 1)[1], ""))
         of_lines = {context for line in lines for context in known.get(line, ()) if context}
         contexts = of_lines or {context for of_line in known.values() for context in of_line if context}
-        tests = {context.rpartition("|")[0] for context in contexts}
-        return sorted(
-            tests, key=lambda test: (self.seconds.get(test.split("/")[-1].replace(".py", ""), 0), test)
-        )
+        tests = {context.rpartition("|")[0]: 0.0 for context in contexts}
+        for test in tests:
+            tests[test] = self.seconds.get(test.split("/")[-1].replace(".py", ""), 0.0)
+        chosen = sorted(tests, key=lambda test: (tests[test], test))
+        until = accumulate(tests[test] for test in chosen)
+        return [test for test, seconds in zip(chosen, until, strict=True) if seconds < SECONDS]
 
     def noticed(self, tests: list[str]) -> str:
         """The first test that fails, or "" where all pass: a few quick ones first, then the others."""
