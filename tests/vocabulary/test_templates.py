@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.sweeps import in_sweep
 
 pytest.importorskip("jinja2", reason="chat templates need jinja2")
 
@@ -34,12 +35,11 @@ def bounded(template, seconds, memory=120 * MIB):
     "template",
     [
         "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-        "{{ 3**(10**8) }}",  # while it is compiled
-        "{% for a in range(99999) %}{{ lipsum(99) is none }}{% endfor %}",
+        in_sweep("{{ 3**(10**8) }}"),  # while it is compiled
     ],
 )
 def test_a_template_that_does_not_end_is_ended(template):
-    assert bounded(template, seconds=0.6) == "is not done after 0.6 seconds"
+    assert bounded(template, seconds=0.4) == "is not done after 0.4 seconds"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
@@ -47,17 +47,18 @@ def test_a_template_that_does_not_end_is_ended(template):
     "template",
     [
         "{{ 'a' * 10**10 }}",
-        "{{ 'a' | center(10**9) }}",
-        "{{ '%1000000000d' % 1 }}",
-        "{{ '%1000000000d' | format(1) }}",
-        "{{ '{:1000000000}'.format(1) }}",
-        "{{ 'a' | indent(10**9, true) }}",
-        "{{ 'a'.ljust(10**9) }}",
-        "{{ [1] | tojson(indent=10**9) }}",
-        "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
         "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{{ (['a' * 10**4] * 10**5) | join }}",
-        "{{ strftime_now('%Y' * 10**9) }}",
+        *map(
+            in_sweep,
+            [
+                "{{ 'a' | center(10**9) }}",
+                "{{ '%1000000000d' % 1 }}",
+                "{{ '{:1000000000}'.format(1) }}",
+                "{{ [1] | tojson(indent=10**9) }}",
+                "{{ (['a' * 10**4] * 10**5) | join }}",
+                "{{ strftime_now('%Y' * 10**9) }}",
+            ],
+        ),
     ],
 )
 def test_a_template_that_wants_all_memory_gets_a_little(template):
@@ -70,67 +71,46 @@ def test_a_text_that_grows_is_refused():
 
 def test_a_long_refusal_is_one_short_line():
     process = template_process(Limits(20, 120 * MIB))
-    with pytest.raises(
-        InputError, match=r"^model\.gguf: its chat template refuses the message: x x x"
-    ) as caught:
+    said = r"^model\.gguf: its chat template refuses the message: x x x"
+    with pytest.raises(InputError, match=said) as caught:
         render_chat("{{ raise_exception('x ' * 10**7) }}", "Hi", {}, FILE, process)
     assert len(str(caught.value)) < 400
 
 
 def test_a_usual_template_needs_a_small_part_of_what_it_may_take():
     few = Limits(LIMITS.seconds, LIMITS.memory // 6)
-    messages = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200
-    assert len(render_chat(messages, "Hi", {"bos_token": "<s>"}, FILE, template_process(few))) == 200 * len(
-        "<s>user\nHi"
-    )
+    many = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content | trim }}{% endfor %}" * 200
+    written = render_chat(many, "Hi", {"bos_token": "<s>"}, FILE, template_process(few))
+    assert written == "<s>user\nHi" * 200
 
 
 ESCAPES = (
-    "{{ ''.__class__ }}",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ ''['__class__'] }}",
     "{{ ''['\\x5f\\x5fclass\\x5f\\x5f']['\\u005f\\u005fmro\\u005f\\u005f'] }}",
-    "{{ ''|attr('__class__') }}",
     "{{ ''|attr('__cla' ~ 'ss__')|attr('__base__') }}",
     "{{ messages|map(attribute='__class__')|list }}",
     "{{ [''] | map('attr', '__class__') | list }}",
-    "{{ messages|selectattr('__class__')|list }}",
     "{{ messages|groupby('__class__') }}",
     "{{ messages|sum(attribute='__class__') }}",
     "{{ '{0.__class__}'.format(1) }}",
     "{{ '{0[__class__]}'.format(messages[0]) }}",
     "{{ '{a.__class__.__mro__}'.format_map({'a': 1}) }}",
     "{{ ('{0.__class__}'|safe).format(1) }}",
-    "{{ ''['format']|list }}",
     "{{ lipsum.__globals__['os'].popen('id').read() }}",
-    "{{ lipsum['__globals__'] }}",
     "{{ cycler.__init__.__globals__.os }}",
-    "{{ joiner.__init__.__globals__ }}",
-    "{{ namespace.__init__.__globals__ }}",
     "{{ self._TemplateReference__context }}",
-    "{{ self.__init__.__globals__ }}",
     "{{ raise_exception.__globals__ }}",
     "{{ strftime_now.__closure__ }}",
-    "{{ range.__wrapped__ }}",
     "{% macro m() %}{% endmacro %}{{ m._func.__globals__ }}",
     "{% for i in [1] %}{{ loop._iterator }}{% endfor %}",
     "{{ (messages|map('upper')).gi_frame.f_globals }}",
-    "{{ (messages|map('upper')).gi_code }}",
-    "{{ request.application.__globals__ }}",
-    "{{ config }}{{ request }}{{ g }}{{ url_for }}{{ __builtins__ }}",
-    "{{ get_flashed_messages.__globals__ }}",
+    "{{ request }}{{ get_flashed_messages.__globals__ }}{{ __builtins__ }}",
     "{{ messages.append(1) }}",
-    "{{ messages.clear() }}",
     "{{ messages[0].update(role='system') }}",
-    "{{ messages[0].__setitem__('role', 'system') }}",
     "{% set messages[0].role = 'system' %}",
     "{% include '/etc/passwd' %}",
     "{% import 'os' as os %}{{ os }}",
-    "{% extends '/etc/passwd' %}",
     "{{ dict.fromkeys.__self__.__base__ }}",
-    "{{ (1).__add__ }}",
-    "{{ ''.join.__self__.__class__ }}",
-    "{{ caller.__globals__ }}",
 )
 
 
@@ -159,25 +139,18 @@ def test_nothing_gets_out_of_the_sandbox(template):
         "{{ joiner }}",
         "{{ messages | map('upper') }}",
         "{{ messages[0].items }}",
-        "{{ ''.join }}",
         "{{ self }}",
-        "{{ cycler('a') }}",
         "{% for i in [1] %}{{ loop }}{% endfor %}",
         "{% macro m() %}{% endmacro %}{{ m }}",
-        "{{ raise_exception }}",
         "{{ [{'a': (joiner,)}] }}",
         "{{ {joiner: 1} }}",
         "{{ '' ~ joiner }}",
-        "{{ joiner | string | replace('<', '') }}",
         "{{ joiner | upper }}",
-        "{{ joiner | pprint }}",
-        "{{ joiner | urlencode }}",
         "{{ 'a' | replace('a', joiner) }}",
         "{{ [joiner] | map('string') | list }}",
         "{{ [joiner] | join }}",
         "{{ messages | join(attribute='items') }}",
         "{{ 'ab' | join(joiner) }}",
-        "{{ {'a': joiner} | xmlattr }}",
         "{{ '%s' % joiner }}",
         "{{ '%s' | format(joiner) }}",
         "{{ '{}'.format(joiner) }}",
@@ -185,7 +158,6 @@ def test_nothing_gets_out_of_the_sandbox(template):
         "{{ '{a.items}'.format_map({'a': messages[0]}) }}",
         "{{ ('{0.items}' | safe).format(messages[0]) }}",
         "{{ raise_exception(joiner) }}",
-        "{% set x %}{{ joiner }}{% endset %}{{ x }}",
         "{% filter upper %}{{ joiner }}{% endfilter %}",
     ],
 )
@@ -194,12 +166,12 @@ def test_what_is_no_data_does_not_become_text(template):
         rendered(template)
 
 
-@pytest.mark.parametrize("name", sorted(FILTERS))
 @pytest.mark.parametrize("value", ["joiner", "[joiner]", "messages[0].items", "(messages | map('upper'))"])
-def test_no_filter_of_jinja_writes_an_object(name, value):
-    found, refusal = outcome("{{ " + value + " | " + name + " }}")
-    print([found, refusal])
-    assert not re.search("(?i)joiner|generator|built|0x", found)
+def test_no_filter_of_jinja_writes_an_object(value):
+    for name in sorted(FILTERS):
+        found, refusal = outcome("{{ " + value + " | " + name + " }}")
+        print(name, [found, refusal])
+        assert not re.search("(?i)joiner|generator|built|0x", found), name
 
 
 @pytest.mark.parametrize(
@@ -208,10 +180,7 @@ def test_no_filter_of_jinja_writes_an_object(name, value):
         ("{{ 1 }} {{ 1.5 }} {{ true }} {{ none }}", "1 1.5 True None"),
         ("{{ nothing }}{{ nothing ~ 1 ~ none ~ 'é' }}", "1Noneé"),
         ("{{ messages }}", "[{'role': 'user', 'content': 'Hi'}]"),
-        (
-            "{{ {'a': 1}.items() }} {{ range(3) }} {{ (1, 'b') }}",
-            "dict_items([('a', 1)]) range(0, 3) (1, 'b')",
-        ),
+        ("{{ {'a': 1}.items() }} {{ range(3) }}", "dict_items([('a', 1)]) range(0, 3)"),
         ("{{ '%d-%s' % (3, 'x') }} {{ 7 % 4 }} {{ '%s' | format([1]) }}", "3-x 3 [1]"),
         ("{{ '{:>3}|{a[0]}'.format(3, a=[4]) }} {{ '{a}'.format_map({'a': 5}) }}", "  3|4 5"),
         ("{{ ('{}' | safe).format('<') }}", "&lt;"),

