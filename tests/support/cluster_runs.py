@@ -1,7 +1,7 @@
 """Surveys on a Dask cluster of processes, in a process of its own: distributed logs, and warns of what is no
 fault of ours. Prints what came of each case as JSON.
 
-    python tests/support/cluster_runs.py MODEL CORPUS [every]
+    python tests/support/cluster_runs.py MODEL CORPUS
 """
 
 import json
@@ -49,7 +49,7 @@ def once(act):
     return lambda *told: done or done.append(act())
 
 
-def main(model, corpus, *every):
+def main(model, corpus):
     told = {}
 
     def case(name, report=lambda done, now: None, note=lambda text: None):
@@ -68,14 +68,12 @@ def main(model, corpus, *every):
         with cluster.get_client() as client:
             client.register_plugin(Slow())
         case("slow, and one joins late", once(lambda: cluster.scale(3)))
-        if every:
-            with cluster.get_client() as client:
-                client.register_plugin(Lacking())
-            case("lacking")
-    if every:
-        with LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address=None) as cluster:
-            case("nobody at first", note=once(lambda: cluster.scale(1)))
-            case("no scheduler any more", once(cluster.close))
+        with cluster.get_client() as client:
+            client.register_plugin(Lacking())
+        case("lacking")
+    with LocalCluster(n_workers=0, threads_per_worker=2, dashboard_address=None) as cluster:
+        case("nobody at first", note=once(lambda: cluster.scale(1)))
+        case("no scheduler any more", once(cluster.close))
     print(json.dumps(told))
 
 

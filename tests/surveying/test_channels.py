@@ -5,25 +5,19 @@ import math
 import numpy as np
 import pytest
 from support.surveys import LONG, MANY, columns, surveyed, values_of
+from support.sweeps import in_sweep
 
 from microgpt_trace import init
 from microgpt_trace.surveying.channels import QUANTILES, channel_statistics, quantiles
 from microgpt_trace.surveying.meters import bin_edges
 from microgpt_trace.surveying.report import report_of
 
-DECODERS = ["llama_gqa", "qwen2", "qwen3", "mistral_window", "gpt2"]
-CASES = ["untrained", "trained", "deep", "broken", *DECODERS]
+SWEPT = map(in_sweep, ("untrained", "trained", "qwen2"))
+CASES = ["deep", "broken", "qwen3", "mistral_window", "gpt2", *SWEPT]
 
 
-def same(found, expected, what, **tolerance):
-    np.testing.assert_allclose(
-        found, expected, err_msg=what, **(tolerance or {"rtol": 1e-12, "atol": 1e-300})
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "texts"), [*((case, MANY) for case in CASES), ("llama_gqa", LONG)], indirect=["model"]
-)
+@pytest.mark.parametrize("texts", [[*MANY, *LONG]])
+@pytest.mark.parametrize("model", CASES, indirect=True)
 def test_every_event_channel_by_channel(model, texts, tmp_path):
     names = [name for name in model.plan if model.plan.open_shapes[name]]
     found = surveyed(model, texts, tmp_path, events=names)
@@ -45,18 +39,14 @@ def test_every_event_channel_by_channel(model, texts, tmp_path):
             squares = np.nanmean(held[:, known] ** 2, axis=0)
             mean = np.nanmean(held[:, known], axis=0)
             assert np.all(np.abs(own.mean[known] - mean) <= 1e-13 * np.sqrt(squares)), name
-            same(own.mean_square[known], squares, name)
+            np.testing.assert_allclose(own.mean_square[known], squares, 1e-12, 1e-300, err_msg=name)
             gap = np.abs(own.variance[known] - np.nanvar(held[:, known], axis=0))
             assert np.all(gap <= 1e-13 * squares), f"{name}: {gap.max()} of {squares.max()}"
         for got in (own.mean, own.variance, own.mean_square, own.least, own.largest):
             assert np.isnan(got[~known]).all(), name
 
 
-@pytest.mark.parametrize(
-    ("model", "texts"),
-    [("trained", MANY), ("deep", MANY), ("llama_gqa", MANY), ("llama_gqa", LONG), ("qwen3", LONG)],
-    indirect=["model"],
-)
+@pytest.mark.parametrize(("model", "texts"), [("deep", MANY), ("llama_gqa", LONG)], indirect=["model"])
 def test_documents_are_summed_row_after_row_and_put_together_by_fsum(model, texts, tmp_path):
     found = surveyed(model, texts, tmp_path)
     documents = values_of(model, texts)
@@ -77,7 +67,7 @@ def test_documents_are_summed_row_after_row_and_put_together_by_fsum(model, text
             assert got == expected, f"{name} {kind}: {max(map(abs, np.subtract(got, expected)))}"
 
 
-@pytest.mark.parametrize("model", ["trained", "broken", "llama_gqa"], indirect=True)
+@pytest.mark.parametrize("model", ["broken", "llama_gqa"], indirect=True)
 def test_magnitudes_that_shares_of_all_do_not_exceed(model, tmp_path):
     names = ["layer0.mlp.down", "layer0.mlp.act", "layer0.attn.scores", "logits"]
     found = surveyed(model, MANY, tmp_path, events=["embed.tok"], histograms=names)
@@ -108,7 +98,7 @@ def test_magnitudes_at_the_ends(values, at_half):
     assert (at_half[0] <= got[0.5] <= at_half[1]) if at_half else got == {}, got
 
 
-@pytest.mark.parametrize("largest", [1e20, 1e130, 1e140, 1e151, 1e160])
+@pytest.mark.parametrize("largest", [1e20, 1e140, 1e151, 1e160])
 def test_large_numbers_of_a_model_in_float64(largest, deep, tmp_path):
     """Each is measured or counted as none, and nothing breaks."""
     model = deep.model.__class__(deep.model.params.copy(), deep.model.tokenizer, "large")
@@ -119,15 +109,8 @@ def test_large_numbers_of_a_model_in_float64(largest, deep, tmp_path):
     assert np.isfinite(own.mean_square[3])
 
 
-def test_a_quantile_is_not_above_the_largest_magnitude(tmp_path):
-    found = report_of(surveyed(init(), ["emma", "ava"], tmp_path, histograms=["layer0.attn.weights"]))
-    (event,) = (event for event in found.events if event.quantiles)
-    assert event.largest == max(event.quantiles.values()) == 1.0
-
-
-def test_what_is_counted_is_measured_too(tmp_path):
-    how = {"events": ["embed.tok"], "histograms": ["layer0.mlp.up"]}
-    found = report_of(surveyed(init(), ["emma", "ava"], tmp_path, **how))
-    assert [(event.name, event.quantiles is not None) for event in found.events] == [
-        ("embed.tok", False), ("layer0.mlp.up", True),
-    ]  # fmt: skip
+def test_what_is_counted_is_measured_too_and_no_quantile_is_above_the_largest_magnitude(tmp_path):
+    how = {"events": ["embed.tok"], "histograms": ["layer0.attn.weights"]}
+    one, two = report_of(surveyed(init(), ["emma", "ava"], tmp_path, **how)).events
+    assert (one.name, one.quantiles) == ("embed.tok", None)
+    assert (two.name, two.largest, max(two.quantiles.values())) == ("layer0.attn.weights", 1.0, 1.0)

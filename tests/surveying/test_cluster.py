@@ -15,25 +15,22 @@ pytest.importorskip("tokenizers", reason="text is encoded by the package tokeniz
 RUNS = "import runpy, sys; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
-@pytest.fixture
-def told(decoder_folder, tmp_path):
-    """A function that gives what came of the cases of cluster_runs, and of one process, as hashes."""
-
-    def run(*every):
-        model, corpus = str(decoder_folder()), written(tmp_path / "texts.txt", lines(200))
-        path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
-        done = process(
-            ROOT / "tests/support/cluster_runs.py", model, corpus, *every, code=RUNS, PYTHONPATH=path
-        )
-        print(done.err)
-        return json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
-
-    return run
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
 
 
-def test_what_becomes_of_workers_changes_no_bit(told):
-    found, whole = told()
-    assert found == {"killed": [whole, []], "slow, and one joins late": [whole, []]}
+@pytest.mark.sweep
+def test_what_becomes_of_workers_changes_no_bit_and_is_told(decoder_folder, tmp_path):
+    model, corpus = str(decoder_folder()), written(tmp_path / "texts.txt", lines(200))
+    done = process(ROOT / "tests/support/cluster_runs.py", model, corpus, code=RUNS, PYTHONPATH=PATH)
+    print(done.err)
+    found, whole = json.loads(done.out), blake2b(survey_bytes(measured(model, corpus))).hexdigest()
+    assert found["killed"] == found["slow, and one joins late"] == [whole, []]
+    content, (waits, threads) = found["nobody at first"]
+    assert content == whole
+    assert waits.endswith("has no workers: waiting for some to join")
+    assert threads == "workers compute on one core each: start them with --nthreads 1"
+    assert "lacks microgpt-trace" in found["lacking"][0]
+    assert found["no scheduler any more"][0].endswith("it is gone")
 
 
 SERVERS = """
@@ -50,7 +47,7 @@ def served(answer):
     threading.Thread(target=serve, daemon=True).start()
     return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
-dask_cluster.CONNECT = 1.0
+dask_cluster.CONNECT = 0.6
 http, number = b"HTTP/1.1 400 Bad Request\\r\\n" * 9, (8).to_bytes(8, "little")
 for address in ("tls://127.0.0.1:1", *map(served, (b"", number + bytes(8) + http, http))):
     done = microgpt("survey", "--limit", "1", "--scheduler", address)
@@ -59,25 +56,11 @@ for address in ("tls://127.0.0.1:1", *map(served, (b"", number + bytes(8) + http
 
 
 def test_what_is_no_scheduler_is_refused_in_time():
-    done = process(code=SERVERS, PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests"))))
-    strange, silent = (
-        "found no scheduler there that Dask is configured for",
-        "no scheduler answers there within 1 s",
-    )
+    done = process(code=SERVERS, PYTHONPATH=PATH)
+    strange = "found no scheduler there that Dask is configured for"
     said = [line.split(" (")[0].split("; ")[0] for line in done.out.splitlines()]
     assert said == [
-        f"2 microgpt: --scheduler 'ADDRESS': {why}" for why in (strange, silent, strange, strange)
+        f"2 microgpt: --scheduler 'ADDRESS': {why}"
+        for why in (strange, "no scheduler answers there within 1 s", strange, strange)
     ]
     assert done.err == ""
-
-
-@pytest.mark.sweep
-@pytest.mark.rest
-def test_what_is_said_of_a_cluster(told):
-    found, whole = told("every")
-    content, (waits, threads) = found["nobody at first"]
-    assert content == whole
-    assert waits.endswith("has no workers: waiting for some to join")
-    assert threads == "workers compute on one core each: start them with --nthreads 1"
-    assert "lacks microgpt-trace" in found["lacking"][0]
-    assert found["no scheduler any more"][0].endswith("it is gone")

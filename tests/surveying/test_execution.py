@@ -2,7 +2,7 @@
 they cannot work."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import active_children
 
 import numpy as np
@@ -63,27 +63,28 @@ def test_a_worker_computes_as_this_process_does(gpt2):
     with in_process(model, order) as crew:
         here = crew.result(crew.submit(blocks))
     assignment = Assignment.of(ModelSource(str(folder)), fingerprint_of(model), order)
-    there = run_in_worker(assignment, blocks)
-    for name, tally in here.measured.tallies.items():
-        for part, array in tally.arrays().items():
-            np.testing.assert_array_equal(array, there.measured.tallies[name].arrays()[part], name)
+    assert_same(here, run_in_worker(assignment, blocks))
 
 
-def test_results_are_merged_in_any_order(asked):
-    """Many of the texts are equal, and so are their largest values; and results are not changed by it."""
+def test_results_are_merged_in_any_order_and_are_not_changed_by_it(asked):
+    """Many of the texts are equal, and so are their largest values."""
     model = load(asked[0])
     order = order_for(model, **MEASURED)
     documents = list(Corpus(CorpusSelection((asked[1],))))
     blocks = [Block(n, documents[32 * n : 32 * n + 32], str(n)) for n in range(7)]
-    whole = merged_results(run_here(model, order, blocks))
+    whole = run_here(model, order, blocks)
     results = [run_here(model, order, [block]) for block in blocks]
     for _ in range(2):
         tree = merged_results(merged_results(*results[4:]), merged_results(*results[3::-1]))
         assert tree.blocks == whole.blocks
-        for name, tally in whole.measured.tallies.items():
-            found = tree.measured.tallies[name].arrays()
-            for part, array in tally.arrays().items():
-                np.testing.assert_array_equal(found[part], array, err_msg=f"{name} {part}", strict=True)
+        assert_same(tree, whole)
+
+
+def assert_same(one, other):
+    for name, tally in one.measured.tallies.items():
+        for part, array in tally.arrays().items():
+            expected = other.measured.tallies[name].arrays()[part]
+            np.testing.assert_array_equal(array, expected, err_msg=f"{name} {part}", strict=True)
 
 
 def test_what_a_killed_worker_had_is_run_again(asked, whole):
@@ -116,11 +117,9 @@ def test_workers_that_cannot_work(asked, how, kind, message):
 
 def test_another_program_is_refused():
     model = init()
-    assignment = Assignment(
-        ModelSource(None), fingerprint_of(model), order_for(model), "microgpt-trace 0.0.1"
-    )
+    ours = Assignment.of(ModelSource(None), fingerprint_of(model), order_for(model))
     with pytest.raises(InputError, match=r"has microgpt-trace \S+, where microgpt-trace 0\.0\.1 asks"):
-        run_in_worker(assignment, [])
+        run_in_worker(replace(ours, program="microgpt-trace 0.0.1"), [])
 
 
 def test_a_model_in_memory_is_not_sent(asked):
@@ -128,17 +127,14 @@ def test_a_model_in_memory_is_not_sent(asked):
         measured(load(asked[0]), asked[1], workers=2)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_contradicts_itself_is_refused(asked):
+    for how, message in (
         ({"workers": -1}, "workers: expected 1 to 1,024, found -1"),
         ({"workers": 2000}, "workers: expected 1 to 1,024, found 2,000"),
         ({"workers": 2, "scheduler": "tcp://a:1"}, "give one of the two"),
         ({"shard": (0, 3)}, "found 0/3"),
         ({"shard": (4, 3)}, "found 4/3"),
         ({"resume": True}, "name it"),
-    ],
-)
-def test_what_contradicts_itself_is_refused(asked, how, message):
-    with pytest.raises(InputError, match=message):
-        measured(*asked, **how)
+    ):
+        with pytest.raises(InputError, match=message):
+            measured(*asked, **how)

@@ -1,11 +1,12 @@
 """Shares, entropies and roles of heads, growth and peaks of layers: plain loops over all values, kept."""
 
 import math
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
 from support.surveys import MANY, in_packs_of, surveyed, values_of
+from support.sweeps import in_sweep
 
 from microgpt_trace import init
 from microgpt_trace.architecture.packs import ReadText
@@ -15,7 +16,8 @@ from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.stream_meter import FARTHEST
 
 TEXTS = [*MANY, "abcabcabc", "d"]
-CASES = ["untrained", "trained", "deep", "llama_gqa", "mistral_window", "qwen2_window", "gpt2"]
+SWEPT = map(in_sweep, ("untrained", "llama_gqa", "qwen2_window"))
+CASES = ["trained", "deep", "mistral_window", "gpt2", *SWEPT]
 
 
 def looks_of(weights, tokens):
@@ -64,16 +66,14 @@ def test_where_heads_look(model, tmp_path):
     assert len(heads) == sum(documents[0][2][name].shape[0] for name in documents[0][2] if "weights" in name)
     for own in heads:
         shares = means([looks_of(value[own.event][own.head], read.tokens) for _, read, value in documents])
-        evenly = means(
-            [looks_of(even(len(read.tokens), own.window), read.tokens) for _, read, _ in documents]
-        )
+        tokens = [read.tokens for _, read, _ in documents]
+        evenly = means([looks_of(even(len(own_text), own.window), own_text) for own_text in tokens])
         for found, entropy, expected in (
             (own.attention, own.entropy, shares),
             (own.even, own.even_entropy, evenly),
         ):
-            for key, wanted in expected.items():
-                got = entropy if key == "entropy" else getattr(found, key)
-                assert got == pytest.approx(wanted, rel=2e-6, abs=1e-7), f"{own.event} {own.head} {key}"
+            got = asdict(found) | {"entropy": entropy}
+            assert got == pytest.approx(expected, rel=2e-6, abs=1e-7), f"{own.event} {own.head}"
         assert own.role == role_by_hand(shares, evenly), f"{own.event} {own.head}: {own.role}"
     assert {own.window for own in heads} == set(model.config.windows)
 
@@ -82,7 +82,8 @@ def test_a_head_that_looks_at_one_position_has_its_role(monkeypatch, tmp_path):
     """Scores of 0 but for keys at one position: position 0, by the embedding of BOS."""
     in_packs_of(monkeypatch, 8)
     model = init()
-    model.params["wpe"][:], model.params["layer0.attn_wq"][:], model.params["layer0.attn_wk"][:] = 0, 0, 0
+    for name in ("wpe", "layer0.attn_wq", "layer0.attn_wk"):
+        model.params[name][:] = 0
     model.params["wte"][:, :] = -1
     model.params["wte"][0, 0] = 9  # BOS
     model.params["wte"][:, 1] = 1
@@ -123,9 +124,8 @@ def test_how_layers_change_the_stream(model, tmp_path):
 def test_massive_activations_are_counted_by_document(monkeypatch, tmp_path):
     in_packs_of(monkeypatch, 8)
     model = init()
-    model.params["layer0.mlp_fc2"][:] = 0
-    model.params["layer0.attn_wo"][:] = 0
-    model.params["wpe"][:] = 0
+    for name in ("wpe", "layer0.mlp_fc2", "layer0.attn_wo"):
+        model.params[name][:] = 0
     model.params["wte"][:] = 1e-6
     model.params["wte"][1, 3] = 1.0  # a
     (own,) = report_of(surveyed(model, ["a", "b", "bab", "ccc", "cca"], tmp_path)).layers

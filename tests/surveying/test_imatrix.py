@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.gguf_files import NUMBERS, entry, pair, raw
 from support.real_model import SMOLLM2
+from support.sweeps import in_sweep
 from support.tiny_gpt2 import IN_GGUF, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, tiny_model, write_gguf
 
@@ -113,11 +114,8 @@ def test_the_package_gguf_writes_one(path):
     writer.add_uint32("imatrix.chunk_count", 2)
     writer.add_uint32("imatrix.chunk_size", 64)
     sums = np.arange(6, dtype=np.float32).reshape(2, 3)
-    for ending, values in (
-        ("in_sum", -sums),
-        ("counts", np.full((1, 1), 128, np.float32)),
-        ("in_sum2", sums),
-    ):
+    counts = np.full((1, 1), 128, np.float32)
+    for ending, values in (("in_sum", -sums), ("counts", counts), ("in_sum2", sums)):
         writer.add_tensor(f"blk.0.attn_k_b.weight.{ending}", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -151,39 +149,26 @@ def made(said=(), tensors=()):
     return raw(pairs, index, data, tensors=count, metadata=len(metadata))
 
 
+SIGNALLING = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)
 BAD = {
     "a model": ({"general.type": "model"}, {}, "(general.type 'imatrix'), found 'model'"),
     "no type": ({"general.type": None}, {}, "(general.type 'imatrix'), found None"),
-    "a number for a type": ({"general.type": 4}, {}, "(general.type 'imatrix'), found 4"),
     "numbers for a type": ({"general.type": [1, 2]}, {}, "(general.type 'imatrix'), found [1, 2]"),
-    "an empty list for a type": ({"general.type": []}, {}, "(general.type 'imatrix'), found []"),
     "no datasets": ({"imatrix.datasets": None}, {}, "'imatrix.datasets' is missing"),
     "a dataset": ({"imatrix.datasets": "a"}, {}, "imatrix.datasets: expected a list of texts, found 'a'"),
     "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
     "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024, found 1,025"),
     "no count of chunks": ({"imatrix.chunk_count": None}, {}, "'imatrix.chunk_count' is missing"),
-    "no size of chunks": ({"imatrix.chunk_size": None}, {}, "'imatrix.chunk_size' is missing"),
     "a text of a size": ({"imatrix.chunk_size": "2"}, {}, "chunk_size: expected a whole number, found '2'"),
-    "chunks below 0": ({"imatrix.chunk_count": -1}, {}, "chunk_count: expected a whole number, found -1"),
     "nothing": ({}, {"w.in_sum2": None, "w.counts": None}, "end in .in_sum2 and .counts, found none"),
-    "other tensors": ({}, {"w.in_sum2": None, "w.counts": None, "w": [1]}, "and .counts, found none"),
     "no counts": ({}, {"w.counts": None}, "tensor 'w.counts' is missing"),
     "no sums": ({}, {"w.in_sum2": None}, "tensor 'w.in_sum2' is missing"),
-    "one of two": ({}, {"v.in_sum2": [[1]]}, "tensor 'v.counts' is missing"),
     "both endings": ({}, {"w.counts.in_sum2": [[1]]}, "tensor 'w.counts.counts' is missing"),
     "three counts of four": ({}, {"w.counts": [[5]] * 3}, "weight 'w': 4 sums for counts [5.0, 5.0, 5.0]"),
     "no rows": ({}, {"w.counts": np.ones((0, 1))}, "tensor 'w.counts' is empty"),
-    "no inputs": ({}, {"w.in_sum2": np.ones((1, 0))}, "tensor 'w.in_sum2' is empty"),
     "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
-    "quantised counts": ({}, {"w.counts": "Q8_0"}, "tensor 'w.counts': expected F32, found Q8_0"),
     "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
-    "a signalling NaN": (
-        {},
-        {"w.in_sum2": np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)},
-        "expected numbers of at least 0, found nan",
-    ),
-    "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
-    "a square below 0": ({}, {"w.in_sum2": [[1, 2, -3, 4]]}, "expected numbers of at least 0, found -3"),
+    "a signalling NaN": ({}, {"w.in_sum2": SIGNALLING}, "expected numbers of at least 0, found nan"),
     "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
     "more than there can be": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums for counts [1"),
 }
@@ -219,16 +204,9 @@ def test_a_file_cut_anywhere_or_with_a_wrong_byte_is_read_or_refused(path):
             read_imatrix(path)
 
 
-def test_a_model_is_none(path):
-    pytest.importorskip("gguf")
-    write_gguf(path, *tiny_model("llama_gqa"))
-    with pytest.raises(FileFormatError, match="expected an importance matrix"):
-        read_imatrix(path)
-
-
 # --- Which event a weight reads ---------------------------------------------------------------
 
-FILES = ("llama_gqa", "llama_tied", "mistral", "qwen2", "qwen2_tied", "qwen3", *IN_GGUF)
+FILES = ("llama_tied", "qwen3", *IN_GGUF, *map(in_sweep, ("llama_gqa", "mistral", "qwen2", "qwen2_tied")))
 
 
 def file_of(case, path):
@@ -284,7 +262,7 @@ def by_hooks(model, tokens):
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("case", ["llama_gqa", "llama_tied", "qwen2", "qwen3", "gpt2", "gpt2_untied"])
+@pytest.mark.parametrize("case", ["llama_tied", "qwen3", "gpt2", "gpt2_untied", in_sweep("qwen2")])
 def test_the_sums_are_those_of_what_transformers_multiplies(case, decoder_folder, gpt2):
     folder = gpt2(case)[0] if case.startswith("gpt2") else decoder_folder(case)
     expected = by_transformers(folder, case.partition("_")[0].upper(), TOKENS)

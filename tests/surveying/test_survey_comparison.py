@@ -2,17 +2,18 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from support.surveys import values_of
+from support.surveys import columns, values_of
 
 from microgpt_trace import init, load
 from microgpt_trace.errors import InputError
 from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.divergences import jensen_shannon, normal_divergence, relative_distance
 from microgpt_trace.surveying.meters import bin_edges
+from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.survey import survey
 from microgpt_trace.text.json_writing import result_json
 
@@ -64,22 +65,16 @@ def found(surveys):
 
 @pytest.fixture(scope="module")
 def values(models):
-    """All values of both models by event and text, and the ids of the texts."""
+    """All values of both models by event: channels, or heads over the keys that queries see, [N, C]"""
     sides = []
     for model in models:
         seen = {}
         for _, _, own in values_of(model, TEXTS):
             for name, array in own.items():
-                seen.setdefault(name, []).append(array.astype(np.float64))
-        sides.append(seen)
-    return *sides, [models[0].read(text).tokens for text in TEXTS]
-
-
-def columns(parts, causal):
-    """The channels of an event over all texts, or heads over the keys that queries see: [N, C]"""
-    if not causal:
-        return np.concatenate(parts)
-    return np.concatenate([part[:, np.tri(part.shape[1], dtype=bool)].T for part in parts])
+                part = columns(array, model.plan[name].kind.causal)
+                seen.setdefault(name, []).append(part.astype(np.float64))
+        sides.append({name: np.concatenate(parts) for name, parts in seen.items()})
+    return sides
 
 
 def normal_kl(a, b):
@@ -95,11 +90,9 @@ def normal_kl(a, b):
 
 
 def test_channels_are_compared_as_numpy_says(found, values):
-    one, two, _ = values
     assert len(found.events) > 30
     for shift in found.events:
-        causal = shift.name.endswith((".scores", ".weights"))
-        a, b = (columns(side[shift.name], causal) for side in (one, two))
+        a, b = (side[shift.name] for side in values)
         rms_a, rms_b = (np.sqrt((x * x).mean(axis=0)) for x in (a, b))
         size, changes = np.linalg.norm(rms_a), np.abs(rms_b - rms_a)
         rms, mean = np.linalg.norm(changes) / size, np.linalg.norm(b.mean(0) - a.mean(0)) / size
@@ -107,34 +100,29 @@ def test_channels_are_compared_as_numpy_says(found, values):
         np.testing.assert_allclose([shift.rms_change, shift.mean_change], [rms, mean], rtol=1e-6, atol=1e-9)
         assert (shift.same, changes[shift.channel]) == (not changes.any(), changes.max()), shift.name
         kl = normal_kl(a, b)
-        np.testing.assert_allclose(
-            [shift.kl.mean, shift.kl.largest], [kl.mean(), kl.max()], rtol=1e-6, atol=1e-14
-        )
+        close = pytest.approx((kl.mean(), kl.max()), rel=1e-6, abs=1e-14)
+        assert (shift.kl.mean, shift.kl.largest) == close, shift.name
         assert (shift.kl.channels, shift.kl.one_sided) == (a.shape[1], 0)
     assert any(shift.kl.mean > 1e-3 for shift in found.events)
 
 
 def test_magnitudes_are_compared_where_they_were_counted(found, values):
-    one, two, _ = values
     counted = [shift for shift in found.events if shift.magnitudes is not None]
     assert {shift.name.partition(".")[2] for shift in counted} == {"mlp.hidden", "attn.weights"}
     edges = bin_edges()
     edges = edges[: np.isfinite(edges).sum()]
     for shift in counted:
-        causal = shift.name.endswith(".weights")
-        p, q = (np.histogram(np.abs(columns(side[shift.name], causal)), edges)[0] for side in (one, two))
+        p, q = (np.histogram(np.abs(side[shift.name]), edges)[0] for side in values)
         p, q = p / p.sum(), q / q.sum()
         both = [(x, (x + y) / 2) for x, y in [*zip(p, q, strict=True), *zip(q, p, strict=True)] if x]
         assert shift.magnitudes == pytest.approx(sum(x * math.log(x / m) for x, m in both) / 2, rel=1e-9)
 
 
-@pytest.mark.parametrize("case", [(0, 1, 0, 1), (0, 1, 0.3, 1.2), (-2, 0.5, 1, 3), (5, 4, 5, 0.2)])
-def test_kl_of_normal_distributions_is_the_integral(case):
-    m, s, n, t = case
+@pytest.mark.parametrize(("a", "b"), [((0, 1), (0, 1)), ((0, 1), (0.3, 1.2)), ((-2, 0.5), (1, 3))])
+def test_kl_of_normal_distributions_is_the_integral(a, b):
+    (m, s), (n, t) = a, b
     x = np.linspace(m - 14 * s, m + 14 * s, 200_001)
-    log_p, log_q = (
-        -(((x - c) / w) ** 2) / 2 - math.log(w * math.sqrt(2 * math.pi)) for c, w in ((m, s), (n, t))
-    )
+    log_p, log_q = (-(((x - c) / w) ** 2) / 2 - math.log(w * math.sqrt(2 * math.pi)) for c, w in (a, b))
     integral = (np.exp(log_p) * (log_p - log_q)).sum() * (x[1] - x[0])
     kl = normal_divergence(*(np.array([v]) for v in (m, s * s, n, t * t)))
     print(kl, integral)
@@ -166,7 +154,7 @@ def test_a_distance_of_nothing_is_none_and_one_from_nothing_has_no_end():
 
 def test_layers_are_those_of_their_streams(found, surveys, values):
     streams = surveys[0].model.streams
-    kl = [normal_kl(*(np.concatenate(side[name]) for side in values[:2])).mean() for name in streams]
+    kl = [normal_kl(*(side[name] for side in values)).mean() for name in streams]
     assert len(found.layers) == len(kl) - 1
     for i, layer in enumerate(found.layers):
         np.testing.assert_allclose([layer.kl_before, layer.kl], kl[i : i + 2], rtol=1e-6, atol=1e-14)
@@ -174,54 +162,37 @@ def test_layers_are_those_of_their_streams(found, surveys, values):
         within = [e for e in found.events if e.layer == i and e.name != streams[i + 1]]
         farthest = max(within, key=lambda event: event.kl.mean)
         assert (layer.farthest, layer.farthest_kl) == (farthest.name, farthest.kl.mean)
-        for growth, side in zip((layer.growth_a, layer.growth_b), values[:2], strict=True):
-            before, after = (np.linalg.norm(np.concatenate(side[n]), axis=1) for n in streams[i : i + 2])
-            assert growth == pytest.approx(math.exp(np.log(after / before).mean()), rel=1e-6)
     assert found.entering_kl == pytest.approx(kl[0])
 
 
-def test_heads_change_by_what_they_look_at(found, values):
-    for head in found.heads:
-        for attention, entropy, side in (
-            (head.attention_a, head.entropy_a, values[0]),
-            (head.attention_b, head.entropy_b, values[1]),
-        ):
-            weights = [part[head.head] for part in side[head.event]]
-            first = np.concatenate([w[1:, 0] for w in weights])
-            assert attention.first == pytest.approx(first.mean(), rel=1e-6)
-            rows = [w[i, : i + 1] for w in weights for i in range(1, len(w))]
-            assert entropy == pytest.approx(np.mean([-(r * np.log(r)).sum() for r in rows]), rel=1e-5)
-        assert head.change >= abs(head.attention_b.first - head.attention_a.first) > 0
-        assert head.change < 1
+# --- What each of the surveys says by itself, which other tests hold against plain loops ------
 
 
-# --- Predictions ------------------------------------------------------------------------------
+def test_layers_and_heads_change_by_what_each_survey_says_of_them(found, surveys):
+    one, two = map(report_of, surveys)
+    for own, a, b in zip(found.layers, one.layers, two.layers, strict=True):
+        assert (own.growth_a, own.cosine_a, own.massive_a) == (a.growth, a.cosine, a.massive)
+        assert (own.growth_b, own.cosine_b, own.massive_b) == (b.growth, b.cosine, b.massive)
+        assert own.distance == pytest.approx(max(abs(b.growth / a.growth - 1), abs(b.cosine - a.cosine)))
+    for own, a, b in zip(found.heads, one.heads, two.heads, strict=True):
+        assert (own.role_a, own.entropy_a, own.attention_a) == (a.role, a.entropy, a.attention)
+        assert (own.role_b, own.entropy_b, own.attention_b) == (b.role, b.entropy, b.attention)
+        shares = [abs(x - y) for x, y in zip(astuple(a.attention), astuple(b.attention), strict=True) if x]
+        assert own.change == max(*shares, abs(a.entropy - b.entropy) / a.even_entropy) > 0
 
 
-def losses(side, ids):
-    """The loss of every token that follows, with the token and its text."""
-    for text, (logits, tokens) in enumerate(zip(side["logits"], ids, strict=True)):
-        for row, token in zip(logits[:-1], tokens[1:], strict=True):
-            yield text, token, math.log(np.exp(row - row.max()).sum()) + row.max() - row[token]
-
-
-def test_losses_are_those_of_the_logits(found, values):
-    *sides, ids = values
-    one, two = (list(losses(side, ids)) for side in sides)
-    (part,) = found.parts
-    mean_a, mean_b = (np.mean([loss for *_, loss in side]) for side in (one, two))
-    np.testing.assert_allclose([part.loss_a, part.loss_b], [mean_a, mean_b], rtol=1e-6)
-    assert part.perplexity_ratio == pytest.approx(math.exp(mean_b) / math.exp(mean_a), rel=1e-6)
-    of_texts = [[np.mean([x for t, _, x in side if t == own]) for own in range(5)] for side in (one, two)]
-    assert part.difference == pytest.approx(np.mean(of_texts[1]) - np.mean(of_texts[0]), rel=1e-5)
-    spreads = [np.var(side, ddof=1) / len(side) for side in of_texts]
-    assert part.error == pytest.approx(math.sqrt(sum(spreads)), rel=1e-6)
+def test_losses_are_those_of_each_survey(found, surveys):
+    (part,), (a,), (b,) = found.parts, *(report_of(one).parts for one in surveys)
+    assert (part.loss_a, part.document_loss_a, part.accuracy_a) == (a.loss, a.document_loss, a.accuracy)
+    assert (part.loss_b, part.document_loss_b, part.accuracy_b) == (b.loss, b.document_loss, b.accuracy)
+    assert part.perplexity_ratio == pytest.approx(math.exp(b.loss) / math.exp(a.loss))
+    assert part.difference == b.document_loss - a.document_loss
+    assert part.error == pytest.approx(math.sqrt((a.spread**2 + b.spread**2) / len(TEXTS[:-1])))
     assert part.beyond_error == (abs(part.difference) > 2 * part.error)
-    lost = {token: 0.0 for _, token, _ in one}
-    for (_, token, a), (_, _, b) in zip(one, two, strict=True):
-        lost[token] += b - a
+    of_b = {own.token: own.loss for own in b.by_token}
+    lost = {own.token: own.count * (of_b[own.token] - own.loss) for own in a.by_token}
     assert [t.token for t in part.by_token] == sorted(lost, key=lambda token: -lost[token])
-    np.testing.assert_allclose([t.lost for t in part.by_token], sorted(lost.values())[::-1], atol=1e-5)
+    assert [t.lost for t in part.by_token] == sorted(lost.values(), reverse=True)
     assert part.other_tokens == 0
 
 
@@ -261,11 +232,8 @@ def test_only_the_same_texts_read_alike_are_compared(models, surveys, tmp_path):
     other = survey(models[1], corpus_of(tmp_path, [*TEXTS[:-1], "a"]))
     fewer = survey(models[1], corpus_of(tmp_path, TEXTS[:3]))
     cut = survey(models[1], corpus_of(tmp_path, TEXTS), max_tokens=5)
-    for b, words in (
-        (other, "fingerprint"),
-        (fewer, "documents is 3, where a.safetensors has 6"),
-        (cut, "--max-tokens was 5"),
-    ):
+    few = "documents is 3, where a.safetensors has 6"
+    for b, words in ((other, "fingerprint"), (fewer, few), (cut, "--max-tokens was 5")):
         with pytest.raises(InputError, match=f"^b.safetensors: .*{words}"):
             compare_surveys(surveys[0], b, called=("a.safetensors", "b.safetensors"))
 
@@ -279,9 +247,7 @@ def test_parts_of_a_corpus_are_compared_if_they_are_the_same(models, tmp_path):
         compare_surveys(first, second)
 
 
-def test_models_of_other_widths_are_compared_where_their_channels_are_as_many(
-    surveys, decoder_folder, corpus
-):
+def test_models_of_other_widths_are_compared_where_their_channels_match(surveys, decoder_folder, corpus):
     narrow = survey(load(decoder_folder(intermediate_size=32, num_hidden_layers=1)), corpus)
     found = compare_surveys(surveys[0], narrow)
     reasons = {left.reason: left.names for left in found.not_compared}
@@ -338,13 +304,8 @@ def test_an_outlier_that_appears_is_named(surveys):
     a, event = surveys[0], "final.norm"
     loud = changed(a, f"{event}/squares", 3, 1e6)
     for one, two, dead in ((a, loud, (1, (3,), 0, ())), (loud, a, (0, (), 1, (3,)))):
-        outliers = compare_surveys(one, two, names=[event]).events[0].outliers
-        assert (
-            outliers.appeared,
-            outliers.first_appeared,
-            outliers.vanished,
-            outliers.first_vanished,
-        ) == dead
+        own = compare_surveys(one, two, names=[event]).events[0].outliers
+        assert (own.appeared, own.first_appeared, own.vanished, own.first_vanished) == dead
 
 
 def test_parts_of_microgpts_are_compared_one_by_one(tmp_path):
