@@ -33,11 +33,11 @@ def test_a_limit_opens_no_file_that_it_does_not_need(tmp_path, many):
     assert len(texts(*many, written(tmp_path, "c.txt", b"\xff"), limit=1000)) == 1000
 
 
-@pytest.mark.parametrize("count", [1, 7, 999, 1000, 4000])
+@pytest.mark.parametrize("count", [1, 999, 1000, 4000])
 def test_a_sample_is_in_order_and_without_repetitions(many, count):
     read = corpus(*many, sample=count, seed=3)
     found = [*read]
-    at = [MANY.index(d.text) for d in found]
+    at = [int(d.text.split()[1]) for d in found]
     assert at == sorted(set(at))
     assert [d.number for d in found] == [*range(min(count, 1000))]
     assert read.skipped["blank"].rows == 499
@@ -45,9 +45,9 @@ def test_a_sample_is_in_order_and_without_repetitions(many, count):
 
 
 def test_a_sample_is_fixed_by_its_seed(many):
-    seeds = [tuple(texts(*many, sample=5, seed=seed)) for seed in range(20)]
-    assert len(set(seeds)) == 20
-    assert texts(*many, sample=5, seed=7) == [*seeds[7]]
+    seeds = [tuple(texts(*many, sample=5, seed=seed)) for seed in (*range(7), 5)]
+    assert len(set(seeds)) == 7
+    assert seeds[5] == seeds[7]
 
 
 def test_a_sample_is_chosen_by_random_numbers_alone(many):
@@ -79,14 +79,11 @@ def test_a_corpus_that_shrinks_under_a_sample_is_noticed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sources", "selected", "message"),
     [
-        ((), {}, "expected names of files"),
         (("a", ""), {}, "expected names of files"),
         (("-", "a", "-"), {}, "can be read once"),
         (("a",), {"limit": 0}, "limit: expected at least 1, found 0"),
-        (("a",), {"limit": 10**30}, "limit: expected at most 9,223,372,036,854,775,807, found a larger"),
         (("a",), {"sample": 10**30}, "sample: expected at most 9,223,372,036,854,775,807, found a larger"),
         (("a",), {"limit": 10**5000}, "limit: expected at most 9,223,372,036,854,775,807, found a larger"),
-        (("a",), {"sample": -5}, "sample: expected at least 1, found -5"),
         (("a",), {"seed": -1}, "seed: expected at least 0, found -1"),
         (("a",), {"field": ""}, "field: expected the name"),
         (("a",), {"sample": 3, "limit": 3}, "give one of the two"),
@@ -103,13 +100,10 @@ def test_what_asks_for_nothing_is_refused(sources, selected, message):
 BAD_RECORDS = {
     b'{"text": "a\xff"}': ("not UTF-8", "expected UTF-8 text, found byte 0xff at offset 11 of it"),
     b'{"text": "a"': ("no JSON", r"expected a JSON object \(.*\), found '{\"text\": \"a\"'"),
-    b"[" * 100000: ("no JSON", "values nested more than 64 deep"),
     b'{"text": ' + b"9" * 5000 + b"}": ("no JSON", "an integer of 5,000 digits"),
     b'["text"]': ("no JSON object", r"expected a JSON object, found \['text'\]"),
     b'{"Text": "a", "b": 1}': ("no field 'text'", "expected a field 'text', found 'Text', 'b'"),
-    b"{}": ("no field 'text'", "expected a field 'text', found none"),
     b'{"text": null}': ("field 'text' is no text", "expected text in the field 'text', found None"),
-    b'{"text": ["a"]}': ("field 'text' is no text", "found \\['a'\\]"),
     b'{"text": "a\\ud83d"}': ("half a surrogate pair", r"found \\ud83d by itself"),
 }
 
@@ -170,20 +164,20 @@ def test_a_column_of_something_else_is_refused(tmp_path):
         texts(source, field="body")
 
 
-@pytest.mark.parametrize("cut", [0, 3, 100, 400, -1])
-def test_a_table_that_is_damaged_is_refused(tmp_path, cut):
+def test_a_table_that_is_damaged_is_refused(tmp_path):
     pytest.importorskip("pyarrow")
-    with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \("):
-        texts(written(tmp_path, "a.parquet", table(MANY)[:cut]))
+    whole = table(MANY)
+    for cut in (0, 3, 400, -1):
+        with pytest.raises(FileFormatError, match=r"a\.parquet: expected a Parquet file \("):
+            texts(written(tmp_path, "a.parquet", whole[:cut]))
 
 
 def test_a_packed_table_is_copied_within_bounds(tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
     source = written(tmp_path, "a.parquet.gz", MANY)
-    with monkeypatch.context() as patched:
-        patched.setattr("microgpt_trace.corpus.parquet.LARGEST_COPY", 1000)
-        with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
-            texts(source)
+    monkeypatch.setattr("microgpt_trace.corpus.parquet.LARGEST_COPY", 1000)
+    with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
+        texts(source)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(RunError, match=r"a\.parquet\.gz: cannot copy it to a temporary file \(No such"):
         texts(source)
@@ -228,16 +222,17 @@ def test_a_long_text_of_a_table_is_not_copied_for_each_of_its_rows(tmp_path):
 # --- Nothing to read ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \r\n\n", b"\xef\xbb\xbf"])
-def test_a_corpus_without_a_document_is_refused(tmp_path, content):
-    with pytest.raises(InputError, match=r"a\.txt: expected documents, found none"):
-        texts(written(tmp_path, "a.txt", content))
-
-
-def test_why_there_is_no_document_is_told(tmp_path):
-    source = written(tmp_path, "a.jsonl", b"\n[]\n[]\n")
-    with pytest.raises(InputError, match=r"found none \(1 row blank, 2 rows no JSON object\)"):
-        texts(source, skip_bad=True)
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", ""),
+        (b"\xef\xbb\xbf", r" \(1 row blank\)"),
+        (b"\n[]\n[]\n", r" \(1 row blank, 2 rows no JSON object\)"),
+    ],
+)
+def test_a_corpus_without_a_document_is_refused(tmp_path, content, why):
+    with pytest.raises(InputError, match=rf"a\.jsonl: expected documents, found none{why}$"):
+        texts(written(tmp_path, "a.jsonl", content), skip_bad=True)
 
 
 def test_what_is_no_file_is_refused_before_anything_is_read(tmp_path):
@@ -250,8 +245,6 @@ def test_what_is_no_file_is_refused_before_anything_is_read(tmp_path):
         (".", "found a folder"),
         ("a.txt/b", "no such file"),
         ("n\0ul", "cannot read it"),
-        ("n\0ul*", "no file matches|cannot read it"),
-        ("long" * 200, "cannot read it"),
         ("long*" * 200, "no file matches|cannot read it"),
     ):
         with pytest.raises(MicrogptError, match=message):
@@ -264,7 +257,6 @@ def test_what_is_no_file_is_refused_before_anything_is_read(tmp_path):
 def test_a_package_that_is_missing_is_named_before_anything_is_read(tmp_path, package, name, monkeypatch):
     monkeypatch.setattr("microgpt_trace.packages.find_spec", lambda wanted: None if wanted == package else 1)
     source = name if "://" in name else written(tmp_path, name, b"")
-    with pytest.raises(
-        InputError, match=rf"{name}.* the package {package}: python -m pip install {package}$"
-    ):
+    said = rf"{name}.* the package {package}: python -m pip install {package}$"
+    with pytest.raises(InputError, match=said):
         texts(written(tmp_path, "a.txt", b"\xff"), source)

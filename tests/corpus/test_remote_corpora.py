@@ -4,14 +4,13 @@ import gzip
 import sys
 
 import pytest
-from support.corpora import KINDS, PACKINGS, TEXTS, corpus, corpus_bytes, texts
+from support.corpora import NAMES, TEXTS, corpus, corpus_bytes, texts
 from support.file_server import served
 
 from microgpt_trace.errors import FileFormatError, InputError, RunError
 
 fsspec = pytest.importorskip("fsspec")
-MANY = [f"text {i * i} " + "x" * 60 for i in range(3000)]
-FILES = {f"data{kind}{packing}": TEXTS for kind in KINDS for packing in PACKINGS}
+MANY = [f"text {i * i} " + "x" * 60 for i in range(1500)]
 LONG = dict.fromkeys(("long.txt", "long.jsonl.gz", "long.txt.zst", "long.parquet"), MANY)
 
 
@@ -29,7 +28,7 @@ def server():
     for package in ("pyarrow", "zstandard"):
         pytest.importorskip(package)
     listing = b'<a href="/plain/b.txt">b</a> <a href="/plain/a.txt">a</a> <a href="/plain/c.csv">c</a>'
-    files = {name: corpus_bytes(held, name) for name, held in (FILES | LONG).items()}
+    files = {name: corpus_bytes(held, name) for name, held in LONG.items()}
     files |= {"": listing, "a.txt": b"a\n", "b.txt": b"b\n"}
     files["large.txt"] = corpus_bytes([f"{i} " * 100 for i in range(16000)], "large.txt")  # 9 MB
     with pytest.MonkeyPatch.context() as patched, served(files) as (address, requests):
@@ -37,13 +36,13 @@ def server():
         yield address, requests
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_files_of_a_file_system_of_fsspec(memory, name):
+def test_files_of_a_file_system_of_fsspec(memory):
     for package in ("pyarrow", "zstandard"):
         pytest.importorskip(package)
-    memory(name, corpus_bytes(TEXTS, name))
-    url = f"memory://corpus/{name}"
-    assert [*corpus(url)] == [(i, text, url, i + 1, "") for i, text in enumerate(TEXTS)]
+    for name in NAMES:
+        memory(name, corpus_bytes(TEXTS, name))
+        url = f"memory://corpus/{name}"
+        assert [*corpus(url)] == [(i, text, url, i + 1, "") for i, text in enumerate(TEXTS)]
 
 
 def test_globs_of_a_file_system_of_fsspec(memory):
@@ -76,23 +75,22 @@ def test_a_file_in_an_archive(tmp_path):
 
 # --- HTTP ---------------------------------------------------------------------------------------
 
-WAYS = ["plain", "ranges", "unsized", "slow", "no-head"]
 
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", LONG)
-def test_whatever_way_a_server_has_all_is_read(server, way, name):
-    assert texts(f"{server[0]}/{way}/{name}?from=a.txt") == MANY
+@pytest.mark.parametrize("way", ["plain", "ranges", "unsized", "slow", "no-head"])
+def test_whatever_way_a_server_has_all_is_read(server, way):
+    """And no more than what is needed."""
+    for name in LONG if way in ("plain", "ranges") else ("long.jsonl.gz", "long.parquet"):
+        assert texts(f"{server[0]}/{way}/{name}?from=a.txt") == MANY
+    for name in ("large.txt", "long.parquet"):
+        assert len(texts(f"{server[0]}/{way}/{name}", limit=3)) == 3
 
 
 def test_parts_may_be_smaller_than_what_was_asked_for(server):
-    assert texts(f"{server[0]}/short-ranges/long.txt") == MANY
+    assert texts(f"{server[0]}/short-ranges/long.jsonl.gz") == MANY
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["large.txt", "long.parquet"])
-def test_what_is_not_needed_is_not_waited_for(server, way, name):
-    assert len(texts(f"{server[0]}/{way}/{name}", limit=3)) == 3
+def test_a_file_that_is_said_to_be_encoded_is_taken_as_it_is(server):
+    assert texts(f"{server[0]}/encoded/long.jsonl.gz") == MANY
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.parquet", ""])
@@ -114,24 +112,17 @@ def test_more_than_a_block_is_read(server, way):
     assert len(parts) == (3 if way == "ranges" else 0), requests  # the question whether it gives parts
 
 
-def test_a_file_that_is_said_to_be_encoded_is_taken_as_it_is(server):
-    assert texts(f"{server[0]}/encoded/long.jsonl.gz") == MANY
-
-
-def test_a_sample_of_a_url(server):
+def test_a_sample_and_globs(server):
     assert len(texts(f"{server[0]}/plain/long.txt", sample=10)) == 10
-
-
-def test_globs_by_http(server):
     assert texts(f"{server[0]}/plain/*.txt") == ["a", "b"]
 
 
 @pytest.mark.parametrize("way", ["cut", "cut-ranges", "lost-ranges"])
-@pytest.mark.parametrize("name", LONG)
-def test_a_transfer_that_is_cut_off_is_no_shorter_corpus(server, way, name):
-    url = f"{server[0]}/{way}/{name}"
-    with pytest.raises((RunError, FileFormatError), match=f"^{url}: "):
-        texts(url, skip_bad=True)
+def test_a_transfer_that_is_cut_off_is_no_shorter_corpus(server, way):
+    for name in LONG:
+        url = f"{server[0]}/{way}/{name}"
+        with pytest.raises((RunError, FileFormatError), match=f"^{url}: "):
+            texts(url, skip_bad=True)
 
 
 def test_a_packed_file_of_unknown_size_tells_its_end(server):
@@ -143,12 +134,7 @@ def test_a_packed_file_of_unknown_size_tells_its_end(server):
 
 @pytest.mark.parametrize(
     ("status", "error", "message"),
-    [
-        (404, FileFormatError, "no such file"),
-        (410, FileFormatError, "no such file"),
-        (403, RunError, r"the transfer failed \(403 Forbidden\)"),
-        (500, RunError, r"the transfer failed \(500 Internal Server Error\)"),
-    ],
+    [(410, FileFormatError, "no such file"), (403, RunError, r"the transfer failed \(403 Forbidden\)")],
 )
 def test_what_a_server_refuses(server, status, error, message):
     url = f"{server[0]}/{status}/a.txt"
@@ -158,9 +144,9 @@ def test_what_a_server_refuses(server, status, error, message):
 
 @pytest.mark.parametrize("way", ["silent/long.txt", "silent-ranges/long.parquet"])
 def test_a_server_that_falls_silent(server, way, monkeypatch):
-    monkeypatch.setattr("microgpt_trace.corpus.remote.SILENCE", 0.2)
+    monkeypatch.setattr("microgpt_trace.corpus.remote.SILENCE", 0.1)
     url = f"{server[0]}/{way}"
-    with pytest.raises(RunError, match=f"^{url}: the transfer failed .nothing came for 0.2 seconds"):
+    with pytest.raises(RunError, match=f"^{url}: the transfer failed .nothing came for 0.1 seconds"):
         texts(url)
 
 

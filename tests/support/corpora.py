@@ -7,9 +7,8 @@ from microgpt_trace.corpus.corpus import Corpus
 from microgpt_trace.corpus.selection import CorpusSelection
 
 TEXTS = ["emma", "olivia was here", "Zoë 日本 👩‍🚀", "  two  ", 'a "quoted" \\ text', "x" * 5000, "emma"]
-ONLY_LINES = [".txt", ".text", "", ".jsonl", ".NDJSON"]
-KINDS = [*ONLY_LINES, ".parquet"]
-PACKINGS = ["", ".gz", ".zst"]
+NAMES = ["a.v1.txt", "a.text", "a", "a.v1.jsonl", "a.NDJSON", "a.parquet"]
+NAMES += ["a.txt.gz", "a.gz", "a.jsonl.zst", "a.parquet.gz"]
 
 
 def packed(content, name):
