@@ -19,17 +19,6 @@ from microgpt_trace.surveying import dask_cluster
 from microgpt_trace.surveying.survey_files import survey_bytes
 
 
-class Slow(WorkerPlugin):
-    """The worker of this name waits before each of its tasks."""
-
-    def setup(self, worker):
-        self.slow = worker.name == 0
-
-    def transition(self, key, start, finish, **others):
-        if self.slow and finish == "executing":
-            time.sleep(0.2)
-
-
 class Lacking(WorkerPlugin):
     """A worker whose environment lacks this package."""
 
@@ -65,9 +54,7 @@ def main(model, corpus):
     dask_cluster.ALONE, dask_cluster.CONNECT = 0.5, 2.0
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         case("killed", once(lambda: os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)))
-        with cluster.get_client() as client:
-            client.register_plugin(Slow())
-        case("slow, and one joins late", once(lambda: cluster.scale(3)))
+        case("one joins late", once(lambda: cluster.scale(3)))
         with cluster.get_client() as client:
             client.register_plugin(Lacking())
         case("lacking")

@@ -8,7 +8,7 @@ from microgpt_trace.corpus.selection import CorpusSelection
 
 TEXTS = ["emma", "olivia was here", "Zoë 日本 👩‍🚀", "  two  ", 'a "quoted" \\ text', "x" * 5000, "emma"]
 NAMES = ["a.v1.txt", "a.text", "a", "a.v1.jsonl", "a.NDJSON", "a.parquet"]
-NAMES += ["a.txt.gz", "a.gz", "a.jsonl.zst", "a.parquet.gz"]
+NAMES += ["a.txt.gz", "a.gz", "a.b.JSONL.Zst", "a.parquet.gz", "a.gz.jsonl"]
 
 
 def packed(content, name):

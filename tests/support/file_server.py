@@ -1,7 +1,6 @@
 """A server on this machine that gives files by HTTP in the ways that servers do, the bad ones too."""
 
 import threading
-import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,8 +22,6 @@ class FileServer(BaseHTTPRequestHandler):
         self.requests.append(f"{self.command} {how} {self.headers.get('Range', '')}".strip())
         if how.isdigit():
             self.send_error(int(how))
-        elif how == "no-head" and not body:
-            self.send_error(405)
         else:
             self.reply(how, self.files[name], body)
 
@@ -54,11 +51,7 @@ class FileServer(BaseHTTPRequestHandler):
 
     def send(self, how, part):
         half = len(part) // 2
-        if how == "slow":
-            for start in range(0, len(part), len(part) // 5 + 1):
-                self.wfile.write(part[start : start + len(part) // 5 + 1])
-                time.sleep(0.02)
-        elif how in ("cut", "cut-ranges") and len(part) > 1:
+        if how in ("cut", "cut-ranges") and len(part) > 1:
             self.wfile.write(part[:half])
         elif how in ("silent", "silent-ranges") and len(part) > 1:
             self.wfile.write(part[:half])

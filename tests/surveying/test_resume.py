@@ -1,15 +1,12 @@
 """A survey that ended early goes on to the bytes of one that did not, or is refused by what differs."""
 
-import errno
-import os
-
 import pytest
 from support.commands import process
 from support.surveyed_texts import lines, measured, written
 
 from microgpt_trace import load
 from microgpt_trace.decoder import model as decoder
-from microgpt_trace.errors import InputError, RunError
+from microgpt_trace.errors import InputError
 from microgpt_trace.surveying import run
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
 
@@ -109,22 +106,6 @@ def test_one_run_at_a_time_writes_a_file(model, corpus, out):
 
     measured(model, corpus, out=out, report=another)
     assert (refused[0].code, refused[0].err) == (2, f"microgpt: {out}: another run is writing it\n")
-    assert out.read_bytes() == survey_bytes(measured(model, corpus))
-
-
-def test_a_full_disk_leaves_what_was_there(model, corpus, out, monkeypatch):
-    before = interrupted(model, corpus, out)
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        with pytest.raises(RunError, match="No space left on device"):
-            measured(model, corpus, out=out, resume=True)
-    assert out.read_bytes() == before
-    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, "texts.txt"]
-    measured(model, corpus, out=out, resume=True)
     assert out.read_bytes() == survey_bytes(measured(model, corpus))
 
 
