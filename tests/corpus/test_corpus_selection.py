@@ -56,6 +56,7 @@ def test_a_corpus_that_shrinks_under_a_sample_is_noticed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sources", "selected", "message"),
     [
+        ((), {}, "expected names of files"),
         (("a", ""), {}, "expected names of files"),
         (("-", "a", "-"), {}, "can be read once"),
         (("a",), {"limit": 0}, "limit: expected at least 1, found 0"),
@@ -80,6 +81,7 @@ BAD_RECORDS = {
     b'{"text": ' + b"9" * 5000 + b"}": ("no JSON", "an integer of 5,000 digits"),
     b'["text"]': ("no JSON object", r"expected a JSON object, found \['text'\]"),
     b'{"Text": "a", "b": 1}': ("no field 'text'", "expected a field 'text', found 'Text', 'b'"),
+    b"{}": ("no field 'text'", "expected a field 'text', found none"),
     b'{"text": null}': ("field 'text' is no text", "expected text in the field 'text', found None"),
     b'{"text": "a\\ud83d"}': ("half a surrogate pair", r"found \\ud83d by itself"),
 }

@@ -5,6 +5,7 @@ it is worked out here anew.
 """
 
 import numpy as np
+from support.surveyed_texts import written
 
 from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.decoder import model as decoder_model
@@ -87,9 +88,7 @@ def columns(value, causal):
 
 def surveyed(model, texts, folder, **options):
     """A survey of texts, a text a line."""
-    path = folder / "corpus.txt"
-    path.write_text("".join(f"{text}\n" for text in texts))
-    return survey(model, path, **options)
+    return survey(model, written(folder / "corpus.txt", texts), **options)
 
 
 def in_packs_of(monkeypatch, size):

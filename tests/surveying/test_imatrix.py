@@ -168,6 +168,7 @@ BAD = {
     "no rows": ({}, {"w.counts": np.ones((0, 1))}, "tensor 'w.counts' is empty"),
     "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
     "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
+    "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
     "a signalling NaN": ({}, {"w.in_sum2": SIGNALLING}, "expected numbers of at least 0, found nan"),
     "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
     "more than there can be": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums for counts [1"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.surveys import MANY, in_packs_of, surveyed
 
-from microgpt_trace import init, load, survey
+from microgpt_trace import init, survey
 from microgpt_trace.corpus.corpus import Document
 from microgpt_trace.corpus.selection import CorpusSelection
 from microgpt_trace.errors import InputError
@@ -20,14 +20,6 @@ TEXTS = [*MANY, "Zoë", *MANY[::-1], "x" * 100, "q", *MANY[3:17]]
 ALL = {"events": ["*"], "histograms": ["*"], "top": 3}
 
 
-@pytest.fixture(params=["microgpt", "broken", "decoder"])
-def model(request, monkeypatch, checkpoints, decoder_folder):
-    in_packs_of(monkeypatch, 8)
-    if request.param == "decoder":
-        return load(decoder_folder("mistral_window"))
-    return load(checkpoints["broken"]) if request.param == "broken" else init()
-
-
 def shards(model, folder, count, **options):
     """Parts by the names of their files."""
     parts = {str(folder / f"{index}.safetensors"): (index, count) for index in range(1, count + 1)}
@@ -37,6 +29,7 @@ def shards(model, folder, count, **options):
     }
 
 
+@pytest.mark.parametrize("model", ["untrained", "broken", "mistral_window"], indirect=True)
 def test_shards_in_any_order_and_tree(model, tmp_path):
     """Whose files are read again, and all at once in memory."""
     whole = surveyed(model, TEXTS, tmp_path, **ALL)

@@ -6,7 +6,8 @@ from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
-from support.surveys import columns, values_of
+from support.surveyed_texts import written
+from support.surveys import columns, surveyed, values_of
 
 from microgpt_trace import init, load
 from microgpt_trace.errors import InputError
@@ -44,13 +45,7 @@ def models(decoder_folder):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return corpus_of(tmp_path_factory.mktemp("corpus"), TEXTS)
-
-
-def corpus_of(folder, texts):
-    path = folder / "texts.txt"
-    path.write_text("".join(f"{text}\n" for text in texts))
-    return path
+    return written(tmp_path_factory.mktemp("corpus") / "texts.txt", TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +224,9 @@ def test_names_choose_what_is_compared(surveys):
 
 
 def test_only_the_same_texts_read_alike_are_compared(models, surveys, tmp_path):
-    other = survey(models[1], corpus_of(tmp_path, [*TEXTS[:-1], "a"]))
-    fewer = survey(models[1], corpus_of(tmp_path, TEXTS[:3]))
-    cut = survey(models[1], corpus_of(tmp_path, TEXTS), max_tokens=5)
+    other = surveyed(models[1], [*TEXTS[:-1], "a"], tmp_path)
+    fewer = surveyed(models[1], TEXTS[:3], tmp_path)
+    cut = surveyed(models[1], TEXTS, tmp_path, max_tokens=5)
     few = "documents is 3, where a.safetensors has 6"
     for b, words in ((other, "fingerprint"), (fewer, few), (cut, "--max-tokens was 5")):
         with pytest.raises(InputError, match=f"^b.safetensors: .*{words}"):
@@ -239,9 +234,9 @@ def test_only_the_same_texts_read_alike_are_compared(models, surveys, tmp_path):
 
 
 def test_parts_of_a_corpus_are_compared_if_they_are_the_same(models, tmp_path):
-    path = corpus_of(tmp_path, TEXTS * 5)
-    first, second = (survey(models[0], path, events=["final.norm"], shard=(i, 2)) for i in (1, 2))
-    same = survey(models[1], path, events=["final.norm"], shard=(1, 2))
+    how = {"texts": TEXTS * 5, "folder": tmp_path, "events": ["final.norm"]}
+    first, second = (surveyed(models[0], **how, shard=(i, 2)) for i in (1, 2))
+    same = surveyed(models[1], **how, shard=(1, 2))
     assert not compare_surveys(first, same).agree
     with pytest.raises(InputError, match=r"part of the corpus is .*blocks"):
         compare_surveys(first, second)
@@ -309,8 +304,8 @@ def test_an_outlier_that_appears_is_named(surveys):
 
 
 def test_parts_of_microgpts_are_compared_one_by_one(tmp_path):
-    path = corpus_of(tmp_path, ["emma", "olivia", "ava", "mia", "amelia", "ella", "aria", "noah"] * 4)
-    one, two = (survey(init(seed=seed), path, events=["layer0.mlp.act"]) for seed in (1, 2))
+    names = ["emma", "olivia", "ava", "mia", "amelia", "ella", "aria", "noah"] * 4
+    one, two = (surveyed(init(seed=seed), names, tmp_path, events=["layer0.mlp.act"]) for seed in (1, 2))
     found = compare_surveys(one, two)
     assert {part.part for part in found.parts} == {"train", "held out"}
     document = json.loads(result_json(found))

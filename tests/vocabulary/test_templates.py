@@ -131,6 +131,7 @@ def test_nothing_gets_out_of_the_sandbox(template):
         "{{ [joiner] | join }}",
         "{{ messages | join(attribute='items') }}",
         "{{ 'ab' | join(joiner) }}",
+        "{{ {'a': joiner} | xmlattr }}",
         "{{ '%s' % joiner }}",
         "{{ '%s' | format(joiner) }}",
         "{{ '{}'.format(joiner) }}",

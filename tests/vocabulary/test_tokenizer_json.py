@@ -2,7 +2,6 @@
 
 import json
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -107,28 +106,40 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 
 LONG = "x" * 9999
-UNREADABLE = [
-    ({"model": {"vocab": LONG}}, {}),
-    ({"added_tokens": [{"content": LONG, "id": LONG}]}, {}),
-    ({"decoder": {"type": "Sequence", "decoders": LONG}}, {}),
-    ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}}, {}),
-    ({}, {"bos_token": LONG}),
-    ({}, {"chat_template": [{"name": "n", "template": [LONG]}]}),
-    ({"post_processor": {"type": "RobertaProcessing", "cls": [LONG, 0], "sep": ["a", 0]}}, {}),
-    ({"post_processor": {"type": "RobertaProcessing", "cls": {LONG: 0}, "sep": 0}}, {}),
-]
-READABLE = [
-    ({"model": {"type": LONG, "vocab": {"a": 0}}}, {}),
-    ({"model": {"type": {"a": LONG}, "vocab": {"a": 0}}}, {}),
-    ({}, {"add_bos_token": [[LONG]] * 99}),
-]
 
 
-@pytest.mark.parametrize(("said", "config"), READABLE + UNREADABLE, ids=range(11))
-def test_words_of_a_file_are_cut_in_a_description_and_in_a_refusal(tmp_path, said, config):
+@pytest.mark.parametrize(
+    ("said", "config", "message"),
+    [
+        ({"model": {"vocab": LONG}}, {}, "expected a vocabulary under model.vocab, found"),
+        ({"model": 5}, {}, "expected a vocabulary under model.vocab, found None"),
+        ({"model": {"vocab": {"a": "b"}}}, {}, "expected a vocabulary of tokens and ids"),
+        ({"model": {"vocab": {"a": 999999}}}, {}, "the ids of 1 tokens go from 999999 to 999,999"),
+        ({"added_tokens": [1]}, {}, "added_tokens: expected a list"),
+        ({"added_tokens": [{"content": LONG, "id": LONG}]}, {}, "expected a vocabulary of tokens and ids"),
+        ({"decoder": {"type": "Sequence", "decoders": LONG}}, {}, "decoders: expected a list"),
+        ({"pre_tokenizer": {"pretokenizers": 5}}, {}, "pretokenizers: expected a list"),
+        ({"post_processor": {"cls": [LONG, 0], "sep": ["a", 0]}}, {}, "expected one token as BOS"),
+        ({"post_processor": {"cls": {LONG: 0}, "sep": 0}}, {}, "post_processor: cannot be read"),
+        ({}, {"bos_token": LONG}, "bos_token: expected a token of the vocabulary"),
+        ({}, {"chat_template": [1]}, "chat_template: expected templates"),
+        ({}, {"chat_template": [{"name": "n", "template": [LONG]}]}, "chat_template: expected text"),
+    ],
+    ids=range(13),
+)
+def test_broken_folders_are_refused_in_few_words(tmp_path, said, config, message):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with nullcontext() if (said, config) in READABLE else pytest.raises(FileFormatError) as caught:
-        described = folder(tmp_path, **said).describe()
-    shown = str(caught.value) if caught else described
-    print(shown)
-    assert len(shown) < (700 if caught is None else 300 + len(str(tmp_path)))
+    with pytest.raises(FileFormatError, match=message) as caught:
+        folder(tmp_path, **said)
+    print(caught.value)
+    name = "tokenizer_config.json" if config else "tokenizer.json"
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_words_of_a_file_are_cut_in_a_description(tmp_path):
+    for type, config in ((LONG, {}), ({"a": LONG}, {"add_bos_token": [[LONG]] * 99})):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        described = folder(tmp_path, model={"type": type, "vocab": {"a": 0}}).describe()
+        print(described)
+        assert len(described) < 700
