@@ -257,10 +257,12 @@ def test_the_sums_are_those_of_what_transformers_multiplies(case, decoder_folder
     model, text = load(folder), tmp_path / "text.txt"
     text.write_text("abcab\n")
     found = imatrix_of(survey(model, text), with_output=True).entries
-    expected = by_transformers(folder, case.partition("_")[0].upper(), model.read("abcab").tokens)
+    tokens = model.read("abcab").tokens
+    expected = by_transformers(folder, case.partition("_")[0].upper(), tokens)
     if model.config.tied:
         expected["token_embd.weight"] = expected.pop("output.weight")
     assert found.keys() == expected.keys()
+    assert {int(own.counts[0]) for own in found.values()} == {len(tokens)}
     worst = max(np.abs(own.sums[0] / expected[name] - 1).max() for name, own in found.items())
     print(f"{case}: at most {worst:.1e} of a sum")
     assert worst < 1e-4

@@ -56,11 +56,6 @@ def test_values_come_back_as_they_were():
     assert isolated("echo")(FILE, values) == values
 
 
-def test_a_process_stays_for_the_next_call():
-    function = isolated("count")
-    assert [function(FILE) for _ in range(3)] == [1, 2, 3]
-
-
 def test_what_does_not_end_is_ended():
     start = time.monotonic()
     assert failure("endless", seconds=0.2) == "is not done after 0.2 seconds"
@@ -118,7 +113,7 @@ def test_errors_keep_their_kind_or_become_a_line():
 @pytest.mark.parametrize("how", ["refuse", "endless"])
 def test_a_failure_costs_the_process_and_not_the_next_call(how):
     function = isolated("count")
-    assert [function(FILE), function(FILE)] == [1, 2]
+    assert [function(FILE), function(FILE)] == [1, 2]  # it stays for the next call
     function.function, function.limits = f"support.isolated_functions:{how}", Limits(0.2, AMPLE.memory)
     with pytest.raises((FileFormatError, InputError)):
         function(FILE, *["no"] * (how == "refuse"))
