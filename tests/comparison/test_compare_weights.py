@@ -5,7 +5,6 @@ The judges are gguf's quantisers, which round; and faults put into the weights b
 
 import json
 import re
-import time
 import tracemalloc
 from dataclasses import asdict, replace
 from itertools import combinations
@@ -13,8 +12,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.real_model import SMOLLM2, needs_smollm2
-from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import (
     CASES,
     Blocks,
@@ -28,7 +25,7 @@ from support.tiny_models import (
     write_gguf,
 )
 
-from microgpt_trace import Config, Model, init, load
+from microgpt_trace import Config, Model, load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.comparison.weight_relations import find_cause
 from microgpt_trace.comparison.weights import compare_weights
@@ -61,15 +58,21 @@ def quantised(weights, type):
     }
 
 
-def gguf_file(tmp_path, type="Q8_0", edit=None, config=WIDE, damage=None, **options):
+def gguf_file(tmp_path, type="Q8_0", edit=None, damage=None, name="b"):
     """A GGUF of the folder's weights; `edit` changes them before they are quantised, `damage` after."""
-    weights = random_weights(config, "weights")
+    weights = random_weights(WIDE, "weights")
     if edit:
         edit(weights)
     blocks = quantised(weights, type)
     if damage:
         damage(blocks)
-    return load(write_gguf(tmp_path / f"{type}.gguf", config, blocks, **options))
+    return load(write_gguf(tmp_path / f"{name}.gguf", WIDE, blocks))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights as they are."""
+    return folder(tmp_path_factory.mktemp("whole"))
 
 
 def failing(found):
@@ -81,8 +84,8 @@ def failing(found):
 
 
 @pytest.mark.parametrize("type", ROUNDING)
-def test_rounding_to_a_type_is_explained_by_it(tmp_path, type):
-    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, type))
+def test_rounding_to_a_type_is_explained_by_it(whole, tmp_path, type):
+    found = compare_weights(whole, gguf_file(tmp_path, type))
     ratios = [row.relative_l2 / row.expected for row in found.rows if row.expected]
     print(f"{type}: actual / expected {min(ratios):.2f} to {max(ratios):.2f}, allowed {FACTOR}")
     assert found.agree
@@ -93,11 +96,11 @@ def test_rounding_to_a_type_is_explained_by_it(tmp_path, type):
     assert {row.type_b for row in found.rows} == {type, "F32"}
 
 
-@pytest.mark.parametrize("b", ROUNDING)
-@pytest.mark.parametrize("a", ["BF16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize(
+    ("a", "b"), [("BF16", "F16"), ("BF16", "Q4_0"), ("Q8_0", "Q8_0"), ("Q8_0", "Q5_1"), ("Q4_0", "Q4_1")]
+)
 def test_two_types_of_one_source_agree(tmp_path, a, b):
-    (tmp_path / "other").mkdir()
-    assert compare_weights(gguf_file(tmp_path, a), gguf_file(tmp_path / "other", b)).agree
+    assert compare_weights(gguf_file(tmp_path, a, name="a"), gguf_file(tmp_path, b)).agree
 
 
 def step_of_runs(blocks, run):
@@ -127,13 +130,13 @@ def test_the_steps_of_k_types_are_those_of_their_runs(tmp_path, type):
     assert max(ratios) < 1.1
 
 
-@pytest.mark.parametrize("type", [type for type in ROUNDING if type.startswith("Q")])
-def test_the_wrong_scale_of_one_block_is_found(tmp_path, type):
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_1"])
+def test_the_wrong_scale_of_one_block_is_found(whole, tmp_path, type):
     def damage(blocks):
         scale = blocks[MLP.format("down")].rows[5, :2].view(np.float16)
         scale *= np.float16(3)
 
-    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, type, damage=damage))
+    found = compare_weights(whole, gguf_file(tmp_path, type, damage=damage))
     rows = failing(found)
     assert list(rows) == ["layer0.mlp_wdown"]
     assert rows["layer0.mlp_wdown"].block == (5, 0)
@@ -152,11 +155,11 @@ def test_a_gguf_without_the_permutation_of_q_and_k_is_recognised(tmp_path, case)
     assert all(row.cause.startswith("RoPE order: A's rows lie in adjacent pairs") for row in rows.values())
 
 
-def test_a_folder_whose_rows_were_left_in_adjacent_pairs_is_recognised(tmp_path):
+def test_a_folder_whose_rows_were_left_in_adjacent_pairs_is_recognised(whole, tmp_path):
     def interleave(weights):
         weights[ATTN.format("q")] = pair_neighbours(weights[ATTN.format("q")], 4)
 
-    rows = failing(compare_weights(folder(tmp_path), folder(tmp_path, "b", edit=interleave)))
+    rows = failing(compare_weights(whole, folder(tmp_path, edit=interleave)))
     assert list(rows) == ["layer0.attn_wq"]
     assert rows["layer0.attn_wq"].cause.startswith("RoPE order: B's rows lie in adjacent pairs")
 
@@ -190,22 +193,27 @@ def put(index, value):
     return function
 
 
-FAULTS = {
-    "transposed": (change(ATTN.format("o"), np.transpose), "attn_wo", "transposed"),
-    "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed"),
+def unrelated(w):
+    return np.random.default_rng(5).normal(size=w.shape)
+
+
+FAULTS = {  # an edit, the parameter that differs, and its cause; a factor is measured, not known
+    "transposed": (change(ATTN.format("o"), np.transpose), "attn_wo", "transposed.*"),
+    "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed.*"),
     "other layer": (
         copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"),
         "attn_wv",
-        "B holds A's layer1.attn_wv",
+        "B holds A's layer1.attn_wv.*",
     ),
-    "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk"),
-    "swapped": (swap_gate_and_up, "mlp_wgate", "B holds A's layer0.mlp_wup"),
-    "negated": (change(ATTN.format("q"), np.negative), "attn_wq", "negated: B is -A"),
-    "halved": (change(ATTN.format("o"), lambda w: w / 2), "attn_wo", "scaled: B is 0.5"),
-    "5 % more": (change(ATTN.format("o"), lambda w: w * 1.05), "attn_wo", "scaled: B is 1.05"),
-    "gain + 1": (change(NORM, lambda g: g + 1), "attn_norm", "B is A + 1"),
-    "gain - 1": (change(NORM, lambda g: g - 1), "attn_norm", "B is A - 1"),
-    "zeros": (change(ATTN.format("o"), np.zeros_like), "attn_wo", "B is all zeros"),
+    "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk.*"),
+    "swapped": (swap_gate_and_up, "mlp_wgate", "B holds A's layer0.mlp_wup.*"),
+    "negated": (change(ATTN.format("q"), np.negative), "attn_wq", "negated: B is -A.*"),
+    "halved": (change(ATTN.format("o"), lambda w: w / 2), "attn_wo", "scaled: B is (0.5|0.499|0.500).*"),
+    "5 % more": (change(ATTN.format("o"), lambda w: w * 1.05), "attn_wo", "scaled: B is (1.05|1.049).*"),
+    "gain + 1": (change(NORM, lambda g: g + 1), "attn_norm", r"B is A \+ 1.*"),
+    "gain - 1": (change(NORM, lambda g: g - 1), "attn_norm", "B is A - 1.*"),
+    "zeros": (change(ATTN.format("o"), np.zeros_like), "attn_wo", "B is all zeros.*"),
+    "unrelated": (change(ATTN.format("o"), unrelated), "attn_wo", ""),
 }
 
 
@@ -215,22 +223,11 @@ def cause_of(a, b, name):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_are_named(tmp_path, fault):
+def test_faults_are_named_in_one_type_and_between_two(whole, tmp_path, fault):
     edit, name, cause = FAULTS[fault]
-    assert cause_of(folder(tmp_path), folder(tmp_path, "b", edit=edit), name).startswith(cause)
-
-
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("halved", "5 % more")])
-def test_faults_are_named_between_types_too(tmp_path, fault):
-    edit, name, cause = FAULTS[fault]
-    assert cause_of(folder(tmp_path, dtype="BF16"), gguf_file(tmp_path, edit=edit), name).startswith(cause)
-
-
-@pytest.mark.parametrize("factor", [0.5, 1.05])
-def test_a_factor_is_measured_through_quantisation(tmp_path, factor):
-    b = gguf_file(tmp_path, "Q8_0", change(ATTN.format("o"), lambda w: w * factor))
-    cause = cause_of(folder(tmp_path), b, "attn_wo")
-    assert float(cause.split()[3]) == pytest.approx(factor, rel=1e-3)
+    assert re.fullmatch(cause, cause_of(whole, folder(tmp_path, edit=edit), name))
+    narrow = folder(tmp_path, "narrow", dtype="BF16")
+    assert re.fullmatch(cause, cause_of(narrow, gguf_file(tmp_path, edit=edit), name))
 
 
 # --- What may be called the same, and what is told of the rest --------------------------------
@@ -257,81 +254,47 @@ def one_nibble(times):
     return change
 
 
-SAME_TYPE = {  # what became of a Q4_1 tensor, and whether it may still be a rounding of the same weights
-    "an integer one off": (damaged_q4_1(5, one_nibble(1)), True),
-    "an integer eight off": (damaged_q4_1(5, one_nibble(8)), False),
-    "a scale 1.01": (damaged_q4_1(5, lambda d, m, q: (d * 1.01, m, q)), True),
-    "a scale 1.5": (damaged_q4_1(5, lambda d, m, q: (d * 1.5, m, q)), False),
-    "minima of a row": (damaged_q4_1(5, lambda d, m, q: (d, m + d / 2, q)), True),
-    "all minima": (damaged_q4_1(slice(None), lambda d, m, q: (d, m + d / 2, q)), False),
-    "rows": (lambda blocks: swap(blocks[MLP.format("down")].rows, 3, 4), False),
+def swap_rows(blocks):
+    rows = blocks[MLP.format("down")].rows
+    rows[[3, 4]] = rows[[4, 3]]
+
+
+EQUAL = "None of 21 parameters differs by more than is allowed; 20 are equal, number for number"
+ALLOWED = (
+    r"layer0\.mlp_wdown, Q4_1 on both sides: 1 of 2,048 elements unequal, relative L2 0\.\d+, where rounding "
+    r"leaves 0\.\d+"
+)
+MOVED = "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
+DIFFERS = "1 of 21 parameters differ layer0.mlp_wdown.*of the others 20 are equal, number for number"
+SAME_TYPE = {  # what became of a Q4_1 tensor, whether it may still be a rounding of the same weights
+    "an integer one off": (damaged_q4_1(5, one_nibble(1)), True, f"{EQUAL}.*{ALLOWED}"),
+    "an integer eight off": (damaged_q4_1(5, one_nibble(8)), False, DIFFERS),
+    "a scale 1.01": (damaged_q4_1(5, lambda d, m, q: (d * 1.01, m, q)), True, EQUAL),
+    "a scale 1.5": (damaged_q4_1(5, lambda d, m, q: (d * 1.5, m, q)), False, DIFFERS),
+    "minima of a row": (damaged_q4_1(5, lambda d, m, q: (d, m + d / 2, q)), True, EQUAL),
+    "all minima": (damaged_q4_1(slice(None), lambda d, m, q: (d, m + d / 2, q)), False, MOVED),
+    "rows": (swap_rows, False, DIFFERS),
 }
-
-
-def swap(rows, i, j):
-    rows[[i, j]] = rows[[j, i]]
 
 
 @pytest.mark.parametrize("what", SAME_TYPE)
 def test_no_other_numbers_of_one_type_are_called_the_same(tmp_path, what):
-    damage, holds = SAME_TYPE[what]
-    (tmp_path / "other").mkdir()
-    a, b = gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage)
+    damage, holds, words = SAME_TYPE[what]
+    a, b = gguf_file(tmp_path, "Q4_1", name="a"), gguf_file(tmp_path, "Q4_1", damage=damage)
     found = compare_weights(a, b)
-    row = next(row for row in found.rows if row.name == "layer0.mlp_wdown")
+    (row,) = (row for row in found.rows if not row.equal)
     print(row)
-    assert (found.same, found.agree, row.equal, row.unequal > 0) == (False, holds, False, True)
-    assert [other.name for other in found.rows if not other.equal] == ["layer0.mlp_wdown"]
+    assert (row.name, found.same, found.agree, row.unequal > 0) == ("layer0.mlp_wdown", False, holds, True)
     assert not (holds and row.cause)
-
-
-def test_minima_that_all_moved_are_named(tmp_path):
-    (tmp_path / "other").mkdir()
-    damage = SAME_TYPE["all minima"][0]
-    cause = cause_of(
-        gguf_file(tmp_path, "Q4_1"), gguf_file(tmp_path / "other", "Q4_1", damage=damage), "mlp_wdown"
-    )
-    assert cause == "B lies above A as a whole, on average by 1.2 times the error that rounding explains"
-
-
-def noise_of_steps(share):
-    """A quantised tensor rounded once more after noise of a share of its steps."""
-
-    def damage(blocks):
-        held = blocks[MLP.format("down")]
-        steps = np.ptp(held.values().reshape(-1, 32), axis=1) / 15
-        noise = np.random.default_rng(1).standard_normal(held.values().shape) * share
-        moved = held.values() + noise * np.repeat(steps, 32).reshape(noise.shape)
-        blocks[MLP.format("down")] = quantised({"x": moved.astype(np.float32)}, "Q4_1")["x"]
-
-    return damage
-
-
-@pytest.mark.parametrize(("share", "code"), [(1 / 16, 0), (1 / 8, 0), (1 / 4, 0), (1 / 2, 1), (1, 1)])
-def test_noise_of_a_tensor_is_told_with_its_figures(tmp_path, share, code):
-    (tmp_path / "other").mkdir()
-    gguf_file(tmp_path, "Q4_1")
-    gguf_file(tmp_path / "other", "Q4_1", damage=noise_of_steps(share))
-    done = microgpt("diff", tmp_path / "Q4_1.gguf", tmp_path / "other" / "Q4_1.gguf", "--weights")
-    said = " ".join(done.out.split())
-    print(said)
-    assert (done.code, "The same" in said) == (code, False)
-    if code:
-        assert "1 of 21 parameters differ layer0.mlp_wdown" in said
-        assert "of the others 20 are equal, number for number" in said
-    else:
-        assert "None of 21 parameters differs by more than is allowed; 20 are equal, number for nu" in said
-        assert re.search(
-            r"layer0\.mlp_wdown, Q4_1 on both sides: [12],\d+ of 2,048 elements unequal, relative L2 0\.\d+, "
-            r"where rounding leaves 0\.\d+",
-            said,
-        )
+    done = microgpt("diff", tmp_path / "a.gguf", tmp_path / "b.gguf", "--weights")
+    assert (done.code, "The same" in done.out) == (not holds, False)
+    assert re.search(words, " ".join(done.out.split()))
 
 
 def test_what_a_conversion_leaves_is_told_by_types(tmp_path):
     folder(tmp_path)
     gguf_file(tmp_path)
-    done = microgpt("diff", tmp_path / "a", tmp_path / "Q8_0.gguf", "--weights")
+    done = microgpt("diff", tmp_path / "a", tmp_path / "b.gguf", "--weights")
     said = " ".join(done.out.split())
     assert (done.code, "The same" in said) == (0, False)
     assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
@@ -357,21 +320,10 @@ def test_nan_on_both_sides_is_told(tmp_path):
     assert "layer0.attn_wo: 2 of 1,024 elements are NaN or infinite on both sides" in done.out
 
 
-def test_an_unknown_relation_has_no_cause(tmp_path):
-    other = np.random.default_rng(5).normal(size=(32, 32))
-    assert (
-        cause_of(
-            folder(tmp_path), folder(tmp_path, "b", edit=change(ATTN.format("o"), lambda w: other)), "attn_wo"
-        )
-        == ""
-    )
-
-
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_one_wrong_element_is_found_with_its_place_and_values(tmp_path, dtype):
-    a = folder(tmp_path)
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_one_wrong_element_is_found_with_its_place_and_values(whole, tmp_path, dtype):
     b = folder(tmp_path, "b", edit=change(MLP.format("down"), put((7, 40), 0.75)), dtype=dtype)
-    row = failing(compare_weights(a, b))["layer0.mlp_wdown"]
+    row = failing(compare_weights(whole, b))["layer0.mlp_wdown"]
     before = float(random_weights(WIDE, "weights")[MLP.format("down")][7, 40])
     assert (row.index, row.value_a, row.value_b) == ((7, 40), before, 0.75)
     assert row.max_abs == pytest.approx(abs(0.75 - before), abs=1e-12)
@@ -384,12 +336,9 @@ def test_one_wrong_element_is_found_with_its_place_and_values(tmp_path, dtype):
         assert row.cause.startswith("1 run(s) of 32 elements off, from [7, 32] on ")
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")], ids=str
-)
-def test_what_is_not_finite_on_one_side_is_found(tmp_path, value, said):
-    whole = folder(tmp_path)
-    broken = folder(tmp_path, "b", edit=change(ATTN.format("o"), put((3, 9), value)))
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (-np.inf, "infinite")], ids=str)
+def test_what_is_not_finite_on_one_side_is_found(whole, tmp_path, value, said):
+    broken = folder(tmp_path, edit=change(ATTN.format("o"), put((3, 9), value)))
     row = failing(compare_weights(whole, broken))["layer0.attn_wo"]
     assert row.cause == f"B is {said} at [3, 9]"
     assert row.index == (3, 9)
@@ -411,8 +360,10 @@ def test_a_tied_head_is_compared_with_one_that_is_stored(tmp_path):
     def tie(weights):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
 
-    tied = folder(tmp_path, config=WIDE | {"tie_word_embeddings": True})
-    stored = folder(tmp_path, "b", edit=tie)
+    tied, stored = (
+        folder(tmp_path, config=WIDE | {"tie_word_embeddings": True}),
+        folder(tmp_path, "b", edit=tie),
+    )
     for found, name_b in ((compare_weights(tied, stored), "lm_head"), (compare_weights(stored, tied), "wte")):
         assert found.agree
         assert found.rows[-1].name == "lm_head"
@@ -421,9 +372,9 @@ def test_a_tied_head_is_compared_with_one_that_is_stored(tmp_path):
     assert list(rows) == ["lm_head"]
 
 
-def test_other_shapes_and_what_one_side_lacks_are_listed(tmp_path):
+def test_other_shapes_and_what_one_side_lacks_are_listed(whole, tmp_path):
     deeper = WIDE | {"num_hidden_layers": 3, "intermediate_size": 96}
-    found = compare_weights(folder(tmp_path), folder(tmp_path, "b", deeper))
+    found = compare_weights(whole, folder(tmp_path, "b", deeper))
     assert not found.agree
     assert found.only_a == ()
     assert len(found.only_b) == 9
@@ -435,47 +386,40 @@ def test_other_shapes_and_what_one_side_lacks_are_listed(tmp_path):
     assert found.worst == "layer0.mlp_wgate"
 
 
-def test_globs_choose_by_our_names_and_by_those_of_the_files(tmp_path):
-    a, b = folder(tmp_path), gguf_file(tmp_path)
+def test_globs_choose_by_our_names_and_by_those_of_the_files(whole, tmp_path):
+    b = gguf_file(tmp_path)
     for glob in ("layer0.attn_w?", "blk.0.attn_?.weight", "*layers.0.self_attn.?_proj.weight"):
-        found = [row.name for row in compare_weights(a, b, names=[glob]).rows if "output" not in row.name]
+        found = [row.name for row in compare_weights(whole, b, names=[glob]).rows if "output" not in row.name]
         assert set(found) >= {"layer0.attn_wq", "layer0.attn_wk", "layer0.attn_wv"}
         assert len(found) < 5
     with pytest.raises(InputError, match=r"'layer9.*' matches no parameter of .* or .*"):
-        compare_weights(a, b, names=["wte", "layer9.*"])
+        compare_weights(whole, b, names=["wte", "layer9.*"])
 
 
-def test_rows_stand_in_order_of_use_and_progress_is_reported(tmp_path):
-    a, b, told = folder(tmp_path), gguf_file(tmp_path), []
-    found = compare_weights(a, b, report=lambda done, total: told.append((done, total)))
-    assert [row.name for row in found.rows] == list(a.config.shapes())
+def test_rows_are_plain_data_in_order_of_use_and_progress_is_reported(whole, tmp_path):
+    told = []
+    found = compare_weights(whole, gguf_file(tmp_path), report=lambda done, total: told.append((done, total)))
+    assert [row.name for row in found.rows] == list(whole.config.shapes())
     assert told == [(i, 21) for i in range(21)]
+    document = json.loads(json.dumps(asdict(found)))
+    assert (document["agree"], document["factor"]) == (True, FACTOR)
+    assert document["rows"][3]["index"] == list(found.rows[3].index)
 
 
-def test_a_tolerance_of_ones_own(tmp_path):
-    a = folder(tmp_path)
-    b = folder(tmp_path, "b", edit=change(ATTN.format("o"), lambda w: w * 1.001))
-    assert compare_weights(a, b, rtol=2e-3).agree
-    assert not compare_weights(a, b, rtol=5e-4).agree
-    rounded = compare_weights(a, folder(tmp_path, "c", dtype="BF16"), rtol=1e-4)
+def test_a_tolerance_of_ones_own(whole, tmp_path):
+    b = folder(tmp_path, edit=change(ATTN.format("o"), lambda w: w * 1.001))
+    assert compare_weights(whole, b, rtol=2e-3).agree
+    assert not compare_weights(whole, b, rtol=5e-4).agree
+    rounded = compare_weights(whole, folder(tmp_path, "c", dtype="BF16"), rtol=1e-4)
     assert {row.cause for row in failing(rounded).values()} == {"no more than rounding explains"}
     with pytest.raises(InputError, match="rtol"):
-        compare_weights(a, b, rtol=-1.0)
+        compare_weights(whole, b, rtol=-1.0)
 
 
-def test_the_worst_row_is_the_one_furthest_off(tmp_path):
-    a = folder(tmp_path)
+def test_the_worst_row_is_the_one_furthest_off(whole, tmp_path):
     faults = [change(ATTN.format("o"), lambda w: w * 1.2), change(ATTN.format("q"), lambda w: w * 1.01)]
-    b = folder(tmp_path, "b", edit=lambda weights: [fault(weights) for fault in faults])
-    assert compare_weights(a, b).worst == "layer0.attn_wo"
-
-
-def test_the_result_is_plain_data(tmp_path):
-    found = compare_weights(folder(tmp_path), gguf_file(tmp_path, "Q4_0"))
-    document = json.loads(json.dumps(asdict(found)))
-    assert document["agree"] is True
-    assert document["factor"] == FACTOR
-    assert document["rows"][3]["index"] == list(found.rows[3].index)
+    b = folder(tmp_path, edit=lambda weights: [fault(weights) for fault in faults])
+    assert compare_weights(whole, b).worst == "layer0.attn_wo"
 
 
 # --- Measures of single tensors ---------------------------------------------------------------
@@ -524,9 +468,8 @@ INTEGERS = {  # where a block has the low bits of its integers, and a mask that 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("every", [7, 200])
 @pytest.mark.parametrize("type", INTEGERS)
-def test_integers_that_are_all_one_off_in_some_blocks_are_found(type, every):
+def test_integers_that_are_all_one_off_in_some_blocks_are_found(type):
     start, stop, mask = INTEGERS[type]
     if type.endswith("K"):
         blocks = random_blocks(type, (256, 1024), "rewritten").rows
@@ -534,14 +477,15 @@ def test_integers_that_are_all_one_off_in_some_blocks_are_found(type, every):
         weights = {"w": np.random.default_rng(2).standard_normal((256, 1024)).astype(np.float32)}
         blocks = quantised(weights, type.replace("AprQ4", "Q4_0"))["w"].rows
     a = StoredTensor("w", ENCODINGS[type], (256, 1024), blocks.ravel())
-    b = replace(a, stored=a.stored.copy())
-    b.stored.reshape(-1, a.encoding.block_bytes)[::every, start:stop] ^= np.uint8(mask)
-    found = measure(values(a), values(b))
-    print(f"{found.relative_l2:.3f} against {found.expected:.3f}, {found.rewritten} runs")
-    assert found.relative_l2 < found.expected
-    assert not found.holds(0.0)
-    cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
-    assert re.fullmatch(r"[\d,]+ run\(s\) of elements have one scale and no integer in common: .*", cause)
+    for every in (7, 200):
+        b = replace(a, stored=a.stored.copy())
+        b.stored.reshape(-1, a.encoding.block_bytes)[::every, start:stop] ^= np.uint8(mask)
+        found = measure(values(a), values(b))
+        print(f"{found.relative_l2:.3f} against {found.expected:.3f}, {found.rewritten} runs")
+        assert found.relative_l2 < found.expected
+        assert not found.holds(0.0)
+        cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
+        assert re.fullmatch(r"[\d,]+ run\(s\) of elements have one scale and no integer in common: .*", cause)
 
 
 def rounded_otherwise(array, scaled):
@@ -555,8 +499,10 @@ def rounded_otherwise(array, scaled):
     return StoredTensor("w", ENCODINGS["Q4_1"], array.shape, rows.ravel())
 
 
-@pytest.mark.parametrize("source", [None, "F16", "BF16"])
-@pytest.mark.parametrize("weights", ["normal", "mostly zeros", "of seven values"])
+TIES = [("normal", None), ("normal", "BF16"), ("mostly zeros", "F16"), ("of seven values", None)]
+
+
+@pytest.mark.parametrize(("weights", "source"), TIES)
 def test_two_quantisers_and_ties_are_no_other_integers(weights, source):
     rng = np.random.default_rng(4)
     array = rng.standard_normal((512, 512)).astype(np.float32)
@@ -591,7 +537,7 @@ def test_the_step_of_a_tensors_own_scale(scale):
     assert found.holds(0.0)
 
 
-@pytest.mark.parametrize("type", ["F32", "F16", "BF16", "AprQ8"])
+@pytest.mark.parametrize("type", ["F32", "BF16", "AprQ8"])
 def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
     rng = np.random.default_rng(2)
     blocks = rng.integers(0, 56, (70, 90, ENCODINGS[type].block_bytes), np.uint8)  # finite in every type
@@ -608,35 +554,26 @@ def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
 # --- microGPT --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MICROGPTS)
-def test_a_microgpt_in_both_precisions_is_the_same(name):
-    model = MICROGPTS[name].model
-    narrow = Model(model.params.copy(np.float32), model.tokenizer, "float32")
-    found = compare_weights(model, narrow)
+def test_a_microgpt_in_both_precisions_is_the_same(deep):
+    narrow = Model(deep.model.params.copy(np.float32), deep.model.tokenizer, "float32")
+    found = compare_weights(deep.model, narrow)
     assert found.agree
     assert {(row.type_a, row.type_b) for row in found.rows} == {("F64", "F32")}
-    assert [row.name for row in found.rows] == list(model.config.shapes())
-    assert compare_weights(model, model).agree
+    assert [row.name for row in found.rows] == list(deep.model.config.shapes())
 
 
 def test_a_microgpts_wrong_weight_is_found(emma):
     params = emma.params.copy()
     params["layer0.attn_wo"][2, 5] += np.float32(1e-6)
     row = failing(compare_weights(emma, Model(params, emma.tokenizer, "changed")))["layer0.attn_wo"]
-    assert row.index == (2, 5)
-    assert row.cause == "1 of 256 elements differ"
-    params["layer0.attn_wo"][...] = emma.params["layer0.attn_wo"].T
-    assert "transposed" in cause_of(emma, Model(params, emma.tokenizer, "changed"), "attn_wo")
+    assert (row.index, row.cause) == ((2, 5), "1 of 256 elements differ")
 
 
-def test_a_deeper_microgpt_has_more(emma):
+def test_a_deeper_microgpt_has_more_and_a_decoder_nothing_in_common(emma, whole):
     deep = Model(Parameters.random(Config(n_layer=2)), emma.tokenizer, "deep")
     assert compare_weights(emma, deep).only_b == tuple(n for n in deep.config.shapes() if "layer1" in n)
-
-
-def test_a_microgpt_and_a_decoder_have_nothing_to_compare(tmp_path):
     with pytest.raises(InputError, match=r"a microgpt .* and a decoder"):
-        compare_weights(init(), folder(tmp_path))
+        compare_weights(emma, whole)
 
 
 # --- Size ------------------------------------------------------------------------------------
@@ -651,13 +588,3 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path):
     tracemalloc.stop()
     print(f"{peak:.1f} MB")
     assert peak < 12
-
-
-@needs_smollm2
-def test_smollm2_is_itself():
-    a, b = load(SMOLLM2), load(SMOLLM2)
-    start = time.perf_counter()
-    found = compare_weights(a, b)
-    print(f"{time.perf_counter() - start:.2f} s")
-    assert found.agree
-    assert len(found.rows) == 272

@@ -9,6 +9,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.map_suggestion import drafted_map
+from microgpt_trace.dumps.alignment import align, assign
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recorded import Leftover, Recorded
@@ -419,3 +420,11 @@ def test_what_has_no_numbers_is_passed_over_and_named(model, own, tmp_path):
     text = drafted_map([open_recording(tmp_path), model], None, TOKENS)
     assert '"embed.tok" = "t0"' in text
     assert '# not placed: "t1" [7, 32]: numbers of type complex128, which no event has' in text
+
+
+def test_the_loss_of_a_pair_is_that_of_the_next_best_one():
+    (pair,) = align(np.array([[1.0, 3.0, 2.5]]))
+    assert (pair.column, pair.other, pair.loss) == (1, 2, 0.5)
+    first, second = assign(np.array([[3.0, 2.5], [2.0, 0.0]]))
+    assert (first.column, first.other, first.loss) == (1, 0, 1.5)
+    assert (second.column, second.other, second.loss) == (0, -1, 1.5)
