@@ -18,7 +18,7 @@ def trace(decoder_folder):
     return microgpt_trace.trace(model, tokens=[3, 1, 4, 1], values=True, positions="last")
 
 
-def test_a_document_has_statistics(trace, tmp_path):
+def test_a_document_has_statistics_and_arrays_where_it_was_asked_for_values(trace, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(trace_json(trace))
     recording = open_recording(path)
@@ -26,10 +26,6 @@ def test_a_document_has_statistics(trace, tmp_path):
     assert not recording.tensors
     assert (recording.tokens, recording.positions) == ((3, 1, 4, 1), (3,))
     assert recording.statistics == {event.name: event for event in trace}
-
-
-def test_a_document_with_values_has_arrays(trace, tmp_path):
-    path = tmp_path / "a.json"
     path.write_text(trace_json(trace, values=True))
     recording = open_recording(path)
     assert set(recording.tensors) == set(recording.statistics)
@@ -62,28 +58,30 @@ def test_gradients_of_a_document_are_left_out(emma, tmp_path):
     assert set(recording.tensors) == set(forward)
 
 
-@pytest.mark.parametrize("values", [False, True])
+def with_event(trace, path, change, values=False):
+    """A document whose second event is changed, and the event's name before that."""
+    document = json.loads(trace_json(trace, values=values))
+    name = document["events"][1]["name"]
+    change(document["events"][1])
+    path.write_text(json.dumps(document))
+    return name
+
+
 @pytest.mark.parametrize(
-    "name", ["foo", "layerX.attn.q", "layer#.attn.q", "layer00.attn.q", "embed.foo", "layer0.foo", "", "a\nb"]
+    ("name", "values"),
+    [("foo", True), ("layerX.attn.q", False), ("layer00.attn.q", True), ("", False), ("a\nb", True)],
 )
 def test_names_that_no_event_has_are_left_over(trace, tmp_path, name, values):
-    document = json.loads(trace_json(trace, values=values))
-    document["events"][1]["name"] = name
-    (tmp_path / "a.json").write_text(json.dumps(document))
+    with_event(trace, tmp_path / "a.json", lambda event: event.update(name=name), values)
     recording = open_recording(tmp_path / "a.json")
     assert left(recording) == {name: "no event has that name"}
     assert name not in recording.statistics | recording.tensors
     assert recording.leftovers[0].readable == values
+    if not values:
+        with pytest.raises(InputError, match="there are statistics and no values"):
+            recording.leftovers[0].recorded.read()
     result = microgpt_trace.diff(recording, recording)
     assert (result.agree, len(result.events)) == (True, len(trace) - 1)
-
-
-def test_statistics_alone_cannot_be_read(trace, tmp_path):
-    document = json.loads(trace_json(trace))
-    document["events"][1]["name"] = "foo"
-    (tmp_path / "a.json").write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"a\.json: foo: there are statistics and no values"):
-        open_recording(tmp_path / "a.json").leftovers[0].recorded.read()
 
 
 def test_a_document_of_lines_is_refused_by_name(trace, tmp_path):
@@ -137,18 +135,16 @@ def test_a_document_that_is_wrong_is_refused(trace, tmp_path, word, change):
 
 
 def with_statistics(trace, path, **changed):
-    """A document whose second event has other statistics, and the event's name."""
-    document = json.loads(trace_json(trace))
-    document["events"][1]["stats"] |= changed
-    path.write_text(json.dumps(document))
-    return document["events"][1]["name"]
+    return with_event(trace, path, lambda event: event["stats"].update(changed))
 
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 
 
-@pytest.mark.parametrize("value", [None, "NaN", "x", True, []])
-@pytest.mark.parametrize("field", MOMENTS)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [*((field, None) for field in MOMENTS), *(("mean", value) for value in ("NaN", "x", True, []))],
+)
 def test_finite_elements_have_statistics(trace, tmp_path, field, value):
     name = with_statistics(trace, tmp_path / "a.json", **{field: value})
     refused(tmp_path / "a.json", f"event 1, {name}: {field}: expected a number")
@@ -160,8 +156,7 @@ def test_a_size_is_not_negative(trace, tmp_path, field):
     refused(tmp_path / "a.json", f"{field}: expected a number", "found -1.0")
 
 
-@pytest.mark.parametrize("nan", [128, 0])
-@pytest.mark.parametrize("field", MOMENTS)
+@pytest.mark.parametrize(("field", "nan"), [*((field, 128) for field in MOMENTS), ("mean", 0)])
 def test_where_nothing_is_finite_there_are_none(trace, tmp_path, field, nan):
     nothing = dict.fromkeys(MOMENTS) | {"count": nan, "nan_count": nan, "inf_count": 0, "zero_count": 0}
     name = with_statistics(trace, tmp_path / "a.json", **nothing)
