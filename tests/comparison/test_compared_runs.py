@@ -143,11 +143,7 @@ def test_two_folders_of_aprt(qwen2, tmp_path):
     found = diff(tmp_path / "a", tmp_path / "b")
     assert found.agree
     assert "side by side" in reasons(found.a)["layer0.attn.q"]
-
-
-def test_two_folders_of_aprt_without_a_manifest(qwen2, tmp_path):
     for name in "ab":
-        write_aprt(traced(qwen2), tmp_path / name)
         (tmp_path / name / "manifest.json").unlink()
     with pytest.raises(InputError, match="does not say its tokens"):
         diff(tmp_path / "a", tmp_path / "b")
@@ -172,23 +168,24 @@ def test_arrays_that_are_no_rows_of_the_tokens_are_refused(tmp_path, shape):
         diff(*folders, tokens=TOKENS)
 
 
-@pytest.mark.parametrize("positions", [([0, 2], [2, 3]), ([1], [2])])
+@pytest.mark.parametrize("positions", [([0, 2], [2, 3]), ([1], [2]), ("last", "all")])
 def test_other_positions_are_refused(qwen2, tmp_path, positions):
     one, other = (saved(qwen2, tmp_path / f"{i}.safetensors", positions=p) for i, p in enumerate(positions))
-    with pytest.raises(InputError, match="different positions"):
-        diff(one, other)
+    if positions != ("last", "all"):
+        with pytest.raises(InputError, match="logits: the two sides hold different positions"):
+            diff(one, other)
     one, other = (
         document(qwen2, tmp_path / f"{i}.json", False, positions=p) for i, p in enumerate(positions)
     )
-    with pytest.raises(InputError, match="of other positions"):
-        diff(one, other)
+    for sides in ((one, other), (other, one)):
+        with pytest.raises(InputError, match="of other positions"):
+            diff(*sides)
 
 
 # --- Bands and values ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["rtol", "atol"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize(("option", "value"), [("rtol", np.nan), ("rtol", -1.0), ("atol", np.inf)])
 def test_a_tolerance_is_a_number(qwen2, option, value):
     with pytest.raises(InputError, match=option):
         diff(qwen2, qwen2, tokens=TOKENS, **{option: value})

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.comparing import KINDS, MODELS, altered, document, events_of, reads, saved, with_nan
-from support.faults import generic_fault
-from support.sweeps import some_of
+from support.comparing import MODELS, altered, document, events_of, reads, saved, with_nan
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Config, Model, Tokenizer, init, load, trace
@@ -24,20 +22,6 @@ def test_identical_runs_are_the_same_bit_for_bit(pairs, case):
         assert all(e.relative == 0 and e.max_abs == 0 and e.cosine == 1 for e in found.events)
         assert found.agreement.same_argmax == found.agreement.positions
         assert (found.agreement.mean_kl, found.jump, found.first) == (0, None, None)
-
-
-@pytest.mark.parametrize(("case", "kind"), some_of([(c, k) for c in MODELS for k in KINDS], every=5, sweep=3))
-def test_every_single_event_that_is_altered_is_the_first(pairs, case, kind):
-    wrong = {}
-    for name in events_of(pairs[case][0]):
-        if name == "loss" and kind == "wrong_row":
-            continue  # a number has no rows
-        fault = generic_fault(kind, name)
-        found = altered(pairs[case], name, lambda value, fault=fault: fault.alter(value).astype(value.dtype))
-        if found.first != name:
-            wrong[name] = (found.first, found.event(name).relative, found.event(name).tolerance)
-    print(wrong)
-    assert not wrong
 
 
 def test_where_and_what_is_told(llama):
@@ -80,8 +64,7 @@ def test_events_that_were_not_compared_are_said(llama):
     )
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e8, 1e30])
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("scale", "swapped"), [(1e4, False), (1e8, True), (1e30, False)])
 def test_scores_of_any_size_hide_nothing(llama, scale, swapped):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: value * np.float32(scale), "layer0.attn.scores"):
@@ -103,8 +86,7 @@ def test_a_saved_trace_is_the_same_as_its_model(pairs, case, tmp_path):
         assert found.worst.relative < 1e-6
 
 
-@pytest.mark.parametrize("compute", [None, "bf16", "q8"])
-@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("compute", "swapped"), [(None, False), ("bf16", True), ("q8", False)])
 def test_a_fault_in_a_saved_trace_is_found_on_either_side(llama, tmp_path, compute, swapped):
     a, b = llama
     path = saved(a, tmp_path / "a.safetensors", lambda value: 2 * value, "layer1.mlp.up")
@@ -121,8 +103,7 @@ def test_two_saved_traces_part_without_a_model(llama, tmp_path):
     assert found.labels == ()
 
 
-@pytest.mark.parametrize("values", [False, True])
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(("case", "values"), [("microgpt", True), ("llama_gqa", False), ("qwen3", True)])
 def test_a_document_is_the_same_as_its_model(pairs, case, values, tmp_path):
     a, b = pairs[case]
     path = document(a, tmp_path / "a.json", values)
@@ -132,7 +113,7 @@ def test_a_document_is_the_same_as_its_model(pairs, case, values, tmp_path):
         assert (found.agree, found.same) == (True, values)
 
 
-@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.scores", "final.norm", "logits"])
+@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.scores", "logits"])
 def test_statistics_alone_find_a_scaled_event(llama, tmp_path, name):
     a, b = llama
     path = document(a, tmp_path / "a.json", False)
@@ -149,43 +130,6 @@ def test_statistics_know_a_nan(llama, tmp_path):
     path = document(a, tmp_path / "a.json", False)
     with b.hooks.subscribe(lambda event, value: with_nan(value), "layer1.mlp.act"):
         assert diff(path, b).first == "layer1.mlp.act"
-
-
-def test_logits_of_the_last_position_alone(llama, tmp_path):
-    a, b = llama
-    path = saved(a, tmp_path / "a.safetensors", positions="last")
-    found = diff(path, b)
-    assert (found.agree, found.same, [event.name for event in found.in_part]) == (
-        True,
-        False,
-        ["logits", "probs"],
-    )
-    assert found.event("logits").shape == (1, 61)
-    assert found.agreement.positions == 1
-    with b.hooks.subscribe(lambda event, value: value * np.float32(1.01), "logits"):
-        event = diff(path, b).event("logits")
-    assert (event.holds, event.position) == (False, 6)
-
-
-def test_a_document_of_the_last_position_is_compared_at_it(llama, tmp_path):
-    last = document(llama[0], tmp_path / "last.json", False, positions="last")
-    found = diff(last, llama[1])
-    assert (found.agree, [event.name for event in found.in_part]) == (True, ["logits", "probs"])
-
-
-def test_statistics_of_other_positions_are_refused(llama, tmp_path):
-    last = document(llama[0], tmp_path / "last.json", False, positions="last")
-    every = document(llama[0], tmp_path / "all.json", False)
-    for sides in ((last, every), (every, last)):
-        with pytest.raises(InputError, match="of other positions"):
-            diff(*sides)
-
-
-def test_arrays_of_other_positions_are_refused(llama, tmp_path):
-    one = saved(llama[0], tmp_path / "0.safetensors", positions=[0])
-    last = saved(llama[0], tmp_path / "last.safetensors", positions="last")
-    with pytest.raises(InputError, match="logits: the two sides hold different positions"):
-        diff(one, last)
 
 
 def test_other_tokens_are_refused(llama, tmp_path):

@@ -84,22 +84,20 @@ def test_bf16_is_no_alarm_where_it_was_said(pairs, case):
     assert found.same
 
 
-@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.weights", "layer1.mlp.down", "logits"])
+@pytest.mark.parametrize("name", ["layer0.attn.q", "layer1.attn.weights", "logits"])
 def test_a_large_fault_is_an_alarm_in_bf16(llama, name):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: value * np.float32(1.3), name), rounded_to_bf16(b):
         assert diff(a, b, compute="bf16", tokens=TOKENS).first == name
 
 
-@pytest.mark.parametrize(("type", "inputs"), [("Q4_0", "Q8_0"), ("Q4_K", "Q8_K"), ("Q6_K", "Q8_K")])
+@pytest.mark.parametrize(("type", "inputs"), [("Q4_0", "Q8_0"), ("Q6_K", "Q8_K")])
 def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, type, inputs):
     model, config, weights = wide(tmp_path, type)
     events = decoder_run(config, weights, TOKENS, inputs=inputs)
     (side,) = prepare_sides([model], None, TOKENS, None, {})
-    draws, ours = (
-        RoundedPasses(side.model, side.inputs, PRECISIONS["q8"]),
-        trace(model, tokens=TOKENS, values=True),
-    )
+    draws = RoundedPasses(side.model, side.inputs, PRECISIONS["q8"])
+    ours = trace(model, tokens=TOKENS, values=True)
     with draws.run(["layer1.mlp.down"]):
         pieces = draws.take_all(Piece("layer1.mlp.down", np.empty(0), range(len(TOKENS))))
     strayed = [compare_rows(ours["layer1.mlp.down"], piece.value).relative() for piece in pieces]
@@ -109,11 +107,10 @@ def test_our_passes_stray_as_an_engine_does_that_rounds_in_its_blocks(tmp_path, 
     assert 0.7 < ratio < 1.4
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_where_rounding_alone_turns_attention_over_no_row_is_too_far(tmp_path, seed):
+def test_where_rounding_alone_turns_attention_over_no_row_is_too_far(tmp_path):
     """Scores of hundreds: a key that wins in float32 loses in eight bits, in our own passes too."""
     model, config, weights = wide(tmp_path, "Q4_K")
-    tokens = [int(token) for token in np.random.RandomState(seed).randint(0, config["vocab_size"], 50)]
+    tokens = [int(token) for token in np.random.RandomState(0).randint(0, config["vocab_size"], 50)]
     events = decoder_run(config, weights, tokens, inputs="Q8_K")
     found = diff(model, write_npz(tmp_path / "dump.npz", events), tokens=tokens, compute="q8")
     print(found.worst)
@@ -145,20 +142,17 @@ def test_a_third_run_of_what_is_not_compared_gives_no_band(llama, tmp_path):
     assert len(diff(*llama, tokens=TOKENS, calibrate=path, names=["layer0.attn.head0"]).events) == 1
 
 
-@pytest.mark.parametrize(("rtol", "same"), [(0.011, True), (0.009, False)])
-def test_rtol_is_a_share_of_the_row(llama, rtol, same):
-    found = altered(llama, "logits", lambda value: value * np.float32(1 / 0.99), rtol=rtol, names=["logits"])
-    assert found.agree == same
-
-
-@pytest.mark.parametrize(("atol", "same"), [(0.6, True), (0.4, False)])
-def test_atol_is_a_difference_of_an_element(llama, atol, same):
+def test_rtol_is_a_share_of_the_row_and_atol_a_difference_of_an_element(llama):
     def change(value):
         changed = value.copy()
         changed[2, 3] += 0.5
         return changed
 
-    assert altered(llama, "logits", change, atol=atol, names=["logits"]).agree == same
+    for rtol, same in ((0.011, True), (0.009, False)):
+        found = altered(llama, "logits", lambda value: value / np.float32(0.99), rtol=rtol, names=["logits"])
+        assert found.agree == same
+    for atol, same in ((0.6, True), (0.4, False)):
+        assert altered(llama, "logits", change, atol=atol, names=["logits"]).agree == same
 
 
 def test_a_nan_is_within_no_tolerance(llama):
