@@ -67,28 +67,20 @@ def test_scores_of_one_side_alone_do_not_widen_a_band(wrong):
     assert max(widths) <= 1.01 * band(plain(), "layer0.attn.weights")
 
 
-def test_what_stands_for_a_mask_is_no_score():
-    bands = plain()
-    bands.note(spec("layer0.attn.scores"), [np.full((1, 2, 2), -3.4e38)] * 2)
-    assert band(bands, "layer0.attn.q") < 0.01
+def test_neither_what_stands_for_a_mask_nor_another_event_is_a_score():
+    masked, other = plain(), plain()
+    masked.note(spec("layer0.attn.scores"), [np.full((1, 2, 2), -3.4e38)] * 2)
+    assert band(masked, "layer0.attn.q") < 0.01
+    other.note(spec("layer0.attn.q"), [np.full((2, 2), 1e4)] * 2)
+    assert band(other, "layer0.attn.q") == band(plain(), "layer0.attn.q")
 
 
-def test_other_events_are_not_noted():
-    bands = plain()
-    bands.note(spec("layer0.attn.q"), [np.full((2, 2), 1e4)] * 2)
-    assert band(bands, "layer0.attn.q") == band(plain(), "layer0.attn.q")
-
-
-def test_a_third_run_widens_the_band():
-    bands = Bands(tolerance_of(None, "third", None, None, None), 30)
+@pytest.mark.parametrize(("asked", "factor"), [(None, FACTOR_OF_ONE), (9.0, 9.0)])
+def test_a_third_run_widens_the_band(asked, factor):
+    bands = Bands(tolerance_of(None, "third", asked, None, None), 30)
     found = band(bands, "layer0.attn.q", rows(off=0.02))
-    assert found == pytest.approx(FACTOR_OF_ONE * 0.02, rel=0.01)
+    assert found == pytest.approx(factor * 0.02, rel=0.01)
     assert band(bands, "layer0.attn.q", rows()) == pytest.approx(band(plain(), "layer0.attn.q"))
-
-
-def test_the_factor_that_was_given():
-    bands = Bands(tolerance_of(None, "third", 9.0, None, None), 30)
-    assert band(bands, "layer0.attn.q", rows(off=0.02)) == pytest.approx(0.18, rel=0.01)
 
 
 @pytest.mark.parametrize(("name", "unit"), [("bf16", 2**-8), ("f16", 2**-11), ("q8", 0)])
@@ -105,21 +97,18 @@ def test_a_band_that_was_given():
     assert band(Bands(tolerance_of(None, None, None, None, 1e-3), 30), "logits") == 0
 
 
-@pytest.mark.parametrize(
-    ("asked", "kind", "words"),
-    [
-        (NOTHING, "float32", "float32 rounding"),
-        (
-            (PRECISIONS["bf16"], None, None, None, None),
-            "bf16",
-            f"{FACTOR:g} times what the farthest of 8 passes of our own strays",
-        ),
-        ((PRECISIONS["q8"], None, 2.0, None, None), "q8", "2 times what the farthest of 8 passes"),
-        ((None, "r.gguf", None, None, None), "calibrated", f"{FACTOR_OF_ONE:g} times the distance of r.gguf"),
-        ((None, None, None, 0.1, None), "given", "rtol 0.1, atol 0"),
-        ((None, None, None, None, 0.5), "given", "rtol 0, atol 0.5"),
-    ],
-)
+BF16, Q8 = PRECISIONS["bf16"], PRECISIONS["q8"]
+REASONS = [
+    (NOTHING, "float32", "float32 rounding"),
+    ((BF16, *NOTHING[1:]), "bf16", f"{FACTOR:g} times what the farthest of 8 passes of our own strays"),
+    ((Q8, None, 2.0, None, None), "q8", "2 times what the farthest of 8 passes"),
+    ((None, "r.gguf", *NOTHING[2:]), "calibrated", f"{FACTOR_OF_ONE:g} times the distance of r.gguf"),
+    ((*NOTHING[:3], 0.1, None), "given", "rtol 0.1, atol 0"),
+    ((*NOTHING[:4], 0.5), "given", "rtol 0, atol 0.5"),
+]
+
+
+@pytest.mark.parametrize(("asked", "kind", "words"), REASONS)
 def test_the_reason_is_said(asked, kind, words):
     found = tolerance_of(*asked)
     assert found.kind == kind

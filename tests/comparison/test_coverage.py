@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.comparing import document, events_of, reads, saved
+from support.comparing import document, reads, recording, saved, values_of
 from support.dump_writing import write_npz
 from support.sweeps import some_of
 from support.tiny_models import TOKENS, tiny_model, write_folder
@@ -13,26 +13,9 @@ from support.tiny_models import TOKENS, tiny_model, write_folder
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.dump import diagnose
-from microgpt_trace.dumps.recorded import OWN, Recorded
-from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.errors import InputError
-from microgpt_trace.running.event_stream import EventStream
 
 IDS = ",".join(map(str, TOKENS))
-
-
-def values_of(model):
-    """Every event of a pass."""
-    inputs, values = model.read(None, TOKENS), {}
-    with EventStream(model, inputs, events_of(model)) as stream:
-        for name, value, _ in stream:
-            values[name] = np.array(value)
-    return values
-
-
-def dumped(arrays):
-    tensors = {name: Recorded(name, a.shape, lambda a=a: a, OWN) for name, a in arrays.items()}
-    return Recording("dump", "arrays", tensors, TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +69,7 @@ def test_whatever_stands_in_its_place_is_called_different(right, kind):
         wrong |= {f"{x} above the diagonal": above_the_diagonal(values[name], x) for x in (0.5, np.nan)}
     for i, (what, value) in enumerate(wrong.items()):
         beside = BESIDE[i % len(BESIDE)]
-        dump = dumped({n: v for n, v in values.items() if beside in ("all", n)} | {name: value})
+        dump = recording({n: v for n, v in values.items() if beside in ("all", n)} | {name: value})
         found = diff(model, dump)
         assert not found.agree, (what, beside)
         assert name == found.first, (what, beside)
@@ -184,38 +167,32 @@ def test_nan_on_both_sides_is_no_agreement(broken):
     assert "layer1.mlp.down, layer1.mlp.residual: 7 of 224 elements not compared, NaN or infinite" in said
     assert "final.norm, logits, probs, loss: nothing to compare, NaN or infinite on both sides" in said
     assert "the same token at 0 of 7 positions (7 have none: NaN), no KL" in said
-
-
-def test_an_event_that_is_nan_on_both_sides_has_no_figures(broken):
     model = load(broken["layers"])
     found = diff(model, model, tokens=TOKENS)
     logits = found.event("logits")
+    assert (found.agree, found.same) == (True, False)
     assert (logits.told, logits.median, logits.cosine) == (False, None, None)
     assert np.isnan([logits.relative, logits.a, logits.b, *logits.by_position]).all()
     assert (logits.alike, logits.count) == (7 * 61, 7 * 61)
-    assert (found.agree, found.same) == (True, False)
-
-
-def test_nan_throughout_on_both_sides_cannot_be_compared(broken):
     done = microgpt("diff", broken["embed_tokens"], broken["embed_tokens"], "--tokens", IDS)
     assert (done.code, "nothing was" in done.err) == (2, True)
 
 
 def test_what_nothing_finite_follows_for_is_said_not_to_be_judged(broken):
     model = load(broken["layers"])
-    found = diagnose(dumped(values_of(model)), model).diagnosis
+    found = diagnose(recording(values_of(model)), model).diagnosis
     assert (found.clean, found.judged, found.of) == (True, 37, 41)
     assert dict(found.untested)["layer1.mlp.down"].startswith("7 of 224 elements")
     wholly = load(broken["embed_tokens"])
     with pytest.raises(InputError, match="nothing can be judged"):
-        diagnose(dumped(values_of(wholly)), wholly)
+        diagnose(recording(values_of(wholly)), wholly)
 
 
 def test_nan_of_half_a_row_leaves_the_rest_to_be_compared(broken):
     model = load(broken["layers"])
     values = values_of(model)
     values["layer1.mlp.down"] = values["layer1.mlp.down"] * np.float32(1.01)
-    assert diff(model, dumped(values)).first == "layer1.mlp.down"
+    assert diff(model, recording(values)).first == "layer1.mlp.down"
 
 
 def test_statistics_of_nothing_finite_are_no_agreement(broken, tmp_path):

@@ -6,10 +6,16 @@ from microgpt_trace.comparison.prompts import diff_prompts, read_prompts
 from microgpt_trace.errors import FileFormatError, InputError
 
 
-def test_prompts_are_a_line_each(tmp_path):
-    path = tmp_path / "p.txt"
-    path.write_text('emma\n\n[1, 2]\n"a\\nb"\n[INST] hi\n', encoding="utf-8")
-    assert read_prompts(path) == ["emma", [1, 2], "a\nb", "[INST] hi"]
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        ('emma\n\n[1, 2]\n"a\\nb"\n[INST] hi\n', ["emma", [1, 2], "a\nb", "[INST] hi"]),
+        ("\ufeffemma\r\na\u2028b\x0cc\r\n", ["emma", "a\u2028b\x0cc"]),
+    ],
+)
+def test_prompts_are_a_line_each(tmp_path, content, prompts):
+    (tmp_path / "p.txt").write_bytes(content.encode())
+    assert read_prompts(tmp_path / "p.txt") == prompts
 
 
 @pytest.mark.parametrize(
@@ -36,9 +42,3 @@ def test_every_prompt_is_compared(llama):
 def test_a_prompt_that_does_not_fit_is_named(llama):
     with pytest.raises(InputError, match="prompt 2: "):
         diff_prompts(*llama, [[1, 2], [999]])
-
-
-def test_a_mark_at_the_beginning_and_odd_separators_end_no_prompt(tmp_path):
-    path = tmp_path / "p.txt"
-    path.write_bytes("\ufeffemma\r\na\u2028b\x0cc\r\n".encode())
-    assert read_prompts(path) == ["emma", "a\u2028b\x0cc"]

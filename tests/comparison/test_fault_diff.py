@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.comparing import KINDS
+from support.comparing import KINDS, recording
 from support.faults import decoder_faults, generic_fault, microgpt_faults
 from support.faulty_engine import decoder_run, microgpt_run
 from support.foreign_dumps import write_dump
@@ -30,8 +30,6 @@ from support.tiny_models import (
 
 from microgpt_trace import Model, load, trace
 from microgpt_trace.comparison.diff import diff
-from microgpt_trace.dumps.recorded import OWN, Recorded
-from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 
@@ -51,8 +49,7 @@ class Subject:
     faults: list
 
     def dump(self, events):
-        tensors = {name: Recorded(name, x.shape, lambda x=x: x, OWN) for name, x in events.items()}
-        return Recording("engine", "events of the engine", tensors, self.tokens)
+        return recording(events, self.tokens)
 
     def diff(self, events, **options):
         """The model against what the engine left."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.commands import microgpt, refused
-from support.comparing import events_of
+from support.comparing import values_of
 from support.dump_writing import write_npz
 from support.tiny_models import tiny_model, write_folder
 
@@ -15,7 +15,6 @@ from microgpt_trace.diagnosis.dump import diagnose
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.recorded import Recorded
 from microgpt_trace.errors import InputError
-from microgpt_trace.running.event_stream import EventStream
 
 TOKENS = (17, 11, 44, 9, 60)  # the model's 5, 9 and 11 have equal rows, 20 and 21 nearly
 FIRST = (17, 5, 44, 5, 60)
@@ -38,8 +37,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def values(model):
-    with EventStream(model, model.read(None, TOKENS), events_of(model)) as stream:
-        return {name: np.array(value) for name, value, _ in stream}
+    return values_of(model, TOKENS)
 
 
 @pytest.fixture
@@ -57,11 +55,6 @@ def test_equal_rows_agree_with_the_token_asked_for(model, dump):
     assert (found.tokens, found.agree, found.b.notes) == (TOKENS, True, ())
     judged = diagnose(dump, model, tokens=TOKENS)
     assert (judged.diagnosis.tokens, judged.diagnosis.clean, judged.dump.notes) == (TOKENS, True, [])
-
-
-def test_other_tokens_are_refused_at_the_place_where_they_are(folder, dump):
-    line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "other tokens")
-    assert "[17, 11, 44, 9, 60]" in line
 
 
 def test_where_nobody_asks_it_is_said_that_others_have_the_same_rows(model, dump):
@@ -90,16 +83,11 @@ def test_one_of_many_equal_rows_that_is_wrong_is_the_only_one_named(model, value
 
 
 @pytest.mark.parametrize("token", [20, 21])
-def test_rows_that_are_nearly_equal_are_told_apart(model, token):
+def test_rows_that_are_nearly_equal_are_told_apart_and_rounded_ones_may_be_either(model, token):
     for asked in (None, (token, 41 - token, 3), (token, token, 3)):
         assert recognise(model, rows_of(model, token, token, 3), asked) == (token, token, 3)
-
-
-@pytest.mark.parametrize("token", [20, 21])
-def test_a_rounded_row_may_be_either_of_two_that_are_nearly_equal(model, token):
-    rows = to_bf16(model.tensors["wte"].take(np.array([20, 3])))
-    asked = (token, 3)
-    assert recognise(model, Recorded("embed.tok", rows.shape, lambda: rows), asked) == asked
+    rounded = to_bf16(rows_of(model, 20, 3).read())
+    assert recognise(model, Recorded("embed.tok", rounded.shape, lambda: rounded), (token, 3)) == (token, 3)
 
 
 def test_tokens_without_equals_need_no_word(model):
@@ -107,7 +95,9 @@ def test_tokens_without_equals_need_no_word(model):
     assert len(ambiguous(model, (5, 9, 11))) == 3
 
 
-def test_a_text_beside_tokens_is_refused(folder, dump):
+def test_other_tokens_and_a_text_beside_tokens_are_refused(folder, dump):
+    line = refused(microgpt("diff", folder, dump, "--tokens", "17,11,44,9,59"), "other tokens")
+    assert "[17, 11, 44, 9, 60]" in line
     refused(microgpt("diff", folder, folder, "abc", "--tokens", IDS), "takes the place of a text")
     refused(microgpt("diff", folder, dump, "abc", "--tokens", IDS, "--suggest-map"), "takes the place")
 

@@ -8,7 +8,10 @@ from support.tiny_models import TOKENS
 from microgpt_trace import trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.arrays_file import save_arrays
+from microgpt_trace.dumps.recorded import OWN, Recorded
+from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.render.documents.trace import trace_json
+from microgpt_trace.running.event_stream import EventStream
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")
 KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # of generic faults
@@ -26,6 +29,18 @@ def reads(model):
 
 def events_of(model):
     return [n for n, s in model.hooks.specs.items() if not s.extra and n not in model.config.shapes()]
+
+
+def values_of(model, tokens=TOKENS):
+    """Every event of a pass of a decoder."""
+    with EventStream(model, model.read(None, tokens), events_of(model)) as stream:
+        return {name: np.array(value) for name, value, _ in stream}
+
+
+def recording(arrays, tokens=TOKENS):
+    """Arrays by event as a dump that was opened."""
+    tensors = {name: Recorded(name, a.shape, lambda a=a: a, OWN) for name, a in arrays.items()}
+    return Recording("dump", "arrays", tensors, tokens)
 
 
 def altered(pair, name, change, **options):
@@ -46,7 +61,6 @@ def saved(model, path, change=None, at=None, **options):
 
 
 def document(model, path, values, **options):
-    names = ["*"]
-    found = trace(model, values=values, names=names, **reads(model), **options)
+    found = trace(model, values=values, names=["*"], **reads(model), **options)
     path.write_text(trace_json(found, values), encoding="utf-8")
     return path
