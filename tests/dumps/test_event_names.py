@@ -7,7 +7,7 @@ import pytest
 from microgpt_trace.architecture import llama, microgpt
 from microgpt_trace.architecture.rope import Rope
 from microgpt_trace.decoder.config import DecoderConfig
-from microgpt_trace.dumps import event_names, module_names
+from microgpt_trace.dumps import event_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
@@ -25,15 +25,13 @@ def own_names():
     return list(dict.fromkeys(spec.name for spec in specs if spec.name != spec.parameter))
 
 
-def test_every_own_event_means_itself():
+@pytest.mark.parametrize("separator", [".", "_", "/", "-", "__"])
+def test_every_own_event_means_itself_whatever_separates_its_words(separator):
     for name in own_names():
-        assert (events(name), is_event(name)) == ((name,), True)
-
-
-@pytest.mark.parametrize("separator", ["_", "/", "-", "__"])
-def test_file_names_with_other_separators_mean_the_same(separator):
-    for name in own_names():
-        assert events(name.replace(".", separator) + ".npy") == (name,)
+        assert is_event(name)
+        assert (
+            events(name.replace(".", separator)) == events(name.replace(".", separator) + ".npy") == (name,)
+        )
 
 
 def test_no_event_is_called_so():
@@ -42,11 +40,11 @@ def test_no_event_is_called_so():
     assert [name for name in names if is_event(name)] == []
 
 
-@pytest.mark.parametrize("phase", ["backward", "update"])
-def test_gradients_are_refused_with_the_reason(phase):
-    meaning = meaning_of(f"{phase}/layer0.attn.q")
-    assert not meaning.events
-    assert "not compared" in meaning.reason
+def test_gradients_are_refused_with_the_reason():
+    for phase in ("backward", "update"):
+        meaning = meaning_of(f"{phase}/layer0.attn.q")
+        assert not meaning.events
+        assert "not compared" in meaning.reason
 
 
 # --- apr -------------------------------------------------------------------------------------
@@ -58,10 +56,6 @@ def test_stages_below_a_layer_mean_what_the_aliases_say():
         if stage in ("embedding", "qkv_bias") or not globs or "*" not in globs[0]:
             continue
         assert found.events == tuple(glob.replace("*", "3") for glob in globs)
-
-
-def test_qkv_before_the_bias_gives_way_to_qkv_after_it():
-    assert (meaning_of("layer-0/qkv_matmul").second, meaning_of("layer-0/qkv_bias").second) == (True, False)
 
 
 # --- Hugging Face ----------------------------------------------------------------------------
@@ -171,9 +165,12 @@ def test_names_that_are_known_and_cannot_be_compared():
     assert {name: events(name) for name in UNKNOWN.split()} == dict.fromkeys(UNKNOWN.split())
 
 
-def test_llama_cpp_rows_of_q_and_k_may_be_in_ggufs_order():
-    names = ("Qcur-0", "Kcur-0", "Qcur-0 (reshaped)", "Vcur-0", "Qcur_normed-0", "layer0.attn.q")
-    assert [meaning_of(name).adjacent for name in names] == [True, True, True, False, False, False]
+def test_what_a_name_says_of_its_rows():
+    adjacent = {"Qcur-0", "Kcur-0", "Qcur-0 (reshaped)"}
+    second = {"layer-0/qkv_matmul"}  # which gives way to qkv_bias
+    for name in (*adjacent, *second, "Vcur-0", "Qcur_normed-0", "layer0.attn.q", "layer-0/qkv_bias"):
+        meaning = meaning_of(name)
+        assert (meaning.adjacent, meaning.second) == (name in adjacent, name in second)
 
 
 @pytest.mark.parametrize(("hook", "why"), [("hook_normalized", "gain"), ("hook_scale", "denominator")])
@@ -188,18 +185,6 @@ def test_a_refusal_is_one_line_with_a_reason_and_a_meaning_has_events():
     for name, meaning in event_names._table().items():
         assert bool(meaning.events) != bool(meaning.reason), name
         assert meaning.reason.isprintable()
-
-
-def test_no_two_families_disagree_on_a_name():
-    rows = {}
-    families = [event_names._LLAMA_CPP, event_names._LLAMA_CPP_SECOND, event_names._LLAMA_CPP_ADJACENT]
-    families += [event_names._TRANSFORMER_LENS, event_names._REFERENCE]
-    families += [{name: name for name in event_names._own_events()}]
-    families += [{f"model.{name}": event for name, event in module_names.HUGGING_FACE.items()}]
-    families += [event_names._gpt2(module_names.GPT2), event_names._gpt2(module_names.GPT2_SECOND)]
-    families += [{key: " ".join(m.events) for key, m in event_names._apr(stage).items()} for stage in ALIASES]
-    for name, event in (pair for family in families for pair in family.items()):
-        assert rows.setdefault(event_names._key(name), event) == event
 
 
 def test_a_name_of_many_numbers_takes_no_time():

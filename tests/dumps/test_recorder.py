@@ -193,22 +193,10 @@ class Wrapper(torch.nn.Module):
         return self.base_model.model(*args, **kwargs)
 
 
-def test_a_wrapped_model_is_found(model, target, folder):
-    assert_same(recorded(Wrapper(model), target), own_events(folder))
-
-
-def test_an_activation_that_layers_share_is_told_apart(model, target, folder):
+def test_a_wrapped_model_whose_layers_share_an_activation_is_recorded_all_the_same(model, target, folder):
     for layer in model.model.layers:
         layer.mlp.act_fn = model.model.layers[0].mlp.act_fn
-    assert_same(recorded(model, target), own_events(folder))
-
-
-def test_an_activation_that_is_no_module_is_left_out_with_the_reason(model, target):
-    for layer in model.model.layers:
-        del layer.mlp.act_fn
-        layer.mlp.act_fn = torch.nn.functional.silu
-    assert "layer0.mlp.act" not in recorded(model, target)
-    assert "mlp.act: the activation is no module" in left_out(target)
+    assert_same(recorded(Wrapper(model), target), own_events(folder))
 
 
 class OwnAttention(transformers.models.llama.modeling_llama.LlamaAttention):
@@ -218,13 +206,15 @@ class OwnAttention(transformers.models.llama.modeling_llama.LlamaAttention):
         return super().forward(*args, **kwargs)
 
 
-def test_an_attention_from_elsewhere_has_no_rope(model, target):
+def test_what_is_no_module_or_function_that_we_know_is_left_out_with_the_reason(model, target):
     for layer in model.model.layers:
+        del layer.mlp.act_fn
+        layer.mlp.act_fn = torch.nn.functional.silu
         layer.self_attn.__class__ = OwnAttention
-    assert not [name for name in recorded(model, target) if name.endswith("_rope")]
-    assert "attn.q_rope, attn.k_rope: the attention calls no apply_rotary_pos_emb of its module" in left_out(
-        target
-    )
+    arrays, said = recorded(model, target), left_out(target)
+    assert not [name for name in arrays if name.endswith(("_rope", "mlp.act"))]
+    assert "mlp.act: the activation is no module" in said
+    assert "attn.q_rope, attn.k_rope: the attention calls no apply_rotary_pos_emb of its module" in said
 
 
 def test_other_models_of_the_class_may_run_or_be_recorded_meanwhile(model, target, tmp_path, folder):
@@ -268,10 +258,6 @@ def test_a_file_that_exists_is_kept_unless_forced(model, target):
     assert len(load_file(target)) > 30
 
 
-def cached(model):
-    return model(IDS[:, :2], use_cache=True).past_key_values
-
-
 REFUSED = {
     "two texts": (lambda m: m(IDS.repeat(2, 1)), r"one text, found \(2, 7\) of int64"),
     "embeddings": (lambda m: m(inputs_embeds=m.model.embed_tokens.weight[None, :3]), "was given embeddings"),
@@ -287,6 +273,11 @@ REFUSED = {
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
         lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last few"),
+    "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "the cache holds earlier ones"),
+    "earlier tokens, positions from 0": (
+        lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
+        "the cache holds earlier ones",
+    ),
     "two passes": (lambda m: (m(IDS), m(IDS)), "takes one forward pass, and a second began"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
@@ -298,7 +289,7 @@ REFUSED = {
 
 
 REFUSED_OF_GPT2 = {
-    "shifted": REFUSED["shifted"],
+    **{what: REFUSED[what] for what in ("shifted", "earlier tokens", "earlier tokens, positions from 0")},
     "padding": (lambda m: m(IDS, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
     "padding by position": (
         lambda m: m.transformer(IDS, None, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])),
@@ -314,20 +305,11 @@ EVERY_REFUSED += [("gpt2", what, *it) for what, it in REFUSED_OF_GPT2.items()]
 @pytest.mark.parametrize(("case", "what", "run", "message"), EVERY_REFUSED)
 def test_what_a_trace_cannot_be_compared_with_is_refused(case, what, run, message, folder_of, target):
     model = torch_model(folder_of(case))
+    model.earlier = model(IDS[:, :2], use_cache=True).past_key_values
     before = hooks_of(model)
     with pytest.raises(InputError, match=message), record(model, target):
         run(model)
     assert hooks_of(model) == before
-    assert not target.exists()
-
-
-@both_families
-@pytest.mark.parametrize("positions", [None, torch.arange(7)[None]], ids=["as it is", "positions from 0"])
-def test_earlier_tokens_in_a_cache_are_refused(case, positions, folder_of, target):
-    model = torch_model(folder_of(case))
-    past = cached(model)
-    with pytest.raises(InputError, match="the cache holds earlier ones"), record(model, target):
-        model(IDS, past_key_values=past, position_ids=positions)
     assert not target.exists()
 
 
