@@ -91,18 +91,17 @@ def test_tokens_are_recognised_by_their_embedding(qwen2, tmp_path):
         diff(qwen2, folder, tokens=[17, 3, 44, 3, 60, 0, 30])
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_rows_that_are_no_embedding_are_no_tokens(qwen2, tmp_path, value):
-    rows = traced(qwen2)["embed.tok"].copy()
-    rows[2] = value
-    folder = npy(tmp_path / "d", embed__tok=rows)
-    assert recognise(qwen2, open_recording(folder).tensors["embed.tok"]) is None
+def test_rows_that_are_no_embedding_are_no_tokens(qwen2, decoder_folder, tmp_path):
+    def recognised(model, name, rows):
+        return recognise(model, open_recording(npy(tmp_path / name, embed__tok=rows)).tensors["embed.tok"])
 
-
-def test_rows_whose_distance_leaves_float32_are_no_tokens(decoder_folder, tmp_path):
+    for value in (np.nan, np.inf, 3e38):
+        rows = traced(qwen2)["embed.tok"].copy()
+        rows[2] = value
+        assert recognised(qwen2, str(value), rows) is None
     huge = load(decoder_folder("qwen2", lambda w: w["model.embed_tokens.weight"].__imul__(np.float32(1e30))))
-    folder = npy(tmp_path / "d", embed__tok=-huge.tensors["wte"].take(np.array(TOKENS)))
-    assert recognise(huge, open_recording(folder).tensors["embed.tok"]) is None
+    far = -huge.tensors["wte"].take(np.array(TOKENS))  # whose distance leaves float32
+    assert recognised(huge, "far", far) is None
 
 
 def test_one_row_may_be_the_last_of_many(qwen2, tmp_path):
@@ -191,21 +190,17 @@ def test_a_tolerance_is_a_number(qwen2, option, value):
 
 def test_numbers_beyond_float64_are_told_apart(tmp_path):
     for name, value in (("a", 1e200), ("b", 3e200)):
-        (tmp_path / name).mkdir()
-        np.save(tmp_path / name / "final.norm.npy", np.full((2, 4), value))
-    assert not diff(tmp_path / "a", tmp_path / "b", tokens=[1, 2]).agree
+        save_file({"final.norm": np.full((2, 4), value)}, tmp_path / f"{name}.safetensors")
+    assert not diff(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tokens=[1, 2]).agree
 
 
-def test_probabilities_that_vanish_do_not_count(qwen2, tmp_path):
-    arrays = load_file(saved(qwen2, tmp_path / "a.safetensors"))
-    weights = arrays["layer0.attn.weights"].copy()
+def test_probabilities_that_vanish_do_not_count(tmp_path):
+    weights = np.tri(7, dtype=np.float32)[None].repeat(4, 0) / np.arange(1, 8, dtype=np.float32)[:, None]
     weights[0, 6] = [1.0, 0, 0, 0, 0, 0, 1e-20]
-    rows = {}
-    for name, last in (("b", 1e-20), ("c", 1.1e-20)):
-        weights[0, 6, 6] = last
-        rows[name] = tmp_path / f"{name}.safetensors"
-        save_file({"layer0.attn.weights": weights.copy()}, rows[name])
-    assert diff(rows["b"], rows["c"], tokens=TOKENS).agree
+    for name in ("b", "c"):
+        save_file({"layer0.attn.weights": weights}, tmp_path / f"{name}.safetensors")
+        weights[0, 6, 6] *= np.float32(1.1)
+    assert diff(tmp_path / "b.safetensors", tmp_path / "c.safetensors", tokens=TOKENS).agree
 
 
 def test_what_the_third_run_lacks_is_said(qwen2, tmp_path):

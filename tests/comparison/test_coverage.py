@@ -77,10 +77,13 @@ def test_whatever_stands_in_its_place_is_called_different(right, kind):
         assert not next(o for o in judged if o.name == name).holds, (what, beside)
 
 
-def test_scores_behind_the_mask_are_said_not_to_be_compared(right, tmp_path, compared_folders):
+def test_all_of_a_pass_is_the_same_but_scores_behind_the_mask(right, tmp_path, compared_folders):
+    model = compared_folders["llama_gqa"]
+    path = write_npz(tmp_path / "all.npz", right[1])
+    assert "The same, number for number: all 41 events" in microgpt("diff", model, path, "--tokens", IDS).out
+    assert "All 41 operations follow" in microgpt("diagnose", path, model).out
     values = right[1] | {"layer0.attn.scores": above_the_diagonal(right[1]["layer0.attn.scores"], 9)}
     path = write_npz(tmp_path / "d.npz", values)
-    model = compared_folders["llama_gqa"]
     found = microgpt("diff", model, path, "--tokens", IDS)
     assert found.code == 0
     assert "attention scores of later keys, which the mask hides, are not compared" in found.out
@@ -107,13 +110,6 @@ def test_few_events_that_agree_are_not_called_the_same(right, tmp_path, compared
     assert (document["agree"], document["same"], len(document["left_out"])) == (True, False, 36)
     judged = microgpt("diagnose", path, model, "--map", tmp_path / "map.toml")
     assert (judged.code, "The 5 operations judged (of 41) follow from their own" in judged.out) == (0, True)
-
-
-def test_all_of_a_pass_is_the_same(right, tmp_path, compared_folders):
-    path = write_npz(tmp_path / "d.npz", right[1])
-    done = microgpt("diff", compared_folders["llama_gqa"], path, "--tokens", IDS)
-    assert "The same, number for number: all 41 events" in done.out
-    assert "All 41 operations follow" in microgpt("diagnose", path, compared_folders["llama_gqa"]).out
 
 
 def test_what_was_not_asked_for_is_said(compared_folders):

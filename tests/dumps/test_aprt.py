@@ -36,7 +36,7 @@ def replaced_arrays(done, **arrays):
 # --- Bytes -----------------------------------------------------------------------------------
 
 
-def test_the_bytes_of_a_file(models, tmp_path):
+def test_the_bytes_of_a_file_written_and_read(models, tmp_path):
     golden = replaced_arrays(
         traced(models["llama_gqa"]),
         final__norm=np.array([[1.0, -2.5]], np.float32),
@@ -48,9 +48,6 @@ def test_the_bytes_of_a_file(models, tmp_path):
     assert (tmp_path / "out/layer-1/ffn_up.bin").read_bytes() == up
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     assert found == ["out/final_norm.bin", "out/layer-1/ffn_up.bin", "out/manifest.json"]
-
-
-def test_a_file_written_by_hand(tmp_path):
     (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM))
     recorded = open_aprt(tmp_path).tensors["final.norm"]
     assert (recorded.source, recorded.shape) == ("final_norm.bin", (2,))
@@ -113,13 +110,6 @@ def test_a_microgpt_comes_back(case, tmp_path):
     assert {"embed.tok", "embed.pos", "embed.norm", "probs", "loss", "layer0.attn.head0"} <= left_out
     assert {"embed.sum", "layer0.attn.q", "layer0.mlp.act", "logits"} <= names
     assert "float64 was rounded to float32" in manifest_of(tmp_path / "out")["notes"]
-
-
-def test_gradients_are_left_out_with_the_reason(emma, tmp_path):
-    write_aprt(trace(emma, "emma", backward=True), tmp_path / "out")
-    reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "out")["left_out"]}
-    assert reasons["backward/wte"] == "apr has stages of the forward pass alone"
-    assert reasons["embed.pos"] == "apr has no such stage"
 
 
 def test_every_stage_of_apr_has_a_file_or_no_counterpart(models, tmp_path):
@@ -190,16 +180,23 @@ def test_a_fused_stage_needs_all_its_events(models, tmp_path):
     assert open_aprt(tmp_path / "out").notes == (f"left out: layer*.attn.q: {reason}",)
 
 
-def test_what_the_manifest_says_is_noted(models, tmp_path):
+def test_what_the_manifest_says_is_noted(models, emma, tmp_path):
     write_aprt(traced(models["qwen3"]), tmp_path / "out")
     *notes, of_layers = open_aprt(tmp_path / "out").notes
     assert notes == ["lm_head holds the last position only, as apr has it"]
     assert of_layers.startswith("left out: layer*.attn.q_norm, layer*.attn.k_norm, probs and 1 more: apr has")
+    write_aprt(trace(emma, "emma", backward=True), tmp_path / "emma")
+    reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "emma")["left_out"]}
+    assert reasons["backward/wte"] == "apr has stages of the forward pass alone"
+    assert reasons["embed.pos"] == "apr has no such stage"
 
 
-def test_a_trace_without_arrays(models, tmp_path):
+def test_what_no_file_can_hold_is_refused(models, tmp_path):
     with pytest.raises(InputError, match="kept no array of a stage"):
         write_aprt(trace(models["qwen2"], tokens=TOKENS), tmp_path / "out")
+    huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
+    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
+        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,13 +227,6 @@ def test_a_full_disk_leaves_nothing(emma, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(RunError, match=r"out: cannot write \(No space left on device\)"):
         write_aprt(trace(emma, "emma"), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_more_elements_than_a_header_counts(models, tmp_path):
-    huge = np.broadcast_to(np.float32(0), (1 << 16, 1 << 16))
-    with pytest.raises(InputError, match="4,294,967,296 elements are more than APRT can count"):
-        write_aprt(replaced_arrays(traced(models["llama_gqa"]), final__norm=huge), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
