@@ -13,7 +13,6 @@ from support.dump_writing import (
     names_of,
     numbers,
     refused,
-    write_bf16,
     write_folder,
     write_npz,
     write_safetensors,
@@ -60,15 +59,15 @@ def test_tensors_have_the_names_of_events_and_their_numbers(how, tmp_path):
     np.testing.assert_array_equal(recording.leftovers[0].recorded.read(), arrays["t7"])
 
 
-@pytest.mark.parametrize("how", WRITERS)
-def test_whole_numbers_of_that_name_are_the_tokens(how, tmp_path):
-    recording = open_recording(WRITERS[how](tmp_path, {"tokens": np.arange(5), "logits": numbers(5, 3)}))
-    assert (recording.tokens, recording.leftovers) == ((0, 1, 2, 3, 4), ())
-
-
-@pytest.mark.parametrize("name", ["ids", "input_ids", "sub.token_ids"])
-def test_other_names_of_tokens(write, name):
-    recording = open_recording(write({name: np.arange(5)[None], "logits": numbers(5, 3)}))
+@pytest.mark.parametrize(
+    ("how", "name", "ids"),
+    [
+        *((how, "tokens", np.arange(5)) for how in WRITERS),
+        *(("npz", name, np.arange(5)[None]) for name in ("ids", "input_ids", "sub.token_ids")),
+    ],
+)
+def test_whole_numbers_of_that_name_are_the_tokens(how, name, ids, tmp_path):
+    recording = open_recording(WRITERS[how](tmp_path, {name: ids, "logits": numbers(5, 3)}))
     assert (recording.tokens, recording.leftovers) == ((0, 1, 2, 3, 4), ())
 
 
@@ -205,47 +204,44 @@ def test_a_trace_that_an_older_version_saved(tmp_path):
     assert (recording.tokens, recording.positions) == ((1, 2), None)
 
 
-def said_of_the_model(tmp_path, **metadata):
-    metadata |= {"format": "microgpt.arrays/1", "tokens": "[1]"}
-    return write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
+LEFT_OUT = [
+    ({}, ()),
+    ({"model": "{"}, ()),
+    ({"model": "[]"}, ()),
+    ({"model": "{}"}, ()),
+    (
+        {"model": json.dumps({"left_out": ["logits: the head did not run", "a\nb"]})},
+        ("left out: logits: the head did not run", r"left out: 'a\nb'"),
+    ),
+    *(({"model": json.dumps({"left_out": said})}, None) for said in (3, {}, [1], None)),
+]
 
 
-def test_what_record_left_out_is_noted(tmp_path):
-    model = json.dumps({"left_out": ["logits: the head did not run", "a\nb"]})
-    notes = open_recording(said_of_the_model(tmp_path, model=model)).notes
-    assert notes == ("left out: logits: the head did not run", r"left out: 'a\nb'")
-
-
-@pytest.mark.parametrize("left_out", [3, {}, [1], None])
-def test_what_record_left_out_must_be_sentences(tmp_path, left_out):
-    path = said_of_the_model(tmp_path, model=json.dumps({"left_out": left_out}))
-    refused(path, "left_out", "expected sentences")
-
-
-@pytest.mark.parametrize("model", [{}, {"model": "{"}, {"model": "[]"}, {"model": "{}"}])
-def test_a_saved_trace_that_says_nothing_of_what_was_left_out(tmp_path, model):
-    assert open_recording(said_of_the_model(tmp_path, **model)).notes == ()
+@pytest.mark.parametrize(("model", "notes"), LEFT_OUT)
+def test_what_record_left_out_is_noted_and_must_be_sentences(tmp_path, model, notes):
+    metadata = {"format": "microgpt.arrays/1", "tokens": "[1]"} | model
+    path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
+    if notes is None:
+        refused(path, "left_out", "expected sentences")
+    else:
+        assert open_recording(path).notes == notes
 
 
 # --- One format at a time --------------------------------------------------------------------
 
 
-def test_a_folder_has_subfolders_and_tells_what_it_did_not_read(tmp_path):
-    write_folder(
-        tmp_path / "d", {"layer-0/ffn_up": numbers(3, 4), "deep/er/t": numbers(1), "logits": numbers(1, 3)}
-    )
+def test_folders_and_archives_tell_what_they_did_not_read(tmp_path):
+    arrays = {"layer-0/ffn_up": numbers(3, 4), "deep/er/t": numbers(1), "logits": numbers(1, 3)}
+    write_folder(tmp_path / "d", arrays)
     (tmp_path / "d" / "notes.txt").write_text("x")
     recording = open_recording(tmp_path / "d")
-    assert recording.kind == ".npy files"
+    assert (recording.kind, recording.notes) == (".npy files", ("not read: 'notes.txt'",))
     assert {t.source for t in recording.tensors.values()} == {"layer-0/ffn_up.npy", "logits.npy"}
     assert set(left(recording)) == {"deep/er/t"}
-    assert recording.notes == ("not read: 'notes.txt'",)
-
-
-def test_one_npy_file_is_a_dump(tmp_path):
-    np.save(tmp_path / "logits.npy", numbers(3, 4))
-    assert is_recording(tmp_path / "logits.npy")
-    assert list(open_recording(tmp_path / "logits.npy").tensors) == ["logits"]
+    path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("readme", "x")
+    assert open_recording(path).notes == ("not read: 'readme'",)
 
 
 @pytest.mark.parametrize(("dtype", "order"), [(">f4", "C"), ("<f4", "F"), (">f8", "F"), (">f2", "C")])
@@ -257,8 +253,9 @@ def test_npy_files_of_either_byte_and_axis_order(tmp_path, dtype, order):
     np.testing.assert_array_equal(found, array.astype(found.dtype))
 
 
-def test_an_npy_file_is_mapped_not_read(tmp_path):
+def test_one_npy_file_is_a_dump_and_mapped_not_read(tmp_path):
     np.save(tmp_path / "logits.npy", numbers(300, 400))
+    assert is_recording(tmp_path / "logits.npy")
     tracemalloc.start()
     array = open_recording(tmp_path / "logits.npy").tensors["logits"].read()
     peak = tracemalloc.get_traced_memory()[1]
@@ -279,28 +276,14 @@ def test_types_that_no_event_has_are_left_over(tmp_path, array):
         recording.leftovers[0].recorded.read()
 
 
-def test_bfloat16_is_widened(tmp_path):
-    torch = pytest.importorskip("torch")
-    expected = torch.from_numpy(numbers(3, 4)).to(torch.bfloat16)
-    path = write_bf16(tmp_path / "a.safetensors", expected.view(torch.uint16).numpy())
-    found = open_recording(path).tensors["layer0.attn.q"].read()
-    np.testing.assert_array_equal(found, expected.float().numpy())
-
-
-def test_an_eight_bit_float_is_left_over(tmp_path):
+def test_bfloat16_is_widened_and_eight_bit_floats_are_left_over(tmp_path):
     torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
-    save(
-        {"logits": torch.ones(2, 3).to(torch.float8_e4m3fn), "probs": torch.ones(2, 3)},
-        tmp_path / "a.safetensors",
-    )
-    assert "F8_E4M3" in left(open_recording(tmp_path / "a.safetensors"))["logits"]
-
-
-def test_an_archive_tells_what_it_did_not_read(tmp_path):
-    path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("readme", "x")
-    assert open_recording(path).notes == ("not read: 'readme'",)
+    narrow = torch.from_numpy(numbers(3, 4)).to(torch.bfloat16)
+    arrays = {"layer0.attn.q": narrow, "logits": torch.ones(2, 3).to(torch.float8_e4m3fn)}
+    save(arrays, tmp_path / "a.safetensors")
+    recording = open_recording(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(recording.tensors["layer0.attn.q"].read(), narrow.float().numpy())
+    assert "F8_E4M3" in left(recording)["logits"]
 
 
 def test_the_reference_arrays_of_a_test_model(tmp_path):

@@ -118,23 +118,19 @@ def test_the_last_row_alone(length, heads, dim, ones, layout, data):
 # --- Notes and refusals ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("stored", "note"),
-    [
-        ((9, 64), ""),
-        ((1, 1, 9, 64), ""),
-        ((9, 1, 64), "[9, 1, 64] taken as [T, C]"),
-        ((64, 9), "[64, 9] taken as [C, T]"),
-        ((1, 4, 9, 16), "[1, 4, 9, 16] taken as [H, T, D]"),
-        ((9, 4, 16), "[9, 4, 16] taken as [T, H, D]"),
-        ((576,), "[576] taken as [T, C] = [9, 64]"),
-        ((64,), "[64] taken as the last row"),
-        ((1, 64), "[1, 64] taken as the last row"),
-        ((1, 4, 1, 16), "[1, 4, 1, 16] taken as the last row"),
-    ],
-)
-def test_what_was_done_is_noted(stored, note):
-    assert fit(Q, record(numbers(*stored)), SHAPES, head_dim=16).note == note
+NOTES = {  # what is said of an array of this shape
+    (9, 64): "",
+    (9, 1, 64): "[9, 1, 64] taken as [T, C]",
+    (64, 9): "[64, 9] taken as [C, T]",
+    (1, 4, 9, 16): "[1, 4, 9, 16] taken as [H, T, D]",
+    (9, 4, 16): "[9, 4, 16] taken as [T, H, D]",
+    (576,): "[576] taken as [T, C] = [9, 64]",
+    (64,): "[64] taken as the last row",
+}
+
+
+def test_what_was_done_is_noted():
+    assert {shape: fit(Q, record(numbers(*shape)), SHAPES, head_dim=16).note for shape in NOTES} == NOTES
 
 
 def test_a_square_is_refused_with_the_choices_and_letters_choose():
@@ -147,8 +143,11 @@ def test_a_square_is_refused_with_the_choices_and_letters_choose():
     assert fitted.array.tolist() == numbers(9, 9).T.tolist()
 
 
-def test_another_width_of_a_head_does_not_fit():
-    stored = record(np.zeros((8, 9, 8)))
+def test_another_width_of_a_head_does_not_fit_and_nothing_is_read_to_know_it():
+    def read():
+        raise AssertionError("read")
+
+    stored = Recorded("dump.npy", (8, 9, 8), read)
     assert fits(Q, stored, SHAPES, 16) == []
     assert refusal(Q, stored, head_dim=16) == (
         f"dump.npy: [8, 9, 8] does not fit {Q}; expected [T, C] [9, 64], [C, T] [64, 9], "
@@ -156,6 +155,8 @@ def test_another_width_of_a_head_does_not_fit():
     )
     assert fits(Q, stored, SHAPES) == ["HTD"]  # of an unknown width
     assert fits(UP, record(np.zeros((4, 9, 12))), SHAPES) == []  # which has no heads
+    for shape in ((9, 63), (576,), (1, 576)):
+        assert refusal(Q, record(np.zeros(shape), "HTD")).endswith("expected HTD of [9, 64]")
 
 
 @pytest.mark.parametrize("shape", [(8, 64), (9, 65), (2, 9, 64), (0,), (), (577,), (0, 9, 64)])
@@ -179,11 +180,6 @@ def test_a_shape_that_fits_in_no_way(shape):
 )
 def test_letters_that_do_not_fit(name, layout, message):
     assert message in refusal(name, record(np.zeros((9, 64)), layout))
-
-
-def test_letters_of_heads_of_unknown_width():
-    for stored in ((9, 63), (576,), (1, 576)):
-        assert refusal(Q, record(np.zeros(stored), "HTD")).endswith("expected HTD of [9, 64]")
 
 
 @pytest.mark.parametrize("layout", ["", OWN])
@@ -230,10 +226,6 @@ def test_rows_of_some_positions():
     whole = fit("logits", record(numbers(9, 61), OWN), SHAPES, positions=tuple(range(9)))
     assert whole.positions is None
     assert fit(UP, record(numbers(9, 48), OWN), SHAPES, positions=(3, 8)).positions is None
-
-
-def test_rows_and_positions_that_disagree():
-    rows = record(numbers(2, 61), OWN)
     assert "expected [9, 61] for logits, found [2, 61]" in refusal("logits", rows)
     assert "expected [1, 61] for logits, found [2, 61]" in refusal("logits", rows, positions=(8,))
     assert "position 9 is none of 9 tokens" in refusal("logits", rows, positions=(3, 9))
@@ -269,18 +261,14 @@ def in_gguf_order(a, heads):
 
 @pytest.mark.parametrize("kind", ["q", "k", "q_norm", "k_norm", "q_rope", "k_rope"])
 def test_rows_in_ggufs_order(kind):
-    name, a = f"layer0.attn.{kind}", numbers(5, 24)
-    recorded = record(in_gguf_order(a, 3), adjacent=True)
-    fitted = fit(name, recorded, {name: (5, 24)}, head_dim=8, order=np.array(gguf_order(24, 8)))
+    name, a, order = f"layer0.attn.{kind}", numbers(5, 24), np.array(gguf_order(24, 8))
+    theirs = record(in_gguf_order(a, 3), adjacent=True)
+    fitted = fit(name, theirs, {name: (5, 24)}, head_dim=8, order=order)
     assert fitted.array.tolist() == a.tolist()
     assert fitted.note == "rows put from GGUF's order into Hugging Face order"
-
-
-def test_rows_that_ggufs_order_does_not_reach():
-    a = numbers(5, 24)
-    for adjacent, order in ((False, np.array(gguf_order(24, 8))), (True, None)):
-        fitted = fit(Q, record(a, adjacent=adjacent), {Q: (5, 24)}, head_dim=8, order=order)
-        assert (fitted.array.tolist(), fitted.note) == (a.tolist(), "")
+    for stored, known in ((record(a), order), (record(a, adjacent=True), None)):
+        kept = fit(name, stored, {name: (5, 24)}, head_dim=8, order=known)
+        assert (kept.array.tolist(), kept.note) == (a.tolist(), "")
 
 
 def test_a_fused_last_row_in_ggufs_order():
@@ -293,11 +281,3 @@ def test_a_fused_last_row_in_ggufs_order():
     parts = [fit(n, recorded, SHAPES, head_dim=16, order=order) for n, order in zip(QKV, orders, strict=True)]
     assert np.concatenate([part.array for part in parts], 1).tolist() == whole.tolist()
     assert {part.positions for part in parts} == {(8,)}
-
-
-def test_the_choice_reads_nothing():
-    def read():
-        raise AssertionError("read")
-
-    assert fits(Q, Recorded("q.npy", (4, 9, 16), read), SHAPES, 16) == ["HTD"]
-    assert refusal(Q, Recorded("q.npy", (8, 9, 16), read), head_dim=16)

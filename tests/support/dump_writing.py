@@ -1,8 +1,5 @@
 """Dumps made by hand in every format, and what a test asks of them."""
 
-import json
-import struct
-
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -36,14 +33,6 @@ def write_compressed(path, arrays):
 
 def write_safetensors(path, arrays, metadata=None):
     save_file({name: np.array(array, order="C") for name, array in arrays.items()}, path, metadata)
-    return path
-
-
-def write_bf16(path, bits, name="layer0.attn.q"):
-    """A safetensors file of one bfloat16 matrix, from its uint16 bits."""
-    entry = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [0, bits.nbytes]}
-    header = json.dumps({name: entry}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
     return path
 
 
