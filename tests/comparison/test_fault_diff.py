@@ -48,12 +48,9 @@ class Subject:
     run: Callable[..., dict[str, np.ndarray]]
     faults: list
 
-    def dump(self, events):
-        return recording(events, self.tokens)
-
     def diff(self, events, **options):
         """The model against what the engine left."""
-        return diff(self.model, self.dump(events), **options)
+        return diff(self.model, recording(events, self.tokens), **options)
 
 
 def decoder_subject(case, folder, seed=None):
@@ -179,14 +176,15 @@ def smallest_found(holds, band):
 def test_the_smallest_scale_that_is_found_is_the_band(subject):
     """Of the event alone, against the model's own numbers: half a band is never found, ten always are."""
     traced = trace(subject.model, values=True, names=["*"], **subject.reads)
-    own = subject.dump({event.name: traced[event.name] for event in traced if event.phase == "forward"})
+    own = recording({event.name: traced[event.name] for event in traced}, subject.tokens)
     right = subject.run()
     bands = {event.name: event.tolerance for event in subject.diff(right).events}
     scores = [name for name in right if name.endswith(".scores")]
 
     def holds(name, size):
         events = right | {name: np.float32(right[name].astype(np.float64) * (1 + size))}
-        return diff(own, subject.dump(events), names=[*scores, name]).event(name).holds
+        other = recording(events, subject.tokens)
+        return diff(own, other, names=[*scores, name]).event(name).holds
 
     assert all(holds(name, band / 2) and not holds(name, 10 * band) for name, band in bands.items())
     some = list(bands)[::4]
@@ -249,10 +247,10 @@ def quantised(tmp_path_factory):
     home, weights = tmp_path_factory.mktemp("quantised"), random_weights(SMALL, "quantised")
     found = {"F32": write_folder(home / "F32", SMALL, weights)}
     for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"):
-        type_ = quants.GGMLQuantizationType[kind]
-        blocks = {
-            n: Blocks(kind, quants.quantize(w, type_)) if w.ndim == 2 else w for n, w in weights.items()
-        }
+        type_, blocks = quants.GGMLQuantizationType[kind], dict(weights)
+        for name, w in weights.items():
+            if w.ndim == 2:
+                blocks[name] = Blocks(kind, quants.quantize(w, type_))
         found[kind] = write_gguf(home / f"{kind}.gguf", SMALL, blocks)
     return found
 
@@ -261,16 +259,14 @@ PAIRS = [("Q8_0", "Q5_1"), ("Q4_0", "Q4_1"), ("Q4_1", "Q4_0"), ("Q5_0", "Q5_1"),
 
 
 @pytest.mark.parametrize(("kind", "third"), some_of(PAIRS, every=3))
-def test_quantisations_part_and_agree_when_calibrated(quantised, kind, third):
+def test_quantisations_part_and_agree_when_calibrated_by_one_as_coarse(quantised, kind, third):
     paths = quantised["F32"], quantised[kind]
     assert diff(*paths, tokens=TOKENS).first == "embed.tok"
     found = diff(*paths, tokens=TOKENS, calibrate=quantised[third])
     print(f"{found.worst.name} {found.worst.relative:.1e} of {found.worst.tolerance:.1e}")
     assert found.agree
-
-
-def test_a_coarser_quantisation_is_not_excused_by_a_finer_one(quantised):
-    assert not diff(quantised["F32"], quantised["Q4_0"], tokens=TOKENS, calibrate=quantised["Q8_0"]).agree
+    if kind.startswith("Q4"):
+        assert not diff(*paths, tokens=TOKENS, calibrate=quantised["Q8_0"]).agree
 
 
 def test_quantisations_from_the_shell(quantised):

@@ -28,10 +28,6 @@ def lines(names, *found):
     return [(e.event, e.source, e.index, e.layout) for e in names.assigned(found, "dump")]
 
 
-def index_of(names):
-    return names.entries[0].index
-
-
 def refused(read, text, *words):
     with pytest.raises(FileFormatError) as caught:
         read(text)
@@ -48,16 +44,19 @@ def test_a_whole_map(mapped):
         "layer0.attn.q" = "t003[:, :896]"
         "layer0.attn.scores" = { from = "t010", layout = "HTS" }
         "layer{i}.mlp.gate" = "blk{i}_gate"
+        "layer{i}.attn.k" = "b{i}/k{i}"
         "layer{i}.attn.head3" = "result{i}[:, 3]"
         "final.norm" = { from = "last" }
         """
     )
     assert names.tokens == (1, 2, 3)
-    assert lines(names, "t003.npy", "t010", "blk0_gate", "blk07_gate.npy", "last", "result5", "other") == [
+    found = "t003.npy t010 blk0_gate blk07_gate.npy last result5 other b1/k1 b1/k2"
+    assert lines(names, *found.split()) == [
         ("layer0.attn.q", "t003.npy", (slice(None), slice(None, 896)), ""),
         ("layer0.attn.scores", "t010", (), "HTS"),
         ("layer0.mlp.gate", "blk0_gate", (), ""),
         ("layer7.mlp.gate", "blk07_gate.npy", (), ""),
+        ("layer1.attn.k", "b1/k1", (), ""),
         ("layer5.attn.head3", "result5", (slice(None), 3), ""),
         ("final.norm", "last", (), ""),
     ]
@@ -68,30 +67,13 @@ def test_an_empty_map_says_nothing_and_one_of_tokens_the_tokens_alone(mapped):
     assert mapped("tokens = [5]") == NameMap(mapped("").origin, (), (5,))
 
 
-def test_a_layer_is_one_number_in_the_whole_name(mapped):
-    names = mapped('[events]\n"layer{i}.attn.q" = "b{i}/q{i}"')
-    assert lines(names, "b1/q1", "b1/q2", "b2/q2") == [
-        ("layer1.attn.q", "b1/q1", (), ""),
-        ("layer2.attn.q", "b2/q2", (), ""),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[0]", (0,)),
-        ("[-1]", (-1,)),
-        ("[0,]", (0,)),
-        ("[:]", (slice(None),)),
-        ("[ 1 : 2 , :3]", (slice(1, 2), slice(None, 3))),
-        ("[::2]", (slice(None, None, 2),)),
-        ("[1::2]", (slice(1, None, 2),)),
-        ("[-4:-1:1]", (slice(-4, -1, 1),)),
-        (" [0]", (0,)),
-    ],
-)
-def test_slices_as_python_writes_them(mapped, text, expected):
-    assert index_of(mapped(f'[events]\n"logits" = "t{text}"')) == expected
+def test_slices_as_python_writes_them(mapped):
+    texts = ["[0]", "[-1]", "[0,]", "[:]", "[ 1 : 2 , :3]", "[::2]", "[1::2]", "[-4:-1:1]"]
+    for text in texts:
+        index = eval(f"np.s_{text}")
+        expected = index if isinstance(index, tuple) else (index,)
+        for blank in ("", " "):
+            assert mapped(f'[events]\n"logits" = "t{blank}{text}"').entries[0].index == expected
 
 
 @pytest.mark.parametrize("text", ["[]", "[a]", "[1 2]", "[:::]", "[::0]", "[1.5]", "[0,,1]"])
@@ -104,11 +86,7 @@ def test_what_is_no_slice(mapped, text):
     [
         ("events = 3", ["events"]),
         ("names = {}", ["names"]),
-        ("tokens = 3", ["tokens"]),
-        ("tokens = []", ["tokens"]),
-        ("tokens = [true]", ["tokens"]),
-        ("tokens = [-1]", ["tokens"]),
-        ("tokens = [1.0]", ["tokens"]),
+        *((f"tokens = {said}", ["tokens"]) for said in ("3", "[]", "[true]", "[-1]", "[1.0]")),
         ('[events]\n"layer0.attn.quack" = "t"', ["layer0.attn.quack", "layer{i}.attn.q"]),
         ('[events]\n"layer{j}.attn.q" = "t"', ["layer{j}.attn.q"]),
         ('[events]\n"attn_wq" = "t"', ["attn_wq"]),
@@ -150,16 +128,8 @@ def test_layouts(mapped):
     [
         ('"logits" = "t03"', "t003 x", r"logits: dump has no tensor 't03' \(close: 't003'\)"),
         ('"layer{i}.attn.q" = "q{i}"', "qx", r"no tensor 'q\{i\}'"),
-        (
-            '"layer0.attn.q" = "a"\n"layer{i}.attn.q" = "q{i}"',
-            "a q0",
-            r"layer0\.attn\.q .* both 'a' and 'q0'",
-        ),
-        (
-            '"layer{i}.attn.q" = "q{i}"\n"layer0.attn.q" = "a"',
-            "a q0",
-            r"layer0\.attn\.q .* both 'q0' and 'a'",
-        ),
+        ('"layer0.attn.q" = "a"\n"layer{i}.attn.q" = "q{i}"', "a q0", "layer0.* both 'a' and 'q0'"),
+        ('"layer{i}.attn.q" = "q{i}"\n"layer0.attn.q" = "a"', "a q0", "layer0.* both 'q0' and 'a'"),
         ('"layer{i}.attn.q" = "q{i}"', "q1 q01", "'q1' and 'q01'"),
         ('"logits" = "t"', "t.npy t.bin", r"'t\.npy' and 't\.bin'"),
     ],
@@ -211,28 +181,24 @@ def test_a_sliced_shape_is_numpys_or_an_error(index, shape):
     except InputError:
         return
     assert found == np.empty(shape)[index].shape
+    assert (sliced_shape((0, slice(1, 3)), (3, 3), "t"), sliced_shape((), (3,), "t")) == ((2,), (3,))
 
 
-@pytest.mark.parametrize(
-    ("index", "words"),
-    [
-        ((slice(None), slice(None, 896)), "axis 1 of [3, 640] has 640 places: 896 is outside"),
-        ((3,), "axis 0 of [3, 640] has 3 places: 3 is outside"),
-        ((-4,), "-4 is outside"),
-        ((slice(2, 1),), "the slice is empty"),
-        ((0, 0, 0), "3 indices for the 2 axes of [3, 640]"),
-    ],
-)
+OUTSIDE = [
+    ((slice(None), slice(None, 896)), "axis 1 of [3, 640] has 640 places: 896 is outside"),
+    ((3,), "axis 0 of [3, 640] has 3 places: 3 is outside"),
+    ((-4,), "-4 is outside"),
+    ((slice(2, 1),), "the slice is empty"),
+    ((0, 0, 0), "3 indices for the 2 axes of [3, 640]"),
+]
+
+
+@pytest.mark.parametrize(("index", "words"), OUTSIDE)
 def test_a_slice_outside_is_an_error_with_the_shape(index, words):
     with pytest.raises(InputError) as caught:
         sliced_shape(index, (3, 640), "t003 for layer0.attn.q")
     assert "t003 for layer0.attn.q" in str(caught.value)
     assert words in str(caught.value)
-
-
-@pytest.mark.parametrize(("index", "shape"), [((0,), ()), ((slice(1, 3),), (2,)), ((), (3,))])
-def test_slices_inside(index, shape):
-    assert sliced_shape(index, (3,), "t") == shape
 
 
 WHOLE = """tokens = [1, 2]
