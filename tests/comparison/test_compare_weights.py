@@ -280,19 +280,16 @@ def told(a, b, *more):
     return " ".join(done.out.split())
 
 
-def test_what_a_conversion_leaves_is_told_by_types(whole, tmp_path):
-    said = told(whole, gguf_file(tmp_path))
-    assert "The same" not in said
-    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
-    assert "16 parameters, F32 in A, Q8_0 in B:" in said
-
-
-def test_equal_numbers_are_the_same_and_of_some_that_is_said(whole):
+def test_equal_numbers_and_what_a_conversion_leaves_are_told(whole, tmp_path):
     assert "The same, number for number: all 21 parameters" in told(whole, whole)
     document = json.loads(told(whole, whole, "--layer", "layer0.*", "--json"))
     assert (document["agree"], document["same"], document["of"]) == (True, False, 21)
     some = told(whole, whole, "--layer", "layer0.*")
     assert "The 9 parameters named (of 21) are equal, number for number" in some
+    said = told(whole, gguf_file(tmp_path))
+    assert "The same" not in said
+    assert "None of 21 parameters differs by more than is allowed; 5 are equal, number for number" in said
+    assert "16 parameters, F32 in A, Q8_0 in B:" in said
 
 
 def test_nan_in_the_same_places_is_no_difference_and_told(tmp_path):
@@ -517,19 +514,16 @@ def test_a_transposed_matrix_is_measured_as_one_that_is_not(type):
 # --- microGPT --------------------------------------------------------------------------------
 
 
-def test_a_microgpt_in_both_precisions_is_the_same(deep):
-    narrow = Model(deep.model.params.copy(np.float32), deep.model.tokenizer, "float32")
-    found = compare_weights(deep.model, narrow)
+def test_a_microgpt_in_both_precisions_is_the_same_but_a_wrong_weight(deep):
+    model, narrow = deep.model, deep.model.params.copy(np.float32)
+    found = compare_weights(model, Model(narrow, model.tokenizer, "float32"))
     assert found.agree
     assert {(row.type_a, row.type_b) for row in found.rows} == {("F64", "F32")}
-    assert [row.name for row in found.rows] == list(deep.model.config.shapes())
-
-
-def test_a_microgpts_wrong_weight_is_found(emma):
-    params = emma.params.copy()
-    params["layer0.attn_wo"][2, 5] += np.float32(1e-6)
-    row = failing(compare_weights(emma, Model(params, emma.tokenizer, "changed")))["layer0.attn_wo"]
-    assert (row.index, row.cause) == ((2, 5), "1 of 256 elements differ")
+    assert [row.name for row in found.rows] == list(model.config.shapes())
+    params = model.params.copy()
+    params["layer0.attn_wo"][2, 5] += 1e-6
+    row = failing(compare_weights(model, Model(params, model.tokenizer, "changed")))["layer0.attn_wo"]
+    assert (row.index, row.unequal) == ((2, 5), 1)
 
 
 def test_a_deeper_microgpt_has_more_and_a_decoder_nothing_in_common(emma, whole):

@@ -62,41 +62,27 @@ def test_what_is_too_large_is_kept_where_it_parts():
     first = result.event("layer0.mlp.up")
     print(first.position, {name: pair.a.shape for name, pair in pairs.items()})
     assert result.first == first.name
-    assert pairs[first.name].positions == (first.position,)
-    assert pairs[first.name].a.shape == (1, 64)
+    assert (pairs[first.name].positions, pairs[first.name].a.shape) == ((first.position,), (1, 64))
 
 
-def test_parts_of_an_event_are_joined_and_the_worst_of_a_large_one_stays():
-    rows = np.arange(12.0).reshape(4, 3)
-    whole = result_of(room=LARGE, pieces=[rows[:1], rows[1:3], rows[3:]])
-    assert np.array_equal(whole["logits"].a, rows)
-    assert whole["logits"].positions == (0, 1, 2, 3)
-    apart = result_of(room=12, pieces=[rows[:1], rows[1:3], rows[3:]])
-    print(apart["logits"])
-    assert apart["logits"].positions == (2,)
-    assert np.array_equal(apart["logits"].b, rows[2:3] + 1)
-
-
-def result_of(room, pieces):
-    """What is kept of logits that come in parts; the sides part at position 2."""
-    keeper, start = PairKeeper(room, lambda name: ()), 0
-    event = diff(A, changed("lm_head"), "emma").event("logits")
-    for rows in pieces:
-        positions = range(start, start + len(rows))
-        start += len(rows)
-        both = [Piece("logits", rows, positions), Piece("logits", rows + 1, positions)]
-        keeper(both, lambda name: with_position(event, 2))
-    return keeper.pairs
-
-
-def with_position(event, position):
-    return replace(event, position=position)
+@pytest.mark.parametrize(("room", "positions"), [(LARGE, (0, 1, 2, 3)), (12, (2,))])
+def test_parts_of_an_event_are_joined_and_the_worst_of_a_large_one_stays(room, positions):
+    """Logits that come in parts; the sides part at position 2."""
+    keeper, rows = PairKeeper(room, lambda name: ()), np.arange(12.0).reshape(4, 3)
+    event = replace(diff(A, changed("lm_head"), "emma").event("logits"), position=2)
+    for part in (range(1), range(1, 3), range(3, 4)):
+        values = rows[part.start : part.stop]
+        keeper([Piece("logits", values, part), Piece("logits", values + 1, part)], lambda name: event)
+    found = keeper.pairs["logits"]
+    assert found.positions == positions
+    assert np.array_equal(found.a, rows[list(positions)])
+    assert np.array_equal(found.b, rows[list(positions)] + 1)
 
 
 def test_a_head_is_narrowed_to():
     weights = np.arange(18.0).reshape(2, 3, 3)
     pair = KeptPair(weights, weights, (0, 1, 2), (0, 1))
-    event = with_position(diff(A, changed("layer0.attn_wk"), "emma").event("layer0.attn.weights"), 1)
+    event = replace(diff(A, changed("layer0.attn_wk"), "emma").event("layer0.attn.weights"), position=1)
     assert pair.narrowed(event).heads == (event.head,)
     assert np.array_equal(pair.narrowed(event).a[0], weights[event.head])
 

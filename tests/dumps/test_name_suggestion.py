@@ -154,18 +154,14 @@ def test_whatever_became_of_values_they_are_placed(drafted, model, own, what):
 
 
 @pytest.mark.parametrize(("layout", "axes"), [("THD", (0, 1, 2)), ("HTD", (1, 0, 2))])
-def test_heads_are_found_in_both_layouts(drafted, model, own, layout, axes):
-    def cut(event, array):
-        kind = event.rpartition(".")[2]
-        return array.reshape(7, -1, 8).transpose(axes)[None] if kind in HEADS else array
-
-    _, lines = check(drafted, model, [(event, cut(event, array)) for event, array in own.items()])
-    assert {line.layout for line in lines if line.event.rpartition(".")[2] in HEADS} == {layout}
-
-
-def test_columns_and_last_rows_are_found(drafted, model, own):
-    arrays = [("embed.tok", own["embed.tok"].T), ("logits", own["logits"][-1:]), ("probs", own["probs"][-1])]
-    assert [line.layout for line in check(drafted, model, arrays)[1]] == ["CT", "last", "last"]
+def test_layouts_are_found(drafted, model, own, layout, axes):
+    stored = {"embed.tok": own["embed.tok"].T, "logits": own["logits"][-1:], "probs": own["probs"][-1]}
+    wanted = {"embed.tok": "CT", "logits": "last", "probs": "last"}
+    for event, array in own.items():
+        if event.rpartition(".")[2] in HEADS:
+            stored[event], wanted[event] = array.reshape(7, -1, 8).transpose(axes)[None], layout
+    _, lines = check(drafted, model, [(event, stored.get(event, array)) for event, array in own.items()])
+    assert {line.event: line.layout for line in lines if line.layout} == wanted
 
 
 def test_a_square_array_is_written_with_its_layout(decoder_folder, drafted):
