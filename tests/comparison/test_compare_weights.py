@@ -157,11 +157,6 @@ def copy_from(name, other):
     return edit
 
 
-def swap_gate_and_up(weights):
-    gate, up = MLP.format("gate"), MLP.format("up")
-    weights[gate], weights[up] = weights[up], weights[gate]
-
-
 def put(index, value):
     def function(array):
         array[index] = value
@@ -183,7 +178,6 @@ FAULTS = {  # an edit, the parameter that differs, and its cause; a factor is me
         "B holds A's layer1.attn_wv.*",
     ),
     "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk.*"),
-    "swapped": (swap_gate_and_up, "mlp_wgate", "B holds A's layer0.mlp_wup.*"),
     "adjacent pairs": (
         change(ATTN.format("q"), lambda w: pair_neighbours(w, 4)),
         "attn_wq",
