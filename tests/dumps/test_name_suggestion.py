@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from support.comparing import reads, values_of
 from support.faulty_engine import rounded_to
 from support.tiny_models import TOKENS
 
-from microgpt_trace import load, trace
+from microgpt_trace import load
 from microgpt_trace.comparison.map_suggestion import drafted_map
 from microgpt_trace.dumps.alignment import align, assign
 from microgpt_trace.dumps.formats import open_recording
@@ -14,16 +15,6 @@ from microgpt_trace.dumps.recorded import Leftover, Recorded
 from microgpt_trace.dumps.recording import Recording
 
 HEADS = ("q", "k", "v", "q_rope", "k_rope", "context")
-
-
-def values_of(model):
-    """The model's own values by event, in order of computation."""
-    run = trace(model, values=True, **inputs_of(model))
-    return {event.name: run[event.name] for event in run}
-
-
-def inputs_of(model):
-    return {"tokens": TOKENS} if model.family == "decoder" else {"text": "emma"}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +39,7 @@ def drafted(tmp_path):
         }
         leftovers = tuple(Leftover(recorded[name], "no name we know") for name in arrays if name not in known)
         dump = Recording("dump", ".npy files", {name: recorded[name] for name in known}, leftovers=leftovers)
-        inputs = inputs_of(model)
-        text = drafted_map([dump, model], inputs.get("text"), inputs.get("tokens"))
+        text = drafted_map([dump, model], reads(model).get("text"), reads(model).get("tokens"))
         print(text)
         path = tmp_path / "map.toml"
         path.write_text(text.replace('\n# "', '\n"'), encoding="utf-8")

@@ -31,9 +31,10 @@ def events_of(model):
     return [n for n, s in model.hooks.specs.items() if not s.extra and n not in model.config.shapes()]
 
 
-def values_of(model, tokens=TOKENS):
-    """Every event of a pass of a decoder."""
-    with EventStream(model, model.read(None, tokens), events_of(model)) as stream:
+def values_of(model, tokens=None):
+    """Every event of a pass, in order of computation."""
+    inputs = {"tokens": tokens} if tokens else reads(model)
+    with EventStream(model, model.read(inputs.get("text"), inputs.get("tokens")), events_of(model)) as stream:
         return {name: np.array(value) for name, value, _ in stream}
 
 
