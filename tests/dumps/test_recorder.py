@@ -252,7 +252,7 @@ def test_a_file_that_exists_is_kept_unless_forced(model, target):
 
 REFUSED = {
     "two texts": (lambda m: m(IDS.repeat(2, 1)), r"one text, found \(2, 7\) of int64"),
-    "embeddings": (lambda m: m(inputs_embeds=m.model.embed_tokens.weight[None, :3]), "was given embeddings"),
+    "embeddings": (lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "was given embeddings"),
     "padding": (
         lambda m: m(IDS, attention_mask=torch.tensor([[0, 0, 1, 1, 1, 1, 1]])),
         "expected no padding, found 2 zeros",
@@ -280,15 +280,13 @@ REFUSED = {
 }  # fmt: skip
 
 
-REFUSED_OF_GPT2 = {
-    **{what: REFUSED[what] for what in ("shifted", "earlier tokens", "earlier tokens, positions from 0")},
-    "padding": (lambda m: m(IDS, attention_mask=torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
+OF_BOTH = ("embeddings", "padding", "shifted", "earlier tokens", "earlier tokens, positions from 0")
+REFUSED_OF_GPT2 = {what: REFUSED[what] for what in OF_BOTH} | {
     "padding by position": (
         lambda m: m.transformer(IDS, None, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])),
         "found 1 zeros",
     ),
     "token types": (lambda m: m(IDS, token_type_ids=IDS), "takes one forward pass"),
-    "embeddings": (lambda m: m(inputs_embeds=torch.zeros(1, 3, 32)), "was given embeddings"),
 }
 EVERY_REFUSED = [("llama_gqa", what, *it) for what, it in REFUSED.items()]
 EVERY_REFUSED += [("gpt2", what, *it) for what, it in REFUSED_OF_GPT2.items()]
