@@ -159,12 +159,12 @@ MANY_PARTS = "\n".join([f"[{'.'.join('a' * 20_000)}]", *(f"k{i}=1" for i in rang
 )
 def test_no_map_takes_long(mapped, text, said):
     """A slice of blanks took a minute, and tomllib walks all parts of a key again for every line."""
-    began = time.perf_counter()
+    began = time.process_time()
     if said is None:
         mapped(text)
     else:
         refused(mapped, text, said)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 places = st.integers(-6, 6)

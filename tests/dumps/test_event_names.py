@@ -189,6 +189,6 @@ def test_a_refusal_is_one_line_with_a_reason_and_a_meaning_has_events():
 
 def test_a_name_of_many_numbers_takes_no_time():
     """A dump may have 100,000 names, and each number could be the layer's."""
-    began = time.perf_counter()
+    began = time.process_time()
     assert not any(meaning_of(f"{i}." * 120) for i in range(100, 500))
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
