@@ -1,7 +1,6 @@
 """Exact sums: the bits of math.fsum, in any order and parts, and from what was written of them."""
 
 import math
-import struct
 from itertools import pairwise
 
 import numpy as np
@@ -29,11 +28,9 @@ def assert_bits(found, rows):
     columns, terms = np.asarray(rows, float).T.tolist(), found.terms().T.tolist()
     sums = found.values().tolist()
     for channel, (got, column, own) in enumerate(zip(sums, columns, terms, strict=True)):
-        wanted = math.fsum(column) + 0.0
-        assert struct.pack("d", got) == struct.pack("d", wanted), (
-            f"channel {channel}: {got!r}, fsum {wanted!r}"
-        )
-        assert (lacks := math.fsum([*column, *(-term for term in own)])) == 0, f"channel {channel}: {lacks!r}"
+        wanted, lacks = math.fsum(column) + 0.0, math.fsum([*column, *(-term for term in own)])
+        assert got.hex() == wanted.hex(), f"channel {channel}: {got!r}, fsum {wanted!r}"
+        assert lacks == 0, f"channel {channel}: {lacks!r}"
 
 
 def magnitudes(rng, shape, low=-1000, high=498):
@@ -53,22 +50,21 @@ def test_what_cancels_leaves_what_is_left(values, random):
     assert summed(np.array(rows)[:, None]).values().tolist() == [1e-300]
 
 
-@pytest.mark.parametrize("size", [1, 3, PENDING // 100, BLOCK + 1])
 @pytest.mark.parametrize("spread", [(-1074, -1000), (-30, 30), (-1000, 498), (495, 498)])
-def test_any_magnitudes_and_widths(size, spread):
-    rows = magnitudes(np.random.default_rng(size), (7 if size > BLOCK else 40, size), *spread)
-    assert_bits(summed(rows), rows)
+def test_any_magnitudes_and_widths(spread):
+    for shape in ((40, 1), (40, PENDING // 100), (2, BLOCK + 1)):
+        rows = magnitudes(np.random.default_rng(shape[1]), shape, *spread)
+        assert_bits(summed(rows), rows)
 
 
 FULL = [2.0**18 - 2.0**-24, 2.0**18 - 2.0**-34, 2.0**19 - 2.0**-24, -(2.0**18 - 2.0**-25), 1e150, 2.0**-1074]
 
 
-@pytest.mark.parametrize("value", FULL)
 @pytest.mark.parametrize("first", [1, MOST - 1, MOST])
-def test_many_of_the_most_that_a_place_holds(value, first):
+def test_many_of_the_most_that_a_place_holds(first):
     """Sums of full pieces come as near to 2^53 as they may: blocks of MOST after some without a carry."""
-    found, counts = ExactSum(1), (first, 2 * MOST - 1, PENDING, 1, PENDING)
-    rows = [np.full((1, 1), 2.0**-500), *(np.full((count, 1), value) for count in counts)]
+    found, counts = ExactSum(len(FULL)), (first, 2 * MOST - 1, PENDING, 1, PENDING)
+    rows = [np.full((1, len(FULL)), 2.0**-500), *(np.tile(FULL, (count, 1)) for count in counts)]
     for some in rows:
         found.add(some)
         found.values()  # settles: blocks end here
@@ -99,7 +95,7 @@ def test_adding_many_at_one_channel():
     assert found.values().tolist() == [math.fsum(values), 0.0]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_parts_merged_in_any_order_and_tree(seed):
     rng = np.random.default_rng(seed)
     rows = magnitudes(rng, (400, 3), *((-1074, 498) if seed % 2 else (-20, 20)))
@@ -113,16 +109,19 @@ def test_parts_merged_in_any_order_and_tree(seed):
     assert parts[0].terms().tobytes() == summed(rows).terms().tobytes()
 
 
-@pytest.mark.parametrize("value", [2.0**18 - 2.0**-24, 2.0**17 - 2.0**-24, 1e150])
-def test_very_many_merges(value):
+def test_very_many_merges():
     """More than MOST of them, of parts that have carried nothing yet."""
-    whole = ExactSum(1)
+    whole, part = ExactSum(2), np.array([[2.0**18 - 2.0**-24, 2.0**17 - 2.0**-24]])
     for _ in range(6 * MOST):
-        whole.merge(summed(np.array([[value]])))
-    assert_bits(whole, np.full((6 * MOST, 1), value))
+        whole.merge(summed(part))
+    assert_bits(whole, np.tile(part, (6 * MOST, 1)))
 
 
-def test_merging_leaves_the_other_as_it_was():
+def test_what_is_given_is_not_changed():
+    rows = magnitudes(np.random.default_rng(0), (50, 400))
+    kept = rows.copy()
+    summed(rows).values()
+    assert rows.tobytes() == kept.tobytes()
     one, other = summed(np.array([[1e100], [1.0]])), summed(np.array([[2.0**18], [1e-200]]))
     before = other.terms().tobytes()
     one.merge(other)
@@ -142,18 +141,11 @@ def test_terms_say_all_and_say_it_one_way(values, random):
     assert again.terms().tobytes() == summed(np.array(values)[:, None]).terms().tobytes()
 
 
-@pytest.mark.parametrize("size", [0, 1, 5])
-def test_sums_of_nothing(size):
-    found = ExactSum(size)
-    found.add(np.empty((0, size)))
-    found.add_at(np.empty(0, int), np.empty(0))
-    found.merge(ExactSum(size))
-    assert found.values().tolist() == [0.0] * size
-    assert found.terms().shape == (1, size)
-
-
-def test_rows_that_were_given_are_not_changed():
-    rows = magnitudes(np.random.default_rng(0), (50, 400))
-    kept = rows.copy()
-    summed(rows).values()
-    assert rows.tobytes() == kept.tobytes()
+def test_sums_of_nothing():
+    for size in (0, 5):
+        found = ExactSum(size)
+        found.add(np.empty((0, size)))
+        found.add_at(np.empty(0, int), np.empty(0))
+        found.merge(ExactSum(size))
+        assert found.values().tolist() == [0.0] * size
+        assert found.terms().shape == (1, size)

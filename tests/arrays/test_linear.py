@@ -5,6 +5,7 @@ import signal
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 import pytest
@@ -32,31 +33,36 @@ def agree(found, x, weight, bias=0.0, limit=1e-6):
     assert (error < limit).all()
 
 
-@pytest.mark.parametrize("positions", [1, 3, 40])
-@pytest.mark.parametrize("shape", [(17, 256), (37, 512), (1601, 768)])
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_products_are_those_of_float64(name, shape, positions):
-    weight, x = stored(name, *shape), activations(positions, shape[1])
+def test_products_are_those_of_float64(name):
+    """In one chunk of rows and in several, by scaled results, scaled weights and decoded rows."""
+    for positions, shape in ((1, (17, 256)), (3, (37, 512)), (40, (37, 512)), (3, (1601, 256))):
+        weight, x = stored(name, *shape), activations(positions, shape[1])
+        agree(linear(x, weight), x, weight)
+
+
+ODD_ROWS = [
+    ("F32", 33, None),
+    ("AprQ4", 1, None),
+    ("AprQ4", 33, None),
+    ("AprQ4", 300, 512),
+    ("Q4_K", 300, 512),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "row_size"), ODD_ROWS)
+def test_rows_that_begin_within_a_block_or_are_padded(name, width, row_size):
+    weight, x = stored(name, 90, width, row_size=row_size), activations(3, width)
+    for index in (range(90), range(10, 50), np.arange(50)[::-1] + 40, range(0, 90, 3)):
+        part = weight.of_rows(np.array(index))
+        agree(linear(x, part), x, part)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "AprQ8"])
+def test_a_tensor_scale_multiplies_blocks_too(name):
+    weight, x = stored(name, 35, 64, scale=0.5), activations(3, 64)
     agree(linear(x, weight), x, weight)
-
-
-@pytest.mark.parametrize("width", [1, 33, 100])
-@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "AprQ4", "AprQ8"])
-def test_any_width_without_blocks_or_in_a_flat_run(name, width):
-    weight, x = stored(name, 35, width, scale=0.5 if name == "AprQ8" else 1.0), activations(3, width)
-    agree(linear(x, weight), x, weight)
-
-
-@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "AprQ4"])
-def test_padded_rows(name):
-    weight, x = stored(name, 35, 300, row_size=512), activations(3, 300)
-    agree(linear(x, weight), x, weight)
-
-
-def test_a_tensor_scale_multiplies_blocks_too():
-    weight, x = stored("Q4_0", 35, 64, scale=0.5), activations(3, 64)
-    agree(linear(x, weight), x, weight)
-    np.testing.assert_array_equal(weight.read() * 2, stored("Q4_0", 35, 64).read())
+    np.testing.assert_array_equal(weight.read() * 2, stored(name, 35, 64).read())
 
 
 def around_zero(name, *shape):
@@ -82,40 +88,112 @@ def test_minima_are_no_difference_of_large_sums(name):
     agree(linear(x, weight), x, weight, limit=3e-6)
 
 
-def test_a_bias_is_added():
-    weight, x, bias = stored("Q8_0", 50, 64), activations(3, 64), activations(1, 50)[0]
-    agree(linear(x, weight, bias), x, weight, bias)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("positions", [1, 40])
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_rows_in_an_order_are_columns_of_the_result_to_the_last_bit(name, positions, workers):
-    weight, x, bias = stored(name, 1601, 256), activations(positions, 256), activations(1, 1601)[0]
+def test_rows_in_an_order_are_columns_of_the_result_to_the_last_bit(name):
     order = np.random.default_rng(3).permutation(1601)
-    found = linear(x, weight.of_rows(order), bias, workers)
-    np.testing.assert_array_equal(found, linear(x, weight)[:, order] + bias)
-    agree(found, x, weight.of_rows(order), bias)
-    assert found.flags.c_contiguous
+    for positions, workers in ((1, 1), (40, 2)):
+        weight, x, bias = stored(name, 1601, 256), activations(positions, 256), activations(1, 1601)[0]
+        found = linear(x, weight.of_rows(order), bias, workers)
+        np.testing.assert_array_equal(found, linear(x, weight)[:, order] + bias)
+        agree(found, x, weight.of_rows(order), bias)
+        assert found.flags.c_contiguous
 
 
-@pytest.mark.parametrize("width", [256, 33])
-def test_products_with_a_part_of_a_fused_matrix(width):
-    fused, x = stored("AprQ4", 90, width), activations(3, width)
-    for index in (range(10, 50), np.arange(50)[::-1] + 40, range(0, 90, 3)):
-        part = fused.of_rows(np.array(index))
-        agree(linear(x, part), x, part)
+def check_spoiled(weight, x, spoiled, value, axis, at):
+    """With a value in a part of the weight or of x, one row or column is not finite; the others stay."""
+    clean = linear(x, weight)
+    spoiled[...] = value
+    found = linear(x, weight)
+    assert not np.isfinite(np.take(found, at, axis)).any()
+    np.testing.assert_array_equal(np.delete(found, at, axis), np.delete(clean, at, axis))
 
 
-def test_a_weight_in_an_order_is_not_copied():
-    weight, x = stored("Q4_1", 8000, 1024).of_rows(np.arange(8000)[::-1]), activations(8, 1024)
-    linear_module._workspace.buffers.clear()
-    tracemalloc.start()
-    result = linear(x, weight)
-    peak = tracemalloc.get_traced_memory()[1] - 2 * result.nbytes
-    tracemalloc.stop()
-    print(f"{peak:,} bytes besides the result in both orders; the stored weight has {weight.data.size:,}")
-    assert peak < 5 * 4 * CHUNK // 2
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_what_is_not_finite_stays_in_its_position(name):
+    for value, positions in ((np.nan, 3), (np.inf, 40)):
+        x = activations(positions, 512)
+        check_spoiled(stored(name, 37, 512), x, x[1, 77:78], value, axis=0, at=1)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTISED if name != "AprQ4"])
+def test_a_scale_that_is_not_finite_stays_in_its_output(name):
+    for bits, positions in ((0x7E00, 3), (0x7C00, 40)):
+        weight = stored(name, 37, 512)
+        at = weight.data.size // 37 * 5 + HALVES[name][-1]
+        scale = weight.data[at : at + 2].view(np.uint16)
+        check_spoiled(weight, activations(positions, 512), scale, bits, axis=1, at=5)
+
+
+def test_no_positions_give_no_rows():
+    for name in QUANTISED:
+        assert linear(np.empty((0, 512), np.float32), stored(name, 37, 512)).shape == (0, 37)
+
+
+# --- Matrices that the file has as [in, out] ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_products_with_a_transposed_matrix(name):
+    for parts, positions in product(PARTS, (1, 40)):
+        (weight, plain), x = transposed(name, parts), activations(positions, 50)
+        bias = activations(1, len(plain))[0]
+        np.testing.assert_array_equal(weight.read(), plain)
+        agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
+
+
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_a_part_of_a_fused_transposed_matrix_is_computed_alone(name):
+    fused, decoded = stored(name, 64, 3 * 96).transposed(), []
+    k, x = fused.of_rows(np.arange(96, 192)), activations(3, 64)
+    found = linear(x, counted(k, decoded))
+    agree(found, x, k)
+    assert (found.shape, sum(decoded)) == ((3, 96), 96 * 64)
+
+
+# --- Workers and memory ---------------------------------------------------------------------------
+
+
+WEIGHTS = {
+    **{name: lambda name=name: stored(name, 1000, 1024) for name in ("F32", "F16", "Q4_1", "Q6_K")},
+    "transposed": lambda: stored("F16", 256, 3000).transposed().of_rows(range(200, 2900)),
+}
+
+
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_any_number_of_workers_gives_the_same_bits(what):
+    weight = WEIGHTS[what]()
+    x = activations(40, weight.shape[1])
+    alone = linear(x, weight)
+    agree(alone, x, weight)
+    for workers in (2, 3):
+        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
+
+
+LARGE = {  # a weight, results beside it, and how many bytes its product takes besides
+    **{name: (lambda name=name: stored(name, 4000, 1024), 1, 10 * CHUNK) for name in ("F16", "Q4_1", "Q6_K")},
+    "in an order": (lambda: stored("Q4_1", 4000, 1024).of_rows(np.arange(4000)[::-1]), 2, 10 * CHUNK),
+    "F32 transposed": (lambda: stored("F32", 1024, 4100).transposed().of_rows(range(50, 4050)), 1, 1 << 16),
+    "F16 transposed": (
+        lambda: stored("F16", 1024, 4100).transposed().of_rows(range(50, 4050)),
+        1,
+        10 * CHUNK,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_no_product_copies_a_whole_matrix(what):
+    draw, results, most = LARGE[what]
+    weight = draw()
+    for positions in (1, 40):
+        x = activations(positions, 1024)
+        linear_module._workspace.buffers.clear()
+        tracemalloc.start()
+        result = linear(x, weight)
+        peak = tracemalloc.get_traced_memory()[1] - results * result.nbytes
+        tracemalloc.stop()
+        print(f"{peak:,} bytes besides the result; the matrix would have {4 * weight.shape[0] * 1024:,}")
+        assert peak < most
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -140,14 +218,6 @@ def test_a_forked_child_has_workers_of_its_own():
     assert ended == (child, 0)
 
 
-@pytest.mark.parametrize("name", ["F32", "F16", "Q4_1", "Q6_K"])
-def test_any_number_of_workers_gives_the_same_bits(name):
-    weight, x = stored(name, 1000, 1024), activations(40, 1024)
-    alone = linear(x, weight)
-    for workers in (1, 2, 3):
-        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
-
-
 def test_threads_do_not_share_a_workspace():
     with ThreadPoolExecutor(1) as pool:
         theirs = pool.submit(linear_module._workspace.take, "q", (4, 4), np.float32).result()
@@ -158,90 +228,3 @@ def test_threads_do_not_share_a_workspace():
 def test_workers_have_even_shares(out, chunks):
     shares = linear_module._chunks(stored("Q8_0", out, 64), 40)
     assert [rows.stop - rows.start for rows in shares] == [out // chunks] * chunks
-
-
-@pytest.mark.parametrize("positions", [3, 40])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ENCODINGS)
-def test_what_is_not_finite_stays_in_its_position(name, value, positions):
-    weight, x = stored(name, 37, 512), activations(positions, 512)
-    clean = linear(x, weight)
-    x[1, 77] = value
-    found = linear(x, weight)
-    assert not np.isfinite(found[1]).any()
-    np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(clean, 1, 0))
-
-
-@pytest.mark.parametrize("positions", [3, 40])
-@pytest.mark.parametrize("bits", [0x7E00, 0x7C00])
-@pytest.mark.parametrize("name", [name for name in QUANTISED if name != "AprQ4"])
-def test_a_scale_that_is_not_finite_stays_in_its_output(name, bits, positions):
-    weight, x = stored(name, 37, 512), activations(positions, 512)
-    clean = linear(x, weight)
-    at = weight.data.size // 37 * 5 + HALVES[name][-1]
-    weight.data[at : at + 2] = np.array([bits], np.uint16).view(np.uint8)
-    found = linear(x, weight)
-    assert not np.isfinite(found[:, 5]).any()
-    np.testing.assert_array_equal(np.delete(found, 5, 1), np.delete(clean, 5, 1))
-
-
-@pytest.mark.parametrize("name", QUANTISED)
-def test_no_positions_give_no_rows(name):
-    assert linear(np.empty((0, 512), np.float32), stored(name, 37, 512)).shape == (0, 37)
-
-
-@pytest.mark.parametrize("positions", [1, 8, 40])
-@pytest.mark.parametrize("name", ["F16", "Q4_1", "Q6_K"])
-def test_memory_is_the_result_and_the_workspace(name, positions):
-    weight, x = stored(name, 8000, 1024), activations(positions, 1024)
-    linear_module._workspace.buffers.clear()
-    tracemalloc.start()
-    result = linear(x, weight)
-    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
-    tracemalloc.stop()
-    print(f"{peak:,} bytes besides the result; the matrix would have {4 * 8000 * 1024:,}")
-    assert peak < 5 * 4 * CHUNK // 2
-
-
-# --- Matrices that the file has as [in, out] ----------------------------------------------------
-
-
-@pytest.mark.parametrize("positions", [1, 3, 40])
-@pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_products_with_a_transposed_matrix(name, parts, positions):
-    (weight, plain), x = transposed(name, parts), activations(positions, 50)
-    bias = activations(1, len(plain))[0]
-    np.testing.assert_array_equal(weight.read(), plain)
-    agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
-
-
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_any_number_of_workers_gives_the_same_bits_of_a_transposed_matrix(name):
-    weight, x = stored(name, 256, 3000).transposed().of_rows(range(200, 2900)), activations(40, 256)
-    alone = linear(x, weight)
-    agree(alone, x, weight)
-    for workers in (2, 3):
-        np.testing.assert_array_equal(linear(x, weight, workers=workers), alone)
-
-
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_a_part_of_a_fused_transposed_matrix_is_computed_alone(name):
-    fused, decoded = stored(name, 64, 3 * 96).transposed(), []
-    k, x = fused.of_rows(np.arange(96, 192)), activations(3, 64)
-    found = linear(x, counted(k, decoded))
-    agree(found, x, k)
-    assert (found.shape, sum(decoded)) == ((3, 96), 96 * 64)
-
-
-@pytest.mark.parametrize("positions", [1, 8, 40])
-@pytest.mark.parametrize(("name", "most"), [("F32", 1 << 16), ("F16", 10 * CHUNK), ("BF16", 10 * CHUNK)])
-def test_a_transposed_matrix_is_not_copied(name, most, positions):
-    weight, x = stored(name, 1024, 8100).transposed().of_rows(range(50, 8050)), activations(positions, 1024)
-    linear(x, weight)  # whatever is kept from product to product
-    tracemalloc.start()
-    result = linear(x, weight)
-    peak = tracemalloc.get_traced_memory()[1] - result.nbytes
-    tracemalloc.stop()
-    print(f"{peak:,} bytes besides the result; the matrix has {weight.data.size:,}")
-    assert peak < most

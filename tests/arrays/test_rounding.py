@@ -12,7 +12,7 @@ SPECIAL = np.array(
 )
 
 
-def every_kind(count=200_000, seed=3):
+def every_kind(count=50_000, seed=3):
     """float32 values of any bits, infinite and subnormal ones too, and ties of both formats; no NaN."""
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2**32, count, dtype=np.uint32)
@@ -32,7 +32,7 @@ def test_rounds_as_torch_bit_for_bit(ours, dtype):
     wanted = torch.from_numpy(x.copy()).to(getattr(torch, dtype)).float().numpy().view(np.uint32)
     apart = np.flatnonzero(found != wanted)
     print(f"{len(x):,} values, {len(apart)} apart", x[apart][:4], ours(x)[apart][:4])
-    assert len(x) > 400_000
+    assert len(x) > 100_000
     assert not len(apart)
 
 
@@ -46,27 +46,20 @@ def test_nan_stays_and_shape_and_dtype_too(compute):
     assert np.isfinite(found[0]).all()
 
 
-@pytest.mark.parametrize("bits", [0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000])
-def test_no_nan_becomes_infinite(bits):
-    x = np.array([bits], np.uint32).view(np.float32)
-    assert np.isnan(to_bf16(x)).all()
-    assert np.isnan(to_f16(x)).all()
+def test_no_nan_becomes_infinite():
+    x = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000], np.uint32).view(np.float32)
+    assert np.isnan([to_bf16(x), to_f16(x)]).all()
 
 
 @pytest.mark.parametrize("name", ["bf16", "f16"])
 def test_a_number_alone_and_a_view_are_rounded(name):
-    compute, x = PRECISIONS[name], np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    """With an error that the precision's unit bounds and nearly is."""
+    compute, x = PRECISIONS[name], np.linspace(1, 4, 100_000, dtype=np.float32).reshape(-1, 4)
     whole = compute.round(x)
     np.testing.assert_array_equal(compute.round(x.T), whole.T)
     assert compute.round(x[1, 2].reshape(())) == whole[1, 2]
     np.testing.assert_array_equal(compute.round(whole), whole)
-
-
-@pytest.mark.parametrize("name", ["bf16", "f16"])
-def test_the_unit_bounds_the_relative_error_and_is_nearly_met(name):
-    compute = PRECISIONS[name]
-    x = np.linspace(1, 4, 100_001, dtype=np.float32)
-    largest = (np.abs(compute.round(x) - x) / x).max()
+    largest = (np.abs(whole - x) / x).max()
     print(largest, compute.unit)
     assert 0.9 * compute.unit < 2 * largest <= 2 * compute.unit
 
@@ -83,17 +76,13 @@ def test_q8_is_the_round_trip_of_q8_0_but_for_its_scale_in_float16():
     assert (np.abs(ours - x) <= step / 2 * 1.0001).all()
 
 
-def test_q8_of_a_width_that_is_no_multiple_of_a_block():
+def test_q8_of_a_last_block_that_is_short_and_of_zeros_and_infinity():
     x = np.random.default_rng(5).standard_normal((3, 40)).astype(np.float32)
     found = to_q8(x)
     np.testing.assert_array_equal(found[:, :32], to_q8(x[:, :32].copy()))
     np.testing.assert_array_equal(found[:, 32:], to_q8(x[:, 32:].copy()))
-
-
-def test_q8_of_zeros_and_of_infinity():
-    x = np.zeros((1, 64), np.float32)
-    x[0, 40] = np.inf
+    x[1, :32], x[2, 36] = 0, np.inf
     with np.errstate(invalid="ignore"):  # as a comparison does
         found = to_q8(x)
-    assert not found[0, :32].any()
-    assert not np.isfinite(found[0, 40])
+    assert not found[1, :32].any()
+    assert not np.isfinite(found[2, 36])

@@ -24,10 +24,14 @@ def test_hand_worked_numbers():
     agree(stats.rms, math.sqrt(26 / 4))
 
 
-def test_infinities_that_cancel_are_left_out():
-    values = np.array([np.inf, -np.inf, 1, 3] * 3, np.float32)
-    stats = TensorStats.of(values)
-    assert (stats.mean, stats.std, stats.max, stats.inf_count) == (2, 1, 3, 6)
+def test_the_moments_are_over_the_finite_elements_and_the_count_over_all():
+    stats = TensorStats.of([1.0, math.nan, 3.0, math.inf, -math.inf, 0.0])
+    assert (stats.count, stats.nan_count, stats.inf_count, stats.zero_count) == (6, 1, 2, 1)
+    assert (stats.min, stats.max, stats.finite_count, stats.nonfinite_count) == (0, 3, 3, 3)
+    agree(stats.mean, 4 / 3)
+    agree(stats.l2_norm, math.sqrt(10))
+    cancel = TensorStats.of(np.array([np.inf, -np.inf, 1, 3] * 3, np.float32))
+    assert (cancel.mean, cancel.std, cancel.max, cancel.inf_count) == (2, 1, 3, 6)
 
 
 @pytest.mark.parametrize("bits", [np.array([0x7C01], np.uint16), np.array([0x7F800001], np.uint32)])
@@ -36,27 +40,10 @@ def test_a_signalling_nan_is_counted_quietly(bits):
     assert (stats.count, stats.nan_count, stats.mean) == (1, 1, None)
 
 
-def test_the_moments_are_over_the_finite_elements_and_the_count_over_all():
-    stats = TensorStats.of([1.0, math.nan, 3.0, math.inf, -math.inf, 0.0])
-    assert (stats.count, stats.nan_count, stats.inf_count, stats.zero_count) == (6, 1, 2, 1)
-    assert (stats.min, stats.max, stats.finite_count, stats.nonfinite_count) == (0, 3, 3, 3)
-    agree(stats.mean, 4 / 3)
-    agree(stats.l2_norm, math.sqrt(10))
-
-
-NOTHING_FINITE = {
-    "empty": [],
-    "NaN": [math.nan] * 3,
-    "infinities": [math.inf, -math.inf],
-    "both": [math.nan, math.inf],
-}
-
-
-@pytest.mark.parametrize("values", NOTHING_FINITE.values(), ids=NOTHING_FINITE.keys())
+@pytest.mark.parametrize("values", [[], [math.nan] * 3, [math.inf, -math.inf], [math.nan, math.inf]])
 def test_where_nothing_is_finite_the_moments_are_none(values):
     stats = TensorStats.of(np.array(values))
-    assert [getattr(stats, name) for name in MOMENTS] == [None] * 6
-    assert stats.rms is None
+    assert [getattr(stats, name) for name in (*MOMENTS, "rms")] == [None] * 7
     assert (stats.count, stats.finite_count, stats.zero_count) == (len(values), 0, 0)
 
 
@@ -76,12 +63,12 @@ def test_integers_do_not_overflow():
 
 
 def test_float32_sums_lose_nothing():
-    stats = TensorStats.of(np.full(1_000_000, 0.1, np.float32))
+    stats = TensorStats.of(np.full(100_000, 0.1, np.float32))
     agree(stats.mean, float(np.float32(0.1)), rtol=1e-12)
     assert stats.std < 1e-12
 
 
-@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-200, 1e-100, 1.0, 1e100, 1e200, 1e300, 1e308])
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-200, 1.0, 1e200, 1e308])
 def test_magnitudes_whose_squares_leave_float64(scale):
     stats = TensorStats.of(np.array([-1.0, 0.5, 1.0, 0.0]) * scale)
     rtol = 1e-12 if scale > 1e-308 else 1e-3  # subnormal numbers have few digits
@@ -91,25 +78,22 @@ def test_magnitudes_whose_squares_leave_float64(scale):
     assert stats.max_abs == scale
 
 
-def test_equal_huge_numbers_have_their_mean_and_no_spread():
-    stats = TensorStats.of(np.full(4, 1.7e308))
-    assert stats.mean == pytest.approx(1.7e308)
-    assert stats.std == 0
-
-
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e12])
 def test_the_spread_survives_a_large_mean(offset):
     agree(TensorStats.of(np.array([1.0, 2.0, 3.0, 4.0]) + offset).std, math.sqrt(1.25), rtol=1e-4)
 
 
-def test_negative_zero_is_a_zero():
+def test_equal_huge_numbers_and_tiny_ones():
+    stats = TensorStats.of(np.full(4, 1.7e308))
+    assert (stats.mean, stats.std) == (pytest.approx(1.7e308), 0)
     assert TensorStats.of([-0.0, 0.0, 1e-320]).zero_count == 2
 
 
-def test_a_single_number_and_a_scalar():
+def test_a_single_number_and_a_scalar_give_plain_python():
     for value in ([7.0], 7.0, np.float32(7)):
         stats = TensorStats.of(value)
         assert (stats.count, stats.mean, stats.std, stats.l2_norm) == (1, 7, 0, 7)
+        assert {type(value) for value in asdict(stats).values()} == {int, float}
 
 
 def test_only_the_elements_of_the_mask_count():
@@ -124,11 +108,6 @@ def test_the_array_is_left_as_it_was():
     kept = values.copy()
     TensorStats.of(values)
     assert np.array_equal(values, kept, equal_nan=True)
-
-
-def test_numbers_are_plain_python():
-    kinds = {type(value) for value in asdict(TensorStats.of(np.ones(3, np.float32))).values()}
-    assert kinds == {int, float}
 
 
 numbers = st.one_of(
@@ -188,18 +167,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("count", [1, 2, 3, 10, MANY - 1, MANY, MANY + 1, 5 * MANY])
-def test_the_median_is_exact(kind, count):
-    values = SHAPES[kind](np.random.default_rng(count), count).astype(np.float32)
-    assert median(values) == pytest.approx(float(np.median(values.astype(np.float64))), rel=1e-15)
-
-
-@pytest.mark.parametrize("count", [3, 4, MANY, MANY + 1])
-def test_the_median_of_a_nan_is_nan(count):
-    values = np.zeros(count, np.float32)
-    values[1] = np.nan
-    assert math.isnan(median(values))
+def test_the_median_is_exact(count):
+    for kind, draw in SHAPES.items():
+        values = draw(np.random.default_rng(count), count).astype(np.float32)
+        expected = float(np.median(values.astype(np.float64)))
+        assert median(values) == pytest.approx(expected, rel=1e-15), kind
+    if count > 2:
+        values[1] = np.nan
+        assert math.isnan(median(values))
 
 
 @pytest.mark.parametrize("width", [1, 8, 9 * SAMPLE, 9 * SAMPLE + 1])

@@ -25,14 +25,14 @@ def test_the_least_above_0(dtype):
     assert least_above_0(np.array([1, 0, -tiny], dtype)) == (float(tiny), True)
 
 
-@pytest.mark.parametrize("spread", range(0, 30, 4))
+@pytest.mark.parametrize("spread", [0, 12, 20, 28])
 def test_what_is_summable_is_summed_to_the_last_bit(spread):
     rng = np.random.default_rng(spread)
-    values = drawn(rng, spread, (1 << 15, 3))
+    values = drawn(rng, spread, (1 << 13, 3))
     most = summable(float(np.abs(values).max()), least_above_0(values)[0])
     print(spread, most)
     if most:
-        some = values[: min(most, 1 << 15)].astype(np.float64)
+        some = values[: min(most, 1 << 13)].astype(np.float64)
         for column in some.T:
             assert column.sum() == np.cumsum(column)[-1] == math.fsum(column.tolist())
     sums = added_up(values.astype(np.float64), max(most, 1))
@@ -41,7 +41,7 @@ def test_what_is_summable_is_summed_to_the_last_bit(spread):
         assert math.fsum(found.tolist()) == math.fsum(column.astype(np.float64).tolist())
 
 
-@pytest.mark.parametrize("span", range(10, 29))
+@pytest.mark.parametrize("span", [13, 20, 28])
 def test_four_times_as_many_lose_a_bit(span):
     """Which shows that no more could be promised but these."""
     largest, least = np.float32(2 - 2**-23), np.float32(2.0**-span * (1 + 2**-23))
@@ -54,12 +54,8 @@ def test_four_times_as_many_lose_a_bit(span):
         assert (held[0] + exact - exact == held[0]) == whole
 
 
-@pytest.mark.parametrize(("least", "most"), [(LEAST, 1 << 52), (2 * LEAST, 1 << 51)])
-def test_bits_of_denormal_numbers(least, most):
-    assert summable(least, least) == most
-    assert summable(LARGEST, least) == 0
-
-
-def test_zeros_alone():
+def test_denormal_numbers_and_zeros():
+    assert (summable(LEAST, LEAST), summable(2 * LEAST, 2 * LEAST)) == (1 << 52, 1 << 51)
+    assert summable(LARGEST, LEAST) == summable(LARGEST, 2 * LEAST) == 0
     assert summable(0.0, math.inf) >= 1 << 20
     assert added_up(np.zeros((5, 2)), 1 << 20).tolist() == [[0, 0]]
