@@ -54,18 +54,15 @@ def by_script(run, places, backward):
         ways = [formula.as_data() for formula in formulas_of(run, name, backward)]
         asked.append({"ways": ways, "flat": flat})
     arrays = {("d " if phase == "backward" else "") + name: a for (phase, name), a in run.arrays.items()}
+    arrays |= {name: run.model.parameter(name) for name in run.shapes if name not in run.plan}
     given = {
         "tokens": run.inputs.tokens,
         "targets": run.inputs.targets,
         "shapes": run.shapes,
-        "arrays": {name: _flat(array) for name, array in (arrays | _parameters(run)).items()},
+        "arrays": {name: _flat(array) for name, array in arrays.items()},
         "asked": asked,
     }
     return run_script(EVALUATE, given)
-
-
-def _parameters(run):
-    return {name: run.model.parameter(name) for name in run.shapes if name not in run.plan}
 
 
 def _flat(array):
@@ -106,18 +103,15 @@ def test_a_script_works_out_events_and_gradients_of_a_microgpt(case):
     check(run, list(some_places(run.shapes)), backward=True)
 
 
-USUAL = {"llama_gqa", "llama_yarn_attention", "qwen2_window", "qwen3"}  # run every time
-
-
 @needs_node
-@pytest.mark.parametrize("name", [name if name in USUAL else in_sweep(name) for name in DECODERS])
+@pytest.mark.parametrize("name", [name if name == "qwen3" else in_sweep(name) for name in DECODERS])
 def test_a_script_works_out_events_of_decoders(decoders, name):
     run = keep_run(decoders(name)[0], tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
 
 
 @needs_node
-@pytest.mark.parametrize("name", ["gpt2", "gpt2_erf", "gpt2_by_layer"])
+@pytest.mark.parametrize("name", ["gpt2_erf", in_sweep("gpt2"), in_sweep("gpt2_by_layer")])
 def test_a_script_works_out_events_of_a_gpt2(gpt2, name):
     run = keep_run(gpt2(name)[1], tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
@@ -173,21 +167,16 @@ def test_all_elements_of_a_microgpt_are_what_its_passes_have(case):
 
 def test_all_elements_of_any_plan_are_what_its_passes_have(wide):
     """Every event and gradient, by the forward and backward of each row."""
-    run, inputs, shapes = (
-        Run(wide),
-        SimpleNamespace(tokens=TOKENS, targets=TARGETS),
-        wide.plan.shapes(len(TOKENS)),
-    )
+    run, shapes = Run(wide), wide.plan.shapes(len(TOKENS))
+    inputs = SimpleNamespace(tokens=TOKENS, targets=TARGETS)
 
     def array(name, phase):
         known = run.gradients if phase == "backward" else run.values
         return known[name] if name in known else wide.arrays[name]
 
     for name, expected in run.values.items():
-        found = at_once(wide, inputs, array, name, backward=False)
-        agree(
-            _counted(found, shapes[name]), _counted(expected, shapes[name]), rtol=1e-8, atol=1e-10, what=name
-        )
+        found = _counted(at_once(wide, inputs, array, name, backward=False), shapes[name])
+        agree(found, _counted(expected, shapes[name]), rtol=1e-8, atol=1e-10, what=name)
     for name, expected in (run.gradients | run.parameters).items():
         found = at_once(wide, inputs, array, name, backward=True)
         agree(found, expected.reshape(-1), rtol=1e-8, atol=1e-10, what=f"d {name}")
@@ -208,24 +197,19 @@ FUNCTIONS = {
 
 @needs_node
 def test_functions_of_x_are_read_as_python_reads_them():
+    """And what is no function of x is refused."""
     places = [-7.0, -2.5, -1.0, -1e-9, 0.0, 0.3, 1.0, 2.4999, 2.5, 5.5, 9.0]
+    refused = ["x +", "y", "alert(1)", "x; 1", "(x", "x)", "constructor(x)"]
     program = """
     const { functionOf } = await load("expressions");
-    return given.texts.map((text) => given.places.map((x) => functionOf(text)(x)));
+    const refusal = (text) => { try { functionOf(text)(1); } catch (error) { return error.name; } };
+    const values = given.texts.map((text) => given.places.map((x) => functionOf(text)(x)));
+    return [values, given.refused.map(refusal)];
     """
-    found = run_script(program, {"texts": list(FUNCTIONS), "places": places})
+    found, names = run_script(program, {"texts": list(FUNCTIONS), "places": places, "refused": refused})
+    assert names == ["SyntaxError"] * len(refused)
     for (text, function), values in zip(FUNCTIONS.items(), found, strict=True):
         agree(values, [function(x) for x in places], rtol=1e-14, atol=1e-15, what=text)
-
-
-@needs_node
-@pytest.mark.parametrize("text", ["x +", "y", "alert(1)", "x; 1", "(x", "x)", "constructor(x)"])
-def test_nothing_else_is_a_function_of_x(text):
-    program = """
-    const { functionOf } = await load("expressions");
-    try { functionOf(given.text)(1); return "taken"; } catch (error) { return error.name; }
-    """
-    assert run_script(program, {"text": text}) == "SyntaxError"
 
 
 RUN = """
@@ -265,7 +249,7 @@ def test_a_page_runs_the_forward_pass_of_names_that_it_has_not_seen(case):
     model = case.model
     rng = np.random.default_rng(3)
     letters = list(model.tokenizer.chars)
-    texts = ["", *("".join(rng.choice(letters, rng.integers(1, model.config.block_size))) for _ in range(4))]
+    texts = ["", *("".join(rng.choice(letters, rng.integers(1, model.config.block_size))) for _ in range(2))]
     for text, arrays in zip(texts, forward_runs(model, texts), strict=True):
         run = keep_run(model, text)
         for name in model.plan:
