@@ -1,5 +1,7 @@
 """The events of "emma", name by name in order of computation, written out."""
 
+import math
+
 from microgpt_trace import trace
 
 STREAM, HEADS, HIDDEN, VOCAB = (5, 16), (4, 5, 5), (5, 64), (5, 27)
@@ -32,15 +34,9 @@ FORWARD = [
     ("loss", "head", None, (), "loss = mean(-log probs[target])"),
 ]
 
-BACKWARD = [
-    "loss", "probs", "logits",
-    "layer0.mlp.residual", "layer0.mlp.down", "layer0.mlp.act", "layer0.mlp.up", "layer0.mlp.norm",
-    "layer0.attn.residual", "layer0.attn.out",
-    "layer0.attn.head0", "layer0.attn.head1", "layer0.attn.head2", "layer0.attn.head3",
-    "layer0.attn.context", "layer0.attn.weights", "layer0.attn.scores",
-    "layer0.attn.v", "layer0.attn.k", "layer0.attn.q", "layer0.attn.norm",
-    "embed.norm", "embed.sum", "embed.pos", "embed.tok",
-]  # fmt: skip
+HEADS_BACK = [f"layer0.attn.head{h}" for h in range(4)]  # in their order forwards
+BACK = [name for name, *_ in FORWARD[::-1] if name not in HEADS_BACK]
+BACKWARD = [*BACK[:10], *HEADS_BACK, *BACK[10:]]
 
 PARAMETERS = [
     ("wte", "embedding", None, (27, 16)),
@@ -57,47 +53,22 @@ PARAMETERS = [
 SHAPES = {name: shape for name, _, _, shape, _ in FORWARD} | {name: shape for name, _, _, shape in PARAMETERS}
 
 
-def of_phase(traced, phase):
-    return [event for event in traced if event.phase == phase]
-
-
-def test_forward(emma):
-    traced = trace(emma)
-    assert [(e.name, e.stage, e.layer, e.shape, e.expr) for e in traced] == FORWARD
-    assert {(e.phase, e.dtype) for e in traced} == {("forward", "float32")}
-
-
-def test_backward(emma):
-    traced = of_phase(trace(emma, backward=True), "backward")
-    names = [name for name, *_ in PARAMETERS]
-    assert [e.name for e in traced] == [*BACKWARD, *reversed(names)]
-    assert [e.shape for e in traced] == [SHAPES[e.name] for e in traced]
-    assert {e.dtype for e in traced} == {"float32"}
-
-
-def test_update(emma):
-    traced = of_phase(trace(emma, step=True), "update")
-    assert [(e.name, e.stage, e.layer, e.shape) for e in traced] == PARAMETERS
-
-
-def test_gradients_and_updates_are_written_as_such(emma):
-    traced = trace(emma, step=True)
-    assert traced.event("logits", "backward").expr == "d loss / d logits"
-    assert traced.event("wte", "update").expr == "update of wte"
-
-
-def test_events_are_counted_through_all_phases(emma):
-    traced = trace(emma, step=True)
-    assert [e.seq for e in traced] == list(range(25 + 25 + 9 + 9))
-    assert [len(of_phase(traced, p)) for p in ("forward", "backward", "update")] == [25, 34, 9]
-
-
-def test_every_event_of_a_trace_has_statistics_of_all_its_numbers(emma):
-    traced = trace(emma, step=True)
+def test_every_event_of_a_step(emma):
+    """In its phase, by its name, where it belongs and with statistics of all its numbers."""
+    traced = list(trace(emma, step=True))
+    forward, backward, update = traced[:25], traced[25:59], traced[59:]
+    assert [(e.name, e.stage, e.layer, e.shape, e.expr) for e in forward] == FORWARD
+    assert [e.name for e in backward] == [*BACKWARD, *(name for name, *_ in reversed(PARAMETERS))]
+    assert [e.shape for e in backward] == [SHAPES[e.name] for e in backward]
+    assert [(e.name, e.stage, e.layer, e.shape) for e in update] == PARAMETERS
+    phases = ["forward"] * 25 + ["backward"] * 34 + ["update"] * 9
+    assert [(e.seq, e.phase) for e in traced] == list(enumerate(phases))
     for event in traced:
-        size = traced.array(event.name, event.phase).size
         causal = event.name.endswith((".scores", ".weights"))
-        assert event.stats.count == (4 * 15 if causal else size), event.name
+        assert event.stats.count == (4 * 15 if causal else math.prod(event.shape)), event.name
+        assert event.dtype == "float32"
+    assert [own.expr for own in backward if own.name == "logits"] == ["d loss / d logits"]
+    assert update[0].expr == "update of wte"
 
 
 def test_two_layers_repeat_the_layer(deep):

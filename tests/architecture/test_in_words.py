@@ -53,36 +53,34 @@ GRADIENTS = {
     "wpe[7,5]": "d wpe[7,5] = 0: the text does not read it",
 }
 DECODERS = {
-    ("llama_gqa", "layer0.attn.q_rope[3,25]"): (
-        "q_rope[3,25] = q[3,25] × cos(3 × 0.1) - q[3,29] × sin(3 × 0.1)"
-    ),
-    ("llama_gqa", "layer0.attn.q_rope[3,29]"): (
-        "q_rope[3,29] = q[3,29] × cos(3 × 0.1) + q[3,25] × sin(3 × 0.1)"
-    ),
-    ("llama_gqa", "layer0.attn.scores[3,5,2]"): (
-        "scores[3,5,2] = sum of q_rope[5,c] × k_rope[2,c - 16] / sqrt(8), c=24..31"
-    ),
-    ("llama_gqa", "layer0.attn.context[3,17]"): (
-        "context[3,17] = sum of weights[2,3,j] × v[j,9] for the keys j=0..3"
-    ),
-    ("llama_gqa", "layer0.mlp.act[0,1]"): "act[0,1] = gate[0,1] × sigmoid, sigmoid = 1/(1 + exp(-gate[0,1]))",
-    ("llama_gqa", "layer0.mlp.hidden[0,1]"): "hidden[0,1] = layer0.mlp.act[0,1] × layer0.mlp.up[0,1]",
-    ("qwen2_window", "layer1.attn.context[5,1]"): (
-        "context[5,1] = sum of weights[0,5,j] × v[j,1] for the keys j=3..5"
-    ),
-    ("qwen3", "layer0.attn.q_norm[3,38]"): (
-        "q_norm[3,38] = q[3,38] / rms × attn_q_norm[2], rms = sqrt(mean of q[3,c]^2 + 1e-05), c=36..47"
-    ),
-    ("llama_mha_bias", "layer0.attn.k[4,17]"): (
-        "k[4,17] = sum of norm[4,c] × attn_wk[17,c] + attn_bk[17], c=0..31"
-    ),
-}
-GPT2 = {
-    "layer0.mlp.norm[3,5]": (
-        "norm[3,5] = (residual[3,5] - mean) / rms × mlp_norm[5] + mlp_bnorm[5], mean = mean of "
-        "residual[3,c], rms = sqrt(mean of (residual[3,c] - mean)^2 + 1e-05), c=0..31"
-    ),
-    "layer0.mlp.act[0,1]": "act[0,1] = up[0,1]*(1 + tanh(sqrt(2/pi)*(up[0,1] + 0.044715*up[0,1]**3)))/2",
+    "llama_gqa": {
+        "layer0.attn.q_rope[3,25]": "q_rope[3,25] = q[3,25] × cos(3 × 0.1) - q[3,29] × sin(3 × 0.1)",
+        "layer0.attn.q_rope[3,29]": "q_rope[3,29] = q[3,29] × cos(3 × 0.1) + q[3,25] × sin(3 × 0.1)",
+        "layer0.attn.scores[3,5,2]": (
+            "scores[3,5,2] = sum of q_rope[5,c] × k_rope[2,c - 16] / sqrt(8), c=24..31"
+        ),
+        "layer0.attn.context[3,17]": "context[3,17] = sum of weights[2,3,j] × v[j,9] for the keys j=0..3",
+        "layer0.mlp.act[0,1]": "act[0,1] = gate[0,1] × sigmoid, sigmoid = 1/(1 + exp(-gate[0,1]))",
+        "layer0.mlp.hidden[0,1]": "hidden[0,1] = layer0.mlp.act[0,1] × layer0.mlp.up[0,1]",
+    },
+    "qwen2_window": {
+        "layer1.attn.context[5,1]": "context[5,1] = sum of weights[0,5,j] × v[j,1] for the keys j=3..5",
+    },
+    "qwen3": {
+        "layer0.attn.q_norm[3,38]": (
+            "q_norm[3,38] = q[3,38] / rms × attn_q_norm[2], rms = sqrt(mean of q[3,c]^2 + 1e-05), c=36..47"
+        ),
+    },
+    "llama_mha_bias": {
+        "layer0.attn.k[4,17]": "k[4,17] = sum of norm[4,c] × attn_wk[17,c] + attn_bk[17], c=0..31",
+    },
+    "gpt2": {
+        "layer0.mlp.norm[3,5]": (
+            "norm[3,5] = (residual[3,5] - mean) / rms × mlp_norm[5] + mlp_bnorm[5], mean = mean of "
+            "residual[3,c], rms = sqrt(mean of (residual[3,c] - mean)^2 + 1e-05), c=0..31"
+        ),
+        "layer0.mlp.act[0,1]": "act[0,1] = up[0,1]*(1 + tanh(sqrt(2/pi)*(up[0,1] + 0.044715*up[0,1]**3)))/2",
+    },
 }
 
 
@@ -91,25 +89,16 @@ def run():
     return keep_run(init(), "emma", backward=True)
 
 
-@pytest.mark.parametrize("element", MICROGPT)
-def test_events_of_a_microgpt(run, element):
-    assert explain_in(run, element).formula == MICROGPT[element]
+def test_events_and_gradients_of_a_microgpt(run):
+    assert {element: explain_in(run, element).formula for element in MICROGPT} == MICROGPT
+    assert {element: explain_in(run, element, backward=True).formula for element in GRADIENTS} == GRADIENTS
 
 
-@pytest.mark.parametrize("element", GRADIENTS)
-def test_gradients_of_a_microgpt(run, element):
-    assert explain_in(run, element, backward=True).formula == GRADIENTS[element]
-
-
-@pytest.mark.parametrize(("case", "element"), DECODERS)
-def test_events_of_decoders(decoders, case, element):
-    found = explain_in(keep_run(decoders(case)[0], tokens=TOKENS), element)
-    assert found.formula == DECODERS[case, element]
-
-
-@pytest.mark.parametrize("element", GPT2)
-def test_events_of_a_gpt2(gpt2, element):
-    assert explain_in(keep_run(gpt2("gpt2")[1], tokens=TOKENS), element).formula == GPT2[element]
+@pytest.mark.parametrize("case", DECODERS)
+def test_events_of_decoders(decoders, gpt2, case):
+    model = gpt2(case)[1] if case == "gpt2" else decoders(case)[0]
+    run = keep_run(model, tokens=TOKENS)
+    assert {element: explain_in(run, element).formula for element in DECODERS[case]} == DECODERS[case]
 
 
 def test_what_is_added_up_where_a_hook_replaced_a_part():

@@ -14,6 +14,7 @@ import pytest
 from support.explanations import check_steps, check_uses
 from support.other_plans import drawn, unlike_any
 from support.row_numbers import Numbers
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.formulas.derive import Formulas
@@ -25,11 +26,10 @@ from microgpt_trace.explaining.following import (
     gradient_uses,
     gradient_worked_out,
     uses_of,
-    ways_worked_out,
     worked_out,
 )
 
-CASES = ("unlike any", "qwen3", "llama_mha_bias", "llama_yarn_attention", "mistral_window")
+CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -79,41 +79,34 @@ def pulled(numbers, row, name, moved):
     return np.sum(reference(own, numbers.given, *inputs) * numbers.array(row.name, "backward"))
 
 
-def test_a_gradient_by_way_of_each_reader_is_the_slope_of_its_reference(numbers):
-    for at in places(numbers, numbers.plan):
-        rows = Formulas(numbers.plan).readers(at.name)
-        for row, by_way in zip(rows, ways_worked_out(at), strict=True):
-            if isinstance(row.kind, Loss) or at.name in row.parts:
-                continue
-            value, x = by_way.steps[-1].value, numbers.array(at.name)
-            expected = slope(partial(pulled, numbers, row, at.name), x, at.index)
-            assert value == pytest.approx(expected, rel=1e-5, abs=1e-6), (str(at.element), row.name)
-            assert by_way.magnitude >= abs(value) * (1 - 1e-12)
+def test_a_gradient_is_the_slope_of_the_references_that_read_it(numbers):
+    readers = Formulas(numbers.plan).readers
+    for at in places(numbers, [*numbers.plan, *numbers.plan.parameters]):
+        stored = at.name in numbers.plan.parameters
+        rows = list(rows_with(numbers.plan, at.name) if stored else readers(at.name))
+        if any(isinstance(row.kind, Loss) or at.name in row.parts for row in rows):
+            continue
+        worked = gradient_worked_out(at)
+        expected = slope(
+            lambda x, rows=rows, name=at.name: sum(pulled(numbers, row, name, x) for row in rows),
+            numbers.parameter(at.name) if stored else numbers.array(at.name),
+            at.index,
+        )
+        assert worked.value == pytest.approx(expected, rel=1e-5, abs=1e-6), str(at.element)
+        assert worked.magnitude >= abs(worked.value) * (1 - 1e-12)
 
 
 def test_the_gradient_of_logits_is_the_slope_of_the_loss(numbers):
     loss = numbers.plan["loss"]
     for at in places(numbers, ["logits"], 40):
-        expected = slope(
-            lambda x: float(reference(loss, numbers.given, x)), numbers.array("logits"), at.index
-        )
+        logits = numbers.array("logits")
+        expected = slope(lambda x: float(reference(loss, numbers.given, x)), logits, at.index)
         assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 def test_every_gradient_follows_from_its_steps(numbers):
     for at in places(numbers, [*numbers.plan, *numbers.plan.parameters], most=4):
         check(gradient_worked_out(at), at)
-
-
-def test_the_gradient_of_a_parameter_is_the_slope_of_all_that_read_it(numbers):
-    for at in places(numbers, numbers.plan.parameters):
-        rows = list(rows_with(numbers.plan, at.name))
-
-        def judged(value, name=at.name, rows=rows):
-            return sum(pulled(numbers, row, name, value) for row in rows)
-
-        expected = slope(judged, numbers.parameter(at.name), at.index)
-        assert gradient_worked_out(at).value == pytest.approx(expected, rel=1e-5, abs=1e-6), str(at.element)
 
 
 def explained(numbers, name, kind):
