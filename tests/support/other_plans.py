@@ -28,31 +28,27 @@ V, C, T, H = 7, 6, 4, 2
 def normed_behind(parallel=False):
     """Learned positions, LayerNorm with bias, biased products; parallel branches with a norm behind each."""
     rows = RowBuilder()
+    add, name = partial(rows.add, expr=""), rows.name
 
-    def norm(name):
-        return Norm(1e-5, rows.name(name), centred=True, bias=rows.name(f"{name}_bias"))
+    def norm(own):
+        return Norm(1e-5, name(own), centred=True, bias=name(f"{own}_bias"))
 
-    rows.add("embed.tok", Lookup("wte", "tokens", V, C), expr="")
-    rows.add("embed.pos", Lookup("wpe", "positions", T, C), expr="")
-    stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr="")
+    tokens = add("embed.tok", Lookup("wte", "tokens", V, C))
+    stream = add("embed.sum", Add(), tokens, add("embed.pos", Lookup("wpe", "positions", T, C)))
     rows.begin_layer(0)
-    rows.add("attn.norm", norm("attn_norm"), stream, expr="")
-    weight = rows.name("attn_wo")
-    heads = [
-        rows.add(f"attn.head{h}", Linear(weight, C, columns=(3 * h, 3 * h + 3)), "attn.norm", expr="")
-        for h in range(H)
-    ]
-    rows.add("attn.out", Linear(weight, C, rows.name("attn_bo")), "attn.norm", expr="", parts=heads)
-    rows.add("attn.post_norm", norm("attn_post_norm"), "attn.out", expr="")
-    middle = rows.add("attn.residual", Add(), stream, "attn.post_norm", expr="")
-    rows.add("mlp.norm", norm("mlp_norm"), stream if parallel else middle, expr="")
-    rows.add("mlp.up", Linear(rows.name("mlp_wup"), 2 * C, rows.name("mlp_bup")), "mlp.norm", expr="")
-    rows.add("mlp.act", Activation("GELU"), "mlp.up", expr="")
-    rows.add("mlp.down", Linear(rows.name("mlp_wdown"), C, rows.name("mlp_bdown")), "mlp.act", expr="")
-    stream = rows.add("mlp.residual", Add(), middle, "mlp.down", expr="")
+    normed, wo = add("attn.norm", norm("attn_norm"), stream), name("attn_wo")
+    heads = [add(f"attn.head{h}", Linear(wo, C, columns=(3 * h, 3 * h + 3)), normed) for h in range(H)]
+    out = add("attn.out", Linear(wo, C, name("attn_bo")), normed, parts=heads)
+    middle = add("attn.residual", Add(), stream, add("attn.post_norm", norm("attn_post_norm"), out))
+    normed = add("mlp.norm", norm("mlp_norm"), stream if parallel else middle)
+    act = add(
+        "mlp.act", Activation("GELU"), add("mlp.up", Linear(name("mlp_wup"), 2 * C, name("mlp_bup")), normed)
+    )
+    down = add("mlp.down", Linear(name("mlp_wdown"), C, name("mlp_bdown")), act)
+    stream = add("mlp.residual", Add(), middle, down)
     rows.begin_layer(None)
-    rows.add("final.norm", Norm(1e-5, "final_norm", centred=True, bias="final_bias"), stream, expr="")
-    rows.add("logits", Linear("lm_head", V, "lm_bias"), "final.norm", expr="")
+    final = add("final.norm", Norm(1e-5, "final_norm", centred=True, bias="final_bias"), stream)
+    add("logits", Linear("lm_head", V, "lm_bias"), final)
     return Plan(rows.rows)
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 from support.faulty_engine import rounded_to
 from support.judges_decoder import gelu, gelu_by_tanh, softmax
-from support.tiny_models import Blocks, _random_tensor, random_blocks
+from support.tiny_models import _random_tensor, random_blocks, write_tensors
 
 EXACT = {"activation_function": "gelu"}
 BY_LAYER = {"scale_attn_by_inverse_layer_idx": True}
@@ -85,7 +85,7 @@ def random_gpt2(config, seed):
 
 
 def _is_conv1d(name, array):
-    return array.ndim == 2 and ".h." in name
+    return isinstance(array, np.ndarray) and array.ndim == 2 and ".h." in name
 
 
 def quantised_gpt2(type):
@@ -111,18 +111,8 @@ def write_gpt2_gguf(path, config, weights):
     writer.add_feed_forward_length(inner_of(config))
     writer.add_head_count(config["n_head"])
     writer.add_layer_norm_eps(config["layer_norm_epsilon"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, config["n_layer"])
-    for name, weight in weights.items():
-        blocks = isinstance(weight, Blocks)
-        kind, rows = weight if blocks else ("F32", weight.T if _is_conv1d(name, weight) else weight)
-        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        rows = np.ascontiguousarray(rows)
-        writer.add_tensor(gguf_name, rows, raw_dtype=gguf.GGMLQuantizationType[kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    rows = {name: array.T if _is_conv1d(name, array) else array for name, array in weights.items()}
+    return write_tensors(writer, path, config["n_layer"], rows)
 
 
 # --- The judge --------------------------------------------------------------------------------
@@ -240,11 +230,8 @@ LAST = "layer1.mlp.residual"
 UP, QKV = ("mlp.c_fc", "layer0.mlp.norm"), ("attn.c_attn", "layer0.attn.norm")
 OUT, DOWN = ("attn.c_proj", "layer0.attn.context"), ("mlp.c_proj", "layer0.mlp.act")
 Q = {"columns": _third(0)}
-GPT2_FAULTS = {
+GPT2_FAULTS = {  # those that support/faults.py cannot have: its decoders lack LayerNorm and learned positions
     "eps": ("layer0.attn.norm", norm_with("ln_1", "embed.sum", eps=1e-2), ("eps is",)),
-    "eps of the last norm": ("final.norm", norm_with("ln_f", LAST, eps=1e-1), ("eps is",)),
-    "gain missing": ("layer0.attn.norm", norm_with("ln_1", "embed.sum", gain=1.0), ("gain", "missing")),
-    "last gain missing": ("final.norm", norm_with("ln_f", LAST, gain=1.0), ("gain", "missing")),
     "mean kept": ("layer0.attn.norm", norm_with("ln_1", "embed.sum", mean=False), ("RMSNorm",)),
     "last mean kept": ("final.norm", norm_with("ln_f", LAST, mean=False), ("RMSNorm",)),
     "bias of a norm missing": (
@@ -287,22 +274,14 @@ GPT2_FAULTS = {
         lambda s: centred(s.e["embed.sum"]) * s.w["ln_1.weight"] + s.w["ln_1.bias"],
         ("nothing divides",),
     ),
-    "norm missing": ("layer0.mlp.norm", lambda s: s.e["layer0.attn.residual"], ("norm is skipped",)),
-    "bias missing": ("layer0.mlp.up", product_with(*UP, lambda w, b: (w, 0 * b)), ("bias",)),
     "bias twice": ("layer0.mlp.up", product_with(*UP, lambda w, b: (w, 2 * b)), ("bias", "twice")),
-    "bias of q missing": ("layer0.attn.q", product_with(*QKV, lambda w, b: (w, 0 * b), **Q), ("bias",)),
-    "bias of o twice": ("layer0.attn.out", product_with(*OUT, lambda w, b: (w, 2 * b)), ("bias", "twice")),
     "positions one late": ("embed.pos", lambda s: s.w["wpe.weight"][1 : 1 + len(s.right)], ("position",)),
     "positions missing": ("embed.sum", lambda s: s.e["embed.tok"], ("embed.pos", "position", "missing")),
     "erf": ("layer0.mlp.act", lambda s: gelu(s.e["layer0.mlp.up"]), ("is GELU,",)),
     "relu": ("layer0.mlp.act", lambda s: np.maximum(s.e["layer0.mlp.up"], 0), ("is ReLU",)),
-    "no activation": ("layer0.mlp.act", lambda s: s.e["layer0.mlp.up"], ("activation is missing",)),
-    "no scale": ("layer0.attn.scores", lambda s: s.right * math.sqrt(8), ("not scaled", "scale")),
     "scale by layer": ("layer1.attn.scores", lambda s: s.right / 2, ("not multiplied by 1/sqrt(8)",)),
     "k for q": ("layer0.attn.q", product_with(*QKV, columns=_third(1)), ("attn_wk",)),
     "q for k": ("layer0.attn.k", product_with(*QKV, columns=_third(0)), ("attn_wq",)),
-    "k for v": ("layer0.attn.v", product_with(*QKV, columns=_third(1)), ("attn_wk",)),
-    "transposed": ("layer0.attn.out", product_with(*OUT, lambda w, b: (w.T, b)), ("transposed",)),
     "q transposed": ("layer0.attn.q", product_with(*QKV, lambda w, b: (w.T, b), **Q), ("transposed",)),
     "bias of the other matrix": (
         "layer0.mlp.down",
@@ -312,14 +291,9 @@ GPT2_FAULTS = {
     "stream twice": (
         "layer0.attn.residual", lambda s: s.right + s.e["embed.sum"], ("twice", "2 times", "residual"),
     ),
-    "branch twice": (
-        "layer0.mlp.residual", lambda s: s.right + s.e["layer0.mlp.down"], ("twice", "mlp.down"),
-    ),
-    "stream missing": ("layer0.mlp.residual", lambda s: s.e["layer0.mlp.down"], ("missing", "residual")),
     "norm of the stream added": (
         "layer0.attn.residual",
         lambda s: s.e["layer0.attn.norm"] + s.e["layer0.attn.out"],
         ("norm of the stream",),
     ),
-    "no last norm": ("logits", lambda s: s.e[LAST] @ s.w["wte.weight"].T, ("final norm is missing",)),
 }  # fmt: skip

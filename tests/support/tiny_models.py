@@ -147,19 +147,15 @@ def as_bf16(array):
 
 def rounded(weights, dtype):
     """The same weights as a dtype holds them, float32."""
-    if dtype == "F16":
-        return {name: array.astype(np.float16).astype(np.float32) for name, array in weights.items()}
-    if dtype == "BF16":
-        wide = {name: as_bf16(array).astype(np.uint32) << 16 for name, array in weights.items()}
-        return {name: bits.view(np.float32) for name, bits in wide.items()}
-    return weights
+    held = {
+        "F32": np.asarray,
+        "F16": lambda array: array.astype(np.float16).astype(np.float32),
+        "BF16": lambda array: (as_bf16(array).astype(np.uint32) << 16).view(np.float32),
+    }[dtype]
+    return {name: held(array) for name, array in weights.items()}
 
 
-_STORED = {
-    "F32": lambda array: array,
-    "F16": lambda array: array.astype(np.float16),
-    "BF16": as_bf16,
-}
+_STORED = {"F32": np.asarray, "F16": lambda array: array.astype(np.float16), "BF16": as_bf16}
 
 
 def _write_safetensors(path, weights, dtype):
@@ -252,7 +248,9 @@ def dequantised(weights):
 
 
 def pair_neighbours(rows, n_head):
-    """Reorder the rows of q or k as GGUF stores llama's: channel i of a head next to i + D/2."""
+    """Reorder rows of q or k (Blocks too) as GGUF stores those of llama: channel i of a head next to i + D/2."""
+    if isinstance(rows, Blocks):
+        return rows._replace(rows=pair_neighbours(rows.rows, n_head))
     halves = rows.reshape(n_head, 2, len(rows) // n_head // 2, *rows.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
 
@@ -267,25 +265,33 @@ def write_gguf(path, config, weights, *, permute=True, split=0):
     architecture = {"mistral": "llama"}.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     _write_metadata(writer, config)
-    heads = {"q": config["num_attention_heads"], "k": kv_heads_of(config)}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config["num_hidden_layers"])
+    rows, heads = dict(weights), {"q": config["num_attention_heads"], "k": kv_heads_of(config)}
     for name, weight in weights.items():
-        kind, rows = weight if isinstance(weight, Blocks) else ("F32", weight)
         projection = re.search(r"\.([qk])_proj\.", name)
         if projection and architecture == "llama" and permute:
-            rows = pair_neighbours(rows, heads[projection[1]])
+            rows[name] = pair_neighbours(weight, heads[projection[1]])
+    if rope_of(config)["rope_type"] == "llama3":
+        theta = rope_of(config)["rope_theta"]
+        plain, _ = rope_frequencies({"head_dim": head_dim_of(config), "rope_theta": theta})
+        rows["rope_freqs.weight"] = (plain / rope_frequencies(config)[0]).astype(np.float32)
+    first = write_tensors(writer, path, config["num_hidden_layers"], rows)
+    return min(path.parent.glob(f"{path.stem}*.gguf")) if split else first
+
+
+def write_tensors(writer, path, layers, weights):
+    """Write weights by their Hugging Face names, arrays or Blocks [out, in], and close; returns the path."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], layers)
+    for name, weight in weights.items():
+        kind, rows = weight if isinstance(weight, Blocks) else ("F32", np.ascontiguousarray(weight))
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(gguf_name, rows, raw_dtype=gguf.GGMLQuantizationType[kind])
-    if rope_of(config)["rope_type"] == "llama3":
-        plain, _ = rope_frequencies(
-            {"head_dim": head_dim_of(config), "rope_theta": rope_of(config)["rope_theta"]}
-        )
-        writer.add_tensor("rope_freqs.weight", (plain / rope_frequencies(config)[0]).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return min(path.parent.glob(f"{path.stem}*.gguf")) if split else path
+    return path
 
 
 def _write_metadata(writer, config):
