@@ -248,7 +248,7 @@ def dequantised(weights):
 
 
 def pair_neighbours(rows, n_head):
-    """Reorder rows of q or k (Blocks too) as GGUF stores those of llama: channel i of a head next to i + D/2."""
+    """Reorder rows of q or k, or Blocks, as GGUF stores those of llama: channel i next to i + D/2."""
     if isinstance(rows, Blocks):
         return rows._replace(rows=pair_neighbours(rows.rows, n_head))
     halves = rows.reshape(n_head, 2, len(rows) // n_head // 2, *rows.shape[1:])
