@@ -5,7 +5,7 @@ import pytest
 from support.backward_runs import TARGETS, Run
 from support.judges import agree, torch_grad
 from support.judges_decoder import rope_frequencies
-from support.other_plans import drawn, of_arrays, unlike_any
+from support.other_plans import drawn, in_float64, unlike_any
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture import backward as generic
@@ -22,13 +22,7 @@ OTHER = "unlike any"
 def wide(decoders):
     """A function that gives a model of a case in float64."""
 
-    def model(case):
-        if case == OTHER:
-            return drawn(unlike_any())
-        found = decoders(case)[0]
-        return of_arrays(found.plan, {name: found.parameter(name) for name in found.plan.parameters})
-
-    return model
+    return lambda case: drawn(unlike_any()) if case == OTHER else in_float64(decoders(case)[0])
 
 
 # --- Against PyTorch --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.backward_runs import TARGETS, Run
 from support.judges import agree
-from support.other_plans import drawn, of_arrays, unlike_any
+from support.other_plans import drawn, in_float64, unlike_any
 from support.row_numbers import Numbers
 from support.script_engine import needs_node, run_script
 from support.sweeps import in_sweep
@@ -123,10 +123,8 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 @pytest.fixture(params=CASES)
 def wide(request, decoders):
     """A model in float64, one of a plan that no model has among them."""
-    if request.param == "unlike any":
-        return drawn(unlike_any())
-    found = decoders(request.param)[0]
-    return of_arrays(found.plan, {name: found.parameter(name) for name in found.plan.parameters})
+    other = request.param == "unlike any"
+    return drawn(unlike_any()) if other else in_float64(decoders(request.param)[0])
 
 
 @needs_node

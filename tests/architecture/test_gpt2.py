@@ -8,7 +8,7 @@ from support.backward_runs import Run
 from support.explanations import sampled
 from support.faults import names
 from support.judges import agree
-from support.other_plans import of_arrays
+from support.other_plans import in_float64
 from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, random_gpt2, scale_of
 from support.tiny_models import TOKENS, scales, write_folder
@@ -54,8 +54,7 @@ def torch_gradients(folder):
 def test_gradients_are_those_of_transformers(gpt2, case):
     folder, model, _, _ = gpt2(case)
     events, parameters = torch_gradients(folder)
-    wide = of_arrays(model.plan, {name: model.parameter(name) for name in model.plan.parameters})
-    found = Run(wide)
+    found = Run(in_float64(model))
     for name, expected in events.items():
         agree(found.gradients[name], expected, rtol=1e-8, atol=1e-10, what=f"d {name}")
     for name, own in found.parameters.items():

@@ -33,10 +33,9 @@ CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_m
 
 
 @pytest.fixture(scope="module", params=CASES)
-def numbers(request):
-    if request.param == "unlike any":
-        return Numbers(drawn(unlike_any()), TOKENS)
-    return Numbers(request.getfixturevalue("decoders")(request.param)[0], TOKENS)
+def numbers(request, decoders):
+    other = request.param == "unlike any"
+    return Numbers(drawn(unlike_any()) if other else decoders(request.param)[0], TOKENS)
 
 
 def check(worked, at):

@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support.stored_tensors import HALVES, ONE_BY_ONE, PARTS, counted, stored, transposed
+from support.stored_tensors import HALVES, ONE_BY_ONE, PARTS, stored, transposed
 
 from microgpt_trace.arrays import linear as linear_module
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
@@ -139,15 +139,6 @@ def test_products_with_a_transposed_matrix(name):
         bias = activations(1, len(plain))[0]
         np.testing.assert_array_equal(weight.read(), plain)
         agree(linear(x, weight, bias), x, weight, bias, limit=3e-6)
-
-
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_a_part_of_a_fused_transposed_matrix_is_computed_alone(name):
-    fused, decoded = stored(name, 64, 3 * 96).transposed(), []
-    k, x = fused.of_rows(np.arange(96, 192)), activations(3, 64)
-    found = linear(x, counted(k, decoded))
-    agree(found, x, k)
-    assert (found.shape, sum(decoded)) == ((3, 96), 96 * 64)
 
 
 # --- Workers and memory ---------------------------------------------------------------------------

@@ -42,28 +42,18 @@ PREDICTED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "token", "p"), PREDICTED)
-def test_predictions(smollm2, text, token, p):
-    found = trace(smollm2, text, positions="last").predictions[0].predicted
-    print(found, p)
-    assert found.label == token
-    assert found.p == pytest.approx(p, abs=5e-4)
-
-
-def test_predictions_of_texts_in_one_pass(smollm2):
-    """The same, as rows of one pass."""
-    texts = smollm2.read_many([text for text, _, _ in PREDICTED])
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at].tokens))
-    bus = smollm2.hooks.alone()
-    seen = []
+def test_predictions(smollm2):
+    """Of each text alone, and of all as rows of one pass, the shortest first."""
+    texts = sorted(PREDICTED, key=lambda own: len(smollm2.read(own[0]).tokens))
+    pack, seen, bus = smollm2.read_many([text for text, _, _ in texts]), [], smollm2.hooks.alone()
     run = bus.begin(before=[bus.subscription(lambda event, value: seen.append(np.array(value)), "logits")])
-    smollm2.run_pack(Pack([texts[at] for at in order]), run.tap("forward"))
-    ends = np.cumsum([len(texts[at].tokens) for at in order])
-    for at, row in zip(order, np.concatenate(seen)[ends - 1], strict=True):
-        _, token, p = PREDICTED[at]
-        print(token, p, softmax(row).max())
-        assert smollm2.label(int(row.argmax())) == token
-        assert softmax(row).max() == pytest.approx(p, abs=5e-4)
+    smollm2.run_pack(Pack(pack), run.tap("forward"))
+    ends = np.cumsum([len(own.tokens) for own in pack])
+    for (text, token, p), row in zip(texts, np.concatenate(seen)[ends - 1], strict=True):
+        alone = trace(smollm2, text, positions="last").predictions[0].predicted
+        print(token, p, alone, softmax(row).max())
+        assert alone.label == smollm2.label(int(row.argmax())) == token
+        assert [alone.p, softmax(row).max()] == pytest.approx([p, p], abs=5e-4)
 
 
 def test_it_reads_without_a_bos_and_goes_on(france):

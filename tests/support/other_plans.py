@@ -104,6 +104,11 @@ def drawn(plan, seed=3):
     return of_arrays(plan, {name: rng.standard_normal(shape) for name, shape in plan.parameters.items()})
 
 
+def in_float64(model):
+    """The same model with its parameters in float64."""
+    return of_arrays(model.plan, {name: model.parameter(name) for name in model.plan.parameters})
+
+
 def values_of(model, tokens, bent=None):
     """Every event in float64; one may be half as much again, from which those after it follow."""
     given, found = ReferenceInputs(model, tokens), {}

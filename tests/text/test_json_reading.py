@@ -23,6 +23,7 @@ marks = st.text('"[]{},:\\\\ a', max_size=80)  # of which the bounds are counted
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | marks,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(marks, inner, max_size=4),
+    max_leaves=20,
 )
 
 
