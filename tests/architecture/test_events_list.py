@@ -71,17 +71,6 @@ def test_every_event_of_a_step(emma):
     assert update[0].expr == "update of wte"
 
 
-def test_two_layers_repeat_the_layer(deep):
-    names = [e.name for e in trace(deep.model, deep.text)]
-    kinds = [n.removeprefix("layer0.") for n, *_ in FORWARD if n.startswith("layer0.")]
-    kinds = [k for k in kinds if k not in ("attn.head2", "attn.head3")]
-    assert names == [
-        *[n for n, *_ in FORWARD[:4]],
-        *[f"layer{i}.{kind}" for i in (0, 1) for kind in kinds],
-        "logits", "probs", "loss",
-    ]  # fmt: skip
-
-
 def test_a_selection_holds_exactly_the_events_chosen(emma):
     traced = trace(emma, names=["layer0.attn.head*", "logits"], backward=True)
     chosen = [f"layer0.attn.head{h}" for h in range(4)]

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 from support.judges import agree
-from support.judges_decoder import decoder_events
 from support.other_plans import drawn, unlike_any
-from support.sweeps import some_of
-from support.tiny_gpt2 import GPT2S, gpt2_events
+from support.sweeps import in_sweep, some_of
+from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES
 
 from microgpt_trace.architecture import packed_runs
@@ -70,27 +69,10 @@ def assert_as_alone(model, lengths=LENGTHS, replaced=None, **close):
     return tap.seen
 
 
-def assert_as_judged(model, judge):
-    """By code that computes in float64, a text at a time, and knows nothing of ours."""
-    found = assert_as_alone(model, rtol=1e-4, atol=1e-5)
-    for at, text in enumerate(texts_of(LENGTHS)):
-        for name, value in judge(text.tokens).items():
-            if name in found:
-                own = by_text(name, found[name], LENGTHS, model.plan[name].causal)[at]
-                agree(own, value.reshape(own.shape), rtol=1e-3, atol=2e-5, what=name)
-
-
-@pytest.mark.parametrize("case", some_of(CASES, every=6))
-def test_every_event_of_a_decoder(decoders, case):
-    model, config, weights = decoders(case)
-    assert_as_judged(model, lambda tokens: decoder_events(config, weights, tokens))
-
-
-@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")  # a token alone has no loss
-@pytest.mark.parametrize("case", some_of(GPT2S, every=5))
-def test_every_event_of_a_gpt2(gpt2, case):
-    _, model, config, weights = gpt2(case)
-    assert_as_judged(model, lambda tokens: gpt2_events(config, weights, tokens))
+@pytest.mark.parametrize("case", [*some_of(CASES, every=6), "gpt2", in_sweep("gpt2_by_layer")])
+def test_every_event_of_a_decoder(decoders, gpt2, case):
+    model = gpt2(case)[1] if case in GPT2S else decoders(case)[0]
+    assert_as_alone(model, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_come_together_and_groups_apart():

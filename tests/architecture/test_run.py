@@ -1,4 +1,4 @@
-"""The interpreter on a plan that no model has: with a cache, several sequences, edits, and for nobody."""
+"""The interpreter on a plan that no model has: with a cache, for a listener, and for nobody."""
 
 import weakref
 
@@ -10,25 +10,11 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture import run as interpreter
 from microgpt_trace.architecture.cache import Cache
-from microgpt_trace.architecture.edits import Edit, EditTap
 from microgpt_trace.architecture.operations import linear
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)
 MODEL = drawn(unlike_any())
-
-
-def logits_under(hook, name):
-    """The judge: a pass of its own under a hook."""
-    bus = HookBus(list(MODEL.plan.values()))
-    tap = bus.begin(before=[bus.subscription(lambda e, v: hook(v), name)]).tap("forward")
-    return tap.emit("logits", interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS, tap)))
-
-
-def turned(value):
-    changed = np.array(value)
-    changed[..., 2, :] = -0.5
-    return changed
 
 
 @pytest.mark.parametrize("first", [1, 3, 6])
@@ -41,23 +27,14 @@ def test_a_continuation_is_at_the_positions_after_those_in_the_cache(first):
     assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "context")]
 
 
-def test_sequences_of_one_pass_are_passes_of_their_own():
-    plain = interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS))
-    for name in MODEL.plan:
-        if name in ("logits", "probs", "loss"):
-            continue
-        tap = EditTap({name: [(1, Edit(name, turned))]}, 3)
-        found = interpreter.head_forward(MODEL, interpreter.forward(MODEL, IDS, tap, n=3))
-        expected = [plain, logits_under(turned, name), plain]
-        agree(found.reshape(3, len(IDS), -1), expected, rtol=1e-9, what=name)
-
-
 def test_shares_of_heads_are_computed_for_who_wants_them(monkeypatch):
     calls, plain = [], linear.columns_forward
     monkeypatch.setattr(linear, "columns_forward", lambda *a: calls.append(a) or plain(*a))
     interpreter.forward(MODEL, IDS)
     assert not calls
-    logits_under(lambda value: None, "layer1.attn.head1")
+    bus = HookBus(list(MODEL.plan.values()))
+    listening = bus.subscription(lambda event, value: None, "layer1.attn.head1")
+    interpreter.forward(MODEL, IDS, bus.begin(before=[listening]).tap("forward"))
     assert len(calls) == 1
 
 
