@@ -12,6 +12,7 @@ from support.other_plans import drawn, in_float64, unlike_any
 from support.row_numbers import Numbers
 from support.script_engine import needs_node, run_script
 from support.sweeps import in_sweep
+from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS
 
@@ -103,17 +104,14 @@ def test_a_script_works_out_events_and_gradients_of_a_microgpt(case):
     check(run, list(some_places(run.shapes)), backward=True)
 
 
-@needs_node
-@pytest.mark.parametrize("name", [name if name == "qwen3" else in_sweep(name) for name in DECODERS])
-def test_a_script_works_out_events_of_decoders(decoders, name):
-    run = keep_run(decoders(name)[0], tokens=TOKENS)
-    check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
+USUAL = ("qwen3", "gpt2_erf")  # run every time
 
 
 @needs_node
-@pytest.mark.parametrize("name", ["gpt2_erf", in_sweep("gpt2"), in_sweep("gpt2_by_layer")])
-def test_a_script_works_out_events_of_a_gpt2(gpt2, name):
-    run = keep_run(gpt2(name)[1], tokens=TOKENS)
+@pytest.mark.parametrize("name", [name if name in USUAL else in_sweep(name) for name in (*DECODERS, *GPT2S)])
+def test_a_script_works_out_events_of_decoders(decoders, gpt2, name):
+    model = gpt2(name)[1] if name in GPT2S else decoders(name)[0]
+    run = keep_run(model, tokens=TOKENS)
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
 
 
