@@ -63,12 +63,13 @@ FULL = [2.0**18 - 2.0**-24, 2.0**18 - 2.0**-34, 2.0**19 - 2.0**-24, -(2.0**18 - 
 @pytest.mark.parametrize("first", [1, MOST - 1, MOST])
 def test_many_of_the_most_that_a_place_holds(first):
     """Sums of full pieces come as near to 2^53 as they may: blocks of MOST after some without a carry."""
-    found, counts = ExactSum(len(FULL)), (first, 2 * MOST - 1, PENDING, 1, PENDING)
-    rows = [np.full((1, len(FULL)), 2.0**-500), *(np.tile(FULL, (count, 1)) for count in counts)]
-    for some in rows:
-        found.add(some)
-        found.values()  # settles: blocks end here
-    assert_bits(found, np.concatenate(rows))
+    for value in FULL:
+        found, counts = ExactSum(1), (first, 2 * MOST - 1, PENDING, 1, PENDING)
+        rows = [np.full((1, 1), 2.0**-500), *(np.full((count, 1), value) for count in counts)]
+        for some in rows:
+            found.add(some)
+            found.values()  # settles: blocks end here
+        assert_bits(found, np.concatenate(rows))
 
 
 def test_a_carry_goes_through_many_places():
@@ -111,10 +112,11 @@ def test_parts_merged_in_any_order_and_tree(seed):
 
 def test_very_many_merges():
     """More than MOST of them, of parts that have carried nothing yet."""
-    whole, part = ExactSum(2), np.array([[2.0**18 - 2.0**-24, 2.0**17 - 2.0**-24]])
-    for _ in range(6 * MOST):
-        whole.merge(summed(part))
-    assert_bits(whole, np.tile(part, (6 * MOST, 1)))
+    for value in (2.0**18 - 2.0**-24, 2.0**17 - 2.0**-24):
+        whole, part = ExactSum(1), np.array([[value]])
+        for _ in range(6 * MOST):
+            whole.merge(summed(part))
+        assert_bits(whole, np.full((6 * MOST, 1), value))
 
 
 def test_what_is_given_is_not_changed():
