@@ -21,7 +21,6 @@ OTHER = "unlike any"
 @pytest.fixture
 def wide(decoders):
     """A function that gives a model of a case in float64."""
-
     return lambda case: drawn(unlike_any()) if case == OTHER else in_float64(decoders(case)[0])
 
 
