@@ -61,7 +61,7 @@ def test_every_target_is_asked_about(smollm2):
     note = "did you mean ␣Paris? It has P 0.77, and Paris has P 0.00052"
     text, other = "The capital of France is", "The capital of Italy is"
     assert note in attribute(smollm2, text, target="Paris", ablation=False).notes
-    assert note in trace(smollm2, text, lens=True, target="Paris").input.notes
+    assert note in trace(smollm2, text, lens=True, positions="last", target="Paris").input.notes
     patched = patch(smollm2, text, other, target="Paris", against="Rome", sites=["layer29.mlp.residual"])
     assert patched.clean.notes == (note,)
     assert "did you mean ␣Rome?" in patched.corrupt.notes[0]
