@@ -4,8 +4,9 @@ import re
 from itertools import pairwise
 
 import pytest
-from support.browser import axe_finds_nothing, faults, needs_browser, with_modules
+from support.browser import axe_finds_nothing, faults, go, needs_browser, with_modules
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import in_sweep
 from support.terminal import contrast, luminance
 
 pytestmark = needs_browser
@@ -14,51 +15,35 @@ PROMPT = "The capital of France is"
 MANY = ",".join(map(str, range(500, 563)))
 
 
-def words_of(name, checkpoints):
-    """The command of a page by name."""
-    if name == "emma":
-        return ("trace", "emma", "--step")
-    if name == "deep":
-        return ("trace", checkpoints["deep"], "abbacife")
-    if name == "lens":
-        return ("trace", SMOLLM2, PROMPT, "--lens", "--top-k", "3")
-    return ("trace", SMOLLM2, PROMPT) if name == "short" else ("trace", SMOLLM2, "--tokens", MANY)
-
-
-ADDRESSES = {
-    "emma": ["#layer0.attn.scores[1,3,2]", "#wte[1,2]&text=olivia&off=layer0.attn.head1"],
-    "deep": ["#gradient+layer1.attn.weights[0,3,1]"],
-    "short": ["#layer29.attn.scores[2,4,1]"],
-    "lens": ["#layer12.mlp.residual"],
-    "long": ["#layer17.attn.weights"],
-}
-PLACES = [(name, address) for name, addresses in ADDRESSES.items() for address in addresses]
-NEEDED = {"short": needs_smollm2, "lens": needs_smollm2, "long": needs_smollm2}
-
-
+EMMA = ("trace", "emma", "--step")
+LENS = ("trace", SMOLLM2, PROMPT, "--lens", "--top-k", "3")
+CHANGED = "text=olivia&off=layer0.attn.head1"
+# The words of a command, where its page is opened, and in which colours it is judged.
+PLACES = [
+    pytest.param(EMMA, f"layer0.attn.scores[1,3,2]&{CHANGED}", "light"),
+    pytest.param(LENS, "layer12.mlp.residual", "dark", marks=needs_smollm2),
+    in_sweep((EMMA, f"wte[1,2]&{CHANGED}", "dark")),
+    in_sweep((("trace", "emma", "--backward"), "gradient+layer0.attn.weights[0,3,1]", "light")),
+    pytest.param(("trace", SMOLLM2, "--tokens", MANY), "layer17.attn.weights", "light",
+                 marks=(needs_smollm2, pytest.mark.sweep)),
+]  # fmt: skip
 VIEWS = {"include": [["#views"], ["#explain"], ["#flow"], ["body > header"]]}
-SCHEMES = {"short": ("light",), "lens": ("dark",), "long": ("dark",)}  # of large pages one of both each
 
 
-@pytest.mark.parametrize(
-    ("name", "address"), [pytest.param(*own, marks=NEEDED.get(own[0], ())) for own in PLACES]
-)
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
-    page_of, page_file, checkpoints, axe, name, address
-):
-    page = page_of(page_file(*words_of(name, checkpoints)), address)
-    for details in page.locator("details.behind:visible").all()[: 0 if name == "long" else 2]:
+@pytest.mark.parametrize(("words", "address", "scheme"), PLACES)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page_at, axe, words, address, scheme):
+    page, is_small = page_at(*words, address=address), words[1] == "emma"
+    for details in page.locator("details.behind:visible").all()[: 2 if words != LENS else 0]:
         details.locator("summary").click()
-    widths = (1400,) if name in NEEDED else (1400, 400)
-    schemes = SCHEMES.get(name, ("light", "dark"))
-    axe_finds_nothing(axe, page, VIEWS if name in NEEDED else None, schemes, widths)
+    axe_finds_nothing(axe, page, None if is_small else VIEWS, scheme, (400, 1400) if is_small else (1400,))
 
 
 @pytest.mark.parametrize("width", [1400, 1000, 400])
-def test_what_is_chosen_and_its_explanation_are_in_sight(page_of, page_file, width):
-    page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]", width=width, height=800)
-    chosen = '[data-array="layer0.attn.scores"] h2'
-    assert in_sight(page, chosen)
+def test_what_is_chosen_and_its_explanation_are_in_sight(page_at, width):
+    page = page_at("trace", "emma")
+    page.set_viewport_size({"width": width, "height": 800})
+    go(page, "layer0.attn.scores[1,3,2]")
+    assert in_sight(page, '[data-array="layer0.attn.scores"] h2')
     assert in_sight(page, "#explained")
     page.locator('[data-key="flow layer0.mlp.up"]').click()
     assert in_sight(page, '[data-array="layer0.mlp.up"] h2')
@@ -72,11 +57,12 @@ def in_sight(page, selector):
     return box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
 
 
-def test_axe_finds_nothing_in_the_list_of_keys(page_of, page_file, axe):
-    page = page_of(page_file("trace", "emma"))
+def test_axe_finds_nothing_in_the_list_of_keys(page_at, axe):
+    page = page_at("trace", "emma")
     page.keyboard.press("?")
     assert page.locator("dialog[open]").count() == 1
-    assert faults(axe, page) == []
+    assert faults(axe, page, "dialog") == []
+    page.keyboard.press("Escape")
 
 
 # Of every cell that has a number in it: its colour, and that of the number, which is the least like it.
@@ -86,8 +72,8 @@ NUMBERS_IN_CELLS = """() => ["share", "signed"].map((kind) => Array.from({ lengt
 }))"""
 
 
-def test_numbers_stand_out_from_their_cells_and_colours_grow_lighter_all_the_way(page_of, page_file):
-    for colors in with_modules(page_of(page_file("trace", "emma"))).evaluate(NUMBERS_IN_CELLS):
+def test_numbers_stand_out_from_their_cells_and_colours_grow_lighter_all_the_way(page_at):
+    for colors in with_modules(page_at("trace", "emma")).evaluate(NUMBERS_IN_CELLS):
         worst = min(contrast(own, ink) for own, ink in colors)
         light = [luminance(own) for own, _ in colors]
         print(f"worst contrast {worst:.2f}, from {light[0]:.3f} to {light[-1]:.3f}")
@@ -99,8 +85,9 @@ def test_numbers_stand_out_from_their_cells_and_colours_grow_lighter_all_the_way
 SAID = ["BOS", "Predictions", "Self-check", "gradients agree with finite differences", "4,192 parameters"]
 
 
-def test_without_scripts_the_page_says_what_it_can(page_of, page_file):
-    page = page_of(page_file("trace", "emma"), java_script_enabled=False)
+def test_without_scripts_the_page_says_what_it_can_and_its_paper_is_light(page_of, page_file):
+    path = page_file("trace", "emma")
+    page, dark = (page_of(path, color_scheme=own, java_script_enabled=False) for own in ("light", "dark"))
     text = page.inner_text("body")
     for words in SAID:
         assert words in text, words
@@ -111,6 +98,12 @@ def test_without_scripts_the_page_says_what_it_can(page_of, page_file):
     for empty in ("#live", "#flow", "#explain"):
         assert not page.locator(empty).is_visible(), empty
     assert page.evaluate("document.documentElement.scrollWidth") == 1400
+    assert on_paper(page) == on_paper(dark)
+
+
+def on_paper(page):
+    """What a printer gets, but for the date."""
+    return re.sub(rb"D:[0-9+'-]+", b"", page.pdf())
 
 
 def test_without_scripts_what_is_not_finite_is_told(page_of, page_file, checkpoints):
@@ -119,8 +112,8 @@ def test_without_scripts_what_is_not_finite_is_told(page_of, page_file, checkpoi
     assert "NaN" in page.inner_text("main")
 
 
-def test_what_is_not_finite_is_neither_a_colour_nor_a_prediction(page_of, page_file, checkpoints):
-    page = page_of(page_file("trace", checkpoints["broken"], "emma"), "#layer0.attn.weights")
+def test_what_is_not_finite_is_neither_a_colour_nor_a_prediction(page_at, checkpoints):
+    page = page_at("trace", checkpoints["broken"], "emma", address="layer0.attn.weights")
     assert page.inner_text(".glances").endswith("red: not finite")
     assert page.inner_text(".prediction p") == "Nothing is predicted: the probabilities are not finite."
     assert page.locator('[data-key="flow logits"]').inner_text().split() == ["logits", "⚠", "–"]
@@ -131,32 +124,22 @@ def test_what_is_odd_is_marked_in_the_flow(page_of, page_file):
     page = page_of(page_file("trace", SMOLLM2, PROMPT, "--scale", "layer10.mlp.down=100"))
     marks = page.locator(".flow summary .odd")
     assert marks.count() == 1
-    assert (
-        page.locator('[data-layer="10"] summary .odd')
-        .get_attribute("title")
-        .startswith("a layer that scales the stream unlike the others (layer 10: ")
-    )
+    mark = page.locator('[data-layer="10"] summary .odd').get_attribute("title")
+    assert mark.startswith("a layer that scales the stream unlike the others (layer 10: ")
+
+
+ON_PAPER = ("#tokens", ".attention", ".prediction", "#explain .verdict", "#said .card", ".array canvas")
+PRESSED = ("#flow", "#live", "#theme", "#help", "#reading", ".copy", "details.behind")
 
 
 def test_on_paper_all_is_there_but_what_one_presses(page_of, page_file):
     page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]")
     page.emulate_media(media="print")
-    for shown in (
-        "#tokens",
-        ".attention",
-        ".prediction",
-        "#explain .verdict",
-        "#said .card",
-        ".array canvas",
-    ):
+    for shown in ON_PAPER:
         assert page.locator(shown).first.is_visible(), shown
-    for hidden in ("#flow", "#live", "#theme", "#help", "#reading", ".copy", "details.behind"):
+    for hidden in PRESSED:
         assert not page.locator(hidden).first.is_visible(), hidden
     assert page.evaluate("getComputedStyle(document.querySelector('#explain')).maxHeight") == "none"
-    assert page.pdf().startswith(b"%PDF")
-
-
-DATES = re.compile(rb"D:[0-9+'-]+")
 
 
 BOTH = [("trace", "emma"), ("patch", "emma", "emmy", "--target", "m", "--against", "y")]
@@ -164,22 +147,17 @@ BOTH = [("trace", "emma"), ("patch", "emma", "emmy", "--target", "m", "--against
 
 @pytest.mark.parametrize("words", BOTH)
 def test_paper_is_the_same_of_light_and_dark_screens_which_stay_as_they_are(page_of, page_file, words):
-    light, dark, switched = (
-        page_of(page_file(*words), color_scheme=own) for own in ("light", "dark", "light")
-    )
-    for _ in range(2):
-        switched.click("#theme")
+    light, dark = (page_of(page_file(*words), color_scheme=own) for own in ("light", "dark"))
     pictures = "Array.from(document.querySelectorAll('canvas'), (own) => own.toDataURL())"
     seen = dark.evaluate(pictures)
-    assert seen == switched.evaluate(pictures) != light.evaluate(pictures)
-    assert len({DATES.sub(b"", page.pdf()) for page in (light, dark, switched)}) == 1
-    assert dark.evaluate(pictures) == switched.evaluate(pictures) == seen
-
-
-def test_paper_is_light_where_no_script_runs(page_of, page_file):
-    path = page_file("trace", "emma")
-    pages = [page_of(path, color_scheme=own, java_script_enabled=False) for own in ("light", "dark")]
-    assert len({DATES.sub(b"", page.pdf()) for page in pages}) == 1
+    assert seen != light.evaluate(pictures)
+    paper = on_paper(light)
+    assert on_paper(dark) == paper
+    for _ in range(2):
+        light.click("#theme")
+    assert light.evaluate(pictures) == seen
+    assert on_paper(light) == paper
+    assert dark.evaluate(pictures) == light.evaluate(pictures) == seen
 
 
 @pytest.mark.parametrize("words", BOTH)
@@ -189,9 +167,8 @@ def test_a_page_has_loaded_when_its_views_are_there(page_of, page_file, words):
     page.add_init_script(
         "addEventListener('load', () => { globalThis.atLoad = document.body.dataset.ready; })"
     )
-    for _ in range(5):
-        page.reload()
-        assert page.evaluate("atLoad") == "yes"
+    page.reload()
+    assert page.evaluate("atLoad") == "yes"
     assert page.locator("iframe").count() == 0
 
 

@@ -1,8 +1,9 @@
 """A trace's page by keyboard, through its history and by its addresses, in a browser."""
 
 import pytest
-from support.browser import go, needs_browser
+from support.browser import follow, go, needs_browser
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import in_sweep
 
 from microgpt_trace import init, trace
 
@@ -17,8 +18,11 @@ FOCUSED = """() => {
 
 
 @pytest.fixture
-def page(page_of, page_file):
-    return page_of(page_file("trace", "emma"))
+def page(page_at):
+    page = page_at("trace", "emma")
+    page.fill("#search", "")
+    page.evaluate("document.activeElement.blur()")
+    return page
 
 
 def focused(page):
@@ -41,10 +45,6 @@ def tabbed(page):
     raise AssertionError("the focus never leaves the page")
 
 
-def values():
-    return trace(init(), "emma", names=["*"], values=True).arrays
-
-
 def test_every_matrix_is_one_tab_stop_in_the_order_of_the_page(page):
     go(page, "layer0.attn.scores")
     matrices = page.locator(".matrix").evaluate_all("(all) => all.map((each) => each.dataset.key)")
@@ -55,34 +55,24 @@ def test_every_matrix_is_one_tab_stop_in_the_order_of_the_page(page):
     assert found.index("text") < found.index("search") < found.index("glance") < found.index(matrices[-1])
 
 
-MOVES = [
-    ("ArrowDown", (1, 0)),
-    ("ArrowRight", (1, 1)),
-    ("End", (1, 15)),
-    ("ArrowRight", (1, 15)),
-    ("PageDown", (4, 15)),
-    ("ArrowDown", (4, 15)),
-    ("Home", (4, 0)),
-    ("ArrowLeft", (4, 0)),
-    ("PageUp", (0, 0)),
-    ("ArrowUp", (0, 0)),
-]
+MOVES = {
+    "ArrowDown": (1, 0), "ArrowRight": (1, 1), "End": (1, 15), "PageDown": (4, 15), "Home": (4, 0),
+    "ArrowLeft": (4, 0), "PageUp": (0, 0), "ArrowUp": (0, 0),
+}  # fmt: skip
 
 
 def test_arrows_walk_through_a_matrix_and_a_live_region_reads_the_cell(page):
     go(page, "layer0.attn.q")
-    array = values()["forward", "layer0.attn.q"]
+    array = trace(init(), "emma")["layer0.attn.q"]
     box = page.locator('[data-key="layer0.attn.q null"]')
     said = box.locator("xpath=../output")
     assert said.get_attribute("aria-live") == "polite"
     box.focus()
-    for key, at in MOVES:
+    for key, at in MOVES.items():
         page.keyboard.press(key)
-        number = float(array[at])
-        assert page.inner_text("#reading").startswith(
-            f"layer0.attn.q[{at[0]},{at[1]}] = {number} · position {at[0]} ("
-        )
-        assert said.inner_text().startswith(f"layer0.attn.q[{at[0]},{at[1]}] {number}, position {at[0]} (")
+        name, number = f"layer0.attn.q[{at[0]},{at[1]}]", float(array[at])
+        assert page.inner_text("#reading").startswith(f"{name} = {number} · position {at[0]} (")
+        assert said.inner_text().startswith(f"{name} {number}, position {at[0]} (")
 
 
 def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
@@ -104,7 +94,7 @@ def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
     assert page.locator("#explained").count() == 0
 
 
-def test_backspace_in_a_field_takes_a_letter_away(page):
+def test_a_field_takes_its_keys_for_itself(page):
     go(page, "layer0.attn.q[1,2]")
     page.focus("#text")
     press(page, "End", "Backspace")
@@ -112,10 +102,7 @@ def test_backspace_in_a_field_takes_a_letter_away(page):
     press(page, "/", "?")
     assert page.input_value("#text") == "emm/?"
     assert page.inner_text("#explained") == "layer0.attn.q[1,2]"
-
-
-def test_a_name_is_typed_without_losing_the_cursor(page):
-    page.focus("#text")
+    page.fill("#text", "emma")
     press(page, "Home", "Delete", "a", "b")
     assert page.input_value("#text") == "abmma"
     assert page.evaluate("document.activeElement.selectionStart") == 2
@@ -143,43 +130,38 @@ def test_slash_searches_and_question_mark_lists_the_keys(page):
     assert focused(page) == "flow layer0.attn.weights"
 
 
-@pytest.mark.parametrize(
-    ("typed", "shown", "matrix"),
-    [
-        ("mlp_fc", "#layer0.mlp_fc1", "layer0.mlp_fc1 null"),
-        ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]", "layer0.attn.q null"),
-        (
-            "gradient layer0.attn.scores[2,3,1]",
-            "#gradient+layer0.attn.scores[2,3,1]",
-            "gradient layer0.attn.scores 2",
-        ),
-    ],
-)
-def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page, typed, shown, matrix):
-    press(page, "/")
-    page.keyboard.type(typed)
-    press(page, "Enter")
-    assert (page.evaluate("location.hash"), focused(page)) == (shown, matrix)
+GRADIENT = ("gradient layer0.attn.scores[2,3,1]", "#gradient+layer0.attn.scores[2,3,1]")
+FOUND = {
+    ("mlp_fc", "#layer0.mlp_fc1"): "layer0.mlp_fc1 null",
+    ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]"): "layer0.attn.q null",
+    GRADIENT: "gradient layer0.attn.scores 2",
+}
+
+
+def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page):
+    for (typed, shown), matrix in FOUND.items():
+        page.fill("#search", typed)
+        page.press("#search", "Enter")
+        assert (page.evaluate("location.hash"), focused(page)) == (shown, matrix)
 
 
 def test_a_search_for_nothing_says_so(page):
-    press(page, "/")
-    page.keyboard.type("xyz")
+    page.fill("#search", "xyz")
     assert "No array has this in its name." in page.inner_text(".flow")
-    press(page, "Enter")
+    page.press("#search", "Enter")
     assert page.evaluate("location.hash") == ""
 
 
-@pytest.mark.parametrize("asked", ["layer0.nothing[9,9]", "layer0.attn.q[0,99]"])
-def test_what_an_address_asks_for_and_the_page_lacks_is_told(page_of, page_file, asked):
-    page = page_of(page_file("trace", "emma"), f"#{asked}")
-    assert page.inner_text("#reading") == f"This page has no {asked}, which its address asks for."
+def test_what_an_address_asks_for_and_the_page_lacks_is_told(page_of, page_file):
+    page = page_of(page_file("trace", "emma"), "#layer0.attn.q[0,99]")
+    assert page.inner_text("#reading") == "This page has no layer0.attn.q[0,99], which its address asks for."
     go(page, "layer0.attn.q[9,0]")
     assert page.inner_text("#reading") == "This text has no layer0.attn.q[9,0]."
 
 
 @pytest.mark.parametrize(
-    "part", ["off=nonsense", "off=layer0.mlp.act[:,99]", "set=wte[99,99]=3", "set=wte[0,20]=3"]
+    "part",
+    ["off=nonsense", "set=wte[99,99]=3", in_sweep("off=layer0.mlp.act[:,99]"), in_sweep("set=wte[0,20]=3")],
 )
 def test_a_change_that_no_run_has_is_told_and_left_out(page_of, page_file, part):
     page = page_of(page_file("trace", "emma"), f"#&{part}&off=layer0.attn.head1&off=layer0.attn.head1")
@@ -196,8 +178,8 @@ def test_heads_are_chosen_at_a_glance(page):
 
 
 @needs_smollm2
-def test_a_link_scrolls_the_heads_to_its_own_and_a_click_leaves_them_there(page_of, page_file):
-    page = page_of(page_file("trace", SMOLLM2, "The capital of France is"), "#layer25.attn.weights[7,4,1]")
+def test_a_link_scrolls_the_heads_to_its_own_and_a_click_leaves_them_there(page_at):
+    page = page_at("trace", SMOLLM2, "The capital of France is", address="layer25.attn.weights[7,4,1]")
     box, row = page.locator(".glances").bounding_box(), page.locator(".down span").nth(25)
     assert row.inner_text() == "25"
     assert box["y"] < row.bounding_box()["y"] < box["y"] + box["height"] - row.bounding_box()["height"]
@@ -224,11 +206,9 @@ def test_the_browser_goes_back_and_forth_with_what_was_explained_before(page):
 
 
 ADDRESSES = [
-    "#layer0.attn.scores[1,3,2]",
-    "#gradient+layer0.mlp.up[2,60]&position=1",
     "#wte[13,4]&text=olivia&off=layer0.attn.head2&off=layer0.mlp.act[:,7]&set=wte[13,4]=-0.5",
-    "#update+lm_head[26,15]",
-    "#&text=",
+    "#gradient+layer0.mlp.up[2,60]&position=1",
+    *map(in_sweep, ["#layer0.attn.scores[1,3,2]", "#update+lm_head[26,15]", "#&text="]),
 ]
 
 
@@ -239,46 +219,36 @@ def look(page):
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_an_address_opened_afresh_shows_the_same(page, page_of, page_file, address):
-    page.goto(page.url.partition("#")[0] + address)
+def test_an_address_opened_afresh_shows_the_same(page_of, page_file, address):
+    page = page_of(page_file("trace", "emma"))
+    follow(page, address)
     page.locator('[data-key="token 0"]').click()
     own = page.evaluate("location.hash")
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement.blur()")
     other = page_of(page_file("trace", "emma"), own)
     assert other.evaluate("location.hash") == own
-    shown, again = look(page), look(other)
-    assert shown[0] == again[0]
-    assert shown[1] == again[1]
+    assert look(page) == look(other)
 
 
 WRONG = [
-    "#nothing",
-    "#layer0.attn.q[99,0]",
-    "#layer0.attn.q[1]",
-    "#%",
-    "#&off=nothing&set=wte[99,0]=1&set=x=1",
-    "#gradient+nothing[0]",
-]
-WRONG += [
-    "#wte[0,0]&set=wte[0,0]=NaN&position=99999",
-    "#layer0.attn.q[1,2,3]",
-    "#constructor[0,0]",
-    "#&set=toString[0]=1",
-    "#off=%0A",
-    "#&off=%E2%80%A8[:,1]",
-]
+    "#nothing", "#layer0.attn.q[99,0]", "#layer0.attn.q[1]", "#&off=nothing&set=wte[99,0]=1&set=x=1",
+    "#gradient+nothing[0]", "#wte[0,0]&set=wte[0,0]=NaN&position=99999", "#layer0.attn.q[1,2,3]",
+    "#constructor[0,0]", "#&set=toString[0]=1", "#off=%0A", "#&off=%E2%80%A8[:,1]", "#%",
+]  # fmt: skip
 
 
 def test_an_address_that_fits_nothing_shows_a_page(page):
     for address in WRONG:
-        page.goto(page.url.partition("#")[0] + address)
-        page.reload()
-        page.wait_for_selector("body[data-ready]")
+        follow(page, address)
         assert page.locator(".prediction").count() == 1, address
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.locator(".prediction").count() == 1
 
 
-def test_the_switch_of_colours(page):
+def test_the_switch_of_colours(page_of, page_file):
+    page = page_of(page_file("trace", "emma"))
     background = "getComputedStyle(document.body).backgroundColor"
     found = []
     for _ in range(4):

@@ -10,23 +10,14 @@ from support.browser import go, needs_browser, wait_for
 from support.commands import microgpt
 from support.terminal import obeyed
 
-from microgpt_trace import Config, Tokenizer, init, save, trace
+from microgpt_trace import Config, Tokenizer, init, save
 
 pytestmark = needs_browser
 
 SCRIPT = "</script><script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
-TOKENS = [
-    SCRIPT,
-    IMAGE,
-    '"packed"',
-    "layer#.",
-    "layer0.attn.q",
-    "${alert(1)}",
-    "{{7*7}}",
-    "__proto__",
-    "']&off=x",
-]
+TOKENS = [SCRIPT, IMAGE, '"packed"', "layer#.", "layer0.attn.q", "${alert(1)}", "{{7*7}}", "__proto__"]
+TOKENS += ["']&off=x"]
 LETTERS = "<>&\"'`{}$\\/#[]=%+ \u2028\u202e\u200f\x1b\x85" + "emav"
 
 
@@ -36,9 +27,8 @@ def letters(tmp_path_factory):
     folder = tmp_path_factory.mktemp("letters") / "<script>alert(1)<"
     folder.mkdir()
     tokenizer = Tokenizer(LETTERS)
-    save(
-        init(Config(vocab_size=tokenizer.vocab_size, block_size=32), tokenizer=tokenizer), folder / "script>"
-    )
+    config = Config(vocab_size=tokenizer.vocab_size, block_size=32)
+    save(init(config, tokenizer=tokenizer), folder / "script>")
     return folder / "script>", LETTERS[:25]
 
 
@@ -84,13 +74,7 @@ def test_letters_of_a_microgpt_are_text_wherever_they_stand(page_of, page_file, 
     path, text = letters
     page = page_of(page_file("trace", path, text, "--step"))
     assert_harmless(page, "␣", "\\u2028", "\\u202e", "\\x1b", "<script>alert(1)</script>")
-    for address in (
-        "logits[3,2]",
-        "layer0.attn.weights[0,5,3]",
-        "wte[2,2]",
-        "gradient probs[20,1]",
-        "layer0.attn.scores",
-    ):
+    for address in ("logits[3,2]", "layer0.attn.weights[0,5,3]", "wte[2,2]", "gradient probs[20,1]"):
         go(page, address)
         for details in page.locator("details.behind").all():
             details.locator("summary").click()
@@ -107,12 +91,7 @@ def test_tokens_of_a_decoder_are_text_wherever_they_stand(page_of, page_file, st
     folder, tokens = strange_tokens
     page = page_of(page_file("trace", folder, "--tokens", tokens, "--lens", "--top-k", "60"))
     assert_harmless(page, *TOKENS, "\\u202e", "\\u2028")
-    for address in (
-        "layer1.attn.weights[0,5,3]",
-        "layer0.attn.scores[1,4,2]",
-        "logits[3,2]",
-        "layer0.mlp.hidden",
-    ):
+    for address in ("layer1.attn.weights[0,5,3]", "layer0.attn.scores[1,4,2]", "logits[3,2]"):
         go(page, address)
         assert_harmless(page, *TOKENS)
         assert page.locator(".verdict.bad").count() == 0
@@ -133,13 +112,13 @@ def words_of(line):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash, which reads the commands that pages show")
-def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_of, page_file, letters, strange_tokens):
+def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_at, letters, strange_tokens):
     for words, element in (
         (("trace", *letters), "layer0.attn.q[3,4]"),
         (("trace", "emma"), "gradient layer0.mlp.up[2,5]"),
         (("trace", strange_tokens[0], "--tokens", strange_tokens[1]), "layer0.attn.weights[1,3,2]"),
     ):
-        page = page_of(page_file(*words))
+        page = page_at(*words)
         go(page, element)
         program, *rest = words_of(page.inner_text(".again code"))
         done = microgpt(*rest, "--json")
@@ -148,47 +127,42 @@ def test_a_command_that_is_shown_gives_the_number_that_is_shown(page_of, page_fi
 
 
 RAN = "globalThis.ran = 1"
-INJECTED = {
-    "script": f"add('script', {{ textContent: '{RAN}' }})",
-    "style": "document.body.setAttribute('style', 'position: fixed')",
-    "handler": f'document.body.innerHTML += \'<img src="data:," onerror="{RAN}">\'',
-    "fetch": "fetch('https://example.org/').catch(() => {})",
-    "image": "add('img', { src: 'https://example.org/x.png' })",
-    "eval": f"setTimeout('{RAN}')",
-    "form": "add('form', { action: 'https://example.org/' }).submit()",
-    "base": "add('base', { href: 'https://example.org/' })",
-    "frame": "add('iframe', { src: 'https://example.org/' })",
-    "worker": "try { new Worker('data:,') } catch {}",
+INJECTED = {  # what is put into a page, and the directive of its policy that refuses it
+    f"add('script', {{ textContent: '{RAN}' }})": "script-src-elem",
+    "document.body.setAttribute('style', 'position: fixed')": "style-src-attr",
+    "fetch('https://example.org/').catch(() => {})": "connect-src",
+    "add('img', { src: 'https://example.org/x.png' })": "img-src",
+    f"setTimeout('{RAN}')": "script-src",
+    "add('form', { action: 'https://example.org/' }).submit()": "form-action",
+    "add('base', { href: 'https://example.org/' })": "base-uri",
+    "add('iframe', { src: 'https://example.org/' })": "frame-src",
+    "try { new Worker('data:,') } catch {}": "worker-src",
+    f'document.body.innerHTML += \'<img src="data:," onerror="{RAN}">\'': "script-src-attr",
 }
 ADD = """const add = (tag, how) => {
   const element = Object.assign(document.createElement(tag), how);
   document.body.append(element);
   return element;
 };"""
-ASKED = {"image"}  # of which the browser tells as if it were asked for, before the policy refuses it
 
 
-@pytest.mark.parametrize("what", INJECTED)
-def test_the_policy_refuses_what_was_not_put_there(page_of, page_file, what):
-    page = page_of(page_file("trace", "emma"), faults=["refused ", "console: ", *["asked"] * (what in ASKED)])
-    page.evaluate(f"() => {{ {ADD} {INJECTED[what]} }}")
-    wait_for(page, "refused.length > 0")
-    print(page.evaluate("refused"))
+def test_the_policy_refuses_what_was_not_put_there(page_of, page_file):
+    """Of an image the browser tells as if it were asked for, before the policy refuses it."""
+    page = page_of(
+        page_file("trace", "emma"), faults=["refused ", "console: ", "asked https://example.org/x.png"]
+    )
+    for program, directive in INJECTED.items():
+        page.evaluate(f"() => {{ {ADD} refused.length = 0; {program} }}")
+        wait_for(page, f"refused.includes('refused {directive}')")
     assert page.evaluate("globalThis.ran") is None
     assert page.evaluate("getComputedStyle(document.body).position") == "static"
 
 
-def changed(page_file, tmp_path, old, new):
-    """A page with something else in it."""
-    text = page_file("trace", "emma").read_text("utf-8")
-    assert text.count(old) == 1
-    (tmp_path / "page.html").write_text(text.replace(old, new), "utf-8")
-    return tmp_path / "page.html"
-
-
 def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
-    path = changed(page_file, tmp_path, "(async () =>", "globalThis.ran = 1;\n(async () =>")
-    page = page_of(path, faults=["refused script-src-elem", "console: "], ready="body")
+    text, start = page_file("trace", "emma").read_text("utf-8"), "(async () =>"
+    assert text.count(start) == 1
+    (tmp_path / "page.html").write_text(text.replace(start, f"{RAN};\n{start}"), "utf-8")
+    page = page_of(tmp_path / "page.html", faults=["refused script-src-elem", "console: "], ready="body")
     wait_for(page, "refused.length > 0")
     assert page.evaluate("globalThis.ran") is None
     assert page.locator("body[data-ready]").count() == 0
@@ -217,10 +191,3 @@ def test_a_page_works_in_a_sandboxed_frame(page_of, page_file, tmp_path):
     frame.locator("h2").first.click()
     frame.locator("body").press("Backspace")
     assert frame.locator("#explained").inner_text().startswith("layer0.attn.q[")
-
-
-def test_what_a_notebook_shows_of_a_trace_works(page_of, tmp_path):
-    path = tmp_path / "notebook.html"
-    path.write_text(f"<!doctype html><meta charset=utf-8>{trace(init(), 'emma')._repr_html_()}", "utf-8")
-    page = page_of(path, ready="iframe")
-    page.frame_locator("iframe").locator("body[data-ready]").wait_for()

@@ -1,6 +1,4 @@
-"""How large a trace's page is, and that a browser shows it; how soon is printed, for it is the machine's."""
-
-import time
+"""How large a trace's page is, and that a browser shows it."""
 
 import pytest
 from support.browser import needs_browser, with_modules
@@ -16,7 +14,6 @@ def tokens(count):
 
 # The words of a command, and how many thousand bytes its page has at the most.
 SIZES = {
-    "emma": (("trace", "emma"), 150),
     "the longest name": (("trace", "a" * 15, "--step"), 150),
     "5 tokens": (("trace", SMOLLM2, PROMPT), 2000),
     "all layers": (("trace", SMOLLM2, PROMPT, "--layers", "0-29", "--html-budget", "2.5"), 2500),
@@ -24,37 +21,25 @@ SIZES = {
     "256 tokens": (tokens(256), 2000),
 }
 CASES = [
-    pytest.param(name, marks=needs_smollm2 if words[1] == SMOLLM2 else ())
-    for name, (words, _) in SIZES.items()
+    "the longest name",
+    *(pytest.param(name, marks=needs_smollm2) for name in ("5 tokens", "63 tokens", "all layers")),
+    pytest.param("256 tokens", marks=(needs_smollm2, pytest.mark.sweep)),
 ]
 
 
+@needs_browser
 @pytest.mark.parametrize("name", CASES)
-def test_a_page_is_as_small_as_is_promised(page_file, name):
+def test_a_page_is_as_small_as_is_promised_and_becomes_ready(page_at, page_file, name):
     words, most = SIZES[name]
     size = page_file(*words).stat().st_size / 1000
     print(f"{name}: {size:.0f} KB")
     assert size <= most
-
-
-@needs_browser
-@pytest.mark.parametrize("name", CASES)
-def test_a_page_of_any_size_becomes_ready(page_of, page_file, name):
-    path, start = page_file(*SIZES[name][0]), time.perf_counter()
-    page = page_of(path)
-    print(f"{name}: ready {time.perf_counter() - start:.2f} s after it was asked for")
+    page, layers = with_modules(page_at(*words)), 30 if words[1] == SMOLLM2 else 1
     assert page.locator(".attention canvas").count() >= 2
-    heads = 270 if SIZES[name][0][1] == SMOLLM2 else 4
+    heads = {1: 4, 30: 270}[layers]
     assert page.locator(".glance").get_attribute("aria-label").startswith(f"{heads} heads")
-
-
-@needs_browser
-@needs_smollm2
-def test_all_layers_are_there_in_full_when_they_are_asked_for(page_of, page_file):
-    page = with_modules(page_of(page_file(*SIZES["all layers"][0])))
-    names = [f"layer{layer}.attn.{own}" for layer in range(30) for own in WHOLE]
-    names += [f"layer{layer}.mlp.residual" for layer in range(30)]
-    held = page.evaluate(
-        "(names) => names.filter((name) => shown.held(name) && !shown.held(name).exact)", names
-    )
-    assert held == names
+    if name == "all layers":
+        names = [f"layer{layer}.attn.{own}" for layer in range(30) for own in WHOLE]
+        names += [f"layer{layer}.mlp.residual" for layer in range(30)]
+        exact = "(names) => names.filter((name) => shown.held(name) && !shown.held(name).exact)"
+        assert page.evaluate(exact, names) == names

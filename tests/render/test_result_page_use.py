@@ -4,93 +4,88 @@ scripts, and checked by axe-core."""
 import json
 
 import pytest
-from support.browser import axe_finds_nothing, needs_browser
+from support.browser import axe_finds_nothing, follow, needs_browser
 from support.commands import microgpt
-from support.page_files import write_small_port
+from support.result_files import write_results_and_port
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
-
-from microgpt_trace import init, save
 
 pytestmark = needs_browser
 IDS = ",".join(map(str, TOKENS))
+
+
+WORDS = {
+    "explain": "explain layer0.attn.scores[1,3,2] emma --backward",
+    "explain qwen2": f"explain qwen2 layer1.attn.q[2,3] --tokens {IDS}",
+    "attribute": "attribute emma",
+    "attribute qwen2": f"attribute qwen2 --tokens {IDS} --target #3",
+    "patch": "patch emma emmy --target m --against y",
+    "pairs": "patch --pairs pairs.txt",
+    "diff": "diff one.safetensors two.safetensors emma",
+    "diff port": "diff qwen2 port",
+    "diagnose": "diagnose port qwen2 --verbose",
+    "timeline": "timeline t.jsonl",
+}
+PLACES = {
+    "attribute": "position-2", "patch": "layer0.mlp.residual@3", "diff": "layer0.attn.weights[2,3,1]",
+    "diagnose": "layer1.mlp.up", "timeline": "step=10&position=1",
+    "explain": "", "pairs": "", "diff port": "", "explain qwen2": "layer1.attn_wq[3,7]",
+    "attribute qwen2": "layer1.attn.head2",
+}  # fmt: skip
+KINDS = list(PLACES)[:5]
+OTHERS = [in_sweep(name) for name in list(PLACES)[5:]]
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory, decoder_folder):
     """A function that gives the command of a page by name."""
     folder = tmp_path_factory.mktemp("place")
-    for seed in (1, 2):
-        save(init(seed=seed), folder / f"{seed}.safetensors")
-    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
-    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
-    write_small_port(folder / "port")
-    log, qwen = folder / "t.jsonl", decoder_folder("qwen2")
-    line = ["train", "--data", folder / "names.txt", "--steps", "20", "--out", folder / "t.safetensors"]
-    assert microgpt(*line, "--log", log, "--trace-every", "5").code == 0
-    known = {
-        "explain": ("explain", "layer0.attn.scores[1,3,2]", "emma", "--backward"),
-        "explain qwen2": ("explain", qwen, "layer1.attn.q[2,3]", "--tokens", IDS),
-        "attribute": ("attribute", "emma"),
-        "attribute qwen2": ("attribute", qwen, "--tokens", IDS, "--target", "#3"),
-        "patch": ("patch", "emma", "emmy", "--target", "m", "--against", "y"),
-        "pairs": ("patch", "--pairs", folder / "pairs.txt"),
-        "diff": ("diff", folder / "1.safetensors", folder / "2.safetensors", "emma"),
-        "diff port": ("diff", qwen, folder / "port"),
-        "diagnose": ("diagnose", folder / "port", qwen, "--verbose"),
-        "timeline": ("timeline", log),
-    }
-    return lambda name: known[name]
+    write_results_and_port(folder, decoder_folder("qwen2"))
+    files = {path.name: path for path in folder.iterdir()}
+    return lambda name: [files.get(word, word) for word in WORDS[name].split()]
 
 
-PLACES = {
-    "explain": "",
-    "explain qwen2": "#layer1.attn_wq[3,7]",
-    "attribute": "#position-2",
-    "attribute qwen2": "#layer1.attn.head2",
-    "patch": "#layer0.mlp.residual@3",
-    "pairs": "",
-    "diff": "#layer0.attn.weights[2,3,1]",
-    "diff port": "",
-    "diagnose": "#layer1.mlp.up",
-    "timeline": "#step=10&position=1",
-}
+@pytest.fixture
+def shown(page_at, words):
+    """A function that shows an address in the page of a name."""
+    return lambda name, address="": page_at(*words(name), address=address)
 
 
-@pytest.mark.parametrize("name", PLACES)
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(page_of, page_file, words, axe, name):
+@pytest.fixture
+def told(words):
+    """A function that gives the document of a name."""
+    return lambda name: json.loads(microgpt(*words(name), "--json").out)
+
+
+@pytest.mark.parametrize("name", [*KINDS, *OTHERS])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(shown, axe, name):
     """Every other page in the light: colours are the same in all."""
     scheme = ("light", "dark")[list(PLACES).index(name) % 2]
-    axe_finds_nothing(axe, page_of(page_file(*words(name)), PLACES[name]), schemes=[scheme])
+    axe_finds_nothing(axe, shown(name, PLACES[name]), scheme=scheme, widths=(400,))
 
 
-WRONG = ["#__proto__", "#constructor", "#toString[0]", "#nothing&part=__proto__", "#%"]
-WRONG += ["#position=-1", "#position=0.5", "#step=1e400&position=1e400", "#step=-1&position="]
+WRONG = ["__proto__", "constructor", "toString[0]", "nothing&part=__proto__"]
+WRONG += ["position=-1", "position=0.5", "step=1e400&position=1e400", "step=-1&position=", "%"]
 
 
 @pytest.mark.parametrize("name", ["attribute", "patch", "diff", "timeline"])
 def test_an_address_that_fits_nothing_shows_a_page(page_of, page_file, words, name):
-    page = page_of(page_file(*words(name)))
-    for address in WRONG:
-        page.goto(page.url.partition("#")[0] + address)
-        page.reload()
-        page.wait_for_selector("body[data-ready]")
+    page = page_of(page_file(*words(name)), f"#{WRONG[0]}")
+    for address in WRONG[1:]:
+        follow(page, f"#{address}")
         assert page.locator("#reading strong").count() == 0, address
 
 
 def test_a_gradient_is_explained_where_the_page_opens(page_of, page_file, words):
     page = page_of(page_file(*words("explain")))
-    told = json.loads(microgpt(*words("explain"), "--json").out)
     shown = page.inner_text(".explain")
-    print(shown[:200], told["traced"])
     assert page.inner_text("#explained").endswith("layer0.attn.scores[1,3,2]")
     assert "d loss" in shown
     assert "equal" in shown
 
 
-def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(page_of, page_file, words):
-    page = page_of(page_file(*words("patch")))
-    told = json.loads(microgpt(*words("patch"), "--json").out)
-    cells = {cell["site"]: cell for cell in told["cells"]}
+def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(shown, told):
+    page, cells = shown("patch"), {cell["site"]: cell for cell in told("patch")["cells"]}
     page.focus('[data-key="map 0"]')
     for key in ("ArrowDown", "End", "ArrowLeft"):
         page.keyboard.press(key)
@@ -115,8 +110,8 @@ def test_a_map_is_walked_through_by_keys_and_a_cell_leads_to_its_command(page_of
     assert "show the command of a cell" in page.inner_text("#keys")
 
 
-def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(page_of, page_file, words):
-    page = page_of(page_file(*words("diagnose")))
+def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(shown):
+    page = shown("diagnose")
     link = page.locator("#said a", has_text="layer1.mlp.up").first
     link.click()
     assert page.inner_text("#reading code").endswith("--layer layer1.mlp.up --verbose")
@@ -125,11 +120,11 @@ def test_a_name_of_a_table_leads_to_its_command_and_the_back_button_goes_back(pa
     assert page.locator("#reading code").count() == 0
 
 
-def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of, page_file, words):
+def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of, page_file, words, told):
     page = page_of(page_file(*words("diff")))
-    told = json.loads(microgpt(*words("diff"), "--json").out)
-    first = next(event for event in told["events"] if event["name"] == told["first"])
-    assert page.inner_text(".sides h3").startswith(told["first"])
+    result = told("diff")
+    first = next(event for event in result["events"] if event["name"] == result["first"])
+    assert page.inner_text(".sides h3").startswith(result["first"])
     looked, index = page.inner_text(".looked"), ",".join(map(str, first["index"]))
     assert looked.startswith(f"[{index}] at position {first['position']}")
     assert f"A {first['a']} · B {first['b']} · B − A" in looked
@@ -152,9 +147,8 @@ def test_both_sides_are_opened_where_they_part_with_the_numbers_in_full(page_of,
     assert float(values["d"].rsplit(" ", 1)[1]) == b - a
 
 
-def test_a_slider_moves_through_the_steps(page_of, page_file, words):
-    page = page_of(page_file(*words("timeline")), "#step=10")
-    told = json.loads(microgpt(*words("timeline"), "--json").out)
+def test_a_slider_moves_through_the_steps(shown, told):
+    page = shown("timeline", "step=10")
     assert page.inner_text(".at-step").startswith("step 10 of 20")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("location.hash") == "#step=15"
@@ -163,9 +157,10 @@ def test_a_slider_moves_through_the_steps(page_of, page_file, words):
     assert page.inner_text(".at-step").startswith("step 0 of 20")
     rows = page.locator(".prediction .bars").first.locator("tr").all_inner_texts()
     print(rows)
-    for row, position in zip(rows, told["positions"], strict=True):
+    for row, position in zip(rows, told("timeline")["positions"], strict=True):
         assert f"{position['p'][0]:.3f}" in row
         assert f"rank {position['rank'][0]}" in row
+    page = shown("timeline", "step=15")
     page.get_by_role("button", name="play the steps").click()
     page.locator(".at-step", has_text="step 20 of 20").wait_for()
     page.locator(".norms a").first.click()
@@ -178,20 +173,20 @@ def test_without_motion_nothing_is_played(page_of, page_file, words):
     assert page.get_by_role("button", name="the next step").is_visible()
 
 
-def test_positions_are_shown_one_at_a_time_or_all(page_of, page_file, words):
-    page = page_of(page_file(*words("attribute")))
-    shown = page.locator("section.card:visible h2")
-    assert "Position 4" in shown.all_inner_texts()[0]
+def test_positions_are_shown_one_at_a_time_or_all(shown):
+    page = shown("attribute")
+    cards = page.locator("section.card:visible h2")
+    assert "Position 4" in cards.all_inner_texts()[0]
     page.locator("#tabs button").nth(1).click()
-    assert "Position 1" in shown.all_inner_texts()[0]
+    assert "Position 1" in cards.all_inner_texts()[0]
     page.reload()
     page.wait_for_selector("body[data-ready]")
-    assert "Position 1" in shown.all_inner_texts()[0]
+    assert "Position 1" in cards.all_inner_texts()[0]
     page.get_by_role("button", name="all").click()
-    assert sum("Position" in text for text in shown.all_inner_texts()) == 5
+    assert sum("Position" in text for text in cards.all_inner_texts()) == 5
 
 
-@pytest.mark.parametrize("name", [name for name in PLACES if name != "explain"])
+@pytest.mark.parametrize("name", [*KINDS, *OTHERS[1:]])
 def test_without_scripts_the_sections_can_be_read(page_of, page_file, words, name):
     page = page_of(page_file(*words(name)), java_script_enabled=False)
     assert page.locator("section.card:visible").count() > 1

@@ -20,6 +20,7 @@ LACKING = [
 needs_browser = pytest.mark.skipif(bool(LACKING), reason=" and ".join(LACKING))
 
 READY = "body[data-ready]"
+SIZE = {"width": 1400, "height": 1000}
 WATCH = """
 globalThis.refused = [];
 addEventListener("securitypolicyviolation", (event) => refused.push(`refused ${event.effectiveDirective}`));
@@ -45,17 +46,17 @@ def axe():
 CONTRAST = "color-contrast"  # which takes most of axe-core's time
 
 
-def axe_finds_nothing(axe, page, parts=None, schemes=("light", "dark"), widths=(1400, 400)):
-    """Of pages of these widths, where nothing is wider than the screen at any; contrasts in colour schemes,
-    where `parts` of the page stand for all alike."""
+def axe_finds_nothing(axe, page, parts=None, scheme="light", widths=(1400,)):
+    """Let axe-core judge pages of these widths, and contrasts in a colour scheme, where `parts` of the page
+    stand for all that is alike. Nothing is wider than a narrow or a wide screen."""
     for width in (400, 1400):
         page.set_viewport_size({"width": width, "height": 1000})
         assert page.evaluate("document.documentElement.scrollWidth") == width
         if width in widths:
             assert faults(axe, page, rules={CONTRAST: {"enabled": False}}) == []
-    for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
-        assert faults(axe, page, parts, runOnly=[CONTRAST]) == []
+    page.emulate_media(color_scheme=scheme)
+    assert faults(axe, page, parts, runOnly=[CONTRAST]) == []
+    page.emulate_media(color_scheme="light")
 
 
 def faults(axe, page, context=None, **options):
@@ -90,10 +91,30 @@ def page_of(browser):
         yield lambda path, address="", **how: pages.enter_context(opened(browser, path, address, **how))
 
 
+@pytest.fixture(scope="session")
+def page_at(browser, page_file):
+    """A function that shows an address in the page of a command, as a link to it does. The page is loaded
+    once for all tests of a worker. Its faults fail the last of these tests."""
+    known = {}
+    with ExitStack() as pages:
+
+        def show(*words, address=""):
+            path = page_file(*words)
+            if path not in known:
+                known[path] = pages.enter_context(opened(browser, path))
+            page = known[path]
+            page.set_viewport_size(SIZE)
+            page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+            follow(page, f"#{address}")
+            return page
+
+        yield show
+
+
 @contextmanager
-def opened(browser, path, address="", *, width=1400, height=1000, faults=(), ready=READY, **how):
+def opened(browser, path, address="", *, faults=(), ready=READY, **how):
     """A file in a browser's page of its own. It fails at the end where there was another fault than these."""
-    context = browser.new_context(viewport={"width": width, "height": height}, **how)
+    context = browser.new_context(viewport=SIZE, **how)
     context.set_default_timeout(20_000)
     page, found = context.new_page(), []
     page.add_init_script(WATCH)
@@ -118,6 +139,8 @@ def opened(browser, path, address="", *, width=1400, height=1000, faults=(), rea
 def with_modules(page):
     """Let programs that are evaluated in the page use its modules: `M`, and `shown`, which is its Page. They
     are those of its script to the letter, of which the last lines alone are not run again."""
+    if page.evaluate("globalThis.M !== undefined"):
+        return page
     text = script("main")
     changed = {"const M = {};": "const M = globalThis.M = {};", "switchTheme();\nstart();\n": ""}
     for line, other in changed.items():
@@ -135,14 +158,18 @@ def with_modules(page):
 
 def go(page, address):
     """Show what an address names, as a link to it does."""
+    follow(page, page.evaluate("(address) => `#${encodeURIComponent(address)}`", address))
+
+
+def follow(page, link):
+    """Follow a link within the page, and wait until the page has heard of it."""
     page.evaluate(
-        """(address) => new Promise((resolve) => {
-        const hash = `#${encodeURIComponent(address)}`;
-        if (location.hash === hash) return resolve();
+        """(link) => new Promise((resolve) => {
+        if ((location.hash || "#") === link) return resolve();
         addEventListener("hashchange", resolve, { once: true });
-        location.hash = hash;
+        location.hash = link;
         })""",
-        address,
+        link,
     )
 
 
