@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.commands import microgpt
-from support.page_files import write_small_port
+from support.result_files import write_results_and_port
 from support.terminal import contrast, luminance
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
@@ -60,12 +59,15 @@ def ann(decoder_folder):
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    (folder / "names.txt").write_text("emma\nanna\nalma\n" * 4)
-    line = "train --data names.txt --steps 20 --out t.safetensors --log t.jsonl --trace-every 5"
-    assert microgpt(line, cwd=folder).code == 0
-    return read_timeline(folder / "t.jsonl")
+def place(tmp_path_factory, decoder_folder):
+    folder = tmp_path_factory.mktemp("place")
+    write_results_and_port(folder, decoder_folder("qwen2"))
+    return folder
+
+
+@pytest.fixture
+def log(place):
+    return read_timeline(place / "t.jsonl")
 
 
 def image(ax):
@@ -96,10 +98,12 @@ def same(drawn, expected):
 
 def test_a_head_is_its_weights_and_blank_where_it_cannot_look(emma, ax):
     assert plot_attention(emma, head=2, ax=ax) is ax
-    weights = emma["layer0.attn.weights"][2]
-    same(image(ax), np.where(np.tri(5, dtype=bool), weights, np.nan))
+    same(image(ax), np.where(np.tri(5, dtype=bool), emma["layer0.attn.weights"][2], np.nan))
     assert ax.patch.get_hatch()
     assert labels(ax.xaxis) == labels(ax.yaxis) == ["0 BOS", "1 e", "2 m", "3 m", "4 a"]
+    assert ax.figure.axes[1].get_ylabel() == "attention weight, square-root scale"
+    norm = ax.images[0].norm
+    assert (norm.vmin, norm.vmax, norm(0.25)) == (0, 1, pytest.approx(0.5))
 
 
 def test_every_head_has_axes_of_its_own(emma, ax):
@@ -107,15 +111,6 @@ def test_every_head_has_axes_of_its_own(emma, ax):
     assert [own.get_title("left") for own in heads] == ["layer 0, head 0", "head 1", "head 2", "head 3"]
     for head, own in enumerate(heads):
         same(np.nan_to_num(image(own)), emma["layer0.attn.weights"][head])
-
-
-def test_the_scale_is_said_and_the_same_for_all(emma, ax):
-    plot_attention(emma, head=0, ax=ax)
-    bar = ax.figure.axes[1]
-    assert bar.get_ylabel() == "attention weight, square-root scale"
-    norm = ax.images[0].norm
-    assert (norm.vmin, norm.vmax) == (0, 1)
-    assert norm(0.25) == pytest.approx(0.5)
 
 
 def test_a_window_hides_what_lies_before_it(ann, ax):
@@ -138,19 +133,14 @@ def test_all_layers_are_tiles_apart(ann, ax):
     assert labels(ax.yaxis) == ["layer 0", "layer 1"]
 
 
-def test_what_is_no_number_is_crossed_out(emma, ax):
-    odd = emma["layer0.attn.weights"].copy()
+def test_what_is_no_number_is_crossed_out_and_an_arrow_says_what_goes_beyond_the_bar(emma, ax):
+    odd = emma["layer0.attn.weights"] * 3
     odd[0, 3, 1], odd[0, 4, 4] = np.nan, np.inf
     arrays = emma.arrays | {("forward", "layer0.attn.weights"): odd}
     plot_attention(replace(emma, arrays=arrays), head=0, ax=ax)
     (crosses,) = ax.lines
     assert {(y, x) for x, y in crosses.get_xydata()} == {(3, 1), (4, 4)}
     assert np.isnan(image(ax)[3, 1])
-
-
-def test_an_arrow_on_the_bar_says_that_weights_go_beyond_it(emma, ax):
-    larger = {("forward", "layer0.attn.weights"): emma["layer0.attn.weights"] * 3}
-    plot_attention(replace(emma, arrays=larger), head=0, ax=ax)
     assert ax.images[0].colorbar.extend == "max"
 
 
@@ -225,25 +215,22 @@ def test_kinds_of_sites_are_maps_below_each_other_and_parts_bars(ax):
     same(lengths(parts), [c.restored for c in result.cells if c.site.startswith("embed")])
 
 
-def test_of_several_pairs_the_mean_is_drawn(ax, tmp_path):
-    (tmp_path / "pairs.txt").write_text("emma\temmy\ta\ty\nanna\tanny\ta\ty\n")
-    result = patch_pairs(init(seed=42), read_pairs(tmp_path / "pairs.txt"))
+def test_of_several_pairs_the_mean_is_drawn(ax, place):
+    result = patch_pairs(init(seed=42), read_pairs(place / "pairs.txt"))
     plot_patch(result, ax=ax)
     same(image(ax).ravel(), [cell.mean for cell in result.cells])
     assert labels(ax.xaxis) == ["0: BOS", "1", "2", "3", "4: a / y"]
     assert ax.figure.axes[1].get_ylabel() == "restored, mean of 2 pairs"
 
 
-def test_terms_of_a_sum_are_bars(ax):
+def test_terms_of_a_sum_are_bars_and_a_function_stands_around_what_it_is_of(ax):
     found = explain(init(seed=42), "layer0.attn.q[3,5]", "emma", terms=4)
     plot_explanation(found, ax=ax)
     (step,) = found.steps
     same(lengths(ax), [*(term.value for term in step.terms), step.rest, step.value])
     assert labels(ax.yaxis)[-2:] == ["12 more", "sum of 16"]
     assert labels(ax.yaxis)[0].startswith("attn.norm[3,")
-
-
-def test_a_function_stands_around_what_it_is_of(ax):
+    ax.clear()
     plot_explanation(explain(init(seed=42), "probs[1,a]", "emma"), ax=ax)
     assert labels(ax.yaxis)[0] == "exp(logits[1,24]) x"
 
@@ -275,9 +262,8 @@ def test_what_is_not_finite_on_one_side_stands_at_the_top(ax):
     assert len(odd.get_xdata()) == sum(event.relative == math.inf for event in result.events)
 
 
-def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, decoder_folder, tmp_path):
-    write_small_port(tmp_path / "port")
-    found = diagnose(tmp_path / "port", decoder_folder("qwen2"))
+def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, place):
+    found = diagnose(place / "port", place / "qwen2")
     plot_diagnosis(found, ax=ax)
     wrong = [o.error for o in found.diagnosis.operations if not o.holds]
     beyond = next(line for line in ax.lines if line.get_marker() == "X")
@@ -289,10 +275,14 @@ def test_a_diagnosis_marks_the_first_wrong_operation_and_what_is_left(ax, decode
 
 
 def test_a_timeline_has_a_curve_for_each_position_and_the_loss(log, ax):
+    """And a gap stays a gap."""
+    first = replace(log.positions[0], p=(None, *log.positions[0].p[1:]))
+    log = replace(log, positions=(first, *log.positions[1:]))
     above, below = plot_timeline(log, ax=ax).child_axes
     for line, position in zip(above.lines, log.positions, strict=True):
         same(line.get_ydata(), position.p)
         same(line.get_xdata(), log.steps)
+    assert math.isnan(above.lines[0].get_ydata()[0])
     same(below.lines[0].get_ydata(), log.loss.loss)
     assert above.get_legend().get_texts()[1].get_text() == "1 e → m"
 
@@ -306,12 +296,6 @@ def test_a_timeline_of_events_has_their_norms(log, ax):
         same(line.get_ydata(), row.l2)
     for line, row in zip(gradients.lines, rows, strict=True):
         same(line.get_ydata(), row.gradient)
-
-
-def test_a_gap_stays_a_gap(log, ax):
-    first = replace(log.positions[0], p=(None, *log.positions[0].p[1:]))
-    above, _ = plot_timeline(replace(log, positions=(first,)), ax=ax).child_axes
-    assert math.isnan(above.lines[0].get_ydata()[0])
 
 
 # --- What cannot be drawn -------------------------------------------------------------------------
@@ -341,17 +325,11 @@ def test_what_a_result_lacks_is_said(emma, ann, log):
     assert refusal(lambda: plot_attribution(result, position=9)).endswith("known are 0, 1, 2, 3, 4")
 
 
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [
-        ((2, None), "attention of layer 2: the layers are 0 to 1"),
-        ((-1, None), "attention of layer -1: the layers are 0 to 1"),
-        ((0, 4), "attention of head 4: layer 0 has heads 0 to 3"),
-        ((None, 1), "attention of head 1: say of which layer, as in layer0.head1"),
-    ],
-)
-def test_heads_that_there_are_not(ann, place, words):
-    assert refusal(lambda: plot_attention(ann, *place)) == words
+def test_heads_that_there_are_not(ann):
+    """`--plot` refuses what lies beyond the last layer and head."""
+    assert refusal(lambda: plot_attention(ann, -1)) == "attention of layer -1: the layers are 0 to 1"
+    said = "attention of head 1: say of which layer, as in layer0.head1"
+    assert refusal(lambda: plot_attention(ann, head=1)) == said
 
 
 def test_too_many_heads_have_no_room(ann):

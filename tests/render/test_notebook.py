@@ -148,13 +148,6 @@ def test_a_notebook_that_trusts_nothing_keeps_all_of_it(plain):
     assert_all(plain, check)
 
 
-def test_what_such_a_notebook_strips_is_found():
-    bad = Parsed(
-        '<svg></svg><p onclick="x()" style="position: fixed; color: red">a</p><td colspan="2">b</td>'
-    )
-    assert [*stripped_of(bad)] == ["svg", "p onclick", "style position"]
-
-
 def test_it_has_the_text_of_the_terminal(plain):
     """Every word of it: the terminal lays out the same sections by other code."""
 
@@ -177,14 +170,16 @@ def test_every_text_is_read_on_white_and_on_black(plain, theme):
     assert_all(plain, check)
 
 
-def test_a_contrast_that_is_too_low_is_found():
+def test_what_is_stripped_and_what_is_hardly_read_is_found():
+    bad = Parsed('<svg></svg><p onclick="x()" style="position: fixed; color: red">a</p>')
+    assert [*stripped_of(bad)] == ["svg", "p onclick", "style position"]
     (piece,) = Parsed('<p style="opacity: .5"><b style="color: rgb(255, 0, 0)">a</b></p>').pieces
     ink, paper = ink_and_paper(piece, *PAPERS["dark"])
     assert (ink, paper) == ((136.0, 8.5, 8.5), (17, 17, 17))
     assert contrast(ink, paper) < 4.5
 
 
-def test_hostile_text_is_text(hostile):
+def test_hostile_text_is_text_and_is_seen(hostile):
     def check(result):
         html = result._repr_html_()
         assert obeyed(html, terminal=False) == set()
@@ -194,21 +189,18 @@ def test_hostile_text_is_text(hostile):
                 assert not [name for name in attributes if name.startswith("on")], tag
 
     assert_all(hostile, check)
+    for kind in ("model", "trace", "attribution", "diff", "decoder's trace", "timeline"):
+        shown = tables_of(hostile[kind]).text()
+        assert "onerror" in shown, kind
+        assert "\\u202e" in shown, kind
 
 
-@pytest.mark.parametrize("kind", ["model", "trace", "attribution", "diff", "decoder's trace", "timeline"])
-def test_hostile_text_is_seen(hostile, kind):
-    shown = tables_of(hostile[kind]).text()
-    assert "onerror" in shown
-    assert "\\u202e" in shown
-
-
-def test_whatever_has_sections_shows_itself():
-    """Each class that does is listed with a function that is there, and no other is."""
+def test_whatever_has_sections_shows_itself(plain):
+    """Each class that does is listed with a function that is there, no other is, and all are tested."""
     names = [m.name for m in walk_packages(microgpt_trace.__path__, "microgpt_trace.")]
     loaded = [import_module(name) for name in names if not name.endswith("__main__")]
     own = {c for m in loaded for c in vars(m).values() if isinstance(c, type) and "_repr_html_" in vars(c)}
-    assert {c.__name__ for c in own} == {*SECTIONS}
+    assert {c.__name__ for c in own} == {type(result).__name__ for result in plain.values()} == {*SECTIONS}
     for module, function in SECTIONS.values():
         assert callable(getattr(import_module(f"microgpt_trace.render.{module}"), function))
 
@@ -231,10 +223,6 @@ def test_what_is_wrong_with_a_file_is_said(decoder_folder):
     assert shown.of("table") == []
 
 
-def test_all_of_them_are_tested(plain):
-    assert {type(result).__name__ for result in plain.values()} == {*SECTIONS}
-
-
 # --- The page in a frame ------------------------------------------------------------------------
 
 
@@ -251,11 +239,8 @@ def test_the_frame_of_a_trace_reaches_nothing(plain):
 
 def test_a_microgpt_has_its_page_without_arrays_and_a_decoder_with_some(plain):
     frames = {kind: Parsed(result._repr_html_()).of("iframe") for kind, result in plain.items()}
-    assert {kind for kind, found in frames.items() if found} == {
-        "trace",
-        "intervened",
-        "decoder's kept trace",
-    }
+    has_page = {kind for kind, found in frames.items() if found}
+    assert has_page == {"trace", "intervened", "decoder's kept trace"}
 
 
 def test_command_lines_of_a_page_read_what_was_read(plain, monkeypatch):
@@ -273,16 +258,12 @@ def test_command_lines_of_a_page_read_what_was_read(plain, monkeypatch):
     ]
 
 
-def test_a_trace_without_a_page_says_how_to_get_it(plain):
+def test_a_trace_without_a_page_says_how_to_get_it(plain, monkeypatch):
     run = plain["decoder's trace"]
     line = f"microgpt trace {run.traced_model.origin} --tokens 1,5,9,5 --html trace.html"
     assert line in tables_of(run).text()
-
-
-def test_a_page_that_is_too_large_for_a_notebook_is_left_out(monkeypatch):
-    run = trace(init(), "emma")
     monkeypatch.setattr("microgpt_trace.render.notebook.trace_frame.MOST", 60_000)
-    shown = Parsed(run._repr_html_())
+    shown = Parsed(trace(init(), "emma")._repr_html_())
     assert shown.of("iframe") == []
     assert "microgpt trace MODEL emma --html trace.html" in shown.text()
     assert SAVE_IT in shown.text()

@@ -11,8 +11,7 @@ pytestmark = needs_browser
 NOTEBOOK = '<!doctype html><meta charset="utf-8"><body data-ready="yes" style="color-scheme: {}">{}</body>'
 
 
-@pytest.mark.parametrize("values", [True, False], ids=["kept", "computed there"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("theme", "values"), [("light", False), ("dark", True)])
 def test_it_runs_and_asks_for_nothing(browser, tmp_path, values, theme):
     """Without storage, history or an address of its own, which a sandboxed frame lacks, and in the notebook's
     colours."""

@@ -51,26 +51,26 @@ def test_a_trace_shows_its_tables_and_its_page(shown):
     assert shown["run"]["text/plain"].startswith("Trace(text='emma', ")
 
 
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [
-        ("model", "Model"),
-        ("run.predictions", "Predictions"),
-        ('explain(model, "layer0.attn.scores[1,3,2]", "emma")', "Explanation"),
-        ('attribute(model, "emma")', "AttributionResult"),
-        ("without", "Trace"),
-        (PATCHED, "PatchResult"),
-        ('explain(model, "layer0.mlp.act[3,5]", "emma", backward=True)', "Explanation"),
-        ("max(checks, key=lambda check: check.relative_error)", "GradientCheck"),
-        ('diff(untrained, model, "emma")', "Comparison"),
-    ],
-)
-def test_so_do_the_others_beside_a_line_of_text(shown, line, kind):
-    assert set(shown[line]) == {"text/plain", "text/html"}
-    assert shown[line]["text/html"].startswith("<div ")
-    assert "<table" in shown[line]["text/html"]
-    (said,) = shown[line]["text/plain"].splitlines()
-    assert said.startswith(f"{kind}(")
+KINDS = {
+    "model": "Model",
+    "run.predictions": "Predictions",
+    'explain(model, "layer0.attn.scores[1,3,2]", "emma")': "Explanation",
+    'attribute(model, "emma")': "AttributionResult",
+    "without": "Trace",
+    PATCHED: "PatchResult",
+    'explain(model, "layer0.mlp.act[3,5]", "emma", backward=True)': "Explanation",
+    "max(checks, key=lambda check: check.relative_error)": "GradientCheck",
+    'diff(untrained, model, "emma")': "Comparison",
+}
+
+
+def test_so_do_the_others_beside_a_line_of_text(shown):
+    for line, kind in KINDS.items():
+        assert set(shown[line]) == {"text/plain", "text/html"}, line
+        assert shown[line]["text/html"].startswith("<div "), line
+        assert "<table" in shown[line]["text/html"], line
+        (said,) = shown[line]["text/plain"].splitlines()
+        assert said.startswith(f"{kind}("), line
 
 
 def test_nothing_but_results_is_shown(outputs):
