@@ -51,8 +51,7 @@ def softmax_of_scores(model, text):
     return np.array(weights)
 
 
-@pytest.mark.parametrize("options", ["", "-v", "--layer layer0.attn.weights", "--ablate layer0.mlp.act"])
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(("options", "width"), [("", 80), ("-v", 120), ("--layer layer0.attn.weights", 80)])
 def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
     out = microgpt(f"trace emma {options}", width=width).out
     start = out.index("Attention weights in percent, row = query, column = key")
@@ -69,14 +68,13 @@ def test_a_trace_shows_the_weights_of_every_head_in_percent(options, width):
         assert np.abs(np.array(found) - 100 * weights.ravel()).max() <= 0.5 + 1e-4
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 8, 16, 17, 21, 40, 64])
+@pytest.mark.parametrize("length", [1, 2, 8, 17, 40, 64])
 def test_the_heads_fit_a_screen(length):
     said = "those with the largest weight off position 0; --show 'layer10.attn.weights[12]' prints another"
     rest = {"in_figures": "; --show 'layer10.attn.weights[12]' shows all of a head"}
-    for heads, sharing in product([1, 4, 9, 12, 32], [1, 2, 30]):
+    for heads, sharing in product([1, 9, 32], [1, 2, 30]):
         lines = lines_of(block(heads, length, more=said, sharing=sharing, **rest))
         text = "\n".join(lines)
-        print(heads, sharing, lines[0], *lines[-2:], sep="\n")
         assert len(lines) <= max(24 // sharing, 5 + min(length + 2, 20) if sharing > 1 else 0)
         assert max(map(cell_len, lines)) <= 80
         found = shown_heads(text)
@@ -86,14 +84,12 @@ def test_the_heads_fit_a_screen(length):
         assert ("in percent" in text) == ("(from 4%" not in text)
 
 
-@pytest.mark.parametrize("width", [1, 3, 9])
-@pytest.mark.parametrize("sharing", [None, 1])
-def test_a_screen_of_next_to_no_width_has_heads_too(width, sharing):
-    assert "".join(lines_of(block(4, 5, sharing=sharing), width))
+def test_a_screen_of_next_to_no_width_has_heads_too():
+    for width, sharing in product([1, 3, 9], [None, 1]):
+        assert "".join(lines_of(block(4, 5, sharing=sharing), width))
 
 
-@pytest.mark.parametrize(("heads", "length"), [(4, 16), (12, 5), (9, 21), (3, 70)])
-@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize(("heads", "length", "width"), [(4, 16, 40), (12, 5, 80), (9, 21, 80), (3, 70, 40)])
 def test_those_of_a_whole_model_are_shown_whatever_lines_they_take(heads, length, width):
     lines, margin = lines_of(block(heads, length), width), len("BOS ")
     assert shown_heads("\n".join(lines)) == list(range(heads))
@@ -115,8 +111,9 @@ def test_of_a_long_text_the_last_queries_are_shown():
     assert len([line for line in lines if re.match(r"[a-t] ", line)]) == 18
 
 
-@pytest.mark.parametrize(("width", "options"), [(80, ""), (80, "-v"), (40, ""), (40, "-v")])
-@pytest.mark.parametrize("length", [23, 63])
+@pytest.mark.parametrize(
+    ("length", "width", "options"), [(23, 80, ""), (23, 40, "-v"), (63, 40, ""), (63, 80, "-v")]
+)
 def test_a_command_is_named_that_shows_what_was_cut(many, tmp_path, monkeypatch, length, width, options):
     """Or that keeps it, where the screen is too narrow for the numbers."""
     monkeypatch.chdir(tmp_path)
@@ -160,13 +157,12 @@ def test_heads_are_chosen_by_their_largest_weight_off_position_0(many):
     assert "prints another" not in whole
 
 
-def test_a_text_without_room_is_told_of_and_its_weights_are_not_kept(many):
-    for options in ("", "-v"):
-        out = microgpt(f"trace {'abcd' * 16} --model {many} {options}").out
-        assert not HEAD.search(out)
-        said = "Attention weights of 65 tokens have no room here: --show 'layer2.attn.weights[0]'"
-        assert said in " ".join(out.split())
-    assert HEAD.search(microgpt(f"trace {'abcd' * 15}abc --model {many}").out)
+@pytest.mark.parametrize("options", ["", "-v"])
+def test_a_text_without_room_is_told_of_and_its_weights_are_not_kept(many, options):
+    out = microgpt(f"trace {'abcd' * 16} --model {many} {options}").out
+    assert not HEAD.search(out)
+    said = "Attention weights of 65 tokens have no room here: --show 'layer2.attn.weights[0]'"
+    assert said in " ".join(out.split())
 
 
 def test_a_production_model_shows_them_with_the_events_alone(decoder_folder):
@@ -194,7 +190,6 @@ def test_what_is_not_finite_or_less_than_nothing_is_shown_for_what_it_is():
         matrices = block(2, length)
         matrices.weights[1, -1, 1] = np.nan
         assert lines_of(matrices)[-1].count(mark) == 1
-    matrices = block(2, 40)
     matrices.weights[1, -1, 1] = -0.5
     assert len(lines_of(matrices)) > 40
 
@@ -203,7 +198,7 @@ def test_a_head_with_nan_is_shown(many):
     model = load(many)
     with model.hooks.subscribe(hole, "layer1.attn.weights"):
         shown = printed(trace_sections(trace(model, "abcdefghijklmnop")))
-    assert [5 in heads for heads in map(shown_heads, shown.split("Attention weights")[1:])][1]
+    assert 5 in shown_heads(shown.split("Attention weights")[2])
 
 
 def hole(event, value):

@@ -45,14 +45,8 @@ def test_a_colour_is_lighter_the_farther_from_zero():
 
 
 def painted(paint, system, width=80, **options):
-    screen = Screen(
-        file=StringIO(),
-        width=width,
-        force_terminal=True,
-        color_system=system,
-        legacy_windows=False,
-        **options,
-    )
+    options |= {"force_terminal": True, "color_system": system, "legacy_windows": False}
+    screen = Screen(file=StringIO(), width=width, **options)
     paint(screen)
     return list(AnsiDecoder().decode(screen.file.getvalue()))
 
@@ -80,6 +74,7 @@ CONSOLE = Screen(file=StringIO(), force_terminal=True, color_system="truecolor")
 def test_on_a_ground_stands_a_text_of_our_own_and_next_to_it_none(system):
     seen = 0
     for line in painted(maps, system):
+        assert not set(line.plain) & set("░▒▓█")
         for start, stop in ((m.start(), m.end()) for m in re.finditer(r"\S+", line.plain)):
             styles = [line.get_style_at_offset(CONSOLE, i) for i in range(start, stop)]
             for style in styles:
@@ -92,14 +87,10 @@ def test_on_a_ground_stands_a_text_of_our_own_and_next_to_it_none(system):
     assert seen == 2 * 15 + 6  # of two heads the causal part; not what has no value or is NaN
 
 
-def test_a_colour_stands_in_the_place_of_a_shade():
-    for line in painted(maps, "truecolor"):
-        assert not set(line.plain) & set("░▒▓█")
+NO_COLOURS = [(None, {}), ("standard", {}), ("truecolor", {"no_color": True})]
 
 
-@pytest.mark.parametrize(
-    ("system", "options"), [(None, {}), ("standard", {}), ("truecolor", {"no_color": True})]
-)
+@pytest.mark.parametrize(("system", "options"), NO_COLOURS)
 def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(system, options):
     text = "\n".join(line.plain for line in painted(maps, system, **options))
     assert not any(any(grounds(line)) for line in painted(maps, system, **options))
@@ -109,10 +100,9 @@ def test_without_colours_of_our_choice_a_shade_stands_before_its_own_figure(syst
 
 
 @pytest.mark.parametrize("length", [2, 15, 16, 19, 20, 30, 60])
-@pytest.mark.parametrize("width", [40, 80])
-@pytest.mark.parametrize("system", [None, "truecolor"])
-def test_a_matrix_stays_within_the_screen_and_its_columns_in_line(length, width, system):
+def test_a_matrix_stays_within_the_screen_and_its_columns_in_line(length):
     labels = ["BOS", *("\\u3000" if i % 7 == 3 else "日" if i % 5 == 2 else "m" for i in range(length - 1))]
     block = AttentionMatrices(weights(length)[:1], labels, [0])
-    lines = painted(lambda screen: print_attention(block, screen), system, width)
-    assert max(line.cell_len for line in lines) <= width
+    for width, system in ((40, None), (80, "truecolor")):
+        lines = painted(lambda screen: print_attention(block, screen), system, width)
+        assert max(line.cell_len for line in lines) <= width

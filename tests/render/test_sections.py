@@ -12,7 +12,6 @@ from microgpt_trace.render.terminal import printing
 MICROGPT = (
     "trace emma -v --backward --step --top-k 3",
     "trace emma --ablate layer0.attn.head2",
-    "trace emma --validate",
     "explain layer0.attn.scores[1,3,2] emma",
     "explain probs[1,a] emma",
     "explain layer0.mlp.act[3,5] emma --backward",
@@ -20,21 +19,18 @@ MICROGPT = (
     "patch emma emmy --target m --against y --sites *.residual --sites *.head* --sites embed.tok@2:5",
     "patch --pairs pairs.txt --sites layer0.attn.head* --sites layer0.mlp.act@1:3",
     "diff one.safetensors two.safetensors emma -v --positions all",
-    "diff one.safetensors two.safetensors emma",
     "diff one.safetensors two.safetensors --weights",
     "timeline t.jsonl",
     "inspect",
     "gradcheck",
 )
 DECODER = (
-    "trace qwen3 'Ann ran'",
     "trace qwen3 'Ann ran' -v --generate 2",
     "trace qwen3 'Ann ran' --lens --target n --layer logits",
     "explain qwen3 layer1.mlp.hidden[2,5] 'Ann ran'",
     "attribute qwen3 'Ann ran' --target A",
     "patch qwen3 'Ann ran' 'Ann sat' --target A --against b",
     "diagnose dump qwen3 'Ann ran' -v",
-    "diagnose dump qwen3 'Ann ran'",
     "inspect qwen3",
 )
 
@@ -90,12 +86,8 @@ def test_what_a_row_is_of_is_known(place, shown, line):
     print(*sorted(names)[:12], sep="\n")
     assert names
     assert {name.removeprefix("gradient ").partition("[")[0].partition("@")[0] for name in names} <= known
-
-
-def test_every_row_of_a_traces_events_names_it(shown):
-    model = init()
-    names = {name for block in shown("trace emma -v --backward --step") for name in named(block)}
-    assert names >= {*model.hooks.specs, *model.config.shapes()}
+    if "--step" in line:
+        assert names >= known
 
 
 def test_what_a_trace_reveals_names_the_event_to_look_at(shown):

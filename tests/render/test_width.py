@@ -7,10 +7,11 @@ import pytest
 from rich.cells import cell_len
 from support.commands import PARAMS, microgpt
 from support.foreign_dumps import write_dump
+from support.result_files import write_result_files
 from support.sweeps import some_of
 from support.terminal import printed
 
-from microgpt_trace import Config, Tokenizer, init, load, save, trace
+from microgpt_trace import Config, Model, Tokenizer, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.render.arrays import Taken, array_section
 from microgpt_trace.render.sections import Column, Section, Table
@@ -25,25 +26,22 @@ COPIED = ("Next: ", "or: ", "trace it ")  # command lines, which are not broken
 def place(tmp_path_factory, decoder_folder):
     """A folder with models of both families, logs, dumps and prompts, all with awkward texts and figures."""
     folder = tmp_path_factory.mktemp("place")
+    write_result_files(folder)
     config = Config(vocab_size=len(CHARS) + 1, n_embd=24, n_head=12, n_layer=2, block_size=24)
     params = Parameters.random(config)
     params.flat *= 12
-    save(type(init())(params, Tokenizer(CHARS), "test"), folder / "wide.safetensors")
-    save(init(seed=1), folder / "one.safetensors")
-    save(init(seed=2), folder / "two.safetensors")
+    save(Model(params, Tokenizer(CHARS), "test"), folder / "wide.safetensors")
     for case in ("llama_gqa", "qwen3"):
         (folder / case).symlink_to(decoder_folder(case, template="{{ messages[0]['content'] }}"))
     run = trace(load(folder / "qwen3"), "Ann ran", values=True)
     events = {name: array + np.float32(0.1) for (_, name), array in run.arrays.items()}
     write_dump(folder / "dump", events, "ours")
     (folder / "names.txt").write_text(f"{CHARS[:20]}\nabc 1\n" * 3)
-    (folder / "pairs.txt").write_text("emma\temmy\tm\ty\nanna\tanny\tm\ty\n")
     (folder / "emma.txt").write_text("emma\nanna\n")
     (folder / "prompts.txt").write_text(f"{'Ann ran ' * 6}\nAnn\n")
-    train = "--steps 60 --vocab data --n-layer 2 --n-embd 24 --n-head 12 --block-size 24 --trace-every 10"
-    done = microgpt(
-        f"train --data {folder}/names.txt --out {folder}/t.safetensors --log {folder}/t.jsonl {train}"
-    )
+    shape = "--n-layer 2 --n-embd 24 --n-head 12 --block-size 24"
+    line = f"train --data names.txt --vocab data {shape} --steps 60 --trace-every 10 --force"
+    done = microgpt(f"{line} --out t.safetensors --log t.jsonl", cwd=folder)
     assert done.code == 0, done.err
     return folder
 
@@ -126,9 +124,9 @@ def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
             assert cell_len(shown) <= width or shown.startswith(COPIED), (width, shown)
 
 
-@pytest.mark.parametrize("line", ["explain 'layer0.attn.scores[0,1,0]'", "trace", "attribute"])
-def test_a_screen_of_one_character_is_no_error(line):
-    assert microgpt(line, width=1).code == 0
+def test_a_screen_of_one_character_is_no_error():
+    for line in ("explain 'layer0.attn.scores[0,1,0]'", "trace", "attribute"):
+        assert microgpt(line, width=1).code == 0, line
 
 
 ROW = {"name": "layer10.attn.head12", "text": "日本語 " * 9 + "[down project] x", "figure": "123,456.78"}
@@ -151,7 +149,7 @@ def test_columns_that_do_not_fit_come_below(width):
     assert text.count("日") == 18
 
 
-@pytest.mark.parametrize("width", [31, 32, 33, 34, 35, 36, 37, 38, 80])
+@pytest.mark.parametrize("width", [31, 32, 34, 37, 38, 80])
 def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma, width):
     """One column more would not: 4 characters of margin, and cells of 8."""
     values = np.full((5, 64), -0.123)
@@ -161,33 +159,25 @@ def test_a_matrix_is_as_wide_as_the_screen_at_most_and_its_last_column_fits(emma
     assert width - 8 < max(cell_len(line) for line in lines if line.startswith("BOS")) <= width
 
 
+TEXTS = ["mlp_out = h @ w_fc2 [down project]", "日本語のテキスト is", "a" * 30, "", "  x", "[unclosed x"]
+TEXTS += ["a  b"]
+
+
 @pytest.mark.parametrize("width", [1, 2, 5, 12, 40])
 def test_wrapping_loses_nothing(width):
-    texts = [
-        "mlp_out = h @ w_fc2 [down project]",
-        "日本語のテキスト is",
-        "a" * 30,
-        "",
-        "  x",
-        "[unclosed x",
-        "a  b",
-    ]
-    for text in texts:
+    for text in TEXTS:
         lines = wrapped(text, width)
         assert "".join("".join(lines).split()) == "".join(text.split())
         assert all(cell_len(line) <= max(width, 2) for line in lines)
         assert lines == [line.rstrip() for line in lines]
     if width >= 12:
-        assert "[down project]" in " ".join(wrapped(texts[0], max(width, 14)))
+        assert "[down project]" in " ".join(wrapped(TEXTS[0], max(width, 14)))
 
 
 def test_an_operation_keeps_its_line_under_interventions():
     out = microgpt("trace emma --ablate layer0.attn.head2").out
-    for whole in (
-        "mlp_out = h @ w_fc2 [down project] ",
-        "weights = softmax(scores + mask) ",
-        "h = ReLU(h)  ← ",
-    ):
+    wholes = ("mlp_out = h @ w_fc2 [down project] ", "weights = softmax(scores + mask) ", "h = ReLU(h)  ← ")
+    for whole in wholes:
         assert whole in out, whole
 
 

@@ -19,12 +19,12 @@ def rms(x):
     return np.sqrt(np.square(wide(x)).mean(-1))
 
 
-def l2(x):
-    return float(np.sqrt(np.square(wide(x)).sum()))
-
-
 def norms(x):
     return np.sqrt(np.square(wide(x)).sum(-1))
+
+
+def l2(x):
+    return float(norms(np.ravel(x)))
 
 
 def number(text):
@@ -34,24 +34,19 @@ def number(text):
 def unit(text):
     """Half a unit of the last digit that is printed."""
     mantissa, _, exponent = text.replace(",", "").partition("e")
-    digits = len(mantissa.partition(".")[2])
-    whole = mantissa.lstrip("-").partition(".")[0]
-    if not digits and not exponent and abs(number(text)) >= 1e4:
-        digits = 0
-    return 0.5 * 10.0 ** (int(exponent or 0) - digits) if whole or digits else 0.5
+    return 0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
 
 
-def says(text, value, what="", factor=1.0):
+def says(text, value):
     """The printed number is the value, rounded as printed; float32 may differ in its last digits."""
-    found, slack = number(text), unit(text) * 1.001 + 3e-5 * abs(value * factor) + 1e-9
-    assert abs(found - value * factor) <= slack, f"{what}: says {text}, measured {value * factor!r}"
+    slack = unit(text) * 1.001 + 3e-5 * abs(value) + 1e-9
+    assert abs(number(text) - value) <= slack, f"says {text}, measured {value!r}"
 
 
-def bounds(text, value, what="", factor=1.0):
-    """The printed number is the value rounded up, as printed."""
-    found, slack = number(text), 3e-5 * abs(value * factor) + 1e-7 * factor  # float32
-    above = found - value * factor
-    assert -slack <= above <= 2.002 * unit(text) + slack, f"{what}: says {text}, measured {value * factor!r}"
+def bounds(text, value):
+    """The printed percentage is the value rounded up, as printed."""
+    above, slack = number(text) - value, 3e-5 * abs(value) + 1e-5  # float32
+    assert -slack <= above <= 2.002 * unit(text) + slack, f"says {text}, measured {value!r}"
 
 
 def match(pattern, text):
@@ -60,14 +55,23 @@ def match(pattern, text):
     return found
 
 
-def says_span(text, values, what):
-    """ "a" or "a to b": the least and the largest of the values."""
-    low, _, high = text.partition(" to ")
-    says(low, min(values), what)
-    says(high or low, max(values), what)
+def read(text, pattern, *expected):
+    """What a pattern takes out of a text, which is as expected: a number rounded as it is printed, of a list
+    the least and the largest as "a to b", or a word."""
+    found = match(pattern, text).groups()
+    for said, value in zip(found, expected, strict=True):
+        if isinstance(value, str):
+            assert said == value, pattern
+        elif isinstance(value, list):
+            low, _, high = said.partition(" to ")
+            says(low, min(value))
+            says(high or low, max(value))
+        else:
+            says(said, float(value))
+    return found
 
 
-SPAN = rf"{NUMBER[1:-1]}(?: to {NUMBER[1:-1]})?"
+SPAN = rf"({NUMBER[1:-1]}(?: to {NUMBER[1:-1]})?)"
 
 
 # --- microGPT --------------------------------------------------------------------------------------
@@ -83,7 +87,7 @@ def read_microgpt(traced, layers, eps=1e-5):
 
 
 def _norm_inputs(traced, layers):
-    """The norms by name with what goes in and what comes out."""
+    """The norms by name with the RMS of what goes in and of what comes out."""
     pairs = {"embed.norm": traced["embed.sum"]}
     stream = traced["embed.norm"]
     for i in range(layers):
@@ -95,26 +99,24 @@ def _norm_inputs(traced, layers):
 
 def _read_rmsnorm(insight, traced, layers, eps):
     text, rows = insight.text, _norm_inputs(traced, layers)
-    found = [l2(traced[name]) for name in rows]
     if "does not hold" in text:
-        name = match(r"rows after (\S+) are not", text)[1]
-        given, got = rows[name]
+        given, got = rows[match(r"rows after (\S+) are not", text)[1]]
         assert not np.allclose(got, given / np.sqrt(given**2 + eps), atol=1e-3) or "leave the range" in text
         return
-    width, count = traced["embed.sum"].shape[1], len(traced["embed.sum"])
+    count, width = traced["embed.sum"].shape
     least = min(float(got.min()) for _, got in rows.values())
-    says_span(match(rf"L2 = ({SPAN}) after", text)[1], found, "L2 after the norms")
-    says(match(rf"\({NUMBER} before the first", text)[1], l2(traced["embed.sum"]), "L2 before")
+    read(text, rf"L2 = {SPAN} after", [l2(traced[name]) for name in rows])
+    read(text, rf"\({NUMBER} before the first", l2(traced["embed.sum"]))
     assert f"the {len(rows)} norms" in text
     if insight.holds:
         assert "every row to RMS 1" in text
         assert least >= 0.99
         assert max(float(got.max()) for _, got in rows.values()) <= 1.001
-        says(match(rf"√\({count}·{width}\) = {NUMBER};", text)[1], math.sqrt(count * width), "L2 of the rows")
-        bounds(match(rf"eps takes at most {PERCENT} of a row", text)[1], max(1 - least, 0.0), "eps", 100)
+        read(text, rf"√\({count}·{width}\) = {NUMBER};", math.sqrt(count * width))
+        bounds(match(rf"eps takes at most {PERCENT} of a row", text)[1], 100 * max(1 - least, 0.0))
     else:
         name, said = match(rf"one after (\S+) has RMS {NUMBER}, for", text).groups()
-        says(said, float(rows[name][1].min()), "the smallest RMS")
+        says(said, float(rows[name][1].min()))
         assert float(rows[name][1].min()) <= least * 1.001
         assert number(said) < 1
 
@@ -122,41 +124,31 @@ def _read_rmsnorm(insight, traced, layers, eps):
 def _read_attention(insight, traced, layers, eps):
     text = insight.text
     before = [l2(traced["embed.norm"]), *(l2(traced[f"layer{i}.mlp.residual"]) for i in range(layers - 1))]
-    out = [l2(traced[f"layer{i}.attn.out"]) for i in range(layers)]
-    after = [l2(traced[f"layer{i}.attn.residual"]) for i in range(layers)]
+    out, after = ([l2(traced[f"layer{i}.attn.{own}"]) for i in range(layers)] for own in ("out", "residual"))
     heads = [l2(a) for (_, name), a in traced.arrays.items() if ".attn.head" in name]
-    shares = [o / b if b else (math.inf if o else 0.0) for o, b in zip(out, before, strict=True)]
-    wrote, whole = match(rf"the heads? writes? (.*),? into a residual stream of L2 ({SPAN});", text).groups()
-    says_span(whole, before, "L2")
-    if "each" in wrote:
-        assert len(heads) > len(out)
-        each, together = match(rf"L2 ({SPAN}) each, together ({SPAN})", wrote).groups()
-        says_span(each, heads, "L2")
-        says_span(together, out, "L2")
+    shares = [100 * o / b if b else (math.inf if o else 0.0) for o, b in zip(out, before, strict=True)]
+    read(text, rf"into a residual stream of L2 {SPAN};", before)
+    if len(heads) > len(out):
+        read(text, rf"the heads write L2 {SPAN} each, together {SPAN},? into", heads, out)
     else:
-        assert len(heads) == len(out)
-        says_span(match(rf"L2 ({SPAN})", wrote)[1], out, "L2")
-    moves = re.findall(rf"{NUMBER} → {NUMBER}", text)
-    assert len(moves) == layers
-    for (b, a), x, y in zip(moves, before, after, strict=True):
-        says(b, x, "before")
-        says(a, y, "after")
+        read(text, rf"the heads? writes? L2 {SPAN},? into", out)
+    for moved, x, y in zip(re.findall(rf"{NUMBER} → {NUMBER}", text), before, after, strict=True):
+        says(moved[0], x)
+        says(moved[1], y)
     top = max(shares)
     if insight.holds:
         assert "is a small perturbation" in text
         printed = match(rf"It adds {PERCENT} of the stream's L2", text)[1]
         assert number(printed) <= 25
-        (says if layers == 1 or top > 0.025 else bounds)(printed, top, "share", 100)
+        (says if layers == 1 or top > 2.5 else bounds)(printed, top)
         assert layers == 1 or f"at most, in layer {shares.index(top)}." in text
     elif "stream of zeros" in text:
         assert top == math.inf
     else:
-        layer, printed, limit = match(
-            rf"In layer (\d+) it writes {PERCENT} of .*be {PERCENT} or less", text
-        ).groups()
-        assert number(printed) > number(limit) >= 25
-        says(printed, shares[int(layer)], "share", 100)
-        assert shares[int(layer)] >= top * (1 - 1e-6)
+        said = match(rf"In layer (\d+) it writes {PERCENT} of .*be {PERCENT} or less", text)
+        assert number(said[2]) > number(said[3]) >= 25
+        says(said[2], shares[int(said[1])])
+        assert shares[int(said[1])] >= top * (1 - 1e-6)
 
 
 KINDS = {"zeroes few units": (-1, 20), "leaves a sparse": (20, 80), "silences most units": (80, 101)}
@@ -165,22 +157,16 @@ KINDS = {"zeroes few units": (-1, 20), "leaves a sparse": (20, 80), "silences mo
 def _read_relu(insight, traced, layers, eps):
     text = insight.text
     zeros = [float((traced[f"layer{i}.mlp.act"] == 0).mean()) * 100 for i in range(layers)]
-    said = dict(enumerate(re.findall(rf"{PERCENT} of the \d+ hidden units are zero", text)))
-    assert len(said) == layers
-    for i, printed in said.items():
-        says(printed, zeros[i], "zeros")
+    ranges = rf"range \[{NUMBER}, {NUMBER}\] → \[{NUMBER}, {NUMBER}\]"
+    said = re.findall(rf"{PERCENT} of the \d+ hidden units are zero.*?L2 {NUMBER} → {NUMBER}, {ranges}", text)
+    for i, numbers in zip(range(layers), said, strict=True):
         up, act = traced[f"layer{i}.mlp.up"], traced[f"layer{i}.mlp.act"]
-        part = text.split(" of the ")[i + 1]
-        numbers = match(
-            rf"L2 {NUMBER} → {NUMBER}, range \[{NUMBER}, {NUMBER}\] → \[{NUMBER}, {NUMBER}\]", part
-        ).groups()
-        for words, value in zip(
-            numbers, (l2(up), l2(act), up.min(), up.max(), act.min(), act.max()), strict=True
-        ):
-            says(words, float(value), "up and act")
+        measured = (zeros[i], l2(up), l2(act), up.min(), up.max(), act.min(), act.max())
+        for words, value in zip(numbers, measured, strict=True):
+            says(words, float(value))
     lead = text.split(".")[0] if layers == 1 else text[: text.index(". Layer 0: ")]
     if layers == 1:
-        lead = text.split(":")[0] + f" in layer 0 ({said[0]}%)"
+        lead = text.split(":")[0] + f" in layer 0 ({said[0][0]}%)"
     placed = {}
     for part in lead.removeprefix("ReLU ").split("; "):
         kind = next(kind for kind in KINDS if part.startswith(kind))
@@ -202,26 +188,16 @@ def _read_predictions(insight, traced, layers, eps):
         return
     losses = [p.loss for p in traced.predictions]
     mean, count = float(np.mean(losses)), len(targets)
-    said = match(
-        rf"Mean loss {NUMBER} over (\d+) predictions? against ln {size} = {NUMBER} of .* P = {NUMBER} "
-        rf"against 1/{size} = {NUMBER}\. .* would have {NUMBER} ± {NUMBER} \(standard deviation over (\d+) ",
-        text,
-    ).groups()  # fmt: skip
-    assert int(said[1]) == int(said[7]) == count
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise = np.where(probs > 0, -np.log(probs), 0)
     own = (probs * surprise).sum(1)
-    variance = (probs * (surprise - own[:, None]) ** 2).sum(1)
-    measured = (
-        mean,
-        math.log(size),
-        math.exp(-mean),
-        1 / size,
-        own.mean(),
-        math.sqrt(variance.sum()) / count,
+    spread = math.sqrt((probs * (surprise - own[:, None]) ** 2).sum()) / count
+    read(
+        text,
+        rf"Mean loss {NUMBER} over {count} predictions? against ln {size} = {NUMBER} of .* P = {NUMBER} "
+        rf"against 1/{size} = {NUMBER}\. .* would have {NUMBER} ± {NUMBER} \(standard deviation over {count}",
+        *(mean, math.log(size), math.exp(-mean), 1 / size, own.mean(), spread),
     )
-    for words, value in zip((said[0], *said[2:7]), measured, strict=True):
-        says(words, float(value), "predictions")
     gain = count * (math.log(size) - mean)
     if "untrained" in text:
         assert insight.holds is None
@@ -302,7 +278,7 @@ def _read_norms(insight, traced, layers, gains, eps, windowed):
         assert abs(number(said) - (1 - min(least.values()))) <= 1e-6 + 0.06 * number(said)
     else:
         name, said = match(rf"a row after (\S+) has RMS {NUMBER}, for", text).groups()
-        says(said, float(least[name]), "the smallest RMS")
+        says(said, float(least[name]))
         assert least[name] <= min(least.values()) * 1.001
         assert number(said) < 0.99
 
@@ -314,21 +290,21 @@ def _read_growth(insight, traced, layers, gains, eps, windowed):
         assert text == "Not evaluated: the model has one layer."
         return
     first, last, factor = sizes[0], sizes[-1], sizes[-1] / sizes[0]
-    a, b, n = match(rf"goes from {NUMBER} after layer 0 to {NUMBER} after layer (\d+)", text).groups()
-    says(a, first, "first")
-    says(b, last, "last")
-    assert int(n) == layers - 1
-    lowest, highest = min(first, last), max(first, last)
-    for word, edge in (("at most", max(sizes)), ("at least", min(sizes))):
+    goes = rf"goes from {NUMBER} after layer 0 to {NUMBER} after layer (\d+)"
+    read(text, goes, first, last, f"{layers - 1}")
+    outside = {
+        "at most": (max(sizes), max(sizes) > max(first, last) * 1.0001),
+        "at least": (min(sizes), min(sizes) < min(first, last) * 0.9999),
+    }
+    for word, (edge, is_told) in outside.items():
         found = re.search(rf"{word} {NUMBER} after layer (\d+)", text)
-        outside = edge > highest * 1.0001 if word == "at most" else edge < lowest * 0.9999
-        assert found or not outside, f"{word} {edge} is not told"
+        assert found or not is_told, f"{word} {edge} is not told"
         if found:
-            says(found[1], edge, word)
-            says(found[1], sizes[int(found[2])], word)
+            says(found[1], edge)
+            says(found[1], sizes[int(found[2])])
     step, at = match(rf"The largest step is × {NUMBER}, in layer (\d+)", text).groups()
     steps = [y / x for x, y in pairwise(sizes)]
-    says(step, steps[int(at) - 1], "step")
+    says(step, steps[int(at) - 1])
     assert max(abs(math.log(s)) for s in steps) <= abs(math.log(steps[int(at) - 1])) + 1e-4
     said = number(match(rf"× {NUMBER}", text)[1])
     assert abs(said - factor) <= 0.006 + 0.001 * factor
@@ -355,15 +331,14 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
         rf"arthest out is {NUMBER} at position (\d+) \((.*)\), channel (\d+), after layer (\d+),", text
     ).groups()
     position, channel, layer = int(position), int(channel), int(layer)
-    says(value, float(traced[f"layer{layer}.mlp.residual"][position, channel]), "the element")
+    says(value, float(traced[f"layer{layer}.mlp.residual"][position, channel]))
     assert label == labels[position].replace(" ", "␣")
     assert streams[layer].max() <= abs(number(value)) * 1.001
     assert times[layer] >= max(times) * (1 - 1e-5), "another layer has one farther out"
     if medians[layer] == 0:
         assert "where the median magnitude is 0" in text
     else:
-        printed = match(rf"{NUMBER} times the median magnitude there", text)[1]
-        says(printed, times[layer], "times")
+        (printed,) = read(text, rf"{NUMBER} times the median magnitude there", times[layer])
         assert (number(printed) >= 1000) is bool(insight.holds)
     if not insight.holds:
         assert text.startswith("None: ")
@@ -375,12 +350,10 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
         text,
     ).groups()
     massive = [i for i in range(layers) if times[i] >= 1000]
-    same = [
-        i for i in massive
-        if np.unravel_index(streams[i].argmax(), streams[i].shape) == (position, channel)
-    ]  # fmt: skip
+    places = [np.unravel_index(streams[i].argmax(), streams[i].shape) for i in massive]
+    same = places.count((position, channel))
     assert (int(count), int(of)) == (len(massive), layers)
-    assert len(same) == (len(massive) if here in ("all", None) else int(here))
+    assert same == (len(massive) if here in ("all", None) else int(here))
     assert (here is None) == (len(massive) == 1)
 
 
@@ -393,14 +366,13 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     shares = {i: float(wide(traced[f"layer{i}.attn.weights"])[:, 1:, 0].mean()) for i in full}
     even = float(np.mean([1 / (t + 1) for t in range(1, count)]))
     limit = even + 0.3 * (1 - even)
-    threshold = match(rf"puts? {PERCENT} or more on position 0", text)[1]
-    says(threshold, limit, "limit", 100)
-    mean, layer, largest, spread = match(
-        rf"spend {PERCENT} of .* on average, most in layer (\d+) \({PERCENT}\); .* would be {PERCENT}\.", text
-    ).groups()
-    says(mean, float(np.mean(list(shares.values()))), "mean", 100)
-    says(largest, shares[int(layer)], "largest", 100)
-    says(spread, even, "evenly", 100)
+    (threshold,) = read(text, rf"puts? {PERCENT} or more on position 0", 100 * limit)
+    layer = match(r"most in layer (\d+) \(", text)[1]
+    _, _, largest, _ = read(
+        text,
+        rf"spend {PERCENT} of .* on average, most in layer (\d+) \({PERCENT}\); .* would be {PERCENT}\.",
+        *(100 * float(np.mean(list(shares.values()))), layer, 100 * shares[int(layer)], 100 * even),
+    )
     assert shares[int(layer)] >= max(shares.values()) - 1e-6
     over = [i for i in full if shares[i] >= limit]
     assert (number(largest) >= number(threshold)) is bool(over)
@@ -419,7 +391,7 @@ def _read_turn(insight, traced, layers, gains, eps, windowed):
         cosines.append(float(np.median((left * entered).sum(-1) / norms(left) / norms(entered))))
         entered = left
     layer, cosine = match(rf"layer (\d+) turns it most \(median cosine .* {NUMBER}\)", text).groups()
-    says(cosine, cosines[int(layer)], "cosine")
+    says(cosine, cosines[int(layer)])
     assert cosines[int(layer)] <= min(cosines) + 1e-5
     still = [i for i in range(layers) if cosines[i] >= 0.98]
     if text.startswith("No layer"):
