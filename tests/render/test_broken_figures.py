@@ -2,7 +2,6 @@
 
 import math
 import re
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from support.commands import microgpt
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
-from support.figure_layout import assert_nothing_is_cut_off
+from support.figure_layout import assert_nothing_is_cut_off, words_in
 
 from microgpt_trace import attribute, diagnose, diff, explain, init, load, patch, save, trace
 from microgpt_trace.dumps.arrays_file import save_arrays
@@ -22,22 +21,20 @@ from microgpt_trace.render.figures.explanation import explanation_picture
 from microgpt_trace.render.figures.layers import stream_picture
 from microgpt_trace.render.figures.patching import patch_picture
 from microgpt_trace.render.figures.predictions import lens_picture, probabilities_picture
-from microgpt_trace.render.figures.saving import content_of
 from microgpt_trace.render.figures.training import loss_picture, timeline_picture
 from microgpt_trace.timeline.reading import read_timeline
 
 CROSS = "× not finite"
 
 
-def words_in(picture):
-    found = ET.fromstring(content_of(picture, ".svg")).iter("{http://www.w3.org/2000/svg}text")
-    return " ".join(" ".join("".join(text.itertext()) for text in found).split())
+def told(picture):
+    return " ".join(" ".join(words_in(picture)).split())
 
 
 def texts(picture):
     """What stands in it, once it is seen that nothing is cut off and nothing warned of."""
     assert_nothing_is_cut_off(picture)
-    return words_in(picture)
+    return told(picture)
 
 
 def broken():
@@ -59,7 +56,7 @@ OF_A_TRACE = {
 def test_a_trace_of_nan(name):
     picture, words = OF_A_TRACE[name]
     assert words in texts(picture(trace(broken(), "emma", top_k=2)))
-    assert words not in words_in(picture(trace(init(seed=42), "emma", top_k=2)))
+    assert words not in told(picture(trace(init(seed=42), "emma", top_k=2)))
 
 
 def test_other_results_of_a_microgpt(tmp_path):
@@ -85,7 +82,7 @@ def test_a_cell_of_patching_that_is_no_number():
     result = patch(init(seed=42), "emma", "anna", target="m", against="y")
     odd = replace(result, cells=(replace(result.cells[0], restored=None), *result.cells[1:]))
     assert CROSS in texts(patch_picture(odd))
-    assert CROSS not in words_in(patch_picture(result))
+    assert CROSS not in told(patch_picture(result))
 
 
 def test_a_production_model(decoder_folder):
@@ -104,7 +101,7 @@ def test_a_timeline_with_gaps(tmp_path):
     line = "train --steps 20 --out c.safetensors --log t.jsonl --trace-every 5"
     assert microgpt(line, cwd=tmp_path).code == 0
     log = read_timeline(tmp_path / "t.jsonl")
-    assert "finite" not in words_in(timeline_picture(log))
+    assert "finite" not in told(timeline_picture(log))
     positions = tuple(replace(p, p=(None, *p.p[1:])) for p in log.positions)
     odd = replace(log.loss, loss=(math.nan, math.inf, *log.loss.loss[2:]))
     shown = texts(timeline_picture(replace(log, positions=positions, loss=odd)))

@@ -2,11 +2,10 @@
 
 import re
 import sys
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from support.figure_layout import assert_nothing_is_cut_off
+from support.figure_layout import assert_nothing_is_cut_off, words_in
 from support.sweeps import in_sweep
 
 pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which is not installed")
@@ -34,7 +33,6 @@ from microgpt_trace.render.figures.predictions import probabilities_picture
 from microgpt_trace.render.figures.saving import content_of, save_picture
 from microgpt_trace.render.figures.training import loss_picture
 
-SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ["$x_2$", "中国", "\x1b[31m", "\u202eabc", "<b>&amp;", "_private", "$", "\\$a$", "\ud800"]
 HOSTILE += [" is", ""]
 
@@ -47,17 +45,13 @@ def named(*tokens):
     return replace(run, input=replace(run.input, labels=tokens), predictions=candidates)
 
 
-def texts(svg):
-    return [element.text for element in ET.fromstring(svg).iter(f"{SVG}text")]
-
-
 @pytest.fixture(scope="module")
 def hostile():
     return named(*HOSTILE)
 
 
 def test_text_of_a_vector_picture_is_text(hostile):
-    found = texts(content_of(attention_picture(hostile, 0, 0), ".svg"))
+    found = words_in(attention_picture(hostile, 0, 0))
     assert {"0 $x_2$", "1 中国", "2 \\x1b[31m", "3 \\u202ea…", "4 <b>&amp;", "5 _private"} <= set(found)
     assert {"6 $", "7 \\$a$", "8 \\ud800", "9 ␣is", "10 ''"} <= set(found)
     assert {"layer 0, head 0", "attention weight, square-root scale"} <= set(found)

@@ -307,16 +307,18 @@ def refusal(draw):
     return str(caught.value)
 
 
-def test_what_a_result_lacks_is_said(emma, ann, log):
+def test_what_a_result_lacks_is_said_and_nothing_is_drawn(emma, ann, log, ax):
     bare = replace(ann, arrays={}, lens=())
     many = replace(emma, predictions=emma.predictions * 13)
     assert refusal(lambda: plot_attention(bare, layer=0)).endswith("ask for it by `values`")
     assert refusal(lambda: plot_lens(bare)).endswith("--lens, or lens=True, adds it for a production model")
-    assert refusal(lambda: plot_stream(emma)).startswith("stream: this trace measured no layers")
-    assert refusal(lambda: plot_loss(replace(emma, predictions=()))).startswith("loss: no position")
-    assert refusal(lambda: plot_probabilities(replace(emma, predictions=()))) == (
-        "probs: this trace predicts nothing"
-    )
+    said = refusal(lambda: plot_stream(emma, ax=ax))
+    assert said.startswith("stream: this trace measured no layers")
+    assert not ax.child_axes
+    assert ax.axison
+    nothing = replace(emma, predictions=())
+    assert refusal(lambda: plot_loss(nothing)).startswith("loss: no position")
+    assert refusal(lambda: plot_probabilities(nothing)) == "probs: this trace predicts nothing"
     assert refusal(lambda: plot_probabilities(many)).startswith("probs of 65 positions: a figure has room")
     assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer by --event")
     stored = explain(init(), "wte[0,0]", "emma")
@@ -343,12 +345,6 @@ def test_too_many_heads_have_no_room(ann):
     assert refusal(lambda: weights_of(specs, None, None)).endswith("name a layer, as layer0")
 
 
-def test_nothing_is_drawn_where_something_is_lacking(emma, ax):
-    refusal(lambda: plot_stream(emma, ax=ax))
-    assert not ax.child_axes
-    assert ax.axison
-
-
 def test_without_axes_a_figure_of_pyplots_is_made(emma):
     from matplotlib import pyplot
 
@@ -360,18 +356,9 @@ def test_without_axes_a_figure_of_pyplots_is_made(emma):
 # --- Colours --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, "")])
-def test_colours_grow_lighter_all_the_way(scale):
-    """So that who sees no hues, and a printer that has none, tells every value from every other."""
-    shown = scale.colours(np.linspace(0, 1, 101))[:, :3] * 255
-    light = [luminance(colour) for colour in shown]
-    assert all(a < b for a, b in pairwise(light))
-    print(light[0], light[50], light[-1])
-    assert light[-1] - light[0] > 0.6
-
-
 @pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, ""), Scale(0.0, 1.0, "", True)])
-def test_numbers_in_cells_stand_out_from_their_colour(ax, scale):
+def test_numbers_stand_out_from_their_colours_which_grow_lighter_all_the_way(ax, scale):
+    """So that who sees no hues, and a printer that has none, tells every value from every other."""
     values = np.linspace(scale.low, scale.high, 61)[None]
     picture = draw_heat(Panel(ax), values, scale)
     write_cells(Panel(ax), values, [["1"] * 61], scale)
@@ -379,3 +366,6 @@ def test_numbers_in_cells_stand_out_from_their_colour(ax, scale):
     for text, ground in zip(ax.texts, grounds, strict=True):
         ink = {"white": (255, 255, 255), "black": (0, 0, 0)}[text.get_color()]
         assert contrast(ink, ground) >= 4.5
+    light = [luminance(colour) for colour in scale.colours(np.linspace(0, 1, 101))[:, :3] * 255]
+    assert all(a < b for a, b in pairwise(light))
+    assert light[-1] - light[0] > 0.6

@@ -237,25 +237,17 @@ def test_the_frame_of_a_trace_reaches_nothing(plain):
     assert [a for _, a in page.elements if (a.get("src") or a.get("href") or "#")[0] != "#"] == []
 
 
-def test_a_microgpt_has_its_page_without_arrays_and_a_decoder_with_some(plain):
-    frames = {kind: Parsed(result._repr_html_()).of("iframe") for kind, result in plain.items()}
-    has_page = {kind for kind, found in frames.items() if found}
-    assert has_page == {"trace", "intervened", "decoder's kept trace"}
-
-
 def test_command_lines_of_a_page_read_what_was_read(plain, monkeypatch):
-    given = []
-    monkeypatch.setattr(
-        "microgpt_trace.render.page.trace_page.trace_page",
-        lambda *all_of_it: given.append(all_of_it[4]) or "",
-    )
-    kept = plain["decoder's kept trace"]
-    for run in (plain["trace"], kept):
+    """A microGPT has its page without arrays and a decoder with some."""
+    given = {}
+    for kind, run in plain.items():
+        page = "microgpt_trace.render.page.trace_page.trace_page"
+        monkeypatch.setattr(page, lambda *asked, kind=kind: given.update({kind: asked[4]}) or "")
         run._repr_html_()
-    assert given == [
-        {"before": ["MODEL"], "text": "emma", "after": []},
-        {"before": [kept.traced_model.origin], "text": None, "after": ["--tokens", "1,5,9,5"]},
-    ]
+    origin = plain["decoder's kept trace"].traced_model.origin
+    emma = {"before": ["MODEL"], "text": "emma", "after": []}
+    kept = {"before": [origin], "text": None, "after": ["--tokens", "1,5,9,5"]}
+    assert given == {"trace": emma, "intervened": emma, "decoder's kept trace": kept}
 
 
 def test_a_trace_without_a_page_says_how_to_get_it(plain, monkeypatch):
@@ -274,14 +266,6 @@ def test_numbers_of_which_a_page_would_be_too_large_are_not_packed(monkeypatch):
     wide = init(Config(n_embd=256, n_head=4))
     print(f"{wide.config.parameter_count:,} parameters")
     assert Parsed(trace(wide, "emma", values=False)._repr_html_()).of("iframe") == []
-
-
-def test_a_model_in_a_file_is_named_in_the_page(tmp_path):
-    path = tmp_path / "m.safetensors"
-    microgpt_trace.save(init(), path)
-    html = trace(load(path), "emma")._repr_html_()
-    assert SAVE_IT not in html
-    assert SAVE_IT in trace(init(), "emma")._repr_html_()
 
 
 def test_a_trace_goes_to_another_process_without_its_model(plain):
@@ -312,16 +296,12 @@ def test_long_sections_are_folded_above_a_page_sooner(plain):
 # --- Predictions --------------------------------------------------------------------------------
 
 
-def test_predictions_are_a_tuple_that_shows_itself(plain):
+def test_predictions_are_a_tuple_that_shows_itself_as_the_trace_does(plain):
     run = plain["trace"]
     assert isinstance(run.predictions, tuple)
     assert repr(run.predictions) == "Predictions(positions=5)"
     rows = [own for own in Parsed(run.predictions._repr_html_()).pieces if own.text in ("emma", "em")]
     assert len(rows) == 2
-
-
-def test_predictions_of_a_name_begin_with_bos_as_the_trace_says(plain):
-    run = plain["trace"]
     for shown, titled in ((run, False), (run.predictions, False), (run.predictions[0], True)):
         words = tables_of(shown).text()
         assert "BOS" in words
@@ -329,8 +309,10 @@ def test_predictions_of_a_name_begin_with_bos_as_the_trace_says(plain):
         assert ("after position 0 BOS" in words) == titled
 
 
-def test_how_long_a_model_was_trained_is_said_once(plain, tmp_path):
+def test_a_model_in_a_file_is_named_and_how_long_it_was_trained_is_said_once(plain, tmp_path):
     trained = plain["model"]
     microgpt_trace.save(trained, tmp_path / "m.safetensors")
     for model in (trained, load(tmp_path / "m.safetensors")):
-        assert tables_of(trace(model, "emma")).text().count("trained for 100 steps") == 1
+        run = trace(model, "emma")
+        assert tables_of(run).text().count("trained for 100 steps") == 1
+        assert (SAVE_IT in run._repr_html_()) == (model is trained)

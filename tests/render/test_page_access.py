@@ -172,18 +172,13 @@ def test_a_page_has_loaded_when_its_views_are_there(page_of, page_file, words):
     assert page.locator("iframe").count() == 0
 
 
-def test_nothing_moves_for_who_wants_no_motion(page_of, page_file):
-    page = page_of(page_file("trace", "emma"), reduced_motion="reduce")
-    moving = "getComputedStyle(document.querySelector('button')).transitionDuration"
-    assert page.evaluate(moving) == "0s"
+def test_what_the_system_asks_for_is_heeded(page_of, page_file):
+    """Nothing moves for who wants no motion. Where forced colours leave no background, the border or the text
+    says what is chosen."""
+    wanted = {"reduced_motion": "reduce", "forced_colors": "active"}
+    page = page_of(page_file("trace", "emma"), "#layer0.attn.q[1,2]", **wanted)
+    assert page.evaluate("getComputedStyle(document.querySelector('button')).transitionDuration") == "0s"
     assert page.evaluate("document.getAnimations().length") == 0
-
-
-def test_what_is_chosen_is_seen_with_the_system_s_colours(page_of, page_file):
-    """Where forced colours leave no background, the border or the text says it."""
-    page = page_of(page_file("trace", "emma"), "#layer0.attn.q[1,2]", forced_colors="active")
     style = "(element) => getComputedStyle(element).borderTopColor"
-    chosen, other = (
-        page.locator(f".token[aria-pressed={own}]").first.evaluate(style) for own in ("true", "false")
-    )
-    assert chosen != other
+    chosen, other = (f".token[aria-pressed={own}]" for own in ("true", "false"))
+    assert page.locator(chosen).first.evaluate(style) != page.locator(other).first.evaluate(style)

@@ -167,27 +167,3 @@ def test_a_script_of_another_hash_does_not_run(page_of, page_file, tmp_path):
     assert page.evaluate("globalThis.ran") is None
     assert page.locator("body[data-ready]").count() == 0
     assert "Predictions" in page.inner_text("body")
-
-
-FRAME = '<!doctype html><iframe sandbox="allow-scripts" width="1200" height="900" srcdoc="{}"></iframe>'
-
-
-def test_a_page_works_in_a_sandboxed_frame(page_of, page_file, tmp_path):
-    """As a notebook shows it: of no origin, without a history of its own."""
-    content = page_file("trace", "emma").read_text("utf-8").replace("&", "&amp;").replace('"', "&quot;")
-    path = tmp_path / "notebook.html"
-    path.write_text(FRAME.format(content), "utf-8")
-    page = page_of(path, ready="iframe", faults=["The Clipboard API has been blocked"])
-    frame = page.frame_locator("iframe")
-    frame.locator("body[data-ready]").wait_for()
-    frame.locator("button:text-is('q')").or_(frame.locator(".row:has-text('q')")).first.click()
-    frame.locator('[data-key="layer0.attn.q null"] canvas').click(position={"x": 60, "y": 40})
-    assert ": equal" in frame.locator(".verdict").inner_text()
-    frame.locator("button.link", has_text="norm[").first.click()
-    frame.locator("#text").fill("olivia")
-    assert frame.locator("#origin").inner_text().startswith("Numbers: run in this page")
-    frame.locator(".command .copy").first.click()
-    assert frame.locator(".command .copy").first.inner_text() == "selected"
-    frame.locator("h2").first.click()
-    frame.locator("body").press("Backspace")
-    assert frame.locator("#explained").inner_text().startswith("layer0.attn.q[")

@@ -1,7 +1,16 @@
 """Where the texts of a figure lie once it is laid out."""
 
+import xml.etree.ElementTree as ET
 from io import BytesIO
 from itertools import pairwise
+
+from microgpt_trace.render.figures.saving import content_of
+
+
+def words_in(picture):
+    """The texts of a figure as a file has them."""
+    found = ET.fromstring(content_of(picture, ".svg")).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(text.itertext()) for text in found]
 
 
 def assert_nothing_is_cut_off(picture):
