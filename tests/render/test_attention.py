@@ -99,13 +99,11 @@ def test_those_of_a_whole_model_are_shown_whatever_lines_they_take(heads, length
     assert any("the first " in line for line in lines) == (margin + length > width)
 
 
-def test_the_first_in_order_are_shown_where_not_all_fit():
-    text = "\n".join(lines_of(block(32, 8)._replace(order=[30, 7, 9, 8, *range(7)], sharing=30)))
-    assert set(shown_heads(text)) <= {30, 7, 9, 8}
-    assert 30 in shown_heads(text)
-
-
-def test_of_a_long_text_the_last_queries_are_shown():
+def test_the_first_in_order_are_shown_where_not_all_fit_and_the_last_queries_of_a_long_text():
+    matrices = block(32, 8, sharing=30)._replace(order=[30, 7, 9, 8, *range(7)])
+    found = shown_heads("\n".join(lines_of(matrices)))
+    assert 30 in found
+    assert set(found) <= {30, 7, 9, 8}
     lines = lines_of(block(2, 40, sharing=1))
     assert lines[-1] == "the last 18 of 40 queries"
     assert len([line for line in lines if re.match(r"[a-t] ", line)]) == 18

@@ -130,43 +130,36 @@ def test_slash_searches_and_question_mark_lists_the_keys(page):
     assert focused(page) == "flow layer0.attn.weights"
 
 
-GRADIENT = ("gradient layer0.attn.scores[2,3,1]", "#gradient+layer0.attn.scores[2,3,1]")
-FOUND = {
-    ("mlp_fc", "#layer0.mlp_fc1"): "layer0.mlp_fc1 null",
-    ("layer0.attn.q[1,2]", "#layer0.attn.q[1,2]"): "layer0.attn.q null",
-    GRADIENT: "gradient layer0.attn.scores 2",
+FOUND = {  # what is typed: the address that Enter goes to, and the matrix that has the focus then
+    "mlp_fc": ("#layer0.mlp_fc1", "layer0.mlp_fc1 null"),
+    "layer0.attn.q[1,2]": ("#layer0.attn.q[1,2]", "layer0.attn.q null"),
+    "gradient logits[2,3]": ("#gradient+logits[2,3]", "gradient logits null"),
 }
 
 
 def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page):
-    for (typed, shown), matrix in FOUND.items():
-        page.fill("#search", typed)
-        page.press("#search", "Enter")
-        assert (page.evaluate("location.hash"), focused(page)) == (shown, matrix)
-
-
-def test_a_search_for_nothing_says_so(page):
     page.fill("#search", "xyz")
     assert "No array has this in its name." in page.inner_text(".flow")
     page.press("#search", "Enter")
     assert page.evaluate("location.hash") == ""
+    for typed, found in FOUND.items():
+        page.fill("#search", typed)
+        page.press("#search", "Enter")
+        assert (page.evaluate("location.hash"), focused(page)) == found
 
 
-def test_what_an_address_asks_for_and_the_page_lacks_is_told(page_of, page_file):
-    page = page_of(page_file("trace", "emma"), "#layer0.attn.q[0,99]")
-    assert page.inner_text("#reading") == "This page has no layer0.attn.q[0,99], which its address asks for."
+LACKED = ["layer0.attn.q[0,99]", "&off=nonsense", "&set=wte[99,99]=3"]
+LACKED += map(in_sweep, ["&off=layer0.mlp.act[:,99]", "&set=wte[0,20]=3"])
+
+
+@pytest.mark.parametrize("part", LACKED)
+def test_what_an_address_asks_for_and_the_page_lacks_is_told_and_left_out(page_of, page_file, part):
+    page = page_of(page_file("trace", "emma"), f"#{part}&off=layer0.attn.head1&off=layer0.attn.head1")
+    lacked = part.partition("=")[2] or part
+    assert page.inner_text("#reading") == f"This page has no {lacked}, which its address asks for."
+    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 taken out ×"]
     go(page, "layer0.attn.q[9,0]")
     assert page.inner_text("#reading") == "This text has no layer0.attn.q[9,0]."
-
-
-@pytest.mark.parametrize(
-    "part",
-    ["off=nonsense", "set=wte[99,99]=3", in_sweep("off=layer0.mlp.act[:,99]"), in_sweep("set=wte[0,20]=3")],
-)
-def test_a_change_that_no_run_has_is_told_and_left_out(page_of, page_file, part):
-    page = page_of(page_file("trace", "emma"), f"#&{part}&off=layer0.attn.head1&off=layer0.attn.head1")
-    assert page.inner_text("#reading") == f"This page has no {part[4:]}, which its address asks for."
-    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 taken out ×"]
 
 
 def test_heads_are_chosen_at_a_glance(page):

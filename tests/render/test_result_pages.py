@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.commands import microgpt
+from support.result_files import write_result_files
 from support.result_pages import content_of, markup_of
 from support.script_engine import needs_node, run_script
 
@@ -23,19 +23,20 @@ from microgpt_trace.render.timeline import timeline_sections
 from microgpt_trace.timeline.reading import read_timeline
 
 
+def page_of(result, sections, view):
+    return section_page("a", "microgpt a", sections(result), lambda name: name, view(result))
+
+
 def content(result, sections, view):
-    return content_of(section_page("a", "microgpt a", sections(result), lambda name: name, view(result)))
+    return content_of(page_of(result, sections, view))
 
 
 def test_a_map_has_the_numbers_of_the_result_and_each_site_all_of_its_own():
     result = patch(init(seed=1), "emma", "emmy", target="m", against="y")
     document = content(result, patch_sections, patch_view).document
     [grid] = document["grids"]
-    shown = {
-        name: value
-        for names, values in zip(grid["names"], grid["values"], strict=True)
-        for name, value in zip(names, values, strict=True)
-    }
+    pairs = (zip(*row, strict=True) for row in zip(grid["names"], grid["values"], strict=True))
+    shown = {name: value for row in pairs for name, value in row}
     assert shown == {cell.site: cell.restored for cell in result.cells}
     assert grid["columns"] == ["BOS", "e", "m", "m", "a/y"]
     assert grid["across"][4] == "position 4, clean a, corrupted y"
@@ -84,7 +85,7 @@ def test_of_several_layers_each_place_has_a_map(decoders):
 
 
 @needs_node
-def test_an_address_says_where_a_reader_is_and_is_read_again():
+def test_an_address_says_where_a_reader_is_and_what_has_no_shape_is_spelled_out():
     places = [
         {"name": "layer0.attn.q[3,5]", "settings": {}},
         {"name": "layer3.mlp.act@2:5", "settings": {"part": "position-3"}},
@@ -92,11 +93,14 @@ def test_an_address_says_where_a_reader_is_and_is_read_again():
         {"name": "a&b=c #%+ü␣", "settings": {"x=&": "&+ "}},
     ]
     program = """
-const { read, written, split } = await load("place");
-return given.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
+const { read, written, split, visible } = await load("place");
+const found = given.places.map((place) => [written(place), read("#" + written(place)), split(place.name)]);
+return [found, given.texts.map(visible)];
 """
-    found = run_script(program, places)
+    texts = ["a\u202eb", "\x1b[31m", "é␣ 中", "\u2028"]
+    found, spelled = run_script(program, {"places": places, "texts": texts})
     print(json.dumps(found, ensure_ascii=False))
+    assert spelled == ["a\\u{202e}b", "\\u{1b}[31m", "é␣ 中", "\\u{2028}"]
     assert [place for _, place, _ in found] == places
     assert found[0][0] == "layer0.attn.q[3,5]"
     assert found[0][2] == ["layer0.attn.q", [3, 5]]
@@ -129,11 +133,9 @@ def test_both_sides_of_a_microgpt_are_in_the_page_number_by_number():
 
 def test_of_many_events_those_stay_that_tell_most():
     a, _, result, _ = compared()
-    many = {
-        event.name: KeptPair(np.zeros((5, 8000), np.float32), np.ones((5, 8000), np.float32), range(5))
-        for event in result.events
-        if len(event.shape) == 2
-    }
+    zeros, ones = (np.full((5, 8000), value, np.float32) for value in (0, 1))
+    names = [event.name for event in result.events if len(event.shape) == 2]
+    many = {name: KeptPair(zeros, ones, range(5)) for name in names}
     view = diff_view(result, many, lambda name: a.plan[name].inputs)
     held = view.content["held"]
     print({name: own["positions"] for name, own in held.items()})
@@ -179,12 +181,9 @@ return {
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    path = tmp_path_factory.mktemp("log") / "run.jsonl"
-    names = path.with_name("names.txt")
-    names.write_text("emma\nanna\nalma\n" * 4)
-    line = f"train --data {names} --steps 20 --out {path}.safetensors --log {path} --trace-every 5"
-    assert microgpt(line).code == 0
-    return path
+    folder = tmp_path_factory.mktemp("log")
+    write_result_files(folder)
+    return folder / "t.jsonl"
 
 
 def test_the_page_of_a_timeline_has_what_the_log_has(log):
@@ -205,9 +204,8 @@ def test_the_page_of_a_timeline_has_what_the_log_has(log):
 
 def test_a_long_log_is_thinned_out_between_its_first_and_last_step(log):
     told = read_timeline(log)
-    many = replace(
-        told, steps=tuple(range(1000)), attention=(), layers=(), events=(), parameters=(), positions=()
-    )
+    empty = dict.fromkeys(("attention", "layers", "events", "parameters", "positions"), ())
+    many = replace(told, steps=tuple(range(1000)), **empty)
     document = timeline_view(many).content
     print(document["steps"][:4], document["steps"][-2:])
     assert (document["steps"][0], document["steps"][-1], document["traced"]) == (0, 999, 1000)
@@ -219,14 +217,7 @@ def test_names_of_a_log_are_shown_as_text(log, tmp_path):
     text = log.read_text().replace('"name": "logits"', f'"name": {json.dumps(name)}')
     path = tmp_path / "odd.jsonl"
     path.write_text(text)
-    page = section_page(
-        "a",
-        "b",
-        timeline_sections(read_timeline(path)),
-        lambda name: name,
-        timeline_view(read_timeline(path)),
-    )
-    print([own for tag, own in markup_of(page) if tag == "img"])
+    page = page_of(read_timeline(path), timeline_sections, timeline_view)
     assert not [tag for tag, _ in markup_of(page) if tag == "img"]
     assert "\u202e" not in page
 
@@ -248,10 +239,3 @@ return {
     assert found["means"] == [[2, 2], [5, 7]]
     assert found["peak"] == 3
     assert found["known"] == [None, "NaN", "-Infinity", 2]
-
-
-@needs_node
-def test_what_has_no_shape_is_spelled_out():
-    program = 'const { visible } = await load("place"); return given.map(visible);'
-    texts = ["a\u202eb", "\x1b[31m", "é␣ 中", "\u2028"]
-    assert run_script(program, texts) == ["a\\u{202e}b", "\\u{1b}[31m", "é␣ 中", "\\u{2028}"]
