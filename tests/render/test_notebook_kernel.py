@@ -34,12 +34,8 @@ def outputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(outputs):
     """The data of what cells end with."""
-    return {
-        line: output.data
-        for line, found in outputs.items()
-        for output in found
-        if output.output_type == "execute_result"
-    }
+    results = ((line, own) for line, found in outputs.items() for own in found)
+    return {line: own.data for line, own in results if own.output_type == "execute_result"}
 
 
 def test_a_trace_shows_its_tables_and_its_page(shown):

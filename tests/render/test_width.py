@@ -37,7 +37,6 @@ def place(tmp_path_factory, decoder_folder):
     events = {name: array + np.float32(0.1) for (_, name), array in run.arrays.items()}
     write_dump(folder / "dump", events, "ours")
     (folder / "names.txt").write_text(f"{CHARS[:20]}\nabc 1\n" * 3)
-    (folder / "emma.txt").write_text("emma\nanna\n")
     (folder / "prompts.txt").write_text(f"{'Ann ran ' * 6}\nAnn\n")
     shape = "--n-layer 2 --n-embd 24 --n-head 12 --block-size 24"
     line = f"train --data names.txt --vocab data {shape} --steps 60 --trace-every 10 --force"
@@ -53,8 +52,6 @@ LINES = (
     "trace",
     "trace -v --backward --step --time --top-k 27",
     f"trace {CHANGED.replace('layer1', 'layer0')} -v --step",
-    "trace --show wte --show logits --show layer0.attn.weights --show layer0.mlp.act --backward",
-    f"trace {TEXT} {WIDE}",
     f"trace {TEXT} {WIDE} -v --backward --step --time --top-k 9",
     f"trace {TEXT} {WIDE} {CHANGED} -v --backward --step --time",
     f"trace {TEXT} {WIDE} --validate -v",
@@ -63,44 +60,30 @@ LINES = (
     "trace qwen3 'Ann ran' -v --time --lens --generate 3 --top-k 9 --recheck",
     "trace qwen3 'Ann ran' --chat --positions last",
     "trace qwen3 'Ann ran' -v --lens --ablate layer0.attn.out --generate 2",
-    "trace qwen3 'Ann ran' --scale layer1.mlp.down=3 --lens",
     "trace qwen3 --layer '*.head*' 'Ann ran' --show wte --show logits",
-    "trace qwen3 'Ann ran' --show layer0.attn.weights --show layer0.attn.q_rope --show layer0.attn_wq",
     "trace qwen3 'Ann ran' --lens --target n --top-k 12 --brief",
     "trace qwen3 'Ann ran' -v --layer '*.weights' --show 'layer1.attn.scores[3,2:5]' --show 'logits[-1]'",
-    "trace qwen3 'Ann ran' --validate",
     "diff one.safetensors two.safetensors emma -v --positions all",
     "diff one.safetensors two.safetensors --weights -v",
     "diff qwen3 dump 'Ann ran' -v --positions all",
     "diff qwen3 dump 'Ann ran'",
-    "diff llama_gqa qwen3 --weights",
-    "diff qwen3 qwen3 'Ann ran' -v",
     "diff qwen3 qwen3 --prompts prompts.txt",
-    "diff one.safetensors two.safetensors --prompts emma.txt",
     "diagnose dump qwen3 'Ann ran'",
     "diagnose dump qwen3 'Ann ran' -v",
-    "explain 'layer0.attn.scores[1,3,2]' emma",
     f"explain 'layer1.mlp.down[3,5]' {TEXT} {WIDE} --terms 40",
     f"explain 'probs[3,9]' {TEXT} {WIDE}",
     f"explain 'layer1.attn.weights[3,9,4]' {TEXT} {WIDE} --backward",
-    f"explain 'layer0.attn_wq[3,5]' {TEXT} {WIDE} --backward",
     "explain qwen3 'layer1.attn.q_rope[2,5]' 'Ann ran'",
     "explain qwen3 'logits[-1,A]' 'Ann ran'",
-    "explain qwen3 'layer1.mlp.hidden[2,5]' 'Ann ran'",
     "attribute emma",
     f"attribute {TEXT} {WIDE} --top 4",
     "attribute qwen3 'Ann ran' --target A",
-    "attribute qwen3 'Ann ran' --position 0",
-    "patch emma emmy --target m --against y",
     f"patch {TEXT} {OTHER} {WIDE} --target a --against b",
     f"patch {TEXT} {OTHER} {WIDE} --target 9 --against b --sites 'layer*.attn.head*' --sites embed.tok@2:5",
     "patch --pairs pairs.txt --sites 'layer0.attn.head*' --sites 'layer0.mlp.act@1:3'",
-    "patch qwen3 'Ann ran' 'Ann sat' --target A --against b",
-    "timeline t.jsonl",
     "timeline t.jsonl --event '*'",
     f"inspect {WIDE}",
     "inspect qwen3 --stats --metadata",
-    "inspect llama_gqa",
     "inspect",
     "gradcheck",
     "sample --model t.safetensors",
@@ -114,7 +97,7 @@ def test_every_command_is_among_them():
     assert {line.split()[0] for line in LINES} >= set(PARAMS)
 
 
-@pytest.mark.parametrize("line", some_of(LINES, every=5))
+@pytest.mark.parametrize("line", some_of(LINES, every=4))
 def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
     monkeypatch.chdir(place)
     for width in WIDTHS:
