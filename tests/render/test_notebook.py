@@ -119,19 +119,16 @@ def hostile(plain, tmp_path_factory, decoder_folder):
     return found | dict(decoder_results(load(model), [1, 5, 9, 5], folder))
 
 
-def assert_all(results, check):
-    """Says of which kind a check does not hold."""
-    for kind, result in results.items():
-        try:
-            check(result)
-        except AssertionError as error:
-            raise AssertionError(f"{kind}: {error}") from error
-
-
 def tables_of(result):
     """What it shows without the page of a trace."""
     html = result._repr_html_()
+    assert type(html) is str
     return Parsed(re.sub(r"<iframe[^>]*></iframe>", "", html))
+
+
+@pytest.fixture(scope="module")
+def tables(plain):
+    return {kind: tables_of(result) for kind, result in plain.items()}
 
 
 def page_of(result):
@@ -140,34 +137,25 @@ def page_of(result):
     return Parsed(frame["srcdoc"]), frame
 
 
-def test_a_notebook_that_trusts_nothing_keeps_all_of_it(plain):
-    def check(result):
-        assert type(result._repr_html_()) is str
-        assert sorted(set(stripped_of(tables_of(result)))) == []
-
-    assert_all(plain, check)
+def test_a_notebook_that_trusts_nothing_keeps_all_of_it(tables):
+    assert {kind: found for kind, own in tables.items() if (found := set(stripped_of(own)))} == {}
 
 
-def test_it_has_the_text_of_the_terminal(plain):
+def test_it_has_the_text_of_the_terminal(plain, tables):
     """Every word of it: the terminal lays out the same sections by other code."""
-
-    def check(result):
-        shown = tables_of(result).text()
+    for kind, result in plain.items():
+        shown = tables[kind].text()
         told = {word.strip(STROKES) for word in printed(sections_of(result), 250).split()}
-        assert [word for word in sorted(told) if word not in shown] == []
-
-    assert_all(plain, check)
+        assert [word for word in sorted(told) if word not in shown] == [], kind
 
 
 @pytest.mark.parametrize("theme", PAPERS)
-def test_every_text_is_read_on_white_and_on_black(plain, theme):
-    def check(result):
-        for piece in tables_of(result).pieces:
+def test_every_text_is_read_on_white_and_on_black(tables, theme):
+    for kind, own in tables.items():
+        for piece in own.pieces:
             ink, paper = ink_and_paper(piece, *PAPERS[theme])
             least = 3 if DRAWN.fullmatch(piece.text) else 4.5  # a drawing, a text
-            assert contrast(ink, paper) >= least, (piece.text, ink, paper)
-
-    assert_all(plain, check)
+            assert contrast(ink, paper) >= least, (kind, piece.text, ink, paper)
 
 
 def test_what_is_stripped_and_what_is_hardly_read_is_found():
@@ -180,15 +168,13 @@ def test_what_is_stripped_and_what_is_hardly_read_is_found():
 
 
 def test_hostile_text_is_text_and_is_seen(hostile):
-    def check(result):
+    for kind, result in hostile.items():
         html = result._repr_html_()
-        assert obeyed(html, terminal=False) == set()
+        assert obeyed(html, terminal=False) == set(), kind
         for parsed in (tables_of(result), *(Parsed(f["srcdoc"]) for f in Parsed(html).of("iframe"))):
-            assert [*parsed.of("img"), *parsed.of("b")] == []
-            for tag, attributes in parsed.elements:
-                assert not [name for name in attributes if name.startswith("on")], tag
-
-    assert_all(hostile, check)
+            assert [*parsed.of("img"), *parsed.of("b")] == [], kind
+            names = {name for _, attributes in parsed.elements for name in attributes}
+            assert [name for name in names if name.startswith("on")] == [], kind
     for kind in ("model", "trace", "attribution", "diff", "decoder's trace", "timeline"):
         shown = tables_of(hostile[kind]).text()
         assert "onerror" in shown, kind
@@ -209,8 +195,7 @@ def test_so_does_what_a_caller_derives():
     class Own(Model):
         pass
 
-    own = Own(**vars(init()))
-    assert own._repr_html_() == init()._repr_html_()
+    assert Own(**vars(init()))._repr_html_() == init()._repr_html_()
 
 
 def test_what_is_wrong_with_a_file_is_said(decoder_folder):
@@ -278,16 +263,17 @@ def test_a_trace_goes_to_another_process_without_its_model(plain):
 # --- Folding ------------------------------------------------------------------------------------
 
 
-def test_long_sections_are_folded_above_a_page_sooner(plain):
-    def folded(result):
-        parsed = tables_of(result)
-        is_open = ["open" in attributes for attributes in parsed.of("details")]
-        titles = [p.text for p in parsed.pieces if p.around[-2][0] == "summary" and p.around[-1][0] == "span"]
-        return [title for title, shown in zip(titles, is_open, strict=True) if not shown]
+def folded(result):
+    """The titles of the sections that are closed."""
+    parsed = tables_of(result)
+    is_open = ["open" in attributes for attributes in parsed.of("details")]
+    titles = [p.text for p in parsed.pieces if p.around[-2][0] == "summary" and p.around[-1][0] == "span"]
+    return [title for title, shown in zip(titles, is_open, strict=True) if not shown]
 
+
+def test_long_sections_are_folded_above_a_page_sooner(plain):
     assert folded(plain["trace"]) == ["What the trace reveals", "Backward pass"]
-    assert folded(plain["decoder's trace"]) == []
-    assert folded(plain["diff"]) == []
+    assert folded(plain["decoder's trace"]) == folded(plain["diff"]) == []
     assert len(plain["diff"].events) < LONG
     deep = init(Config(n_layer=8))
     assert folded(deep) == [f"{len(deep.params)} lines"]
