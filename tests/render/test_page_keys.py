@@ -235,6 +235,7 @@ def test_an_address_that_fits_nothing_shows_a_page(page):
     for address in WRONG:
         follow(page, address)
         assert page.locator(".prediction").count() == 1, address
+        assert page.locator(".chip").count() == 0, address
     page.reload()
     page.wait_for_selector("body[data-ready]")
     assert page.locator(".prediction").count() == 1

@@ -56,9 +56,8 @@ def check(page, model, asked):
             for who, array in (("page", arrays[name]), ("command", theirs["forward", name])):
                 worst[who] = max(worst[who], float(np.abs(array - true).max() / size))
             assert worst["page"] <= 1e-12, (own, name, worst)
-        worst["probs"] = max(
-            worst["probs"], float(np.abs(arrays["probs"] - theirs["forward", "probs"]).max())
-        )
+        apart = np.abs(arrays["probs"] - theirs["forward", "probs"]).max()
+        worst["probs"] = max(worst["probs"], float(apart))
         assert worst["probs"] <= 1e-6, (own, worst)
     print(f"{len(asked)} runs, farthest from float64 for an array's size:", worst)
 
@@ -199,17 +198,15 @@ def test_a_command_shows_the_number_of_a_run_with_a_head_taken_out_and_none_does
     assert page.locator(".again").count() == 0
 
 
-@pytest.mark.parametrize("address", ["", "#layer0.attn.q[1,2]&text=olivia&off=layer0.attn.head1"])
-def test_a_page_of_a_run_with_interventions_shows_that_run_and_no_other(page_of, page_file, address):
+def test_a_page_of_a_run_with_interventions_shows_that_run_and_no_other(page_of, page_file):
     words = ("trace", "emma", "--ablate", "layer0.attn.head2", "--scale", "layer0.mlp.act=2")
-    page = page_of(page_file(*words), address)
+    page = page_of(page_file(*words), "#layer0.attn.q[1,2]&text=olivia&off=layer0.attn.head1")
     assert page.inner_text("#live") == "Traced with interventions: the page shows this run and runs no other."
     assert page.locator("#text, .taken, #slider").count() == 0
     follow(page, "#logits[3,2]")
-    traced = trace(init(), "emma", values=True, interventions=[
-        Intervention("ablate", "layer0.attn.head2"), Intervention("scale", "layer0.mlp.act", 2.0)
-    ])  # fmt: skip
-    assert float(page.inner_text("#explained-value")) == traced.arrays["forward", "logits"][3, 2]
+    changes = [Intervention("ablate", "layer0.attn.head2"), Intervention("scale", "layer0.mlp.act", 2.0)]
+    logits = trace(init(), "emma", interventions=changes)["logits"]
+    assert float(page.inner_text("#explained-value")) == logits[3, 2]
     assert page.inner_text(".explain").endswith("--show 'logits[3,2]' in place of --html shows the number.")
 
 
@@ -241,8 +238,18 @@ def test_the_command_above_is_that_of_what_is_shown(page_at):
     assert command.inner_text() == own
 
 
-def test_a_slider_changes_one_parameter(page_of, page_file):
+def test_a_slider_is_dragged_all_the_way_and_changes_one_parameter(page_of, page_file):
     page, model = page_of(page_file("trace", "emma"), "#wte[13,4]"), init()
+    box = page.locator("#slider").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for step in range(1, 5):
+        page.mouse.move(box["x"] + box["width"] * (0.5 + step / 10), box["y"] + box["height"] / 2)
+    page.mouse.up()
+    assert float(page.inner_text("#explained-value")) == pytest.approx(0.8, abs=0.1)
+    assert page.inner_text("output[for=slider]") == page.inner_text("#explained-value")
+    page.go_back()
+    assert page.locator(".chip").count() == 0
     page.locator("#slider").fill("0.75")
     model.params["wte"][13, 4] = 0.75
     for _ in range(2):
@@ -254,20 +261,6 @@ def test_a_slider_changes_one_parameter(page_of, page_file):
         page.wait_for_selector("body[data-ready]")
     page.click("text=wte[13,4] = 0.75 ×")
     assert float(page.inner_text("#explained-value")) == float(init().params["wte"][13, 4])
-
-
-def test_a_slider_is_dragged_all_the_way(page_at):
-    page = page_at("trace", "emma", address="wte[13,4]")
-    box = page.locator("#slider").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    for step in range(1, 5):
-        page.mouse.move(box["x"] + box["width"] * (0.5 + step / 10), box["y"] + box["height"] / 2)
-    page.mouse.up()
-    assert float(page.inner_text("#explained-value")) == pytest.approx(0.8, abs=0.1)
-    assert page.inner_text("output[for=slider]") == page.inner_text("#explained-value")
-    page.go_back()
-    assert page.locator(".chip").count() == 0
 
 
 REFUSED = {
