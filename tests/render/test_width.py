@@ -65,6 +65,7 @@ LINES = (
     "trace qwen3 'Ann ran' -v --layer '*.weights' --show 'layer1.attn.scores[3,2:5]' --show 'logits[-1]'",
     "diff one.safetensors two.safetensors emma -v --positions all",
     "diff one.safetensors two.safetensors --weights -v",
+    "diff llama_gqa qwen3 --weights",
     "diff qwen3 dump 'Ann ran' -v --positions all",
     "diff qwen3 dump 'Ann ran'",
     "diff qwen3 qwen3 --prompts prompts.txt",
