@@ -177,10 +177,7 @@ REFUSED = {
     "no layers": (["--layers", "first"], ["--layers", "'first'"]),
     "a raised 2": (["--layers", "²"], ["--layers", "expected something like 3-5 or 0,7", "²"]),
     "a huge layer": (["--layers", "0-99999999999"], ["--layers", "'0-99999999999'"]),
-    "too many layers": (["--layers", "0-999999999"], ["--layers 0-999999999", "0 to 1"]),
-    "backwards and more": (["--layers", "1-0,0"], ["--layers 1-0,0"]),
     "half a range": (["--layers", "3-"], ["--layers", "'3-'"]),
-    "nothing": (["--layers", ""], ["--layers", "''"]),
     "a comma too many": (["--layers", "0,"], ["--layers", "'0,'"]),
     "a loss that is none": (["--layer", "loss", "--positions", "last"], ["last position has no loss"]),
     "layer and layers": (["--layers", "0", "--layer", "logits"], ["--layer ", "--layers"]),
@@ -188,7 +185,6 @@ REFUSED = {
     "no positions": (["--positions", "some"], ["--positions", "'some'"]),
     "fail on": (["--fail-on", "everything"], ["--fail-on", "'everything'"]),
     "generate": (["--generate", "0"], ["--generate"]),
-    "not a temperature": (["--generate", "2", "--temperature", "nan"], ["temperature", "nan"]),
     "temperature alone": (["--temperature", "0.5"], ["temperature", "--generate"]),
     "no event": (["--layer", "layer9.*"], ["'layer9.*' matches no event"]),
     "no counterpart": (["--layer", "moe_router"], ["no counterpart"]),
@@ -352,8 +348,8 @@ def test_save_and_values_hold_the_arrays_of_the_trace(model, tmp_path):
 
 @pytest.fixture
 def written(decoder_folder, tmp_path):
-    """The files of models: a folder, a GGUF file and a link to it, one in parts, a microGPT, and a folder whose
-    weights stand behind a link, as the cache of huggingface_hub has them."""
+    """The files of models: a folder, a GGUF file and a link to it, one in parts, a microGPT, and a folder
+    whose weights stand behind a link, as the cache of huggingface_hub has them."""
     pytest.importorskip("gguf")
     config, weights = CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa")
     write_gguf(tmp_path / "m.bin", config, weights)

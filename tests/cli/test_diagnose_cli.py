@@ -28,17 +28,17 @@ def diagnose(folder, *args, **options):
     return microgpt("diagnose", *args, cwd=folder, **options)
 
 
-def test_a_right_dump_is_clean(folder):
-    done = diagnose(folder, "right", "m")
-    assert done.code == 0
-    assert "The 40 operations judged (of 41) follow from their own inputs" in done.out
-
-
 @pytest.mark.parametrize("dump", ["right", "wrong", "eight"])
 def test_the_document_fits_its_schema(folder, dump):
     document = valid(diagnose(folder, dump, "m", "--json").out, "diagnose")
     assert document["clean"] == (dump == "right")
     assert document["tokens"] == list(TOKENS)
+
+
+def test_a_right_dump_is_clean(folder):
+    done = diagnose(folder, "right", "m")
+    assert done.code == 0
+    assert "The 40 operations judged (of 41) follow from their own inputs" in done.out
 
 
 def test_a_fault_ends_with_1_and_names_the_cause(folder):
@@ -55,10 +55,7 @@ def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):
     said = " ".join(done.out.split())
     print(done.out)
     assert done.code == 1
-    assert (
-        "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8` judges by that"
-        in said
-    )
+    assert "No fault is named: the errors look like rounding of 8-bit inputs `--compute q8`" in said
     assert "First wrong" not in said
     asked = diagnose(folder, "eight", "m", "--compute", "q8")
     assert asked.code == 0
@@ -74,22 +71,14 @@ def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
     assert document["first_wrong"] == "layer0.attn.q"
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_no_line_is_longer_than_the_terminal(folder, width):
-    lines = diagnose(folder, "wrong", "m", width=width).out.splitlines()
-    assert max(map(len, lines)) <= width
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "a dump and a model are needed"),
         (("right",), "a dump and a model are needed"),
         (("m", "right"), "expected a dump, found a decoder model"),
         (("right", "right"), "expected a model"),
         (("nothing", "m"), "nothing"),
         (("right", "m", "--tokens", "1,2"), "tokens"),
-        (("right", "m", "--compute", "int4"), "int4"),
         (("right", "m", "--layout", "layer0.attn.q=XY"), "XY"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,35 +72,22 @@ def test_exit_codes_and_verdict(sides, a, b, code, words):
     assert (words or "The same") in result.out
 
 
-@pytest.mark.parametrize("a_b", [("good", "bad"), ("model", "nan"), ("micro1", "micro2"), ("good", "good")])
-def test_json_fits_its_schema(sides, a_b):
-    result = diff(sides, *a_b, "--json")
-    found = valid(result.out, "diff")
-    assert (found["schema"], found["agree"]) == ("microgpt.diff/1", result.code == 0)
-
-
-def test_json_of_weights_and_of_prompts_fits_its_schema(sides, tmp_path):
-    prompts = tmp_path / "p.txt"
-    prompts.write_text("emma\nolivia\n")
-    for more, kind in ((["--weights"], "weights"), (["--prompts", prompts], "prompts")):
-        result = diff(sides, "micro1", "micro2", *more, "--json")
-        found = valid(result.out, "diff", *more)
-        assert (found["schema"], result.code) == (f"microgpt.{kind}/1", 1)
-
-
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("more", [[], ["--verbose"], ["--positions", "all"]], ids=str)
-def test_no_line_is_longer_than_the_screen(sides, width, more):
-    for a, b in (("model", "bad"), ("model", "nan"), ("micro1", "micro2")):
-        lines = diff(sides, a, b, *more, width=width).out.splitlines()
-        print(max(lines, key=len))
-        assert max(map(len, lines)) <= width
-
-
-def test_a_terminal_without_unicode_gets_ascii(sides):
-    result = diff(sides, "model", "nan", "--positions", "all", encoding="ascii")
-    assert (result.code, result.out.isascii()) == (1, True)
-    assert "\x1b" not in diff(sides, "good", "bad", NO_COLOR="1").out
+@pytest.mark.parametrize(
+    ("a", "b", "more", "kind"),
+    [
+        ("model", "nan", [], "diff"),
+        ("good", "good", [], "diff"),
+        ("micro1", "micro2", ["--weights"], "weights"),
+        ("micro1", "micro2", ["--prompts", "p.txt"], "prompts"),
+    ],
+)
+def test_documents_fit_their_schemas(sides, tmp_path, monkeypatch, a, b, more, kind):
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("emma\nolivia\n")
+    result = diff(sides, a, b, *more, "--json")
+    found = valid(result.out, "diff", *more)
+    assert (found["schema"], result.code) == (f"microgpt.{kind}/1", int(a != b))
+    assert found.get("agree", a == b) == (a == b)
 
 
 def test_layer_positions_and_verbose(sides):
@@ -133,17 +121,13 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
     ("args", "words"),
     [
         (["{model}"], ["two sides are needed"]),
-        (["{model}", "missing.npz"], ["missing.npz"]),
         (["{model}", "{micro1}"], ["decoder", "microgpt"]),
         (["{model}", "{good}", "--tokens", "1,2"], ["other tokens"]),
-        (["{model}", "{good}", "--tokens", "1,x"], ["--tokens"]),
-        (["{model}", "{model}", "--tokens", "999"], ["999"]),
         (["{model}", "{good}", "--layer", "nothing"], ["nothing"]),
         (["{model}", "{good}", "--positions", "99"], ["99"]),
         (["{model}", "{good}", "--compute", "int4"], ["--compute"]),
         (["{model}", "{good}", "--compute", "bf16", "--rtol", "1"], ["exclude each other"]),
         (["{model}", "{good}", "--factor", "2"], ["factor"]),
-        (["{model}", "{good}", "--rtol", "-1"], ["--rtol"]),
         (["{model}", "{good}", "--layout", "x"], ["--layout", "GLOB=LETTERS"]),
         (["{model}", "{good}", "--map", "missing.toml"], ["missing.toml"]),
         (["{model}", "{good}", "--weights"], ["--weights is for two models"]),

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.cells import cell_len
 from support.commands import microgpt, refused
 from support.documents import valid
 from support.real_model import SMOLLM2, needs_smollm2
 from support.terminal import printed
 
-from microgpt_trace import Model, init, save, train
+from microgpt_trace import Model, init
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.documents.schemas import schema_of_document
 from microgpt_trace.render.patching import patch_sections
@@ -22,10 +21,10 @@ EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, checkpoints):
     """A trained model `m.safetensors`, and files of pairs."""
     root = tmp_path_factory.mktemp("patch")
-    save(train(steps=300), root / "m.safetensors")
+    (root / "m.safetensors").symlink_to(checkpoints["trained"])
     (root / "pairs").write_text("# names\nanna\talma\te\tk\nemma\temmy\n")
     (root / "lengths").write_text("anna\talma\nemmas\temmys\n")
     (root / "short").write_text("anna\talma\nemma\n")
@@ -68,16 +67,6 @@ def test_the_model_is_named_in_two_ways(folder, arguments):
     assert sum(line[:2] == ["layer", "0"] for line in lines) == 1
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-@pytest.mark.parametrize("args", [("christopher", "kristopherr"), ("--pairs", "pairs")])
-def test_no_line_is_longer_than_the_terminal(folder, width, encoding, args):
-    done = run(folder, *args, "--target", "e", "--against", "a", *EVERY_TABLE, width=width, encoding=encoding)
-    assert done.code == 0, done.err
-    assert max(map(cell_len, done.out.splitlines())) <= width
-    assert done.out.isascii() == (encoding == "ascii")
-
-
 @pytest.mark.parametrize(
     ("kind", "args"),
     [
@@ -96,10 +85,8 @@ def test_documents_fit_their_schemas(folder, kind, args):
 
 
 def test_the_document_tells_what_the_library_computes(folder, tmp_path):
-    done = run(
-        folder, "emma", "emmy", "--target", "m", "--against", "y", "--out", tmp_path / "p.json", "--json"
-    )
-    assert done.out == ""
+    asked = ("emma", "emmy", "--target", "m", "--against", "y", "--json")
+    assert run(folder, *asked, "--out", tmp_path / "p.json").out == ""
     document = json.loads((tmp_path / "p.json").read_text())
     result = patch(init(), "emma", "emmy", target="m", against="y")
     assert document == json.loads(result_json(result))
@@ -109,9 +96,8 @@ def test_the_document_tells_what_the_library_computes(folder, tmp_path):
 
 
 def test_values_that_are_not_finite_are_shown_and_serialised():
-    result = patch(
-        init(), "emma", "emmy", target="m", against="y", sites=["embed.norm", "*.head*", "embed.tok@1"]
-    )
+    sites = ["embed.norm", "*.head*", "embed.tok@1"]
+    result = patch(init(), "emma", "emmy", target="m", against="y", sites=sites)
     values = [np.nan, np.inf, -np.inf, 12345.6, -0.001]
     cells = [replace(c, restored=v, difference=v) for c, v in zip(result.cells, values * 2, strict=True)]
     result = replace(result, cells=tuple(cells))
@@ -169,27 +155,20 @@ TWO = ("--target", "e", "--against", "k")
     [
         ((), "two texts are needed, CLEAN and CORRUPT"),
         (("emma",), "found 1 argument"),
-        (("m.safetensors", "emma"), "two texts are needed"),
         (("m.safetensors", "emma", "emmy", "anna"), "found 4 arguments"),
         (("nothing", "emma", "emmy"), "nothing: no such model, to read 'emma'"),
         (("m.safetensors", "emma", "emmy", "--model", "m.safetensors"), "two models"),
         (("m.safetensors", "emma", "emmy", "--seed", "3"), "--seed"),
         (("emma", "emmys"), "5 and 6 tokens and cannot be patched position by position: BOS e m m a | BOS e"),
         (("emma", "Emma"), "the same tokens"),
-        (("emma", "emmé"), "'é'"),
         (("emma", "emmy", "--target", "ab"), "'ab'"),
         (("emma", "emmy", "--target", "a", "--against", "a"), "both a"),
         (("emma", "emmy", *TWO, "--position", "9"), "position 9"),
         (("emma", "emmy", *TWO, "--position", "3"), "up to there both texts are the same"),
-        (("emma", "emmy", *TWO, "--position", "x"), "'x'"),
         (("emma", "emmy", *TWO, "--sites", "probs"), "computed after the logits"),
         (("emma", "emmy", *TWO, "--sites", "wte"), "a parameter"),
         (("emma", "emmy", *TWO, "--sites", "embed.tok@9"), "position 9 of embed.tok"),
-        (("emma", "emmy", *TWO, "--sites", ""), "expected NAME"),
-        (("emma", "emmy", "--n-head", "2"), "--n-head"),
         (("emma", "emmy", "--rope-pairs", "halves"), "--rope-pairs"),
-        (("emma", "emmy", "--out", "no/such/file"), "no/such"),
-        (("--pairs", "nothing"), "nothing: no such file"),
         (("--pairs", "m.safetensors"), "expected UTF-8"),
         (("--pairs", "short", *TWO), "short, line 2: expected CLEAN<TAB>CORRUPT"),
         (("--pairs", "three"), "three, line 1: expected CLEAN<TAB>CORRUPT"),

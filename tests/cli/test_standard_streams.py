@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
-from support.commands import process, refused
+from support.commands import microgpt, process, refused
 from support.sweeps import some_of
 
 from microgpt_trace import init, save
@@ -31,15 +31,9 @@ def shell(script, folder, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "words", ["--help", "trace --help", "--version", "trace emma", "trace --json -v --values"]
-)
-def test_a_reader_that_leaves_is_no_failure(words, tmp_path):
-    result = shell(f"{MICROGPT} {words} | true", tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
 CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
+FULL = CLOSED.replace("Bad file descriptor", "No space left on device")
+SAVED = "saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n"
 
 
 @pytest.mark.parametrize(
@@ -47,17 +41,26 @@ CLOSED = "microgpt: cannot write the output (Bad file descriptor)\n"
     some_of([
         ("trace emma", ">&-", 1, CLOSED, []),
         ("--help", ">&-", 1, CLOSED, []),
-        ("trace emma --out t.txt", ">&-", 0, "", ["t.txt"]),  # nothing was to go there
+        ("trace emma --save a.safetensors", ">&-", 1, f"{SAVED}{CLOSED}", ["a.safetensors"]),
+        ("trace emma --json", ">&-", 1, CLOSED, []),
+        ("trace emma --json", ">/dev/full", 1, FULL, []),
+        ("trace José", ">&- 2>&-", 2, "", []),
+        ("trace --json -v --values", "| true", 0, "", []),
+        ("--help", "| true", 0, "", []),
+        ("trace --json -v --values", "| head -c 5", 0, "", []),
+        ("trace emma", "2>&1 | true", 0, "", []),
         ("trace emma --out t.txt --save a.safetensors", "2>&- >&- <&-", 0, "", ["a.safetensors", "t.txt"]),
-        ("train --steps 3", ">&- 2>&-", 1, "", ["microgpt.safetensors"]),
-        ("trace emma", "2>&-", 0, "", []),
-        ("trace José", "2>&-", 2, "", []),
+        ("trace emma --out t.txt", ">&-", 0, "", ["t.txt"]),  # nothing was to go there
         ("trace José", "2>/dev/full", 2, "", []),
+        ("trace José", "2>&-", 2, "", []),
+        ("train --steps 3", ">&- 2>&-", 1, "", ["microgpt.safetensors"]),
         ("train --steps 3", "2>&-", 0, "", ["microgpt.safetensors"]),
-        ("trace emma", ">/dev/full 2>&1", 1, "", []),
+        ("trace emma", ">/dev/full 2>/dev/full", 1, "", []),
+        ("trace José", "2>&1 | true", 2, "", []),
     ], every=2),
 )  # fmt: skip
-def test_closed_and_full_streams(words, streams, code, error, files, tmp_path):
+def test_streams_that_are_closed_or_full_or_have_no_reader(words, streams, code, error, files, tmp_path):
+    """Python's own code is 120 where it cannot write what is left."""
     result = shell(f"{MICROGPT} {words} {streams}", tmp_path)
     print(result.returncode, result.stderr)
     assert (result.returncode, result.stderr) == (code, error)
@@ -69,13 +72,6 @@ def test_what_is_said_on_a_closed_stderr_goes_into_no_file(tmp_path):
     result = shell(f"{MICROGPT} trace EMMA --save a.safetensors 2>&-", tmp_path)
     assert result.returncode == 0
     assert load_file(tmp_path / "a.safetensors")["logits"].shape == (5, 27)
-
-
-def test_results_and_files_of_a_command_whose_stdout_is_closed(tmp_path):
-    result = shell(f"{MICROGPT} trace emma --save a.safetensors >&-", tmp_path)
-    assert result.returncode == 1
-    assert result.stderr == f"saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n{CLOSED}"
-    assert len(load_file(tmp_path / "a.safetensors")) == 17
 
 
 # --- Signals ----------------------------------------------------------------------------------
@@ -139,13 +135,13 @@ sys.meta_path.insert(0, Signalled())
 INT, TERM = signal.SIGINT, signal.SIGTERM
 MOMENTS = [
     (INT, "trace emma", "microgpt_trace.cli"), (INT, "trace emma", "numpy.linalg"), (INT, "--help", "typer"),
-    (INT, "trace emma --plot a.svg", "matplotlib.figure"), (INT, "survey --out a", "fasteners"),
-    (INT, "train --log log", "microgpt_trace.cli.trainer"), (TERM, "train --log log", "numpy"),
+    (INT, "trace emma --plot a.svg", "matplotlib.figure"), (TERM, "train --log log", "numpy"),
+    (INT, "survey --out a", "fasteners"), (INT, "train --log log", "microgpt_trace.cli.trainer"),
     (INT, "train --resume a", "microgpt_trace.cli.train"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "words", "module"), MOMENTS)
+@pytest.mark.parametrize(("number", "words", "module"), some_of(MOMENTS, every=2))
 def test_a_signal_while_modules_load_leaves_neither_words_nor_files(number, words, module, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT)
     place = tmp_path / "place"
@@ -185,7 +181,7 @@ TARGETS = [
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights as Linux has them")
-@pytest.mark.parametrize("command", some_of(TARGETS, every=3))
+@pytest.mark.parametrize("command", some_of(TARGETS, every=4))
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp_path):
     shut, model = tmp_path / "shut", tmp_path / "m.safetensors"
     shut.mkdir(mode=0o555)
@@ -205,8 +201,6 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(command, tmp
 
 @pytest.mark.parametrize("command", ["trace emma --save -", "trace emma --save-aprt -", "train --log -"])
 def test_a_dash_is_no_name_of_a_file(command, tmp_path, monkeypatch):
-    from support.commands import microgpt
-
     monkeypatch.chdir(tmp_path)
     refused(microgpt(command), "expected the name of a file")
     assert list(tmp_path.iterdir()) == []

@@ -12,17 +12,17 @@ from rich.cells import cell_len
 from support.commands import microgpt, refusal
 from support.documents import valid
 
-from microgpt_trace import init, load, read_survey, save, train
+from microgpt_trace import init, read_survey, save
 from microgpt_trace.surveying.imatrix import read_imatrix
 
 TEXTS = ["Ann ran", "a man and a red\tear", "\x1b[31mred\u202e", "rare", "a", "near a dam"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, decoder_folder):
+def place(tmp_path_factory, decoder_folder, checkpoints):
     """A trained microGPT, a decoder, and what they may read."""
     folder = tmp_path_factory.mktemp("place")
-    save(train(init(), steps=200), folder / "microgpt.safetensors")
+    (folder / "microgpt.safetensors").symlink_to(checkpoints["trained"])
     save(init(seed=7), folder / "seven.safetensors")
     (folder / "decoder").symlink_to(decoder_folder())
     (folder / "names.txt").write_text("emma\nolivia\n\nÉva\nava\nabcdefghijklmnopqrst\nmia\nzoe\n")
@@ -38,23 +38,26 @@ def run(place, words, **how):
     return done.out
 
 
-@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
     "words",
     [
         "microgpt.safetensors names.txt --top 2 --histograms '*'",
-        "microgpt.safetensors names.txt --top 2 --verbose",
+        "microgpt.safetensors names.txt --verbose",
         "decoder texts.txt --top 2 --histograms '*' --events '*'",
         "decoder texts.txt --max-tokens 3 --verbose",
     ],
 )
-def test_what_is_shown_has_room(place, words, width):
-    out = run(place, words, width=width)
-    assert max(map(cell_len, out.splitlines())) <= width
-    assert "\x1b" not in out
-    assert "\u202e" not in out
-    titles = ["Predictions", "Residual stream", "What heads look at", "Channels"]
-    assert [title for title in titles if title not in out] == []
+def test_what_is_shown_has_room_and_the_document_follows_its_schema(place, words):
+    for width in (80, 120):
+        out = run(place, words, width=width)
+        assert max(map(cell_len, out.splitlines())) <= width
+        assert not {"\x1b", "\u202e"} & set(out)
+        titles = ["Predictions", "Residual stream", "What heads look at", "Channels"]
+        assert [title for title in titles if title not in out] == []
+    document = valid(run(place, f"{words.replace('--verbose', '')} --json"), "survey")
+    assert document["whole"] is True
+    assert len(document["events"]) > 15
+    assert [head["role"] for head in document["heads"]] != []
 
 
 def test_what_is_left_out_is_counted_with_the_first(place):
@@ -83,14 +86,6 @@ def test_even_attention_is_told_of_every_window(place, decoder_folder):
     assert [narrow.split(",")[0], whole.split(",")[0]] == [f"entropy {own:.2f}" for own in entropies]
 
 
-def test_a_document_follows_its_schema(place):
-    for words in ("microgpt.safetensors names.txt", "decoder texts.txt --top 1 --histograms '*'"):
-        document = valid(run(place, f"{words} --json"), "survey")
-        assert document["whole"] is True
-        assert len(document["events"]) > 15
-        assert [head["role"] for head in document["heads"]] != []
-
-
 @pytest.mark.parametrize("corpus", ["texts.txt", "texts.jsonl.gz --field said", "'tex*.txt'"])
 def test_a_corpus_is_the_same_in_any_form(place, corpus):
     document = json.loads(run(place, f"decoder {corpus} --json"))
@@ -115,10 +110,10 @@ def test_a_survey_is_kept_shown_and_merged(place):
     run(place, "2.survey.safetensors 1.survey.safetensors --out both.survey.safetensors --force")
     files = [(place / f"{name}.survey.safetensors").read_bytes() for name in ("whole", "both")]
     assert files[0] == files[1]
-    assert "a part: the corpus has 3,000 documents" in run(place, "1.survey.safetensors")
-    assert refusal("survey", place / "1.survey.safetensors", place / "1.survey.safetensors") == (
-        f"{place / '1.survey.safetensors'}: named twice"
-    )
+    part = place / "1.survey.safetensors"
+    assert "a part: the corpus has 3,000 documents" in run(place, part.name)
+    assert refusal("survey", part, part) == f"{part}: named twice"
+    assert "What heads look at" in read_survey(part)._repr_html_()
 
 
 @pytest.mark.parametrize("output", ["", " --imatrix-output"])
@@ -147,16 +142,9 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
         ("decoder texts.txt --events nothing", "'nothing' matches no event"),
         ("decoder texts.jsonl.gz", "texts.jsonl.gz:1: "),
         ("names.txt --imatrix-output", "--imatrix-output means nothing without --imatrix"),
-        (
-            "microgpt.safetensors names.txt --out microgpt.safetensors --force",
-            "for surveys, and this is none",
-        ),
-        (
-            "decoder texts.txt --imatrix texts.txt --force",
-            "--force is for importance matrices, and this is none",
-        ),
+        ("decoder texts.txt --out texts.txt --force", "for surveys, and this is none"),
+        ("decoder texts.txt --imatrix texts.txt --force", "for importance matrices, and this is none"),
         ("decoder texts.txt --out x.gguf --imatrix ./x.gguf", "--out and --imatrix: x.gguf cannot be both"),
-        ("nothing.gguf texts.txt", "nothing.gguf: no such file"),
     ],
 )
 def test_a_bad_request_is_one_line(place, words, message, monkeypatch):
@@ -169,31 +157,19 @@ def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
     monkeypatch.chdir(place)
     run(place, "--limit 5 --out five.survey.safetensors --force")
     run(place, "decoder texts.txt --imatrix j.gguf")
-    for words in (
-        "five.survey.safetensors --limit 3",
-        "j.gguf --verbose",
-        "five.survey.safetensors names.txt",
-    ):
+    for words in ("five.survey.safetensors --limit 3", "j.gguf --verbose", "j.gguf names.txt"):
         assert refusal(f"survey {words}")
     assert "exists already" in refusal("survey --limit 5 --out five.survey.safetensors")
 
 
 def test_seeds_are_of_the_sample_or_of_the_model(place):
     seven = json.loads(run(place, "--seed 7 --limit 50 --json"))
-    assert (
-        seven["fingerprint"] == json.loads(run(place, "seven.safetensors --limit 50 --json"))["fingerprint"]
-    )
+    of_file = json.loads(run(place, "seven.safetensors --limit 50 --json"))
+    assert seven["fingerprint"] == of_file["fingerprint"]
     samples = [json.loads(run(place, f"--sample 40 --seed {seed} --json")) for seed in (1, 1, 2)]
     prints = [sample["corpus_fingerprint"] for sample in samples]
     assert prints[0] == prints[1] != prints[2]
     assert samples[0]["fingerprint"] == samples[2]["fingerprint"]
-
-
-def test_a_survey_shows_itself(place):
-    run(place, "--limit 20 --out shown.survey.safetensors --force")
-    html = read_survey(place / "shown.survey.safetensors")._repr_html_()
-    assert "What heads look at" in html
-    assert load(place / "seven.safetensors")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

