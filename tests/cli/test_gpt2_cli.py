@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 from support.apr_files import apr_bytes, tiny_model, without
-from support.commands import microgpt, refusal
+from support.commands import microgpt, refusal, refused
 from support.documents import valid, valid_lines
 from support.explanations import sampled
-from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, IN_GGUF, gpt2_events, tiny_gpt2, write_gpt2_gguf
+from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
@@ -55,16 +55,57 @@ def variant(tmp_path, weights=None, dtype="F32", **changes):
     return folder
 
 
+# --- What each command says ------------------------------------------------------------------------
+
+SAID = {  # of {0}, the GPT-2, and of the files of the fixture
+    f"trace {{0}} {IDS} -v --lens --recheck": [],
+    f"trace {{0}} {IDS} --positions last --ablate layer0.attn.head1 --ablate embed.pos": [],
+    f"trace {{0}} {IDS} --ablate-mean layer1.mlp.norm --scale layer1.mlp.act=2 --layer *norm": [],
+    f"trace {{0}} {IDS} --validate": ["43 of 43 events are what the computation uses"],
+    f"trace {{erf}} {IDS}": [
+        "~0: GELU outputs within",
+        "bias subtracted and the gain divided out, every row has RMS 1",
+        "a norm's L2 tells of its gain and bias",
+        "2 layers instead of 1, GELU in place of ReLU, LayerNorm in place of RMSNorm, a gain",
+    ],
+    f"trace {{gguf}} {IDS} -v --generate 4 --recheck": ["positions learned"],
+    "trace {0} hello --generate 8 --recheck": ["6 of 6 hold, 1 not checked"],
+    "trace {0} hello --generate 11 --recheck": [],  # the longest continuation
+    f"trace {{0}} {IDS} --patch layer0.attn.out={{saved}} --layer logits": ["mean KL 0"],
+    f"trace {{0}} {IDS} --add layer0.mlp.residual={{row}} --layer logits": ["→"],
+    f"explain {{0}} layer0.attn.norm[3,5] {IDS}": ["(embed.sum[3,5] - mean) / rms"],
+    "inspect {0} --stats --metadata": ["positions learned", "36 of 36 tensors"],
+    "inspect {gguf} --stats --metadata": ["positions learned", "36 of 36 tensors"],
+    f"diff {{0}} {{0}} {IDS}": ["number for number: all 35 events"],
+    f"diff {{0}} {{gguf}} {IDS}": ["The same", "all 35 events"],  # number for number, as the BLAS adds up
+    "diff {0} {gguf} --weights": ["The same, number for number: all 36 parameters"],
+    "diff {0} {half} --weights": ["36 parameters"],
+    "diff {saved} {0}": ["number for number: all 43 events"],
+    "diagnose {saved} {0}": ["All 43 operations follow"],
+    f"diff {{aprt}} {{0}} {IDS}": ["agree, number for number"],
+    f"diagnose {{aprt}} {{0}} {IDS}": ["follow from their own inputs"],
+    "patch {0} hello jello --target z --against E": ["Self-check holds"],
+}
+
+
+@pytest.fixture(scope="module")
+def files(gpt2, gguf, saved, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    np.save(folder / "row.npy", np.ones(32, np.float32))
+    works(f"trace {gpt2()[0]} {IDS} --save-aprt {folder / 'aprt'}")
+    return {
+        "erf": gpt2("gpt2_erf")[0], "gguf": gguf("gpt2"), "saved": saved, "row": folder / "row.npy",
+        "half": variant(folder, dtype="BF16"), "aprt": folder / "aprt",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_what_a_command_says_is_true_of_this_architecture(gpt2, files, line):
+    out = " ".join(works(line.format(gpt2()[0], **files)).split())
+    assert [words for words in SAID[line] if words not in out] == []
+
+
 # --- trace ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options",
-    ["", "-v", "--lens", "--recheck", "--positions last", "--ablate layer0.attn.head1", "--validate",
-     "--ablate embed.pos", "--ablate-mean layer1.mlp.norm", "--scale layer1.mlp.act=2", "--layer *norm"],
-)  # fmt: skip
-def test_trace(gpt2, options):
-    works(f"trace {gpt2()[0]} {IDS} {options}")
 
 
 @pytest.mark.parametrize("case", GPT2S)
@@ -83,66 +124,24 @@ def greedy(case, count):
     return tokens[len(TOKENS) :]
 
 
-def test_a_continuation_from_the_cache_is_checked(gpt2):
-    out = " ".join(works(f"trace {gpt2()[0]} hello --generate 8 --recheck").split())
-    print(re.search(r"decode steps equal .*?\)", out)[0])
-    assert "6 of 6 hold, 1 not checked" in out
-
-
-@pytest.mark.parametrize("case", IN_GGUF)
-def test_trace_of_a_gguf(gguf, case):
-    assert "positions   learned" in works(f"trace {gguf(case)} {IDS} -v --generate 4 --recheck")
-
-
-def test_what_a_run_reveals_is_true_of_this_architecture(gpt2):
-    out = " ".join(works(f"trace {gpt2('gpt2_erf')[0]} {IDS}").split())
-    assert "~0: GELU outputs within" in out
-    assert "bias subtracted and the gain divided out, every row has RMS 1" in out
-    assert "a norm's L2 tells of its gain and bias" in out
-    assert "2 layers instead of 1, GELU in place of ReLU, LayerNorm in place of RMSNorm, a gain" in out
-
-
-def test_every_event_is_used(gpt2):
-    assert "43 of 43 events are what the computation uses" in works(f"trace {gpt2()[0]} {IDS} --validate")
-
-
-def test_patch_and_add_from_a_saved_trace(gpt2, saved, tmp_path):
-    same = works(f"trace {gpt2()[0]} {IDS} --patch layer0.attn.out={saved} --layer logits")
-    assert "mean KL 0" in same
-    row = tmp_path / "row.npy"
-    np.save(row, np.ones(32, np.float32))
-    assert "→" in works(f"trace {gpt2()[0]} {IDS} --add layer0.mlp.residual={row} --layer logits")
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("trace {} helloworldhelloworld", ("20 tokens", "holds 16")),
-        ("trace {} h --generate 16", ("1 token and 16 to generate", "holds 16")),
         ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "holds 16")),
         (f"trace {{}} {IDS} --backward", ("--backward",)),
         (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
     ],
 )
 def test_what_does_not_fit_is_one_line(gpt2, line, words):
-    refusal(*line.format(gpt2()[0]).split())
-    for word in words:
-        assert word in refusal(*line.format(gpt2()[0]).split())
-
-
-def test_the_longest_continuation(gpt2):
-    works(f"trace {gpt2()[0]} hello --generate 11 --recheck")
-
-
-def test_apr_refuses_it_by_name(tmp_path):
-    (tmp_path / "m.apr").write_bytes(apr_bytes(without(architecture="gpt2"), tiny_model()[0]))
-    assert "gpt2" in refusal("trace", tmp_path / "m.apr", *IDS.split())
+    refused(microgpt(line.format(gpt2()[0])), *words)
 
 
 REFUSED = {
     "h.1.attn.c_attn.bias": (None, {}, "'layer1.attn_bq' is missing"),
     "ln_f.bias": (None, {}, "'final_bnorm' is missing"),
     "wpe.weight": (None, {}, "'wpe' is missing"),
+    "c_fc.bias": (None, {}, "a gpt2 has a bias 'layer0.mlp_bup', which is not there"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q and 32 each of k and v"),
     "wte.weight": (np.copy, {"activation_function": "mish"}, "only 'gelu_new', 'gelu', 'relu' and 'silu'"),
@@ -152,31 +151,28 @@ REFUSED = {
 }
 
 
+def spoiled(ending, change=None, **changes):
+    """The config and the weights, of which those with this ending are changed, or left out."""
+    config, weights = tiny_gpt2("gpt2")
+    found = {n: array for n, array in weights.items() if n.endswith(ending)}
+    weights = {n: array for n, array in weights.items() if n not in found}
+    changed = {} if change is None else {n: np.array(change(a), order="C") for n, a in found.items()}
+    return config | changes, weights | changed
+
+
 @pytest.mark.parametrize("ending", REFUSED)
 def test_files_that_are_no_gpt2_are_refused(tmp_path, ending):
     change, changes, words = REFUSED[ending]
-    config, weights = tiny_gpt2("gpt2")
-    name = f"transformer.{ending}"
-    array = weights.pop(name)
-    weights |= {} if change is None else {name: np.array(change(array), order="C")}
-    folder = write_folder(tmp_path, config | changes, weights)
+    folder = write_folder(tmp_path, *spoiled(ending, change, **changes))
     assert words in refusal("trace", folder, *IDS.split())
 
 
-@pytest.mark.parametrize("form", ["folder", "gguf"])
-def test_a_bias_that_no_layer_has_is_named(tmp_path, form):
-    config, weights = tiny_gpt2("gpt2")
-    weights = {name: array for name, array in weights.items() if "c_fc.bias" not in name}
-    if form == "gguf":
-        pytest.importorskip("gguf")
-        path = write_gpt2_gguf(tmp_path / "m.gguf", config, weights)
-    else:
-        path = write_folder(tmp_path, config, weights)
-    assert "a gpt2 has a bias 'layer0.mlp_bup', which is not there" in refusal("trace", path, *IDS.split())
-
-
-def test_frequencies_of_rope_are_none_of_its_tensors(tmp_path, monkeypatch):
+def test_gguf_and_apr_files_that_are_no_gpt2_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "m.apr").write_bytes(apr_bytes(without(architecture="gpt2"), tiny_model()[0]))
+    assert "gpt2" in refusal("trace", tmp_path / "m.apr", *IDS.split())
     gguf = pytest.importorskip("gguf")
+    path = write_gpt2_gguf(tmp_path / "m.gguf", *spoiled("c_fc.bias"))
+    assert "a gpt2 has a bias 'layer0.mlp_bup', which is not there" in refusal("trace", path, *IDS.split())
     write = gguf.GGUFWriter.write_header_to_file
 
     def with_factors(writer):
@@ -184,11 +180,11 @@ def test_frequencies_of_rope_are_none_of_its_tensors(tmp_path, monkeypatch):
         write(writer)
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
-    path = write_gpt2_gguf(tmp_path / "m.gguf", *tiny_gpt2("gpt2"))
+    path = write_gpt2_gguf(tmp_path / "rope.gguf", *tiny_gpt2("gpt2"))
     assert "'rope_freqs.weight' is none of a GPT-2" in refusal("trace", path, *IDS.split())
 
 
-# --- explain, inspect ---------------------------------------------------------------------------------
+# --- explain --------------------------------------------------------------------------------------
 
 
 def test_explain(gpt2):
@@ -198,44 +194,24 @@ def test_explain(gpt2):
     for name, index in sampled(one_of_each):
         document = valid(works(f"explain {folder} {element_name(name, index)} {IDS} --json"), "explain")
         assert document["holds"] is not False, name
-    assert "(embed.sum[3,5] - mean) / rms" in works(f"explain {folder} layer0.attn.norm[3,5] {IDS}")
 
 
-def test_what_a_layer_norm_came_from_is_its_own_element(gpt2):
-    for channel in range(32):
-        out = works(f"explain {gpt2()[0]} layer0.attn.norm[3,{channel}] {IDS} --terms 1")
-        came = out.partition("Came from")[2].partition("Goes to")[0]
-        assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row of 32", came), came
-        assert "(x - mean) × 1/rms" in out
-        assert "- -" not in out
+@pytest.mark.parametrize("channel", [0, 5, 17, 31])
+def test_what_an_element_came_from_is_its_own_and_no_bias_is_the_largest(gpt2, channel):
+    def came(element):
+        out = works(f"explain {gpt2()[0]} {element}[3,{channel}] {IDS} --terms 1")
+        return out, out.partition("Came from")[2].partition("Goes to")[0]
 
-
-def test_a_bias_is_no_largest_term(gpt2):
-    for channel in range(32):
-        out = works(f"explain {gpt2()[0]} layer0.attn.q[3,{channel}] {IDS}")
-        came = out.partition("Came from")[2].partition("Goes to")[0]
-        assert not re.search(r"attn_bq.*largest", came), came
-        assert re.search(r"attn_wq.*in the largest of 33 terms", came), came
-
-
-def test_inspect(gpt2, gguf):
-    for path in (gpt2()[0], gguf("gpt2")):
-        out = works(f"inspect {path} --stats --metadata")
-        assert "positions   learned" in out
-        assert "36 of 36 tensors" in out
+    out, norm = came("layer0.attn.norm")
+    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row of 32", norm), norm
+    assert "(x - mean) × 1/rms" in out
+    assert "- -" not in out
+    _, q = came("layer0.attn.q")
+    assert not re.search(r"attn_bq.*largest", q), q
+    assert re.search(r"attn_wq.*in the largest of 33 terms", q), q
 
 
 # --- diff and diagnose --------------------------------------------------------------------------------
-
-
-def test_diff_with_itself_and_with_its_gguf(gpt2, gguf):
-    folder = gpt2()[0]
-    assert "number for number: all 35 events" in works(f"diff {folder} {folder} {IDS}")
-    said = works(f"diff {folder} {gguf('gpt2')} {IDS}")
-    assert re.search("The same(, number for number)?: all 35 events", said), said  # as the BLAS adds up
-    valid(works(f"diff {folder} {gguf('gpt2')} {IDS} --json"), "diff")
-    out = works(f"diff {folder} {gguf('gpt2')} --weights")
-    assert "The same, number for number: all 36 parameters" in out, out
 
 
 VARIANTS = {
@@ -258,35 +234,27 @@ def test_diff_names_where_two_variants_part(gpt2, tmp_path, event):
     assert shown[1] != shown[2]
 
 
-def test_its_own_trace_is_sound(gpt2, saved):
-    assert "number for number: all 43 events" in works(f"diff {saved} {gpt2()[0]}")
-    assert "All 43 operations follow" in works(f"diagnose {saved} {gpt2()[0]}")
-
-
-def test_its_own_dumps_in_apr_stages(gpt2, tmp_path):
-    folder = gpt2()[0]
-    works(f"trace {folder} {IDS} --save-aprt {tmp_path / 'aprt'}")
-    assert "agree, number for number" in works(f"diff {tmp_path / 'aprt'} {folder} {IDS}")
-    assert "follow from their own inputs" in works(f"diagnose {tmp_path / 'aprt'} {folder} {IDS}")
+def dump_of(gpt2, folder, events=None, faults=None):
+    """A dump of the judge's values: of the names in `events`, each under the name that it has there."""
+    _, _, config, weights = gpt2()
+    found = gpt2_events(config, weights, TOKENS, faults)
+    named = {name: found[own] for name, own in (events or {own: own for own in found}).items()}
+    np.savez(folder / "dump.npz", **{name: a.astype(np.float32) for name, a in named.items()})
+    return folder / "dump.npz"
 
 
 @pytest.mark.parametrize("what", ["eps", "last mean kept", "positions one late", "erf", "bias twice"])
 def test_diagnose_a_dump_with_a_fault(gpt2, tmp_path, what):
-    folder, _, config, weights = gpt2()
     event, fault, words = GPT2_FAULTS[what]
-    events = gpt2_events(config, weights, TOKENS, {event: fault})
-    np.savez(tmp_path / "dump.npz", **{name: a.astype(np.float32) for name, a in events.items()})
-    out = " ".join(works(f"diagnose {tmp_path / 'dump.npz'} {folder} {IDS}", code=1).split())
+    dump = dump_of(gpt2, tmp_path, faults={event: fault})
+    out = " ".join(works(f"diagnose {dump} {gpt2()[0]} {IDS}", code=1).split())
     assert words[0] in out
 
 
 def test_diagnose_says_what_is_no_event_of_the_model(gpt2, tmp_path):
-    folder, _, config, weights = gpt2()
-    events = gpt2_events(config, weights, TOKENS)
-    named = {"embed.tok": events["embed.tok"], "layer1.mlp.gate": events["layer1.mlp.up"]}
-    np.savez(tmp_path / "dump.npz", **{name: a.astype(np.float32) for name, a in named.items()})
-    done = microgpt(f"diagnose {tmp_path / 'dump.npz'} {folder} {IDS}")
-    assert f"layer1.mlp.gate: not in {folder}" in " ".join(done.out.split())
+    dump = dump_of(gpt2, tmp_path, {"embed.tok": "embed.tok", "layer1.mlp.gate": "layer1.mlp.up"})
+    done = microgpt(f"diagnose {dump} {gpt2()[0]} {IDS}")
+    assert f"layer1.mlp.gate: not in {gpt2()[0]}" in " ".join(done.out.split())
 
 
 LENS = {
@@ -298,30 +266,19 @@ LENS = {
 
 @pytest.mark.parametrize("more", [{}, {"hook_embed": "embed.tok"}])
 def test_names_that_other_models_have_for_other_events(gpt2, tmp_path, more):
-    folder, _, config, weights = gpt2()
-    events, names = gpt2_events(config, weights, TOKENS), LENS | more
-    np.savez(tmp_path / "dump.npz", **{name: events[own].astype(np.float32) for name, own in names.items()})
-    for command in ("diff", "diagnose"):
-        done = works(f"{command} {tmp_path / 'dump.npz'} {folder} {IDS} --json")
-        document = valid(done, command)
-        found = document["events" if command == "diff" else "operations"]
-        assert {one["name"] for one in found} >= {*names.values()}
-
-
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_weights_in_half_precision_are_the_same(gpt2, tmp_path, dtype):
-    out = works(f"diff {gpt2()[0]} {variant(tmp_path, dtype=dtype)} --weights")
-    assert "36 parameters" in out
+    dump = dump_of(gpt2, tmp_path, LENS | more)
+    for command, rows in (("diff", "events"), ("diagnose", "operations")):
+        document = valid(works(f"{command} {dump} {gpt2()[0]} {IDS} --json"), command)
+        assert {one["name"] for one in document[rows]} >= {*(LENS | more).values()}
 
 
 def test_weights_that_differ_are_named(gpt2, tmp_path):
-    weights = tiny_gpt2("gpt2")[1]
     name = "transformer.h.1.mlp.c_fc.weight"
-    other = variant(tmp_path, {name: weights[name] * 1.5})
+    other = variant(tmp_path, {name: tiny_gpt2("gpt2")[1][name] * 1.5})
     assert "layer1.mlp_wup: scaled" in works(f"diff {gpt2()[0]} {other} --weights", code=1)
 
 
-# --- attribute, patch -----------------------------------------------------------------------------------
+# --- attribute -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", GPT2S)
@@ -332,9 +289,3 @@ def test_attribute(gpt2, case):
     print(sorted(names))
     assert {"embed.tok", "embed.pos", "final_bnorm", "layer1.mlp_bdown", "layer0.attn.head3"} <= names
     assert "✓ the parts sum to the logits" in works(f"attribute {folder} {IDS} --target N --no-ablation")
-
-
-def test_patch(gpt2):
-    line = f"patch {gpt2()[0]} hello jello --target z --against E"
-    assert "Self-check holds" in works(line)
-    valid(works(f"{line} --sites layer0.attn.head* --json"), "patch")

@@ -91,7 +91,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize(("command", "target"), zip(COMMANDS, REFUSED, strict=True))
+@pytest.mark.parametrize(("command", "target"), [*zip(COMMANDS, REFUSED, strict=True)])
 def test_what_cannot_be_written_is_refused_before_the_run(command, target, place):
     (place / "there.html").write_text("mine")
     (place / "folder.html").mkdir(exist_ok=True)
