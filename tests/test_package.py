@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from support.commands import microgpt
 
 import microgpt_trace
 from microgpt_trace.cli import COMMANDS, build
@@ -23,6 +24,7 @@ def python(code):
 
 
 def test_importing_the_package_loads_no_numpy():
+    assert (PACKAGE / "py.typed").exists()
     heavy = ("numpy", "rich", "typer", "safetensors", "torch", "matplotlib")
     assert python(f"import sys, microgpt_trace; print(*[m for m in {heavy} if m in sys.modules])") == []
 
@@ -51,10 +53,7 @@ def test_a_trace_of_microgpt_loads_nothing_of_other_models():
     ("args", "expected"),
     [
         (["trace", "emma", "--json"], {"trace"}),
-        (["train", "--help"], {"train"}),
-        (["sample", "--help"], {"sample"}),
         (["diff", "--help"], {"diff"}),
-        (["--help"], {*COMMANDS}),
         (["--version"], {*COMMANDS}),
     ],
 )
@@ -63,17 +62,15 @@ def test_only_the_command_that_is_asked_for_is_loaded(args, expected):
     assert modules & {*COMMANDS} == expected
 
 
-@pytest.mark.parametrize("args", [["--help"], ["-h"], []])
+@pytest.mark.parametrize("args", ["--help", "-h", ""])
 def test_help_lists_every_command(args):
-    program = [sys.executable, "-m", "microgpt_trace", *args]
-    output = subprocess.run(program, capture_output=True, encoding="utf-8", timeout=60).stdout
+    output = microgpt(args).out
+    assert [name for name in COMMANDS if not re.search(rf"^\W*{name} +[A-Z]", output, re.MULTILINE)] == []
+
+
+def test_every_command_is_found_alone():
     for name in COMMANDS:
-        assert re.search(rf"^\W*{name} +[A-Z]", output, re.MULTILINE), name
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_found_alone(name):
-    assert name in build([name]).registered_commands[0].callback.__name__
+        assert name in build([name]).registered_commands[0].callback.__name__
 
 
 def test_the_public_names_are_few_and_resolve():
@@ -84,15 +81,15 @@ def test_the_public_names_are_few_and_resolve():
     assert set(microgpt_trace.__all__) <= set(dir(microgpt_trace))
 
 
-@pytest.mark.parametrize("name", [n for n in microgpt_trace.__all__ if n[0].islower()])
-def test_editors_complete_every_argument(name):
-    function = getattr(microgpt_trace, name)
-    parameters = inspect.signature(function).parameters
-    assert not {p for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    named = {*re.findall(r"\b[A-Z]\w+", str(function.__annotations__))} - {*function.__globals__}
-    hints = typing.get_type_hints(function, localns=dict.fromkeys(named - {*vars(builtins)}, list))
-    assert {*parameters, "return"} == {*hints}
-    assert typing.Any not in hints.values()
+def test_editors_complete_every_argument():
+    for name in (name for name in microgpt_trace.__all__ if name[0].islower()):
+        function = getattr(microgpt_trace, name)
+        parameters = inspect.signature(function).parameters
+        assert not {p for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}, name
+        named = {*re.findall(r"\b[A-Z]\w+", str(function.__annotations__))} - {*function.__globals__}
+        hints = typing.get_type_hints(function, localns=dict.fromkeys(named - {*vars(builtins)}, list))
+        assert {*parameters, "return"} == {*hints}, name
+        assert typing.Any not in hints.values(), name
 
 
 def test_a_name_that_is_none_is_an_attribute_error():
@@ -101,14 +98,7 @@ def test_a_name_that_is_none_is_an_attribute_error():
 
 
 def test_the_mathematics_knows_no_file_and_no_screen():
-    for module in (
-        "arrays/stats.py",
-        "hooks/bus.py",
-        *(f"microgpt/{n}.py" for n in ("operations", "forward_backward", "parameters", "batch")),
-    ):
+    microgpt = ("operations", "forward_backward", "parameters", "batch")
+    for module in ("arrays/stats.py", "hooks/bus.py", *(f"microgpt/{name}.py" for name in microgpt)):
         text = (PACKAGE / module).read_text(encoding="utf-8")
         assert not re.search(r"\bprint\(|\bopen\(|pathlib|\btokenizer\b import", text), module
-
-
-def test_the_package_is_marked_as_typed():
-    assert (PACKAGE / "py.typed").exists()

@@ -187,12 +187,7 @@ def is_heavy(name):
 def test_no_file_needs_one_that_needs_it():
     file, page = SHOWS_ITSELF
     assert circle(own_graph() | {file: own_graph()[file] - {page}}) == []
-
-
-def test_what_shows_itself_alone_reaches_up_to_stay():
-    file, page = SHOWS_ITSELF
-    assert page in own_graph()[file]
-    assert page in circle(own_graph())
+    assert page in circle(own_graph())  # which alone reaches up to stay
 
 
 def test_imports_go_down():
@@ -208,35 +203,21 @@ def planted(**sources):
     return graph_of({name.replace("__", "."): ast.parse(text) for name, text in sources.items()}, "house")
 
 
-@pytest.mark.parametrize(
-    "back",
-    [
-        "from .a import x",
-        "from . import a",
-        "from house.a import x",
-        "import house.a",
-        "def f():\n    from .a import x",
-        "if TYPE_CHECKING:\n    from .a import x",
-    ],
-)
-def test_a_planted_circle_is_found(back):
+def test_a_planted_circle_or_step_up_is_found():
     assert circle(planted(a="from .b import x", b="from .c import x", c="")) == []
-    assert set(circle(planted(a="from .b import x", b="from .c import x", c=back))) == {"a", "b", "c"}
-
-
-def test_a_circle_across_folders_is_found():
+    ways = ("from .a import x", "from . import a", "from house.a import x", "import house.a")
+    late = ("def f():\n    from .a import x", "if TYPE_CHECKING:\n    from .a import x")
+    for back in ways + late:
+        assert set(circle(planted(a="from .b import x", b="from .c import x", c=back))) == {"a", "b", "c"}
+    assert set(circle(planted(f="from .a import x", f__a="from . import y"))) == {"f", "f.a"}
     graph = planted(f="", f__a="from ..g.b import x", g="", g__b="from .c import x", g__c="from ..f import a")
     assert graph == {"f": set(), "f.a": {"g.b"}, "g": set(), "g.b": {"g.c"}, "g.c": {"f.a"}}
     assert set(circle(graph)) == {"f.a", "g.b", "g.c"}
-
-
-def test_a_folder_that_imports_its_own_files_is_found():
-    assert set(circle(planted(f="from .a import x", f__a="from . import y"))) == {"f", "f.a"}
-
-
-def test_a_planted_step_up_is_found():
     graph = {"arrays.stats": {"render.trace"}, "render.trace": {"arrays.stats"}}
     assert wrong_directions(graph) == {("arrays.stats", "render.trace")}
+    text = "import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    import d"
+    assert [*libraries(ast.parse(text))] == ["a", "b", "c", "d"]
+    assert [*libraries(ast.parse(text), late=False)] == ["a", "c"]
 
 
 def test_every_module_imports_alone():
@@ -286,12 +267,6 @@ def test_a_command_imports_late_what_loads_numpy_or_the_screen():
     assert {(name, used) for name, used in late if not is_heavy(used)} == set()
 
 
-def test_what_is_imported_late_is_told_from_what_is_not():
-    text = "import a\nif TYPE_CHECKING:\n    import b\nelse:\n    import c\ndef f():\n    import d"
-    assert [*libraries(ast.parse(text))] == ["a", "b", "c", "d"]
-    assert [*libraries(ast.parse(text), late=False)] == ["a", "c"]
-
-
 # Tokens are cut to what a terminal has for them.
 SCREEN = {
     "typer": {"cli"},
@@ -300,12 +275,11 @@ SCREEN = {
 }
 
 
-@pytest.mark.parametrize("library", SCREEN)
-def test_who_knows_the_screen(library):
-    users = {name for name, tree in house().items() if library in libraries(tree)}
-    known = tuple(SCREEN[library])
-    assert users
-    assert {name for name in users if not f"{name}.".startswith(tuple(f"{k}." for k in known))} == set()
+def test_who_knows_the_screen():
+    uses = {(library, name) for name, tree in house().items() for library in {*SCREEN} & {*libraries(tree)}}
+    assert {library for library, _ in uses} == {*SCREEN}
+    known = {library: tuple(f"{place}." for place in places) for library, places in SCREEN.items()}
+    assert {use for use in uses if not f"{use[1]}.".startswith(known[use[0]])} == set()
 
 
 def test_tests_stand_in_the_room_of_what_they_prove():
@@ -372,14 +346,9 @@ def test_no_two_classes_have_one_name():
 # Where events stand by their names: the plans and the fixed words for events, microGPT's hand-written passes,
 # and the tables of foreign names.
 NAMES_EVENTS = (
-    "architecture.",
-    "microgpt.forward_backward",
-    "hooks.names",
-    "dumps.event_names",
-    "dumps.module_names",
-    "dumps.torch_modules",
+    *("architecture.", "microgpt.forward_backward", "hooks.names"),
+    *("dumps.event_names", "dumps.module_names", "dumps.torch_modules"),
 )
-ELSEWHERE: dict[str, int] = {}  # how many times other files do; it may only become shorter
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # words of what is printed too
 
 
@@ -394,22 +363,8 @@ def events_named(tree):
 
 
 def test_events_are_named_by_the_plans_alone():
+    planted = '"attn.q", f"layer{i}.mlp.down", ["layer*.attn.head*", "*.norm", "layer3.attn.residual"]'
+    assert len(list(events_named(ast.parse(planted)))) == 4
+    assert not list(events_named(ast.parse('("logits", "probs", "attn", "mlp.", "attn_norm")')))
     found = {name: len(list(events_named(tree))) for name, tree in house().items()}
-    for name, count in found.items():
-        assert name.startswith(NAMES_EVENTS) or count == ELSEWHERE.get(name, 0), (
-            f"{name} names {count} events"
-        )
-    print(sum(count for name, count in found.items() if not name.startswith(NAMES_EVENTS)))
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ('"attn.q"', 1),
-        ('f"layer{i}.mlp.down"', 1),
-        ('["layer*.attn.head*", "*.norm", "layer3.attn.residual"]', 2),
-        ('("logits", "probs", "attn", "mlp.", "attn_norm")', 0),
-    ],
-)
-def test_a_planted_name_is_found(text, count):
-    assert len(list(events_named(ast.parse(text)))) == count
+    assert {name: n for name, n in found.items() if n and not name.startswith(NAMES_EVENTS)} == {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.commands import microgpt, process, started
 from support.result_files import write_results_and_port
+from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load, read_survey, survey
@@ -74,7 +75,7 @@ def test_a_file_that_appears_stays_and_the_result_is_beside(line, place, monkeyp
     assert not list(place.glob(".*"))
 
 
-@pytest.mark.parametrize("line", FORCED)
+@pytest.mark.parametrize("line", some_of(FORCED, every=2))
 def test_force_writes_over_a_file_that_appears(line, place, monkeypatch):
     path = new_file(line, place)
     appears(monkeypatch, path)

@@ -17,6 +17,8 @@ from support.tiny_models import tiny_model, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import Config, MicrogptError, Tokenizer, init, load, save, trace
+from microgpt_trace.dumps.map_writing import _quoted
+from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -68,41 +70,34 @@ def gguf(tmp_path_factory):
 def wrong_gguf(gguf):
     """Refused for its pre-tokenizer, for its architecture, and for a tensor's name."""
     whole = read_gguf_header(gguf)
-    paths = []
-    for number, change in enumerate(({"tokenizer.ggml.pre": EVIL}, {"general.architecture": EVIL}, {})):
-        tensors = list(whole.tensors)
-        if not change:
-            tensors[0] = type(tensors[0])(EVIL, *vars_of(tensors[0])[1:])
-        path = gguf.with_name(f"{number}{NAME}.gguf")
+    first, *others = whole.tensors
+    changes = [
+        ({"tokenizer.ggml.pre": EVIL}, whole.tensors),
+        ({"general.architecture": EVIL}, whole.tensors),
+        ({}, [type(first)(EVIL, first.encoding, first.shape, first.data), *others]),
+    ]
+    paths = [gguf.with_name(f"{number}{NAME}.gguf") for number in range(len(changes))]
+    for path, (change, tensors) in zip(paths, changes, strict=True):
         path.write_bytes(gguf_bytes(whole.metadata | change, tensors))
-        paths.append(path)
     return paths
-
-
-def vars_of(tensor):
-    return tensor.name, tensor.encoding, tensor.shape, tensor.data
 
 
 @pytest.fixture(scope="module")
 def folders(decoder_folder):
     """Hugging Face folders: hostile tokens and template, then what is refused."""
+    changes = [  # of tokenizer.json and of tokenizer_config.json
+        ({}, {}), ({"model": {"type": EVIL}}, {}), ({"post_processor": {"type": EVIL}}, {}),
+        ({}, {"add_bos_token": EVIL}), ({}, {"bos_token": EVIL + "?"}),
+    ]  # fmt: skip
     found = []
-    for change in (
-        lambda t, c: None,
-        lambda t, c: t["model"].update(type=EVIL),
-        lambda t, c: c.update(add_bos_token=EVIL),
-        lambda t, c: c.update(bos_token=EVIL + "?"),
-        lambda t, c: t.update(post_processor={"type": EVIL}),
-    ):
+    for of_tokenizer, of_config in changes:
         folder = decoder_folder("llama_gqa", template=EVIL + "{{ messages[0].content }}", model_name=EVIL)
         tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        vocab = {EVIL if i == 5 else token: i for token, i in tokenizer["model"]["vocab"].items()}
+        model = tokenizer["model"] | {"vocab": vocab} | of_tokenizer.get("model", {})
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer | of_tokenizer | {"model": model}))
         config = json.loads((folder / "tokenizer_config.json").read_text())
-        tokenizer["model"]["vocab"] = {
-            k if v != 5 else EVIL: v for k, v in tokenizer["model"]["vocab"].items()
-        }
-        change(tokenizer, config)
-        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | of_config))
         found.append(folder)
     return found
 
@@ -139,7 +134,7 @@ def words(command, model, out):
     return [{"MODEL": str(model), "OUT": str(out)}.get(word, word) for word in command.split(" ")]
 
 
-@pytest.mark.parametrize("command", some_of(MODEL_COMMANDS, every=4))
+@pytest.mark.parametrize("command", some_of(MODEL_COMMANDS, every=5))
 def test_models(command, gguf, folders, checkpoint, terminal, tmp_path):
     codes = []
     for number, model in enumerate((gguf, folders[0], checkpoint)):
@@ -151,13 +146,12 @@ def test_models(command, gguf, folders, checkpoint, terminal, tmp_path):
 
 @pytest.mark.parametrize("command", ["trace MODEL e", "inspect MODEL --metadata"])
 def test_models_that_are_refused(command, wrong_gguf, folders, terminal, tmp_path):
-    apr = tmp_path / f"{NAME}.apr"
-    apr.write_bytes(apr_bytes(APR | {"architecture": EVIL, EVIL: EVIL}, apr_model()[0]))
-    strange = tmp_path / f"1{NAME}.apr"
-    strange.write_bytes(
-        apr_bytes(APR | {EVIL: EVIL}, apr_model()[0] | {EVIL: apr_model()[0]["lm_head.weight"]})
+    tensors = apr_model()[0]
+    apr, strange, junk = (
+        tmp_path / f"{i}{NAME}.{kind}" for i, kind in enumerate(("apr", "apr", "safetensors"))
     )
-    junk = tmp_path / f"2{NAME}.safetensors"
+    apr.write_bytes(apr_bytes(APR | {"architecture": EVIL, EVIL: EVIL}, tensors))
+    strange.write_bytes(apr_bytes(APR | {EVIL: EVIL}, tensors | {EVIL: tensors["lm_head.weight"]}))
     junk.write_bytes(EVIL.encode())
     for model in (*wrong_gguf, *folders[1:], apr, strange, junk, tmp_path / NAME):
         done = microgpt(*words(command, model, tmp_path / "out"))
@@ -185,13 +179,8 @@ def hostile_dumps(base):
     yield write_folder(base / NAME, arrays)
     yield write_npz(base / f"{NAME}.npz", {name.replace("\x00", ""): array for name, array in arrays.items()})
     yield write_safetensors(base / f"{NAME}.safetensors", arrays, {"format": EVIL, "notes": f'["{NAME!r}"]'})
-    document = {
-        "schema": "microgpt.trace/1",
-        "model": {"origin": EVIL},
-        "input": {"text": EVIL},
-        "events": [{"name": EVIL}],
-    }
-    (base / f"{NAME}.json").write_text(json.dumps(document))
+    document = {"model": {"origin": EVIL}, "input": {"text": EVIL}, "events": [{"name": EVIL}]}
+    (base / f"{NAME}.json").write_text(json.dumps({"schema": "microgpt.trace/1"} | document))
     yield base / f"{NAME}.json"
     yield bare(base / f"aprt{NAME}", **{f"layer0__ffn_up{NAME}": [1.0, 2.0]})
 
@@ -217,31 +206,22 @@ def test_dumps_maps_and_lists(gguf, checkpoint, terminal, tmp_path):
 def test_training(checkpoint, terminal, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = tmp_path / f"{NAME}.txt"
-    data.write_text(
-        "".join(f"{part}\nemma\n{EVIL}{part}\n" for part in ("\x1b[8m", "\x9b2K", "\u202ea", "Ä"))
-    )
+    parts = ("\x1b[8m", "\x9b2K", "\u202ea", "Ä")
+    data.write_text("".join(f"{part}\nemma\n{EVIL}{part}\n" for part in parts))
     command = ["train", "--steps", "6", "--data", data, "--log", f"{NAME}.jsonl", "--trace-every", "3"]
     done = microgpt(*command, "--vocab", "data", "--out", f"{NAME}.st", "--watch", "\u202ea")
     done = done._replace(err=BAR.sub("", done.err)) if terminal else done
     check(done, terminal)
     assert done.code == 0, done.err
     check(microgpt(*command), terminal)
-    for command in (
-        "timeline LOG",
-        "timeline LOG --json",
-        "sample --model CP -n 40 --temperature 1",
-        "inspect CP",
-    ):
-        paths = {"LOG": f"{NAME}.jsonl", "CP": f"{NAME}.st"}
+    paths = {"LOG": f"{NAME}.jsonl", "CP": f"{NAME}.st"}
+    for command in ("timeline LOG", "timeline LOG --json", "sample --model CP -n 40", "inspect CP"):
         done = microgpt(*(paths.get(word, word) for word in command.split()))
         check(done, terminal)
         assert done.code == 0, done.err
 
 
 def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
-    from microgpt_trace.dumps.map_writing import _quoted
-    from microgpt_trace.dumps.mapping import read_map
-
     names = [EVIL, "\U000e0041", "\x9b", "plain", "√"]
     path = tmp_path / "map.toml"
     path.write_text("[events]\n" + "".join(f"logits = {_quoted(name)}\n" for name in names[:1]))
@@ -249,21 +229,18 @@ def test_a_draft_of_hostile_names_is_a_map_of_them(gguf, tmp_path):
     assert all(_quoted(name).isprintable() for name in names)
 
 
-@pytest.mark.parametrize("text", ["", "plain √ ␣", "a\tb", EVIL, "\udcff", "\U000e0041", "\u00ad"])
-def test_what_has_no_shape_is_spelled_out(text):
-    assert on_one_line(text).isprintable()
-    assert on_one_line(on_one_line(text)) == on_one_line(text)
-    assert in_lines(f"{text}\n{text}").count("\n") == 2 * text.count("\n") + 1
-    assert (on_one_line(text) == text) == text.isprintable()
+def test_what_has_no_shape_is_spelled_out():
+    for text in ("", "plain √ ␣", "a\tb", EVIL, "\udcff", "\U000e0041", "\u00ad"):
+        assert on_one_line(text).isprintable()
+        assert on_one_line(on_one_line(text)) == on_one_line(text)
+        assert in_lines(f"{text}\n{text}").count("\n") == 2 * text.count("\n") + 1
+        assert (on_one_line(text) == text) == text.isprintable()
 
 
-def test_the_longest_message_is_whole():
+def test_a_message_is_cut_where_it_is_longer_than_the_longest():
     longest = "x" * LONGEST
     assert as_message(longest) == longest
     assert as_message(longest + "x").startswith("x" * (LONGEST // 2) + " ... (1 characters left out) ... ")
-
-
-def test_a_message_of_a_megabyte_is_cut():
     said = as_message("found " + "x" * 10**6 + " where a number was expected")
     assert len(said) < LONGEST + 60
     assert said.startswith("found xxx")
