@@ -1,5 +1,7 @@
 """microgpt diagnose from the shell: exit codes, its document, and requests that do not fit."""
 
+import re
+
 import numpy as np
 import pytest
 from support.commands import microgpt, refused
@@ -48,6 +50,24 @@ def test_a_fault_ends_with_1_and_names_the_cause(folder):
     assert done.code == 1
     assert "First wrong operation: layer 0, layer0.mlp.act" in said
     assert "GELU" in said
+
+
+def test_from_numbered_files_to_the_named_fault(folder, tmp_path):
+    """What "Which layer broke my port?" asks, of a dump whose names say nothing."""
+    config, weights = tiny_model("llama_gqa")
+    fault = next(fault for fault in decoder_faults(config) if fault.id == "rope_interleaved")
+    write_dump(tmp_path / "port", decoder_run(config, weights, TOKENS, fault), "numbers")
+    port, map_file = str(tmp_path / "port"), str(tmp_path / "map.toml")
+    assert microgpt("diff", "m", port, "--suggest-map", "--out", map_file, cwd=folder).code == 0
+    parted = microgpt("diff", "m", port, "--map", map_file, cwd=folder)
+    named = diagnose(folder, port, "m", "--map", map_file)
+    said = " ".join(named.out.split())
+    print(parted.out, named.out)
+    assert (parted.code, named.code) == (1, 1)
+    assert "First divergence: layer 0, layer0.attn.q_rope" in parted.out
+    assert "First wrong operation: layer 0, layer0.attn.q_rope" in said
+    assert "interleaved pairing of your own q" in said
+    assert float(re.search(r"leaves an error of ([\d.e+-]+)", said)[1]) < 1e-6
 
 
 def test_a_low_precision_is_offered_and_clean_where_it_is_asked_for(folder):

@@ -44,11 +44,8 @@ def test_what_is_not_a_number_is_written_in_one_way(place, line):
     print(*[shown for shown in done.out.splitlines() if "NaN" in shown][:4], sep="\n")
     assert "NaN" in done.out or "not finite" in done.out
     assert not re.search(r"(?<!\w)nan(?![\w.])", done.out)
-
-
-def test_a_parameter_that_is_not_finite_on_one_side_says_so_in_its_row(place):
-    done = microgpt("diff plain.safetensors nan.safetensors --weights", cwd=place)
-    assert re.search(r"^layer0\.attn_wq .* NaN/Inf +exact +NaN/Inf +\[0, 0\] +NO$", done.out, re.MULTILINE)
+    if "--weights" in line:
+        assert re.search(r"(?m)^layer0\.attn_wq .* NaN/Inf +exact +NaN/Inf +\[0, 0\] +NO$", done.out)
 
 
 def test_a_small_probability_is_not_zero(place):
@@ -60,13 +57,9 @@ def test_a_small_probability_is_not_zero(place):
     assert any("e-" in p for p in found)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "attribute emma", "explain loss emma", "inspect", "patch emma emmy --target m --against y",
-        "diff plain.safetensors plain.safetensors emma", "trace emma", "trace --schema",
-    ],
-)  # fmt: skip
-def test_no_command_writes_into_a_model(place, line):
-    refused(microgpt(f"{line} --out model/generation_config.json", cwd=place), "a model is there")
+def test_no_command_writes_into_a_model(place):
+    both = "plain.safetensors plain.safetensors emma"
+    for line in ("attribute emma", "explain loss emma", "inspect", "patch emma emmy", f"diff {both}",
+                 "trace emma", "trace --schema"):  # fmt: skip
+        refused(microgpt(f"{line} --out model/generation_config.json", cwd=place), "a model is there")
     assert not (place / "model" / "generation_config.json").exists()
