@@ -1,39 +1,19 @@
 """What is asked for comes first and without prose; --brief leaves prose out; what failed is always told."""
 
-import numpy as np
 import pytest
 from support.commands import microgpt, refusal
 
-from microgpt_trace import init, save
-
-PROSE = (
-    "What the trace reveals",
-    "RMSNorm normalization",
-    "every event is finite",
-    "median of the rows",
-    "not checked:",
-)
+REVEALS = "What the trace reveals"
+PROSE = (REVEALS, "RMSNorm normalization", "every event is finite", "median of the rows", "not checked:")
 ATTENTION = "Attention weights in percent, row = query, column = key"
-
-
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory):
-    model, path = init(), tmp_path_factory.mktemp("broken") / "nan.safetensors"
-    model.params["layer0.attn_wk"][3, 4] = np.nan
-    save(model, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def decoder(decoder_folder):
-    return f"{decoder_folder('qwen3')} 'Ann ran'"
 
 
 def titles(text):
     return [block.splitlines()[0].partition("  ")[0] for block in text.split("\n\n")]
 
 
-def test_brief_leaves_out_prose_and_nothing_else(decoder):
+def test_brief_leaves_out_prose_and_nothing_else(compared_folders):
+    decoder = f"{compared_folders['qwen3']} 'Ann ran'"
     for line in ("emma", "emma -v --backward --step --top-k 3", "emma --ablate layer0.attn.head2", decoder,
                  f"{decoder} -v --lens --generate 2"):  # fmt: skip
         whole, brief = (microgpt(f"trace {line} {option}").out for option in ("", "--brief"))
@@ -41,7 +21,7 @@ def test_brief_leaves_out_prose_and_nothing_else(decoder):
         assert not any(text in brief for text in PROSE), line
         left_out = [each for each in whole.splitlines() if each not in brief.splitlines()]
         assert [each for each in brief.splitlines() if each not in whole.splitlines()] == []
-        assert set(titles(whole)) - set(titles(brief)) == {"What the trace reveals"}
+        assert set(titles(whole)) - set(titles(brief)) == {REVEALS}
         assert not any(each.strip().startswith(("pos ", "layer0", "mean loss")) for each in left_out)
         last = brief.splitlines()[-1]
         assert last.startswith("Self-check: ")
@@ -66,11 +46,11 @@ def test_what_is_asked_for_comes_first_and_without_prose(options, first):
 
 
 @pytest.mark.parametrize("options", ["--brief", "--layer logits", "--show layer0.attn.q", "--brief -v"])
-def test_what_failed_is_told_in_full(broken, options):
-    done = microgpt(f"trace emma --model {broken} {options}")
+def test_what_failed_is_told_in_full(checkpoints, options):
+    done = microgpt(f"trace emma --model {checkpoints['broken']} {options}")
     assert done.code == 1
-    assert done.out.count("Not finite: layer0.attn.k, position 0, element [0, 3] = NaN") == 1
-    assert "violated: every event is finite: layer0.attn.k, position 0, element [0, 3] = NaN" in done.out
+    assert done.out.count("Not finite: embed.pos, position 2, element [2, 5] = NaN") == 1
+    assert "violated: every event is finite: embed.pos, position 2, element [2, 5] = NaN" in done.out
     if options.startswith("--show"):
         assert done.out.index("Not finite") < done.out.index("layer0.attn.q  5×16")
 
@@ -88,15 +68,9 @@ def test_an_anomaly_is_told_in_full(decoder_folder):
     assert "not evaluated" not in brief
 
 
-def test_what_was_changed_or_assumed_is_told(tmp_path):
+def test_what_was_changed_is_told_and_documents_are_whole():
     out = microgpt("trace Emma --layer logits").out
     assert out.splitlines()[1] == "note  'Emma' was lowered to 'emma'"
-
-
-@pytest.mark.parametrize("other", ["--json", "--jsonl"])
-def test_a_document_is_whole(other):
-    assert "--brief" in refusal(f"trace emma --brief {other}")
-
-
-def test_brief_means_nothing_where_events_are_validated():
+    for other in ("--json", "--jsonl"):
+        assert "--brief" in refusal(f"trace emma --brief {other}")
     assert "--brief means nothing with --validate" in refusal("trace emma --brief --validate")

@@ -9,8 +9,10 @@ from support.commands import microgpt, refusal
 
 from microgpt_trace import init, load, trace
 
-OPTIONS = ("", "--backward", "--backward --step", "--step --time", "--ablate layer0.attn.head2 --backward")
-DECODER = ("", "--positions last", "--positions 0,1", "--layers 1", "--layers 0,1 --lens", "--generate 2")
+OPTIONS = {
+    "emma": ("", "--backward --step --time", "--ablate layer0.attn.head2 --backward"),
+    "decoder": ("--positions 0,1", "--layers 0,1 --lens", "--generate 2"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +37,40 @@ def counted(said):
     return [int(number) for number in re.findall(r"[0-9]+", said.partition("--layer")[0])]
 
 
-def assert_told(folder, line):
+@pytest.mark.parametrize(("text", "options"), [(text, o) for text, many in OPTIONS.items() for o in many])
+def test_the_note_counts_what_is_saved_and_could_be(tmp_path, decoder, text, options):
     """The default against --verbose: the counts that are told are those of the files."""
-    some, said = saved(folder, line)
-    everything, said_of_all = saved(folder, f"{line} --verbose")
+    line = f"emma {options}" if text == "emma" else f"{decoder} Ann {options}"
+    some, said = saved(tmp_path, line)
+    everything, said_of_all = saved(tmp_path, f"{line} --verbose")
     assert some < everything
     assert counted(said) == [len(some), len(everything), len(everything)]
     assert counted(said_of_all) == [len(everything)]
-    return said
+    assert said.endswith(", --layer '*.head*' the heads") == (text == "decoder")
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_the_note_counts_what_a_microgpt_saves_and_could(tmp_path, options):
-    assert_told(tmp_path, f"emma {options}")
+@pytest.mark.parametrize("form", ["--json", "--jsonl"])
+def test_values_in_json_say_what_they_are_not(decoder, form):
+    done = microgpt(f"trace emma {form} --values")
+    assert done.lines == ["the JSON has the values of 17 of 25 arrays; --verbose has 25"]
+    assert done.out.count('"values"') == 17
+    for whole in ("--values --verbose", "--values --layer logits", ""):
+        assert microgpt(f"trace emma {form} {whole}").err == ""
+    (line,) = microgpt(f"trace {decoder} Ann {form} --values").lines
+    assert line.endswith("--layer '*.head*' the heads")
 
 
-@pytest.mark.parametrize("options", DECODER)
-def test_and_what_a_decoder_saves(tmp_path, decoder, options):
-    said = assert_told(tmp_path, f"{decoder} Ann {options}")
-    assert said.endswith(", --layer '*.head*' the heads")
+def test_python_keeps_what_the_command_saves(tmp_path, decoder):
+    model = load(decoder)
+    for options, kept in (
+        ("--verbose", {"values": True}),
+        ("--layer '*.head*' --layer attn_out", {"names": ["*.head*", "attn_out"], "values": True}),
+    ):
+        run = trace(model, "Ann", **kept)
+        assert {name for _, name in run.arrays} == saved(tmp_path, f"{decoder} Ann {options}")[0]
+    run = trace(init(), "emma", backward=True, step=True, values=True)
+    names = {name if phase == "forward" else f"{phase}/{name}" for phase, name in run.arrays}
+    assert names == saved(tmp_path, "emma --backward --step --verbose")[0]
 
 
 def test_by_default_there_are_the_transcripts_events_and_the_weights(tmp_path, decoder):
@@ -75,31 +92,6 @@ def test_what_is_asked_for_by_name_is_all_there_is(tmp_path, decoder):
     assert saved(tmp_path, f"{decoder} Ann --verbose")[1].endswith("; --layer '*.head*' saves the heads")
 
 
-@pytest.mark.parametrize("form", ["--json", "--jsonl"])
-def test_values_in_json_say_what_they_are_not(decoder, form):
-    done = microgpt(f"trace emma {form} --values")
-    assert done.lines == ["the JSON has the values of 17 of 25 arrays; --verbose has 25"]
-    assert done.out.count('"values"') == 17
-    assert microgpt(f"trace emma {form} --values --verbose").err == ""
-    assert microgpt(f"trace emma {form} --values --layer logits").err == ""
-    assert microgpt(f"trace emma {form}").err == ""
-    (line,) = microgpt(f"trace {decoder} Ann {form} --values").lines
-    assert line.endswith("--layer '*.head*' the heads")
-
-
-def test_python_keeps_what_the_command_saves(tmp_path, decoder):
-    model = load(decoder)
-    assert {name for _, name in trace(model, "Ann", values=True).arrays} == saved(
-        tmp_path, f"{decoder} Ann --verbose"
-    )[0]
-    for glob in ("*.head*", "layer1.*", "attn_out"):
-        run = trace(model, "Ann", names=[glob], values=True)
-        assert {name for _, name in run.arrays} == saved(tmp_path, f"{decoder} Ann --layer '{glob}'")[0]
-    run = trace(init(), "emma", backward=True, step=True, values=True)
-    names = {name if phase == "forward" else f"{phase}/{name}" for phase, name in run.arrays}
-    assert names == saved(tmp_path, "emma --backward --step --verbose")[0]
-
-
 def test_saving_changes_nothing_that_is_shown(tmp_path, decoder):
     for line in (f"{decoder} Ann --verbose", "emma --verbose", f"{decoder} Ann", "emma"):
         assert microgpt(f"trace {line} --save {tmp_path / 'x'} --force").out == microgpt(f"trace {line}").out
@@ -113,9 +105,3 @@ def test_a_patch_that_a_file_lacks_says_how_to_save_it(tmp_path, decoder):
     names, _ = saved(tmp_path, f"{decoder} Ann --layer 'layer1.attn.head*'")
     assert "layer1.attn.head1" in names
     assert microgpt(f"trace {decoder} Ann --patch layer1.attn.head1={file}").code == 0
-
-
-def test_help_says_what_is_kept():
-    out = " ".join(re.sub(r"[│|]", " ", microgpt("trace --help").out).split())
-    assert "Save the arrays of what is shown as safetensors" in out
-    assert "of all events with --verbose" in out

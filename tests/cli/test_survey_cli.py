@@ -154,7 +154,10 @@ def test_a_bad_request_is_one_line(place, words, message, monkeypatch):
 
 
 def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
+    """Nor is a lone file of texts a model, as six.txt shows."""
     monkeypatch.chdir(place)
+    (place / "six.txt").write_text("ann\nbob\n")
+    assert "untrained" in run(place, "six.txt --limit 2")
     run(place, "--limit 5 --out five.survey.safetensors --force")
     run(place, "decoder texts.txt --imatrix j.gguf")
     for words in ("five.survey.safetensors --limit 3", "j.gguf --verbose", "j.gguf names.txt"):

@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from support.commands import PROGRAM, environment, microgpt, process, refusal, refused, started
+from support.commands import PROGRAM, environment, microgpt, process, refused, started
 from support.surveyed_texts import lines, written
 from support.sweeps import in_sweep
 
@@ -32,42 +32,25 @@ def asked(decoder_folder, tmp_path_factory):
     return words, whole
 
 
-@pytest.mark.parametrize("value", ["0/3", "4/3", "a/b", "3", "1/2/3", "1/" + "9" * 5000])
-def test_a_bad_shard_is_refused(asked, value):
-    assert refusal("survey", *asked[0], "--shard", value).startswith(
-        "--shard: expected I/N with I from 1 to N"
-    )
+WRONG = {
+    "--shard 0/3": "--shard: expected I/N with I from 1 to N",
+    "--shard 4/3": "--shard: expected I/N with I from 1 to N",
+    "--shard a/b": "--shard: expected I/N with I from 1 to N",
+    "--shard 1/2/3": "--shard: expected I/N with I from 1 to N",
+    f"--shard 1/{'9' * 5000}": "--shard: expected I/N with I from 1 to N",
+    "--resume": "--resume goes on with the file of --out: name it",
+    "--workers 5000": "workers: expected 1 to 1,024, found 5,000",
+    "--scheduler nobody": "--scheduler 'nobody': expected an address like tcp://host:8786",
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--resume"], "--resume goes on with the file of --out: name it"),
-        (["--workers", "5000"], "workers: expected 1 to 1,024, found 5,000"),
-        (["--scheduler", "nobody"], "--scheduler 'nobody': expected an address like tcp://host:8786"),
-    ],
-)
-def test_what_cannot_be_run_is_refused(asked, words, message):
+@pytest.mark.parametrize("words", WRONG, ids=lambda words: words[:20])
+def test_what_cannot_be_run_is_refused(asked, words):
+    run = microgpt
     if "--scheduler" in words:
         pytest.importorskip("distributed")
-        assert message in refused(process("survey", *asked[0], *words))
-    else:
-        assert message in refusal("survey", *asked[0], *words)
-
-
-def test_a_lone_file_of_texts_is_no_model(tmp_path):
-    done = microgpt("survey", written(tmp_path / "names.txt", ["ann", "bob"]), "--limit", 2)
-    assert (done.code, done.err) == (0, "")
-    assert "untrained" in done.out
-
-
-def test_files_of_parts_are_merged(asked, tmp_path):
-    words, whole = asked
-    files = [tmp_path / f"{index}.survey.safetensors" for index in (2, 3, 1)]
-    for file in files:
-        assert microgpt("survey", *words, "--shard", f"{file.name[0]}/3", "--out", file).code == 0
-    assert microgpt("survey", *files, "--out", tmp_path / "merged.survey.safetensors").code == 0
-    assert (tmp_path / "merged.survey.safetensors").read_bytes() == whole.read_bytes()
+        run = process
+    assert refused(run("survey", *asked[0], *words.split())).startswith(WRONG[words])
 
 
 def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):
@@ -135,8 +118,8 @@ def test_what_a_signal_leaves_goes_on(asked, tmp_path, number, workers):
 
 def terminal(monkeypatch, is_one=True):
     """A stderr to which progress writes at once and every time; gives what it wrote."""
-    for name, value in {"PATIENCE": -1.0, "AGAIN": -1.0}.items():
-        monkeypatch.setattr(f"microgpt_trace.cli.progress.{name}", value)
+    for name in ("PATIENCE", "AGAIN"):
+        monkeypatch.setattr(f"microgpt_trace.cli.progress.{name}", -1.0)
     stream = io.StringIO()
     stream.isatty = lambda: is_one
     monkeypatch.setattr("sys.stderr", stream)
@@ -168,7 +151,7 @@ def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, n
 def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch):
     shown = terminal(monkeypatch, is_one=False)
     with rated_progress("text", lambda: 2000) as (report, reading), progress("layer") as layers:
-        for tell in (report, layers):
-            tell(1, 5)
+        report(1, 5)
+        layers(1, 5)
         reading(1 << 30)
     assert shown() == []
