@@ -125,24 +125,6 @@ def test_values_that_are_not_finite(decoder_folder):
     assert document["positions"][0]["target"]["holds"] is None
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("emma", "--target", "a", "--against", "a"), "same token"),
-        (("emma", "--target", "ab"), "expected one character, BOS, EOS or an id"),
-        (("emma", "--target", "#27"), "#0 to #26"),
-        (("emma", "--position", "5"), "positions 0 to 4"),
-        (("emma", "--position", "one"), "--position: expected a number, all, last or a list"),
-        (("emma", "--against", "m"), "position 1"),
-        (("emma", "--tokens", "1,2"), "--tokens is for a production model"),
-        (("emma", "--rope-pairs", "halves"), "--rope-pairs"),
-        (("é",), "character"),
-    ],
-)
-def test_requests_that_do_not_fit(args, words):
-    refused(attribute(*args), words)
-
-
 def test_a_prompt_without_a_target(decoder):
     done = attribute(decoder, "abca")
     title = re.search(r"Position 3 after a: (\S+) against (\S+)", done.out)

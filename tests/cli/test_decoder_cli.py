@@ -132,52 +132,6 @@ def test_tokens_special_tokens_and_chat_templates(model, bare, plain):
     assert "chat template" in chat["notes"][0]
 
 
-REFUSED = {
-    "empty": ([""], ["empty", "no BOS"]),
-    "no numbers": (["--tokens", "1,x"], ["--tokens", "'1,x'"]),
-    "no tokens": (["--tokens", ""], ["--tokens"]),
-    "too large": (["--tokens", "3,61"], ["token 61", "0 to 60"]),
-    "negative": (["--tokens", "3,-1"], ["token -1", "0 to 60"]),
-    "tokens and text": (["Hi", "--tokens", "3"], ["--tokens"]),
-    "tokens and chat": (["--tokens", "3", "--chat"], ["--tokens", "--chat"]),
-    "too long": (["a" * 65], ["65 tokens", "64"]),
-    "no room": (["a" * 60, "--generate", "5"], ["60 tokens", "5 to generate", "64"]),
-    "layers": (["--layers", "0-2"], ["--layers 0-2", "0 to 1"]),
-    "backwards": (["--layers", "1-0"], ["--layers 1-0"]),
-    "no layers": (["--layers", "first"], ["--layers", "'first'"]),
-    "a raised 2": (["--layers", "²"], ["--layers", "expected something like 3-5 or 0,7", "²"]),
-    "a huge layer": (["--layers", "0-99999999999"], ["--layers", "'0-99999999999'"]),
-    "half a range": (["--layers", "3-"], ["--layers", "'3-'"]),
-    "a comma too many": (["--layers", "0,"], ["--layers", "'0,'"]),
-    "a loss that is none": (["--layer", "loss", "--positions", "last"], ["last position has no loss"]),
-    "layer and layers": (["--layers", "0", "--layer", "logits"], ["--layer ", "--layers"]),
-    "positions": (["Hello", "--positions", "5"], ["position 5", "0 to 4"]),
-    "no positions": (["--positions", "some"], ["--positions", "'some'"]),
-    "fail on": (["--fail-on", "everything"], ["--fail-on", "'everything'"]),
-    "generate": (["--generate", "0"], ["--generate"]),
-    "temperature alone": (["--temperature", "0.5"], ["temperature", "--generate"]),
-    "no event": (["--layer", "layer9.*"], ["'layer9.*' matches no event"]),
-    "no counterpart": (["--layer", "moe_router"], ["no counterpart"]),
-    "backward": (["--backward"], ["--backward", "forward only"]),
-    "step": (["--step"], ["--step", "forward only"]),
-    "heads": (["--n-head", "4"], ["--n-head"]),
-    "bos": (["--bos", "last"], ["--bos"]),
-    "seed": (["--seed", "1"], ["--seed is for an untrained model or for --temperature"]),
-    "seed of greed": (["--seed", "1", "--generate", "2"], ["or for --temperature"]),
-    "pairs": (["--rope-pairs", "halves"], ["--rope-pairs"]),
-    "set": (["--set", "num_heads=4"], ["--set"]),
-    "reference": (["--reference", "other.apr"], ["--reference", "microgpt diff"]),
-    "diff": (["--diff"], ["--diff", "microgpt diff"]),
-    "save tensor": (["--save-tensor", "attn_out"], ["--save-tensor", "--save FILE", "--layer STAGE"]),
-}
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_a_request_that_does_not_fit_is_one_line(model, what):
-    args, words = REFUSED[what]
-    refused(microgpt("trace", model, *args), *words)
-
-
 OF_DECODERS = {
     "--tokens": ["1"], "--chat": [], "--special": [], "--layers": ["0"], "--positions": ["last"],
     "--lens": [], "--target": ["n"], "--generate": ["2"], "--temperature": ["0"], "--recheck": [],

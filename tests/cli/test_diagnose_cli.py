@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from support.commands import microgpt, refused
+from support.commands import microgpt
 from support.documents import valid
 from support.faults import decoder_faults
 from support.faulty_engine import decoder_run
@@ -89,18 +89,3 @@ def test_a_value_that_is_not_finite_fits_the_schema(folder, tmp_path):
     np.save(tmp_path / "d" / "layer0.attn.q.npy", q)
     document = valid(diagnose(folder, str(tmp_path / "d"), "m", "--json").out, "diagnose")
     assert document["first_wrong"] == "layer0.attn.q"
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("right",), "a dump and a model are needed"),
-        (("m", "right"), "expected a dump, found a decoder model"),
-        (("right", "right"), "expected a model"),
-        (("nothing", "m"), "nothing"),
-        (("right", "m", "--tokens", "1,2"), "tokens"),
-        (("right", "m", "--layout", "layer0.attn.q=XY"), "XY"),
-    ],
-)
-def test_requests_that_do_not_fit(folder, args, words):
-    refused(diagnose(folder, *args), words)

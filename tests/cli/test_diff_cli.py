@@ -117,33 +117,6 @@ def test_a_suggested_map_leads_from_strange_names_to_a_comparison(sides, tmp_pat
     assert "The 36 events named (of 41) agree, number for number" in result.out
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["{model}"], ["two sides are needed"]),
-        (["{model}", "{micro1}"], ["decoder", "microgpt"]),
-        (["{model}", "{good}", "--tokens", "1,2"], ["other tokens"]),
-        (["{model}", "{good}", "--layer", "nothing"], ["nothing"]),
-        (["{model}", "{good}", "--positions", "99"], ["99"]),
-        (["{model}", "{good}", "--compute", "int4"], ["--compute"]),
-        (["{model}", "{good}", "--compute", "bf16", "--rtol", "1"], ["exclude each other"]),
-        (["{model}", "{good}", "--factor", "2"], ["factor"]),
-        (["{model}", "{good}", "--layout", "x"], ["--layout", "GLOB=LETTERS"]),
-        (["{model}", "{good}", "--map", "missing.toml"], ["missing.toml"]),
-        (["{model}", "{good}", "--weights"], ["--weights is for two models"]),
-        (["{model}", "{good}", "--prompts", "missing.txt"], ["--prompts is for two models"]),
-        (["{micro1}", "{micro2}", "--prompts", "missing.txt"], ["missing.txt"]),
-        (["{micro1}", "{micro2}", "--weights", "--compute", "bf16"], ["--compute means nothing"]),
-        (["{micro1}", "{micro2}", "--suggest-map"], ["one of each"]),
-        (["{good}", "{bad}", "a text"], ["a text is for a model"]),
-        (["{good}", "{bad}", "--compute", "bf16"], ["name the model"]),
-    ],
-    ids=lambda value: " ".join(value)[:60],
-)  # fmt: skip
-def test_a_request_that_does_not_fit_is_one_line(sides, args, words):
-    refused(microgpt("diff", *(arg.format(**sides) for arg in args)), *words)
-
-
 def test_a_damaged_dump_is_one_line(sides, tmp_path):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(sides["good"].read_bytes()[:5000])

@@ -8,7 +8,6 @@ import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
 from support.terminal import printed
-from support.tiny_models import CASES, random_weights, write_folder
 
 from microgpt_trace import init
 from microgpt_trace.explaining.explain import explain
@@ -35,10 +34,8 @@ def said(*args, **options):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A decoder without a tokenizer."""
-    config = CASES["llama_gqa"]
-    return write_folder(tmp_path_factory.mktemp("cli") / "m", config, random_weights(config, "llama_gqa"))
+def folder(compared_folders):
+    return compared_folders["llama_gqa"]
 
 
 def test_next_leads_back_and_never_round_in_circles():
@@ -111,44 +108,6 @@ def test_a_result_that_is_not_equal_ends_with_1(monkeypatch):
 
     monkeypatch.setattr(explaining, "worked_out", wrong)
     assert microgpt("explain", "layer0.attn.q[3,5]", "emma").code == 1
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ((), "an element is needed"),
-        (("layer0.attn.q",), "[5, 16], position and channel"),
-        (("layer0.attn.q[3]",), "for example layer0.attn.q[1,2]"),
-        (("layer0.attn.q[3,16]",), "channels 0 to 15"),
-        (("layer0.attn.q[3,5",), "expected NAME"),
-        (("q[3,5]",), "matches no event"),
-        ((SCORE, "José"), "not in the vocabulary"),
-        (("word", SCORE), "no such model"),
-        ((SCORE, "emma", "anna"), "anna"),
-        ((SCORE, "--tokens", "1,2"), "for a production model"),
-        ((SCORE, "--set", "a=1"), "--set"),
-        (("logits[0,ab]",), "'ab'"),
-    ],
-)
-def test_requests_that_do_not_fit(args, words):
-    refused(microgpt("explain", *args), words)
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("ffn_up[1,2]", "--tokens", "1,2"), "ffn_up means 2 events"),
-        (("logits[0,1]", "--tokens", "1,2", "--backward"), "a production model is traced forward only"),
-        (("logits[0,1]", "text", "--tokens", "1,2"), "--tokens"),
-        (("logits[0,1]", "--tokens", "1,99"), "token 99"),
-        (("loss", "--tokens", "1"), "no loss"),
-        (("logits[0,␣Paris]", "--tokens", "1,2"), "#7042"),
-        (("logits[0,1]", "--tokens", "1,2", "--seed", "3"), "--seed"),
-        ((), "an element is needed"),
-    ],
-)
-def test_requests_that_do_not_fit_a_decoder(folder, args, words):
-    refused(microgpt("explain", folder, *args), words)
 
 
 def test_a_model_may_stand_before_the_element_or_as_an_option(folder):

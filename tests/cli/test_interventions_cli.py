@@ -8,7 +8,7 @@ import pytest
 from support.commands import microgpt, refusal
 from support.documents import valid, valid_lines
 
-from microgpt_trace import init, save, trace
+from microgpt_trace import init, trace
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.running.interventions import Intervention
 
@@ -137,25 +137,3 @@ def test_a_loss_is_added_from_a_trace_or_a_number(tmp_path, monkeypatch, decoder
         for change in ([], ["--add", "loss=other.safetensors"], ["--add", "loss=one.npy"])
     )
     assert (doubled, more) == pytest.approx((2 * before, 1 + before), rel=1e-6)
-
-
-REFUSED = {
-    "no number": (["--scale", "logits=much"], "--scale logits: expected a number, found 'much'"),
-    "no value": (["--scale", "logits"], "--scale: expected NAME=NUMBER, found 'logits'"),
-    "no file": (["--patch", "logits="], "--patch: expected NAME=FILE"),
-    "twice": (["--scale", "logits=2", "--scale", "logits=3"], "scaled twice"),
-    "missing file": (["--patch", "logits=none.safetensors"], "none.safetensors"),
-    "no dump": (["--patch", "logits=text.txt"], "text.txt: expected a dump"),
-    "other shape": (["--add", "logits=happy.npy"], "logits is [5, 27] or [27], found [16]"),
-    "a model": (["--patch", "logits=weights.safetensors"], "weights.safetensors: "),
-    "no event": (["--ablate", "layer0.mlp.upp"], "matches no event"),
-    "position": (["--ablate", "layer0.mlp.up@7"], "position 7 of layer0.mlp.up, which has positions 0 to 4"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_one_line_says_what_is_wrong(tmp_path, options, message):
-    np.save(tmp_path / "happy.npy", np.ones(16, np.float32))
-    (tmp_path / "text.txt").write_text("not numbers at all")
-    save(init(), tmp_path / "weights.safetensors")
-    assert message in refusal("trace", "emma", *options, cwd=tmp_path)

@@ -22,15 +22,10 @@ EVERY_TABLE = ("--sites", "layer*.mlp.residual", "--sites", "*.head*", "--sites"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, checkpoints):
-    """A trained model `m.safetensors`, and files of pairs."""
+    """A trained model `m.safetensors`, and a file of pairs."""
     root = tmp_path_factory.mktemp("patch")
     (root / "m.safetensors").symlink_to(checkpoints["trained"])
     (root / "pairs").write_text("# names\nanna\talma\te\tk\nemma\temmy\n")
-    (root / "lengths").write_text("anna\talma\nemmas\temmys\n")
-    (root / "short").write_text("anna\talma\nemma\n")
-    (root / "three").write_text("anna\talma\te\n")
-    (root / "empty").write_text("# nothing\n")
-    (root / "same").write_text("anna\talma\nanna\tanna\n")
     return root
 
 
@@ -145,42 +140,6 @@ def test_smollm2_names_the_layer_and_the_head():
     other = microgpt("patch", SMOLLM2, texts[0], "The capital of the Congo is")
     shown = "The ␣capital ␣of ␣France ␣is | The ␣capital ␣of ␣the ␣Congo ␣is"
     refused(other, "the texts have 5 and 6 tokens", shown)
-
-
-TWO = ("--target", "e", "--against", "k")
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ((), "two texts are needed, CLEAN and CORRUPT"),
-        (("emma",), "found 1 argument"),
-        (("m.safetensors", "emma", "emmy", "anna"), "found 4 arguments"),
-        (("nothing", "emma", "emmy"), "nothing: no such model, to read 'emma'"),
-        (("m.safetensors", "emma", "emmy", "--model", "m.safetensors"), "two models"),
-        (("m.safetensors", "emma", "emmy", "--seed", "3"), "--seed"),
-        (("emma", "emmys"), "5 and 6 tokens and cannot be patched position by position: BOS e m m a | BOS e"),
-        (("emma", "Emma"), "the same tokens"),
-        (("emma", "emmy", "--target", "ab"), "'ab'"),
-        (("emma", "emmy", "--target", "a", "--against", "a"), "both a"),
-        (("emma", "emmy", *TWO, "--position", "9"), "position 9"),
-        (("emma", "emmy", *TWO, "--position", "3"), "up to there both texts are the same"),
-        (("emma", "emmy", *TWO, "--sites", "probs"), "computed after the logits"),
-        (("emma", "emmy", *TWO, "--sites", "wte"), "a parameter"),
-        (("emma", "emmy", *TWO, "--sites", "embed.tok@9"), "position 9 of embed.tok"),
-        (("emma", "emmy", "--rope-pairs", "halves"), "--rope-pairs"),
-        (("--pairs", "m.safetensors"), "expected UTF-8"),
-        (("--pairs", "short", *TWO), "short, line 2: expected CLEAN<TAB>CORRUPT"),
-        (("--pairs", "three"), "three, line 1: expected CLEAN<TAB>CORRUPT"),
-        (("--pairs", "empty"), "found none"),
-        (("--pairs", "same", *TWO), "same, line 2: both texts are the same tokens"),
-        (("--pairs", "lengths", *TWO), "lengths, line 2: 6 tokens, and the first pair has 5"),
-        (("--pairs", "pairs", "nothing"), "nothing: no such model"),
-        (("--pairs", "pairs", "anna", "alma"), "no texts stand beside --pairs"),
-    ],
-)
-def test_requests_that_do_not_fit(folder, args, words):
-    refused(run(folder, *args), words)
 
 
 def test_a_byte_that_is_no_utf8_is_no_token(decoder_folder):

@@ -128,31 +128,6 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
     valid(run(place, "i.gguf --json"), "survey", place / "i.gguf")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("decoder", "a corpus is needed beside decoder"),
-        (f"--top {10**20}", "top: expected 0 to 10,000 examples of each unit, found 100000000000000000000"),
-        ("microgpt.safetensors --max-tokens 5", "--max-tokens is for a production model"),
-        ("microgpt.safetensors --chat", "--chat is for a production model"),
-        ("--seed 3 microgpt.safetensors", "--seed is for an untrained model or for --sample, but"),
-        ("microgpt.safetensors names.txt --imatrix x.gguf", "an importance matrix is for a production model"),
-        ("decoder texts.txt --events 'logits' --imatrix x.gguf", "layer0.attn.norm, is not measured"),
-        ("decoder texts.txt --events 'layer0.attn.*' --top 1", "no unit of an MLP is among the events"),
-        ("decoder texts.txt --events nothing", "'nothing' matches no event"),
-        ("decoder texts.jsonl.gz", "texts.jsonl.gz:1: "),
-        ("names.txt --imatrix-output", "--imatrix-output means nothing without --imatrix"),
-        ("decoder texts.txt --out texts.txt --force", "for surveys, and this is none"),
-        ("decoder texts.txt --imatrix texts.txt --force", "for importance matrices, and this is none"),
-        ("decoder texts.txt --out x.gguf --imatrix ./x.gguf", "--out and --imatrix: x.gguf cannot be both"),
-    ],
-)
-def test_a_bad_request_is_one_line(place, words, message, monkeypatch):
-    monkeypatch.chdir(place)
-    assert message in refusal(f"survey {words}")
-    assert not (place / "x.gguf").exists()
-
-
 def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
     """Nor is a lone file of texts a model, as six.txt shows."""
     monkeypatch.chdir(place)

@@ -32,25 +32,10 @@ def asked(decoder_folder, tmp_path_factory):
     return words, whole
 
 
-WRONG = {
-    "--shard 0/3": "--shard: expected I/N with I from 1 to N",
-    "--shard 4/3": "--shard: expected I/N with I from 1 to N",
-    "--shard a/b": "--shard: expected I/N with I from 1 to N",
-    "--shard 1/2/3": "--shard: expected I/N with I from 1 to N",
-    f"--shard 1/{'9' * 5000}": "--shard: expected I/N with I from 1 to N",
-    "--resume": "--resume goes on with the file of --out: name it",
-    "--workers 5000": "workers: expected 1 to 1,024, found 5,000",
-    "--scheduler nobody": "--scheduler 'nobody': expected an address like tcp://host:8786",
-}
-
-
-@pytest.mark.parametrize("words", WRONG, ids=lambda words: words[:20])
-def test_what_cannot_be_run_is_refused(asked, words):
-    run = microgpt
-    if "--scheduler" in words:
-        pytest.importorskip("distributed")
-        run = process
-    assert refused(run("survey", *asked[0], *words.split())).startswith(WRONG[words])
+def test_a_scheduler_that_is_no_address_is_refused(asked):
+    pytest.importorskip("distributed")
+    said = "--scheduler 'nobody': expected an address like tcp://host:8786"
+    assert said in refused(process("survey", *asked[0], "--scheduler", "nobody"))
 
 
 def test_workers_read_nothing_of_the_standard_input(asked, tmp_path):

@@ -1,0 +1,244 @@
+"""Requests that do not fit: each leaves one line that says what was expected and found, and no file."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from support.commands import microgpt, refused
+from support.tiny_models import CASES, TOKENS, random_weights, write_folder
+
+from microgpt_trace import load, trace
+from microgpt_trace.dumps.arrays_file import save_arrays
+
+PAIRS = {
+    "pairs": "# names\nanna\talma\te\tk\nemma\temmy\n",
+    "lengths": "anna\talma\nemmas\temmys\n",
+    "short": "anna\talma\nemma\n",
+    "three": "anna\talma\te\n",
+    "same": "anna\talma\nanna\tanna\n",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, compared_folders, checkpoints):
+    """A microGPT, two decoders, of which one has no tokenizer, dumps, pairs and texts."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "m.safetensors").symlink_to(checkpoints["trained"])
+    (folder / "llama").symlink_to(compared_folders["llama_gqa"])
+    write_folder(folder / "bare", CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa"))
+    run = trace(load(folder / "llama"), tokens=TOKENS, names=["*"], values=True)
+    save_arrays(run, folder / "good.safetensors")
+    for name, text in PAIRS.items():
+        (folder / name).write_text(text)
+    (folder / "names.txt").write_text("emma\nolivia\n")
+    (folder / "texts.txt").write_text("Ann ran\n")
+    (folder / "text.txt").write_text("not numbers at all")
+    (folder / "texts.jsonl.gz").write_bytes(gzip.compress(json.dumps({"said": "Ann"}).encode()))
+    np.save(folder / "happy.npy", np.ones(16, np.float32))
+    return folder
+
+
+REFUSED = {
+    # of a microGPT, and of commands that there are not
+    "trace 'José'": "'é' … position 3 … a..z … 'jose'",
+    "trace aaaaaaaaaaaaaaaa": "at most 15 … found 16",
+    "trace --model .": "found a folder",
+    "trace --bogus": "--bogus",
+    "trace emma extra": "extra",
+    "trace --n-head 2": "--n-head … --model",
+    "trace --json --jsonl": "exclude",
+    "trace --values": "--json",
+    "trace --json --show logits": "--show",
+    "trace --out no/such/place": "does not exist",
+    "trace --out x --save ./x": "--save and --out both name",
+    "trace --save x --save-aprt x": "--save and --save-aprt both name x",
+    "trace --save-tensor all": "--save-aprt DIR or --save FILE … --verbose all",
+    "trace --save-tensor-dir x": "--save-tensor-dir: use --save-aprt DIR",
+    "trace --prompt hi": "--prompt: the text needs no option",
+    "trace --interactive": "--interactive: use --html FILE",
+    "parity a.gguf": "parity: use `microgpt diff A B`",
+    "check a.gguf": "check: every `microgpt trace MODEL` checks itself",
+    "tensors a.gguf": "tensors: use `microgpt inspect MODEL`",
+    "canary create": "canary: use `microgpt trace MODEL --save FILE`",
+    "lint a.gguf": "lint: use `microgpt inspect MODEL --metadata`",
+    "tarce": "tarce",
+    "gradcheck 'é'": "'é'",
+    "train --steps 0": "--steps",
+    "train --lr nan": "lr … nan",
+    "train --n-head 3": "n_embd 16 … n_head 3",
+    "train --data nope": "nope … no such file",
+    "train --out .": "folder",
+    "train --trace-every 5": "--log",
+    "trace --seed 3 --model m.safetensors": "--seed … untrained",
+    "inspect --stats": "--stats is for a production model",
+    # trace of a decoder
+    "trace llama ''": "empty … no BOS",
+    "trace llama --tokens 1,x": "--tokens … '1,x'",
+    "trace llama --tokens ''": "--tokens",
+    "trace llama --tokens 3,61": "token 61 … 0 to 60",
+    "trace llama --tokens 3,-1": "token -1 … 0 to 60",
+    "trace llama Hi --tokens 3": "--tokens",
+    "trace llama --tokens 3 --chat": "--tokens … --chat",
+    f"trace llama {'a' * 65}": "65 tokens … 64",
+    f"trace llama {'a' * 60} --generate 5": "60 tokens … 5 to generate … 64",
+    "trace llama --layers 0-2": "--layers 0-2 … 0 to 1",
+    "trace llama --layers 1-0": "--layers 1-0",
+    "trace llama --layers first": "--layers … 'first'",
+    "trace llama --layers '²'": "--layers … expected something like 3-5 or 0,7 … ²",
+    "trace llama --layers 0-99999999999": "--layers … '0-99999999999'",
+    "trace llama --layers 3-": "--layers … '3-'",
+    "trace llama --layers 0,": "--layers … '0,'",
+    "trace llama --layer loss --positions last": "last position has no loss",
+    "trace llama --layers 0 --layer logits": "--layer  … --layers",
+    "trace llama Hello --positions 5": "position 5 … 0 to 4",
+    "trace llama --positions some": "--positions … 'some'",
+    "trace llama --fail-on everything": "--fail-on … 'everything'",
+    "trace llama --generate 0": "--generate",
+    "trace llama --layer 'layer9.*'": "'layer9.*' matches no event",
+    "trace llama --backward": "--backward … forward only",
+    "trace llama --step": "--step … forward only",
+    "trace llama --n-head 4": "--n-head",
+    "trace llama --bos last": "--bos",
+    "trace llama --seed 1": "--seed is for an untrained model or for --temperature",
+    "trace llama --seed 1 --generate 2": "or for --temperature",
+    "trace llama --rope-pairs halves": "--rope-pairs",
+    "trace llama --set num_heads=4": "--set",
+    "trace llama --reference other.apr": "--reference … microgpt diff",
+    "trace llama --diff": "--diff … microgpt diff",
+    "trace llama --save-tensor attn_out": "--save-tensor … --save FILE … --layer STAGE",
+    # interventions
+    "trace emma --scale logits=much": "--scale logits: expected a number, found 'much'",
+    "trace emma --scale logits": "--scale: expected NAME=NUMBER, found 'logits'",
+    "trace emma --patch logits=": "--patch: expected NAME=FILE",
+    "trace emma --scale logits=2 --scale logits=3": "scaled twice",
+    "trace emma --patch logits=none.safetensors": "none.safetensors",
+    "trace emma --patch logits=text.txt": "text.txt: expected a dump",
+    "trace emma --add logits=happy.npy": "logits is [5, 27] or [27], found [16]",
+    "trace emma --patch logits=m.safetensors": "m.safetensors: ",
+    "trace emma --ablate layer0.mlp.upp": "matches no event",
+    "trace emma --ablate layer0.mlp.up@7": "position 7 of layer0.mlp.up, which has positions 0 to 4",
+    # explain
+    "explain": "an element is needed",
+    "explain 'layer0.attn.q[3]'": "for example layer0.attn.q[1,2]",
+    "explain 'layer0.attn.q[3,16]'": "channels 0 to 15",
+    "explain 'layer0.attn.scores[1,3,2]' 'José'": "not in the vocabulary",
+    "explain word 'layer0.attn.scores[1,3,2]'": "no such model",
+    "explain 'layer0.attn.scores[1,3,2]' emma anna": "anna",
+    "explain 'layer0.attn.scores[1,3,2]' --tokens 1,2": "for a production model",
+    "explain 'layer0.attn.scores[1,3,2]' --set a=1": "--set",
+    "explain 'logits[0,ab]'": "'ab'",
+    "explain bare 'ffn_up[1,2]' --tokens 1,2": "ffn_up means 2 events",
+    "explain bare 'logits[0,1]' text --tokens 1,2": "--tokens",
+    "explain bare 'logits[0,1]' --tokens 1,99": "token 99",
+    "explain bare loss --tokens 1": "no loss",
+    "explain bare 'logits[0,␣Paris]' --tokens 1,2": "#7042",
+    "explain bare 'logits[0,1]' --tokens 1,2 --seed 3": "--seed",
+    # attribute
+    "attribute emma --target ab": "expected one character, BOS, EOS or an id",
+    "attribute emma --target '#27'": "#0 to #26",
+    "attribute emma --position one": "--position: expected a number, all, last or a list",
+    "attribute emma --against m": "position 1",
+    "attribute emma --tokens 1,2": "--tokens is for a production model",
+    "attribute 'é'": "character",
+    # patch
+    "patch": "two texts are needed, CLEAN and CORRUPT",
+    "patch emma": "found 1 argument",
+    "patch m.safetensors emma emmy anna": "found 4 arguments",
+    "patch nothing emma emmy": "nothing: no such model, to read 'emma'",
+    "patch m.safetensors emma emmy --model m.safetensors": "two models",
+    "patch m.safetensors emma emmy --seed 3": "--seed",
+    "patch emma emmys": "5 and 6 tokens and cannot be patched position by position: BOS e m m a | BOS e",
+    "patch emma emmy --target ab": "'ab'",
+    "patch emma emmy --target a --against a": "both a",
+    "patch emma emmy --target e --against k --sites embed.tok@9": "position 9 of embed.tok",
+    "patch --pairs m.safetensors": "expected UTF-8",
+    "patch --pairs short --target e --against k": "short, line 2: expected CLEAN<TAB>CORRUPT",
+    "patch --pairs three": "three, line 1: expected CLEAN<TAB>CORRUPT",
+    "patch --pairs same --target e --against k": "same, line 2: both texts are the same tokens",
+    "patch --pairs lengths --target e --against k": "lengths, line 2: 6 tokens, and the first pair has 5",
+    "patch --pairs pairs nothing": "nothing: no such model",
+    "patch --pairs pairs anna alma": "no texts stand beside --pairs",
+    # diff
+    "diff llama": "two sides are needed",
+    "diff llama m.safetensors": "decoder … microgpt",
+    "diff llama good.safetensors --layer nothing": "nothing",
+    "diff llama good.safetensors --positions 99": "99",
+    "diff llama good.safetensors --compute int4": "--compute",
+    "diff llama good.safetensors --compute bf16 --rtol 1": "exclude each other",
+    "diff llama good.safetensors --factor 2": "factor",
+    "diff llama good.safetensors --layout x": "--layout … GLOB=LETTERS",
+    "diff llama good.safetensors --map missing.toml": "missing.toml",
+    "diff llama good.safetensors --weights": "--weights is for two models",
+    "diff llama good.safetensors --prompts missing.txt": "--prompts is for two models",
+    "diff m.safetensors m.safetensors --prompts missing.txt": "missing.txt",
+    "diff m.safetensors m.safetensors --weights --compute bf16": "--compute means nothing",
+    "diff m.safetensors m.safetensors --suggest-map": "one of each",
+    "diff good.safetensors good.safetensors 'a text'": "a text is for a model",
+    # diagnose
+    "diagnose good.safetensors": "a dump and a model are needed",
+    "diagnose llama good.safetensors": "expected a dump, found a decoder model",
+    "diagnose good.safetensors good.safetensors": "expected a model",
+    "diagnose nothing llama": "nothing",
+    "diagnose good.safetensors llama --tokens 1,2": "tokens",
+    "diagnose good.safetensors llama --layout layer0.attn.q=XY": "XY",
+    # survey
+    "survey llama": "a corpus is needed beside llama",
+    "survey --top 100000000000": "top: expected 0 to 10,000 examples of each unit, found 100000000000",
+    "survey m.safetensors --max-tokens 5": "--max-tokens is for a production model",
+    "survey m.safetensors --chat": "--chat is for a production model",
+    "survey --seed 3 m.safetensors": "--seed is for an untrained model or for --sample, but",
+    "survey m.safetensors names.txt --imatrix x.gguf": "an importance matrix is for a production model",
+    "survey llama texts.txt --events logits --imatrix x.gguf": "layer0.attn.norm, is not measured",
+    "survey llama texts.txt --events 'layer0.attn.*' --top 1": "no unit of an MLP is among the events",
+    "survey llama texts.txt --events nothing": "'nothing' matches no event",
+    "survey llama texts.jsonl.gz": "texts.jsonl.gz:1: ",
+    "survey names.txt --imatrix-output": "--imatrix-output means nothing without --imatrix",
+    "survey llama texts.txt --out texts.txt --force": "for surveys, and this is none",
+    "survey llama texts.txt --imatrix texts.txt --force": "for importance matrices, and this is none",
+    "survey llama texts.txt --out x.gguf --imatrix ./x.gguf": "--out and --imatrix: x.gguf cannot be both",
+    "survey llama texts.txt --shard 0/3": "--shard: expected I/N with I from 1 to N",
+    "survey llama texts.txt --shard 4/3": "--shard: expected I/N with I from 1 to N",
+    "survey llama texts.txt --shard a/b": "--shard: expected I/N with I from 1 to N",
+    "survey llama texts.txt --shard 1/2/3": "--shard: expected I/N with I from 1 to N",
+    f"survey llama texts.txt --shard 1/{'9' * 5000}": "--shard: expected I/N with I from 1 to N",
+    "survey llama texts.txt --resume": "--resume goes on with the file of --out: name it",
+    "survey llama texts.txt --workers 5000": "workers: expected 1 to 1,024, found 5,000",
+    # options that would change nothing
+    "trace --force": "--force lets --save, --out, --html and --plot overwrite, and none",
+    "trace --force --save-aprt new": "--force lets --save, --out, --html and --plot overwrite, and none",
+    "trace --validate --seed 1 --temperature 0": "--temperature means nothing with --validate",
+    "trace --validate --json --verbose": "--verbose means nothing with --validate and --json",
+    "trace --validate --ablate logits": "--validate makes interventions of its own: give it none",
+    "trace llama ab --chat --special": "--special means nothing with --chat",
+    "trace llama ab --temperature 0": "--temperature draws the tokens of --generate N: say how many",
+    "diff llama llama --json --verbose": "--verbose means nothing with --json",
+    "diff llama llama --weights --json --verbose": "--verbose means nothing with --json",
+    "diff llama llama --weights --factor 0": "--factor means nothing with --weights",
+    "diff llama llama --suggest-map --rtol 0": "--rtol means nothing with --suggest-map",
+    "diff llama llama --weights --atol 0": "--atol means nothing with --weights",
+    "diff llama llama '' --weights": "a text means nothing with --weights",
+    "diff llama llama --weights --suggest-map": "--weights and --suggest-map exclude each other",
+    "diagnose llama llama --json --verbose": "--verbose means nothing with --json",
+    "attribute emma --json --top 1": "--top means nothing with --json",
+    # values of a kind
+    "trace --temperature nan": "--temperature: expected a number of at least 0, found 'nan'",
+    "trace --temperature -1": "--temperature: expected a number of at least 0, found '-1'",
+    "trace --temperature=hot": "--temperature: expected a number of at least 0, found 'hot'",
+    "trace --seed 1.5": "--seed: expected a whole number of at least 0, found '1.5'",
+    "trace --top-k 0": "--top-k: expected a whole number of at least 1, found '0'",
+    "trace --bos middle": "--bos: expected first or last, found 'middle'",
+    "patch a b --position here": "--position: expected a whole number, found 'here'",
+    "sample -n 0": "--count: expected a whole number of at least 1, found '0'",
+    "train --lr fast": "--lr: expected a number, found 'fast'",
+    "train --vocab x": "--vocab: expected a-z or data, found 'x'",
+}
+
+
+@pytest.mark.parametrize("command", sorted({line.split()[0] for line in REFUSED}))
+def test_a_request_that_does_not_fit_is_one_line(place, command):
+    before = {path.name for path in place.iterdir()}
+    for line in (line for line in REFUSED if line.split()[0] == command):
+        print(line)
+        refused(microgpt(line, cwd=place), *REFUSED[line].split(" … "))
+    assert {path.name for path in place.iterdir()} == before
