@@ -76,12 +76,9 @@ def test_but_what_chooses_the_schema(command, tmp_path):
         assert refusal(command, "--schema", *both).endswith("exclude each other")
 
 
-def test_the_usage_has_one_pair_of_brackets():
+def test_the_usage_has_one_pair_of_brackets_and_help_comes_before_what_is_wrong():
     assert " [OPTIONS] [MODEL] [TEXT] " in microgpt("trace --help").out
     assert " [OPTIONS] [MODEL] CLEAN CORRUPT " in microgpt("patch --help").out
-
-
-def test_help_comes_before_what_is_wrong():
     assert microgpt("trace --save '' --help").code == 0
 
 
@@ -119,18 +116,15 @@ def test_a_group_of_options_stands_in_its_place():
     assert called == ("a", 3, 9, 5)
 
 
-def test_a_subclass_words_an_option_anew():
+def test_a_subclass_words_an_option_anew_and_no_command_has_one_twice():
     def measure(*, room: Room) -> None: ...
+
+    def twice(*, one: Size, other: Room) -> None: ...
 
     helps = {param.name: getattr(param, "help", None) for param in command_of(measure).params}
     assert (helps["width"], helps["height"]) == ("How wide.", "From floor to ceiling.")
-
-
-def test_two_groups_with_one_option_are_a_bug_of_ours():
-    def measure(*, one: Size, other: Room) -> None: ...
-
     with pytest.raises(ValueError, match="duplicate parameter name"):
-        flat(measure)
+        flat(twice)
 
 
 @pytest.mark.parametrize("words", ["trace emma --json", "explain wte[0,0] emma --json", "inspect --json"])

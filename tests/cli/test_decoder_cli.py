@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -301,30 +302,23 @@ def shown(*args):
     return lines[lines.index("") : lines.index("Stage 1: Embedding") - 1]
 
 
-@pytest.fixture
-def twins(tmp_path):
-    """One llama as GGUF, whose rows of q and k are permuted, and as a folder, where they are not."""
+def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(tmp_path):
+    """A GGUF file has the rows of q and k permuted."""
     pytest.importorskip("gguf")
     config, weights = CASES["llama_gqa"], random_weights(CASES["llama_gqa"], "llama_gqa")
-    return write_gguf(tmp_path / "m.gguf", config, weights), write_folder(tmp_path / "hf", config, weights)
-
-
-@pytest.mark.parametrize("name", ["layer0.attn_wq", "layer1.attn_wk", "layer0.attn_wv"])
-def test_a_parameter_of_a_gguf_is_shown_in_the_rows_of_hugging_face(twins, name):
-    of_gguf, of_folder = (shown(path, "--tokens", "3,5", "--show", name) for path in twins)
-    print(*of_gguf[:4], sep="\n")
-    assert of_gguf == of_folder
-    kind = f"model.layers.{name[5]}.self_attn.{name[-1]}_proj.weight"
-    weights = random_weights(CASES["llama_gqa"], "llama_gqa")[kind]
-    numbers = [[float(text) for text in line.split()[1:]] for line in of_gguf[3:]]
-    np.testing.assert_allclose(numbers, weights, atol=6e-4)
-
-
-def test_show_takes_globs_of_parameters_and_events(twins):
-    lines = shown(twins[0], "--tokens", "3,5", "--show", "layer0.attn_w*", "--show", "layer1.mlp.*rm")
+    gguf = write_gguf(tmp_path / "m.gguf", config, weights)
+    folder = write_folder(tmp_path / "hf", config, weights)
+    for name in ("layer0.attn_wq", "layer1.attn_wk", "layer0.attn_wv"):
+        of_gguf, of_folder = (shown(path, "--tokens", "3,5", "--show", name) for path in (gguf, folder))
+        print(*of_gguf[:4], sep="\n")
+        assert of_gguf == of_folder
+        numbers = [[float(text) for text in line.split()[1:]] for line in of_gguf[3:]]
+        stored = weights[f"model.layers.{name[5]}.self_attn.{name[-1]}_proj.weight"]
+        np.testing.assert_allclose(numbers, stored, atol=6e-4)
+    lines = shown(gguf, "--tokens", "3,5", "--show", "layer0.attn_w*", "--show", "layer1.mlp.*rm")
     titles = [line.split()[0] for line in lines if re.match(r"layer\d", line)]
     assert titles == [f"layer0.attn_w{x}" for x in "qkvo"] + ["layer1.mlp.norm"]
-    refused(microgpt("trace", twins[0], "--tokens", "3", "--show", "layer0.attn_x*"), "'layer0.attn_x*'")
+    refused(microgpt("trace", gguf, "--tokens", "3", "--show", "layer0.attn_x*"), "'layer0.attn_x*'")
 
 
 @pytest.mark.parametrize("name", ["wte", "lm_head"])
@@ -430,38 +424,31 @@ def bracketed(decoder_folder):
     )
 
 
-@pytest.mark.parametrize("i", [0, 2, 8])
-def test_labels_that_look_like_markup_are_text(bracketed, i):
-    args = ("trace", bracketed, "--tokens", f"7,{i + 4}")
-    lines, label = microgpt(*args, width=140).out.splitlines(), LABELS[i]
-    assert lines[0].startswith(f'Input: "{LABELS[3]}{label}" → tokens [7, {i + 4}]')
-    assert f"{LABELS[3]}=7 {label}={i + 4}" in lines[1]
-    assert f"Top 5 after position 1 {label}" in lines
-    traced = trace(load(bracketed), tokens=[7, i + 4])
-    for candidate in traced.predictions[-1].top:
-        row = rf"{re.escape(candidate.label)} +{candidate.token} +{candidate.p:.4f}"
-        assert any(re.match(row, line) for line in lines), row
-    assert any(line.split()[1:3] == [LABELS[3], label] for line in lines if line.startswith("  0"))
-
-
-def test_labels_that_look_like_markup_are_text_in_lens_continuation_and_arrays(bracketed):
-    options = {"lens": True, "generate": 4}
-    traced = trace(load(bracketed), tokens=[4, 5, 6], **options)
-    args = ["trace", bracketed, "--tokens", "4,5,6", "--lens", "--generate", "4", "-v"]
+def test_labels_that_look_like_markup_are_text(bracketed):
+    traced = trace(load(bracketed), tokens=[4, 5, 7], lens=True, generate=4)
+    args = ["trace", bracketed, "--tokens", "4,5,7", "--lens", "--generate", "4", "-v"]
     args += ["--show", "wte", "--show", "layer0.attn.weights"]
     output, coloured = microgpt(*args, width=140).out, microgpt(*args, width=140, FORCE_COLOR="1").out
     assert "\x1b[" in coloured
-    stripped = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
-    assert [line.rstrip() for line in stripped.splitlines()] == output.splitlines()
+    stripped = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines()]
+    lines, (first, second, _, last, *_) = output.splitlines(), LABELS
+    assert stripped == lines
+    assert lines[0].startswith(f'Input: "{first}{second}{last}" → tokens [4, 5, 7]')
+    assert f"{first}=4 {second}=5 {last}=7" in output
+    assert any(line.split()[1:3] == [first, second] for line in lines if line.startswith("  0"))
+    assert f"Top 5 after position 2 {last}" in lines
+    for each in traced.predictions[-1].top:
+        row = rf"{re.escape(each.label)} +{each.token} +{each.p:.4f}"
+        assert any(re.match(row, line) for line in lines), row
     for step in traced.generation:
         assert f"\nStep {step.step}: {step.token.label}\n" in output or step.step == 1
         assert f"  {step.runners_up[0].label}={step.runners_up[0].p:.3f}" in output
     for row in traced.lens:
         labels = [c.label if len(c.label) <= 12 else f"{c.label[:11]}…" for c in row.predicted]
-        assert any(line.split() == [str(row.layer), *labels] for line in output.splitlines())
+        assert any(line.split() == [str(row.layer), *labels] for line in lines)
     for label in LABELS:
         assert re.search(rf"^{re.escape(label[:12])} +-?\d", output, re.MULTILINE), label
-    assert re.search(rf"^ +{re.escape(LABELS[0])} +{re.escape(LABELS[1])}", output, re.MULTILINE)
+    assert re.search(rf"^ +{re.escape(first)} +{re.escape(second)}", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("token", ["\\[", "a\\"])
@@ -540,13 +527,8 @@ def test_no_color_is_honoured_on_a_terminal(plain):
 def read_all(descriptor):
     """What a terminal's other end wrote before it closed."""
     parts = []
-    while True:
-        try:
-            part = os.read(descriptor, 1 << 16)
-        except OSError:
-            break
-        if not part:
-            break
-        parts.append(part)
+    with suppress(OSError):
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
     os.close(descriptor)
     return b"".join(parts)

@@ -3,7 +3,6 @@
 import re
 from io import StringIO
 
-import pytest
 from support.commands import microgpt, refusal
 
 from microgpt_trace.render.terminal.screen import Screen
@@ -26,25 +25,6 @@ def test_the_first_frame_of_progress_says_only_what_is_known():
     assert "0/100" in first
     assert not re.search("nan|loss|lr|steps/s", first)
     assert "loss 2.500  lr 0.01" in later
-
-
-MISSING = (
-    "inspect {}", "sample --model {}", "trace emma --model {}", "gradcheck --model {}", "train --resume {}",
-    "diff {} {}", "diagnose {} {}", "explain 'logits[0,a]' emma --model {}", "attribute emma --model {}",
-    "patch emma emmy --model {}",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["none.safetensors", "none.gguf", "a none.apr"])
-def test_a_file_that_is_not_there_is_said_to_be_that(tmp_path, name):
-    for line in MISSING:
-        assert refusal(line.format(f"'{name}'", f"'{name}'"), cwd=tmp_path) == f"{name}: no such file"
-
-
-@pytest.mark.parametrize("line", ["sample", "trace emma --model microgpt.safetensors"])
-def test_the_checkpoint_that_train_leaves_here_is_offered(tmp_path, monkeypatch, line):
-    monkeypatch.chdir(tmp_path)
-    assert refusal(line).startswith("no microgpt.safetensors here: `microgpt train` makes one in a second")
 
 
 HINT = "--vocab data takes the characters of the data"

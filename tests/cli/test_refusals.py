@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from support.commands import microgpt, refused
+from support.commands import microgpt, refusal, refused
 from support.tiny_models import CASES, TOKENS, random_weights, write_folder
 
 from microgpt_trace import load, trace
@@ -72,6 +72,8 @@ REFUSED = {
     "train --trace-every 5": "--log",
     "trace --seed 3 --model m.safetensors": "--seed … untrained",
     "inspect --stats": "--stats is for a production model",
+    "sample": "no microgpt.safetensors here: `microgpt train` makes one in a second",
+    "trace emma --model microgpt.safetensors": "no microgpt.safetensors here: `microgpt train` makes one",
     # trace of a decoder
     "trace llama ''": "empty … no BOS",
     "trace llama --tokens 1,x": "--tokens … '1,x'",
@@ -242,3 +244,16 @@ def test_a_request_that_does_not_fit_is_one_line(place, command):
         print(line)
         refused(microgpt(line, cwd=place), *REFUSED[line].split(" … "))
     assert {path.name for path in place.iterdir()} == before
+
+
+MISSING = (
+    "inspect {}", "sample --model {}", "trace emma --model {}", "gradcheck --model {}", "train --resume {}",
+    "diff {} {}", "diagnose {} {}", "explain 'logits[0,a]' emma --model {}", "attribute emma --model {}",
+    "patch emma emmy --model {}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["none.safetensors", "none.gguf", "a none.apr"])
+def test_a_file_that_is_not_there_is_said_to_be_that(tmp_path, name):
+    for line in MISSING:
+        assert refusal(line.format(f"'{name}'", f"'{name}'"), cwd=tmp_path) == f"{name}: no such file"

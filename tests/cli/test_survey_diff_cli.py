@@ -97,10 +97,10 @@ IDLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("more", IDLE, ids=" ".join)
-def test_options_that_mean_nothing_are_refused(place, more):
-    said = refused(diff(place, "m1", "m2", *more))
-    assert said == f"{'a text' if more == ['hello'] else more[0]} means nothing with two surveys"
+def test_options_that_mean_nothing_are_refused(place):
+    for more in IDLE:
+        said = refused(diff(place, "m1", "m2", *more))
+        assert said == f"{'a text' if more == ['hello'] else more[0]} means nothing with two surveys"
 
 
 def test_what_cannot_be_compared_is_told_in_a_line(place):
