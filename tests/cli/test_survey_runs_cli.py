@@ -131,6 +131,7 @@ def test_progress_counts_bytes_where_there_are_no_texts(tmp_path, monkeypatch, n
         PROGRAM(["survey", str(tmp_path / name)], standalone_mode=False)
     expected = [f"text 0, 0.0 a second, {read} MB read" for read in (1, 2, 3, 4, 5)]
     assert [line for line in expected if line in shown()] == expected
+    assert max(int(line.split()[-3]) for line in shown() if line.endswith("MB read")) == 5
 
 
 def test_nothing_is_said_where_stderr_is_no_terminal(monkeypatch):
