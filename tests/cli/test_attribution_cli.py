@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
-from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace.render.numbers import signed
 from microgpt_trace.render.terminal.screen import Screen
@@ -148,18 +147,3 @@ def test_signed_bars():
 def test_signed_figures():
     found = [signed(value, 2) for value in (1.5, -1.5, 0.0, -0.0, 1e-5, -1e-5, float("nan"), float("inf"))]
     assert found == ["+1.50", "-1.50", "0.00", "0.00", "+1.0e-05", "-1.0e-05", "NaN", "+inf"]
-
-
-@needs_smollm2
-def test_the_capital_of_france():
-    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
-    text = "The capital of France is"
-    done = attribute(SMOLLM2, text, width=80)
-    print(done.out)
-    assert "the prediction ␣Paris is explained, against the runner-up ␣the" in " ".join(done.out.split())
-    assert re.search("layer23.attn.head4 .* position 0  0.90 ␣France", done.out)
-    assert done.code == 0
-    assert "Position 4 after ␣is: ␣Paris against ␣the" in done.out
-    assert "281 more parts" in done.out
-    assert "of all 270 heads:" in done.out
-    assert max(map(len, done.out.splitlines())) <= 80

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from support.commands import microgpt, refused
 from support.documents import valid
-from support.real_model import SMOLLM2, needs_smollm2
 from support.terminal import printed
 
 from microgpt_trace import Model, init
@@ -124,22 +123,6 @@ def test_a_check_that_fails_ends_with_1(monkeypatch):
     done = microgpt("patch", "emma", "emmy", "--target", "m", "--against", "y")
     assert done.code == 1
     assert "Self-check FAILED" in done.out
-
-
-@needs_smollm2
-def test_smollm2_names_the_layer_and_the_head():
-    pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
-    texts = ("The capital of France is", "The capital of Italy is")
-    done = microgpt("patch", SMOLLM2, *texts, width=80)
-    print(done.out)
-    assert done.code == 0, done.err
-    assert "position 3 ␣France/␣Italy restores more than half: embed.tok to layer 22" in done.out
-    assert "between layer 22 and layer 23 it moves from position 3 to 4; --sites" in done.out
-    heads = microgpt("patch", SMOLLM2, *texts, "--sites", "layer23.attn.head*", width=80)
-    assert "largest: layer23.attn.head4 0.93" in heads.out
-    other = microgpt("patch", SMOLLM2, texts[0], "The capital of the Congo is")
-    shown = "The ␣capital ␣of ␣France ␣is | The ␣capital ␣of ␣the ␣Congo ␣is"
-    refused(other, "the texts have 5 and 6 tokens", shown)
 
 
 def test_a_byte_that_is_no_utf8_is_no_token(decoder_folder):
