@@ -52,16 +52,6 @@ def test_next_leads_back_and_never_round_in_circles():
         assert seen[-1].startswith(last)
 
 
-def test_the_issues_example():
-    lines = said(SCORE, "emma", width=80).splitlines()
-    print("\n".join(lines))
-    assert lines[0].startswith(f"{SCORE} = -0.0153982")
-    assert lines[1] == "head 1, query at position 3 (m), key at position 2 (m)"
-    for start in ("sum of products", "[3,4]", "[3,7]", "sum of 4", "traced -0.01539", "Came from", "Goes to"):
-        assert any(line.startswith(start) for line in lines), start
-    assert lines[-1] == "Next: microgpt explain 'layer0.attn.q[3,6]' emma"
-
-
 def test_a_probability_came_from_its_own_logit():
     lines = said("probs[-1,a]", "--terms", "2").splitlines()
     at = lines.index("Came from")
