@@ -250,6 +250,7 @@ def test_gradcheck_compares_every_gradient(checkpoints):
     result = microgpt("gradcheck", "ava", "--model", checkpoints["trained"])
     assert result.code == 0
     assert "all 6,201 gradients agree" in result.out
+    assert microgpt("gradcheck", "ava", "--model", checkpoints["broken"]).code == 1
 
 
 def test_a_device_is_no_target(tmp_path):
