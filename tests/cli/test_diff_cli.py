@@ -98,6 +98,18 @@ def test_layer_positions_and_verbose(sides):
     assert "Worst row by position" in found
 
 
+def test_of_many_events_the_worst_of_each_layer_are_shown(decoder_folder):
+    def edit(weights):
+        weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(2)
+
+    models = [decoder_folder(num_hidden_layers=10, edit=change) for change in (None, edit)]
+    found = microgpt("diff", *models, "--tokens", IDS)
+    print(found.out)
+    assert found.code == 1
+    assert "The worst event of each layer (--verbose shows all)" in found.out
+    assert "All of layer 4" in found.out
+
+
 def test_out_writes_a_file_and_never_over_one(sides, tmp_path):
     target = tmp_path / "d.json"
     result = diff(sides, "good", "bad", "--json", "--out", target)

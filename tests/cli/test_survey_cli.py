@@ -128,6 +128,9 @@ def test_an_importance_matrix_is_written_and_shown(place, output):
     valid(run(place, "i.gguf --json"), "survey", place / "i.gguf")
 
 
+FIVE = "five.survey.safetensors"
+
+
 def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
     """Nor is a lone file of texts a model, as six.txt shows."""
     monkeypatch.chdir(place)
@@ -135,7 +138,7 @@ def test_other_options_mean_nothing_beside_a_survey(place, monkeypatch):
     assert "untrained" in run(place, "six.txt --limit 2")
     run(place, "--limit 5 --out five.survey.safetensors --force")
     run(place, "decoder texts.txt --imatrix j.gguf")
-    for words in ("five.survey.safetensors --limit 3", "j.gguf --verbose", "j.gguf names.txt"):
+    for words in (f"{FIVE} --limit 3", "j.gguf --verbose", f"{FIVE} names.txt"):
         assert refusal(f"survey {words}")
     assert "exists already" in refusal("survey --limit 5 --out five.survey.safetensors")
 
