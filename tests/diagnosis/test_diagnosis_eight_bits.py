@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.faults import UNKNOWABLE, changed, decoder_faults, names
 from support.faulty_engine import decoder_run, rounded_to
-from support.sweeps import some_of
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS, wide
 
 from microgpt_trace.diagnosis.diagnose import diagnose_values
@@ -24,58 +24,63 @@ def diagnosed(model, events, tokens=TOKENS):
     return [diagnose_values(model, tokens, events, compute=compute) for compute in (None, "q8")]
 
 
-# --- Right engines ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tokens", [TOKENS, SAME], ids=["text", "repeats"])
-@pytest.mark.parametrize(
-    ("type", "inputs"),
-    [
-        ("Q4_0", "Q8_0"),
-        ("Q4_1", "Q8_1"),
-        ("Q5_1", "Q8_1"),
-        ("Q8_0", "Q8_0"),
-        ("Q4_K", "Q8_K"),
-        ("Q4_0", "divided"),
-        ("Q4_1", "divided"),
-    ],
-)
-def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type, inputs, tokens):
-    model, config, weights = wide(tmp_path, type)
-    plain, eight = diagnosed(model, decoder_run(config, weights, tokens, inputs=inputs), tokens)
-    worst = max(eight.operations, key=lambda o: (o.error or 0) / o.tolerance)
-    print(plain.offer, eight.compute_how, worst.name, worst.error, worst.tolerance)
+def assert_offered(plain, eight):
+    """A right engine of 8 bits is neither clean nor wrong without its precision, and clean by it."""
+    print(plain.offer, plain.first_wrong, [(o.name, o.error, o.tolerance) for o in eight.operations])
     assert (plain.offer.compute, plain.first_wrong, plain.findings) == ("q8", None, ())
     assert not plain.clean
     assert eight.clean
     assert eight.offer is None
+
+
+# --- Right engines ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("type", "inputs", "tokens"),
+    [
+        ("Q8_0", "Q8_0", TOKENS),
+        ("Q4_0", "Q8_0", SAME),
+        ("Q4_1", "Q8_1", TOKENS),
+        ("Q5_1", "Q8_1", SAME),
+        ("Q4_K", "Q8_K", TOKENS),
+        ("Q4_0", "divided", TOKENS),
+        ("Q4_1", "divided", SAME),
+    ],
+    ids=str,
+)
+def test_a_right_engine_is_offered_its_precision_and_clean_by_it(tmp_path, type, inputs, tokens):
+    model, config, weights = wide(tmp_path, type)
+    plain, eight = diagnosed(model, decoder_run(config, weights, tokens, inputs=inputs), tokens)
+    assert_offered(plain, eight)
     assert f"inputs are {KINDS[inputs]} (" in eight.compute_how
     assert eight.compute_how.count("(") == 1  # the same in all products
+
+
+@pytest.mark.parametrize(
+    ("inputs", "ends"),
+    [
+        ("Q8_0", ("mlp.residual", "logits")),
+        ("Q8_0", ("logits",)),
+        ("Q8_1", ("mlp.residual",)),
+        ("divided", ("mlp.residual", "logits")),
+        ("divided", ("logits",)),
+    ],
+)
+def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decoders, inputs, ends):
+    """Over several products little shows that it is so: no fault is named, nor is it clean."""
+    model, config, weights = decoders("qwen2")
+    events = decoder_run(config, weights, TOKENS, inputs=inputs)
+    assert_offered(*diagnosed(model, {name: x for name, x in events.items() if name.endswith(ends)}))
 
 
 @pytest.mark.parametrize("inputs", KINDS)
 def test_gaps_in_a_dump_of_a_right_engine(decoders, inputs):
     model, config, weights = decoders("qwen2")
-    events = decoder_run(config, weights, TOKENS, inputs=inputs)
-    kept = {
-        n: v for n, v in events.items() if n.endswith(("attn.q", "attn.residual", "mlp.residual", "logits"))
-    }
+    events, ends = decoder_run(config, weights, TOKENS, inputs=inputs), ("attn.q", ".residual", "logits")
+    kept = {name: value for name, value in events.items() if name.endswith(ends)}
     eight = diagnose_values(model, TOKENS, kept, compute="q8")
     print([(o.name, o.error, o.tolerance) for o in eight.operations])
-    assert eight.clean
-
-
-@pytest.mark.parametrize("ends", [("mlp.residual", "logits"), ("mlp.residual",), ("logits",)])
-@pytest.mark.parametrize("inputs", ["Q8_0", "Q8_1", "divided"])
-def test_a_dump_of_hidden_states_of_a_right_engine_is_told_what_it_may_be(decoders, ends, inputs):
-    """Over several products little shows that it is so: no fault is named, nor is it clean."""
-    model, config, weights = decoders("qwen2")
-    events = decoder_run(config, weights, TOKENS, inputs=inputs)
-    kept = {name: value for name, value in events.items() if name.endswith(ends)}
-    plain, eight = diagnosed(model, kept)
-    print(plain.offer, plain.first_wrong, [(o.name, o.error, o.tolerance) for o in eight.operations])
-    assert (plain.offer.compute, plain.first_wrong, plain.findings) == ("q8", None, ())
-    assert not plain.clean
     assert eight.clean
 
 
@@ -90,18 +95,13 @@ def test_a_cause_that_explains_comes_before_a_precision_that_may_be(decoders):
     assert [finding.id for finding in plain.findings if finding.explains] == ["times"]
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.001])
-def test_a_factor_is_not_offered_a_precision_that_hides_it(decoders, factor):
+def test_a_factor_is_not_offered_a_precision_that_hides_it(decoders):
     """What is offered must make right, by inputs rounded so, what it explains."""
     model, config, weights = decoders("llama_gqa")
-
-    def alter(name, value):
-        return value * np.float32(factor) if name.partition(".")[2] in PRODUCTS else value
-
-    events = decoder_run(config, weights, TOKENS, inputs="Q8_0", alter=alter)
+    events = decoder_run(config, weights, TOKENS, inputs="Q8_0", alter=of_products(lambda x, *_: x * 1.001))
     found = diagnose_values(model, TOKENS, events)
     print(found.offer, found.first_wrong, [finding.claim for finding in found.findings])
-    assert (found.offer is not None) == (factor == 1.0)
+    assert found.offer is None
 
 
 @pytest.mark.parametrize("rounding", ["bf16", "f16"])
@@ -136,14 +136,12 @@ def of_products(change):
 
 
 WEIGHTS = {
-    "by 1.01": lambda w: w * np.float32(1.01),
     "by 1.001": lambda w: w * np.float32(1.001),
     "bf16": lambda w: rounded_to(w, "bf16"),
     "tf32": tf32,
     "int8": int8,
 }
 VALUES = {
-    "by 1.005": of_products(lambda x, size, rng: x * 1.005),
     "by 1.0002": of_products(lambda x, size, rng: x * 1.0002),
     "a vector added": of_products(lambda x, size, rng: x + 0.005 * size * rng.standard_normal(x.shape[1])),
     "rank one": of_products(
@@ -165,8 +163,9 @@ def test_a_wrong_engine_is_neither_clean_nor_offered_a_precision(decoders, wrong
     assert plain.first_wrong == eight.first_wrong == "layer0.attn.q"
 
 
-@pytest.mark.parametrize("inputs", ["Q8_0", "divided"])
-@pytest.mark.parametrize("wrong", ["by 1.005", "by 1.0002", "a vector added"])
+@pytest.mark.parametrize(
+    ("wrong", "inputs"), [("by 1.0002", "Q8_0"), ("by 1.0002", "divided"), ("a vector added", "Q8_0")]
+)
 def test_eight_bits_hide_no_error_of_every_product(decoders, wrong, inputs):
     model, config, weights = decoders("llama_gqa")
     events = decoder_run(config, weights, TOKENS, inputs=inputs, alter=VALUES[wrong])
@@ -176,15 +175,16 @@ def test_eight_bits_hide_no_error_of_every_product(decoders, wrong, inputs):
 
 
 @pytest.mark.parametrize(
-    ("case", "inputs"),
-    some_of(
-        [("qwen2", "Q8_0"), ("llama_mha_bias", "Q8_1"), ("qwen3", "Q8_K"), ("qwen2", "divided")], every=3
-    ),
+    ("case", "inputs", "every"),
+    [
+        ("qwen2", "divided", 3),
+        *map(in_sweep, [("llama_mha_bias", "Q8_1", 1), ("qwen3", "Q8_K", 1), ("qwen2", "Q8_0", 1)]),
+    ],
 )
-def test_structural_faults_on_top_of_eight_bits_are_named(decoders, case, inputs):
+def test_structural_faults_on_top_of_eight_bits_are_named(decoders, case, inputs, every):
     model, config, weights = decoders(case)
     right, count, missed = decoder_run(config, weights, TOKENS, inputs=inputs), 0, []
-    for fault in decoder_faults(config):
+    for fault in decoder_faults(config)[::every]:
         events = decoder_run(config, weights, TOKENS, fault, inputs=inputs)
         if fault.changes.get("tokens") or changed(events[fault.event], right[fault.event]) < 1e-3:
             continue
@@ -192,6 +192,6 @@ def test_structural_faults_on_top_of_eight_bits_are_named(decoders, case, inputs
         if found.first_wrong != fault.event or not names(found, fault.cause):
             missed.append((fault.id, found.first_wrong, [(f.id, f.residual) for f in found.findings]))
     print(f"{count - len(missed)} of {count} named; not: {missed}")
-    assert count > 50
+    assert count > 50 / every
     assert len(missed) <= 0.02 * count
     assert {id for id, *_ in missed} <= {*UNKNOWABLE, "eps@final.norm"}
