@@ -127,7 +127,7 @@ def post_norm(rng, config):
     return Drawn(events[0], changing(events, {"instead": instead}), (id,))
 
 
-WORDS = dict(relu="is ReLU", gelu="is GELU,", gelu_tanh="is GELU by tanh", relu2="squared ReLU")
+WORDS = {"relu": "is ReLU", "gelu": "is GELU,", "gelu_tanh": "is GELU by tanh", "relu2": "squared ReLU"}
 WORDS["gelu_quick"] = "is GELU by 1.702"
 
 
