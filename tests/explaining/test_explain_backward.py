@@ -2,7 +2,6 @@
 
 from itertools import product
 
-import numpy as np
 import pytest
 from support.explanations import sampled
 from support.judges import agree, torch_grad, torch_run
@@ -20,34 +19,43 @@ DEEP = CASES["2 layers, 2 heads"].model
 EVENTS = DEEP.plan.shapes(9)
 
 
-def test_every_element_of_every_gradient_equals_pytorch(case):
+def places(shape, most=60):
+    """The indices of about so many elements, of all rows and columns."""
+    every = list(product(*map(range, shape)))
+    return every[:: len(every) // most | 1]
+
+
+def test_values_and_gradients_equal_pytorch(case):
     ids, model = case.ids, case.model
     events, parameters = torch_run(dict(model.params.items()), ids[:-1], ids[1:], model.config)
     shapes = {**model.plan.shapes(len(ids) - 1), **model.config.shapes()}
     traced = run_for(model, model.read(case.text), Element("loss", ()), shapes, True)
     for name, shape in shapes.items():
-        places = list(product(*map(range, shape)))
-        found = [
-            gradient_worked_out(TracedElement(traced, Element(name, index), 4)).value for index in places
-        ]
-        expected = torch_grad((events | parameters)[name])
-        agree(np.reshape(found, shape), expected, rtol=1e-9, atol=1e-12, what=f"d {name}")
+        tensor, chosen = (events | parameters)[name], places(shape)
+        for phase, worked, judged in (
+            ("forward", worked_out, tensor.detach().numpy()),
+            ("backward", gradient_worked_out, torch_grad(tensor)),
+        ):
+            if phase == "backward" or name in events:
+                found = [worked(TracedElement(traced, Element(name, index), 4)).value for index in chosen]
+                expected = [judged[index] for index in chosen]
+                agree(found, expected, rtol=1e-9, atol=1e-12, what=f"{phase} {name}")
 
 
 def test_float32_lies_well_within_the_tolerance():
-    """Every element of both passes of the model as the command line has it."""
+    """In both passes of the model as the command line has it."""
     model = init()
     events = model.plan.shapes(5)
     shapes = events | model.config.shapes()
     traced, worst = run_for(model, model.read("emma"), Element("loss", ()), shapes, True), 0.0
     for name, shape in shapes.items():
-        for index in product(*map(range, shape)):
+        for index in places(shape):
             at = TracedElement(traced, Element(name, index), 1)
-            for phase, worked in [("backward", gradient_worked_out(at))] + [
-                ("forward", worked_out(at)) for _ in range(name in events)
-            ]:
-                off = abs(worked.value - traced.value(name, index, phase))
-                worst = max(worst, off / (1e-5 * worked.magnitude + 1e-38))
+            for phase, worked in (("forward", worked_out), ("backward", gradient_worked_out)):
+                if phase == "backward" or name in events:
+                    found = worked(at)
+                    off = abs(found.value - traced.value(name, index, phase))
+                    worst = max(worst, off / (1e-5 * found.magnitude + 1e-38))
     print(worst)
     assert 0 < worst < 0.1
 
@@ -82,16 +90,6 @@ def test_an_embedding_gathers_the_positions_of_its_token():
     assert [f.name for f in twice.factors()] == ["embed.tok[2,3]", "embed.tok[3,3]"]
     assert (never.value, never.traced) == (0, 0)
     assert "the text does not read it" in never.formula
-
-
-def test_following_a_gradient_ends_at_the_loss():
-    name, seen = "wte[m,3]", []
-    while name not in seen:
-        seen.append(name)
-        factors = [f.name for f in explain(init(), name, backward=True).factors() if f.kind == "backward"]
-        name = factors[0] if factors else name
-    print(" <- ".join(seen))
-    assert seen[-1].startswith("logits[")
 
 
 @pytest.mark.parametrize("phase", ["forward", "backward"])

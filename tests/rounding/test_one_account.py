@@ -197,9 +197,10 @@ def test_small_errors_that_add_up_are_seen_by_both(tmp_path):
     config, tokens = CASES["llama_gqa"] | {"num_hidden_layers": 8}, TEXTS["plain"]
     weights = random_weights(config, "deep")
     model = load(write_folder(tmp_path / "deep", config, weights))
-    for size in (3e-7, 7e-7):
+    for size in (3e-7, 7e-7, 1e-6):
+        rng = np.random.default_rng(1)
 
-        def alter(_, x, size=size, rng=np.random.default_rng(1)):
+        def alter(_, x, size=size, rng=rng):
             return x * (1 + size * rng.standard_normal(x.shape))
 
         events = decoder_run(config, weights, tokens, alter=alter)

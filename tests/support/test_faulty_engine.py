@@ -1,4 +1,4 @@
-"""The engine with faults to order is right without one, and rounds as it is told to."""
+"""The engine with faults to order is right without one, rounds as it is told to, and errs where it says."""
 
 import ast
 from pathlib import Path
@@ -6,13 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import engine_operations, faulty_engine
+from support.faults import (
+    GENERIC,
+    decoder_faults,
+    generic_faults,
+    microgpt_faults,
+    misread,
+    misreadings,
+    quantised_faults,
+)
 from support.faulty_engine import decoder_run, microgpt_run, rounded_to
 from support.judges import torch_run
 from support.judges_decoder import decoder_events
+from support.sweeps import some_of
 from support.tiny_models import (
+    CASES,
+    SCALES,
     TOKENS,
     as_bf16,
     dequantised,
+    random_blocks,
     random_quantised_weights,
     rope_4,
     tiny_config,
@@ -20,6 +33,7 @@ from support.tiny_models import (
 )
 
 WIDE = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
+SIZE = 1e-3  # relative L2 distance above which a fault must lie
 
 
 def distance(found, expected):
@@ -37,21 +51,34 @@ def assert_same(found, expected, tolerance=1e-5):
     assert gaps[worst] < tolerance, worst
 
 
-def run_name(case, fault=None, drop=0):
-    """A microGPT case run by the engine, without its last tokens where a fault needs their places."""
+def assert_seen(faults, run):
+    """Each fault's event is the first that differs from `run(None)`; those before it are equal to the bit."""
+    right = run(None)
+    assert len({fault.id for fault in faults}) == len(faults)
+    for fault in faults:
+        found = run(fault)
+        first = next((n for n in right if not np.array_equal(found[n], right[n], equal_nan=True)), None)
+        assert first == fault.event, f"{fault.id}: first seen in {first}, expected in {fault.event}"
+        off = distance(found[first], right[first])
+        print(f"{fault.id:32} {first:24} {off:.1e}")
+        assert off > SIZE or fault.id.startswith("eps"), fault.id
+        assert fault.cause
+
+
+def microgpt(case, drop=0):
+    """(parameters, the run of a fault) of a case, less its last tokens where a fault needs their places."""
     params = {name: np.asarray(array) for name, array in case.model.params.items()}
-    ids = [int(n) for n in case.ids][: len(case.ids) - drop]
-    return microgpt_run(params, ids[:-1], case.model.config.n_head, fault, targets=ids[1:])
+    ids, heads = [int(n) for n in case.ids][: len(case.ids) - drop], case.model.config.n_head
+    return params, lambda fault: microgpt_run(params, ids[:-1], heads, fault, targets=ids[1:])
 
 
 # --- Right without a fault ------------------------------------------------------------------
 
 
 def test_microgpt_equals_torch(case):
-    ids = [int(n) for n in case.ids]
-    params = dict(case.model.params.items())
-    judged, _ = torch_run(params, ids[:-1], ids[1:], case.model.config)
-    found = run_name(case)
+    params, run = microgpt(case)
+    judged, _ = torch_run(params, [int(n) for n in case.ids[:-1]], case.ids[1:], case.model.config)
+    found = run(None)
     assert set(found) == set(judged)
     assert_same(found, {name: judged[name].detach().numpy() for name in judged})
 
@@ -68,20 +95,11 @@ def test_blocks_are_read_as_gguf_reads_them():
     assert_same(decoder_run(WIDE, weights, TOKENS), decoder_events(WIDE, dequantised(weights), TOKENS))
 
 
-# --- Precision ------------------------------------------------------------------------------
-
-
 def test_bf16_is_the_nearest_and_ties_to_even():
-    x = np.float32(
-        [1.00390625, 1.01171875, -3.3e38, 0.0, np.nan, np.inf, *np.random.RandomState(0).randn(999)]
-    )
-    expected = (as_bf16(x[:4]).astype(np.uint32) << 16).view(np.float32)
-    np.testing.assert_array_equal(rounded_to(x, "bf16")[:4], expected)
-    np.testing.assert_array_equal(
-        rounded_to(x[6:], "bf16"), (as_bf16(x[6:]).astype(np.uint32) << 16).view(np.float32)
-    )
-    assert np.isnan(rounded_to(x, "bf16")[4])
-    assert np.isinf(rounded_to(x, "bf16")[5])
+    x = np.float32([1.00390625, 1.01171875, -3.3e38, 0.0, *np.random.RandomState(0).randn(999)])
+    expected = (as_bf16(x).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(rounded_to(x, "bf16"), expected)
+    np.testing.assert_array_equal(rounded_to([np.nan, np.inf], "bf16"), [np.nan, np.inf])
 
 
 @pytest.mark.parametrize(("rounding", "least", "most"), [("bf16", 1e-3, 0.1), ("f16", 1e-4, 1e-2)])
@@ -94,3 +112,89 @@ def test_rounding_moves_every_event_a_little(rounding, least, most, round_weight
     print(f"{rounding}: {min(gaps):.1e} to {max(gaps):.1e}, logits {gaps[-2]:.1e}")
     assert least / 10 < gaps[0]
     assert least < max(gaps) < most
+
+
+# --- Faults -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", some_of(CASES, every=4))
+def test_each_decoder_fault_is_first_seen_where_it_says(case):
+    config, weights = tiny_model(case)
+    alone = decoder_faults(config, layer=1)
+    assert {fault.event.split(".")[0] for fault in alone} == {"layer1"}
+    for faults in (decoder_faults(config), alone):
+        assert_seen(faults, lambda fault: decoder_run(config, weights, (1, *TOKENS), fault))
+
+
+def test_each_microgpt_fault_is_first_seen_where_it_says(deep):
+    params, run = microgpt(deep, drop=1)
+    assert_seen(microgpt_faults(params, deep.model.config.n_head), run)
+
+
+def test_each_kind_is_seen_at_every_event():
+    config, weights = tiny_model("mistral_window")
+    right = decoder_run(config, weights, TOKENS)
+    faults = generic_faults(right)
+    assert len(faults) == len(right) * len(GENERIC)
+    assert_seen(faults, lambda fault: decoder_run(config, weights, TOKENS, fault))
+
+
+@pytest.mark.parametrize(
+    ("id", "case", "changes"),
+    [
+        ("rope_scaling_missing", "llama_llama3", {"rope_scaling": None}),
+        ("rope_base", "llama_gqa", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+        ("window_missing", "mistral_window", {"sliding_window": None}),
+        ("window_longer", "mistral_window", {"sliding_window": 4}),
+        ("wte_for_head", "llama_gqa", {"tie_word_embeddings": True}),
+    ],
+)
+def test_a_fault_is_what_the_judge_says_of_the_wrong_config(id, case, changes):
+    config, weights = tiny_model(case)
+    fault = next(f for f in decoder_faults(config) if f.id == id)
+    judged = decoder_events(config | changes, weights, TOKENS)
+    assert_same(decoder_run(config, weights, TOKENS, fault), judged)
+
+
+# --- Quantised weights ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_each_misreading_changes_the_values(kind):
+    blocks = random_blocks(kind, (8, 512), "misread")
+    for how in misreadings(kind):
+        off = distance(misread(blocks, how), blocks.values())
+        print(f"{kind} {how}: {off:.2f}")
+        assert off > 0.01
+
+
+def test_misreadings_by_hand():
+    blocks = random_blocks("Q4_1", (1, 32), "by hand")
+    scale, minimum = blocks.rows[0, :4].view(np.float16).astype(np.float32)
+    low, high = blocks.rows[0, 4:] & 15, blocks.rows[0, 4:] >> 4
+    said = {
+        "minimum_ignored": scale * np.concatenate([low, high]),
+        "nibbles_swapped": scale * np.concatenate([high, low]) + minimum,
+        "nibbles_interleaved": scale * np.stack([low, high], 1).ravel() + minimum,
+    }
+    for how, values in said.items():
+        np.testing.assert_allclose(misread(blocks, how)[0], values, rtol=1e-6)
+    blocks = random_blocks("Q5_0", (1, 32), "zero")
+    scale = blocks.rows[0, :2].view(np.float16).astype(np.float32)
+    for how, steps in (("zero_point_missing", 16), ("zero_point_off_by_one", 1)):
+        np.testing.assert_allclose(misread(blocks, how), blocks.values() + steps * scale, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("model.embed_tokens.weight", "embed.tok"),
+        ("model.layers.0.self_attn.k_proj.weight", "layer0.attn.k"),
+        ("lm_head.weight", "logits"),
+    ],
+)
+def test_a_misread_matrix_is_first_seen_in_its_product(name, event):
+    weights = random_quantised_weights(WIDE, lambda _: "Q4_K", "wide")
+    faults = quantised_faults(WIDE, weights, name)
+    assert {fault.event for fault in faults} == {event}
+    assert_seen(faults, lambda fault: decoder_run(WIDE, weights, TOKENS, fault))
