@@ -22,7 +22,7 @@ from microgpt_trace.errors import InputError
 
 TARGET, AGAINST = 7, 19
 BIASED = "llama_mha_bias"
-SOME = [BIASED, "llama_gqa", "qwen2_tied", "qwen3", "mistral_window"]
+SOME = [BIASED, "llama_gqa", "mistral_window", "qwen2_tied", "qwen3"]
 
 
 def parts_of(result, i=0):
@@ -84,11 +84,6 @@ def test_a_matrix_that_is_decoded_in_pieces(decoders, monkeypatch):
         monkeypatch.setattr(direct, "CHUNK", elements)
         pieces = attribute(model, tokens=TOKENS, target=TARGET, ablation=False)
         agree_by_name(parts_of(pieces), parts_of(whole))
-
-
-def test_biases_are_parts_where_the_model_has_them(decoders):
-    kinds = {case: {c.kind for c in components_of(decoders(case)[0])} for case in ("llama_gqa", BIASED)}
-    assert kinds == {"llama_gqa": {"embedding", "head", "mlp"}, BIASED: {"embedding", "head", "mlp", "bias"}}
 
 
 def torch_parts(case):
@@ -170,26 +165,19 @@ def loss_of(row, target):
 @pytest.mark.parametrize("case", some_of(SOME, every=3))
 def test_what_is_lost_without_a_part_of_a_decoder(decoders, case):
     model, config, weights = decoders(case)
-    result = attribute(model, tokens=TOKENS, positions=[1, 5])
+    told = []
+    result = attribute(model, tokens=TOKENS, positions=[1, 5], report=lambda *done: told.append(done))
+    assert told[-1][0] == told[-1][1] > 0
+    if config["tie_word_embeddings"]:  # the judge keeps its head where the embedding is removed
+        config = config | {"tie_word_embeddings": False}
+        weights = weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}
     before = decoder_events(config, weights, TOKENS)["logits"]
     for n, component in enumerate(components_of(model)):
-        if component.name == "embed.tok" and config["tie_word_embeddings"]:
-            continue  # without its embedding the judge would have no head
         after = decoder_events(config, weights_without(config, weights, component.name), TOKENS)["logits"]
         expected = [loss_of(after[t], TOKENS[t + 1]) - loss_of(before[t], TOKENS[t + 1]) for t in (1, 5)]
         found = [position.parts[n].loss_change for position in result.positions]
         agree(found, expected, rtol=1e-3, atol=2e-5, what=component.name)
         agree(result.removals[n].loss_change, np.mean(expected), rtol=1e-3, atol=2e-5)
-
-
-def test_removals_are_runs_under_a_hook(decoders):
-    model, told = decoders("qwen2_tied")[0], []
-    result = attribute(model, tokens=TOKENS, target=TARGET, report=lambda *done: told.append(done))
-    assert told[-1][0] == told[-1][1] > 0
-    for part in result.positions[0].parts:
-        with model.hooks.subscribe(lambda event, value: value * 0, part.name):
-            row = trace(model, tokens=TOKENS, values=["logits"])["logits"][-1].astype(np.float64)
-        agree(part.loss_change, loss_of(row, TARGET) - result.positions[0].loss, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_lost_without_a_part_of_a_microgpt(deep):

@@ -71,12 +71,6 @@ def test_every_kind_of_site_of_a_decoder_as_a_rerun_gives_it(decoders, case):
     assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)
 
 
-@pytest.mark.parametrize("position", some_of([-1, 3], every=2))
-def test_every_kind_of_site_of_a_microgpt_as_a_rerun_gives_it(deep, position):
-    options = {"target": "f", "against": "a", "position": position}
-    assert_as_reruns(deep.model, deep.text, "abdacige", 1e-9, 1e-10, **options)
-
-
 def test_sites_as_pytorch_gives_them(deep):
     model, texts = deep.model, ("abbacife", "adbacihe")
     result = patch(model, *texts, sites=["*"], target="b", against="EOS")
@@ -224,11 +218,11 @@ def test_the_matrix_is_what_the_table_shows(deep, sites, shape):
         np.testing.assert_array_equal(row, [cell.restored for cell in cells])
 
 
-def test_no_matrix_has_two_kinds_of_sites(deep):
-    for sites in (["layer0.mlp.act", "layer0.attn.out"], ["layer0.mlp.act@2:1"]):
-        result = patch(deep.model, "abba", "abbb", sites=sites, target="a", against="b")
-        with pytest.raises(InputError, match="matrix: expected sites of one table, found"):
-            _ = result.matrix
+@pytest.mark.parametrize("sites", [["layer0.mlp.act", "layer0.attn.out"], ["layer0.mlp.act@2:1"]])
+def test_no_matrix_has_two_kinds_of_sites(deep, sites):
+    result = patch(deep.model, "abba", "abbb", sites=sites, target="a", against="b")
+    with pytest.raises(InputError, match="matrix: expected sites of one table, found"):
+        _ = result.matrix
 
 
 def test_hooks_are_refused(deep):
@@ -330,21 +324,13 @@ def test_the_answer_moves_from_the_country_to_the_end(france):
 
 
 @needs_smollm2
-@pytest.mark.parametrize("site", ["embed.tok@3", "layer11.mlp.residual@3", "layer23.mlp.residual@4"])
-def test_residuals_of_smollm2_as_a_rerun_gives_them(smollm2, france, site):
-    cell = next(cell for cell in france.cells if cell.site == site)
-    judged = rerun(smollm2, FRANCE, ITALY, cell, None, france.contrast)
-    agree(cell.difference, judged, rtol=1e-4, atol=2e-4, what=site)
-
-
-@needs_smollm2
-def test_one_head_of_smollm2_carries_it(smollm2):
-    sites = ["layer23.attn.head*", "layer23.attn.out@-1", "layer23.attn.weights"]
+def test_one_head_of_smollm2_carries_it(smollm2, france):
+    sites = ["layer23.attn.head4", "layer23.attn.head3", "layer23.attn.out@-1"]
     result = patch(smollm2, FRANCE, ITALY, sites=sites)
     restored = {cell.site: cell.restored for cell in result.cells}
-    assert restored["layer23.attn.head4"] > 0.9
+    assert restored["layer23.attn.head4"] > 0.9 > 0.1 > restored["layer23.attn.head3"]
     assert restored["layer23.attn.out@-1"] > 0.95
-    for cell in result.cells:
-        if cell.site in ("layer23.attn.head4", "layer23.attn.head3", "layer23.attn.weights@4"):
-            judged = rerun(smollm2, FRANCE, ITALY, cell, None, result.contrast)
-            agree(cell.difference, judged, rtol=1e-4, atol=5e-4, what=cell.site)
+    residual = next(cell for cell in france.cells if cell.site == "layer11.mlp.residual@3")
+    for cell in (result.cells[0], residual):
+        judged = rerun(smollm2, FRANCE, ITALY, cell, None, result.contrast)
+        agree(cell.difference, judged, rtol=1e-4, atol=5e-4, what=cell.site)
