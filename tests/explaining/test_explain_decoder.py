@@ -136,12 +136,6 @@ def test_a_key_outside_the_window_is_masked(decoders):
     assert explain(model, "layer0.attn.weights[0,5,2]", tokens=TOKENS).traced > 0
 
 
-def test_a_bias_is_one_of_the_terms(decoders):
-    (step,) = explain(decoders("qwen2")[0], "layer0.attn.q[3,5]", tokens=TOKENS, terms=100).steps
-    assert step.count == 33
-    assert step.terms[-1].factors[0].name == "layer0.attn_bq[5]"
-
-
 def test_a_head_of_a_decoder_replaced_by_a_hook(decoders):
     model, _, _ = decoders("llama_mha_bias")
     with model.hooks.subscribe(lambda event, value: value * 2, "layer0.attn.head1"):

@@ -61,14 +61,16 @@ def assert_as_reruns(model, clean, corrupt, rtol, atol, **options):
         kinds.add(cell.name)
     assert kinds > {f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "weights", "q", "k", "v", "out")}
     assert result.ok
+    return result.contrast
 
 
 @pytest.mark.parametrize(
     "case", some_of(["qwen3", "llama_gqa", "llama_mha_bias", "mistral_window", "qwen2_tied"], every=5)
 )
 def test_every_kind_of_site_of_a_decoder_as_a_rerun_gives_it(decoders, case):
-    options = {"target": 7, "against": 11, "position": 4 if case == "qwen3" else -1}
-    assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)
+    options = {"target": 7, "against": 11, "position": -3 if case == "qwen3" else -1}
+    contrast = assert_as_reruns(decoders(case)[0], CLEAN, CORRUPT, 1e-4, 5e-5, **options)
+    assert (contrast.position, contrast.seen) == ((4, "60") if case == "qwen3" else (6, "29"))
 
 
 def test_sites_as_pytorch_gives_them(deep):
@@ -136,15 +138,6 @@ def test_the_default_tokens_are_what_the_runs_predict(decoders):
     assert [cell.name for cell in result.cells[::7]] == [
         "embed.tok", "layer0.mlp.residual", "layer1.mlp.residual",
     ]  # fmt: skip
-
-
-def test_another_position_is_judged(decoders):
-    model = decoders("llama_gqa")[0]
-    result = patch(model, CLEAN, CORRUPT, target=7, against=11, position=-3)
-    logits = trace(model, tokens=CLEAN, values=["logits"])["logits"][4]
-    assert (result.contrast.position, result.contrast.seen) == (4, "60")
-    agree(result.clean.difference, logits[7] - logits[11], rtol=1e-5)
-    assert max(abs(cell.restored) for cell in result.cells if cell.position == 5) < 1e-4  # comes later
 
 
 def test_a_check_that_fails_is_told(deep, monkeypatch):
@@ -304,22 +297,15 @@ def france(smollm2):
 
 
 @needs_smollm2
-def test_the_runs_of_smollm2(france):
+def test_the_answer_of_smollm2_moves_from_the_country_to_the_end(france):
     assert (france.contrast.target_label, france.contrast.against_label) == ("␣Paris", "␣Rome")
     assert france.clean.p_target == pytest.approx(0.7725, abs=5e-4)
     assert france.differing == (3,)
     assert france.ok
-    assert len(france.cells) == 31 * 5
-
-
-@needs_smollm2
-def test_the_answer_moves_from_the_country_to_the_end(france):
     grid = np.array([cell.restored for cell in france.cells]).reshape(31, 5)
     print(grid.round(2))
-    assert np.all(np.abs(grid[:20, 3] - 1) < 0.05)  # early, it is at ␣Italy's position
-    assert np.all(np.abs(grid[:20, 4]) < 0.05)
-    assert np.all(np.abs(grid[-5:, 4] - 1) < 0.05)  # late, at the last one
-    assert np.all(np.abs(grid[-5:, 3]) < 0.05)
+    assert np.all(np.abs(grid[:20, 3:] - [1, 0]) < 0.05)  # early, it is at ␣Italy's position
+    assert np.all(np.abs(grid[-5:, 3:] - [0, 1]) < 0.05)  # late, at the last one
     assert not grid[:, :3].any()
 
 
