@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,13 +222,9 @@ def odd_norm(rng, config):
     return unknown(instead, *event)
 
 
-def softplus(x):
-    return np.logaddexp(0, x)
-
-
 ODD_ACTIVATIONS = (
-    lambda x: x * np.tanh(softplus(x)),  # Mish
-    softplus,
+    lambda x: x * np.tanh(np.logaddexp(0, x)),  # Mish
+    lambda x: np.logaddexp(0, x),  # softplus
     lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),  # ELU
     lambda x: x * np.clip(x / 6 + 0.5, 0, 1),  # hard swish
     lambda x: np.clip(x, 0, 0.5),
@@ -251,11 +248,10 @@ def odd_rope(rng, config):
 
     def instead(s, options, right):
         x = s[options["of"]]
-        heads = x.reshape(len(x), -1, 2, dim)
-        theta = config["rope_parameters"]["rope_theta"]
-        place = np.arange(len(x))
+        heads, place = x.reshape(len(x), -1, 2, dim), np.arange(len(x))
         place = [place, np.minimum(place, 3), place**1.3][kind]
-        angles = place[:, None] * theta ** (-np.arange(dim) / dim) * (bend if kind == 0 else 1)
+        theta = config["rope_parameters"]["rope_theta"] ** (-np.arange(dim) / dim)
+        angles = place[:, None] * theta * (bend if kind == 0 else 1)
         z = (heads[:, :, 0] + 1j * heads[:, :, 1]) * np.exp(1j * angles)[:, None]
         return np.stack([z.real, z.imag], 2).reshape(x.shape)
 
@@ -263,8 +259,7 @@ def odd_rope(rng, config):
 
 
 def odd_scores(rng, config):
-    size = log_uniform(rng, 0.01, 1)
-    kind = rng.integers(3)
+    size, kind = log_uniform(rng, 0.01, 1), rng.integers(3)
 
     def instead(s, options, right):
         back = np.arange(right.shape[1])[:, None] - np.arange(right.shape[2])
@@ -275,12 +270,11 @@ def odd_scores(rng, config):
 
 def odd_weights(rng, config):
     size = log_uniform(rng, 0.01, 0.3)
+    names = ("attn.q", "attn.norm", "mlp.down", "mlp.act", "attn.context", "attn.residual")
 
     def instead(s, options, right):
-        noise = 1 + size * np.random.default_rng(1).standard_normal(right.shape)
-        return right * noise
+        return right * (1 + size * np.random.default_rng(1).standard_normal(right.shape))
 
-    names = ("attn.q", "attn.norm", "mlp.down", "mlp.act", "attn.context", "attn.residual")
     return unknown(instead, f"layer0.{rng.choice(names)}")
 
 
@@ -329,21 +323,12 @@ def verdict(drawn, found, event):
     if not explaining or (not drawn.ids and all(f.id in DESCRIBED for f in explaining)):
         return "none"
     fits = [f for f in explaining if f.id in drawn.ids and drawn.words in f.claim]
-    if drawn.number is not None:
-        fits = [f for f in fits if holds(f, drawn.number)]
+    fits = [f for f in fits if None in (drawn.number, f.low) or f.low <= drawn.number <= f.high]
     if not fits:
         return "wrong"
-    alone = len(explaining) == 1 and (drawn.number is None or near(fits[0], drawn.number))
-    return "right" if alone else "among"
-
-
-def holds(finding, number):
-    """Whether the number is one of those that the finding says fit."""
-    return finding.low is None or finding.low <= number <= finding.high
-
-
-def near(finding, number):
-    return finding.value is None or abs(finding.value - number) <= NEAR * abs(number)
+    value, number = fits[0].value, drawn.number
+    far = None not in (value, number) and abs(value - number) > NEAR * abs(number)
+    return "among" if far or len(explaining) > 1 else "right"
 
 
 def draw(family, seed, rounding, gap=None):
@@ -374,16 +359,14 @@ def draw(family, seed, rounding, gap=None):
 
 def main(count, families, roundings, gap):
     total = Counter()
-    for family in families:
-        for rounding in roundings:
-            counts = Counter()
-            for seed in range(count):
-                done = draw(family, seed, rounding, gap)
-                if done is not None:
-                    counts[done[2]] += 1
-                    tell(family, seed, rounding, *done)
-            total += counts
-            print(f"{family:17} {rounding or 'f32':5} {dict(counts)}", flush=True)
+    for family, rounding in product(families, roundings):
+        counts = Counter()
+        for seed in range(count):
+            if done := draw(family, seed, rounding, gap):
+                counts[done[2]] += 1
+                tell(family, seed, rounding, *done)
+        total += counts
+        print(f"{family:17} {rounding or 'f32':5} {dict(counts)}", flush=True)
     print(dict(total))
 
 
@@ -391,10 +374,8 @@ def tell(family, seed, rounding, drawn, found, word):
     """What was said where that is wrong."""
     if word in ("wrong", "elsewhere") or (word == "none" and drawn.ids):
         said = [(f.id, f.claim, f"{f.residual:.2g}", f.low, f.high) for f in found.findings[:4]]
-        print(
-            f"  {family} {seed} {rounding} {word}: {drawn.event} {drawn.number} {drawn.words}",
-            file=sys.stderr,
-        )
+        fault = f"{drawn.event} {drawn.number} {drawn.words}"
+        print(f"  {family} {seed} {rounding} {word}: {fault}", file=sys.stderr)
         print(f"    {found.first_wrong}: {said}", file=sys.stderr)
 
 
