@@ -70,17 +70,14 @@ def test_bases_that_a_short_text_cannot_tell_apart_are_both_named(decoders):
     assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
 
 
-def test_the_other_layers_tell_what_one_cannot(decoders):
+def test_other_layers_and_more_positions_tell_the_base(decoders):
     (alone,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5])
     (every,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[2:5], layer=None)
+    (longer,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS * 6)
     assert "or 150,000" not in every.claim
     assert alone.low < every.low < 1e5 < every.high < alone.high
-
-
-def test_a_longer_text_tells_the_base(decoders):
-    (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS * 6)
-    assert "the base is 100,000, the model says 1e+06" in found.claim
-    assert 0.98e5 < found.low < 1e5 < found.high < 1.02e5
+    assert "the base is 100,000, the model says 1e+06" in longer.claim
+    assert 0.98e5 < longer.low < 1e5 < longer.high < 1.02e5
 
 
 def test_two_gelus_are_told_apart_or_named_together(decoders, tmp_path):
