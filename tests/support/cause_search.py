@@ -128,8 +128,13 @@ def post_norm(rng, config):
     return Drawn(events[0], changing(events, {"instead": instead}), (id,))
 
 
-WORDS = {"relu": "is ReLU", "gelu": "is GELU,", "gelu_tanh": "is GELU by tanh", "relu2": "squared ReLU"}
-WORDS["gelu_quick"] = "is GELU by 1.702"
+WORDS = {
+    "relu": "is ReLU",
+    "gelu": "is GELU,",
+    "gelu_tanh": "is GELU by tanh",
+    "gelu_quick": "is GELU by 1.702",
+    "relu2": "squared ReLU",
+}
 
 
 def activation(rng, config):

@@ -17,7 +17,7 @@ def decoder_faults(config, layer=None) -> list[Fault]:
     return _placed(found, plan, layer)
 
 
-def microgpt_faults(params, n_head, layer=None) -> list[Fault]:
+def microgpt_faults(params, n_head) -> list[Fault]:
     """The same of microGPT. A wrong wo shows first in `attn.head0`; an offset and a BOS too many need
     a position more than the tokens have."""
     config = microgpt_config(params, n_head)
@@ -32,7 +32,7 @@ def microgpt_faults(params, n_head, layer=None) -> list[Fault]:
         ("bos_added", ("bos",), {"tokens": {"prepend": bos}}),
         ("bos_missing", ("bos",), {"tokens": {"skip": 1}}),
     ]  # fmt: skip
-    return _placed(found, plan, layer)
+    return _placed(found, plan, None)
 
 
 def _placed(found, plan, layer):
