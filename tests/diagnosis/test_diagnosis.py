@@ -128,6 +128,7 @@ MISTAKES = [
     ("rope-scaling-missing", "llama_yarn", Q_ROPE, {"settings": {"rope_type": "default"}}),
     ("rope-partial", "llama_gqa", Q_ROPE, first_half_turned),
     ("other-keys", "llama_gqa", SCORES, keys_of_head_0),
+    ("few-elements", "llama_gqa", SCORES, lambda s, x: with_element(x, ([0, 1, 2], [5, 3, 6], [1, 2, 4]), 9)),
     ("window-missing", "mistral_window", ATTN_WEIGHTS, {"window": None}),
     ("window", "mistral_window", ATTN_WEIGHTS, {"window": 5}),
     ("softmax-base", "llama_gqa", ATTN_WEIGHTS, {"times": math.log(2)}),
