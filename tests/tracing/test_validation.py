@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from support import commands
+from support.commands import microgpt as microgpt_command
+from support.commands import refusal
 from support.documents import valid
 from support.real_model import needs_smollm2
 
-from microgpt_trace import init, load
+from microgpt_trace import load, save
 from microgpt_trace.architecture import rope
 from microgpt_trace.architecture import run as interpreter
 from microgpt_trace.architecture.operations import context, elementwise, norm, rotation, scores, softmax
@@ -14,6 +15,7 @@ from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt import forward_backward as microgpt
 from microgpt_trace.microgpt import operations
+from microgpt_trace.tracing import decoder_tracing, microgpt_tracing
 from microgpt_trace.tracing.validation import validate
 
 TOKENS = [17, 3, 44, 3, 60, 0]
@@ -36,7 +38,7 @@ def test_every_event_of_a_microgpt_is_used(case):
         assert those(found, "dead") == []
 
 
-@pytest.mark.parametrize("name", ["llama_gqa", "qwen2", "qwen3", "mistral_window"])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral_window"])
 def test_every_event_of_a_decoder_is_used(decoders, name):
     model = decoders(name)[0]
     found = validate(model, tokens=TOKENS)
@@ -53,12 +55,11 @@ def test_one_position_attends_to_itself_whatever_the_scores(decoders, emma):
     assert "loss" not in verdicts(found)
 
 
-def test_units_that_are_silent_are_dead():
+def test_units_that_are_silent_are_dead(emma):
     """A matrix that sends every unit below zero: the ReLU passes nothing on, whatever mlp.up is."""
-    model = init()
-    model.params["layer0.mlp_fc1"][...] = 0
-    model.params["layer0.mlp_fc2"][...] = 0
-    found = validate(model, "emma")
+    emma.params["layer0.mlp_fc1"][...] = 0
+    emma.params["layer0.mlp_fc2"][...] = 0
+    found = validate(emma, "emma")
     assert found.ok
     assert "layer0.mlp.act" in those(found, "dead")
     assert "layer0.mlp.down" not in those(found, "dead")
@@ -85,16 +86,44 @@ class Deaf:
         return self.tap.wants(name)
 
 
-@pytest.mark.parametrize("name", ["attn.q", "attn.weights", "attn.out", "mlp.act", "mlp.residual"])
-def test_a_value_that_is_only_shown_fails_in_a_microgpt(emma, name, monkeypatch):
+class Doubled(Deaf):
+    """A tap whose model goes on with twice the value where nothing is put in its place."""
+
+    def emit(self, name, value):
+        used = self.tap.emit(name, value)
+        return value * 2 if name == self.name and used is value else used
+
+
+def tap_of_layers(monkeypatch, kind, name):
     layer_forward = microgpt.layer_forward
-    monkeypatch.setattr(
-        microgpt, "layer_forward", lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Deaf(tap, name))
-    )
+
+    def with_tap(x, w, p, rows, tap):
+        return layer_forward(x, w, p, rows, kind(tap, name))
+
+    monkeypatch.setattr(microgpt, "layer_forward", with_tap)
+
+
+@pytest.mark.parametrize("name", ["attn.q", "attn.weights", "mlp.residual"])
+def test_a_value_that_is_only_shown_fails_in_a_microgpt(emma, name, monkeypatch):
+    tap_of_layers(monkeypatch, Deaf, name)
     assert those(validate(emma, "emma"), "failed") == [f"layer0.{name}"]
 
 
-def hear_not(monkeypatch, name):
+def test_a_copy_that_changes_something_fails(emma, monkeypatch):
+    tap_of_layers(monkeypatch, Doubled, "mlp.act")
+    (failed,) = (v for v in validate(emma, "emma").verdicts if v.verdict == "failed")
+    assert failed.name == "layer0.mlp.act"
+    assert failed.by_itself > 0
+
+
+READERS = {
+    "embed.tok": "layer0.attn.norm", "layer1.attn.scores": "layer1.attn.weights",
+    "layer1.attn.head1": "layer1.attn.out", "layer1.mlp.down": "layer1.mlp.residual", "final.norm": "logits",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypatch):
     """What runs is the trace's own pass, not another one."""
     plain = interpreter.forward
 
@@ -102,31 +131,23 @@ def hear_not(monkeypatch, name):
         return plain(model, tokens, Deaf(tap, name), cache)
 
     monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
-
-
-READERS = {
-    "embed.tok": "layer0.attn.norm", "layer1.attn.k_rope": "layer1.attn.scores",
-    "layer1.attn.scores": "layer1.attn.weights", "layer1.attn.head1": "layer1.attn.out",
-    "layer1.mlp.gate": "layer1.mlp.act", "layer1.mlp.down": "layer1.mlp.residual", "final.norm": "logits",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_value_that_is_only_shown_fails_in_a_decoder(decoders, name, monkeypatch):
-    hear_not(monkeypatch, name)
     found = validate(decoders("qwen2")[0], tokens=TOKENS)
     assert {v.name: v.reason for v in found.verdicts if v.verdict == "failed"} == {
         name: f"{READERS[name]} is computed from another value, not from this"
     }
 
 
+def louder(y):
+    return (louder(y[0]), *y[1:]) if isinstance(y, tuple) else y * np.float32(1.01)
+
+
 WRONG_OPERATIONS = {
-    "rmsnorm": (norm, lambda y: y * np.float32(1.01), ["norm", "q_norm", "k_norm"]),
-    "turn_heads": (rotation, lambda y: y * np.float32(1.01), ["_rope"]),
+    "rmsnorm": (norm, louder, ["norm", "q_norm", "k_norm"]),
+    "turn_heads": (rotation, louder, ["_rope"]),
     "scores_forward": (scores, np.negative, ["attn.scores"]),
-    "softmax_forward": (softmax, lambda y: y * np.float32(1.01), ["attn.weights"]),
-    "context_forward": (context, lambda y: y * np.float32(1.01), ["attn.context"]),
-    "linear": (shared, lambda y: y * np.float32(1.01), ["attn.q", "mlp.down", "logits"]),
+    "softmax_forward": (softmax, louder, ["attn.weights"]),
+    "context_forward": (context, louder, ["attn.context"]),
+    "linear": (shared, louder, ["attn.q", "mlp.down", "logits"]),
 }
 
 
@@ -143,13 +164,19 @@ def test_an_event_that_is_not_what_it_says_fails_in_a_decoder(decoders, name, mo
 
 def test_a_wrong_activation_fails(decoders, monkeypatch):
     plain = elementwise.FORWARD["SiLU"]
-    monkeypatch.setitem(elementwise.FORWARD, "SiLU", lambda x: plain(x) * np.float32(1.01))
+    monkeypatch.setitem(elementwise.FORWARD, "SiLU", lambda x: louder(plain(x)))
     failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
     assert failed == ["layer0.mlp.act", "layer1.mlp.act"]
 
 
-@pytest.mark.parametrize("case", ["qwen3", "llama_linear", "llama_llama3", "llama_yarn_betas"])
-@pytest.mark.parametrize("change", [lambda f, c: (f * 1.01, c), lambda f, c: (f, c * 1.01)])
+@pytest.mark.parametrize(
+    ("case", "change"),
+    [
+        ("qwen3", lambda f, c: (f, c * 1.01)),
+        ("llama_llama3", lambda f, c: (f * 1.01, c)),
+        ("llama_yarn_betas", lambda f, c: (f * 1.01, c)),
+    ],
+)
 def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
     plain = rope.rope_frequencies
     monkeypatch.setattr(rope, "rope_frequencies", lambda *args: change(*plain(*args)))
@@ -157,43 +184,31 @@ def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
     assert failed == [f"layer{i}.attn.{n}_rope" for i in (0, 1) for n in "qk"]
 
 
-NORMS = ("layer0.attn.norm", "layer0.mlp.norm")
+WRONG_IN_MICROGPT = {
+    "rmsnorm_forward": ["embed.norm", "layer0.attn.norm", "layer0.mlp.norm"],
+    "relu_forward": ["layer0.mlp.act"],
+    "scores_forward": ["layer0.attn.scores"],
+    "attention_weights_forward": ["layer0.attn.weights"],
+    "context_forward": ["layer0.attn.context"],
+    "cross_entropy_forward": ["probs"],
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "hit"),
-    [
-        (
-            "rmsnorm_forward",
-            lambda out: (-out[0], out[1]),
-            ["embed.norm", "layer0.attn.norm", "layer0.mlp.norm"],
-        ),
-        ("relu_forward", lambda y: y * np.float32(1.01), ["layer0.mlp.act"]),
-        ("scores_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["layer0.attn.scores"]),
-        ("attention_weights_forward", lambda y: y * np.float32(1.01), ["layer0.attn.weights"]),
-        ("context_forward", np.negative, ["layer0.attn.context"]),
-        ("cross_entropy_forward", lambda out: (out[0] * np.float32(1.01), out[1]), ["probs"]),
-    ],
-)
-def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, change, hit, monkeypatch):
+@pytest.mark.parametrize("name", WRONG_IN_MICROGPT)
+def test_an_event_that_is_not_what_it_says_fails_in_a_microgpt(emma, name, monkeypatch):
     plain = getattr(operations, name)
-    monkeypatch.setattr(operations, name, lambda *args: change(plain(*args)))
-    assert those(validate(emma, "emma"), "failed") == hit
+    monkeypatch.setattr(operations, name, lambda *args: louder(plain(*args)))
+    assert those(validate(emma, "emma"), "failed") == WRONG_IN_MICROGPT[name]
 
 
 def test_probabilities_that_the_trace_does_not_tell_of_fail(decoders, monkeypatch):
-    from microgpt_trace.tracing import decoder_tracing
-
     plain = decoder_tracing.predictions_of
-    monkeypatch.setattr(
-        decoder_tracing,
-        "predictions_of",
-        lambda rows, seen, targets, logits, probs, *rest: plain(
-            rows, seen, targets, logits, decoder_tracing.softmax(logits), *rest
-        ),
-    )
-    failed = those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
-    assert "probs" in failed
+
+    def told(rows, seen, targets, logits, probs, *rest):
+        return plain(rows, seen, targets, logits, decoder_tracing.softmax(logits), *rest)
+
+    monkeypatch.setattr(decoder_tracing, "predictions_of", told)
+    assert "probs" in those(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
 
 
 def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypatch):
@@ -208,11 +223,11 @@ def test_a_run_that_nobody_observes_and_that_is_another_fails(decoders, monkeypa
     assert those(found, "failed") == ["logits"]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
     """Weights 0.01 to 100 times as large as usual: nothing fails, and what is dead says what of."""
     rng = np.random.default_rng(seed)
-    case = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_mha_bias")[seed % 5]
+    case = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_mha_bias")[seed]
 
     def scale(weights):
         for name in weights:
@@ -221,27 +236,6 @@ def test_right_models_of_any_scale_are_valid(decoder_folder, seed):
     found = validate(load(decoder_folder(case, scale)), tokens=rng.integers(0, 61, 5).tolist())
     assert [v for v in found.verdicts if v.verdict == "failed"] == []
     assert all(v.reason for v in found.verdicts if v.verdict == "dead")
-
-
-def test_a_copy_that_changes_something_fails(emma, monkeypatch):
-    """A model that computes on with another value than it shows: replaced by itself it must change."""
-    layer_forward = microgpt.layer_forward
-
-    class Scaled(Deaf):
-        def emit(self, name, value):
-            if name != self.name:
-                return self.tap.emit(name, value)
-            used = self.tap.emit(name, value)
-            return value * 2 if used is value else used
-
-    monkeypatch.setattr(
-        microgpt,
-        "layer_forward",
-        lambda x, w, p, rows, tap: layer_forward(x, w, p, rows, Scaled(tap, "mlp.act")),
-    )
-    found = validate(emma, "emma")
-    assert those(found, "failed") == ["layer0.mlp.act"]
-    assert next(v for v in found.verdicts if v.verdict == "failed").by_itself > 0
 
 
 def test_a_model_that_is_nearly_sure_of_its_letters(emma):
@@ -270,8 +264,6 @@ def test_what_a_head_of_zeros_reads_is_dead(emma):
 
 
 def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
-    from microgpt_trace.tracing import microgpt_tracing
-
     real = microgpt_tracing.forward
 
     def deaf(params, batch, *tap):
@@ -281,14 +273,9 @@ def test_a_loss_that_nobody_reads_fails(emma, monkeypatch):
     assert those(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
 
 
-@pytest.mark.parametrize("name", ["logits", "probs", "loss"])
+@pytest.mark.parametrize("name", ["probs", "loss"])
 def test_an_event_of_the_head_alone(decoders, name):
     assert those(validate(decoders("llama_gqa")[0], tokens=TOKENS, names=[name]), "used") == [name]
-
-
-def test_values_that_are_not_finite_fail_and_crash_nothing(emma):
-    emma.params["wte"][5, 0] = np.nan
-    assert not validate(emma, "emma").ok
 
 
 def test_names_choose_and_are_checked(emma):
@@ -300,47 +287,35 @@ def test_names_choose_and_are_checked(emma):
 
 
 @needs_smollm2
+@pytest.mark.sweep
 def test_smollm2_is_valid(smollm2):
-    found = validate(smollm2, "The capital of France is", names=["layer1[0-9].mlp.*", "layer3.*"][1:])
+    found = validate(smollm2, "The capital of France is", names=["layer3.*"])
     assert {v.verdict for v in found.verdicts} == {"used"}
 
 
-def run(*arguments, **options):
-    return commands.microgpt("trace", *arguments, **options)
-
-
 def test_the_command_prints_a_table_and_a_document():
-    result = run("emma", "--validate")
-    assert result.code == 0, result.err
-    assert "25 of 25 events are what the computation uses" in result.out
-    assert max(map(len, result.out.splitlines())) <= 80
-    document = valid(run("emma", "--validate", "--json").out, "trace", "--validate")
+    for encoding in ("utf-8", "ascii"):
+        result = microgpt_command("trace emma --validate", encoding=encoding)
+        assert (result.code, result.err) == (0, "")
+        assert "25 of 25 events are what the computation uses" in result.out
+        assert max(map(len, result.out.splitlines())) <= 80
+    assert result.out.isascii()
+    document = valid(microgpt_command("trace emma --validate --json").out, "trace", "--validate")
     assert document["ok"]
     assert len(document["verdicts"]) == 25
 
 
-def test_the_command_tells_by_its_exit_code(tmp_path):
-    from safetensors.numpy import save_file
-
-    weights = {name: array.copy() for name, array in init().params.items()}
-    weights["wte"][5, 0] = np.nan
-    save_file(weights, tmp_path / "nan.safetensors")
-    result = run("emma", "--validate", "--model", str(tmp_path / "nan.safetensors"))
+def test_values_that_are_not_finite_fail_by_the_exit_code_too(emma, tmp_path):
+    emma.params["wte"][5, 0] = np.nan
+    assert not validate(emma, "emma").ok
+    save(emma, tmp_path / "nan.safetensors")
+    result = microgpt_command("trace", "emma", "--validate", "--model", tmp_path / "nan.safetensors")
     assert result.code == 1
     assert "FAILED" in result.out
 
 
 @pytest.mark.parametrize(
-    "option", [["--step"], ["--backward"], ["--jsonl"], ["--show", "logits"], ["--top-k", "3"], ["--time"],
-               ["--ablate", "logits"], ["--values", "--json"]],
-)  # fmt: skip
-def test_options_that_would_be_ignored_are_refused(option):
-    result = run("emma", "--validate", *option)
-    assert result.code == 2
-    assert "--validate" in result.err
-
-
-def test_ascii():
-    result = run("emma", "--validate", encoding="ascii")
-    assert result.code == 0
-    assert result.out.isascii()
+    "options", ["--step", "--backward", "--jsonl", "--show logits", "--top-k 3", "--time", "--values --json"]
+)
+def test_options_that_would_be_ignored_are_refused(options):
+    assert "--validate" in refusal(f"trace emma --validate {options}")
