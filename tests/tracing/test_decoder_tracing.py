@@ -25,7 +25,6 @@ from microgpt_trace.tracing import decoder_tracing
 
 VOCAB = 61
 LAYER = "model.layers.{}.{}.weight"
-MLP = ("norm", "gate", "up", "act", "hidden", "down", "residual")
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +40,6 @@ def whole(tiny):
 
 def run(model, tokens=TOKENS, **options):
     return trace(model, tokens=list(tokens), **options)
-
-
-def logits_of(model):
-    return run(model, names=["logits"], values=True)["logits"]
 
 
 def check_of(traced, identifier):
@@ -65,38 +60,22 @@ def test_observers_cannot_change_a_bit(tiny):
         np.testing.assert_array_equal(run(tiny, names=["*"], values=True)["logits"], plain)
 
 
-def test_the_value_is_read_only(tiny):
-    def write(event, value):
-        value[...] = 0
-
-    with tiny.hooks.subscribe(write, "layer1.attn.k"), pytest.raises(ValueError, match="read-only"):
-        run(tiny)
-
-
 DOUBLED = {
     "embed.tok": "model.embed_tokens.weight",
-    "layer0.attn.norm": LAYER.format(0, "input_layernorm"),
-    "layer0.attn.q": LAYER.format(0, "self_attn.q_proj"),
     "layer0.attn.q_rope": LAYER.format(0, "self_attn.q_proj"),
-    "layer1.attn.k": LAYER.format(1, "self_attn.k_proj"),
-    "layer0.attn.k_rope": LAYER.format(0, "self_attn.k_proj"),
     "layer0.attn.scores": LAYER.format(0, "self_attn.q_proj"),
-    "layer1.attn.v": LAYER.format(1, "self_attn.v_proj"),
-    "layer0.attn.context": LAYER.format(0, "self_attn.v_proj"),
+    "layer0.attn.weights": LAYER.format(0, "self_attn.v_proj"),
     "layer1.attn.out": LAYER.format(1, "self_attn.o_proj"),
     "layer0.mlp.norm": LAYER.format(0, "post_attention_layernorm"),
-    "layer0.mlp.gate": LAYER.format(0, "mlp.gate_proj"),
-    "layer1.mlp.up": LAYER.format(1, "mlp.up_proj"),
     "layer0.mlp.act": LAYER.format(0, "mlp.up_proj"),
     "layer0.mlp.hidden": LAYER.format(0, "mlp.down_proj"),
-    "layer1.mlp.down": LAYER.format(1, "mlp.down_proj"),
     "final.norm": "model.norm.weight",
     "logits": "lm_head.weight",
 }
 
 
 @pytest.mark.parametrize("name", DOUBLED)
-def test_a_doubled_event_acts_as_doubled_weights(tiny, decoder_folder, name):
+def test_a_doubled_event_acts_as_doubled_weights(tiny, whole, decoder_folder, name):
     """Doubling is exact, so both runs agree to the bit."""
 
     def double(weights):
@@ -106,22 +85,7 @@ def test_a_doubled_event_acts_as_doubled_weights(tiny, decoder_folder, name):
     with tiny.hooks.subscribe(lambda event, value: value * 2, name):
         replaced = run(tiny, names=["probs"], values=True)["probs"]
     np.testing.assert_array_equal(replaced, changed)
-    assert not np.array_equal(replaced, run(tiny, names=["probs"], values=True)["probs"])
-
-
-def test_replaced_weights_make_the_context(tiny, whole):
-    """Every position looks at itself alone: the context is v, shared by two heads each."""
-    with tiny.hooks.subscribe(lambda e, v: np.stack([np.eye(7, dtype=v.dtype)] * 4), "layer0.attn.weights"):
-        context = run(tiny, names=["layer0.attn.context"], values=True)["layer0.attn.context"]
-    close(context.reshape(7, 2, 2, 8), whole["layer0.attn.v"].reshape(7, 2, 1, 8).repeat(2, 2))
-
-
-@pytest.mark.parametrize("name", ["layer0.attn.residual", "layer1.mlp.residual"])
-def test_a_zeroed_stream_leaves_nothing_to_predict_from(tiny, name):
-    with tiny.hooks.subscribe(lambda e, v: v * 0, name, f"{name[:6]}.mlp.down"):
-        traced = run(tiny, names=["*"], values=True)
-    assert not traced[f"{name[:6]}.mlp.residual"].any()
-    assert check_of(traced, "residual").holds
+    assert not np.array_equal(replaced, whole["probs"])
 
 
 def test_replaced_logits_and_probabilities_are_what_is_judged(tiny):
@@ -168,8 +132,11 @@ def test_checks_hold_and_say_what_was_not_checked(tiny):
 
 
 def test_the_recheck_replays_what_hooks_replaced(tiny):
-    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.attn.head1", "layer1.mlp.up"):
-        assert check_of(run(tiny, recheck=True), "untraced").holds
+    events = ("layer0.attn.head1", "layer1.mlp.up", "layer0.mlp.residual")
+    with tiny.hooks.subscribe(lambda e, v: v * 2, *events):
+        traced = run(tiny, recheck=True)
+    assert check_of(traced, "untraced").holds
+    assert traced.ok, "the other checks take what was replaced, too"
 
 
 @pytest.mark.parametrize("name", ["logits", "probs", "loss"])
@@ -184,14 +151,17 @@ def in_its_first_call(function, change):
     return lambda *args: function(*args) + np.float32(np.multiply(change, next(calls) == 0))
 
 
+@pytest.mark.parametrize("event", ["layer0.attn.out", "none"])
 @pytest.mark.parametrize("name", ["head_forward", "forward"])
-@pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
-def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, part):
-    monkeypatch.setattr(logits, "PART", 7 * VOCAB if name == "head_forward" else part)
+def test_the_recheck_notices_what_only_the_observed_run_did(tiny, monkeypatch, name, event):
+    """Behind values that a hook replaced, too."""
     monkeypatch.setattr(decoder_tracing, name, in_its_first_call(getattr(interpreter, name), 0.25))
-    found = check_of(run(tiny, recheck=True), "untraced")
+    doubled = [event] if event in tiny.hooks.specs else []
+    with tiny.hooks.subscribe(lambda e, v: v * 2 if e.name in doubled else None):
+        found = check_of(run(tiny, recheck=True), "untraced")
     print(found)
     assert found.holds is False
+    assert name == "forward" or found.deviation == pytest.approx(0.25, abs=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
@@ -201,14 +171,6 @@ def test_the_recheck_compares_positions_whose_logits_it_has_not(tiny, monkeypatc
     monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(decoder_tracing, "forward", in_its_first_call(interpreter.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
-    assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
-
-
-def test_the_recheck_compares_what_hooks_let_through(tiny, monkeypatch):
-    """A head that errs is found behind replaced values, too."""
-    monkeypatch.setattr(decoder_tracing, "head_forward", in_its_first_call(interpreter.head_forward, 0.25))
-    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.attn.out"):
-        found = check_of(run(tiny, recheck=True), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
 
 
@@ -222,7 +184,7 @@ def unsteady():
     return lambda x, gain, eps: sound(x, gain, eps) + np.float32(1e-3) * next(calls)
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3"])
+@pytest.mark.parametrize("case", ["mistral_window", "qwen3"])
 def test_two_workers_give_the_bits_that_one_gives(decoder_folder, monkeypatch, case):
     model, tokens = load(decoder_folder(case)), [*range(1, 41)]
     runs = []
@@ -260,7 +222,7 @@ def test_probabilities_are_judged_as_computed_not_as_a_hook_leaves_them(tiny):
     assert found.holds
 
 
-@pytest.mark.parametrize("part", [VOCAB, 2 * VOCAB, 7 * VOCAB])
+@pytest.mark.parametrize("part", [2 * VOCAB, 7 * VOCAB])
 def test_probabilities_that_do_not_sum_to_one_are_noticed_in_parts_too(tiny, monkeypatch, part):
     monkeypatch.setattr(logits, "PART", part)
     monkeypatch.setattr(decoder_tracing, "softmax", lambda x: softmax(x) * np.float32(1.1))
@@ -296,17 +258,8 @@ def test_traces_of_one_model_at_the_same_time_do_not_mix(tiny):
     ("selector", "names"),
     [
         ("embedding", ["embed.tok"]),
-        ("ffn_swigl", ["layer0.mlp.hidden", "layer1.mlp.hidden"]),
-        ("ffn_gate", ["layer0.mlp.gate", "layer1.mlp.gate"]),
-        ("ffn_silu", ["layer0.mlp.act", "layer1.mlp.act"]),
-        ("q_post_rope", ["layer0.attn.q_rope", "layer1.attn.q_rope"]),
         ("qkv_matmul", [f"layer{i}.attn.{n}" for i in (0, 1) for n in "qkv"]),
-        ("final_norm", ["final.norm"]),
-        ("lm_head", ["logits"]),
-        (
-            "layer1.mlp.*",
-            [f"layer1.mlp.{n}" for n in ["norm", "gate", "up", "act", "hidden", "down", "residual"]],
-        ),
+        ("layer1.*.residual", ["layer1.attn.residual", "layer1.mlp.residual"]),
         ("layer?.attn.head0", ["layer0.attn.head0", "layer1.attn.head0"]),
     ],
 )
@@ -347,7 +300,7 @@ def test_tokens_may_come_as_any_sequence(tiny, kind):
 # --- Statistics ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3_tied"])
+@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window"])
 def test_statistics_are_those_of_the_arrays(decoder_folder, case):
     traced = run(load(decoder_folder(case)), names=["*"], values=True)
     for event in traced:
@@ -418,8 +371,8 @@ def test_predictions_follow_from_the_logits(decoder_folder, edit):
             close([prediction.target.p, prediction.loss], [probs[target], -math.log(probs[target])], 2e-5)
 
 
-def test_the_loss_is_the_mean_over_targets(tiny):
-    rows = softmax(logits_of(tiny).astype(np.float64))[range(6), TOKENS[1:]]
+def test_the_loss_is_the_mean_over_targets(tiny, whole):
+    rows = softmax(whole["logits"].astype(np.float64))[range(6), TOKENS[1:]]
     traced = run(tiny)
     close(traced.loss, -np.log(rows).mean(), 1e-6)
     assert traced.chance_loss == math.log(VOCAB)
@@ -471,34 +424,26 @@ def test_a_hook_or_a_kept_array_gets_logits_whole(tiny, monkeypatch, rows_at_onc
     assert rows_at_once == [7, 7]
 
 
-def test_parts_have_the_time_they_took_and_the_loss_its_own(tiny, monkeypatch):
-    def slow(model, x, tap):
-        sleep(0.01)
-        return interpreter.head_forward(model, x)
-
-    monkeypatch.setattr(logits, "PART", VOCAB)
-    monkeypatch.setattr(decoder_tracing, "head_forward", slow)
-    traced = run(tiny, names=["*"], time=True)
-    seconds = {event.name: event.seconds for event in traced}
-    print({name: seconds[name] for name in ("logits", "probs", "loss")})
-    assert seconds["logits"] >= 0.07
-    assert 0 < seconds["probs"] < 0.07
-    assert 0 <= seconds["loss"] < 0.07
-    assert all(value is not None for value in seconds.values())
-
-
-def test_the_time_of_logits_is_that_of_the_head_alone(tiny, monkeypatch):
-    sound = decoder_tracing.predictions_of
+def slowed(monkeypatch, name, seconds):
+    sound = getattr(decoder_tracing, name)
 
     def slow(*args):
-        sleep(0.01)
+        sleep(seconds)
         return sound(*args)
 
-    monkeypatch.setattr(logits, "PART", VOCAB)
-    monkeypatch.setattr(decoder_tracing, "predictions_of", slow)
-    seconds = run(tiny, time=True).event("logits").seconds
-    print(seconds)
-    assert seconds < 0.05
+    monkeypatch.setattr(decoder_tracing, name, slow)
+
+
+def test_logits_in_parts_have_the_time_of_the_head_alone(tiny, monkeypatch):
+    monkeypatch.setattr(logits, "PART", 4 * VOCAB)
+    slowed(monkeypatch, "head_forward", 0.01)
+    slowed(monkeypatch, "predictions_of", 0.06)
+    seconds = {event.name: event.seconds for event in run(tiny, names=["*"], time=True)}
+    print({name: seconds[name] for name in ("logits", "probs", "loss")})
+    assert 0.02 <= seconds["logits"] < 0.1
+    assert 0 < seconds["probs"] < 0.1
+    assert 0 <= seconds["loss"] < 0.1
+    assert all(value is not None for value in seconds.values())
 
 
 @pytest.mark.parametrize("part", [VOCAB, 7 * VOCAB])
@@ -521,26 +466,6 @@ def test_not_finite_in_parts_is_named(decoder_folder, monkeypatch):
     assert traced.event("logits").stats.nan_count == 7
 
 
-# --- Notebooks ----------------------------------------------------------------------------------
-
-
-def test_a_trace_shows_itself_in_a_notebook(tiny):
-    shown = trace(tiny, "Hi", lens=True, generate=2)._repr_html_()
-    for wanted in (
-        "Input: &quot;Hi&quot;", "Residual stream after each layer", "Predictions", "Logit lens",
-        "Continuation", "What the trace reveals", "Anomalies: none", "Self-check",
-    ):  # fmt: skip
-        assert wanted in shown, wanted
-    assert "\x1b" not in shown
-    assert "[bold" not in shown
-
-
-def test_a_token_that_looks_like_html_is_text(decoder_folder):
-    shown = trace(load(decoder_folder()), tokens=[1, 4])._repr_html_()
-    assert "&lt;s&gt;=1" in shown
-    assert "<s>" not in shown
-
-
 # --- Survey -------------------------------------------------------------------------------------
 
 
@@ -548,7 +473,7 @@ def norms(x):
     return np.linalg.norm(x.astype(np.float64), axis=-1)
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3", "llama_mha_bias"])
+@pytest.mark.parametrize("case", ["mistral_window", "llama_mha_bias"])
 def test_layer_rows_follow_from_the_arrays(decoder_folder, case):
     traced = run(load(decoder_folder(case)), names=["*"], values=True)
     entered = traced["embed.tok"]
@@ -611,32 +536,17 @@ def test_one_nan_is_found_where_it_enters(broken):
     assert not traced.ok
     found = [anomaly for anomaly in traced.anomalies if anomaly.found]
     assert [(a.id, a.detail) for a in found] == [("nonfinite", "first in layer1.mlp.up")]
+    said = {insight.id: insight for insight in traced.insights}
+    for identifier in ("rmsnorm", "growth", "massive", "sinks", "turn"):
+        assert said[identifier].holds is None
+        assert "not finite" in said[identifier].text
     assert math.isnan(traced.loss)
     assert all(p.predicted is None and p.rank is None and p.top == () for p in traced.predictions)
 
 
-def test_infinities_are_counted_apart(decoder_folder):
-    def spoil(weights):
-        weights[LAYER.format(0, "mlp.gate_proj")][5, 3] = np.inf
-
-    traced = run(load(decoder_folder(edit=spoil)), names=["layer0.*"])
-    counts = [(e.stats.nan_count, e.stats.inf_count) for e in traced]
-    print(counts)
-    assert traced.event("layer0.mlp.gate").stats.inf_count == 7
-    assert (traced.layers[0].nan_count, traced.layers[0].inf_count) == tuple(
-        map(sum, zip(*counts, strict=True))
-    )
-
-
-def test_insights_are_not_evaluated_on_what_is_not_finite(broken):
-    said = {insight.id: insight for insight in run(broken).insights}
-    for identifier in ("rmsnorm", "growth", "massive", "sinks", "turn"):
-        assert said[identifier].holds is None
-        assert "not finite" in said[identifier].text
-
-
-@pytest.mark.parametrize("factor", [1e-45, -1e-45, 1e-23])
-@pytest.mark.parametrize("event", ["layer1.attn.residual", "layer1.mlp.residual"])
+@pytest.mark.parametrize(
+    ("event", "factor"), [("layer1.attn.residual", -1e-45), ("layer1.mlp.residual", 1e-23)]
+)
 def test_a_stream_whose_squares_are_below_float32_has_a_size(tiny, event, factor):
     scaled = run(tiny, values=["layer1.mlp.residual"], interventions=[Intervention("scale", event, factor)])
     norm = np.median(np.linalg.norm(scaled["layer1.mlp.residual"].astype(np.float64), axis=1))
@@ -646,24 +556,25 @@ def test_a_stream_whose_squares_are_below_float32_has_a_size(tiny, event, factor
     assert growth.text.startswith("The stream shrinks to ×")
 
 
-@pytest.mark.parametrize("token", [44, 60])
-def test_a_nan_of_one_token_names_its_position(decoder_folder, token):
+def test_an_infinity_of_one_token_names_its_position(decoder_folder):
     def spoil(weights):
-        weights["model.embed_tokens.weight"][token, 4] = np.inf
+        weights["model.embed_tokens.weight"][60, 4] = np.inf
 
-    traced = run(load(decoder_folder(edit=spoil)))
-    at = TOKENS.index(token)
+    traced, at = run(load(decoder_folder(edit=spoil)), names=["*"]), TOKENS.index(60)
     assert check_of(traced, "finite").detail == f"embed.tok, position {at}, element [{at}, 4] = Infinity"
+    assert traced.event("embed.tok").stats.inf_count == 1
+    for which in ("nan_count", "inf_count"):
+        counts = [getattr(e.stats, which) for e in traced if e.layer == 0]
+        assert getattr(traced.layers[0], which) == sum(counts)
 
 
-@pytest.mark.parametrize("layers", [2, 8])
-def test_a_stream_of_zeros_is_traced(decoder_folder, layers):
+def test_a_stream_of_zeros_is_traced(decoder_folder):
     def zero(weights):
         for name in weights:
             if "norm" not in name:
                 weights[name][...] = 0
 
-    traced = run(load(decoder_folder(edit=zero, num_hidden_layers=layers)), lens=True, generate=2)
+    traced = run(load(decoder_folder(edit=zero, num_hidden_layers=8)), lens=True, generate=2)
     close(traced.loss, math.log(VOCAB))
     assert any(anomaly.id == "constant" and anomaly.found for anomaly in traced.anomalies)
     said = [insight.text for insight in traced.insights]

@@ -18,12 +18,16 @@ from microgpt_trace.render.documents.trace import trace_json
 
 
 def test_the_input_is_told_with_its_characters(emma):
-    told = trace(emma, "emma").input
+    traced = trace(emma, "emma")
+    told = traced.input
     assert told.tokens == (0, 5, 13, 13, 1)
     assert told.targets == (5, 13, 13, 1, 0)
     assert told.labels == ("BOS", "e", "m", "m", "a")
     assert told.target_labels == ("e", "m", "m", "a", "EOS")
     assert told.notes == ()
+    assert [p.seen for p in traced.predictions] == ["", "e", "em", "emm", "emma"]
+    assert [p.target.label for p in traced.predictions] == list(told.target_labels)
+    assert traced.chance_loss == math.log(27)
 
 
 def test_predictions_are_those_of_plain_python(emma):
@@ -38,13 +42,6 @@ def test_predictions_are_those_of_plain_python(emma):
         assert [c.token for c in prediction.top] == order[:3]
         assert prediction.rank == order.index(target) + 1
     agree(traced.loss, np.mean([p.loss for p in traced.predictions]), rtol=1e-6)
-
-
-def test_what_the_model_has_seen_grows_by_a_character(emma):
-    traced = trace(emma, "emma")
-    assert [p.seen for p in traced.predictions] == ["", "e", "em", "emm", "emma"]
-    assert [p.target.label for p in traced.predictions] == ["e", "m", "m", "a", "EOS"]
-    assert traced.chance_loss == math.log(27)
 
 
 def test_predictions_use_one_and_the_same_distribution(emma):
@@ -78,19 +75,6 @@ def test_texts_of_every_length(emma, text):
     assert traced.ok
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("emma7", "character '7' at position 4 of 'emma7' is not in the vocabulary a..z; try 'emma'"),
-        ("José", "try 'jose'"),
-        ("a" * 16, r"expected at most 15 characters \(block_size 16\), found 16"),
-    ],
-)
-def test_a_text_that_does_not_fit_is_refused(emma, text, said):
-    with pytest.raises(InputError, match=said):
-        trace(emma, text)
-
-
 def test_capitals_are_lowered_with_a_note(emma):
     told = trace(emma, "Emma").input
     assert (told.text, told.notes) == ("emma", ("'Emma' was lowered to 'emma'",))
@@ -104,61 +88,46 @@ def test_arrays_are_found_by_name_and_alias(emma):
 
 
 def test_arrays_are_kept_only_where_asked_for(emma):
-    traced = trace(emma, values=["logits"])
-    assert list(traced.arrays) == [("forward", "logits")]
-    with pytest.raises(InputError, match=r"embed\.tok"):
-        traced["embed.tok"]
+    assert list(trace(emma, values=["logits"]).arrays) == [("forward", "logits")]
+    assert trace(emma, values=False).arrays == {}
 
 
-def test_no_array_is_kept_without_values(emma):
-    traced = trace(emma, values=False)
-    assert traced.arrays == {}
-    with pytest.raises(InputError, match="the array of 'logits' was not kept in phase forward"):
-        traced["logits"]
+UNKNOWN = "matches no event of this model (close: layer0.mlp.act, "
+NO_ARRAY = [
+    (True, lambda t: t["layer0.mlp.actt"], UNKNOWN),
+    (False, lambda t: t["layer0.mlp.actt"], UNKNOWN),
+    (False, lambda t: t["layer0.attn.weigths[1]"], "(close: layer0.attn.weights, "),
+    (False, lambda t: t["logits"], "the array of 'logits' was not kept in phase forward"),
+    (["logits"], lambda t: t["attn_out"], "'attn_out' was not kept in phase forward: ask for it by `values`"),
+    (True, lambda t: t.gradient("logits"), "in phase backward: trace a microGPT with backward=True"),
+    (True, lambda t: t.array("wte", "update"), "not kept in phase update: trace a microGPT with step=True"),
+    (True, lambda t: t["layer0.attn.*"], "'layer0.attn.*' means several arrays, layer0.attn.norm, "),
+]
 
 
-def test_several_matching_arrays_are_none(emma):
-    with pytest.raises(InputError, match=r"'layer0\.attn\.\*' means several arrays, layer0.attn.norm, "):
-        trace(emma)["layer0.attn.*"]
-
-
-@pytest.mark.parametrize(
-    ("values", "ask", "words"),
-    [
-        (True, lambda t: t["layer0.mlp.actt"], "matches no event of this model (close: layer0.mlp.act, "),
-        (False, lambda t: t["layer0.mlp.actt"], "matches no event of this model (close: layer0.mlp.act, "),
-        (False, lambda t: t["layer0.attn.weigths[1]"], "(close: layer0.attn.weights, "),
-        (
-            ["logits"],
-            lambda t: t["attn_out"],
-            "'attn_out' was not kept in phase forward: ask for it by `values`",
-        ),
-        (
-            True,
-            lambda t: t.gradient("logits"),
-            "not kept in phase backward: trace a microGPT with backward=True",
-        ),
-        (
-            True,
-            lambda t: t.array("wte", "update"),
-            "not kept in phase update: trace a microGPT with step=True",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("values", "ask", "words"), NO_ARRAY)
 def test_an_unknown_event_is_told_from_one_that_was_not_kept(emma, values, ask, words):
     with pytest.raises(InputError, match=re.escape(words)):
         ask(trace(emma, values=values))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": "José"}, "try 'jose'"),
+        ({"text": "a" * 16}, "expected at most 15 characters (block_size 16), found 16"),
+        ({"top_k": 0}, "top_k: expected at least 1, found 0"),
+    ],
+)
+def test_a_wrong_request_is_refused(emma, options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        trace(emma, **options)
 
 
 def test_parameters_alone_have_no_forward_event(emma):
     with pytest.raises(InputError, match="wte: parameters have no forward event"):
         trace(emma, names=["wte"])
     assert [e.phase for e in trace(emma, names=["wte"], step=True)] == ["backward", "update"]
-
-
-def test_top_k_must_be_positive(emma):
-    with pytest.raises(InputError, match="top_k: expected at least 1, found 0"):
-        trace(emma, top_k=0)
 
 
 def test_statistics_of_attention_cover_what_may_be_seen(emma):
@@ -220,28 +189,6 @@ def test_other_vocabularies_trace():
     told = trace(model, "zyx").input
     assert told.tokens == (3, 2, 1, 0)
     assert told.target_labels == ("z", "y", "x", "EOS")
-
-
-def test_a_trace_is_the_same_each_time(emma):
-    first, second = trace(emma, step=True), trace(emma, step=True)
-    assert first.events == second.events
-    assert (first.predictions, first.checks, first.insights) == (
-        second.predictions,
-        second.checks,
-        second.insights,
-    )
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"step": True, "time": True}], ids=["plain", "step"])
-def test_a_trace_shows_itself_in_a_notebook(layers, options):
-    traced = trace(init(Config(n_layer=layers)), "emma", top_k=3, **options)
-    shown = traced._repr_html_().split("<iframe")[0]
-    for wanted in ("Input: &quot;emma&quot;", "Stage 4", "Predictions", "Top 3", "Self-check"):
-        assert wanted in shown, wanted
-    assert ("Layer 1" in shown) == (layers == 2)
-    assert ("Adam step 1" in shown) == bool(options)
-    assert shown.count("logits = x @ w_lm") == 1
 
 
 def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
