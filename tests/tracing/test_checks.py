@@ -5,7 +5,7 @@ import pytest
 from support.commands import microgpt as microgpt_command
 from support.judges import torch_grad, torch_run
 from support.other_plans import T, V, drawn, normed_behind, values_of
-from support.tiny_microgpts import CASES
+from support.sweeps import some_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus
@@ -19,12 +19,8 @@ from microgpt_trace.tracing.checks import Checker
 IDS = ["finite", "untraced", "heads", "residual", "softmax", "causal", "gradient"]
 
 
-def verdicts(model, text="emma"):
-    return {check.id: check.holds for check in trace(model, text, backward=True).checks}
-
-
 def failed(model, text="emma"):
-    return [name for name, holds in verdicts(model, text).items() if holds is False]
+    return [check.id for check in trace(model, text, backward=True).checks if check.holds is False]
 
 
 def test_every_check_is_made_and_holds(case):
@@ -34,9 +30,7 @@ def test_every_check_is_made_and_holds(case):
     assert traced.ok
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "zaq", "maximilian", "nola", "nolan"]
-)  # a ReLU of the last two is almost at its kink
+@pytest.mark.parametrize("text", ["", "maximilian", "nola", "nolan"])  # with a ReLU almost at its kink
 def test_every_check_holds_in_float32(emma, text):
     traced = trace(emma, text, backward=True)
     assert {check.id: check.holds for check in traced.checks} == dict.fromkeys(IDS, True)
@@ -58,26 +52,21 @@ def mutate(monkeypatch, module, name, change):
     monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
 
 
-def test_a_weight_above_the_diagonal(monkeypatch, emma):
-    mutate(monkeypatch, operations, "attention_weights_forward", leak)
-    found = {check.id: check for check in trace(emma).checks}
-    assert found["causal"].holds is False
-    assert found["causal"].deviation == 0.125
-    assert found["causal"].detail == "layer0.attn.weights"
+BROKEN = [
+    ("attention_weights_forward", leak, "causal", 0.125, "layer0.attn.weights"),
+    ("attention_weights_forward", lambda w: w * np.float32(1.001), "softmax", 1e-3, "layer0.attn.weights"),
+    ("cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]), "softmax", 0.01, "probs"),
+]
 
 
-def test_weights_that_do_not_sum_to_one(monkeypatch, emma):
-    mutate(monkeypatch, operations, "attention_weights_forward", lambda weights: weights * np.float32(1.001))
-    found = {check.id: check for check in trace(emma).checks}
-    assert found["softmax"].holds is False
-    assert found["softmax"].deviation == pytest.approx(1e-3, rel=1e-2)
-    assert found["softmax"].detail == "layer0.attn.weights"
-
-
-def test_probabilities_that_do_not_sum_to_one(monkeypatch, emma):
-    mutate(monkeypatch, operations, "cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]))
-    found = {check.id: check for check in trace(emma).checks}
-    assert (found["softmax"].holds, found["softmax"].detail) == (False, "probs")
+@pytest.mark.parametrize(("name", "change", "identifier", "deviation", "where"), BROKEN)
+def test_weights_and_probabilities_that_are_none(
+    monkeypatch, emma, name, change, identifier, deviation, where
+):
+    mutate(monkeypatch, operations, name, change)
+    found = next(check for check in trace(emma).checks if check.id == identifier)
+    assert (found.holds, found.detail) == (False, where)
+    assert found.deviation == pytest.approx(deviation, rel=1e-2)
 
 
 def test_heads_of_other_channels(monkeypatch, emma):
@@ -99,50 +88,37 @@ def test_observers_that_change_the_run(monkeypatch, emma):
     assert 0 < found["untraced"].deviation < 0.1
 
 
-WRONG_GRADIENTS = [
-    ("rmsnorm_backward", lambda dx: -dx),
-    ("relu_backward", lambda dx: dx * np.float32(1.1)),
-    ("scores_backward", lambda grads: (grads[0], grads[1] * 0)),
-    ("context_backward", lambda grads: (grads[0], -grads[1])),
-    ("softmax_backward", lambda dx: dx * np.float32(1.5)),
-    ("cross_entropy_backward", lambda dx: dx * np.float32(1.01)),
-]
+WRONG_GRADIENTS = {
+    "rmsnorm_backward": lambda dx: -dx,
+    "relu_backward": lambda dx: dx * np.float32(1.1),
+    "scores_backward": lambda grads: (grads[0], grads[1] * 0),
+    "context_backward": lambda grads: (grads[0], -grads[1]),
+    "cross_entropy_backward": lambda dx: dx * np.float32(1.01),
+    "heads_backward": lambda dcontext: dcontext * np.float32(1.01),
+}
 
 
-@pytest.mark.parametrize(("name", "change"), WRONG_GRADIENTS, ids=[name for name, _ in WRONG_GRADIENTS])
-def test_a_gradient_that_is_wrong(monkeypatch, name, change):
-    mutate(monkeypatch, operations, name, change)
-    case = CASES["2 layers, 2 heads"]
-    assert failed(case.model, case.text) == ["gradient"]
+@pytest.mark.parametrize("name", WRONG_GRADIENTS)
+def test_a_gradient_that_is_wrong(monkeypatch, deep, name):
+    module = microgpt if name == "heads_backward" else operations
+    mutate(monkeypatch, module, name, WRONG_GRADIENTS[name])
+    assert failed(deep.model, deep.text) == ["gradient"]
 
 
-@pytest.mark.parametrize("name", ["wpe", "lm_head", "layer0.attn_wv", "layer0.mlp_fc2"])
-def test_a_gradient_that_was_never_written(monkeypatch, emma, name):
-    plain = microgpt_tracing.run_backward
-
-    def run_backward(params, done, grads, tap):
-        plain(params, done, grads, tap)
-        grads[name][...] = 0
-
-    monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
-    assert failed(emma) == ["gradient"]
-
-
-@pytest.mark.parametrize("name", ["wte", "layer0.attn_wo", "layer0.mlp_fc1"])
-def test_a_gradient_of_which_a_part_was_left_out(monkeypatch, emma, name):
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("wpe", False), ("lm_head", False), ("layer0.attn_wv", False), ("layer0.attn_wo", True), ("wte", True)],
+)
+def test_a_gradient_of_which_all_or_a_part_was_left_out(monkeypatch, emma, name, part):
     """What is left points uphill as well: differences along it agree."""
     plain = microgpt_tracing.run_backward
 
     def run_backward(params, done, grads, tap):
         plain(params, done, grads, tap)
-        grads[name][np.abs(grads[name]).sum(axis=1).argmax()] = 0
+        rows = np.abs(grads[name]).sum(axis=1).argmax() if part else ...
+        grads[name][rows] = 0
 
     monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
-    assert failed(emma) == ["gradient"]
-
-
-def test_a_wrong_gradient_on_the_way_by_the_heads_alone(monkeypatch, emma):
-    mutate(monkeypatch, microgpt, "heads_backward", lambda dcontext: dcontext * np.float32(1.01))
     assert failed(emma) == ["gradient"]
 
 
@@ -157,7 +133,7 @@ def scaled(seed):
     return Model(params, Tokenizer(), "scaled"), text
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", some_of(range(1, 13), every=2))
 def test_right_gradients_of_scaled_models_are_no_alarm(seed):
     """One in five has a P that vanishes, one in twelve cancels beyond 1e-3 of its gradient in float32."""
     model, text = scaled(seed)
@@ -173,8 +149,9 @@ def test_right_gradients_of_scaled_models_are_no_alarm(seed):
         assert off <= 1e-2 or np.abs(right).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["scores_backward", "rmsnorm_backward", "softmax_backward"])
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "seed"), [("scores_backward", 1), ("rmsnorm_backward", 4), ("softmax_backward", 4)]
+)
 def test_wrong_gradients_of_scaled_models_are_found(monkeypatch, name, seed):
     def change(out):
         return (out[0] * 1.01, out[1]) if isinstance(out, tuple) else out * np.asarray(1.01, out.dtype)
@@ -275,9 +252,7 @@ def test_a_relu_on_another_side_in_float64_is_not_judged(emma, monkeypatch):
     [
         ("wte", (13, 2), np.nan, "embed.tok, position 2, element [2, 2] = NaN"),
         ("wpe", (1, 5), np.inf, "embed.pos, position 1, element [1, 5] = Infinity"),
-        ("layer0.attn_wq", (3, 0), np.nan, "layer0.attn.q, position 0, element [0, 3] = NaN"),
         ("layer0.attn_wo", (9, 15), np.nan, "layer0.attn.head3, position 0, element [0, 9] = NaN"),
-        ("layer0.mlp_fc2", (4, 63), np.nan, "layer0.mlp.down, position 0, element [0, 4] = NaN"),
         ("lm_head", (26, 0), np.nan, "logits, position 0, element [0, 26] = NaN"),
     ],
 )
