@@ -1,7 +1,5 @@
 """Continuations: greedy against full passes in float64, the cache and its check, drawing, limits."""
 
-import json
-
 import numpy as np
 import pytest
 from support.judges_decoder import decoder_events
@@ -14,15 +12,10 @@ from microgpt_trace.architecture.cache import Cache
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.documents.trace import document
-from microgpt_trace.text.json_writing import dump
 from microgpt_trace.tracing import generation
 
 COUNT = 12
-KINDS = [
-    "llama_gqa", "llama_mqa", "llama_mha_bias", "llama_tied", "llama_llama3", "llama_yarn", "mistral_window",
-    "qwen2_window", "qwen3",
-]  # fmt: skip
+KINDS = ["llama_mha_bias", "llama_yarn", "mistral_window", "qwen2_window", "qwen3"]
 
 
 @pytest.fixture(scope="module")
@@ -86,37 +79,15 @@ def test_one_token_needs_no_decode_step(tiny):
 # --- The cache and its check ----------------------------------------------------------------------
 
 
-def drops_a_position(sound):
-    def extend(self, name, new):
-        seen = sound(self, name, new)
-        dropped = self.length and name.endswith("context")
-        return np.concatenate([seen[:, :1] * 0, seen[:, 1:]], 1) if dropped else seen
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
+def test_a_cache_that_forgets_one_layer_is_noticed(decoder_folder, monkeypatch, case):
+    sound = Cache.extend
 
-    return extend
-
-
-def shifts_what_comes(sound):
-    def extend(self, name, new):
-        seen = sound(self, name, new).copy()
-        if self.length and name.endswith("scores"):
-            seen[:, 1:] = seen[:, :-1].copy()
-        return seen
-
-    return extend
-
-
-def forgets_one_layer(sound):
     def extend(self, name, new):
         seen = sound(self, name, new)
         return seen * 0 if self.length and name == "layer1.attn.scores" else seen
 
-    return extend
-
-
-@pytest.mark.parametrize("broken", [drops_a_position, shifts_what_comes, forgets_one_layer])
-@pytest.mark.parametrize("case", ["llama_gqa", "qwen3"])
-def test_a_broken_cache_is_noticed(decoder_folder, monkeypatch, case, broken):
-    monkeypatch.setattr(Cache, "extend", broken(Cache.extend))
+    monkeypatch.setattr(Cache, "extend", extend)
     traced = run(load(decoder_folder(case)), generate=3)
     print(cache_check(traced))
     assert cache_check(traced).holds is False
@@ -135,54 +106,39 @@ def test_a_window_that_is_ignored_in_decoding_is_noticed(decoder_folder, monkeyp
     assert cache_check(run(load(decoder_folder("mistral_window")), generate=3)).holds is False
 
 
-def test_replaced_values_leave_the_cache_unchecked(tiny):
-    with tiny.hooks.subscribe(lambda e, v: v * 2, "layer0.mlp.up"):
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_replaced_values_leave_the_cache_unchecked(tiny, everywhere):
+    """In the prompt alone or in the steps, too."""
+    with tiny.hooks.subscribe(lambda e, v: v * 2 if everywhere or len(v) > 1 else None, "layer0.attn.k"):
         check = cache_check(run(tiny, generate=3))
     assert (check.holds, check.detail) == (None, "hooks replaced values")
-
-
-def test_values_replaced_in_the_prompt_alone_leave_the_cache_unchecked(tiny):
-    with tiny.hooks.subscribe(lambda e, v: v * 2 if len(v) > 1 else None, "layer0.attn.k"):
-        check = cache_check(run(tiny, generate=3))
-    print(check)
-    assert check.holds is None
 
 
 def only_7(event, value):
     return np.where(np.arange(61) == 7, value * 0 + 1, value * 0)
 
 
-def heard_by(model, name, **options):
-    """Shapes that a hook on an event is given, and the continuation."""
+@pytest.mark.parametrize(
+    ("name", "positions", "rows", "own"),  # own: the last position's, for the first token
+    [("logits", "all", 7, 0), ("probs", "last", 1, 0), ("logits", [0, 3], 2, 1), ("probs", [2, -1], 2, 0)],
+)
+def test_a_hook_on_the_logits_is_called_once_a_pass(tiny, name, positions, rows, own):
     heard = []
-    with model.hooks.subscribe(lambda e, v: heard.append(v.shape), name):
-        return heard, run(model, generate=4, **options).generation
-
-
-@pytest.mark.parametrize("name", ["logits", "probs"])
-@pytest.mark.parametrize(("positions", "rows"), [("all", 7), ("last", 1), ([0, 3], 2), ([2, -1], 2)])
-def test_a_hook_on_the_logits_is_called_once_a_pass(tiny, name, positions, rows):
-    heard, steps = heard_by(tiny, name, positions=positions)
+    with tiny.hooks.subscribe(lambda e, v: heard.append(v.shape), name):
+        found = ids_of(run(tiny, generate=4, positions=positions))
     print(heard)
-    assert len(steps) == 4
-    own = (
-        0 if positions in ("all", "last") or -1 in positions else 1
-    )  # the last position's, for the first token
     assert heard == [(rows, 61)] + [(1, 61)] * (own + 3)
-    assert [s.token.token for s in steps] == ids_of(run(tiny, generate=4))
+    assert found == ids_of(run(tiny, generate=4))
 
 
-@pytest.mark.parametrize("positions", ["all", "last", [0, -1], [0]])
-def test_hooks_on_the_logits_choose_every_token_whichever_positions_are_shown(tiny, positions):
-    with tiny.hooks.subscribe(only_7, "logits"):
-        assert ids_of(run(tiny, generate=3, positions=positions)) == [7, 7, 7]
-
-
-def test_hooks_on_the_probabilities_choose_every_token(tiny):
-    with tiny.hooks.subscribe(only_7, "probs"):
-        steps = run(tiny, generate=3).generation
-    print([(s.token.token, s.token.p) for s in steps])
-    assert [(s.token.token, s.token.p) for s in steps] == [(7, 1.0)] * 3
+@pytest.mark.parametrize(
+    ("name", "positions"), [("probs", "all"), ("logits", "last"), ("logits", [0, -1]), ("logits", [0])]
+)
+def test_hooks_choose_every_token_whichever_positions_are_shown(tiny, name, positions):
+    with tiny.hooks.subscribe(only_7, name):
+        steps = run(tiny, generate=3, positions=positions).generation
+    assert [s.token.token for s in steps] == [7] * 3
+    assert name == "logits" or {s.token.p for s in steps} == {1.0}
 
 
 # --- Drawing --------------------------------------------------------------------------------------
@@ -195,13 +151,13 @@ def test_the_same_seed_draws_the_same_tokens(tiny):
     assert len(set(map(tuple, drawn))) == 3
 
 
-@pytest.mark.parametrize("temperature", [0, 1e-4, 1e-30, 1e-320, 5e-324])
+@pytest.mark.parametrize("temperature", [0, 1e-30, 5e-324])
 def test_next_to_no_heat_is_greedy(tiny, temperature):
-    """1 / 1e-320 is more than a float holds."""
+    """1 / 5e-324 is more than a float holds."""
     assert ids_of(run(tiny, temperature=temperature)) == ids_of(run(tiny))
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_tokens_are_drawn_by_their_odds(temperature):
     rng, logits = np.random.default_rng(3), np.array([0.0, 1.0, 2.5, -1.0], np.float32)
     draws = [generation._draw(logits, temperature, rng) for _ in range(4000)]
@@ -210,10 +166,12 @@ def test_tokens_are_drawn_by_their_odds(temperature):
     np.testing.assert_allclose(found, expected, atol=4 * 0.5 / 4000**0.5)
 
 
-@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
-def test_an_impossible_temperature_is_refused(tiny, temperature):
-    with pytest.raises(InputError, match="temperature"):
-        run(tiny, generate=2, temperature=temperature)
+@pytest.mark.parametrize(
+    ("option", "value"), [("temperature", -1.0), ("temperature", float("nan")), ("generate", -1)]
+)
+def test_an_impossible_request_is_refused(tiny, option, value):
+    with pytest.raises(InputError, match=option):
+        run(tiny, **{option: value})
 
 
 # --- Ends -----------------------------------------------------------------------------------------
@@ -222,9 +180,11 @@ def test_an_impossible_temperature_is_refused(tiny, temperature):
 def test_generation_ends_with_eos(tiny, decoder_folder):
     ids = ids_of(run(tiny))
     eos = next(token for token in ids[2:] if token not in ids[:2])
-    model = load(decoder_folder(eos=TINY_TOKENS[eos]))
+    traced = run(load(decoder_folder(eos=TINY_TOKENS[eos])))
     print(ids, eos)
-    assert ids_of(run(model)) == ids[: ids.index(eos) + 1]
+    assert ids_of(traced) == ids[: ids.index(eos) + 1]
+    assert traced.generation_end == f"the model ended its text with {traced.generation[-1].token.label}"
+    assert run(tiny, generate=2).generation_end == ""
 
 
 def test_the_context_is_the_limit(tiny):
@@ -233,11 +193,6 @@ def test_the_context_is_the_limit(tiny):
         run(tiny, generate=room + 1)
     traced = run(tiny, generate=room)
     assert traced.generation[-1].position <= 63
-
-
-def test_a_negative_count_is_refused(tiny):
-    with pytest.raises(InputError, match="generate"):
-        run(tiny, generate=-1)
 
 
 def test_not_finite_logits_end_without_a_crash(decoder_folder):
@@ -273,16 +228,6 @@ def test_a_nan_of_a_decode_step_is_found(spoiled):
     assert nonfinite.found
     assert "embed.tok" in nonfinite.detail
     assert nonfinite.value > 61
-
-
-def test_a_sound_continuation_has_no_end_to_speak_of(tiny):
-    assert run(tiny, generate=2).generation_end == ""
-
-
-def test_a_continuation_that_eos_ended_says_so(tiny, decoder_folder):
-    first = ids_of(run(tiny))[0]
-    traced = run(load(decoder_folder(eos=TINY_TOKENS[first])))
-    assert traced.generation_end == f"the model ended its text with {traced.generation[0].token.label}"
 
 
 # --- The events of every step ---------------------------------------------------------------------
@@ -322,26 +267,14 @@ def test_steps_show_what_was_selected(tiny):
         assert {e.layer for e in step.events} == {1, None}
 
 
-def test_steps_are_in_the_json(tiny):
-    steps = json.loads(dump(document(run(tiny, generate=3))))["generation"]
-    assert [step["step"] for step in steps] == [1, 2, 3]
-    assert steps[1]["events"][0]["name"] == "embed.tok"
-    assert steps[2]["events"][-1]["shape"] == [1, 61]
-
-
-@pytest.mark.parametrize("case", ["llama_gqa", "mistral_window", "qwen3"])
-def test_hooks_hear_every_step_and_change_nothing(decoder_folder, case):
-    model, heard = load(decoder_folder(case)), []
-    plain = run(model, generate=5).generation
-    with model.hooks.subscribe(lambda e, v: heard.append(v.shape), "layer1.mlp.down"):
-        assert run(model, generate=5).generation == plain
+def test_hooks_hear_every_step_and_change_nothing(tiny):
+    heard, plain = [], run(tiny, generate=5).generation
+    with tiny.hooks.subscribe(lambda e, v: heard.append(v.shape), "layer1.mlp.down"):
+        assert run(tiny, generate=5).generation == plain
     assert heard == [(7, 32)] + [(1, 32)] * (len(plain) - 1)
 
 
-KEPT = [["*"], ["logits"], ["embed.tok", "layer1.mlp.down"]]
-
-
-@pytest.mark.parametrize("values", KEPT)
+@pytest.mark.parametrize("values", [["*"], ["embed.tok", "layer1.mlp.down"]])
 def test_arrays_that_are_kept_are_the_prompts(tiny, values):
     alone, continued = (run(tiny, names=["*"], values=values, generate=n) for n in (0, 3))
     assert alone.arrays.keys() == continued.arrays.keys()

@@ -55,8 +55,7 @@ def model(request, decoder_folder, gpt2):
     return gpt2()[1] if request.param == "gpt2" else load(decoder_folder(request.param))
 
 
-@pytest.mark.parametrize("positions", ["all", [1, -1]])
-@pytest.mark.parametrize("k", [None, 1, 4])
+@pytest.mark.parametrize(("positions", "k"), [("all", None), ([1, -1], 4)])
 def test_it_is_final_norm_and_head_of_every_layer(model, positions, k):
     traced = run(model, positions=positions, top_k=k)
     chosen = [*range(7)] if positions == "all" else [1, 6]
@@ -71,26 +70,24 @@ def test_it_is_final_norm_and_head_of_every_layer(model, positions, k):
     assert traced.lens_target == ()
 
 
-@pytest.mark.parametrize(("positions", "chosen"), [(None, [6]), ("all", range(7)), ([0, -2], [0, 5])])
-@pytest.mark.parametrize("token", [0, 17, 60])
+EVENTS = [f"layer{i}.{half}.residual" for i in range(2) for half in ("attn", "mlp")]
+
+
+@pytest.mark.parametrize(
+    ("positions", "chosen", "token"), [(None, [6], 17), ("all", range(7), 0), ([0, -2], [0, 5], 60)]
+)
 def test_of_a_target_p_and_rank_after_every_attention_and_layer(model, positions, chosen, token):
     traced = run(model, positions=positions, target=f"#{token}")
-    events = [f"layer{i}.{half}.residual" for i in range(2) for half in ("attn", "mlp")]
-    assert [(row.event, row.position) for row in traced.lens_target] == [
-        (e, p) for e in events for p in chosen
-    ]
+    rows = [(row.event, row.position) for row in traced.lens_target]
+    assert rows == [(event, position) for event in EVENTS for position in chosen]
     for row in traced.lens_target:
         probs = judged(model, traced[row.event][[row.position]])[0]
         assert (row.layer, row.target.token) == (int(row.event[5]), token)
         close(row.target.p, probs[token])
         assert row.rank == 1 + sum(probs > probs[token])
     (final,) = trace(model, tokens=list(TOKENS), top_k=VOCAB, positions="last").predictions
-    for row in traced.lens_target:
-        if (row.event, row.position) == (
-            "layer1.mlp.residual",
-            6,
-        ):  # after the last layer it is what is predicted
-            close(row.target.p, next(c.p for c in final.top if c.token == token))
+    if 6 in chosen:  # after the last layer it is what is predicted
+        close(traced.lens_target[-1].target.p, next(c.p for c in final.top if c.token == token))
 
 
 def test_ties_rank_by_id(decoder_folder):
@@ -158,9 +155,8 @@ def test_no_more_logits_than_a_part_are_there_at_once(tiny, monkeypatch):
     found = run(tiny, target=5, positions="all")
     assert max(sizes) == 3
     assert sum(sizes) == 2 * 2 * 7
-    assert [[c.token for c in row.predicted] for row in found.lens] == [
-        [c.token for c in row.predicted] for row in expected.lens
-    ]
+    first, second = ([[c.token for c in row.predicted] for row in told.lens] for told in (found, expected))
+    assert first == second
     assert [row.rank for row in found.lens_target] == [row.rank for row in expected.lens_target]
 
 
@@ -183,27 +179,21 @@ def test_where_nothing_is_finite_it_says_nothing(decoder_folder):
 
 def test_it_sees_what_interventions_leave(decoder_folder):
     folder = decoder_folder("qwen3")
-    lines = [
-        f"trace {folder} 'Ann ran' --lens --target n --json {more}"
-        for more in ("", "--scale layer0.mlp.down=5")
-    ]
-    before, after = (document_of(microgpt(line).out)["lens_target"] for line in lines)
+    line = f"trace {folder} 'Ann ran' --lens --target n --json"
+    runs = microgpt(line), microgpt(f"{line} --scale layer0.mlp.down=5")
+    before, after = (document_of(done.out)["lens_target"] for done in runs)
     assert before[0] == after[0]
     assert all(a != b for a, b in zip(before[1:], after[1:], strict=True))
 
 
-@pytest.mark.parametrize(
-    "options", ["", "--target n", "--target '#5' --top-k 3 --positions 0,2", "--target n --generate 2"]
-)
+@pytest.mark.parametrize("options", ["", "--target '#5' --top-k 3 --positions 0,2 --generate 2"])
 def test_documents_have_it_and_fit_their_schemas(decoder_folder, options):
     line = f"trace {decoder_folder('qwen3')} 'Ann ran' --lens {options}"
     document = valid(microgpt(f"{line} --json").out, "trace")
     lines = valid_lines(microgpt(f"{line} --jsonl").out, "trace")
     for member in ("lens", "lens_target"):
-        told = [
-            {k: v for k, v in each.items() if k != "record"} for each in lines if each["record"] == member
-        ]
-        assert told == document.get(member, [])
+        rows = [{"record": member} | row for row in document.get(member, [])]
+        assert [line for line in lines if line["record"] == member] == rows
     assert ("lens_target" in document) == ("--target" in options)
     assert {len(top) for row in document["lens"] for top in row["top"]} == {3 if "--top-k" in options else 1}
 
@@ -214,10 +204,9 @@ def rows_of(text, title):
     return [re.split(r" {2,}", line.strip()) for line in block.splitlines()[2:]]
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_tables_show_the_same_numbers(decoder_folder, width):
+def test_the_tables_show_the_same_numbers(decoder_folder):
     line = f"{decoder_folder('qwen3')} 'Ann ran' --lens --target n --top-k 3"
-    out = microgpt(f"trace {line}", width=width).out
+    out = microgpt(f"trace {line}").out
     document = document_of(microgpt(f"trace {line} --json").out)
     shown = rows_of(out, "Logit lens of n after position 6 n")
     said = shown.pop() if shown[-1][0].startswith("rank 1") else None
@@ -226,43 +215,32 @@ def test_the_tables_show_the_same_numbers(decoder_folder, width):
     assert [int(rank) for rank in found[1::2]] == expected[1::2]
     np.testing.assert_allclose(np.float64(found[::2]), expected[::2], atol=5e-5, rtol=0.05)
     assert (said is None) == (1 not in expected[1::2])
-    for row, layer in zip(
-        rows_of(out, "Logit lens, top 3 after position 6 n"), document["lens"], strict=True
-    ):
-        told = [cell.rpartition("=") for cell in row[1:]]
-        assert [label for label, _, _ in told] == [c["label"].replace(" ", "␣") for c in layer["top"][-1]]
-        np.testing.assert_allclose(
-            [float(p) for _, _, p in told], [c["p"] for c in layer["top"][-1]], atol=6e-4
-        )
+    lens = rows_of(out, "Logit lens, top 3 after position 6 n")
+    for row, layer in zip(lens, document["lens"], strict=True):
+        told, top = [cell.rpartition("=") for cell in row[1:]], layer["top"][-1]
+        assert [label for label, _, _ in told] == [c["label"].replace(" ", "␣") for c in top]
+        np.testing.assert_allclose([float(p) for _, _, p in told], [c["p"] for c in top], atol=6e-4)
 
 
 def test_where_it_is_first_the_top_token_is_said(tiny):
-    traced = run(tiny)
-    top = traced.lens[-1].predicted[-1].token
-    for token in range(VOCAB):
-        rows = run(tiny, target=token).lens_target
-        shown = printed(trace_sections(run(tiny, target=token)), 120)
-        first = next((row for row in rows if row.rank == 1), None)
-        where = {"attn": "the attention of layer", "mlp": "layer"}
-        said = (
-            first
-            and f"rank 1 for the first time after {where[first.event[7:].split('.')[0]]} {first.layer}\n"
-        )
-        assert ("rank 1 for" in shown) == (first is not None)
-        assert said is None or said in shown
-        assert first is not None or token != top
-        if token > 20 and first is None:
-            break
+    traced, first = run(tiny), {}
+    for event in reversed(EVENTS):
+        first[int(judged(tiny, traced[event][[6]]).argmax())] = event
+    never = next(token for token in range(VOCAB) if token not in first)
+    assert len(first) > 1
+    for token in (*first, never):
+        shown, event = printed(trace_sections(run(tiny, target=token)), 120), first.get(token, "")
+        where = f"{'the attention of ' * ('.attn.' in event)}layer {event[5:6]}\n"
+        assert ("rank 1 for" in shown) == (token != never)
+        assert token == never or f"rank 1 for the first time after {where}" in shown
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("trace FILE --target n", "--target is the token that --lens follows"),
         ("trace emma --target n", "--target is the token that --lens follows"),
         ("trace emma --lens --target n", "--lens is for a production model"),
         ("trace FILE --lens --target nothing", "token 'nothing'"),
-        ("trace FILE --lens --target ''", "token"),
         ("trace FILE --lens --target '#61'", "this model has tokens #0 to #60"),
     ],
 )
