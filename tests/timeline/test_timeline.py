@@ -4,6 +4,7 @@ out by hand; and what a log may lack."""
 import json
 import math
 import tracemalloc
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -128,9 +129,8 @@ def test_predictions_against_plain_python(told, weights):
             print(course.position, step, course.rank[i], order.index(target) + 1, course.top[i], labels)
             assert (course.rank[i], course.predicted[i]) == (order.index(target) + 1, labels[0])
             assert [token.label for token in course.top[i]] == labels
-            agree(
-                [token.p for token in course.top[i]], [p[token] for token in order[:5]], rtol=1e-3, atol=1e-7
-            )
+            wanted = [p[token] for token in order[:5]]
+            agree([token.p for token in course.top[i]], wanted, rtol=1e-3, atol=1e-7)
 
 
 def test_the_attention_against_pytorch(told, weights):
@@ -227,18 +227,7 @@ def test_a_run_that_was_killed_and_resumed_tells_the_same(told, tmp_path):
     write_log(path, trainer, append=True)
     resumed = read_timeline(path)
     assert [run.step for run in resumed.runs] == [0, 25]
-    for part in [
-        "steps",
-        "positions",
-        "attention",
-        "layers",
-        "events",
-        "parameters",
-        "loss",
-        "absent",
-        "notes",
-    ]:
-        assert getattr(resumed, part) == getattr(told, part), part
+    assert replace(resumed, log=told.log, runs=told.runs) == told
 
 
 # --- A log worked out by hand ------------------------------------------------------------------
