@@ -14,48 +14,12 @@ from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.microgpt.training import Adam, Trainer, first_nonfinite
 
-# All losses of `train(steps=10, seed=42)` on names.txt by batch size, as this program computed them.
+# The first losses of `train(steps=10, seed=42)` on names.txt by batch size, as this program computed them.
 FIRST_LOSSES = {
-    1: [
-        3.3096869,
-        3.2817738,
-        3.263124,
-        3.0385108,
-        3.412369,
-        3.4195621,
-        3.0658264,
-        3.1307819,
-        3.2719183,
-        3.2188828,
-    ],
-    8: [
-        3.3391662,
-        3.2912574,
-        3.1760621,
-        3.147799,
-        2.9706795,
-        3.003962,
-        2.8768911,
-        2.9500306,
-        2.9601328,
-        2.916141,
-    ],
+    1: [3.3096869, 3.2817738, 3.263124, 3.0385108, 3.412369, 3.4195621, 3.0658264, 3.1307819],
+    8: [3.3391662, 3.2912574, 3.1760621, 3.147799, 2.9706795, 3.003962, 2.8768911, 2.9500306],
 }
-
-NAMES = [
-    "emma",
-    "olivia",
-    "ava",
-    "mia",
-    "isabella",
-    "lea",
-    "noah",
-    "liam",
-    "abigail",
-    "zoe",
-    "ida",
-    "maximilian",
-]
+NAMES = ["emma", "olivia", "ava", "mia", "isabella", "lea", "noah", "liam", "abigail", "zoe", "maximilian"]
 
 
 @pytest.fixture
@@ -70,20 +34,11 @@ def documents(names=NAMES):
     return Documents.fit(names, Tokenizer(), 16)
 
 
-def losses_of(**options):
-    losses = []
-    train(**options, on_step=lambda record: losses.append(record.loss))
-    return losses
-
-
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("batch_size", FIRST_LOSSES)
 def test_the_first_losses_of_a_seeded_run(batch_size):
-    agree(
-        losses_of(steps=len(FIRST_LOSSES[batch_size]), batch_size=batch_size),
-        FIRST_LOSSES[batch_size],
-        rtol=1e-5,
-        what="loss of step ",
-    )
+    losses = []
+    train(steps=10, batch_size=batch_size, on_step=lambda record: losses.append(record.loss))
+    agree(losses[:8], FIRST_LOSSES[batch_size], rtol=1e-5, what="loss of step ")
 
 
 def test_the_loss_of_a_step_is_that_of_plain_python(names):
@@ -98,37 +53,25 @@ def test_the_loss_of_a_step_is_that_of_plain_python(names):
     agree(next(trainer.run()).loss, np.mean(singles), rtol=1e-5, what="loss")
 
 
-def torch_adam(start, gradients, rates):
-    torch = pytest.importorskip("torch")
-    weights = torch.tensor(start, requires_grad=True)
-    optimizer = torch.optim.Adam([weights], betas=(0.85, 0.99), eps=1e-8)
-    for gradient, rate in zip(gradients, rates, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        weights.grad = torch.tensor(gradient)
-        optimizer.step()
-    return weights.detach().numpy(), optimizer.state[weights]
-
-
-@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-10), (np.float32, 2e-4)])
-@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "scale"), [(np.float64, 1e-10, 1.0), (np.float64, 1e-10, 1e-6), (np.float32, 2e-4, 1.0)]
+)
 def test_adam_agrees_with_torch_over_50_steps(dtype, rtol, scale):
+    torch = pytest.importorskip("torch")
     params = Parameters.random(Config(n_embd=4), 3, dtype)
     start, rng = params.flat.copy(), np.random.default_rng(8)
-    gradients = rng.normal(0, scale, (50, start.size)).astype(dtype)
     schedule, adam = Schedule(50, lr=0.02), Adam(params)
-    rates = [schedule.lr_at(step) for step in range(50)]
-    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+    weights = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], betas=(0.85, 0.99), eps=1e-8)
+    for step in range(50):
+        gradient = rng.normal(0, scale, start.size).astype(dtype)
         adam.grads.flat[...] = gradient
-        adam.step(step, rate)
-    expected, _ = torch_adam(start, gradients, rates)
-    agree(params.flat - start, expected - start, rtol=rtol, atol=rtol / 10, what="change")
-
-
-def test_adam_takes_zero_gradients():
-    adam = Adam(Parameters.random(Config()))
-    before = adam.params.flat.copy()
-    adam.step(1, 0.1)
-    assert np.array_equal(adam.params.flat, before)
+        adam.step(step + 1, schedule.lr_at(step))
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 50)
+        weights.grad = torch.tensor(gradient)
+        optimizer.step()
+    moved = weights.detach().numpy() - start
+    agree(params.flat - start, moved, rtol=rtol, atol=rtol / 10, what="change")
 
 
 def test_adam_measures_the_last_step():
@@ -139,11 +82,6 @@ def test_adam_measures_the_last_step():
     agree(adam.gradient_norm(), np.linalg.norm(adam.grads.flat))
     moved = np.linalg.norm(adam.params.flat - before)
     agree(adam.update_ratio(), moved / np.linalg.norm(before), rtol=1e-9)
-
-
-def test_the_rate_falls_linearly_to_zero():
-    schedule = Schedule(steps=4, lr=0.2)
-    agree([schedule.lr_at(s) for s in range(5)], [0.2, 0.15, 0.1, 0.05, 0.0])
 
 
 def test_a_run_in_torch_learns_the_same(names):
@@ -180,8 +118,7 @@ def go(trainer, steps):
     return losses
 
 
-@pytest.mark.parametrize("stop", [1, 7, 11, 12, 13, 29])
-@pytest.mark.parametrize("batch_size", [1, 5, 32])
+@pytest.mark.parametrize(("batch_size", "stop"), [(1, 11), (1, 12), (5, 7), (32, 1), (32, 29)])
 def test_stop_and_resume_equals_an_uninterrupted_run(batch_size, stop, tmp_path):
     schedule = Schedule(30, batch_size, seed=3)
     whole, first = begin(schedule), begin(schedule)
@@ -194,12 +131,7 @@ def test_stop_and_resume_equals_an_uninterrupted_run(batch_size, stop, tmp_path)
     assert np.array_equal(second.params.flat, whole.params.flat)
     assert np.array_equal(second.adam.moments, whole.adam.moments)
     assert second.done == whole.done == 30
-
-
-def test_a_finished_run_has_no_steps_left():
-    trainer = begin(Schedule(3))
-    go(trainer, 3)
-    assert list(trainer.run()) == []
+    assert list(second.run()) == []
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 30])
@@ -221,6 +153,11 @@ def test_every_epoch_takes_each_name_once(batch_size):
     assert {spelled.count(name) for name in expected} == {4 * batch_size}
 
 
+def test_a_batch_may_be_larger_than_many_epochs():
+    trainer = Trainer(init(), documents(["ava"]), Schedule(1, 300))
+    assert len(trainer.batch(0).tokens) == 300 * 4
+
+
 def test_a_seed_decides_the_order():
     def order(seed):
         trainer = Trainer(init(), documents(), Schedule(10, seed=seed))
@@ -230,23 +167,21 @@ def test_a_seed_decides_the_order():
     assert order(1) != order(2)
 
 
-def test_a_batch_larger_than_many_epochs(tmp_path):
-    trainer = Trainer(init(), documents(["ava"]), Schedule(1, 3000))
-    assert len(trainer.batch(0).tokens) == 3000 * 4
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_diverging_run_names_step_and_event(batch_size, names):
-    said = r"^step 2: the loss is nan; the first event that is not finite is logits, tracing '[a-z]+'$"
+@pytest.mark.parametrize(
+    ("lr", "batch_size", "said"),
+    [
+        (
+            1e13,
+            3,
+            r"^step 2: the loss is nan; the first event that is not finite is logits, tracing '\w+'$",
+        ),
+        (1e30, 1, r"step \d+: the loss is (nan|inf); the first event"),
+    ],
+)
+def test_a_diverging_run_names_step_and_event(lr, batch_size, said, names):
     with pytest.raises(DivergedError, match=said) as error:
-        train(steps=20, lr=1e13, batch_size=batch_size, data=names)
+        train(steps=20, lr=lr, batch_size=batch_size, data=names)
     assert error.value.exit_code == 1
-
-
-@pytest.mark.parametrize("lr", [1e15, 1e20, 1e30])
-def test_a_wildly_diverging_run_stops(lr, names):
-    with pytest.raises(DivergedError, match=r"step \d+: the loss is (nan|inf); the first event"):
-        train(steps=20, lr=lr, data=names)
 
 
 def test_a_diverging_run_keeps_what_it_had_before():
@@ -291,26 +226,14 @@ def test_without_held_out_names_there_is_no_held_out_loss():
     assert Trainer(init(), docs, Schedule(1)).held_out_loss() is None
 
 
-def test_training_learns(names):
-    before = trace(init(), "emma").loss
-    trained = train(steps=200, data=names)
-    assert trace(trained, "emma").loss < before - 1
-    assert trained.origin == "trained for 200 steps"
-    assert trained.training.step == 200
-
-
 def test_train_does_not_change_the_given_model(names, emma):
     before = emma.params.flat.copy()
-    trained = train(emma, steps=5, data=names)
+    trained = train(emma, steps=50, data=names)
+    assert trace(trained, "emma").loss < trace(emma, "emma").loss - 0.3
+    assert (trained.origin, trained.training.step) == ("trained for 50 steps", 50)
     assert np.array_equal(emma.params.flat, before)
     assert emma.training is None
     assert not np.array_equal(trained.params.flat, before)
-
-
-def test_train_can_be_repeated(names):
-    first, second = (train(steps=8, batch_size=2, seed=9, data=names) for _ in range(2))
-    assert np.array_equal(first.params.flat, second.params.flat)
-    assert first.training == second.training
 
 
 def test_records_count_from_one_with_their_rate(names):
