@@ -1,4 +1,6 @@
-"""Every layer's backward against central differences; softmax where exponents are huge or tiny."""
+"""Operations where numbers are huge, tiny or not finite, and against rows worked out by hand.
+
+That every gradient is right is held for whole models, in test_model.py."""
 
 import math
 
@@ -12,7 +14,6 @@ T, HEADS, WIDTH, VOCAB = 5, 2, 6, 7
 F64 = np.float64
 HEAD = operations.HeadConstants.of(T, HEADS, WIDTH, F64)
 ONES = np.ones((VOCAB, VOCAB))
-STACKS = pytest.mark.parametrize("stack", [(), (3,)], ids=["one name", "a group"])
 NORM = operations.NormConstants.of(WIDTH, F64)
 ZERO = np.zeros(())
 
@@ -21,73 +22,35 @@ def draw(*shape, seed=0, scale=1.0):
     return np.random.default_rng([seed, *shape]).normal(0, scale, shape)
 
 
-def check_backward(forward, backward, *inputs):
-    """Each input's gradient of sum(direction * output), against differences along random directions."""
+def check_backward(forward, backward, x):
+    """The gradient of sum(direction * output), against differences along random directions."""
     rng = np.random.default_rng(9)
-    output, cache = forward(*inputs)
+    output, cache = forward(x)
     into = rng.normal(size=output.shape)
-    for index, gradient in enumerate(backward(into, cache)):
-        for _ in range(3):
-            along = rng.normal(size=inputs[index].shape)
-
-            def loss_at(h, index=index, along=along):
-                moved = [x + h * along if i == index else x for i, x in enumerate(inputs)]
-                return float((forward(*moved)[0] * into).sum())
-
-            found, expected = float((gradient * along).sum()), slope(loss_at)
-            print(f"input {index}: analytic {found:.9g}, differences {expected:.9g}")
-            agree(found, expected, rtol=1e-6, atol=1e-8, what=f"input {index}")
+    for _ in range(3):
+        along = rng.normal(size=x.shape)
+        found = float((backward(into, cache) * along).sum())
+        expected = slope(lambda h, along=along: float((forward(x + h * along)[0] * into).sum()))
+        print(f"analytic {found:.9g}, differences {expected:.9g}")
+        agree(found, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_rmsnorm_backward(scale):
     check_backward(
         lambda x: operations.rmsnorm_forward(x, NORM),
-        lambda dy, cache: [operations.rmsnorm_backward(dy, cache, NORM)],
+        lambda dy, cache: operations.rmsnorm_backward(dy, cache, NORM),
         draw(4, WIDTH, scale=scale),
     )
 
 
-def test_relu_backward():
-    check_backward(
-        lambda x: (operations.relu_forward(x, ZERO),) * 2,
-        lambda dy, y: [operations.relu_backward(dy, y)],
-        draw(4, WIDTH),
-    )
-
-
-@STACKS
-def test_scores_backward(stack):
-    q, k = draw(*stack, T, WIDTH, seed=1), draw(*stack, T, WIDTH, seed=2)
-    mm = operations.product_for(q)
-
-    def forward(q, k):
-        scores, spread_q = operations.scores_forward(mm, q, k, HEAD)
-        return scores, (spread_q, k)
-
-    check_backward(forward, lambda dy, cache: operations.scores_backward(mm, dy, *cache, HEAD), q, k)
-
-
-@STACKS
-def test_context_backward(stack):
-    weights, v = draw(*stack, HEADS * T, T, seed=1), draw(*stack, T, WIDTH, seed=2)
-    mm = operations.product_for(v)
-    check_backward(
-        lambda weights, v: (operations.context_forward(mm, weights, v, HEAD), (weights, v)),
-        lambda dy, cache: operations.context_backward(mm, dy, *cache, HEAD),
-        weights,
-        v,
-    )
-
-
-@pytest.mark.parametrize("scale", [1.0, 40.0], ids=["plain", "with the maximum subtracted"])
-@STACKS
-def test_attention_weights_backward(stack, scale):
-    scores = draw(*stack, HEADS * T, T, scale=scale)
+@pytest.mark.parametrize("stack", [(), (3,)], ids=["one name", "a group"])
+def test_attention_weights_backward_with_the_maximum_subtracted(stack):
+    scores = draw(*stack, HEADS * T, T, scale=40.0)
     mm = operations.product_for(scores)
     check_backward(
         lambda scores: (operations.attention_weights_forward(mm, scores, HEAD),) * 2,
-        lambda dy, weights: [operations.softmax_backward(mm, dy, weights, HEAD.ones)],
+        lambda dy, weights: operations.softmax_backward(mm, dy, weights, HEAD.ones),
         scores,
     )
 
@@ -96,46 +59,6 @@ def one_hot_share():
     targets = np.zeros((4, VOCAB))
     targets[range(4), [1, 0, 6, 1]] = share = np.array([0.1, 0.4, 0.3, 0.2])
     return targets, share[:, None]
-
-
-def test_cross_entropy_backward():
-    targets, share = one_hot_share()
-
-    def forward(logits):
-        probs, loss = operations.cross_entropy_forward(logits, targets, ONES)
-        return np.asarray(loss), probs
-
-    check_backward(
-        forward,
-        lambda dy, probs: [dy * operations.cross_entropy_backward(probs, targets, share)],
-        draw(4, VOCAB),
-    )
-
-
-def test_softmax_backward():
-    targets, _ = one_hot_share()
-    check_backward(
-        lambda logits: (operations.cross_entropy_forward(logits, targets, ONES)[0],) * 2,
-        lambda dy, probs: [operations.softmax_backward(np.matmul, dy, probs, ONES)],
-        draw(4, VOCAB),
-    )
-
-
-@STACKS
-def test_gather_is_the_gradient_of_spread(stack):
-    check_backward(
-        lambda x: (operations.spread(x, HEAD.own, HEAD), None),
-        lambda dy, _: [operations.gather(dy, HEAD)],
-        draw(*stack, T, WIDTH),
-    )
-
-
-def test_spread_keeps_each_head_its_own_channels():
-    x = draw(T, WIDTH)
-    copies = operations.spread(x, HEAD.own, HEAD).reshape(HEADS, T, WIDTH)
-    assert np.array_equal(copies.sum(axis=0), x)
-    assert not copies[0][:, 3:].any()
-    assert not copies[1][:, :3].any()
 
 
 def test_rmsnorm_of_a_worked_row():
@@ -166,17 +89,7 @@ def weights_of(scores):
     return weights.reshape(HEADS, T, T)
 
 
-EXPONENTS = {
-    "huge": 1000.0,
-    "huge, float64's range": 1e300,
-    "tiny": 1e-30,
-    "at the edge of subtracting": 60.0,
-    "just above the edge": 60.1,
-    "ordinary": 1.0,
-}
-
-
-@pytest.mark.parametrize("scale", EXPONENTS.values(), ids=EXPONENTS.keys())
+@pytest.mark.parametrize("scale", [1e300, 1000.0, 60.1, 60.0, 1e-30])  # above 60 the maximum is subtracted
 def test_attention_weights_are_exact(scale):
     scores = np.random.default_rng(2).uniform(-scale, scale, (HEADS, T, T))
     scores[0, 0, :2] = -scale, scale
@@ -187,8 +100,9 @@ def test_attention_weights_are_exact(scale):
             agree(weights[head, i], expected, atol=0, what=f"row {i}")
 
 
-@pytest.mark.parametrize("scale", [1000.0, 1e30, 1e-30, 60.0, 60.1, 1.0])
-@pytest.mark.parametrize("shift", [0.0, 1000.0, -1000.0])
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1e30, 0.0), (60.1, 0.0), (60.0, 0.0), (1e-30, 1000.0), (1.0, -1000.0)]
+)
 def test_cross_entropy_is_exact(scale, shift):
     logits = np.random.default_rng(2).uniform(-scale, scale, (4, VOCAB)) + shift
     targets, share = one_hot_share()
@@ -211,8 +125,9 @@ def test_a_loss_within_the_range_of_the_dtype_is_finite(dtype):
     assert float(loss) == 0
 
 
-@pytest.mark.parametrize("shift", [0.0, 100.0, -100.0])
-@pytest.mark.parametrize("scale", [1.0, 59.0, 88.0, 120.0, 1000.0, 1e30])
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1.0, -100.0), (59.0, 0.0), (88.0, 0.0), (120.0, 100.0), (1e30, 0.0)]
+)
 def test_float32_softmax_agrees_with_torch_in_float64(scale, shift):
     torch = pytest.importorskip("torch")
     scores = np.random.default_rng(3).uniform(-scale, scale, (4, VOCAB)) + shift
@@ -224,7 +139,7 @@ def test_float32_softmax_agrees_with_torch_in_float64(scale, shift):
     agree(probs, expected, rtol=3e-5, atol=1e-37, what="probs")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_row(value):
     x = draw(T, WIDTH)
     x[2, 1] = value
@@ -248,7 +163,7 @@ def test_a_score_that_is_not_finite_stays_in_its_row(value):
     assert np.flatnonzero(hit.any(axis=0)).tolist() == [3]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("value", [np.nan, 1e300])
 def test_a_score_above_the_diagonal_does_not_show(value):
     scores = draw(HEADS, T, T)
     plain = weights_of(scores)

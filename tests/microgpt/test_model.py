@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from support.judges import agree, scalar_forward, scalar_loss, slope, torch_grad, torch_run
-from support.tiny_microgpts import CASES, one_name, packed_names
+from support.judges import agree, scalar_forward, scalar_loss, torch_grad, torch_run
+from support.tiny_microgpts import one_name, packed_names
 
-from microgpt_trace import Config, Model, Tokenizer, init, trace
+from microgpt_trace import Config, Tokenizer, init, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
+from microgpt_trace.microgpt.forward_backward import backward, forward
 from microgpt_trace.microgpt.parameters import Parameters
 
 
@@ -31,14 +31,6 @@ def test_logits_and_loss_agree_with_plain_python(case):
     agree(done.loss, scalar_loss(rows, case.ids[1:]), what="loss")
 
 
-def test_float32_logits_agree_with_plain_python(emma):
-    ids = np.array(emma.tokenizer.encode_name("isabella"))
-    done = forward(emma.params, one_name(ids, emma.config, np.float32))
-    assert done.logits.dtype == done.probs.dtype == np.float32
-    rows = scalar_forward(dict(emma.params.items()), ids[:-1], 4, 1)
-    agree(done.logits, rows, rtol=1e-5, atol=1e-6, what="logits")
-
-
 def test_every_event_and_every_gradient_agree_with_torch(case):
     traced, params = trace(case.model, case.text, backward=True), dict(case.model.params.items())
     events, weights = torch_run(params, case.ids[:-1], case.ids[1:], case.model.config)
@@ -58,45 +50,24 @@ def test_untraced_gradients_equal_traced_ones(emma, text):
         assert np.array_equal(grad, traced.gradient(name)), name
 
 
-def test_float32_gradients_agree_with_torch(emma):
+def test_float32_agrees_with_torch(emma):
     ids = emma.tokenizer.encode_name("emma")
-    _, grads = gradients(emma.params, one_name(ids, emma.config, np.float32))
-    _, weights = torch_run(dict(emma.params.items()), ids[:-1], ids[1:], emma.config)
+    batch = one_name(ids, emma.config, np.float32)
+    done, (_, grads) = forward(emma.params, batch), gradients(emma.params, batch)
+    events, weights = torch_run(dict(emma.params.items()), ids[:-1], ids[1:], emma.config)
+    assert done.logits.dtype == done.probs.dtype == np.float32
+    agree(done.logits, events["logits"].detach().numpy(), rtol=1e-5, atol=1e-6, what="logits")
     for name, tensor in weights.items():
         agree(grads[name], torch_grad(tensor), rtol=1e-4, atol=5e-7, what=name)
 
 
-def events_of(key):
-    case = CASES[key]
-    specs = event_specs(case.model.config)
-    return [(key, s.name) for s in specs if s.name not in case.model.config.shapes()]
-
-
-@pytest.mark.parametrize(("key", "name"), events_of("default") + events_of("2 layers, 2 heads"))
-def test_an_event_gradient_is_the_slope_of_the_loss(key, name):
-    case = CASES[key]
-    traced = trace(case.model, case.text, backward=True)
-    direction = np.random.default_rng(3).normal(size=traced[name].shape)
-
-    def loss_at(h):
-        with case.model.hooks.subscribe(lambda event, value: np.asarray(value + h * direction), name):
-            return trace(case.model, case.text, values=False).loss
-
-    found, expected = float((traced.gradient(name) * direction).sum()), slope(loss_at)
-    print(f"{name}: analytic {found:.9g}, differences {expected:.9g}")
-    agree(found, expected, rtol=1e-6, atol=1e-8, what=name)
-
-
-@pytest.mark.parametrize("position", range(1, 8))
+@pytest.mark.parametrize("position", [1, 4, 7])
 def test_a_later_character_changes_no_earlier_row(deep, position):
     changed = deep.text[:position] + ("a" if deep.text[position] != "a" else "b") + deep.text[position + 1 :]
     before, after = run(deep).logits, run(deep, changed).logits
     assert np.array_equal(before[: position + 1], after[: position + 1])
     assert not np.array_equal(before[position + 1], after[position + 1])
-
-
-def test_a_longer_text_keeps_the_rows_of_its_beginning(deep):
-    agree(run(deep, "abba").logits, run(deep).logits[:5], what="logits")
+    agree(run(deep, deep.text[:position]).logits, before[: position + 1], what="of a shorter text")
 
 
 def random_names(lengths, config, seed=5):
@@ -104,15 +75,9 @@ def random_names(lengths, config, seed=5):
     return [np.array([0, *rng.integers(1, config.vocab_size, n - 1), 0]) for n in lengths]
 
 
-RAGGED = {
-    "every length": range(1, 17),
-    "every length twice, mixed": [*range(16, 0, -1), *range(1, 17)],
-    "equal lengths": [5, 5, 5],
-    "one name": [7],
-}
-
-
-@pytest.mark.parametrize("lengths", RAGGED.values(), ids=RAGGED.keys())
+@pytest.mark.parametrize(
+    "lengths", [[*range(16, 0, -1), *range(1, 17)], [5, 5, 5], [7]], ids=["mixed", "5", "1"]
+)
 def test_packed_names_equal_the_names_one_by_one(lengths):
     config = Config(n_layer=2, n_head=2)
     params = Parameters.random(config, 1, np.float64)
@@ -139,14 +104,6 @@ def test_packed_rows_are_those_of_the_names_shorter_ones_first():
     ]
 
 
-def test_hooks_take_gradients_of_one_name_at_a_time(emma):
-    batch = packed_names(random_names([3, 4], emma.config), emma.config, np.float32)
-    run = emma.hooks.begin()
-    done = forward(emma.params, batch, run.tap("forward"))
-    with pytest.raises(InputError, match="one name at a time"):
-        backward(emma.params, done, emma.params.copy(), run.tap("backward"))
-
-
 def test_probabilities_stay_exact_with_confident_logits(emma):
     params = emma.params.copy(np.float64)
     params.lm_head[...] *= 1000
@@ -165,6 +122,9 @@ def test_the_default_model_is_that_of_the_description():
     assert abs(model.params.flat.std() / 0.08 - 1) < 0.03
     assert abs(model.params.flat.mean()) < 0.005
     assert model.tokenizer.encode_name("emma") == [0, 5, 13, 13, 1, 0]
+    said = model.describe()
+    assert (said["origin"], said["parameters"], said["dtype"]) == ("untrained, seed 42", 4192, "float32")
+    assert said["config"]["n_inner"] == 64
 
 
 def test_a_seed_draws_the_same_parameters_in_both_precisions():
@@ -201,10 +161,3 @@ def test_a_copy_of_the_parameters_shares_nothing(emma):
     assert copied["layer0.attn_wk"].max() == 0
     assert emma.params.wte.any()
     assert emma.params["layer0.attn_wk"].any()
-
-
-def test_a_model_describes_itself(emma):
-    said = emma.describe()
-    assert (said["origin"], said["parameters"], said["dtype"]) == ("untrained, seed 42", 4192, "float32")
-    assert said["config"]["n_inner"] == 64
-    assert isinstance(emma, Model)

@@ -69,9 +69,7 @@ def test_every_event_comes_and_changes_nothing():
     assert done.logits.tobytes() == forward(model.params, batch).logits.tobytes()
 
 
-@pytest.mark.parametrize(
-    "name", ["layer0.attn.weights", "layer1.attn.context", "layer0.mlp.act", "embed.sum"]
-)
+@pytest.mark.parametrize("name", ["layer0.attn.weights", "layer1.attn.context", "embed.sum"])
 def test_what_stands_in_a_value_s_place_is_used(name):
     """Of groups of names each has its own."""
     model = model_of(np.float64)

@@ -35,14 +35,13 @@ def greedy(model, prefix):
     return text
 
 
-@pytest.mark.parametrize("prefix", ["", "em", "abcdefghijklmno"])
-@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize(("prefix", "seed"), [("", 3), ("em", 4), ("abcdefghijklmno", 3)])
 def test_temperature_zero_takes_the_most_probable_character(prefix, seed):
     model = scaled(5, seed)
     assert list(sample(model, 2, temperature=0, prefix=prefix)) == [greedy(model, prefix)] * 2
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_first_letters_come_in_the_proportions_of_the_model(temperature):
     model, count = scaled(3, config=Config(block_size=1)), 2000
     drawn = Counter(sample(model, count, temperature=temperature, seed=1))
@@ -57,9 +56,6 @@ def test_first_letters_come_in_the_proportions_of_the_model(temperature):
 def test_a_seed_decides_the_names():
     assert list(sample(init(), 5, seed=1)) == list(sample(init(), 5, seed=1))
     assert list(sample(init(), 5, seed=1)) != list(sample(init(), 5, seed=2))
-
-
-def test_fewer_names_are_the_first_of_more():
     assert list(sample(init(), 3, seed=1)) == list(islice(sample(init(), 10, seed=1), 3))
 
 
