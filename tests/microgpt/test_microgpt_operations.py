@@ -175,10 +175,3 @@ def test_a_nan_is_not_zeroed_by_relu():
     y = operations.relu_forward(np.array([[np.nan, -1.0, 2.0]]), ZERO)
     assert np.isnan(y[0, 0])
     assert y[0, 1:].tolist() == [0, 2]
-
-
-def test_constants_are_those_of_their_shape():
-    other = operations.HeadConstants.of(3, 3, WIDTH, np.float32)
-    assert (other.own.shape, other.mask.shape, other.place.shape) == ((9, WIDTH), (9, 3), (3, WIDTH))
-    assert other.ones.dtype == np.float32
-    agree(other.own_scaled.max(), 1 / math.sqrt(2), rtol=1e-7)

@@ -243,16 +243,6 @@ def test_records_count_from_one_with_their_rate(names):
     agree([r.lr for r in records], [0.2, 0.15, 0.1, 0.05])
 
 
-def test_other_dimensions_and_vocabularies_train(tmp_path):
-    data = tmp_path / "data.txt"
-    data.write_text("xyz\nzyx\nyyy\n")
-    model = init(Config(4, 6, 3, 2, 5), tokenizer=Tokenizer("xyz", bos="last"))
-    assert (
-        train(model, steps=50, lr=0.05, batch_size=2, data=data).params.flat.size
-        == model.config.parameter_count
-    )
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

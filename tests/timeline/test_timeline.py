@@ -133,19 +133,6 @@ def test_predictions_against_plain_python(told, weights):
             agree([token.p for token in course.top[i]], wanted, rtol=1e-3, atol=1e-7)
 
 
-def test_the_attention_against_pytorch(told, weights):
-    ids = the_ids()
-    events, _ = torch_run(weights[30][1], ids[:-1], ids[1:], CONFIG)
-    for layer, course in enumerate(told.attention):
-        assert course.name == f"layer{layer}.attn.weights"
-        seen = course.weights[told.steps.index(30)]
-        for head, rows in enumerate(seen):
-            for query, row in enumerate(rows):
-                wanted = events[course.name][head, query, : query + 1].tolist()
-                assert len(row) == query + 1
-                agree(row, wanted, rtol=1e-4, atol=2e-6, what=f"{course.name}[{head},{query}]")
-
-
 def test_dead_units_against_plain_python(told, weights):
     measured = [dead_by_hand(weights[step][1]) for step in TRACED]
     assert not any(any(close) for _, close in measured)  # none is so near to zero that rounding decides
@@ -169,9 +156,15 @@ def test_dead_units_against_plain_python(told, weights):
 
 
 @pytest.mark.parametrize("step", [0, 30])
-def test_events_and_gradients_against_torch(told, weights, step):
+def test_attention_events_and_gradients_against_torch(told, weights, step):
     ids, at = the_ids(), TRACED.index(step)
     events, parameters = torch_run(weights[step][1], ids[:-1], ids[1:], CONFIG)
+    for course in told.attention:
+        for head, rows in enumerate(course.weights[at]):
+            for query, row in enumerate(rows):
+                wanted = events[course.name][head, query, : query + 1].tolist()
+                agree(row, wanted, rtol=1e-4, atol=2e-6, what=f"{course.name}[{head},{query}]")
+    assert [course.name for course in told.attention] == ["layer0.attn.weights", "layer1.attn.weights"]
     size = max(np.linalg.norm(tensor.grad) for tensor in parameters.values())
     for course in told.events:
         if course.name.endswith((".scores", ".weights")) or ".head" in course.name:
@@ -353,17 +346,9 @@ def test_the_double_letter_in_words(tmp_path, ranks, words):
 # --- What is shown -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def long_log(tmp_path_factory):
-    """With more traces than a sparkline has columns."""
-    path = tmp_path_factory.mktemp("long") / "run.jsonl"
-    write_log(path, new_trainer(), every=2)
-    return path
-
-
 @pytest.mark.parametrize(("width", "encoding", "more"), [(80, "ascii", []), (120, "utf-8", ["--event", "*"])])
-def test_the_tables_fit_the_screen(long_log, width, encoding, more):
-    result = microgpt("timeline", long_log, *more, width=width, encoding=encoding)
+def test_the_tables_fit_the_screen(log, width, encoding, more):
+    result = microgpt("timeline", log, *more, width=width, encoding=encoding)
     print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
     assert max(map(len, result.out.splitlines())) <= width + (encoding == "ascii") * 4
@@ -372,9 +357,9 @@ def test_the_tables_fit_the_screen(long_log, width, encoding, more):
     assert ("Dead ReLU units" in result.out) == (not more)
 
 
-def test_many_units_that_returned_are_only_counted(long_log):
-    told, output = read_timeline(long_log), microgpt("timeline", long_log).out
-    returned = sum(len(layer.returned) for layer in told.layers)
+def test_many_units_that_returned_are_only_counted(log, told, monkeypatch):
+    monkeypatch.setattr("microgpt_trace.render.timeline.MOST_RETURNS", 1)
+    output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in told.layers)
     print(returned, output)
     assert f"{returned} units were dead for a while and returned" in output
     spells = [line for line in output.splitlines() if "the end" in line]

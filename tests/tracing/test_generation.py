@@ -120,15 +120,16 @@ def only_7(event, value):
 
 @pytest.mark.parametrize(
     ("name", "positions", "rows", "own"),  # own: the last position's, for the first token
-    [("logits", "all", 7, 0), ("probs", "last", 1, 0), ("logits", [0, 3], 2, 1), ("probs", [2, -1], 2, 0)],
-)
-def test_a_hook_on_the_logits_is_called_once_a_pass(tiny, name, positions, rows, own):
+    [("layer1.mlp.down", "all", 7, 0), ("logits", "all", 7, 0), ("probs", "last", 1, 0),
+     ("logits", [0, 3], 2, 1), ("probs", [2, -1], 2, 0)],
+)  # fmt: skip
+def test_a_hook_is_called_once_a_pass_and_changes_nothing(tiny, name, positions, rows, own):
     heard = []
-    with tiny.hooks.subscribe(lambda e, v: heard.append(v.shape), name):
-        found = ids_of(run(tiny, generate=4, positions=positions))
+    with tiny.hooks.subscribe(lambda e, v: heard.append(len(v)), name):
+        found = run(tiny, generate=4, positions=positions).generation
     print(heard)
-    assert heard == [(rows, 61)] + [(1, 61)] * (own + 3)
-    assert found == ids_of(run(tiny, generate=4))
+    assert heard == [rows] + [1] * (own + 3)
+    assert found == run(tiny, generate=4, positions=positions).generation
 
 
 @pytest.mark.parametrize(
@@ -265,13 +266,6 @@ def test_steps_show_what_was_selected(tiny):
     for step in run(tiny, names=["layer1.mlp.*", "logits"], generate=3).generation[1:]:
         assert [e.name for e in step.events][-1] == "logits"
         assert {e.layer for e in step.events} == {1, None}
-
-
-def test_hooks_hear_every_step_and_change_nothing(tiny):
-    heard, plain = [], run(tiny, generate=5).generation
-    with tiny.hooks.subscribe(lambda e, v: heard.append(v.shape), "layer1.mlp.down"):
-        assert run(tiny, generate=5).generation == plain
-    assert heard == [(7, 32)] + [(1, 32)] * (len(plain) - 1)
 
 
 @pytest.mark.parametrize("values", [["*"], ["embed.tok", "layer1.mlp.down"]])
