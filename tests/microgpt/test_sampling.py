@@ -92,10 +92,9 @@ def test_extreme_temperatures(temperature):
     [
         ({"temperature": -0.1}, r"temperature: expected 0 or more, found -0\.1"),
         ({"temperature": float("nan")}, "temperature: expected 0 or more, found nan"),
-        ({"temperature": float("inf")}, "temperature: expected 0 or more, found inf"),
         ({"count": 0}, "the number of names: expected at least 1, found 0"),
         ({"prefix": "a" * 16}, "expected at most 15 characters, found 16"),
-        ({"prefix": "é"}, "character 'é' at position 0 of 'é' is not in the vocabulary a..z; try 'e'"),
+        ({"prefix": "é"}, "try 'e'"),
         ({"seed": -1}, "seed"),
     ],
 )
