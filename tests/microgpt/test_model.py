@@ -89,32 +89,6 @@ def test_packed_names_equal_the_names_one_by_one(lengths):
     agree(grads.flat, np.mean([g.flat for _, g in singles], axis=0), what="gradient")
 
 
-def test_packed_rows_are_those_of_the_names_shorter_ones_first():
-    config = Config()
-    params = Parameters.random(config, 1, np.float64)
-    names = random_names([9, 2, 5, 2], config)
-    done = forward(params, packed_names(names, config))
-    ordered = [names[1], names[3], names[2], names[0]]
-    rows = [forward(params, one_name(ids, config)).logits for ids in ordered]
-    agree(done.logits, np.concatenate(rows), what="logits")
-    assert [(g.rows.start, g.rows.stop, g.length) for g in done.batch.rows.groups] == [
-        (0, 4, 2),
-        (4, 9, 5),
-        (9, 18, 9),
-    ]
-
-
-def test_probabilities_stay_exact_with_confident_logits(emma):
-    params = emma.params.copy(np.float64)
-    params.lm_head[...] *= 1000
-    ids = np.array(emma.tokenizer.encode_name("emma"))
-    done = forward(params, one_name(ids, emma.config))
-    rows = scalar_forward(dict(params.items()), ids[:-1], 4, 1)
-    assert np.abs(done.logits).max() > 300
-    agree(done.loss, scalar_loss(rows, ids[1:]), what="loss")
-    agree(done.probs.sum(axis=1), np.ones(5), what="probs")
-
-
 def test_the_default_model_is_that_of_the_description():
     model = init()
     assert model.config.parameter_count == model.params.flat.size == 4192

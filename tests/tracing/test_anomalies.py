@@ -83,6 +83,7 @@ FAULTS = {
     "norm gain": (scaled(5, "post_attention_layernorm", 300), MLP, "layer 5"),
     "down_proj": (scaled(3, "mlp.down_proj", 1e-5), MLP, "layer 3"),
     "up_proj": (scaled(6, "mlp.up_proj", 0), "constant", "layer6.mlp.up"),
+    "norm without gain": (scaled(4, "input_layernorm", 0), "constant", "layer4.attn.norm"),
     "gate_proj": (scaled(6, "mlp.gate_proj", 1e-5), "silence", "layer 6"),
     "growth": (scaled(4, "mlp.down_proj", 1000), "growth", "layer 4"),
     "nan": (spoil_up, "nonfinite", "layer4.mlp.up"),
@@ -97,6 +98,7 @@ def test_a_rule_fires_on_its_fault(faulty, fault):
     assert found[identifier].found
     assert found[identifier].value > found[identifier].threshold
     assert where in found[identifier].detail
+    assert not found["rmsnorm"].found
     assert identifier not in OF_LAYERS or blamed(found) == {where}
 
 

@@ -216,8 +216,9 @@ def test_a_number_shows_on_which_side_of_its_limit_it_lies(value, limit, said):
 
 
 def test_what_there_is_too_little_of_is_not_evaluated(ten, decoder_folder):
-    one = trace(load(decoder_folder(num_hidden_layers=1)), tokens=[5, 9])
-    assert (insight(one, "growth").holds, insight(trace(ten, tokens=[5]), "sinks").holds) == (None, None)
+    one, alone = trace(load(decoder_folder(num_hidden_layers=1)), tokens=[5, 9]), trace(ten, tokens=[5])
+    assert (insight(one, "growth").holds, insight(alone, "sinks").holds) == (None, None)
+    assert {row.sink for row in alone.layers} == {None}
     found = insight(read(load(decoder_folder("mistral_window"))), "sinks")
     assert (found.holds, found.text) == (None, "Not evaluated: every layer has a sliding window.")
 

@@ -191,16 +191,20 @@ def test_other_vocabularies_trace():
     assert told.target_labels == ("z", "y", "x", "EOS")
 
 
-def test_traces_of_one_model_at_the_same_time_do_not_mix(emma):
+@pytest.mark.parametrize("kind", ["microgpt", "decoder"])
+def test_traces_of_one_model_at_the_same_time_do_not_mix(emma, decoders, kind):
     """They wait for each other at the beginning, in the layer and at the end."""
-    texts, barrier = ("emma", "olivia"), Barrier(2, timeout=10)
+    barrier, own = Barrier(2, timeout=10), kind == "microgpt"
+    model = emma if own else decoders("qwen3")[0]
+    prompts = [{"text": "emma"}, {"text": "olivia"}] if own else [{"tokens": [1, 2, 3]}, {"tokens": [5, 9]}]
+    options = {"step": True} if own else {"lens": True, "names": ["*"]}
 
     def meet(event, value):
         barrier.wait()
 
-    alone = [trace(emma, text, step=True) for text in texts]
-    with emma.hooks.subscribe(meet, "embed.*", "layer0.attn.*", "loss"), ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda text: trace(emma, text, step=True), texts)
+    alone = [trace(model, **prompt, **options) for prompt in prompts]
+    with model.hooks.subscribe(meet, "embed.*", "layer0.*", "probs"), ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda prompt: trace(model, **prompt, **options), prompts)
     for one, other in zip(found, alone, strict=True):
         print(len(one), len(other))
         assert trace_json(one) == trace_json(other)
