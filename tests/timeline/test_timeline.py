@@ -440,15 +440,6 @@ def test_a_gap_and_a_failed_check_are_told(tmp_path):
     assert "step 0: the check heads failed, off by 1" in result.out
 
 
-def test_a_cut_last_line_is_a_note(by_hand):
-    by_hand.write_bytes(by_hand.read_bytes()[:-9])
-    result = microgpt("timeline", by_hand)
-    assert result.code == 0
-    assert result.err.count("\n") == 1
-    assert f"line {len(list(records()))}: the last line is cut" in result.err
-    assert read_timeline(by_hand).layers[0].dead_count == (0, 3, 1, None)
-
-
 def test_a_run_stopped_within_a_trace_is_a_note(tmp_path):
     lines = list(records())[:-4]
     result = microgpt("timeline", written(tmp_path / "stopped", lines), width=80)

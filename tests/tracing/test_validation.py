@@ -10,7 +10,7 @@ from support.real_model import needs_smollm2
 from microgpt_trace import load, save
 from microgpt_trace.architecture import rope
 from microgpt_trace.architecture import run as interpreter
-from microgpt_trace.architecture.operations import context, elementwise, norm, rotation, scores, softmax
+from microgpt_trace.architecture.operations import context, norm, rotation, scores, softmax
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.errors import InputError
 from microgpt_trace.tracing import decoder_tracing, microgpt_tracing
@@ -149,20 +149,9 @@ def test_an_event_that_is_not_what_it_says_fails(decoders, name, monkeypatch):
     assert all(any(event.endswith(kind) for event in failed) for kind in hit)
 
 
-def test_a_wrong_activation_fails(decoders, monkeypatch):
-    plain = elementwise.FORWARD["SiLU"]
-    monkeypatch.setitem(elementwise.FORWARD, "SiLU", lambda x: louder(plain(x)))
-    failed = those(validate(decoders("qwen3")[0], tokens=TOKENS), "failed")
-    assert failed == ["layer0.mlp.act", "layer1.mlp.act"]
-
-
 @pytest.mark.parametrize(
     ("case", "change"),
-    [
-        ("qwen3", lambda f, c: (f, c * 1.01)),
-        ("llama_llama3", lambda f, c: (f * 1.01, c)),
-        ("llama_yarn_betas", lambda f, c: (f * 1.01, c)),
-    ],
+    [("qwen3", lambda f, c: (f, c * 1.01)), ("llama_yarn_betas", lambda f, c: (f * 1.01, c))],
 )
 def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
     plain = rope.rope_frequencies
