@@ -5,7 +5,6 @@ import pytest
 from support.commands import microgpt as microgpt_command
 from support.judges import torch_grad, torch_run
 from support.other_plans import T, V, drawn, normed_behind, values_of
-from support.sweeps import some_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.hooks.bus import HookBus
@@ -132,7 +131,7 @@ def scaled(seed):
     return Model(params, Tokenizer(), "scaled"), text
 
 
-@pytest.mark.parametrize("seed", some_of(range(1, 13), every=2))
+@pytest.mark.parametrize("seed", range(12))
 def test_right_gradients_of_scaled_models_are_no_alarm(seed):
     """One in five has a P that vanishes, one in twelve cancels beyond 1e-3 of its gradient in float32."""
     model, text = scaled(seed)
