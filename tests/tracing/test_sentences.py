@@ -127,21 +127,6 @@ def insight(traced, identifier):
     return next(found for found in traced.insights if found.id == identifier)
 
 
-def small(weights):
-    """Layers that write next to nothing."""
-    for name, weight in weights.items():
-        if "o_proj" in name or "down_proj" in name:
-            weight *= np.float32(1e-3)
-
-
-def tiny(weights):
-    weights["model.embed_tokens.weight"][TOKENS[2]] *= 1e-5
-
-
-def giant(weights):
-    weights["model.embed_tokens.weight"][TOKENS[2], 7] = 1e4
-
-
 def twins(weights):
     """The largest element does not outweigh one that is as large with the other sign."""
     weights["model.embed_tokens.weight"][TOKENS[2], 7:9] = 5000, -4999
@@ -155,11 +140,7 @@ def uniform(weights):
 
 EDITED = [
     ("sinks", uniform, False, "No layer puts 49% or more on position 0: later positions spend 27% of"),
-    ("growth", small, False, "The stream keeps its size"),
-    ("turn", small, True, "10 of 10 layers keep a cosine of 0.98 or more"),
-    ("massive", giant, True, "Farthest out is 9999 at position 2 (O), channel 7,"),
     ("massive", twins, True, "Farthest out is "),
-    ("rmsnorm", tiny, False, "With the gain divided out, every row has RMS 1 after each of the 21 norms,"),
 ]
 
 
