@@ -162,12 +162,7 @@ def first_alone(event, value):
 REPLACED = [
     ("growth", sized(layer0=1e3), False, "The stream keeps its size (× 1."),
     ("growth", sized(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
-    (
-        "growth",
-        sized(layer0=1e3, layer1=100, layer9=0.01),
-        False,
-        "The stream leaves its size and comes",
-    ),
+    ("growth", sized(layer0=1e3, layer1=100, layer9=0.01), False, "The stream leaves its size"),
     ("rmsnorm", ("layer3.mlp.norm", lambda e, v: v * 2), False, "The invariant does not hold: with the gain"),
     ("sinks", ("layer3.attn.weights", first_alone), True, "1 of 10 layers puts"),
 ]
