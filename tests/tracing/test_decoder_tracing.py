@@ -362,12 +362,12 @@ def slowed(monkeypatch, name, seconds):
 def test_logits_in_parts_have_the_time_of_the_head_alone(tiny, monkeypatch):
     monkeypatch.setattr(logits, "PART", 4 * VOCAB)
     slowed(monkeypatch, "head_forward", 0.01)
-    slowed(monkeypatch, "predictions_of", 0.06)
+    slowed(monkeypatch, "predictions_of", 0.1)
     seconds = {event.name: event.seconds for event in run(tiny, names=["*"], time=True)}
     print({name: seconds[name] for name in ("logits", "probs", "loss")})
-    assert 0.02 <= seconds["logits"] < 0.1
-    assert 0 < seconds["probs"] < 0.1
-    assert 0 <= seconds["loss"] < 0.1
+    assert 0.02 <= seconds["logits"] < 0.19
+    assert 0 < seconds["probs"] < 0.19
+    assert 0 <= seconds["loss"] < 0.19
     assert all(value > 0 for name, value in seconds.items() if name != "loss")
     assert {event.seconds for event in run(tiny)} == {None}
 
