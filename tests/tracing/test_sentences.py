@@ -17,7 +17,7 @@ from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.text.wording import fixed, told_apart
 from microgpt_trace.tracing.decoder_insights import insights_of
 
-SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 400))]
+SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
