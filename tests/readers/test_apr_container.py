@@ -15,7 +15,6 @@ from support.apr_files import (
     header,
     read,
     refused,
-    refuses,
     refuses_bytes,
     tiny_model,
 )
@@ -131,12 +130,6 @@ def test_apr_q8_has_one_scale(dtype, path):
     assert np.array_equal(tensor.rows(2, 4), expected[2:4])
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
-def test_a_scale_that_is_no_number_is_refused(scale, path):
-    content = apr_bytes({}, {"t": (129, (3,), struct.pack("<f", scale) + bytes(3))})
-    assert "tensor 't': the scale is" in refuses_bytes(path, content)
-
-
 GGML = {2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K"}
 GGML |= {12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
 
@@ -188,79 +181,53 @@ def test_a_size_that_leaves_it_open_is_noted(path):
     assert notes == ("tensor 't' is taken as AprQ8; by its size it could be Q8_1",)
 
 
-UNREAD = {"F64": (3, 8), "I32": (4, 4), "I64": (5, 8), "I8": (6, 1), "U8": (7, 1)}
-
-
-@pytest.mark.parametrize(("name", "how"), UNREAD.items(), ids=UNREAD)
-def test_types_that_are_not_read_are_named(name, how, path):
-    dtype, width = how
-    message = refuses_bytes(path, apr_bytes({}, {"t": (dtype, (64,), bytes(64 * width))}))
-    assert f"tensor 't' is stored as {name}, which is not read" in message
+def test_the_types_that_are_read_are_listed(path):
+    message = refuses_bytes(path, apr_bytes({}, {"t": (3, (64,), bytes(512))}))
     assert set(message.partition("these are: ")[2].split(", ")) == set(ENCODINGS)
 
 
-def test_unknown_types_and_wrong_sizes_are_refused(path):
-    assert "dtype 77" in refuses_bytes(path, apr_bytes({}, {"t": (77, (4,), bytes(16))}))
-    message = refuses_bytes(path, apr_bytes({}, {"t": (12, (2, 300), bytes(288))}))
-    assert "expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288" in message
-
-
-def test_old_and_foreign_files_are_refused(path):
-    assert "version 1 (APR1)" in refuses_bytes(path, b"APR1" + bytes(100))
-    assert "version 1 (APRN)" in refuses_bytes(path, b"APRN")
-    assert "one tensor that apr trace saved" in refuses_bytes(path, b"APRT" + bytes(20))
-    assert "found b'GGUF'" in refuses_bytes(path, b"GGUF" + bytes(100))
+def test_nothing_and_folders_are_refused(path):
     assert "the file is empty" in refuses_bytes(path, b"")
-    assert "cut short" in refuses_bytes(path, b"APR\0" + bytes(20))
-    assert "found 3.1" in refuses_bytes(path, apr_bytes({}, {}, version=(3, 1)))
     assert "found a folder" in refused(path.parent, lambda: read_apr(path.parent))
     gone = path.with_name("gone.apr")
     assert "no such file" in refused(gone, lambda: read_apr(gone))
 
 
-def test_the_other_magic_is_accepted(path):
-    assert read(path, magic=b"APR2").config == read(path).config
+NOTED = [
+    ({"magic": b"APR2"}, None),
+    *(({"flags": flags}, None) for flags in (0, 0x20, 0x200, 0x400, 0x7E0)),  # they say nothing reliable
+    ({"flags": 8}, "the file is signed; the signature was not verified"),
+    ({"flags": 0x8000}, "flags 0x8000 are unknown and were not heeded"),
+    ({"flags": 1}, "the file is flagged as compressed, but is not"),
+    ({"flags": 2}, "the file is flagged as compressed, but is not"),
+    ({"version": (2, 7)}, "the file says version 2.7; it is read as 2.0"),
+    ({"checksum": 0}, "the header has no checksum"),
+    ({"footer": 0}, "the file has no checksum at its end"),
+]
 
 
-@pytest.mark.parametrize(("flag", "word"), [(0x4, "encrypted"), (0x800, "column-major"), (0x10, "shard")])
-def test_flags_that_forbid_reading(flag, word, path):
-    assert word in refuses(path, flags=flag | 0x400)
+@pytest.mark.parametrize(("fields", "note"), NOTED)
+def test_what_the_header_says_and_does_not_forbid_reading(fields, note, path):
+    file = read(path, **fields)
+    assert file.config == read(path).config
+    assert file.notes == (*([note] if note else []), *QUIET)
 
 
-def test_a_shard_is_known_by_its_metadata_too(path):
-    sharding = {"shard_count": 3, "shard_index": 0, "total_size": 9, "pattern": "model-{}"}
-    assert "one shard of 3" in refuses(path, METADATA | {"sharding": sharding})
-    assert read(path, METADATA | {"sharding": sharding | {"shard_count": 1}}).notes == QUIET
+def test_a_model_in_one_shard_is_whole(path):
+    assert read(path, METADATA | {"sharding": {"shard_count": 1, "shard_index": 0}}).notes == QUIET
 
 
-@pytest.mark.parametrize("flags", [0, 0x20, 0x200, 0x400, 0x400 | 0x20 | 0x200 | 0x100 | 0x80 | 0x40])
-def test_flags_that_say_nothing_reliable_are_not_relied_upon(flags, path):
-    assert read(path, flags=flags).notes == QUIET
-
-
-def test_flags_that_deserve_a_note(path):
-    assert read(path, flags=8).notes[0] == "the file is signed; the signature was not verified"
-    assert read(path, flags=0x8000).notes[0] == "flags 0x8000 are unknown and were not heeded"
-    assert read(path, version=(2, 7)).notes[0] == "the file says version 2.7; it is read as 2.0"
-
-
-@pytest.mark.parametrize(("flag", "kind"), [(1, "LZ4"), (2, "Zstd")])
-def test_a_compressed_file_is_refused_but_not_one_that_only_says_so(flag, kind, path):
-    assert read(path, flags=flag).notes[0] == "the file is flagged as compressed, but is not"
-    assert f"needs {kind}" in refuses(path, flags=flag, text=b"\x04\x22\x4d\x18 blob")
-    assert f"needs {kind}" in refuses_bytes(
-        path, header(flags=flag, count=3, metadata=(64, 999), index=9999, data=99999) + b"blob"
-    )
-
-
-def test_missing_checksums_are_noted_and_wrong_ones_refused(path):
-    assert read(path, checksum=0).notes[0] == "the header has no checksum"
-    assert read(path, footer=0).notes[0] == "the file has no checksum at its end"
-    assert "the header's checksum says 0x00000001" in refuses(path, checksum=1)
-    assert "the file's checksum says 0x00000001" in refuses(path, footer=1)
-    whole = apr_bytes(METADATA, tiny_model()[0])
-    path.write_bytes(whole[:-4])
-    assert read_apr(path).notes[0] == "the file has no checksum at its end"
+def test_checksums_find_every_change_and_a_file_cut_short(path):
+    whole, rng = apr_bytes(METADATA, tiny_model()[0]), np.random.default_rng(0)
+    for at in rng.integers(0, len(whole) - 4, 100):
+        changed = bytes([whole[at] ^ int(rng.integers(1, 256))])
+        assert refuses_bytes(path, whole[:at] + changed + whole[at + 1 :])
+    for size in [*range(0, len(whole) - 37, 397), len(whole) - 37]:
+        path.write_bytes(whole[:size])
+        assert refused(path, lambda: read_apr(path))
+    for size in (len(whole) - 36, len(whole) - 5, len(whole) - 4):
+        path.write_bytes(whole[:size])
+        assert read_apr(path).notes[0] == "the file has no checksum at its end"
 
 
 def test_a_last_tensor_at_the_very_end_is_no_checksum(path):
@@ -290,11 +257,3 @@ def test_of_keys_that_are_there_twice_the_last_one_counts(path):
     file = read(path, text=text.encode())
     assert file.config.rope.theta == 500
     assert file.notes[1:] == ("num_layers 2, from the numbering of the tensors",)
-
-
-DEEP = b"[" * 100_000
-
-
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b'{"a": \xff}', DEEP, b'{"a":' + DEEP, b"9" * 9999])
-def test_metadata_that_are_no_object_are_refused(text, path):
-    assert "the metadata" in refuses(path, text=text)

@@ -1,0 +1,179 @@
+""".apr: a qwen2 whose metadata and tensors are damaged one by one, and headers and indices that lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.apr_files import HF, METADATA, apr_bytes, entry, f32, header, tiny_model, up64
+
+from microgpt_trace.readers.apr import read_apr
+
+from .format import GONE, Format
+
+SIZE = "9,223,372,036,854,775,808"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+FULL, SLIDING = "full_attention", "sliding_attention"
+WINDOW = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+Q = "model.layers.0.self_attn.q_proj.weight"
+
+
+def raw(index, *, count=1, metadata=(64, 2), index_at=128, data_at=None, data=bytes(64)):
+    """A file around an index, with checksums of zero."""
+    at = up64(128 + len(index)) if data_at is None else data_at
+    head = header(count=count, metadata=metadata, index=index_at, data=at, checksum=0)
+    return head + b"{}".ljust(64) + index.ljust(up64(len(index)), b"\0") + data
+
+
+def one(name="t", dtype=0, shape=(4,), offset=0, size=16):
+    return entry(name, dtype, shape, offset, size)
+
+
+def stored(dtype, shape, size):
+    """A file of one tensor of zeros."""
+    return apr_bytes({}, {"t": (dtype, shape, bytes(size))})
+
+
+def good(**fields):
+    """The good file with other fields of its header, or other text in place of its metadata."""
+    return apr_bytes(METADATA, tiny_model()[0], **fields)
+
+
+COMPRESSED = header(flags=2, count=3, metadata=(64, 999), index=9999, data=99999) + b"blob"
+PARTS = [
+    ("4,294,967,295 tensors", raw(one(), count=2**32 - 1)),
+    ("entry 1 of 2 in the tensor index: expected a name", raw(one(), count=2)),
+    ("cut short", raw(one(offset=2**63))),
+    ("cut short: tensor 't' ends at byte 260 of 256", raw(one(offset=52))),
+    (f"expected 16 (F32) bytes, found {SIZE}", raw(one(size=2**63))),
+    ("bytes, found 16", raw(one(shape=(2**63, 2**63, 4)))),
+    ("bytes, found 0", raw(one(shape=(2**32, 2**32), size=0))),
+    ("no elements", raw(one(shape=(0, 5), size=0))),
+    ("1 to 8 dims, found 0", raw(one(shape=(), size=4))),
+    ("1 to 8 dims, found 9", raw(one(shape=(1,) * 9, size=4))),
+    ("found 257", raw(one("t" * 257))),
+    ("ends within", raw(one())[:128] + b"\xff\0" + b"t" * 60),
+    ("not UTF-8", raw(one(b"\xff\xfe"))),
+    ("cannot be in an index", raw(one(), index_at=2**63)),
+    ("bytes", raw(one(), index_at=0)),
+    ("cut short", raw(one(), data_at=2**64 - 1)),
+    ("overlap at byte 128", raw(one(), data_at=128)),
+    ("tensor 't' and the header overlap", raw(one(), data_at=0)),
+    ("past the file's", raw(one(), metadata=(2**63, 2))),
+    ("past the file's", raw(one(), metadata=(64, 2**32 - 1))),
+    ("tensor 'a' and tensor 'b' overlap", raw(one("a") + one("b", offset=12), count=2)),
+    ("overlap", raw(one("a") + one("b", shape=(2,), size=8), count=2)),
+    ("is there twice", raw(one() + one(offset=16), count=2)),
+    ("tensor 't': the scale is", apr_bytes({}, {"t": (129, (3,), b"\0\0\xc0\x7f" + bytes(3))})),
+    ("tensor 't': the scale is", apr_bytes({}, {"t": (129, (3,), b"\0\0\x80\x7f" + bytes(3))})),
+    ("tensor 't' is stored as F64, which is not read", stored(3, (64,), 512)),
+    ("tensor 't' is stored as I32, which is not read", stored(4, (64,), 256)),
+    ("tensor 't' is stored as I64, which is not read", stored(5, (64,), 512)),
+    ("tensor 't' is stored as I8, which is not read", stored(6, (64,), 64)),
+    ("tensor 't' is stored as U8, which is not read", stored(7, (64,), 64)),
+    ("dtype 77", stored(77, (4,), 16)),
+    ("expected 576 (Q4_K) or 432 (Q4_K) bytes, found 288", stored(12, (2, 300), 288)),
+    ("version 1 (APR1)", b"APR1" + bytes(100)),
+    ("version 1 (APRN)", b"APRN"),
+    ("one tensor that apr trace saved", b"APRT" + bytes(20)),
+    ("found b'GGML", b"GGML" + bytes(100)),
+    ("the file is empty", b""),
+    ("cut short", b"APR\0" + bytes(20)),
+    ("found 3.1", apr_bytes({}, {}, version=(3, 1))),
+    ("encrypted", good(flags=0x404)),
+    ("column-major", good(flags=0xC00)),
+    ("shard", good(flags=0x410)),
+    ("needs LZ4", good(flags=1, text=b"\x04\x22\x4d\x18 blob")),
+    ("needs Zstd", good(flags=2, text=b"\x04\x22\x4d\x18 blob")),
+    ("needs Zstd", COMPRESSED),
+    ("the header's checksum says 0x00000001", good(checksum=1)),
+    ("the file's checksum says 0x00000001", good(footer=1)),
+    *(
+        ("the metadata", good(text=text))
+        for text in (b"", b"{", b"[]", b"3", b'{"a": \xff}', b"[" * 100_000, b'{"a":' * 9999, b"9" * 9999)
+    ),
+]
+SHARDING = {"shard_count": 3, "shard_index": 0, "total_size": 9, "pattern": "model-{}"}
+MODELS = [
+    ("one shard of 3", {"sharding": SHARDING}),
+    ("'lm_head' is missing", {"tie_word_embeddings": False}, {HF["lm_head"]: GONE}),
+    ("is true, but there is a tensor 'lm_head' of its own", {"tie_word_embeddings": True}),
+    ("attn_q_norm' is missing", {"architecture": "qwen3"}),
+    ("num_heads 3 does not divide the 16 rows of", {"head_dim": GONE, "num_heads": 3}),
+    ("--set max_position_embeddings=N", {"max_position_embeddings": GONE}),
+    ("--set rope_theta=N", {"rope_theta": GONE}),
+    ("--set rms_norm_eps=N", {"rms_norm_eps": GONE}),
+    ("architecture 'qwen2' and hf_model_type 'llama' contradict each other", {"hf_model_type": "llama"}),
+    ("'gpt2' is not supported; these are: llama, mistral, qwen2, qwen3", {"architecture": "gpt2"}),
+    ("--set architecture=", {"architecture": GONE, "model_type": "linear_regression"}),
+    ("num_experts", {"num_experts": 8}),
+    ("hidden_act", {"hidden_act": "gelu"}),
+    ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
+    ("rope_type 8", {"rope_type": 8}),
+    ("says rope_type 0 (adjacent), but qwen2 has its rows in halves", {"rope_type": 0}),
+    ("rope_parameters are not supported", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+    *(
+        ("RoPE scaling", {"rope_scaling": scaling})
+        for scaling in (
+            {"type": "linear"},
+            {"type": "dynamic", "factor": 2},
+            {"type": [1]},
+            LLAMA3 | {"factor": "8"},
+            LLAMA3 | {"mscale": 1},
+            LLAMA3 | {"low_freq_factor": None},
+        )
+    ),
+    ("max_window_layers", WINDOW | {"max_window_layers": None}),
+    ("layer_types: expected 2 of full_attention and sliding", WINDOW | {"layer_types": [SLIDING]}),
+    ("layer_types: expected 2 of", WINDOW | {"layer_types": [FULL, "linear_attention"]}),
+    ("layer_types: expected 2 of", WINDOW | {"layer_types": "sliding_attention"}),
+    ("contradict", WINDOW | {"layer_types": [SLIDING, FULL], "use_sliding_window": False}),
+    ("contradict", {"sliding_window": 4, "layer_types": [FULL, SLIDING]}),
+    ("layer_types", {"layer_types": [FULL, SLIDING]}),
+    ("layer_types", {"layer_types": [FULL]}),
+]
+WTE = tiny_model()[0][HF["wte"]]
+TENSORS = [
+    (r"'a\nb\x1b[31m'", {}, {"a\nb\x1b[31m": f32([1])}),
+    ("'wte'", {}, {HF["wte"]: GONE}),
+    (
+        "'layer0.mlp_wgate' is missing (nearest: layer1.mlp_wgate",
+        {},
+        {"model.layers.0.mlp.gate_proj.weight": GONE},
+    ),
+    ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {"model.layers.1.mlp.up_proj.weight": GONE}),
+    ("'layer1.attn_bk' is missing", {}, {"model.layers.1.self_attn.k_proj.bias": GONE}),
+    ("'surplus'", {}, {"surplus": f32([1])}),
+    ("q_norm", {}, {"model.layers.0.self_attn.q_norm.weight": f32([1] * 4)}),
+    (f"'{HF['wte']}': expected a matrix, found shape [2]", {}, {HF["wte"]: f32([1, 2])}),
+    (f"'{Q}': expected a matrix, found shape [2]", {}, {Q: f32([1, 2])}),
+    ("are the same", {}, {"token_embd.weight": WTE}),
+    ("hidden_size 8 contradicts the shape [8, 10]", {}, {HF["wte"]: (WTE[0], WTE[1][::-1], WTE[2])}),
+]
+WHOLE = ("8", 8.5, True, [8], 0, -1, 2**70)
+SHAPED = (
+    "hidden_size",
+    "vocab_size",
+    "intermediate_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+)
+WRONG = {
+    **{key: (*WHOLE, METADATA[key] * 2) for key in SHAPED},  # twice: it contradicts the shapes
+    "rope_theta": ("1", 0, -1.0, float("nan"), float("inf"), 10**60),
+}
+
+
+def write(path: Path, metadata: dict, tensors: dict) -> None:
+    path.write_bytes(apr_bytes(metadata, tensors))
+
+
+def apr() -> Format:
+    return Format(METADATA, tiny_model()[0], write, [*PARTS, *MODELS, *TENSORS], WRONG, opened=read_apr)

@@ -1,0 +1,263 @@
+"""Dumps: arrays of NumPy, archives of them, APRT folders, and the tool's own documents."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from support.aprt_folders import FINAL_NORM
+from support.dump_writing import numbers, write_folder, write_npz, write_safetensors
+from support.tiny_models import TOKENS, tiny_model
+from support.tiny_models import write_folder as write_model
+
+from microgpt_trace import load, trace
+from microgpt_trace.dumps.aprt import open_aprt
+from microgpt_trace.dumps.aprt_writing import write_aprt
+from microgpt_trace.dumps.formats import is_recording, open_recording
+
+from .format import GONE, Format
+
+
+def everything(path: Path) -> None:
+    """Open a dump and read all arrays of it."""
+    is_recording(path)
+    recording = open_recording(path)
+    for tensor in (*recording.tensors.values(), *(left.recorded for left in recording.leftovers)):
+        assert tensor.read().shape == tensor.shape
+
+
+def npy(header: bytes | str, padded: int = 400) -> bytes:
+    """A .npy file of version 1 with this header."""
+    content = header if isinstance(header, bytes) else header.encode().ljust(padded) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(content)) + content + bytes(12)
+
+
+def described(dtype: str = "'<f4'", shape: str = "(3,)") -> bytes:
+    return npy(f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}")
+
+
+def objects(array: np.ndarray) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with path.open("wb") as file:
+            (np.savez if path.suffix == ".npz" else np.save)(file, array, allow_pickle=True)
+
+    return change
+
+
+def appended(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes() + content)
+
+
+OBJECTS = [
+    ("Python objects", objects(np.array([{}, 1], object))),
+    ("Python objects", objects(np.array([(1, 2.0)], "i4,O"))),
+]
+SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy looks for Python 2 in them, for 15 s
+NPY = [
+    *OBJECTS,
+    ("found 177", appended(b"x")),
+    ("takes 176 bytes", appended(b"x" * 48)),
+    ("empty file", b""),
+    *(
+        ("", described(shape=shape))
+        for shape in ("(-1, 3)", "(10**9,)", f"({10**18}, {10**18})", f"({10**150}, {10**150})")
+    ),
+    ("", described("'<f9'")),
+    ("", described("[('a', ('b',))]")),
+    *(("", npy(header)) for header in ("{'descr': '<f4', 'shape': (3,)}", "[" * 300, "print(1)", "\0")),
+    *(("expected a .npy array", npy(header)) for header in SLOW),
+]
+
+
+def member(header: bytes) -> Callable[[Path], None]:
+    """An archive of an array with this header."""
+
+    def change(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", npy(header))
+
+    return change
+
+
+LONG_NAME = "a name of 40,000 characters; at most 512"
+NPZ = [
+    *OBJECTS,
+    *(("expected a .npy array", member(header)) for header in SLOW),
+    (LONG_NAME, {}, {"1." * 20_000: numbers(1, 3)}),
+]
+NO_MODELS = [b"", b"GGUF\3\0\0\0", b"APR\0", b"{}", b'{"schema": "other/1"}', b"x" * 9]
+SAVED = [
+    *(("", content) for content in (*NO_MODELS, b"\x10\0\0\0\0\0\0\0{}")),
+    (LONG_NAME, {}, {"1." * 20_000: numbers(1, 3)}),
+]
+SAYS = {"format": "microgpt.arrays/1", "tokens": "[1, 2]", "positions": "[0, 1]"}
+
+
+def written(save: Callable[..., object]) -> Callable[[Path, Any, Any], object]:
+    return lambda path, metadata, tensors: save(path, tensors)
+
+
+def emptied(*others: str) -> Callable[[Path], None]:
+    """The folder with other, empty files in place of its arrays."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for name in others:
+            (folder / name).touch()
+
+    return change
+
+
+def beside(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Something else stands beside the arrays."""
+    return lambda folder: make(folder / "x.npy")
+
+
+FOLDERS = [
+    ("found an empty folder", emptied()),
+    (r"found a folder of 'a\nb'", emptied("a\nb")),
+    ("x.npy: expected a .npy file, found a pipe", beside(os.mkfifo)),
+    ("x.npy: no such file", beside(lambda path: path.symlink_to("nowhere"))),
+]
+ARRAYS = {"layer0.attn.q": numbers(2, 4), "ids": np.arange(2), "Qcur-0": numbers(2, 4, dtype=np.float16)}
+
+
+def archive() -> Format:
+    return Format({}, ARRAYS, written(write_npz), NPZ, name="x.npz", opened=everything)
+
+
+def array() -> Format:
+    def write(path: Path, _: object, held: dict[str, Any]) -> None:
+        np.save(path, held["logits"])
+
+    return Format({}, {"logits": numbers(3, 4)}, write, NPY, name="logits.npy", opened=everything)
+
+
+def folder() -> Format:
+    tensors = {"logits": numbers(3, 4)}
+    return Format({}, tensors, written(write_folder), FOLDERS, name="d", opened=everything)
+
+
+def saved() -> Format:
+    def write(path: Path, metadata: dict[str, Any], held: dict[str, Any]) -> None:
+        write_safetensors(path, held, metadata)
+
+    return Format(SAYS, {"logits": numbers(2, 4)}, write, SAVED, name="s.safetensors", opened=everything)
+
+
+# --- APRT -------------------------------------------------------------------------------------
+
+
+def aprt_file(content: str) -> Callable[[Path], None]:
+    """A folder of one file of these bytes, without a manifest."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "final_norm.bin").write_bytes(bytes.fromhex(content))
+
+    return change
+
+
+def first(key: str, value: object) -> Callable[[Path], None]:
+    """The manifest says this of its first file."""
+
+    def change(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"][0][key] = value
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return change
+
+
+def moved(old: str, new: str) -> Callable[[Path], None]:
+    """Folders without a manifest, one of which has another name."""
+
+    def change(folder: Path) -> None:
+        (folder / "manifest.json").unlink()
+        (folder / old).rename(folder / new)
+
+    return change
+
+
+def claimed_twice(folder: Path) -> None:
+    shutil.copy(folder / "layer-1/post_ffn_residual.bin", folder / "layer-1/layer_output.bin")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (twin,) = (one for one in manifest["files"] if one["file"] == "layer-1/post_ffn_residual.bin")
+    manifest["files"].append(twin | {"file": "layer-1/layer_output.bin", "stage": "layer_output"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+UP = "layer-1/ffn_up.bin"
+TWO = b"APRT" + struct.pack("<IIff", 1, 2, 1.0, 1.0)  # elements of layer 1
+HEADER = "expected APRT and a header of 12 bytes"
+ENTRY = {
+    "file": ["../dump/x.bin", 3],
+    "stage": ["ffn_gate"],
+    "layer": [1],
+    "events": [["logits"], [], "embed.tok"],
+    "shape": [[7, 31], [-7, -32], None, [7.0, 32]],
+    "positions": [[6]],
+    "dtype": ["float64"],
+}
+APRT = [
+    (f"{HEADER}, found b''", aprt_file("")),
+    (HEADER, aprt_file("41505254 ffffffff 0200")),
+    (f"{HEADER}, found b'APS", aprt_file("41505300 ffffffff 00000000")),
+    ("expected 20 bytes for 2 elements, found 19", aprt_file(FINAL_NORM[:-2])),
+    ("expected 20 bytes for 2 elements, found 21", aprt_file(FINAL_NORM + "00")),
+    ("expected 17,179,869,192 bytes for 4,294,967,295 elements", aprt_file("41505254 ffffffff ffffffff 00")),
+    ("a header of the whole model, found that of layer 3", aprt_file("41505254 03000000 00000000")),
+    ("expected a header of layer 4, found that of layer 1", moved("layer-1", "layer-4")),
+    ("expected layer-0, layer-1 ..., found 'layer-x'", moved("layer-1", "layer-x")),
+    ("expected a file of APRT", lambda folder: (folder / "a.bin").mkdir()),
+    (f"manifest.json: {UP}: shape: expected 2 elements", {}, {UP: TWO}),
+    (f"'{UP}' is missing, which manifest.json names", {}, {UP: GONE}),
+    *(
+        ("manifest", first(key, value))
+        for key, values in ENTRY.items()
+        for value in values
+    ),
+    ("layer1.mlp.residual is in layer-1/post_ffn_residual.bin and in layer-1/", claimed_twice),
+    ("tokens: expected whole numbers, found None", {"tokens": None}),
+    ("tokens: expected whole numbers, found [1, -1]", {"tokens": [1, -1]}),
+    ("lm_head.bin: positions: expected [1], found [6]", {"tokens": [1, 2]}),
+    ("files: expected a list", {"files": {}}),
+    ("notes: expected a list of sentences, found 'x'", {"notes": "x"}),
+    ("notes: expected a list of sentences, found [1]", {"notes": [1]}),
+    ("left_out: expected a list, found {}", {"left_out": {}}),
+    ("left_out: expected names and reasons, found 'x'", {"left_out": ["x"]}),
+    ("left_out: expected names and reasons, found {'name': 'x'}", {"left_out": [{"name": "x"}]}),
+    ("files: expected one entry for each file, found 1", {"files": [1]}),
+    ("expected the schema microgpt.aprt/1, found 'microgpt.aprt/2'", {"schema": "microgpt.aprt/2"}),
+]  # fmt: skip
+
+
+EVENTS = ["embed.tok", "layer*.attn.out", "layer1.mlp.*", "final.norm", "logits"]
+
+
+def aprt() -> Format:
+    """What the tool saved of seven tokens of a qwen2; the tensors are its files."""
+    with TemporaryDirectory() as name:
+        model = load(write_model(Path(name) / "model", *tiny_model("qwen2")))
+        folder = Path(name) / "dump"
+        write_aprt(trace(model, tokens=TOKENS, names=EVENTS, values=True), folder)
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.bin")}
+        manifest = json.loads((folder / "manifest.json").read_text())
+    return Format(manifest, files, write_files, APRT, name="dump", opened=open_aprt)
+
+
+def write_files(folder: Path, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,0 +1,239 @@
+"""GGUF: a qwen2, whose parts and metadata are damaged one by one, and headers that lie."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from support.gguf_files import NEEDED, YARN, entry, gguf_bytes, pair, raw, string, u32, u64
+from support.tiny_models import tiny_model, write_gguf
+
+from microgpt_trace import load
+from microgpt_trace.readers.gguf import read_gguf_header
+
+from .format import GONE, Format
+
+ONE, F32 = entry("t", (4,)), bytes(16)
+SIZE = "9,223,372,036,854,775,808"
+
+
+def pairs(content: bytes) -> bytes:
+    """A file of one pair of metadata, and no tensors."""
+    return raw(content, metadata=1, tensors=0)
+
+
+def listed(kind: int, count: int, rest: bytes = b"") -> bytes:
+    """A file of a list that says its kind and how many elements it has."""
+    return pairs(string("k") + u32(9) + u32(kind) + u64(count) + rest)
+
+
+def aligned(value: object) -> bytes:
+    return raw(pair("general.alignment", value), ONE, F32, metadata=1)
+
+
+def tensor(*entries: bytes, data: bytes = F32) -> bytes:
+    return raw(entries=b"".join(entries), data=data, tensors=len(entries))
+
+
+PARTS = [
+    ("expected a GGUF, .apr or safetensors file", b"GGML" + bytes(40)),
+    ("the file ends within the version", b"GGUF\3"),
+    ("expected GGUF version 2 or 3, found 1", raw(version=1)),
+    ("expected GGUF version 2 or 3, found 4", raw(version=4)),
+    ("(big-endian files are not supported)", raw(version=3 << 24)),
+    ("the file ends within the counts", raw()[:12]),
+    (f"{SIZE} tensors do not fit", raw(ONE, data=F32, tensors=2**63)),
+    ("metadata pairs do not fit into the file", raw(ONE, metadata=2**64 - 1)),
+    ("dimensions, found 0", raw(entries=ONE, data=F32, tensors=2)),
+    (f"a metadata key of {SIZE} bytes", raw(u64(2**63) + bytes(40), metadata=1)),
+    ("a metadata key of 300 bytes", raw(string("k" * 300) + bytes(40), metadata=1)),
+    ("the value of 'k' of 9,223", raw(string("k") + u32(8) + u64(2**63) + bytes(40), metadata=1)),
+    ("'k' has a value of unknown type 13", raw(string("k") + u32(13) + bytes(40), metadata=1)),
+    ("values of 'k' do not", listed(4, 2**63)),
+    ("values of 'k' do", listed(8, 2**60)),
+    ("a string of 'k' has 4,611,686,018,427,387,904", listed(8, 2, string("a") + u64(2**62))),
+    ("a string of 'k' does not fit into the file", listed(8, 2, string("a") + u64(999))),
+    ("'k' is an array of unknown type 9", pairs(pair("k", [[1]]))),
+    ("the metadata have 'k' twice", raw(pair("k", 1) * 2, metadata=2, tensors=0)),
+    ("general.alignment: expected a power of two, found 0", aligned(0)),
+    ("expected a power of two, found 33", aligned(33)),
+    ("expected a power of two, found True", aligned(True)),
+    ("expected a power of two, found '32'", aligned("32")),
+    ("ends past the end of the file", aligned(2**40)),
+    (f"a tensor's name of {SIZE} bytes", raw(entries=u64(2**63) + bytes(40))),
+    ("a tensor's name of 300 bytes; at most 256", tensor(entry("t" * 300, (4,)))),
+    ("tensor 't': expected 1 to 4 dimensions, found 0", tensor(entry("t", ()))),
+    ("1 to 4 dimensions, found 4294967295", tensor(string("t") + u32(2**32 - 1))),
+    ("ends past the end of the file", tensor(entry("t", (2**63,) * 4))),
+    ("ends past the end of the file", tensor(entry("t", (2**32, 2**32)))),
+    ("ends past the end of the file", tensor(entry("t", (4,), 0, 2**63))),
+    ("of 16 bytes at 65 ends past the end", tensor(entry("t", (4,), 0, 1))),
+    ("it is cut short", tensor(ONE, data=b"")),
+    ("rows of 4 do not divide into blocks of 32", tensor(entry("t", (4,), 8))),
+    ("tensors 'a' and 'b' overlap", tensor(entry("a", (4,)), entry("b", (4,), 0, 12), data=bytes(28))),
+    ("tensors 't' and 'b' overlap", tensor(ONE, entry("b", (4,)))),
+    ("'t' is there twice", tensor(ONE, entry("t", (4,), 0, 16), data=bytes(32))),
+    ("'t' has type IQ4_NL, which is not supported", tensor(entry("t", (32,), 20), data=bytes(64))),
+    ("'t' has type number 4, which is not", tensor(entry("t", (32,), 4), data=bytes(64))),
+    ("has type number 4294967295, which", tensor(entry("t", (32,), 2**32 - 1), data=bytes(64))),
+    # Strings that would take six times as much memory as Python's
+    ("architecture None", pairs(pair("k", [f"{i:03}" for i in range(900)] * 40))),
+]
+LINEAR = {"qwen2.rope.scaling.type": "linear"}
+FACTOR = {"qwen2.rope.scaling.attn_factor": 1.2}
+MODELS = [
+    ("a mixture of 8 experts", {"qwen2.expert_count": 8}),
+    ("'gemma3' is not supported; these are: llama, qwen2", {"general.architecture": "gemma3"}),
+    ("rope.dimension_count 4 differs from the head's 8", {"qwen2.rope.dimension_count": 4}),
+    ("attention.value_length 4 differs from the head's 8", {"qwen2.attention.value_length": 4}),
+    ("RoPE scaling 'longrope' is not supported; these are", {"qwen2.rope.scaling.type": "longrope"}),
+    ("RoPE scaling 'linear': cannot use factor None", LINEAR),
+    ("yarn_log_multiplier 0.1 is not supported", YARN | {"qwen2.rope.scaling.yarn_log_multiplier": 0.1}),
+    ("over a base of 1.0", YARN | {"qwen2.rope.freq_base": 1.0}),
+    ("expected 3 layers, found tensors of 2", {"qwen2.block_count": 3}),
+    ("expected 2,147,483,647 layers, found tensors of 2", {"qwen2.block_count": 2**31 - 1}),
+    ("layers, found tensors of 2", {"qwen2.block_count": 2**30, "qwen2.attention.sliding_window": 4}),
+    ("ffn_gate.weight': expected shape [49, 32], found [48, 32]", {"qwen2.feed_forward_length": 49}),
+    ("vocab_size 62 differs from the 61 rows of token_embd.weight", {"qwen2.vocab_size": 62}),
+    ("rope.scaling.attn_factor is supported with yarn alone", FACTOR),
+    ("attn_factor is supported with yarn alone", LINEAR | FACTOR | {"qwen2.rope.scaling.factor": 2.0}),
+    *(
+        ("qwen2.attention.head_count differs from layer to layer", {"qwen2.attention.head_count": value})
+        for value in ([4, 2], [], [4] * 20_000)
+    ),
+    *((key.replace("general.architecture", "architecture None"), {key: GONE}) for key in NEEDED),
+]
+# What makes another computation of it: values that do, and values that change nothing
+VARIANTS = {
+    "attention.causal": ([False, 0, "yes"], [True]),
+    "attention.scale": ([0.125, [0.125, 0.25]], [0.0]),
+    "attention.clamp_kqv": ([8.0], [0.0]),
+    "attn_logit_softcapping": ([50.0], [0.0]),
+    "final_logit_softcapping": ([30.0], [0.0]),
+    "logit_scale": ([0.0625, -1.0], [1.0, 0.0, 1]),
+    "residual_scale": ([0.22], [1.0, 0.0]),
+    "embedding_scale": ([12.0], [1.0, 0.0]),
+    "use_parallel_residual": ([True], [False]),
+    "vocab_size": ([], [61]),
+    "rope.scaling.attn_factor": ([], [1.0]),
+    "expert_count": ([], [0]),
+}
+MODELS += [
+    (f"qwen2.{key} = {value!r} is not supported", {f"qwen2.{key}": value})
+    for key, (wrong, _) in VARIANTS.items()
+    for value in wrong
+]
+EXTRA = [
+    ("(nearest: blk.1.attn_q.weight", "blk.1.attn_qq.weight"),
+    ("(nearest: blk.0.ffn_gate.weight", "blk.0.ffn_gate_inp.weight"),
+    ("(nearest: token_embd.weight", "token_embedding.weight"),
+    ("(nearest: blk.01.attn_q.bias", "blk.01.attn_q.bias"),
+    ("is none of a Llama or Qwen2-class decoder", "blk.٣.attn_q.bias"),
+    (r"'a\nb\x1b[31m' is none of", "a\nb\x1b[31m"),
+    ("tensors of layer 9999, but none of layer 2", "blk.9999.attn_q.bias"),
+]
+KEYS = [*NEEDED, "qwen2.attention.head_count_kv", "qwen2.attention.key_length", "qwen2.expert_count"]
+KEYS += ["qwen2.attention.sliding_window", "qwen2.rope.freq_base", "qwen2.rope.scale_linear"]
+KEYS += ["general.alignment", "split.count", "split.no", "split.tensors.count"]
+SCALING = [*YARN, "qwen2.rope.scaling.attn_factor", "qwen2.rope.scaling.yarn_attn_factor"]
+SCALING += ["qwen2.rope.scaling.yarn_log_multiplier", "qwen2.rope.scaling.yarn_ext_factor"]
+TEXTS = ("4", "", True, [], ["4"], [4, 5], [[4]], b"\xff\n")
+
+
+def gguf() -> Format:
+    """A qwen2, because it has biases."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = read_gguf_header(write_gguf(Path(folder) / "tiny.gguf", *tiny_model("qwen2")))
+        tensors = {tensor.name: tensor for tensor in whole.tensors}
+    first = tensors["token_embd.weight"]
+    layer = {n.replace("blk.1", "blk.2"): t for n, t in tensors.items() if n.startswith("blk.1.")}
+    named = [(words, {}, {name: first}) for words, name in EXTRA]
+    named += [
+        ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {"blk.1.ffn_up.weight": GONE}),
+        ("one too many for 2 layers of qwen2 (nearest: ", {}, layer),
+        ("'rope_freqs.weight': expected shape [4], found [61, 32]", {}, {"rope_freqs.weight": first}),
+    ]
+    wrong = dict.fromkeys(KEYS, TEXTS)
+    return Format(whole.metadata, tensors, write, [*PARTS, *MODELS, *named], wrong)
+
+
+def scaled(plain: Format) -> Format:
+    """The same with a RoPE that yarn scales."""
+    return replace(plain, metadata=plain.metadata | YARN, refused=[], wrong=dict.fromkeys(SCALING, TEXTS))
+
+
+def write(path: Path, metadata: dict, tensors: dict) -> None:
+    path.write_bytes(gguf_bytes(metadata, [replace(tensor, name=name) for name, tensor in tensors.items()]))
+
+
+# --- Split files ------------------------------------------------------------------------------
+
+
+def of_one(path: Path) -> tuple[dict, dict]:
+    """Metadata and tensors of a part alone: under a name that says nothing of parts, as one of one."""
+    alone = path.with_name("alone")
+    alone.write_bytes(path.read_bytes().replace(b"split.", b"parts."))
+    header = read_gguf_header(alone)
+    metadata = {key.replace("parts.", "split."): value for key, value in header.metadata.items()}
+    return metadata, {tensor.name: tensor for tensor in header.tensors}
+
+
+def part(folder: Path, number: int) -> Path:
+    return folder / f"split-{number:05}-of-00003.gguf"
+
+
+def second(metadata: dict | None = None, tensors: Callable[[dict, dict], dict] = lambda first, own: own):
+    """The second part says something else, or has other tensors, by a function of the first's and its own."""
+
+    def change(folder: Path) -> None:
+        (_, first), (said, own) = of_one(part(folder, 1)), of_one(part(folder, 2))
+        write(part(folder, 2), said | (metadata or {}), tensors(first, own))
+
+    return change
+
+
+def placed(*numbers: int) -> Callable[[Path], None]:
+    """The parts stand in the order of these numbers; 0: the part is missing."""
+
+    def change(folder: Path) -> None:
+        contents = [part(folder, number).read_bytes() if number else b"" for number in numbers]
+        for at, content in enumerate(contents, 1):
+            part(folder, at).write_bytes(content) if content else part(folder, at).unlink()
+
+    return change
+
+
+SPLIT = [
+    ("split-00001-of-00003.gguf: no such file", placed(0, 2, 3)),
+    ("split-00002-of-00003.gguf: no such file", placed(1, 0, 3)),
+    ("split-00003-of-00003.gguf: no such file", placed(1, 2, 0)),
+    ("expected part 2 of 3, found part 3 of 3", placed(1, 3, 2)),
+    ("expected part 2 of 3, found part 1 of 3", placed(1, 1, 1)),
+    ("expected part 1 of 3, found part 3 of 3", placed(3, 2, 3)),
+    ("expected part 2 of 3, found part 2 of 2", second({"split.count": 2})),
+    ("expected part 2 of 3, found part 2 of 99999", second({"split.count": 99999})),
+    ("split.count differs", second({"split.count": [3, 4]})),
+    ("split.no: expected a whole number, found '1'", second({"split.no": "1"})),
+    ("expected part 2 of 3, found part 3 of 3", second({"split.no": 2})),
+    ("is in another part, too", second(tensors=lambda first, own: own | dict(list(first.items())[:1]))),
+    ("tensors in all parts, found", second(tensors=lambda _, own: dict(list(own.items())[1:]))),
+    (
+        "part of 3, but is not named NAME-00001-of-00003.gguf",
+        lambda folder: part(folder, 1).rename(folder / "copy.gguf"),
+    ),
+]
+
+
+def split() -> Format:
+    """A llama in three parts, opened by any that is there."""
+
+    def write(folder: Path, metadata: dict, tensors: dict) -> None:
+        folder.mkdir()
+        write_gguf(folder / "split.gguf", metadata, tensors, split=8)
+
+    def opened(folder: Path) -> object:
+        return load(min(folder.glob("*.gguf")))
+
+    return Format(*tiny_model("llama_gqa"), write, SPLIT, opened=opened)

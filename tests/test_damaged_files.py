@@ -1,0 +1,123 @@
+"""Damaged files of every format: each opens, or is refused in one line that names it and what was found."""
+
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+from attacks.formats import apr, checkpoint, dumps, gguf, huggingface, surveys
+from attacks.good_files import make
+from attacks.mutations import mutate_again
+from attacks.promise import snapshot
+from support.commands import microgpt, refused
+from support.hostile import survives
+from support.sweeps import some_of
+
+from microgpt_trace import init, load, save
+from microgpt_trace.comparison.prompts import read_prompts
+from microgpt_trace.dumps.mapping import read_map
+from microgpt_trace.microgpt.documents import read_lines
+from microgpt_trace.patching.pairs import read_pairs
+from microgpt_trace.timeline.reading import read_timeline
+
+pytest.importorskip("gguf", reason="the good files are written by the package gguf")
+if sys.platform == "win32":
+    pytest.skip("links and pipes stand in the place of files", allow_module_level=True)
+
+FORMATS = {
+    "GGUF": gguf.gguf,
+    "GGUF with yarn": lambda: gguf.scaled(gguf.gguf()),
+    "split GGUF": gguf.split,
+    ".apr": apr.apr,
+    **{case: partial(huggingface.huggingface, case) for case in huggingface.CONFIGS},
+    "gpt2": huggingface.gpt2,
+    "safetensors": huggingface.safetensors,
+    "shards": huggingface.sharded,
+    "checkpoint": checkpoint.checkpoint,
+    "bare weights": checkpoint.bare,
+    "APRT": dumps.aprt,
+    "survey": surveys.survey,
+    "npz": dumps.archive,
+    "npy": dumps.array,
+    "a folder of npy": dumps.folder,
+    "saved arrays": dumps.saved,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damage_is_refused_in_one_line(name, tmp_path):
+    form = FORMATS[name]()
+    assert survives(form.damaged(tmp_path), form.opened, form.memory) == ""
+    wrong = [("", {key: value}) for key, values in form.wrong.items() for value in values]
+    missed = []
+    for words, *change in [*form.refused, *wrong]:
+        message = survives(form.damaged(tmp_path, *change), form.opened, form.memory)
+        if not message or words not in message:
+            missed.append(f"{words!r} ({str(change)[:200]}): {message!r}")
+    assert not missed, "\n".join(missed)
+
+
+COMMANDS = {
+    "GGUF": ("inspect",),
+    ".apr": ("trace", "--model"),
+    "llama_gqa": ("inspect",),
+    "checkpoint": ("sample", "--model"),
+    "survey": ("survey",),
+    "APRT": ("diff", "m"),
+    "npz": ("diff", "m"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_it_in_one_line_and_writes_nothing(name, tmp_path):
+    form = FORMATS[name]()
+    save(init(), tmp_path / "m")
+    for words, *change in (form.refused[3], form.refused[-1]):
+        path = form.damaged(tmp_path, *change)
+        before = snapshot(tmp_path)
+        refused(microgpt(*COMMANDS[name], path.name, cwd=tmp_path), words, path.name)
+        assert snapshot(tmp_path) == before
+
+
+# --- Any damage -------------------------------------------------------------------------------
+
+OPENED = {
+    **dict.fromkeys(("m.gguf", "q.gguf", "hf", "sharded", "m.apr", "c.safetensors", "w.safetensors"), load),
+    **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), dumps.everything),
+    "s.survey.safetensors": surveys.opened,
+    "log.jsonl": read_timeline,
+    "map.toml": read_map,
+    "prompts.txt": read_prompts,
+    "pairs.txt": read_pairs,
+    "names.txt": read_lines,
+}
+MEMORY = 60 << 20  # bytes: the numbers that say how much may be damaged
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    make(folder)
+    return folder
+
+
+@pytest.mark.parametrize("seed", some_of(range(12), every=12))
+@pytest.mark.parametrize("item", OPENED)
+def test_any_damage_opens_or_is_refused_in_one_line(item, seed, good, tmp_path):
+    """By the mutations of the attacks, without a command."""
+    rng, others = Random(f"{item}/{seed}"), sorted(file for file in good.rglob("*") if file.is_file())
+    for _ in range(15):
+        copy = restored(good / item, tmp_path / item)
+        files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
+        print(mutate_again(rng, rng.choice(files), rng.choice(others)))
+        survives(copy, OPENED[item], room=MEMORY)
+
+
+def restored(good, copy):
+    """A copy of a good file or folder, anew."""
+    if good.is_dir():
+        shutil.rmtree(copy, ignore_errors=True)
+        return shutil.copytree(good, copy)
+    return Path(shutil.copyfile(good, copy))
