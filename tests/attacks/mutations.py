@@ -242,50 +242,40 @@ def mutate_again(rng: Random, path: Path, other: Path) -> str:
         return said
 
 
+# What stands in the place of a file, by name
+PLACES: dict[str, Callable[[Path], object]] = {
+    "folder": Path.mkdir,
+    "loop": lambda path: path.symlink_to(path.name),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "empty": Path.touch,
+    "null": lambda path: path.symlink_to("/dev/null"),
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: _socket(path),
+    **({"fifo": os.mkfifo} if hasattr(os, "mkfifo") else {}),
+}
+
+
+def _socket(path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as held:  # its name may be short alone
+        held.bind(os.path.relpath(path))
+
+
 def replace(rng: Random, path: Path, other: Path) -> str:
     """Put something else in the place of a file or folder. Returns what."""
-    places = [
-        "folder",
-        "loop",
-        "dangling link",
-        "empty",
-        "sparse",
-        "null",
-        "zeros",
-        "another",
-        "link",
-        "socket",
-    ]
-    kind = rng.choice([*places, *["fifo"] * hasattr(os, "mkfifo")])
-    if kind != "link":
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "loop":
-        path.symlink_to(path.name)
-    elif kind == "dangling link":
-        path.symlink_to("nowhere")
-    elif kind == "empty":
-        path.touch()
-    elif kind == "sparse":
-        content = other.read_bytes()[: rng.choice((0, 100, 1 << 20))]
-        with path.open("wb") as file:
-            file.write(content)
-            # A corpus is read from end to end, however large it is
-            file.truncate(1 << 28 if path.name.startswith("texts.") else rng.choice((1 << 33, 1 << 40)))
-    elif kind == "fifo":
-        os.mkfifo(path)
+    kind = rng.choice([*PLACES, "sparse", "another", "link"])
+    if kind == "link":
+        kept = path.rename(path.with_name(f"kept{path.suffix}"))
+        path.symlink_to(kept.name)
+        return f"a link in the place of {path.name}"
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if kind == "sparse":
+        path.write_bytes(other.read_bytes()[: rng.choice((0, 100, 1 << 20))])
+        # A corpus is read from end to end, however large it is
+        os.truncate(path, 1 << 28 if path.name.startswith("texts.") else rng.choice((1 << 33, 1 << 40)))
     elif kind == "another":
         shutil.copyfile(other, path)
-    elif kind == "link":
-        kept = path.with_name(f"kept{path.suffix}")
-        path.rename(kept)
-        path.symlink_to(kept.name)
-    elif kind == "socket":
-        import socket
-
-        with socket.socket(socket.AF_UNIX) as held:  # its name may be short alone
-            held.bind(os.path.relpath(path))
     else:
-        path.symlink_to("/dev/null" if kind == "null" else "/dev/zero")
+        PLACES[kind](path)
     return f"{kind} in the place of {path.name}"

@@ -1,13 +1,16 @@
-"""What is no dump, and dumps that are damaged or made to harm: refused in one line."""
+"""What is no dump, and dumps that are damaged while they are read or hold more than their size says."""
 
 import gc
 import os
-import struct
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from attacks.formats.dumps import NO_MODELS, aprt, npy
+from attacks.formats.format import GONE
+from support.aprt_folders import FINAL_NORM, bare, reasons_of
 from support.dump_writing import (
     numbers,
     refused,
@@ -16,13 +19,15 @@ from support.dump_writing import (
     write_npz,
     write_safetensors,
 )
+from support.hostile import refuses
 
 import microgpt_trace
+from microgpt_trace.dumps.aprt import is_aprt, open_aprt
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.dumps.stored_arrays import npz_arrays
 from microgpt_trace.errors import FileFormatError
 
-# --- Damaged arrays --------------------------------------------------------------------------
+# --- Arrays -----------------------------------------------------------------------------------
 
 
 def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
@@ -40,12 +45,14 @@ def test_an_archive_with_an_array_twice_is_refused(tmp_path):
 def test_an_archive_that_nobody_has_any_more_is_closed(tmp_path, monkeypatch):
     """Whether or not it comes to that by itself, which in a circle it may be too late for."""
     path = write_npz(tmp_path / "a.npz", {"logits": numbers(1, 3)})
+    gc.freeze()  # what the tests before left is not looked at
     monkeypatch.setattr(zipfile.ZipFile, "__del__", lambda archive: None)
     arrays, _ = npz_arrays(path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         del arrays
         gc.collect()
+    gc.unfreeze()
     assert said == []
 
 
@@ -60,55 +67,37 @@ def test_an_archive_whose_array_is_spoiled_is_refused_when_it_is_read(tmp_path):
         tensor.read()
 
 
-def npy_file(header):
-    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + bytes(12)
-
-
 def test_a_header_of_python_2(tmp_path):
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L), }"
-    (tmp_path / "x.npy").write_bytes(npy_file(header))
+    (tmp_path / "x.npy").write_bytes(npy(header))
     assert open_recording(tmp_path / "x.npy").leftovers[0].recorded.shape == (3, 1)
 
 
-# --- What is no recording --------------------------------------------------------------------
+# --- What is no recording ---------------------------------------------------------------------
 
 
 def test_models_are_no_recordings(decoder_folder, emma, tmp_path):
     folder = decoder_folder("llama_gqa")
     microgpt_trace.save(emma, tmp_path / "run.safetensors")
-    bare = write_safetensors(tmp_path / "bare.safetensors", dict(emma.params.items()))
+    bare_weights = write_safetensors(tmp_path / "bare.safetensors", dict(emma.params.items()))
     weights = sorted(folder.glob("*.safetensors"))
     assert weights
-    for path in (folder, *weights, tmp_path / "run.safetensors", bare):
+    for path in (folder, *weights, tmp_path / "run.safetensors", bare_weights):
         assert not is_recording(path), path
+    write_folder(folder, {"logits": numbers(1, 3)})
+    assert not is_recording(folder)  # a model with dumps beside its weights
 
 
-def test_a_model_folder_with_dumps_beside_its_weights_is_a_model(tmp_path):
-    write_folder(tmp_path, {"logits": numbers(1, 3)})
-    (tmp_path / "config.json").write_text("{}")
-    assert not is_recording(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"GGUF\3\0\0\0", b"APR\0", b"{}", b'{"schema": "other/1"}', b"x" * 9, b"\x10\0\0\0\0\0\0\0{}"],
-)
-def test_other_files_are_no_recordings(tmp_path, content):
-    (tmp_path / "x").write_bytes(content)
-    assert not is_recording(tmp_path / "x")
-    refused(tmp_path / "x")
-
-
-def test_nothing_and_folders_of_nothing(tmp_path):
+def test_other_files_and_nothing_are_no_recordings(tmp_path):
+    for content in NO_MODELS:
+        (tmp_path / "x").write_bytes(content)
+        assert not is_recording(tmp_path / "x")
+        refused(tmp_path / "x")
     (tmp_path / "empty").mkdir()
     assert is_recording(tmp_path / "empty")  # which opening it denies
-    assert not is_recording(tmp_path / "missing")
     refused(tmp_path / "empty", "config.json", ".npy", "APRT", "found an empty folder")
-    (tmp_path / "empty" / "a\nb").touch()
-    refused(tmp_path / "empty", "config.json", ".npy", "APRT", r"found a folder of 'a\nb'")
+    assert not is_recording(tmp_path / "missing")
     refused(tmp_path / "missing", "nothing")
-    (tmp_path / "cut.npy").write_bytes(b"")
-    refused(tmp_path / "cut.npy", "empty file")
 
 
 def test_a_subfolder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -127,12 +116,54 @@ def test_a_subfolder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_is_not_waited_for(tmp_path):
-    write_folder(tmp_path / "d", {"logits": numbers(1, 3)})
-    os.mkfifo(tmp_path / "d" / "x.npy")
     os.mkfifo(tmp_path / "y.npy")
     assert not is_recording(tmp_path / "y.npy")
-    refused(tmp_path / "d", "x.npy: expected a .npy file, found a pipe")
     refused(tmp_path / "y.npy", "found a pipe")
 
 
-# --- Any damage ------------------------------------------------------------------------------
+# --- APRT -------------------------------------------------------------------------------------
+
+
+def test_is_aprt(tmp_path):
+    assert is_aprt(aprt().damaged(tmp_path))
+    assert is_aprt(bare(tmp_path / "bare", layer3__ffn_up=[1]))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/weights.bin").write_bytes(b"GGUF")
+    for name in ("other", "gone", "other/weights.bin"):
+        assert not is_aprt(tmp_path / name)
+    for name in ("other", "gone"):
+        assert "found none" in refuses(tmp_path / name, open_aprt)
+
+
+def test_nothing_is_read_before_it_is_wanted(tmp_path):
+    recorded = open_aprt(bare(tmp_path, final_norm=[1, 2])).tensors["final.norm"]
+    (tmp_path / "final_norm.bin").write_bytes(bytes.fromhex(FINAL_NORM)[:16])
+    with pytest.raises(FileFormatError, match="expected 2 elements, found 1"):
+        recorded.read()
+    (tmp_path / "final_norm.bin").unlink()
+    with pytest.raises(FileFormatError, match="cannot read it"):
+        recorded.read()
+
+
+def test_what_a_manifest_says_of_files_and_does_not_say(tmp_path):
+    folder = aprt().damaged(tmp_path, {"notes": GONE, "left_out": GONE})
+    assert open_aprt(folder).notes == ()
+    bare(folder, layer0__moe_router=[1])
+    assert reasons_of(folder) == {"layer-0/moe_router.bin": "manifest.json does not name it"}
+    said = {"notes": ["a\nb"], "left_out": [{"name": "\x1b[31m", "reason": "c\nd"}]}
+    notes = open_aprt(aprt().damaged(tmp_path, said)).notes
+    assert notes[0] == r"'a\nb'"
+    assert all(note.isprintable() for note in notes)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    folder, opened = aprt().damaged(tmp_path), Path.open
+
+    def guarded(path, *args, **kwargs):
+        if path.name == "final_norm.bin":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    with pytest.raises(FileFormatError, match=r"final_norm\.bin: cannot read it \(Permission denied\)"):
+        is_aprt(folder)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -34,15 +35,14 @@ def refused(path, error=FileFormatError, **options):
 
 
 MODELS = {
-    "default": lambda: init(),
-    "small, BOS last": lambda: init(SMALL, tokenizer=Tokenizer("wxyz", bos="last")),
-    "beyond ASCII": lambda: init(Config(vocab_size=4), tokenizer=Tokenizer("é花\U0001f600")),
+    "default": init(),
+    "small, BOS last": init(SMALL, tokenizer=Tokenizer("wxyz", bos="last")),
+    "beyond ASCII": init(Config(vocab_size=4), tokenizer=Tokenizer("é花\U0001f600")),
 }
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
-def test_a_model_comes_back_as_it_was(make, path):
-    model = make()
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_model_comes_back_as_it_was(model, path):
     save(model, path)
     back = load(path)
     assert (back.config, back.tokenizer, back.training) == (model.config, model.tokenizer, None)
@@ -63,18 +63,14 @@ def test_the_state_of_training_comes_back(path, tmp_path):
     assert trace(back).loss == trace(model).loss
 
 
-def test_numbers_that_are_not_finite_come_back(path):
+def test_numbers_that_are_not_finite_come_back_and_can_be_trained(path):
     model = init()
     model.params.wte[0, :3] = np.nan, np.inf, -np.inf
     save(model, path)
-    assert np.array_equal(load(path).params.flat, model.params.flat, equal_nan=True)
-
-
-def test_the_parameters_of_a_loaded_model_can_be_trained(path):
-    save(init(), path)
-    model = load(path)
-    model.params.wte[...] = 1
-    assert model.params.flat[0] == 1
+    back = load(path)
+    assert np.array_equal(back.params.flat, model.params.flat, equal_nan=True)
+    back.params.wte[...] = 1
+    assert back.params.flat[0] == 1
 
 
 def test_bare_weights_are_read_and_what_is_assumed_is_said(path):
@@ -110,20 +106,15 @@ def test_float64_stays_float64(path):
     assert load(path).assumed == ()
 
 
-@pytest.mark.parametrize("dtype", [np.float16])
-def test_bare_weights_in_another_precision_become_float32(dtype, path):
-    tensors = {name: array.astype(dtype) for name, array in tensors_of(init()).items()}
-    save_file(tensors, path)
+def test_bare_weights_in_another_precision_become_float32(path):
+    save_file({name: array.astype(np.float16) for name, array in tensors_of(init()).items()}, path)
     model = load(path)
     assert model.params.dtype is np.float32
     assert np.allclose(model.params.flat, init().params.flat, atol=1e-3)
 
 
-def test_a_missing_file_says_how_to_make_one(path):
+def test_a_missing_file_and_a_folder_are_refused(path, tmp_path):
     assert refused(path) == f"{path}: no such file"
-
-
-def test_a_folder_is_refused(tmp_path):
     assert refused(tmp_path) == f"{tmp_path}: expected a model, found a folder without config.json"
 
 
@@ -147,31 +138,19 @@ def test_what_contradicts_our_checkpoint_is_refused(path):
     assert load(path, n_head=4, bos="first").assumed == ()
 
 
-def no_space(descriptor):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch):
-    save(init(seed=1), path)
-    before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(RunError) as error:
-        save(init(seed=2), path)
-    assert str(error.value) == f"{path}: cannot write (No space left on device); nothing there was changed"
-    assert error.value.exit_code == 1
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(path, monkeypatch):
-    def interrupt(descriptor):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(failure, path, monkeypatch):
+    def fail(descriptor):
+        raise failure
 
     save(init(seed=1), path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((RunError, KeyboardInterrupt)) as error:
         save(init(seed=2), path)
+    if isinstance(failure, OSError):
+        said = f"{path}: cannot write (No space left on device); nothing there was changed"
+        assert (str(error.value), error.value.exit_code) == (said, 1)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -182,19 +161,11 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
         save(init(), target)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="not everybody makes symbolic links there")
 def test_a_link_is_followed(path, tmp_path):
     save(init(seed=1), path)
     link = tmp_path / "link"
-    try:
-        link.symlink_to(path)
-    except OSError:
-        pytest.skip("this system makes no symbolic links here")
+    link.symlink_to(path)
     save(init(seed=2), link)
     assert link.is_symlink()
     assert np.array_equal(load(path).params.flat, init(seed=2).params.flat)
-
-
-def test_a_model_of_float64_is_saved_and_loads(path):
-    params = init().params.copy(np.float64)
-    save(Model(params, Tokenizer(), "test"), path)
-    assert np.array_equal(load(path).params.flat, init().params.flat)

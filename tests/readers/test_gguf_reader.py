@@ -79,6 +79,7 @@ def test_more_strings_than_are_decoded_together(path, whole):
 
 
 @needs_smollm2
+@pytest.mark.sweep
 def test_smollm2_as_the_judge_reads_it():
     assert_as_judged(SMOLLM2)
 

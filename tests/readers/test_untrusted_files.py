@@ -1,15 +1,14 @@
 """Paths that are no files, and files past all bounds: one line, at once, from little memory."""
 
 import os
-import signal
-import tracemalloc
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from attacks.mutations import PLACES
 from safetensors.numpy import save_file
 from support.commands import microgpt, process, refused
 from support.gguf_files import raw, string, u32, u64
+from support.hostile import SLACK, at_once, survives
 
 from microgpt_trace import load
 from microgpt_trace.comparison.prompts import read_prompts
@@ -19,33 +18,12 @@ from microgpt_trace.errors import FileFormatError
 from microgpt_trace.microgpt import checkpoint
 from microgpt_trace.microgpt.documents import read_lines
 from microgpt_trace.patching.pairs import read_pairs
-from microgpt_trace.readers import gguf_model  # noqa: F401 (an import is no allocation of a file's)
-from microgpt_trace.text.printable import on_one_line
 from microgpt_trace.timeline.log import watched_before
 from microgpt_trace.timeline.reading import read_timeline
 from microgpt_trace.untrusted_files import MAX_BYTES, read_bytes, read_json, read_text
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes and devices as files here")
 
-
-def loop(path):
-    path.symlink_to(path.name)
-
-
-def sparse(size, head=b""):
-    def make(path):
-        path.write_bytes(head)
-        os.truncate(path, size)
-
-    return make
-
-
-PLACES = {
-    "a pipe": (os.mkfifo, "found a pipe"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "found a device"),
-    "a loop of links": (loop, "cannot read it (Too many levels of symbolic links)"),
-    "nothing": (lambda path: None, "no such"),
-}
 READERS = {
     "load": load,
     "load of a checkpoint": checkpoint.load,
@@ -57,78 +35,52 @@ READERS = {
     "a dump": open_recording,
     "JSON": read_json,
 }
-
-
-@contextmanager
-def at_once(seconds=5):
-    """What waits for a pipe is interrupted."""
-
-    def wake(number, frame):
-        raise TimeoutError
-
-    previous = signal.signal(signal.SIGALRM, wake)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def refusal(read, path):
-    tracemalloc.start()
-    try:
-        with at_once(), pytest.raises(FileFormatError) as caught:
-            read(path)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    print(caught.value)
-    assert on_one_line(str(path)) in str(caught.value)
-    assert peak < 1 << 20, f"{peak:,} bytes"
-    return str(caught.value)
+SAID = {
+    "fifo": "found a pipe",
+    "zeros": "found a device",
+    "loop": "cannot read it (Too many levels of symbolic links)",
+    "dangling link": "no such",
+}
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-@pytest.mark.parametrize(("make", "said"), PLACES.values(), ids=PLACES)
-def test_what_is_no_file(tmp_path, read, make, said):
-    make(tmp_path / "x")
-    assert said in refusal(read, tmp_path / "x")
+def test_what_is_no_file_and_has_no_name(tmp_path, read):
+    for place, said in SAID.items():
+        PLACES[place](tmp_path / place)
+        assert said in survives(tmp_path / place, read, room=SLACK)
+    (tmp_path / "file").write_bytes(b"x")
+    for name in ("missing", "n" * 300, "n\0", "\udcff", "file/inside"):
+        assert survives(tmp_path / name, read, room=SLACK)
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "n\0", "\udcff"], ids=["long", "NUL", "0xFF"])
-@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_names_that_no_file_has(tmp_path, read, name):
-    refusal(read, tmp_path / name)
+def sparse(path, head, size=1 << 40):
+    path.write_bytes(head)
+    os.truncate(path, size)
+    return path
 
 
 HUGE = 1 << 40
+LONG = raw(string("k") + u32(8) + u64(2**32), metadata=1)
 FILES = {
-    "load of a checkpoint": (checkpoint.load, sparse(HUGE), "at most 1,073,741,824 bytes, found 1,099"),
-    "data": (read_lines, sparse(HUGE), f"a file of names of at most {MAX_BYTES:,} bytes, found 1,099"),
-    "prompts": (read_prompts, sparse(HUGE), "found 1,099,511,627,776"),
-    "pairs": (read_pairs, sparse(HUGE), "found 1,099,511,627,776"),
-    "a map": (read_map, sparse(HUGE), "at most 1,048,576 bytes, found 1,099"),
-    "a document": (open_recording, sparse(HUGE, b'{"schema"'), "found 1,099,511,627,776"),
-    "GGUF": (
-        load,
-        sparse(HUGE, raw(string("k") + u32(8) + u64(2**32), metadata=1)),
-        "the value of 'k' of 4,294,967,296 bytes; at most",
-    ),
-}  # fmt: skip
+    "load of a checkpoint": (checkpoint.load, b"", "at most 1,073,741,824 bytes, found 1,099"),
+    "data": (read_lines, b"", f"a file of names of at most {MAX_BYTES:,} bytes, found 1,099"),
+    "prompts": (read_prompts, b"", "found 1,099,511,627,776"),
+    "pairs": (read_pairs, b"", "found 1,099,511,627,776"),
+    "a map": (read_map, b"", "at most 1,048,576 bytes, found 1,099"),
+    "a document": (open_recording, b'{"schema"', "found 1,099,511,627,776"),
+    "GGUF": (load, LONG, "the value of 'k' of 4,294,967,296 bytes; at most"),
+}
 
 
-@pytest.mark.parametrize(("read", "make", "said"), FILES.values(), ids=FILES)
-def test_files_past_all_bounds_are_not_read(tmp_path, read, make, said):
-    make(tmp_path / "x")
-    assert said in refusal(read, tmp_path / "x")
+@pytest.mark.parametrize(("read", "head", "said"), FILES.values(), ids=FILES)
+def test_files_past_all_bounds_are_not_read(tmp_path, read, head, said):
+    assert said in survives(sparse(tmp_path / "x", head), read, room=SLACK)
 
 
 def test_a_header_past_all_bounds_is_not_read(tmp_path):
-    sparse(HUGE, (HUGE - 8).to_bytes(8, "little") + b"{")(tmp_path / "model.safetensors")
+    sparse(tmp_path / "model.safetensors", (HUGE - 8).to_bytes(8, "little") + b"{")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with at_once(), pytest.raises(FileFormatError, match="found a header of 1,099,511,627,768 bytes"):
-        load(tmp_path)
+    assert "found a header of 1,099,511,627,768 bytes" in survives(tmp_path, room=SLACK)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
@@ -136,20 +88,19 @@ def test_a_pipe_in_the_folder_of_a_model(tmp_path, name):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-    with at_once(), pytest.raises(FileFormatError, match=f"{name}: expected a regular file, found a pipe"):
-        load(tmp_path)
+    assert f"{name}: expected a regular file, found a pipe" in survives(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "embedding.bin", "manifest.json"])
 def test_a_pipe_in_the_folder_of_a_dump(tmp_path, name):
-    (tmp_path / "attention.bin").write_bytes(b"APRT" + b"\xff" * 4 + bytes(4))
-    if name == "x.npy":
-        (tmp_path / "attention.bin").unlink()
+    if name != "x.npy":
+        (tmp_path / "attention.bin").write_bytes(b"APRT" + b"\xff" * 4 + bytes(4))
     os.mkfifo(tmp_path / name)
     with at_once():
         assert is_recording(tmp_path)
-        with pytest.raises(FileFormatError, match=f"{name}: expected .*, found a pipe"):
-            open_recording(tmp_path)
+    said = survives(tmp_path, open_recording, memory=2)
+    assert f"{name}: expected " in said
+    assert ", found a pipe" in said
 
 
 def test_a_log_that_is_a_pipe_watches_nothing(tmp_path):
@@ -202,7 +153,7 @@ def test_text_is_utf8_of_a_size(tmp_path):
     "args", [("trace", "a", "--model"), ("diff",), ("diff", "names.txt"), ("timeline",), ("inspect",)]
 )
 def test_a_loop_of_links_on_the_command_line(tmp_path, args):
-    loop(tmp_path / "x")
+    PLACES["loop"](tmp_path / "x")
     (tmp_path / "names.txt").write_text("ava\n")
     found = microgpt(*args, "x", *(["x"] if args == ("diff",) else []), cwd=tmp_path)
     refused(found, "names.txt" if "names.txt" in args else "Too many levels of symbolic links")

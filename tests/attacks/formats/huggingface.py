@@ -131,7 +131,7 @@ def huggingface(case: str) -> Format:
         key: [value for value in (*WRONG, *NO_VALUES) if not (key in FLAGS and value is True)]
         for key in sorted(read.get(case, set()) - UNREAD)
     }
-    return Format(config, weights, write_folder, CONFIGS[case], wrong)
+    return Format(config, weights, write_folder, CONFIGS.get(case, []), wrong)
 
 
 C_ATTN = "transformer.h.1.attn.c_attn.weight"
