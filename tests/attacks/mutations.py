@@ -17,17 +17,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import load_file, save
 from support.apr_files import METADATA as APR_METADATA
 from support.apr_files import apr_bytes
 from support.apr_files import tiny_model as apr_model
 from support.gguf_files import gguf_bytes
 
 from microgpt_trace.readers.gguf import TYPES, read_gguf_header
-from microgpt_trace.surveying.survey_files import _digest
 from microgpt_trace.surveying.survey_mark import is_survey
 
+from .formats import surveys
 from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
 
 TOKEN = re.compile(
@@ -35,11 +33,8 @@ TOKEN = re.compile(
 )
 DTYPES = ("<i8", "|O", "<U3", ">f8", "<c16", "|b1", "<f2", "|V4", "<M8[s]", "f", "", "<f3")
 FLOATS = {  # NaN, a signalling one, infinities, the largest, the smallest and zeros
-    2: [struct.pack("<H", bits) for bits in (0x7E00, 0x7C01, 0x7C00, 0xFC00, 0x7BFF, 0x0001, 0x0000, 0x8000)],
-    4: [
-        struct.pack("<I", bits)
-        for bits in (0x7FC00000, 0x7F800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0, 0x80000000)
-    ],
+    2: [struct.pack("<H", bits) for bits in (0x7E00, 0x7C01, 0x7C00, 0xFC00, 0x7BFF, 1, 0, 0x8000)],
+    4: [struct.pack("<I", bits << 16) for bits in (0x7FC0, 0x7F81, 0x7F80, 0xFF80, 0x7F7F, 1, 0, 0x8000)],
 }
 TEXT = (".json", ".jsonl", ".toml", ".txt")
 
@@ -90,9 +85,8 @@ def _safetensors(rng: Random, path: Path) -> bytes:
 
 
 def _survey(rng: Random, path: Path) -> bytes:
-    with safe_open(path, framework="numpy") as file:
-        said = json.loads(file.metadata()["survey"])
-    tensors, _ = load_file(path), said.pop("digest")
+    content = path.read_bytes()
+    said, tensors = surveys.parts(content)
     if rng.random() < 0.5:
         array = tensors[name := rng.choice([*tensors])].copy()
         if array.size and array.dtype.kind in "fiu":
@@ -103,7 +97,7 @@ def _survey(rng: Random, path: Path) -> bytes:
     else:
         with contextlib.suppress(ValueError, RecursionError, TypeError):  # what is no object any more
             said |= json.loads(mutate_text(rng, json.dumps(said)))
-    return save(tensors, {"survey": json.dumps(said | {"digest": _digest(tensors, said)})})
+    return surveys.whole(said, tensors)
 
 
 def _gguf(rng: Random, path: Path) -> bytes:
@@ -132,21 +126,13 @@ def _apr(rng: Random, path: Path) -> bytes:
         name = rng.choice(list(tensors))
         dtype, shape, content = tensors.pop(name)
         shape = tuple(rng.choice((size, rng.choice(INTS))) for size in shape)
-        tensors[rng.choice((name, rng.choice(NAMES[:5])))] = (
-            rng.choice((dtype, rng.randrange(40))),
-            shape,
-            content,
-        )
-        return apr_bytes(APR_METADATA, tensors)
+        name, dtype = rng.choice((name, rng.choice(NAMES[:5]))), rng.choice((dtype, rng.randrange(40)))
+        return apr_bytes(APR_METADATA, tensors | {name: (dtype, shape, content)})
     content = bytearray(mutate_bytes(rng, path.read_bytes(), b"APR\0"))
     if len(content) > 68:
         content[40:44] = struct.pack("<I", zlib.crc32(bytes(content[:40]) + bytes(content[44:64])))
         content[-4:] = struct.pack("<I", zlib.crc32(bytes(content[:-4])))
     return bytes(content)
-
-
-def _npy(rng: Random, path: Path) -> bytes:
-    return _npy_bytes(rng, path.read_bytes())
 
 
 def _npy_bytes(rng: Random, content: bytes) -> bytes:
@@ -169,9 +155,8 @@ def _npz(rng: Random, path: Path) -> bytes:
     name = rng.choice(list(members))
     content = members.pop(name)
     content = _npy_bytes(rng, content) if rng.random() < 0.6 else mutate_bytes(rng, content, content)
-    name = rng.choice(
-        (name, name, "../x.npy", rng.choice(NAMES).replace("\udcff", "?"), "/x.npy", "a/b/c.npy")
-    )
+    odd = rng.choice(NAMES).replace("\udcff", "?")
+    name = rng.choice((name, name, "../x.npy", odd, "/x.npy", "a/b/c.npy"))
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for key, value in (*members.items(), (name, content)):
@@ -197,8 +182,8 @@ def _unpacked(rng: Random, content: bytes) -> bytes:
 
 
 STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
-    ".safetensors": _safetensors, ".gguf": _gguf, ".apr": _apr, ".npy": _npy, ".npz": _npz,
-    ".gz": _gz, ".zst": _zst,
+    ".safetensors": _safetensors, ".gguf": _gguf, ".apr": _apr, ".npz": _npz,
+    ".npy": lambda rng, path: _npy_bytes(rng, path.read_bytes()),    ".gz": _gz, ".zst": _zst,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .attack import Attack, Attacker, prepare
+from .attack import Attacker, prepare
 from .surroundings import memory_limited
 
 
@@ -18,26 +18,6 @@ def _put(record: dict[str, object]) -> None:
     """To the parent, whatever stands in the place of stdout."""
     sys.__stdout__.write(json.dumps(record) + "\n")  # type: ignore[union-attr]
     sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-def smaller(attacker: Attacker, attack: Attack) -> list[str]:
-    """The fewest words that break the same promise, words taken out one by one or in pairs."""
-
-    def first_line(broken: list[str]) -> str:
-        return broken[0].rstrip().splitlines()[-1][:60] if broken else ""
-
-    wanted, words = first_line(attack.ended.broken), attack.words
-    for size in (2, 1):
-        at = 1
-        while at + size <= len(words):
-            attacker.prepared(attack.number)
-            fewer = [*words[:at], *words[at + size :]]
-            shorter = Attack(attack.number, attack.kind, attack.done, fewer, attack.environment)
-            if first_line(attacker.run(shorter).broken) == wanted:
-                words = fewer
-            else:
-                at += 1
-    return words
 
 
 def numbers(first: int, step: int, until: float | None) -> Iterator[int]:
@@ -66,7 +46,7 @@ def main() -> None:
 
 
 def make_attacks(wanted: argparse.Namespace) -> None:
-    """All that are wanted; of one that breaks a promise the fewest words that still do."""
+    """Make all that are wanted, and tell of each."""
     attacker = Attacker(wanted.folder, wanted.seed)
     for number in numbers(wanted.first, wanted.step, wanted.until):
         faulthandler.dump_traceback_later(3 * attacker.seconds, exit=True)
@@ -77,10 +57,6 @@ def make_attacks(wanted: argparse.Namespace) -> None:
             return
         _put({"begun": told})
         attack.ended = ended = attacker.run(attack)
-        if ended.broken and ended.seconds < 2 and attack.kind == "command":
-            faulthandler.dump_traceback_later(20 * attacker.seconds, exit=True)
-            attack.words = smaller(attacker, attack)
-            told["command"] = attack.shell
         _put(told | {"code": ended.code, "seconds": round(ended.seconds, 3), "broken": ended.broken})
 
 

@@ -9,46 +9,19 @@ import pytest
 
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.apr import read_apr, read_apr_header
+from microgpt_trace.readers.parameter_names import LLAMA
 
 ROW_MAJOR = 0x400
-HF = {
-    "wte": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "lm_head": "lm_head.weight",
-    "attn_norm": "input_layernorm.weight",
-    "attn_wq": "self_attn.q_proj.weight",
-    "attn_wk": "self_attn.k_proj.weight",
-    "attn_wv": "self_attn.v_proj.weight",
-    "attn_wo": "self_attn.o_proj.weight",
-    "attn_bq": "self_attn.q_proj.bias",
-    "attn_bk": "self_attn.k_proj.bias",
-    "attn_bv": "self_attn.v_proj.bias",
-    "attn_q_norm": "self_attn.q_norm.weight",
-    "attn_k_norm": "self_attn.k_norm.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "mlp_wgate": "mlp.gate_proj.weight",
-    "mlp_wup": "mlp.up_proj.weight",
-    "mlp_wdown": "mlp.down_proj.weight",
-}
-GGUF = {
-    "wte": "token_embd.weight",
-    "final_norm": "output_norm.weight",
-    "lm_head": "output.weight",
-    "attn_norm": "attn_norm.weight",
-    "attn_wq": "attn_q.weight",
-    "attn_wk": "attn_k.weight",
-    "attn_wv": "attn_v.weight",
-    "attn_wo": "attn_output.weight",
-    "attn_bq": "attn_q.bias",
-    "attn_bk": "attn_k.bias",
-    "attn_bv": "attn_v.bias",
-    "attn_q_norm": "attn_q_norm.weight",
-    "attn_k_norm": "attn_k_norm.weight",
-    "mlp_norm": "ffn_norm.weight",
-    "mlp_wgate": "ffn_gate.weight",
-    "mlp_wup": "ffn_up.weight",
-    "mlp_wdown": "ffn_down.weight",
-}
+
+
+def _names(which):
+    """Our names of tensors, and those of GGUF (0) or Hugging Face (1)."""
+    matrices = {own: f"{theirs[which]}.weight" for own, theirs in {**LLAMA.whole, **LLAMA.layer}.items()}
+    biases = {f"attn_b{x}": matrices[f"attn_w{x}"].replace(".weight", ".bias") for x in "qkv"}
+    return matrices | biases
+
+
+GGUF, HF = _names(0), _names(1)
 LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, INNER, VOCAB = 2, 8, 4, 2, 4, 12, 10
 METADATA = {
     "architecture": "qwen2",

@@ -60,6 +60,7 @@ OBJECTS = [
     ("Python objects", objects(np.array([{}, 1], object))),
     ("Python objects", objects(np.array([(1, 2.0)], "i4,O"))),
 ]
+TWO = b"APRT" + struct.pack("<IIff", 1, 2, 1.0, 1.0)  # elements of layer 1
 SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy looks for Python 2 in them, for 15 s
 NPY = [
     *OBJECTS,
@@ -156,82 +157,36 @@ def saved() -> Format:
 
 # --- APRT -------------------------------------------------------------------------------------
 
-
-def aprt_file(content: str) -> Callable[[Path], None]:
-    """A folder of one file of these bytes, without a manifest."""
-
-    def change(folder: Path) -> None:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        (folder / "final_norm.bin").write_bytes(bytes.fromhex(content))
-
-    return change
-
-
-def first(key: str, value: object) -> Callable[[Path], None]:
-    """The manifest says this of its first file."""
-
-    def change(folder: Path) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["files"][0][key] = value
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-
-    return change
-
-
-def moved(old: str, new: str) -> Callable[[Path], None]:
-    """Folders without a manifest, one of which has another name."""
-
-    def change(folder: Path) -> None:
-        (folder / "manifest.json").unlink()
-        (folder / old).rename(folder / new)
-
-    return change
-
-
-def claimed_twice(folder: Path) -> None:
-    shutil.copy(folder / "layer-1/post_ffn_residual.bin", folder / "layer-1/layer_output.bin")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (twin,) = (one for one in manifest["files"] if one["file"] == "layer-1/post_ffn_residual.bin")
-    manifest["files"].append(twin | {"file": "layer-1/layer_output.bin", "stage": "layer_output"})
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-UP = "layer-1/ffn_up.bin"
-TWO = b"APRT" + struct.pack("<IIff", 1, 2, 1.0, 1.0)  # elements of layer 1
 HEADER = "expected APRT and a header of 12 bytes"
-ENTRY = {
-    "file": ["../dump/x.bin", 3],
-    "stage": ["ffn_gate"],
-    "layer": [1],
-    "events": [["logits"], [], "embed.tok"],
-    "shape": [[7, 31], [-7, -32], None, [7.0, 32]],
-    "positions": [[6]],
-    "dtype": ["float64"],
-}
-APRT = [
-    (f"{HEADER}, found b''", aprt_file("")),
-    (HEADER, aprt_file("41505254 ffffffff 0200")),
-    (f"{HEADER}, found b'APS", aprt_file("41505300 ffffffff 00000000")),
-    ("expected 20 bytes for 2 elements, found 19", aprt_file(FINAL_NORM[:-2])),
-    ("expected 20 bytes for 2 elements, found 21", aprt_file(FINAL_NORM + "00")),
-    ("expected 17,179,869,192 bytes for 4,294,967,295 elements", aprt_file("41505254 ffffffff ffffffff 00")),
-    ("a header of the whole model, found that of layer 3", aprt_file("41505254 03000000 00000000")),
-    ("expected a header of layer 4, found that of layer 1", moved("layer-1", "layer-4")),
-    ("expected layer-0, layer-1 ..., found 'layer-x'", moved("layer-1", "layer-x")),
+BARE = [
+    (f"{HEADER}, found b''", b""),
+    (HEADER, b"APRT\xff\xff\xff\xff\2\0"),
+    (f"{HEADER}, found b'APS", b"APS\0\xff\xff\xff\xff" + bytes(4)),
+    ("expected 20 bytes for 2 elements, found 19", bytes.fromhex(FINAL_NORM)[:-1]),
+    ("expected 20 bytes for 2 elements, found 21", bytes.fromhex(FINAL_NORM) + b"\0"),
+    ("expected 17,179,869,192 bytes for 4,294,967,295 elements", b"APRT" + b"\xff" * 8 + b"\0"),
+    ("a header of the whole model, found that of layer 3", b"APRT\3\0\0\0" + bytes(4)),
+    ("expected a header of layer 4, found that of layer 1", {}, {"layer-4/ffn_up.bin": TWO}),
+    ("expected layer-0, layer-1 ..., found 'layer-x'", {}, {"layer-x/ffn_up.bin": TWO}),
     ("expected a file of APRT", lambda folder: (folder / "a.bin").mkdir()),
+]
+
+
+def bare_aprt() -> Format:
+    """A folder of one file, without a manifest."""
+    files = {"final_norm.bin": bytes.fromhex(FINAL_NORM)}
+    return Format({}, files, write_files, BARE, name="dump", inside="final_norm.bin", opened=open_aprt)
+
+
+UP, FIRST, LAST = "layer-1/ffn_up.bin", "embedding.bin", "layer-1/post_ffn_residual.bin"
+ALIAS = "layer-1/layer_output.bin"
+APRT = [
     (f"manifest.json: {UP}: shape: expected 2 elements", {}, {UP: TWO}),
     (f"'{UP}' is missing, which manifest.json names", {}, {UP: GONE}),
-    *(
-        ("manifest", first(key, value))
-        for key, values in ENTRY.items()
-        for value in values
-    ),
-    ("layer1.mlp.residual is in layer-1/post_ffn_residual.bin and in layer-1/", claimed_twice),
     ("tokens: expected whole numbers, found None", {"tokens": None}),
     ("tokens: expected whole numbers, found [1, -1]", {"tokens": [1, -1]}),
     ("lm_head.bin: positions: expected [1], found [6]", {"tokens": [1, 2]}),
-    ("files: expected a list", {"files": {}}),
+    ("files: expected a list", {"files": 3}),
     ("notes: expected a list of sentences, found 'x'", {"notes": "x"}),
     ("notes: expected a list of sentences, found [1]", {"notes": [1]}),
     ("left_out: expected a list, found {}", {"left_out": {}}),
@@ -239,25 +194,40 @@ APRT = [
     ("left_out: expected names and reasons, found {'name': 'x'}", {"left_out": [{"name": "x"}]}),
     ("files: expected one entry for each file, found 1", {"files": [1]}),
     ("expected the schema microgpt.aprt/1, found 'microgpt.aprt/2'", {"schema": "microgpt.aprt/2"}),
-]  # fmt: skip
-
-
+]
+ENTRY = {
+    "file": ["../dump/x.bin", 3],
+    "stage": ["ffn_gate"],
+    "layer": [1],
+    "events": [["logits"], [], "embed.pos"],
+    "shape": [[7, 31], [-7, -32], None, [7.0, 32]],
+    "positions": [[6]],
+    "dtype": ["float64"],
+}
 EVENTS = ["embed.tok", "layer*.attn.out", "layer1.mlp.*", "final.norm", "logits"]
 
 
 def aprt() -> Format:
-    """What the tool saved of seven tokens of a qwen2; the tensors are its files."""
+    """What the tool saved of seven tokens of a qwen2: a manifest, with its entries by file, and the files."""
     with TemporaryDirectory() as name:
         model = load(write_model(Path(name) / "model", *tiny_model("qwen2")))
         folder = Path(name) / "dump"
         write_aprt(trace(model, tokens=TOKENS, names=EVENTS, values=True), folder)
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.bin")}
         manifest = json.loads((folder / "manifest.json").read_text())
-    return Format(manifest, files, write_files, APRT, name="dump", opened=open_aprt)
+    entries = {entry["file"].replace("/", " "): entry for entry in manifest["files"]}
+    wrong = {f"files/{FIRST}/{key}": values for key, values in ENTRY.items()}
+    twin = entries[LAST.replace("/", " ")] | {"file": ALIAS, "stage": "layer_output"}
+    twice = (f"layer1.mlp.residual is in {LAST} and in layer-1/", {"files/twin": twin}, {ALIAS: files[LAST]})
+    said = manifest | {"files": entries}
+    return Format(said, files, write_files, [*APRT, twice], wrong, name="dump", opened=open_aprt)
 
 
 def write_files(folder: Path, manifest: dict[str, Any], files: dict[str, bytes]) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if manifest:
+        entries = manifest["files"]
+        said = manifest | {"files": list(entries.values()) if isinstance(entries, dict) else entries}
+        (folder / "manifest.json").write_text(json.dumps(said))

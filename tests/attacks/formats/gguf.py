@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,70 +169,43 @@ def write(path: Path, metadata: dict, tensors: dict) -> None:
 
 # --- Split files ------------------------------------------------------------------------------
 
-
-def of_one(path: Path) -> tuple[dict, dict]:
-    """Metadata and tensors of a part alone: under a name that says nothing of parts, as one of one."""
-    alone = path.with_name("alone")
-    alone.write_bytes(path.read_bytes().replace(b"split.", b"parts."))
-    header = read_gguf_header(alone)
-    metadata = {key.replace("parts.", "split."): value for key, value in header.metadata.items()}
-    return metadata, {tensor.name: tensor for tensor in header.tensors}
-
-
-def part(folder: Path, number: int) -> Path:
-    return folder / f"split-{number:05}-of-00003.gguf"
-
-
-def second(metadata: dict | None = None, tensors: Callable[[dict, dict], dict] = lambda first, own: own):
-    """The second part says something else, or has other tensors, by a function of the first's and its own."""
-
-    def change(folder: Path) -> None:
-        (_, first), (said, own) = of_one(part(folder, 1)), of_one(part(folder, 2))
-        write(part(folder, 2), said | (metadata or {}), tensors(first, own))
-
-    return change
-
-
-def placed(*numbers: int) -> Callable[[Path], None]:
-    """The parts stand in the order of these numbers; 0: the part is missing."""
-
-    def change(folder: Path) -> None:
-        contents = [part(folder, number).read_bytes() if number else b"" for number in numbers]
-        for at, content in enumerate(contents, 1):
-            part(folder, at).write_bytes(content) if content else part(folder, at).unlink()
-
-    return change
-
-
+PART = "split-0000{}-of-00003.gguf"
 SPLIT = [
-    ("split-00001-of-00003.gguf: no such file", placed(0, 2, 3)),
-    ("split-00002-of-00003.gguf: no such file", placed(1, 0, 3)),
-    ("split-00003-of-00003.gguf: no such file", placed(1, 2, 0)),
-    ("expected part 2 of 3, found part 3 of 3", placed(1, 3, 2)),
-    ("expected part 2 of 3, found part 1 of 3", placed(1, 1, 1)),
-    ("expected part 1 of 3, found part 3 of 3", placed(3, 2, 3)),
-    ("expected part 2 of 3, found part 2 of 2", second({"split.count": 2})),
-    ("expected part 2 of 3, found part 2 of 99999", second({"split.count": 99999})),
-    ("split.count differs", second({"split.count": [3, 4]})),
-    ("split.no: expected a whole number, found '1'", second({"split.no": "1"})),
-    ("expected part 2 of 3, found part 3 of 3", second({"split.no": 2})),
-    ("is in another part, too", second(tensors=lambda first, own: own | dict(list(first.items())[:1]))),
-    ("tensors in all parts, found", second(tensors=lambda _, own: dict(list(own.items())[1:]))),
+    *((f"{PART.format(number)}: no such file", {number: GONE}) for number in "123"),
+    ("expected part 2 of 3, found part 3 of 3", {"2/split.no": 2, "3/split.no": 1}),
+    ("expected part 2 of 3, found part 1 of 3", {"2/split.no": 0, "3/split.no": 0}),
+    ("expected part 1 of 3, found part 3 of 3", {"1/split.no": 2}),
+    ("expected part 2 of 3, found part 2 of 2", {"2/split.count": 2}),
+    ("expected part 2 of 3, found part 2 of 99999", {"2/split.count": 99999}),
+    ("split.count differs", {"2/split.count": [3, 4]}),
+    ("split.no: expected a whole number, found '1'", {"2/split.no": "1"}),
     (
         "part of 3, but is not named NAME-00001-of-00003.gguf",
-        lambda folder: part(folder, 1).rename(folder / "copy.gguf"),
+        lambda folder: (folder / PART.format(1)).rename(folder / "copy.gguf"),
     ),
 ]
 
 
 def split() -> Format:
-    """A llama in three parts, opened by any that is there."""
+    """A qwen2 in three parts, of which the first that is there is opened."""
+    whole = gguf()
+    parts = {"split.count": 3, "split.tensors.count": len(whole.tensors)}
+    said = {number: parts | {"split.no": int(number) - 1} for number in "123"}
+    said["1"] |= whole.metadata
+    tensors = {f"{i % 3 + 1} {name}": tensor for i, (name, tensor) in enumerate(whole.tensors.items())}
 
-    def write(folder: Path, metadata: dict, tensors: dict) -> None:
+    def write_parts(folder: Path, metadata: dict, tensors: dict) -> None:
         folder.mkdir()
-        write_gguf(folder / "split.gguf", metadata, tensors, split=8)
+        for number, own in metadata.items():
+            held = {name[2:]: tensor for name, tensor in tensors.items() if name[0] == number}
+            write(folder / PART.format(number), own, held)
 
     def opened(folder: Path) -> object:
         return load(min(folder.glob("*.gguf")))
 
-    return Format(*tiny_model("llama_gqa"), write, SPLIT, opened=opened)
+    first, name = next(iter(tensors.values())), next(key for key in tensors if key[0] == "2")
+    moved = [
+        ("is in another part, too", {}, {f"3 {name[2:]}": first}),
+        ("tensors in all parts, found", {}, {name: GONE}),
+    ]
+    return Format(said, tensors, write_parts, [*SPLIT, *moved], opened=opened)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,25 @@ from support.tiny_models import CASES, FIRST_WINDOWED, YARN, rope_5, tiny_model,
 
 from .format import GONE, WRONG, Format
 
-BIAS = np.zeros(32, np.float32)
 NEEDED = ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size"]
 NEEDED += ["max_position_embeddings", "rms_norm_eps"]
+UP = "model.layers.1.mlp.up_proj.weight"
+EXTRA = {
+    "model.layers.1.self_attn.qq_proj.weight": "(nearest: model.layers.1.self_attn.q_proj.weight",
+    "model.layers.0.mlp.experts.0.up_proj.weight": "is none of a Llama or Qwen2-class decoder (nearest: ",
+    "output_norm.weight": "tensors 'model.norm.weight' and 'output_norm.weight' are the same",
+    "lm_head.bias": "(nearest: lm_head.weight",
+    UP.replace("1", "2"): "one too many for 2 layers of llama (nearest: layer1.mlp_wup",
+    UP.replace("1", "3"): "there are tensors of layer 3, but none of layer 2",
+    "x" * 10**4: "is none of",
+}
+HEADS = {"num_attention_heads": 2 * 10**9, "head_dim": 2}
+LINEAR = {"rope_scaling": {"type": "linear", "factor": 2.0}}
+CHUNKED = ["full_attention", "chunked_attention"]
 
 
 def yarn(**changes: object) -> dict[str, Any]:
     return rope_5(10.0, "yarn", **YARN, **changes)
-
-
-def text(content: str | bytes) -> Callable[[Path], object]:
-    """A config.json of this content."""
-    return lambda folder: (folder / "config.json").write_bytes(
-        content if isinstance(content, bytes) else content.encode()
-    )
-
-
-def deep(key: str, depth: int = 950) -> Callable[[Path], object]:
-    """A config with a value that is nested nearly as deep as json reads."""
-    said = json.dumps(CASES["llama_gqa"] | {key: "DEEP"})
-    return text(said.replace('"DEEP"', "[" * depth + "]" * depth))
 
 
 CONFIGS = {
@@ -50,54 +49,13 @@ CONFIGS = {
         ("partial_rotary_factor 0.5: RoPE over a part", {"partial_rotary_factor": 0.5}),
         ("partial_rotary_factor 0.5", rope_5(10.0, partial_rotary_factor=0.5)),
         ("rope_theta: 10000.0 and 500.0 contradict each other", {"rope_theta": 500.0}),
-        (
-            "rope_scaling and rope_parameters contradict each other",
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-        ),
+        ("rope_scaling and rope_parameters contradict each other", LINEAR),
         ("a llama's rules", {"layer_types": FIRST_WINDOWED, "sliding_window": 4}),
         ("expected shape [32, 32], found [16, 32]", {"num_key_value_heads": GONE}),
-        (
-            "2,000,000,000 heads of 2 channels need 4,000,000,000 rows of q",
-            {"num_attention_heads": 2 * 10**9, "head_dim": 2},
-        ),
+        ("2,000,000,000 heads of 2 channels need 4,000,000,000 rows of q", HEADS),
         ("", {"rms_norm_eps": 10**400}),
-        ("expected a JSON object (Expecting value", text("")),
-        ("expected a JSON object, found [1, 2]", text("[1, 2]")),
-        ("expected a JSON object, found 'llama'", text('"llama"')),
-        ("values nested more than 64 deep", text("[" * 10**5)),
-        ("values nested more than 64 deep", text('{"a":' * 10**5)),
-        ("expected a JSON object (an integer of 100,000 digits", text("1" * 10**5)),
-        ("expected a JSON object ('utf-8' codec", text(b"\xff\xfe{}")),
-        ("expected a JSON object ('a' is there twice)", text('{"a": 1, "a": 2}')),
-        ("architecture None is not supported", text("{}")),
-        *(("", deep(key)) for key in ("hidden_act", "model_type", "rope_parameters", "layer_types")),
-        ("", deep("hidden_size", 990)),
-        (
-            "tensor 'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup",
-            {},
-            {"model.layers.1.mlp.up_proj.weight": GONE},
-        ),
-        *(
-            (words, {}, {name: BIAS})
-            for words, name in (
-                (
-                    "(nearest: model.layers.1.self_attn.q_proj.weight",
-                    "model.layers.1.self_attn.qq_proj.weight",
-                ),
-                (
-                    "is none of a Llama or Qwen2-class decoder (nearest: ",
-                    "model.layers.0.mlp.experts.0.up_proj.weight",
-                ),
-                ("tensors 'model.norm.weight' and 'output_norm.weight' are the same", "output_norm.weight"),
-                ("(nearest: lm_head.weight", "lm_head.bias"),
-                (
-                    "one too many for 2 layers of llama (nearest: layer1.mlp_wup",
-                    "model.layers.2.mlp.up_proj.weight",
-                ),
-                ("there are tensors of layer 3, but none of layer 2", "model.layers.3.mlp.up_proj.weight"),
-                ("is none of", "x" * 10**4),
-            )
-        ),
+        ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {UP: GONE}),
+        *((words, {}, {name: np.zeros(32, np.float32)}) for name, words in EXTRA.items()),
     ],
     "llama_tied": [("tensor 'lm_head' is missing", {"tie_word_embeddings": False})],
     "llama_mha_bias": [("does not speak of a bias 'layer0.mlp_bdown'", {"mlp_bias": False})],
@@ -115,7 +73,7 @@ CONFIGS = {
     "qwen3": [
         ("'head_dim' is missing", {"head_dim": None}),
         ("cannot use full_attention", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}),
-        ("expected 2 of", {"layer_types": ["full_attention", "chunked_attention"]}),
+        ("expected 2 of", {"layer_types": CHUNKED}),
     ],
 }
 UNREAD = {"architectures", "bos_token_id", "eos_token_id"}
@@ -134,21 +92,39 @@ def huggingface(case: str) -> Format:
     return Format(config, weights, write_folder, CONFIGS.get(case, []), wrong)
 
 
-C_ATTN = "transformer.h.1.attn.c_attn.weight"
+def deep(key: str, depth: int) -> bytes:
+    """A config with a value that is nested nearly as deep as json reads."""
+    said = json.dumps(CASES["llama_gqa"] | {key: "DEEP"})
+    return said.replace('"DEEP"', "[" * depth + "]" * depth).encode()
+
+
+NO_CONFIGS = [
+    ("expected a JSON object (Expecting value", b""),
+    ("expected a JSON object, found [1, 2]", b"[1, 2]"),
+    ("expected a JSON object, found 'llama'", b'"llama"'),
+    ("values nested more than 64 deep", b"[" * 10**5),
+    ("values nested more than 64 deep", b'{"a":' * 10**5),
+    ("expected a JSON object (an integer of 100,000 digits", b"1" * 10**5),
+    ("expected a JSON object ('utf-8' codec", b"\xff\xfe{}"),
+    ("expected a JSON object ('a' is there twice)", b'{"a": 1, "a": 2}'),
+    ("architecture None is not supported", b"{}"),
+    *(("", deep(key, 950)) for key in ("hidden_act", "model_type", "rope_parameters", "layer_types")),
+    ("", deep("hidden_size", 990)),
+]
+
+
+def no_config() -> Format:
+    return Format(*tiny_model("llama_gqa"), write_folder, NO_CONFIGS, inside="config.json")
 
 
 def gpt2() -> Format:
     """A model whose matrices are stored as [in, out]."""
-    config, weights = tiny_gpt2("gpt2")
+    name = "transformer.h.1.attn.c_attn.weight"
+    said = f"'{name}': expected a matrix [in, out], found"
     rows = [
-        (
-            f"'{C_ATTN}': expected a matrix [in, out], found {list(shape)}",
-            {},
-            {C_ATTN: np.ones(shape, np.float32)},
-        )
-        for shape in ((32,), (2, 4, 4), ())
+        (f"{said} {list(shape)}", {}, {name: np.ones(shape, np.float32)}) for shape in ((32,), (2, 4, 4), ())
     ]
-    return Format(config, weights, write_folder, rows)
+    return Format(*tiny_gpt2("gpt2"), write_folder, rows)
 
 
 # --- Headers of safetensors -------------------------------------------------------------------
@@ -203,13 +179,11 @@ HEADERS = [
     ("'t' has type ['F32'], which is not supported", one(["F32"])),
     (r"tensor 'a\nb\x1b' has type 'I8'", packed({"a\nb\x1b": entry("I8", [16], [0, 16])})),
 ]
+FILES = "model.safetensors or model.safetensors.index.json, found 'config.json', 'pytorch_model.bin'"
 
 
 def without_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-FILES = "model.safetensors or model.safetensors.index.json, found 'config.json', 'pytorch_model.bin'"
 
 
 def safetensors() -> Format:
@@ -220,67 +194,30 @@ def safetensors() -> Format:
 # --- Shards and their index -------------------------------------------------------------------
 
 INDEX = "model.safetensors.index.json"
-
-
-def shard(number: int) -> str:
-    return f"model-{number:05}-of-00003.safetensors"
-
-
-def placed(**homes: object) -> Callable[[Path], None]:
-    """The index says that tensors are in other files (GONE: it does not know them)."""
-    return lambda folder: reindex(
-        folder, lambda known: {n: h for n, h in (known | homes).items() if h is not GONE}
-    )
-
-
-def head_in(home: object) -> Callable[[Path], None]:
-    return placed(**{"lm_head.weight": home})
-
-
-def reindex(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    known = json.loads((folder / INDEX).read_text())["weight_map"]
-    (folder / INDEX).write_text(json.dumps({"weight_map": change(known)}))
-
-
-def second_is(other: Callable[[Path, Path], object]) -> Callable[[Path], None]:
-    """Something else stands in the place of the second shard."""
-
-    def change(folder: Path) -> None:
-        (folder / shard(2)).unlink()
-        other(folder / shard(2), folder)
-
-    return change
-
-
-def copied(path: Path, folder: Path) -> None:
-    path.write_bytes((folder / shard(1)).read_bytes())
-
-
+FIRST, SECOND, THIRD = (f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
 NOWHERE = ["../model.safetensors", "/model.safetensors", "a/b.safetensors", "", ".", "x.bin"]
 NOWHERE += ["a\nb.safetensors", "config.json"]
+NO_MAPS = [b'{"weight_map": []}', b'{"weight_map": {"a": 1}}', b'{"weight_map": null}', b'{"x": 1}']
 SHARDS = [
-    *((f"{name!r} is not a safetensors file of this folder", head_in(name)) for name in NOWHERE),
-    *((f"{name}: ", head_in(name)) for name in ("none.safetensors", "n" * 300 + ".safetensors")),
-    (f"{shard(2)}: no such file", second_is(lambda path, _: None)),
-    (f"of {shard(2)} is not placed there", second_is(copied)),
-    (shard(2), second_is(lambda path, _: path.symlink_to(path.name))),
-    (f"{shard(3)}: tensor 'more' of the index is not there", placed(more=shard(3))),
-    ("tensor 'lm_head.weight' of", head_in(GONE)),
-    ("is not placed there", head_in(shard(1))),
-    *(
-        (
-            "expected a weight_map from tensors to files",
-            lambda folder, value=value: reindex(folder, lambda _: value),
-        )
-        for value in ([], {"a": 1}, None, 3, "a")
-    ),
-    *(
-        ("", lambda folder, value=value: (folder / INDEX).write_text(json.dumps(value)))
-        for value in (None, 3, "a", [1], {"x": 1}, {"weight_map": {"lm_head.weight": [{}]}})
-    ),
+    *((f"{name!r} is not a safetensors file of this folder", {"lm_head.weight": name}) for name in NOWHERE),
+    *((f"{name}: ", {"lm_head.weight": name}) for name in ("none.safetensors", "n" * 300 + ".safetensors")),
+    (f"{SECOND}: no such file", lambda folder: (folder / SECOND).unlink()),
+    (f"of {SECOND} is not placed there", lambda folder: shutil.copy(folder / FIRST, folder / SECOND)),
+    (f"{THIRD}: tensor 'more' of the index is not there", {"more": THIRD}),
+    ("tensor 'lm_head.weight' of", {"lm_head.weight": GONE}),
+    ("is not placed there", {"lm_head.weight": FIRST}),
+    *(("expected a weight_map from tensors to files", content) for content in NO_MAPS),
+    *(("", content) for content in (b"null", b"3", b'"a"', b"[1]", b'{"weight_map": {"a": [{}]}}')),
 ]
 
 
 def sharded() -> Format:
+    """A folder of three shards; the metadata are its index."""
     config, weights = tiny_model("llama_gqa")
-    return Format(config, weights, lambda *parts: write_folder(*parts, shards=3), SHARDS)
+    places = (FIRST, SECOND, THIRD) * len(weights)
+
+    def write(folder: Path, index: dict[str, Any], tensors: dict[str, Any]) -> None:
+        write_folder(folder, config, tensors, shards=3)
+        (folder / INDEX).write_text(json.dumps({"weight_map": index}))
+
+    return Format(dict(zip(weights, places, strict=False)), weights, write, SHARDS, inside=INDEX)

@@ -83,9 +83,20 @@ def opened(path: Path) -> None:
     survey_bytes(found)
 
 
-def write(path: Path, said: dict, tensors: dict) -> None:
+def parts(content: bytes) -> tuple[dict, dict]:
+    """What a survey says, and its tensors."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["survey"]), load(content)
+
+
+def whole(said: dict, tensors: dict) -> bytes:
+    """A survey of these parts, with the digest that goes with them."""
     says = {key: value for key, value in said.items() if key != "digest"}
-    path.write_bytes(save(tensors, {"survey": json.dumps(says | {"digest": _digest(tensors, says)})}))
+    return save(tensors, {"survey": json.dumps(says | {"digest": _digest(tensors, says)})})
+
+
+def write(path: Path, said: dict, tensors: dict) -> None:
+    path.write_bytes(whole(said, tensors))
 
 
 def survey() -> Format:
@@ -94,10 +105,7 @@ def survey() -> Format:
         events = [EVENT, "layer0.attn.weights", "embed.*", "*.residual", "logits"]
         found = surveyed(init(), MANY, Path(folder), events=events, histograms=["logits"], top=2)
     content = survey_bytes(found)
-    said = json.loads(
-        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["survey"]
-    )
-    held = load(content)
+    said, held = parts(content)
     excerpt = f"{EVENT}/top.top.excerpt"
     tensors = [
         *({name: misfit} for name in TENSORS for misfit in MISFITS),
