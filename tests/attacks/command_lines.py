@@ -50,27 +50,12 @@ KEYS = (
     "num_heads=[", "rope_scaling={}", "rope_type=2", "architecture=[]", "head_dim=" + "[" * 3000, "\x1b=[/]",
     "rope_theta=1e-320",
 )  # fmt: skip
-LETTERS = tuple(
-    [
-        "*.attn.q=HTD",
-        "*=TC",
-        "*.scores=HTS",
-        "logits=VT",
-        "=",
-        "a",
-        "a=",
-        "=TC",
-        "*=X",
-        "[=TC",
-        "*.attn.q=THD",
-    ]
-)
+LETTERS = ("*.attn.q=THD", "*=TC", "*.scores=HTS", "logits=VT", "=", "a", "a=", "=TC", "*=X", "[=TC")
 WORKS = {"--steps", "--count", "-n", "--generate"}  # a huge one is a right and endless request
 SIZES = {"--n-layer", "--n-embd", "--batch-size", "--block-size"}
 TARGETS = {"--out", "--save", "--save-aprt", "--log", "--imatrix", "--html"}
-BY_SITE = set(
-    ["--layer", "--show", "--filter", "--event", "--sites", "--ablate", "--ablate-mean", "--save-tensor"]
-)
+BY_SITE = {"--layer", "--show", "--filter", "--event", "--sites", "--save-tensor"}
+BY_SITE |= {"--ablate", "--ablate-mean"}
 BY_NAME = {
     "--tokens": LISTS, "--positions": LISTS, "--position": LISTS, "--layers": LISTS, "--set": KEYS,
     "--layout": LETTERS, "--fail-on": ("anomaly", "x", ""),

@@ -146,27 +146,22 @@ def test_a_default_that_is_taken_is_noted(key, path, whole):
     assert [text for text in model.assumed if text.startswith(note)] == list(model.assumed)
 
 
-ROPE = {
-    "linear": ({"type": "linear", "factor": 4.0}, ("linear", 4.0)),
-    "none": ({"type": "none"}, ("default", 1.0)),
-    "none in spite of a factor": ({"type": "none", "factor": 4.0}, ("default", 1.0)),
-    "a factor without a type": ({"factor": 4.0}, ("linear", 4.0)),
-    "a factor of 1 without a type": ({"factor": 1.0}, ("default", 1.0)),
-}
+ROPE = [
+    ({"scaling.type": "linear", "scaling.factor": 4.0}, ("linear", 4.0)),
+    ({"scaling.type": "none"}, ("default", 1.0)),
+    ({"scaling.type": "none", "scaling.factor": 4.0}, ("default", 1.0)),
+    ({"scaling.factor": 4.0}, ("linear", 4.0)),
+    ({"scaling.factor": 1.0}, ("default", 1.0)),
+    ({"scale_linear": 2.0}, ("linear", 2.0)),  # the old name
+]
 
 
-@pytest.mark.parametrize(("keys", "expected"), ROPE.values(), ids=ROPE)
+@pytest.mark.parametrize(("keys", "expected"), ROPE)
 def test_rope_scaling_as_llama_cpp_reads_it(keys, expected, path, whole):
-    model = load(changed(path, whole, {f"qwen2.rope.scaling.{key}": value for key, value in keys.items()}))
+    model = load(changed(path, whole, {f"qwen2.rope.{key}": value for key, value in keys.items()}))
     assert (model.config.rope.kind, model.config.rope.factor) == expected
-    assert ("rope.scaling.type = linear" in str(model.assumed)) == (
-        expected[0] == "linear" and "type" not in keys
-    )
-
-
-def test_the_old_name_of_a_linear_factor(path, whole):
-    rope = load(changed(path, whole, {"qwen2.rope.scale_linear": 2.0})).config.rope
-    assert (rope.kind, rope.factor) == ("linear", 2.0)
+    guessed = expected[0] == "linear" and "scaling.type" not in keys
+    assert ("rope.scaling.type = linear" in str(model.assumed)) == guessed
 
 
 def test_yarn_with_an_attention_factor_multiplies_its_own(path, whole):
@@ -209,15 +204,10 @@ def test_scales_that_are_nan_load_and_are_counted(path):
 # --- Split files ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def parts(tmp_path):
-    first = write_gguf(tmp_path / "split.gguf", *tiny_model("llama_gqa"), split=8)
-    return sorted(first.parent.glob("*.gguf"))
-
-
-def test_any_part_opens_the_whole(parts, tmp_path):
+def test_any_part_opens_the_whole(tmp_path):
     single = load(write_gguf(tmp_path / "one.bin", *tiny_model("llama_gqa")))
-    for part in parts:
+    write_gguf(tmp_path / "split.gguf", *tiny_model("llama_gqa"), split=8)
+    for part in sorted(tmp_path.glob("*.gguf")):
         model = load(part)
         assert model.config == single.config
         for name, tensor in single.tensors.items():
