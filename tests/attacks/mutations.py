@@ -26,6 +26,7 @@ from microgpt_trace.readers.gguf import TYPES, read_gguf_header
 from microgpt_trace.surveying.survey_mark import is_survey
 
 from .formats import surveys
+from .formats.places import PLACES
 from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
 
 TOKEN = re.compile(
@@ -225,26 +226,6 @@ def mutate_again(rng: Random, path: Path, other: Path) -> str:
         return f"{said}, {mutate(rng, path, other)}" if rng.random() < 0.2 else said
     except Exception:  # it cannot be read, let alone changed as its kind says
         return said
-
-
-# What stands in the place of a file, by name
-PLACES: dict[str, Callable[[Path], object]] = {
-    "folder": Path.mkdir,
-    "loop": lambda path: path.symlink_to(path.name),
-    "dangling link": lambda path: path.symlink_to("nowhere"),
-    "empty": Path.touch,
-    "null": lambda path: path.symlink_to("/dev/null"),
-    "zeros": lambda path: path.symlink_to("/dev/zero"),
-    "socket": lambda path: _socket(path),
-    **({"fifo": os.mkfifo} if hasattr(os, "mkfifo") else {}),
-}
-
-
-def _socket(path: Path) -> None:
-    import socket
-
-    with socket.socket(socket.AF_UNIX) as held:  # its name may be short alone
-        held.bind(os.path.relpath(path))
 
 
 def replace(rng: Random, path: Path, other: Path) -> str:

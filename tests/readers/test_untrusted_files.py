@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from attacks.mutations import PLACES
+from attacks.formats.places import PLACES
 from safetensors.numpy import save_file
 from support.commands import microgpt, process, refused
 from support.gguf_files import raw, string, u32, u64

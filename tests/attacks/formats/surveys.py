@@ -117,15 +117,9 @@ def survey() -> Format:
     ]
     refused = [
         *(("", content[:at]) for at in (0, 1, 7, 8, 9, 100, 5000, -1, -8, -len(content) // 2)),
-        *(
-            ("", text)
-            for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"microgpt.survey' * 9)
-        ),
+        *(("", text) for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"' * 9)),
         *(("", {}, changes) for changes in tensors),
-        *(
-            (name.partition(".")[0], {}, {name: np.full_like(held[name], value)})
-            for name, value in SUMS.items()
-        ),
+        *((name[:7], {}, {name: np.full_like(held[name], value)}) for name, value in SUMS.items()),
         ("some of it changed", content.replace(b"survey-file/2", b"survey-file/1")),
     ]
     return Format(said, held, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60)
