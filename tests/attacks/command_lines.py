@@ -50,7 +50,8 @@ KEYS = (
     "num_heads=[", "rope_scaling={}", "rope_type=2", "architecture=[]", "head_dim=" + "[" * 3000, "\x1b=[/]",
     "rope_theta=1e-320",
 )  # fmt: skip
-LETTERS = ("*.attn.q=THD", "*=TC", "*.scores=HTS", "logits=VT", "=", "a", "a=", "=TC", "*=X", "[=TC")
+LETTERS = ("*.attn.q=HTD", "*=TC", "*.scores=HTS", "logits=VT", "=", "a", "a=", "=TC", "*=X", "[=TC")
+LETTERS += ("*.attn.q=THD",)
 WORKS = {"--steps", "--count", "-n", "--generate"}  # a huge one is a right and endless request
 SIZES = {"--n-layer", "--n-embd", "--batch-size", "--block-size"}
 TARGETS = {"--out", "--save", "--save-aprt", "--log", "--imatrix", "--html"}

@@ -127,7 +127,7 @@ def _apr(rng: Random, path: Path) -> bytes:
         name = rng.choice(list(tensors))
         dtype, shape, content = tensors.pop(name)
         shape = tuple(rng.choice((size, rng.choice(INTS))) for size in shape)
-        name, dtype = rng.choice((name, rng.choice(NAMES[:5]))), rng.choice((dtype, rng.randrange(40)))
+        dtype, name = rng.choice((dtype, rng.randrange(40))), rng.choice((name, rng.choice(NAMES[:5])))
         return apr_bytes(APR_METADATA, tensors | {name: (dtype, shape, content)})
     content = bytearray(mutate_bytes(rng, path.read_bytes(), b"APR\0"))
     if len(content) > 68:
@@ -228,9 +228,12 @@ def mutate_again(rng: Random, path: Path, other: Path) -> str:
         return said
 
 
+KINDS = ("folder", "loop", "dangling link", "empty", "sparse", "null", "zeros", "another", "link", "socket")
+
+
 def replace(rng: Random, path: Path, other: Path) -> str:
     """Put something else in the place of a file or folder. Returns what."""
-    kind = rng.choice([*PLACES, "sparse", "another", "link"])
+    kind = rng.choice([*KINDS, *["fifo"] * hasattr(os, "mkfifo")])
     if kind == "link":
         kept = path.rename(path.with_name(f"kept{path.suffix}"))
         path.symlink_to(kept.name)

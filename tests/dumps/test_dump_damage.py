@@ -131,7 +131,8 @@ def test_is_aprt(tmp_path):
     (tmp_path / "other/weights.bin").write_bytes(b"GGUF")
     for name in ("other", "gone", "other/weights.bin"):
         assert not is_aprt(tmp_path / name)
-    for name in ("other", "gone"):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "gone"):
         assert "found none" in refuses(tmp_path / name, open_aprt)
 
 

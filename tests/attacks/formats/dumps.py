@@ -160,8 +160,7 @@ def bare_aprt() -> Format:
     return Format({}, files, write_files, BARE, name="dump", inside="final_norm.bin", opened=open_aprt)
 
 
-UP, FIRST, LAST = "layer-1/ffn_up.bin", "embedding.bin", "layer-1/post_ffn_residual.bin"
-ALIAS = "layer-1/layer_output.bin"
+UP, LAST, ALIAS = (f"layer-1/{name}.bin" for name in ("ffn_up", "post_ffn_residual", "layer_output"))
 APRT = [
     (f"manifest.json: {UP}: shape: expected 2 elements", {}, {UP: TWO}),
     (f"'{UP}' is missing, which manifest.json names", {}, {UP: GONE}),
@@ -198,7 +197,7 @@ def aprt() -> Format:
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.bin")}
         manifest = json.loads((folder / "manifest.json").read_text())
     entries = {entry["file"].replace("/", " "): entry for entry in manifest["files"]}
-    wrong = {f"files/{FIRST}/{key}": values for key, values in ENTRY.items()}
+    wrong = {f"files/{next(iter(entries))}/{key}": values for key, values in ENTRY.items()}
     twin = entries[LAST.replace("/", " ")] | {"file": ALIAS, "stage": "layer_output"}
     twice = (f"layer1.mlp.residual is in {LAST} and in layer-1/", {"files/twin": twin}, {ALIAS: files[LAST]})
     said = manifest | {"files": entries}

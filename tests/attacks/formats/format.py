@@ -20,7 +20,7 @@ class Format:
     `wrong` has for keys of the metadata the values that are refused, in whatever words."""
 
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, Any]
+    tensors: dict[str, Any]
     write: Callable[[Path, dict[str, Any], dict[str, Any]], object]
     refused: Sequence[tuple[Any, ...]] = ()
     wrong: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Format:
         path = folder / self.name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         values = change if isinstance(change, dict) else {}
-        self.write(path, replaced(self.metadata, values), replaced(self.tensors, dict(tensors)))
+        self.write(path, replaced(self.metadata, values), present(self.tensors | dict(tensors)))
         if isinstance(change, bytes):
             (path / self.inside).write_bytes(change)
         elif callable(change):
@@ -48,9 +48,9 @@ def replaced(whole: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any
     found = dict(whole)
     for key, value in changes.items():
         outer, _, inner = key.partition("/")
-        nested = inner and isinstance(found.get(outer), dict)
-        if nested:
-            found[outer] = replaced(found[outer], {inner: value})
-        else:
-            found[key] = value
-    return {key: value for key, value in found.items() if value is not GONE}
+        found[outer] = replaced(found[outer], {inner: value}) if inner else value
+    return present(found)
+
+
+def present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not GONE}

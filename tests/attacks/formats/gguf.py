@@ -151,6 +151,7 @@ def gguf() -> Format:
     named = [(words, {}, {name: first}) for words, name in EXTRA]
     named += [
         ("'layer1.mlp_wup' is missing (nearest: layer0.mlp_wup", {}, {"blk.1.ffn_up.weight": GONE}),
+        ("tensor 'token_embd.weight' is missing", {}, {"token_embd.weight": GONE}),
         ("one too many for 2 layers of qwen2 (nearest: ", {}, layer),
         ("'rope_freqs.weight': expected shape [4], found [61, 32]", {}, {"rope_freqs.weight": first}),
     ]
