@@ -22,7 +22,6 @@ from microgpt_trace.microgpt.documents import read_lines
 from microgpt_trace.patching.pairs import read_pairs
 from microgpt_trace.timeline.reading import read_timeline
 
-pytest.importorskip("gguf", reason="the good files are written by the package gguf")
 if sys.platform == "win32":
     pytest.skip("links and pipes stand in the place of files", allow_module_level=True)
 
@@ -100,6 +99,8 @@ MEMORY = 60 << 20  # bytes: the numbers that say how much may be damaged
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
+    pytest.importorskip("gguf", reason="the good files are written by the package gguf")
+    pytest.importorskip("tokenizers", reason="the good files have vocabularies of production models")
     folder = tmp_path_factory.mktemp("good")
     make(folder)
     return folder

@@ -23,7 +23,10 @@ fuzzing = settings(
 
 @contextmanager
 def at_once(seconds=5):
-    """Interrupt what waits for a pipe, or takes long."""
+    """Interrupt what waits for a pipe, or takes long, where the system has such a clock."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
 
     def wake(number, frame):
         raise TimeoutError
