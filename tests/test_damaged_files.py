@@ -111,7 +111,7 @@ def good(tmp_path_factory):
 def test_any_damage_opens_or_is_refused_in_one_line(item, seed, good, tmp_path):
     """By the mutations of the attacks, without a command."""
     rng, others = Random(f"{item}/{seed}"), sorted(file for file in good.rglob("*") if file.is_file())
-    for _ in range(15):
+    for _ in range(8):
         copy = restored(good / item, tmp_path / item)
         files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
         print(mutate_again(rng, rng.choice(files), rng.choice(others)))
