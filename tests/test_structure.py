@@ -21,7 +21,7 @@ from support.sweeps import in_sweep
 import microgpt_trace
 from microgpt_trace.architecture.catalogue import known_rows
 from microgpt_trace.cli import COMMANDS
-from microgpt_trace.render.notebook.result_html import SECTIONS
+from microgpt_trace.render.shown import PICTURES, SECTIONS, VIEWS
 
 PACKAGE = Path(microgpt_trace.__file__).parent
 
@@ -146,7 +146,8 @@ def own_graph():
     """The imports of each of them."""
     graph = graph_of(house())
     graph["cli"] |= {f"cli.{name}" for name in COMMANDS}  # imported by their names
-    graph["render.notebook.result_html"] |= {f"render.{name}" for name, _ in SECTIONS.values()}
+    by_name = SECTIONS.values(), VIEWS.values(), PICTURES.values()
+    graph["render.shown"] |= {f"render.{name}" for table in by_name for name, _ in table}
     return graph
 
 

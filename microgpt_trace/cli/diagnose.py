@@ -1,24 +1,18 @@
 """microgpt diagnose"""
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn, sections_page
-from .named_run import Naming, Opener, Tokens
-from .option_checks import given, refuse, same_command
-from .options import AprSettings, BareWeights, schema_option, token_ids
-from .output import Output, put_schema
-
-if TYPE_CHECKING:
-    from ..diagnosis.dump import DumpDiagnosis
-    from ..render.figures.panel import Picture
-    from ..render.sections import Section
+from .drawn import Drawn, give
+from .named_model import Naming, Opener, Tokens
+from .option_checks import same_command
+from .option_groups import argument, flag, group, option
+from .options import AprSettings, BareWeights, token_ids
+from .output import Output
 
 
 class DumpPrecision(str, Enum):
@@ -28,41 +22,27 @@ class DumpPrecision(str, Enum):
     q8 = "q8"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Dumped:
     """A dump, the model that it is of, and what was read."""
 
-    dump: Annotated[
-        Path | None, typer.Argument(metavar="DUMP", help="What the engine computed.", show_default=False)
-    ] = None
-    model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="What it should compute.", show_default=False)
-    ] = None
-    text: Annotated[
-        str | None,
-        typer.Argument(metavar="[TEXT]", help="What it read.", show_default="as the dump's embedding says"),
-    ] = None
+    dump: Path | None = argument(metavar="DUMP", help="What the engine computed.", show_default=False)
+    model: Path | None = argument(metavar="MODEL", help="What it should compute.", show_default=False)
+    text: str | None = argument(
+        metavar="[TEXT]", help="What it read.", show_default="as the dump's embedding says"
+    )
     tokens: Tokens = None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Judgement:
     """How operations are judged, and which are shown."""
 
-    compute: Annotated[
-        DumpPrecision | None,
-        typer.Option(
-            help="The engine's precision; q8: 8-bit inputs of products.",
-            show_default="f32, or bf16 or f16 where the values show it",
-        ),
-    ] = None
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Every operation, also the right ones.")
-    ] = False
-
-
-class DiagnosisOutput(Output):
-    schema: Annotated[bool, schema_option("diagnose")] = False
+    compute: DumpPrecision | None = option(
+        help="The engine's precision; q8: 8-bit inputs of products.",
+        show_default="f32, or bf16 or f16 where the values show it",
+    )
+    verbose: bool = flag("--verbose", "-v", help="Every operation, also the right ones.")
 
 
 def diagnose(
@@ -71,7 +51,7 @@ def diagnose(
     dumped: Dumped,
     naming: Naming,
     judgement: Judgement,
-    output: DiagnosisOutput,
+    output: Output,
     drawn: Drawn,
     bare: BareWeights,
     apr: AprSettings,
@@ -82,16 +62,10 @@ def diagnose(
     which the errors look like. 2: nothing could be judged.
     """
     output.check()
-    if output.schema:
-        put_schema("diagnosis", output.target)
-        return
     if dumped.dump is None or dumped.model is None:
         raise InputError("a dump and a model are needed: microgpt diagnose DUMP MODEL")
-    if output.as_json:
-        refuse(given(context), ["verbose"], "--json")
-    drawn.check("diagnose", output.target, [dumped.dump, dumped.model, naming.map_file])
+    drawn.check("diagnose", {"--out": output.target}, [dumped.dump, dumped.model, naming.map_file])
     from ..diagnosis.dump import diagnose as diagnose_dump
-    from ..render.diagnosis import diagnosis_sections
     from ..render.documents.diagnosis import diagnosis_document
 
     opener = Opener(bare, apr, naming.names())
@@ -100,14 +74,9 @@ def diagnose(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
         layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
     )  # fmt: skip
-
-    def sections() -> list["Section"]:
-        return diagnosis_sections(found, verbose=judgement.verbose)
-
-    title = f"{dumped.dump} by {dumped.model}"
-    page = sections_page(title, sections, partial(_compared, context))
-    drawn.save(context, {"diagnosis": lambda: _picture(found)}, page)
-    output.give(diagnosis_document(found), sections)
+    title, again = f"{dumped.dump} by {dumped.model}", partial(_compared, context)
+    view, document = {"verbose": judgement.verbose}, diagnosis_document(found)
+    give(context, found, output, drawn, title, again, view=view, document=document)
     if not found.diagnosis.clean:
         raise typer.Exit(1)
 
@@ -123,10 +92,3 @@ def _compared(context: typer.Context, name: str) -> str:
     full = context.params["compute"] in (None, DumpPrecision.f32)
     without = ["verbose", *["compute"] * full]
     return same_command(context, ["--layer", name, "--verbose"], without=without, of="diff")
-
-
-# What only a figure needs is loaded for it.
-def _picture(found: "DumpDiagnosis") -> "Picture":
-    from ..render.figures.diagnosis import diagnosis_picture
-
-    return diagnosis_picture(found)

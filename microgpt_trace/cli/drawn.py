@@ -3,24 +3,24 @@ anything runs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from ..errors import InputError
 from ..files import check_target, write_atomically
 from ..packages import check_installed
+from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
-from .output import STDOUT, note
-from .output_files import refuse_over_model
+from .option_groups import flag, group, option
+from .output import STDOUT, Output, note, refuse_over_model
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
-    from ..render.page.page_view import PageView
     from ..render.sections import Section
 
 # The figures of every command, its own first; trace's own is `stream` where it has no attention to show.
@@ -35,12 +35,6 @@ FIGURES = {
 }
 WITH_PLACE = {"attention": "attention:layer3.head0"}  # what may stand behind a name, by an example
 SUFFIXES = (".svg", ".png", ".pdf")
-
-
-Html = Annotated[
-    Path | None,
-    typer.Option("--html", help="Write a page that a browser shows, whole in one file.", metavar="FILE"),
-]
 
 
 class Plot(NamedTuple):
@@ -59,49 +53,37 @@ class Target(NamedTuple):
     suffixes: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Drawn:
     """What is drawn beside the result."""
 
-    plot: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plot",
-            help="Draw the result as .svg, .png or .pdf.",
-            metavar="[NAME=]FILE",
-        ),
-    ] = None
-    html: Html = None
-    force: Annotated[bool, typer.Option("--force", help="Let --html and --plot overwrite.")] = False
+    plot: list[str] | None = option(help="Draw the result as .svg, .png or .pdf.", metavar="[NAME=]FILE")
+    html: Path | None = option(help="Write a page that a browser shows, whole in one file.", metavar="FILE")
+    force: bool = flag("--force", help="Let --html and --plot overwrite.")
 
-    def check(self, command: str, out: Path | None, reads: Iterable[Path | None] = ()) -> None:
-        """Raises InputError for what could not be drawn or written. `out` is written too, and what the
-        command `reads` is never."""
-        self.check_targets(command, {"--out": out}, reads)
-        if self.force and not any(self.targets(command)):
-            raise InputError("--force lets --html and --plot overwrite, and neither is given")
-
-    def check_targets(
+    def check(
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()
     ) -> None:
-        """The same beside `others` that are written, by their options."""
-        written = {realpath(path): option for option, path in others.items() if path is not None}
-        read = {realpath(path) for path in reads if path is not None}
-        for option, path, suffixes in self.targets(command):
-            place = realpath(path)
+        """Raises InputError for what could not be drawn or written. `others` are files that are written too,
+        by their options, and what the command `reads` is never written."""
+        targets = list(self.targets(command))
+        for name, path, suffixes in targets:
             if path.suffix.lower() not in suffixes:
-                raise InputError(
-                    f"{option} {path}: expected a file name that ends in {' or '.join(suffixes)}"
-                )
+                raise InputError(f"{name} {path}: expected a file name that ends in {' or '.join(suffixes)}")
+        read, written = {realpath(path) for path in reads if path is not None}, dict[str, str]()
+        for name, file in [*others.items(), *(target[:2] for target in targets)]:
+            if file is None:
+                continue
+            place = realpath(file)
             if place in read:
-                raise InputError(f"{option} {path}: the command reads it")
+                raise InputError(f"{name} {file}: the command reads it")
             if place in written:
-                other = written[place]
-                twice = f"{option} names {path} twice"
-                raise InputError(twice if other == option else f"{other} and {option} both name {path}")
-            written[place] = option
+                both = f"{written[place]} and {name} both name {file}"
+                raise InputError(f"{name} names {file} twice" if written[place] == name else both)
+            written[place] = name
+        for name, path, _ in targets:
             check_target(path, self.force)
-            refuse_over_model(option, path)
+            refuse_over_model(name, path)
         if self.html == STDOUT and others.get("--out") is None:
             raise InputError("--html - and the result both go to stdout: give --out FILE, or --html FILE")
         if self.plot:
@@ -118,21 +100,6 @@ class Drawn:
         """What --plot asks for. Raises InputError for a name that is no figure, or another command's."""
         return [plot_of(text, command) for text in self.plot or ()]
 
-    def save(
-        self,
-        context: typer.Context,
-        pictures: Mapping[str, Callable[[], "Picture"]],
-        page: Callable[[str], str],
-    ) -> None:
-        """Draw each figure asked for into its file, and write the page. `pictures` gives the command's by
-        their names, `page` the text of the page of a command line."""
-        command = str(context.info_name)
-        if self.plot:
-            own = FIGURES[command][0]
-            self.write([(plot.path, pictures[plot.name or own]()) for plot in self.plots(command)])
-        if self.html is not None:
-            self.put_page(page(command_line(context)))
-
     def put_page(self, text: str) -> None:
         """Write the page into its file, or to stdout."""
         if self.html == STDOUT:
@@ -141,8 +108,10 @@ class Drawn:
             write_atomically(self.html, text.encode(), self.force)
             note(f"saved a page to {self.html}")
 
-    def write(self, drawn: Iterable[tuple[Path, "Picture"]]) -> None:
+    def write(self, drawn: Sequence[tuple[Path, "Picture"]]) -> None:
         """Write the files, once all figures are known to be possible."""
+        if not drawn:
+            return
         from ..render.figures.saving import save_picture
 
         for path, picture in drawn:
@@ -150,22 +119,33 @@ class Drawn:
             note(f"saved a figure to {path}")
 
 
-def sections_page(
-    title: str,
-    sections: Callable[[], Sequence["Section"]],
-    command: Callable[[str], str],
-    view: Callable[[], "PageView"] | None = None,
-) -> Callable[[str], str]:
-    """The page of a result's sections. `command` gives what shows more of a name, `view` what the page shows
-    beside them."""
+def give(
+    context: typer.Context, result: Any, output: Output, drawn: Drawn, title: str,
+    again: Callable[[str], str], *, view: Mapping[str, Any] | None = None,
+    figure: Mapping[str, Any] | None = None, beside: Sequence[Any] = (),
+    page: Callable[[Sequence["Section"]], str] | None = None, document: Any = None,
+) -> None:  # fmt: skip
+    """Draw each figure asked for, write the page, then show the result or write its document.
 
-    def page(line: str) -> str:
+    `again` gives the command that shows more of a name. What shows a result takes options: its sections those
+    of `view`, the command's own figure those of `figure`, and the view of its page what stands `beside`. A
+    `page` and a `document` of its own stand in the place of what is made of the sections and the result.
+    """
+    sections = partial(sections_of, result, **(view or {}))
+    command = str(context.info_name)
+    own = FIGURES[command][0]
+    options = {own: figure or {}}
+    names = [(plot.name or own, plot.path) for plot in drawn.plots(command)]
+    drawn.write([(path, picture_of(name, result, **options.get(name, {}))) for name, path in names])
+    if drawn.html is not None and page is not None:
+        drawn.put_page(page(sections()))
+    elif drawn.html is not None:
         from ..render.page.page_view import NOTHING
         from ..render.page.section_page import section_page
 
-        return section_page(title, line, sections(), command, NOTHING if view is None else view())
-
-    return page
+        shown = view_of(result, *beside) or NOTHING
+        drawn.put_page(section_page(title, command_line(context), sections(), again, shown))
+    output.give(result if document is None else document, sections)
 
 
 def plot_of(text: str, command: str) -> Plot:

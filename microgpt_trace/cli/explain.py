@@ -1,63 +1,45 @@
 """microgpt explain"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
 from ..text.command_lines import command, quoted
-from .drawn import Drawn
-from .explain_page import explanation_page
-from .named_model import is_there, model_and_text, model_from, refuse_without
-from .options import (
-    MICROGPT,
-    AprSettings,
-    BareWeights,
-    ModelFile,
-    Seed,
-    TextToRead,
-    TokenIds,
-    schema_option,
-    token_ids,
-)
-from .output import Output, put_schema
-from .trace_page import page_order
+from ..tracing.trace import trace
+from .drawn import Drawn, give
+from .named_model import is_there, model_and_text, model_from, refuse_other_family
+from .option_checks import OF_THE_RUN, command_line, said
+from .option_groups import argument, group
+from .options import MICROGPT, AprSettings, BareWeights, ModelFile, Seed, TextToRead, TokenIds, token_ids
+from .output import Output
+from .trace_page import explaining
 
 if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
     from ..explaining.explanation import Explanation
-    from ..render.figures.panel import Picture
+    from ..render.sections import Section
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class ElementAndText:
     """Which element of which model, and what is read: the words tell themselves apart."""
 
-    first: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A model file or folder.", show_default="an untrained microGPT"
-        ),
-    ] = None
-    second: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="ELEMENT",
-            help="An event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
-            show_default=False,
-        ),
-    ] = None
+    first: str | None = argument(
+        metavar="[MODEL]", help="A model file or folder.", show_default="an untrained microGPT"
+    )
+    second: str | None = argument(
+        metavar="ELEMENT",
+        help="An event or parameter with an index: 'layer0.attn.q\\[3,5]', 'logits\\[-1,a]'.",
+        show_default=False,
+    )
     third: TextToRead = None
     model: ModelFile = None
-
-
-class ExplanationOutput(Output):
-    schema: Annotated[bool, schema_option("explain")] = False
 
 
 def explain(
@@ -69,7 +51,7 @@ def explain(
         typer.Option("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT),
     ] = False,
     terms: Annotated[int, typer.Option(help="How many terms of a sum are listed.", min=1)] = 16,
-    output: ExplanationOutput,
+    output: Output,
     drawn: Drawn,
     seed: Seed = None,
     bare: BareWeights,
@@ -81,33 +63,26 @@ def explain(
     Exit code 0: it equals the traced value. 1: it does not. 2: there is no such element.
     """
     output.check()
-    if output.schema:
-        put_schema("explanation", output.target)
-        return
     path, element, text = _request(words)
-    drawn.check("explain", output.target, [path])
+    drawn.check("explain", {"--out": output.target}, [path])
     from ..explaining.explain import explain as explain_element
-    from ..render.explanation import explanation_sections
 
     known = token_ids(tokens)
-    loaded = model_from(path, seed, bare, apr)
-    if tokens is not None:
-        refuse_without("prompts", loaded, "--tokens")
-    found = explain_element(loaded, element, text, tokens=known, backward=backward, terms=terms)
-    said = {
-        "--model": words.model, "--seed": seed, "--tokens": tokens, "--n-head": bare.n_head,
-        "--bos": bare.bos, "--rope-pairs": apr.rope_pairs,
-    }  # fmt: skip
-    before = words.first if words.first != element else None
+    model = model_from(path, seed, bare, apr)
+    refuse_other_family(context, model)
+    found = explain_element(model, element, text, tokens=known, backward=backward, terms=terms)
+    before = [words.first] if words.first not in (None, element) else []
+    after = [] if text is None else [text]
+    options = said(context, only=OF_THE_RUN)[1]
 
     def again(name: str, gradient: bool) -> str:
-        return _command(before, name, text, said, apr.settings or [], gradient)
+        return command("explain", [*before, name, *after], [*options, *["--backward"] * gradient])
 
-    sections = partial(explanation_sections, found, again)
-    order = partial(page_order, context, drawn.html, path, seed, bare, apr)
-    page = explanation_page(found, loaded, text, sections, again, order)
-    drawn.save(context, {"explanation": lambda: _picture(found)}, page)
-    output.give(found, sections)
+    page = _page_of_trace(context, path, model, text, found) if "gradients" in model.abilities else None
+    give(
+        context, found, output, drawn, found.element, partial(again, gradient=backward),
+        view={"command": again}, page=page,
+    )  # fmt: skip
     if not found.holds:
         raise typer.Exit(1)
 
@@ -118,23 +93,20 @@ EXAMPLES = (
 )
 
 
-# What only a figure needs is loaded for it.
-def _picture(found: "Explanation") -> "Picture":
-    from ..render.figures.explanation import explanation_picture
+def _page_of_trace(
+    context: typer.Context, path: Path | None, model: "LanguageModel", text: str | None, found: "Explanation"
+) -> Callable[[Sequence["Section"]], str]:
+    """The page of a model that a page can run itself: that of its trace, opened at the element."""
 
-    return explanation_picture(found)
+    def page(sections: Sequence["Section"]) -> str:
+        from ..render.page.trace_page import trace_page
 
+        whole = trace(model, text, values=True, step=True)
+        start = f"{'gradient ' * (found.phase == 'backward')}{found.element}"
+        again = explaining(context, path, model, whole)
+        return trace_page(whole, model, sections, command_line(context), again, start=start)
 
-def _command(
-    model: str | None, element: str, text: str | None, options: Mapping[str, Any], settings: Sequence[str],
-    gradient: bool,
-) -> str:  # fmt: skip
-    """What one types to have another element of the same run explained."""
-    words = [word for word in (model, element, text) if word is not None]
-    said = [(option, value) for option, value in options.items() if value is not None]
-    said += [("--set", setting) for setting in settings]
-    given = [part for option, value in said for part in (option, str(getattr(value, "value", value)))]
-    return command("explain", words, [*given, *["--backward"] * gradient])
+    return page
 
 
 def _request(words: ElementAndText) -> tuple[Path | None, str, str | None]:

@@ -1,19 +1,38 @@
-"""Which model a command line names, and the model itself."""
-
-from __future__ import annotations
+"""What a command line names: models, and what other runs left."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
 
 from ..errors import FileFormatError, InputError
 from ..readers.loading import is_model, load
-from .options import DEFAULT_CHECKPOINT, AprSettings, BareWeights, of_the_file
+from ..text.command_lines import command
+from .option_checks import given
+from .option_groups import group, option
+from .options import (
+    DECODER,
+    DEFAULT_CHECKPOINT,
+    MICROGPT,
+    AprSettings,
+    BareWeights,
+    key_and_value,
+    of_the_file,
+)
 
 if TYPE_CHECKING:
-    from ..architecture.model import Ability, LanguageModel
+    from ..architecture.model import LanguageModel
+    from ..dumps.mapping import NameMap
+    from ..dumps.recording import Recording
     from ..microgpt.model import Model
 
+Tokens = Annotated[str | None, typer.Option(help="The token ids, in place of a text.", metavar="ID,ID...")]
+# The ability that a panel of options asks of a model, and what has it.
+ABILITIES = {DECODER: ("prompts", "a production model"), MICROGPT: ("gradients", "a microGPT")}
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 
 
@@ -59,7 +78,7 @@ def model_from(
     bare: BareWeights,
     apr: AprSettings | None = None,
     draws: bool = False,
-) -> LanguageModel:
+) -> "LanguageModel":
     """The model of the path, or an untrained microGPT of the seed. The seed of a run that draws tokens
     is not the model's."""
     apr = apr or AprSettings()
@@ -68,18 +87,14 @@ def model_from(
             raise InputError(f"--seed is for an untrained model or for --temperature, but {path} was named")
         _refuse_untrained(path)
         return load(path, **of_the_file(bare, apr))
-    for option, value in (("--rope-pairs", apr.rope_pairs), ("--set", apr.settings)):
-        if value:
-            raise InputError(f"{option} is for an .apr file: name one")
-    if bare.n_head is not None or bare.bos is not None:
-        option = "--n-head" if bare.n_head is not None else "--bos"
-        raise InputError(f"{option} is for a file of weights without metadata: it needs --model")
+    for said in _of_a_file(bare, apr):
+        raise InputError(f"{said} says what a model's file does not: name the file, by --model for example")
     from ..microgpt.model import init
 
     return init(seed=42 if seed is None else seed)
 
 
-def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> Model:
+def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> "Model":
     """As `model_from`, for what a production model cannot do."""
     model = model_from(path, seed, bare)
     if "gradients" not in model.abilities:
@@ -87,11 +102,22 @@ def microgpt_from(path: Path | None, seed: int | None, bare: BareWeights) -> Mod
     return cast("Model", model)
 
 
-def refuse_without(ability: Ability, model: LanguageModel, option: str) -> None:
-    """Raises InputError for an option of an ability that the model has not."""
-    if ability not in model.abilities:
-        other = "a production model" if ability == "prompts" else "a microGPT"
-        raise InputError(f"{option} is for {other}, and this is {model.kind} ({model.origin})")
+def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
+    """Raises InputError for an option in a panel of what this model cannot do."""
+    kinds = context.command.kinds  # type: ignore[attr-defined]
+    for name, written in given(context).items():
+        ability, family = ABILITIES.get(kinds[name][1].rich_help_panel or "", ("", ""))
+        if ability and ability not in model.abilities:
+            raise InputError(f"{written} is for {family}, and this is {model.kind} ({model.origin})")
+
+
+def _of_a_file(bare: BareWeights, apr: AprSettings) -> list[str]:
+    """The options given that say what a model's file does not."""
+    said = {
+        "--n-head": bare.n_head, "--bos": bare.bos, "--rope-pairs": apr.rope_pairs,
+        "--set": apr.settings or None,
+    }  # fmt: skip
+    return [option for option, value in said.items() if value is not None]
 
 
 def _refuse_untrained(path: Path) -> None:
@@ -100,3 +126,95 @@ def _refuse_untrained(path: Path) -> None:
         raise FileFormatError(
             f"no {DEFAULT_CHECKPOINT} here: `microgpt train` makes one in a second, or name one with --model"
         )
+
+
+@group()
+class Naming:
+    """What the arrays of a dump are called, and how they lie."""
+
+    map_file: Path | None = option(
+        "--map",
+        help='TOML of a dump\'s names: lines below \\[events] like "layer{i}.mlp.up" = "up_{i}".',
+        metavar="FILE",
+    )
+    layouts: list[str] | None = option(
+        "--layout",
+        help="How arrays lie, where their shape leaves that open: '*.attn.q=HTD'.",
+        metavar="GLOB=LETTERS",
+    )
+
+    def names(self) -> "NameMap | None":
+        """What --map says. Raises FileFormatError."""
+        if self.map_file is None:
+            return None
+        from ..dumps.mapping import read_map
+
+        return read_map(self.map_file)
+
+    def layouts_known(self) -> dict[str, str]:
+        """GLOB=LETTERS, the letters known. Raises InputError."""
+        from ..dumps.layouts import LAYOUTS
+
+        found = {}
+        for pair in self.layouts or []:
+            name, letters = key_and_value("--layout", "GLOB=LETTERS", pair)
+            if letters not in LAYOUTS:
+                raise InputError(f"--layout {pair}: expected one of {', '.join(LAYOUTS)}, found {letters!r}")
+            found[name] = letters
+        return found
+
+
+@dataclass
+class Opener:
+    """Opens models and recordings by their paths, each once."""
+
+    bare: BareWeights
+    apr: AprSettings
+    names: "NameMap | None" = None
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    def open(self, path: Path) -> "LanguageModel | Recording":
+        """What lies under the path. Raises FileFormatError where that is nothing to compare."""
+        key = realpath(path)  # Path.resolve raises RuntimeError of a loop of links
+        if key not in self._known:
+            self._known[key] = self._open(path)
+        return self._known[key]
+
+    def model(self, path: Path) -> "LanguageModel":
+        """The model under the path. Raises InputError where a dump is."""
+        from ..dumps.recording import Recording
+
+        found = self.open(path)
+        if isinstance(found, Recording):
+            raise InputError(f"{path}: expected a model, found {found.kind}")
+        return found
+
+    def dump(self, path: Path) -> "Recording":
+        """The dump under the path. Raises InputError where a model is."""
+        from ..dumps.recording import Recording
+
+        found = self.open(path)
+        if not isinstance(found, Recording):
+            again = command("trace", [str(path)], ["--save", "FILE"])
+            raise InputError(
+                f"{path}: expected a dump, found a {found.family} model; `{again}` makes a dump of its run"
+            )
+        return found
+
+    def _open(self, path: Path) -> "LanguageModel | Recording":
+        from ..comparison.compared_runs import opened
+
+        return opened(path, self.names, **of_the_file(self.bare, self.apr))
+
+
+def refuse_idle(sides: Sequence[Any], bare: BareWeights, apr: AprSettings, naming: Naming) -> None:
+    """Raises InputError for an option that concerns none of the sides."""
+    of_dumps = {"--map": naming.map_file, "--layout": naming.layouts or None}
+    models = [hasattr(side, "family") for side in sides]
+    named = [option for option, value in of_dumps.items() if value is not None]
+    for options, idle, what in (
+        (_of_a_file(bare, apr), not any(models), "model"),
+        (named, all(models), "dump"),
+    ):
+        if idle and options:
+            raise InputError(f"{options[0]} is for a {what}, and neither side is one")

@@ -1,39 +1,26 @@
-"""What is asked of every command's options before it runs: that each has a value of its kind, and that
-nothing stands beside --schema that it would ignore. And what to say of the options of apr."""
+"""A command as Click parses it: how its values are read, what is asked of them before it runs, and how it was
+typed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import InputError
 from ..text.command_lines import command, quoted
+from .option_rules import check_combination, schema_asked
+from .output import out_file, put_schema
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
-# Options and commands of apr that are not there, and what does the same here.
-COUNTERPARTS = {
-    "--save-tensor": "use --save-aprt DIR or --save FILE; --layer STAGE chooses a stage, --verbose all",
-    "--save-tensor-dir": "use --save-aprt DIR",
-    "--save-tensor-layers": "use --save-aprt DIR with --layer, as in --layer 3",
-    "--prompt": 'the text needs no option: microgpt trace model.gguf "Paris is"',
-    "--interactive": "use --html FILE, which writes a page to explore in a browser",
-    "--reference": "comparing two runs is `microgpt diff A B`",
-    "--diff": "comparing two runs is `microgpt diff A B`",
-    "parity": "use `microgpt diff A B`, and `microgpt diagnose DUMP MODEL` to find what is wrong",
-    "check": "every `microgpt trace MODEL` checks itself, and --validate checks each event",
-    "tensors": "use `microgpt inspect MODEL`, with --stats for statistics",
-    "canary": "use `microgpt trace MODEL --save FILE`, and later `microgpt diff FILE MODEL`",
-    "lint": "use `microgpt inspect MODEL --metadata`, and `microgpt trace MODEL` for its checks",
-}
+OF_THE_RUN = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")  # which model reads what
 
 
 class Program(TyperGroup):
@@ -50,7 +37,8 @@ class Command(TyperCommand):
         return [_read_by(param, partial(self._read, param)) for param in super().get_params(ctx)]
 
     def _read(self, param: Any, ctx: Any, value: str) -> Any:
-        """The value of a parameter, of the kind that its command says. Raises InputError for another."""
+        """The value of a parameter, of the kind that its command says. Raises InputError for another.
+        (Typer's own conversion loads pydantic, which takes longer than a trace.)"""
         kind, info = self.kinds[param.name]
         if kind is Path and value == "":  # pathlib takes it for the current folder
             raise InputError(f"{_spelled(param)}: expected a file name, found nothing")
@@ -71,49 +59,16 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        asked = given(ctx)
-        if "schema" in asked:
-            self._refuse_beside_schema(asked)
+        asked = list(given(ctx).values())
+        check_combination(str(self.name), asked)
+        if document := schema_asked(str(self.name), asked):
+            return put_schema(document, out_file(ctx.params["out"]))
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """One that may be missing has its brackets already, around which Typer 0.29 puts some more."""
         pieces = super().collect_usage_pieces(ctx)
         return [each.removesuffix("...")[1:-1] if each.startswith("[[") else each for each in pieces]
-
-    def _refuse_beside_schema(self, asked: dict[str, str]) -> None:
-        chosen, arguments = getattr(self.callback, "schema_by", ((), ()))
-        meant = ("schema", "out", *chosen, *arguments)
-        refuse(asked, [name for name in asked if name not in meant], "--schema")
-        named = [asked[name] for name in chosen if name in asked]
-        if len(named) > 1:
-            raise InputError(f"{named[0]} and {named[1]} exclude each other")
-
-
-def schema_by(*names: str, arguments: Sequence[str] = ()) -> Callable[[Function], Function]:
-    """Says which parameters of a command choose among the schemas that it may print, options of which one
-    excludes another, and arguments by what they name."""
-
-    def mark(function: Function) -> Function:
-        function.schema_by = names, arguments  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
-    """Raises InputError for an idle one of the parameters given, which would be ignored."""
-    for name in idle:
-        if name in asked:
-            written = asked[name]
-            what = written if written.startswith("-") else "a text" if "TEXT" in written else "an argument"
-            raise InputError(f"{what} means nothing with {beside}")
-
-
-def counterpart(message: str) -> str:
-    """What to say in place of a message about an option or a command that is not there; "" of another one."""
-    found = re.match(r"No such (?:option: |command ')([a-z-]+)", message)
-    return f"{found[1]}: {COUNTERPARTS[found[1]]}" if found and found[1] in COUNTERPARTS else ""
 
 
 def command_line(context: typer.Context) -> str:
@@ -127,6 +82,14 @@ def same_command(
 ) -> str:  # fmt: skip
     """The command with what was given but for some parameters, or only some of them, and more options; or
     another one `of` the same. Where it writes is left to who copies it."""
+    words, options = said(context, without=without, only=only)
+    return command(of or str(context.info_name), words, [*options, *more])
+
+
+def said(
+    context: typer.Context, *, without: Collection[str] = (), only: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """The arguments that were given, and the options, but for some parameters or only some of them."""
     params = {param.name: param for param in context.command.params}
     words: list[str] = []
     options: list[str] = []
@@ -134,16 +97,16 @@ def same_command(
         if name in (*without, *_WRITES) or (only is not None and name not in only):
             continue
         value = context.params[name]
-        values = list(map(str, value)) if isinstance(value, list | tuple) else [_as_said(value)]
+        values = [str(getattr(each, "value", each)) for each in _listed(value)]
         if params[name].param_type_name == "argument":
             words += values
         else:
             options += [spelled] if value is True else [part for each in values for part in (spelled, each)]
-    return command(of or str(context.info_name), words, [*options, *more])
+    return words, options
 
 
-def _as_said(value: Any) -> str:
-    return str(getattr(value, "value", value))
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -188,11 +151,11 @@ def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
         return name if least is None else f"{name} of at least {least:g}", number
     if isinstance(kind, type) and issubclass(kind, Enum):
         return " or ".join(choice.value for choice in kind), lambda text: kind(text).value
-    return "a text", str
+    return "a text", Path if kind is Path else str
 
 
 def _spelled(param: Any) -> str:
     """How one writes a parameter: --out, or the word for an argument in the usage."""
     if param.param_type_name == "option":
         return max(param.opts, key=len)
-    return (param.metavar or param.name.upper()).strip("[]")
+    return re.sub(r"[][]|[.]{3}", "", param.metavar or param.name.upper())

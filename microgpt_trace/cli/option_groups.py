@@ -10,20 +10,51 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import update_wrapper
 from inspect import Parameter
-from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import typer
+
+Class = TypeVar("Class")
+
+
+def group(panel: str | None = None) -> Callable[[type[Class]], type[Class]]:
+    """Make a class a group of options, for which --help has a panel of this name."""
+
+    def made(cls: type[Class]) -> type[Class]:
+        dataclass(frozen=True, eq=False, repr=False)(cls)
+        for each in fields(cls):  # type: ignore[arg-type]
+            told = each.metadata.get("told")
+            if told is not None and panel is not None:
+                told.rich_help_panel = panel
+        return cls
+
+    return made
+
+
+def option(*names: str, default: Any = None, **told: Any) -> Any:
+    """A field of a group that is an option. Typer makes its name of the field's, if there are no `names`."""
+    return field(default=default, metadata={"told": typer.Option(*names, **told)})
+
+
+def flag(*names: str, **told: Any) -> Any:
+    """A field of a group that is an option without a value."""
+    return option(*names, default=False, **told)
+
+
+def argument(**told: Any) -> Any:
+    """A field of a group that is an argument."""
+    return field(default=None, metadata={"told": typer.Argument(**told)})
 
 
 def flat(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command as Typer reads it: where a parameter is a dataclass stand its fields. The order of the
+    """The command as Typer reads it: where a parameter is a group stand its fields. The order of the
     parameters, and in each that of its fields, is the order of --help; `kinds` has of each the type of its
-    value and what Typer is told of it. A subclass of a dataclass that is
-    none itself annotates fields anew."""
+    value and what Typer is told of it."""
     parameters = inspect.signature(command, eval_str=True).parameters.values()
     groups: dict[str, Any] = {
         each.name: each.annotation for each in parameters if is_dataclass(each.annotation)
@@ -31,11 +62,11 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
 
     flattened = [option for each in parameters for option in _options(each)]
     kinds = {option.name: value_type(option) for option in flattened}
-    objects = {name: kind for name, (kind, _) in kinds.items() if issubclass(kind, (Path, Enum))}
+    choices = {name: kind for name, (kind, _) in kinds.items() if issubclass(kind, Enum)}
 
     def called(**options: Any) -> Any:
-        for name, kind in objects.items():
-            if options[name] is not None:  # text, or with some versions of Typer the object already
+        for name, kind in choices.items():
+            if options[name] is not None:  # text, of which some versions of Typer make an object, others not
                 options[name] = kind(options[name])
         given = {
             name: group(**{field.name: options.pop(field.name) for field in fields(group)})
@@ -51,16 +82,14 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(parameter: Parameter) -> Iterator[Parameter]:
-    """The fields of a dataclass, or what is an option already."""
-    group = parameter.annotation
-    if not is_dataclass(group):
+    """The fields of a group, or what is an option already."""
+    if not is_dataclass(parameter.annotation):
         yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
         return
-    types = get_type_hints(group, include_extras=True)
-    for field in fields(group):
-        yield Parameter(
-            field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
-        )
+    for each in fields(parameter.annotation):
+        kind, told = each.type, each.metadata.get("told")
+        annotation = kind if told is None else Annotated[kind, told]
+        yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
 
 
 def value_type(option: Parameter) -> tuple[Any, Any]:

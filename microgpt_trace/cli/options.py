@@ -1,6 +1,5 @@
 """Options that several commands share, in groups, and how their values are read."""
 
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from ..errors import InputError
 from ..text.json_reading import OutOfBounds, from_json
+from .option_groups import argument, group, option
 
 DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 
@@ -65,64 +65,46 @@ Seed = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Write to this file, not stdout.", metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+Schema = Annotated[
+    bool, typer.Option("--schema", help="Print the JSON Schema of the output, and do nothing else.")
+]
 
 
-def schema_option(idle: str) -> Any:
-    """--schema of a command that then does nothing else."""
-    return typer.Option("--schema", help=f"Print the JSON Schema, {idle} nothing.")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Source:
     """Which model reads what."""
 
-    first: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A GGUF, .apr or checkpoint file, or a folder; or at once the text, for a microGPT.",
-            show_default="an untrained microGPT",
-        ),
-    ] = None
+    first: str | None = argument(
+        metavar="[MODEL]",
+        help="A GGUF, .apr or checkpoint file, or a folder; or at once the text, for a microGPT.",
+        show_default="an untrained microGPT",
+    )
     second: TextToRead = None
     model: ModelFile = None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class BareWeights:
     """What a file of weights without metadata cannot tell."""
 
-    n_head: Annotated[
-        int | None,
-        typer.Option("--n-head", help="Heads of weights that cannot tell.", min=1, show_default="4"),
-    ] = None
-    bos: Annotated[
-        Bos | None,
-        typer.Option("--bos", help="Place of BOS, for weights that cannot tell.", show_default="first"),
-    ] = None
+    n_head: int | None = option(
+        "--n-head", help="Heads of weights that cannot tell.", min=1, show_default="4"
+    )
+    bos: Bos | None = option(
+        "--bos", help="Place of BOS, for weights that cannot tell.", show_default="first"
+    )
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group(DECODER)
 class AprSettings:
     """What an .apr file may leave open."""
 
-    rope_pairs: Annotated[
-        RopePairs | None,
-        typer.Option(
-            "--rope-pairs",
-            help="How an .apr file pairs q and k, where it does not say.",
-            rich_help_panel=DECODER,
-        ),
-    ] = None
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="What an .apr file does not say: num_heads=14.",
-            metavar="KEY=VALUE",
-            rich_help_panel=DECODER,
-        ),
-    ] = None
+    rope_pairs: RopePairs | None = option(
+        "--rope-pairs", help="How an .apr file pairs q and k, where it does not say."
+    )
+    settings: list[str] | None = option(
+        "--set", help="What an .apr file does not say: num_heads=14.", metavar="KEY=VALUE"
+    )
 
 
 def of_the_file(bare: BareWeights, apr: AprSettings) -> dict[str, Any]:
@@ -139,9 +121,7 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE, the values as JSON has them: numbers, true, null; else text."""
     settings = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise InputError(f"--set: expected KEY=VALUE, found {pair!r}")
+        key, value = key_and_value("--set", "KEY=VALUE", pair)
         try:
             settings[key] = from_json(value)
         except OutOfBounds as error:
@@ -149,6 +129,14 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
         except ValueError:
             settings[key] = value
     return settings
+
+
+def key_and_value(option: str, wanted: str, text: str) -> tuple[str, str]:
+    """What stands before and behind an =. Raises InputError where nothing does; a value may be empty."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InputError(f"{option}: expected {wanted}, found {text!r}")
+    return key, value
 
 
 def token_ids(text: str | None) -> list[int] | None:

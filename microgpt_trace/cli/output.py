@@ -2,34 +2,35 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from os.path import realpath  # which does not mind a loop of links, as Path.resolve does
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, MicrogptError, ReaderGone, RunError
+from ..errors import FileFormatError, InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
 from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
-from .option_checks import counterpart
-from .options import Json, Out, schema_option
-from .output_files import refuse_over_model
+from ..untrusted_files import read_json
+from .option_groups import group
+from .option_rules import counterpart
+from .options import Json, Out, Schema
 from .standard_streams import drop_output
 
 if TYPE_CHECKING:
     from ..render.sections import Section
 
 STDOUT = Path("-")
+_OF_A_MODEL = ("model.safetensors", "model.safetensors.index.json", "tokenizer.json")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Output:
-    """A result as a document or on a screen, in a file or on stdout, or what such a document looks like.
-    Each command has a subclass that says of --schema what it then leaves undone."""
+    """A result as a document or on a screen, in a file or on stdout, or what such a document looks like."""
 
     as_json: Json = False
-    schema: Annotated[bool, schema_option("show")] = False
+    schema: Schema = False
     out: Out = None
 
     @property
@@ -84,6 +85,30 @@ def out_file(out: Path | None) -> Path | None:
         check_target(target, overwrite=False, hint="choose another name")
         refuse_over_model("--out", target)
     return target
+
+
+def refuse_over_model(option: str, path: Path) -> None:
+    """Raises InputError for a target that is a production model, or in the folder of one: not even --force
+    writes there."""
+    is_model = any(map(_is_model_folder, {path.parent, Path(realpath(path)).parent}))
+    if path.is_file():
+        with path.open("rb") as file:
+            is_model = is_model or file.read(3) in (b"GGU", b"APR")
+    if is_model:
+        raise InputError(f"{option} {path}: a model is there")
+
+
+def _is_model_folder(folder: Path) -> bool:
+    """Whether a config.json is there that a Hugging Face model has, and not that of some other program."""
+    if not (folder / "config.json").is_file():
+        return False
+    if any((folder / name).exists() for name in _OF_A_MODEL):
+        return True
+    try:
+        config = read_json(folder / "config.json")
+    except FileFormatError:
+        return True
+    return "model_type" in config or "architectures" in config
 
 
 def put_schema(name: str, out: Path | None) -> None:

@@ -1,83 +1,59 @@
 """microgpt patch"""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn, sections_page
-from .named_model import is_there, model_and_text, model_from
-from .option_checks import same_command, schema_by
-from .options import AprSettings, BareWeights, ModelFile, Seed, schema_option
-from .output import Output, put_schema
+from .drawn import Drawn, give
+from .named_model import is_there, model_and_text, model_from, refuse_other_family
+from .option_checks import same_command
+from .option_groups import argument, group, option
+from .options import AprSettings, BareWeights, ModelFile, Seed
+from .output import Output
 from .progress import progress
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..patching.results import PairsResult, PatchResult
-    from ..render.figures.panel import Picture
-    from ..render.page.page_view import PageView
-    from ..render.sections import Section
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Runs:
     """The runs that are patched, what is asked of them, and where."""
 
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL] CLEAN CORRUPT",
-            help="Two texts of equally many tokens; before them a model, by default an untrained microGPT.",
-            show_default=False,
-        ),
-    ] = None
-    target: Annotated[
-        str | None,
-        typer.Option(help="The token that the clean run is for.", metavar="TOKEN", show_default="its best"),
-    ] = None
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="The token that the corrupted run is for.", metavar="TOKEN", show_default="its best"
-        ),
-    ] = None
-    position: Annotated[
-        int, typer.Option(help="Whose next token is judged; -1 is the last.", metavar="N")
-    ] = -1
-    sites: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sites",
-            help="What is patched: 'layer*.attn.head*', attn_out, layer3.mlp.act@2:5.",
-            metavar="SITE",
-            show_default="the residual stream",
-        ),
-    ] = None
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            help="Many pairs: lines of CLEAN and CORRUPT, maybe TARGET and AGAINST, with tabs between.",
-            metavar="FILE",
-        ),
-    ] = None
+    arguments: list[str] | None = argument(
+        metavar="[MODEL] CLEAN CORRUPT",
+        help="Two texts of equally many tokens; before them a model, by default an untrained microGPT.",
+        show_default=False,
+    )
+    target: str | None = option(
+        help="The token that the clean run is for.", metavar="TOKEN", show_default="its best"
+    )
+    against: str | None = option(
+        help="The token that the corrupted run is for.", metavar="TOKEN", show_default="its best"
+    )
+    position: int = option(default=-1, help="Whose next token is judged; -1 is the last.", metavar="N")
+    sites: list[str] | None = option(
+        "--sites",
+        help="What is patched: 'layer*.attn.head*', attn_out, layer3.mlp.act@2:5.",
+        metavar="SITE",
+        show_default="the residual stream",
+    )
+    pairs: Path | None = option(
+        help="Many pairs: lines of CLEAN and CORRUPT, maybe TARGET and AGAINST, with tabs between.",
+        metavar="FILE",
+    )
     model_file: ModelFile = None
 
 
-class PatchingOutput(Output):
-    schema: Annotated[bool, schema_option("patch")] = False
-
-
-@schema_by("pairs")
 def patch(
     context: typer.Context,
     *,
     runs: Runs,
-    output: PatchingOutput,
+    output: Output,
     drawn: Drawn,
     seed: Seed = None,
     bare: BareWeights,
@@ -90,24 +66,24 @@ def patch(
     Exit code 1: the built-in check failed.
     """
     output.check()
-    if output.schema:
-        put_schema("patch_pairs" if runs.pairs is not None else "patch", output.target)
-        return
     path, texts = _model_and_texts(runs.arguments or [], runs.model_file, runs.pairs)
-    drawn.check("patch", output.target, [path, runs.pairs])
+    drawn.check("patch", {"--out": output.target}, [path, runs.pairs])
     model = model_from(path, seed, bare, apr)
-    options = {
+    refuse_other_family(context, model)
+    from ..patching.pairs import patch_pairs, read_pairs
+    from ..patching.patch import patch as patch_texts
+
+    asked: dict[str, Any] = {
         "sites": runs.sites, "target": runs.target, "against": runs.against, "position": runs.position,
     }  # fmt: skip
-    if runs.pairs is None:
-        result, sections = _one(model, texts, options)
-        title = " → ".join(map(repr, texts))
-    else:
-        result, sections = _many(model, runs.pairs, options)
-        title = str(runs.pairs)
-    page = sections_page(title, sections, partial(_at_site, context), lambda: _view(result))
-    drawn.save(context, {"patch": lambda: _picture(result)}, page)
-    output.give(result, sections)
+    result: PatchResult | PairsResult
+    with progress("layer" if runs.pairs is None else "pair") as report:
+        if runs.pairs is None:
+            result, title = patch_texts(model, *texts, **asked, report=report), " → ".join(map(repr, texts))
+        else:
+            result = patch_pairs(model, read_pairs(runs.pairs), **asked, report=report)
+            title = str(runs.pairs)
+    give(context, result, output, drawn, title, partial(_at_site, context))
     if not result.ok:
         raise typer.Exit(1)
 
@@ -146,43 +122,6 @@ def _model_and_texts(
 
 def _counted(count: int) -> str:
     return f"{count or 'no'} argument{'s' * (count != 1)}"
-
-
-def _one(
-    model: "LanguageModel", texts: Sequence[str], options: dict[str, Any]
-) -> tuple[Any, Callable[[], list["Section"]]]:
-    """What patching one pair gives, and what is shown of it."""
-    from ..patching.patch import patch as patch_texts
-    from ..render.patching import patch_sections
-
-    with progress("layer") as report:
-        result = patch_texts(model, *texts, **options, report=report)
-    return result, lambda: patch_sections(result)
-
-
-def _many(
-    model: "LanguageModel", pairs: Path, options: dict[str, Any]
-) -> tuple[Any, Callable[[], list["Section"]]]:
-    """The same of many pairs."""
-    from ..patching.pairs import patch_pairs, read_pairs
-    from ..render.patching import pairs_sections
-
-    with progress("pair") as report:
-        result = patch_pairs(model, read_pairs(pairs), **options, report=report)
-    return result, lambda: pairs_sections(result)
-
-
-# What only a figure needs is loaded for it.
-def _picture(result: "PatchResult | PairsResult") -> "Picture":
-    from ..render.figures.patching import patch_picture
-
-    return patch_picture(result)
-
-
-def _view(result: "PatchResult | PairsResult") -> "PageView":
-    from ..render.page.patch_view import patch_view
-
-    return patch_view(result)
 
 
 def _at_site(context: typer.Context, site: str) -> str:

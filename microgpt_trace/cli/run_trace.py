@@ -1,4 +1,4 @@
-"""Run a trace and show, serialise and save what was asked for."""
+"""Run a trace and show, serialise and save what was asked for; or validate its events."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..architecture.kinds import Softmax
+from ..render.shown import sections_of
+from ..text.json_writing import result_json
 from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
 from .selection import Request, kept, layers_of, selected, with_stages
-from .trace_figures import arrays_of_figures, draw_figures
+from .trace_page import arrays_of_figures, figures, traced_for_page, write_page
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -25,30 +28,32 @@ if TYPE_CHECKING:
     from ..tracing.findings import Anomaly
     from ..tracing.result import Trace
     from .trace_options import Shown
-    from .trace_page import PageOrder
 
 
 def run(
-    model: LanguageModel, request: Request, options: dict[str, Any], page: PageOrder | None = None
-) -> None:
-    """Trace, then write what the request names; exit 1 where a check failed or a gate says no."""
+    context: typer.Context, path: Path | None, model: LanguageModel, request: Request,
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    """Trace the model of this path, then write what the request names; exit 1 where a check failed or a gate
+    says no."""
     layers = layers_of(request.layers, model.config.n_layer)
     names = selected(model, request, layers)
     needed = _needed(model, request, names, layers)
     needed += arrays_of_figures(request.drawn, model, options, layers)
-    with _following(model, max(1, options.get("generate") or 1)), _attention(model, request, names) as seen:
-        if page is None:
+    passes = options.get("generate") or 1
+    with _following(model, passes), _attention(model, request, names) as seen:
+        if request.drawn.html is None:
             result = trace(model, names=names, values=needed, **options)
         else:
-            whole, result = page.trace(model, names, needed, options, request, layers)
+            whole, recorded, result = traced_for_page(model, names, needed, options, request, layers)
     result.arrays.update(seen)
     if layers:
         result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
     sections = [] if request.written.is_json else _sections(result, model, request.shown)
     _save(result, model, request, layers)
-    draw_figures(request.drawn, model, result, layers)
-    if page is not None:
-        page.write(model, whole, result, request)
+    request.drawn.write(list(figures(request.drawn, model, result, layers)))
+    if request.drawn.html is not None:
+        write_page(context, path, model, whole, recorded, result, request)
     if request.written.is_json:
         _write_json(result, model, request, layers)
     else:
@@ -57,6 +62,23 @@ def run(
         _tell_unjudged(result.anomalies)
     found = any(anomaly.found for anomaly in result.anomalies)
     if not result.ok or (request.fail_on and found):
+        raise typer.Exit(1)
+
+
+def run_validation(
+    model: LanguageModel, request: Request, text: str | None, tokens: list[int] | None
+) -> None:
+    """Show whether each captured value is the one that the computation uses; exit 1 where one is not."""
+    from ..tracing.validation import validate
+
+    shown, written = request.shown, request.written
+    with progress("layer") as report:
+        found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
+    if written.as_json:
+        put([result_json(found)], written.target, request.drawn.force)
+    else:
+        show(sections_of(found, verbose=shown.verbose), written.target, request.drawn.force)
+    if not found.ok:
         raise typer.Exit(1)
 
 
@@ -141,13 +163,11 @@ def _following(model: LanguageModel, passes: int) -> Iterator[None]:
             yield
 
 
-def _sections(result: Trace, model: LanguageModel, shown: Shown) -> list[Section]:
-    from ..render.trace import trace_sections
-
+def _sections(result: Trace, model: LanguageModel, shown: Shown) -> Sequence[Section]:
     asked: list[Section] | None = [] if shown.layer else None
     if shown.show_names:
         from .shown_arrays import array_sections
 
         asked = list(array_sections(result, model, shown.show_names))
     overview = not (shown.layer or shown.verbose)
-    return trace_sections(result, verbose=shown.verbose, overview=overview, brief=shown.brief, asked=asked)
+    return sections_of(result, verbose=shown.verbose, overview=overview, brief=shown.brief, asked=asked)

@@ -1,27 +1,26 @@
 """microgpt sample"""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .named_model import microgpt_from
+from .option_groups import group, option
 from .options import DEFAULT_CHECKPOINT, BareWeights
 from .output import note, put
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Drawing:
     """How many names are drawn, and how."""
 
-    count: Annotated[int, typer.Option("-n", "--count", help="How many names.", min=1)] = 20
-    temperature: Annotated[
-        float,
-        typer.Option(help="0 takes the most probable letter each time; 1 the model's own odds.", min=0.0),
-    ] = 0.5
-    seed: Annotated[int, typer.Option(help="The same names for the same seed.", min=0)] = 42
-    prefix: Annotated[str, typer.Option(help="What the names begin with.")] = ""
+    count: int = option("-n", "--count", default=20, help="How many names.", min=1)
+    temperature: float = option(
+        default=0.5, help="0 takes the most probable letter each time; 1 the model's own odds.", min=0.0
+    )
+    seed: int = option(default=42, help="The same names for the same seed.", min=0)
+    prefix: str = option(default="", help="What the names begin with.")
 
 
 def sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -24,15 +24,16 @@ class Request:
     written: Written
     drawn: DrawnOfTrace
     layers: str | None
-    fail_on: str | None
+    fail_on: bool
 
 
-def selected(model: LanguageModel, request: Request, layers: list[int]) -> list[str]:
-    """The events asked for by name, else those of the overview or all of them but for those that cost a
+def selected(model: LanguageModel, request: Request, layers: list[int], verbose: bool = False) -> list[str]:
+    """The events asked for by name, else those of the overview or, if `verbose`, all but those that cost a
     computation of their own; and of these the chosen layers'."""
+    verbose = verbose or request.shown.verbose
     specs = model.hooks.specs
     asked = request.shown.layer and select_names(request.shown.layer, list(specs))
-    names = asked or [n for n, s in specs.items() if (request.shown.verbose and not s.extra) or s.overview]
+    names = asked or [n for n, s in specs.items() if (verbose and not s.extra) or s.overview]
     if not layers:
         return names
     found = [name for name in names if specs[name].layer in (layers if asked else [None, *layers])]
@@ -58,7 +59,7 @@ def kept(
 
 def _of_all(result: Trace, model: LanguageModel, request: Request, layers: list[int]) -> int:
     """How many arrays the same request with --verbose keeps."""
-    names = selected(model, replace(request, shown=replace(request.shown, verbose=True)), layers)
+    names = selected(model, request, layers, verbose=True)
     parameters = [name for name in names if model.hooks.specs[name].parameter == name]
     computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
     of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}

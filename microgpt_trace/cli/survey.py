@@ -2,7 +2,8 @@
 
 import typer
 
-from .option_checks import given, refuse, schema_by
+from .option_checks import given
+from .option_rules import refuse
 from .options import AprSettings, BareWeights
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveyTargets, SurveyTexts
@@ -15,7 +16,6 @@ _OF_A_RUN = (
 _OF_A_SURVEY = ("out", "imatrix", "imatrix_output", "verbose", "force")
 
 
-@schema_by(arguments=("arguments",))
 def survey(
     context: typer.Context,
     *,

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError
 from ..surveying.survey_mark import is_survey
-from .option_checks import refuse
+from .option_rules import refuse
 from .output import Output
 
 if TYPE_CHECKING:

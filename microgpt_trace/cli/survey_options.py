@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DECODER, Json, ModelFile, schema_option
+from .options import DECODER, Json, ModelFile, Schema
 
 CORPUS, MEASURED, RUN = "What is read", "What is measured", "How it is run"
 
@@ -128,4 +128,4 @@ class SurveyTargets:
         False
     )
     as_json: Json = False
-    schema: Annotated[bool, schema_option("run")] = False
+    schema: Schema = False

@@ -38,8 +38,7 @@ from ..text.json_writing import result_json
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
 from .options import AprSettings, BareWeights, of_the_file
-from .output import note, put, show
-from .output_files import refuse_over_model
+from .output import note, put, refuse_over_model, show
 from .progress import rated_progress
 
 if TYPE_CHECKING:

@@ -2,37 +2,26 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import InputError
-from .drawn import Drawn, sections_page
+from .drawn import Drawn, give
 from .option_checks import same_command
-from .options import schema_option
-from .output import Output, note, put_schema
-
-if TYPE_CHECKING:
-    from ..render.figures.panel import Picture
-    from ..render.page.page_view import PageView
-    from ..render.sections import Section
-    from ..timeline.curves import Timeline
+from .option_groups import group, option
+from .output import Output, note
 
 
-class TimelineOutput(Output):
-    schema: Annotated[bool, schema_option("read")] = False
-
-
+@group()
 class DrawnOfTimeline(Drawn):
-    plot: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plot",
-            help="Draw the timeline, or the loss alone, as .svg, .png or .pdf.",
-            metavar="[NAME=]FILE",
-            show_default="timeline",
-        ),
-    ] = None
+    """What is drawn beside a timeline."""
+
+    plot: list[str] | None = option(
+        help="Draw the timeline, or the loss alone, as .svg, .png or .pdf.",
+        metavar="[NAME=]FILE",
+        show_default="timeline",
+    )
 
 
 def timeline(
@@ -50,32 +39,20 @@ def timeline(
             metavar="GLOB",
         ),
     ] = None,
-    output: TimelineOutput,
+    output: Output,
     drawn: DrawnOfTimeline,
 ) -> None:
     """Show how a model changed while it was trained, and when it learned each letter."""
     output.check()
-    if output.schema:
-        put_schema("timeline", output.target)
-        return
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
-    drawn.check("timeline", output.target, [log])
-    from ..render.timeline import timeline_sections
+    drawn.check("timeline", {"--out": output.target}, [log])
     from ..timeline.curves import selected
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    shown = selected(found, event or [])
-    pictures = {"timeline": lambda: _timeline(shown, bool(event)), "loss": lambda: _loss(shown)}
-
-    def sections() -> list["Section"]:
-        return timeline_sections(shown, curves=bool(event))
-
-    drawn.save(
-        context, pictures, sections_page(str(log), sections, partial(_curves, context), lambda: _view(shown))
-    )
-    output.give(shown, sections)
+    shown, curves = selected(found, event or []), {"curves": bool(event)}
+    give(context, shown, output, drawn, str(log), partial(_curves, context), view=curves, figure=curves)
     for text in found.notes:  # in the end: a refusal is one line
         note(text)
 
@@ -89,22 +66,3 @@ EXAMPLES = (
 def _curves(context: typer.Context, name: str) -> str:
     """The curves of one event or parameter."""
     return same_command(context, ["--event", name], without=["event"])
-
-
-# What only a figure needs is loaded for it.
-def _timeline(shown: "Timeline", curves: bool) -> "Picture":
-    from ..render.figures.training import timeline_picture
-
-    return timeline_picture(shown, curves)
-
-
-def _view(shown: "Timeline") -> "PageView":
-    from ..render.page.timeline_view import timeline_view
-
-    return timeline_view(shown)
-
-
-def _loss(shown: "Timeline") -> "Picture":
-    from ..render.figures.training import loss_picture
-
-    return loss_picture(shown)

@@ -1,67 +1,70 @@
-"""The options of `trace`: what is shown, what is saved, and what one family of models adds."""
+"""The options of `trace`: what is shown, what is saved, what is changed in the run, and what one family of
+models adds."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from ..errors import InputError
 from .drawn import Drawn
-from .options import DECODER, MICROGPT, Json, Layer, Out, TokenIds, positions_of, schema_option, token_ids
+from .option_groups import flag, group, option
+from .options import (
+    DECODER,
+    MICROGPT,
+    Json,
+    Layer,
+    Out,
+    Schema,
+    TokenIds,
+    key_and_value,
+    positions_of,
+    token_ids,
+)
 from .output import named_file
 
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
+    from ..running.interventions import Intervention
 
-@dataclass(frozen=True, eq=False, repr=False)
+
+class FailOn(str, Enum):
+    anomaly = "anomaly"
+
+
+@group()
 class Shown:
     """Which events and arrays are looked at."""
 
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Every event with full statistics, layer by layer.")
-    ] = False
+    verbose: bool = flag("--verbose", "-v", help="Every event with full statistics, layer by layer.")
     layer: Layer = None
-    show_names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--show",
-            help="Print this tensor or parameter in full, or a part: NAME[1], NAME[3,0:8].",
-            metavar="NAME",
-        ),
-    ] = None
-    brief: Annotated[
-        bool, typer.Option("--brief", help="No prose: tables, and the self-check in one line.")
-    ] = False
-    top_k: Annotated[
-        int | None, typer.Option(help="Candidates per position.", min=1, show_default="1, production 5")
-    ] = None
+    show_names: list[str] | None = option(
+        "--show",
+        help="Print this tensor or parameter in full, or a part: NAME[1], NAME[3,0:8].",
+        metavar="NAME",
+    )
+    brief: bool = flag("--brief", help="No prose: tables, and the self-check in one line.")
+    top_k: int | None = option(help="Candidates per position.", min=1, show_default="1, production 5")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Written:
     """What is written of them, and where."""
 
     as_json: Json = False
-    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON record a line.")] = False
-    values: Annotated[
-        bool, typer.Option("--values", help="Add the arrays of what is shown to the JSON; as for --save.")
-    ] = False
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            "--save",
-            help="Save the arrays of what is shown as safetensors: a few; of all events with --verbose, of "
-            "any with --layer.",
-            metavar="FILE",
-        ),
-    ] = None
-    save_aprt: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-aprt", help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
-        ),
-    ] = None
-    time: Annotated[bool, typer.Option("--time", help="Add the time of each event.")] = False
+    as_jsonl: bool = flag("--jsonl", help="One JSON record a line.")
+    values: bool = flag("--values", help="Add the arrays of what is shown to the JSON; as for --save.")
+    save: Path | None = option(
+        help="Save the arrays of what is shown as safetensors: a few; of all events with --verbose, of "
+        "any with --layer.",
+        metavar="FILE",
+    )
+    save_aprt: Path | None = option(
+        help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
+    )
+    time: bool = flag("--time", help="Add the time of each event.")
     out: Out = None
-    schema: Annotated[bool, schema_option("trace")] = False
+    schema: Schema = False
 
     @property
     def is_json(self) -> bool:
@@ -73,101 +76,135 @@ class Written:
         return named_file(self.out)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class DrawnOfTrace(Drawn):
-    """The same of a trace."""
+    """What is drawn beside a trace."""
 
-    plot: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plot",
-            help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf.",
-            metavar="[NAME=]FILE",
-            show_default="attention; of a production model: stream",
-        ),
-    ] = None
-    html_budget: Annotated[
-        float | None,
-        typer.Option(
-            "--html-budget",
-            help="Megabytes that the page may fill.",
-            min=0.5,
-            metavar="MB",
-            rich_help_panel=DECODER,
-            show_default="2",
-        ),
-    ] = None
-    force: Annotated[
-        bool, typer.Option("--force", help="Let --save, --out, --html and --plot overwrite.")
-    ] = False
+    plot: list[str] | None = option(
+        help="Draw attention, attention:layer3.head0, stream, lens, probs or loss as .svg, .png or .pdf.",
+        metavar="[NAME=]FILE",
+        show_default="attention; of a production model: stream",
+    )
+    html_budget: float | None = option(
+        help="Megabytes that the page may fill.",
+        min=0.5,
+        metavar="MB",
+        rich_help_panel=DECODER,
+        show_default="2",
+    )
+    force: bool = flag("--force", help="Let --save, --out, --html and --plot overwrite.")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group(MICROGPT)
 class OfMicroGPT:
     """What only a microGPT can do."""
 
-    backward: Annotated[
-        bool, typer.Option("--backward", help="Add the gradients of the loss.", rich_help_panel=MICROGPT)
-    ] = False
-    step: Annotated[
-        bool, typer.Option("--step", help="Go on to one Adam step.", rich_help_panel=MICROGPT)
-    ] = False
+    backward: bool = flag("--backward", help="Add the gradients of the loss.")
+    step: bool = flag("--step", help="Go on to one Adam step.")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group(DECODER)
 class OfProduction:
     """What only a production model can do."""
 
     tokens: TokenIds = None
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Render the text by the file's template.", rich_help_panel=DECODER)
-    ] = False
-    special: Annotated[
-        bool, typer.Option("--special", help="Parse special tokens in the text.", rich_help_panel=DECODER)
-    ] = False
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Only these layers (3-5: three of them).", metavar="A-B", rich_help_panel=DECODER),
-    ] = None
-    positions: Annotated[
-        str | None,
-        typer.Option(
-            help="Which get logits and predictions: all, last or 0,3,-1.",
-            metavar="LIST",
-            show_default="all",
-            rich_help_panel=DECODER,
-        ),
-    ] = None
-    lens: Annotated[
-        bool,
-        typer.Option("--lens", help="The top tokens after every layer.", rich_help_panel=DECODER),
-    ] = False
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="Follow this token through --lens, after attention too: its text, ␣ for a blank, or #ID.",
-            metavar="TOKEN",
-            rich_help_panel=DECODER,
-        ),
-    ] = None
-    generate: Annotated[
-        int | None, typer.Option(help="Continue for so many tokens.", min=1, rich_help_panel=DECODER)
-    ] = None
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="Draw the tokens.", min=0.0, show_default="0: greedy", rich_help_panel=DECODER),
-    ] = None
-    fail_on: Annotated[
-        str | None, typer.Option(help="Exit 1 on: anomaly.", metavar="WHAT", rich_help_panel=DECODER)
-    ] = None
-    recheck: Annotated[
-        bool, typer.Option("--recheck", help="Compare with a run unobserved.", rich_help_panel=DECODER)
-    ] = False
+    chat: bool = flag("--chat", help="Render the text by the file's template.")
+    special: bool = flag("--special", help="Parse special tokens in the text.")
+    layers: str | None = option(help="Only these layers (3-5: three of them).", metavar="A-B")
+    positions: str | None = option(
+        help="Which get logits and predictions: all, last or 0,3,-1.", metavar="LIST", show_default="all"
+    )
+    lens: bool = flag("--lens", help="The top tokens after every layer.")
+    target: str | None = option(
+        help="Follow this token through --lens, after attention too: its text, ␣ for a blank, or #ID.",
+        metavar="TOKEN",
+    )
+    generate: int | None = option(help="Continue for so many tokens.", min=1)
+    temperature: float | None = option(help="Draw the tokens.", min=0.0, show_default="0: greedy")
+    fail_on: FailOn | None = option(help="Exit 1 where this is found.")
+    recheck: bool = flag("--recheck", help="Compare with a run unobserved.")
 
     def options(self) -> dict[str, Any]:
-        """Those that tracing.trace takes. Raises InputError for a list that is none."""
-        return {
+        """The options that tracing.trace takes, as far as they are given. Raises InputError for a list that
+        is none."""
+        given = {
             "tokens": token_ids(self.tokens), "chat": self.chat, "special": self.special,
             "positions": positions_of(self.positions), "lens": self.lens, "target": self.target,
             "generate": self.generate, "temperature": self.temperature, "recheck": self.recheck,
         }  # fmt: skip
+        return {name: value for name, value in given.items() if value is not None and value is not False}
+
+
+@group("Interventions")
+class Interventions:
+    """What stands in the place of which values."""
+
+    ablate: list[str] | None = option(
+        help="Put zeros in the place of an event or head; NAME@3 is its position 3, NAME@3:5 of "
+        "it channel 5.",
+        metavar="NAME",
+    )
+    ablate_mean: list[str] | None = option(
+        help="Put its mean over the positions in its place.", metavar="NAME"
+    )
+    scale: list[str] | None = option(
+        help="Multiply it; of a NAME that --add names too, multiply what is added.", metavar="NAME=NUMBER"
+    )
+    patch: list[str] | None = option(
+        help="Put there what a saved trace or another dump has.", metavar="NAME=FILE"
+    )
+    add: list[str] | None = option(help="Add an array, or one row to every position.", metavar="NAME=FILE")
+
+
+def interventions_of(asked: Interventions, model: "LanguageModel") -> "list[Intervention]":
+    """The interventions in the order in which they are made: patch, add, scale, ablate. Raises InputError."""
+    if not any(vars(asked).values()):
+        return []
+    from ..architecture.sites import parse_site
+    from ..dumps.formats import open_recording
+    from ..running.interventions import Intervention
+
+    known = list(model.plan)
+
+    def meant(target: str) -> tuple[object, ...]:
+        """What a target stands for, however it is spelled."""
+        site = parse_site(target)
+        return tuple(site.names(known)), site.position, site.channel, site.index
+
+    factors = {name: _number(name, text) for name, text in _pairs("--scale", asked.scale)}
+    strength = {meant(name): factor for name, factor in factors.items()}
+    patches, additions = _pairs("--patch", asked.patch), _pairs("--add", asked.add)
+    files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
+    added = {meant(name) for name, _ in additions}
+    return [
+        *(Intervention("patch", name, 1.0, files[path], path) for name, path in patches),
+        *(
+            Intervention("add", name, strength.get(meant(name), 1.0), files[path], path)
+            for name, path in additions
+        ),
+        *(
+            Intervention("scale", name, factor)
+            for name, factor in factors.items()
+            if meant(name) not in added
+        ),
+        *(Intervention("ablate-mean", name) for name in asked.ablate_mean or ()),
+        *(Intervention("ablate", name) for name in asked.ablate or ()),
+    ]
+
+
+def _pairs(option: str, texts: Sequence[str] | None) -> list[tuple[str, str]]:
+    wanted = "NAME=NUMBER" if option == "--scale" else "NAME=FILE"
+    pairs = [key_and_value(option, wanted, text) for text in texts or ()]
+    for name, value in pairs:
+        if not value:
+            raise InputError(f"{option}: expected {wanted}, found {name + '='!r}")
+        if option == "--scale" and sum(name == other for other, _ in pairs) > 1:
+            raise InputError(f"--scale: {name} is scaled twice")
+    return pairs
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"--scale {name}: expected a number, found {text!r}") from error

@@ -1,111 +1,89 @@
 """microgpt train"""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from os.path import realpath  # which does not mind a loop of links, as Path.resolve does
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from ..errors import InputError
-from ..files import OwnFile, hold
+from ..errors import FileFormatError, InputError
+from ..files import OwnFile, check_target, hold
+from ..readers.loading import format_of, is_model
+from ..text.command_lines import quoted
+from ..timeline.log import is_log
+from .option_groups import flag, group, option
 from .options import DEFAULT_CHECKPOINT, Vocab
-from .output import note
-from .output_files import check_training_targets
+from .output import note, refuse_over_model
 
 
-def _dimension(flag: str, what: str, default: int) -> Any:
-    return typer.Option(flag, help=what, min=1, show_default=str(default))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Lessons:
     """What is learned, and how."""
 
-    steps: Annotated[int | None, typer.Option(help="Adam steps.", min=1, show_default="5000")] = None
-    data: Annotated[
-        Path | None,
-        typer.Option(help="One name a line.", metavar="FILE", show_default="the packaged names.txt"),
-    ] = None
-    batch_size: Annotated[int | None, typer.Option(help="Names a step.", min=1, show_default="1")] = None
-    lr: Annotated[float | None, typer.Option(help="First learning rate.", show_default="0.01")] = None
-    seed: Annotated[int | None, typer.Option(help="Of weights and order.", min=0, show_default="42")] = None
+    steps: int | None = option(help="Adam steps.", min=1, show_default="5000")
+    data: Path | None = option(help="One name a line.", metavar="FILE", show_default="the packaged names.txt")
+    batch_size: int | None = option(help="Names a step.", min=1, show_default="1")
+    lr: float | None = option(help="First learning rate.", show_default="0.01")
+    seed: int | None = option(help="Of weights and order.", min=0, show_default="42")
 
     def schedule(self) -> dict[str, Any]:
         """The fields of a Schedule, None where nothing is asked."""
         return {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Checkpoint:
     """Where the model goes, and when."""
 
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
-    ] = None
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with this checkpoint, bit for bit.", metavar="FILE")
-    ] = None
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing checkpoint or log.")] = False
-    autosave: Annotated[
-        float, typer.Option(help="Seconds between two saves of the checkpoint.", min=0.0, metavar="SECONDS")
-    ] = 30.0
+    out: Path | None = option(help="The checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT))
+    resume: Path | None = option(help="Go on with this checkpoint, bit for bit.", metavar="FILE")
+    force: bool = flag("--force", help="Overwrite an existing checkpoint or log.")
+    autosave: float = option(
+        default=30.0, help="Seconds between two saves of the checkpoint.", min=0.0, metavar="SECONDS"
+    )
 
     @property
     def target(self) -> Path:
         return self.out or self.resume or DEFAULT_CHECKPOINT
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Shape:
     """The vocabulary and the dimensions of a new model."""
 
-    vocab: Annotated[
-        Vocab | None, typer.Option(help="a-z, or the characters of the data.", show_default="a-z")
-    ] = None
-    n_layer: Annotated[int | None, _dimension("--n-layer", "Layers.", 1)] = None
-    n_embd: Annotated[int | None, _dimension("--n-embd", "Width of the stream.", 16)] = None
-    n_head: Annotated[int | None, _dimension("--n-head", "Attention heads.", 4)] = None
-    block_size: Annotated[int | None, _dimension("--block-size", "Longest name + 1.", 16)] = None
+    vocab: Vocab | None = option(help="a-z, or the characters of the data.", show_default="a-z")
+    n_layer: int | None = option(help="Layers.", min=1, show_default="1")
+    n_embd: int | None = option(help="Width of the stream.", min=1, show_default="16")
+    n_head: int | None = option(help="Attention heads.", min=1, show_default="4")
+    block_size: int | None = option(help="Longest name + 1.", min=1, show_default="16")
 
     def dimensions(self) -> dict[str, int | None]:
         """The fields of a Config, None where nothing is asked."""
         return {name: value for name, value in vars(self).items() if name != "vocab"}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@group()
 class Record:
     """What is written down of the run."""
 
-    log: Annotated[
-        Path | None,
-        typer.Option(help="Write a JSON record per step.", metavar="FILE.jsonl"),
-    ] = None
-    trace_every: Annotated[
-        int | None, typer.Option(help="Add a trace to the log every N steps.", min=1, metavar="N")
-    ] = None
-    watch: Annotated[
-        str | None,
-        typer.Option(help="The name that is traced and reported.", metavar="NAME", show_default="emma"),
-    ] = None
+    log: Path | None = option(help="Write a JSON record per step.", metavar="FILE.jsonl")
+    trace_every: int | None = option(help="Add a trace to the log every N steps.", min=1, metavar="N")
+    watch: str | None = option(
+        help="The name that is traced and reported.", metavar="NAME", show_default="emma"
+    )
 
 
 def train(*, lessons: Lessons, checkpoint: Checkpoint, shape: Shape, record: Record) -> None:
     """Train microGPT on a file of names and leave a checkpoint."""
-    if record.trace_every is not None and record.log is None:
-        raise InputError("--trace-every adds to a log: it needs --log FILE.jsonl")
     target, resume, log, data = checkpoint.target, checkpoint.resume, record.log, lessons.data
     asked, dimensions = lessons.schedule(), shape.dimensions()
     with ExitStack() as stack:
-        check_training_targets(target, log, data, resume, checkpoint.force)
+        _check_targets(target, log, data, resume, checkpoint.force)
         stack.enter_context(hold(target, *([] if log is None else [log])))
         # again, now that no other run changes it
-        check_training_targets(target, log, data, resume, checkpoint.force)
+        _check_targets(target, log, data, resume, checkpoint.force)
         file = OwnFile(target, checkpoint.force)
         from ..timeline.log_writing import TrainingLog
-        from .trainer import new_trainer, resumed_trainer, watched_name
-        from .training_run import train_and_report
+        from .training_run import new_trainer, resumed_trainer, train_and_report, watched_name
 
         if resume is not None:
             trainer = resumed_trainer(resume, asked, dimensions, shape.vocab, data)
@@ -121,3 +99,37 @@ EXAMPLES = (
     "microgpt train · microgpt train --batch-size 32 --out big.safetensors --n-layer 2 · "
     "microgpt train --resume microgpt.safetensors · then: microgpt trace emma --model microgpt.safetensors"
 )
+
+
+def _check_targets(
+    target: Path, log: Path | None, data: Path | None, resume: Path | None, force: bool
+) -> None:
+    """Raises InputError where `train` would lose something by its checkpoint or its log."""
+    resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
+    goes_on = f"--resume {quoted(str(target))} goes on with it"
+    check_target(target, force or resumes_target, f"--force overwrites it, {goes_on}")
+    _refuse_over_data("--out", target, data)
+    refuse_over_model("--out", target)
+    if target.exists() and not _is_checkpoint(target):
+        raise InputError(f"--out {target}: --force overwrites checkpoints, and this is none")
+    if log is None:
+        return
+    if realpath(log) == realpath(target):
+        raise InputError(f"--log {log}: the checkpoint is to be written there")
+    check_target(log, force or resume is not None)
+    _refuse_over_data("--log", log, data)
+    refuse_over_model("--log", log)
+    if log.exists() and not is_log(log):
+        raise InputError(f"--log {log}: expected the log of a training run, found something else")
+
+
+def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
+    if data is not None and realpath(data) == realpath(path):
+        raise InputError(f"{option} {path}: --data reads it")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        return not path.stat().st_size or (is_model(path) and format_of(path) == "checkpoint")
+    except FileFormatError:
+        return False

@@ -11,7 +11,7 @@ from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load, read_survey, survey
-from microgpt_trace.cli import trainer
+from microgpt_trace.cli import training_run
 from microgpt_trace.errors import RunError
 from microgpt_trace.files import OwnFile, write_atomically, write_folder
 
@@ -86,7 +86,7 @@ def test_force_writes_over_a_file_that_appears(line, place, monkeypatch):
 
 
 def test_a_log_that_appears_is_not_written_over(place, monkeypatch):
-    appears(monkeypatch, place / "new.jsonl", trainer, "read_lines")
+    appears(monkeypatch, place / "new.jsonl", training_run, "read_lines")
     done = microgpt("train --steps 2 --out a --log new.jsonl", cwd=place)
     assert (done.code, (place / "new.jsonl").read_text(), done.lines) == (
         1, "theirs", ["microgpt: new.jsonl: cannot write the log (File exists)"],
@@ -121,7 +121,7 @@ def test_a_file_of_any_size_is_known_again(tmp_path):
 
 def test_a_training_that_writes_beside_can_be_gone_on_with(place, monkeypatch, default_signals):
     appears(monkeypatch, place / "new")
-    monkeypatch.setattr(trainer.Trainer, "check_finite", lambda self: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(training_run.Trainer, "check_finite", lambda self: signal.raise_signal(signal.SIGINT))
     done = microgpt("train --steps 9 --autosave 0 --out new", cwd=place)
     assert (done.code, load(place / "new.2").training.step) == (130, 2)
     assert done.lines[-1].endswith("saved to new.2; `microgpt train --resume new.2` goes on")

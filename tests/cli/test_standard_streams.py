@@ -137,7 +137,7 @@ INT, TERM = signal.SIGINT, signal.SIGTERM
 MOMENTS = [
     (INT, "trace emma", "microgpt_trace.cli"), (INT, "trace emma", "numpy.linalg"), (INT, "--help", "typer"),
     (INT, "trace emma --plot a.svg", "matplotlib.figure"), (TERM, "train --log log", "numpy"),
-    (INT, "survey --out a", "fasteners"), (INT, "train --log log", "microgpt_trace.cli.trainer"),
+    (INT, "survey --out a", "fasteners"), (INT, "train --log log", "microgpt_trace.cli.training_run"),
     (INT, "train --resume a", "microgpt_trace.cli.train"),
 ]  # fmt: skip
 
