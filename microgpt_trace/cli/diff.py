@@ -150,7 +150,7 @@ EXAMPLES = (
 def _put_schema_of_surveys(asked: dict[str, str], surveys: bool, output: Output) -> None:
     """Print the schema of the comparison of two surveys, which alone are named beside --schema."""
     refuse(asked, ["weights", "prompts"] if surveys else ["a", "b"], "two surveys" if surveys else "--schema")
-    put_schema("survey_diff", output.target)
+    put_schema("survey_diff", output.out)
 
 
 # Each gives a result, and what showing it takes.

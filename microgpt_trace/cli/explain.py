@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,7 +13,7 @@ from ..tracing.trace import trace
 from .drawn import Drawn, give
 from .named_model import is_there, model_and_text, model_from, refuse_other_family
 from .option_checks import OF_THE_RUN, command_line, said
-from .option_groups import argument, group
+from .option_groups import argument, flag, group, option
 from .options import MICROGPT, AprSettings, BareWeights, ModelFile, Seed, TextToRead, TokenIds, token_ids
 from .output import Output
 from .trace_page import explaining
@@ -27,7 +27,7 @@ EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 
 @group()
-class ElementAndText:
+class Asked:
     """Which element of which model, and what is read: the words tell themselves apart."""
 
     first: str | None = argument(
@@ -40,17 +40,14 @@ class ElementAndText:
     )
     third: TextToRead = None
     model: ModelFile = None
+    backward: bool = flag("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT)
+    terms: int = option(default=16, help="How many terms of a sum are listed.", min=1)
 
 
 def explain(
     context: typer.Context,
     *,
-    words: ElementAndText,
-    backward: Annotated[
-        bool,
-        typer.Option("--backward", help="Its gradient: the chain rule.", rich_help_panel=MICROGPT),
-    ] = False,
-    terms: Annotated[int, typer.Option(help="How many terms of a sum are listed.", min=1)] = 16,
+    asked: Asked,
     output: Output,
     drawn: Drawn,
     seed: Seed = None,
@@ -63,15 +60,15 @@ def explain(
     Exit code 0: it equals the traced value. 1: it does not. 2: there is no such element.
     """
     output.check()
-    path, element, text = _request(words)
+    path, element, text = _request(asked)
     drawn.check("explain", {"--out": output.target}, [path])
     from ..explaining.explain import explain as explain_element
 
     known = token_ids(tokens)
     model = model_from(path, seed, bare, apr)
     refuse_other_family(context, model)
-    found = explain_element(model, element, text, tokens=known, backward=backward, terms=terms)
-    before = [words.first] if words.first not in (None, element) else []
+    found = explain_element(model, element, text, tokens=known, backward=asked.backward, terms=asked.terms)
+    before = [asked.first] if asked.first not in (None, element) else []
     after = [] if text is None else [text]
     options = said(context, only=OF_THE_RUN)[1]
 
@@ -80,7 +77,7 @@ def explain(
 
     page = _page_of_trace(context, path, model, text, found) if "gradients" in model.abilities else None
     give(
-        context, found, output, drawn, found.element, partial(again, gradient=backward),
+        context, found, output, drawn, found.element, partial(again, gradient=asked.backward),
         view={"command": again}, page=page,
     )  # fmt: skip
     if not found.holds:
@@ -109,11 +106,11 @@ def _page_of_trace(
     return page
 
 
-def _request(words: ElementAndText) -> tuple[Path | None, str, str | None]:
+def _request(asked: Asked) -> tuple[Path | None, str, str | None]:
     """Which model, which element and what text: a first word that is no element names the model."""
-    path, rest = words.model, [w for w in (words.first, words.second, words.third) if w is not None]
+    path, rest = asked.model, [w for w in (asked.first, asked.second, asked.third) if w is not None]
     if rest and not _is_element(rest[0]):
-        path, no_model = model_and_text(rest[0], None, words.model)
+        path, no_model = model_and_text(rest[0], None, asked.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):

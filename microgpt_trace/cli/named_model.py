@@ -40,19 +40,23 @@ def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
     """Which model was named and what text: a first argument that is a model is not the text."""
-    if model is not None and first is not None and names_a_model(first):
-        raise InputError(f"two models, {first} and --model {model}")
-    if second is not None and model is not None:
-        raise InputError(f"two models, {first} and --model {model}, or two texts")
     if second is not None:
-        assert first is not None  # arguments fill up from the left
-        if not is_there(first):
-            swapped = f"; the model comes first, {second} then {first!r}" if names_a_model(second) else ""
-            raise InputError(f"{first or repr(first)}: no such model, to read the text {second!r}{swapped}")
-        return Path(first), second
-    if first is not None and model is None and names_a_model(first):
-        return Path(first), None
-    return model, first
+        return model_before([first or "", second], model), second
+    if first is None or not names_a_model(first):
+        return model, first
+    return model_before([first], model), None
+
+
+def model_before(words: Sequence[str], model: Path | None) -> Path:
+    """The model that the first word names. Raises InputError where none is there, or --model
+    names one too."""
+    first, *texts = words
+    if model is not None:
+        raise InputError(f"two models, {first} and --model {model}{', or two texts' * bool(texts)}")
+    if texts and not is_there(first):
+        swapped = f"; the model comes first, {texts[0]} then {first!r}" if names_a_model(texts[0]) else ""
+        raise InputError(f"{first or repr(first)}: no such model, to read {texts[0]!r}{swapped}")
+    return Path(first)
 
 
 def is_there(text: str) -> bool:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from ..errors import InputError
 from ..text.command_lines import command, quoted
 from .option_rules import check_combination, schema_asked
-from .output import out_file, put_schema
+from .output import put_schema
 
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
@@ -62,7 +62,7 @@ class Command(TyperCommand):
         asked = list(given(ctx).values())
         check_combination(str(self.name), asked)
         if document := schema_asked(str(self.name), asked):
-            return put_schema(document, out_file(ctx.params["out"]))
+            return put_schema(document, ctx.params["out"])
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

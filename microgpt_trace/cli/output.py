@@ -36,18 +36,18 @@ class Output:
     @property
     def target(self) -> Path | None:
         """The file to write; None is stdout."""
-        return named_file(self.out)
+        return None if self.out == STDOUT else self.out
 
     def check(self) -> None:
-        """Raises InputError where the file is there already, or cannot be written."""
-        out_file(self.out)
+        """Raises InputError where the file is there already, cannot be written, or would stand in a model."""
+        _check_new(self.target)
 
-    def give(self, result: Any, sections: Callable[[], Sequence["Section"]]) -> None:
+    def give(self, result: Any, sections: Callable[[], Sequence["Section"]], overwrite: bool = False) -> None:
         """Write the document of a result or show its sections, as was asked for."""
         if self.as_json:
-            put([result_json(result)], self.target)
+            put([result_json(result)], self.target, overwrite)
         else:
-            show(sections(), self.target)
+            show(sections(), self.target, overwrite)
 
 
 def show(sections: Sequence["Section"], out: Path | None, overwrite: bool = False) -> None:
@@ -71,20 +71,6 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
         return
     for piece in pieces:
         sys.stdout.write(in_lines(piece))
-
-
-def named_file(out: Path | None) -> Path | None:
-    """The file that --out names; None is stdout."""
-    return None if out == STDOUT else out
-
-
-def out_file(out: Path | None) -> Path | None:
-    """The same. Raises InputError where the file is there, cannot be written, or would stand in a model."""
-    target = named_file(out)
-    if target is not None:
-        check_target(target, overwrite=False, hint="choose another name")
-        refuse_over_model("--out", target)
-    return target
 
 
 def refuse_over_model(option: str, path: Path) -> None:
@@ -112,8 +98,17 @@ def _is_model_folder(folder: Path) -> bool:
 
 
 def put_schema(name: str, out: Path | None) -> None:
-    """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS."""
-    put([dump(schema_of_document(name), indent=2) + "\n"], out)
+    """Write the JSON Schema of a kind of document, one of render.documents.schemas.DOCUMENTS. Raises
+    InputError where `out` is there already, or cannot be written."""
+    target = None if out == STDOUT else out
+    _check_new(target)
+    put([dump(schema_of_document(name), indent=2) + "\n"], target)
+
+
+def _check_new(target: Path | None) -> None:
+    if target is not None:
+        check_target(target, overwrite=False, hint="choose another name")
+        refuse_over_model("--out", target)
 
 
 def note(text: str) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError
+from ..text.wording import counted
 from .drawn import Drawn, give
-from .named_model import is_there, model_and_text, model_from, refuse_other_family
+from .named_model import is_there, model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, group, option
 from .options import AprSettings, BareWeights, ModelFile, Seed
@@ -102,13 +103,9 @@ def _model_and_texts(
     """The model's path, if one was named, and the two texts, or none beside --pairs."""
     wanted = 2 if pairs is None else 0
     if len(arguments) == wanted + 1:
-        first = arguments[0]
-        if model is not None:
-            raise InputError(f"two models, {first} and --model {model}")
-        if not is_there(first):
-            reads = f", to read {arguments[1]!r}" if wanted else " (texts are in the file of --pairs)"
-            raise InputError(f"{first or repr(first)}: no such model{reads}")
-        return Path(first), arguments[1:]
+        if pairs is not None and not is_there(arguments[0]):
+            raise InputError(f"{arguments[0] or repr('')}: no such model (texts are in the file of --pairs)")
+        return model_before(arguments, model), arguments[1:]
     lone_model = len(arguments) == 2 and model_and_text(arguments[0], None, None)[0] is not None
     if len(arguments) != wanted or lone_model:
         needed = (
@@ -116,12 +113,9 @@ def _model_and_texts(
             if pairs is not None
             else "two texts are needed, CLEAN and CORRUPT"
         )
-        raise InputError(f"{needed}, and before them a model if any: found {_counted(len(arguments))}")
+        found = counted(len(arguments), "argument")
+        raise InputError(f"{needed}, and before them a model if any: found {found}")
     return model, arguments
-
-
-def _counted(count: int) -> str:
-    return f"{count or 'no'} argument{'s' * (count != 1)}"
 
 
 def _at_site(context: typer.Context, site: str) -> str:

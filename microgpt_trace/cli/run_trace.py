@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ import typer
 
 from ..architecture.kinds import Softmax
 from ..render.shown import sections_of
-from ..text.json_writing import result_json
 from ..tracing.trace import trace
 from .output import note, put, show
 from .progress import progress
@@ -74,10 +74,7 @@ def run_validation(
     shown, written = request.shown, request.written
     with progress("layer") as report:
         found = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
-    if written.as_json:
-        put([result_json(found)], written.target, request.drawn.force)
-    else:
-        show(sections_of(found, verbose=shown.verbose), written.target, request.drawn.force)
+    written.give(found, partial(sections_of, found, verbose=shown.verbose), request.drawn.force)
     if not found.ok:
         raise typer.Exit(1)
 

@@ -1,9 +1,6 @@
 """microgpt sample"""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from .named_model import microgpt_from
 from .option_groups import group, option
@@ -21,21 +18,18 @@ class Drawing:
     )
     seed: int = option(default=42, help="The same names for the same seed.", min=0)
     prefix: str = option(default="", help="What the names begin with.")
+    model: Path = option(default=DEFAULT_CHECKPOINT, help="A checkpoint.", metavar="FILE")
 
 
 def sample(
     *,
     drawing: Drawing,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", help="A checkpoint.", metavar="FILE", show_default=str(DEFAULT_CHECKPOINT)),
-    ] = None,
     bare: BareWeights,
 ) -> None:
     """Draw new names from a trained model, one a line."""
     from ..microgpt.sampling import sample as draw
 
-    loaded = microgpt_from(model or DEFAULT_CHECKPOINT, None, bare)
+    loaded = microgpt_from(drawing.model, None, bare)
     names = draw(
         loaded, drawing.count, temperature=drawing.temperature, seed=drawing.seed, prefix=drawing.prefix
     )

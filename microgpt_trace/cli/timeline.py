@@ -2,15 +2,26 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from ..errors import InputError
 from .drawn import Drawn, give
 from .option_checks import same_command
-from .option_groups import group, option
+from .option_groups import argument, group, option
 from .output import Output, note
+
+
+@group()
+class ReadLog:
+    """Which log is read, and what is shown of it."""
+
+    log: Path | None = argument(
+        metavar="LOG.jsonl", help="What train --log --trace-every wrote.", show_default=False
+    )
+    event: list[str] | None = option(
+        help="Only the events and parameters this name, glob or apr stage matches.", metavar="GLOB"
+    )
 
 
 @group()
@@ -27,23 +38,13 @@ class DrawnOfTimeline(Drawn):
 def timeline(
     context: typer.Context,
     *,
-    log: Annotated[
-        Path | None,
-        typer.Argument(metavar="LOG.jsonl", help="What train --log --trace-every wrote.", show_default=False),
-    ] = None,
-    event: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--event",
-            help="Only the events and parameters this name, glob or apr stage matches.",
-            metavar="GLOB",
-        ),
-    ] = None,
+    read: ReadLog,
     output: Output,
     drawn: DrawnOfTimeline,
 ) -> None:
     """Show how a model changed while it was trained, and when it learned each letter."""
     output.check()
+    log, event = read.log, read.event or []
     if log is None:
         raise InputError("a log is needed: microgpt timeline LOG.jsonl")
     drawn.check("timeline", {"--out": output.target}, [log])
@@ -51,7 +52,7 @@ def timeline(
     from ..timeline.reading import read_timeline
 
     found = read_timeline(log)
-    shown, curves = selected(found, event or []), {"curves": bool(event)}
+    shown, curves = selected(found, event), {"curves": bool(event)}
     give(context, shown, output, drawn, str(log), partial(_curves, context), view=curves, figure=curves)
     for text in found.notes:  # in the end: a refusal is one line
         note(text)

@@ -1,7 +1,6 @@
 """microgpt trace"""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -30,19 +29,11 @@ def trace(
     written: Written,
     drawn: DrawnOfTrace,
     seed: Seed = None,
-    validate: Annotated[
-        bool,
-        typer.Option(
-            "--validate",
-            help="Show of each event that the computation uses it: replace it, see what changes.",
-        ),
-    ] = False,
     of_microgpt: OfMicroGPT,
     bare: BareWeights,
     of_production: OfProduction,
     apr: AprSettings,
     interventions: Interventions,
-    payload: Annotated[bool, typer.Option("--payload", hidden=True)] = False,
 ) -> None:
     """Trace a text through every stage: shapes, norms, ranges and predictions."""
     request = Request(shown, written, drawn, of_production.layers, of_production.fail_on is not None)
@@ -55,12 +46,12 @@ def trace(
     own = vars(of_microgpt)
     if "prompts" in model.abilities:
         own = theirs if seed is None else theirs | {"seed": seed}
-    if validate:
+    if shown.validate:
         run_validation(model, request, text, own.get("tokens"))
     else:
         shared = {"text": text, "top_k": shown.top_k, "time": written.time, "interventions": changes}
         run(context, path, model, request, shared | own)
-    if payload:  # said in the end, for a refusal is one line
+    if shown.payload:  # said in the end, for a refusal is one line
         note("--payload: every trace here runs the forward pass; the flag changes nothing")
 
 

@@ -12,16 +12,13 @@ from .option_groups import flag, group, option
 from .options import (
     DECODER,
     MICROGPT,
-    Json,
     Layer,
-    Out,
-    Schema,
     TokenIds,
     key_and_value,
     positions_of,
     token_ids,
 )
-from .output import named_file
+from .output import Output
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -45,13 +42,16 @@ class Shown:
     )
     brief: bool = flag("--brief", help="No prose: tables, and the self-check in one line.")
     top_k: int | None = option(help="Candidates per position.", min=1, show_default="1, production 5")
+    validate: bool = flag(
+        "--validate", help="Show of each event that the computation uses it: replace it, see what changes."
+    )
+    payload: bool = flag("--payload", hidden=True)
 
 
 @group()
-class Written:
+class Written(Output):
     """What is written of them, and where."""
 
-    as_json: Json = False
     as_jsonl: bool = flag("--jsonl", help="One JSON record a line.")
     values: bool = flag("--values", help="Add the arrays of what is shown to the JSON; as for --save.")
     save: Path | None = option(
@@ -63,17 +63,10 @@ class Written:
         help="Save the stages of apr as APRT dumps, to a new folder.", metavar="DIR"
     )
     time: bool = flag("--time", help="Add the time of each event.")
-    out: Out = None
-    schema: Schema = False
 
     @property
     def is_json(self) -> bool:
         return self.as_json or self.as_jsonl
-
-    @property
-    def target(self) -> Path | None:
-        """The file that --out names; None is stdout."""
-        return named_file(self.out)
 
 
 @group()
