@@ -4,7 +4,6 @@ anything runs."""
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +16,7 @@ from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
-from .output import STDOUT, Output, note, refuse_over_model
+from .output import STDOUT, Output, check_apart, note, refuse_over_model
 
 if TYPE_CHECKING:
     from ..render.figures.panel import Picture
@@ -70,17 +69,7 @@ class Drawn:
         for name, path, suffixes in targets:
             if path.suffix.lower() not in suffixes:
                 raise InputError(f"{name} {path}: expected a file name that ends in {' or '.join(suffixes)}")
-        read, written = {realpath(path) for path in reads if path is not None}, dict[str, str]()
-        for name, file in [*others.items(), *(target[:2] for target in targets)]:
-            if file is None:
-                continue
-            place = realpath(file)
-            if place in read:
-                raise InputError(f"{name} {file}: the command reads it")
-            if place in written:
-                both = f"{written[place]} and {name} both name {file}"
-                raise InputError(f"{name} names {file} twice" if written[place] == name else both)
-            written[place] = name
+        check_apart([*others.items(), *(target[:2] for target in targets)], reads)
         for name, path, _ in targets:
             check_target(path, self.force)
             refuse_over_model(name, path)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..errors import InputError
-from .named_model import model_from, refuse_other_family
+from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import flag, group, option
 from .options import DECODER, AprSettings, BareWeights, ModelFile, Seed
 from .output import Output
@@ -44,9 +43,7 @@ def inspect(
     from ..render.inspection import decoder_inspection_sections, microgpt_inspection_sections
     from ..tracing.inspection import inspect_decoder, inspect_microgpt
 
-    if path is not None and model is not None:
-        raise InputError(f"two models, {path} and --model {model}")
-    loaded = model_from(path or model, seed, bare, apr)
+    loaded = model_from(model if path is None else model_before([str(path)], model), seed, bare, apr)
     refuse_other_family(context, loaded)
     if "prompts" not in loaded.abilities:
         own = cast("Model", loaded)

@@ -181,44 +181,35 @@ class Opener:
         """What lies under the path. Raises FileFormatError where that is nothing to compare."""
         key = realpath(path)  # Path.resolve raises RuntimeError of a loop of links
         if key not in self._known:
-            self._known[key] = self._open(path)
+            from ..comparison.compared_runs import opened
+
+            self._known[key] = opened(path, self.names, **of_the_file(self.bare, self.apr))
         return self._known[key]
 
     def model(self, path: Path) -> "LanguageModel":
         """The model under the path. Raises InputError where a dump is."""
-        from ..dumps.recording import Recording
-
         found = self.open(path)
-        if isinstance(found, Recording):
+        if not hasattr(found, "family"):
             raise InputError(f"{path}: expected a model, found {found.kind}")
-        return found
+        return cast("LanguageModel", found)
 
     def dump(self, path: Path) -> "Recording":
         """The dump under the path. Raises InputError where a model is."""
-        from ..dumps.recording import Recording
-
         found = self.open(path)
-        if not isinstance(found, Recording):
+        if hasattr(found, "family"):
             again = command("trace", [str(path)], ["--save", "FILE"])
             raise InputError(
                 f"{path}: expected a dump, found a {found.family} model; `{again}` makes a dump of its run"
             )
         return found
 
-    def _open(self, path: Path) -> "LanguageModel | Recording":
-        from ..comparison.compared_runs import opened
-
-        return opened(path, self.names, **of_the_file(self.bare, self.apr))
-
 
 def refuse_idle(sides: Sequence[Any], bare: BareWeights, apr: AprSettings, naming: Naming) -> None:
     """Raises InputError for an option that concerns none of the sides."""
-    of_dumps = {"--map": naming.map_file, "--layout": naming.layouts or None}
     models = [hasattr(side, "family") for side in sides]
-    named = [option for option, value in of_dumps.items() if value is not None]
-    for options, idle, what in (
-        (_of_a_file(bare, apr), not any(models), "model"),
-        (named, all(models), "dump"),
-    ):
-        if idle and options:
-            raise InputError(f"{options[0]} is for a {what}, and neither side is one")
+    if not any(models):
+        for option in _of_a_file(bare, apr):
+            raise InputError(f"{option} is for a model, and neither side is one")
+    if all(models) and (naming.map_file is not None or naming.layouts):
+        option = "--layout" if naming.map_file is None else "--map"
+        raise InputError(f"{option} is for a dump, and neither side is one")

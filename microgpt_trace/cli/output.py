@@ -73,6 +73,21 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
         sys.stdout.write(in_lines(piece))
 
 
+def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path | None] = ()) -> None:
+    """Raises InputError where two files that options name are the same one, or one that the command reads."""
+    read, found = {realpath(path) for path in reads if path is not None}, dict[str, str]()
+    for option, path in written:
+        if path is None:
+            continue
+        place = realpath(path)
+        if place in read:
+            raise InputError(f"{option} {path}: the command reads it")
+        if place in found:
+            both = f"{found[place]} and {option} both name {path}"
+            raise InputError(f"{option} names {path} twice" if found[place] == option else both)
+        found[place] = option
+
+
 def refuse_over_model(option: str, path: Path) -> None:
     """Raises InputError for a target that is a production model, or in the folder of one: not even --force
     writes there."""

@@ -10,7 +10,7 @@ import typer
 from ..errors import InputError
 from ..text.wording import counted
 from .drawn import Drawn, give
-from .named_model import is_there, model_and_text, model_before, model_from, refuse_other_family
+from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, group, option
 from .options import AprSettings, BareWeights, ModelFile, Seed
@@ -102,20 +102,13 @@ def _model_and_texts(
 ) -> tuple[Path | None, Sequence[str]]:
     """The model's path, if one was named, and the two texts, or none beside --pairs."""
     wanted = 2 if pairs is None else 0
-    if len(arguments) == wanted + 1:
-        if pairs is not None and not is_there(arguments[0]):
-            raise InputError(f"{arguments[0] or repr('')}: no such model (texts are in the file of --pairs)")
-        return model_before(arguments, model), arguments[1:]
     lone_model = len(arguments) == 2 and model_and_text(arguments[0], None, None)[0] is not None
-    if len(arguments) != wanted or lone_model:
-        needed = (
-            "no texts stand beside --pairs"
-            if pairs is not None
-            else "two texts are needed, CLEAN and CORRUPT"
-        )
-        found = counted(len(arguments), "argument")
-        raise InputError(f"{needed}, and before them a model if any: found {found}")
-    return model, arguments
+    if len(arguments) == wanted + 1:
+        return model_before(arguments, model), arguments[1:]
+    if len(arguments) == wanted and not lone_model:
+        return model, arguments
+    needed = "two texts are needed, CLEAN and CORRUPT" if wanted else "no texts stand beside --pairs"
+    raise InputError(f"{needed}, and before them a model if any: found {counted(len(arguments), 'argument')}")
 
 
 def _at_site(context: typer.Context, site: str) -> str:

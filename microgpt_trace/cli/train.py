@@ -1,7 +1,6 @@
 """microgpt train"""
 
 from contextlib import ExitStack
-from os.path import realpath  # which does not mind a loop of links, as Path.resolve does
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..text.command_lines import quoted
 from ..timeline.log import is_log
 from .option_groups import flag, group, option
 from .options import DEFAULT_CHECKPOINT, Vocab
-from .output import note, refuse_over_model
+from .output import check_apart, note, refuse_over_model
 
 
 @group()
@@ -104,28 +103,21 @@ EXAMPLES = (
 def _check_targets(
     target: Path, log: Path | None, data: Path | None, resume: Path | None, force: bool
 ) -> None:
-    """Raises InputError where `train` would lose something by its checkpoint or its log."""
+    """Raises InputError where the checkpoint or the log would replace something else."""
     resumes_target = resume is not None and resume.exists() and target.exists() and target.samefile(resume)
     goes_on = f"--resume {quoted(str(target))} goes on with it"
     check_target(target, force or resumes_target, f"--force overwrites it, {goes_on}")
-    _refuse_over_data("--out", target, data)
-    refuse_over_model("--out", target)
+    if log is not None:
+        check_target(log, force or resume is not None)
+    written = [("--out", target), ("--log", log)]
+    check_apart(written, [data])
+    for name, path in written:
+        if path is not None:
+            refuse_over_model(name, path)
     if target.exists() and not _is_checkpoint(target):
         raise InputError(f"--out {target}: --force overwrites checkpoints, and this is none")
-    if log is None:
-        return
-    if realpath(log) == realpath(target):
-        raise InputError(f"--log {log}: the checkpoint is to be written there")
-    check_target(log, force or resume is not None)
-    _refuse_over_data("--log", log, data)
-    refuse_over_model("--log", log)
-    if log.exists() and not is_log(log):
+    if log is not None and log.exists() and not is_log(log):
         raise InputError(f"--log {log}: expected the log of a training run, found something else")
-
-
-def _refuse_over_data(option: str, path: Path, data: Path | None) -> None:
-    if data is not None and realpath(data) == realpath(path):
-        raise InputError(f"{option} {path}: --data reads it")
 
 
 def _is_checkpoint(path: Path) -> bool:

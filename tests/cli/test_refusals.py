@@ -159,7 +159,7 @@ REFUSED = {
     "patch --pairs three": "three, line 1: expected CLEAN<TAB>CORRUPT",
     "patch --pairs same --target e --against k": "same, line 2: both texts are the same tokens",
     "patch --pairs lengths --target e --against k": "lengths, line 2: 6 tokens, and the first pair has 5",
-    "patch --pairs pairs nothing": "nothing: no such model",
+    "patch --pairs pairs nothing": "nothing: no such file",
     "patch --pairs pairs anna alma": "no texts stand beside --pairs",
     # diff
     "diff llama": "two sides are needed",

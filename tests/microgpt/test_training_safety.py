@@ -197,8 +197,8 @@ def files():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ("--out data.txt", "--data reads it"),
-        ("--log data.txt", "--data reads it"),
+        ("--out data.txt", "the command reads it"),
+        ("--log data.txt", "the command reads it"),
         ("--out model.gguf", "a model is there"),
         ("--log model.gguf", "a model is there"),
         ("--out model/model.safetensors", "a model is there"),
@@ -209,7 +209,7 @@ def files():
         ("--log old.safetensors", "expected the log"),
         ("--out -", "expected the name of a file"),
         ("--log -", "expected the name of a file"),
-        ("--log microgpt.safetensors", "the checkpoint is to be written there"),
+        ("--log microgpt.safetensors", "--out and --log both name"),
     ],
 )
 def test_force_overwrites_checkpoints_and_logs_alone(options, word):
