@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -78,8 +77,8 @@ def _written(param: Any, kind: Any) -> str:
 
 
 def _value(param: Any, kind: Any) -> str:
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "\\|".join(str(choice.value) for choice in kind)
+    if get_origin(kind) is Literal:
+        return "\\|".join(get_args(kind))
     return param.metavar or NUMBERS.get(kind, "TEXT")
 
 

@@ -1,8 +1,8 @@
 """microgpt diagnose"""
 
-from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -13,13 +13,6 @@ from .option_checks import same_command
 from .option_groups import argument, flag, group, option
 from .options import AprSettings, BareWeights, token_ids
 from .output import Output
-
-
-class DumpPrecision(str, Enum):
-    f32 = "f32"
-    bf16 = "bf16"
-    f16 = "f16"
-    q8 = "q8"
 
 
 @group()
@@ -38,7 +31,7 @@ class Dumped:
 class Judgement:
     """How operations are judged, and which are shown."""
 
-    compute: DumpPrecision | None = option(
+    compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
         help="The engine's precision; q8: 8-bit inputs of products.",
         show_default="f32, or bf16 or f16 where the values show it",
     )
@@ -72,7 +65,7 @@ def diagnose(
     recorded, known = opener.dump(dumped.dump), opener.model(dumped.model)
     found = diagnose_dump(
         recorded, known, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
-        layouts=naming.layouts_known(), compute=judgement.compute.value if judgement.compute else None,
+        layouts=naming.layouts_known(), compute=judgement.compute,
     )  # fmt: skip
     title, again = f"{dumped.dump} by {dumped.model}", partial(_compared, context)
     view, document = {"verbose": judgement.verbose}, diagnosis_document(found)
@@ -89,6 +82,6 @@ EXAMPLES = (
 
 def _compared(context: typer.Context, name: str) -> str:
     """The same dump beside the model, at one event."""
-    full = context.params["compute"] in (None, DumpPrecision.f32)
+    full = context.params["compute"] in (None, "f32")
     without = ["verbose", *["compute"] * full]
     return same_command(context, ["--layer", name, "--verbose"], without=without, of="diff")

@@ -1,10 +1,9 @@
 """microgpt diff"""
 
 from collections.abc import Sequence
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,12 +20,6 @@ from .survey_diff import are_surveys, diff_surveys
 
 if TYPE_CHECKING:
     from ..comparison.kept_pairs import PairKeeper
-
-
-class OtherPrecision(str, Enum):
-    bf16 = "bf16"
-    f16 = "f16"
-    q8 = "q8"
 
 
 @group()
@@ -56,7 +49,9 @@ class View:
 class Band:
     """How far apart is the same."""
 
-    compute: OtherPrecision | None = option(help="The other engine computes so: measure what that does.")
+    compute: Literal["bf16", "f16", "q8"] | None = option(
+        help="The other engine computes so: measure what that does."
+    )
     calibrate: Path | None = option(help="A third run, whose distance from A is right.", metavar="REF")
     factor: float | None = option(
         help="Times the distance that --compute or --calibrate measures.",
@@ -72,7 +67,7 @@ class Band:
             "rtol": self.rtol,
             "atol": self.atol,
             "factor": self.factor,
-            "compute": self.compute.value if self.compute else None,
+            "compute": self.compute,
             "calibrate": opener.open(self.calibrate) if self.calibrate is not None else None,
         }
 

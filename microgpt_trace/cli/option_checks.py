@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -97,16 +96,12 @@ def said(
         if name in (*without, *_WRITES) or (only is not None and name not in only):
             continue
         value = context.params[name]
-        values = [str(getattr(each, "value", each)) for each in _listed(value)]
+        values = list(map(str, value if isinstance(value, list | tuple) else [value]))
         if params[name].param_type_name == "argument":
             words += values
         else:
             options += [spelled] if value is True else [part for each in values for part in (spelled, each)]
     return words, options
-
-
-def _listed(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else [value]
 
 
 def given(context: typer.Context) -> dict[str, str]:
@@ -149,8 +144,9 @@ def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
     if kind in (int, float):
         name = "a whole number" if kind is int else "a number"
         return name if least is None else f"{name} of at least {least:g}", number
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return " or ".join(choice.value for choice in kind), lambda text: kind(text).value
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        return " or ".join(choices), lambda text: choices[choices.index(text)]
     return "a text", Path if kind is Path else str
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
 from functools import update_wrapper
 from inspect import Parameter
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
@@ -62,12 +61,8 @@ def flat(command: Callable[..., Any]) -> Callable[..., Any]:
 
     flattened = [option for each in parameters for option in _options(each)]
     kinds = {option.name: value_type(option) for option in flattened}
-    choices = {name: kind for name, (kind, _) in kinds.items() if issubclass(kind, Enum)}
 
     def called(**options: Any) -> Any:
-        for name, kind in choices.items():
-            if options[name] is not None:  # text, of which some versions of Typer make an object, others not
-                options[name] = kind(options[name])
         given = {
             name: group(**{field.name: options.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
@@ -94,10 +89,10 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
 
 def value_type(option: Parameter) -> tuple[Any, Any]:
     """The type of an option's value, and what Typer is told of it: of Annotated[Path | None, info] Path
-    and info."""
+    and info, of list[str] list."""
     kind, info = option.annotation, None
     if get_origin(kind) is Annotated:
         kind, info = get_args(kind)
     if get_origin(kind) in (Union, UnionType):
         kind = get_args(kind)[0]
-    return get_origin(kind) or kind, info
+    return kind if get_origin(kind) in (None, Literal) else get_origin(kind), info

@@ -1,12 +1,12 @@
 """Options that several commands share, in groups, and how their values are read."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ..errors import InputError
+from ..readers.loading import RopePairs
 from ..text.json_reading import OutOfBounds, from_json
 from .option_groups import argument, group, option
 
@@ -15,21 +15,8 @@ DEFAULT_CHECKPOINT = Path("microgpt.safetensors")
 MICROGPT, DECODER = "For a microGPT", "For a production model"  # panels of --help
 
 
-class Bos(str, Enum):
-    first = "first"
-    last = "last"
-
-
-class Vocab(str, Enum):
-    az = "a-z"
-    data = "data"
-
-
-class RopePairs(str, Enum):
-    adjacent = "adjacent"
-    halves = "halves"
-
-
+Bos = Literal["first", "last"]
+Vocab = Literal["a-z", "data"]
 ModelFile = Annotated[
     Path | None,
     typer.Option(
@@ -111,8 +98,8 @@ def of_the_file(bare: BareWeights, apr: AprSettings) -> dict[str, Any]:
     """What is said of a file that does not say it, as `load` takes it."""
     return {
         "n_head": bare.n_head,
-        "bos": bare.bos.value if bare.bos else None,
-        "rope_pairs": apr.rope_pairs.value if apr.rope_pairs else None,
+        "bos": bare.bos,
+        "rope_pairs": apr.rope_pairs,
         "settings": settings_of(apr.settings or []),
     }
 

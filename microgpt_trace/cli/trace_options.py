@@ -2,9 +2,8 @@
 models adds."""
 
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from .drawn import Drawn
@@ -23,10 +22,6 @@ from .output import Output
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from ..running.interventions import Intervention
-
-
-class FailOn(str, Enum):
-    anomaly = "anomaly"
 
 
 @group()
@@ -114,7 +109,7 @@ class OfProduction:
     )
     generate: int | None = option(help="Continue for so many tokens.", min=1)
     temperature: float | None = option(help="Draw the tokens.", min=0.0, show_default="0: greedy")
-    fail_on: FailOn | None = option(help="Exit 1 where this is found.")
+    fail_on: Literal["anomaly"] | None = option(help="Exit 1 where this is found.")
     recheck: bool = flag("--recheck", help="Compare with a run unobserved.")
 
     def options(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def new_trainer(
     lines = read_lines(path)
     tokenizer = _tokenizer(vocab, lines)
     config = Config(vocab_size=tokenizer.vocab_size, **{k: v for k, v in dimensions.items() if v is not None})
-    hint = "" if vocab is Vocab.data else "--vocab data takes the characters of the data"
+    hint = "" if vocab == "data" else "--vocab data takes the characters of the data"
     documents = Documents.fit(lines, tokenizer, config.block_size, hint)
     if not len(documents):
         why = "; ".join(documents.notes)
@@ -79,7 +79,7 @@ def resumed_trainer(
     lines = read_lines(data or default_data())
     if vocab is not None and _tokenizer(vocab, lines) != model.tokenizer:
         said = model.tokenizer.describe_chars()
-        raise InputError(f"--vocab {vocab.value} contradicts {path}, whose characters are {said}")
+        raise InputError(f"--vocab {vocab} contradicts {path}, whose characters are {said}")
     documents = Documents.fit(lines, model.tokenizer, model.config.block_size)
     if documents.fingerprint != state.data:
         raise InputError(
@@ -89,7 +89,7 @@ def resumed_trainer(
 
 
 def _tokenizer(vocab: Vocab | None, lines: list[str]) -> Tokenizer:
-    return Tokenizer.of(line.strip() for line in lines) if vocab is Vocab.data else Tokenizer()
+    return Tokenizer.of(line.strip() for line in lines) if vocab == "data" else Tokenizer()
 
 
 def watched_name(trainer: Trainer, asked: str | None, log: Path | None) -> str:

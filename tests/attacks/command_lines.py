@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from microgpt_trace.cli import COMMANDS
 
@@ -87,7 +86,7 @@ class Option(NamedTuple):
 
     opts: tuple[str, ...]
     is_flag: bool
-    kind: Any  # of its value: Path, int, an Enum ...
+    kind: Any  # of its value: Path, int, a Literal ...
 
 
 @cache
@@ -123,8 +122,8 @@ def value_of(rng: Random, param: Option) -> str:
         return f"{drawn(rng, SITES)}={drawn(rng, INPUTS)}"
     if kind is Path:
         return drawn(rng, OUTPUTS if flag in TARGETS else INPUTS)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return str(rng.choice([choice.value for choice in kind]))
+    if get_origin(kind) is Literal:
+        return rng.choice(get_args(kind))
     if kind is int:
         return drawn(rng, SMALL if flag in WORKS | SIZES else (*SMALL, *NUMBERS))
     return drawn(rng, FLOATS if kind is float else TEXTS)

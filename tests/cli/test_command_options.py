@@ -2,9 +2,8 @@
 
 import inspect
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 import typer
@@ -56,7 +55,7 @@ def test_an_empty_word_is_a_text_and_not_the_model_of_this_folder(compared_folde
 def test_nothing_stands_beside_a_schema():
     for command, param in BESIDE_SCHEMA:
         of = kind(command, param)
-        given = words(param, next(iter(of)).value if issubclass(of, Enum) else "1")
+        given = words(param, get_args(of)[0] if get_origin(of) is Literal else "1")
         written = given[0] if param.param_type_name == "option" else "an argument"
         assert refusal(command, "--schema", *given) == f"{written} means nothing with --schema"
 
