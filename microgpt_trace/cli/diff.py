@@ -63,13 +63,8 @@ class Band:
 
     def options(self, opener: Opener) -> dict[str, Any]:
         """As the comparisons take them."""
-        return {
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "factor": self.factor,
-            "compute": self.compute,
-            "calibrate": opener.open(self.calibrate) if self.calibrate is not None else None,
-        }
+        third = None if self.calibrate is None else opener.open(self.calibrate)
+        return {**vars(self), "calibrate": third}
 
 
 @group("Other comparisons")

@@ -2,7 +2,7 @@
 anything runs."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,7 @@ FIGURES = {
     "timeline": ("timeline", "loss"),
 }
 WITH_PLACE = {"attention": "attention:layer3.head0"}  # what may stand behind a name, by an example
-SUFFIXES = (".svg", ".png", ".pdf")
+SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}
 
 
 class Plot(NamedTuple):
@@ -42,14 +42,6 @@ class Plot(NamedTuple):
     name: str
     place: str
     path: Path
-
-
-class Target(NamedTuple):
-    """A file to write, the option that names it and the suffixes it may have."""
-
-    option: str
-    path: Path
-    suffixes: tuple[str, ...]
 
 
 @group()
@@ -65,25 +57,21 @@ class Drawn:
     ) -> None:
         """Raises InputError for what could not be drawn or written. `others` are files that are written too,
         by their options, and what the command `reads` is never written."""
-        targets = list(self.targets(command))
-        for name, path, suffixes in targets:
-            if path.suffix.lower() not in suffixes:
-                raise InputError(f"{name} {path}: expected a file name that ends in {' or '.join(suffixes)}")
-        check_apart([*others.items(), *(target[:2] for target in targets)], reads)
-        for name, path, _ in targets:
+        targets = [("--plot", plot.path) for plot in self.plots(command)]
+        if self.html is not None and self.html != STDOUT:
+            targets.append(("--html", self.html))
+        for name, path in targets:
+            if path.suffix.lower() not in SUFFIXES[name]:
+                endings = " or ".join(SUFFIXES[name])
+                raise InputError(f"{name} {path}: expected a file name that ends in {endings}")
+        check_apart([*others.items(), *targets], reads)
+        for name, path in targets:
             check_target(path, self.force)
             refuse_over_model(name, path)
         if self.html == STDOUT and others.get("--out") is None:
             raise InputError("--html - and the result both go to stdout: give --out FILE, or --html FILE")
         if self.plot:
             check_installed("matplotlib", "--plot draws with")
-
-    def targets(self, command: str) -> Iterator[Target]:
-        """Every file that is written."""
-        for plot in self.plots(command):
-            yield Target("--plot", plot.path, SUFFIXES)
-        if self.html is not None and self.html != STDOUT:
-            yield Target("--html", self.html, (".html", ".htm"))
 
     def plots(self, command: str) -> list[Plot]:
         """What --plot asks for. Raises InputError for a name that is no figure, or another command's."""

@@ -96,12 +96,7 @@ class AprSettings:
 
 def of_the_file(bare: BareWeights, apr: AprSettings) -> dict[str, Any]:
     """What is said of a file that does not say it, as `load` takes it."""
-    return {
-        "n_head": bare.n_head,
-        "bos": bare.bos,
-        "rope_pairs": apr.rope_pairs,
-        "settings": settings_of(apr.settings or []),
-    }
+    return {**vars(bare), **vars(apr), "settings": settings_of(apr.settings or [])}
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -74,9 +74,7 @@ def patch(
     from ..patching.pairs import patch_pairs, read_pairs
     from ..patching.patch import patch as patch_texts
 
-    asked: dict[str, Any] = {
-        "sites": runs.sites, "target": runs.target, "against": runs.against, "position": runs.position,
-    }  # fmt: skip
+    asked: dict[str, Any] = {name: getattr(runs, name) for name in ("sites", "target", "against", "position")}
     result: PatchResult | PairsResult
     with progress("layer" if runs.pairs is None else "pair") as report:
         if runs.pairs is None:

@@ -115,12 +115,13 @@ class OfProduction:
     def options(self) -> dict[str, Any]:
         """The options that tracing.trace takes, as far as they are given. Raises InputError for a list that
         is none."""
+        read = {"tokens": token_ids(self.tokens), "positions": positions_of(self.positions)}
         given = {
-            "tokens": token_ids(self.tokens), "chat": self.chat, "special": self.special,
-            "positions": positions_of(self.positions), "lens": self.lens, "target": self.target,
-            "generate": self.generate, "temperature": self.temperature, "recheck": self.recheck,
-        }  # fmt: skip
-        return {name: value for name, value in given.items() if value is not None and value is not False}
+            name: value for name, value in vars(self).items() if value is not None and value is not False
+        }
+        return {
+            name: read.get(name, value) for name, value in given.items() if name not in ("layers", "fail_on")
+        }
 
 
 @group("Interventions")
