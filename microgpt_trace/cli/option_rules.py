@@ -54,7 +54,6 @@ class Needs(NamedTuple):
 
 
 _JSON = ("--json", "--jsonl")
-_SCHEMA = Alone("--schema", ("--out",))
 _FORCE = Needs("--force", ("--html", "--plot"), "it lets them overwrite")
 _OF_THE_RUN = (
     "MODEL", "TEXT", "--model", "--tokens", "--seed", "--n-head", "--bos", "--rope-pairs", "--set",
@@ -66,7 +65,6 @@ _BANDS = ("--compute", "--calibrate", "--factor", "--atol")
 # By the names of commands; arguments by their names in the usage.
 RULES: dict[str, tuple[Idle | Alone | Needs, ...]] = {
     "trace": (
-        Alone("--schema", ("--out", "--validate", "--jsonl")),
         Alone(
             "--validate", ("--schema", "--layer", "--verbose", "--json", "--out", "--force", *_OF_THE_RUN)
         ),
@@ -82,7 +80,6 @@ RULES: dict[str, tuple[Idle | Alone | Needs, ...]] = {
         Idle(("--special",), ("--chat",), "the template's special tokens are parsed in any case"),
     ),
     "diff": (
-        Alone("--schema", ("--out", "A", "B", "--weights", "--prompts")),
         Idle(("--prompts",), ("--weights",)),
         Idle(("--suggest-map",), ("--weights", "--prompts")),
         Idle((*_OF_EVENTS, *_BANDS), ("--weights",)),
@@ -95,13 +92,11 @@ RULES: dict[str, tuple[Idle | Alone | Needs, ...]] = {
         Idle(("--verbose",), ("--json",)),
         _FORCE,
     ),
-    "diagnose": (_SCHEMA, Idle(("--verbose",), ("--json",)), _FORCE),
-    "explain": (_SCHEMA, _FORCE),
-    "attribute": (_SCHEMA, Idle(("--top",), ("--json",)), _FORCE),
-    "patch": (Alone("--schema", ("--out", "--pairs")), _FORCE),
-    "timeline": (_SCHEMA, _FORCE),
-    "inspect": (_SCHEMA,),
-    "survey": (Alone("--schema", ("--out", "MODEL CORPUS")),),
+    "diagnose": (Idle(("--verbose",), ("--json",)), _FORCE),
+    "explain": (_FORCE,),
+    "attribute": (Idle(("--top",), ("--json",)), _FORCE),
+    "patch": (_FORCE,),
+    "timeline": (_FORCE,),
     "train": (Needs("--trace-every", ("--log",), "it adds traces to that log"),),
 }  # fmt: skip
 
@@ -116,6 +111,9 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "timeline": ("timeline", {}),
     "inspect": ("inspect", {}),
 }
+
+# Arguments whose files choose the schema of a command, which then chooses it itself.
+FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
 
 # Options and commands of apr that are not there, and what does the same here.
 COUNTERPARTS = {
@@ -136,7 +134,9 @@ COUNTERPARTS = {
 
 def check_combination(command: str, asked: Sequence[str]) -> None:
     """Raises InputError where the options that are given, as one writes them, break a rule of the command."""
-    for rule in RULES.get(command, ()):
+    _, choices = SCHEMAS.get(command, ("", {}))
+    schema = Alone("--schema", ("--out", *choices, *FILES.get(command, ())))
+    for rule in (schema, *RULES.get(command, ())):
         if broken := rule.broken(asked):
             raise InputError(f"{broken}: {rule.reason}" if rule.reason else broken)
 
@@ -150,7 +150,7 @@ def refuse(asked: Mapping[str, str], idle: Iterable[str], beside: str) -> None:
 
 def schema_asked(command: str, asked: Sequence[str]) -> str:
     """The document whose schema is to be printed; "" if none is, or if files choose it."""
-    if "--schema" not in asked or command not in SCHEMAS or "A" in asked:
+    if "--schema" not in asked or command not in SCHEMAS or set(FILES.get(command, ())) & set(asked):
         return ""
     own, others = SCHEMAS[command]
     return next((others[option] for option in others if option in asked), own)
