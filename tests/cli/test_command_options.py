@@ -10,6 +10,7 @@ import typer
 from support.commands import PARAMS, PROGRAM, microgpt, refusal
 
 from microgpt_trace.cli.option_groups import flat, group, option, value_type
+from microgpt_trace.cli.option_rules import RULES, SCHEMAS
 
 
 def kind(command, param):
@@ -72,6 +73,19 @@ def test_but_what_chooses_the_schema(command, tmp_path):
     if len(params) > 1:
         both = [word for choice in choices for word in choice]
         assert " means nothing with --" in refusal(command, "--schema", *both)
+
+
+def test_rules_name_options_that_their_command_has():
+    """A rule of an option that was renamed would never be broken."""
+    named = {command: {"--schema", *choices} for command, (_, choices) in SCHEMAS.items()}
+    for command, rules in RULES.items():
+        fields = [(field,) if isinstance(field, str) else field for rule in rules for field in rule[:2]]
+        words = {word for field in fields for text in field for word in text.split()}
+        named[command] = named.get(command, set()) | words
+    for command, words in named.items():
+        params = PARAMS[command]
+        known = {name for param in params for name in [*param.opts, (param.metavar or "").strip("[]")]}
+        assert words - known == set(), command
 
 
 def test_the_usage_has_one_pair_of_brackets_and_help_comes_before_what_is_wrong():
