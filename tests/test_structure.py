@@ -21,7 +21,7 @@ from support.sweeps import in_sweep
 import microgpt_trace
 from microgpt_trace.architecture.catalogue import known_rows
 from microgpt_trace.cli import COMMANDS
-from microgpt_trace.render.shown import PICTURES, SECTIONS, VIEWS
+from microgpt_trace.render.shown import SHOWN
 
 PACKAGE = Path(microgpt_trace.__file__).parent
 
@@ -146,8 +146,9 @@ def own_graph():
     """The imports of each of them."""
     graph = graph_of(house())
     graph["cli"] |= {f"cli.{name}" for name in COMMANDS}  # imported by their names
-    by_name = SECTIONS.values(), VIEWS.values(), PICTURES.values()
-    graph["render.shown"] |= {f"render.{name}" for table in by_name for name, _ in table}
+    graph["render.shown"] |= {
+        f"render.{name.rpartition('.')[0]}" for shown in SHOWN.values() for name in shown if name
+    }
     return graph
 
 

@@ -154,7 +154,7 @@ def _runs(
     with progress("event") as report:
         result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
     shown = {"verbose": view.verbose, "by_position": view.positions is not None}
-    return result, {"view": shown, "beside": () if keeper is None else (keeper.pairs, keeper.inputs_of)}
+    return result, {"view": shown, "beside": keeper and {"kept": keeper.pairs, "inputs_of": keeper.inputs_of}}
 
 
 def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> tuple[Any, dict[str, Any]]:

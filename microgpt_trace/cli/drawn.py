@@ -4,6 +4,7 @@ anything runs."""
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ import typer
 from ..errors import InputError
 from ..files import check_target, write_atomically
 from ..packages import check_installed
-from ..render.shown import picture_of, sections_of, view_of
+from ..render.shown import SHOWN, picture_of, sections_of, view_of
 from ..text.wording import listed
 from .option_checks import command_line
 from .option_groups import flag, group, option
@@ -31,6 +32,14 @@ FIGURES = {
     "diff": ("diff",),
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
+}
+# What draws the figures that are not a result's own: a module of render.figures, and its function.
+DRAWS = {
+    "attention": ("attention", "attention_picture"),
+    "stream": ("layers", "stream_picture"),
+    "lens": ("predictions", "lens_picture"),
+    "probs": ("predictions", "probabilities_picture"),
+    "loss": ("training", "loss_picture"),
 }
 WITH_PLACE = {"attention": "attention:layer3.head0"}  # what may stand behind a name, by an example
 SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}
@@ -99,7 +108,7 @@ class Drawn:
 def give(
     context: typer.Context, result: Any, output: Output, drawn: Drawn, title: str,
     again: Callable[[str], str], *, view: Mapping[str, Any] | None = None,
-    figure: Mapping[str, Any] | None = None, beside: Sequence[Any] = (),
+    figure: Mapping[str, Any] | None = None, beside: Mapping[str, Any] | None = None,
     page: Callable[[Sequence["Section"]], str] | None = None, document: Any = None,
 ) -> None:  # fmt: skip
     """Draw each figure asked for, write the page, then show the result or write its document.
@@ -110,19 +119,27 @@ def give(
     """
     sections = partial(sections_of, result, **(view or {}))
     command = str(context.info_name)
-    own = FIGURES[command][0]
-    options = {own: figure or {}}
-    names = [(plot.name or own, plot.path) for plot in drawn.plots(command)]
-    drawn.write([(path, picture_of(name, result, **options.get(name, {}))) for name, path in names])
+    figures = []
+    for name, _, path in drawn.plots(command):
+        other = name in DRAWS
+        figures.append((path, drawn_by_name(name, result) if other else picture_of(result, **(figure or {}))))
+    drawn.write(figures)
     if drawn.html is not None and page is not None:
         drawn.put_page(page(sections()))
     elif drawn.html is not None:
         from ..render.page.page_view import NOTHING
         from ..render.page.section_page import section_page
 
-        shown = view_of(result, *beside) or NOTHING
+        has_view = SHOWN[type(result).__name__].view
+        shown = view_of(result, **(beside or {})) if has_view else NOTHING
         drawn.put_page(section_page(title, command_line(context), sections(), again, shown))
     output.give(result if document is None else document, sections)
+
+
+def drawn_by_name(figure: str, result: Any, *place: Any) -> "Picture":
+    """A figure of DRAWS."""
+    module, function = DRAWS[figure]
+    return getattr(import_module(f"..render.figures.{module}", __package__), function)(result, *place)
 
 
 def plot_of(text: str, command: str) -> Plot:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError
-from ..render.shown import picture_of, sections_of
+from ..render.shown import sections_of
 from ..text.command_lines import quoted
 from ..tracing.trace import trace
-from .drawn import Drawn, Plot
+from .drawn import Drawn, Plot, drawn_by_name
 from .option_checks import OF_THE_RUN, command_line, said
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def figures(
             from ..render.figures.attention import place_of
 
             place = (*place_of(plot.place), layers)
-        yield plot.path, picture_of(name, result, *place)
+        yield plot.path, drawn_by_name(name, result, *place)
 
 
 def _own(model: LanguageModel) -> str:

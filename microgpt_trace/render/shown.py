@@ -1,81 +1,79 @@
-"""What shows each result, by name: a table for all commands and for notebooks. Only what is asked for is
-loaded: all of it takes 0.2 s."""
+"""How each result is shown: its sections, its figure, and what its page has beside them. The one table that
+the command line, notebooks and pages read; it loads what describes a result when that is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from .figures.panel import Picture
     from .page.page_view import PageView
     from .sections import Section
 
-# What describes results of a class as sections: a module of render, and its function.
-SECTIONS = {
-    "AttributionResult": ("attribution", "attribution_sections"),
-    "Comparison": ("comparison", "comparison_sections"),
-    "Decoder": ("inspection", "decoder_sections"),
-    "DumpDiagnosis": ("diagnosis", "diagnosis_sections"),
-    "Explanation": ("explanation", "explanation_sections"),
-    "GradientCheck": ("gradient_check", "gradient_sections"),
-    "Model": ("inspection", "microgpt_sections"),
-    "PairsResult": ("patching", "pairs_sections"),
-    "PatchResult": ("patching", "patch_sections"),
-    "Prediction": ("trace_predictions", "candidates_sections"),
-    "Predictions": ("trace_predictions", "rows_of_predictions"),
-    "PromptsComparison": ("prompts", "prompts_sections"),
-    "Survey": ("survey", "sections_of_survey"),
-    "SurveyComparison": ("survey_comparison", "survey_comparison_sections"),
-    "Timeline": ("timeline", "timeline_sections"),
-    "Trace": ("trace", "trace_sections"),
-    "Validation": ("validation", "validation_sections"),
-    "WeightsComparison": ("weights", "weights_sections"),
-}
 
-# What a page shows of a result beside its sections, where it does.
-VIEWS = {
-    "AttributionResult": ("page.attribution_view", "attribution_view"),
-    "Comparison": ("page.diff_view", "diff_view"),
-    "PairsResult": ("page.patch_view", "patch_view"),
-    "PatchResult": ("page.patch_view", "patch_view"),
-    "Timeline": ("page.timeline_view", "timeline_view"),
-}
+class HowShown(NamedTuple):
+    """The functions that describe a result, as the names of a module of render and of the function; empty
+    where there is none."""
 
-# What draws each figure.
-PICTURES = {
-    "attention": ("figures.attention", "attention_picture"),
-    "attribution": ("figures.attribution", "attribution_picture"),
-    "diagnosis": ("figures.diagnosis", "diagnosis_picture"),
-    "diff": ("figures.comparison", "diff_picture"),
-    "explanation": ("figures.explanation", "explanation_picture"),
-    "lens": ("figures.predictions", "lens_picture"),
-    "loss": ("figures.training", "loss_picture"),
-    "patch": ("figures.patching", "patch_picture"),
-    "probs": ("figures.predictions", "probabilities_picture"),
-    "stream": ("figures.layers", "stream_picture"),
-    "timeline": ("figures.training", "timeline_picture"),
+    sections: str
+    picture: str = ""
+    view: str = ""
+
+
+SHOWN = {
+    "AttributionResult": HowShown(
+        "attribution.attribution_sections",
+        "figures.attribution.attribution_picture",
+        "page.attribution_view.attribution_view",
+    ),
+    "Comparison": HowShown(
+        "comparison.comparison_sections", "figures.comparison.diff_picture", "page.diff_view.diff_view"
+    ),
+    "Decoder": HowShown("inspection.decoder_sections"),
+    "DumpDiagnosis": HowShown("diagnosis.diagnosis_sections", "figures.diagnosis.diagnosis_picture"),
+    "Explanation": HowShown("explanation.explanation_sections", "figures.explanation.explanation_picture"),
+    "GradientCheck": HowShown("gradient_check.gradient_sections"),
+    "Model": HowShown("inspection.microgpt_sections"),
+    "PairsResult": HowShown(
+        "patching.pairs_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+    ),
+    "PatchResult": HowShown(
+        "patching.patch_sections", "figures.patching.patch_picture", "page.patch_view.patch_view"
+    ),
+    "Prediction": HowShown("trace_predictions.candidates_sections"),
+    "Predictions": HowShown("trace_predictions.rows_of_predictions"),
+    "PromptsComparison": HowShown("prompts.prompts_sections"),
+    "Survey": HowShown("survey.sections_of_survey"),
+    "SurveyComparison": HowShown("survey_comparison.survey_comparison_sections"),
+    "Timeline": HowShown(
+        "timeline.timeline_sections", "figures.training.timeline_picture", "page.timeline_view.timeline_view"
+    ),
+    "Trace": HowShown("trace.trace_sections"),
+    "Validation": HowShown("validation.validation_sections"),
+    "WeightsComparison": HowShown("weights.weights_sections"),
 }
 
 
-def sections_of(result: Any, **options: Any) -> Sequence[Section]:
-    """What a result shows."""
-    own = next(kind.__name__ for kind in type(result).__mro__ if kind.__name__ in SECTIONS)
-    return list(_called(SECTIONS[own], result, **options))
+def sections_of(result: Any, **options: Any) -> list[Section]:
+    """What a result shows. The module of its kind alone is loaded: all of them take 0.2 s."""
+    return list(_call(_shown(result).sections, result, options))
 
 
-def view_of(result: Any, *more: Any) -> PageView | None:
-    """What the page of a result shows beside its sections, if anything."""
-    own = VIEWS.get(type(result).__name__)
-    return None if own is None else _called(own, result, *more)
+def picture_of(result: Any, **options: Any) -> Picture:
+    """The figure of a result that has one."""
+    return _call(_shown(result).picture, result, options)
 
 
-def picture_of(figure: str, result: Any, *place: Any, **options: Any) -> Picture:
-    """A figure of a result."""
-    return _called(PICTURES[figure], result, *place, **options)
+def view_of(result: Any, **options: Any) -> PageView:
+    """What the page of a result that has such a view shows beside its sections."""
+    return _call(_shown(result).view, result, options)
 
 
-def _called(where: tuple[str, str], *arguments: Any, **options: Any) -> Any:
-    module, function = where
-    return getattr(import_module(f".{module}", __package__), function)(*arguments, **options)
+def _shown(result: Any) -> HowShown:
+    return next(SHOWN[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in SHOWN)
+
+
+def _call(name: str, result: Any, options: dict[str, Any]) -> Any:
+    module, _, function = name.rpartition(".")
+    return getattr(import_module(f"..{module}", __name__), function)(result, **options)

@@ -34,9 +34,8 @@ from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.arrays_file import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
-from microgpt_trace.render.notebook.result_html import LONG
+from microgpt_trace.render.notebook.result_html import LONG, SECTIONS, sections_of
 from microgpt_trace.render.notebook.trace_frame import SAVE_IT
-from microgpt_trace.render.shown import SECTIONS, sections_of
 from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.survey import survey
 from microgpt_trace.timeline.reading import read_timeline
