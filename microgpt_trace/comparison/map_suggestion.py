@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..architecture.model import LanguageModel
+from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..dumps.map_writing import to_toml
-from ..dumps.name_suggestion import suggest, unplaced
+from ..dumps.mapping import MapEntry, lines_for
+from ..dumps.name_suggestion import Suggestion, Unplaced, suggest
+from ..dumps.recorded import OWN
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..running.event_stream import EventStream
@@ -46,8 +49,8 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
     shapes = model.plan.shapes(len(inputs.tokens))
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
-        found = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
-    return to_toml(found, unplaced(found, dump), dump, inputs.tokens, said)
+        found, unplaced = suggest(dump, model, _values(stream, len(inputs.tokens)), shapes)
+    return _to_toml(found, unplaced, dump, inputs.tokens, said)
 
 
 def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
@@ -74,3 +77,76 @@ def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | No
         if tokens is not None:
             return tokens
     return None
+
+
+# --- TOML ---
+
+
+def _to_toml(
+    suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
+    tokens: Sequence[int], said: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The draft as a map in TOML, with what is to be `said` of the tokens. A pattern is one line with {i}.
+    Tensors without a place are listed with the reason."""
+    lines = ["# drafted from names, shapes and a sample of the values, large ones clipped; check before use"]
+    if recording.tensors:
+        lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
+    lines += [f"# {note}" for note in said] + [f"tokens = {[int(token) for token in tokens]}", "[events]"]
+    written = [(_entry(together), _comment(together)) for together in _lines(suggestions, recording)]
+    width = min(max((len(entry) for entry, _ in written), default=0), 60)
+    lines += [f"{entry:<{width}}  # {comment}" for entry, comment in written]
+    for one in unplaced:
+        many = f" of {one.tensors} layers" if one.tensors > 1 else ""
+        lines.append(f"# not placed: {_quoted(one.name)} {list(one.shape)}{many}: {one.reason}")
+    rest = sum(one.tensors for one in unplaced)
+    lines.append(f"# events: {len(suggestions)} placed; tensors not placed: {rest}")
+    return "\n".join(lines) + "\n"
+
+
+def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
+    """The suggestions of each line: those of a pattern together, if a line with {i} says just that."""
+    together: dict[tuple[str, str], list[Suggestion]] = {}
+    for one in suggestions:
+        key = (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")
+        together.setdefault(key, []).append(one)
+    sources = [left.recorded.source for left in recording.leftovers]
+    sources += [recorded.source for recorded in recording.tensors.values()]
+    found: list[list[Suggestion]] = []
+    for (pattern, _), members in together.items():
+        whole = pattern.rpartition("[")[0] if members[0].source.endswith("]") else pattern
+        meant = len(list(lines_for(MapEntry("", whole), sources))) if len(members) > 1 else 0
+        alone = meant != len(members) or len({one.layout for one in members}) > 1
+        found += [[one] for one in members] if alone else [members]
+    return found
+
+
+def _entry(together: Sequence[Suggestion]) -> str:
+    one = together[0]
+    event, source = one.event, _quoted(one.source)
+    if len(together) > 1:
+        event, source = f"layer{{i}}.{kind_of(one.event)}", _quoted(one.pattern)
+    if one.several or one.layout not in ("TC", "HTS", OWN):
+        source = f"{{ from = {source}, layout = {_quoted(one.layout)} }}"
+    return f"{_quoted(event)} = {source}"
+
+
+def _comment(together: Sequence[Suggestion]) -> str:
+    """How far the values speak for a line."""
+    agreeing = [one.distance for one in together if one.why == "values"]
+    others = [one.distance for one in together if one.why != "values"]
+    if len(together) == 1:
+        how = f"by {together[0].why}; values differ by {others[0]:.2g}" if others else "values agree"
+    else:
+        how = f"values agree in {len(agreeing)} of {len(together)} layers"
+        how += f", and differ by {max(others):.2g} at most in the others" if others else ""
+    how += f", {max(agreeing):.1e}" if not others else ""
+    known = min(one.known for one in together)
+    return how + (f"; {1 - known:.0%} of them not finite" if known < 1 else "")
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string on one line, whatever has no shape of its own escaped."""
+    return "".join(
+        c if c.isprintable() else f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
+        for c in json.dumps(text, ensure_ascii=False)
+    )

@@ -61,7 +61,7 @@ class NameMap:
         """
         chosen: dict[str, MapEntry] = {}
         for entry in self.entries:
-            matches = list(_matches(entry, found))
+            matches = list(lines_for(entry, found))
             if not matches:
                 raise InputError(self._nothing(entry, found, dump))
             for match in matches:
@@ -182,7 +182,7 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
     raise FileFormatError(f"{where}: expected indices and slices such as [:, 0:64], found {brief(text)}")
 
 
-def _matches(entry: MapEntry, found: Sequence[str]) -> Iterator[MapEntry]:
+def lines_for(entry: MapEntry, found: Sequence[str]) -> Iterator[MapEntry]:
     """The line once for each tensor that it names."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
