@@ -26,7 +26,6 @@ from ..hooks.event import TraceEvent
 from ..readers.loading import load
 from ..running.event_stream import EventStream, Piece
 from ..text.brief import frozen, one_line
-from .shapes_without_model import BESIDE
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -112,7 +111,7 @@ class RecordedRun:
         if name in self.shapes or recorded is None or not recorded.beside:
             return True
         others = ", ".join(event for event in recorded.beside if event != name)
-        self.unpaired.append(Unpaired(name, BESIDE.format(others)))
+        self.unpaired.append(Unpaired(name, f"side by side with {others}, and no model tells their widths"))
         return False
 
     def _unbiased(self, name: str) -> bool:

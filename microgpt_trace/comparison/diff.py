@@ -29,10 +29,9 @@ from ..rounding.precision import Precision, precision_named, precision_of
 from ..rounding.rounded_passes import RoundedPasses
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
+from .comparers import RowComparer, StatisticsComparer
 from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides, unpaired_of
-from .row_comparer import RowComparer
-from .statistics_comparer import StatisticsComparer
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architecture.catalogue import known_row, place_of
-from ..architecture.plan import layer_of
-from ..dumps.recording import Recording, of_model
+from ..architecture.kinds import Shape
+from ..architecture.plan import HEAD_EVENTS, layer_of
+from ..dumps.layouts import fits
+from ..dumps.recorded import OWN, Recorded
+from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..text.brief import token_list
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Shapes, Unpaired, first_model, opened
 from .read_tokens import tokens_said, with_tokens
-from .shapes_without_model import shapes_between
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -48,7 +50,7 @@ def prepare_sides(
     else:
         inputs, tokens = [], _tokens_between(recordings, text, tokens)
     reading = {id(model): inputs[i] for i, model in enumerate(models)}
-    _refuse_other_positions(recordings)
+    agreed("positions of logits", [(r.origin, r.positions) for r in recordings if "logits" in r.statistics])
     layouts = _by_names(layouts, recordings)
     shapes = _shapes_of(models, recordings, tokens)
     model = models[0] if models else None
@@ -144,18 +146,11 @@ def _tokens_between(
         raise InputError(
             "a text is for a model to read, and neither side is one: --tokens says what was read"
         )
-    said = {r.origin: r.tokens for r in recordings if r.tokens is not None}
-    if tokens is not None:
-        said["--tokens"] = tuple(tokens)
-    for first, second in pairwise(said):
-        if said[first] != said[second]:
-            raise InputError(
-                f"other tokens: {token_list(said[first])} in {first}, {token_list(said[second])} in {second}"
-            )
+    said = agreed("tokens", [*((r.origin, r.tokens) for r in recordings), ("--tokens", tokens)])
     silent = [r.origin for r in recordings if r.tokens is None]
     if silent and tokens is None:
         raise InputError(f"{silent[0]} does not say its tokens: --tokens says what both sides read")
-    return next(iter(said.values()), None)
+    return said
 
 
 def _by_names(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
@@ -168,17 +163,6 @@ def _by_names(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> di
             raise InputError(f"layout of {glob!r}: no dump holds arrays")
         found |= dict.fromkeys(select_names([glob], names), letters)
     return found
-
-
-def _refuse_other_positions(recordings: Sequence[Recording]) -> None:
-    """Statistics of logits at some positions say nothing of those at others."""
-    said = {r.origin: r.positions for r in recordings if r.positions is not None and "logits" in r.statistics}
-    for first, second in pairwise(said):
-        if said[first] != said[second]:
-            raise InputError(
-                f"logits of other positions: {token_list(said[first])} in {first}, "
-                f"{token_list(said[second])} in {second}"
-            )
 
 
 def _shapes_of(
@@ -257,3 +241,57 @@ def unpaired_of(
         for name in missing
         if name not in specs or not specs[name].extra
     ]
+
+
+# --- Shapes where no model tells them ---------------------------------------------------------------
+
+
+def shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
+    """The shape that every event must have for all recordings to hold it, for `length` tokens.
+
+    Events that lie side by side in a tensor are left out: nothing tells where one ends. Raises
+    InputError for a tensor that is no rows of so many tokens.
+    """
+    shapes: dict[str, Shape] = {}
+    for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
+        stored = [recording.tensors[name] for recording in recordings if name in recording.tensors]
+        if not any(recorded.beside for recorded in stored):
+            shapes[name] = _common_shape(name, stored, length)
+    for recording in recordings:
+        for name, event in recording.statistics.items():
+            shapes.setdefault(name, event.shape)
+    return shapes
+
+
+def _common_shape(name: str, stored: Sequence[Recorded], length: int) -> Shape:
+    """The first shape that one of the tensors may have and all fit."""
+    known = [recorded for recorded in stored if recorded.layout == OWN] or stored
+    candidates = [shape for recorded in known for shape in _candidates(name, recorded, length)]
+    for shape in candidates:
+        if all(fits(name, recorded, {name: shape}) for recorded in stored):
+            return shape
+    return candidates[0]
+
+
+def _candidates(name: str, recorded: Recorded, length: int) -> Iterator[Shape]:
+    total, stored = math.prod(recorded.shape), recorded.shape
+    if name == "loss":
+        yield ()
+        return
+    if not total:
+        raise InputError(f"{recorded.source}: {list(stored)} holds nothing")
+    if recorded.layout == OWN and name in HEAD_EVENTS:
+        yield length, stored[-1]
+        return
+    row = known_row(name)
+    rows = length * length if row is not None and row.causal else length
+    square = (length, length) if rows > length else ()
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, and length of it is not known
+    if not total % rows and not (single and length > 1) and recorded.layout != "last":
+        yield (total // rows, *square) if square else (length, total // length)
+    if square and not total % length:
+        yield (total // length, *square)
+    elif not square and recorded.layout != OWN and (single or len(stored) == 1 or recorded.layout == "last"):
+        yield length, total
+    elif total % rows:
+        raise InputError(f"{recorded.source}: {list(stored)} is no {name} of {length} tokens")

@@ -24,12 +24,11 @@ from ..architecture.plan import kind_of
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..hooks.names import ALIASES
-from ..readers.conventions import is_count
 from ..text.brief import brief
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, read_json, reading
 from .layouts import LAST
-from .recorded import OWN, Leftover, Recorded, readable
+from .recorded import OWN, Leftover, Recorded, readable, sentences, whole_numbers
 from .recording import Recording
 
 KIND = "APRT dumps"
@@ -202,7 +201,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 def _described(folder: Path, found: Sequence[_StageArrays], manifest: Mapping[str, Any]) -> Recording:
     """What we wrote: the manifest must agree with the files."""
     path = folder / MANIFEST
-    tokens = _counts(path, "tokens", manifest.get("tokens"))
+    tokens = whole_numbers(f"{path}: tokens", manifest.get("tokens"), some=True)
     entries = _entries(path, manifest.get("files"))
     there = {one.file for one in found}
     for file in entries:
@@ -227,9 +226,7 @@ def _described(folder: Path, found: Sequence[_StageArrays], manifest: Mapping[st
 
 def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """What the manifest says of the whole dump: its notes, then what was left out, by the reason."""
-    notes, reasons = manifest.get("notes", []), dict[str, dict[str, None]]()
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise FileFormatError(f"{path}: notes: expected a list of sentences, found {brief(notes)}")
+    notes, reasons = sentences(f"{path}: notes", manifest.get("notes", [])), dict[str, dict[str, None]]()
     left_out = manifest.get("left_out", [])
     if not isinstance(left_out, list):
         raise FileFormatError(f"{path}: left_out: expected a list, found {brief(left_out)}")
@@ -238,8 +235,8 @@ def _said(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
         if not isinstance(name, str) or not isinstance(reason, str):
             raise FileFormatError(f"{path}: left_out: expected names and reasons, found {brief(array)}")
         reasons.setdefault(reason, {})[_A_LAYER.sub("layer*.", name)] = None
-    lines = [*notes, *(f"left out: {abridged([*names])}: {reason}" for reason, names in reasons.items())]
-    return tuple(map(readable, lines))
+    lines = (f"left out: {abridged([*names])}: {reason}" for reason, names in reasons.items())
+    return (*notes, *map(readable, lines))
 
 
 def _entries(path: Path, files: Any) -> dict[str, Mapping[str, Any]]:
@@ -269,16 +266,10 @@ def _checked(path: Path, one: _StageArrays, entry: Mapping[str, Any], length: in
     ways = [[event] for event in known] if one.stage == "embedding" else [list(known)]
     if not known or events not in ways:
         raise fail("events", " or ".join(", ".join(way) for way in ways) or "none of ours")
-    shape = _counts(path, f"{one.file}: shape", entry.get("shape"))
+    shape = whole_numbers(f"{path}: {one.file}: shape", entry.get("shape"), some=True)
     if math.prod(shape) != one.count:
         raise fail("shape", f"{one.count:,} elements, which the file has")
     rows = (length - 1,) if one.stage == "lm_head" else None
     if entry.get("positions") != (None if rows is None else [*rows]):
         raise fail("positions", "null, all of them" if rows is None else [*rows])
     return StageFile(one.file, one.stage, one.layer, tuple(events), shape, rows)
-
-
-def _counts(path: Path, what: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or not all(map(is_count, value)):
-        raise FileFormatError(f"{path}: {what}: expected whole numbers, found {brief(value)}")
-    return tuple(value)

@@ -25,10 +25,10 @@ from ..untrusted_files import check_regular, reading
 from .arrays_file import ARRAYS_FORMAT
 from .event_names import Meaning, meaning_of, without_suffix
 from .mapping import MapEntry, NameMap, sliced_shape
-from .npy_header import NPY_MAGIC
-from .recorded import OWN, Leftover, Recorded, readable
-from .recording import Recording
+from .recorded import OWN, Leftover, Recorded, sentences, whole_numbers
+from .recording import Recording, agreed
 from .stored_arrays import (
+    NPY_MAGIC,
     ZIP_MAGIC,
     StoredArray,
     npy_array,
@@ -146,25 +146,22 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
     arrays = [_as_number(array) if array.name == "loss" else array for array in arrays]
-    said = {key: _whole_numbers(path, key, metadata.get(key)) for key in ("tokens", "positions")}
-    found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said["tokens"])
+    said = {  # older files have no positions
+        key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
+        for key in ("tokens", "positions")
+        if key in metadata
+    }
+    found = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=said.get("tokens"))
     left_out = _left_out(path, metadata.get("model", "null"))
-    notes = _sentences(path, "notes", _from_json(metadata.get("notes", "[]")))
-    return replace(found, positions=said["positions"], notes=(*left_out, *notes))
+    notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
+    return replace(found, positions=said.get("positions"), notes=(*left_out, *notes))
 
 
 def _left_out(path: Path, text: str) -> tuple[str, ...]:
     """What `record` says that it could not give, from what a file of arrays tells about the model."""
     model = _from_json(text)
     said = model.get("left_out", []) if isinstance(model, dict) else []
-    return tuple(f"left out: {line}" for line in _sentences(path, "model: left_out", said))
-
-
-def _sentences(path: Path, key: str, said: Any) -> tuple[str, ...]:
-    """A list of texts in the metadata of a file of arrays."""
-    if isinstance(said, list) and all(isinstance(line, str) for line in said):
-        return tuple(map(readable, said))
-    raise FileFormatError(f"{path}: metadata {key}: expected sentences, found {brief(said)}")
+    return tuple(f"left out: {line}" for line in sentences(f"{path}: metadata model: left_out", said))
 
 
 def _as_number(array: StoredArray) -> StoredArray:
@@ -172,16 +169,6 @@ def _as_number(array: StoredArray) -> StoredArray:
     if array.shape != (1,):
         return array
     return replace(array, shape=(), read=lambda: array.read().reshape(()))
-
-
-def _whole_numbers(path: Path, key: str, text: str | None) -> tuple[int, ...] | None:
-    """A list in the metadata of a file of `--save`; older files have no positions."""
-    if text is None:
-        return None
-    values = _from_json(text)
-    if isinstance(values, list) and all(type(value) is int and 0 <= value < 2**31 for value in values):
-        return tuple(values)
-    raise FileFormatError(f"{path}: metadata {key}: expected a list of whole numbers, found {brief(text)}")
 
 
 def _from_json(text: str) -> Any:
@@ -199,19 +186,7 @@ def _with_tokens(found: Recording, names: NameMap | None, what: str) -> Recordin
     if names.entries:
         raise InputError(f"{names.origin}: {found.origin} is {what}, whose names need no map")
     said = [(found.origin, found.tokens), (names.origin, names.tokens)]
-    return replace(found, tokens=_agreed(said))
-
-
-def _agreed(said: Sequence[tuple[str, tuple[int, ...] | None]]) -> tuple[int, ...] | None:
-    """The tokens that everybody who says any says."""
-    known = [(who, tokens) for who, tokens in said if tokens is not None]
-    for who, tokens in known[1:]:
-        if tokens != known[0][1]:
-            raise InputError(
-                f"the tokens of {known[0][0]}, {brief(list(known[0][1]))}, are not those of {who}, "
-                f"{brief(list(tokens))}"
-            )
-    return known[0][1] if known else None
+    return replace(found, tokens=agreed("tokens", said))
 
 
 def _recording(
@@ -221,7 +196,7 @@ def _recording(
     """The arrays of a dump, each under the events that it stands for."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
-    said = [(str(path), tokens)]
+    said: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
         said.append((names.origin, names.tokens))
     lines = names.assigned([array.name for array in arrays], str(path)) if names else []
@@ -237,7 +212,7 @@ def _recording(
             leftovers.append(Leftover(_recorded(array), reason, readable=array.kind != "other"))
     tensors, unnamed = _named(path, named, lines, layout)
     return Recording(
-        str(path), kind, tensors, _agreed(said), leftovers=(*unnamed, *leftovers), notes=tuple(notes)
+        str(path), kind, tensors, agreed("tokens", said), leftovers=(*unnamed, *leftovers), notes=tuple(notes)
     )
 
 

@@ -23,7 +23,7 @@ from ..text.brief import brief, frozen
 from ..untrusted_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS
-from .recorded import OWN
+from .recorded import OWN, whole_numbers
 from .stored_arrays import MAX_NAME
 
 if sys.version_info >= (3, 11):
@@ -89,7 +89,9 @@ def read_map(path: Path) -> NameMap:
     if not isinstance(events, dict):
         raise FileFormatError(f"{path}: events: expected a table [events], found {brief(events)}")
     entries = tuple(_entry(path, event, line) for event, line in events.items())
-    return NameMap(str(path), entries, _tokens(path, content.get("tokens")))
+    said = content.get("tokens")
+    tokens = None if said is None else whole_numbers(f"{path}: tokens", said, some=True)
+    return NameMap(str(path), entries, tokens)
 
 
 def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:
@@ -121,14 +123,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # not TOML, nested too deeply
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
-
-
-def _tokens(path: Path, value: Any) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value or not all(type(t) is int and 0 <= t < 2**31 for t in value):
-        raise FileFormatError(f"{path}: tokens: expected a list of token ids, found {brief(value)}")
-    return tuple(value)
 
 
 def _entry(path: Path, event: str, line: Any) -> MapEntry:

@@ -4,8 +4,11 @@ file format."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..arrays.stats import Array
+from ..errors import FileFormatError
+from ..readers.conventions import is_count
 from ..text.brief import brief, frozen
 
 OWN = "own"  # a layout: shape and order are those of our events
@@ -55,3 +58,17 @@ class Fitted:
 def readable(text: str) -> str:
     """A file's own words, on one line whatever they are."""
     return text if text.isprintable() else brief(text)
+
+
+def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
+    """A file's list of token ids, positions or lengths; with `some`, at least one. Raises FileFormatError."""
+    if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
+        raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
+    return tuple(value)
+
+
+def sentences(where: str, value: Any) -> tuple[str, ...]:
+    """A file's list of texts, each on one line. Raises FileFormatError."""
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
+    return tuple(map(readable, value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..architecture.plan import HEAD_EVENTS
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
-from ..text.brief import frozen
+from ..text.brief import frozen, token_list
 from ..text.command_lines import quoted
 from .layouts import fit
 from .recorded import OWN, Leftover, Recorded
@@ -74,6 +74,16 @@ class Recording:
             return ""
         layer = quoted(re.sub("head[0-9]+$", "head*", name))
         return f"; `microgpt trace` with --layer {layer} --save FILE saves it"
+
+
+def agreed(what: str, said: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
+    """The tokens or positions of which all say the same who say any. Raises InputError where two differ."""
+    known = [(who, tuple(value)) for who, value in said if value is not None]
+    for who, value in known[1:]:
+        if value != known[0][1]:
+            first = f"{token_list(known[0][1])} in {known[0][0]}"
+            raise InputError(f"other {what}: {first}, {token_list(value)} in {who}")
+    return known[0][1] if known else None
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:

@@ -20,7 +20,7 @@ from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event
-from .recorded import OWN, Leftover, Recorded, readable
+from .recorded import OWN, Leftover, Recorded, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
@@ -58,7 +58,10 @@ def open_document(path: Path) -> Recording:
         if "values" in record:
             tensors[event.name] = replace(recorded, layout=OWN)
     kind = "statistics and arrays of a trace" if tensors else "statistics of a trace"
-    tokens, positions = _tokens(path, document), _positions(path, document)
+    said, predictions = document.get("input"), _list(path, document, "predictions")
+    tokens = whole_numbers(f"{path}: input: tokens", said.get("tokens") if isinstance(said, dict) else None)
+    at = [one.get("position") if isinstance(one, dict) else one for one in predictions]
+    positions = whole_numbers(f"{path}: predictions", at)
     return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers.values()))
 
 
@@ -79,22 +82,6 @@ def _list(path: Path, document: dict[str, Any], key: str) -> list[Any]:
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
     return value
-
-
-def _tokens(path: Path, document: dict[str, Any]) -> tuple[int, ...]:
-    said = document.get("input")
-    tokens = said.get("tokens") if isinstance(said, dict) else None
-    if not isinstance(tokens, list) or not all(map(is_count, tokens)):
-        raise FileFormatError(f"{path}: input: expected a list of tokens, found {brief(tokens)}")
-    return tuple(tokens)
-
-
-def _positions(path: Path, document: dict[str, Any]) -> tuple[int, ...]:
-    predictions = _list(path, document, "predictions")
-    found: list[Any] = [p.get("position") if isinstance(p, dict) else p for p in predictions]
-    if not all(map(is_count, found)):
-        raise FileFormatError(f"{path}: predictions: expected positions, found {brief(found)}")
-    return tuple(found)
 
 
 def _event(where: str, record: Any) -> TraceEvent:

@@ -10,7 +10,7 @@ from microgpt_trace import load
 from microgpt_trace.comparison.map_suggestion import drafted_map
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.mapping import read_map
-from microgpt_trace.dumps.placing import align
+from microgpt_trace.dumps.name_suggestion import align
 from microgpt_trace.dumps.recorded import Leftover, Recorded
 from microgpt_trace.dumps.recording import Recording
 
