@@ -222,7 +222,7 @@ def test_what_record_left_out_is_noted_and_must_be_sentences(tmp_path, model, no
     metadata = {"format": "microgpt.arrays/1", "tokens": "[1]"} | model
     path = write_safetensors(tmp_path / "a.safetensors", {"embed.tok": numbers(1, 3)}, metadata)
     if notes is None:
-        refused(path, "left_out", "expected sentences")
+        refused(path, "left_out", "expected a list of sentences")
     else:
         assert open_recording(path).notes == notes
 
