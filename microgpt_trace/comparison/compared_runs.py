@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..architecture.catalogue import kind_named
 from ..architecture.kinds import Softmax
 from ..architecture.model import file_order
@@ -103,7 +101,6 @@ class RecordedRun:
         self.unpaired += [Unpaired(left.recorded.source, left.reason) for left in self.recording.leftovers]
         known = self.recording.tensors or self.statistics
         self.names = [name for name in known if self._has_shape(name) and not self._unbiased(name)]
-        self._name, self._fitted = "", Fitted(np.empty(0))
 
     def _has_shape(self, name: str) -> bool:
         """Whether it is known where the event begins and ends, or another side's business."""
@@ -144,11 +141,10 @@ class RecordedRun:
 
     def fitted(self, name: str) -> Fitted:
         """The event's array in our shape. Raises InputError where its layout cannot be told."""
-        if name != self._name:
-            self._name, self._fitted = name, self._fit(name, self.recording.tensors[name])
-            if self._fitted.note and (said := f"{name}: {self._fitted.note}") not in self.notes:
-                self.notes.append(said)
-        return self._fitted
+        found = self._fit(name, self.recording.tensors[name])
+        if found.note and (said := f"{name}: {found.note}") not in self.notes:
+            self.notes.append(said)
+        return found
 
     def whole_and_partial(
         self, names: Sequence[str]

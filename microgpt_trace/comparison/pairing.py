@@ -36,13 +36,12 @@ def prepare_sides(
     models = [source for source in found if not isinstance(source, Recording)]
     if tokens is None and text is None and names is not None:
         tokens = names.tokens
+    if models:
+        _refuse_other_models(models)
     if models and tokens is None and text is None:
-        found = _with_tokens_of_one(found, models[0])
+        found, tokens = _telling(found, models[0])
     recordings = [source for source in found if isinstance(source, Recording)]
     if models:
-        _refuse_two_families(models)
-        if tokens is None and text is None:
-            tokens = _tokens_of(recordings, models[0])
         inputs = _read_by(models, text, tokens)
         _refuse_other_tokens(models, inputs)
         _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
@@ -86,11 +85,17 @@ def labels_of(inputs: TraceInput) -> tuple[str, ...]:
     return () if inputs.labels == tuple(map(str, inputs.tokens)) else inputs.labels
 
 
-def _refuse_two_families(models: Sequence[LanguageModel]) -> None:
+def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
+    """Models that are compared are of one family and have as many layers."""
     first = models[0]
     for model in models[1:]:
         if model.family != first.family:
             raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
+        if model.config.n_layer != first.config.n_layer:
+            raise InputError(
+                f"{first.config.n_layer} layers in {first.origin}, {model.config.n_layer} in {model.origin}: "
+                "not the same model"
+            )
 
 
 def _refuse_other_tokens(models: Sequence[LanguageModel], inputs: Sequence[TraceInput]) -> None:
@@ -102,27 +107,21 @@ def _refuse_other_tokens(models: Sequence[LanguageModel], inputs: Sequence[Trace
             )
 
 
-def _with_tokens_of_one(sources: Sequence[Any], model: LanguageModel) -> list[Any]:
-    """The sources; where no recording names its tokens, the first whose embedding tells them with these."""
-    told, silent = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
-    if any(sources[i].tokens is not None for i in silent):
-        return told
-    for i in silent:
-        told[i] = with_tokens(sources[i], model)
-        if told[i].tokens is not None:
-            break
-    return told
-
-
-def _tokens_of(recordings: Sequence[Recording], model: LanguageModel) -> tuple[int, ...] | None:
-    """The tokens that the recordings say, the first that does."""
-    found = next((recording.tokens for recording in recordings if recording.tokens is not None), None)
-    if recordings and found is None:
+def _telling(sources: Sequence[Any], model: LanguageModel) -> tuple[list[Any], tuple[int, ...] | None]:
+    """The sources, and the tokens that the first recording says that says any; where none does, those whose
+    embedding the first holds that holds one, which is then told so. Raises InputError where none tells."""
+    told, recordings = list(sources), [i for i, one in enumerate(sources) if isinstance(one, Recording)]
+    said = next((sources[i].tokens for i in recordings if sources[i].tokens is not None), None)
+    for i in recordings:
+        if said is None:
+            told[i] = with_tokens(sources[i], model)
+            said = told[i].tokens
+    if recordings and said is None:
         raise InputError(
-            f"{recordings[0].origin} does not say its tokens, and holds no embedding of {model.origin} to "
-            "tell them from: give the text or --tokens"
+            f"{sources[recordings[0]].origin} does not say its tokens, and holds no embedding of "
+            f"{model.origin} to tell them from: give the text or --tokens"
         )
-    return found
+    return told, said
 
 
 def _refuse_other_tokens_of(
@@ -173,17 +172,9 @@ def _shapes_of(
     if models:
         shapes = models[0].plan.shapes(length)
         for model in models[1:]:
-            _refuse_other_depth(models[0], model)
             _refuse_other_shapes(shapes, model.plan.shapes(length), models[0].origin, model.origin)
         return shapes
     return shapes_between(recordings, length)
-
-
-def _refuse_other_depth(a: LanguageModel, b: LanguageModel) -> None:
-    if a.config.n_layer != b.config.n_layer:
-        raise InputError(
-            f"{a.config.n_layer} layers in {a.origin}, {b.config.n_layer} in {b.origin}: not the same model"
-        )
 
 
 def _refuse_other_shapes(a: Shapes, b: Shapes, origin_a: str, origin_b: str) -> None:

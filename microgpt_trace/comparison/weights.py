@@ -192,19 +192,15 @@ def _measured(
     told: tuple[str, str, Index, Index, str, str], holds: bool, cause: str, found: QuantisationDistance
 ) -> WeightRow:
     differs, blocks = found.unequal > 0, found.worst_block > 0
+    measures = ("relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale")
     return WeightRow(
         *told,
         holds=holds,
         cause=cause,
-        relative_l2=found.relative_l2,
-        expected=found.expected,
-        unequal=found.unequal,
-        nowhere=found.nowhere,
-        max_abs=found.max_abs,
+        **{name: getattr(found, name) for name in measures},
         index=found.index(found.at) if differs else None,
         value_a=found.values[0] if differs else None,
         value_b=found.values[1] if differs else None,
-        scale=found.scale,
         blocks_off=None if found.exact else found.blocks_off,
         worst_block=None if found.exact else found.worst_block,
         block=found.index(found.block_at) if blocks else None,

@@ -72,9 +72,7 @@ class NameMap:
         return list(chosen.values())
 
     def _nothing(self, entry: MapEntry, found: Sequence[str], dump: str) -> str:
-        from difflib import get_close_matches
-
-        close = get_close_matches(entry.source[:MAX_NAME], found, 4, 0.5) or list(found[:4])
+        close = _close(entry.source, found, 4)
         hint = f"close: {', '.join(map(brief, close))}" if close else "it has none"
         return f"{self.origin}: {entry.event}: {dump} has no tensor {brief(entry.source)} ({hint})"
 
@@ -125,14 +123,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 
 
+def _close(asked: str, known: Sequence[str], count: int) -> list[str]:
+    """The names that are most like the one that was asked for, else the first."""
+    from difflib import get_close_matches
+
+    return get_close_matches(asked[:MAX_NAME], known, count, 0.5) or list(known[:count])
+
+
 def _entry(path: Path, event: str, line: Any) -> MapEntry:
     where = f"{path}: [events] {brief(event)}"
     if not is_event(event.replace("{i}", "0", 1)):
-        from difflib import get_close_matches
-
         known = [name.replace("#", "{i}", 1).replace("#", "0") for name in known_events()]
-        asked = re.sub(r"^layer[0-9]+", "layer{i}", event[:MAX_NAME])
-        close = get_close_matches(asked, known, 3, 0.5) or known[:3]
+        close = _close(re.sub(r"^layer[0-9]+", "layer{i}", event), known, 3)
         raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
     if isinstance(line, str):
         line = {"from": line}
