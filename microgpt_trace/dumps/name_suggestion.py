@@ -198,7 +198,7 @@ def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
 
 # --- Pairs of a table of scores ---------------------------------------------------------------------
 
-UNDECIDED = 0.2  # another column that scores so little less would do as well
+UNDECIDED = 0.15  # another column that scores so little less would do as well
 IN_ORDER, FEW = 0.8, 2  # share of the anchors in order, and more than how many, for the order to tell
 ANCHOR = 100.0  # outweighs all that else speaks for a pair
 
@@ -236,14 +236,21 @@ def _strongest(strength: Array) -> dict[int, int]:
 
 
 def _clear_winners(scores: Array) -> dict[int, int]:
-    """Rows whose best column is better than their others, and of those with the same one the best."""
-    winners: dict[int, int] = {}  # by column
-    for row, line in enumerate(scores):
-        best = int(line.argmax())
-        clear = line[best] - np.delete(line, best).max(initial=0) >= UNDECIDED
-        if clear and (best not in winners or scores[winners[best], best] < line[best]):
-            winners[best] = row
-    return {row: column for column, row in winners.items()}
+    """Rows whose best column is better than the others that are left, and of those with the same one the
+    best. No row gets a column that is not its best."""
+    free, found = scores.copy(), dict[int, int]()
+    best: list[int] = scores.argmax(axis=1).tolist() if scores.size else []
+
+    def margin(row: int) -> float:
+        return float(free[row, best[row]] - np.delete(free[row], best[row]).max(initial=0))
+
+    while True:
+        clear = [row for row in range(len(best)) if row not in found and margin(row) >= UNDECIDED]
+        if not clear:
+            return found
+        winners = {best[row]: row for row in sorted(clear, key=lambda row: float(scores[row, best[row]]))}
+        found |= {row: column for column, row in winners.items()}
+        free[:, list(winners)] = 0
 
 
 def align(scores: Array) -> list[tuple[int, int, float]]:
