@@ -17,7 +17,7 @@ from support.tiny_models import tiny_model, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import Config, MicrogptError, Tokenizer, init, load, save, trace
-from microgpt_trace.dumps.map_writing import _quoted
+from microgpt_trace.comparison.map_suggestion import _quoted
 from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
