@@ -67,16 +67,14 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 
 def _found_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
     """The tokens of the first array that is rows of the embedding. Names that stand alone come before
-    those of many layers: each array that is none costs a product with the whole embedding."""
-    named = dump.tensors.get(embedding_of(model)[0])
+    those of many layers."""
+    event, matrix = embedding_of(model)
+    named, table = dump.tensors.get(event), model.parameter(matrix)
     unknown = [left.recorded for left in dump.leftovers if left.readable]
     like = Counter(re.sub("[0-9]+", "#", recorded.source) for recorded in unknown)
     unknown.sort(key=lambda recorded: like[re.sub("[0-9]+", "#", recorded.source)])
-    for recorded in [named] if named else unknown:
-        tokens = recognise(model, recorded)
-        if tokens is not None:
-            return tokens
-    return None
+    found = (recognise(model, one, table=table) for one in ([named] if named else unknown))
+    return next((tokens for tokens in found if tokens is not None), None)
 
 
 # --- TOML ---

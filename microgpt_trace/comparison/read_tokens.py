@@ -22,8 +22,7 @@ from ..text.wording import abridged
 
 NEAR = 0.01  # of a token's row, within which another row is taken for it
 AS_NEAR = 1.5  # times the nearest row's distance, which rounding may have made
-ROUGH = 1e-5  # of a row's square, by which rough distances may be off
-PART = 256  # rows that are looked up at once
+CHANNELS = 8  # that rule out most tokens: the largest ones
 MOST_SAID = 4  # tokens of which it is said that others have equal rows
 
 
@@ -64,13 +63,13 @@ def with_tokens(recording: Recording, model: LanguageModel, asked: Sequence[int]
 
 
 def recognise(
-    model: LanguageModel, recorded: Recorded, asked: Sequence[int] | None = None
+    model: LanguageModel, recorded: Recorded, asked: Sequence[int] | None = None, table: Array | None = None
 ) -> tuple[int, ...] | None:
     """The tokens whose rows of the embedding a tensor holds; None where it holds anything else.
 
     A row counts as the nearest token's where it lies within 1 % of it, or as the one that is `asked` for
     where that is as near; of equal ones it is the first. One row alone may be the last of many, and tells
-    nothing.
+    nothing. Whoever asks of many tensors gives the `table` of the embedding.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)
@@ -81,24 +80,31 @@ def recognise(
     except InputError:
         return None
     wanted = [None] * length if asked is None or len(asked) != length else list(asked)
-    table, tokens = model.parameter(matrix), list[int]()
+    table, tokens = model.parameter(matrix) if table is None else table, list[int]()
     with np.errstate(all="ignore"):  # a dump may hold anything; what overflows is near nothing
-        size = np.einsum("vc,vc->v", table, table)
-        for start in range(0, length, PART):
-            part = rows[start : start + PART]
-            apart = size - 2 * part @ table.T  # of |row - token|^2 what depends on the token
-            for row, rough in zip(part, apart, strict=True):
-                token = _nearest(row.astype(np.float64), table, rough, wanted[len(tokens)])
-                if token is None:
-                    return None
-                tokens.append(token)
+        channels = np.argsort(-np.abs(rows).max(axis=0))[:CHANNELS]
+        columns = np.ascontiguousarray(table[:, channels].T)
+        for row, token in zip(rows, wanted, strict=True):
+            some = _possible(row[channels], columns, float(np.linalg.norm(row)))
+            found = _nearest(row.astype(np.float64), table, some, token)
+            if found is None:
+                return None
+            tokens.append(found)
     return tuple(tokens)
 
 
-def _nearest(row: Array, table: Array, rough: Array, asked: int | None) -> int | None:
-    """The token whose row of the table is nearest, or as near the one that is asked for; None where none
-    is near. `rough` are squared distances less a constant."""
-    some = np.flatnonzero(rough <= rough.min() + ROUGH * np.dot(row, row))
+def _possible(row: Array, columns: Array, norm: float) -> Array:
+    """The tokens that some channels of a row do not rule out: [n] and [n, V]"""
+    limit = NEAR / (1 - NEAR) * norm
+    some = np.flatnonzero(np.abs(columns[0] - row[0]) <= limit)
+    for column, value in zip(columns[1:], row[1:], strict=True):
+        some = some[np.abs(column[some] - value) <= limit]
+    return some
+
+
+def _nearest(row: Array, table: Array, some: Array, asked: int | None) -> int | None:
+    """The token of `some` whose row of the table is nearest, or as near the one that is asked for; None
+    where none is near."""
     if not len(some):
         return None
     exact = np.linalg.norm(table[some] - row, axis=1)
