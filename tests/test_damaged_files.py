@@ -106,7 +106,7 @@ def good(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("seed", some_of(range(11), every=11))
+@pytest.mark.parametrize("seed", some_of(range(12), every=12))
 @pytest.mark.parametrize("item", OPENED)
 def test_any_damage_opens_or_is_refused_in_one_line(item, seed, good, tmp_path):
     """By the mutations of the attacks, without a command."""

@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        reason = str(error).splitlines()[0]
+        reason = brief(str(error).splitlines()[0])
         raise FileFormatError(
             f"{path}: expected a safetensors checkpoint, found {size:,} bytes that are not one ({reason})"
         ) from error

@@ -173,5 +173,7 @@ def _check(name: str, tally: Tally, found: Arrays) -> None:
 def _check_list(name: str, found: Arrays) -> None:
     if (found["document"] < NOBODY).any() or np.isnan(found["value"]).any():
         raise ValueError(f"{name}: an entry of no document, or without a value")
+    if any((found[place] < 0).any() for place in ("row", "position", "channel")):
+        raise ValueError(f"{name}: an entry whose row, position or channel is below 0")
     for excerpt in found["excerpt"].reshape(-1, found["excerpt"].shape[-1]):
         excerpt.tobytes().decode()

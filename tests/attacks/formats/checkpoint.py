@@ -100,6 +100,7 @@ BYTES = [
     (NO_FILE, edited(lambda whole: whole[:-1])),
     (NO_FILE, edited(lambda whole: whole + b"\x00")),
     (NO_FILE, edited(lambda whole: whole[:8] + b"X" + whole[9:])),
+    (NO_FILE, (100_008).to_bytes(8, "little") + b'{"a":"' + b"x" * 100_000 + b'"}'),  # safetensors repeats it
     (NO_FILE, b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00."),  # a pickle
 ]
 

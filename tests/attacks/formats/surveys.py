@@ -70,9 +70,10 @@ MORE_MISFITS = [
 VALUES = [np.full(64, np.nan), np.full(64, np.inf), np.full(64, 1e300)]
 NAMES = ["x", "x/y", "a/b.count.c.d", "a/b.sum.", "/.sum", "a/b.other", "a/b.top.value", "\n/\x1b.sum"]
 NAMES += [f"{EVENT}/total.count", f"{EVENT}/total.sum.more"]
-SUMS = {
-    f"{EVENT}/squares.sum": -1, "attention/queries.count": 0, "attention/repeats.count": 0,
-    "attention/repeats_apart.count": 0, "streams/growth.sum": 1e200, "streams/rows.count": 0,
+UNFIT = {
+    "streams/farthest.top.position": -(2**31), f"{EVENT}/squares.sum": -1, "attention/queries.count": 0,
+    "attention/repeats.count": 0, "attention/repeats_apart.count": 0, "streams/growth.sum": 1e200,
+    "streams/rows.count": 0,
 }  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def survey() -> Format:
         *(("", content[:at]) for at in (0, 1, 7, 8, 9, 100, 5000, -1, -8, -len(content) // 2)),
         *(("", text) for text in (b"\0" * 200, b"{}", b"microgpt.survey", b'\xff"survey"' * 9)),
         *(("", {}, changes) for changes in tensors),
-        *((name[:7], {}, {name: np.full_like(held[name], value)}) for name, value in SUMS.items()),
+        *((name[:7], {}, {name: np.full_like(held[name], value)}) for name, value in UNFIT.items()),
         ("some of it changed", content.replace(b"survey-file/2", b"survey-file/1")),
     ]
     return Format(said, held, write, refused, WRONG, name="a.survey.safetensors", opened=opened, memory=60)
