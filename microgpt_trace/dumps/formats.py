@@ -31,10 +31,10 @@ from .stored_arrays import (
     NPY_MAGIC,
     ZIP_MAGIC,
     StoredArray,
+    named_header,
     npy_array,
     npz_arrays,
     safetensors_arrays,
-    safetensors_header,
 )
 
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
@@ -57,7 +57,7 @@ def is_recording(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(_HEAD)
         if head[8:9] == b"{" and not _DOCUMENT.match(head):
-            return _holds_values(*safetensors_header(path))
+            return _holds_values(*named_header(path))
     except (OSError, FileFormatError):
         return False
     return head.startswith((NPY_MAGIC, ZIP_MAGIC)) or bool(_DOCUMENT.match(head))

@@ -20,8 +20,8 @@ from ..arrays.encodings import ENCODINGS
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..readers.mapped_file import MappedFile
+from ..readers.safetensors import safetensors_header
 from ..text.brief import brief
-from ..text.json_reading import from_json
 from ..untrusted_files import check_regular, reading
 
 # A .npy array is NPY_MAGIC, major and minor version, the header's length (u16, from version 2 on u32,
@@ -206,27 +206,12 @@ def _widened(array: Array) -> Array:
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
 
-def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The tensors of a safetensors file as its header has them, and its metadata.
 
-    Raises FileFormatError where the safetensors package does not open the file.
+    Raises FileFormatError where the file is none, or a name is too long.
     """
-    from safetensors import SafetensorError, safe_open
-
-    expected = f"{path}: expected a safetensors file"
-    check_regular(path)
-    with reading(path):
-        try:
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-            with path.open("rb") as raw:
-                header = from_json(raw.read(int.from_bytes(raw.read(8), "little")))
-        except SafetensorError as error:
-            reason = brief(str(error).splitlines()[0])
-            raise FileFormatError(f"{expected}, found {path.stat().st_size:,} bytes ({reason})") from error
-        except ValueError as error:
-            raise FileFormatError(f"{expected}, found a header that is not JSON") from error
-    header.pop("__metadata__", None)
+    header, metadata = safetensors_header(path)
     for name in header:
         check_name(path, name)
     return header, metadata
@@ -234,7 +219,7 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
     """The tensors of a safetensors file and its metadata. Raises FileFormatError."""
-    header, metadata = safetensors_header(path)
+    header, metadata = named_header(path)
     file = MappedFile.open(path)
     begin = 8 + int.from_bytes(file.bytes[:8].tobytes(), "little")
     return [_tensor(file, name, entry, begin) for name, entry in header.items()], metadata

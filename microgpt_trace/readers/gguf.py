@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from struct import Struct
 from typing import Any
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
+from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..text.brief import brief
 from .conventions import COUNT, Settings
-from .gguf_strings import Strings
 from .mapped_file import MappedFile
 from .model_file import blaming
 
@@ -96,6 +97,40 @@ def _parts(first: Path, whole: _SplitFile, count: int) -> list[_SplitFile]:
 def _first_part(path: Path) -> Path:
     split = _SPLIT.fullmatch(path.name)
     return path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
+
+
+class Strings(Sequence[str]):
+    """A list of strings, u64 length and bytes each, that is decoded when it is first looked at.
+
+    As Python's strings a vocabulary takes six times its bytes, and a foreign file may hold any number.
+    The lengths lie at `starts`, and the last string ends at `stop`. Bytes that are no UTF-8 come as lone
+    surrogates.
+    """
+
+    def __init__(self, file: MappedFile, starts: Array, stop: int) -> None:
+        self._file, self._starts, self._stop = file, starts, stop
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._decoded[index]
+
+    def __repr__(self) -> str:
+        return brief(self._decoded)
+
+    def tolist(self) -> list[str]:
+        """All the strings."""
+        return self._decoded
+
+    @cached_property
+    def _decoded(self) -> list[str]:
+        self._file.check()
+        content, starts = self._file.bytes[: self._stop].tobytes(), self._starts.tolist()
+        return [
+            content[start + 8 : stop].decode("utf-8", "surrogateescape")
+            for start, stop in zip(starts, [*starts, self._stop][1:], strict=True)
+        ]
 
 
 class _SplitFile:

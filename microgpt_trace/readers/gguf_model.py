@@ -13,8 +13,7 @@ from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from .conventions import COUNT, POSITIVE, TEXT, WHOLE, Settings, scaled_rope
 from .file_terms import TERMS
-from .gguf import read_gguf_header
-from .gguf_strings import Strings
+from .gguf import Strings, read_gguf_header
 from .model_file import (
     ModelFile,
     biases_of,

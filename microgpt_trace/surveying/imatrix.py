@@ -21,8 +21,7 @@ from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError, RunError
 from ..files import write_atomically
 from ..readers.conventions import COUNT, Settings
-from ..readers.gguf import MAGIC, read_gguf_header
-from ..readers.gguf_strings import Strings
+from ..readers.gguf import MAGIC, Strings, read_gguf_header
 from ..readers.model_file import blaming
 from ..text.brief import brief, frozen
 

@@ -10,10 +10,6 @@ from ..errors import FileFormatError
 from ..text.brief import frozen
 
 
-class Texts(Sequence[str]):
-    """A list that a reader knows to hold texts alone; bytes that are no UTF-8 come as lone surrogates."""
-
-
 @frozen(slots=False)
 class Metadata:
     """Typed access to what a file says. Each method gives None where a key is missing or null."""
@@ -40,9 +36,8 @@ class Metadata:
             raise FileFormatError(f"{self.path}: {key}: expected an id below {size:,}, found {value:,}")
         return value
 
-    def strings(self, key: str) -> Sequence[str] | None:
-        values = self.values.get(key)
-        return values if isinstance(values, Texts) else self._list(key, (str,), "a list of texts")
+    def strings(self, key: str) -> list[str] | None:
+        return self._list(key, (str,), "a list of texts")
 
     def numbers(self, key: str, size: int) -> list[Any] | None:
         """A list with a number for each token; an empty one is none."""
@@ -65,8 +60,7 @@ class Metadata:
         tokens = self.strings(key)
         if not tokens:
             raise FileFormatError(f"{self.path}: {key}: expected the tokens, found none")
-        if not isinstance(tokens, Texts):  # whose surrogates all stand for bytes
-            check_tokens(tokens, self.path)
+        check_tokens(tokens, self.path)
         return tokens
 
 

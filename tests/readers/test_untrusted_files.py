@@ -80,7 +80,7 @@ def test_files_past_all_bounds_are_not_read(tmp_path, read, head, said):
 def test_a_header_past_all_bounds_is_not_read(tmp_path):
     sparse(tmp_path / "model.safetensors", (HUGE - 8).to_bytes(8, "little") + b"{")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert "found a header of 1,099,511,627,768 bytes" in survives(tmp_path)
+    assert "header too large" in survives(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
