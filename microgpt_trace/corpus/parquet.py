@@ -12,9 +12,8 @@ from ..errors import FileFormatError, RunError
 from ..packages import check_installed
 from ..text.brief import brief
 from ..text.wording import abridged
-from .compression import unpacked
 from .rows import Row, decoded, text_of
-from .sources import CHUNK, CorpusFile
+from .sources import CHUNK, CorpusFile, unpacked
 
 LARGEST_COPY = 1 << 34  # bytes of a temporary file
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from .compression import check_unpackable, unpacked
 from .parquet import check_parquet, parquet_rows
 from .remote import remote_files
 from .rows import Row, json_rows, text_rows
 from .selection import STDIN
-from .sources import CorpusFile, StandardInput, local_files
+from .sources import CorpusFile, StandardInput, check_unpackable, local_files, unpacked
 
 _PACKED = (".gz", ".zst")
 _JSON = (".jsonl", ".ndjson")

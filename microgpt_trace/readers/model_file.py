@@ -16,8 +16,7 @@ from ..arrays.stats import Array
 from ..decoder.config import DecoderConfig
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .file_terms import TERMS
-from .parameter_names import FUSED, LLAMA, Names
+from .file_terms import FUSED, LLAMA, TERMS, Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

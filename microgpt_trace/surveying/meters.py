@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
+from ..arrays.exact_sum import added_up, least_above_0, summable
 from ..arrays.folding import folded
 from ..arrays.stats import NOT_FINITE, Array
-from ..arrays.unrounded import added_up, least_above_0, summable
 from .pack_layout import EXCERPT, PackLayout, causal_places
 from .tallies import Counts, Ranges, Sums, Tally, named
 from .top_list import Entries, TopList

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from microgpt_trace.arrays.unrounded import added_up, least_above_0, summable
+from microgpt_trace.arrays.exact_sum import added_up, least_above_0, summable
 
 LEAST, LARGEST = float(np.float32(1e-45)), float(np.finfo(np.float32).max)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.corpora import NAMES, TEXTS, corpus, corpus_bytes, packed, records, table, texts, written
 
-from microgpt_trace.corpus.lines import lines_of
+from microgpt_trace.corpus.rows import lines_of
 from microgpt_trace.errors import FileFormatError, InputError
 
 
@@ -92,7 +92,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path, name):
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_a_line_of_so_many_bytes_and_no_more(monkeypatch, end):
-    monkeypatch.setattr("microgpt_trace.corpus.lines.LONGEST", 8)
+    monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 8)
     whole = b"12345678\n123456789\nab\n" + b"x" * 50 + b"\r\n12345678\r\n123456789\r\n12345678" + end
     for size in (1, 3, 100):
         chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
@@ -182,7 +182,7 @@ def zst_bomb(size):
 @pytest.mark.parametrize("name", ["bomb.gz", "bomb.zst"])
 def test_a_bomb_takes_no_more_than_a_line_may(tmp_path, name, monkeypatch):
     needs(name)
-    monkeypatch.setattr("microgpt_trace.corpus.lines.LONGEST", 1 << 20)
+    monkeypatch.setattr("microgpt_trace.corpus.rows.LONGEST", 1 << 20)
     size = 1 << 25
     content = zst_bomb(size) if name.endswith("zst") else gzip.compress(bytes(size), 6)
     source = written(tmp_path, name, content)

@@ -9,7 +9,7 @@ import pytest
 
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.apr import read_apr, read_apr_header
-from microgpt_trace.readers.parameter_names import LLAMA
+from microgpt_trace.readers.file_terms import LLAMA
 
 ROW_MAJOR = 0x400
 

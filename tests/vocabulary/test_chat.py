@@ -10,9 +10,9 @@ from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary.apr import from_apr
-from microgpt_trace.vocabulary.chat import pick_template, render_chat, template_process
 from microgpt_trace.vocabulary.gguf import from_gguf
 from microgpt_trace.vocabulary.huggingface import _templates, from_huggingface
+from microgpt_trace.vocabulary.tokens import pick_template, render_chat, template_process
 
 pytest.importorskip("jinja2", reason="chat templates need jinja2")
 PATH = Path("model.gguf")

@@ -12,9 +12,9 @@ pytest.importorskip("jinja2", reason="chat templates need jinja2")
 from jinja2.filters import FILTERS
 
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.vocabulary.chat import LIMITS, render_chat, template_process
 from microgpt_trace.vocabulary.sandbox import MIB, Limits
 from microgpt_trace.vocabulary.templates import render
+from microgpt_trace.vocabulary.tokens import LIMITS, render_chat, template_process
 
 FILE = Path("model.gguf")
 LATE, MUCH = "is not done after 0.4 seconds", "takes more than 120 MiB of memory"
