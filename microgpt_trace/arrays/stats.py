@@ -13,7 +13,6 @@ from ..text.brief import frozen
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # elements summarised at a time: 256 KB in float64
 NOT_FINITE = np.errstate(invalid="ignore")  # infinities may cancel, and casts meet signalling NaN
-SAMPLE = 4096  # elements that tell where the middle of many lies
 _ONES = np.ones(PIECE)  # a product with them sums twice as fast as sum()
 DType = Any  # np.float32 or np.float64 (a type: those hash fast)
 
@@ -105,8 +104,6 @@ def median(values: npt.ArrayLike) -> float:
     5 ms of modules.)"""
     flat = np.asarray(values).ravel()
     middle, even = len(flat) // 2, len(flat) % 2 == 0
-    if len(flat) > 8 * SAMPLE:
-        flat, middle = _around(flat, middle)
     parted = np.partition(flat, middle)  # NaN comes last
     upper, last = parted[middle], parted[middle:].max()
     lower = parted[:middle].max() if even else upper
@@ -115,24 +112,11 @@ def median(values: npt.ArrayLike) -> float:
 
 def row_medians(values: Array) -> Array:
     """The median of every row, NaN where one is among its values: [n, C] -> [n]"""
-    if values.shape[1] > 8 * SAMPLE:
-        return np.array([median(row) for row in values], values.dtype)
     middle, even = values.shape[1] // 2, values.shape[1] % 2 == 0
     parted = np.partition(values, middle, axis=1)  # NaN comes last
     upper, last = parted[:, middle], parted[:, middle:].max(axis=1)
     lower = parted[:, :middle].max(axis=1) if even else upper
     return np.where(last == last, lower / 2 + upper / 2, last)
-
-
-def _around(flat: Array, middle: int) -> tuple[Array, int]:
-    """The values close to the one of rank `middle`, and its rank among them; all of them where a sample
-    does not tell which these are. Three times as fast to part as 150,000."""
-    ordered = np.sort(flat[:: (len(flat) // SAMPLE) | 1])  # odd: not one channel of every row
-    low, high = ordered[int(0.46 * len(ordered))], ordered[int(0.54 * len(ordered))]
-    close = flat[(flat >= low) & (flat <= high)]
-    below = int(np.count_nonzero(flat < low))
-    known = below + len(close) + np.count_nonzero(flat > high) == len(flat)  # no NaN
-    return (close, middle - below) if known and 0 < middle - below < len(close) else (flat, middle)
 
 
 @NOT_FINITE

@@ -117,21 +117,6 @@ def _check_column(schema: Any, field: str, name: str) -> None:
 
 
 def _row(field: str, count: Callable[[int], None], batch: Any) -> Row:
-    content = _bytes_of(batch.column(0))
-    count(0 if content is None else len(content))
-    return text_of(None, field) if content is None else decoded(content)
-
-
-def _bytes_of(column: Any) -> memoryview | None:
-    """The bytes of a column's only row where they lie, None of a null. (A value of pyarrow is a copy.)"""
-    from pyarrow import large_string, types
-
-    if column.null_count:
-        return None
-    if types.is_dictionary(column.type):
-        return _bytes_of(column.dictionary.slice(column.indices[0].as_py(), 1))
-    if types.is_string_view(column.type):
-        column = column.cast(large_string())
-    _, offsets, data = column.buffers()
-    ends = memoryview(offsets).cast("b").cast("i" if types.is_string(column.type) else "q")
-    return memoryview(data or b"")[ends[column.offset] : ends[column.offset + 1]]
+    (value,) = batch.column(0).cast("binary")
+    count(batch.nbytes)
+    return text_of(None, field) if value.as_py() is None else decoded(value.as_py())

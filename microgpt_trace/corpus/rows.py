@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -58,14 +57,8 @@ class NoText(NamedTuple):
 
 
 Row = str | NoText
-WIDE = LONGEST >> 2  # bytes of a text with such a character, for which all others take 4 bytes in memory too
-_WIDE = re.compile(rb"[\xf0-\xf4]|\\u[dD][89aAbB]")  # beyond U+FFFF, in UTF-8 or as JSON writes it
 TOO_LONG = NoText(
     f"longer than {LONGEST >> 20} MB", f"expected a text of at most {LONGEST:,} bytes, found a longer one"
-)
-TOO_WIDE = NoText(
-    f"longer than {WIDE >> 20} MB, with a character beyond U+FFFF",
-    f"expected a text of at most {WIDE:,} bytes, as it has a character beyond U+FFFF, found a longer one",
 )
 BLANK = NoText("blank", "expected a text, found a blank one")
 
@@ -82,8 +75,8 @@ def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
 
 def decoded(content: Any) -> Row:
     """The text of bytes, or of a buffer; of None, that it was too long."""
-    if too_long := _too_long(content):
-        return too_long
+    if content is None or len(content) > LONGEST:
+        return TOO_LONG
     try:
         return str(content, "utf-8")
     except UnicodeDecodeError as error:
@@ -91,12 +84,6 @@ def decoded(content: Any) -> Row:
             "not UTF-8",
             f"expected UTF-8 text, found byte {content[error.start]:#04x} at offset {error.start:,} of it",
         )
-
-
-def _too_long(content: Any) -> NoText | None:
-    if content is None or len(content) > LONGEST:
-        return TOO_LONG
-    return TOO_WIDE if len(content) > WIDE and _WIDE.search(content) else None
 
 
 def text_of(value: Any, field: str) -> Row:
@@ -114,8 +101,8 @@ def text_of(value: Any, field: str) -> Row:
 
 
 def _field_of_record(line: bytes | None, field: str) -> Row:
-    if (too_long := _too_long(line)) or line is None:
-        return too_long or TOO_LONG
+    if line is None:
+        return TOO_LONG
     if line.isspace() or not line:
         return BLANK
     try:

@@ -128,17 +128,17 @@ def _check(model: Prompted, ids: Sequence[int], room: int) -> None:
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
     """The token of a text. Raises InputError where it is none, with the one that it may mean."""
-    wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
-    found = [i for i in range(vocabulary.size) if vocabulary.piece(i) == wanted] if wanted else []
-    if found:
-        return found[0]
+
+    def spelled(text: str) -> int | None:
+        wanted = text.encode("utf-8", "surrogatepass")  # a byte of the command line that is no UTF-8
+        return next((i for i in range(vocabulary.size) if wanted and vocabulary.piece(i) == wanted), None)
+
+    found = spelled(text)
+    if found is not None:
+        return found
     near = " " + text if not text.startswith(" ") else text.strip()
-    other = (
-        [i for i in range(vocabulary.size) if vocabulary.piece(i) == near.encode("utf-8", "surrogatepass")]
-        if near
-        else []
-    )
-    hint = f"; '{shown_token(near)}' is #{other[0]}" if other else ""
+    other = spelled(near)
+    hint = f"; '{shown_token(near)}' is #{other}" if other is not None else ""
     raise InputError(f"token '{shown_token(text)}': this model has no such token{hint}")
 
 

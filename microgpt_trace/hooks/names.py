@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import translate
 
 from ..errors import InputError
 
@@ -39,14 +40,8 @@ _LAYER = r"(?:layer|blk\.|(?:model\.)?layers\.|(?:transformer\.)?h\.)?([0-9]{1,9
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """`*` stands for any characters and `?` for one; everything else for itself.
-
-    What follows a star is taken where it first occurs, and not tried elsewhere (a look-ahead keeps its
-    match): else a name takes a time that grows with its length to the power of the stars.
-    """
-    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in glob.split("*"))
-    middle = "".join(f"(?=(?P<g{i}>.*?{part}))(?P=g{i})" for i, part in enumerate(rest[:-1]) if part)
-    return re.compile(first + middle + (f".*{rest[-1]}" if rest else ""), re.DOTALL)
+    """`*` stands for any characters and `?` for one; everything else for itself."""
+    return re.compile(translate(glob.replace("[", "[[]")))
 
 
 def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:

@@ -79,11 +79,6 @@ class AprFile:
     notes: tuple[str, ...]
 
 
-def is_apr(head: bytes) -> bool:
-    """Whether a file that begins like this is an .apr file, of any version."""
-    return head[:4] in MAGICS + OLD_MAGICS
-
-
 def read_apr(
     path: Path,
     *,

@@ -1,14 +1,12 @@
 """A file whose bytes are read when they are looked at, and which may become shorter meanwhile.
 
 The system ends a process that looks at a page which its file no longer has (SIGBUS), and no program can make
-a line of that. So what is small is read at once, and before each use of what is large the file's size is
-asked for (0.6 us).
+a line of that. So before each use the file's size is asked for (0.6 us).
 """
 
 from __future__ import annotations
 
 import mmap
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +16,6 @@ from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..text.brief import frozen
 from ..untrusted_files import check_regular, reading
-
-SMALL = 1 << 16  # bytes: norms and biases of rows of up to 16,384 float32
 
 
 @frozen(eq=False)
@@ -45,13 +41,9 @@ class MappedFile:
             raise FileFormatError(f"{self.path}: the file became shorter while it was read")
 
     def part(self, start: int, stop: int) -> Array:
-        """These bytes, which cannot be written to; a view where they are many."""
+        """A view of these bytes, which cannot be written to."""
         self.check()
-        part = self.bytes[start:stop]
-        if part.size <= SMALL:
-            part = part.copy()
-            part.flags.writeable = False
-        return part
+        return self.bytes[start:stop]
 
     def tensor(
         self,
@@ -64,6 +56,4 @@ class MappedFile:
         scale: float = 1.0,
     ) -> StoredTensor:
         """The tensor that these bytes are."""
-        tensor = StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale)
-        is_mapped = stop - start > SMALL  # what was read into memory cannot become shorter
-        return replace(tensor, check=self.check) if is_mapped else tensor
+        return StoredTensor(name, encoding, shape, self.part(start, stop), row_size, scale, self.check)

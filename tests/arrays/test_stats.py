@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.judges import agree
 
 from microgpt_trace import TensorStats
-from microgpt_trace.arrays.stats import SAMPLE, median, row_medians
+from microgpt_trace.arrays.stats import median, row_medians
 
 MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 
@@ -154,35 +154,16 @@ def test_many_parts_merge_to_the_whole():
         agree(getattr(merged, name), getattr(whole, name), rtol=1e-12, what=name)
 
 
-MANY = 8 * SAMPLE + 1
-SHAPES = {
-    "normal": lambda rng, n: rng.standard_normal(n),
-    "few values": lambda rng, n: rng.integers(0, 3, n),
-    "one value": lambda rng, n: np.full(n, 7),
-    "sorted": lambda rng, n: np.sort(rng.standard_normal(n)),
-    "heavy tails": lambda rng, n: rng.standard_cauchy(n),
-    "two heaps": lambda rng, n: rng.standard_normal(n) + 1e3 * (np.arange(n) % 2),
-    "waves": lambda rng, n: np.sin(np.arange(n) * 2 * np.pi / (n // SAMPLE | 1)),
-    "infinite": lambda rng, n: np.where(rng.random(n) < 0.6, np.inf, 1),
-}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 10, MANY - 1, MANY, MANY + 1, 5 * MANY])
-def test_the_median_is_exact(count):
-    for kind, draw in SHAPES.items():
-        values = draw(np.random.default_rng(count), count).astype(np.float32)
-        expected = float(np.median(values.astype(np.float64)))
-        assert median(values) == pytest.approx(expected, rel=1e-15), kind
-    if count > 2:
-        values[1] = np.nan
-        assert math.isnan(median(values))
-
-
-@pytest.mark.parametrize("width", [1, 8, 9 * SAMPLE, 9 * SAMPLE + 1])
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 5001])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_medians_of_rows(width, dtype):
-    values = np.random.default_rng(width).normal(size=(3, width)).astype(dtype)
-    values[2, 0] = np.nan
-    found = row_medians(values)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, np.median(values, axis=1))
+def test_the_median_is_exact(count, dtype):
+    rng = np.random.default_rng(count)
+    rows = np.array([rng.standard_cauchy(count), rng.integers(0, 3, count), rng.normal(size=count)], dtype)
+    rows[1] = np.where(rows[1] == 2, np.inf, rows[1])
+    np.testing.assert_array_equal(row_medians(rows), np.median(rows, axis=1))
+    assert row_medians(rows).dtype == dtype
+    for row in rows:
+        assert median(row) == pytest.approx(float(np.median(row.astype(np.float64))), rel=1e-15)
+    rows[:, 0] = np.nan
+    assert math.isnan(median(rows[0]))
+    assert np.isnan(row_medians(rows)).all()

@@ -19,7 +19,7 @@ from support.apr_files import (
 )
 
 from microgpt_trace.arrays.encodings import ENCODINGS
-from microgpt_trace.readers.apr import is_apr, read_apr, read_apr_header
+from microgpt_trace.readers.apr import read_apr, read_apr_header
 
 GOLDEN = {"bias": f32([0.125]), "weights": f32([1, 2, 0.5, -0.5, 4, -2, 0.25, 8])}
 GOLDEN_METADATA = {
@@ -56,11 +56,6 @@ def test_the_writer_gives_the_sizes_of_the_golden_files(nulls, size, path):
     arrays = {tensor.name: tensor.read().tolist() for tensor in file.tensors}
     assert arrays == {"bias": [0.125], "weights": [1, 2, 0.5, -0.5, 4, -2, 0.25, 8]}
     assert (file.notes, file.metadata) == ((), metadata)
-
-
-def test_files_are_known_by_their_first_bytes():
-    assert [is_apr(head) for head in (b"APR\0\2\0", b"APR2", b"APR1", b"APRN")] == [True] * 4
-    assert [is_apr(head) for head in (b"", b"APR", b"APRT", b"GGUF")] == [False] * 4
 
 
 def test_plain_numbers_are_read(path):

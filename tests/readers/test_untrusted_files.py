@@ -120,9 +120,8 @@ path = Path(sys.argv[1])
 large, small = sorted(read_safetensors(path), key=lambda tensor: len(tensor.shape), reverse=True)
 dumped = open_recording(path).leftovers
 os.truncate(path, 4096)
-print(small.read().sum())
 dumps = [one.recorded.read for one in dumped]
-for read in (large.read, lambda: large.rows(0, 9), lambda: large.take([7]), *dumps):
+for read in (small.read, large.read, lambda: large.rows(0, 9), lambda: large.take([7]), *dumps):
     try:
         print(read().size)
     except FileFormatError as error:
@@ -137,7 +136,7 @@ def test_a_model_that_becomes_shorter_is_a_line(tmp_path):
     done = process(tmp_path / "x", code=SHORTER)
     print(done.err)
     shorter = f"{tmp_path / 'x'}: the file became shorter while it was read"
-    assert sorted(done.out.split("\n")) == sorted(["", "300.0", *[shorter] * 5])
+    assert sorted(done.out.split("\n")) == sorted(["", *[shorter] * 6])
 
 
 def test_text_is_utf8_of_a_size(tmp_path):

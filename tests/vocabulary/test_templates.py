@@ -9,8 +9,6 @@ from support.sweeps import in_sweep
 
 pytest.importorskip("jinja2", reason="chat templates need jinja2")
 
-from jinja2.filters import FILTERS
-
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.vocabulary.sandbox import MIB, Limits
 from microgpt_trace.vocabulary.templates import render
@@ -105,70 +103,3 @@ def test_nothing_gets_out_of_the_sandbox(template):
     print([found, refusal])
     assert found in NOTHING
     assert not re.search("root:|uid=|<module|<class|<func", refusal)
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ joiner }}",
-        "{{ messages | map('upper') }}",
-        "{{ messages[0].items }}",
-        "{{ self }}",
-        "{% for i in [1] %}{{ loop }}{% endfor %}",
-        "{% macro m() %}{% endmacro %}{{ m }}",
-        "{{ [{'a': (joiner,)}] }}",
-        "{{ {joiner: 1} }}",
-        "{{ '' ~ joiner }}",
-        "{{ joiner | upper }}",
-        "{{ 'a' | replace('a', joiner) }}",
-        "{{ [joiner] | map('string') | list }}",
-        "{{ [joiner] | join }}",
-        "{{ messages | join(attribute='items') }}",
-        "{{ 'ab' | join(joiner) }}",
-        "{{ {'a': joiner} | xmlattr }}",
-        "{{ '%s' % joiner }}",
-        "{{ '%s' | format(joiner) }}",
-        "{{ '{}'.format(joiner) }}",
-        "{{ '{0.items!r}'.format(messages[0]) }}",
-        "{{ '{a.items}'.format_map({'a': messages[0]}) }}",
-        "{{ ('{0.items}' | safe).format(messages[0]) }}",
-        "{{ raise_exception(joiner) }}",
-        "{% filter upper %}{{ joiner }}{% endfilter %}",
-    ],
-)
-def test_what_is_no_data_does_not_become_text(template):
-    with pytest.raises(TypeError, match=r"^it writes a [A-Za-z_]+, which is no text$"):
-        rendered(template)
-
-
-@pytest.mark.parametrize("value", ["joiner", "[joiner]", "messages[0].items", "(messages | map('upper'))"])
-def test_no_filter_of_jinja_writes_an_object(value):
-    for name in sorted(FILTERS):
-        found, refusal = outcome("{{ " + value + " | " + name + " }}")
-        print(name, [found, refusal])
-        assert not re.search("(?i)joiner|generator|built|0x", found), name
-
-
-@pytest.mark.parametrize(
-    ("template", "expected"),
-    [
-        ("{{ 1 }} {{ 1.5 }} {{ true }} {{ none }}", "1 1.5 True None"),
-        ("{{ nothing }}{{ nothing ~ 1 ~ none ~ 'é' }}", "1Noneé"),
-        ("{{ messages }}", "[{'role': 'user', 'content': 'Hi'}]"),
-        ("{{ {'a': 1}.items() }} {{ range(3) }}", "dict_items([('a', 1)]) range(0, 3)"),
-        ("{{ '%d-%s' % (3, 'x') }} {{ 7 % 4 }} {{ '%s' | format([1]) }}", "3-x 3 [1]"),
-        ("{{ '{:>3}|{a[0]}'.format(3, a=[4]) }} {{ '{a}'.format_map({'a': 5}) }}", "  3|4 5"),
-        ("{{ ('{}' | safe).format('<') }}", "&lt;"),
-        ("{{ [1, 'b'] | join(', ') }} {{ messages | join('-', attribute='role') }}", "1, b user"),
-        ("{{ messages | map(attribute='role') | map('upper') | list }}", "['USER']"),
-        ("{% for a in messages %}{{ loop.index ~ loop.last }}{% endfor %}", "1True"),
-        ("{{ '<' ~ ('&' | safe) }} {{ 'a' | e }}", "<& a"),
-    ],
-)
-def test_data_is_written_as_jinja_writes_it(template, expected):
-    assert rendered(template) == expected
-
-
-def test_words_of_the_user_are_not_taken_for_a_leak():
-    text = "<function f at 0x7f00aa>"
-    assert rendered("{{ messages[0].content }}", text) == text
