@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from reprlib import repr as brief
 from typing import Any, Literal
 
 from ..architecture.rope import Rope
 from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..errors import InputError
+from ..text.brief import brief
 from .apr_facts import Facts
 from .conventions import Settings, scaled_rope, scaling_kind, windowed_layers, yarn_defaults
 from .file_terms import TERMS
-from .model_file import biases_of, blaming
+from .model_file import biases_of, blaming, check_biases, nearest, rope_factors
 
 Pairs = Literal["adjacent", "halves"]
 
@@ -41,6 +41,8 @@ def decoder_config(
     facts.ask()
     pairs = _pairs(facts, architecture, is_gguf, rope_pairs)
     with blaming(facts.path):
+        biases = biases_of(tensors)
+        check_biases(architecture, biases)
         window, windowed = _window(facts, architecture, sizes["n_layer"])
         return DecoderConfig(
             architecture=architecture,
@@ -49,7 +51,7 @@ def decoder_config(
             norm_eps=eps,
             rope=_rope(facts, theta, context, sizes["head_dim"], frequencies),
             tied=_tied(facts, tensors),
-            biases=_biases(facts, architecture, tensors),
+            biases=biases,
             qk_norm=TERMS[architecture].qk_norm,
             window=window,
             windowed_layers=windowed,
@@ -101,12 +103,8 @@ def _layer_of(name: str) -> int:
 
 
 def _matrix(facts: Facts, tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor:
-    from difflib import get_close_matches
-
     if name not in tensors:
-        close = get_close_matches(name, tensors, 3)
-        nearest = f" (nearest: {', '.join(close)})" if close else ""
-        facts.fail(f"tensor {name!r} is missing{nearest}")
+        facts.fail(f"tensor {name!r} is missing{nearest(name, tensors)}")
     tensor = tensors[name]
     if len(tensor.shape) != 2:
         facts.fail(f"tensor {tensor.name!r}: expected a matrix, found shape {list(tensor.shape)}")
@@ -144,14 +142,6 @@ def _share(facts: Facts, name: str, count: int, tensor: StoredTensor) -> int:
     return share
 
 
-def _biases(facts: Facts, architecture: str, tensors: Mapping[str, StoredTensor]) -> tuple[str, ...]:
-    biases = biases_of(tensors)
-    missing = [bias for bias in TERMS[architecture].biases if bias not in biases]
-    if missing:
-        facts.fail(f"{architecture} has biases of q, k and v; tensor 'layer0.{missing[0]}' is missing")
-    return biases
-
-
 def _tied(facts: Facts, tensors: Mapping[str, StoredTensor]) -> bool:
     tied = "lm_head" not in tensors
     if tied and facts.metadata.get("tie_word_embeddings") is False:
@@ -187,10 +177,7 @@ def _rope(facts: Facts, theta: float, context: int, head_dim: int, frequencies: 
     if frequencies is not None:
         if scaling:
             facts.fail(f"rope_scaling and tensor {frequencies.name!r} contradict each other")
-        if frequencies.shape != (head_dim // 2,):
-            found = list(frequencies.shape)
-            facts.fail(f"tensor {frequencies.name!r}: expected shape [{head_dim // 2}], found {found}")
-        return Rope(theta, factors=tuple(frequencies.read().tolist()))
+        return Rope(theta, factors=rope_factors(frequencies, head_dim))
     if scaling is None and "rope_scaling" not in facts.metadata:
         facts.notes.append("rope_scaling: the file does not say; none is applied")
     scaling = dict(scaling or {})

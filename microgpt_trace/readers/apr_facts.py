@@ -7,34 +7,31 @@ or asked for. Nothing has a default.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from reprlib import repr as brief
 from typing import Any, NoReturn
 
 from ..errors import FileFormatError, InputError
-from .conventions import is_positive, is_whole
+from ..text.brief import brief
+from .conventions import OBJECT, POSITIVE, TEXT, WHOLE, check_value
 from .file_terms import TERMS
+from .model_file import blaming
 
 ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
-# name in the metadata: (other names for it, what it is, the test of it)
-FIELDS: dict[str, tuple[tuple[str, ...], str, Callable[[Any], bool]]] = {
-    name: (tuple(others.split()), *kind)
-    for name, others, kind in (
-        ("architecture", "", ("a name", lambda value: isinstance(value, str))),
-        ("hidden_size", "hidden_dim d_model n_embd", ("a whole number", is_whole)),
-        ("num_layers", "num_hidden_layers n_layers n_layer", ("a whole number", is_whole)),
-        ("num_heads", "num_attention_heads n_heads n_head", ("a whole number", is_whole)),
-        ("num_kv_heads", "num_key_value_heads n_kv_heads", ("a whole number", is_whole)),
-        ("head_dim", "", ("a whole number", is_whole)),
-        ("vocab_size", "n_vocab", ("a whole number", is_whole)),
-        ("intermediate_size", "ffn_dim intermediate_dim n_inner", ("a whole number", is_whole)),
-        ("max_position_embeddings", "max_seq_len context_length n_ctx", ("a whole number", is_whole)),
-        ("rope_theta", "", ("a positive number", is_positive)),
-        ("rms_norm_eps", "layer_norm_eps norm_eps", ("a positive number", is_positive)),
-        ("rope_scaling", "", ("an object", lambda value: isinstance(value, dict))),
-        ("sliding_window", "", ("a whole number", is_whole)),
-    )
+FIELDS: dict[str, tuple[str, str]] = {  # name in the metadata: (other names for it, what it is)
+    "architecture": ("", TEXT),
+    "hidden_size": ("hidden_dim d_model n_embd", WHOLE),
+    "num_layers": ("num_hidden_layers n_layers n_layer", WHOLE),
+    "num_heads": ("num_attention_heads n_heads n_head", WHOLE),
+    "num_kv_heads": ("num_key_value_heads n_kv_heads", WHOLE),
+    "head_dim": ("", WHOLE),
+    "vocab_size": ("n_vocab", WHOLE),
+    "intermediate_size": ("ffn_dim intermediate_dim n_inner", WHOLE),
+    "max_position_embeddings": ("max_seq_len context_length n_ctx", WHOLE),
+    "rope_theta": ("", POSITIVE),
+    "rms_norm_eps": ("layer_norm_eps norm_eps", POSITIVE),
+    "rope_scaling": ("", OBJECT),
+    "sliding_window": ("", WHOLE),
 }
 
 
@@ -45,7 +42,7 @@ class Facts:
         self.path, self.metadata = path, metadata
         self.notes: list[str] = []
         self.missing: list[str] = []
-        names = {other: name for name, (others, *_) in FIELDS.items() for other in (name, *others)}
+        names = {other: name for name in FIELDS for other in _names(name)}
         for key in overrides:
             if key not in names:
                 raise InputError(f"--set {key}: expected one of {', '.join(FIELDS)}")
@@ -56,31 +53,25 @@ class Facts:
 
     def said(self, name: str) -> Any | None:
         """A value under any of its names, or None; all that is said must agree."""
-        others, kind, fits = FIELDS[name]
-        found: dict[str, Any] = {}
-        for key in (name, *others):
-            value = self.metadata.get(key)
-            if value is None:
-                continue
-            if not fits(value):
-                self.fail(f"{key}: expected {kind}, found {brief(value)}")
-            for earlier, other in found.items():
-                if not _agree(value, other):
-                    self.fail(f"{earlier} {brief(other)} and {key} {brief(value)} contradict each other")
-            found[key] = value
-        return self._joined(name, next(iter(found.values()), None), kind, fits)
+        found = {key: self.metadata[key] for key in _names(name) if self.metadata.get(key) is not None}
+        with blaming(self.path):
+            for key, value in found.items():
+                check_value(key, value, FIELDS[name][1])
+        return self._joined(name, found)
 
-    def _joined(self, name: str, value: Any, kind: str, fits: Callable[[Any], bool]) -> Any:
+    def _joined(self, name: str, found: Mapping[str, Any]) -> Any | None:
+        """What the metadata say under several names, and an override; they must agree."""
+        first = next(iter(found), "")
+        for key, value in found.items():
+            if not _agree(value, found[first]):
+                self.fail(f"{first} {brief(found[first])} and {key} {brief(value)} contradict each other")
         override = self.overrides.get(name)
-        if override is None:
-            return value
-        if not fits(override):
-            raise InputError(f"--set {name}={brief(override)}: expected {kind}")
-        if value is not None and not _agree(value, override):
+        check_value(f"--set {name}", override, FIELDS[name][1])
+        if override is not None and found and not _agree(found[first], override):
             raise InputError(
-                f"--set {name}={brief(override)} contradicts {self.path}, which says {brief(value)}"
+                f"--set {name}={brief(override)} contradicts {self.path}, which says {brief(found[first])}"
             )
-        return override
+        return found.get(first) if override is None else override
 
     def needed(self, name: str) -> Any:
         """A value that only the metadata or an override can tell; `ask` asks for it."""
@@ -110,18 +101,14 @@ class Facts:
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
             value = self.metadata.get(key)
-            if value is not None and not isinstance(value, str):
-                self.fail(f"{key}: expected a name, found {brief(value)}")
+            with blaming(self.path):
+                check_value(key, value, TEXT)
             if value and value.lower() not in ("auto", "unknown"):
                 names[key] = value.lower().removesuffix("forcausallm")
         kind = self.metadata.get("model_type")
         if not names and isinstance(kind, str) and kind in ARCHITECTURES:
             names["model_type"] = kind
-        if len(set(names.values())) > 1:
-            said = " and ".join(f"{key} {brief(value)}" for key, value in names.items())
-            self.fail(f"{said} contradict each other")
-        value = next(iter(names.values()), None)
-        value = self._joined("architecture", value, *FIELDS["architecture"][1:])
+        value = self._joined("architecture", names)
         if value is None:
             hint = f" (its model_type is {brief(kind)})" if kind else ""
             raise InputError(
@@ -131,6 +118,11 @@ class Facts:
         if value not in ARCHITECTURES:
             self.fail(f"architecture {brief(value)} is not supported; these are: {', '.join(ARCHITECTURES)}")
         return str(value)
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """All names of a field, its own first."""
+    return (name, *FIELDS[name][0].split())
 
 
 def _agree(a: Any, b: Any) -> bool:

@@ -39,6 +39,12 @@ _FITS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def check_value(key: str, value: Any, kind: str) -> None:
+    """Raises InputError for a value that is there and not of this kind."""
+    if value is not None and not _FITS[kind](value):
+        raise InputError(f"{key}: expected {kind}, found {brief(value)}")
+
+
 class Settings:
     """The settings of a model as a file has them, with types checked, and notes of what was taken for
     those that it lacks.
@@ -56,8 +62,7 @@ class Settings:
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
                 raise InputError(f"{self.prefix}{key} differs from layer to layer")
             value = value[0].item()
-        if value is not None and not _FITS[kind](value):
-            raise InputError(f"{self.prefix}{key}: expected {kind}, found {brief(value)}")
+        check_value(self.prefix + key, value, kind)
         return value
 
     def need(self, key: str, kind: str) -> Any:

@@ -23,6 +23,7 @@ from .model_file import (
     check_depth,
     check_tensors,
     in_halves,
+    rope_factors,
     unfused,
 )
 
@@ -143,7 +144,7 @@ def _config(
         vocab_size=vocab_size,
         context_length=keys.need("context_length", WHOLE),
         norm_eps=keys.need(terms.gguf_eps, POSITIVE),
-        rope=_rope(keys, _read_factors(factors, head_dim)) if terms.rope else None,
+        rope=_rope(keys, rope_factors(factors, head_dim)) if terms.rope else None,
         tied="lm_head" not in tensors,
         biases=biases,
         qk_norm=terms.qk_norm,
@@ -153,15 +154,6 @@ def _config(
         activation=terms.gguf_activation,
     )
     return config, tensors
-
-
-def _read_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
-    if factors is None:
-        return ()
-    if factors.shape != (head_dim // 2,):
-        found = list(factors.shape)
-        raise InputError(f"tensor {factors.name!r}: expected shape [{head_dim // 2}], found {found}")
-    return tuple(factors.read().tolist())
 
 
 def _rope(keys: Settings, factors: tuple[float, ...]) -> Rope:

@@ -139,10 +139,10 @@ def _config(
     """The config, and the tensors with what lies fused apart."""
     terms = TERMS[architecture]
 
-    def size(name: str, kind: str = WHOLE) -> Any:
+    def size(name: str, kind: str = WHOLE, times: int = 1) -> Any:
         key = terms.keys[name]
         if name in terms.defaults:
-            return said.assume(key, kind, terms.defaults[name], _TRANSFORMERS)
+            return said.assume(key, kind, terms.defaults[name] * times, _TRANSFORMERS)
         return said.need(key, kind)
 
     n_layer, n_head, width = size("n_layer"), size("n_head"), size("n_embd")
@@ -161,7 +161,7 @@ def _config(
         n_head=n_head,
         n_kv_head=n_kv_head,
         head_dim=head_dim,
-        n_inner=_inner(said, terms, width),
+        n_inner=size("n_inner", times=width),
         vocab_size=size("vocab_size"),
         context_length=size("context_length"),
         norm_eps=size("norm_eps", POSITIVE),
@@ -189,14 +189,6 @@ def _activation(said: Settings, terms: FileTerms) -> str:
         verb = "is" if len(first) == 1 else "are"
         raise InputError(f"{key} {brief(found)}: only {works} {verb} supported")
     return terms.activations[found]
-
-
-def _inner(said: Settings, terms: FileTerms, width: int) -> int:
-    """The width of the MLP where the config leaves it to the architecture."""
-    key = terms.keys["n_inner"]
-    if "n_inner" not in terms.defaults:
-        return int(said.need(key, WHOLE))
-    return int(said.assume(key, WHOLE, terms.defaults["n_inner"] * width, _TRANSFORMERS))
 
 
 def _score_scales(said: Settings, terms: FileTerms, n_layer: int, head_dim: int) -> tuple[float, ...]:

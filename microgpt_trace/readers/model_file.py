@@ -102,7 +102,7 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
     shapes = config.shapes()
     for name, shape in shapes.items():
         if name not in tensors:
-            raise FileFormatError(f"{path}: tensor {name!r} is missing{_nearest(name, tensors)}")
+            raise FileFormatError(f"{path}: tensor {name!r} is missing{nearest(name, tensors)}")
         found = tensors[name].shape
         if found != shape:
             theirs, order = tensors[name].name, -1 if tensors[name].by_columns else 1  # as the file has it
@@ -114,7 +114,7 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
     if extra:
         raise FileFormatError(
             f"{path}: tensor {tensors[extra[0]].name!r} is one too many for {config.n_layer} layers of "
-            f"{config.architecture}{_nearest(extra[0], shapes)}"
+            f"{config.architecture}{nearest(extra[0], shapes)}"
         )
 
 
@@ -148,6 +148,16 @@ def unfused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dic
     return found
 
 
+def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
+    """The numbers of a GGUF's rope_freqs. Raises InputError where pairs of channels lack one."""
+    if factors is None:
+        return ()
+    if factors.shape != (head_dim // 2,):
+        found = list(factors.shape)
+        raise InputError(f"tensor {factors.name!r}: expected shape [{head_dim // 2}], found {found}")
+    return tuple(factors.read().tolist())
+
+
 def in_halves(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The tensors with rows of q and k in Hugging Face order, of a file that has them in adjacent pairs.
 
@@ -165,7 +175,8 @@ def _halves(rows: int, head_dim: int) -> Array:
     return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).ravel()
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Names like this one, in words."""
     from difflib import get_close_matches
 
     return _listed(get_close_matches(name, list(names), 3))

@@ -49,7 +49,7 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         bos_id=said.token("tokenizer.ggml.bos_token_id", size),
         eos_id=said.token("tokenizer.ggml.eos_token_id", size),
         stop_ids=_stops(said, size),
-        templates=_templates(metadata, path),
+        templates=_templates(said),
     )
     if model == "gpt2":
         vocabulary = _byte_level(said, vocabulary, marked)
@@ -117,9 +117,9 @@ def _with_flags(said: Metadata, vocabulary: Vocabulary) -> Vocabulary:
     return replace(vocabulary, add_bos=add_bos, add_eos=bool(add_eos))
 
 
-def _templates(metadata: Mapping[str, Any], path: Path) -> dict[str, str]:
+def _templates(said: Metadata) -> dict[str, str]:
     """tokenizer.chat_template is the default, tokenizer.chat_template.NAME another."""
-    said = Metadata(path, metadata)
-    names = [key for key in metadata if key.startswith("tokenizer.chat_template") and key[23:24] in ("", ".")]
-    found = {key[24:] or "default": said.text(key) for key in names}
+    first = "tokenizer.chat_template"
+    names = [key for key in said.values if key == first or key.startswith(f"{first}.")]
+    found = {key[len(first) + 1 :] or "default": said.text(key) for key in names}
     return {name: template for name, template in found.items() if template is not None}

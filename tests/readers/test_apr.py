@@ -145,7 +145,7 @@ def test_all_that_is_open_is_asked_for_at_once(path):
 def test_an_override_must_be_known_and_of_its_kind(path):
     with pytest.raises(InputError, match="--set colour: expected one of architecture, hidden_size"):
         read(path, overrides={"colour": 3})
-    with pytest.raises(InputError, match="--set num_heads='four': expected a whole number"):
+    with pytest.raises(InputError, match="--set num_heads: expected a whole number above 0, found 'four'"):
         read(path, overrides={"num_heads": "four"})
 
 
