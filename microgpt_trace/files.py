@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from .errors import InputError, RunError
 from .signals import tidied, uninterrupted
@@ -27,18 +28,38 @@ def check_target(path: Path, overwrite: bool, hint: str = "--force overwrites it
     Raises InputError where the path is no regular file, in no folder, in one that lets us write
     nothing, or a file that stands there already and is not to be overwritten.
     """
-    _refuse_stdout(path)
-    try:
+    with _writable(path):
         if path.is_dir():
             raise InputError(f"{path}: expected a file to write, found a folder")
-        if not _followed(path).parent.is_dir():
-            raise InputError(f"{path}: the folder {path.parent} does not exist")
         if path.exists() and not path.is_file():
             raise InputError(f"{path}: expected a regular file to write, found a device or a pipe")
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already; {hint}")
-        _probe(path)
-    except (OSError, RuntimeError) as error:  # Python says RuntimeError of a loop of links
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises InputError for a folder that is not new or empty, or where there is no place for it."""
+    with _writable(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: expected a new or an empty folder, found a file")
+        for found in folder.iterdir() if folder.exists() else ():
+            raise InputError(f"{folder}: expected a new or an empty folder, found {found.name!r:.80} in it")
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Raises InputError where the system refuses the checks within, or a file beside the path."""
+    if path == Path("-"):
+        raise InputError("-: expected the name of a file; only --out knows - for the standard output")
+    try:
+        yield
+        if not _followed(path).parent.is_dir():
+            raise InputError(f"{path}: the folder {path.parent} does not exist")
+        probe = _temporary(path)
+        with uninterrupted():
+            probe.touch(exist_ok=False)
+            probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
+    except (OSError, RuntimeError, ValueError) as error:  # Python says RuntimeError of a loop of links
         raise InputError(f"{path}: cannot write there ({_reason(error)})") from error
 
 
@@ -198,23 +219,6 @@ def _remove_leftovers(path: Path) -> None:
             found.unlink(missing_ok=True)
 
 
-def check_new_folder(folder: Path) -> None:
-    """Raises InputError for a folder that is not new or empty, or where there is no place for it."""
-    _refuse_stdout(folder)
-    try:
-        target = _followed(folder)
-        if not target.parent.is_dir():
-            raise InputError(f"{folder}: the folder {folder.parent} does not exist")
-        if target.exists() and not target.is_dir():
-            raise InputError(f"{folder}: expected a new or an empty folder, found a file")
-        found = next(target.iterdir(), None) if target.exists() else None
-        _probe(folder)
-    except (OSError, RuntimeError, ValueError) as error:  # Python says RuntimeError of a loop of links
-        raise InputError(f"{folder}: cannot write there ({_reason(error)})") from error
-    if found is not None:
-        raise InputError(f"{folder}: expected a new or an empty folder, found {found.name!r:.80} in it")
-
-
 @contextmanager
 def write_folder(folder: Path) -> Iterator[Path]:
     """A folder beside to write into, which takes the place of `folder`, new or empty, in the end. A signal
@@ -236,19 +240,6 @@ def write_folder(folder: Path) -> Iterator[Path]:
                 raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
             raise
     _refuse_elsewhere(folder, written)
-
-
-def _refuse_stdout(path: Path) -> None:
-    if path == Path("-"):
-        raise InputError("-: expected the name of a file; only --out knows - for the standard output")
-
-
-def _probe(path: Path) -> None:
-    """Whether a file can be made beside the target. Raises OSError."""
-    probe = _temporary(path)
-    with uninterrupted():
-        probe.touch(exist_ok=False)
-        probe.unlink(missing_ok=True)  # a run that starts there removes what looks left
 
 
 def _temporary(path: Path) -> Path:
@@ -277,12 +268,7 @@ def _beside(path: Path, ending: str) -> Path:
     target = _target(path)
     name = os.fsencode(target.name)
     if len(name) > _LONGEST_NAME:
-        from hashlib import blake2b  # 5 ms, for names that are rare
-
-        name = (
-            name[:_LONGEST_NAME].decode(errors="ignore").encode()
-            + blake2b(name, digest_size=8).hexdigest().encode()
-        )
+        name = name[:_LONGEST_NAME].decode(errors="ignore").encode() + b"%08x" % crc32(name)
     return target.with_name(f".{os.fsdecode(name)}.{ending}")
 
 
