@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from safetensors import safe_open
@@ -46,52 +47,41 @@ sys.meta_path.insert(0, Told())
 """
 
 
-class Interrupter:
-    """Runs commands in an empty folder beside a model and a dump of it, and sends them signals."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.seconds = base, dict[str, float]()
-        (base / "sitecustomize.py").write_text(BEGUN)
-        save(init(), base / "m.safetensors")
-        save_arrays(trace(init(), "emma", values=True), base / "d.safetensors")
-
-    def __call__(self, command: str, number: int, part: float) -> tuple[bool, int, list[str]]:
-        """Whether the program had begun when the signal came, how it ended, and what is wrong with that."""
-        if command not in self.seconds:
-            self._run(command, None, 60.0)
-            began = time.monotonic()
-            assert self._run(command, None, 60.0)[1:] == (0, []), command
-            self.seconds[command] = time.monotonic() - began
-        return self._run(command, number, part * self.seconds[command])
-
-    def _run(self, command: str, number: int | None, seconds: float) -> tuple[bool, int, list[str]]:
-        with tempfile.TemporaryDirectory(dir=self.base) as name:
-            folder = Path(name)
-            for path in self.base.glob("*.safetensors"):
-                (folder / path.name).symlink_to(path)
-            told, tell = os.pipe()
-            os.set_blocking(told, False)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "microgpt_trace", *command.split()], cwd=folder, encoding="utf-8",
-                env={**os.environ, "PYTHONPATH": f"{self.base}:{ROOT}", "TOLD": str(tell)}, pass_fds=[tell],
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )  # fmt: skip
-            os.close(tell)
-            begun = False
-            try:
-                _, said = process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                begun = select.select([told], [], [], 0)[0] != []
-                os.killpg(
-                    process.pid, number or signal.SIGKILL
-                )  # as a terminal does: all processes of the command
-                _, said = process.communicate(timeout=60)
-            os.close(told)
-            return begun, process.returncode, list(_wrong(process.returncode, number, said, folder))
+def interrupted(base: Path, command: str, number: int, seconds: float) -> tuple[bool, int, list[str]]:
+    """Run a command in an empty folder beside a model and a dump of it, and send it a signal after a time.
+    Return whether the program had begun by then, how it ended, and what is wrong with that."""
+    with tempfile.TemporaryDirectory(dir=base) as name:
+        folder = Path(name)
+        for path in base.glob("*.safetensors"):
+            (folder / path.name).symlink_to(path)
+        told, tell = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "microgpt_trace", *command.split()], cwd=folder, encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": f"{base}:{ROOT}", "TOLD": str(tell)}, pass_fds=[tell],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        os.close(tell)
+        begun = False
+        try:
+            _, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            begun = select.select([told], [], [], 0)[0] != []
+            os.killpg(process.pid, number)  # as a terminal does: all processes of the command
+            _, said = process.communicate(timeout=60)
+        os.close(told)
+        return begun, process.returncode, [*_wrong(process.returncode, number, said, folder)]
 
 
-def _wrong(code: int, number: int | None, said: str, folder: Path) -> Iterator[str]:
+def _whole_run(base: Path, command: str) -> float:
+    """The seconds that a command takes when nobody interrupts it."""
+    interrupted(base, command, signal.SIGKILL, 60.0)
+    began = time.monotonic()
+    assert interrupted(base, command, signal.SIGKILL, 60.0)[1:] == (0, []), command
+    return time.monotonic() - began
+
+
+def _wrong(code: int, number: int, said: str, folder: Path) -> Iterator[str]:
     codes = [0, 130, -15] if number == signal.SIGTERM else [0, 130]
     if code not in codes:
         yield f"exit code {code}"
@@ -120,20 +110,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     rng, ends, broken = random.Random(wanted.seed), Counter[tuple[bool, int]](), 0
-    with tempfile.TemporaryDirectory() as base:
-        interrupt = Interrupter(Path(base))
-        while sum(ends.values()) < wanted.count:
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        (base / "sitecustomize.py").write_text(BEGUN)
+        save(init(), base / "m.safetensors")
+        save_arrays(trace(init(), "emma", values=True), base / "d.safetensors")
+        seconds_of = cache(partial(_whole_run, base))
+        for _ in range(wanted.count):
             command, number = rng.choice(COMMANDS), signal.SIGTERM if rng.random() < 0.1 else signal.SIGINT
-            part = rng.uniform(0.0, 1.05)
-            begun, code, wrong = interrupt(command, number, part)
+            seconds = rng.uniform(0.0, 1.05) * seconds_of(command)
+            begun, code, wrong = interrupted(base, command, number, seconds)
             ends[begun, code] += 1
             if wrong and begun:
                 broken += 1
                 print(
-                    f"{command} ({number.name} at {part:.4f}, begun: {begun}): {code}",
-                    *wrong,
-                    sep="\n",
-                    flush=True,
+                    f"{command} ({number.name} after {seconds:.3f} s): {code}", *wrong, sep="\n", flush=True
                 )
     for (begun, code), count in sorted(ends.items()):
         print(f"{count} {'in the program' if begun else 'before it or after its end'}: exit code {code}")

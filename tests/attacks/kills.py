@@ -1,5 +1,5 @@
-"""Kill a training run again and again at random moments, go on with it each time, and hold what it leaves
-against a run that nobody touched.
+"""Kill a training run again and again at random moments, resume it each time, and compare what it leaves with
+a run that nobody touched.
 
     python tests/attacks/kills.py --kills 200
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,101 +24,77 @@ from microgpt_trace.microgpt.checkpoint import load
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
-AUTOSAVE = 0.05  # seconds
-
-
-@dataclass
-class Outcome:
-    """What a chain of kills did."""
-
-    kills: dict[str, int] = field(default_factory=dict)
-    lost: int = 0  # steps at most that were logged and not saved
-    before_a_checkpoint: int = 0  # kills that came before there was anything to go on with
+OPTIONS = ("--log", "log.jsonl", "--trace-every", 500)
+AUTOSAVE = ("--autosave", 0.05)
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    """`microgpt train` in a process of its own that every signal reaches."""
-    command = [sys.executable, "-m", "microgpt_trace", "train", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Start `microgpt train` in a process of its own that every signal reaches."""
+
+    def all_signals() -> None:
+        for number in SIGNALS[1:]:  # a shell's & or nohup has some ignored
+            signal.signal(number, signal.SIG_DFL)
+
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        encoding="utf-8", preexec_fn=_all_signals,
+        [sys.executable, "-m", "microgpt_trace", "train", *map(str, (*arguments, *OPTIONS))], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        encoding="utf-8", preexec_fn=all_signals,
     )  # fmt: skip
 
 
-def _all_signals() -> None:
-    for number in SIGNALS[1:]:  # a shell's & or nohup has some ignored
-        signal.signal(number, signal.SIG_DFL)
-
-
-def records(log: Path) -> list[dict[str, object]]:
-    """All records but those that tell of a start."""
-    lines = map(json.loads, log.read_text(encoding="utf-8").splitlines())
-    return [record for record in lines if record["record"] != "run"]
-
-
-def _changed(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _has_saved(process: subprocess.Popen[str], checkpoint: Path, before: int) -> bool:
+def wait_for_autosave(process: subprocess.Popen[str], checkpoint: Path) -> bool:
     """Wait for the first autosave of the process. False where it ends first."""
+
+    def saved() -> int:
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    before = saved()
     while process.poll() is None:
-        if _changed(checkpoint) != before:
+        if saved() != before:
             return True
         time.sleep(0.005)
     return False
 
 
-def _last_step(log: Path) -> int:
-    """The last step of a log whose last line may be cut."""
-    *whole, _ = log.read_text(encoding="utf-8").split("\n")
-    return max((record.get("step", 0) for record in map(json.loads, whole)), default=0)
+def records(log: Path) -> list[dict[str, object]]:
+    """All whole records but those that tell of a start."""
+    lines = map(json.loads, log.read_text(encoding="utf-8").split("\n")[:-1])
+    return [record for record in lines if record["record"] != "run"]
 
 
-def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Outcome:
-    """A run of so many steps that is killed so often, or to its end. Raises AssertionError where it leaves
-    anything but what an uninterrupted run leaves."""
-    rng, outcome = random.Random(seed), Outcome()
-    options = ["--log", "log.jsonl", "--autosave", AUTOSAVE, "--trace-every", 500]
-    checkpoint, log = folder / "run.safetensors", folder / "log.jsonl"
-    while sum(outcome.kills.values()) < kills:
-        new = ["--out", checkpoint.name, "--steps", steps, "--force"]
-        how = ["--resume", checkpoint.name] if checkpoint.exists() else new
-        before = _changed(checkpoint)
-        process = start(folder, *how, *options)
-        begun = rng.random() < 0.8 and _has_saved(process, checkpoint, before)
+def killed_run(folder: Path, kills: int, seed: int, steps: int) -> Counter[str]:
+    """Kill a run of so many steps so often, or to its end, and return how often by which signal. Raises
+    AssertionError where it leaves anything but what an uninterrupted run leaves."""
+    rng, ends = random.Random(seed), Counter[str]()
+    checkpoint, saved = folder / "run.safetensors", 0
+    while ends.total() < kills and saved < steps:
+        new = ("--out", checkpoint.name, "--steps", steps, "--force")
+        process = start(folder, *(("--resume", checkpoint.name) if checkpoint.exists() else new), *AUTOSAVE)
+        begun = rng.random() < 0.8 and wait_for_autosave(process, checkpoint)
         time.sleep(rng.uniform(0.0, 0.4))
         number = rng.choice(SIGNALS if begun else SIGNALS[:3])  # Ctrl-C while Python itself starts is its own
-        running = process.poll() is None
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        if not running or process.returncode == 0:
-            assert process.returncode == 0, said
+        if process.returncode == 0:
             break
-        outcome.kills[number.name] = outcome.kills.get(number.name, 0) + 1
+        ends[number.name] += 1
         assert process.returncode in (130, -number), said
         assert "Traceback" not in said, said
-        if not checkpoint.exists():
-            outcome.before_a_checkpoint += 1
-            continue
-        saved = load(checkpoint).training.step
-        lost = _last_step(log) - saved
-        assert lost >= 0, f"{number.name}: the log lacks {-lost} steps of the checkpoint"
-        if begun and number != signal.SIGKILL and saved < steps:
-            assert lost == 0, f"{number.name}: {lost} steps"
-            assert "saved to" in said, said
-        outcome.lost = max(outcome.lost, lost)
-        if saved == steps:  # it was killed while it wrote its report
-            break
+        if checkpoint.exists():
+            saved = load(checkpoint).training.step
+            logged = max(
+                (int(str(record.get("step", 0))) for record in records(folder / "log.jsonl")), default=0
+            )
+            assert logged >= saved, f"{number.name}: the log lacks {saved - logged} steps of the checkpoint"
+            if begun and number != signal.SIGKILL and saved < steps:
+                assert (logged, "saved to" in said) == (saved, True), said
     whole = load(checkpoint).training.step == steps
-    process = start(folder, "--resume", checkpoint.name, *options)
+    process = start(folder, "--resume", checkpoint.name, *AUTOSAVE)
     _, said = process.communicate(timeout=600)
     assert process.returncode == (2 if whole else 0), said
     assert ("nothing is left to resume" in said) == whole, said
-    leftovers = [path.name for path in folder.iterdir() if path.name.startswith(".")]
-    assert leftovers == [], leftovers
-    return outcome
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+    return ends
 
 
 def check_equal(folder: Path, whole: Path) -> None:
@@ -130,14 +106,6 @@ def check_equal(folder: Path, whole: Path) -> None:
     assert records(folder / "log.jsonl") == records(whole / "log.jsonl")
 
 
-def uninterrupted_run(folder: Path, steps: int) -> None:
-    """What the others are held against."""
-    options = ["--log", "log.jsonl", "--trace-every", 500]
-    process = start(folder, "--out", "run.safetensors", "--steps", steps, *options)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
@@ -145,26 +113,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        whole = Path(base) / "whole"
-        whole.mkdir()
-        uninterrupted_run(whole, wanted.steps)
-        total: dict[str, int] = {}
-        lost, runs = 0, 0
-        while sum(total.values()) < wanted.kills:
-            folder = Path(base) / str(runs)
-            folder.mkdir()
-            left = wanted.kills - sum(total.values())
-            outcome = killed_run(folder, left, wanted.seed + runs, wanted.steps)
+        whole = Path(base)
+        _, said = (process := start(whole, "--out", "run.safetensors", "--steps", wanted.steps)).communicate()
+        assert process.returncode == 0, said
+        total = Counter[str]()
+        for run in range(wanted.kills):
+            (folder := whole / str(run)).mkdir()
+            total += killed_run(folder, wanted.kills - total.total(), wanted.seed + run, wanted.steps)
             check_equal(folder, whole)
-            runs, lost = runs + 1, max(lost, outcome.lost)
-            total = {
-                name: total.get(name, 0) + outcome.kills.get(name, 0) for name in {*total, *outcome.kills}
-            }
-            said = ", ".join(f"{count} {name}" for name, count in sorted(total.items()))
-            print(
-                f"{sum(total.values())} kills, {runs} runs ({said}): equal; at most {lost} logged steps lost",
-                flush=True,
-            )
+            print(f"{total.total()} kills, {run + 1} runs ({dict(total)}): equal", flush=True)
+            if total.total() >= wanted.kills:
+                break
 
 
 if __name__ == "__main__":
