@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -216,18 +217,19 @@ class _SplitFile:
 
     def _strings(self, count: int, key: str) -> Strings:
         """Where the strings lie; what is made of a string takes no more than the 8 bytes of its length."""
-        starts, at, size, unpack = array("q", [0]) * count, self.at, len(self.bytes), _U64.unpack_from
-        for i in range(count):
-            if at + 8 > size:
-                raise self._fail(f"the file ends within {key!r}")
-            (length,) = unpack(self.buffer, at)
-            if length > _LONGEST:
-                raise self._fail(
-                    f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
-                )
-            starts[i] = at
-            at += 8 + length
-        if at > size:
+        starts, at, buffer, unpack = array("q", [0]) * count, self.at, self.buffer, _U64.unpack_from
+        try:
+            for i in range(count):
+                (length,) = unpack(buffer, at)
+                if length > _LONGEST:
+                    raise self._fail(
+                        f"a string of {key!r} has {length:,} bytes; at most {_LONGEST:,} are expected"
+                    )
+                starts[i] = at
+                at += 8 + length
+        except struct.error as error:
+            raise self._fail(f"the file ends within {key!r}") from error
+        if at > len(self.bytes):
             raise self._fail(f"a string of {key!r} does not fit into the file")
         self.at = at
         return Strings(self.file, np.frombuffer(starts, np.int64), at)

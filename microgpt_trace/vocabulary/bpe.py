@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -74,7 +74,6 @@ def byte_alphabet() -> dict[str, int]:
 
 _BYTES = byte_alphabet()
 _CHARS = {byte: char for char, byte in _BYTES.items()}
-_SHORT = 64  # characters; a longer token is searched for, as a text has too many substrings of such lengths
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
@@ -124,24 +123,14 @@ class _Bpe:
         return dict(zip(self.tokens, range(len(self.tokens)), strict=True))
 
     @cached_property
-    def _longest(self) -> int:
-        return min(_SHORT, max(map(len, self.tokens), default=0))
-
-    @cached_property
-    def _long(self) -> list[str]:
-        return [token for token in self.tokens if len(token) > _SHORT]
+    def _lengths(self) -> list[int]:
+        return sorted(set(map(len, self.tokens)) - {0})
 
     def _pieces(self, words: set[str]) -> dict[str, int]:
         """The tokens that occur in the words; a control token is none of their pieces."""
         ids, control = self._ids, set(self.control)
-        pieces = {piece: ids[piece] for word in words for piece in self._occurring(word)}
-        return {piece: i for piece, i in pieces.items() if i not in control}
-
-    def _occurring(self, word: str) -> Iterable[str]:
-        """The tokens in a word, in the order of their places."""
-        short = (piece for piece in substrings(word, self._longest) if piece in self._ids)
-        long = [token for token in self._long if token in word] if len(word) > _SHORT else []
-        return sorted({*short, *long}, key=lambda piece: (word.find(piece), len(piece))) if long else short
+        pieces = (piece for word in words for piece in substrings(word, self._lengths) if piece in ids)
+        return {piece: ids[piece] for piece in pieces if ids[piece] not in control}
 
     def _words(self, text: str) -> list[str]:
         raise NotImplementedError
@@ -156,11 +145,13 @@ def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
     return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
 
 
-def substrings(word: str, longest: int) -> Iterator[str]:
-    """All substrings of a word up to a length."""
+def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
+    """All substrings of a word of these lengths, the shortest first."""
     for start in range(len(word)):
-        for stop in range(start + 1, min(len(word), start + longest) + 1):
-            yield word[start:stop]
+        for length in lengths:
+            if start + length > len(word):
+                break
+            yield word[start : start + length]
 
 
 @frozen(slots=False, eq=False)

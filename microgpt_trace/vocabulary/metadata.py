@@ -48,11 +48,13 @@ class Metadata:
 
     def _list(self, key: str, kinds: tuple[type, ...], what: str) -> list[Any] | None:
         values: Any = self.values.get(key)
-        if hasattr(values, "tolist"):
-            values = values.tolist()
+        alike = hasattr(values, "tolist")  # an array, whose elements have one type
+        values = values.tolist() if alike else values
         if values is None:
             return None
-        if not isinstance(values, list) or not set(map(type, values)).issubset(kinds):
+        if not isinstance(values, list) or not set(map(type, values[:1] if alike else values)).issubset(
+            kinds
+        ):
             raise FileFormatError(f"{self.path}: {key}: expected {what}, found {values!r:.60}")
         return values
 

@@ -206,27 +206,17 @@ def test_an_unknown_token_that_is_no_text_is_used_all_the_same():
     assert spelled(from_gguf(metadata, PATH), "é a") == ["▁", "\udcff", "▁", "a"]
 
 
-@pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
-@given(TEXT | st.text("abc s>", max_size=30))
-def test_tokens_that_are_searched_for_give_the_same_ids(metadata, text):
-    expected = from_gguf(metadata, PATH).encode(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bpe, "_SHORT", 1)
-        assert from_gguf(metadata, PATH).encode(text) == expected
-
-
 def test_one_long_token_does_not_make_encoding_slow(monkeypatch):
-    """Sizes of what is looked at, as a clock would depend on the machine."""
+    """Only substrings of the lengths of tokens are looked at."""
     metadata = sentencepiece(add_bos_token=False)
     for key, value in (("tokens", "x" * 20_000), ("scores", 0.0), ("token_type", 1)):
         metadata[f"tokenizer.ggml.{key}"].append(value)
     looked_at = []
     monkeypatch.setattr(
-        bpe, "substrings", lambda word, longest: (looked_at.append(x) or x for x in substrings(word, longest))
+        bpe, "substrings", lambda word, lengths: (looked_at.append(x) or x for x in substrings(word, lengths))
     )
     from_gguf(metadata, PATH).encode("abc" * 300)
-    print(sum(map(len, looked_at)), 901 * bpe._SHORT**2 / 2)
-    assert sum(map(len, looked_at)) < 901 * bpe._SHORT**2
+    assert sum(map(len, looked_at)) < 901 * 30
 
 
 @pytest.mark.parametrize("metadata", [byte_level(add_bos_token=False), sentencepiece(add_bos_token=False)])
