@@ -164,8 +164,8 @@ UP, LAST, ALIAS = (f"layer-1/{name}.bin" for name in ("ffn_up", "post_ffn_residu
 APRT = [
     (f"manifest.json: {UP}: shape: expected 2 elements", {}, {UP: TWO}),
     (f"'{UP}' is missing, which manifest.json names", {}, {UP: GONE}),
-    ("tokens: expected whole numbers, found None", {"tokens": None}),
-    ("tokens: expected whole numbers, found [1, -1]", {"tokens": [1, -1]}),
+    ("tokens: expected a list of whole numbers, found None", {"tokens": None}),
+    ("tokens: expected a list of whole numbers, found [1, -1]", {"tokens": [1, -1]}),
     ("lm_head.bin: positions: expected [1], found [6]", {"tokens": [1, 2]}),
     ("files: expected a list", {"files": 3}),
     ("notes: expected a list of sentences, found 'x'", {"notes": "x"}),
