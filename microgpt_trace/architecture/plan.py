@@ -8,11 +8,11 @@ layer3.attn.q.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ..arrays.stats import Array
 from ..hooks.event import EventSpec
@@ -24,10 +24,16 @@ _LAYER = re.compile(r"layer([0-9]+)\.")
 HEAD_EVENTS = ("logits", "probs")  # may have rows of some positions alone; their columns are tokens
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
+if TYPE_CHECKING:  # typing.TypeVar has defaults from Python 3.13 on
+    import typing_extensions
+
+    OfKind = typing_extensions.TypeVar("OfKind", bound=Kind, default=Kind, covariant=True)
+else:
+    OfKind = TypeVar("OfKind", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Operation(EventSpec):
+class Operation(EventSpec, Generic[OfKind]):
     """A row of a plan: what is known of an event before a run, and how it is computed.
 
     `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
@@ -35,7 +41,7 @@ class Operation(EventSpec):
     name. Rows are the same only where they are one row.
     """
 
-    kind: Kind = Kind()  # noqa: RUF009
+    kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     instead: Mapping[str, Callable[[str], Array]] | None = None
@@ -252,13 +258,14 @@ class Plan(Mapping[str, Operation]):
                 found |= some
         return found
 
-    def of_kind(self, *kinds: type[Kind]) -> list[Operation]:
+    def of_kind(self, *kinds: type[K]) -> list[Operation[K]]:
         """The rows of these kinds."""
-        return [own for own in self.values() if isinstance(own.kind, kinds)]
+        rows: Iterable[Any] = self.values()
+        return [own for own in rows if isinstance(own.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
         """The kinds of the rows of one kind."""
-        return [own.kind for own in self.values() if isinstance(own.kind, kind)]
+        return [own.kind for own in self.of_kind(kind)]
 
     def changed(self, change: Change) -> Plan:
         """The plan with each row changed, which is done when the row is asked for."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 
 from ..arrays.stats import Array
-from .plan import Operation, Plan
+from .plan import OfKind, Operation, Plan
 from .run_values import RunValues
 from .steps import Use, element_name
 
@@ -25,7 +26,7 @@ class Element:
 
 
 @dataclass(frozen=True, eq=False)
-class TracedElement:
+class TracedElement(Generic[OfKind]):
     """An element of a run; `most` terms of each sum are written out."""
 
     numbers: RunValues
@@ -41,9 +42,10 @@ class TracedElement:
         return self.element.index
 
     @property
-    def row(self) -> Operation:
+    def row(self) -> Operation[OfKind]:
         """The row of the plan that the element's event is."""
-        return self.numbers.plan[self.name]
+        row: Any = self.numbers.plan[self.name]
+        return row
 
     @property
     def own(self) -> str:

@@ -20,10 +20,9 @@ from .softmax import seen_by, window_of
 from .spread import Spread
 
 
-def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
+def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -> Array:
     """context = weights @ v of n sequences, heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
     kind = row.kind
-    assert isinstance(kind, Context)
     values = in_heads(v, run.n, kind.head_dim)
     group = run.keys_of_heads(kind.group, len(values) // run.n)
     if run.cache is not None:
@@ -31,10 +30,11 @@ def forward(row: Operation, run: PassState, weights: Array, v: Array) -> Array:
     return out_of_heads(context_forward(weights, values, group, run.attention_workers), run.n)
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array, weights: Array, v: Array) -> Gradients:
+def backward(
+    row: Operation[Context], run: PassState, dy: Array, y: Array, weights: Array, v: Array
+) -> Gradients:
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, of all heads that share a value"""
     kind = row.kind
-    assert isinstance(kind, Context)
     dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
     group, dvalues = run.keys_of_heads(kind.group, len(values) // run.n), np.zeros_like(values)
     np.add.at(dvalues, group, weights.swapaxes(1, 2) @ dcontext)
@@ -53,10 +53,9 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     return context
 
 
-def reference(row: Operation, given: ReferenceInputs, weights: Array, v: Array) -> Array:
+def reference(row: Operation[Context], given: ReferenceInputs, weights: Array, v: Array) -> Array:
     """context = weights @ v, head by head, side by side: [H, T, T], [T, G*D] -> [T, H*D]"""
     kind = row.kind
-    assert isinstance(kind, Context)
     values = v.reshape(len(v), -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]
     return (weights @ values).swapaxes(0, 1).reshape(len(v), -1)
 
@@ -66,29 +65,26 @@ def spread(row: Operation, given: ReferenceInputs) -> Spread:
     return Spread(len(given.tokens), alike=True, halves=True)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
+def size(row: Operation[Context], given: ReferenceInputs, value: Array, weights: Array, v: Array) -> Array:
     """The sum of the magnitudes."""
     kind = row.kind
-    assert isinstance(kind, Context)
     length = len(v)
     of_v = np.abs(v).reshape(length, -1, kind.head_dim).swapaxes(0, 1)[list(kind.group)]  # [H, T, D]
     return (np.abs(weights) @ of_v).swapaxes(0, 1).reshape(length, -1)
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Context], setting: Setting) -> Formula:
     """The same channel of the values of all keys, each by its weight."""
     kind, (weights, v) = row.kind, row.inputs
-    assert isinstance(kind, Context)
     length, window = setting.shapes[v][0], window_of(setting.plan, row)
     sizes = (length, len(kind.group), kind.head_dim)
     return one_step(sizes, over_keys(kind, (weights, "forward"), v, length, window))
 
 
-def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+def gradient_formula(name: str, reader: Operation[Context], setting: Setting) -> Formula:
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, over the queries that see it, of all heads that
     share it"""
     kind, (weights, v) = reader.kind, reader.inputs
-    assert isinstance(kind, Context)
     length, gradient = setting.shapes[v][0], (reader.name, BACKWARD)
     if name == weights:
         return one_step((len(kind.group), length, length), over_channels(kind, gradient, v))
@@ -97,19 +93,17 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     return one_step((length, own_heads(kind), kind.head_dim), terms)
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
+def notes(at: TracedElement[Context]) -> tuple[str, ...]:
     """Whose values a head reads, where these are not its own."""
     kind = at.row.kind
-    assert isinstance(kind, Context)
     head = at.index[1] // kind.head_dim
     of = kind.group[head]
     return () if of == head else (f"head {head} reads the values of key-value head {of}",)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation[Context]) -> Use | None:
     """The channel of the query's context that the element weighs most in."""
     kind = reader.kind
-    assert isinstance(kind, Context)
     weights, v = reader.inputs
     seen, dim = seen_by(at, reader), kind.head_dim
     if at.name == weights:
@@ -135,10 +129,9 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     return at.use(reader.name, index, float(products[best]), len(products), f"times {times}")
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Context]) -> list[Use]:
     """To the weights and to the values, at the key where it weighs most."""
     kind = at.row.kind
-    assert isinstance(kind, Context)
     position, channel = at.index
     weights, v = at.row.inputs
     head, own = divmod(channel, kind.head_dim)

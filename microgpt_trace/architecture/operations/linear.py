@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,19 +28,17 @@ class FaultyLinear(Linear):
     cap: float | None = None
 
 
-def forward(row: Operation, run: PassState, x: Array) -> Array:
+def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
     """y = x @ W.T + b: [N, in] -> [N, out]"""
     kind = row.kind
-    assert isinstance(kind, Linear)
     if kind.columns is None:
         return run.product(x, kind.weight, kind.bias)
     return columns_forward(x, run.matrix(kind.weight), slice(*kind.columns))
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """dx = dy @ W, dW = dy.T @ x, db = sum(dy): [N, out] -> [N, in]"""
     kind = row.kind
-    assert isinstance(kind, Linear)
     found: dict[str, Array] = {}
     if kind.bias in run.wanted:
         found[str(kind.bias)] = dy.sum(axis=0)
@@ -60,10 +59,9 @@ def columns_forward(x: Array, weight: Array, own: slice) -> Array:
     return x[:, own] @ weight[:, own].T
 
 
-def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
+def reference(row: Operation[Linear], given: ReferenceInputs, x: Array) -> Array:
     """y = x @ W.T + b in float64: [T, in] -> [T, out]"""
     kind = row.kind
-    assert isinstance(kind, Linear)
     if kind.columns is not None:
         own = slice(*kind.columns)
         return x[:, own] @ given.parameter(row, kind.weight)[:, own].T.astype(np.float64)
@@ -77,17 +75,15 @@ def capped(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * np.tanh(x / cap)
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
+def spread(row: Operation[Linear], given: ReferenceInputs) -> Spread:
     """A sum over the width of the input."""
-    assert isinstance(row.kind, Linear)
     first, end = row.kind.columns or (0, given.shapes[row.inputs[0]][-1])
     return Spread(end - first)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
+def size(row: Operation[Linear], given: ReferenceInputs, value: Array, x: Array) -> Array:
     """|x| |w|, of which the terms may cancel."""
     kind = row.kind
-    assert isinstance(kind, Linear)
     if kind.columns is None:
         norms = given.norms[kind.weight]
         return np.linalg.norm(x, axis=-1, keepdims=True) * norms + np.abs(value)
@@ -96,12 +92,11 @@ def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Arra
     return np.linalg.norm(x[:, own], axis=1, keepdims=True) * norms
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Linear], setting: Setting) -> Formula:
     """A sum of products and the bias; where a hook replaced one of the parts, the sum of the parts."""
     if any(map(setting.is_cut, row.parts)):
         return formula_of_parts(row, setting)
     kind, (source,) = row.kind, row.inputs
-    assert isinstance(kind, Linear)
     length, width = setting.shapes[source]
     first, end = kind.columns or (0, width)
     column = PlaceAlong(((OVER, 1),), first) if first else OVER
@@ -109,10 +104,9 @@ def formula(row: Operation, setting: Setting) -> Formula:
     return one_step((length, kind.width), TermOf((x, weight), (Over(end - first),)), *_of_bias(kind))
 
 
-def formula_of_parts(row: Operation, setting: Setting) -> Formula:
+def formula_of_parts(row: Operation[Any], setting: Setting) -> Formula:
     """The sum of the parts and the bias."""
     kind = row.kind
-    assert isinstance(kind, Linear)
     parts = (TermOf((ElementAt(part, (0, 1)),)) for part in row.parts)
     return one_step(setting.shapes[row.name], *parts, *_of_bias(kind))
 
@@ -121,20 +115,18 @@ def _of_bias(kind: Linear) -> list[TermOf]:
     return [TermOf((ElementAt(kind.bias, (1,)),))] if kind.bias and not kind.columns else []
 
 
-def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+def gradient_formula(name: str, reader: Operation[Linear], setting: Setting) -> Formula:
     """dx = dy @ W; a part has the gradient of the sum."""
     kind, shape = reader.kind, setting.shapes[name]
-    assert isinstance(kind, Linear)
     if name in reader.parts:
         return one_step(shape, TermOf((ElementAt(reader.name, (0, 1), "backward"),)))
     gradient = ElementAt(reader.name, (0, OVER), "backward")
     return one_step(shape, TermOf((gradient, ElementAt(kind.weight, (OVER, 1))), (Over(kind.width),)))
 
 
-def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+def parameter_formula(name: str, row: Operation[Linear], setting: Setting) -> Formula:
     """dW = dy.T @ x, db = sum(dy)"""
     kind, (source,) = row.kind, row.inputs
-    assert isinstance(kind, Linear)
     length, width = setting.shapes[source]
     if name == kind.bias:
         gradient = ElementAt(row.name, (1, 0), "backward")
@@ -143,10 +135,9 @@ def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
     return one_step((kind.width, width), TermOf((gradient, ElementAt(source, (OVER, 1))), (Over(length),)))
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
+def notes(at: TracedElement[Linear]) -> tuple[str, ...]:
     """What its parts are to it."""
     kind, parts = at.row.kind, at.row.parts
-    assert isinstance(kind, Linear)
     if any(("forward", part) in at.numbers.replaced for part in parts):
         return ("the sum of the heads, of which a hook replaced some",)
     if not parts or (len(parts) == 1 and not kind.bias):
@@ -155,10 +146,9 @@ def notes(at: TracedElement) -> tuple[str, ...]:
     return (f"{first} to {last}{' and the bias' * bool(kind.bias)} add up to the same",)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation[Linear]) -> Use | None:
     """The output that the element weighs most in; of a part the same element of the sum."""
     kind = reader.kind
-    assert isinstance(kind, Linear)
     if at.name in reader.parts:
         words = "one of the heads, which add up to it"
         return at.use(reader.name, at.index, at.value, 1, words)
@@ -171,11 +161,10 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), float(products[best]), len(products), words)
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Linear]) -> list[Use]:
     """To the input and the parameters. A sum is worked out from its input too; the parts, which add up to
     it, have its gradient."""
     kind, parts = at.row.kind, at.row.parts
-    assert isinstance(kind, Linear)
     if kind.columns:
         return []
     position, output = at.index

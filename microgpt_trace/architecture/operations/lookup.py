@@ -29,17 +29,15 @@ class FaultyLookup(Lookup):
     read: Callable[[Array], Array] | None = None
 
 
-def forward(row: Operation, run: PassState) -> Array:
+def forward(row: Operation[Lookup], run: PassState) -> Array:
     """The rows of the table: -> [N, C]"""
     kind = row.kind
-    assert isinstance(kind, Lookup)
     return run.rows(kind.table, run.positions if kind.by == "positions" else run.tokens)
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array) -> Gradients:
+def backward(row: Operation[Lookup], run: PassState, dy: Array, y: Array) -> Gradients:
     """The gradients of a row of the table add up: [N, C] -> [rows, C]"""
     kind = row.kind
-    assert isinstance(kind, Lookup)
     if kind.table not in run.wanted:
         return Gradients(())
     dtable = np.zeros((kind.rows, kind.width), dy.dtype)
@@ -48,10 +46,9 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array) -> Gradients:
     return Gradients((), {kind.table: dtable})
 
 
-def reference(row: Operation, given: ReferenceInputs) -> Array:
+def reference(row: Operation[Lookup], given: ReferenceInputs) -> Array:
     """The rows: -> [T, C]"""
     kind = row.kind
-    assert isinstance(kind, Lookup)
     faulty = kind if isinstance(kind, FaultyLookup) else FaultyLookup(**vars(kind))
     if kind.by == "positions":
         indices = (np.arange(len(given.tokens)) + faulty.offset) % kind.rows
@@ -61,35 +58,31 @@ def reference(row: Operation, given: ReferenceInputs) -> Array:
     return rows.astype(np.float64) * faulty.scale
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Lookup], setting: Setting) -> Formula:
     """The element of the table that was looked up."""
     kind = row.kind
-    assert isinstance(kind, Lookup)
     place = 0 if kind.by == "positions" else PlaceAlong((), table="tokens")
     return one_step(setting.shapes[row.name], TermOf((ElementAt(kind.table, (place, 1)),)))
 
 
-def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+def parameter_formula(name: str, row: Operation[Lookup], setting: Setting) -> Formula:
     """The gradients of a row of the table add up where it was looked up."""
     kind = row.kind
-    assert isinstance(kind, Lookup)
     over = Over(setting.shapes[row.name][0], "tokens" if kind.by == "tokens" else "itself")
     return one_step((kind.rows, kind.width), TermOf((ElementAt(row.name, (2, 1), "backward"),), (over,)))
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
+def notes(at: TracedElement[Lookup]) -> tuple[str, ...]:
     """Which row it is."""
     kind, position = at.row.kind, at.index[0]
-    assert isinstance(kind, Lookup)
     of_token = f"the token at position {position} is #{at.numbers.inputs.tokens[position]}"
     note = of_token if kind.by == "tokens" else f"the row of {kind.table} is that of position {position}"
     return (f"looked up, not computed: {note}",)
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Lookup]) -> list[Use]:
     """To the row of the table."""
     kind = at.row.kind
-    assert isinstance(kind, Lookup)
     position, channel = at.index
     row, count = position, 1
     if kind.by == "tokens":
@@ -99,7 +92,7 @@ def gradient_goes_to(at: TracedElement) -> list[Use]:
     return [at.gradient_use(kind.table, (row, channel), at.gradient, 1, words)]
 
 
-def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
+def parameter_used(at: TracedElement, reader: Operation[Lookup]) -> Use | None:
     """Where a row of the table is looked up first."""
     positions = _positions(at, reader)
     if not positions:
@@ -109,10 +102,9 @@ def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
     return at.use(reader.name, index, None, many, words)
 
 
-def _positions(at: TracedElement, reader: Operation) -> list[int]:
+def _positions(at: TracedElement, reader: Operation[Lookup]) -> list[int]:
     """Where a row of the table is read."""
     kind, row = reader.kind, at.index[0]
-    assert isinstance(kind, Lookup)
     if kind.by == "positions":
         return [row] if row < at.numbers.length else []
     return [position for position, token in enumerate(at.numbers.inputs.tokens) if token == row]

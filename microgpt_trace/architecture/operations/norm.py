@@ -37,10 +37,9 @@ class FaultyNorm(Norm):
     per_head: bool = True
 
 
-def forward(row: Operation, run: PassState, x: Array) -> Array:
+def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias of each row, or head of it: [N, C] -> [N, C]"""
     kind = row.kind
-    assert isinstance(kind, Norm)
     heads = x if kind.head_dim is None else x.reshape(len(x), -1, kind.head_dim)
     if kind.centred:
         heads = heads - heads.mean(axis=-1, keepdims=True)
@@ -48,11 +47,10 @@ def forward(row: Operation, run: PassState, x: Array) -> Array:
     return (y if kind.bias is None else y + run.vector(kind.bias)).reshape(x.shape)
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """dx = (g - u * mean(g * u)) / rms with u = x / rms and g = dy * gain, which where x was centred is
     centred too; dgain = sum(dy * u), dbias = sum(dy): [N, C] -> [N, C]"""
     kind = row.kind
-    assert isinstance(kind, Norm)
     heads, dheads = x, dy
     if kind.head_dim is not None:
         heads, dheads = (a.reshape(len(x), -1, kind.head_dim) for a in (x, dy))
@@ -83,10 +81,9 @@ def root_mean_square(x: Array, eps: float) -> Array:
     return rms
 
 
-def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
+def reference(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, row by row: [..., C] -> [..., C]"""
     kind = row.kind
-    assert isinstance(kind, Norm)
     gain = np.ones(1) if kind.gain is None else given.parameter(row, kind.gain)
     bias = None if kind.bias is None else given.parameter(row, kind.bias)
     if kind.head_dim is None:
@@ -127,11 +124,10 @@ def spread(row: Operation, given: ReferenceInputs) -> Spread:
     return Spread(given.shapes[row.inputs[0]][-1] // 4, factor=True)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
+def size(row: Operation[Norm], given: ReferenceInputs, value: Array, x: Array) -> Array:
     """A mean of C squares; where the mean is subtracted, or a bias added, that may cancel. The mean's own
     rounding is relative to what is summed up."""
     kind = row.kind
-    assert isinstance(kind, Norm)
     if not kind.centred and kind.bias is None:
         return np.abs(value)
     heads = x.reshape(*x.shape[:-1], -1, kind.head_dim or x.shape[-1])
@@ -173,10 +169,9 @@ def _places(kind: Norm, shape: Shape) -> _Places:
     return _Places((length, width // dim, dim), (0, own), (0, along), (2,), (3,))
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Norm], setting: Setting) -> Formula:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, of x less its mean where that is subtracted"""
     kind, (source,) = row.kind, row.inputs
-    assert isinstance(kind, Norm)
     at = _places(kind, setting.shapes[source])
     steps = _root(kind, ElementAt(source, at.along), at.sizes[-1])
     root, x = ResultOf(len(steps) - 1, "1/"), ElementAt(source, at.own)
@@ -206,11 +201,10 @@ def _root(kind: Norm, x: ElementAt, n: int, along: tuple[Over, ...] = ()) -> lis
     return steps
 
 
-def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+def gradient_formula(name: str, reader: Operation[Norm], setting: Setting) -> Formula:
     """y = x / rms * g: dx = (dy * g - x * mean(dy * g * x) / rms^2) / rms; where the mean is subtracted,
     x stands for what is left of it, and the mean of dy * g is subtracted too"""
     kind, y = reader.kind, reader.name
-    assert isinstance(kind, Norm)
     at = _places(kind, setting.shapes[name])
     n, less = at.sizes[-1], 0 if kind.centred else None
     steps, over = _root(kind, ElementAt(name, at.along), n), (Over(n),)
@@ -233,10 +227,9 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     return Formula(at.sizes, (*steps, StepOf(tuple(terms))))
 
 
-def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Formula:
     """The sum over all rows (or heads) of dy times x / rms; of the bias, of dy."""
     kind, (source,) = row.kind, row.inputs
-    assert isinstance(kind, Norm)
     length, width = setting.shapes[source]
     dim = kind.head_dim or width
     rows: tuple[Over, ...] = (Over(length),)
@@ -264,20 +257,18 @@ def _within(at: TracedElement, kind: Norm, source: str, channel: int) -> slice:
     return channels_of(channel // kind.head_dim, kind.head_dim)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation[Norm]) -> Use | None:
     """The same element, besides all those that are normed with it."""
     kind = reader.kind
-    assert isinstance(kind, Norm)
     size, whole = kind.head_dim or at.numbers.shapes[at.name][-1], "head" if kind.head_dim else "row"
     words = f"divided by the rms of the {whole}, of {size} squares its own is one"
     words = "less the mean, " * kind.centred + words
     return at.use(reader.name, at.index, None, size, words)
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Norm]) -> list[Use]:
     """Back to the row, and to gain and bias."""
     kind = at.row.kind
-    assert isinstance(kind, Norm)
     (source,) = at.row.inputs
     within = _within(at, kind, source, at.index[1])
     size, own = within.stop - within.start, (at.index[1] - within.start,)
@@ -291,10 +282,9 @@ def gradient_goes_to(at: TracedElement) -> list[Use]:
     return found
 
 
-def parameter_used(at: TracedElement, reader: Operation) -> Use | None:
+def parameter_used(at: TracedElement, reader: Operation[Norm]) -> Use | None:
     """Where an element of the gain weighs most; of the bias the last position."""
     kind, (own,) = reader.kind, at.index
-    assert isinstance(kind, Norm)
     if at.name == kind.bias:
         words = f"added at each of the {at.numbers.length} positions"
         return at.use(reader.name, (at.numbers.length - 1, own), at.value, 1, words)

@@ -60,25 +60,22 @@ def _said(rope: Rope, head_dim: int) -> Turning:
     return Turning(*frequencies(rope, head_dim))
 
 
-def forward(row: Operation, run: PassState, x: Array) -> Array:
+def forward(row: Operation[Rotation], run: PassState, x: Array) -> Array:
     """Each head turned by the angles of its position: [N, H*D] -> [N, H*D]"""
     kind = row.kind
-    assert isinstance(kind, Rotation)
     return turn_heads(x, run.turns(kind), kind.head_dim)
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
+def backward(row: Operation[Rotation], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """Turned back: [N, H*D] -> [N, H*D]"""
     kind = row.kind
-    assert isinstance(kind, Rotation)
     cos, sin = run.turns(kind)
     return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim),))
 
 
-def reference(row: Operation, given: ReferenceInputs, x: Array) -> Array:
+def reference(row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
     """Each head turned: [T, H*D] -> [T, H*D]"""
     kind = row.kind
-    assert isinstance(kind, Rotation)
     turning = turning_of(kind)
     count = 2 * len(turning.frequencies)
     angles = (np.arange(len(x)) + turning.offset)[:, None] * turning.frequencies
@@ -146,10 +143,9 @@ def spread(row: Operation, given: ReferenceInputs) -> Spread:
     return Spread(angles=True)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, x: Array) -> Array:
+def size(row: Operation[Rotation], given: ReferenceInputs, value: Array, x: Array) -> Array:
     """Of a pair of channels the length."""
     kind = row.kind
-    assert isinstance(kind, Rotation)
     halves = value.reshape(len(value), -1, 2, kind.head_dim // 2)
     length = np.linalg.norm(halves, axis=2, keepdims=True)
     return np.broadcast_to(length, halves.shape).reshape(value.shape)
@@ -174,18 +170,16 @@ def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
     return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Rotation], setting: Setting) -> Formula:
     """Both channels of the pair, one times the cosine and one times the sine."""
     kind, (source,) = row.kind, row.inputs
-    assert isinstance(kind, Rotation)
     sign = Sign("-1 in the first half of a head", (-1.0, 1.0), 2)
     return _turned(kind, setting.shapes[source], source, sign)
 
 
-def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+def gradient_formula(name: str, reader: Operation[Rotation], setting: Setting) -> Formula:
     """The gradients of both channels of the pair, turned back."""
     kind = reader.kind
-    assert isinstance(kind, Rotation)
     sign = Sign("-1 in the second half of a head", (1.0, -1.0), 2)
     return _turned(kind, setting.shapes[name], reader.name, sign, "backward")
 
@@ -211,19 +205,17 @@ def _turned(
     return Formula((length, width // dim, 2, half), steps)
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
+def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
     """Which channels are a pair."""
     kind, (position, channel) = at.row.kind, at.index
-    assert isinstance(kind, Rotation)
     pair = pair_of(kind, position, channel)
     low, high = sorted((channel, pair.other))
     return (f"channels {low} and {high} turn together, by {pair.frequency:.6g} radians a position",)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation[Rotation]) -> Use | None:
     """That channel of the pair which the element weighs more in."""
     kind = reader.kind
-    assert isinstance(kind, Rotation)
     position, channel = at.index
     pair = pair_of(kind, position, channel)
     share = pair.sin if pair.first else -pair.sin
@@ -232,10 +224,9 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     return at.use(reader.name, (position, best), at.value * factor, 2, words)
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Rotation]) -> list[Use]:
     """Back to that channel of the pair which the gradient weighs more in."""
     kind = at.row.kind
-    assert isinstance(kind, Rotation)
     position, channel = at.index
     pair = pair_of(kind, position, channel)
     share = -pair.sin if pair.first else pair.sin

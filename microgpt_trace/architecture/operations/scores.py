@@ -31,10 +31,9 @@ class FaultyScores(Scores):
     cap: float | None = None
 
 
-def forward(row: Operation, run: PassState, q: Array, k: Array) -> Array:
+def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:
     """scores = q @ k.T * scale of n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
     kind = row.kind
-    assert isinstance(kind, Scores)
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     if run.cache is not None:
@@ -42,10 +41,9 @@ def forward(row: Operation, run: PassState, q: Array, k: Array) -> Array:
     return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
 
 
-def backward(row: Operation, run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
+def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
     """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
     kind = row.kind
-    assert isinstance(kind, Scores)
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     dscores, dkeys = dy * kind.scale, np.zeros_like(keys)
@@ -66,25 +64,22 @@ def scores_forward(queries: Array, keys: Array, group: Array, scale: float, work
     return scores
 
 
-def reference(row: Operation, given: ReferenceInputs, q: Array, k: Array) -> Array:
+def reference(row: Operation[Scores], given: ReferenceInputs, q: Array, k: Array) -> Array:
     """scores = q @ k.T * scale: [T, H*D], [T, G*D] -> [H, T, T]"""
     kind = row.kind
-    assert isinstance(kind, Scores)
     queries, keys = (x.reshape(len(x), -1, kind.head_dim).swapaxes(0, 1) for x in (q, k))
     scores = queries @ keys[list(kind.group)].swapaxes(1, 2) * kind.scale
     return capped(scores, kind.cap) if isinstance(kind, FaultyScores) else scores
 
 
-def spread(row: Operation, given: ReferenceInputs) -> Spread:
+def spread(row: Operation[Scores], given: ReferenceInputs) -> Spread:
     """A sum over the width of a head."""
-    assert isinstance(row.kind, Scores)
     return Spread(row.kind.head_dim, halves=True, factor=True)
 
 
-def size(row: Operation, given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
+def size(row: Operation[Scores], given: ReferenceInputs, value: Array, q: Array, k: Array) -> Array:
     """|q| |k|, of which the terms may cancel."""
     kind = row.kind
-    assert isinstance(kind, Scores)
     of_q, of_k = (np.linalg.norm(x.reshape(len(x), -1, kind.head_dim), axis=-1).T for x in (q, k))  # [H, T]
     return of_q[:, :, None] * of_k[list(kind.group)][:, None] * abs(kind.scale) + np.abs(value)
 
@@ -98,18 +93,16 @@ def _scaled(kind: Scores) -> str:
     return f" / sqrt({kind.head_dim})" if _is_root(kind) else f" × {kind.scale:.6g}"
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Scores], setting: Setting) -> Formula:
     """The query times the key, scaled."""
     kind, (q, k) = row.kind, row.inputs
-    assert isinstance(kind, Scores)
     length = setting.shapes[k][0]
     return _of_products((len(kind.group), length, length), kind, over_channels(kind, (q, "forward"), k))
 
 
-def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
+def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> Formula:
     """dq = dscores @ k * scale, dk = dscores.T @ q * scale, of all heads that share a key"""
     kind, (q, k) = reader.kind, reader.inputs
-    assert isinstance(kind, Scores)
     length, window, gradient = setting.shapes[k][0], window_of(setting.plan, reader), (reader.name, BACKWARD)
     if name == q:
         sizes = (length, len(kind.group), kind.head_dim)
@@ -125,10 +118,9 @@ def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:
     return Formula(sizes, (StepOf((products,), "sum of products"), StepOf((scaled,))))
 
 
-def notes(at: TracedElement) -> tuple[str, ...]:
+def notes(at: TracedElement[Scores]) -> tuple[str, ...]:
     """Whose keys a head reads, where these are not its own, and what masks the score."""
     kind, (head, query, key) = at.row.kind, at.index
-    assert isinstance(kind, Scores)
     found, of = list[str](), kind.group[head]
     if of != head:
         found.append(f"head {head} reads the keys of key-value head {of}")
@@ -137,10 +129,9 @@ def notes(at: TracedElement) -> tuple[str, ...]:
     return tuple(found)
 
 
-def goes_to(at: TracedElement, reader: Operation) -> Use | None:
+def goes_to(at: TracedElement, reader: Operation[Scores]) -> Use | None:
     """A query meets the keys that it sees, a key the queries that see it."""
     kind = reader.kind
-    assert isinstance(kind, Scores)
     position, channel = at.index
     q, k = reader.inputs
     own, within = divmod(channel, kind.head_dim)
@@ -161,10 +152,9 @@ def goes_to(at: TracedElement, reader: Operation) -> Use | None:
     return at.use(reader.name, index, adds, len(products), f"times {times},{_scaled(kind)}")
 
 
-def gradient_goes_to(at: TracedElement) -> list[Use]:
+def gradient_goes_to(at: TracedElement[Scores]) -> list[Use]:
     """To the query and to the key, unless the mask is there."""
     kind = at.row.kind
-    assert isinstance(kind, Scores)
     head, query, key = at.index
     if seen_by(at, at.row).hidden(query, key):
         return []

@@ -34,10 +34,9 @@ class FaultySoftmax(Softmax):
     axis: int = -1
 
 
-def forward(row: Operation, run: PassState, scores: Array) -> Array:
+def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
     """exp(x) over its sum along the keys that are seen, 0 elsewhere: [n*H, T, S] -> [n*H, T, S]"""
     kind = row.kind
-    assert isinstance(kind, Softmax)
     length, keys = scores.shape[1:]
     seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
     return softmax_forward(scores, seen, run.attention_workers)
@@ -70,10 +69,9 @@ def seen_keys(length: int, seen: int, window: int | None) -> Array:
     return (back >= 0) if window is None else (back >= 0) & (back < window)
 
 
-def reference(row: Operation, given: ReferenceInputs, scores: Array) -> Array:
+def reference(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
     """exp(x) over its sum along the keys that are seen, 0 elsewhere: [H, T, T] -> [H, T, T]"""
     kind = row.kind
-    assert isinstance(kind, Softmax)
     base, axis = (kind.base, kind.axis) if isinstance(kind, FaultySoftmax) else (math.e, -1)
     masked = np.where(visible(kind, scores.shape[-1]), scores * math.log(base), -np.inf)
     exp = np.exp(masked - masked.max(axis=axis, keepdims=True))
