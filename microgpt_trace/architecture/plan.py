@@ -37,14 +37,16 @@ class Operation(EventSpec, Generic[OfKind]):
     """A row of a plan: what is known of an event before a run, and how it is computed.
 
     `parts` are events that add up to it (but for its bias): where a hook replaces one of them, their sum
-    stands in its place. `instead` gives, in a faulty plan, what is read in the place of a parameter, from its
-    name. Rows are the same only where they are one row.
+    stands in its place. In a faulty plan `instead` gives what is read in the place of a parameter, from its
+    name, and `otherwise` computes the row in the place of its kind's reference. Rows are the same only where
+    they are one row.
     """
 
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     instead: Mapping[str, Callable[[str], Array]] | None = None
+    otherwise: Callable[..., Array] | None = None
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

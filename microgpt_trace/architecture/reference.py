@@ -1,38 +1,22 @@
-"""Every operation in float64, by code that shares nothing with the kernels that it is held against.
-
-What the reference alone knows: kinds that only a fault has, and several kinds one after another in one row.
-"""
+"""Every operation in float64, by code that shares nothing with the kernels that it is held against."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..arrays.stats import Array
-from .kinds import Kind
 from .operations.by_kind import arithmetic_of
 from .operations.reference_inputs import ReferenceInputs
 from .operations.spread import Spread
 from .plan import Operation
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class InTurn(Kind):
-    """Several kinds one after another, none: the input as it is."""
-
-    kinds: tuple[Kind, ...] = ()
-
-
 def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
     """The value of a row's event from its inputs, float64 each."""
     with np.errstate(all="ignore"):
-        if not isinstance(row.kind, InTurn):
-            value: Array = arithmetic_of(row.kind).reference(row, given, *inputs)
-            return value
-        for kind in row.kind.kinds:
-            inputs = (reference(replace(row, kind=kind), given, *inputs),)
-        return inputs[0]
+        compute = row.otherwise or arithmetic_of(row.kind).reference
+        value: Array = compute(row, given, *inputs)
+        return value
 
 
 def spread_of(row: Operation, given: ReferenceInputs) -> Spread:

@@ -16,7 +16,7 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from .cache import Cache
 from .model import LanguageModel
-from .operations.by_kind import ARITHMETIC, arithmetic_of
+from .operations.by_kind import arithmetic_of
 from .operations.pass_state import PassState
 from .plan import Operation
 
@@ -136,6 +136,6 @@ def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: 
 
 def row_forward(row: Operation, values: Mapping[str, Array], run: PassState) -> Array:
     """The value of a row from those that it reads."""
-    kernels: Any = ARITHMETIC.get(type(row.kind)) or arithmetic_of(row.kind)
+    kernels: Any = arithmetic_of(row.kind)
     value: Array = kernels.forward(row, run, *[values[name] for name in row.inputs])
     return value

@@ -5,6 +5,6 @@
 Shape letters are those of microgpt/operations.py, and: n sequences of a pass, G key-value heads, S positions
 seen (those before and T new ones).
 
-The float64 reference of a kind never calls the kernel that it judges. What only a fault has (another base of
-a softmax, eps outside the root) is a kind of its own that the reference alone knows.
+The float64 reference of a kind never calls the kernel that it judges. No
+kind knows a mistake: a row of a faulty plan says what computes it otherwise.
 """

@@ -26,4 +26,4 @@ ARITHMETIC: dict[type[Kind], Any] = {  # the module of each kind
 
 def arithmetic_of(kind: Kind) -> Any:
     """The module that knows a kind's arithmetic."""
-    return next(ARITHMETIC[own] for own in type(kind).__mro__ if own in ARITHMETIC)
+    return ARITHMETIC[type(kind)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,20 +19,6 @@ from ..steps import Use, element_name
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyActivation(Activation):
-    """A function that no model names."""
-
-    of: Callable[[Array], Array] | None = None
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyAdd(Add):
-    """Each part times a number."""
-
-    factors: tuple[float, float] = (1.0, 1.0)
 
 
 def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
@@ -116,14 +101,9 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 def reference(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
     """The function, product or sum of each element: [...] -> [...]"""
     if isinstance(row.kind, Activation):
-        (x,) = inputs
-        of = row.kind.of if isinstance(row.kind, FaultyActivation) else None
-        return (of or ACTIVATIONS[row.kind.function])(x)
+        return ACTIVATIONS[row.kind.function](*inputs)
     a, b = inputs
-    if isinstance(row.kind, Multiply):
-        return a * b
-    first, second = row.kind.factors if isinstance(row.kind, FaultyAdd) else (1, 1)
-    return a * first + b * second
+    return a * b if isinstance(row.kind, Multiply) else a + b
 
 
 def _sigmoid(x: Array) -> Array:
@@ -140,18 +120,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "squared ReLU": lambda x: np.square(np.maximum(x, 0)),
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
-    "no activation": lambda x: x,
 }
-
-
-def leaky(slope: float) -> Callable[[Array], Array]:
-    """ReLU that multiplies what is below 0 by a slope."""
-    return lambda x: np.where(x > 0, x, slope * x)
-
-
-def swish(slope: float) -> Callable[[Array], Array]:
-    """x * sigmoid(slope * x): SiLU with 1, a quick GELU with 1.702."""
-    return lambda x: x * _sigmoid(slope * x)
 
 
 def size(row: Operation, given: ReferenceInputs, value: Array, *inputs: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,6 @@ from .reference_inputs import ReferenceInputs
 from .spread import Spread
 
 OVER = 2  # the range of a sum behind two axes: position and channel, of parameters row and column
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyLinear(Linear):
-    """With a `cap`: c * tanh(y / c)."""
-
-    cap: float | None = None
 
 
 def forward(row: Operation[Linear], run: PassState, x: Array) -> Array:
@@ -66,13 +58,7 @@ def reference(row: Operation[Linear], given: ReferenceInputs, x: Array) -> Array
         own = slice(*kind.columns)
         return x[:, own] @ given.parameter(row, kind.weight)[:, own].T.astype(np.float64)
     y = given.product(row, x, kind.weight)
-    y = y if kind.bias is None else y + given.parameter(row, kind.bias)
-    return capped(y, kind.cap) if isinstance(kind, FaultyLinear) else y
-
-
-def capped(x: Array, cap: float | None) -> Array:
-    """c * tanh(x / c)"""
-    return x if cap is None else cap * np.tanh(x / cap)
+    return y if kind.bias is None else y + given.parameter(row, kind.bias)
 
 
 def spread(row: Operation[Linear], given: ReferenceInputs) -> Spread:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
 from ...arrays.stats import Array
@@ -16,17 +13,6 @@ from ..steps import Use
 from ..traced_element import TracedElement
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyLookup(Lookup):
-    """Other `tokens`, positions moved by an `offset`, rows that are multiplied by `scale` or `read` otherwise
-    (from the tokens [T] to their rows [T, C])."""
-
-    tokens: Array | None = None
-    offset: int = 0
-    scale: float = 1.0
-    read: Callable[[Array], Array] | None = None
 
 
 def forward(row: Operation[Lookup], run: PassState) -> Array:
@@ -49,13 +35,8 @@ def backward(row: Operation[Lookup], run: PassState, dy: Array, y: Array) -> Gra
 def reference(row: Operation[Lookup], given: ReferenceInputs) -> Array:
     """The rows: -> [T, C]"""
     kind = row.kind
-    faulty = kind if isinstance(kind, FaultyLookup) else FaultyLookup(**vars(kind))
-    if kind.by == "positions":
-        indices = (np.arange(len(given.tokens)) + faulty.offset) % kind.rows
-    else:
-        indices = given.tokens if faulty.tokens is None else faulty.tokens
-    rows = faulty.read(indices) if faulty.read else given.rows(row, kind.table, indices)
-    return rows.astype(np.float64) * faulty.scale
+    indices = np.arange(len(given.tokens)) if kind.by == "positions" else given.tokens
+    return given.rows(row, kind.table, indices).astype(np.float64)
 
 
 def formula(row: Operation[Lookup], setting: Setting) -> Formula:

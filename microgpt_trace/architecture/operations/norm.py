@@ -5,7 +5,6 @@ Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +20,6 @@ from ..traced_element import TracedElement, channels_of, short, strongest
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .spread import Spread
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyNorm(Norm):
-    """What no model has: eps outside the root, another `power` of the mean square than 0.5, another
-    `exponent` of |x| than 2, a sum in place of the mean, one over all but one (`unbiased`), a head's gain
-    along the whole row."""
-
-    eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
-    power: float = 0.5  # 0: the gain alone
-    exponent: float = 2.0
-    summed: bool = False
-    unbiased: bool = False
-    per_head: bool = True
 
 
 def forward(row: Operation[Norm], run: PassState, x: Array) -> Array:
@@ -88,8 +73,6 @@ def reference(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
     bias = None if kind.bias is None else given.parameter(row, kind.bias)
     if kind.head_dim is None:
         return normalise(kind, x, gain, bias)
-    if isinstance(kind, FaultyNorm) and not kind.per_head:
-        return normalise(kind, x, np.tile(gain, x.shape[1] // len(gain)), bias)
     return normalise(kind, x.reshape(len(x), -1, kind.head_dim), gain, bias).reshape(x.shape)
 
 
@@ -97,26 +80,9 @@ def normalise(kind: Norm, x: Array, gain: Array, bias: Array | None = None) -> A
     """The same with a given gain."""
     if kind.centred:
         x = x - x.mean(axis=-1, keepdims=True)
-    if isinstance(kind, FaultyNorm) and _is_another(kind):
-        y = _faulty(kind, x) * gain
-    else:
-        mean = np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1]
-        y = x * gain * (mean + kind.eps) ** -0.5
+    mean = np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1]
+    y = x * gain * (mean + kind.eps) ** -0.5
     return y if bias is None else y + bias
-
-
-def _is_another(kind: FaultyNorm) -> bool:
-    return kind.eps_outside or kind.unbiased or (kind.power, kind.exponent, kind.summed) != (0.5, 2.0, False)
-
-
-def _faulty(kind: FaultyNorm, x: Array) -> Array:
-    if kind.eps_outside:
-        return x / (np.sqrt(np.square(x).mean(axis=-1, keepdims=True)) + kind.eps)
-    size = (np.abs(x) ** kind.exponent).mean(axis=-1, keepdims=True)
-    size = size * x.shape[-1] if kind.summed else size
-    size = size * x.shape[-1] / max(1, x.shape[-1] - 1) if kind.unbiased else size
-    power = kind.power if kind.exponent == 2 else 1 / kind.exponent
-    return x / (size + kind.eps) ** power
 
 
 def spread(row: Operation, given: ReferenceInputs) -> Spread:

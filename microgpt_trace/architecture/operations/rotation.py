@@ -6,7 +6,6 @@ Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -27,39 +26,6 @@ from .reference_inputs import ReferenceInputs
 from .spread import Spread
 
 
-@dataclass(frozen=True, eq=False)
-class Turning:
-    """Radians per position of each pair [n/2], and which channels make a pair.
-
-    The first n channels of a head turn and the others stay; `factor` multiplies cos and sin, `offset` is the
-    position of the first token.
-    """
-
-    frequencies: Array
-    factor: float = 1.0
-    adjacent: bool = False  # pairs (0, 1), (2, 3) ... where False is (0, n/2), (1, n/2 + 1) ...
-    offset: float = 0.0
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyRotation(Rotation):
-    """Turns otherwise than the model says."""
-
-    turning: Turning | None = None
-
-
-def turning_of(kind: Rotation) -> Turning:
-    """How a row turns."""
-    if isinstance(kind, FaultyRotation) and kind.turning is not None:
-        return kind.turning
-    return _said(kind.rope, kind.head_dim)
-
-
-@lru_cache(maxsize=64)
-def _said(rope: Rope, head_dim: int) -> Turning:
-    return Turning(*frequencies(rope, head_dim))
-
-
 def forward(row: Operation[Rotation], run: PassState, x: Array) -> Array:
     """Each head turned by the angles of its position: [N, H*D] -> [N, H*D]"""
     kind = row.kind
@@ -76,17 +42,10 @@ def backward(row: Operation[Rotation], run: PassState, dy: Array, y: Array, x: A
 def reference(row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
     """Each head turned: [T, H*D] -> [T, H*D]"""
     kind = row.kind
-    turning = turning_of(kind)
-    count = 2 * len(turning.frequencies)
-    angles = (np.arange(len(x)) + turning.offset)[:, None] * turning.frequencies
-    cos, sin = np.cos(angles) * turning.factor, np.sin(angles) * turning.factor
+    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
+    angles = np.arange(len(x))[:, None] * of_pairs
     heads = x.reshape(len(x), -1, kind.head_dim)
-    part = heads[..., :count]
-    if turning.adjacent:
-        turned = in_pairs(turn(in_halves(part, count), cos, sin), count)
-    else:
-        turned = turn(part, cos, sin)
-    return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
+    return turn(heads, np.cos(angles) * factor, np.sin(angles) * factor).reshape(x.shape)
 
 
 def turn(x: Array, cos: Array, sin: Array) -> Array:
@@ -97,18 +56,7 @@ def turn(x: Array, cos: Array, sin: Array) -> Array:
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def in_halves(x: Array, dim: int) -> Array:
-    """Channels (or rows) of heads from pairs side by side to halves: (0, 1), (2, 3) -> (0, D/2), ..."""
-    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
-    return pairs.swapaxes(-1, -2).reshape(x.shape)
-
-
-def in_pairs(x: Array, dim: int) -> Array:
-    """The way back from `in_halves`, to the order that GGUF stores llama's rows of q and k in."""
-    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
-    return halves.swapaxes(-1, -2).reshape(x.shape)
-
-
+@lru_cache(maxsize=64)
 def frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
     """Radians per position of each pair, [D/2], and what multiplies cos and sin: by the wavelength of each
     pair (positions for a whole turn), as the authors of the scalings give them."""
@@ -163,10 +111,11 @@ class TurningPair(NamedTuple):
 
 def pair_of(kind: Rotation, position: int, channel: int) -> TurningPair:
     """The pair that a channel is one of."""
-    turning, half, own = turning_of(kind), kind.head_dim // 2, channel % kind.head_dim
-    frequency, first = float(turning.frequencies[own % half]), own < half
+    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
+    half, own = kind.head_dim // 2, channel % kind.head_dim
+    frequency, first = float(of_pairs[own % half]), own < half
     angle = position * frequency
-    cos, sin = (float(of(angle)) * turning.factor for of in (np.cos, np.sin))
+    cos, sin = (float(of(angle)) * factor for of in (np.cos, np.sin))
     return TurningPair(channel + half if first else channel - half, first, frequency, cos, sin)
 
 
@@ -188,12 +137,12 @@ def _turned(
     kind: Rotation, shape: tuple[int, ...], source: str, sign: Sign, phase: Pass = "forward"
 ) -> Formula:
     """Axes: position, head, which half of it, and the pair."""
-    turning, dim, half, (length, width) = turning_of(kind), kind.head_dim, kind.head_dim // 2, shape
-    factor = turning.factor
+    of_pairs, factor = frequencies(kind.rope, kind.head_dim)
+    dim, half, (length, width) = kind.head_dim, kind.head_dim // 2, shape
     text, words = ("", "") if factor == 1 else (f"{factor!r}*", f"{factor:.6g} × ")
     cos = Function(f"{text}cos(x)", lambda x: factor * np.cos(x), f"{words}cos(x)")
     sin = Function(f"{text}sin(x)", lambda x: factor * np.sin(x), f"{words}sin(x)")
-    frequency = Constant("radians a position", tuple(map(float, turning.frequencies)), 3)
+    frequency = Constant("radians a position", tuple(map(float, of_pairs)), 3)
     own = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))), phase)
     other = ElementAt(source, (0, PlaceAlong(((1, dim), (2, -half), (3, 1)), half)), phase)
     steps = (

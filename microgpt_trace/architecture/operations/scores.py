@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,18 +16,10 @@ from ..plan import Operation
 from ..steps import Use, element_name
 from ..traced_element import TracedElement, channels_of, sharing, strongest
 from .head_formulas import BACKWARD, over_channels, over_keys, over_queries, own_heads
-from .linear import capped
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .softmax import seen_by, window_of
 from .spread import Spread
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultyScores(Scores):
-    """With a `cap`: c * tanh(scores / c)."""
-
-    cap: float | None = None
 
 
 def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:
@@ -68,8 +59,7 @@ def reference(row: Operation[Scores], given: ReferenceInputs, q: Array, k: Array
     """scores = q @ k.T * scale: [T, H*D], [T, G*D] -> [H, T, T]"""
     kind = row.kind
     queries, keys = (x.reshape(len(x), -1, kind.head_dim).swapaxes(0, 1) for x in (q, k))
-    scores = queries @ keys[list(kind.group)].swapaxes(1, 2) * kind.scale
-    return capped(scores, kind.cap) if isinstance(kind, FaultyScores) else scores
+    return queries @ keys[list(kind.group)].swapaxes(1, 2) * kind.scale
 
 
 def spread(row: Operation[Scores], given: ReferenceInputs) -> Spread:

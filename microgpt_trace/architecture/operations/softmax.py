@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,16 +20,6 @@ from .head_formulas import KEY, OVER, QUERY
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
 from .spread import Spread
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FaultySoftmax(Softmax):
-    """Sees so many positions `ahead` (-1: not even itself), has another `base` than e, sums over another
-    `axis` than that of the keys."""
-
-    ahead: int = 0
-    base: float = math.e
-    axis: int = -1
 
 
 def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
@@ -72,17 +60,13 @@ def seen_keys(length: int, seen: int, window: int | None) -> Array:
 def reference(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
     """exp(x) over its sum along the keys that are seen, 0 elsewhere: [H, T, T] -> [H, T, T]"""
     kind = row.kind
-    base, axis = (kind.base, kind.axis) if isinstance(kind, FaultySoftmax) else (math.e, -1)
-    masked = np.where(visible(kind, scores.shape[-1]), scores * math.log(base), -np.inf)
-    exp = np.exp(masked - masked.max(axis=axis, keepdims=True))
-    return exp / exp.sum(axis=axis, keepdims=True)
+    masked = np.where(visible(kind, scores.shape[-1]), scores, -np.inf)
+    exp = np.exp(masked - masked.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
 
 
 def visible(kind: Softmax, length: int) -> Array:
     """Which keys each query sees, itself and those before it within the window: [T, T] of booleans"""
-    if isinstance(kind, FaultySoftmax) and kind.ahead:
-        back = np.arange(length)[:, None] - np.arange(length)
-        return (back >= -kind.ahead) & (back < (kind.window or length))
     below = np.tri(length, dtype=bool)
     return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
 

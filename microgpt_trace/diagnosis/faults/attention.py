@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.kinds import Context, Linear, Rotation, Scores, Softmax
-from ...architecture.operations.linear import FaultyLinear
-from ...architecture.operations.scores import FaultyScores
-from ...architecture.operations.softmax import FaultySoftmax, visible
+from ...architecture.kinds import Context, Rotation, Scores, Softmax
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.operations.softmax import visible
 from ...architecture.plan import Operation, Plan
 from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis, first_of
-from .changes import beside, made, of_kind, reading, with_attributes, with_kinds
+from .changes import after, beside, called, computed, of_kind, reading, with_attributes
 
 LARGEST_EXPONENT = 700.0  # of e in a float
 CAPS = (50.0, 30.0, 20.0)  # usual ones
@@ -39,7 +38,7 @@ def scale(case: Case) -> Iterator[Family]:
         special={v: (id, f"{words}, {right}") for v, (id, words) in special.items()},
         usual=(0.5, 0.25, 0.125, 0.0625),
     )  # fmt: skip
-    yield capped(case, Scores, "scores")
+    yield capped(case, "scores")
 
 
 def _scales(case: Case, kind: Scores) -> dict[float, tuple[str, str]]:
@@ -55,18 +54,13 @@ def _scales(case: Case, kind: Scores) -> dict[float, tuple[str, str]]:
     return {scale: words for scale, words in found.items() if scale != kind.scale}
 
 
-def capped(case: Case, kind: type[Scores] | type[Linear], words: str) -> Family:
-    """Values that a tanh keeps below a cap: scores, or what a product gives that makes logits."""
-
-    def at(cap: float) -> Plan:
-        if kind is Scores:
-            return with_kinds(case.plan, of_kind(Scores), made(FaultyScores, cap=cap))
-        return with_kinds(case.plan, lambda row: row.name == "logits", made(FaultyLinear, cap=cap))
-
+def capped(case: Case, words: str) -> Family:
+    """Values that a tanh keeps below a cap: scores or logits."""
+    which = of_kind(Scores) if words == "scores" else called("logits")
     most = float(np.nanmax(np.abs(np.where(np.isfinite(case.found), case.found, np.nan)), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
     return Family(
-        f"{words}-capped", at,
+        f"{words}-capped", lambda cap: after(case.plan, which, lambda x: cap * np.tanh(x / cap)),
         f"your {words} are capped: c * tanh({words} / c) with c = {{}}".format,
         own=math.inf, starts=starts, usual=CAPS,
     )  # fmt: skip
@@ -177,9 +171,18 @@ def _own_window(case: Case, kind: Softmax) -> int | None:
     return next((own.window for own in of_layer if isinstance(own, Softmax)), kind.window)
 
 
-def _softmax(case: Case, **attributes: Any) -> Plan:
-    """The plan where every softmax of scores has other attributes."""
-    return with_kinds(case.plan, of_kind(Softmax), made(FaultySoftmax, **attributes))
+def _softmax(case: Case, ahead: int = 0, base: float = math.e, axis: int = -1, **attributes: Any) -> Plan:
+    """The plan where every softmax of scores sees so many positions `ahead` (-1: not even itself), has
+    another `base` than e, sums over another `axis` than that of the keys, or has other attributes."""
+
+    def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
+        back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
+        seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
+        masked = np.where(seen, scores * math.log(base), -np.inf)
+        exp = np.exp(masked - masked.max(axis=axis, keepdims=True))
+        return exp / exp.sum(axis=axis, keepdims=True)
+
+    return computed(with_attributes(case.plan, Softmax, **attributes), of_kind(Softmax), compute)
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """Changes: plans in which some rows compute otherwise. Knows no mistake by itself.
 
-What is changed of a row is its kind (attributes included), its inputs, or what is read in the place of a
-parameter; rows are chosen by what they are, in all layers alike.
+What is changed of a row is its kind (attributes included), its inputs, what is read in the place of a
+parameter, or what computes it; rows are chosen by what they are, in all layers alike.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...architecture.kinds import Kind, Linear, Norm, Rotation
-from ...architecture.operations.rotation import FaultyRotation, Turning, turning_of
-from ...architecture.plan import K, Operation, Plan, kind_of, prefix_of
+from ...architecture.kinds import Kind, Linear, Norm
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.plan import Operation, Plan, kind_of, prefix_of
+from ...architecture.reference import reference
 from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
+Compute = Callable[..., Array]  # from a row, what a reference reads besides events, and the row's inputs
 Instead = Mapping[str, Callable[[str], Array]]  # by a parameter's name without its layer, from its whole name
 
 
@@ -40,9 +42,18 @@ def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
     return with_kinds(plan, of_kind(kind), lambda own: replace(own, **attributes))
 
 
-def made(kind: type[K], **attributes: Any) -> Callable[[Kind], K]:
-    """Makes one of that kind of another, with its attributes and further ones."""
-    return lambda own: kind(**{**vars(own), **attributes})
+def computed(plan: Plan, which: Which, compute: Compute) -> Plan:
+    """The plan where something else computes some rows."""
+    return plan.changed(lambda row: replace(row, otherwise=compute) if which(row) else row)
+
+
+def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
+    """The plan where what some rows give is changed."""
+
+    def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
+        return change(reference(replace(row, otherwise=None), given, *inputs))
+
+    return computed(plan, which, compute)
 
 
 def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, ...]]) -> Plan:
@@ -65,17 +76,3 @@ def with_instead(plan: Plan, instead: Instead) -> Plan:
         return replace(row, instead={**(row.instead or {}), **own}) if own else row
 
     return plan.changed(change)
-
-
-def turning(plan: Plan, change: Callable[[Turning], Turning]) -> Plan:
-    """The plan where q and k turn otherwise."""
-
-    def changed(kind: Rotation) -> Kind:
-        return FaultyRotation(kind.rope, kind.head_dim, change(turning_of(kind)))
-
-    return with_kinds(plan, of_kind(Rotation), changed)
-
-
-def turning_by(plan: Plan, **changes: Any) -> Plan:
-    """The same with some attributes of the turning changed."""
-    return turning(plan, lambda own: replace(own, **changes))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from ...architecture.kinds import Lookup, Loss
 from ...architecture.model import LanguageModel
-from ...architecture.operations.lookup import FaultyLookup
-from ...architecture.operations.prediction import FaultyLoss
+from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plan import Operation, Plan
+from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Finding, Hypothesis, first_of
-from .changes import made, of_kind, with_kinds
+from .changes import Which, after, computed
 
 PART = 4096  # rows of the vocabulary looked at together
 FEW = 4  # one row in so many, at most, is called wrong rather than all of them other
@@ -63,7 +63,7 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
         -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
     }
     yield Family(
-        "embedding-scaled", lambda scale: looked_up(case.plan, "tokens", scale=scale),
+        "embedding-scaled", lambda scale: after(case.plan, looking_up("tokens"), lambda x: scale * x),
         "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
         special=special, low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
@@ -84,19 +84,21 @@ def _table(case: Case, by: str) -> Lookup | None:
     return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
 
 
-def looked_up(plan: Plan, by: str, **attributes: Any) -> Plan:
-    """The plan where tokens or positions are looked up otherwise."""
-
-    def which(row: Operation) -> bool:
-        return isinstance(row.kind, Lookup) and row.kind.by == by
-
-    return with_kinds(plan, which, made(FaultyLookup, **attributes))
+def looking_up(by: str) -> Which:
+    """The rows that look up tokens, or positions."""
+    return lambda row: isinstance(row.kind, Lookup) and row.kind.by == by
 
 
 def _of_tokens(case: Case, tokens: Array) -> Plan:
     """The plan where other tokens are read; what follows them is next in the loss."""
-    loss = with_kinds(case.plan, of_kind(Loss), made(FaultyLoss, tokens=tokens))
-    return looked_up(loss, "tokens", tokens=tokens)
+
+    def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
+        return reference(replace(row, otherwise=None), ReferenceInputs(given.model, tokens), *inputs)
+
+    def which(row: Operation) -> bool:
+        return looking_up("tokens")(row) or isinstance(row.kind, Loss)
+
+    return computed(case.plan, which, compute)
 
 
 def nearest_tokens(case: Case) -> Array:
@@ -143,5 +145,11 @@ def positions(case: Case) -> Iterator[Hypothesis]:
     if _table(case, "positions") is None:
         return
     for offset in (1, -1, 2):
+
+        def compute(row: Operation[Lookup], given: ReferenceInputs, by: int = offset) -> Array:
+            places = (np.arange(len(given.tokens)) + by) % row.kind.rows
+            return given.rows(row, row.kind.table, places).astype(np.float64)
+
         claim = f"your positions begin at {offset}, not at 0"
-        yield Hypothesis("position-offset", claim, looked_up(case.plan, "positions", offset=offset))
+        plan = computed(case.plan, looking_up("positions"), compute)
+        yield Hypothesis("position-offset", claim, plan)

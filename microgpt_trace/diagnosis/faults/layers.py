@@ -12,14 +12,13 @@ import numpy as np
 
 from ...architecture.event_words import words_of_kind
 from ...architecture.kinds import Activation, Add, Linear, Multiply, Norm
-from ...architecture.operations.elementwise import ACTIVATIONS, FaultyActivation, FaultyAdd, leaky, swish
+from ...architecture.operations.elementwise import ACTIVATIONS
 from ...architecture.operations.norm import normalise
 from ...architecture.plan import Operation, Plan, kind_of
-from ...architecture.reference import InTurn
 from ...arrays.stats import Array
 from ..fitting import COMBINED, Family
 from ..hypothesis import Case, Hypothesis
-from .changes import beside, called, made, of_kind, reading, with_attributes, with_kinds
+from .changes import beside, called, computed, of_kind, reading, with_kinds
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole
 STEEP = 20.0  # a swish of that slope is a ReLU
@@ -31,19 +30,20 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
     if kind is None:
         return
     plan, own = case.plan, kind.function
-    for name in ACTIVATIONS:
+    for name, function in ACTIVATIONS.items():
         if name != own:
-            claim = f"the activation is {name}, not {own}".replace("is no activation, not", "is missing, not")
-            yield Hypothesis("activation", claim, with_attributes(plan, Activation, function=name))
+            claim = f"the activation is {name}, not {own}"
+            yield Hypothesis("activation", claim, _activated(plan, function))
+    yield Hypothesis("activation", f"the activation is missing, not {own}", _activated(plan, lambda x: x))
     yield Family(
-        "activation", lambda slope: _activated(plan, leaky(slope)),
+        "activation", lambda slope: _activated(plan, lambda x: np.where(x > 0, x, slope * x)),
         f"the activation is leaky ReLU ({{}}), not {own}".format,
         starts=(0.01, 0.1), usual=(0.01, 0.1, 0.2), low=-1.0, high=1.0, pivot=None, unit=0.05,
         silent=(0.0, 1.0),
     )  # fmt: skip
     quick = f"the activation is GELU by 1.702 (the quick one), not {own}"
     yield Family(
-        "activation", lambda slope: _activated(plan, swish(slope)),
+        "activation", lambda slope: _activated(plan, lambda x: x * ACTIVATIONS["sigmoid"](slope * x)),
         f"the activation is x * sigmoid({{}} x), not {own}".format,
         own=1.0 if own == "SiLU" else None, starts=(0.25, 0.5, 3.0, 6.0),
         special={1.702: ("activation", quick)}, high=STEEP, silent=(1.0, STEEP),
@@ -51,7 +51,7 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _activated(plan: Plan, of: Callable[[Array], Array]) -> Plan:
-    return with_kinds(plan, of_kind(Activation), made(FaultyActivation, of=of))
+    return computed(plan, of_kind(Activation), lambda row, given, x: of(x))
 
 
 class Gated(NamedTuple):
@@ -121,7 +121,8 @@ def _hidden(case: Case, mlp: Gated, function: str, gate: str, up: str) -> Iterat
     yield Hypothesis("act-times-gate", claim, by_gate)
     added = with_kinds(case.plan, hidden, lambda own: Add())
     yield Hypothesis("act-plus-up", f"activation and {up} are added, not multiplied", added)
-    alone = reading(with_kinds(case.plan, hidden, lambda own: InTurn()), hidden, beside(mlp.act))
+    of_act = reading(case.plan, hidden, beside(mlp.act))
+    alone = computed(of_act, hidden, lambda row, given, act: act)
     yield Hypothesis("hidden-activation-missing-up", f"{up} is not multiplied in", alone)
 
 
@@ -208,7 +209,8 @@ def _own_parameters(case: Case, norm: Norm) -> tuple[Array, Array | None]:
 
 def _scaled(case: Case, row: Operation, factors: tuple[float, float]) -> Plan:
     """The plan where the parts of a sum are multiplied by numbers."""
-    return with_kinds(case.plan, called(row.name), lambda own: FaultyAdd(factors))
+    first, second = factors
+    return computed(case.plan, called(row.name), lambda row, given, a, b: a * first + b * second)
 
 
 def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ...architecture.kinds import Kind, Linear, Norm, Rotation
-from ...architecture.operations.norm import FaultyNorm
+from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plan import Operation, Plan, kind_of, layer_of
-from ...architecture.reference import InTurn
+from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis
-from .changes import made, of_kind, reading, with_attributes, with_instead, with_kinds
+from .changes import Compute, computed, of_kind, reading, with_attributes, with_instead
 
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # of the mean square, 0.5 being right
@@ -32,15 +32,15 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     yield from _gains(case)
     every = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}
     without = case.changed(every, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
-    skipped = with_instead(_faulty(case, power=0.0, centred=False), without)
+    uncentred = with_attributes(case.plan, Norm, centred=False)
+    kept = computed(uncentred, of_kind(Norm), OtherNorm(power=0.0))
     what = "gain and bias" if case.norm_biases else "gain"
-    yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", skipped)
+    yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", with_instead(kept, without))
     centred = not kinds[0].centred
     words = "the mean is subtracted (LayerNorm, not RMSNorm)"
     words = words if centred else "the mean is not subtracted (RMSNorm, not LayerNorm)"
     yield Hypothesis("layernorm", words, with_attributes(case.plan, Norm, centred=centred))
     if not centred:  # it is centred
-        kept = _faulty(case, power=0.0, centred=False)
         yield Hypothesis("norm-skipped", f"the norm is skipped, its {what} kept", kept)
         claim = "the sum of squares is divided by one less than there are (an unbiased variance)"
         yield Hypothesis("norm-unbiased", claim, _faulty(case, unbiased=True))
@@ -53,9 +53,43 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     yield Hypothesis("eps-outside", f"eps {kinds[0].eps:g} is added outside the root", outside)
 
 
+@dataclass(frozen=True)
+class OtherNorm:
+    """What no model has: eps outside the root, another `power` of the mean square than 0.5, another
+    `exponent` of |x| than 2, a sum in place of the mean, one over all but one (`unbiased`), a head's gain
+    along the whole row."""
+
+    eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
+    power: float = 0.5  # 0: the gain alone
+    exponent: float = 2.0
+    summed: bool = False
+    unbiased: bool = False
+    per_head: bool = True
+
+    def __call__(self, row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
+        kind, gain = row.kind, np.ones(1)
+        heads = x.reshape(len(x), -1, (self.per_head and kind.head_dim) or x.shape[1])
+        if kind.centred:
+            heads = heads - heads.mean(axis=-1, keepdims=True)
+        if kind.gain is not None:
+            gain = given.parameter(row, kind.gain)
+            gain = np.tile(gain, heads.shape[-1] // len(gain))
+        y = heads / self._size(heads, kind.eps) * gain
+        return (y if kind.bias is None else y + given.parameter(row, kind.bias)).reshape(x.shape)
+
+    def _size(self, x: Array, eps: float) -> Array:
+        """What each row is divided by."""
+        size: Array = (np.abs(x) ** self.exponent).mean(axis=-1, keepdims=True)
+        if self.eps_outside:
+            return np.sqrt(size) + eps
+        size = size * x.shape[-1] if self.summed else size
+        size = size * x.shape[-1] / max(1, x.shape[-1] - 1) if self.unbiased else size
+        return (size + eps) ** (self.power if self.exponent == 2 else 1 / self.exponent)
+
+
 def _faulty(case: Case, **attributes: Any) -> Plan:
     """The plan where every norm has what no model has."""
-    return with_kinds(case.plan, of_kind(Norm), made(FaultyNorm, **attributes))
+    return computed(case.plan, of_kind(Norm), OtherNorm(**attributes))
 
 
 def numbers(case: Case) -> Iterator[Family]:
@@ -218,14 +252,25 @@ def _of_head_norm(plan: Plan, row: Operation) -> Operation | None:
 def _normed_late(plan: Plan, row: Operation) -> Operation:
     """A rotation with the norm after it that was before it."""
     norm = _of_head_norm(plan, plan[row.name]) if isinstance(row.kind, Rotation) else None
-    return row if norm is None else replace(row, kind=InTurn((row.kind, norm.kind)))
+    return row if norm is None else replace(row, otherwise=_in_turn(row.kind, norm.kind))
 
 
 def _turned_early(plan: Plan, row: Operation) -> Operation:
     """A norm of heads of what is turned already, and a rotation that passes it on."""
     if isinstance(row.kind, Rotation) and _of_head_norm(plan, row):
-        return replace(row, kind=InTurn())
+        return replace(row, otherwise=lambda row, given, x: x)
     rotation = next((plan[n] for n in plan.readers[row.name] if isinstance(plan[n].kind, Rotation)), None)
     if not (isinstance(row.kind, Norm) and row.kind.head_dim and rotation):
         return row
-    return replace(row, kind=InTurn((rotation.kind, row.kind)))
+    return replace(row, otherwise=_in_turn(rotation.kind, row.kind))
+
+
+def _in_turn(*kinds: Kind) -> Compute:
+    """Computes what one kind gives of what the other gives."""
+
+    def compute(row: Operation, given: ReferenceInputs, x: Array) -> Array:
+        for kind in kinds:
+            x = reference(replace(row, kind=kind, otherwise=None), given, x)
+        return x
+
+    return compute

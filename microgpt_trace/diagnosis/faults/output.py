@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...architecture.kinds import Linear, Lookup, Rotation, Scores, Softmax
+from ...architecture.kinds import Lookup, Rotation, Scores, Softmax
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
@@ -81,7 +81,7 @@ def _shown(case: Case) -> Array:
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     """All values times a constant; logits with a cap."""
     if any(row.name == "logits" for row in case.rows):
-        yield capped(case, Linear, "logits")
+        yield capped(case, "logits")
     negated = ("negated", "your values have the wrong sign: minus the right ones")
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")

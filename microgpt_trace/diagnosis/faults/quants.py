@@ -11,12 +11,14 @@ import numpy as np
 
 from ...architecture.kinds import Lookup
 from ...architecture.model import LanguageModel
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.plan import Operation
 from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
 from ..hypothesis import Case, Change, Hypothesis
-from .changes import with_instead
-from .input import looked_up
+from .changes import computed, with_instead
+from .input import looking_up
 
 NIBBLES = {  # at which bytes of a block they lie, and how many elements take the low ones first
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
@@ -69,7 +71,7 @@ def _of_embedding(case: Case, table: str) -> Iterator[Hypothesis]:
     if tensor.encoding.unpack is None:
         return
     for wrong in misreadings(tensor.encoding.name):
-        plan = looked_up(case.plan, "tokens", read=bind(_rows, tensor, wrong))
+        plan = computed(case.plan, looking_up("tokens"), bind(_rows, tensor, wrong))
         yield Hypothesis(wrong.id, _claim(table, tensor, wrong), plan)
 
 
@@ -167,11 +169,12 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
     return values.reshape(len(raw), -1)[:, : tensor.row_length] * np.float32(tensor.scale)
 
 
-def _rows(tensor: StoredTensor, wrong: Misreading, tokens: Array) -> Array:
-    """The rows of tokens, [T] -> [T, C]; those before and after are decoded too, for their scales."""
+def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
+    """The rows of the tokens, [T, C]; those before and after are decoded too, for their scales."""
+    tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
-    return _decoded(tensor, wrong, raw)[np.searchsorted(around, tokens)]
+    return _decoded(tensor, wrong, raw)[np.searchsorted(around, tokens)].astype(np.float64)
 
 
 def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ...architecture.event_words import words_of_kind
 from ...architecture.kinds import Rotation
-from ...architecture.operations.rotation import Turning, turning_of
-from ...architecture.plan import Plan, kind_of
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.operations.rotation import frequencies as right_frequencies
+from ...architecture.operations.rotation import turn
+from ...architecture.plan import Operation, Plan, kind_of
 from ...architecture.rope import Rope, rope_frequencies
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, Family
 from ..hypothesis import Case, Hypothesis
 from ..rope_angles import Turns, common_factor, measure, nearest, offset_of
-from .changes import turning, turning_by
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
@@ -31,12 +33,68 @@ BACK = " turned in the other direction (sin negated)"
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """Radians per position of each pair [n/2], and which channels make a pair.
+
+    The first n channels of a head turn and the others stay; `factor` multiplies cos and sin, `offset` is the
+    position of the first token.
+    """
+
+    frequencies: Array
+    factor: float = 1.0
+    adjacent: bool = False  # pairs (0, 1), (2, 3) ... where False is (0, n/2), (1, n/2 + 1) ...
+    offset: float = 0.0
+
+    def __call__(self, row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
+        count = 2 * len(self.frequencies)
+        angles = (np.arange(len(x)) + self.offset)[:, None] * self.frequencies
+        heads = x.reshape(len(x), -1, row.kind.head_dim)
+        part = in_halves(heads[..., :count], count) if self.adjacent else heads[..., :count]
+        turned = turn(part, np.cos(angles) * self.factor, np.sin(angles) * self.factor)
+        turned = in_pairs(turned, count) if self.adjacent else turned
+        return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
+
+
+def in_halves(x: Array, dim: int) -> Array:
+    """Channels (or rows) of heads from pairs side by side to halves: (0, 1), (2, 3) -> (0, D/2), ..."""
+    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
+    return pairs.swapaxes(-1, -2).reshape(x.shape)
+
+
+def in_pairs(x: Array, dim: int) -> Array:
+    """The way back from `in_halves`, to the order that GGUF stores llama's rows of q and k in."""
+    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
+    return halves.swapaxes(-1, -2).reshape(x.shape)
+
+
+def turning_of(row: Operation[Rotation]) -> Turning:
+    """How a row turns."""
+    if isinstance(row.otherwise, Turning):
+        return row.otherwise
+    return Turning(*right_frequencies(row.kind.rope, row.kind.head_dim))
+
+
+def turning(plan: Plan, change: Callable[[Turning], Turning]) -> Plan:
+    """The plan where q and k turn otherwise."""
+
+    def changed(row: Operation[Any]) -> Operation:
+        return replace(row, otherwise=change(turning_of(row))) if isinstance(row.kind, Rotation) else row
+
+    return plan.changed(changed)
+
+
+def turning_by(plan: Plan, **changes: Any) -> Plan:
+    """The plan where some attributes of the turning are others."""
+    return turning(plan, lambda own: replace(own, **changes))
+
+
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
     """Every mistake of RoPE: those without a number first, then those with one."""
     kind = case.kind(Rotation)
     if kind is None:
         return
-    own, said = turning_of(kind), kind.rope
+    own, said = Turning(*right_frequencies(kind.rope, kind.head_dim)), kind.rope
     yield from _plain(case, own, said)
     yield from _scalings(case, own, said)
     for adjacent in (False, True):
@@ -242,7 +300,7 @@ def _offset(case: Case, own: Turning, measured: Turns | None) -> Family:
 def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
     kind = case.kind(Rotation)
     assert kind is not None
-    right = turning_of(kind).frequencies
+    right, _ = right_frequencies(kind.rope, kind.head_dim)
     told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
     found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
     if len(other):

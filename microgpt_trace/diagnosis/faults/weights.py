@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from ...architecture.kinds import Norm
-from ...architecture.operations.rotation import in_halves, in_pairs
 from ...architecture.plan import Plan, kind_of, layer_of
 from ...arrays.stats import Array
 from ..fitting import Family
 from ..hypothesis import Case, Hypothesis, Product
 from .changes import with_instead
 from .layers import gated
+from .rope import in_halves, in_pairs
 
 
 def biases(case: Case) -> Iterator[Hypothesis | Family]:
