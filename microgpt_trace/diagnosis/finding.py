@@ -134,7 +134,7 @@ def _explains(case: Case, hypothesis: Hypothesis) -> bool:
 
 
 def _finding(case: Case, outcome: Outcome, also: tuple[str, ...] = ()) -> Finding:
-    known = outcome.hypothesis
+    known, fits = outcome.hypothesis, outcome.range
     claim = f"{words_of(case.name)}: {known.claim}"
-    numbers = known.value, known.low, known.high
+    numbers = (known.value, fits.low, fits.high) if fits else (known.value,)
     return Finding(case.name, known.id, claim, outcome.residual, outcome.explains, also, (), *numbers)

@@ -29,19 +29,16 @@ class Hypothesis:
     """A mistake: the plan by which the engine would have computed, or what it did to the right value.
 
     `claim` goes on after "layer 0, q after RoPE: ". `rank` is PLAIN for one mistake, NUMBERED where it
-    has a number taken from the dump, ODD where that is none that people choose, COMBINED for two at a time,
-    DESCRIBED for what only tells how the values differ. `value` is the number, `low` and `high` those around
-    it that fit as well. Of one that is `of_no_number` a row of which nothing finite follows is no objection.
+    has a number (`value`) taken from the dump, ODD where that is none that people choose, COMBINED for two at
+    a time, DESCRIBED for what only tells how the values differ. Of one that is `of_no_number` a row of which
+    nothing finite follows is no objection.
     """
 
     id: str
     claim: str
-    plan: Plan | None = None
-    transform: Transform | None = None
+    change: Plan | Transform
     rank: int = PLAIN
     value: float | None = None
-    low: float | None = None
-    high: float | None = None
     of_no_number: bool = False
 
 
@@ -138,6 +135,26 @@ class Case:
         """The dump's own inputs, float64; only where the operation stands alone."""
         values = self.judge.plain.values
         return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
+
+    @property
+    def heads_axis(self) -> int | None:
+        """Where the heads are among the axes of `in_heads`; None of an event without heads."""
+        return 0 if self.found.ndim == 3 else 1 if self.name in self.plan.heads else None
+
+    @property
+    def in_heads(self) -> tuple[int, ...]:
+        """The shape of the values, [H, T, T] or [T, H, D]."""
+        return (
+            self.found.shape
+            if self.found.ndim == 3
+            else (len(self.found), -1, self.plan.heads[self.name].dim)
+        )
+
+    def by_head(self, values: Array) -> Array:
+        """Values, head by head: [H, n]"""
+        assert self.heads_axis is not None
+        heads = np.moveaxis(values.reshape(self.in_heads), self.heads_axis, 0)
+        return heads.reshape(len(heads), -1)
 
     @cached_property
     def largest(self) -> float:

@@ -17,7 +17,7 @@ from ..rounding.judging import Judge, JudgedRows
 from ..text.brief import frozen
 from .evidence import ALL_ALIKE
 from .fitting import NUMBERED, ODD, PLAIN, Family, Named, Range, best_of, in_words, named, range_of
-from .hypothesis import Case, Generator, Hypothesis
+from .hypothesis import Case, Generator, Hypothesis, Transform
 
 AT_MOST = 0.5  # of the error is left by a hypothesis worth naming
 CLEARLY = 0.5  # of the tolerance is left by one that lets nothing else be looked for
@@ -28,7 +28,8 @@ NOWHERE = (KeyError, ValueError, IndexError)  # the mistake cannot be made here
 class Outcome:
     """What is left of the error under a hypothesis.
 
-    `prediction` are the rows that follow, `tolerances` theirs: of one that explains.
+    `prediction` are the rows that follow, `tolerances` theirs: of one that explains. `range` are the numbers
+    that fit, of a `family`.
     """
 
     hypothesis: Hypothesis
@@ -38,14 +39,7 @@ class Outcome:
     prediction: Array | None = None
     tolerances: Array | None = None
     family: Family | None = None
-
-    @property
-    def range(self) -> Range | None:
-        """The numbers that fit; None of a hypothesis without one."""
-        known = self.hypothesis
-        if known.low is None or known.value is None or known.high is None:
-            return None
-        return Range(known.low, known.value, known.high)
+    range: Range | None = None
 
 
 def try_all(case: Case, stages: Sequence[Sequence[Generator]]) -> tuple[list[Outcome], list[str]]:
@@ -75,7 +69,14 @@ def proposed(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Fa
 
 def judged(case: Case, hypothesis: Hypothesis) -> Outcome:
     """What a hypothesis leaves, and whether all rows are within their tolerances."""
-    rows, expected = held(case, hypothesis)
+    change, judge, most = hypothesis.change, case.judge, AT_MOST * case.largest
+    with np.errstate(all="ignore"):
+        expected = _expected(case, change)
+        if isinstance(change, Plan):
+            judge, of_noisy = Judge(judge.plain.under(change), _Under(change, case)), None
+        else:
+            of_noisy = bind(change, case)
+        rows = judge.rows(case.name, case.found, expected, case.positions, of_noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
     # A small row beside a large one errs by more than all of itself.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
@@ -104,8 +105,8 @@ def _fitted(case: Case, family: Family) -> Outcome | None:
 
 def called(case: Case, family: Family, known: Range) -> Outcome:
     """The outcome of a family under the name that its numbers have."""
-    hypothesis = replace(at_number(family, named(family, known)), low=known.low, high=known.high)
-    return replace(judged(case, hypothesis), family=family)
+    outcome = judged(case, at_number(family, named(family, known)))
+    return replace(outcome, family=family, range=known)
 
 
 def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
@@ -120,19 +121,17 @@ def elsewhere(case: Case, outcome: Outcome) -> Outcome | None:
 
 def at_number(family: Family, name: Named) -> Hypothesis:
     """The hypothesis that a family is at a number."""
-    change = family.at(name.value)
-    plan, transform = (change, None) if isinstance(change, Plan) else (None, change)
     few_digits = name.value == float(f"{name.value:.2e}") and abs(name.value) >= 1e-3 * family.unit
     rank = family.rank if few_digits or name.value in family.usual else max(family.rank, ODD)
     rank = PLAIN if name.value in family.special and family.rank == NUMBERED else rank
-    return Hypothesis(name.id, name.claim, plan, transform, rank, name.value)
+    return Hypothesis(name.id, name.claim, family.at(name.value), rank, name.value)
 
 
 def _rows_at(case: Case, family: Family, value: float) -> Array | None:
     """What follows at a number of the family; None where it cannot be or is not finite."""
     try:
         with np.errstate(all="ignore"):
-            follows = _expected(case, at_number(family, Named(family.id, value)))
+            follows = _expected(case, family.at(value))
     except NOWHERE:
         return None
     if (np.isfinite(case.expected) & ~np.isfinite(follows)).any():
@@ -140,27 +139,11 @@ def _rows_at(case: Case, family: Family, value: float) -> Array | None:
     return case.seen.rows_of(follows)
 
 
-def _expected(case: Case, hypothesis: Hypothesis) -> Array:
-    """What follows for the operation under a hypothesis."""
-    if hypothesis.plan is not None:
-        return case.judge.plain.under(hypothesis.plan).output(case.name, case.positions)
-    assert hypothesis.transform is not None
-    return hypothesis.transform(case, case.expected)
-
-
-def held(case: Case, hypothesis: Hypothesis) -> tuple[JudgedRows, Array]:
-    """The rows' errors under a hypothesis beside what each may have, and what follows."""
-    judge, change, most = case.judge, None, AT_MOST * case.largest
-    with np.errstate(all="ignore"):
-        if hypothesis.plan is not None:
-            plain = judge.plain.under(hypothesis.plan)
-            judge = Judge(plain, _Under(hypothesis.plan, case))
-            expected = plain.output(case.name, case.positions)
-        else:
-            assert hypothesis.transform is not None
-            expected, change = _expected(case, hypothesis), bind(hypothesis.transform, case)
-        rows = judge.rows(case.name, case.found, expected, case.positions, change, most, ALL_ALIKE)
-        return rows, expected
+def _expected(case: Case, change: Plan | Transform) -> Array:
+    """What follows for the operation with a mistake."""
+    if isinstance(change, Plan):
+        return case.judge.plain.under(change).output(case.name, case.positions)
+    return change(case, case.expected)
 
 
 class _Under(Sequence[Evaluation]):

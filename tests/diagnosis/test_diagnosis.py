@@ -304,7 +304,7 @@ def test_halves_of_a_transposed_matrix_are_read_as_the_other_format(type, other,
     tensor, name = transposed(type, parts)[0], "layer0.attn_wq"
     case = SimpleNamespace(given=SimpleNamespace(model=SimpleNamespace(tensors={name: tensor})), plan=plan)
     (found,) = hypotheses_quants._half_formats(case, "attn_wq", tensor)
-    read = found.plan["layer0.attn.q"].instead[name]
+    read = found.change["layer0.attn.q"].instead[name]
     expected = replace(tensor, encoding=ENCODINGS[other]).read()
     np.testing.assert_array_equal(read(name), expected)
     assert not np.array_equal(read(name), tensor.read())

@@ -20,6 +20,7 @@ from .changes import after, beside, called, computed, of_kind, reading, with_att
 
 LARGEST_EXPONENT = 700.0  # of e in a float
 CAPS = (50.0, 30.0, 20.0)  # usual ones
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of scores
 
 
 def scale(case: Case) -> Iterator[Family]:
@@ -30,11 +31,10 @@ def scale(case: Case) -> Iterator[Family]:
     usual = 1 / math.sqrt(kind.head_dim)
     own = f"1/sqrt({kind.head_dim})" if kind.scale == usual else f"{kind.scale:.6g}"
     special, right = _scales(case, kind), f"not multiplied by {own}"
-    measured = [_factor(case) * kind.scale] if case.alone else []
     yield Family(
         "scale", lambda scale: with_attributes(case.plan, Scores, scale=scale),
         f"your scores are multiplied by {{}}, {right}".replace("not multiplied", "not").format,
-        own=kind.scale, starts=[m for m in measured if 0 < m < math.inf],
+        own=kind.scale, pivot=None, unit=kind.scale,
         special={v: (id, f"{words}, {right}") for v, (id, words) in special.items()},
         usual=(0.5, 0.25, 0.125, 0.0625),
     )  # fmt: skip
@@ -64,21 +64,6 @@ def capped(case: Case, words: str) -> Family:
         f"your {words} are capped: c * tanh({words} / c) with c = {{}}".format,
         own=math.inf, starts=starts, usual=CAPS,
     )  # fmt: skip
-
-
-def _factor(case: Case) -> float:
-    """The number that the right scores are multiplied by, by least squares."""
-    shown = np.broadcast_to(_visible(case), case.found.shape)
-    shown = shown & np.isfinite(case.found) & np.isfinite(case.expected)
-    found, expected = case.found[shown].astype(np.float64), case.expected[shown].astype(np.float64)
-    return float(found @ expected / (expected @ expected))
-
-
-def _visible(case: Case) -> Array:
-    """Which keys the queries of scores see."""
-    mask = case.judge.compared(case.name)
-    assert mask is not None  # of scores it is known
-    return mask
 
 
 def unturned(case: Case) -> Iterator[Hypothesis]:
@@ -134,11 +119,9 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
         apart = np.abs(case.found - reference(row, case.given, *case.inputs))
-        if kind is Scores:
-            apart = np.where(_visible(case), apart, 0).reshape(heads, -1)
-        else:
-            apart = apart.reshape(len(apart), heads, -1).swapaxes(0, 1).reshape(heads, -1)
-        errors.append(np.nan_to_num(apart).sum(axis=1))
+        shown = case.judge.compared(case.name)
+        apart = apart if shown is None else np.where(shown, apart, 0)
+        errors.append(case.by_head(np.nan_to_num(apart)).sum(axis=1))
     return tuple(int(g) for g in np.argmin(errors, axis=0))
 
 
@@ -200,21 +183,19 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", _softmax(case, axis=-2))
     yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", _softmax(case, axis=0))
     alone = isinstance(case.row.kind, Softmax) and case.alone
-    measured = _temperature(case) if alone else 0.0
     yield Family(
         "softmax-scaled", lambda times: _softmax(case, base=math.exp(times)),
         f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
-        own=1.0, starts=[measured] if 0 < measured < LARGEST_EXPONENT else [],
-        usual=(0.5, 2.0), special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
-        high=LARGEST_EXPONENT,
+        own=1.0, starts=TIMES, usual=(0.5, 2.0), high=LARGEST_EXPONENT,
+        special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
     )  # fmt: skip
     if not alone:
         return
-    yield Hypothesis("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", None, _exp)
+    yield Hypothesis("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", _exp)
     claim = "exp(scores - max) is not divided by the sum of its row"
-    yield Hypothesis("softmax-unnormalised", claim, None, _shifted_exp)
+    yield Hypothesis("softmax-unnormalised", claim, _shifted_exp)
     claim = "1 is added to the sum of every row (softmax off by one)"
-    yield Hypothesis("softmax-plus-one", claim, None, _plus_one)
+    yield Hypothesis("softmax-plus-one", claim, _plus_one)
 
 
 def _seen(case: Case) -> Array:
@@ -238,30 +219,14 @@ def _plus_one(case: Case, expected: Array) -> Array:
     return exp / (1 + exp.sum(axis=-1, keepdims=True))
 
 
-def _temperature(case: Case) -> float:
-    """What the scores are multiplied by, from the logarithms of the dump's weights."""
-    shown = _seen(case) & (case.found > 1e-6) & np.isfinite(case.inputs[0])
-    count = np.maximum(shown.sum(axis=-1, keepdims=True), 1)
-
-    def centred(x: Array) -> Array:
-        kept = np.where(shown, x, 0)
-        return np.where(shown, kept - kept.sum(axis=-1, keepdims=True) / count, 0).ravel()
-
-    logs = centred(np.log(np.where(shown, case.found, 1).astype(np.float64)))
-    scores = centred(case.inputs[0])
-    return float(logs @ scores / (scores @ scores)) if scores.any() else math.nan
-
-
 def context(case: Case) -> Iterator[Hypothesis]:
     """Heads that are not side by side again, weights the wrong way round, keys for values."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
-    yield Hypothesis("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", None, _not_transposed)
-    yield Hypothesis(
-        "head-channels-first", "channels come as [D, H] rather than [H, D]", None, _channels_first
-    )
+    yield Hypothesis("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", _not_transposed)
+    yield Hypothesis("head-channels-first", "channels come as [D, H] rather than [H, D]", _channels_first)
     if case.alone:
-        yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", None, _transposed)
+        yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", _transposed)
         weights = case.row.inputs[0]
         for name in _like_values(case, weights):
             claim = f"your context is that of {name.rpartition('.')[2]}, not of v"
@@ -279,13 +244,11 @@ def _like_values(case: Case, weights: str) -> list[str]:
 
 
 def _not_transposed(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, case.plan.heads[case.name].dim)
-    return heads.swapaxes(0, 1).reshape(expected.shape)
+    return expected.reshape(case.in_heads).swapaxes(0, 1).reshape(expected.shape)
 
 
 def _channels_first(case: Case, expected: Array) -> Array:
-    heads = expected.reshape(len(expected), -1, case.plan.heads[case.name].dim)
-    return heads.swapaxes(1, 2).reshape(expected.shape)
+    return expected.reshape(case.in_heads).swapaxes(1, 2).reshape(expected.shape)
 
 
 def _transposed(case: Case, expected: Array) -> Array:

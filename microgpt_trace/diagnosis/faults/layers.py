@@ -114,7 +114,7 @@ def _hidden(case: Case, mlp: Gated, function: str, gate: str, up: str) -> Iterat
         own_gate, own_up = (other.prefix + kind_of(name) for name in (mlp.gate, mlp.up))
         return other.value(own_gate) * ACTIVATIONS[function](other.value(own_up))
 
-    yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", None, of_up)
+    yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", of_up)
     hidden = called(mlp.hidden.name)
     claim = f"the activation is multiplied with {gate}, not with {up}"
     by_gate = reading(case.plan, hidden, beside(mlp.act, mlp.gate))
@@ -187,9 +187,9 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
     for norm in (replace(case.plan.kinds(Norm)[0], gain=None, bias=None), *kinds):
         words = "without a gain" if norm.gain is None else f"with the gain {kind_of(norm.gain)}"
         claim = f"the sum is normed, {words} (post-norm)"
-        yield Hypothesis("post-norm", claim, None, bind(_normed_sum, norm))
+        yield Hypothesis("post-norm", claim, bind(_normed_sum, norm))
         claim = f"the {branch} is normed before it is added, {words}"
-        yield Hypothesis("branch-normed", claim, None, bind(_sum_of_normed, norm))
+        yield Hypothesis("branch-normed", claim, bind(_sum_of_normed, norm))
 
 
 def _normed_sum(norm: Norm, case: Case, expected: Array) -> Array:

@@ -97,18 +97,15 @@ def numbers(case: Case) -> Iterator[Family]:
     kind = case.kind(Norm)
     if kind is None:
         return
-    rows = _rows(case) if case.alone and kind is case.row.kind else None
-    starts = [eps for eps in USUAL_EPS if eps != kind.eps]
-    starts += [max(_eps_of(*rows), 0.0)] if rows else []
     yield Family(
         "eps", lambda eps: with_attributes(case.plan, Norm, eps=eps),
         f"eps is {{}}, the model says {kind.eps:.3g}".format,
-        own=kind.eps, starts=starts, usual=USUAL_EPS, pivot=float(rows[0].min()) if rows else kind.eps,
+        own=kind.eps, starts=USUAL_EPS, usual=USUAL_EPS, pivot=kind.eps,
     )  # fmt: skip
     claim = "the mean square (with eps) is raised to {}, not to 0.5 (the root)".format
     yield Family(
         "norm-power", lambda power: _faulty(case, power=power), claim,
-        own=0.5, starts=(*POWERS, *([_power_of(*rows)] if rows else [])), usual=POWERS,
+        own=0.5, starts=POWERS, usual=POWERS,
         special={
             0.0: ("norm-power", "the mean is subtracted, nothing divides")
             if kind.centred
@@ -122,39 +119,6 @@ def numbers(case: Case) -> Iterator[Family]:
         "norm-exponent", lambda exponent: _faulty(case, exponent=exponent), claim,
         own=2.0, starts=EXPONENTS, usual=EXPONENTS, low=0.5, high=8.0,
     )  # fmt: skip
-
-
-def _rows(case: Case) -> tuple[Array, Array] | None:
-    """Mean square and factor of every row of a norm, from its input and output; None where none is told."""
-    x, found = case.inputs[0], case.found.astype(np.float64)
-    kind = case.row.kind
-    assert isinstance(kind, Norm)
-    own = case.parameter(kind.gain) if kind.gain else np.ones(1)
-    width = x.shape[1] if len(own) == 1 else len(own)
-    x, found = x.reshape(-1, width), found.reshape(-1, width)
-    x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
-    found = found - case.parameter(kind.bias) if kind.bias else found
-    scaled = x * own
-    usable = np.isfinite(x).all(axis=1) & np.isfinite(found).all(axis=1) & scaled.any(axis=1)
-    x, scaled, found = x[usable], scaled[usable], found[usable]
-    if not len(x):
-        return None
-    return np.square(x).mean(axis=1), (found * scaled).sum(axis=1) / np.square(scaled).sum(axis=1)
-
-
-def _eps_of(squares: Array, factors: Array) -> float:
-    """The eps of the row in which it matters most: 1 / factor^2 - mean square."""
-    row = int(squares.argmin())
-    eps = float(1 / factors[row] ** 2 - squares[row])
-    return eps if math.isfinite(eps) else 0.0
-
-
-def _power_of(squares: Array, factors: Array) -> float:
-    """What the mean squares are raised to, by least squares of the logarithms."""
-    told = (factors > 0) & (squares > 0)
-    logs = np.log(squares[told])
-    power = float(-(np.log(factors[told]) @ logs) / (logs @ logs)) if logs.any() else 0.0
-    return min(max(power, -4.0), 4.0)
 
 
 def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...architecture.kinds import Lookup, Rotation, Scores, Softmax
+from ...architecture.kinds import Lookup, Rotation, Scores
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family
@@ -31,13 +31,13 @@ def nonfinite(case: Case) -> Iterator[Hypothesis]:
     def transform(other: Case, expected: Array) -> Array:
         return np.where(broken, np.nan, expected) if expected.shape == broken.shape else expected
 
-    yield Hypothesis("nan" if nans else "infinite", claim, None, transform, of_no_number=True)
+    yield Hypothesis("nan" if nans else "infinite", claim, transform, of_no_number=True)
 
 
 def zeros(case: Case) -> Iterator[Hypothesis]:
     """All values zero, as of memory that nobody wrote to."""
     if not case.found.any():
-        yield Hypothesis("zeros", "your values are all zeros", None, lambda own, e: e * 0)
+        yield Hypothesis("zeros", "your values are all zeros", lambda own, e: e * 0)
 
 
 def whole(case: Case) -> Iterator[Hypothesis]:
@@ -50,15 +50,15 @@ def whole(case: Case) -> Iterator[Hypothesis]:
     if case.expected.ndim == 2 and case.positions is None and len(found) > 1:
         for step, words in ((1, "late"), (-1, "early")):
             claim = f"your rows come one position {words}"
-            yield Hypothesis("rows-shifted", claim, None, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
-        yield Hypothesis("rows-reversed", "your rows come in reverse order", None, lambda own, e: e[::-1])
+            yield Hypothesis("rows-shifted", claim, lambda own, e, s=step: _shifted(own, e, s))  # type: ignore[misc]
+        yield Hypothesis("rows-reversed", "your rows come in reverse order", lambda own, e: e[::-1])
     for name, words in NARROW.items():
         claim, rounded = f"your values are rounded to {words}", PRECISIONS[name].round
-        yield Hypothesis(f"rounded-{name}", claim, None, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
+        yield Hypothesis(f"rounded-{name}", claim, lambda own, e, f=rounded: f(e.astype(np.float32)))  # type: ignore[misc]
     most = _clip_limit(case)
     if most is not None:
         claim = f"your values are clipped at +-{most:.6g}"
-        yield Hypothesis("clipped", claim, None, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
+        yield Hypothesis("clipped", claim, lambda own, e: np.clip(e, -most, most), rank=NUMBERED)
     yield from _constant_row(case, found)
 
 
@@ -86,7 +86,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
     if scaled or not case.expected.ndim:
-        yield Hypothesis(*negated, None, lambda own, e: -e)  # a factor is another's
+        yield Hypothesis(*negated, lambda own, e: -e)  # a factor is another's
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
@@ -111,7 +111,7 @@ def _constant_row(case: Case, found: Array) -> Iterator[Hypothesis]:
         vector = np.median(found - case.expected, axis=0)
     if np.isfinite(vector).all():
         claim = f"the same vector (norm {np.linalg.norm(vector):.4g}) is added to every row, like a bias"
-        yield Hypothesis("vector-added", claim, None, lambda own, e: e + vector, rank=NUMBERED)
+        yield Hypothesis("vector-added", claim, lambda own, e: e + vector, rank=NUMBERED)
 
 
 def heads(case: Case) -> Iterator[Hypothesis]:
@@ -119,56 +119,64 @@ def heads(case: Case) -> Iterator[Hypothesis]:
     order = head_order(case)
     if order is not None:
         claim = f"your heads are the right heads [{first_of(order, 16)}]"
-        yield Hypothesis("heads-permuted", claim, None, lambda own, e: _ordered(own, e, order))
-
-
-def by_head(case: Case, values: Array) -> Array | None:
-    """Values head by head, [H, T, n], of events that have heads."""
-    if isinstance(case.row.kind, Scores | Softmax):
-        return np.where(_shown(case), values, 0)
-    if case.name not in case.plan.heads:
-        return None
-    return values.reshape(len(values), -1, case.plan.heads[case.name].dim).swapaxes(0, 1)
+        yield Hypothesis("heads-permuted", claim, lambda own, e: _ordered(own, e, order))
 
 
 def head_order(case: Case) -> list[int] | None:
     """Which right head each head of the dump is nearest to, where that is another order."""
-    found, expected = by_head(case, case.found.astype(np.float64)), by_head(case, case.expected)
-    if found is None or expected is None or len(found) == 1 or case.positions is not None:
+    if case.heads_axis is None or case.positions is not None:
         return None
-    flat, right = (
-        np.nan_to_num(found.reshape(len(found), -1)),
-        np.nan_to_num(expected.reshape(len(found), -1)),
+    found, right = (
+        np.nan_to_num(case.by_head(np.where(_shown(case), of, 0).astype(np.float64)))
+        for of in (case.found, case.expected)
     )
-    apart = np.square(right).sum(axis=1) - 2 * flat @ right.T
+    apart = np.square(right).sum(axis=1) - 2 * found @ right.T
     order = [int(i) for i in apart.argmin(axis=1)]
     return order if order != list(range(len(order))) and len(set(order)) > 1 else None
 
 
 def _ordered(case: Case, expected: Array, order: list[int]) -> Array:
-    if expected.ndim == 3:
-        return expected[order]
-    dim = case.plan.heads[case.name].dim
-    return expected.reshape(len(expected), -1, dim)[:, order].reshape(expected.shape)
+    assert case.heads_axis is not None
+    return np.take(expected.reshape(case.in_heads), order, case.heads_axis).reshape(expected.shape)
 
 
 def places(case: Case) -> Iterator[Hypothesis]:
     """Few rows, heads, channels or elements that are wrong while the others are right."""
     if case.expected.ndim < 2 or _clip_limit(case) is not None:
         return
-    for id, words, axis in (("one-position", "position", -2), ("one-channel", "channel", -1)):
-        wrong = _wrong_along(case, axis)
-        if axis == -1 and case.expected.ndim == 3:
-            words = "key position"
-        if wrong is not None:
-            yield _exception(case, id, words, axis, wrong)
-    grouped = by_head(case, _apart(case))
-    if grouped is not None and len(grouped) > 1:
-        sizes = np.abs(grouped).max(axis=(1, 2))
-        wrong = _exceptions(sizes, by_head(case, np.abs(np.where(_shown(case), case.expected, 0))))
-        if wrong is not None:
-            yield _wrong_heads(case, wrong)
+    channel = "key position" if case.expected.ndim == 3 else "channel"
+    yield from _exceptions(case, "one-position", "position", case.found.shape, -2)
+    yield from _exceptions(case, "one-channel", channel, case.found.shape, -1)
+    if case.heads_axis is not None:
+        yield from _exceptions(case, "one-head", "head", case.in_heads, case.heads_axis)
     yield from _elements(case)
+
+
+def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
+    """The indices along an axis at which the values are wrong, where these are few. `shape` is that of the
+    values, or has an axis for the heads."""
+    apart = np.abs(_apart(case)).reshape(shape)
+    axis %= apart.ndim
+    sizes = apart.max(axis=tuple(i for i in range(apart.ndim) if i != axis))
+    wrong = np.flatnonzero(sizes > _limit(case))
+    if not len(wrong) or len(wrong) == len(sizes) or (len(wrong) > 1 and len(wrong) * SHARE > len(sizes)):
+        return
+    numbers = wrong if words != "position" or case.positions is None else np.array(case.positions)[wrong]
+    which = f"{words} {numbers[0]} is" if len(wrong) == 1 else f"{words}s {first_of(numbers, 6)} are"
+    mask = np.zeros(apart.shape, bool)
+    np.moveaxis(mask, axis, 0)[wrong] = True
+    mask = mask.reshape(case.found.shape)
+    what = _what(case, mask) if len(wrong) == 1 else ""
+    yield _but(id, f"only {which} wrong{what}; the others follow", mask, COMBINED)
+
+
+def _but(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
+    """What follows, but for what is wrong."""
+
+    def transform(other: Case, e: Array) -> Array:
+        return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
+
+    return Hypothesis(id, claim, transform, rank=rank)
 
 
 def _apart(case: Case) -> Array:
@@ -183,81 +191,23 @@ def _limit(case: Case) -> float:
     return max(floor * float(size), 1e-4 * float(np.abs(_apart(case)).max(initial=0)))
 
 
-def _exceptions(sizes: Array, right: Array | None) -> Array | None:
-    """The few whose difference stands out, where there are few."""
-    typical = 0.0 if right is None else float(np.sqrt(np.mean(np.square(right))))
-    wrong = np.flatnonzero(sizes > max(1e-4 * sizes.max(), 1e-6 * typical))
-    return (
-        wrong if len(wrong) > 0 and len(wrong) * 2 <= max(len(sizes), 2) and len(wrong) < len(sizes) else None
-    )
-
-
-def _wrong_along(case: Case, axis: int) -> Array | None:
-    """The indices along an axis at which the dump is wrong, where these are few."""
-    apart = np.abs(_apart(case))
-    others = tuple(i for i in range(apart.ndim) if i != apart.ndim + axis)
-    sizes = apart.max(axis=others)
-    wrong = np.flatnonzero(sizes > _limit(case))
-    few = len(wrong) == 1 or len(wrong) * SHARE <= len(sizes)
-    return wrong if len(wrong) and few and len(wrong) < len(sizes) else None
-
-
-def _exception(case: Case, id: str, words: str, axis: int, wrong: Array) -> Hypothesis:
-    own = case.found
-    index: list[slice | Array] = [slice(None)] * own.ndim
-    index[axis] = wrong
-    shown = (
-        [case.positions[i] for i in wrong] if axis == -2 and case.positions is not None else wrong.tolist()
-    )
-    verb = "are" if len(shown) > 1 else "is"
-    claim = f"only {words}{'s' if len(shown) > 1 else ''} {first_of(shown, 6)} {verb} wrong"
-    claim += _what(case, axis, wrong)
-
-    def transform(other: Case, expected: Array) -> Array:
-        mended = expected.astype(np.float64).copy()
-        mended[tuple(index)] = other.found[tuple(index)]
-        return mended
-
-    return Hypothesis(id, claim + "; the others follow", None, transform, rank=COMBINED)
-
-
-def _what(case: Case, axis: int, wrong: Array) -> str:
-    """What the one wrong row or channel is."""
-    if len(wrong) != 1:
-        return ""
-    found = np.take(case.found, wrong[0], axis).astype(np.float64).ravel()
-    expected = np.take(np.where(_shown(case), case.expected, 0), wrong[0], axis).astype(np.float64).ravel()
-    found = np.where(np.take(_shown(case), wrong[0], axis).ravel(), found, 0)
+def _what(case: Case, wrong: Array) -> str:
+    """What the wrong row, channel or head is."""
+    counted = wrong & _shown(case)
+    found, expected = case.found[counted].astype(np.float64), case.expected[counted].astype(np.float64)
     if not found.any():
         return " (all 0)"
     factor = float(found @ expected / (expected @ expected)) if expected.any() else math.nan
     if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
         return f" ({factor:.5g} times the right values)"
-    if axis == -2 and case.expected.ndim == 2:
+    if case.expected.ndim == 2 and len(found) == case.expected.shape[1]:
         with np.errstate(all="ignore"):
-            apart = np.linalg.norm(case.expected - case.found[wrong[0]], axis=1)
+            apart = np.linalg.norm(case.expected - found, axis=1)
         row = int(np.where(np.isnan(apart), np.inf, apart).argmin())
         if apart[row] < 1e-3 * np.linalg.norm(found):
-            return (
-                f" (it has the values of position {row if case.positions is None else case.positions[row]})"
-            )
+            at = row if case.positions is None else case.positions[row]
+            return f" (it has the values of position {at})"
     return ""
-
-
-def _wrong_heads(case: Case, wrong: Array) -> Hypothesis:
-    def transform(other: Case, expected: Array) -> Array:
-        mended = expected.astype(np.float64).copy()
-        if mended.ndim == 3:
-            mended[wrong] = other.found[wrong]
-            return mended
-        shape = (len(mended), -1, case.plan.heads[case.name].dim)
-        mended.reshape(shape)[:, wrong] = other.found.reshape(shape)[:, wrong]
-        return mended
-
-    listed = first_of(wrong, 8)
-    which = f"heads {listed} are" if len(wrong) > 1 else f"head {listed} is"
-    claim = f"only {which} wrong; the others follow"
-    return Hypothesis("one-head", claim, None, transform, rank=COMBINED)
 
 
 def _elements(case: Case) -> Iterator[Hypothesis]:
@@ -277,9 +227,5 @@ def _elements(case: Case) -> Iterator[Hypothesis]:
         else f"only the element {place} is wrong"
     )
     claim += f" (yours {case.found[at]:.6g}, follows {case.expected[at]:.6g})"
-
-    def transform(other: Case, e: Array) -> Array:
-        return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
-
     id, rank = ("one-element", PLAIN) if count == 1 else ("few-elements", DESCRIBED)
-    yield Hypothesis(id, claim, None, transform, rank=rank)
+    yield _but(id, claim, wrong, rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.operations.rotation import frequencies as right_frequencies
 from ...architecture.operations.rotation import turn
 from ...architecture.plan import Operation, Plan, kind_of
-from ...architecture.rope import Rope, rope_frequencies
+from ...architecture.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, Family
@@ -186,7 +186,7 @@ def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
     rows, dim = case.plan, _head_dim(case)
     if said.kind != "default" or said.factors:
         kind = said.kind if said.kind != "default" else "factors"
-        plain = np.asarray(rope_frequencies(Rope(said.theta), dim)[0])
+        plain, _ = right_frequencies(Rope(said.theta), dim)
         missing = turning(rows, lambda _: Turning(plain))
         yield Hypothesis("rope-scaling-missing", f"the scaling ({kind}) is missing", missing)
         if said.factor != 1 and kind != "linear":
@@ -201,7 +201,7 @@ def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
         if not count:
             continue
         claim = f"only the first {2 * count} of {dim} channels of a head are turned"
-        turned = np.asarray(rope_frequencies(replace(said, factors=()), 2 * count)[0])
+        turned, _ = right_frequencies(replace(said, factors=()), 2 * count)
         yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=turned))
         claim += " by the first frequencies of the whole"
         yield Hypothesis("rope-partial", claim, turning_by(rows, frequencies=own.frequencies[:count]))
@@ -209,11 +209,22 @@ def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
 
 def _numbers(case: Case, own: Turning, said: Rope, measured: Turns | None) -> Iterator[Family]:
     """Mistakes with a number: base, factor, positions scaled or moved, cos and sin times a constant."""
-    yield _base(case, said, measured)
+    base = f"the base is {{}}, the model says {said.theta:,.6g}"
+    yield _said(case, "rope-base", said, "theta", BASES, measured, base, low=1.01, high=1e15)
     if said.kind != "default" or said.factors:
-        yield _base_unscaled(case, said, measured)
+        unscaled = f"{base}, and its scaling is missing"
+        yield _said(
+            case, "rope-base", Rope(said.theta), "theta", BASES, measured, unscaled,
+            low=1.01, high=1e15, rank=COMBINED,
+        )  # fmt: skip
     if said.kind != "default":
-        yield _factor(case, own, said, measured)
+        none = {1.0: ("rope-scaling-missing", f"the scaling ({said.kind}) is missing")}
+        unscaled_size = right_frequencies(replace(said, factor=1.0), _head_dim(case))[1]
+        words = f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}"
+        yield _said(
+            case, "rope-scaling-factor", said, "factor", FACTORS, measured, words,
+            low=0.01, high=1e4, special=none if unscaled_size == 1 else {},
+        )  # fmt: skip
     if said.kind != "linear":
         yield _stretched(case, own, measured)
     yield _offset(case, own, measured)
@@ -225,48 +236,22 @@ def _numbers(case: Case, own: Turning, said: Rope, measured: Turns | None) -> It
     )  # fmt: skip
 
 
-def _with(case: Case, said: Rope) -> Plan:
-    frequencies, size = rope_frequencies(said, _head_dim(case))
-    return turning_by(case.plan, frequencies=np.asarray(frequencies), factor=size)
+def _said(
+    case: Case, id: str, said: Rope, field: str, usual: Sequence[float], measured: Turns | None, words: str,
+    **options: Any,
+) -> Family:  # fmt: skip
+    """Another number in what the config says of RoPE."""
+    own, dim = getattr(said, field), _head_dim(case)
 
+    def frequencies(value: float) -> tuple[Array, float]:
+        return right_frequencies(replace(said, **{field: value}), dim)  # type: ignore[arg-type]
 
-def _base(case: Case, said: Rope, measured: Turns | None) -> Family:
-    def frequencies(base: float) -> Array:
-        return rope_frequencies(replace(said, theta=base), _head_dim(case))[0]
+    def at(value: float) -> Plan:
+        turns, size = frequencies(value)
+        return turning_by(case.plan, frequencies=turns, factor=size)
 
-    starts = [base for base in BASES if base != said.theta]
-    if measured is not None:
-        starts = [nearest(measured.frequencies, said.theta, frequencies)]
-    return Family(
-        "rope-base", lambda base: turning_by(case.plan, frequencies=np.asarray(frequencies(base))),
-        f"the base is {{}}, the model says {said.theta:,.6g}".format,
-        own=said.theta, starts=starts, usual=BASES, low=1.01, high=1e15,
-    )  # fmt: skip
-
-
-def _base_unscaled(case: Case, said: Rope, measured: Turns | None) -> Family:
-    """Another base and no scaling."""
-    family = _base(case, Rope(said.theta), measured)
-    claim = lambda base: family.claim(base) + ", and its scaling is missing"  # noqa: E731
-    at = lambda base: _with(case, Rope(base))  # noqa: E731
-    return replace(family, claim=claim, at=at, rank=COMBINED)
-
-
-def _factor(case: Case, own: Turning, said: Rope, measured: Turns | None) -> Family:
-    def frequencies(factor: float) -> Array:
-        return rope_frequencies(replace(said, factor=factor), _head_dim(case))[0]
-
-    starts = [factor for factor in FACTORS if factor != said.factor]
-    if measured is not None:
-        starts = [nearest(measured.frequencies, said.factor, frequencies)]
-    none = ("rope-scaling-missing", f"the scaling ({said.kind}) is missing")
-    factorless = rope_frequencies(replace(said, factor=1.0), _head_dim(case))[1] == 1
-    return Family(
-        "rope-scaling-factor", lambda factor: _with(case, replace(said, factor=factor)),
-        f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}".format,
-        own=said.factor, starts=starts, usual=FACTORS, low=0.01, high=1e4,
-        special={1.0: none} if factorless else {},
-    )  # fmt: skip
+    starts = usual if measured is None else [nearest(measured.frequencies, own, lambda v: frequencies(v)[0])]
+    return Family(id, at, words.format, own=own, starts=starts, usual=usual, **options)
 
 
 def _stretched(case: Case, own: Turning, measured: Turns | None) -> Family:
