@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as bind
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..rounding.judged_run import JudgedRun, Partial
-from ..rounding.judging import Judge, OperationResult, Unseen, unseen
+from ..rounding.judging import OperationResult, Unseen, unseen
 from ..rounding.precision import PRECISIONS, Found, precision_of
 from ..text.brief import frozen
 from ..text.document_fields import in_document
@@ -172,8 +172,8 @@ class _Diagnosing(JudgedRun):
         way = ways.most_common(1)[0][0]
         return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors), bool(shown))
 
-    def case(self, judge: Judge, operation: OperationResult) -> Case:
-        own = self.own(operation.name)
+    def case(self, found: Found, operation: OperationResult) -> Case:
+        judge, own = self.judge(found.precision), self.own(operation.name)
         assert own is not None
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
@@ -184,15 +184,10 @@ class _Diagnosing(JudgedRun):
         wrong = [operation for operation in operations if not operation.holds]
         if not wrong:
             return [], []
-        case = self.case(self.judge(found.precision), wrong[0])
+        case = self.case(found, wrong[0])
         outcomes, tried = try_all(case, STAGES)
-        others: dict[str, Callable[[], Case]] = {
-            operation.name: bind(self._case_of, found, operation) for operation in wrong[1:]
-        }
+        others = {own.name: bind(self.case, found, own) for own in wrong[1:]}
         return findings_of(case, outcomes, others, STAGES), tried
-
-    def _case_of(self, found: Found, operation: OperationResult) -> Case:
-        return self.case(self.judge(found.precision), operation)
 
     def count(self, operations: Sequence[OperationResult]) -> int:
         """How many operations a pass has, with those that cost extra where the dump has them."""

@@ -64,8 +64,8 @@ class Finding:
     high: float | None = None
 
 
-class Product(NamedTuple):
-    """A product, and its matrix and bias without their layers."""
+class Parameters(NamedTuple):
+    """A product with its matrix and bias, or a norm with its gain and bias, named without their layers."""
 
     row: Operation
     weight: str
@@ -162,31 +162,18 @@ class Case:
         rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
         return float(np.nanmax(errors_of(rows), initial=0))
 
-    @cached_property
-    def products(self) -> tuple[Product, ...]:
-        """The products that take part, one of each matrix."""
-        found: dict[str, Product] = {}
-        for row in self.of(Linear):
-            assert isinstance(row.kind, Linear)
-            bias = row.bias and kind_of(row.bias)
-            found.setdefault(kind_of(row.kind.weight), Product(row, kind_of(row.kind.weight), bias))
-        return tuple(found.values())
+    def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[Parameters]:
+        """What the products and norms that take part read, each matrix and gain once."""
+        found: dict[str, Parameters] = {}
+        for row in self.of(*kinds):
+            names = map(kind_of, row.kind.names)
+            for weight in names:
+                found.setdefault(weight, Parameters(row, weight, next(names, None)))
+        return list(found.values())
 
-    @cached_property
-    def gains(self) -> tuple[str, ...]:
-        """The gains of the norms that take part, without their layers."""
-        return tuple(dict.fromkeys(kind_of(kind.gain) for kind in self.kinds(Norm) if kind.gain))
-
-    @cached_property
-    def biases(self) -> tuple[str, ...]:
-        """The biases of the products and then of the norms that take part, without their layers."""
-        of_products = [product.bias for product in self.products if product.bias is not None]
-        return tuple(dict.fromkeys([*of_products, *self.norm_biases]))
-
-    @cached_property
-    def norm_biases(self) -> tuple[str, ...]:
-        """The biases of the norms that take part, without their layers."""
-        return tuple(dict.fromkeys(kind_of(kind.bias) for kind in self.kinds(Norm) if kind.bias))
+    def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
+        """The biases of these, without their layers."""
+        return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
         """The bias that goes with a matrix or a gain, with its layer where that is named so."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial as bind
 from typing import Any
 
 import numpy as np
 
 from ...architecture.kinds import Context, Rotation, Scores, Softmax
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.operations.softmax import visible
 from ...architecture.plan import Operation, Plan
 from ...architecture.reference import reference
 from ...arrays.stats import Array
@@ -18,7 +18,6 @@ from ..fitting import Family
 from ..hypothesis import Case, Hypothesis, first_of
 from .changes import after, beside, called, computed, of_kind, reading, with_attributes
 
-LARGEST_EXPONENT = 700.0  # of e in a float
 CAPS = (50.0, 30.0, 20.0)  # usual ones
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # of scores
 
@@ -154,16 +153,22 @@ def _own_window(case: Case, kind: Softmax) -> int | None:
     return next((own.window for own in of_layer if isinstance(own, Softmax)), kind.window)
 
 
-def _softmax(case: Case, ahead: int = 0, base: float = math.e, axis: int = -1, **attributes: Any) -> Plan:
-    """The plan where every softmax of scores sees so many positions `ahead` (-1: not even itself), has
-    another `base` than e, sums over another `axis` than that of the keys, or has other attributes."""
+def _shares(scores: Array, axis: int = -1) -> Array:
+    exp = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return exp / exp.sum(axis=axis, keepdims=True)
+
+
+def _softmax(
+    case: Case, shares: Callable[[Array], Array] = _shares, times: float = 1.0, ahead: int = 0,
+    **attributes: Any,
+) -> Plan:  # fmt: skip
+    """The plan where every softmax makes something else of the scores `times` a number, sees so many
+    positions `ahead` (-1: not even itself), or has other attributes."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
         seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
-        masked = np.where(seen, scores * math.log(base), -np.inf)
-        exp = np.exp(masked - masked.max(axis=axis, keepdims=True))
-        return exp / exp.sum(axis=axis, keepdims=True)
+        return shares(np.where(seen, scores * times, -np.inf))
 
     return computed(with_attributes(case.plan, Softmax, **attributes), of_kind(Softmax), compute)
 
@@ -180,51 +185,40 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     """Another base, axis or temperature; rows that are not divided by their sums."""
     if not case.of(Softmax):
         return
-    yield Hypothesis("softmax-axis", "softmax sums over queries, not keys", _softmax(case, axis=-2))
-    yield Hypothesis("softmax-axis", "softmax sums over heads, not keys", _softmax(case, axis=0))
+    yield Hypothesis(
+        "softmax-axis", "softmax sums over queries, not keys", _softmax(case, bind(_shares, axis=-2))
+    )
+    yield Hypothesis(
+        "softmax-axis", "softmax sums over heads, not keys", _softmax(case, bind(_shares, axis=0))
+    )
     alone = isinstance(case.row.kind, Softmax) and case.alone
     yield Family(
-        "softmax-scaled", lambda times: _softmax(case, base=math.exp(times)),
+        "softmax-scaled", lambda times: _softmax(case, times=times),
         f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
-        own=1.0, starts=TIMES, usual=(0.5, 2.0), high=LARGEST_EXPONENT,
+        own=1.0, starts=TIMES, usual=(0.5, 2.0),
         special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
     )  # fmt: skip
     if not alone:
         return
-    yield Hypothesis("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", _exp)
+    claim = "exp(scores) is not divided by the sum of its row"
+    yield Hypothesis("softmax-unnormalised", claim, _softmax(case, np.exp))
     claim = "exp(scores - max) is not divided by the sum of its row"
-    yield Hypothesis("softmax-unnormalised", claim, _shifted_exp)
+    shifted = _softmax(case, lambda x: np.exp(x - x.max(axis=-1, keepdims=True)))
+    yield Hypothesis("softmax-unnormalised", claim, shifted)
     claim = "1 is added to the sum of every row (softmax off by one)"
-    yield Hypothesis("softmax-plus-one", claim, _plus_one)
-
-
-def _seen(case: Case) -> Array:
-    """Which keys the queries of weights see, [T, T]"""
-    kind = case.row.kind
-    assert isinstance(kind, Softmax)
-    return visible(kind, len(case.given.tokens))
-
-
-def _exp(case: Case, expected: Array) -> Array:
-    return np.where(_seen(case), np.exp(case.inputs[0]), 0)
-
-
-def _shifted_exp(case: Case, expected: Array) -> Array:
-    masked = np.where(_seen(case), case.inputs[0], -np.inf)
-    return np.exp(masked - masked.max(axis=-1, keepdims=True))
-
-
-def _plus_one(case: Case, expected: Array) -> Array:
-    exp = _exp(case, expected)
-    return exp / (1 + exp.sum(axis=-1, keepdims=True))
+    plus_one = _softmax(case, lambda x: np.exp(x) / (1 + np.exp(x).sum(axis=-1, keepdims=True)))
+    yield Hypothesis("softmax-plus-one", claim, plus_one)
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
     """Heads that are not side by side again, weights the wrong way round, keys for values."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
-    yield Hypothesis("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", _not_transposed)
-    yield Hypothesis("head-channels-first", "channels come as [D, H] rather than [H, D]", _channels_first)
+    for id, claim, axis in (
+        ("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", 0),
+        ("head-channels-first", "channels come as [D, H] rather than [H, D]", 2),
+    ):
+        yield Hypothesis(id, claim, bind(_swapped, axis))
     if case.alone:
         yield Hypothesis("weights-transposed", "weights.T @ v rather than weights @ v", _transposed)
         weights = case.row.inputs[0]
@@ -243,12 +237,9 @@ def _like_values(case: Case, weights: str) -> list[str]:
     return [name for name in names if case.value(name).shape == case.inputs[1].shape]
 
 
-def _not_transposed(case: Case, expected: Array) -> Array:
-    return expected.reshape(case.in_heads).swapaxes(0, 1).reshape(expected.shape)
-
-
-def _channels_first(case: Case, expected: Array) -> Array:
-    return expected.reshape(case.in_heads).swapaxes(1, 2).reshape(expected.shape)
+def _swapped(axis: int, case: Case, expected: Array) -> Array:
+    """Two axes of [T, H, D], one of them that of the heads, the wrong way round."""
+    return expected.reshape(case.in_heads).swapaxes(1, axis).reshape(expected.shape)
 
 
 def _transposed(case: Case, expected: Array) -> Array:

@@ -13,8 +13,9 @@ import numpy as np
 from ...architecture.event_words import words_of_kind
 from ...architecture.kinds import Activation, Add, Linear, Multiply, Norm
 from ...architecture.operations.elementwise import ACTIVATIONS
-from ...architecture.operations.norm import normalise
-from ...architecture.plan import Operation, Plan, kind_of
+from ...architecture.operations.reference_inputs import ReferenceInputs
+from ...architecture.plan import Operation, Plan, kind_of, prefix_of
+from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import COMBINED, Family
 from ..hypothesis import Case, Hypothesis
@@ -109,13 +110,10 @@ def _multiplied(case: Case) -> list[Operation]:
 
 def _hidden(case: Case, mlp: Gated, function: str, gate: str, up: str) -> Iterator[Hypothesis]:
     """What else may stand in the place of act times up."""
-
-    def of_up(other: Case, expected: Array) -> Array:
-        own_gate, own_up = (other.prefix + kind_of(name) for name in (mlp.gate, mlp.up))
-        return other.value(own_gate) * ACTIVATIONS[function](other.value(own_up))
-
-    yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", of_up)
     hidden = called(mlp.hidden.name)
+    of_both = reading(case.plan, hidden, beside(mlp.gate, mlp.up))
+    swapped = computed(of_both, hidden, lambda row, given, gate, up: gate * ACTIVATIONS[function](up))
+    yield Hypothesis("gate-up-swapped", f"your values are {gate} * {function}({up})", swapped)
     claim = f"the activation is multiplied with {gate}, not with {up}"
     by_gate = reading(case.plan, hidden, beside(mlp.act, mlp.gate))
     yield Hypothesis("act-times-gate", claim, by_gate)
@@ -181,30 +179,25 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
     """A norm after the sum, or of what is added: architectures that norm later."""
     if not isinstance(case.row.kind, Add) or not case.alone:
         return
-    branch = _parts(case, case.row)[1]
+    branch, sums = _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in case.plan.of_kind(Norm) if row.layer == case.layer is not None]
     kinds = [kind for kind in norms if isinstance(kind, Norm) and kind.gain and not kind.head_dim]
     for norm in (replace(case.plan.kinds(Norm)[0], gain=None, bias=None), *kinds):
         words = "without a gain" if norm.gain is None else f"with the gain {kind_of(norm.gain)}"
         claim = f"the sum is normed, {words} (post-norm)"
-        yield Hypothesis("post-norm", claim, bind(_normed_sum, norm))
+        normed = bind(_normed, norm)
+        plan = computed(case.plan, sums, lambda row, given, a, b, of=normed: of(row, given, a + b))
+        yield Hypothesis("post-norm", claim, plan)
         claim = f"the {branch} is normed before it is added, {words}"
-        yield Hypothesis("branch-normed", claim, bind(_sum_of_normed, norm))
+        plan = computed(case.plan, sums, lambda row, given, a, b, of=normed: a + of(row, given, b))
+        yield Hypothesis("branch-normed", claim, plan)
 
 
-def _normed_sum(norm: Norm, case: Case, expected: Array) -> Array:
-    return normalise(norm, expected, *_own_parameters(case, norm))
-
-
-def _sum_of_normed(norm: Norm, case: Case, expected: Array) -> Array:
-    stream, branch = case.inputs
-    return stream + normalise(norm, branch, *_own_parameters(case, norm))
-
-
-def _own_parameters(case: Case, norm: Norm) -> tuple[Array, Array | None]:
-    """The gain and the bias of those names in the case's own layer."""
-    gain = np.ones(1) if norm.gain is None else case.parameter(case.prefix + kind_of(norm.gain))
-    return gain, None if norm.bias is None else case.parameter(case.prefix + kind_of(norm.bias))
+def _normed(norm: Norm, row: Operation, given: ReferenceInputs, x: Array) -> Array:
+    """A norm of values, with the parameters of those names in the row's own layer."""
+    names = {"gain": norm.gain, "bias": norm.bias}
+    own = {of: prefix_of(row.name) + kind_of(name) for of, name in names.items() if name}
+    return reference(replace(row, kind=replace(norm, **own), otherwise=None), given, x)  # type: ignore[arg-type]
 
 
 def _scaled(case: Case, row: Operation, factors: tuple[float, float]) -> Plan:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...architecture.kinds import Kind, Linear, Norm, Rotation
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plan import Operation, Plan, kind_of, layer_of
+from ...architecture.plan import Operation, Plan, kind_of
 from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import Family
@@ -25,16 +25,16 @@ LATE = "the norm of q and k comes after RoPE, not before"
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
-    """Norms without a mean square, with a mean or a sum, their gain missing or another."""
+    """Norms without a mean square, with a mean or a sum, their gain missing or changed."""
     kinds = case.kinds(Norm)
     if not kinds:
         return
     yield from _gains(case)
-    every = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}
-    without = case.changed(every, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
+    every, biases = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}, case.biases(Norm)
+    without = case.changed(every, np.ones_like) | case.changed(biases, np.zeros_like)
     uncentred = with_attributes(case.plan, Norm, centred=False)
     kept = computed(uncentred, of_kind(Norm), OtherNorm(power=0.0))
-    what = "gain and bias" if case.norm_biases else "gain"
+    what = "gain and bias" if biases else "gain"
     yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", with_instead(kept, without))
     centred = not kinds[0].centred
     words = "the mean is subtracted (LayerNorm, not RMSNorm)"
@@ -133,49 +133,24 @@ def _gain_plus(case: Case, chosen: Sequence[str], words: str) -> Family:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """The gain missing (the bias too), with 1 added, squared, or that of another norm."""
-    own = case.gains
+    """The gain missing (the bias too), with 1 added, or squared."""
+    own, biases = [norm.weight for norm in case.parameters(Norm)], case.biases(Norm)
     if not own:
         return
     changes: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
         ("gain-missing", "is missing", np.ones_like),
         ("gain-twice", "is applied twice", np.square),
     )
-    for chosen in [own] if len(own) == 1 else [own, *((gain,) for gain in own)]:
+    for chosen in [own] if len(own) == 1 else [own, *([gain] for gain in own)]:
         words = f"the norm's gain ({', '.join(chosen)})"
         for id, what, change in changes:
             plan = with_instead(case.plan, case.changed(chosen, change))
             yield Hypothesis(id, f"{words} {what}", plan)
         yield _gain_plus(case, chosen, words)
-    if case.norm_biases:
-        without = case.changed(own, np.ones_like) | case.changed(case.norm_biases, np.zeros_like)
-        claim = f"the norm's gain and bias ({', '.join((*own, *case.norm_biases))}) are missing"
+    if biases:
+        without = case.changed(own, np.ones_like) | case.changed(biases, np.zeros_like)
+        claim = f"the norm's gain and bias ({', '.join((*own, *biases))}) are missing"
         yield Hypothesis("gain-missing", claim, with_instead(case.plan, without))
-    for gain in own:
-        for other, name in _other_gains(case, gain):
-            plan = with_instead(case.plan, {gain: other})
-            yield Hypothesis("gain-of-another-norm", f"the gain is {name}, not {gain}", plan)
-            bias, its = case.bias_beside(gain), case.bias_beside(name)
-            if bias and its:
-                both = with_instead(plan, {bias: case.another(its)})
-                claim = f"gain and bias are those of {name}, not of {gain}"
-                yield Hypothesis("gain-of-another-norm", claim, both)
-
-
-def _other_gains(case: Case, gain: str) -> Iterator[tuple[Callable[[str], Array], str]]:
-    """Gains of the same length, of this layer and the final one."""
-    length = case.shapes[case.whole_name(gain)]
-    norms = {kind.gain: kind for kind in case.plan.kinds(Norm) if kind.gain}
-    of_end = layer_of(case.whole_name(gain)) is None  # then those of the last layer, by whole names
-    near = len(case.plan.layers) - 1 if of_end else case.layer or 0
-    for other, kind in norms.items():
-        name = kind_of(other)
-        if name == gain or case.shapes[other] != length or layer_of(other) not in (near, None):
-            continue
-        if not of_end:
-            yield case.another(name), name
-        elif not kind.head_dim:
-            yield (lambda own, other=other: case.parameter(other)), other  # type: ignore[misc]
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...architecture.kinds import Lookup
+from ...architecture.kinds import Linear, Lookup
 from ...architecture.model import LanguageModel
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plan import Operation
@@ -50,7 +50,7 @@ def quants(case: Case) -> Iterator[Hypothesis]:
         return
     for table in (kind.table for kind in case.kinds(Lookup) if kind.by == "tokens"):
         yield from _of_embedding(case, table)
-    for _, weight, _ in case.products:
+    for _, weight, _ in case.parameters(Linear):
         tensor = model.tensors[case.whole_name(weight)]
         if tensor.row_length * tensor.shape[0] > LARGEST:
             continue

@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from ...architecture.kinds import Norm
+from ...architecture.kinds import Linear, Norm
 from ...architecture.plan import Plan, kind_of, layer_of
 from ...arrays.stats import Array
 from ..fitting import Family
-from ..hypothesis import Case, Hypothesis, Product
+from ..hypothesis import Case, Hypothesis
 from .changes import with_instead
 from .layers import gated
 from .rope import in_halves, in_pairs
 
 
 def biases(case: Case) -> Iterator[Hypothesis | Family]:
-    """A bias that is missing, added twice or times another number, or another's."""
-    own = case.biases
-    for chosen in (*((bias,) for bias in own), *([own] if len(own) > 1 else [])):
+    """A bias that is missing, added twice or times another number."""
+    own = case.biases(Linear, Norm)
+    for chosen in (*([bias] for bias in own), *([own] if len(own) > 1 else [])):
         yield _scaled(case, chosen)
-    for bias in own:
-        for other in _alike(case, bias):
-            plan = with_instead(case.plan, {bias: case.another(other)})
-            yield Hypothesis("bias-of-another", f"the bias is {other}, not {bias}", plan)
 
 
 def _scaled(case: Case, chosen: Sequence[str]) -> Family:
@@ -42,21 +38,26 @@ def _scaled(case: Case, chosen: Sequence[str]) -> Family:
     )  # fmt: skip
 
 
-def _another(case: Case, product: Product, other: str) -> Iterator[Hypothesis]:
-    """Another matrix, and where both have a bias that with it."""
-    instead = {product.weight: case.another(other)}
-    claim = f"the matrix is {other}, not {product.weight}"
-    yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
-    its = case.bias_beside(other)
-    if product.bias is not None and its is not None:
-        claim = f"matrix and bias are those of {other}, not of {product.weight}"
-        instead = instead | {product.bias: case.another(its)}
-        yield Hypothesis("another-weight", claim, with_instead(case.plan, instead))
+def _others(case: Case) -> Iterator[Hypothesis]:
+    """Another matrix, gain or bias, and where both have a bias that with it."""
+    matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
+    for id, what, names in (
+        ("another-weight", "matrix", matrices),
+        ("gain-of-another-norm", "gain", gains),
+        ("bias-of-another", "bias", case.biases(Linear, Norm)),
+    ):
+        for name, other in ((own, other) for own in names for other in _alike(case, own)):
+            instead = {name: case.another(other)}
+            yield Hypothesis(id, f"the {what} is {other}, not {name}", with_instead(case.plan, instead))
+            bias, its = case.bias_beside(name), case.bias_beside(other)
+            if bias and its:
+                both = with_instead(case.plan, instead | {bias: case.another(its)})
+                yield Hypothesis(id, f"{what} and bias are those of {other}, not of {name}", both)
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
     """The matrices of gate and up the wrong way round, with their biases."""
-    own = {product.row.name for product in case.products}
+    own = {product.row.name for product in case.parameters(Linear)}
     of_layer = case.plan.layers[case.layer] if case.layer is not None else ()
     for mlp in filter(None, (gated(case, row) for row in of_layer)):
         if not {mlp.gate, mlp.up} & own:
@@ -69,17 +70,19 @@ def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
 
 
 def _alike(case: Case, parameter: str) -> Iterator[str]:
-    """The other parameters of the layer (or of the model's ends) with the same shape."""
+    """The other parameters with the same shape, of the layer and the model's ends; of those at the ends also
+    the last layer's, by whole names."""
     own = case.whole_name(parameter)
+    layer, last = layer_of(own), len(case.plan.layers) - 1
     for name, shape in case.shapes.items():
-        same_place = layer_of(name) == layer_of(own)
-        if name != own and same_place and shape == case.shapes[own]:
-            yield kind_of(name)
+        near = layer_of(name) in (last if layer is None else layer, None)
+        if near and name != own and shape == case.shapes[own]:
+            yield name if layer is None else kind_of(name)
 
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
-    """A matrix that is transposed, another of the layer, or whose rows come in another order."""
-    for product in case.products:
+    """A matrix that is transposed, another parameter of the layer, rows that come in another order."""
+    for product in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(product.weight)]
         if product.row.name == "logits" and out > 8 * width:
             words = ""  # a vocabulary of rows read as columns: seldom, and large
@@ -88,8 +91,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
         if words:
             plan = with_instead(case.plan, case.changed([product.weight], _transposed))
             yield Hypothesis("weight-transposed", f"{product.weight} {words}", plan)
-        for other in _alike(case, product.weight):
-            yield from _another(case, product, other)
+    yield from _others(case)
     yield from _swapped_gate(case)
     yield from _orders(case)
 
@@ -105,7 +107,7 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
         ("rows-in-halves", "rows of {} are permuted: put from pairs into halves once too often", in_halves),
     )
     heads = case.plan.heads
-    of_heads = [(own, heads[own.row.name].dim) for own in case.products if own.row.name in heads]
+    of_heads = [(own, heads[own.row.name].dim) for own in case.parameters(Linear) if own.row.name in heads]
     for id, claim, order in orders:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
             instead: dict[str, Callable[[str], Array]] = {}
@@ -126,26 +128,15 @@ def layers(case: Case) -> Iterator[Hypothesis]:
     if case.layer is None or case.judge.plain.between(case.name):
         return
     own, count = case.layer, len(case.plan.layers)
-    for parameter in _parameters(case):
-        words = " and ".join(f"the bias {name}" if "_b" in name else name for name in parameter)
-        verb = "are those" if len(parameter) > 1 else "is that"
-        for other in sorted(set(range(count)) - {own}, key=lambda i: abs(i - own)):
-            instead = {name: _of_layer(case, other - own, count) for name in parameter}
-            claim = f"{words} {verb} of layer {other}"
-            yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
-
-
-def _parameters(case: Case) -> list[tuple[str, ...]]:
-    """What the operation has: its matrix or gain, that with its bias, and the bias."""
-    if isinstance(case.row.kind, Norm):
-        single = [(name,) for name in (*case.gains, *case.biases)]
-        return [*single, (*case.gains, *case.biases)] if len(single) > 1 else [*single]
-    found: list[tuple[str, ...]] = []
-    for product in case.products:
-        found.append((product.weight,))
-        if product.bias is not None:
-            found += [(product.weight, product.bias), (product.bias,)]
-    return found
+    for parameters in case.parameters(Linear, Norm):
+        weight, bias = parameters[1:]
+        for names in ((weight,), (weight, bias), (bias,)) if bias else ((weight,),):
+            words = " and ".join(f"the bias {name}" if name == bias else name for name in names)
+            verb = "are those" if len(names) > 1 else "is that"
+            for other in sorted(set(range(count)) - {own}, key=lambda i: abs(i - own)):
+                instead = {name: _of_layer(case, other - own, count) for name in names}
+                claim = f"{words} {verb} of layer {other}"
+                yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
 
 
 def _of_layer(case: Case, away: int, count: int) -> Callable[[str], Array]:
