@@ -6,11 +6,10 @@ Names of events and parameters follow the plan of each: wq is the matrix of q, b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from .kinds import Context, Linear, Loss, Norm, Probabilities, Scores, Softmax
-from .model import Dimensions
 from .plan import Plan
 from .row_builder import RowBuilder
 
@@ -18,6 +17,51 @@ BIASES = (  # that layers may have, as their architecture or their file says
     "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
     "mlp_bnorm",
 )  # fmt: skip
+
+
+class Dimensions(Protocol):
+    """What the rest of the program asks of a config. Shape letters are those of microgpt/operations.py."""
+
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def n_embd(self) -> int: ...
+    @property
+    def n_head(self) -> int: ...
+    @property
+    def n_kv_head(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def n_inner(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_length(self) -> int:
+        """How many positions the model reads at most, or was made for."""
+
+    @property
+    def norm_eps(self) -> float: ...
+    @property
+    def activation(self) -> str:
+        """The function of the MLP, as Activation names it."""
+
+    @property
+    def rope(self) -> Any:
+        """How q and k turn with the position, a `Rope` of rope.py; None of learned positions."""
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Those that every layer has, as "attn_bq"."""
+
+    @property
+    def parameter_count(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many positions each layer's queries see; None: all."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name and shape of every parameter, in order of use."""
 
 
 class Options(Dimensions, Protocol):

@@ -11,7 +11,7 @@ from .plan import Plan
 from .row_builder import RowBuilder
 
 if TYPE_CHECKING:
-    from .model import Dimensions
+    from .blocks import Dimensions
 
 
 def plan_of(config: Dimensions) -> Plan:

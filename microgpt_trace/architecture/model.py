@@ -19,6 +19,7 @@ from .plan import Plan
 
 if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
+    from .blocks import Dimensions
 
 # "gradients": a backward pass, steps and training. "prompts": tokens in place of a text, chat templates, the
 # lens and continuations.
@@ -39,51 +40,6 @@ class TraceInput:
     labels: tuple[str, ...]
     target_labels: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
-
-
-class Dimensions(Protocol):
-    """What the rest of the program asks of a config. Shape letters are those of microgpt/operations.py."""
-
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def n_embd(self) -> int: ...
-    @property
-    def n_head(self) -> int: ...
-    @property
-    def n_kv_head(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def n_inner(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context_length(self) -> int:
-        """How many positions the model reads at most, or was made for."""
-
-    @property
-    def norm_eps(self) -> float: ...
-    @property
-    def activation(self) -> str:
-        """The function of the MLP, as Activation names it."""
-
-    @property
-    def rope(self) -> Any:
-        """How q and k turn with the position, a `Rope` of rope.py; None of learned positions."""
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        """Those that every layer has, as "attn_bq"."""
-
-    @property
-    def parameter_count(self) -> int: ...
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        """How many positions each layer's queries see; None: all."""
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name and shape of every parameter, in order of use."""
 
 
 class LanguageModel(Protocol):

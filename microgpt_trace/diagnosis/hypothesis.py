@@ -64,7 +64,7 @@ class Finding:
     high: float | None = None
 
 
-class Parameters(NamedTuple):
+class OwnParameters(NamedTuple):
     """A product with its matrix and bias, or a norm with its gain and bias, named without their layers."""
 
     row: Operation
@@ -162,13 +162,13 @@ class Case:
         rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
         return float(np.nanmax(errors_of(rows), initial=0))
 
-    def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[Parameters]:
+    def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
         """What the products and norms that take part read, each matrix and gain once."""
-        found: dict[str, Parameters] = {}
+        found: dict[str, OwnParameters] = {}
         for row in self.of(*kinds):
             names = map(kind_of, row.kind.names)
             for weight in names:
-                found.setdefault(weight, Parameters(row, weight, next(names, None)))
+                found.setdefault(weight, OwnParameters(row, weight, next(names, None)))
         return list(found.values())
 
     def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
