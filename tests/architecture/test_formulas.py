@@ -18,6 +18,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.formulas.derive import Formulas
 from microgpt_trace.architecture.formulas.evaluate import FormulaInputs, evaluated
+from microgpt_trace.architecture.formulas.formula import as_data
 from microgpt_trace.architecture.traced_element import Element, TracedElement
 from microgpt_trace.explaining.explain import keep_run
 from microgpt_trace.explaining.following import gradient_worked_out, worked_out
@@ -52,7 +53,7 @@ def by_script(run, places, backward):
     asked = []
     for name, index in places:
         flat = int(np.ravel_multi_index(index, run.shapes[name])) if index else 0
-        ways = [formula.as_data() for formula in formulas_of(run, name, backward)]
+        ways = [as_data(formula) for formula in formulas_of(run, name, backward)]
         asked.append({"ways": ways, "flat": flat})
     arrays = {("d " if phase == "backward" else "") + name: a for (phase, name), a in run.arrays.items()}
     arrays |= {name: run.model.parameter(name) for name in run.shapes if name not in run.plan}

@@ -30,10 +30,6 @@ class PlaceAlong:
     table: Table = ()
     by: tuple[int, int] = (0, 1)  # axis and stride of the table
 
-    def as_data(self) -> list[Any]:
-        found: list[Any] = [self.offset, *map(list, self.axes)]
-        return [*found, [*self.by, self.table]] if self.table else found
-
 
 @frozen
 class ElementAt:
@@ -45,13 +41,6 @@ class ElementAt:
     phase: Pass = "forward"
     less: int | None = None
 
-    def as_data(self) -> dict[str, Any]:
-        index = [own if isinstance(own, int) else own.as_data() for own in self.index]
-        found: dict[str, Any] = {"of": self.name, "at": index}
-        if self.phase == "backward":
-            found["d"] = 1
-        return found if self.less is None else found | {"less": self.less}
-
 
 @frozen
 class Constant:
@@ -60,11 +49,6 @@ class Constant:
     words: str
     values: tuple[float, ...]
     axis: int | None = None
-
-    def as_data(self) -> dict[str, Any]:
-        if self.axis is None:
-            return {"say": self.words, "is": self.values[0]}
-        return {"say": self.words, "is": self.values, "along": self.axis}
 
 
 @frozen
@@ -75,18 +59,12 @@ class Sign:
     values: tuple[float, ...]
     axis: int
 
-    def as_data(self) -> dict[str, Any]:
-        return {"say": self.words, "is": self.values, "along": self.axis}
-
 
 @frozen
 class Place:
     """The place along an axis as a number: a position that turns channels."""
 
     axis: int
-
-    def as_data(self) -> dict[str, Any]:
-        return {"place": self.axis}
 
 
 @frozen
@@ -95,9 +73,6 @@ class ShareOfKnown:
 
     sign: Literal[1, -1] = 1
 
-    def as_data(self) -> dict[str, Any]:
-        return {"share": self.sign}
-
 
 @frozen
 class ResultOf:
@@ -105,9 +80,6 @@ class ResultOf:
 
     step: int
     taken: Literal["", "-", "1/"] = ""
-
-    def as_data(self) -> dict[str, Any]:
-        return {"step": self.step} | ({"taken": self.taken} if self.taken else {})
 
 
 Part = ElementAt | Constant | Sign | Place | ShareOfKnown | ResultOf
@@ -124,10 +96,6 @@ class Over:
     of: Of = "all"
     axis: int = 0
     window: int | None = None
-
-    def as_data(self) -> list[Any]:
-        size = size_as_data(self.size)
-        return [size] if self.of == "all" else [size, self.of, self.axis, self.window]
 
 
 @frozen
@@ -146,20 +114,6 @@ class TermOf:
     where: tuple[int, ...] = ()
     least: float | None = None
 
-    def as_data(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"x": [factor.as_data() for factor in self.factors]}
-        if self.over:
-            found["over"] = [own.as_data() for own in self.over]
-        if self.function.text:
-            found["f"] = self.function.text
-        if self.function.beside is not None:
-            found["beside"] = self.function.beside.text
-        if self.less is not None:
-            found["less"] = self.less
-        if self.where:
-            found["where"] = self.where
-        return found
-
 
 @frozen
 class StepOf:
@@ -176,14 +130,6 @@ class StepOf:
     along: tuple[Over, ...] = ()
     inside: bool = False
 
-    def as_data(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"t": [term.as_data() for term in self.terms]}
-        if self.label:
-            found["label"] = self.label
-        if self.along:
-            found["along"] = [own.as_data() for own in self.along]
-        return found | ({"guard": 1} if self.guard else {})
-
 
 @frozen
 class Formula:
@@ -194,10 +140,43 @@ class Formula:
     steps: tuple[StepOf, ...]
     hidden: tuple[int, int, int | None] | None = None
 
-    def as_data(self) -> dict[str, Any]:
-        steps = [step.as_data() for step in self.steps]
-        found: dict[str, Any] = {"sizes": list(map(size_as_data, self.sizes)), "steps": steps}
-        return found if self.hidden is None else found | {"hidden": self.hidden}
+
+def as_data(own: Any) -> Any:
+    """A formula, or a part of one, as lists and objects of short keys; None and what is empty is left out."""
+    match own:
+        case PlaceAlong(axes, offset, table, by):
+            return [offset, *map(list, axes), *([[*by, table]] if table else [])]
+        case ElementAt(name, index, phase, less):
+            backward = 1 if phase == "backward" else None
+            return {"of": name, "at": list(map(as_data, index)), **_known(d=backward, less=less)}
+        case Constant(words, values, None):
+            return {"say": words, "is": values[0]}
+        case Constant(words, values, axis) | Sign(words, values, axis):
+            return {"say": words, "is": values, "along": axis}
+        case Place(axis):
+            return {"place": axis}
+        case ShareOfKnown(sign):
+            return {"share": sign}
+        case ResultOf(step, taken):
+            return {"step": step, **_known(taken=taken)}
+        case Over(size, of, axis, window):
+            return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
+        case TermOf(factors, over, function, less, where):
+            beside = function.beside and function.beside.text
+            ranges = list(map(as_data, over))
+            known = _known(over=ranges, f=function.text, beside=beside, less=less, where=where)
+            return {"x": list(map(as_data, factors)), **known}
+        case StepOf(terms, label, guard, along):
+            known = _known(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
+            return {"t": list(map(as_data, terms)), **known}
+        case Formula(sizes, steps, hidden):
+            shape = list(map(size_as_data, sizes))
+            return {"sizes": shape, "steps": list(map(as_data, steps)), **_known(hidden=hidden)}
+    return own
+
+
+def _known(**of: Any) -> dict[str, Any]:
+    return {key: value for key, value in of.items() if value not in (None, "", (), [])}
 
 
 def size_as_data(size: int) -> int | str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...architecture.formulas.derive import Formulas
-from ...architecture.formulas.formula import Formula, size_as_data
+from ...architecture.formulas.formula import Formula, as_data, size_as_data
 from ...architecture.kinds import Lookup, Loss, Probabilities, Shape, Softmax
 from ...architecture.model import LanguageModel
 from ...architecture.operations.linear import formula_of_parts
@@ -114,7 +114,7 @@ class PlanData:
         if formula is None:
             return None
         prefix = "" if layer is None else prefix_of(f"layer{layer}.")
-        data = _without_layer(formula.as_data(), prefix)
+        data = _without_layer(as_data(formula), prefix)
         text = dump(data)
         if text not in self._known:
             self._known[text] = len(self.formulas)
