@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -249,15 +250,14 @@ class Plan(Mapping[str, Operation]):
         """Name and shape of every parameter, in order of use; a layer's gains of heads and biases last."""
         shapes, found = self.shapes(1), dict[str, Shape]()
         for rows in (self.before, *self.layers, self.after):
-            last: list[dict[str, Shape]] = [{}, {}]  # of heads' gains, of biases
+            read: list[tuple[int, str, Shape]] = []
             for own in rows:
                 if isinstance(own.kind, Linear) and own.kind.columns:  # a share of what another row has
                     continue
-                for name, shape in own.kind.parameters([shapes[source] for source in own.inputs]).items():
-                    in_layer = found if own.layer is None else _place(own, name, found, last)
-                    in_layer.setdefault(name, shape)
-            for some in last:
-                found |= some
+                named = own.kind.parameters([shapes[source] for source in own.inputs])
+                read += [(_place(own, name), name, shape) for name, shape in named.items()]
+            for _, name, shape in sorted(read, key=itemgetter(0)):
+                found.setdefault(name, shape)
         return found
 
     def of_kind(self, *kinds: type[K]) -> list[Operation[K]]:
@@ -293,13 +293,11 @@ class _ChangedPlan(Plan):
         return len(self._plan)
 
 
-def _place(
-    own: Operation, name: str, first: dict[str, Shape], last: list[dict[str, Shape]]
-) -> dict[str, Shape]:
-    """Among which of a layer's parameters one of a row is listed."""
-    if name == own.bias:
-        return last[1]
-    return last[0] if isinstance(own.kind, Norm) and own.kind.head_dim else first
+def _place(own: Operation, name: str) -> int:
+    """Where a row's parameter is listed among those of its layer."""
+    if own.layer is None:
+        return 0
+    return 2 if name == own.bias else int(isinstance(own.kind, Norm) and own.kind.head_dim is not None)
 
 
 def kind_of(name: str) -> str:

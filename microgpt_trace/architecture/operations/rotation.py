@@ -164,21 +164,20 @@ def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
 
 def goes_to(at: TracedElement, reader: Operation[Rotation]) -> Use | None:
     """That channel of the pair which the element weighs more in."""
-    kind = reader.kind
-    position, channel = at.index
-    pair = pair_of(kind, position, channel)
-    share = pair.sin if pair.first else -pair.sin
-    best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
-    words = "turned together with the other channel of its pair"
-    return at.use(reader.name, (position, best), at.value * factor, 2, words)
+    return _turned_use(at, reader.kind, reader.name, "forward")
 
 
 def gradient_goes_to(at: TracedElement[Rotation]) -> list[Use]:
     """Back to that channel of the pair which the gradient weighs more in."""
-    kind = at.row.kind
+    return [_turned_use(at, at.row.kind, at.row.inputs[0], "backward")]
+
+
+def _turned_use(at: TracedElement, kind: Rotation, name: str, phase: Pass) -> Use:
     position, channel = at.index
-    pair = pair_of(kind, position, channel)
-    share = -pair.sin if pair.first else pair.sin
+    pair, back = pair_of(kind, position, channel), phase == "backward"
+    share = pair.sin if pair.first != back else -pair.sin
     best, factor = (channel, pair.cos) if abs(pair.cos) >= abs(pair.sin) else (pair.other, share)
-    words = "turned back together with the other channel of its pair"
-    return [at.gradient_use(at.row.inputs[0], (position, best), at.gradient * factor, 2, words)]
+    words = f"turned {'back ' * back}together with the other channel of its pair"
+    if back:
+        return at.gradient_use(name, (position, best), at.gradient * factor, 2, words)
+    return at.use(name, (position, best), at.value * factor, 2, words)
