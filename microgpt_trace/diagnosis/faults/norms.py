@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from .changes import Compute, computed, of_kind, reading, with_attributes, with_
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # of the mean square, 0.5 being right
 EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # of the mean, 2 being right
+Size = Callable[[Array, float], Array]  # from rows and eps what divides each row
 LATE = "the norm of q and k comes after RoPE, not before"
 
 
@@ -32,8 +32,7 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     yield from _gains(case)
     every, biases = {kind_of(kind.gain) for kind in case.plan.kinds(Norm) if kind.gain}, case.biases(Norm)
     without = case.changed(every, np.ones_like) | case.changed(biases, np.zeros_like)
-    uncentred = with_attributes(case.plan, Norm, centred=False)
-    kept = computed(uncentred, of_kind(Norm), OtherNorm(power=0.0))
+    kept = _divided(with_attributes(case.plan, Norm, centred=False), _mean_of(power=0.0))
     what = "gain and bias" if biases else "gain"
     yield Hypothesis("norm-missing", f"the norm is skipped, its {what} too", with_instead(kept, without))
     centred = not kinds[0].centred
@@ -43,53 +42,42 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     if not centred:  # it is centred
         yield Hypothesis("norm-skipped", f"the norm is skipped, its {what} kept", kept)
         claim = "the sum of squares is divided by one less than there are (an unbiased variance)"
-        yield Hypothesis("norm-unbiased", claim, _faulty(case, unbiased=True))
+        yield Hypothesis("norm-unbiased", claim, _divided(case.plan, _sum_over(lambda n: max(1, n - 1))))
     claim = "the squares are summed, their mean is not taken"
-    yield Hypothesis("norm-summed", claim, _faulty(case, summed=True))
+    yield Hypothesis("norm-summed", claim, _divided(case.plan, _sum_over(lambda n: 1)))
     if any(kind.head_dim for kind in kinds):
         claim = "the norm goes over the whole row, not over each head"
-        yield Hypothesis("norm-of-row", claim, _faulty(case, per_head=False))
-    outside = _faulty(case, eps_outside=True)
+        yield Hypothesis("norm-of-row", claim, _divided(case.plan, _mean_of(), per_head=False))
+    outside = _divided(case.plan, lambda x, eps: _mean_of()(x, 0.0) + eps)
     yield Hypothesis("eps-outside", f"eps {kinds[0].eps:g} is added outside the root", outside)
 
 
-@dataclass(frozen=True)
-class OtherNorm:
-    """What no model has: eps outside the root, another `power` of the mean square than 0.5, another
-    `exponent` of |x| than 2, a sum in place of the mean, one over all but one (`unbiased`), a head's gain
-    along the whole row."""
+def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
+    """The plan where every norm divides by something else, or the rows of heads as a whole, with a head's
+    gain along all of the row."""
 
-    eps_outside: bool = False  # x / (sqrt(mean(x^2)) + eps)
-    power: float = 0.5  # 0: the gain alone
-    exponent: float = 2.0
-    summed: bool = False
-    unbiased: bool = False
-    per_head: bool = True
-
-    def __call__(self, row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
+    def compute(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
         kind, gain = row.kind, np.ones(1)
-        heads = x.reshape(len(x), -1, (self.per_head and kind.head_dim) or x.shape[1])
+        heads = x.reshape(len(x), -1, (per_head and kind.head_dim) or x.shape[1])
         if kind.centred:
             heads = heads - heads.mean(axis=-1, keepdims=True)
         if kind.gain is not None:
             gain = given.parameter(row, kind.gain)
             gain = np.tile(gain, heads.shape[-1] // len(gain))
-        y = heads / self._size(heads, kind.eps) * gain
+        y = heads / size(heads, kind.eps) * gain
         return (y if kind.bias is None else y + given.parameter(row, kind.bias)).reshape(x.shape)
 
-    def _size(self, x: Array, eps: float) -> Array:
-        """What each row is divided by."""
-        size: Array = (np.abs(x) ** self.exponent).mean(axis=-1, keepdims=True)
-        if self.eps_outside:
-            return np.sqrt(size) + eps
-        size = size * x.shape[-1] if self.summed else size
-        size = size * x.shape[-1] / max(1, x.shape[-1] - 1) if self.unbiased else size
-        return (size + eps) ** (self.power if self.exponent == 2 else 1 / self.exponent)
+    return computed(plan, of_kind(Norm), compute)
 
 
-def _faulty(case: Case, **attributes: Any) -> Plan:
-    """The plan where every norm has what no model has."""
-    return computed(case.plan, of_kind(Norm), OtherNorm(**attributes))
+def _mean_of(exponent: float = 2.0, power: float = 0.5) -> Size:
+    """The mean of a power of |x|, with eps, to another power."""
+    return lambda x, eps: ((np.abs(x) ** exponent).mean(axis=-1, keepdims=True) + eps) ** power
+
+
+def _sum_over(size: Callable[[int], int]) -> Size:
+    """The root of the sum of squares over a number that follows from how many there are."""
+    return lambda x, eps: np.sqrt(np.square(x).sum(axis=-1, keepdims=True) / size(x.shape[-1]) + eps)
 
 
 def numbers(case: Case) -> Iterator[Family]:
@@ -104,7 +92,7 @@ def numbers(case: Case) -> Iterator[Family]:
     )  # fmt: skip
     claim = "the mean square (with eps) is raised to {}, not to 0.5 (the root)".format
     yield Family(
-        "norm-power", lambda power: _faulty(case, power=power), claim,
+        "norm-power", lambda power: _divided(case.plan, _mean_of(power=power)), claim,
         own=0.5, starts=POWERS, usual=POWERS,
         special={
             0.0: ("norm-power", "the mean is subtracted, nothing divides")
@@ -116,7 +104,7 @@ def numbers(case: Case) -> Iterator[Family]:
     )  # fmt: skip
     claim = "the norm has exponent {}, not 2: mean(|x|^p)^(1/p)".format
     yield Family(
-        "norm-exponent", lambda exponent: _faulty(case, exponent=exponent), claim,
+        "norm-exponent", lambda exponent: _divided(case.plan, _mean_of(exponent, 1 / exponent)), claim,
         own=2.0, starts=EXPONENTS, usual=EXPONENTS, low=0.5, high=8.0,
     )  # fmt: skip
 

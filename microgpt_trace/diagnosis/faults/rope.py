@@ -21,6 +21,7 @@ from ...rounding.precision import NARROW, PRECISIONS
 from ..fitting import COMBINED, DESCRIBED, Family
 from ..hypothesis import Case, Hypothesis
 from ..rope_angles import Turns, common_factor, measure, nearest, offset_of
+from .changes import computed, of_kind
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # usual ones
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # usual ones of scaling
@@ -28,8 +29,6 @@ PARTS = (0.5, 0.25, 0.75)  # shares of a head that some architectures turn
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets looked for
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # usual ones of positions
 PART_LEFT = 0.1  # of a pair's error is left at its own frequency, where that is another
-UNTURNED, TWICE = ", not turned at all", " turned twice"
-BACK = " turned in the other direction (sin negated)"
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
@@ -123,16 +122,6 @@ def _rounded(plan: Plan, rounding: Callable[[Array], Array]) -> Plan:
     return turning(plan, rounded)
 
 
-def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Pairs that turn otherwise, each as it does."""
-    if case.kind(Rotation) is None:
-        return
-    for adjacent in (False, True):
-        turns = _turns(case, adjacent)
-        if turns is not None:
-            yield from _other_frequencies(case, turns, adjacent)
-
-
 def _turns(case: Case, adjacent: bool) -> Turns | None:
     """What turns the input into the output, where the dump has both."""
     if not case.alone or len(case.found) < 2:
@@ -161,7 +150,7 @@ def _subject(case: Case) -> tuple[str, str]:
 
 
 def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
-    """Mistakes without a number, and those that `_stretched` does not tell."""
+    """Mistakes without a number."""
     plan, (begin, source) = case.plan, _subject(case)
     claim = f"{begin} the interleaved pairing of {source}"
     yield Hypothesis("rope-interleaved", claim, turning_by(plan, adjacent=True))
@@ -172,13 +161,13 @@ def _plain(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield Hypothesis("rope-frequencies-rounded", claim, _rounded(plan, PRECISIONS[name].round))
     f = own.frequencies
-    if own.factor != 1 or said.kind == "linear":
-        missing = turning(plan, lambda _: Turning(f * 0))
-        yield Hypothesis("rope-missing", f"{begin} {source}{UNTURNED}", missing)
-        twice = turning_by(plan, frequencies=f * 2, factor=own.factor**2)
-        yield Hypothesis("rope-twice", f"{begin} {source}{TWICE}", twice)
-    if said.kind == "linear":
-        yield Hypothesis("rope-direction", f"{begin} {source}{BACK}", turning_by(plan, frequencies=-f))
+    missing = computed(plan, of_kind(Rotation), Turning(f * 0))
+    yield Hypothesis("rope-missing", f"{begin} {source}, not turned at all", missing)
+    twice = turning_by(plan, frequencies=f * 2, factor=own.factor**2)
+    yield Hypothesis("rope-twice", f"{begin} {source} turned twice", twice)
+    back = turning_by(plan, frequencies=-f)
+    claim = f"{begin} {source} turned in the other direction (sin negated)"
+    yield Hypothesis("rope-direction", claim, back)
 
 
 def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
@@ -187,15 +176,12 @@ def _scalings(case: Case, own: Turning, said: Rope) -> Iterator[Hypothesis]:
     if said.kind != "default" or said.factors:
         kind = said.kind if said.kind != "default" else "factors"
         plain, _ = right_frequencies(Rope(said.theta), dim)
-        missing = turning(rows, lambda _: Turning(plain))
+        missing = computed(rows, of_kind(Rotation), Turning(plain))
         yield Hypothesis("rope-scaling-missing", f"the scaling ({kind}) is missing", missing)
         if said.factor != 1 and kind != "linear":
             claim = f"all frequencies are divided by {said.factor:g} (linear scaling), not as {kind} says"
-            linear = turning(rows, lambda _: Turning(plain / said.factor))
+            linear = computed(rows, of_kind(Rotation), Turning(plain / said.factor))
             yield Hypothesis("rope-scaling-linear", claim, linear)
-    if own.factor != 1:
-        claim = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
-        yield Hypothesis("rope-attention-factor", claim, turning_by(rows, factor=1.0))
     for share in PARTS:
         count = int(dim * share) // 2
         if not count:
@@ -218,21 +204,20 @@ def _numbers(case: Case, own: Turning, said: Rope, measured: Turns | None) -> It
             low=1.01, high=1e15, rank=COMBINED,
         )  # fmt: skip
     if said.kind != "default":
-        none = {1.0: ("rope-scaling-missing", f"the scaling ({said.kind}) is missing")}
-        unscaled_size = right_frequencies(replace(said, factor=1.0), _head_dim(case))[1]
         words = f"the factor of the {said.kind} scaling is {{}}, the model says {said.factor:.6g}"
         yield _said(
             case, "rope-scaling-factor", said, "factor", FACTORS, measured, words,
-            low=0.01, high=1e4, special=none if unscaled_size == 1 else {},
+            low=0.01, high=1e4, silent=(1.0,),
         )  # fmt: skip
     if said.kind != "linear":
         yield _stretched(case, own, measured)
     yield _offset(case, own, measured)
+    missing = f"the factor {own.factor:.4g} of cos and sin (attention scaling) is missing"
     yield Family(
         "rope-attention-factor", lambda factor: turning_by(case.plan, factor=factor),
         f"cos and sin are multiplied by {{}}, the model says {own.factor:.5g}".format,
         own=own.factor, starts=[measured.factor] if measured else [],
-        silent=(1.0,) if own.factor != 1 else (),
+        special={1.0: ("rope-attention-factor", missing)} if own.factor != 1 else {},
     )  # fmt: skip
 
 
@@ -255,19 +240,14 @@ def _said(
 
 
 def _stretched(case: Case, own: Turning, measured: Turns | None) -> Family:
-    """All frequencies times a number: turned twice, backwards, not at all, or positions scaled."""
-    begin, source = _subject(case)
-    special = {-1.0: ("rope-direction", f"{begin} {source}{BACK}")}
-    if own.factor == 1:
-        special[2.0] = ("rope-twice", f"{begin} {source}{TWICE}")
-        special[0.0] = ("rope-missing", f"{begin} {source}{UNTURNED}")
+    """All frequencies times a number: positions scaled."""
     starts = list(STRETCHES)
     if measured is not None:
         starts.append(common_factor(measured.frequencies, own.frequencies))
     return Family(
         "rope-positions-scaled", lambda by: turning_by(case.plan, frequencies=own.frequencies * by),
         "all frequencies are those of the model times {} (positions scaled)".format,
-        own=1.0, starts=starts, usual=STRETCHES, special=special, low=-math.inf, pivot=None, unit=1.0,
+        own=1.0, starts=starts, usual=STRETCHES, silent=(-1.0, 0.0, 2.0), low=-math.inf, pivot=None, unit=1.0,
     )  # fmt: skip
 
 
@@ -282,15 +262,19 @@ def _offset(case: Case, own: Turning, measured: Turns | None) -> Family:
     )  # fmt: skip
 
 
-def _other_frequencies(case: Case, turns: Turns, adjacent: bool) -> Iterator[Hypothesis]:
+def frequencies(case: Case) -> Iterator[Hypothesis]:
+    """Pairs that turn otherwise, each as it does."""
     kind = case.kind(Rotation)
-    assert kind is not None
-    right, _ = right_frequencies(kind.rope, kind.head_dim)
-    told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
-    found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
-    if len(other):
-        first = other[0]
-        claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
-        claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
-        plan = turning(case.plan, lambda _: Turning(found, turns.factor, adjacent))
-        yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
+    for adjacent in (False, True) if kind is not None else ():
+        turns = _turns(case, adjacent)
+        if kind is None or turns is None:
+            continue
+        right, _ = right_frequencies(kind.rope, kind.head_dim)
+        told = turns.left(turns.frequencies) < PART_LEFT * turns.left(right)
+        found, other = np.where(told, turns.frequencies, right), np.flatnonzero(told)
+        if len(other):
+            first = other[0]
+            claim = f"{len(other)} of {len(right)} pairs turn at other frequencies than the model says; "
+            claim += f"pair {first} at {found[first]:.6g} a position, not {right[first]:.6g}"
+            plan = computed(case.plan, of_kind(Rotation), Turning(found, turns.factor, adjacent))
+            yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
