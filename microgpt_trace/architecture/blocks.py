@@ -91,50 +91,58 @@ def norm(rows: RowBuilder, config: Options, name: str, stream: str, words: str, 
 
 
 def product(
-    rows: RowBuilder, config: Options, name: str, matrix: str, source: str, width: int, made: str, words: str,
-    parts: Sequence[str] = (),
+    rows: RowBuilder, config: Dimensions, name: str, matrix: str, source: str, width: int, made: str,
+    words: str = "", parts: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """x @ W.T, and the bias where the layers have one of that name: attn_bq beside attn_wq."""
     half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
     biased = f"{half}_{vector}" in config.biases
     kind = Linear(rows.name(f"{half}_{matrix}"), width, rows.name(f"{half}_{vector}") if biased else None)
-    expr = f"{made} @ {matrix}" + f" + {vector}" * biased + f" [{words}]"
+    expr = f"{made} @ {matrix}" + f" + {vector}" * biased + f" [{words}]" * bool(words)
     behind = f"{matrix} = {kind.weight}.T" + f", {vector} = {kind.bias}" * biased
     return rows.add(name, kind, source, expr=expr, behind=behind, parts=parts)
 
 
-def queries_keys_values(rows: RowBuilder, config: Options, source: str) -> tuple[str, str, str]:
+def queries_keys_values(
+    rows: RowBuilder, config: Dimensions, source: str, words: str = "{}_proj"
+) -> tuple[str, str, str]:
     """q, k and v of as many heads as there are of each."""
     of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
     q, k, v = (
         product(
-            rows, config, f"attn.{n}", f"w{n}", source, heads * config.head_dim, f"{n} = x_n", f"{n}_proj"
+            rows, config, f"attn.{n}", f"w{n}", source, heads * config.head_dim, f"{n} = x_n", words.format(n)
         )
         for n, heads in of
     )
     return q, k, v
 
 
-def attention(rows: RowBuilder, config: Options, layer: int, q: str, k: str, v: str) -> str:
-    """From what meets in the scores to what the heads together write."""
+def attention(
+    rows: RowBuilder, config: Dimensions, layer: int, q: str, k: str, v: str,
+    scales: Sequence[float] = (), overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
+) -> str:  # fmt: skip
+    """From what meets in the scores, times the layer's scale, to what the heads together write."""
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
     group = tuple(h * keys // queries for h in range(queries))  # whose keys and values a head has
     usual, window = 1 / math.sqrt(dim), config.windows[layer]
-    scale = config.score_scales[layer] if config.score_scales else usual
+    scale = scales[layer] if scales else usual
     by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
     rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
     mask = "mask" if window is None else f"mask + window {window}"
-    rows.add("attn.weights", Softmax(window), "attn.scores", expr=f"weights = softmax(scores + {mask})")
-    context = rows.add(
-        "attn.context", Context(dim, group), "attn.weights", v, expr="context = weights @ v [attn]"
-    )
+    expr = f"weights = softmax(scores + {mask})"
+    rows.add("attn.weights", Softmax(window), "attn.scores", expr=expr, overview=overview)
+    expr = f"context = weights @ v{words[0]}"
+    context = rows.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
     weight, heads = rows.name("attn_wo"), []
     for h in range(queries):  # the columns of a head
         own = (h * dim, (h + 1) * dim)
         kind, expr = Linear(weight, width, columns=own), f"head_{h}_out @ wo[{h}]"
         behind = f"{weight}[:, {own[0]}:{own[1]}]"
-        heads.append(rows.add(f"attn.head{h}", kind, context, expr=expr, behind=behind, extra=True))
-    return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", "o_proj", heads)
+        name = f"attn.head{h}"
+        heads.append(
+            rows.add(name, kind, context, expr=expr, behind=behind, overview=overview, extra=not overview)
+        )
+    return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", words[1], heads)
 
 
 def predictions(rows: RowBuilder, config: Options, source: str) -> Plan:

@@ -35,8 +35,8 @@ def examples() -> tuple[Plan, ...]:
         norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
         score_scales=(), biases=BIASES,
     )  # fmt: skip
-    plans: tuple[Callable[[Any], Plan], ...] = (microgpt.plan_of, *PLANS.values())
-    return tuple(plan_of(config) for plan_of in dict.fromkeys(plans))
+    unbiased: Any = SimpleNamespace(**vars(config) | {"biases": ()})
+    return (microgpt.plan_of(unbiased), *(plan_of(config) for plan_of in dict.fromkeys(PLANS.values())))
 
 
 @cache

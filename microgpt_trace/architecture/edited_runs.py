@@ -31,34 +31,26 @@ def logits_of_edits(
 ) -> Iterator[tuple[int, Array]]:
     """The logits [n, V] of some positions under each edit, with the number of the edit, in any order."""
     with one_blas_thread(), np.errstate(all="ignore"):
-        yield from _together(model, inputs, edits, rows, report)
-
-
-def _together(
-    model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
-) -> Iterator[tuple[int, Array]]:
-    if not edits:
-        return
-    plan, depth, tokens = model.plan, len(model.plan.layers), np.array(inputs.tokens)
-    size = max(1, ELEMENTS // _widest(plan, len(tokens)) - 1)
-    order = sorted(range(len(edits)), key=lambda number: _joins(edits[number].name, plan))
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    starts = [max(0, _joins(edits[group[0]].name, plan)) for group in groups]
-    total, done, at = sum(depth - start for start in starts), 0, 0
-    unedited = PassState(model, tokens)
-    stream = before_forward(unedited)
-    for group, start, following in zip(groups, starts, [*starts[1:], None], strict=True):
-        for i in range(at, start):
-            stream = layer_forward(stream, i, unedited)
-        at = start
-        batch = Growing(unedited, stream, [edits[number] for number in group], at)
-        for i in range(at, depth):
-            if i == following:
-                stream, at = batch.stream[: len(tokens)].copy(), i
-            batch.advance(i)
-            done += 1
-            report(done, total)
-        yield from zip(group, batch.logits(rows), strict=True)
+        plan, depth, tokens = model.plan, len(model.plan.layers), np.array(inputs.tokens)
+        size = max(1, ELEMENTS // _widest(plan, len(tokens)) - 1)
+        order = sorted(range(len(edits)), key=lambda number: _joins(edits[number].name, plan))
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        starts = [max(0, _joins(edits[group[0]].name, plan)) for group in groups]
+        total, done, at = sum(depth - start for start in starts), 0, 0
+        unedited = PassState(model, tokens)
+        stream = before_forward(unedited)
+        for group, start, following in zip(groups, starts, [*starts[1:], None], strict=True):
+            for i in range(at, start):
+                stream = layer_forward(stream, i, unedited)
+            at = start
+            batch = Growing(unedited, stream, [edits[number] for number in group], at)
+            for i in range(at, depth):
+                if i == following:
+                    stream, at = batch.stream[: len(tokens)].copy(), i
+                batch.advance(i)
+                done += 1
+                report(done, total)
+            yield from zip(group, batch.logits(rows), strict=True)
 
 
 def _widest(plan: Plan, length: int) -> int:

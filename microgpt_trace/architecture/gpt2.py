@@ -20,7 +20,8 @@ def plan_of(config: Options) -> Plan:
     for i in range(config.n_layer):
         rows.begin_layer(i)
         normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
-        out = attention(rows, config, i, *queries_keys_values(rows, config, normed))
+        q, k, v = queries_keys_values(rows, config, normed)
+        out = attention(rows, config, i, q, k, v, config.score_scales)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", centred=True)
         up = product(rows, config, "mlp.up", "wup", normed, config.n_inner, "up = x_n", "up_proj")

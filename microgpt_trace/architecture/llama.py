@@ -20,7 +20,7 @@ def plan_of(config: Options) -> Plan:
         if config.qk_norm:
             q, k = (_of_heads(rows, config, n) for n in "qk")
         q, k = (_turned(rows, config, n, source) for n, source in (("q", q), ("k", k)))
-        out = attention(rows, config, i, q, k, v)
+        out = attention(rows, config, i, q, k, v, config.score_scales)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
         gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")

@@ -66,7 +66,8 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
     plan = model.plan
     if element.name in plan:
         readers = plan.readers[element.name]
-        events = [element.name, *(reader for reader in readers if _reads(plan, reader, element))]
+        own = (reader for reader in readers if plan[reader].kind.reads(element.index[-1]))
+        events = [element.name, *own]
         if len(model.hooks):  # which may replace a part
             events += plan[element.name].parts
     else:
@@ -80,11 +81,6 @@ def _needed(model: LanguageModel, element: Element, whole: bool) -> list[str]:
 def _with_logits(plan: Plan) -> tuple[str, ...]:
     """What takes the logits of its own position to explain."""
     return (*HEAD_EVENTS, *plan["logits"].inputs)
-
-
-def _reads(plan: Plan, reader: str, element: Element) -> bool:
-    """Whether a reader of an element's event reads the element itself, and no other columns."""
-    return plan[reader].kind.reads(element.index[-1])
 
 
 @contextmanager

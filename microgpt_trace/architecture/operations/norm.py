@@ -69,20 +69,13 @@ def root_mean_square(x: Array, eps: float) -> Array:
 def reference(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
     """y = x / sqrt(mean(x^2) + eps) * gain + bias, row by row: [..., C] -> [..., C]"""
     kind = row.kind
-    gain = np.ones(1) if kind.gain is None else given.parameter(row, kind.gain)
-    bias = None if kind.bias is None else given.parameter(row, kind.bias)
-    if kind.head_dim is None:
-        return normalise(kind, x, gain, bias)
-    return normalise(kind, x.reshape(len(x), -1, kind.head_dim), gain, bias).reshape(x.shape)
-
-
-def normalise(kind: Norm, x: Array, gain: Array, bias: Array | None = None) -> Array:
-    """The same with a given gain."""
+    heads = x.reshape(len(x), -1, kind.head_dim or x.shape[-1])
     if kind.centred:
-        x = x - x.mean(axis=-1, keepdims=True)
-    mean = np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1]
-    y = x * gain * (mean + kind.eps) ** -0.5
-    return y if bias is None else y + bias
+        heads = heads - heads.mean(axis=-1, keepdims=True)
+    mean = np.einsum("...c,...c->...", heads, heads)[..., None] / heads.shape[-1]
+    gain = 1.0 if kind.gain is None else given.parameter(row, kind.gain)
+    bias = 0.0 if kind.bias is None else given.parameter(row, kind.bias)
+    return (heads * gain * (mean + kind.eps) ** -0.5 + bias).reshape(x.shape)
 
 
 def spread(row: Operation, given: ReferenceInputs) -> Spread:

@@ -32,14 +32,15 @@ def called(name: str) -> Which:
     return lambda row: kind_of(row.name) == own
 
 
-def with_kinds(plan: Plan, which: Which, make: Callable[[Any], Kind]) -> Plan:
-    """The plan where the kinds of some rows are others."""
-    return plan.changed(lambda row: replace(row, kind=make(row.kind)) if which(row) else row)
-
-
 def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
     """The plan where all rows of a kind have other attributes."""
-    return with_kinds(plan, of_kind(kind), lambda own: replace(own, **attributes))
+
+    which = of_kind(kind)
+
+    def change(row: Any) -> Operation:
+        return replace(row, kind=replace(row.kind, **attributes)) if which(row) else row
+
+    return plan.changed(change)
 
 
 def computed(plan: Plan, which: Which, compute: Compute) -> Plan:

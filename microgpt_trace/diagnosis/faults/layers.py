@@ -19,7 +19,7 @@ from ...architecture.reference import reference
 from ...arrays.stats import Array
 from ..fitting import COMBINED, Family
 from ..hypothesis import Case, Hypothesis
-from .changes import beside, called, computed, of_kind, reading, with_kinds
+from .changes import beside, called, computed, of_kind, reading
 
 ALIKE = 1e-4  # factors of a sum's parts no farther apart are one factor of the whole
 STEEP = 20.0  # a swish of that slope is a ReLU
@@ -117,7 +117,7 @@ def _hidden(case: Case, mlp: Gated, function: str, gate: str, up: str) -> Iterat
     claim = f"the activation is multiplied with {gate}, not with {up}"
     by_gate = reading(case.plan, hidden, beside(mlp.act, mlp.gate))
     yield Hypothesis("act-times-gate", claim, by_gate)
-    added = with_kinds(case.plan, hidden, lambda own: Add())
+    added = computed(case.plan, hidden, lambda row, given, a, b: a + b)
     yield Hypothesis("act-plus-up", f"activation and {up} are added, not multiplied", added)
     of_act = reading(case.plan, hidden, beside(mlp.act))
     alone = computed(of_act, hidden, lambda row, given, act: act)
